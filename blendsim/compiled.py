@@ -1,0 +1,66 @@
+"""How hot loops are compiled: numba, with a cache on disk that survives the process and never goes
+stale.
+
+numba keys a cached kernel on its own file only, so a kernel that calls one in another file would
+keep the old callee. We put the cache in a directory named after a hash of every kernel source
+instead.
+"""
+
+import hashlib
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numba
+from numba.core import config
+
+
+def _sources_hash() -> str:
+    """SHA-256 over the package's sources that define kernels, in path order."""
+    root = Path(__file__).parent
+    digest = hashlib.sha256(numba.__version__.encode())
+    for path in sorted(root.rglob("*.py")):
+        text = path.read_bytes()
+        if b"@kernel" in text or path == Path(__file__):
+            digest.update(text)
+    return digest.hexdigest()[:16]
+
+
+def cache_directory() -> Path:
+    """Where compiled kernels are kept: `$BLENDSIM_CACHE`, else the user's cache directory."""
+    base = (
+        os.environ.get("BLENDSIM_CACHE")
+        or os.environ.get("XDG_CACHE_HOME")
+        or Path.home() / ".cache"
+    )
+    return Path(base) / "blendsim" / f"kernels-{_sources_hash()}"
+
+
+_CACHE = str(cache_directory())
+
+
+def is_warm() -> bool:
+    """Whether kernels were compiled on this machine before, so that no compilation is to be waited
+    for.
+    """
+    return (Path(_CACHE) / "warm").exists()
+
+
+def mark_warm() -> None:
+    """Note that a whole run has compiled all it needs."""
+    Path(_CACHE).mkdir(parents=True, exist_ok=True)
+    (Path(_CACHE) / "warm").touch()
+
+
+def kernel(function: Callable[..., Any]) -> Any:
+    """Compile `function` on first call, with its result cached on disk. `.py_func` is its plain
+    twin.
+    """
+    before = config.CACHE_DIR
+    if not before:
+        config.CACHE_DIR = _CACHE
+    try:
+        return numba.njit(cache=True, nogil=True, error_model="numpy")(function)
+    finally:
+        config.CACHE_DIR = before

@@ -1,0 +1,46 @@
+"""What a user can do wrong. The CLI prints these as one line and exits 2; anything else is a bug.
+
+BlendsimError
+├── InputError          a file or value that cannot be used: what, where, what to do
+│   └── OversizeError   requests that no schedule can hold
+├── UnknownName         a model, GPU, engine, policy or source we do not have (with the nearest names)
+├── ProfileError        a kernel profile that is missing, unreadable or does not cover what is asked
+├── PlanMismatch        a plan made for another workload
+└── Unavailable         something this machine lacks: a network, an optional package, a GPU
+"""
+
+import difflib
+from collections.abc import Iterable
+
+
+class BlendsimError(Exception):
+    """Root of all errors a user can mend."""
+
+
+class InputError(BlendsimError):
+    """A file or value that cannot be used."""
+
+
+class OversizeError(InputError):
+    """Requests longer than the model's context or the KV capacity."""
+
+
+class UnknownName(BlendsimError):
+    """A name that is in none of our tables."""
+
+    def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
+        names = sorted(known)
+        near = difflib.get_close_matches(name, names, n=3, cutoff=0.4) or names
+        super().__init__(f"unknown {kind} {name!r}; nearest known: {', '.join(near)}")
+
+
+class ProfileError(BlendsimError):
+    """A kernel profile that is missing, unreadable or too narrow."""
+
+
+class PlanMismatch(BlendsimError):
+    """A plan made for another workload."""
+
+
+class Unavailable(BlendsimError):
+    """Something this machine lacks: a network, an optional package, a GPU."""

@@ -1,0 +1,143 @@
+"""Plan: in which order a pool of requests enters the engine, and what planning believed when it
+said so.
+
+A plan holds nothing that planning may not see: it is the same bytes whatever the unsampled true
+output lengths are.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from blendsim.errors import PlanMismatch
+from blendsim.files import replacing
+from blendsim.request import Ints, Workload
+from blendsim.steplog import read_table
+
+SCHEMA_VERSION = 1
+IN_ORDER = "in_order"  # admission takes requests as listed
+_COLUMNS = ("order", "rank", "is_first", "is_visible", "expected_output", "density")
+DUAL_SCAN = "dual_scan"  # admission takes from both ends of the list, §5.3 of the paper
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Plan:
+    """A schedule of n requests, in plan order; row k of every column is the k-th of the plan, rank
+    by rank.
+
+    The first `is_first` rows of a rank (the sampled requests) run before all others, in order; the
+    rest is taken from the front (`in_order`) or from both ends (`dual_scan`: dense end first in the
+    list, memory-heavy end last).
+    """
+
+    policy: str
+    admission: str  # IN_ORDER or DUAL_SCAN
+    order: Ints  # (n,), rows of the workload: a permutation
+    rank: NDArray[np.int32]  # (n,), non-decreasing
+    is_first: NDArray[np.bool_]  # (n,), sampled requests; a prefix of each rank's rows
+    is_visible: NDArray[np.bool_]  # (n,), planning saw the true output length (sampled or known)
+    expected_output: Ints  # (n,), tokens, ≥ 1
+    density: NDArray[np.float64]  # (n,), ρ of the tree node the row hangs from after merging
+    root_density: float  # ρ of the whole pool
+    workload_hash: str  # fingerprint of what planning could see
+    meta: Mapping[str, Any]  # origin, specs, seed, sample, predicted_seconds, …
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    def check(self) -> None:
+        """Assert that the plan is a permutation and its columns fit together."""
+        n = len(self)
+        assert np.array_equal(np.sort(self.order), np.arange(n)), (
+            "a plan is a permutation of the workload's rows"
+        )
+        assert bool((np.diff(self.rank) >= 0).all()), "a plan lists rank after rank"
+        assert bool((self.expected_output >= 1).all()), "every request is expected to answer"
+        for name in _COLUMNS:
+            assert len(getattr(self, name)) == n, f"{name} has one value a request"
+
+
+def fingerprint(workload: Workload, is_visible: NDArray[np.bool_]) -> str:
+    """SHA-256 of what planning may see: ids, sources, prompts, limits, and output lengths where
+    `is_visible`.
+    """
+    digest = hashlib.sha256(b"blendsim workload 1")
+    prompts = workload.prompts
+    seen = np.where(is_visible, workload.output_len, 0)
+    for column in (
+        workload.ids,
+        workload.prompt_len,
+        workload.output_limit,
+        workload.is_known,
+        workload.source,
+        is_visible,
+        seen,
+        prompts.offsets,
+        prompts.units,
+        prompts.space,
+        prompts.unit_tokens,
+    ):
+        digest.update(str((column.dtype.str, column.shape)).encode())
+        digest.update(np.ascontiguousarray(column).view(np.uint8).data)
+    return digest.hexdigest()
+
+
+def require_same_workload(plan: Plan, workload: Workload) -> None:
+    """Raise PlanMismatch unless `plan` was made for `workload`."""
+    if len(plan) != len(workload):
+        raise PlanMismatch(
+            f"the plan is for {len(plan)} requests, the workload has {len(workload)}; "
+            "give the workload it was made for, or plan again"
+        )
+    is_visible = np.zeros(len(plan), np.bool_)
+    is_visible[plan.order] = plan.is_visible
+    found = fingerprint(workload, is_visible)
+    if found != plan.workload_hash:
+        raise PlanMismatch(
+            f"the plan was made for another workload (hash {plan.workload_hash[:12]}, this one {found[:12]}); "
+            "give the workload it was made for, or plan again"
+        )
+
+
+def write_plan(plan: Plan, path: Path) -> None:
+    """Write `plan` as Parquet (schema in docs/plan.md)."""
+    plan.check()
+    head = {
+        "schema": "plan",
+        "version": SCHEMA_VERSION,
+        "policy": plan.policy,
+        "admission": plan.admission,
+        "root_density": plan.root_density,
+        "workload_hash": plan.workload_hash,
+        "meta": dict(plan.meta),
+    }
+    table = pa.table({name: pa.array(getattr(plan, name)) for name in _COLUMNS})
+    with replacing(path) as temporary:
+        pq.write_table(
+            table.replace_schema_metadata({b"blendsim": json.dumps(head, sort_keys=True).encode()}),
+            temporary,
+            compression="zstd",
+        )
+
+
+def read_plan(path: Path) -> Plan:
+    """Read what `write_plan` wrote; refuses other files and newer schemas."""
+    table, head = read_table(path, "plan", SCHEMA_VERSION)
+    plan = Plan(
+        policy=head["policy"],
+        admission=head["admission"],
+        root_density=head["root_density"],
+        workload_hash=head["workload_hash"],
+        meta=head["meta"],
+        **{name: table[name].to_numpy() for name in _COLUMNS},
+    )
+    plan.check()
+    return plan

@@ -1,0 +1,222 @@
+"""Workload: a pool of requests as columns. Row i of every column is request i; 400 k rows are
+usual.
+
+Prompts are kept as far as they may be shared: `Prompts.units` holds token ids or block hashes, and
+prompt tokens beyond the listed units belong to that request alone.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Ints = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Prompts:
+    """Shareable prompt content of n requests, in CSR form.
+
+    Request i lists `units[offsets[i]:offsets[i + 1]]`; each unit stands for `unit_tokens[space[i]]`
+    tokens (1 for token ids, 16 for Bailian's blocks, 512 for Mooncake's); the last may be partly
+    filled. Two requests can share only inside one space (one tokenizer, one hash function).
+    `common_tokens` of two requests of a space is min(common units × unit_tokens, both prompt
+    lengths).
+    """
+
+    offsets: Ints  # (n + 1,)
+    units: NDArray[Any]  # int32 or int64, (offsets[n],)
+    space: NDArray[np.int32]  # (n,)
+    unit_tokens: NDArray[np.int32]  # (spaces,)
+    space_names: tuple[str, ...]  # (spaces,); equal names are one space when workloads are pooled
+
+    def __post_init__(self) -> None:
+        assert self.offsets.ndim == 1 and len(self.offsets) == len(self.space) + 1, (
+            "offsets must be (n + 1,)"
+        )
+        assert int(self.offsets[-1]) == len(self.units), "the last offset must close the units"
+        assert len(self.unit_tokens) == len(self.space_names), "one unit size a space"
+
+    @classmethod
+    def unshared(cls, n: int) -> "Prompts":
+        """Prompts of n requests whose content is not known: nothing is shared."""
+        return cls(
+            np.zeros(n + 1, np.int64),
+            np.zeros(0, np.int32),
+            np.zeros(n, np.int32),
+            np.ones(1, np.int32),
+            ("unknown",),
+        )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Workload:
+    """n requests in columns; lengths in tokens, arrival in seconds.
+
+    `output_len` is the true length where `has_output`, else 0. Planning may read it only for rows
+    that are sampled or `is_known` (the length follows from the request's parameters, as in video
+    generation).
+    """
+
+    ids: NDArray[np.str_]  # (n,), unique
+    prompt_len: Ints  # (n,), ≥ 1
+    output_len: Ints  # (n,), ≥ 1 where has_output, else 0
+    has_output: NDArray[np.bool_]  # (n,)
+    output_limit: Ints  # (n,), the request's max_tokens; 0 = none given
+    is_known: NDArray[np.bool_]  # (n,), implies has_output
+    arrival: NDArray[np.float64]  # (n,), seconds from the first request
+    source: NDArray[np.int32]  # (n,), index into source_names
+    source_names: tuple[str, ...]
+    prompts: Prompts
+    origin: tuple[str, ...] = ()  # the files or names it was read from, in order
+    notes: tuple[str, ...] = ()  # what reading changed or guessed, one sentence each
+
+    def __len__(self) -> int:
+        return len(self.prompt_len)
+
+    def check(self) -> None:
+        """Assert the invariants of the columns; readers have already refused what a user can get
+        wrong.
+        """
+        n = len(self)
+        for name in (
+            "ids",
+            "output_len",
+            "has_output",
+            "output_limit",
+            "is_known",
+            "arrival",
+            "source",
+        ):
+            assert len(getattr(self, name)) == n, (
+                f"{name} has {len(getattr(self, name))} rows, expected {n}"
+            )
+        assert len(self.prompts.space) == n, "prompts cover all requests"
+        assert bool((self.prompt_len >= 1).all()), "prompts have at least one token"
+        assert bool((self.output_len[self.has_output] >= 1).all()), (
+            "given outputs have at least one token"
+        )
+        assert bool((self.output_len[~self.has_output] == 0).all()), (
+            "an output that is not given is 0"
+        )
+        assert not bool((self.is_known & ~self.has_output).any()), "a known length is given"
+        units = np.diff(self.prompts.offsets)
+        listed = units * self.prompts.unit_tokens[self.prompts.space]
+        slack = self.prompts.unit_tokens[self.prompts.space] - 1
+        assert bool((listed <= self.prompt_len + slack).all()), (
+            "no more units than the prompt holds"
+        )
+
+
+def from_lengths(
+    prompt_len: Sequence[int] | Ints,
+    output_len: Sequence[int] | Ints,
+    *,
+    source: str = "lengths",
+    prompts: Prompts | None = None,
+    arrival: NDArray[np.float64] | None = None,
+    is_known: bool = False,
+    ids: NDArray[np.str_] | None = None,
+    origin: tuple[str, ...] = (),
+    notes: tuple[str, ...] = (),
+) -> Workload:
+    """A one-source workload with all output lengths given. Ids default to the row number."""
+    n = len(prompt_len)
+    workload = Workload(
+        ids=np.arange(n).astype(np.str_) if ids is None else ids,
+        prompt_len=np.asarray(prompt_len, np.int64),
+        output_len=np.asarray(output_len, np.int64),
+        has_output=np.ones(n, np.bool_),
+        output_limit=np.zeros(n, np.int64),
+        is_known=np.full(n, is_known),
+        arrival=np.zeros(n) if arrival is None else arrival,
+        source=np.zeros(n, np.int32),
+        source_names=(source,),
+        prompts=Prompts.unshared(n) if prompts is None else prompts,
+        origin=origin,
+        notes=notes,
+    )
+    workload.check()
+    return workload
+
+
+def select(workload: Workload, rows: NDArray[Any]) -> Workload:
+    """The requests `rows` (indices or a mask), in that order."""
+    index = np.flatnonzero(rows) if rows.dtype == np.bool_ else np.asarray(rows, np.int64)
+    prompts = workload.prompts
+    counts = np.diff(prompts.offsets)[index]
+    offsets = np.concatenate(([0], np.cumsum(counts))).astype(np.int64)
+    gather = np.repeat(prompts.offsets[index] - offsets[:-1], counts) + np.arange(offsets[-1])
+    chosen = replace(
+        prompts, offsets=offsets, units=prompts.units[gather], space=prompts.space[index]
+    )
+    columns = (
+        "ids",
+        "prompt_len",
+        "output_len",
+        "has_output",
+        "output_limit",
+        "is_known",
+        "arrival",
+        "source",
+    )
+    return replace(
+        workload, prompts=chosen, **{name: getattr(workload, name)[index] for name in columns}
+    )
+
+
+def pool(workloads: Sequence[Workload]) -> Workload:
+    """Several workloads as one. Ids become `source/id`, and a repeated source name gets `#2`, `#3`,
+    …
+    """
+    assert workloads, "a pool needs at least one workload"
+    if len(workloads) == 1:
+        return workloads[0]
+    names: list[str] = []
+    spaces: dict[tuple[str, int], int] = {}
+    sources, ids, space_codes = [], [], []
+    for workload in workloads:
+        base = len(names)
+        for name in workload.source_names:
+            names.append(_unused(name, names))
+        sources.append(workload.source + np.int32(base))
+        labels = np.array(names[base:], np.str_)[workload.source]
+        ids.append(np.char.add(np.char.add(labels, "/"), workload.ids))
+        keys = zip(workload.prompts.space_names, workload.prompts.unit_tokens.tolist(), strict=True)
+        codes = np.array([spaces.setdefault(key, len(spaces)) for key in keys], np.int32)
+        space_codes.append(codes[workload.prompts.space])
+    wide = np.result_type(*(w.prompts.units.dtype for w in workloads))
+    ends = np.cumsum([0] + [len(w.prompts.units) for w in workloads])
+    prompts = Prompts(
+        offsets=np.concatenate(
+            [np.zeros(1, np.int64)]
+            + [w.prompts.offsets[1:] + end for w, end in zip(workloads, ends[:-1], strict=True)]
+        ),
+        units=np.concatenate([w.prompts.units.astype(wide, copy=False) for w in workloads]),
+        space=np.concatenate(space_codes),
+        unit_tokens=np.array([tokens for _, tokens in spaces], np.int32),
+        space_names=tuple(name for name, _ in spaces),
+    )
+    columns = ("prompt_len", "output_len", "has_output", "output_limit", "is_known", "arrival")
+    pooled = Workload(
+        ids=np.concatenate(ids),
+        source=np.concatenate(sources),
+        source_names=tuple(names),
+        prompts=prompts,
+        origin=tuple(origin for w in workloads for origin in w.origin),
+        notes=tuple(note for w in workloads for note in w.notes),
+        **{name: np.concatenate([getattr(w, name) for w in workloads]) for name in columns},
+    )
+    pooled.check()
+    return pooled
+
+
+def _unused(name: str, taken: Sequence[str]) -> str:
+    if name not in taken:
+        return name
+    number = 2
+    while f"{name}#{number}" in taken:
+        number += 1
+    return f"{name}#{number}"

@@ -1,0 +1,197 @@
+"""What runs and on what: model and GPU tables, and a System that puts a model on tensor-parallel
+GPUs.
+
+Figures are the vendors' public ones: Hugging Face `config.json` of each model, NVIDIA's data sheets
+(dense bf16 peak, memory bandwidth) and the memory each card reports to its driver.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from blendsim.errors import InputError, UnknownName
+
+BYTES_PER_VALUE = 2  # bf16 weights and KV
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSpec:
+    """A dense decoder of the Llama/Qwen family, in bf16."""
+
+    name: str
+    layers: int
+    hidden: int
+    intermediate: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    vocab: int
+    context: int  # longest prompt + output, tokens
+    tied_embeddings: bool = False
+    qkv_bias: bool = False
+    qk_norm: bool = False
+
+    @property
+    def layer_parameters(self) -> int:
+        """Weights of one layer's four GEMMs and its norms."""
+        qkv = self.hidden * (self.heads + 2 * self.kv_heads) * self.head_dim
+        o = self.heads * self.head_dim * self.hidden
+        bias = (self.heads + 2 * self.kv_heads) * self.head_dim if self.qkv_bias else 0
+        norms = 2 * self.hidden + (2 * self.head_dim if self.qk_norm else 0)
+        return qkv + bias + o + 3 * self.hidden * self.intermediate + norms
+
+    @property
+    def parameters(self) -> int:
+        """All weights, embedding and LM head included (P of the paper's §4.1)."""
+        embeddings = self.vocab * self.hidden * (1 if self.tied_embeddings else 2)
+        return self.layers * self.layer_parameters + embeddings + self.hidden
+
+    @property
+    def kv_width(self) -> int:
+        """H_kv: KV heads × head dimension."""
+        return self.kv_heads * self.head_dim
+
+    @property
+    def kv_bytes_per_token(self) -> int:
+        """Bytes of K and V of one token in all layers."""
+        return 2 * BYTES_PER_VALUE * self.kv_width * self.layers
+
+
+@dataclass(frozen=True, slots=True)
+class GpuSpec:
+    """One GPU. SI units: FLOP/s (dense bf16 peak), bytes/s, bytes."""
+
+    name: str
+    flops: float
+    bandwidth: float
+    memory_bytes: int
+    sm_count: int
+
+
+@dataclass(frozen=True, slots=True)
+class System:
+    """A model replica on `tp` GPUs of one kind. `kv_bytes` overrides the KV memory (the paper's
+    preset is 60e9).
+    """
+
+    model: ModelSpec
+    gpu: GpuSpec
+    tp: int = 1
+    kv_bytes: int | None = None
+    block_tokens: int = 16
+
+    def __post_init__(self) -> None:
+        if self.tp < 1 or self.model.heads % self.tp:
+            raise InputError(
+                f"--tp {self.tp} does not divide the {self.model.heads} heads of {self.model.name}; choose a divisor"
+            )
+        if self.kv_blocks < 1:
+            raise InputError(
+                f"{self.model.name} needs {self.model.parameters * BYTES_PER_VALUE / 1e9:.0f} GB for weights and "
+                f"leaves no KV cache on {self.tp} × {self.gpu.name}; use a larger --tp or another --gpu"
+            )
+
+    @property
+    def kv_capacity_bytes(self) -> int:
+        """KV memory of the replica: 0.90 × HBM × tp − weights − 2 GiB a GPU (PAPER.md §10), or
+        `kv_bytes`.
+        """
+        if self.kv_bytes is not None:
+            return self.kv_bytes
+        weights = self.model.parameters * BYTES_PER_VALUE
+        return int(0.90 * self.gpu.memory_bytes * self.tp) - weights - (2 << 30) * self.tp
+
+    @property
+    def kv_blocks(self) -> int:
+        """KV capacity in blocks of `block_tokens` tokens."""
+        return max(0, self.kv_capacity_bytes) // (self.model.kv_bytes_per_token * self.block_tokens)
+
+    @property
+    def longest_request(self) -> int:
+        """Prompt + output tokens the longest servable request may have."""
+        return min(self.model.context, self.kv_blocks * self.block_tokens)
+
+
+_MIB = 1 << 20
+
+GPUS: dict[str, GpuSpec] = {
+    gpu.name: gpu
+    for gpu in (
+        GpuSpec("a100-80g", 312e12, 2.039e12, 81_920 * _MIB, 108),
+        GpuSpec("h100", 989.5e12, 3.35e12, 81_559 * _MIB, 132),
+        GpuSpec("h200", 989.5e12, 4.8e12, 143_771 * _MIB, 132),
+        GpuSpec("l40s", 362.05e12, 0.864e12, 46_068 * _MIB, 142),
+        GpuSpec("b200", 2250e12, 8.0e12, 183_359 * _MIB, 148),
+    )
+}
+
+MODELS: dict[str, ModelSpec] = {
+    model.name: model
+    for model in (
+        ModelSpec("llama-2-7b", 32, 4096, 11_008, 32, 32, 128, 32_000, 4_096),
+        ModelSpec("llama-3.1-8b", 32, 4096, 14_336, 32, 8, 128, 128_256, 131_072),
+        ModelSpec("llama-3.1-70b", 80, 8192, 28_672, 64, 8, 128, 128_256, 131_072),
+        ModelSpec("qwen-2.5-7b", 28, 3584, 18_944, 28, 4, 128, 152_064, 131_072, qkv_bias=True),
+        ModelSpec("qwen-2.5-72b", 80, 8192, 29_568, 64, 8, 128, 152_064, 131_072, qkv_bias=True),
+        ModelSpec("qwen3-8b", 36, 4096, 12_288, 32, 8, 128, 151_936, 40_960, qk_norm=True),
+        ModelSpec("qwen3-32b", 64, 5120, 25_600, 64, 8, 128, 151_936, 40_960, qk_norm=True),
+        ModelSpec("deepseek-67b", 95, 8192, 22_016, 64, 8, 128, 102_400, 4_096),
+    )
+}
+
+
+def find_gpu(name: str) -> GpuSpec:
+    """The GPU of that name, or UnknownName with the nearest ones."""
+    if name not in GPUS:
+        raise UnknownName("GPU", name, GPUS)
+    return GPUS[name]
+
+
+def find_model(name: str) -> ModelSpec:
+    """The model of that name, or the one a path to a Hugging Face `config.json` (or its directory)
+    describes.
+    """
+    if name in MODELS:
+        return MODELS[name]
+    path = Path(name)
+    if path.is_dir():
+        path = path / "config.json"
+    if path.suffix == ".json" and path.exists():
+        return _read_config(path)
+    raise UnknownName("model", name, MODELS)
+
+
+def _read_config(path: Path) -> ModelSpec:
+    """A ModelSpec from a Llama/Qwen2/Qwen3-shaped `config.json`."""
+    try:
+        raw = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"{path}: not a readable config.json ({error}); give a Hugging Face model directory"
+        ) from error
+    raw = raw.get("text_config", raw)
+    kind = str(raw.get("model_type", "llama"))
+    if kind not in ("llama", "mistral", "qwen2", "qwen3"):
+        raise InputError(
+            f"{path}: model_type {kind!r} is not a dense Llama/Mistral/Qwen decoder, which is all we model"
+        )
+    try:
+        heads = int(raw["num_attention_heads"])
+        return ModelSpec(
+            name=path.parent.resolve().name,
+            layers=int(raw["num_hidden_layers"]),
+            hidden=int(raw["hidden_size"]),
+            intermediate=int(raw["intermediate_size"]),
+            heads=heads,
+            kv_heads=int(raw.get("num_key_value_heads") or heads),
+            head_dim=int(raw.get("head_dim") or int(raw["hidden_size"]) // heads),
+            vocab=int(raw["vocab_size"]),
+            context=int(raw["max_position_embeddings"]),
+            tied_embeddings=bool(raw.get("tie_word_embeddings", False)),
+            qkv_bias=bool(raw.get("attention_bias", kind == "qwen2")),
+            qk_norm=kind == "qwen3",
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(
+            f"{path}: missing or unusable field {error}; give a full Hugging Face config.json"
+        ) from error

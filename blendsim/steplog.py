@@ -1,0 +1,122 @@
+"""StepLog: one row an engine step, the same from the simulator and from the GPU runtime.
+
+Because both write this table, checking the performance model is subtracting two of them.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from blendsim.errors import InputError
+from blendsim.files import replacing
+
+SCHEMA_VERSION = 1
+
+#: Counts of one step, in the order the serving core writes them. The first six are Batch's fields.
+COUNTS: tuple[str, ...] = (
+    "prefill_tokens",
+    "prefill_requests",
+    "prefill_pairs",
+    "decode_requests",
+    "context_tokens",
+    "sampled_tokens",
+    "hit_tokens",  # prompt tokens found in the KV cache by requests admitted in this step
+    "admitted",  # requests that entered (again, after a preemption, counts again)
+    "finished",
+    "preempted",  # requests thrown out
+    "preempted_tokens",  # computed tokens lost by that
+    "running",  # requests in the engine during the step
+    "waiting",
+    "held_blocks",  # KV blocks in use by running requests, shared ones once
+    "cached_blocks",  # KV blocks of shared prefixes nobody reads now
+    "left_tokens",  # KV tokens reserved by the compute-heavy end (dual scan)
+    "right_tokens",  # and by the memory-heavy end
+)
+TIMES: tuple[str, ...] = (
+    "start",  # seconds from the run's beginning
+    "seconds",  # duration of the step
+    "compute_seconds",  # of which compute-bound work, alone
+    "memory_seconds",  # decode attention, alone
+)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class StepLog:
+    """Columns of `COUNTS` (int64) and `TIMES` (float64, seconds), one row a step, plus the replica
+    of each row.
+    """
+
+    counts: NDArray[np.int64]  # (steps, len(COUNTS))
+    times: NDArray[np.float64]  # (steps, len(TIMES))
+    replica: NDArray[np.int32]  # (steps,)
+    meta: Mapping[str, Any]  # where it came from: plan, specs, profile, versions
+
+    def __len__(self) -> int:
+        return len(self.replica)
+
+    def count(self, name: str) -> NDArray[np.int64]:
+        """One counts column."""
+        return self.counts[:, COUNTS.index(name)]
+
+    def time(self, name: str) -> NDArray[np.float64]:
+        """One times column, seconds."""
+        return self.times[:, TIMES.index(name)]
+
+
+def write_steplog(log: StepLog, path: Path) -> None:
+    """Write `log` as Parquet (schema in docs/steplog.md)."""
+    columns: dict[str, pa.Array] = {"replica": pa.array(log.replica)}
+    columns |= {name: pa.array(log.time(name)) for name in TIMES}
+    columns |= {name: pa.array(log.count(name)) for name in COUNTS}
+    meta = {
+        b"blendsim": json.dumps(
+            {"schema": "steplog", "version": SCHEMA_VERSION, **log.meta}
+        ).encode()
+    }
+    with replacing(path) as temporary:
+        pq.write_table(
+            pa.table(columns).replace_schema_metadata(meta), temporary, compression="zstd"
+        )
+
+
+def read_steplog(path: Path) -> StepLog:
+    """Read what `write_steplog` wrote; refuses other files and newer schemas."""
+    table, meta = read_table(path, "steplog", SCHEMA_VERSION)
+    return StepLog(
+        counts=np.column_stack([table[name].to_numpy() for name in COUNTS]),
+        times=np.column_stack([table[name].to_numpy() for name in TIMES]),
+        replica=table["replica"].to_numpy(),
+        meta=meta,
+    )
+
+
+def read_table(path: Path, schema: str, version: int) -> tuple[pa.Table, dict[str, Any]]:
+    """A Parquet table of ours and its metadata, or InputError if it is another file or of an
+    unknown version.
+    """
+    try:
+        table = pq.read_table(path)
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: no such file; check the path") from error
+    except (OSError, pa.ArrowInvalid) as error:
+        raise InputError(
+            f"{path}: not a Parquet file blendsim can read; give a {schema} file"
+        ) from error
+    raw = (table.schema.metadata or {}).get(b"blendsim")
+    meta = json.loads(raw) if raw else {}
+    if meta.get("schema") != schema:
+        raise InputError(
+            f"{path}: holds {meta.get('schema', 'no blendsim table')!r}; a {schema} file is needed here"
+        )
+    if meta.get("version") != version:
+        raise InputError(
+            f"{path}: {schema} schema version {meta.get('version')}, this blendsim reads {version}; upgrade"
+        )
+    return table, meta
