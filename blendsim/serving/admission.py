@@ -1,0 +1,103 @@
+"""Admission: who enters next, in order or by dual scan, and whether there is room.
+
+Preempted requests come back first. Then the sampled requests run, in order. The rest enters from
+the front, or from both ends: the side that fills less of its memory share goes first, and a side
+that holds its share waits.
+"""
+
+from blendsim.compiled import kernel
+from blendsim.serving.forecast import expect, expected_end, peak_fits
+from blendsim.serving.kv import (
+    cached_blocks,
+    hold_path,
+    idle_path_blocks,
+    missing_blocks,
+    private_blocks,
+)
+from blendsim.serving.sides import enter_side, left_share, private_tokens, reservation
+from blendsim.serving.state import LEFT, NONE, PREFILLING, RIGHT, State
+
+
+@kernel
+def has_room(state: State, request: int) -> bool:
+    """Whether the request may enter: its whole prompt fits in free blocks, and the flavour's
+    forecast holds.
+    """
+    s = state.scalars[0]
+    r = state.requests[request]
+    cached = cached_blocks(state, request)
+    need = private_blocks(state, request, r.target) + r.path_blocks - cached
+    room = s.free + s.idle - idle_path_blocks(state, request)
+    if s.predicted_peak == 1:
+        for j in range(s.prefilling):  # what prompts in progress still need is spoken for
+            k = state.partial[j]
+            other = state.requests[k]
+            room -= missing_blocks(state, k, other.computed, other.target)
+    if need > room:
+        return False
+    return s.predicted_peak == 0 or s.running == 0 or peak_fits(state, request)
+
+
+@kernel
+def next_request(state: State) -> int:
+    """The waiting request to admit now, or NONE; its `side` is set. Takes it out of the waiting
+    line.
+    """
+    s = state.scalars[0]
+    if s.requeued > 0:
+        k = state.queue[s.requeued - 1]
+        if not has_room(state, k):
+            return NONE
+        s.requeued -= 1
+        return k
+    if s.front > s.back:
+        return NONE
+    if s.dual_scan == 0 or s.front < s.first_count:
+        k = s.front
+        side = LEFT
+        if s.dual_scan == 1 and state.density[k] < s.root_density:
+            side = RIGHT
+        if not has_room(state, k):
+            return NONE
+        s.front += 1
+        state.requests[k].side = side
+        return k
+    memory = float((s.capacity - s.shared_length) * s.block_tokens)
+    share = left_share(state)
+    # s.left / share < s.right / (memory − share), without dividing by a share of 0
+    side = LEFT if s.left_reserved * (memory - share) <= s.right_reserved * share else RIGHT
+    for _ in range(2):
+        k = s.front if side == LEFT else s.back
+        held = s.left_reserved if side == LEFT else s.right_reserved
+        limit = share if side == LEFT else memory - share
+        is_within = held == 0 or held + reservation(state, k) <= limit
+        if is_within and has_room(state, k):
+            if side == LEFT:
+                s.front += 1
+            else:
+                s.back -= 1
+            state.requests[k].side = side
+            return k
+        side = RIGHT if side == LEFT else LEFT
+    return NONE
+
+
+@kernel
+def admit(state: State, request: int) -> int:
+    """Let the request in: hold its path and start its prefill behind what is cached. Returns the
+    tokens hit.
+
+    The last token is always computed, since its logits give the next one.
+    """
+    s = state.scalars[0]
+    r = state.requests[request]
+    block = s.block_tokens
+    r.computed = block * min(cached_blocks(state, request), (r.target - 1) // block)
+    hold_path(state, request)
+    r.status = PREFILLING
+    expect(state, request, expected_end(state, request), private_tokens(state, request) - s.step)
+    enter_side(state, request, r.side, False)
+    state.partial[s.prefilling] = request
+    s.prefilling += 1
+    s.running += 1
+    return r.computed

@@ -1,0 +1,254 @@
+"""The step: continuous batching with chunked prefill, and preemption by recompute.
+
+`schedule` decides what one step computes, `commit` records that it was done. Decodes come first,
+one token each; then prompts in progress; then, if nobody had to leave, new requests while the token
+budget lasts. A request that comes back after a preemption recomputes its prompt and what it had
+generated; the last of those tokens is one it would have decoded, and is counted as a decode read.
+"""
+
+from blendsim.compiled import kernel
+from blendsim.serving.admission import admit, next_request
+from blendsim.serving.forecast import forget, renew_estimates
+from blendsim.serving.kv import extend, missing_blocks, release, take_blocks
+from blendsim.serving.sides import generated_tokens, leave_side, victim
+from blendsim.serving.state import DECODING, DONE, NONE, PREFILLING, WAITING, State
+from blendsim.steplog import COUNTS
+
+PREFILL_TOKENS = COUNTS.index("prefill_tokens")
+PREFILL_REQUESTS = COUNTS.index("prefill_requests")
+PREFILL_PAIRS = COUNTS.index("prefill_pairs")
+DECODE_REQUESTS = COUNTS.index("decode_requests")
+CONTEXT_TOKENS = COUNTS.index("context_tokens")
+SAMPLED_TOKENS = COUNTS.index("sampled_tokens")
+HIT_TOKENS = COUNTS.index("hit_tokens")
+ADMITTED = COUNTS.index("admitted")
+FINISHED = COUNTS.index("finished")
+PREEMPTED = COUNTS.index("preempted")
+PREEMPTED_TOKENS = COUNTS.index("preempted_tokens")
+RUNNING = COUNTS.index("running")
+WAITING_REQUESTS = COUNTS.index("waiting")
+HELD_BLOCKS = COUNTS.index("held_blocks")
+CACHED_BLOCKS = COUNTS.index("cached_blocks")
+LEFT_TOKENS = COUNTS.index("left_tokens")
+RIGHT_TOKENS = COUNTS.index("right_tokens")
+
+
+@kernel
+def decode_phase(state: State, request: int) -> int:
+    """Residue of the steps, modulo the block size, in which a decoding request opens a block."""
+    r = state.requests[request]
+    return (r.start_step + 1 - r.start_context) % state.scalars[0].block_tokens
+
+
+@kernel
+def start_decoding(state: State, request: int) -> None:
+    """From the next step on the request decodes until it has generated its whole output."""
+    s = state.scalars[0]
+    r = state.requests[request]
+    r.status = DECODING
+    r.start_step = s.step + 1
+    r.start_context = r.target + 1
+    r.finish_step = s.step + r.output - r.generated
+    slot = r.finish_step % len(state.finish)
+    r.finish_previous = NONE
+    r.finish_next = state.finish[slot]
+    if r.finish_next != NONE:
+        state.requests[r.finish_next].finish_previous = request
+    state.finish[slot] = request
+    state.phase[decode_phase(state, request)] += 1
+    s.decodes += 1
+    s.context += r.start_context
+
+
+@kernel
+def stop_decoding(state: State, request: int, upcoming: int) -> None:
+    """Take the request out of the decodes; `upcoming` is the step whose context sum is being kept."""
+    s = state.scalars[0]
+    r = state.requests[request]
+    slot = r.finish_step % len(state.finish)
+    if r.finish_previous == NONE:
+        state.finish[slot] = r.finish_next
+    else:
+        state.requests[r.finish_previous].finish_next = r.finish_next
+    if r.finish_next != NONE:
+        state.requests[r.finish_next].finish_previous = r.finish_previous
+    state.phase[decode_phase(state, request)] -= 1
+    s.decodes -= 1
+    s.context -= r.start_context + upcoming - r.start_step
+
+
+@kernel
+def leave(state: State, request: int, computed: int) -> None:
+    """The request leaves the engine with `computed` tokens of KV."""
+    release(state, request, computed)
+    forget(state, request)
+    leave_side(state, request)
+    state.scalars[0].running -= 1
+
+
+@kernel
+def preempt(state: State, request: int) -> None:
+    """Throw the request out; it comes back before all others and recomputes."""
+    s = state.scalars[0]
+    r = state.requests[request]
+    if r.status == DECODING:
+        computed = r.start_context + s.step - r.start_step - 1
+        generated = generated_tokens(state, request)
+        stop_decoding(state, request, s.step)
+        r.generated = generated
+    else:
+        computed = r.computed
+        drop_partial(state, request)
+    # NOTE: a decode that already has its block for this step holds it for one token more than computed.
+    leave(state, request, computed + (s.opened if r.status == DECODING else 0))
+    r.target = r.prompt + r.generated
+    r.status = WAITING
+    state.queue[s.requeued] = request
+    s.requeued += 1
+    shared = s.block_tokens * min(computed // s.block_tokens, r.path_blocks)
+    state.counts[PREEMPTED] += 1
+    state.counts[PREEMPTED_TOKENS] += computed - shared
+
+
+@kernel
+def drop_partial(state: State, request: int) -> None:
+    """Take a request out of the prompts in progress, keeping their order."""
+    s = state.scalars[0]
+    j = 0
+    while state.partial[j] != request:
+        j += 1
+    s.prefilling -= 1
+    while j < s.prefilling:
+        state.partial[j] = state.partial[j + 1]
+        j += 1
+
+
+@kernel
+def run_chunk(state: State, request: int, tokens: int) -> None:
+    """Compute the next `tokens` of the request's prompt in this step."""
+    s = state.scalars[0]
+    r = state.requests[request]
+    counts = state.counts
+    before = r.computed
+    extend(state, request, before, before + tokens)
+    r.computed += tokens
+    state.chunk[0, s.chunks] = request
+    state.chunk[1, s.chunks] = before
+    state.chunk[2, s.chunks] = tokens
+    s.chunks += 1
+    if r.computed == r.target:
+        drop_partial(state, request)
+        state.ended[s.completed] = request
+        s.completed += 1
+        if r.generated > 0:  # the last token is a decode that was lost: see the module's docstring
+            tokens -= 1
+            counts[DECODE_REQUESTS] += 1
+            counts[CONTEXT_TOKENS] += r.target
+    if tokens > 0:
+        counts[PREFILL_REQUESTS] += 1
+        counts[PREFILL_TOKENS] += tokens
+        counts[PREFILL_PAIRS] += tokens * before + tokens * (tokens + 1) // 2
+
+
+@kernel
+def open_decode_blocks(state: State) -> None:
+    """Give every decode at a block's end its next block, preempting while there is none."""
+    s = state.scalars[0]
+    slot = s.step % s.block_tokens
+    while s.free + s.idle < state.phase[slot]:
+        preempt(state, victim(state))
+    take_blocks(state, state.phase[slot])
+    s.private += state.phase[slot]
+    s.opened = 1
+
+
+@kernel
+def continue_prefills(state: State, budget: int) -> int:
+    """Go on with prompts in progress, oldest first; returns the token budget left."""
+    s = state.scalars[0]
+    j = 0
+    while j < s.prefilling and budget > 0:
+        k = state.partial[j]
+        r = state.requests[k]
+        tokens = min(budget, r.target - r.computed)
+        while missing_blocks(state, k, r.computed, r.computed + tokens) > s.free + s.idle:
+            out = victim(state)
+            if state.requests[out].status == PREFILLING and out != k:
+                out = k  # NOTE: the other prompt ran in this step already
+            preempt(state, out)
+            if out == k:
+                return 0
+        run_chunk(state, k, tokens)
+        budget -= tokens
+        if j < s.prefilling and state.partial[j] == k:
+            j += 1
+    return budget
+
+
+@kernel
+def schedule(state: State) -> None:
+    """Decide what the next step computes; `state.counts` and `state.chunk` hold it."""
+    s = state.scalars[0]
+    counts = state.counts
+    counts[:] = 0
+    s.chunks = 0
+    s.completed = 0
+    s.opened = 0
+    renew_estimates(state)
+    open_decode_blocks(state)
+    # NOTE: counted now: a request preempted below was to decode in this step and does not.
+    budget = continue_prefills(state, s.token_budget - s.decodes)
+    if counts[PREEMPTED] == 0:
+        while budget > 0 and s.running < s.max_running:
+            k = next_request(state)
+            if k == NONE:
+                break
+            counts[HIT_TOKENS] += admit(state, k)
+            counts[ADMITTED] += 1
+            r = state.requests[k]
+            tokens = min(budget, r.target - r.computed)
+            run_chunk(state, k, tokens)
+            budget -= tokens
+    counts[DECODE_REQUESTS] += s.decodes
+    counts[CONTEXT_TOKENS] += s.context
+    counts[SAMPLED_TOKENS] = s.decodes + s.completed
+    counts[RUNNING] = s.running
+    counts[WAITING_REQUESTS] = len(state.requests) - s.done - s.running
+    counts[HELD_BLOCKS] = s.shared_held + s.private
+    counts[CACHED_BLOCKS] = s.idle
+    counts[LEFT_TOKENS] = s.left_reserved
+    counts[RIGHT_TOKENS] = s.right_reserved
+
+
+@kernel
+def commit(state: State) -> None:
+    """Record that the scheduled step was computed: outputs grow, requests end, prompts become
+    decodes.
+    """
+    s = state.scalars[0]
+    s.context += s.decodes
+    slot = s.step % len(state.finish)
+    while state.finish[slot] != NONE:
+        k = state.finish[slot]
+        r = state.requests[k]
+        stop_decoding(state, k, s.step + 1)
+        finish(state, k, r.start_context + s.step - r.start_step)
+    for j in range(s.completed):
+        k = state.ended[j]
+        r = state.requests[k]
+        r.generated += 1
+        if r.generated == r.output:
+            finish(state, k, r.target)
+        else:
+            start_decoding(state, k)
+    s.step += 1
+
+
+@kernel
+def finish(state: State, request: int, computed: int) -> None:
+    """The request has its whole output."""
+    leave(state, request, computed)
+    state.requests[request].status = DONE
+    state.requests[request].generated = state.requests[request].output
+    state.scalars[0].done += 1
+    state.counts[FINISHED] += 1

@@ -1,0 +1,242 @@
+"""ServingCore: the scheduler as an object, one step at a time, for whoever drives it.
+
+Pure bookkeeping: no clock, no GPU, no I/O. The runtime asks it for a step, executes it and commits; the simulator runs the
+same compiled functions many steps in one call.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from blendsim.batch import Batch
+from blendsim.plan import DUAL_SCAN, Plan
+from blendsim.prefix import PrefixTree, SortedPrompts, build_tree, common_blocks
+from blendsim.request import Ints, Workload
+from blendsim.serving import batcher
+from blendsim.serving.flavour import PREDICTED_PEAK, Flavour
+from blendsim.serving.state import (
+    BUCKET,
+    BUCKETS,
+    DECODING,
+    DONE,
+    NODE,
+    NONE,
+    PREFILLING,
+    REQUEST,
+    SCALARS,
+    State,
+)
+from blendsim.specs import System
+from blendsim.steplog import COUNTS
+
+
+class BlockPaths(NamedTuple):
+    """The prefix tree of one replica's requests in KV blocks, and where each request hangs from it."""
+
+    tree: PrefixTree  # depth in blocks
+    node: Ints  # (n,), deepest node of request k (plan order of the replica)
+
+
+class Scheduled(NamedTuple):
+    """What one step computes: request (workload row), tokens computed before, tokens now."""
+
+    rows: Ints
+    computed: Ints
+    tokens: Ints
+
+
+def block_paths(prompts: SortedPrompts, rows: Ints, block_tokens: int) -> BlockPaths:
+    """Shared full blocks of the requests `rows` (any subset, e.g. one rank's), numbered as in `rows`."""
+    n = len(prompts.order)
+    number = np.full(n, NONE, np.int64)
+    number[rows] = np.arange(len(rows))
+    local = number[prompts.order]
+    kept = np.flatnonzero(local != NONE)
+    blocks = common_blocks(prompts, block_tokens)
+    if len(kept) < n and len(kept):
+        # What two neighbours of the subset share is the least that those between them share.
+        starts = np.concatenate(([0], kept[:-1] + 1))
+        blocks = np.minimum.reduceat(blocks, starts)
+        blocks[0] = 0
+    tree = build_tree(blocks)
+    node = np.empty(len(rows), np.int64)
+    node[local[kept]] = tree.leaf_parent
+    return BlockPaths(tree, node)
+
+
+class ServingCore:
+    """One replica's scheduler over the requests of a plan's rank."""
+
+    def __init__(self, state: State, rows: Ints) -> None:
+        self.state = state
+        self.rows = rows
+
+    @classmethod
+    def from_plan(
+        cls,
+        plan: Plan,
+        workload: Workload,
+        output_len: Ints,
+        prompts: SortedPrompts,
+        system: System,
+        flavour: Flavour,
+        rank: int = 0,
+    ) -> "ServingCore":
+        """The core of `rank`, whose requests generate `output_len` (by workload row) tokens.
+
+        Planning passes what it expects, simulation the true lengths. Requests must not be oversize.
+        """
+        mine = np.flatnonzero(plan.rank == rank)
+        rows = plan.order[mine]
+        paths = block_paths(prompts, rows, system.block_tokens) if flavour.prefix_sharing else None
+        state = new_state(
+            prompt=workload.prompt_len[rows],
+            output=output_len[rows],
+            expected=plan.expected_output[mine],
+            density=plan.density[mine],
+            root_density=plan.root_density,
+            paths=paths,
+            capacity=system.kv_blocks,
+            block_tokens=system.block_tokens,
+            flavour=flavour,
+            is_dual=plan.admission == DUAL_SCAN,
+            first_count=int(plan.is_first[mine].sum()),
+        )
+        return cls(state, rows)
+
+    @property
+    def is_done(self) -> bool:
+        """Whether every request has its whole output."""
+        return int(self.state.scalars[0].done) == len(self.state.requests)
+
+    def step(self) -> Batch:
+        """Decide the next step. Execute it, then `commit()`; not to be called when done."""
+        assert not self.is_done, "all requests are done"
+        batcher.schedule(self.state)
+        batch = Batch(*(int(count) for count in self.state.counts[: len(Batch._fields)]))
+        assert batch.tokens > 0, "a step computes something while requests are left"
+        return batch
+
+    def commit(self) -> None:
+        """Record that the step was executed."""
+        batcher.commit(self.state)
+
+    def counts(self) -> dict[str, int]:
+        """All counts of the step by their StepLog names; `finished` is complete after `commit()`."""
+        return dict(zip(COUNTS, self.state.counts.tolist(), strict=True))
+
+    def scheduled(self) -> Scheduled:
+        """Who computes what in the current step, between `step()` and `commit()`: chunks, then decodes."""
+        s = self.state.scalars[0]
+        chunk = self.state.chunk[:, : int(s.chunks)]
+        decoding = np.flatnonzero(self.state.requests.status == DECODING)
+        requests = self.state.requests[decoding]
+        context = requests.start_context + int(s.step) - requests.start_step
+        return Scheduled(
+            rows=self.rows[np.concatenate([chunk[0], decoding])],
+            computed=np.concatenate([chunk[1], context - 1]),
+            tokens=np.concatenate([chunk[2], np.ones(len(decoding), np.int64)]),
+        )
+
+    def check(self) -> None:
+        """Assert conservation of blocks, tokens and requests, counted anew. Call it between steps."""
+        state = self.state
+        s = state.scalars[0]
+        requests, nodes = state.requests, state.nodes
+        total = int(s.free + s.idle + s.shared_held + s.private)
+        assert total == int(s.capacity), (
+            f"free {s.free} + idle {s.idle} + shared {s.shared_held} + private {s.private} blocks "
+            f"= {total}, not the capacity {s.capacity}"
+        )
+        running = np.flatnonzero(np.isin(requests.status, (PREFILLING, DECODING)))
+        assert len(running) == int(s.running), f"{len(running)} requests run, counted {s.running}"
+        assert int((requests.status == DONE).sum()) == int(s.done), "done requests are counted"
+        block = int(s.block_tokens)
+        decoding = requests.status[running] == DECODING
+        context = requests.start_context[running] + int(s.step) - requests.start_step[running]
+        assert int(context[decoding].sum()) == int(s.context), "Σ context of decodes is kept"
+        computed = np.where(decoding, context - 1, requests.computed[running])
+        on_path = np.minimum(computed // block, requests.path_blocks[running])
+        private = int((-(-computed // block) - on_path).sum())
+        assert private == int(s.private), f"{private} private blocks are held, counted {s.private}"
+        readers = np.zeros(len(nodes), np.int64)
+        at = requests.node[running]
+        while (at > 0).any():
+            at = at[at > 0]
+            np.add.at(readers, at, 1)
+            at = nodes.parent[at]
+        assert np.array_equal(readers[1:], nodes.readers[1:]), "readers of every prefix are counted"
+        held = readers > 0
+        assert int(nodes.cached[held].sum()) == int(s.shared_held), "held shared blocks are counted"
+        assert int(nodes.cached[~held].sum()) == int(s.idle), "idle blocks are counted"
+        assert int(nodes.length[held].sum()) == int(s.shared_length), "held paths are counted"
+        inner = np.flatnonzero((nodes.cached > 0) & (nodes.parent > 0))
+        above = nodes.parent[inner]
+        assert bool((nodes.cached[above] == nodes.length[above]).all()), "no gap in a cached prefix"
+        assert int(s.free) >= 0, "no block is given out twice"
+
+
+def new_state(
+    prompt: Ints,
+    output: Ints,
+    expected: Ints,
+    density: NDArray[np.float64],
+    root_density: float,
+    paths: BlockPaths | None,
+    capacity: int,
+    block_tokens: int,
+    flavour: Flavour,
+    is_dual: bool,
+    first_count: int,
+) -> State:
+    """A fresh State for requests in plan order (`paths` None: no prefix is shared)."""
+    n = len(prompt)
+    requests = np.zeros(n, REQUEST).view(np.recarray)
+    requests.prompt = requests.target = prompt
+    requests.output = output
+    requests.estimate = requests.expected = np.maximum(1, expected)
+    if paths is None:
+        nodes = np.zeros(1, NODE).view(np.recarray)
+    else:
+        tree = paths.tree
+        nodes = np.zeros(len(tree.parent), NODE).view(np.recarray)
+        nodes.parent = np.maximum(tree.parent, 0)
+        nodes.depth = tree.depth
+        nodes.length = tree.depth - tree.depth[nodes.parent]
+        requests.node = paths.node
+        requests.path_blocks = tree.depth[paths.node]
+    nodes.newer = nodes.older = NONE
+    buckets = np.zeros(BUCKETS, BUCKET).view(np.recarray)
+    buckets.head = NONE
+    scalars = np.zeros(1, SCALARS).view(np.recarray)
+    s = scalars[0]
+    s.block_tokens = block_tokens
+    s.capacity = s.free = capacity
+    s.token_budget = flavour.token_budget
+    s.max_running = flavour.max_running
+    s.dual_scan = is_dual
+    s.predicted_peak = flavour.admission == PREDICTED_PEAK
+    # The horizon holds the longest expected output twice over.
+    s.bucket_steps = 1 + 2 * int(requests.expected.max(initial=1)) // BUCKETS
+    s.first_count = first_count
+    s.root_density = root_density
+    s.output_reserved = flavour.output_reserved
+    s.back = n - 1
+    s.oldest_node = s.newest_node = NONE
+    s.left_newest = s.left_oldest = s.right_newest = s.right_oldest = NONE
+    width = min(flavour.max_running, n) + 1
+    return State(
+        requests=requests,
+        nodes=nodes,
+        buckets=buckets,
+        scalars=scalars,
+        density=np.ascontiguousarray(density, np.float64),
+        finish=np.full(int(output.max(initial=1)) + 2, NONE, np.int64),
+        phase=np.zeros(block_tokens, np.int64),
+        queue=np.zeros(n, np.int64),
+        partial=np.zeros(width, np.int64),
+        ended=np.zeros(width, np.int64),
+        chunk=np.zeros((3, width), np.int64),
+        counts=np.zeros(len(COUNTS), np.int64),
+    )

@@ -1,0 +1,128 @@
+"""The predicted peak: how much KV the running requests will need at their worst moment, if
+estimates hold.
+
+Running requests are kept in buckets of time by expected end. At a bucket's end, those that end in
+it count with their final size and those that end later have grown up to then; the largest such sum
+is an upper estimate of the peak. A request that outlives its estimate is expected to take twice as
+long as believed so far.
+"""
+
+from blendsim.compiled import kernel
+from blendsim.serving.kv import unheld_path_length
+from blendsim.serving.sides import enter_side, generated_tokens, leave_side, private_tokens
+from blendsim.serving.state import BUCKETS, LEFT, NONE, RIGHT, State
+
+
+@kernel
+def expected_end(state: State, request: int) -> int:
+    """Step in which the request is expected to end if it entered now."""
+    r = state.requests[request]
+    return state.scalars[0].step + max(1, r.expected - generated_tokens(state, request))
+
+
+@kernel
+def end_bucket(state: State, end: int) -> int:
+    """Bucket of time a step falls into; what lies beyond the horizon waits in its last bucket."""
+    s = state.scalars[0]
+    return min(end // s.bucket_steps, s.current_bucket + BUCKETS - 1)
+
+
+@kernel
+def expect(state: State, request: int, end: int, base: int) -> None:
+    """Enter a running request: it holds base + u private tokens at step u until step `end`."""
+    r = state.requests[request]
+    r.end_bucket = end_bucket(state, end)
+    r.end_base = base
+    r.end_final = base + end
+    bucket = state.buckets[r.end_bucket % BUCKETS]
+    bucket.count += 1
+    bucket.base += base
+    bucket.final += r.end_final
+    r.end_previous = NONE
+    r.end_next = bucket.head
+    if bucket.head != NONE:
+        state.requests[bucket.head].end_previous = request
+    bucket.head = request
+
+
+@kernel
+def forget(state: State, request: int) -> None:
+    """Take a request out of the forecast."""
+    r = state.requests[request]
+    bucket = state.buckets[r.end_bucket % BUCKETS]
+    bucket.count -= 1
+    bucket.base -= r.end_base
+    bucket.final -= r.end_final
+    if r.end_previous == NONE:
+        bucket.head = r.end_next
+    else:
+        state.requests[r.end_previous].end_next = r.end_next
+    if r.end_next != NONE:
+        state.requests[r.end_next].end_previous = r.end_previous
+
+
+@kernel
+def peak_fits(state: State, request: int) -> bool:
+    """Whether the predicted peak of all running requests and this one stays within the KV capacity.
+
+    Shared nodes with readers are one account, with their whole length, taken off the capacity
+    first.
+    """
+    s = state.scalars[0]
+    held = s.shared_length + unheld_path_length(state, request)
+    limit = (s.capacity - held) * s.block_tokens
+    end = expected_end(state, request)
+    base = private_tokens(state, request) - s.step
+    mine = end_bucket(state, end)
+    count = 0
+    total = 0
+    for b in range(s.current_bucket + BUCKETS - 1, s.current_bucket - 1, -1):
+        bucket = state.buckets[b % BUCKETS]
+        if bucket.count == 0 and b != mine:
+            continue  # NOTE: without an end in it, a bucket cannot hold the worst moment
+        upto = (b + 1) * s.bucket_steps
+        used = bucket.final + total + count * upto
+        if b < mine:
+            used += base + upto
+        elif b == mine:
+            used += base + end
+        if used > limit:
+            return False
+        count += bucket.count
+        total += bucket.base
+    return True
+
+
+@kernel
+def renew_estimates(state: State) -> None:
+    """When time leaves a bucket, expect those still in it anew; far overruns move to the right
+    side.
+    """
+    s = state.scalars[0]
+    now = s.step // s.bucket_steps
+    while s.current_bucket < now:
+        slot = s.current_bucket % BUCKETS
+        s.current_bucket += 1
+        k = state.buckets[slot].head
+        while k != NONE:
+            following = state.requests[k].end_next
+            renew(state, k)
+            k = following
+
+
+@kernel
+def renew(state: State, k: int) -> None:
+    """Give request k a new expected end: the old one plus what it still owes, doubled where it was
+    overrun.
+    """
+    s = state.scalars[0]
+    r = state.requests[k]
+    generated = generated_tokens(state, k)
+    base = r.end_base
+    forget(state, k)
+    while r.expected <= generated:
+        r.expected *= 2
+    expect(state, k, s.step + r.expected - generated, base)
+    if s.dual_scan == 1 and r.side == LEFT and generated >= 2 * r.estimate:
+        leave_side(state, k)
+        enter_side(state, k, RIGHT, True)

@@ -1,0 +1,194 @@
+"""KV blocks with prefix reuse: reference-counted prefix nodes, least-recently-used eviction.
+
+Blocks are counted, not numbered. A prefix node (a run of blocks shared by the same requests) is
+cached from its front, is held while it has readers and idles in a list when it has none; eviction
+takes the oldest idle node's last block first. A child is never idle later than its parent, so a
+prefix is never evicted before what hangs from it. Blocks past the shared path belong to one request
+and are free the moment it leaves.
+"""
+
+from blendsim.compiled import kernel
+from blendsim.serving.state import NONE, State
+
+
+@kernel
+def unlink_node(state: State, k: int) -> None:
+    """Take node k out of the idle list."""
+    s = state.scalars[0]
+    node = state.nodes[k]
+    if node.older == NONE:
+        s.oldest_node = node.newer
+    else:
+        state.nodes[node.older].newer = node.newer
+    if node.newer == NONE:
+        s.newest_node = node.older
+    else:
+        state.nodes[node.newer].older = node.older
+    node.newer = NONE
+    node.older = NONE
+
+
+@kernel
+def append_node(state: State, k: int) -> None:
+    """Put node k at the young end of the idle list."""
+    s = state.scalars[0]
+    node = state.nodes[k]
+    node.older = s.newest_node
+    node.newer = NONE
+    if s.newest_node == NONE:
+        s.oldest_node = k
+    else:
+        state.nodes[s.newest_node].newer = k
+    s.newest_node = k
+
+
+@kernel
+def take_blocks(state: State, number: int) -> None:
+    """Remove `number` blocks from the free ones, evicting idle prefixes when those run out."""
+    s = state.scalars[0]
+    assert number <= s.free + s.idle, "the caller has made room"
+    while s.free < number:
+        k = s.oldest_node
+        node = state.nodes[k]
+        taken = min(node.cached, number - s.free)
+        node.cached -= taken
+        s.idle -= taken
+        s.free += taken
+        if node.cached == 0:
+            unlink_node(state, k)
+    s.free -= number
+
+
+@kernel
+def cached_blocks(state: State, request: int) -> int:
+    """Blocks of the request's prompt that are in the cache, counted from the front without a gap."""
+    k = state.requests[request].node
+    hit = state.requests[request].path_blocks
+    while k > 0:
+        node = state.nodes[k]
+        if node.cached < node.length:
+            hit = node.depth - node.length + node.cached
+        k = node.parent
+    return hit
+
+
+@kernel
+def idle_path_blocks(state: State, request: int) -> int:
+    """Cached blocks on the request's path that nobody holds: they stop being evictable when it
+    enters.
+    """
+    k = state.requests[request].node
+    idle = 0
+    while k > 0:
+        node = state.nodes[k]
+        if node.readers == 0:
+            idle += node.cached
+        k = node.parent
+    return idle
+
+
+@kernel
+def unheld_path_length(state: State, request: int) -> int:
+    """Whole length of the nodes on the request's path that nobody holds."""
+    k = state.requests[request].node
+    length = 0
+    while k > 0:
+        node = state.nodes[k]
+        if node.readers == 0:
+            length += node.length
+        k = node.parent
+    return length
+
+
+@kernel
+def hold_path(state: State, request: int) -> None:
+    """Make the request a reader of its whole path."""
+    s = state.scalars[0]
+    k = state.requests[request].node
+    while k > 0:
+        node = state.nodes[k]
+        if node.readers == 0:
+            s.shared_length += node.length
+            if node.cached > 0:
+                unlink_node(state, k)
+                s.idle -= node.cached
+                s.shared_held += node.cached
+        node.readers += 1
+        k = node.parent
+
+
+@kernel
+def leave_path(state: State, request: int) -> None:
+    """The request reads its path no more; nodes without readers become idle, deepest first."""
+    s = state.scalars[0]
+    k = state.requests[request].node
+    while k > 0:
+        node = state.nodes[k]
+        node.readers -= 1
+        if node.readers == 0:
+            s.shared_length -= node.length
+            if node.cached > 0:
+                append_node(state, k)
+                s.shared_held -= node.cached
+                s.idle += node.cached
+        k = node.parent
+
+
+@kernel
+def private_blocks(state: State, request: int, tokens: int) -> int:
+    """Blocks that are the request's own when `tokens` of it are computed.
+
+    Only full blocks on the shared path are shared: a path block still being filled is private until
+    it is full.
+    """
+    block = state.scalars[0].block_tokens
+    return (tokens + block - 1) // block - min(tokens // block, state.requests[request].path_blocks)
+
+
+@kernel
+def missing_blocks(state: State, request: int, computed: int, upto: int) -> int:
+    """New blocks needed to extend the request's KV from `computed` to `upto` tokens.
+
+    A path block that somebody else has filled in the meantime is not needed again, so this may be
+    negative.
+    """
+    full = upto // state.scalars[0].block_tokens
+    number = private_blocks(state, request, upto) - private_blocks(state, request, computed)
+    k = state.requests[request].node
+    while k > 0:
+        node = state.nodes[k]
+        start = node.depth - node.length
+        if full > start:
+            number += max(0, min(full - start, node.length) - node.cached)
+        k = node.parent
+    return number
+
+
+@kernel
+def extend(state: State, request: int, computed: int, upto: int) -> None:
+    """Take the blocks `missing_blocks` counts and record them where they belong."""
+    s = state.scalars[0]
+    take_blocks(state, missing_blocks(state, request, computed, upto))
+    s.private += private_blocks(state, request, upto) - private_blocks(state, request, computed)
+    full = upto // s.block_tokens
+    k = state.requests[request].node
+    while k > 0:
+        node = state.nodes[k]
+        start = node.depth - node.length
+        if full > start:
+            fresh = max(0, min(full - start, node.length) - node.cached)
+            node.cached += fresh
+            s.shared_held += fresh
+        k = node.parent
+
+
+@kernel
+def release(state: State, request: int, computed: int) -> None:
+    """Give back all blocks of a request with `computed` tokens of KV: private ones become free, its
+    path idle.
+    """
+    s = state.scalars[0]
+    private = private_blocks(state, request, computed)
+    s.private -= private
+    s.free += private
+    leave_path(state, request)

@@ -1,0 +1,128 @@
+"""Dual scan's two sides: how KV memory is divided between the compute-heavy and the memory-heavy
+end, and who holds what.
+
+Engines that admit in order keep all requests on the left side; its list is then simply the order of
+admission.
+"""
+
+from blendsim.compiled import kernel
+from blendsim.serving.state import DECODING, LEFT, NONE, State
+
+
+@kernel
+def generated_tokens(state: State, request: int) -> int:
+    """Output tokens the request has generated before this step."""
+    r = state.requests[request]
+    if r.status == DECODING:
+        return r.generated + state.scalars[0].step - r.start_step
+    return r.generated
+
+
+@kernel
+def private_tokens(state: State, request: int) -> int:
+    """Tokens the request holds for itself once prefilled: all but its shared path, half a block for
+    rounding.
+    """
+    r = state.requests[request]
+    block = state.scalars[0].block_tokens
+    return r.target - block * r.path_blocks + block // 2
+
+
+@kernel
+def reservation(state: State, request: int) -> int:
+    """Tokens a request counts for on its side: its unshared prompt and half of the output still
+    expected.
+    """
+    s = state.scalars[0]
+    owed = max(1, state.requests[request].expected - generated_tokens(state, request))
+    return private_tokens(state, request) + int(s.output_reserved * owed)
+
+
+@kernel
+def left_share(state: State) -> float:
+    """M_L in tokens, for the requests next in line at the two ends: the paper's §5.3, clamped to
+    [0, M].
+
+    M is what the shared prefixes in use leave of the capacity. M_L + M_R = M and M_L·ρ_L + M_R·ρ_R
+    = M·ρ_root.
+    """
+    s = state.scalars[0]
+    memory = float((s.capacity - s.shared_length) * s.block_tokens)
+    last = len(state.density) - 1
+    left = state.density[min(s.front, last)]
+    right = state.density[max(s.back, 0)]
+    if left == right:
+        return memory / 2
+    return min(memory, max(0.0, memory * (s.root_density - right) / (left - right)))
+
+
+@kernel
+def enter_side(state: State, request: int, side: int, as_oldest: bool) -> None:
+    """Count the request on `side`, as its newest member or, when it moved over in mid-run, as its
+    oldest.
+    """
+    s = state.scalars[0]
+    r = state.requests[request]
+    r.side = side
+    r.reserved = reservation(state, request)
+    newest = s.left_newest if side == LEFT else s.right_newest
+    oldest = s.left_oldest if side == LEFT else s.right_oldest
+    r.older = NONE
+    r.newer = NONE
+    if newest == NONE:
+        newest = request
+        oldest = request
+    elif as_oldest:
+        r.newer = oldest
+        state.requests[oldest].older = request
+        oldest = request
+    else:
+        r.older = newest
+        state.requests[newest].newer = request
+        newest = request
+    if side == LEFT:
+        s.left_reserved += r.reserved
+        s.left_newest = newest
+        s.left_oldest = oldest
+    else:
+        s.right_reserved += r.reserved
+        s.right_newest = newest
+        s.right_oldest = oldest
+
+
+@kernel
+def leave_side(state: State, request: int) -> None:
+    """Count the request on its side no longer."""
+    s = state.scalars[0]
+    r = state.requests[request]
+    if r.older != NONE:
+        state.requests[r.older].newer = r.newer
+    elif r.side == LEFT:
+        s.left_oldest = r.newer
+    else:
+        s.right_oldest = r.newer
+    if r.newer != NONE:
+        state.requests[r.newer].older = r.older
+    elif r.side == LEFT:
+        s.left_newest = r.older
+    else:
+        s.right_newest = r.older
+    if r.side == LEFT:
+        s.left_reserved -= r.reserved
+    else:
+        s.right_reserved -= r.reserved
+
+
+@kernel
+def victim(state: State) -> int:
+    """Who is preempted when blocks run out: the newest of the side that is further over its share."""
+    s = state.scalars[0]
+    if s.dual_scan == 0 or s.right_newest == NONE:
+        return s.left_newest
+    if s.left_newest == NONE:
+        return s.right_newest
+    memory = (s.capacity - s.shared_length) * s.block_tokens
+    share = left_share(state)
+    if s.left_reserved - share >= s.right_reserved - (memory - share):
+        return s.left_newest
+    return s.right_newest

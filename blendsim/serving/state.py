@@ -1,0 +1,140 @@
+"""The serving core's state: records in columns, one named structure that compiled kernels share.
+
+Requests are numbered in plan order of their replica, so "the next in line" is a counter. A running
+request's context is never stored per step: it follows from the step its decode started at, which is
+why a step costs the same whatever the number of running requests.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+NONE = -1  # the null link of the lists below
+
+WAITING, PREFILLING, DECODING, DONE = 0, 1, 2, 3
+LEFT, RIGHT = 0, 1  # dual scan's ends: compute-heavy and memory-heavy
+BUCKETS = 256  # horizon of the predicted peak, in buckets of `bucket_steps` steps
+
+_INT = np.int64
+
+REQUEST = np.dtype(
+    [
+        ("prompt", _INT),  # tokens
+        ("output", _INT),  # tokens it will really generate
+        ("estimate", _INT),  # tokens planning expects
+        ("expected", _INT),  # tokens expected now: the estimate, doubled each time it is overrun
+        ("node", _INT),  # deepest shared prefix node of its prompt
+        ("path_blocks", _INT),  # blocks from the root to that node's end
+        ("status", _INT),
+        ("side", _INT),
+        (
+            "target",
+            _INT,
+        ),  # tokens to prefill: prompt, and after a preemption what was generated too
+        ("computed", _INT),  # of those, tokens whose KV is there (while prefilling)
+        ("generated", _INT),  # output tokens so far, up to the last event
+        ("start_step", _INT),  # first decode step
+        ("start_context", _INT),  # context read in that step
+        ("finish_step", _INT),  # last decode step
+        ("reserved", _INT),  # tokens held against its side's share
+        ("finish_next", _INT),  # requests that finish in one step
+        ("finish_previous", _INT),
+        ("end_bucket", _INT),  # when it is expected to end
+        ("end_base", _INT),  # its private tokens at step u are end_base + u
+        ("end_final", _INT),  # and at its expected end
+        ("end_next", _INT),  # requests expected to end in one bucket
+        ("end_previous", _INT),
+        ("older", _INT),  # running requests of a side, in order of admission
+        ("newer", _INT),
+    ],
+    align=True,
+)
+
+NODE = np.dtype(
+    [
+        ("parent", _INT),
+        ("depth", _INT),  # blocks from the root to the node's end
+        ("length", _INT),  # blocks of its own
+        ("cached", _INT),  # of those, how many are in the KV cache: a prefix of the node
+        ("readers", _INT),  # running requests whose prompt passes through it
+        ("newer", _INT),  # least recently used list of nodes without readers
+        ("older", _INT),
+    ],
+    align=True,
+)
+
+BUCKET = np.dtype(
+    [
+        ("count", _INT),  # requests expected to end in it
+        ("base", _INT),  # Σ end_base
+        ("final", _INT),  # Σ end_final
+        ("head", _INT),  # their list
+    ],
+    align=True,
+)
+
+SCALARS = np.dtype(
+    [
+        # rules, constant over a run
+        ("block_tokens", _INT),
+        ("capacity", _INT),  # KV blocks
+        ("token_budget", _INT),
+        ("max_running", _INT),
+        ("dual_scan", _INT),
+        ("predicted_peak", _INT),
+        ("bucket_steps", _INT),
+        ("first_count", _INT),  # sampled requests, which run first
+        ("root_density", np.float64),
+        ("output_reserved", np.float64),
+        # where the run is
+        ("step", _INT),
+        ("front", _INT),  # next request from the left
+        ("back", _INT),  # next request from the right (dual scan)
+        ("requeued", _INT),  # preempted requests waiting to come back
+        ("prefilling", _INT),  # requests in the middle of their prefill
+        ("chunks", _INT),  # prefill chunks of this step
+        ("opened", _INT),  # 1 when decodes have their blocks for this step
+        ("completed", _INT),  # requests whose prefill ends in this step
+        ("decodes", _INT),
+        ("context", _INT),  # Σ context of those decodes in this step
+        ("running", _INT),  # requests admitted and not done
+        ("done", _INT),
+        ("current_bucket", _INT),
+        # KV blocks: capacity = free + idle + shared_held + private
+        ("free", _INT),
+        ("idle", _INT),  # cached blocks of nodes without readers
+        ("shared_held", _INT),  # cached blocks of nodes with readers
+        ("private", _INT),
+        ("shared_length", _INT),  # whole length of nodes with readers, cached or not
+        ("oldest_node", _INT),  # least recently used list
+        ("newest_node", _INT),
+        # dual scan: tokens reserved a side; running requests a side, by admission
+        ("left_reserved", _INT),
+        ("right_reserved", _INT),
+        ("left_newest", _INT),
+        ("left_oldest", _INT),
+        ("right_newest", _INT),
+        ("right_oldest", _INT),
+    ],
+    align=True,
+)
+
+
+class State(NamedTuple):
+    """Everything the scheduler knows. Arrays only, so that kernels take it as it is."""
+
+    requests: np.recarray  # type: ignore[type-arg]  # (n,) REQUEST
+    nodes: np.recarray  # type: ignore[type-arg]  # (m,) NODE
+    buckets: np.recarray  # type: ignore[type-arg]  # (BUCKETS,) BUCKET, a ring over time
+    scalars: np.recarray  # type: ignore[type-arg]  # (1,) SCALARS
+    density: NDArray[np.float64]  # (n,), ρ of the tree node request k hangs from
+    finish: NDArray[np.int64]  # (longest output + 2,), ring by step: head of those that finish then
+    phase: NDArray[np.int64]  # (block_tokens,), decodes that open a block at step ≡ i
+    queue: NDArray[np.int64]  # (n,), stack of preempted requests
+    partial: NDArray[np.int64]  # (max_running,), requests in prefill, oldest first
+    ended: NDArray[np.int64]  # (max_running,), requests whose prefill ends in this step
+    chunk: NDArray[
+        np.int64
+    ]  # (3, max_running), this step's chunks: request, computed before, tokens
+    counts: NDArray[np.int64]  # (len(steplog.COUNTS),), this step in numbers
