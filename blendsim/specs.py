@@ -165,6 +165,8 @@ def _read_config(path: Path) -> ModelSpec:
     """A ModelSpec from a Llama/Qwen2/Qwen3-shaped `config.json`."""
     try:
         raw = json.loads(path.read_text())
+        if not isinstance(raw, dict):
+            raise ValueError("no JSON object")
     except (OSError, ValueError) as error:
         raise InputError(
             f"{path}: not a readable config.json ({error}); give a Hugging Face model directory"

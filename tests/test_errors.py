@@ -1,0 +1,31 @@
+"""Errors a user can mend: one root, one line each."""
+
+import re
+
+import blendsim.errors as errors
+from blendsim.batch import Batch
+from blendsim.errors import BlendsimError, UnknownName
+
+
+def test_tree_in_the_docstring_is_the_tree_of_classes() -> None:
+    assert errors.__doc__
+    drawn = set(re.findall(r"[├└│]\W*(\w+)", errors.__doc__))
+    children = {
+        name
+        for name, thing in vars(errors).items()
+        if isinstance(thing, type) and issubclass(thing, BlendsimError)
+    }
+    assert drawn == children - {"BlendsimError"}
+
+
+def test_unknown_name_lists_the_nearest_first() -> None:
+    error = UnknownName("GPU", "h20", ["h200", "h100", "a100-80g"])
+    assert str(error) == "unknown GPU 'h20'; nearest known: h200, h100"
+
+
+def test_unknown_name_without_a_near_one_lists_all() -> None:
+    assert str(UnknownName("GPU", "zzz", ["b", "a"])) == "unknown GPU 'zzz'; nearest known: a, b"
+
+
+def test_batch_tokens_are_prefill_and_one_a_decode() -> None:
+    assert Batch(prefill_tokens=100, decode_requests=28).tokens == 128

@@ -1,0 +1,119 @@
+"""The plan file, and the hash that ties it to what planning could see of a workload."""
+
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from blendsim.errors import PlanMismatch
+from blendsim.plan import (
+    DUAL_SCAN,
+    Plan,
+    fingerprint,
+    read_plan,
+    require_same_workload,
+    write_plan,
+)
+from blendsim.request import Workload, from_lengths
+
+DOCS = Path(__file__).resolve().parents[1] / "docs"
+
+
+def three_requests() -> Workload:
+    return from_lengths([5, 6, 7], [10, 20, 30])
+
+
+def small_plan(workload: Workload, visible: list[int]) -> Plan:
+    order = np.array([2, 0, 1])
+    is_visible = np.isin(np.arange(3), visible)
+    return Plan(
+        policy="blend",
+        admission=DUAL_SCAN,
+        order=order,
+        rank=np.zeros(3, np.int32),
+        is_first=np.array([True, False, False]),
+        is_visible=is_visible[order],
+        expected_output=np.array([30, 12, 12]),
+        density=np.array([3.0, 2.0, 0.5]),
+        root_density=1.5,
+        workload_hash=fingerprint(workload, is_visible),
+        meta={"seed": 0, "origin": ["made.csv"]},
+    )
+
+
+def test_plan_comes_back_as_written(tmp_path: Path) -> None:
+    plan = small_plan(three_requests(), [2])
+    write_plan(plan, tmp_path / "plan.parquet")
+    back = read_plan(tmp_path / "plan.parquet")
+    for name in ("order", "rank", "is_first", "is_visible", "expected_output", "density"):
+        assert np.array_equal(getattr(back, name), getattr(plan, name)), name
+    for name in ("policy", "admission", "root_density", "workload_hash", "meta"):
+        assert getattr(back, name) == getattr(plan, name), name
+
+
+def test_same_plan_same_bytes(tmp_path: Path) -> None:
+    write_plan(small_plan(three_requests(), [2]), tmp_path / "a")
+    write_plan(small_plan(three_requests(), [2]), tmp_path / "b")
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+def test_unseen_length_may_differ_and_the_plan_still_fits() -> None:
+    workload = three_requests()
+    other = replace(workload, output_len=np.array([11, 21, 30]))
+    require_same_workload(small_plan(workload, [2]), other)
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [
+        ("output_len", [10, 20, 31]),  # row 2 was seen
+        ("prompt_len", [5, 6, 8]),
+        ("output_limit", [0, 0, 9]),
+        ("ids", ["0", "1", "x"]),
+    ],
+)
+def test_changing_what_planning_saw_changes_the_hash(
+    column: str, value: list[int] | list[str]
+) -> None:
+    workload = three_requests()
+    other = replace(workload, **{column: np.array(value)})
+    with pytest.raises(PlanMismatch, match=r"made for another workload.*plan again"):
+        require_same_workload(small_plan(workload, [2]), other)
+
+
+def test_another_number_of_requests_is_said_so() -> None:
+    with pytest.raises(PlanMismatch, match="the plan is for 3 requests, the workload has 2"):
+        require_same_workload(small_plan(three_requests(), [2]), from_lengths([5, 6], [1, 1]))
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "sentence"),
+    [
+        ("order", [0, 0, 1], "permutation"),
+        ("rank", [1, 0, 0], "rank after rank"),
+        ("expected_output", [0, 1, 1], "expected to answer"),
+        ("density", [1.0], "density has one value a request"),
+    ],
+)
+def test_check_names_what_is_broken(column: str, value: list[float], sentence: str) -> None:
+    plan = small_plan(three_requests(), [2])
+    with pytest.raises(AssertionError, match=sentence):
+        replace(plan, **{column: np.array(value)}).check()
+
+
+def test_broken_plan_is_never_written(tmp_path: Path) -> None:
+    plan = replace(small_plan(three_requests(), [2]), order=np.array([0, 0, 1]))
+    with pytest.raises(AssertionError):
+        write_plan(plan, tmp_path / "plan.parquet")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_documented_columns_are_those_written(tmp_path: Path) -> None:
+    path = tmp_path / "plan.parquet"
+    write_plan(small_plan(three_requests(), [2]), path)
+    rows = re.findall(r"^\| `(\w+)` \| (\w+) \|", (DOCS / "plan.md").read_text(), re.MULTILINE)
+    schema = pq.read_schema(path)
+    assert rows == [(field.name, str(field.type)) for field in schema]

@@ -1,0 +1,135 @@
+"""The Workload in columns: its invariants, selecting and pooling."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from blendsim.request import Prompts, Workload, from_lengths, pool, select
+
+
+def token_prompts(rows: list[list[int]], space: str = "tokens", unit_tokens: int = 1) -> Prompts:
+    return Prompts(
+        offsets=np.cumsum([0] + [len(row) for row in rows]).astype(np.int64),
+        units=np.array([unit for row in rows for unit in row], np.int32),
+        space=np.zeros(len(rows), np.int32),
+        unit_tokens=np.array([unit_tokens], np.int32),
+        space_names=(space,),
+    )
+
+
+def of_tokens(rows: list[list[int]], space: str = "tokens", source: str = "t") -> Workload:
+    lengths = [len(row) for row in rows]
+    prompts = token_prompts(rows, space)
+    return from_lengths(lengths, lengths, source=source, prompts=prompts)
+
+
+def content(workload: Workload) -> list[tuple[str, list[int]]]:
+    """Each request's space name and listed units."""
+    prompts = workload.prompts
+    return [
+        (
+            prompts.space_names[prompts.space[i]],
+            prompts.units[prompts.offsets[i] : prompts.offsets[i + 1]].tolist(),
+        )
+        for i in range(len(workload))
+    ]
+
+
+def test_lengths_make_a_workload_that_shares_nothing() -> None:
+    workload = from_lengths([3, 5], [1, 2], source="made")
+    assert workload.ids.tolist() == ["0", "1"]
+    assert workload.has_output.all()
+    assert not workload.is_known.any()
+    assert content(workload) == [("unknown", []), ("unknown", [])]
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "sentence"),
+    [
+        ("prompt_len", [0, 5], "at least one token"),
+        ("output_len", [1, 0], "given outputs"),
+        ("arrival", [0.0], "arrival has 1 rows, expected 2"),
+        ("has_output", [False, True], "an output that is not given is 0"),
+    ],
+)
+def test_check_names_the_broken_invariant(column: str, value: list[float], sentence: str) -> None:
+    workload = from_lengths([3, 5], [1, 2])
+    with pytest.raises(AssertionError, match=sentence):
+        replace(workload, **{column: np.array(value)}).check()
+
+
+def test_known_length_must_be_given() -> None:
+    workload = replace(
+        from_lengths([3], [1]),
+        is_known=np.array([True]),
+        has_output=np.array([False]),
+        output_len=np.array([0]),
+    )
+    with pytest.raises(AssertionError, match="a known length is given"):
+        workload.check()
+
+
+def test_more_units_than_the_prompt_holds_are_refused() -> None:
+    blocks = token_prompts([[7, 8]], unit_tokens=16)
+    from_lengths([17], [1], prompts=blocks)
+    with pytest.raises(AssertionError, match="no more units"):
+        from_lengths([16], [1], prompts=blocks)
+
+
+@given(st.lists(st.lists(st.integers(0, 9), min_size=1, max_size=6), min_size=1), st.data())
+def test_select_keeps_each_request_whole(rows: list[list[int]], data: st.DataObject) -> None:
+    workload = of_tokens(rows)
+    index = data.draw(st.lists(st.integers(0, len(rows) - 1), unique=True))
+    chosen = select(workload, np.array(index, np.int64))
+    chosen.check()
+    assert content(chosen) == [content(workload)[i] for i in index]
+    assert chosen.ids.tolist() == [str(i) for i in index]
+
+
+def test_select_takes_a_mask() -> None:
+    workload = of_tokens([[1], [2, 3], [4]])
+    chosen = select(workload, np.array([True, False, True]))
+    assert content(chosen) == [("tokens", [1]), ("tokens", [4])]
+
+
+def test_pool_of_one_is_that_workload() -> None:
+    workload = from_lengths([1], [1])
+    assert pool([workload]) is workload
+
+
+def test_pool_numbers_repeated_sources_and_prefixes_ids() -> None:
+    one = from_lengths([1], [1], source="azure")
+    pooled = pool([one, one, one])
+    assert pooled.source_names == ("azure", "azure#2", "azure#3")
+    assert pooled.ids.tolist() == ["azure/0", "azure#2/0", "azure#3/0"]
+    assert pooled.source.tolist() == [0, 1, 2]
+
+
+def test_pool_joins_spaces_of_one_name_and_keeps_others_apart() -> None:
+    pooled = pool([of_tokens([[1, 2]]), of_tokens([[1, 3]]), of_tokens([[1]], space="other")])
+    assert pooled.prompts.space_names == ("tokens", "other")
+    assert content(pooled) == [("tokens", [1, 2]), ("tokens", [1, 3]), ("other", [1])]
+
+
+def test_pool_keeps_wide_hashes() -> None:
+    wide = from_lengths(
+        [32],
+        [1],
+        prompts=replace(
+            token_prompts([[1, 2]], space="hashes", unit_tokens=16),
+            units=np.array([2**40, 2**41], np.int64),
+        ),
+    )
+    pooled = pool([of_tokens([[5]]), wide])
+    assert content(pooled) == [("tokens", [5]), ("hashes", [2**40, 2**41])]
+
+
+def test_pool_keeps_origins_and_notes_in_order() -> None:
+    one = from_lengths([1], [1], origin=("a.csv",), notes=("dropped 1 row",))
+    two = from_lengths([1], [1], origin=("b.csv",))
+    pooled = pool([one, two])
+    assert pooled.origin == ("a.csv", "b.csv")
+    assert pooled.notes == ("dropped 1 row",)

@@ -1,0 +1,121 @@
+"""Model and GPU tables against their public figures, and what a System can hold."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from blendsim.errors import InputError, UnknownName
+from blendsim.specs import GPUS, MODELS, System, find_gpu, find_model
+
+#: Parameter counts the models' authors publish (billions).
+PUBLISHED = {
+    "llama-2-7b": 6.74,
+    "llama-3.1-8b": 8.03,
+    "llama-3.1-70b": 70.55,
+    "qwen-2.5-7b": 7.62,
+    "qwen-2.5-72b": 72.71,
+    "qwen3-8b": 8.19,
+    "qwen3-32b": 32.76,
+    "deepseek-67b": 67.42,
+}
+
+
+def test_every_model_has_a_published_size() -> None:
+    assert set(PUBLISHED) == set(MODELS)
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_parameters_match_the_published_count(name: str) -> None:
+    assert MODELS[name].parameters / 1e9 == pytest.approx(PUBLISHED[name], abs=0.006)
+
+
+def test_llama_8b_keeps_128_kib_of_kv_a_token() -> None:
+    assert MODELS["llama-3.1-8b"].kv_bytes_per_token == 128 * 1024
+
+
+def test_kv_capacity_is_what_is_left_of_nine_tenths() -> None:
+    system = System(find_model("llama-3.1-8b"), find_gpu("a100-80g"))
+    expected = int(0.90 * 80 * 2**30) - 2 * system.model.parameters - 2 * 2**30
+    assert system.kv_capacity_bytes == expected
+    assert system.kv_blocks == expected // (16 * 128 * 1024)
+
+
+def test_kv_preset_overrides_the_rule() -> None:
+    system = System(find_model("llama-3.1-8b"), find_gpu("a100-80g"), kv_bytes=60_000_000_000)
+    assert system.kv_blocks == 60_000_000_000 // (16 * 128 * 1024)
+
+
+def test_longest_request_is_bound_by_context_or_memory() -> None:
+    wide = System(find_model("llama-2-7b"), find_gpu("a100-80g"))
+    assert wide.longest_request == 4096
+    narrow = System(find_model("llama-3.1-8b"), find_gpu("a100-80g"), kv_bytes=1 << 30)
+    assert narrow.longest_request == 8192
+
+
+def test_tensor_parallel_ranks_must_divide_the_heads() -> None:
+    with pytest.raises(InputError, match="--tp 3 does not divide the 32 heads"):
+        System(find_model("llama-3.1-8b"), find_gpu("a100-80g"), tp=3)
+
+
+def test_model_without_room_for_kv_is_refused() -> None:
+    with pytest.raises(InputError, match="leaves no KV cache on 1 × a100-80g"):
+        System(find_model("llama-3.1-70b"), find_gpu("a100-80g"))
+    assert System(find_model("llama-3.1-70b"), find_gpu("a100-80g"), tp=8).kv_blocks > 0
+
+
+def test_unknown_names_come_with_the_nearest() -> None:
+    with pytest.raises(UnknownName, match=r"unknown model 'llama-3\.1-8B'.*llama-3\.1-8b"):
+        find_model("llama-3.1-8B")
+    with pytest.raises(UnknownName, match=r"unknown GPU 'a100'; nearest known: .*a100-80g"):
+        find_gpu("a100")
+
+
+def test_all_tables_are_keyed_by_their_own_names() -> None:
+    assert all(name == spec.name for name, spec in (*GPUS.items(), *MODELS.items()))
+
+
+CONFIG = {
+    "model_type": "qwen3",
+    "hidden_size": 4096,
+    "intermediate_size": 12_288,
+    "num_hidden_layers": 36,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "head_dim": 128,
+    "vocab_size": 151_936,
+    "max_position_embeddings": 40_960,
+}
+
+
+def test_model_is_read_from_a_hugging_face_directory(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(CONFIG))
+    model = find_model(str(tmp_path))
+    assert model.name == tmp_path.name
+    assert model.parameters == MODELS["qwen3-8b"].parameters
+    assert find_model(str(tmp_path / "config.json")) == model
+
+
+def test_config_defaults_are_those_of_the_family(tmp_path: Path) -> None:
+    config = CONFIG | {"model_type": "qwen2", "tie_word_embeddings": True}
+    del config["head_dim"], config["num_key_value_heads"]
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    model = find_model(str(tmp_path))
+    assert (model.kv_heads, model.head_dim, model.qkv_bias) == (32, 128, True)
+    assert model.tied_embeddings
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "not a readable config.json"),
+        ("[1]", "not a readable config.json"),
+        (json.dumps(CONFIG | {"model_type": "mamba"}), "model_type 'mamba' is not a dense"),
+        (json.dumps({"hidden_size": 1}), "missing or unusable field 'num_attention_heads'"),
+        (json.dumps(CONFIG | {"vocab_size": "many"}), "missing or unusable field"),
+    ],
+)
+def test_unusable_config_says_what_is_wrong(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(InputError, match=message):
+        find_model(str(tmp_path))
