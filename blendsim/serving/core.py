@@ -4,7 +4,7 @@ Pure bookkeeping: no clock, no GPU, no I/O. The runtime asks it for a step, exec
 same compiled functions many steps in one call.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -131,7 +131,7 @@ class ServingCore:
         s = self.state.scalars[0]
         chunk = self.state.chunk[:, : int(s.chunks)]
         decoding = np.flatnonzero(self.state.requests.status == DECODING)
-        requests = self.state.requests[decoding]
+        requests: Any = self.state.requests[decoding]
         context = requests.start_context + int(s.step) - requests.start_step
         return Scheduled(
             rows=self.rows[np.concatenate([chunk[0], decoding])],
@@ -143,7 +143,8 @@ class ServingCore:
         """Assert conservation of blocks, tokens and requests, counted anew. Call it between steps."""
         state = self.state
         s = state.scalars[0]
-        requests, nodes = state.requests, state.nodes
+        requests: Any = state.requests
+        nodes: Any = state.nodes
         total = int(s.free + s.idle + s.shared_held + s.private)
         assert total == int(s.capacity), (
             f"free {s.free} + idle {s.idle} + shared {s.shared_held} + private {s.private} blocks "
@@ -192,12 +193,12 @@ def new_state(
 ) -> State:
     """A fresh State for requests in plan order (`paths` None: no prefix is shared)."""
     n = len(prompt)
-    requests = np.zeros(n, REQUEST).view(np.recarray)
+    requests: Any = np.zeros(n, REQUEST).view(np.recarray)
     requests.prompt = requests.target = prompt
     requests.output = output
     requests.estimate = requests.expected = np.maximum(1, expected)
     if paths is None:
-        nodes = np.zeros(1, NODE).view(np.recarray)
+        nodes: Any = np.zeros(1, NODE).view(np.recarray)
     else:
         tree = paths.tree
         nodes = np.zeros(len(tree.parent), NODE).view(np.recarray)
@@ -207,9 +208,9 @@ def new_state(
         requests.node = paths.node
         requests.path_blocks = tree.depth[paths.node]
     nodes.newer = nodes.older = NONE
-    buckets = np.zeros(BUCKETS, BUCKET).view(np.recarray)
+    buckets: Any = np.zeros(BUCKETS, BUCKET).view(np.recarray)
     buckets.head = NONE
-    scalars = np.zeros(1, SCALARS).view(np.recarray)
+    scalars: Any = np.zeros(1, SCALARS).view(np.recarray)
     s = scalars[0]
     s.block_tokens = block_tokens
     s.capacity = s.free = capacity

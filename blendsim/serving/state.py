@@ -5,7 +5,7 @@ request's context is never stored per step: it follows from the step its decode 
 why a step costs the same whatever the number of running requests.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -122,12 +122,14 @@ SCALARS = np.dtype(
 
 
 class State(NamedTuple):
-    """Everything the scheduler knows. Arrays only, so that kernels take it as it is."""
+    """Everything the scheduler knows. Arrays only, so that kernels take it as it is.
 
-    requests: np.recarray  # type: ignore[type-arg]  # (n,) REQUEST
-    nodes: np.recarray  # type: ignore[type-arg]  # (m,) NODE
-    buckets: np.recarray  # type: ignore[type-arg]  # (BUCKETS,) BUCKET, a ring over time
-    scalars: np.recarray  # type: ignore[type-arg]  # (1,) SCALARS
+    The first four are record arrays, which numpy's types cannot describe."""
+
+    requests: Any  # (n,) REQUEST
+    nodes: Any  # (m,) NODE
+    buckets: Any  # (BUCKETS,) BUCKET, a ring over time
+    scalars: Any  # (1,) SCALARS
     density: NDArray[np.float64]  # (n,), ρ of the tree node request k hangs from
     finish: NDArray[np.int64]  # (longest output + 2,), ring by step: head of those that finish then
     phase: NDArray[np.int64]  # (block_tokens,), decodes that open a block at step ≡ i
