@@ -27,7 +27,7 @@ COUNTS: tuple[str, ...] = (
     "decode_requests",
     "context_tokens",
     "sampled_tokens",
-    "hit_tokens",  # prompt tokens found in the KV cache by requests admitted in this step
+    "hit_tokens",  # prompt tokens found in the KV cache by requests admitted for the first time
     "admitted",  # requests that entered (again, after a preemption, counts again)
     "finished",
     "preempted",  # requests thrown out

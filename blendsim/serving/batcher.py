@@ -103,6 +103,7 @@ def preempt(state: State, request: int) -> None:
     leave(state, request, computed + (s.opened if r.status == DECODING else 0))
     r.target = r.prompt + r.generated
     r.status = WAITING
+    r.was_preempted = 1
     state.queue[s.requeued] = request
     s.requeued += 1
     shared = s.block_tokens * min(computed // s.block_tokens, r.path_blocks)
@@ -203,9 +204,11 @@ def schedule(state: State) -> None:
             k = next_request(state)
             if k == NONE:
                 break
-            counts[HIT_TOKENS] += admit(state, k)
-            counts[ADMITTED] += 1
             r = state.requests[k]
+            hit = admit(state, k)
+            if r.was_preempted == 0:
+                counts[HIT_TOKENS] += hit  # what a request finds again of its own is not sharing
+            counts[ADMITTED] += 1
             tokens = min(budget, r.target - r.computed)
             run_chunk(state, k, tokens)
             budget -= tokens

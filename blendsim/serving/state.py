@@ -27,6 +27,7 @@ REQUEST = np.dtype(
         ("node", _INT),  # deepest shared prefix node of its prompt
         ("path_blocks", _INT),  # blocks from the root to that node's end
         ("status", _INT),
+        ("was_preempted", _INT),
         ("side", _INT),
         (
             "target",
