@@ -1,0 +1,71 @@
+"""`--config FILE.toml`: sections are our dataclasses; what stands on the command line wins."""
+
+import difflib
+import tomllib
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass, replace
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+from blendsim.errors import InputError
+
+T = TypeVar("T")
+Section = Mapping[str, Any]
+
+
+def read_config(path: Path | None, sections: Mapping[str, object]) -> dict[str, Section]:
+    """The sections of a TOML file, empty where absent; only the names in `sections` are allowed."""
+    if path is None:
+        return {name: {} for name in sections}
+    try:
+        raw = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: no such file; check --config") from error
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: not a readable TOML file ({error}); mend it") from error
+    for name, section in raw.items():
+        if name not in sections or not isinstance(section, dict):
+            raise InputError(
+                f"{path}: {name!r} is not a section; known: {', '.join(f'[{s}]' for s in sections)}"
+            )
+    return {name: raw.get(name, {}) for name in sections}
+
+
+def overlay(base: T, section: Section, where: str) -> T:
+    """`base` with the fields that `section` names replaced, after checking names and types."""
+    hints = typing.get_type_hints(type(base))
+    known = {field.name for field in fields(cast("Any", base))}
+    changes: dict[str, Any] = {}
+    for name, value in section.items():
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=3, cutoff=0.4) or sorted(known)
+            raise InputError(f"{where}: no setting {name!r}; nearest known: {', '.join(near)}")
+        now = getattr(base, name)
+        if isinstance(value, dict) and is_dataclass(now) and not isinstance(now, type):
+            changes[name] = overlay(now, value, f"{where}.{name}")
+        else:
+            changes[name] = _typed(value, hints[name], f"{where}: {name} = {value!r}")
+    return cast("T", replace(cast("Any", base), **changes))
+
+
+def _typed(value: Any, hint: Any, where: str) -> Any:
+    """`value` as the field's type, or InputError."""
+    choices = (
+        typing.get_args(hint)
+        if typing.get_origin(hint) in (types.UnionType, typing.Union)
+        else (hint,)
+    )
+    for choice in choices:
+        kind = typing.get_origin(choice) or choice
+        if kind is tuple and isinstance(value, list):
+            return tuple(value)
+        if kind is Path and isinstance(value, str):
+            return Path(value)
+        if kind is float and isinstance(value, int) and not isinstance(value, bool):
+            return float(value)
+        if isinstance(kind, type) and type(value) is kind:
+            return value
+    names = " or ".join(getattr(c, "__name__", str(c)) for c in choices if c is not type(None))
+    raise InputError(f"{where} is not of type {names}; mend it")

@@ -1,0 +1,67 @@
+"""What is being done, said on stderr once it has taken longer than a second."""
+
+import sys
+import threading
+from types import TracebackType
+from typing import Any, Self
+
+from blendsim import compiled
+
+PATIENCE = 1.0  # seconds of silence
+COLD_SECONDS = 30  # compiling all kernels, on two cores of 2026
+
+
+class Progress:
+    """Call it with the name of each stage. A terminal gets one changing line, a pipe or file a line
+    a stage.
+    """
+
+    def __init__(self) -> None:
+        self._stage = ""
+        self._is_shown = False
+        self._status: Any = None
+        self._lock = threading.Lock()
+        self._timer = threading.Timer(PATIENCE, self._show)
+        self._timer.daemon = True
+
+    def __call__(self, stage: str) -> None:
+        with self._lock:
+            self._stage = stage
+            if self._is_shown:
+                self._say()
+
+    def __enter__(self) -> Self:
+        if not compiled.is_warm():
+            print(f"compiling kernels once, about {COLD_SECONDS} s", file=sys.stderr, flush=True)
+        self._timer.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._timer.cancel()
+        with self._lock:
+            self._is_shown = False
+            if self._status is not None:
+                self._status.stop()
+                self._status = None
+
+    def _show(self) -> None:
+        with self._lock:
+            self._is_shown = True
+            if self._stage:
+                self._say()
+
+    def _say(self) -> None:
+        if not sys.stderr.isatty():
+            print(f"{self._stage} …", file=sys.stderr, flush=True)
+            return
+        if self._status is None:
+            from rich.console import Console
+
+            self._status = Console(stderr=True).status("")
+            self._status.start()
+        self._status.update(self._stage)

@@ -1,0 +1,102 @@
+"""What becomes of errors, interrupts and closed pipes, whatever the command."""
+
+import subprocess
+import sys
+import time
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+import blendsim
+from blendsim.cli.app import BROKEN_PIPE, INTERRUPTED, Group, app
+from blendsim.errors import InputError
+
+RUN = [sys.executable, "-c", "from blendsim.cli import main; main()"]
+
+
+def failing(error: BaseException) -> typer.Typer:
+    world = typer.Typer(cls=Group, rich_markup_mode=None, pretty_exceptions_enable=False)
+
+    @world.callback()
+    def root() -> None: ...
+
+    @world.command()
+    def fail() -> None:
+        raise error
+
+    return world
+
+
+def test_user_error_is_one_line_and_exit_2() -> None:
+    result = CliRunner().invoke(failing(InputError("a.csv: empty;\n give\tanother")), ["fail"])
+    assert result.exit_code == 2
+    assert result.stderr == "error: a.csv: empty; give another\n"
+    assert result.stdout == ""
+
+
+def test_bug_keeps_its_traceback() -> None:
+    result = CliRunner().invoke(failing(ZeroDivisionError("oh")), ["fail"])
+    assert result.exit_code == 1
+    assert isinstance(result.exception, ZeroDivisionError)
+
+
+def test_interrupt_is_quiet_and_exits_as_shells_expect() -> None:
+    result = CliRunner().invoke(failing(KeyboardInterrupt()), ["fail"])
+    assert result.exit_code == INTERRUPTED
+    assert result.output == ""
+
+
+def test_closed_pipe_is_quiet() -> None:
+    code = (
+        "import typer, blendsim.cli.app as a\n"
+        "@a.app.command()\n"
+        "def talk():\n"
+        "    for i in range(100_000): typer.echo(i)\n"
+        "a.main()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code, "talk"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as child:
+        assert child.stdout is not None
+        assert child.stderr is not None
+        assert child.stdout.readline().strip() == b"0"
+        child.stdout.close()
+        assert child.stderr.read() == b""
+        assert child.wait() == BROKEN_PIPE
+
+
+@pytest.mark.parametrize("arguments", [["nothing"], ["--nothing"], ["plan"], ["plan", "--tp", "x"]])
+def test_wrong_usage_exits_2_without_a_traceback(arguments: list[str]) -> None:
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 2
+    assert "Error: " in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_version_is_the_packages() -> None:
+    assert CliRunner().invoke(app, ["--version"]).stdout == f"blendsim {blendsim.__version__}\n"
+
+
+def test_help_imports_nothing_heavy() -> None:
+    heavy = "numpy scipy numba pyarrow simpy matplotlib rich.console torch"
+    code = (
+        "import sys; sys.argv = ['blendsim', '--help']\n"
+        "from blendsim.cli import main\n"
+        "try: main()\n"
+        f"finally: print(*[m for m in '{heavy}'.split() if m in sys.modules], file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0
+    assert "compare" in done.stdout
+    assert done.stderr.strip() == ""
+
+
+def test_help_is_instant() -> None:
+    times = []
+    for _ in range(3):
+        begin = time.perf_counter()
+        subprocess.run([*RUN, "--help"], capture_output=True, check=True)
+        times.append(time.perf_counter() - begin)
+    # 0.12 s when measured; the bound leaves room for a busy machine.
+    assert min(times) < 1.0

@@ -1,0 +1,204 @@
+"""The parts of the command line: settings from TOML, JSON out, progress, tables."""
+
+import json
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from blendsim.cli import progress
+from blendsim.cli.config import overlay, read_config
+from blendsim.cli.output import print_json, print_lines, width
+from blendsim.errors import InputError
+from blendsim.report.tables import Column, lay_out, number, share
+
+
+@dataclass(frozen=True, slots=True)
+class Inner:
+    kept: float = 0.99
+
+
+@dataclass(frozen=True, slots=True)
+class Outer:
+    seed: int = 0
+    fast: bool = False
+    model: str = "m"
+    where: Path | None = None
+    sizes: tuple[int, ...] = ()
+    inner: Inner = field(default_factory=Inner)
+
+
+def test_fields_of_a_section_replace_the_defaults(tmp_path: Path) -> None:
+    path = tmp_path / "c.toml"
+    path.write_text(
+        '[outer]\nseed = 3\nwhere = "x"\nsizes = [1, 2]\nfast = true\n[outer.inner]\nkept = 1\n'
+    )
+    section = read_config(path, {"outer": Outer(), "other": Inner()})["outer"]
+    assert overlay(Outer(), section, str(path)) == Outer(
+        3, True, "m", Path("x"), (1, 2), Inner(1.0)
+    )
+
+
+def test_no_config_changes_nothing() -> None:
+    assert overlay(Outer(), read_config(None, {"outer": Outer()})["outer"], "") == Outer()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[outer]\nsede = 1", "no setting 'sede'; nearest known: seed"),
+        ("[outer]\nseed = 'x'", "seed = 'x' is not of type int"),
+        ("[outer]\nseed = true", "seed = True is not of type int"),
+        ("[outer]\nseed = 1.5", "seed = 1.5 is not of type int"),
+        ("[outer]\nwhere = 1", "where = 1 is not of type Path"),
+        ("[outer.inner]\nkep = 1", "c.toml.inner: no setting 'kep'; nearest known: kept"),
+        ("[utter]\nseed = 1", r"'utter' is not a section; known: \[outer\]"),
+        ("seed = 1", "'seed' is not a section"),
+        ("[outer", "not a readable TOML file"),
+    ],
+)
+def test_config_that_cannot_be_used_says_where(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "c.toml"
+    path.write_text(text)
+    with pytest.raises(InputError, match=message) as caught:
+        overlay(Outer(), read_config(path, {"outer": Outer()})["outer"], str(path))
+    assert str(path) in str(caught.value)
+
+
+def test_missing_config_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no such file; check --config"):
+        read_config(tmp_path / "c.toml", {})
+
+
+def test_json_is_one_object_with_null_for_what_is_not_finite(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    result = {
+        "a": np.float64("nan"),
+        "b": [float("inf"), np.int64(3)],
+        "c": np.arange(2),
+        "d": {"e": None, "f": True, "g": ("x",)},
+        "p": Path("q"),
+    }
+    print_json(result)
+    out = capsys.readouterr().out
+    assert out.count("\n") == 1
+    assert json.loads(out) == {
+        "a": None,
+        "b": [None, 3],
+        "c": [0, 1],
+        "d": {"e": None, "f": True, "g": ["x"]},
+        "p": "q",
+    }
+
+
+def test_lines_are_printed_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
+    print_lines(["one", "two"])
+    assert capsys.readouterr().out == "one\ntwo\n"
+
+
+def test_a_pipe_gets_all_columns() -> None:
+    assert width() == 120
+
+
+class Terminal:
+    """Standard output of somebody who is looking."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_terminal_gets_what_it_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdout", Terminal())
+    monkeypatch.setenv("COLUMNS", "91")
+    assert width() == 91
+
+
+@pytest.fixture
+def warm(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("blendsim.compiled.is_warm", lambda: True)
+
+
+@pytest.mark.usefixtures("warm")
+def test_short_work_says_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    with progress.Progress() as say:
+        say("reading")
+    assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.usefixtures("warm")
+def test_long_work_says_its_stages_on_stderr(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(progress, "PATIENCE", 0.01)
+    with progress.Progress() as say:
+        say("reading")
+        time.sleep(0.1)
+        say("planning")
+    assert capsys.readouterr() == ("", "reading …\nplanning …\n")
+
+
+@pytest.mark.usefixtures("warm")
+def test_a_terminal_gets_one_changing_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = []
+
+    class Status:
+        def start(self) -> None: ...
+        def stop(self) -> None:
+            shown.append("end")
+
+        def update(self, stage: str) -> None:
+            shown.append(stage)
+
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    monkeypatch.setattr("rich.console.Console.status", lambda self, text: Status())
+    monkeypatch.setattr(progress, "PATIENCE", 0.01)
+    with progress.Progress() as say:
+        say("reading")
+        time.sleep(0.1)
+        say("planning")
+    assert shown == ["reading", "planning", "end"]
+
+
+def test_cold_start_says_what_it_waits_for(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("blendsim.compiled.is_warm", lambda: False)
+    with progress.Progress():
+        pass
+    assert capsys.readouterr().err.startswith("compiling kernels once, about ")
+
+
+def columns() -> list[Column]:
+    return [
+        Column("policy", ["dfs", "blend"], is_text=True),
+        Column("seconds", ["1,234.5", "–"]),
+        Column("of optimum", ["80.0 %", "95.0 %"], dispensable=1),
+        Column("use", ["1", "2"], dispensable=2),
+    ]
+
+
+def test_table_is_aligned() -> None:
+    assert lay_out(columns(), 80) == [
+        "policy  seconds  of optimum  use",
+        "────────────────────────────────",
+        "dfs     1,234.5      80.0 %    1",
+        "blend         –      95.0 %    2",
+    ]
+
+
+def test_narrow_table_loses_its_most_dispensable_columns_first() -> None:
+    assert lay_out(columns(), 31)[0] == "policy  seconds  of optimum"
+    assert lay_out(columns(), 10)[0] == "policy  seconds"
+
+
+def test_table_without_rows_is_its_head() -> None:
+    assert lay_out([Column("a", [])], 80) == ["a", "─"]
+
+
+def test_figures_that_are_not_there_are_dashes() -> None:
+    assert (number(None), number(float("nan")), share(None)) == ("–", "–", "–")
+    assert (number(1234567.8), number(1.25, 1), share(0.8655)) == ("1,234,568", "1.2", "86.6 %")
