@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 from blendsim.compiled import kernel
 from blendsim.request import Ints, Workload
 
+_END = np.int64(-(2**63))  # sorts a prompt that ends before all that go on; no unit has this value
+
 
 class SortedPrompts(NamedTuple):
     """Requests in lexicographic prompt order (shorter first, then row), and what each shares with
@@ -123,12 +125,11 @@ def _sort_groups(
                 break
         depth += skip
         size = high - low
-        # NOTE: a prompt whose listed units end here sorts first; −2**62 is below every unit.
         keys = np.empty(size, np.int64)
         for i in range(size):
             row = order[low + i]
             at = offsets[row] + depth
-            keys[i] = units[at] if at < offsets[row + 1] else np.int64(-(2**62))
+            keys[i] = units[at] if at < offsets[row + 1] else _END
         rank = np.argsort(keys, kind="mergesort")
         rows = order[low:high].copy()
         for i in range(size):
@@ -139,7 +140,7 @@ def _sort_groups(
             while j < size and keys[rank[j]] == keys[rank[i]]:
                 j += 1
             if j - i > 1:
-                if keys[rank[i]] == np.int64(-(2**62)):
+                if keys[rank[i]] == _END:
                     _sort_by_length(prompt_len, order, low + i, low + j)
                 else:
                     stack.append((low + i, low + j, depth + 1))
@@ -210,11 +211,8 @@ def _build_tree(common: Ints) -> tuple[Ints, Ints, Ints, Ints, Ints]:
         last[stack[top]] = n
         top -= 1
     # Preorder: by first position, and the shallower (wider) node before those it holds.
-    key = np.empty(count, np.int64)
-    for k in range(count):
-        key[k] = first[k] * 2
     by_depth = np.argsort(depth[:count], kind="mergesort")
-    rank = by_depth[np.argsort(key[by_depth], kind="mergesort")]
+    rank = by_depth[np.argsort(first[by_depth], kind="mergesort")]
     depth, first, last = depth[rank], first[rank], last[rank]
     leaf_parent = np.empty(n, np.int64)
     top = 0

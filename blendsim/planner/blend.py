@@ -1,0 +1,38 @@
+"""The blended order (§5): the pool by density, for the dual scanner to take from both ends."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from blendsim.perf.density import RequestCosts
+from blendsim.planner.arrange import Arrangement, arrange
+from blendsim.planner.split import SplitRule
+from blendsim.planner.tree import pool_tree, restrict
+from blendsim.prefix import SortedPrompts
+from blendsim.request import Workload
+
+
+@dataclass(frozen=True, slots=True)
+class BlendSettings:
+    """How the blended order is made."""
+
+    split: SplitRule = field(default_factory=SplitRule)
+    block_tokens: int = 16  # sharing counts in full KV blocks; 1 is the paper's token tree
+    merge_size: int = 64  # requests a merged node may hold, so that ρ of the ends moves slowly
+    least_nodes: int = 64  # a small pool is merged less, to keep about so many nodes to scan
+
+
+def blend(
+    workload: Workload,
+    prompts: SortedPrompts,
+    rows: NDArray[np.bool_],
+    costs: RequestCosts,
+    settings: BlendSettings,
+) -> Arrangement:
+    """The requests `rows` (a mask) from the dense end to the memory-heavy end."""
+    if not rows.all():
+        prompts = restrict(prompts, rows)
+    tree = pool_tree(workload, prompts, settings.block_tokens)
+    merge_size = min(settings.merge_size, len(tree.order) // settings.least_nodes)
+    return arrange(tree, costs, settings.split, merge_size)

@@ -1,0 +1,148 @@
+"""Output lengths as planning may know them: a sample runs first, the rest is estimated (§5.1).
+
+Estimates never read an output length that is not visible. A request is *known* when its length
+follows from its parameters; it needs no sample, and says little about requests that need one.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from blendsim.compiled import kernel
+from blendsim.plan import fingerprint
+from blendsim.planner.tree import Floats, PoolTree
+from blendsim.request import Ints, Workload
+
+LEAST_SAMPLE = 32  # requests of each source that are sampled at least
+PRIOR_SHARE = 0.25  # of max_tokens, when no output length is known anywhere
+PRIOR_OUTPUT = 256  # tokens, when there is no max_tokens either: the mean the paper normalises to
+
+
+class Lengths(NamedTuple):
+    """What planning believes about outputs, a row a request."""
+
+    expected: Ints  # tokens, ≥ 1; the true length where visible
+    is_visible: NDArray[np.bool_]  # the true length was seen: sampled, known, or all are given
+    is_sampled: NDArray[np.bool_]  # runs before all others, to learn its length
+    workload_hash: str  # plan.fingerprint of what was visible
+    notes: tuple[str, ...]  # what was guessed, one sentence each
+
+
+class Estimate(NamedTuple):
+    """Expected outputs, a row a request, and what had to be guessed for them."""
+
+    expected: Ints
+    notes: tuple[str, ...]
+
+
+def expect_lengths(
+    workload: Workload,
+    tree: PoolTree,
+    share: float,
+    rng: np.random.Generator,
+    least: int = LEAST_SAMPLE,
+) -> Lengths:
+    """Sample `share` of the requests and estimate the others; 1.0 makes all given lengths known.
+
+    `tree` is the token-level tree of the whole workload.
+    """
+    n = len(workload)
+    if share >= 1.0:
+        is_sampled, is_visible = np.zeros(n, np.bool_), workload.has_output.copy()
+    else:
+        group = np.empty(n, np.int32)
+        group[tree.order] = tree.group
+        is_sampled = choose_sample(workload, group, share, rng, least)
+        is_visible = is_sampled | workload.is_known
+    expected, notes = estimate(workload, tree, is_visible)
+    return Lengths(expected, is_visible, is_sampled, fingerprint(workload, is_visible), notes)
+
+
+def choose_sample(
+    workload: Workload,
+    group: NDArray[np.int32],
+    share: float,
+    rng: np.random.Generator,
+    least: int = LEAST_SAMPLE,
+) -> NDArray[np.bool_]:
+    """Which requests to run first: `share` of each group's unknown ones at random, `least` or all
+    of them at least.
+
+    None when `share` is 0 (planning then goes without) or 1 (all lengths are known already).
+    Requests whose output length is not given cannot be sampled.
+    """
+    is_sampled = np.zeros(len(workload), np.bool_)
+    key = rng.random(len(workload))
+    rows = np.flatnonzero(workload.has_output & ~workload.is_known)
+    if not 0.0 < share < 1.0 or not len(rows):
+        return is_sampled
+    rows = rows[np.lexsort((key[rows], group[rows]))]
+    starts = np.flatnonzero(np.diff(group[rows], prepend=-1))
+    sizes = np.diff(starts, append=len(rows))
+    quota = np.maximum(np.ceil(share * sizes), np.minimum(least, sizes))
+    place = np.arange(len(rows)) - np.repeat(starts, sizes)
+    is_sampled[rows[place < np.repeat(quota, sizes)]] = True
+    return is_sampled
+
+
+def estimate(workload: Workload, tree: PoolTree, is_visible: NDArray[np.bool_]) -> Estimate:
+    """Expected output of every request: the mean over the deepest subtree with visible leaves.
+
+    That is the sibling rule as well: a subtree without a visible leaf takes the mean of the
+    subtrees with which it shares the longest prefix, which are those of its deepest ancestor that
+    has one. Known requests count only in a source without a sample, for they are of another kind.
+    Outside its source a request falls back to the mean of all sampled ones, then to a prior.
+    """
+    seen = np.where(is_visible, workload.output_len, 0)
+    is_observed = (is_visible & ~workload.is_known)[tree.order]
+    sources = int(tree.group.max(initial=-1)) + 1
+    has_sample = np.bincount(tree.group[is_observed], minlength=sources) > 0
+    is_evidence = is_visible[tree.order] & (is_observed | ~has_sample[tree.group])
+    weight = is_evidence.astype(np.float64)
+    mean = _deepest_means(
+        tree.parent,
+        tree.first,
+        tree.last,
+        np.append(0.0, np.cumsum(weight)),
+        np.append(0.0, np.cumsum(weight * seen[tree.order])),
+    )[tree.leaf_parent]
+    guessed = np.empty(len(workload))
+    guessed[tree.order] = mean
+    sampled = seen[is_visible & ~workload.is_known]
+    is_blind = ~is_visible & np.isnan(guessed)
+    notes: list[str] = []
+    if is_blind.any() and len(sampled):
+        guessed[is_blind] = sampled.mean()
+        notes.append(
+            f"{int(is_blind.sum())} requests of sources without a visible output length are "
+            "expected to answer as the other sources' samples do, which is a guess"
+        )
+    elif is_blind.any():
+        limit = workload.output_limit[is_blind]
+        guessed[is_blind] = np.where(limit > 0, limit * PRIOR_SHARE, PRIOR_OUTPUT)
+        notes.append(
+            f"{int(is_blind.sum())} requests have no output length to learn from: "
+            f"{PRIOR_SHARE:g} of max_tokens is expected, {PRIOR_OUTPUT} tokens where there is none, "
+            "which is a guess"
+        )
+    capped = np.where(
+        workload.output_limit > 0, np.minimum(guessed, workload.output_limit), guessed
+    )
+    expected = np.where(is_visible, seen, np.rint(capped))
+    return Estimate(np.maximum(expected, 1).astype(np.int64), tuple(notes))
+
+
+@kernel
+def _deepest_means(parent: Ints, first: Ints, last: Ints, weight: Floats, total: Floats) -> Floats:
+    """Each node's mean over its evidence, or its parent's where it has none; NaN at the root and
+    where a source has none. `weight` and `total` are running sums over leaf positions.
+    """
+    mean = np.full(len(parent), np.nan)
+    for k in range(1, len(parent)):
+        count = weight[last[k]] - weight[first[k]]
+        if count > 0:
+            mean[k] = (total[last[k]] - total[first[k]]) / count
+        elif parent[k] > 0:
+            mean[k] = mean[parent[k]]
+    return mean
