@@ -1,0 +1,118 @@
+"""Advice: why a schedule was chosen, what bounds the pool, and what other work would run almost
+free beside it.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from blendsim.perf.density import profiled
+from blendsim.perf.model import StepModel
+from blendsim.report.metrics import Row
+from blendsim.report.optimum import Bounds, overlapped_best
+
+NEAR = 1.02  # times within 2 % of each other are called equal
+
+
+class Partner(NamedTuple):
+    """A kind of work to pool with: requests of one shape."""
+
+    kind: str
+    prompt: int
+    output: int
+
+
+LONG_ANSWERS = Partner("memory-heavy", 128, 4_096)
+LONG_PROMPTS = Partner("compute-heavy", 4_096, 16)
+
+
+class Mix(NamedTuple):
+    """How much of a partner fits beside a pool."""
+
+    requests: int
+    beside: float  # seconds the partner adds when pooled, at the practical optimum
+    alone: float  # seconds it takes on its own
+
+
+def best_mix(limits: Bounds, model: StepModel, partner: Partner) -> Mix:
+    """The amount of `partner` that saves most seconds when it is pooled with the work in `limits`.
+
+    Savings of x requests: f(c, m) + f(x·c', x·m') − f(c + x·c', m + x·m'), largest where the sum
+    lies on the bend of f.
+    """
+    costs = profiled(model, np.array([partner.prompt]), np.array([partner.output]))
+    c, m = float(costs.compute[0]), float(costs.memory[0])
+    most = max(limits.compute / m if m else 0.0, limits.memory / c if c else 0.0)
+    amounts = np.linspace(0.0, 4 * most, 2_001)
+    here = overlapped_best(model.lines, limits.compute, limits.memory)
+    alone = overlapped_best(model.lines, c, m) * amounts
+    mixed = np.array(
+        [
+            overlapped_best(model.lines, limits.compute + x * c, limits.memory + x * m)
+            for x in amounts
+        ]
+    )
+    k = int(np.argmax(here + alone - mixed))
+    return Mix(round(float(amounts[k])), float(mixed[k] - here), float(alone[k]))
+
+
+def advise(rows: Sequence[Row], chosen: Row, limits: Bounds, model: StepModel) -> list[str]:
+    """Sentences for the user, most important first. Times are the simulated ones of `rows`."""
+    return [
+        _why(rows, chosen),
+        _bound(rows, chosen, limits, model),
+        *_partner(limits, model),
+    ]
+
+
+def _seconds(row: Row) -> float:
+    return row.predicted_seconds if row.seconds is None else row.seconds
+
+
+def _why(rows: Sequence[Row], chosen: Row) -> str:
+    others = [row for row in rows if row is not chosen]
+    if not others:
+        return f"{chosen.policy}: predicted {chosen.predicted_seconds:,.1f} s."
+    second = min(others, key=lambda row: row.predicted_seconds)
+    margin = second.predicted_seconds / chosen.predicted_seconds - 1
+    text = (
+        f"{chosen.policy} is chosen: predicted {chosen.predicted_seconds:,.1f} s, "
+        f"{margin:.1%} faster than {second.policy}, the next best."
+    )
+    if chosen.regret and chosen.regret > 0:
+        best = min(rows, key=_seconds)
+        text += f" On the true lengths {best.policy} would have been {chosen.regret:,.1f} s faster."
+    return text
+
+
+def _bound(rows: Sequence[Row], chosen: Row, limits: Bounds, model: StepModel) -> str:
+    ratio = limits.compute / limits.memory if limits.memory else np.inf
+    what = "compute" if ratio > 1 else "decode reads (memory bandwidth)"
+    text = (
+        f"The pool is bound by {what}: {limits.compute:,.1f} s of compute and "
+        f"{limits.memory:,.1f} s of decode reads, each at its best rate."
+    )
+    serial = limits.compute + limits.memory
+    most = serial / overlapped_best(model.lines, limits.compute, limits.memory) - 1
+    worst = max(_seconds(row) for row in rows)
+    if len(rows) > 1 and worst / _seconds(chosen) < NEAR:
+        text += (
+            f" Order buys next to nothing here: the slowest policy is {worst / _seconds(chosen) - 1:.1%} "
+            f"behind, and even perfect overlap would gain {most:.1%} over none."
+        )
+    elif limits.longest >= limits.reachable:
+        text += f" The longest request alone takes {limits.longest:,.1f} s: no order ends sooner."
+    return text
+
+
+def _partner(limits: Bounds, model: StepModel) -> list[str]:
+    partner = LONG_ANSWERS if limits.compute > limits.memory else LONG_PROMPTS
+    mix = best_mix(limits, model, partner)
+    if mix.requests < 1 or mix.beside > 0.95 * mix.alone:
+        return ["The pool is balanced: other work would not run noticeably cheaper beside it."]
+    return [
+        f"Pool it with {partner.kind} work: {mix.requests:,} requests of {partner.prompt:,} prompt and "
+        f"{partner.output:,} output tokens would add {mix.beside:,.1f} s here against {mix.alone:,.1f} s "
+        f"alone ({1 - mix.beside / mix.alone:.0%} off)."
+    ]

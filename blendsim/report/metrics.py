@@ -1,0 +1,112 @@
+"""Metrics of one schedule: the row that tables and `--json` show, and what each number means."""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from blendsim.report.optimum import Bounds
+from blendsim.request import Ints, Workload
+from blendsim.steplog import StepLog
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One policy on one pool. Seconds are of the whole run; ratios are in [0, 1]; None where
+    nothing is known.
+    """
+
+    policy: str
+    requests: int
+    input_tokens: int
+    output_tokens: int | None  # true ones; None where the trace does not give all lengths
+    seconds: float | None  # simulated on the true lengths
+    predicted_seconds: float  # simulated on what planning may see
+    tokens_per_second: (
+        float  # (input + output) / seconds, by prediction where there are no true lengths
+    )
+    optimum_seconds: float
+    share_of_optimum: float
+    reachable_seconds: float
+    share_of_reachable: float
+    sharing_ratio: float  # prompt tokens not computed again, of all prompt tokens
+    sharing_optimum: float  # the most that sharing blocks can reach
+    density: float  # closed form, token-level sharing
+    density_profile: float  # from the kernel profile, best sharing at the core's block size
+    preempted_tokens: int
+    kv_use: float  # mean share of the KV cache held by running requests, weighted by time
+    steps: int
+    regret: float | None = None  # of the chosen row: seconds lost against the best row in hindsight
+
+
+def kv_use(log: StepLog, capacity_blocks: int) -> float:
+    """Time-weighted mean share of the KV blocks that running requests hold."""
+    seconds = log.time("seconds")
+    return float((log.count("held_blocks") * seconds).sum() / (seconds.sum() * capacity_blocks))
+
+
+def run_seconds(log: StepLog) -> float:
+    """Seconds until the last replica ends; 0 for an empty log."""
+    return float((log.time("start") + log.time("seconds")).max(initial=0.0))
+
+
+def total_tokens(workload: Workload, output_len: Ints) -> int:
+    """Input and output tokens of the pool."""
+    return int(workload.prompt_len.sum() + output_len.sum())
+
+
+def summarise(
+    policy: str,
+    workload: Workload,
+    output_len: Ints,
+    predicted_seconds: float,
+    log: StepLog,
+    bounds: Bounds,
+    capacity_blocks: int,
+    densities: tuple[float, float],
+    shareable: int,
+) -> Row:
+    """The row of a simulated run. `output_len` is what the run generated; bounds hold for the same
+    lengths.
+
+    Raises AssertionError if the run beats a lower bound: the model or the bound would be wrong.
+    """
+    seconds = run_seconds(log)
+    for name, bound in (
+        ("practical optimum", bounds.optimum),
+        ("reachable bound", bounds.reachable),
+    ):
+        assert bound <= seconds * (1 + 1e-9), (
+            f"{policy} takes {seconds:.6f} s, less than the {name} of {bound:.6f} s"
+        )
+    has_truth = bool(workload.has_output.all())
+    inputs = int(workload.prompt_len.sum())
+    return Row(
+        policy=policy,
+        requests=len(workload),
+        input_tokens=inputs,
+        output_tokens=int(workload.output_len.sum()) if has_truth else None,
+        seconds=seconds if has_truth else None,
+        predicted_seconds=predicted_seconds,
+        tokens_per_second=total_tokens(workload, output_len) / seconds,
+        optimum_seconds=bounds.optimum,
+        share_of_optimum=bounds.optimum / seconds,
+        reachable_seconds=bounds.reachable,
+        share_of_reachable=bounds.reachable / seconds,
+        sharing_ratio=float(log.count("hit_tokens").sum()) / inputs,
+        sharing_optimum=shareable / inputs,
+        density=densities[0],
+        density_profile=densities[1],
+        preempted_tokens=int(log.count("preempted_tokens").sum()),
+        kv_use=kv_use(log, capacity_blocks),
+        steps=len(log),
+    )
+
+
+def as_json(row: Row) -> dict[str, Any]:
+    """The row under its public keys, with None for what is not a finite number."""
+    values = asdict(row)
+    return {
+        key: None if isinstance(value, float) and not np.isfinite(value) else value
+        for key, value in values.items()
+    }

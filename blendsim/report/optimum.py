@@ -1,0 +1,185 @@
+"""Lower bounds on the time of any schedule: the practical optimum and the reachable bound, for
+every row of every report.
+
+Both bound the *simulated* time of any order on `replicas` equal replicas, because the step model
+never charges less than its best rate for any piece of work and because f, the overlap of compute
+and memory time, is convex, degree-1 homogeneous and monotone: f(Σc, Σm) ≤ Σ f(c, m).
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from blendsim.perf.model import StepModel
+from blendsim.prefix import SortedPrompts, common_blocks
+from blendsim.request import Ints, Workload
+
+
+class Work(NamedTuple):
+    """What any schedule of a pool must do at least, after the best sharing at the core's block
+    size.
+    """
+
+    tokens: int  # computed by the layers: unshared prompt tokens and all outputs but each request's last
+    sampled: int  # positions through the LM head
+    pairs: int  # prefill query-key pairs
+    private_reads: int  # decode context tokens that only their own request holds
+    shared_reads: int  # decode context tokens on a prefix shared with another request
+    shareable: int  # prompt tokens that sharing saves
+
+    @property
+    def reads(self) -> int:
+        """Context tokens read by all decodes: (d − 1)·p + d·(d − 1)/2 a request."""
+        return self.private_reads + self.shared_reads
+
+
+class Bounds(NamedTuple):
+    """Seconds. `optimum` ≤ `reachable` ≤ any simulated time."""
+
+    optimum: float  # f(T_comp, T_mem)
+    reachable: float
+    compute: float  # T_comp of one replica's share, each piece at its best rate
+    memory: float  # T_mem, at the best bandwidth
+    longest: float  # the longest request's critical path
+
+
+def least_work(
+    workload: Workload, output_len: Ints, prompts: SortedPrompts, block_tokens: int
+) -> Work:
+    """The work of the pool when request i generates `output_len[i]` tokens."""
+    p = workload.prompt_len[prompts.order]
+    d = output_len[prompts.order]
+    blocks = common_blocks(prompts, block_tokens)
+    hits = np.minimum(blocks, (p - 1) // block_tokens) * block_tokens
+    # A request's shared path is its longest common prefix with any other, one of its two
+    # neighbours.
+    path = np.maximum(blocks, np.append(blocks[1:], 0)) * block_tokens
+    return Work(
+        tokens=int((p - hits + d - 1).sum()),
+        sampled=int(d.sum()),
+        pairs=int((p * (p + 1) // 2 - hits * (hits + 1) // 2).sum()),
+        private_reads=int(((d - 1) * (p - path) + d * (d - 1) // 2).sum()),
+        shared_reads=int(((d - 1) * path).sum()),
+        shareable=int(hits.sum()),
+    )
+
+
+def bounds(
+    workload: Workload,
+    output_len: Ints,
+    prompts: SortedPrompts,
+    model: StepModel,
+    token_budget: int,
+    replicas: int = 1,
+) -> Bounds:
+    """Practical optimum and reachable bound of the pool on `replicas` replicas with `token_budget`
+    tokens a step.
+    """
+    work = least_work(workload, output_len, prompts, model.system.block_tokens)
+    head = (
+        work.sampled * model.best_head_seconds_per_token
+        + work.pairs * model.best_prefill_seconds_per_pair
+    ) / replicas
+    layers = work.tokens / replicas * best_layer_rate(model)
+    memory = work.reads / replicas * model.best_seconds_per_context_token
+    optimum = overlapped_best(model.lines, layers + head, memory)
+    longest = _longest_path(workload, output_len, prompts, model)
+    reachable = max(optimum, longest, _reachable_program(work, head, model, token_budget, replicas))
+    return Bounds(optimum, reachable, layers + head, memory, longest)
+
+
+def best_layer_rate(model: StepModel) -> float:
+    """Least seconds a token that a step's layers can take, at any batch size."""
+    return float(model.best_layer_seconds_per_token)
+
+
+def overlapped_best(lines: NDArray[np.float64], compute: float, memory: float) -> float:
+    """f(compute, memory) for an overlap given as the largest of the forms a·c + b·m."""
+    return float((lines @ np.array([compute, memory])).max())
+
+
+def _longest_path(
+    workload: Workload, output_len: Ints, prompts: SortedPrompts, model: StepModel
+) -> float:
+    """Least seconds from start to end of the request that takes longest alone.
+
+    Its unshared prompt at the best rate, then d − 1 steps of at least the cheapest step and its own
+    reads.
+    """
+    p = workload.prompt_len[prompts.order]
+    d = output_len[prompts.order]
+    block = model.system.block_tokens
+    blocks = common_blocks(prompts, block)
+    path = np.minimum(np.maximum(blocks, np.append(blocks[1:], 0)), (p - 1) // block) * block
+    layer = float(model.layer_seconds[1:].min())
+    step = layer + model.best_head_seconds_per_token
+    reads = (d - 1) * p + d * (d - 1) // 2
+    prefill = (p - path) * best_layer_rate(model)
+    alone = [
+        a * (prefill + (d - 1) * step) + b * reads * model.best_seconds_per_context_token
+        for a, b in model.lines
+    ]
+    return float(np.max(alone, initial=0.0))
+
+
+def _reachable_program(
+    work: Work, head: float, model: StepModel, token_budget: int, replicas: int
+) -> float:
+    """The linear program of the architecture's "Bounds": which steps must be run, if KV and step
+    size are limited.
+
+    Step kinds n = 1 … token_budget with weight w_n ≥ 0 (how many such steps), R_n private and Q
+    shared context tokens read, h_n seconds of head and prefill attention placed beside them, and
+    t_n seconds: Σ n·w_n ≥ tokens, Σ R_n ≥ private reads, R_n ≤ capacity·w_n, t_n ≥ a·(c_n·w_n +
+    h_n) + b·β·(R_n + Q_n) for every form (a, b) of f. A step holds each running request's own KV,
+    so its private reads are at most the capacity. A shared prefix is held once and read by each of
+    its readers: those reads are not limited by the capacity.
+    """
+    from scipy.optimize import linprog
+    from scipy.sparse import bmat, csr_matrix, diags, identity
+
+    if work.tokens == 0:
+        return 0.0
+    capacity = model.system.kv_blocks * model.system.block_tokens
+    sizes = _useful_sizes(model.layer_seconds, min(token_budget, len(model.layer_seconds) - 1))
+    cost = model.layer_seconds[sizes]
+    beta = model.best_seconds_per_context_token
+    # Scaled to fractions of the totals, so that the solver sees numbers near 1.
+    unit = max(work.tokens / replicas * float((cost / sizes).min()) + head, 1e-12)
+    tokens = work.tokens / replicas
+    private = work.private_reads / replicas * beta / unit
+    shared = work.shared_reads / replicas * beta / unit
+    k = len(sizes)
+    eye, zero = identity(k, format="csr"), csr_matrix((k, k))
+    # Variables, k each: w (time of the layers, in units), R, Q and h (in units of time), t.
+    rows = [[a * eye, b * eye, b * eye, a * eye, -eye] for a, b in model.lines]
+    limit = capacity * beta / cost  # private reading time a second of layers
+    rows.append([-diags(limit), eye, zero, zero, zero])
+    ones, none = csr_matrix(np.ones((1, k))), csr_matrix((1, k))
+    rate = csr_matrix((sizes / cost * unit / tokens)[None, :])
+    totals = [
+        [-rate, none, none, none, none],
+        [none, -ones, none, none, none],
+        [none, none, -ones, none, none],
+        [none, none, none, -ones, none],
+    ]
+    limits = np.concatenate(
+        [np.zeros(k * (len(model.lines) + 1)), [-1.0, -private, -shared, -head / unit]]
+    )
+    solved = linprog(
+        np.concatenate([np.zeros(4 * k), np.ones(k)]),
+        A_ub=bmat(rows + totals, format="csr"),
+        b_ub=limits,
+        method="highs",
+    )
+    assert solved.status == 0, f"the reachable bound's program is feasible: {solved.message}"
+    # NOTE: the solver's tolerance must not turn a bound into more than one.
+    return float(solved.fun) * unit * (1 - 1e-6)
+
+
+def _useful_sizes(layer_seconds: NDArray[np.float64], budget: int) -> Ints:
+    """Step sizes worth a weight: those no larger size undercuts."""
+    cost = layer_seconds[1 : budget + 1]
+    cheapest_above = np.minimum.accumulate(cost[::-1])[::-1]
+    return np.flatnonzero(cost <= cheapest_above).astype(np.int64) + 1

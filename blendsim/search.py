@@ -1,0 +1,240 @@
+"""Search: plan a pool with every policy, simulate each plan, choose by prediction.
+
+The choice uses `predicted_seconds`, simulated on what planning may see. The true lengths are
+simulated only to report what the choice was worth.
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, replace
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from blendsim import __version__
+from blendsim.baselines import BASELINES, Baseline
+from blendsim.errors import InputError, UnknownName
+from blendsim.perf.density import RequestCosts, closed_form, pool_density, profiled
+from blendsim.perf.model import StepModel, step_model
+from blendsim.perf.overlap import default_overlap
+from blendsim.plan import Plan
+from blendsim.planner.blend import BlendSettings
+from blendsim.planner.lengths import Lengths, expect_lengths
+from blendsim.planner.make import POLICIES, make_plan
+from blendsim.planner.tree import pool_tree
+from blendsim.prefix import SortedPrompts, shareable_tokens, sort_prompts
+from blendsim.report.advice import advise
+from blendsim.report.metrics import Row, run_seconds, summarise
+from blendsim.report.optimum import Bounds, bounds
+from blendsim.request import Ints, Workload
+from blendsim.serving.flavour import Flavour, find_flavour
+from blendsim.sim.run import simulate
+from blendsim.specs import System, find_gpu, find_model
+from blendsim.steplog import StepLog
+
+AUTO = "auto"
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What a user asks `plan` and `compare` for. Defaults live here."""
+
+    model: str = "llama-3.1-8b"
+    gpu: str = "a100-80g"
+    tp: int = 1
+    dp: int = 1
+    engine: str = "nanoflow"
+    overlap: str | None = None  # sum, max, table or fit; None: fit where measured, else table
+    planner: str = AUTO
+    sample: float = 0.01  # share of the requests run first to learn output lengths; 1 = known
+    token_budget: int | None = None  # tokens a step; None: the engine's own
+    kv_bytes: int | None = None  # KV memory of a replica; None: from the GPU's memory
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.sample <= 1:
+            raise InputError(f"--sample {self.sample} must lie above 0 and at most at 1")
+        if self.dp < 1:
+            raise InputError(f"--dp {self.dp} must be at least 1")
+        if self.planner != AUTO and self.planner not in POLICIES:
+            raise UnknownName("planner", self.planner, (AUTO, *POLICIES))
+
+
+class Choice(NamedTuple):
+    """What planning a pool gives."""
+
+    plan: Plan  # the chosen one
+    chosen: Row
+    rows: list[Row]  # one a policy, in the order tried
+    log: StepLog  # of the chosen plan, on true lengths where the trace has them
+    bounds: Bounds
+    advice: list[str]  # why this plan, what bounds the pool, what would run almost free beside it
+    notes: list[str]  # what was guessed or extrapolated
+
+
+class Setting(NamedTuple):
+    """A pool on a system: all that planning and simulating it needs, computed once."""
+
+    workload: Workload
+    prompts: SortedPrompts
+    settings: Settings
+    model: StepModel
+    lengths: Lengths
+    costs: RequestCosts  # of the expected lengths, from the kernel profile
+
+    @property
+    def true_lengths(self) -> Ints:
+        """Output lengths to report on: the trace's, or the expected ones where it gives none."""
+        return np.where(self.workload.has_output, self.workload.output_len, self.lengths.expected)
+
+
+def prepare(workload: Workload, settings: Settings, progress: Progress = lambda _: None) -> Setting:
+    """Sort the prompts, sample and estimate output lengths, build the step model."""
+    gpu = find_gpu(settings.gpu)
+    system = System(find_model(settings.model), gpu, settings.tp, settings.kv_bytes)
+    model = step_model(system, settings.overlap or default_overlap(system))
+    progress("sorting prompts by prefix")
+    prompts = sort_prompts(workload)
+    progress("estimating output lengths")
+    rng = np.random.default_rng(settings.seed)
+    lengths = expect_lengths(workload, pool_tree(workload, prompts), settings.sample, rng)
+    costs = profiled(model, workload.prompt_len, lengths.expected)
+    return Setting(workload, prompts, settings, model, lengths, costs)
+
+
+def plan_policy(setting: Setting, policy: str) -> Plan:
+    """The plan of one policy."""
+    return make_plan(
+        policy,
+        setting.workload,
+        setting.prompts,
+        setting.lengths,
+        setting.costs,
+        BlendSettings(),
+        setting.settings.seed,
+        {
+            "origin": list(setting.workload.origin),
+            "settings": asdict(setting.settings),
+            "overlap": setting.model.overlap,
+            "profile": dict(setting.model.provenance),
+            "blendsim": __version__,
+        },
+    )
+
+
+def choose(workload: Workload, settings: Settings, progress: Progress = lambda _: None) -> Choice:
+    """Plan with `settings.planner`, or with every policy for `auto`, and keep the best by
+    prediction.
+    """
+    setting = prepare(workload, settings, progress)
+    flavour = find_flavour(settings.engine, settings.token_budget)
+    policies = POLICIES if settings.planner == AUTO else (settings.planner,)
+    trials = _try_all(
+        setting, [Baseline(policy, policy, settings.engine) for policy in policies], progress
+    )
+    best = min(range(len(trials)), key=lambda i: trials[i].row.predicted_seconds)
+    rows = [trial.row for trial in trials]
+    in_hindsight = min(rows, key=_reported_seconds)
+    chosen = replace(
+        rows[best], regret=_reported_seconds(rows[best]) - _reported_seconds(in_hindsight)
+    )
+    rows[best] = chosen
+    limits = _bounds(setting, flavour)
+    plan = trials[best].plan
+    plan = replace(plan, meta={**plan.meta, "predicted_seconds": chosen.predicted_seconds})
+    return Choice(
+        plan=plan,
+        chosen=chosen,
+        rows=rows,
+        log=trials[best].log,
+        bounds=limits,
+        advice=advise(rows, chosen, limits, setting.model),
+        notes=[*workload.notes, *setting.lengths.notes, *trials[best].notes],
+    )
+
+
+def compare(
+    workload: Workload, settings: Settings, progress: Progress = lambda _: None
+) -> list[Row]:
+    """Every baseline on the pool, a row each, named by baseline."""
+    return [
+        trial.row for trial in _try_all(prepare(workload, settings, progress), BASELINES, progress)
+    ]
+
+
+class _Trial(NamedTuple):
+    plan: Plan
+    row: Row
+    log: StepLog
+    notes: list[str]
+
+
+def _try_all(setting: Setting, baselines: Sequence[Baseline], progress: Progress) -> list[_Trial]:
+    """Plan and simulate each, two at a time: compiled code runs outside the interpreter's lock."""
+    limits: dict[Flavour, Bounds] = {}
+    for baseline in baselines:
+        flavour = find_flavour(baseline.engine, setting.settings.token_budget)
+        if flavour not in limits:
+            progress(f"bounds for {flavour.token_budget} tokens a step")
+            limits[flavour] = _bounds(setting, flavour)
+
+    def run(baseline: Baseline) -> _Trial:
+        flavour = find_flavour(baseline.engine, setting.settings.token_budget)
+        progress(f"planning and simulating {baseline.name}")
+        return _try(setting, baseline, flavour, limits[flavour])
+
+    with ThreadPoolExecutor(2) as pool:
+        return list(pool.map(run, baselines))
+
+
+def _try(setting: Setting, baseline: Baseline, flavour: Flavour, limits: Bounds) -> _Trial:
+    plan = plan_policy(setting, baseline.policy)
+    expected = setting.lengths.expected
+    truth = setting.true_lengths
+    log = simulate(plan, setting.workload, expected, setting.prompts, setting.model, flavour)
+    predicted = run_seconds(log)
+    if not np.array_equal(truth, expected):
+        log = simulate(plan, setting.workload, truth, setting.prompts, setting.model, flavour)
+    row = summarise(
+        baseline.name,
+        setting.workload,
+        truth,
+        predicted,
+        log,
+        limits,
+        setting.model.system.kv_blocks * setting.settings.dp,
+        _densities(setting),
+        shareable_tokens(setting.workload, setting.prompts, setting.model.system.block_tokens),
+    )
+    return _Trial(plan, row, log, setting.model.outside(log))
+
+
+def _reported_seconds(row: Row) -> float:
+    return row.predicted_seconds if row.seconds is None else row.seconds
+
+
+def _bounds(setting: Setting, flavour: Flavour) -> Bounds:
+    return bounds(
+        setting.workload,
+        setting.true_lengths,
+        setting.prompts,
+        setting.model,
+        flavour.token_budget,
+        setting.settings.dp,
+    )
+
+
+def _densities(setting: Setting) -> tuple[float, float]:
+    """Density of the pool: closed form with token-level sharing, and by the profile with block
+    sharing.
+    """
+    workload, prompts, system = setting.workload, setting.prompts, setting.model.system
+    truth = setting.true_lengths
+    closed = closed_form(system, workload.prompt_len, truth)
+    measured = profiled(setting.model, workload.prompt_len, truth)
+    return (
+        pool_density(closed, shareable_tokens(workload, prompts)),
+        pool_density(measured, shareable_tokens(workload, prompts, system.block_tokens)),
+    )
