@@ -1,0 +1,79 @@
+"""Density ρ = compute time / memory time, of requests and pools (paper §2, §4.1), two ways: the
+paper's closed form on peak figures, and our step model at its best rates.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from blendsim.compiled import kernel
+from blendsim.perf.grids import Floats, Ints
+from blendsim.perf.model import StepModel
+from blendsim.specs import System
+
+
+class RequestCosts(NamedTuple):
+    """Seconds each request needs alone, nothing shared, and what sharing one prompt token saves."""
+
+    compute: Floats  # (n,)
+    memory: Floats  # (n,)
+    seconds_per_shared_token: float
+
+
+class Split(NamedTuple):
+    """KV memory of the two ends of a dual scan, in the unit of what was split."""
+
+    left: float
+    right: float
+
+
+def closed_form(system: System, prompt_len: Ints, output_len: Ints) -> RequestCosts:
+    """The paper's densities (§4.1): Comp = 2·(p + d)·P / peak, Mem = (p·d + d²/2)·H_kv·L·4 /
+    bandwidth, both of `tp` GPUs; the attention term in p² is left out, as the paper does.
+    """
+    p, d = prompt_len.astype(np.float64), output_len.astype(np.float64)
+    per_token = 2.0 * system.model.parameters / (system.gpu.flops * system.tp)
+    per_read = system.model.kv_bytes_per_token / (system.gpu.bandwidth * system.tp)
+    return RequestCosts((p + d) * per_token, (p * d + 0.5 * d * d) * per_read, per_token)
+
+
+def profiled(model: StepModel, prompt_len: Ints, output_len: Ints) -> RequestCosts:
+    """The same by the step model at its best rates, for the work an engine really does: p + d − 1
+    tokens through the layers, d through the LM head, p·(p + 1)/2 query-key pairs, and decode reads
+    Σ (p + j) for j = 1 … d − 1.
+    """
+    p, d = prompt_len.astype(np.float64), output_len.astype(np.float64)
+    compute = (
+        (p + d - 1.0) * model.best_layer_seconds_per_token
+        + d * model.best_head_seconds_per_token
+        + 0.5 * p * (p + 1.0) * model.best_prefill_seconds_per_pair
+    )
+    reads = (d - 1.0) * p + 0.5 * d * (d - 1.0)
+    return RequestCosts(
+        compute, reads * model.best_seconds_per_context_token, model.best_layer_seconds_per_token
+    )
+
+
+def pool_density(costs: RequestCosts, shared_tokens: float = 0.0) -> float:
+    """ρ of a pool of which `shared_tokens` prompt tokens need not be recomputed; infinite when
+    nothing is read.
+    """
+    compute = float(costs.compute.sum()) - shared_tokens * costs.seconds_per_shared_token
+    memory = float(costs.memory.sum())
+    return compute / memory if memory > 0.0 else float("inf")
+
+
+@kernel
+def left_share(rho_left: float, rho_right: float, rho_root: float) -> float:
+    """M_L / M of §5.3: (ρ(root) − ρ(R)) / (ρ(L) − ρ(R)), held in [0, 1]; half when both ends are
+    equally dense.
+    """
+    if rho_left == rho_right:
+        return 0.5
+    return float(min(1.0, max(0.0, (rho_root - rho_right) / (rho_left - rho_right))))
+
+
+def memory_split(memory: float, rho_left: float, rho_right: float, rho_root: float) -> Split:
+    """M_L and M_R with M_L + M_R = M and M_L·ρ(L) + M_R·ρ(R) = M·ρ(root), within [0, M]."""
+    left = memory * float(left_share(rho_left, rho_right, rho_root))
+    return Split(left, memory - left)

@@ -1,0 +1,92 @@
+"""Measured grids: kernel seconds at the points somebody measured, and what lies between them.
+
+Between two points time is a straight line, since every kernel here costs a fixed part plus a part
+that grows with its size. Nothing is smoothed: a measured dip or jump stays where it was measured.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+
+class HeadShape(NamedTuple):
+    """What an attention kernel sees on one GPU."""
+
+    heads: int
+    kv_heads: int
+    head_dim: int
+
+    @property
+    def group(self) -> float:
+        """Query heads that share one KV head."""
+        return self.heads / self.kv_heads
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class GemmGrid:
+    """Seconds of one GEMM of m tokens by an (n outputs, k inputs) weight; NaN: not measured."""
+
+    tokens: Ints  # (M,), ascending
+    outputs: Ints  # (N,), ascending
+    inputs: Ints  # (K,), ascending
+    seconds: Floats  # (N, K, M)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class AttentionGrid:
+    """Seconds of one layer's attention for `batch` requests of `length` tokens; NaN where not
+    measured.
+    """
+
+    batches: Floats  # (B,), ascending
+    lengths: Floats  # (S,), ascending
+    seconds: Floats  # (B, S)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ReduceGrid:
+    """Seconds of one all-reduce of `sizes` bytes."""
+
+    sizes: Floats
+    seconds: Floats
+
+
+def along(xs: Floats | Ints, ys: Floats, at: Floats | Ints) -> Floats:
+    """`ys` at the points `at`: straight lines between measured points, the first value below them,
+    and beyond them the last point's seconds per unit.
+    """
+    inside = np.interp(at, xs, ys)
+    beyond = np.asarray(at, np.float64) / float(xs[-1])
+    return np.asarray(np.where(beyond > 1.0, ys[-1] * beyond, inside), np.float64)
+
+
+def complete(grid: AttentionGrid) -> AttentionGrid:
+    """The grid with its holes filled at the rate of the next smaller batch or length, whichever is
+    faster per token: a hole lies where the KV cache would not fit, and there rates have settled.
+    """
+    work = grid.batches[:, None] * grid.lengths[None, :]
+    rate = grid.seconds / work
+    for i in range(rate.shape[0]):
+        for j in range(rate.shape[1]):
+            if np.isnan(rate[i, j]):
+                near = [rate[i - 1, j] if i else np.nan, rate[i, j - 1] if j else np.nan]
+                rate[i, j] = np.nanmin(near)
+    return AttentionGrid(grid.batches, grid.lengths, rate * work)
+
+
+def complete_prefill(grid: AttentionGrid) -> AttentionGrid:
+    """Seconds *per prompt token* of causal attention, for whole requests; a hole (too many tokens
+    to measure) takes the rate of the next smaller batch.
+    """
+    keep = grid.batches >= 1.0
+    batches, seconds = grid.batches[keep], grid.seconds[keep]
+    per_token = seconds / (batches[:, None] * grid.lengths)
+    for i in range(1, len(batches)):
+        is_hole = np.isnan(per_token[i])
+        per_token[i, is_hole] = per_token[i - 1, is_hole]
+    return AttentionGrid(batches, grid.lengths, per_token)

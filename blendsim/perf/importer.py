@@ -1,0 +1,208 @@
+"""Import measured kernel tables from the installed `aiconfigurator_core` package (Apache-2.0).
+
+One backend for everything: vLLM's rows, bf16, of the newest collected version. Only rows that were
+measured are read; the package's own interpolation is not used. Same package, same bytes out.
+"""
+
+import importlib.util
+import re
+from collections.abc import Callable, Iterable, Sequence
+from importlib.metadata import version as package_version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from blendsim.errors import Unavailable, UnknownName
+from blendsim.files import sha256
+from blendsim.perf.atlas import DIRECTORY, KernelAtlas, write_atlas
+from blendsim.perf.derive import derive_profile
+from blendsim.perf.grids import AttentionGrid, GemmGrid, HeadShape, ReduceGrid
+from blendsim.perf.store import write_profile
+from blendsim.perf.waves import fit_waves
+from blendsim.specs import GPUS, MODELS, GpuSpec, ModelSpec
+
+PACKAGE = "aiconfigurator_core"
+_SYSTEMS = {
+    "a100-80g": "a100_sxm",
+    "h100": "h100_sxm",
+    "h200": "h200_sxm",
+    "l40s": "l40s",
+    "b200": "b200_sxm",
+}
+_BACKENDS = ("vllm", "sglang")  # NOTE: never trtllm: its A100 attention exceeds the chip's peak.
+_HEAD_DIMS = (64, 128)
+_MILLI = 1e-3  # the package counts in ms
+
+Row = dict[str, Any]
+
+
+def import_profiles(
+    out: Path,
+    gpus: Sequence[str] = tuple(GPUS),
+    models: Sequence[str] = tuple(MODELS),
+    progress: Callable[[str], None] = lambda _: None,
+) -> list[Path]:
+    """Write `out/<gpu>/kernels` and `out/<gpu>/<model>/tp<N>` for every fitting pair; returns the
+    directories written.
+    """
+    for name in models:
+        if name not in MODELS:
+            raise UnknownName("model", name, MODELS)
+    for name in gpus:
+        if name not in _SYSTEMS:
+            raise UnknownName("GPU", name, _SYSTEMS)
+    systems = _package_directory() / "systems"
+    written = []
+    for name in gpus:
+        progress(f"{name}: reading kernel tables of {_SYSTEMS[name]}")
+        atlas = read_package(systems, GPUS[name])
+        directory = out / name / DIRECTORY
+        write_atlas(atlas, directory)
+        written.append(directory)
+        for model in (MODELS[m] for m in models):
+            for tp in sensible_tp(model, GPUS[name]):
+                place = out / name / model.name / f"tp{tp}"
+                write_profile(derive_profile(atlas, GPUS[name], model, tp), place)
+                written.append(place)
+        progress(f"{name}: wrote {sum(out / name in path.parents for path in written)} tables")
+    return written
+
+
+def sensible_tp(model: ModelSpec, gpu: GpuSpec) -> list[int]:
+    """Tensor-parallel sizes that divide the heads and leave a tenth of the memory for KV."""
+    fits = 0.8 * gpu.memory_bytes
+    return [tp for tp in (1, 2, 4, 8) if model.heads % tp == 0 and model.parameters * 2 / tp < fits]
+
+
+def _package_directory() -> Path:
+    # NOTE: found, not imported: importing it pulls in pandas, and only its files are needed.
+    spec = importlib.util.find_spec(PACKAGE)
+    if spec is None or spec.origin is None:
+        raise Unavailable(
+            f"the {PACKAGE} package is not installed; run `pip install aiconfigurator`"
+        )
+    return Path(spec.origin).parent
+
+
+def read_package(systems: Path, gpu: GpuSpec) -> KernelAtlas:
+    """The atlas of one GPU from the package's `systems` directory."""
+    system = _SYSTEMS[gpu.name]
+    data = systems / "data" / system
+    backend = next((b for b in _BACKENDS if (data / "gemm" / b).is_dir()), None)
+    if backend is None:
+        raise Unavailable(f"{PACKAGE} has no vLLM or SGLang tables for {gpu.name}")
+    files = {
+        "gemm": _newest(data / "gemm" / backend, "gemm_perf"),
+        "decode_attention": _newest(data / "attention" / backend, "generation_attention_perf"),
+        "prefill_attention": _newest(data / "attention" / backend, "context_attention_perf"),
+        "all_reduce": _newest(data / "comm" / backend, "custom_allreduce_perf"),
+    }
+    rows = {name: _rows(path) for name, path in files.items()}
+    decode = _attention(rows["decode_attention"])
+    text = (systems / f"{system}.yaml").read_text()
+    meta: Row = {
+        "gpu": gpu.name,
+        "device": rows["gemm"][0]["device"],
+        "source": f"{PACKAGE} {package_version(PACKAGE.replace('_', '-'))} (NVIDIA, Apache-2.0)",
+        "backend": backend,
+        "dates": "the package gives no collection dates; the version of each table stands for them",
+        "measured": "every value in these tables was measured; empty cells were not",
+        "tables": {
+            name: f"{backend} {rows[name][0]['version']}, {len(rows[name])} bf16 rows, "
+            f"{_kernels(rows[name])}, sha256 {sha256(path)[:16]}"
+            for name, path in files.items()
+        },
+        "small_operators": {
+            "model": "launch + bytes / (bandwidth_share × peak bandwidth), not measured",
+            "bandwidth_share": _field(text, "mem_bw_empirical_scaling_factor"),
+            "launch_seconds": _field(text, "mem_empirical_constant_latency"),
+        },
+        "waves": fit_waves(decode, gpu.sm_count)._asdict(),
+    }
+    return KernelAtlas(
+        gemm=_gemm(rows["gemm"]),
+        decode=decode,
+        prefill=_attention(rows["prefill_attention"]),
+        reduce=_reduce(rows["all_reduce"]),
+        meta=meta,
+    )
+
+
+def _newest(directory: Path, table: str) -> Path:
+    """The table of the newest collected version."""
+    found = list(directory.glob(f"*/{table}.parquet"))
+    if not found:
+        raise Unavailable(f"{PACKAGE} has no {table} under {directory.name}; install 0.12")
+    return max(found, key=lambda path: [int(n) for n in re.findall(r"\d+", path.parent.name)])
+
+
+def _rows(path: Path) -> list[Row]:
+    """The bf16 rows of one table that our models can use."""
+    import pyarrow.parquet as pq
+
+    rows: list[Row] = pq.read_table(path).to_pylist()
+    kinds = {"gemm_dtype", "attn_dtype", "kv_cache_dtype", "allreduce_dtype"}
+    return [
+        row
+        for row in rows
+        if all(row[kind] == "bfloat16" for kind in kinds & row.keys())
+        and not row.get("window_size")
+        and row.get("head_dim", 128) in _HEAD_DIMS
+        and not str(row.get("backend", "")).endswith("_eager")  # engines decode in CUDA graphs
+    ]
+
+
+def _kernels(rows: Iterable[Row]) -> str:
+    return "kernel " + "/".join(sorted({str(row["kernel_source"]) for row in rows}))
+
+
+def _field(text: str, name: str) -> float:
+    found = re.search(rf"^\s*{name}:\s*([0-9.eE+-]+)", text, re.MULTILINE)
+    assert found, f"the package's system file gives {name}"
+    return float(found[1])
+
+
+def _gemm(rows: Iterable[Row]) -> GemmGrid:
+    rows = list(rows)
+    m, n, k = (np.unique([row[c] for row in rows]).astype(np.int64) for c in "mnk")
+    seconds = np.full((len(n), len(k), len(m)), np.nan)
+    for row in rows:
+        at = (
+            np.searchsorted(n, row["n"]),
+            np.searchsorted(k, row["k"]),
+            np.searchsorted(m, row["m"]),
+        )
+        seconds[at] = row["latency"] * _MILLI
+    return GemmGrid(m, n, k, seconds)
+
+
+def _attention(rows: Iterable[Row]) -> dict[HeadShape, AttentionGrid]:
+    """Grids by head shape; a point measured twice is its mean."""
+    shapes: dict[HeadShape, dict[tuple[int, int], list[float]]] = {}
+    for row in rows:
+        shape = HeadShape(row["num_heads"], row["num_key_value_heads"], row["head_dim"])
+        point = (row["batch_size"], row["isl"] + row["step"])
+        shapes.setdefault(shape, {}).setdefault(point, []).append(row["latency"] * _MILLI)
+    grids = {}
+    for shape, points in sorted(shapes.items()):
+        batches = np.unique([b for b, _ in points]).astype(np.float64)
+        lengths = np.unique([s for _, s in points]).astype(np.float64)
+        seconds = np.full((len(batches), len(lengths)), np.nan)
+        for (b, s), times in points.items():
+            at = (np.searchsorted(batches, b), np.searchsorted(lengths, s))
+            seconds[at] = sum(times) / len(times)
+        grids[shape] = AttentionGrid(batches, lengths, seconds)
+    return grids
+
+
+def _reduce(rows: Iterable[Row]) -> dict[int, ReduceGrid]:
+    groups: dict[int, dict[int, float]] = {}
+    for row in rows:
+        groups.setdefault(row["num_gpus"], {})[row["message_size"]] = row["latency"] * _MILLI
+    return {
+        gpus: ReduceGrid(
+            np.array(sorted(points), np.float64), np.array([points[s] for s in sorted(points)])
+        )
+        for gpus, points in sorted(groups.items())
+    }

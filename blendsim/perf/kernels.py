@@ -1,0 +1,108 @@
+"""What one engine step costs, compiled: called once a step inside the simulator's loop.
+
+All tables hold seconds of the whole model on one GPU of the replica (its ranks run side by side).
+Compute is everything but reading the KV cache of decodes; that is memory.
+"""
+
+from typing import NamedTuple
+
+from blendsim.compiled import kernel
+from blendsim.perf.grids import Floats
+
+
+class StepTables(NamedTuple):
+    """Tables the compiled functions read. Beyond an axis time grows at its last point's rate."""
+
+    layers: Floats  # (N + 1,), seconds of a step of n tokens: GEMMs, all-reduce, small operators
+    head: Floats  # (N + 1,), seconds of the LM head for n positions
+    decode_contexts: Floats  # (S,), tokens, ascending
+    decode: Floats  # (B + 1, S), seconds of decode attention for b requests of that mean context
+    prefill_batches: Floats  # (P,), ascending
+    prefill_lengths: Floats  # (Q,), ascending
+    prefill: Floats  # (P, Q), seconds per prompt token of causal attention
+
+
+@kernel
+def dense_seconds(table: Floats, n: int) -> float:
+    """Entry n of a dense table, its last rate beyond the end."""
+    last = len(table) - 1
+    if n <= last:
+        return float(table[n])
+    return float(table[last] / last * n)
+
+
+@kernel
+def segment(axis: Floats, value: float) -> int:
+    """The last index i < len − 1 with axis[i] ≤ value (0 when value lies below)."""
+    low, high = 0, len(axis) - 1
+    while high - low > 1:
+        middle = (low + high) // 2
+        if axis[middle] <= value:
+            low = middle
+        else:
+            high = middle
+    return low
+
+
+@kernel
+def prefill_seconds(tables: StepTables, tokens: int, requests: int, pairs: int) -> float:
+    """Prefill attention of all layers: the query-key pairs at the rate of whole prompts of the same
+    reach. A chunk of q tokens behind c computed ones reaches c + q, as mean over the step's chunks.
+    """
+    chunk = tokens / requests
+    reach = min(max(pairs / tokens + 0.5 * (chunk - 1.0), 1.0), tables.prefill_lengths[-1])
+    batch = min(float(requests), tables.prefill_batches[-1])
+    i = segment(tables.prefill_batches, batch)
+    j = segment(tables.prefill_lengths, reach)
+    b0, b1 = tables.prefill_batches[i], tables.prefill_batches[i + 1]
+    s0, s1 = tables.prefill_lengths[j], tables.prefill_lengths[j + 1]
+    y = (reach - s0) / (s1 - s0)
+    low = (1.0 - y) * tables.prefill[i, j] + y * tables.prefill[i, j + 1]
+    high = (1.0 - y) * tables.prefill[i + 1, j] + y * tables.prefill[i + 1, j + 1]
+    # NOTE: the table is per token; a batch's *time*, batch × rate, is what is linear in the batch.
+    x = (batch - b0) / (b1 - b0)
+    per_token = ((1.0 - x) * b0 * low + x * b1 * high) / batch
+    return float(pairs * per_token / (0.5 * (reach + 1.0)))
+
+
+@kernel
+def compute_seconds(
+    tables: StepTables,
+    prefill_tokens: int,
+    prefill_requests: int,
+    prefill_pairs: int,
+    decode_requests: int,
+    sampled_tokens: int,
+) -> float:
+    """Seconds of a step's work besides decode reads, alone on the GPU."""
+    seconds = dense_seconds(tables.layers, prefill_tokens + decode_requests)
+    seconds += dense_seconds(tables.head, sampled_tokens)
+    if prefill_tokens > 0:
+        seconds += prefill_seconds(tables, prefill_tokens, prefill_requests, prefill_pairs)
+    return float(seconds)
+
+
+@kernel
+def memory_seconds(tables: StepTables, decode_requests: int, context_tokens: int) -> float:
+    """Seconds of decode attention of all layers over `context_tokens` in all, alone on the GPU."""
+    if decode_requests == 0:
+        return 0.0
+    rows = len(tables.decode) - 1
+    row = min(decode_requests, rows)
+    context = context_tokens / decode_requests
+    longest = tables.decode_contexts[-1]
+    at = min(max(context, tables.decode_contexts[0]), longest)
+    j = segment(tables.decode_contexts, at)
+    s0, s1 = tables.decode_contexts[j], tables.decode_contexts[j + 1]
+    y = (at - s0) / (s1 - s0)
+    seconds = (1.0 - y) * tables.decode[row, j] + y * tables.decode[row, j + 1]
+    return float(seconds * max(1.0, context / longest) * (decode_requests / row))
+
+
+@kernel
+def overlapped(lines: Floats, compute: float, memory: float) -> float:
+    """f(c, m): a step's seconds when both kinds of work run side by side, max over a·c + b·m."""
+    seconds = 0.0
+    for i in range(len(lines)):
+        seconds = max(seconds, lines[i, 0] * compute + lines[i, 1] * memory)
+    return float(seconds)

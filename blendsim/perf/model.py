@@ -1,0 +1,147 @@
+"""StepModel: a System's step costs, as tables for the compiled loop and as best rates for bounds.
+
+Every best rate is the true infimum of what the compiled functions return per unit of work, beyond
+the measured grids too: between measured points time is linear, so time per unit is smallest at one
+of them, and beyond the last one it stays as it is there.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from blendsim.batch import Batch
+from blendsim.perf.coverage import Coverage, coverage_of
+from blendsim.perf.grids import AttentionGrid, Floats, along, complete, complete_prefill
+from blendsim.perf.kernels import StepTables, compute_seconds, memory_seconds, overlapped
+from blendsim.perf.overlap import default_overlap, overlap_lines
+from blendsim.perf.profile import Profile
+from blendsim.perf.small import small_seconds
+from blendsim.perf.store import load_profile
+from blendsim.perf.waves import stretch
+from blendsim.specs import BYTES_PER_VALUE, System
+from blendsim.steplog import StepLog
+
+DENSE_TOKENS = 16_384  # the dense tables reach at least this far
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class StepModel:
+    """What steps of `system` cost. Rates are seconds per unit at the best size there is."""
+
+    system: System
+    overlap: str
+    lines: Floats  # (k, 2), f(c, m) = max of a·c + b·m
+    tables: StepTables = field(repr=False)
+    coverage: Coverage = field(repr=False)
+    provenance: Mapping[str, str]  # which profile, of what source and backend
+    small_seconds: Floats = field(repr=False)  # (N + 1,), the small operators within tables.layers
+    best_layer_seconds_per_token: float  # min of layer_seconds[n] / n, small operators included
+    best_small_seconds_per_token: float  # the small operators alone
+    best_head_seconds_per_token: float
+    best_prefill_seconds_per_pair: float
+    best_seconds_per_context_token: float
+
+    @property
+    def layer_seconds(self) -> Floats:
+        """(N + 1,): the part of `compute_seconds` that depends on the step's tokens only."""
+        return self.tables.layers
+
+    def outside(self, log: StepLog) -> float:
+        """How many times the steps of a run exceed the measured grid at most; 1.0 inside."""
+        return self.coverage.outside_log(log)
+
+    def seconds(self, batch: Batch) -> tuple[float, float, float]:
+        """(compute, memory, overlapped) seconds of one step."""
+        c = float(
+            compute_seconds(
+                self.tables,
+                batch.prefill_tokens,
+                batch.prefill_requests,
+                batch.prefill_pairs,
+                batch.decode_requests,
+                batch.sampled_tokens,
+            )
+        )
+        m = float(memory_seconds(self.tables, batch.decode_requests, batch.context_tokens))
+        return c, m, float(overlapped(self.lines, c, m))
+
+
+def step_model(system: System, overlap: str = "auto", profile: Profile | None = None) -> StepModel:
+    """The step costs of `system` from its profile; `auto` overlap is `fit` where measured, else
+    `table`.
+    """
+    profile = profile or load_profile(system.gpu, system.model, system.tp)
+    name = default_overlap(system) if overlap == "auto" else overlap
+    size = max(DENSE_TOKENS, int(profile.tokens[-1]))
+    tokens = np.arange(size + 1, dtype=np.int64)
+    gemm = np.zeros(size + 1)
+    gemm[1:] = along(profile.tokens, profile.gemm[:, :4].sum(axis=1), tokens[1:])
+    large = system.model.layers * (gemm + _reduce_seconds(system, profile, size))
+    small = small_seconds(system, profile, tokens)
+    head = np.zeros(size + 1)
+    head[1:] = along(profile.tokens, profile.gemm[:, 4], tokens[1:])
+    decode = complete(profile.decode)
+    prefill = complete_prefill(profile.prefill)
+    tables = StepTables(
+        layers=large + small,
+        head=head,
+        decode_contexts=decode.lengths,
+        decode=system.model.layers * _decode_rows(decode, system, profile),
+        prefill_batches=prefill.batches,
+        prefill_lengths=prefill.lengths,
+        prefill=system.model.layers * prefill.seconds,
+    )
+    n = np.arange(1, size + 1)
+    rows = np.arange(1, len(tables.decode))[:, None]
+    return StepModel(
+        system=system,
+        overlap=name,
+        lines=overlap_lines(name, system),
+        tables=tables,
+        coverage=coverage_of(profile),
+        provenance=_provenance(profile),
+        small_seconds=small,
+        best_layer_seconds_per_token=float((tables.layers[1:] / n).min()),
+        best_small_seconds_per_token=float((small[1:] / n).min()),
+        best_head_seconds_per_token=float((head[1:] / n).min()),
+        best_prefill_seconds_per_pair=float(
+            (tables.prefill / (0.5 * (prefill.lengths + 1.0))).min()
+        ),
+        best_seconds_per_context_token=float(
+            (tables.decode[1:] / (rows * tables.decode_contexts)).min()
+        ),
+    )
+
+
+def _reduce_seconds(system: System, profile: Profile, size: int) -> Floats:
+    """All-reduce of one layer: after attention and after the MLP, hidden bf16 values a token."""
+    seconds = np.zeros(size + 1)
+    if profile.reduce is not None:
+        moved = np.arange(1.0, size + 1.0) * (BYTES_PER_VALUE * system.model.hidden)
+        seconds[1:] = 2.0 * along(profile.reduce.sizes, profile.reduce.seconds, moved)
+    return seconds
+
+
+def _decode_rows(grid: AttentionGrid, system: System, profile: Profile) -> Floats:
+    """One layer's decode attention for every batch up to the grid's end, with the cliffs between
+    measured batches; no batch reads faster than the fastest measured one.
+    """
+    waves = profile.meta["waves"]
+    kv_heads = max(1, system.model.kv_heads // system.tp)
+    slots = float(system.gpu.sm_count * waves["blocks_per_sm"])
+    share = float(waves["share"])
+    smooth = grid.seconds / stretch(grid.batches * kv_heads, slots, share)[:, None]
+    batches = np.arange(1, int(grid.batches[-1]) + 1, dtype=np.float64)
+    rows = np.column_stack([along(grid.batches, column, batches) for column in smooth.T])
+    rows *= stretch(batches * kv_heads, slots, share)[:, None]
+    fastest = float((grid.seconds / (grid.batches[:, None] * grid.lengths)).min())
+    rows = np.maximum(rows, fastest * batches[:, None] * grid.lengths)
+    return np.concatenate([np.zeros((1, rows.shape[1])), rows])
+
+
+def _provenance(profile: Profile) -> dict[str, str]:
+    return {
+        "profile": f"{profile.gpu}/{profile.model}/tp{profile.tp}",
+        **{key: str(profile.meta[key]) for key in ("source", "backend", "device")},
+    }

@@ -1,0 +1,111 @@
+"""Overlap: f(c, m), seconds of a step whose compute takes c and whose decode reads take m alone.
+
+f is the maximum of lines a·c + b·m with a, b ≥ 0, so it is convex, homogeneous of degree one and
+monotone. That is what makes f(ΣC, ΣM) a lower bound on Σf(c, m).
+"""
+
+from collections.abc import Sequence
+from functools import cache
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+
+from blendsim.errors import ProfileError, UnknownName
+from blendsim.perf.grids import Floats
+from blendsim.perf.records import column, read_rows
+from blendsim.perf.store import profiles_directory
+from blendsim.specs import System
+
+SUM, MAX, TABLE, FIT = "sum", "max", "table", "fit"
+OVERLAPS = (SUM, MAX, TABLE, FIT)
+FILE = "overlap.csv"  # a profile's measured overlap: memory_over_compute, time_over_compute
+
+#: NanoFlow (OSDI'25, Table 3, A100): the share of its speed that decode attention keeps when it is
+#: given this share of the GPU; the GEMM beside it keeps the rest of the share.
+INTERFERENCE = ((0.2, 0.3), (0.4, 0.8), (0.8, 0.85), (0.9, 0.95))
+
+
+def overlap_lines(name: str, system: System) -> Floats:
+    """(k, 2) lines (a, b) of the overlap `name`. `fit` needs a measured overlap.csv of this model,
+    else of this GPU.
+    """
+    if name == SUM:
+        return np.array([[1.0, 1.0]])
+    if name == MAX:
+        return np.array([[1.0, 0.0], [0.0, 1.0]])
+    if name == TABLE:
+        return interference_lines(INTERFERENCE)
+    if name != FIT:
+        raise UnknownName("overlap", name, OVERLAPS)
+    path = _measured(system.gpu.name, system.model.name, system.tp)
+    if path is None:
+        raise ProfileError(
+            f"no overlap is measured yet for {system.gpu.name}; choose --overlap table, or measure "
+            "one with `blendsim profile measure`"
+        )
+    _, rows = read_rows(path, ["memory_over_compute", "time_over_compute"])
+    return hull(column(path, rows, 0), column(path, rows, 1))
+
+
+def default_overlap(system: System) -> str:
+    """`fit` where an overlap was measured on this GPU, else `table`."""
+    return TABLE if _measured(system.gpu.name, system.model.name, system.tp) is None else FIT
+
+
+@cache
+def _measured(gpu: str, model: str, tp: int) -> Path | None:
+    """The measured overlap of this model and size, else the first of this GPU."""
+    root = profiles_directory() / gpu
+    own = root / model / f"tp{tp}" / FILE
+    if own.exists():
+        return own
+    return min([*root.glob(FILE), *root.glob(f"*/tp*/{FILE}")], default=None)
+
+
+def interference_lines(table: Sequence[tuple[float, float]]) -> Floats:
+    """Lines of the best fixed split of the GPU under a table of (share, speed kept) of attention.
+
+    With share R and speed P, attention ends first in m/P, in which the GEMM does (1 − R)·m/P: in
+    all c + m·R/P. Or the GEMM ends first in c/(1 − R): in all m + c·(1 − P)/(1 − R). The longer of
+    the two is the step. The split with the least of each is one and the same in NanoFlow's table
+    (R = 0.4, P = 0.8): max(c + m/2, m + c/3), at its best where m/c = 4/3.
+    """
+    first = min(share / kept for share, kept in table)
+    second = min((1.0 - kept) / (1.0 - share) for share, kept in table)
+    assert any(
+        np.isclose(share / kept, first) and np.isclose((1 - kept) / (1 - share), second)
+        for share, kept in table
+    ), "one split is best on both sides"
+    return np.array([[1.0, first], [second, 1.0]])
+
+
+def hull(ratios: Floats, times: Floats) -> Floats:
+    """Lines of the largest admissible f under measured points: `times` = f/c at `ratios` = m/c.
+
+    With u = m/(c + m) and φ(u) = f/(c + m), f is convex and homogeneous exactly if φ is convex,
+    and φ(0) = φ(1) = 1. So points are held between max and sum and the lower convex hull of φ is
+    taken; each of its pieces is the line a·c + b·m with a, b the piece's values at u = 0 and 1.
+    """
+    u = ratios / (1.0 + ratios)
+    phi = np.clip(times / (1.0 + ratios), np.maximum(u, 1.0 - u), 1.0)
+    points = sorted({(0.0, 1.0), (1.0, 1.0), *zip(u.tolist(), phi.tolist(), strict=True)})
+    chain: list[tuple[float, float]] = []
+    for point in points:
+        while len(chain) > 1 and _is_above(chain[-2], chain[-1], point):
+            chain.pop()
+        if not chain or point[0] > chain[-1][0]:
+            chain.append(point)
+    lines = []
+    for (u0, y0), (u1, y1) in pairwise(chain):
+        slope = (y1 - y0) / (u1 - u0)
+        lines.append((max(0.0, y0 - slope * u0), max(0.0, y0 + slope * (1.0 - u0))))
+    return np.array(lines)
+
+
+def _is_above(
+    left: tuple[float, float], middle: tuple[float, float], right: tuple[float, float]
+) -> bool:
+    """Whether `middle` lies on or above the chord from `left` to `right`."""
+    chord = (right[1] - left[1]) * (middle[0] - left[0])
+    return (middle[1] - left[1]) * (right[0] - left[0]) >= chord

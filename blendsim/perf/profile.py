@@ -1,0 +1,24 @@
+"""Profile: the measured kernels of one model on one kind of GPU, and where they come from."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from blendsim.perf.grids import AttentionGrid, Floats, Ints, ReduceGrid
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Profile:
+    """One layer's kernels, and the LM head, of a model on one of `tp` GPUs, where measured."""
+
+    gpu: str
+    model: str
+    tp: int
+    tokens: Ints  # (M,), ascending
+    gemm: Floats  # (M, 5), seconds of qkv, o, gate_up, down, head
+    decode: AttentionGrid  # over batch × context
+    prefill: AttentionGrid  # over batch × prompt length
+    reduce: ReduceGrid | None  # None on one GPU
+    shape: Mapping[str, int]  # the model sizes the tables belong to
+    notes: tuple[str, ...]  # one a table: measured at this shape, or between which
+    meta: Mapping[str, Any]  # provenance

@@ -1,0 +1,104 @@
+"""CSV and TOML as the profile store keeps them: plain columns, times in microseconds, six
+significant digits.
+"""
+
+import csv
+import tomllib
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from blendsim.errors import ProfileError
+from blendsim.files import replacing
+from blendsim.perf.grids import Floats
+
+MICRO = 1e-6
+
+
+def to_text(seconds: float) -> str:
+    """A time as written to disk, in µs; empty where nothing was measured."""
+    return "" if np.isnan(seconds) else f"{seconds / MICRO:.6g}"
+
+
+def to_seconds(text: str) -> float:
+    """The inverse of `to_text`."""
+    return float(text) * MICRO if text else float("nan")
+
+
+def write_rows(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Write a CSV table."""
+    with replacing(path) as temporary, temporary.open("w", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(header)
+        writer.writerows(rows)
+
+
+def read_rows(path: Path, first: Sequence[str]) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of a CSV table whose header begins with `first`."""
+    try:
+        with path.open(newline="") as file:
+            header, *rows = csv.reader(file)
+    except FileNotFoundError as error:
+        raise ProfileError(f"{path}: missing; run `blendsim profile import` again") from error
+    except (OSError, ValueError) as error:
+        raise ProfileError(f"{path}: not a readable CSV table ({error})") from error
+    if header[: len(first)] != list(first):
+        raise ProfileError(f"{path}: line 1: columns {header[:4]}, expected {','.join(first)},…")
+    for line, row in enumerate(rows, start=2):
+        if len(row) != len(header):
+            raise ProfileError(f"{path}: line {line}: {len(row)} values for {len(header)} columns")
+    return header, rows
+
+
+def column(path: Path, rows: Sequence[Sequence[str]], index: int) -> Floats:
+    """One numeric column; ProfileError names the line that is none."""
+    values = np.empty(len(rows))
+    for i, row in enumerate(rows):
+        try:
+            values[i] = float(row[index]) if row[index] else np.nan
+        except ValueError as error:
+            raise ProfileError(
+                f"{path}: line {i + 2}, column {index + 1}: {row[index]!r} is no number"
+            ) from error
+    return values
+
+
+def write_toml(path: Path, content: Mapping[str, Any]) -> None:
+    """Write scalars, lists and one level of tables."""
+    lines = [f"{key} = {_value(v)}" for key, v in content.items() if not isinstance(v, Mapping)]
+    for key, table in content.items():
+        if isinstance(table, Mapping):
+            lines += ["", f"[{key}]", *(f"{name} = {_value(v)}" for name, v in table.items())]
+    with replacing(path) as temporary:
+        temporary.write_text("\n".join(lines) + "\n")
+
+
+def _value(value: object) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int | float):
+        return repr(value)
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        inner = "".join(f"  {_value(item)},\n" for item in value)
+        return f"[\n{inner}]" if value else "[]"
+    text = str(value).replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{text}"'
+
+
+def read_toml(path: Path, schema: str, version: int) -> dict[str, Any]:
+    """A meta.toml of ours, or ProfileError if it is another file or of an unknown version."""
+    try:
+        content = tomllib.loads(path.read_text())
+    except FileNotFoundError as error:
+        raise ProfileError(f"{path}: missing; run `blendsim profile import` again") from error
+    except (OSError, ValueError) as error:
+        raise ProfileError(f"{path}: not a readable TOML file ({error})") from error
+    found = (content.get("schema"), content.get("version"))
+    if found != (schema, version):
+        raise ProfileError(
+            f"{path}: schema {found[0]!r} version {found[1]}, this blendsim reads {schema!r} "
+            f"version {version}; import the profile again or upgrade"
+        )
+    return content

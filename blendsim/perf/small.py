@@ -1,0 +1,43 @@
+"""Small operators of a decoder: norms with residual, rotary embedding, KV write, activation.
+
+They move bytes and compute next to nothing: time = launch + bytes / (share × peak bandwidth). Share
+and launch are the profile's (the source's own figures); engines fuse what can be fused, so each
+operator reads its input once and writes its output once.
+"""
+
+import numpy as np
+
+from blendsim.perf.grids import Floats, Ints
+from blendsim.perf.profile import Profile
+from blendsim.specs import BYTES_PER_VALUE, System
+
+
+def layer_bytes(system: System) -> list[int]:
+    """Bytes a token that each small operator of one layer moves on one GPU."""
+    model, tp = system.model, system.tp
+    queries = model.heads // tp * model.head_dim
+    keys = max(1, model.kv_heads // tp) * model.head_dim
+    values = {
+        "norm before attention, with residual": 4 * model.hidden,
+        "rotary embedding": 2 * (queries + keys),
+        "KV write": 4 * keys,
+        "norm before MLP, with residual": 4 * model.hidden,
+        "activation": 3 * model.intermediate // tp,
+    }
+    if model.qk_norm:
+        values["norms of queries and keys"] = 2 * (queries + keys)
+    return [BYTES_PER_VALUE * count for count in values.values()]
+
+
+def small_seconds(system: System, profile: Profile, tokens: Ints) -> Floats:
+    """Seconds of all small operators of a step of `tokens` tokens: every layer's, and once the
+    embedding and the last norm.
+    """
+    figures = profile.meta["small_operators"]
+    bandwidth = figures["bandwidth_share"] * system.gpu.bandwidth
+    per_layer = layer_bytes(system)
+    once = [2 * BYTES_PER_VALUE * system.model.hidden, 4 * BYTES_PER_VALUE * system.model.hidden]
+    layers = system.model.layers
+    launches = (layers * len(per_layer) + len(once)) * figures["launch_seconds"]
+    moved = layers * sum(per_layer) + sum(once)
+    return np.asarray(np.where(tokens > 0, launches + tokens * (moved / bandwidth), 0.0))
