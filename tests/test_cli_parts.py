@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from blendsim import compiled
 from blendsim.cli import progress
 from blendsim.cli.config import overlay, read_config
 from blendsim.cli.output import print_json, print_lines, width
@@ -163,13 +164,25 @@ def test_a_terminal_gets_one_changing_line(monkeypatch: pytest.MonkeyPatch) -> N
     assert shown == ["reading", "planning", "end"]
 
 
-def test_cold_start_says_what_it_waits_for(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+def test_first_whole_run_says_what_it_waits_for(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("blendsim.compiled.is_warm", lambda: False)
-    with progress.Progress():
-        pass
-    assert capsys.readouterr().err.startswith("compiling kernels once, about ")
+    monkeypatch.setattr("blendsim.compiled._CACHE", str(tmp_path))
+    for _ in range(2):
+        with progress.Progress(is_whole_run=True):
+            pass
+    said = capsys.readouterr().err
+    assert said.startswith("compiling kernels once, about ")
+    assert said.count("\n") == 1
+
+
+def test_run_that_failed_does_not_count_as_compiled(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("blendsim.compiled._CACHE", str(tmp_path))
+    with pytest.raises(InputError), progress.Progress(is_whole_run=True):
+        raise InputError("no")
+    assert not compiled.is_warm()
 
 
 def columns() -> list[Column]:

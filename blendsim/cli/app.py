@@ -10,6 +10,8 @@ import typer
 from typer.core import TyperGroup
 
 import blendsim
+from blendsim.cli import planning, profile, simulate, trace
+from blendsim.cli.options import WithDefaults
 from blendsim.errors import BlendsimError
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells say it
@@ -61,6 +63,13 @@ def _root(
     """Plan offline batch LLM inference and simulate it: which order of requests wins, by how much,
     how far from the optimum, and why.
     """
+
+
+app.command(cls=WithDefaults)(planning.plan)
+app.command()(simulate.simulate)
+app.command(cls=WithDefaults)(planning.compare)
+app.add_typer(trace.app, name="trace")
+app.add_typer(profile.app, name="profile")
 
 
 def main() -> None:

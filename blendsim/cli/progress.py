@@ -5,8 +5,6 @@ import threading
 from types import TracebackType
 from typing import Any, Self
 
-from blendsim import compiled
-
 PATIENCE = 1.0  # seconds of silence
 COLD_SECONDS = 30  # compiling all kernels, on two cores of 2026
 
@@ -16,7 +14,8 @@ class Progress:
     a stage.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, is_whole_run: bool = False) -> None:
+        self._is_whole_run = is_whole_run  # it compiles everything, and marks that done
         self._stage = ""
         self._is_shown = False
         self._status: Any = None
@@ -31,8 +30,12 @@ class Progress:
                 self._say()
 
     def __enter__(self) -> Self:
-        if not compiled.is_warm():
-            print(f"compiling kernels once, about {COLD_SECONDS} s", file=sys.stderr, flush=True)
+        if self._is_whole_run:
+            from blendsim import compiled
+
+            if not compiled.is_warm():
+                line = f"compiling kernels once, about {COLD_SECONDS} s"
+                print(line, file=sys.stderr, flush=True)
         self._timer.start()
         return self
 
@@ -48,6 +51,10 @@ class Progress:
             if self._status is not None:
                 self._status.stop()
                 self._status = None
+        if self._is_whole_run and kind is None:
+            from blendsim import compiled
+
+            compiled.mark_warm()
 
     def _show(self) -> None:
         with self._lock:

@@ -1,10 +1,12 @@
 """Tables for a terminal: plain text, right-aligned figures, as many columns as the width holds."""
 
 import math
-from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+import textwrap
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from blendsim.report.metrics import Row
+if TYPE_CHECKING:  # laying out a table must not load the performance model
+    from blendsim.report.metrics import Row
 
 
 class Column(NamedTuple):
@@ -27,7 +29,7 @@ def lay_out(columns: Sequence[Column], width: int) -> list[str]:
     return [titles, "─" * len(titles), *(_line(shown, row, widths) for row in rows)]
 
 
-def policy_table(rows: Sequence[Row], chosen: str | None, width: int) -> list[str]:
+def policy_table(rows: "Sequence[Row]", chosen: str | None, width: int) -> list[str]:
     """A line a policy, the chosen one marked. Seconds are on true lengths, predicted ones on what
     planning may see.
     """
@@ -47,6 +49,53 @@ def policy_table(rows: Sequence[Row], chosen: str | None, width: int) -> list[st
         Column("steps", [number(row.steps) for row in rows], dispensable=4),
     ]
     return lay_out(columns, width)
+
+
+def pool_line(row: "Row", system: str, engine: str) -> str:
+    """One sentence: what the pool is and what it runs on."""
+    outputs = "unknown" if row.output_tokens is None else number(row.output_tokens)
+    return (
+        f"{row.requests:,} requests, {row.input_tokens:,} prompt and {outputs} output tokens; "
+        f"density {row.density:.2f} (closed form), {row.density_profile:.2f} (profile); "
+        f"{share(row.sharing_optimum)} of prompt tokens can be shared. {system}, engine {engine}."
+    )
+
+
+def summary_lines(told: Mapping[str, Any], system: str, width: int) -> list[str]:
+    """What `traces.summary` and the density say of a pool, a line a source and one for all."""
+    parts = dict(told["sources"])
+    if len(parts) > 1:
+        parts["all"] = told
+    lengths = {
+        f"{kind} {name}": [number((part[kind] or {}).get(name)) for part in parts.values()]
+        for kind in ("prompt", "output")
+        for name in ("mean", "p50", "p90", "p99", "max")
+    }
+    columns = [
+        Column("source", list(parts), is_text=True),
+        Column("requests", [number(part["requests"]) for part in parts.values()]),
+        *(
+            Column(title, cells, 0 if title.endswith("mean") else 1 + i % 5)
+            for i, (title, cells) in enumerate(lengths.items())
+        ),
+    ]
+    lacking = told["requests"] - told["with_output"]
+    density = "unknown, as not all output lengths are given"
+    if told["density"] is not None:
+        density = f"{told['density']:.2f} (compute over memory time, closed form) on {system}"
+    sentences = [
+        f"Sharing: {share(told['sharing_ratio'])} of prompt tokens by token, "
+        f"{share(told['sharing_ratio_blocks'])} in blocks of {told['block_tokens']}.",
+        f"Density: {density}.",
+        f"Known lengths: {told['known']:,}; without output length: {lacking:,}.",
+        *(f"Note: {note}" for note in told["notes"]),
+    ]
+    return [*lay_out(columns, width), "", *paragraphs(sentences, width)]
+
+
+def paragraphs(texts: Iterable[str], width: int) -> list[str]:
+    """Each text wrapped to the width, its further lines indented."""
+    return [line for text in texts for line in textwrap.wrap(text, width, subsequent_indent="  ")]
 
 
 def _marked(policy: str, chosen: str | None) -> str:

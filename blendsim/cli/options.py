@@ -1,0 +1,135 @@
+"""Options that several commands share, and how they, a TOML file and the dataclasses' defaults
+become settings.
+"""
+
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+
+import typer
+from typer.core import TyperCommand
+
+from blendsim.cli.config import overlay, read_config
+
+if TYPE_CHECKING:  # nothing heavy before a command runs
+    from blendsim.request import Workload
+    from blendsim.search import Settings
+    from blendsim.specs import System
+    from blendsim.traces.seam import ReadOptions
+
+Traces = Annotated[
+    list[str],
+    typer.Option("--trace", metavar="FILE|NAME", help="A trace; repeat it to plan one pool."),
+]
+Model = Annotated[
+    str | None, typer.Option(help="A model's name, or a Hugging Face directory or config.json.")
+]
+Gpu = Annotated[str | None, typer.Option(help="A GPU's name.")]
+Tp = Annotated[int | None, typer.Option(help="Tensor-parallel GPUs a replica.")]
+Dp = Annotated[int | None, typer.Option(help="Data-parallel replicas.")]
+Engine = Annotated[str | None, typer.Option(help="nanoflow, vllm, sglang or sequential.")]
+Overlap = Annotated[
+    str | None,
+    typer.Option(help="sum, max, table or fit; by itself fit where measured, else table."),
+]
+Planner = Annotated[
+    str | None, typer.Option(help="A policy, or auto: try all and keep the best by prediction.")
+]
+Sample = Annotated[
+    float | None,
+    typer.Option(help="Share of requests run first to learn output lengths; 1 = lengths known."),
+]
+TokenBudget = Annotated[
+    int | None, typer.Option(help="Tokens a step; by itself the engine's own budget.")
+]
+Seed = Annotated[int | None, typer.Option(help="Seed of sampling, random order and demo traces.")]
+Lengths = Annotated[
+    Path | None, typer.Option(help="Results of an earlier run, for traces without output lengths.")
+]
+Tokenizer = Annotated[
+    str | None, typer.Option(help="tokenizer.json (or its directory) for OpenAI batch files.")
+]
+Format = Annotated[str | None, typer.Option(help="Read traces as this format, do not guess.")]
+SkipOversize = Annotated[
+    bool, typer.Option("--skip-oversize", help="Drop requests that no schedule can hold.")
+]
+Config = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE.toml", help="Sections [settings] and [read]; options here win."),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
+
+
+class Asked(NamedTuple):
+    """What the user asked for, resolved."""
+
+    traces: list[str]
+    settings: "Settings"
+    read: "ReadOptions"
+    skip_oversize: bool
+
+    def load(self) -> "Workload":
+        """The pool of all traces without what no schedule can hold."""
+        from blendsim.traces.limits import without_oversize
+        from blendsim.traces.load import load_pool
+
+        system = self.system  # NOTE: first, so that a wrong --model does not wait for the file
+        pool = load_pool(self.traces, self.read)
+        return without_oversize(pool, system.longest_request, self.skip_oversize)
+
+    @property
+    def system(self) -> "System":
+        """The replica that is asked for."""
+        from blendsim.specs import System, find_gpu, find_model
+
+        s = self.settings
+        return System(find_model(s.model), find_gpu(s.gpu), s.tp, s.kv_bytes)
+
+    @property
+    def source(self) -> dict[str, Any]:
+        """How to read the same pool again, for a plan's memory of where it came from."""
+        read = {field.name: getattr(self.read, field.name) for field in fields(self.read)}
+        plain = {name: str(v) if isinstance(v, Path) else v for name, v in read.items()}
+        return {"traces": self.traces, "skip_oversize": self.skip_oversize, "read": plain}
+
+
+def platform(settings: "Settings") -> str:
+    """Model, GPUs and replicas in a few words."""
+    replicas = f", {settings.dp} replicas" if settings.dp > 1 else ""
+    return f"{settings.model} on {settings.tp} × {settings.gpu}{replicas}"
+
+
+def resolve(params: dict[str, Any]) -> Asked:
+    """A command's parameters on top of its --config on top of the defaults."""
+    from blendsim.search import Settings
+    from blendsim.traces.seam import ReadOptions
+
+    path = params.get("config")
+    sections = read_config(path, {"settings": Settings(), "read": ReadOptions()})
+    settings = overlay(Settings(), sections["settings"], f"{path}: [settings]")
+    read = overlay(ReadOptions(), sections["read"], f"{path}: [read]")
+    settings = _given(settings, params)
+    if "seed" not in sections["read"]:
+        read = replace(read, seed=settings.seed)
+    return Asked(
+        params["trace"], settings, _given(read, params), params.get("skip_oversize", False)
+    )
+
+
+def _given(base: Any, params: dict[str, Any]) -> Any:
+    names = {field.name for field in fields(base)}
+    return replace(base, **{k: v for k, v in params.items() if k in names and v is not None})
+
+
+class WithDefaults(TyperCommand):
+    """A command whose help shows the defaults that live in Settings."""
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        from blendsim.search import Settings
+
+        defaults = Settings()
+        for param in self.params:
+            value = getattr(defaults, param.name or "", None)
+            if value is not None:
+                param.default = value
+        super().format_help(ctx, formatter)

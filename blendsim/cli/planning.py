@@ -1,0 +1,113 @@
+"""`blendsim plan` and `blendsim compare`: a pool of requests in, a table of policies or baselines
+out.
+"""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from blendsim.cli import options as o
+from blendsim.cli.output import print_json, print_lines, width
+from blendsim.cli.progress import Progress
+
+
+def plan(
+    ctx: typer.Context,
+    trace: o.Traces,
+    model: o.Model = None,
+    gpu: o.Gpu = None,
+    tp: o.Tp = None,
+    dp: o.Dp = None,
+    engine: o.Engine = None,
+    overlap: o.Overlap = None,
+    planner: o.Planner = None,
+    sample: o.Sample = None,
+    token_budget: o.TokenBudget = None,
+    seed: o.Seed = None,
+    lengths: o.Lengths = None,
+    tokenizer: o.Tokenizer = None,
+    format: o.Format = None,
+    skip_oversize: o.SkipOversize = False,
+    config: o.Config = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Write the chosen plan here.")
+    ] = None,
+    json: o.Json = False,
+) -> None:
+    """Choose in which order a pool of requests should run."""
+    with Progress(is_whole_run=True) as say:
+        from blendsim.plan import write_plan
+        from blendsim.search import choose
+
+        asked = o.resolve(ctx.params)
+        say("reading traces")
+        workload = asked.load()
+        choice = choose(workload, asked.settings, say)
+        if output is not None:
+            meta = {**choice.plan.meta, "source": asked.source}
+            write_plan(replace(choice.plan, meta=meta), output)
+    if json:
+        told = {"advice": choice.advice, "notes": choice.notes}
+        print_json(_object(choice.rows, choice.chosen, told | {"plan": output}))
+        return
+    kept = f"plan written to {output}" if output else "-o plan.parquet keeps this plan"
+    print_lines(_text(choice.rows, choice.chosen, asked.settings, choice.advice, choice.notes))
+    print_lines(["", kept])
+
+
+def compare(
+    ctx: typer.Context,
+    trace: o.Traces,
+    model: o.Model = None,
+    gpu: o.Gpu = None,
+    tp: o.Tp = None,
+    dp: o.Dp = None,
+    overlap: o.Overlap = None,
+    sample: o.Sample = None,
+    token_budget: o.TokenBudget = None,
+    seed: o.Seed = None,
+    lengths: o.Lengths = None,
+    tokenizer: o.Tokenizer = None,
+    format: o.Format = None,
+    skip_oversize: o.SkipOversize = False,
+    config: o.Config = None,
+    json: o.Json = False,
+) -> None:
+    """Put every baseline side by side on one pool."""
+    with Progress(is_whole_run=True) as say:
+        from blendsim.search import compare as compare_baselines
+
+        asked = o.resolve(ctx.params)
+        say("reading traces")
+        workload = asked.load()
+        rows = compare_baselines(workload, asked.settings, say)
+    best = min(rows, key=lambda row: row.predicted_seconds if row.seconds is None else row.seconds)
+    if json:
+        print_json(_object(rows, best, {"notes": workload.notes}))
+        return
+    print_lines(_text(rows, best, asked.settings, [], list(workload.notes)))
+
+
+def _object(rows: list[Any], best: Any, told: dict[str, Any]) -> dict[str, Any]:
+    from blendsim.report.metrics import as_json
+
+    several = [as_json(row) | {"chosen": row is best} for row in rows]
+    return as_json(best) | ({"rows": several} if len(rows) > 1 else {}) | told
+
+
+def _text(
+    rows: list[Any], best: Any, settings: Any, advice: list[str], notes: list[str]
+) -> list[str]:
+    from blendsim.report.tables import paragraphs, policy_table, pool_line
+
+    columns = width()
+    return [
+        *paragraphs([pool_line(best, o.platform(settings), settings.engine)], columns),
+        "",
+        *policy_table(rows, best.policy, columns),
+        "",
+        *paragraphs(advice, columns),
+        *paragraphs([f"Note: {note}" for note in notes], columns),
+    ]

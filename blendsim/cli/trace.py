@@ -1,0 +1,106 @@
+"""`blendsim trace`: what is in a trace, which public ones there are, and how to get them."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from blendsim.cli import options as o
+from blendsim.cli.output import print_json, print_lines, width
+from blendsim.cli.progress import Progress
+
+app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Look at traces, fetch them.")
+
+
+@app.command("list")
+def list_sources(json: o.Json = False) -> None:
+    """List the demo sources and the public traces."""
+    from blendsim.report.tables import Column, lay_out
+    from blendsim.traces.catalog import CATALOG
+    from blendsim.traces.demo import DEMOS
+
+    demos = [{"name": f"demo:{name}", "about": demo.about} for name, demo in DEMOS.items()]
+    public = [source._asdict() for source in CATALOG]
+    if json:
+        print_json({"demo": demos, "public": public})
+        return
+    for title, rows in (("built in", demos), ("public, by `trace fetch NAME`", public)):
+        columns = [
+            Column(title, [str(row["name"]) for row in rows], is_text=True),
+            Column("licence", [str(row.get("licence", "")) for row in rows], 1, is_text=True),
+            Column("what it is", [str(row["about"]) for row in rows], is_text=True),
+        ]
+        print_lines([*lay_out(columns[:: 2 if rows is demos else 1], width()), ""])
+
+
+@app.command(cls=o.WithDefaults)
+def info(
+    ctx: typer.Context,
+    trace: Annotated[
+        list[str], typer.Argument(metavar="FILE|NAME", help="Traces; several are one pool.")
+    ],
+    model: o.Model = None,
+    gpu: o.Gpu = None,
+    tp: o.Tp = None,
+    seed: o.Seed = None,
+    lengths: o.Lengths = None,
+    tokenizer: o.Tokenizer = None,
+    format: o.Format = None,
+    json: o.Json = False,
+) -> None:
+    """Count lengths, prefix sharing and density."""
+    with Progress() as say:
+        from blendsim.traces.load import load_pool
+        from blendsim.traces.summary import summary
+
+        asked = o.resolve(ctx.params)
+        say("reading traces")
+        workload = load_pool(asked.traces, asked.read)
+        say("sorting prompts by prefix")
+        told = summary(workload)
+        told["density"] = _density(workload, asked, told)
+    if json:
+        print_json(told)
+        return
+    from blendsim.report.tables import summary_lines
+
+    print_lines(summary_lines(told, o.platform(asked.settings), width()))
+
+
+@app.command()
+def fetch(
+    name: Annotated[str, typer.Argument(help="A name from `blendsim trace list`.")],
+    directory: Annotated[
+        Path, typer.Option("--output", "-o", help="Directory to store it in.")
+    ] = Path("."),
+    json: o.Json = False,
+) -> None:
+    """Download a public trace and check it."""
+    with Progress() as say:
+        from blendsim.files import sha256
+        from blendsim.traces import catalog
+
+        say(f"fetching {name}")
+        path = catalog.fetch(name, directory)
+        source = catalog.find(name)
+    digest = sha256(path)
+    if json:
+        print_json({"name": name, "path": path, "sha256": digest, "licence": source.licence})
+        return
+    print_lines(
+        [f"{path} ({source.licence}; cite {source.cite})", f"sha256 {digest}, {_checked(source)}"]
+    )
+
+
+def _density(workload: Any, asked: o.Asked, told: dict[str, Any]) -> float | None:
+    """Closed-form density with token-level sharing; None unless all output lengths are given."""
+    from blendsim.perf.density import closed_form, pool_density
+
+    if not workload.has_output.all():
+        return None
+    costs = closed_form(asked.system, workload.prompt_len, workload.output_len)
+    return pool_density(costs, round(told["sharing_ratio"] * told["input_tokens"]))
+
+
+def _checked(source: Any) -> str:
+    return "as expected" if source.sha256 else "not known beforehand: note it beside your results"

@@ -1,0 +1,49 @@
+"""One look for all figures: colours that stay apart in grey and for colour-blind readers, small
+sans type.
+"""
+
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+import matplotlib.pyplot as plt
+from matplotlib.figure import Figure
+
+INK = "#22303c"
+QUIET = "#8796a5"
+PAPER = "#ffffff"
+COMPUTE = "#0072b2"  # compute-bound work: GEMMs, prefill attention
+MEMORY = "#e69f00"  # memory-bound work: decode attention
+SHARED = "#009e73"  # prefix sharing
+
+SETTINGS = {
+    "font.family": "DejaVu Sans",
+    "font.size": 9,
+    "text.color": INK,
+    "axes.edgecolor": QUIET,
+    "axes.labelcolor": INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.linewidth": 0.8,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "figure.facecolor": PAPER,
+    "savefig.facecolor": PAPER,
+    "svg.fonttype": "path",
+    "svg.hashsalt": "blendsim",  # same figure, same bytes
+}
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """An empty figure in our style, in inches."""
+    plt.rcParams.update(SETTINGS)
+    return plt.figure(figsize=(width, height))
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write `figure` in the format of the path's suffix, without a date in it."""
+    metadata = {"Date": None} if path.suffix == ".svg" else None
+    figure.savefig(path, dpi=160, metadata=metadata)
+    plt.close(figure)
