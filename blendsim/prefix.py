@@ -107,11 +107,11 @@ def _sort_groups(
     members have in common, so a long shared prefix is read once, in order, and not once per unit
     and pass.
     """
-    stack = [(np.int64(0), np.int64(0), np.int64(0))]
-    stack.pop()
-    for i in range(len(bounds) - 1):
-        if bounds[i + 1] - bounds[i] > 1:
-            stack.append((bounds[i], bounds[i + 1], np.int64(0)))
+    stack = [
+        (bounds[i], bounds[i + 1], np.int64(0))
+        for i in range(len(bounds) - 1)
+        if bounds[i + 1] - bounds[i] > 1
+    ]
     while len(stack) > 0:
         low, high, depth = stack.pop()
         head = order[low]

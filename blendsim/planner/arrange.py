@@ -10,6 +10,7 @@ import numpy as np
 
 from blendsim.compiled import kernel
 from blendsim.perf.density import RequestCosts
+from blendsim.planner.outliers import top_nodes
 from blendsim.planner.split import Split, SplitRule, split
 from blendsim.planner.tree import Floats, PoolTree, density
 from blendsim.request import Ints
@@ -43,7 +44,7 @@ def arrange(tree: PoolTree, costs: RequestCosts, rule: SplitRule, merge_size: in
         rule,
     )
     n, sequence = len(tree.order), done.layers.sequence
-    node = _merge(_top_nodes(done), max(merge_size, 1))
+    node = _merge(_top_places(done), max(merge_size, 1))
     compute = np.bincount(node, done.costs.leaf_compute[sequence]).astype(np.float64)
     memory = np.bincount(node, done.costs.leaf_memory[sequence]).astype(np.float64)
     return Arrangement(
@@ -80,24 +81,11 @@ def neighbours_common(common: Ints, sequence: Ints) -> Ints:
     return shared
 
 
-def _top_nodes(done: Split) -> Ints:
+def _top_places(done: Split) -> Ints:
     """A number per place of the sequence, the same within a top-level subtree, rising by place."""
-    top = _tops(done.parent, done.leaf_parent)[done.layers.sequence]
+    leaf = len(done.parent) + done.layers.sequence
+    top = top_nodes(done.parent, done.leaf_parent)[leaf]
     return np.cumsum(np.diff(top, prepend=top[:1]) != 0)
-
-
-@kernel
-def _tops(parent: Ints, leaf_parent: Ints) -> Ints:
-    """The child of the root above each leaf: a node k, or m + i for a leaf i of the root's own."""
-    n, m = len(leaf_parent), len(parent)
-    node = np.arange(m)
-    for k in range(1, m):
-        if parent[k] > 0:
-            node[k] = node[parent[k]]
-    top = np.empty(n, np.int64)
-    for i in range(n):
-        top[i] = node[leaf_parent[i]] if leaf_parent[i] > 0 else m + i
-    return top
 
 
 @kernel

@@ -123,8 +123,8 @@ def estimate(workload: Workload, tree: PoolTree, is_visible: NDArray[np.bool_]) 
         guessed[is_blind] = np.where(limit > 0, limit * PRIOR_SHARE, PRIOR_OUTPUT)
         notes.append(
             f"{int(is_blind.sum())} requests have no output length to learn from: "
-            f"{PRIOR_SHARE:g} of max_tokens is expected, {PRIOR_OUTPUT} tokens where there is none, "
-            "which is a guess"
+            f"{PRIOR_SHARE:g} of max_tokens is expected, {PRIOR_OUTPUT} where there is none; "
+            "it is a guess"
         )
     capped = np.where(
         workload.output_limit > 0, np.minimum(guessed, workload.output_limit), guessed
