@@ -5,13 +5,13 @@ the measured grids too: between measured points time is linear, so time per unit
 of them, and beyond the last one it stays as it is there.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from blendsim.batch import Batch
-from blendsim.perf.coverage import Coverage, coverage_of
+from blendsim.perf.coverage import Coverage as Coverage
+from blendsim.perf.coverage import coverage_of
 from blendsim.perf.grids import AttentionGrid, Floats, along, complete, complete_prefill
 from blendsim.perf.kernels import StepTables, compute_seconds, memory_seconds, overlapped
 from blendsim.perf.overlap import default_overlap, overlap_lines
@@ -20,7 +20,6 @@ from blendsim.perf.small import small_seconds
 from blendsim.perf.store import load_profile
 from blendsim.perf.waves import stretch
 from blendsim.specs import BYTES_PER_VALUE, System
-from blendsim.steplog import StepLog
 
 DENSE_TOKENS = 16_384  # the dense tables reach at least this far
 
@@ -34,7 +33,6 @@ class StepModel:
     lines: Floats  # (k, 2), f(c, m) = max of a·c + b·m
     tables: StepTables = field(repr=False)
     coverage: Coverage = field(repr=False)
-    provenance: Mapping[str, str]  # which profile, of what source and backend
     small_seconds: Floats = field(repr=False)  # (N + 1,), the small operators within tables.layers
     best_layer_seconds_per_token: float  # min of layer_seconds[n] / n, small operators included
     best_small_seconds_per_token: float  # the small operators alone
@@ -46,10 +44,6 @@ class StepModel:
     def layer_seconds(self) -> Floats:
         """(N + 1,): the part of `compute_seconds` that depends on the step's tokens only."""
         return self.tables.layers
-
-    def outside(self, log: StepLog) -> float:
-        """How many times the steps of a run exceed the measured grid at most; 1.0 inside."""
-        return self.coverage.outside_log(log)
 
     def seconds(self, batch: Batch) -> tuple[float, float, float]:
         """(compute, memory, overlapped) seconds of one step."""
@@ -100,7 +94,6 @@ def step_model(system: System, overlap: str = "auto", profile: Profile | None = 
         lines=overlap_lines(name, system),
         tables=tables,
         coverage=coverage_of(profile),
-        provenance=_provenance(profile),
         small_seconds=small,
         best_layer_seconds_per_token=float((tables.layers[1:] / n).min()),
         best_small_seconds_per_token=float((small[1:] / n).min()),
@@ -138,10 +131,3 @@ def _decode_rows(grid: AttentionGrid, system: System, profile: Profile) -> Float
     fastest = float((grid.seconds / (grid.batches[:, None] * grid.lengths)).min())
     rows = np.maximum(rows, fastest * batches[:, None] * grid.lengths)
     return np.concatenate([np.zeros((1, rows.shape[1])), rows])
-
-
-def _provenance(profile: Profile) -> dict[str, str]:
-    return {
-        "profile": f"{profile.gpu}/{profile.model}/tp{profile.tp}",
-        **{key: str(profile.meta[key]) for key in ("source", "backend", "device")},
-    }
