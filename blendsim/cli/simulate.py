@@ -1,6 +1,6 @@
 """`blendsim simulate PLAN`: run a plan again, on the workload it was made for."""
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -26,6 +26,7 @@ def simulate(
 ) -> None:
     """Simulate a plan step by step."""
     with Progress(is_whole_run=True) as say:
+        from blendsim.files import sha256
         from blendsim.plan import read_plan
         from blendsim.search import simulate_plan
         from blendsim.steplog import write_steplog
@@ -37,11 +38,12 @@ def simulate(
         say("reading traces")
         row, log, notes = simulate_plan(asked.load(), made, settings, say)
         if output is not None:
-            write_steplog(log, output)
+            meta = {"plan_sha256": sha256(plan), "settings": asdict(settings)}
+            write_steplog(replace(log, meta={**log.meta, **meta, "source": asked.source}), output)
     if json:
         from blendsim.report.metrics import as_json
 
-        print_json(as_json(row) | {"engine": settings.engine, "notes": notes, "steps_log": output})
+        print_json(as_json(row) | {"engine": settings.engine, "notes": notes, "log": output})
         return
     from blendsim.report.tables import paragraphs, policy_table, pool_line
 
