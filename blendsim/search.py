@@ -4,11 +4,10 @@ The choice uses `predicted_seconds`, simulated on what planning may see. The tru
 simulated only to report what the choice was worth.
 """
 
-import json
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -17,15 +16,14 @@ from blendsim.baselines import BASELINES, Baseline
 from blendsim.errors import InputError, UnknownName
 from blendsim.perf.density import RequestCosts, closed_form, pool_density, profiled
 from blendsim.perf.model import StepModel, step_model
-from blendsim.perf.overlap import default_overlap
-from blendsim.plan import Plan
+from blendsim.plan import Plan, require_same_workload
 from blendsim.planner.blend import BlendSettings
 from blendsim.planner.lengths import Lengths, expect_lengths
 from blendsim.planner.make import POLICIES, make_plan
 from blendsim.planner.tree import pool_tree
 from blendsim.prefix import SortedPrompts, shareable_tokens, sort_prompts
 from blendsim.report.advice import advise
-from blendsim.report.metrics import Row, run_seconds, summarise
+from blendsim.report.metrics import Row, outside_notes, run_seconds, summarise
 from blendsim.report.optimum import Bounds, bounds
 from blendsim.request import Ints, Workload
 from blendsim.serving.flavour import Flavour, find_flavour
@@ -46,7 +44,7 @@ class Settings:
     tp: int = 1
     dp: int = 1
     engine: str = "nanoflow"
-    overlap: str | None = None  # sum, max, table or fit; None: fit where measured, else table
+    overlap: str = "auto"  # sum, max, table or fit; auto: fit where measured, else table
     planner: str = AUTO
     sample: float = 0.01  # share of the requests run first to learn output lengths; 1 = known
     token_budget: int | None = None  # tokens a step; None: the engine's own
@@ -94,7 +92,7 @@ def prepare(workload: Workload, settings: Settings, progress: Progress = lambda 
     """Sort the prompts, sample and estimate output lengths, build the step model."""
     gpu = find_gpu(settings.gpu)
     system = System(find_model(settings.model), gpu, settings.tp, settings.kv_bytes)
-    model = step_model(system, settings.overlap or default_overlap(system))
+    model = step_model(system, settings.overlap)
     progress("sorting prompts by prefix")
     prompts = sort_prompts(workload)
     progress("estimating output lengths")
@@ -118,7 +116,9 @@ def plan_policy(setting: Setting, policy: str) -> Plan:
             "origin": list(setting.workload.origin),
             "settings": asdict(setting.settings),
             "overlap": setting.model.overlap,
-            "profile": dict(setting.model.provenance),
+            "profile": "/".join(
+                (setting.settings.gpu, setting.model.system.model.name, f"tp{setting.settings.tp}")
+            ),
             "blendsim": __version__,
         },
     )
@@ -164,6 +164,29 @@ def compare(
     ]
 
 
+class Simulation(NamedTuple):
+    """What simulating a plan gives."""
+
+    row: Row
+    log: StepLog  # on true lengths where the trace has them
+    notes: list[str]
+
+
+def simulate_plan(
+    workload: Workload, plan: Plan, settings: Settings, progress: Progress = lambda _: None
+) -> Simulation:
+    """Simulate a plan that was made before. Raises PlanMismatch if it is for another workload."""
+    require_same_workload(plan, workload)
+    setting = prepare(workload, settings, progress)
+    expected = np.empty(len(plan), np.int64)
+    expected[plan.order] = plan.expected_output
+    setting = setting._replace(lengths=setting.lengths._replace(expected=expected))
+    flavour = find_flavour(settings.engine, settings.token_budget)
+    progress(f"simulating {plan.policy}")
+    trial = _run(setting, plan, plan.policy, flavour, _bounds(setting, flavour))
+    return Simulation(trial.row, trial.log, [*workload.notes, *trial.notes])
+
+
 class _Trial(NamedTuple):
     plan: Plan
     row: Row
@@ -190,7 +213,11 @@ def _try_all(setting: Setting, baselines: Sequence[Baseline], progress: Progress
 
 
 def _try(setting: Setting, baseline: Baseline, flavour: Flavour, limits: Bounds) -> _Trial:
-    plan = plan_policy(setting, baseline.policy)
+    return _run(setting, plan_policy(setting, baseline.policy), baseline.name, flavour, limits)
+
+
+def _run(setting: Setting, plan: Plan, name: str, flavour: Flavour, limits: Bounds) -> _Trial:
+    """Simulate a plan on what planning may see and, where they differ, on the true lengths."""
     expected = setting.lengths.expected
     truth = setting.true_lengths
     log = simulate(plan, setting.workload, expected, setting.prompts, setting.model, flavour)
@@ -198,7 +225,7 @@ def _try(setting: Setting, baseline: Baseline, flavour: Flavour, limits: Bounds)
     if not np.array_equal(truth, expected):
         log = simulate(plan, setting.workload, truth, setting.prompts, setting.model, flavour)
     row = summarise(
-        baseline.name,
+        name,
         setting.workload,
         truth,
         predicted,
@@ -208,7 +235,7 @@ def _try(setting: Setting, baseline: Baseline, flavour: Flavour, limits: Bounds)
         _densities(setting),
         shareable_tokens(setting.workload, setting.prompts, setting.model.system.block_tokens),
     )
-    return _Trial(plan, row, log, setting.model.outside(log))
+    return _Trial(plan, row, log, outside_notes(log, setting.model.coverage))
 
 
 def _reported_seconds(row: Row) -> float:

@@ -23,13 +23,14 @@ class Partner(NamedTuple):
     output: int
 
 
-LONG_ANSWERS = Partner("memory-heavy", 128, 4_096)
+LONG_ANSWERS = Partner("memory-heavy", 128, 16_384)
 LONG_PROMPTS = Partner("compute-heavy", 4_096, 16)
 
 
 class Mix(NamedTuple):
     """How much of a partner fits beside a pool."""
 
+    partner: Partner
     requests: int
     beside: float  # seconds the partner adds when pooled, at the practical optimum
     alone: float  # seconds it takes on its own
@@ -41,10 +42,12 @@ def best_mix(limits: Bounds, model: StepModel, partner: Partner) -> Mix:
     Savings of x requests: f(c, m) + f(x·c', x·m') − f(c + x·c', m + x·m'), largest where the sum
     lies on the bend of f.
     """
+    output = min(partner.output, model.system.longest_request - partner.prompt)
+    partner = partner._replace(output=output)
     costs = profiled(model, np.array([partner.prompt]), np.array([partner.output]))
     c, m = float(costs.compute[0]), float(costs.memory[0])
-    most = max(limits.compute / m if m else 0.0, limits.memory / c if c else 0.0)
-    amounts = np.linspace(0.0, 4 * most, 2_001)
+    most = 4 * max(limits.compute / m if m else 0.0, limits.memory / c if c else 0.0)
+    amounts = np.linspace(0.0, most, 2_001)
     here = overlapped_best(model.lines, limits.compute, limits.memory)
     alone = overlapped_best(model.lines, c, m) * amounts
     mixed = np.array(
@@ -54,7 +57,7 @@ def best_mix(limits: Bounds, model: StepModel, partner: Partner) -> Mix:
         ]
     )
     k = int(np.argmax(here + alone - mixed))
-    return Mix(round(float(amounts[k])), float(mixed[k] - here), float(alone[k]))
+    return Mix(partner, round(float(amounts[k])), float(mixed[k] - here), float(alone[k]))
 
 
 def advise(rows: Sequence[Row], chosen: Row, limits: Bounds, model: StepModel) -> list[str]:
@@ -112,7 +115,7 @@ def _partner(limits: Bounds, model: StepModel) -> list[str]:
     if mix.requests < 1 or mix.beside > 0.95 * mix.alone:
         return ["The pool is balanced: other work would not run noticeably cheaper beside it."]
     return [
-        f"Pool it with {partner.kind} work: {mix.requests:,} requests of {partner.prompt:,} prompt and "
-        f"{partner.output:,} output tokens would add {mix.beside:,.1f} s here against {mix.alone:,.1f} s "
+        f"Pool it with {mix.partner.kind} work: {mix.requests:,} requests of {mix.partner.prompt:,} prompt and "
+        f"{mix.partner.output:,} output tokens would add {mix.beside:,.1f} s here against {mix.alone:,.1f} s "
         f"alone ({1 - mix.beside / mix.alone:.0%} off)."
     ]

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from blendsim.perf.coverage import Coverage
 from blendsim.report.optimum import Bounds
 from blendsim.request import Ints, Workload
 from blendsim.steplog import StepLog
@@ -48,6 +49,17 @@ def kv_use(log: StepLog, capacity_blocks: int) -> float:
 def run_seconds(log: StepLog) -> float:
     """Seconds until the last replica ends; 0 for an empty log."""
     return float((log.time("start") + log.time("seconds")).max(initial=0.0))
+
+
+def outside_notes(log: StepLog, coverage: Coverage) -> list[str]:
+    """A sentence if steps lie outside the sizes the kernel profile was measured at, else nothing."""
+    worst = coverage.outside_log(log)
+    if worst <= 1:
+        return []
+    return [
+        f"steps reach {worst:.1f} times beyond the measured kernel sizes, where rates are those of the "
+        "largest size measured"
+    ]
 
 
 def total_tokens(workload: Workload, output_len: Ints) -> int:

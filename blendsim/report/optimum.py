@@ -81,17 +81,12 @@ def bounds(
         work.sampled * model.best_head_seconds_per_token
         + work.pairs * model.best_prefill_seconds_per_pair
     ) / replicas
-    layers = work.tokens / replicas * best_layer_rate(model)
+    layers = work.tokens / replicas * model.best_layer_seconds_per_token
     memory = work.reads / replicas * model.best_seconds_per_context_token
     optimum = overlapped_best(model.lines, layers + head, memory)
     longest = _longest_path(workload, output_len, prompts, model)
     reachable = max(optimum, longest, _reachable_program(work, head, model, token_budget, replicas))
     return Bounds(optimum, reachable, layers + head, memory, longest)
-
-
-def best_layer_rate(model: StepModel) -> float:
-    """Least seconds a token that a step's layers can take, at any batch size."""
-    return float(model.best_layer_seconds_per_token)
 
 
 def overlapped_best(lines: NDArray[np.float64], compute: float, memory: float) -> float:
@@ -115,7 +110,7 @@ def _longest_path(
     layer = float(model.layer_seconds[1:].min())
     step = layer + model.best_head_seconds_per_token
     reads = (d - 1) * p + d * (d - 1) // 2
-    prefill = (p - path) * best_layer_rate(model)
+    prefill = (p - path) * model.best_layer_seconds_per_token
     alone = [
         a * (prefill + (d - 1) * step) + b * reads * model.best_seconds_per_context_token
         for a, b in model.lines

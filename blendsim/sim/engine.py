@@ -1,4 +1,6 @@
-"""One simulated replica: the serving core with a clock and a performance model, many steps inside one compiled call."""
+"""One simulated replica: the serving core with a clock and a performance model, many steps inside
+one compiled call.
+"""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,8 +30,8 @@ def run_steps(
 ) -> int:
     """Run steps from time `start` until all is done, `until` is passed or the log's rows are full.
 
-    Writes one row a step into `counts` (rows, COUNTS) and `times` (rows, TIMES, seconds); returns the rows written,
-    or −1 − rows if a step computed nothing although requests are left.
+    Writes one row a step into `counts` (rows, COUNTS) and `times` (rows, TIMES, seconds); returns
+    the rows written, or −1 − rows if a step computed nothing although requests are left.
     """
     now = start
     for row in range(len(counts)):
@@ -59,14 +61,23 @@ class Replica:
         self.core = core
         self.now = 0.0  # seconds
         self._tables = model.tables
-        # NOTE: an engine that runs one operator after another takes the sum, whatever the report's overlap is.
-        self._lines = model.lines if flavour.overlaps else overlap_lines("sum", model.system)
+        # NOTE: an engine that runs one operator after another takes the sum, whatever the report's
+        # overlap is.
+        self._lines = (
+            model.lines
+            if flavour.overlaps
+            else overlap_lines(
+                "sum", model.system.gpu.name, model.system.model.name, model.system.tp
+            )
+        )
         self._counts = np.empty((_FIRST_ROWS, len(COUNTS)), np.int64)
         self._times = np.empty((_FIRST_ROWS, len(TIMES)))
         self._rows = 0
 
     def advance(self, until: float = np.inf) -> float:
-        """Run until done or until the first step that starts at or after `until`; returns the time reached."""
+        """Run until done or until the first step that starts at or after `until`; returns the time
+        reached.
+        """
         while not self.core.is_done and self.now < until:
             if self._rows == len(self._counts):
                 self._counts = np.concatenate([self._counts, np.empty_like(self._counts)])
@@ -80,7 +91,9 @@ class Replica:
                 self._counts[self._rows :],
                 self._times[self._rows :],
             )
-            assert rows >= 0, f"step {self._rows - 1 - rows}: nothing can run though requests are left"
+            assert rows >= 0, (
+                f"step {self._rows - 1 - rows}: nothing can run though requests are left"
+            )
             self._rows += rows
             self.now = float(self._times[self._rows - 1, :2].sum())
         return self.now

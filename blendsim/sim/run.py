@@ -1,4 +1,6 @@
-"""Simulate a plan: SimPy holds the world around the replicas, one process each, and compiled code runs inside them."""
+"""Simulate a plan: SimPy holds the world around the replicas, one process each, and compiled code
+runs inside them.
+"""
 
 from collections.abc import Generator, Mapping
 from typing import Any
@@ -25,7 +27,8 @@ def simulate(
     flavour: Flavour,
     meta: Mapping[str, Any] | None = None,
 ) -> StepLog:
-    """The step log of `plan` when request i generates `output_len[i]` tokens. One replica for every rank.
+    """The step log of `plan` when request i generates `output_len[i]` tokens. One replica for every
+    rank.
 
     Every run ends with the core's conservation check.
     """
