@@ -1,8 +1,15 @@
 """What is shipped: the package list, the pins and the licence."""
 
 import re
+import sys
 import tomllib
+from importlib.machinery import PathFinder
 from pathlib import Path
+
+import pytest
+
+from blendsim.errors import ProfileError
+from blendsim.perf import store
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())
@@ -50,3 +57,18 @@ def test_licence_is_apache_2() -> None:
     text = (REPOSITORY / "LICENSE").read_text()
     assert "Version 2.0, January 2004" in text
     assert text.rstrip().endswith("limitations under the License.")
+
+
+def test_installed_profiles_are_found_where_there_is_no_checkout(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site = tmp_path / "site-packages"
+    (site / "blendsim_profiles" / "h200").mkdir(parents=True)
+    monkeypatch.setattr(store, "__file__", str(site / "blendsim" / "perf" / "store.py"))
+    monkeypatch.setattr(sys, "path", [str(site)])
+    monkeypatch.setattr(sys, "meta_path", [PathFinder])
+    assert store.profiles_directory() == site / "blendsim_profiles"
+    (site / "blendsim_profiles" / "h200").rmdir()
+    (site / "blendsim_profiles").rmdir()
+    with pytest.raises(ProfileError, match="no profiles are installed"):
+        store.profiles_directory()

@@ -6,7 +6,7 @@ takes the tables of another model of the same shape, else they are cut from the 
 
 from dataclasses import replace
 from functools import cache
-from importlib.resources import files
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -111,12 +111,11 @@ def profiles_directory() -> Path:
     beside = Path(__file__).resolve().parents[2] / "profiles"
     if beside.is_dir():
         return beside
-    try:
-        return Path(str(files("blendsim_profiles")))
-    except ModuleNotFoundError as error:
-        raise ProfileError(
-            "no profiles are installed; run `blendsim profile import -o profiles`"
-        ) from error
+    # NOTE: a package without __init__.py; importlib.resources gives no usable path for those.
+    spec = find_spec("blendsim_profiles")
+    for location in spec.submodule_search_locations or () if spec else ():
+        return Path(location)
+    raise ProfileError("no profiles are installed; run `blendsim profile import -o profiles`")
 
 
 def load_profile(
