@@ -12,6 +12,7 @@ import numpy as np
 from blendsim.batch import Batch
 from blendsim.perf.coverage import Coverage as Coverage
 from blendsim.perf.coverage import coverage_of
+from blendsim.perf.derive import gemm_shapes
 from blendsim.perf.grids import AttentionGrid, Floats, along, complete, complete_prefill
 from blendsim.perf.kernels import StepTables, compute_seconds, memory_seconds, overlapped
 from blendsim.perf.overlap import default_overlap, overlap_lines
@@ -22,6 +23,7 @@ from blendsim.perf.waves import stretch
 from blendsim.specs import BYTES_PER_VALUE, System
 
 DENSE_TOKENS = 16_384  # the dense tables reach at least this far
+COLD_BYTES = 1 << 29  # KV of one call that no cache holds (the largest has 126 MB)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -69,19 +71,19 @@ def step_model(system: System, overlap: str = "auto", profile: Profile | None = 
     name = default_overlap(system) if overlap == "auto" else overlap
     size = max(DENSE_TOKENS, int(profile.tokens[-1]))
     tokens = np.arange(size + 1, dtype=np.int64)
+    measured = _gemm_seconds(system, profile)
     gemm = np.zeros(size + 1)
-    gemm[1:] = along(profile.tokens, profile.gemm[:, :4].sum(axis=1), tokens[1:])
+    gemm[1:] = along(profile.tokens, measured[:, :4].sum(axis=1), tokens[1:])
     large = system.model.layers * (gemm + _reduce_seconds(system, profile, size))
     small = small_seconds(system, profile, tokens)
     head = np.zeros(size + 1)
-    head[1:] = along(profile.tokens, profile.gemm[:, 4], tokens[1:])
-    decode = complete(profile.decode)
+    head[1:] = along(profile.tokens, measured[:, 4], tokens[1:])
     prefill = complete_prefill(profile.prefill)
     tables = StepTables(
         layers=large + small,
         head=head,
-        decode_contexts=decode.lengths,
-        decode=system.model.layers * _decode_rows(decode, system, profile),
+        decode_contexts=profile.decode.lengths,
+        decode=system.model.layers * _decode_rows(system, profile),
         prefill_batches=prefill.batches,
         prefill_lengths=prefill.lengths,
         prefill=system.model.layers * prefill.seconds,
@@ -116,18 +118,34 @@ def _reduce_seconds(system: System, profile: Profile, size: int) -> Floats:
     return seconds
 
 
-def _decode_rows(grid: AttentionGrid, system: System, profile: Profile) -> Floats:
-    """One layer's decode attention for every batch up to the grid's end, with the cliffs between
-    measured batches; no batch reads faster than the fastest measured one.
+def _gemm_seconds(system: System, profile: Profile) -> Floats:
+    """The profile's GEMMs, none faster than its weights can stream from memory: a benchmark repeats
+    one GEMM and finds small weights in the cache, where a layer's are never found.
     """
-    waves = profile.meta["waves"]
+    sizes = [n * k for n, k in gemm_shapes(system.model, system.tp).values()]
+    least = BYTES_PER_VALUE * np.array(sizes) / system.gpu.bandwidth
+    return np.asarray(np.maximum(profile.gemm, least), np.float64)
+
+
+def _decode_rows(system: System, profile: Profile) -> Floats:
+    """One layer's decode attention for every batch up to the grid's end and every context of the
+    grid, with the cliffs between measured batches; nothing reads faster than KV too large for the
+    cache was measured to be read.
+    """
+    waves, grid = profile.meta["waves"], profile.decode
     kv_heads = max(1, system.model.kv_heads // system.tp)
     slots = float(system.gpu.sm_count * waves["blocks_per_sm"])
     share = float(waves["share"])
     smooth = grid.seconds / stretch(grid.batches * kv_heads, slots, share)[:, None]
+    smooth = complete(AttentionGrid(grid.batches, grid.lengths, smooth)).seconds
     batches = np.arange(1, int(grid.batches[-1]) + 1, dtype=np.float64)
     rows = np.column_stack([along(grid.batches, column, batches) for column in smooth.T])
     rows *= stretch(batches * kv_heads, slots, share)[:, None]
-    fastest = float((grid.seconds / (grid.batches[:, None] * grid.lengths)).min())
+    token_bytes = 2 * BYTES_PER_VALUE * kv_heads * system.model.head_dim
+    work = grid.batches[:, None] * grid.lengths
+    cold = (grid.seconds / work)[work * token_bytes >= COLD_BYTES]
+    fastest = float(np.nanmin(cold, initial=np.inf))
+    if np.isinf(fastest):
+        fastest = token_bytes / system.gpu.bandwidth
     rows = np.maximum(rows, fastest * batches[:, None] * grid.lengths)
     return np.concatenate([np.zeros((1, rows.shape[1])), rows])
