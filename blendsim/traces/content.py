@@ -1,0 +1,86 @@
+"""Getting at a file's bytes, gzip or plain by content. Every way in which that can fail is one
+InputError.
+"""
+
+import gzip
+import io
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from blendsim.errors import InputError
+
+_GZIP_MAGIC = b"\x1f\x8b"
+_LONGEST_LINE = 1 << 26  # no header or request is longer; binary junk may have no line end at all
+
+
+def first_line(path: Path) -> bytes:
+    """The file's first non-blank line (of what it holds, when compressed)."""
+    with _readable(path), _opened(path) as file:
+        line = b"\n"
+        while line and not line.strip():
+            line = file.readline(_LONGEST_LINE)
+    if not line:
+        raise InputError(f"{path}: is empty; give a trace with at least one request")
+    return line
+
+
+def content(path: Path) -> pa.Buffer:
+    """All bytes of the file, decompressed; a plain file is mapped, not copied."""
+    with _readable(path):
+        with path.open("rb") as file:
+            compressed = file.read(2) == _GZIP_MAGIC
+        if compressed:
+            return pa.py_buffer(gzip.decompress(path.read_bytes()))
+        return pa.memory_map(str(path)).read_buffer()
+
+
+@contextmanager
+def text_lines(path: Path) -> Iterator[io.TextIOWrapper]:
+    """The file as UTF-8 text, for reading line by line."""
+    with _readable(path), _opened(path) as file:
+        text = io.TextIOWrapper(file, encoding="utf-8-sig", newline="")
+        try:
+            yield text
+        except UnicodeDecodeError as error:
+            line = _line_of_bad_text(path)
+            raise InputError(
+                f"{path}, line {line}: byte 0x{error.object[error.start]:02x} is not UTF-8 text; "
+                "save the file as UTF-8"
+            ) from error
+
+
+def _opened(path: Path) -> Any:
+    with path.open("rb") as file:
+        compressed = file.read(2) == _GZIP_MAGIC
+    return gzip.open(path, "rb") if compressed else path.open("rb")
+
+
+def _line_of_bad_text(path: Path) -> int:
+    with _opened(path) as file:
+        for number, line in enumerate(file, start=1):
+            try:
+                line.decode()
+            except UnicodeDecodeError:
+                return number
+    raise AssertionError("text that does not decode has a line that does not")
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: no such file; check the path") from error
+    except IsADirectoryError as error:
+        raise InputError(f"{path}: is a directory; give one of its files") from error
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise InputError(
+            f"{path}: the gzip data are damaged or end too early ({error}); fetch the file again"
+        ) from error
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error

@@ -1,0 +1,45 @@
+"""Oversize requests: longer than the model's context or than what the KV cache can hold."""
+
+from dataclasses import replace
+
+import numpy as np
+
+from blendsim.errors import OversizeError
+from blendsim.request import Ints, Workload, select
+
+_LISTED = 5  # ids an error names
+
+
+def oversize(workload: Workload, longest: int) -> Ints:
+    """Rows whose prompt and output together exceed `longest` tokens; without a given output, one
+    token of it counts.
+    """
+    tokens = workload.prompt_len + np.maximum(workload.output_len, 1)
+    return np.flatnonzero(tokens > longest).astype(np.int64)
+
+
+def without_oversize(workload: Workload, longest: int, skip: bool) -> Workload:
+    """`workload` if nothing is oversize; else OversizeError, or with `skip` the rest and a note."""
+    rows = oversize(workload, longest)
+    if len(rows) == 0:
+        return workload
+    tokens = workload.prompt_len + np.maximum(workload.output_len, 1)
+    named = ", ".join(
+        f"{workload.ids[row]} ({tokens[row] - longest:,} too many)" for row in rows[:_LISTED]
+    )
+    more = f" and {len(rows) - _LISTED:,} more" if len(rows) > _LISTED else ""
+    count = f"{len(rows):,} of {len(workload):,} requests"
+    if not skip:
+        raise OversizeError(
+            f"{count} are longer than the {longest:,} tokens that fit: {named}{more}; drop them "
+            "with --skip-oversize or choose a larger model context or GPU"
+        )
+    if len(rows) == len(workload):
+        raise OversizeError(
+            f"all {len(rows):,} requests are longer than the {longest:,} tokens that fit: "
+            f"{named}{more}; choose a larger model context or GPU"
+        )
+    kept = np.ones(len(workload), np.bool_)
+    kept[rows] = False
+    note = f"{count} were longer than {longest:,} tokens and were left out: {named}{more}"
+    return replace(select(workload, kept), notes=(*workload.notes, note))

@@ -1,0 +1,92 @@
+"""From what a user names, a file or a `demo:` source, to a workload: the one door of this room."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from blendsim.errors import InputError, UnknownName
+from blendsim.request import Workload, pool
+from blendsim.traces.catalog import CATALOG
+from blendsim.traces.counts import shown
+from blendsim.traces.hashed_jsonl import HASHED_FORMATS
+from blendsim.traces.lengths_csv import CSV_FORMATS
+from blendsim.traces.openai_batch import OPENAI_BATCH
+from blendsim.traces.results import read_results, with_lengths
+from blendsim.traces.seam import Format, ReadOptions, head
+from blendsim.traces.workload_file import WORKLOAD
+
+FORMATS: tuple[Format, ...] = (*CSV_FORMATS, *HASHED_FORMATS, OPENAI_BATCH, WORKLOAD)
+DEMO_PREFIX = "demo:"
+
+
+def load(spec: str, options: ReadOptions | None = None) -> Workload:
+    """The workload a path or a `demo:` name stands for."""
+    return load_pool([spec], options)
+
+
+def load_pool(specs: Sequence[str], options: ReadOptions | None = None) -> Workload:
+    """Several files or names as one pool."""
+    if not specs:
+        raise InputError("no trace given; name a file or a demo: source with --trace")
+    options = options or ReadOptions()
+    workloads = [_read(spec, options) for spec in specs]
+    if options.lengths is not None:
+        workloads = _fill(workloads, options.lengths)
+    return pool([_with_guess_note(workload) for workload in workloads])
+
+
+def format_of(path: Path, name: str | None = None) -> Format:
+    """The format called `name`, or the one the file's content speaks for."""
+    if name is not None:
+        for form in FORMATS:
+            if form.name == name:
+                return form
+        raise UnknownName("format", name, [form.name for form in FORMATS])
+    beginning = head(path)
+    for form in FORMATS:
+        if form.matches(beginning):
+            return form
+    tried = "; ".join(f"{form.name} ({form.expects})" for form in FORMATS)
+    start = shown(beginning.line.decode("utf-8", "backslashreplace").strip())
+    raise InputError(f"{path}: unknown format, it begins {start}; tried {tried}")
+
+
+def _read(spec: str, options: ReadOptions) -> Workload:
+    if spec.startswith(DEMO_PREFIX):
+        from blendsim.traces.demo import demo
+
+        return demo(spec.removeprefix(DEMO_PREFIX), options.seed)
+    path = Path(spec)
+    if spec in {source.name for source in CATALOG} and not path.exists():
+        raise InputError(f"{spec}: no such file; `blendsim trace fetch {spec}` downloads it")
+    return format_of(path, options.format).read(path, options)
+
+
+def _fill(workloads: list[Workload], path: Path) -> list[Workload]:
+    lengths = read_results(path)
+    filled = [with_lengths(workload, lengths) for workload in workloads]
+    gained = sum(int(w.has_output.sum()) for w in filled)
+    if gained == sum(int(w.has_output.sum()) for w in workloads):
+        raise InputError(
+            f"{path}: none of its {len(lengths):,} results belongs to a request without output "
+            "length; give the results of this batch, or leave --lengths out"
+        )
+    return filled
+
+
+def _with_guess_note(workload: Workload) -> Workload:
+    """Say so where output lengths will be guessed."""
+    lacking = ~workload.has_output
+    if not lacking.any():
+        return workload
+    unlimited = int((lacking & (workload.output_limit == 0)).sum())
+    note = (
+        f"{', '.join(workload.origin)}: {int(lacking.sum()):,} of {len(workload):,} requests have "
+        "no output length; what is planned for them is a guess from max_tokens"
+    )
+    if unlimited:
+        note += f", which {unlimited:,} of them do not give"
+    note += "; --lengths RESULTS.jsonl of an earlier run does better"
+    if note in workload.notes:  # it was said when this workload was first read
+        return workload
+    return replace(workload, notes=(*workload.notes, note))

@@ -1,0 +1,54 @@
+"""Output lengths from an earlier run: OpenAI batch results, matched by custom_id."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from blendsim.errors import InputError
+from blendsim.request import Workload
+from blendsim.traces.counts import require_rows, shown, whole
+from blendsim.traces.jsonl import objects
+
+
+def read_results(path: Path) -> dict[str, int]:
+    """Tokens generated for each custom_id; failed requests are left out."""
+    lengths: dict[str, int] = {}
+    rows = 0
+    for where, row in objects(path):
+        rows += 1
+        custom_id = row.get("custom_id")
+        if not isinstance(custom_id, str):
+            raise InputError(
+                f"{where}, column 'custom_id': {shown(custom_id)} is not a name; --lengths takes "
+                "the results file of an OpenAI batch"
+            )
+        if custom_id in lengths:
+            raise InputError(f"{where}, column 'custom_id': {shown(custom_id)} was given before")
+        response = row.get("response")
+        if row.get("error") or not isinstance(response, dict):
+            continue
+        if response.get("status_code", 200) != 200:
+            continue
+        lengths[custom_id] = _generated(response.get("body"), where)
+    require_rows(rows, path)
+    return lengths
+
+
+def with_lengths(workload: Workload, lengths: dict[str, int]) -> Workload:
+    """`workload` with the output lengths it lacks taken from `lengths`, by id."""
+    output_len, has_output = workload.output_len.copy(), workload.has_output.copy()
+    for row in np.flatnonzero(~workload.has_output):
+        tokens = lengths.get(str(workload.ids[row]))
+        if tokens is not None:
+            output_len[row], has_output[row] = tokens, True
+    return replace(workload, output_len=output_len, has_output=has_output)
+
+
+def _generated(body: Any, where: str) -> int:
+    usage = body.get("usage") if isinstance(body, dict) else None
+    if not isinstance(usage, dict):
+        raise InputError(f"{where}: response.body.usage is missing; --lengths needs token counts")
+    name = "completion_tokens" if "completion_tokens" in usage else "output_tokens"
+    return whole(usage.get(name), "output", f"{where}, column 'response.body.usage.{name}'")

@@ -1,0 +1,77 @@
+"""The seam of the readers: what a format is, what it may be told, and what is known of a file
+before it is read.
+"""
+
+import csv
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+from blendsim.request import Workload
+from blendsim.traces.content import first_line
+
+
+@dataclass(frozen=True, slots=True)
+class ReadOptions:
+    """What a reader may be told besides the path."""
+
+    tokenizer: str | None = None  # a tokenizer.json, or a directory that holds one
+    lengths: Path | None = None  # results of an earlier run, for requests without output lengths
+    seed: int = 0  # of the demo sources
+    format: str | None = None  # a format's name, instead of looking at the content
+
+
+class Head(NamedTuple):
+    """What the first line of a file says about its format."""
+
+    line: bytes  # the first bytes, up to the end of the line
+    columns: tuple[str, ...]  # names of a CSV header
+    keys: frozenset[str]  # keys of a JSON object
+
+
+class Format(Protocol):
+    """One file format."""
+
+    @property
+    def name(self) -> str:
+        """What `--format` calls it."""
+        ...
+
+    @property
+    def expects(self) -> str:
+        """How to recognise it, in a few words, for the error that lists what was tried."""
+        ...
+
+    def matches(self, head: Head) -> bool:
+        """Whether a file that begins like this is of this format."""
+        ...
+
+    def read(self, path: Path, options: ReadOptions) -> Workload:
+        """The whole file as a workload, or InputError with the file, line, column and value."""
+        ...
+
+
+def head(path: Path) -> Head:
+    """Look at the beginning of a file, compressed or plain."""
+    line = first_line(path)
+    try:
+        text = line.decode("utf-8-sig").strip()
+    except UnicodeDecodeError:
+        return Head(line, (), frozenset())
+    if text.startswith("{"):
+        try:
+            row = json.loads(text)
+        except ValueError:
+            return Head(line, (), frozenset())
+        return Head(line, (), frozenset(row))
+    names = next(csv.reader([text]), [])
+    return Head(line, tuple(name.strip() for name in names), frozenset())
+
+
+def source_name(path: Path) -> str:
+    """A file's name without the suffixes that only say how it is stored."""
+    name = path.name
+    for suffix in (".gz", ".csv", ".jsonl", ".json", ".parquet"):
+        name = name.removesuffix(suffix)
+    return name or path.name

@@ -1,0 +1,104 @@
+"""Text to token ids: by a model's tokenizer, or byte by byte where none is given."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from blendsim.errors import InputError, Unavailable
+
+_CHUNK = 4096  # texts encoded at a time, to bound what the tokenizer's objects hold
+
+
+class Tokens(NamedTuple):
+    """Token ids of some texts, and the space in which equal ids mean equal text."""
+
+    lists: list[NDArray[np.int32]]
+    space: str
+    is_model: bool
+
+
+class Encoder(Protocol):
+    """Makes tokens of texts."""
+
+    @property
+    def note(self) -> str:
+        """What a reader of the workload must know about these tokens."""
+        ...
+
+    def encode(self, texts: Sequence[str]) -> Tokens:
+        """Token ids of each text."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Bytes:
+    """One UTF-8 byte is one token: needs nothing, and says that it counts too many."""
+
+    note: str = (
+        "no --tokenizer given, so one byte counts as one token: prompts come out about 4 times "
+        "too long, which prefixes are shared is right"
+    )
+
+    def encode(self, texts: Sequence[str]) -> Tokens:
+        """The bytes of each text."""
+        lists = [
+            np.frombuffer(text.encode("utf-8", "surrogatepass"), np.uint8).astype(np.int32)
+            for text in texts
+        ]
+        return Tokens(lists, "bytes", is_model=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A `tokenizer.json` read by the `tokenizers` library."""
+
+    tokenizer: Any
+    space: str
+    note: str = ""
+
+    def encode(self, texts: Sequence[str]) -> Tokens:
+        """The tokenizer's ids of each text, special tokens of a single sequence included."""
+        lists: list[NDArray[np.int32]] = []
+        for start in range(0, len(texts), _CHUNK):
+            chunk = [_without_surrogates(text) for text in texts[start : start + _CHUNK]]
+            lists += [np.array(e.ids, np.int32) for e in self.tokenizer.encode_batch(chunk)]
+        return Tokens(lists, self.space, is_model=True)
+
+
+def encoder(path: str | None) -> Encoder:
+    """The encoder for `--tokenizer PATH`, or bytes without one."""
+    if path is None:
+        return Bytes()
+    file = Path(path)
+    if file.is_dir():
+        file = file / "tokenizer.json"
+    if not file.is_file():
+        raise InputError(
+            f"{file}: no such file; --tokenizer takes a tokenizer.json or a directory with one"
+        )
+    try:
+        from tokenizers import Tokenizer
+    except ImportError as error:
+        raise Unavailable(
+            "--tokenizer needs the tokenizers package: pip install 'blendsim[tokenizers]'"
+        ) from error
+    data = file.read_bytes()
+    try:
+        tokenizer = Tokenizer.from_buffer(data)
+    except ValueError as error:
+        raise InputError(
+            f"{file}: not a tokenizer.json ({error}); give the one beside the model's weights"
+        ) from error
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    return Model(tokenizer, f"tokens:{hashlib.sha256(data).hexdigest()[:16]}")
+
+
+def _without_surrogates(text: str) -> str:
+    """JSON can hold half a surrogate pair, UTF-8 cannot."""
+    return text.encode("utf-8", "replace").decode() if not text.isascii() else text

@@ -1,0 +1,192 @@
+"""Our own Parquet workload: every column of a Workload, prompts as a list column, names and spaces
+in the metadata. The same workload gives the same bytes.
+"""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from blendsim.errors import InputError
+from blendsim.files import replacing
+from blendsim.request import Prompts, Workload
+from blendsim.steplog import read_table
+from blendsim.traces.counts import are_wrong, compact, fault, require_rows, shown
+from blendsim.traces.seam import Head, ReadOptions
+
+SCHEMA_VERSION = 1
+_MAGIC = b"PAR1"
+_TYPES = {
+    "id": pa.string(),
+    "prompt_len": pa.int64(),
+    "output_len": pa.int64(),
+    "has_output": pa.bool_(),
+    "output_limit": pa.int64(),
+    "is_known": pa.bool_(),
+    "arrival": pa.float64(),
+    "source": pa.int32(),
+    "space": pa.int32(),
+}
+
+
+class WorkloadFormat:
+    """The workload files `blendsim` writes."""
+
+    name = "workload"
+    expects = "a Parquet workload written by blendsim"
+
+    def matches(self, head: Head) -> bool:
+        """Whether the file is Parquet."""
+        return head.line.startswith(_MAGIC)
+
+    def read(self, path: Path, options: ReadOptions) -> Workload:
+        """What `write_workload` wrote."""
+        return read_workload(path)
+
+
+WORKLOAD = WorkloadFormat()
+
+
+def write_workload(workload: Workload, path: Path) -> None:
+    """Write `workload` as Parquet (schema in docs/traces.md)."""
+    prompts = workload.prompts
+    values = {"id": workload.ids, "space": prompts.space}
+    columns: dict[str, pa.Array] = {
+        name: pa.array(values.get(name, getattr(workload, name, None)), kind)
+        for name, kind in _TYPES.items()
+    }
+    columns["units"] = pa.LargeListArray.from_arrays(prompts.offsets, pa.array(prompts.units))
+    meta = {
+        "schema": "workload",
+        "version": SCHEMA_VERSION,
+        "source_names": workload.source_names,
+        "spaces": [
+            {"name": name, "unit_tokens": tokens}
+            for name, tokens in zip(prompts.space_names, prompts.unit_tokens.tolist(), strict=True)
+        ],
+        "origin": workload.origin,
+        "notes": workload.notes,
+    }
+    table = pa.table(columns).replace_schema_metadata({b"blendsim": json.dumps(meta).encode()})
+    with replacing(path) as temporary:
+        pq.write_table(table, temporary, compression="zstd", row_group_size=1 << 16)
+
+
+def read_workload(path: Path) -> Workload:
+    """Read what `write_workload` wrote; refuses other files, newer schemas and broken values."""
+    table, meta = read_table(path, "workload", SCHEMA_VERSION)
+    missing = [name for name in (*_TYPES, "units") if name not in table.column_names]
+    if missing:
+        raise InputError(f"{path}: lacks column {missing[0]!r}; write it with blendsim again")
+    require_rows(table.num_rows, path)
+    columns = {name: _column(table, name, kind, path) for name, kind in _TYPES.items()}
+    offsets, units = _lists(table, path)
+    try:
+        spaces = meta["spaces"]
+        space_names = tuple(str(space["name"]) for space in spaces)
+        unit_tokens = np.array([space["unit_tokens"] for space in spaces], np.int32)
+        sources, notes = tuple(meta["source_names"]), tuple(meta["notes"])
+    except (KeyError, TypeError) as error:
+        raise InputError(
+            f"{path}: its metadata lack {error}; write it with blendsim again"
+        ) from error
+    _check(columns, np.diff(offsets), unit_tokens, len(sources), path)
+    ids, space = columns.pop("id"), columns.pop("space")
+    return Workload(
+        ids=ids,
+        source_names=sources,
+        prompts=Prompts(offsets, units, space, unit_tokens, space_names),
+        origin=(str(path),),  # where it was before, the metadata remember
+        notes=notes,
+        **columns,
+    )
+
+
+def _column(table: pa.Table, name: str, kind: pa.DataType, path: Path) -> NDArray[Any]:
+    column = table[name]
+    if column.type != kind or column.null_count:
+        what = f"{column.null_count} missing values" if column.null_count else str(column.type)
+        raise InputError(f"{path}, column {name!r}: has {what}; {kind} without gaps is needed")
+    if kind == pa.string():
+        return np.array(column.to_pylist(), np.str_)
+    return np.array(column.to_numpy())  # NOTE: a copy; Arrow's arrays are read-only
+
+
+def _lists(table: pa.Table, path: Path) -> tuple[NDArray[np.int64], NDArray[Any]]:
+    lists = [chunk for chunk in table["units"].chunks if len(chunk)]
+    kind = table["units"].type
+    if not pa.types.is_large_list(kind) or not pa.types.is_integer(kind.value_type):
+        raise InputError(f"{path}, column 'units': has {kind}; lists of integers are needed")
+    flat = [chunk.flatten() for chunk in lists]
+    if table["units"].null_count or any(values.null_count for values in flat):
+        raise InputError(
+            f"{path}, column 'units': has missing values; lists without gaps are needed"
+        )
+    counts = np.concatenate([chunk.value_lengths().to_numpy() for chunk in lists])
+    units = np.concatenate([values.to_numpy() for values in flat])
+    return np.concatenate(([0], np.cumsum(counts))).astype(np.int64), compact(units)
+
+
+def _check(
+    columns: dict[str, NDArray[Any]],
+    counts: NDArray[np.int64],
+    unit_tokens: NDArray[np.int32],
+    sources: int,
+    path: Path,
+) -> None:
+    """Refuse what a hand or another tool may have put into the columns."""
+    has, prompt, output = columns["has_output"], columns["prompt_len"], columns["output_len"]
+    if (unit_tokens < 1).any():
+        raise InputError(f"{path}: a space has units of less than one token; write it again")
+    rules: tuple[tuple[str, NDArray[np.bool_], Callable[[Any], str | None]], ...] = (
+        ("prompt_len", are_wrong(prompt), lambda value: fault(value, "prompt")),
+        ("output_len", are_wrong(output) & has, lambda value: fault(value, "output")),
+        ("output_len", ~has & (output != 0), lambda _: "is given where has_output is false"),
+        (
+            "output_limit",
+            are_wrong(columns["output_limit"], least=0),
+            lambda value: fault(value, "limit"),
+        ),
+        ("is_known", columns["is_known"] & ~has, lambda _: "is true where has_output is false"),
+        ("arrival", ~np.isfinite(columns["arrival"]), lambda _: "is not a time"),
+        ("source", _outside(columns["source"], sources), lambda _: "is not in the metadata"),
+        ("space", _outside(columns["space"], len(unit_tokens)), lambda _: "is not in the metadata"),
+    )
+    for name, wrong, why in rules:
+        _refuse(wrong, path, name, columns[name], why)
+    tokens = unit_tokens[columns["space"]]
+    _refuse(
+        counts * tokens > prompt + tokens - 1,
+        path,
+        "units",
+        counts,
+        lambda _: "units are more than the prompt holds",
+    )
+    ids, repeats = np.unique(columns["id"], return_counts=True)
+    if (repeats > 1).any():
+        raise InputError(f"{path}, column 'id': {shown(str(ids[repeats > 1][0]))} is given twice")
+
+
+def _outside(codes: NDArray[np.int32], number: int) -> NDArray[np.bool_]:
+    """Which codes name none of `number` things."""
+    outside: NDArray[np.bool_] = (codes < 0) | (codes >= number)
+    return outside
+
+
+def _refuse(
+    wrong: NDArray[np.bool_],
+    path: Path,
+    name: str,
+    values: NDArray[Any],
+    why: Callable[[Any], str | None],
+) -> None:
+    """Raise for the first wrong row."""
+    if wrong.any():
+        row = int(np.argmax(wrong))
+        value = values[row].item()
+        raise InputError(f"{path}, row {row + 1}, column {name!r}: {shown(value)} {why(value)}")
