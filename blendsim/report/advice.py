@@ -101,8 +101,9 @@ def _bound(rows: Sequence[Row], chosen: Row, limits: Bounds, model: StepModel) -
     worst = max(_seconds(row) for row in rows)
     if len(rows) > 1 and worst / _seconds(chosen) < NEAR:
         text += (
-            f" Order buys next to nothing here: the slowest policy is {worst / _seconds(chosen) - 1:.1%} "
-            f"behind, and even perfect overlap would gain {most:.1%} over none."
+            " Order buys next to nothing here: the slowest policy is "
+            f"{worst / _seconds(chosen) - 1:.1%} behind, and even the best overlap would gain "
+            f"{most:.1%} over none."
         )
     elif limits.longest >= limits.reachable:
         text += f" The longest request alone takes {limits.longest:,.1f} s: no order ends sooner."
@@ -115,7 +116,8 @@ def _partner(limits: Bounds, model: StepModel) -> list[str]:
     if mix.requests < 1 or mix.beside > 0.95 * mix.alone:
         return ["The pool is balanced: other work would not run noticeably cheaper beside it."]
     return [
-        f"Pool it with {mix.partner.kind} work: {mix.requests:,} requests of {mix.partner.prompt:,} prompt and "
-        f"{mix.partner.output:,} output tokens would add {mix.beside:,.1f} s here against {mix.alone:,.1f} s "
-        f"alone ({1 - mix.beside / mix.alone:.0%} off)."
+        f"Pool it with {mix.partner.kind} work: {mix.requests:,} requests of "
+        f"{mix.partner.prompt:,} prompt and {mix.partner.output:,} output tokens would add "
+        f"{mix.beside:,.1f} s here against {mix.alone:,.1f} s alone "
+        f"({1 - mix.beside / mix.alone:.0%} off)."
     ]

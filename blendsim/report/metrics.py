@@ -52,13 +52,27 @@ def run_seconds(log: StepLog) -> float:
 
 
 def outside_notes(log: StepLog, coverage: Coverage) -> list[str]:
-    """A sentence if steps lie outside the sizes the kernel profile was measured at, else nothing."""
-    worst = coverage.outside_log(log)
-    if worst <= 1:
-        return []
+    """Sentences on steps larger than the kernel profile was measured at."""
+    prefill, decodes = log.count("prefill_tokens"), log.count("decode_requests")
+    chunks = log.count("prefill_requests")
+    reach = log.count("prefill_pairs") / np.maximum(prefill, 1)
+    reach += 0.5 * (prefill / np.maximum(chunks, 1) - 1)
+    factors = {
+        "tokens a step": (prefill + decodes) / coverage.tokens,
+        "decoding requests": decodes / coverage.decode_requests,
+        "tokens of mean context": log.count("context_tokens")
+        / np.maximum(decodes, 1)
+        / coverage.decode_context,
+        "prompts a step": chunks / coverage.prefill_requests,
+        "tokens of prompt": reach / coverage.prefill_reach,
+    }
+    seconds = log.time("seconds")
     return [
-        f"steps reach {worst:.1f} times beyond the measured kernel sizes, where rates are those of the "
-        "largest size measured"
+        f"{seconds[factor > 1].sum() / seconds.sum():.1%} of the time has more {what} than "
+        f"the kernel profile was measured at (up to {factor.max():.1f} times); the rates of the "
+        "largest size measured are used there"
+        for what, factor in factors.items()
+        if factor.max(initial=0) > 1
     ]
 
 

@@ -21,7 +21,7 @@ class Work(NamedTuple):
     size.
     """
 
-    tokens: int  # computed by the layers: unshared prompt tokens and all outputs but each request's last
+    tokens: int  # through the layers: unshared prompt tokens, all outputs but the last ones
     sampled: int  # positions through the LM head
     pairs: int  # prefill query-key pairs
     private_reads: int  # decode context tokens that only their own request holds

@@ -63,13 +63,7 @@ class Replica:
         self._tables = model.tables
         # NOTE: an engine that runs one operator after another takes the sum, whatever the report's
         # overlap is.
-        self._lines = (
-            model.lines
-            if flavour.overlaps
-            else overlap_lines(
-                "sum", model.system.gpu.name, model.system.model.name, model.system.tp
-            )
-        )
+        self._lines = model.lines if flavour.overlaps else overlap_lines("sum", model.system)
         self._counts = np.empty((_FIRST_ROWS, len(COUNTS)), np.int64)
         self._times = np.empty((_FIRST_ROWS, len(TIMES)))
         self._rows = 0
