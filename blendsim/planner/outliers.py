@@ -91,33 +91,36 @@ def _gains(
     its top-level subtree, as a share of the pool's work.
     """
     leaf_work = costs.leaf_compute + costs.leaf_memory
-    order = np.argsort(-layers.leaf_density, kind="stable")
-    falling = -layers.leaf_density[order]
-    before = np.append(0.0, np.cumsum(leaf_work[order])) / leaf_work.sum()
-
-    def place(rho: Floats) -> Floats:
-        """Where density ρ belongs among all leaves."""
-        low, high = (np.searchsorted(falling, -rho, side) for side in ("left", "right"))
-        middle: Floats = (before[low] + before[high]) / 2
-        return middle
-
+    rising, middle = _places(layers.leaf_density, leaf_work)
     compute = np.concatenate((costs.compute, costs.leaf_compute))
     memory = np.concatenate((costs.memory, costs.leaf_memory))
     work = compute + memory
     pull = np.concatenate(
         (_node_sums(parent, leaf_parent, leaf_work * displaced), leaf_work * displaced)
     )
-    own = place(density(compute, memory))
+    own = np.interp(density(compute, memory), rising, middle)
     # Sums of the rest of the top-level subtree; nothing is left of it at the top itself.
     rest_compute, rest_memory = compute[top] - compute, memory[top] - memory
     rest_work, rest_pull = work[top] - work, pull[top] - pull
-    rest = place(density(np.maximum(rest_compute, 0.0), np.maximum(rest_memory, 0.0)))
+    rest_density = density(np.maximum(rest_compute, 0.0), np.maximum(rest_memory, 0.0))
+    rest = np.interp(rest_density, rising, middle)
     delta = rest - own[top]
     # w·(d² − (d − Δ)²) = Δ·(2·w·d − w·Δ)
     gain = delta * (2 * rest_pull - rest_work * delta)
     with np.errstate(divide="ignore", invalid="ignore"):
         straight = np.nan_to_num(pull * pull / work, nan=0.0, posinf=0.0)
     return straight + np.maximum(gain, 0.0), own - rest
+
+
+def _places(leaf_density: Floats, leaf_work: Floats) -> tuple[Floats, Floats]:
+    """The leaves' densities, rising, and how much of the pool's work each belongs behind (the
+    middle of its own). In between it is interpolated, so that rounding does not matter.
+    """
+    order = np.argsort(leaf_density, kind="stable")
+    rising, start = np.unique(leaf_density[order], return_index=True)
+    before = np.append(0.0, np.cumsum(leaf_work[order]))
+    below, upto = before[start], before[np.append(start[1:], len(order))]
+    return rising, 1.0 - (below + upto) / (2.0 * before[-1])
 
 
 @kernel
