@@ -281,18 +281,16 @@ class SlowTree:
             part = (value - known[at - 1]) / (known[at] - known[at - 1])
             return middle[at - 1] + part * (middle[at] - middle[at - 1])
 
-        def mean(leaves: Sequence[int]) -> tuple[float, float]:
+        def fall(leaves: Sequence[int]) -> float:
             weight = sum(work[i] for i in leaves)
-            return weight, sum(work[i] * displaced[i] for i in leaves) / weight
+            now = sum(work[i] * displaced[i] for i in leaves) / weight
+            then = sum(work[i] * place([i]) for i in leaves) / weight - place(leaves)
+            return max(0.0, weight * (now**2 - then**2))
 
         nodes = self.path(child)
         family = below["node", nodes[-2]]
         rest = [i for i in family if i not in below[child]]
-        weight, d = mean(below[child])
-        rest_weight, rest_d = mean(rest)
-        delta = place(rest) - place(family)
-        drag = rest_weight * (rest_d**2 - (rest_d - delta) ** 2)
-        return weight * d**2 + max(0.0, drag), place(below[child]) - place(rest)
+        return fall(below[child]) + fall(rest), place(below[child]) - place(rest)
 
     def displaced(self, compute: list[float]) -> list[float]:
         """How far right each leaf should be, in shares of the pool's work."""
@@ -326,7 +324,7 @@ class SlowTree:
                     continue
                 gain, shift = self.gain(child, compute, below, displaced)
                 if gain > 0 and gain >= rule.worth * self.second * cost:
-                    offers[child] = (cost / gain, cost, shift)
+                    offers[child] = (float(np.float32(cost / gain)), cost, shift)
             farthest = max((abs(shift) for _, _, shift in offers.values()), default=0.0)
             offers = {c: offer for c, offer in offers.items() if abs(offer[2]) >= farthest / 2}
             chosen = [c for c in offers if self._leads_its_path(c, offers)]

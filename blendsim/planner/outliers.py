@@ -2,9 +2,9 @@
 
 The paper splits whatever costs at most t recomputed tokens. We ask also what a split is worth. Let
 d be how far something stands from where its leaves' densities belong, as a share of the pool's work
-(the mean over its leaves, weighted by work w). Moving it there lowers Σ w·d² by w·d². The rest of
-its top-level subtree moves as well, since its density changes: by Δ, which lowers Σ w·d² by
-w_rest·(d_rest² − (d_rest − Δ)²). The sum is the split's gain in seconds, cost / gain its price.
+(the mean over its leaves, weighted by work w). Afterwards it will stand where its own density
+belongs, and so will the rest of its top-level subtree, which it no longer drags along. What
+Σ w·d² of the two falls by is the split's gain, in seconds; cost / gain is its price.
 """
 
 from typing import NamedTuple
@@ -65,8 +65,10 @@ def choose_splits(
     is_allowed &= gain >= least_gain * cost
     distance = np.abs(shift)
     is_allowed &= distance >= _FARTHEST * distance[is_allowed].max(initial=0.0)
+    # NOTE: to split a subtree in two costs the same from either side; single precision keeps
+    # rounding from deciding between them.
     price = np.full(len(cost), np.inf)
-    price[is_allowed] = cost[is_allowed] / gain[is_allowed]
+    price[is_allowed] = (cost[is_allowed] / gain[is_allowed]).astype(np.float32)
     child = _best_of_paths(parent, leaf_parent, price)
     child = child[np.argsort(price[child], kind="stable")]
     # The cheapest split of a top-level subtree says on which side it loses outliers.
@@ -95,21 +97,27 @@ def _gains(
     compute = np.concatenate((costs.compute, costs.leaf_compute))
     memory = np.concatenate((costs.memory, costs.leaf_memory))
     work = compute + memory
-    pull = np.concatenate(
-        (_node_sums(parent, leaf_parent, leaf_work * displaced), leaf_work * displaced)
+    moments = (leaf_work * displaced, leaf_work * np.interp(layers.leaf_density, rising, middle))
+    pull, ideal = (
+        np.concatenate((_node_sums(parent, leaf_parent, moment), moment)) for moment in moments
     )
     own = np.interp(density(compute, memory), rising, middle)
     # Sums of the rest of the top-level subtree; nothing is left of it at the top itself.
-    rest_compute, rest_memory = compute[top] - compute, memory[top] - memory
-    rest_work, rest_pull = work[top] - work, pull[top] - pull
-    rest_density = density(np.maximum(rest_compute, 0.0), np.maximum(rest_memory, 0.0))
-    rest = np.interp(rest_density, rising, middle)
-    delta = rest - own[top]
-    # w·(d² − (d − Δ)²) = Δ·(2·w·d − w·Δ)
-    gain = delta * (2 * rest_pull - rest_work * delta)
+    rest_compute = np.maximum(compute[top] - compute, 0.0)
+    rest_memory = np.maximum(memory[top] - memory, 0.0)
+    rest = np.interp(density(rest_compute, rest_memory), rising, middle)
+    gain = np.maximum(_fall(work, pull, ideal, own), 0.0)
+    gain += np.maximum(_fall(work[top] - work, pull[top] - pull, ideal[top] - ideal, rest), 0.0)
+    return gain, own - rest
+
+
+def _fall(work: Floats, pull: Floats, ideal: Floats, place: Floats) -> Floats:
+    """Fall of w·d² when what is Σ w·d = `pull` off, and ideally at Σ w·x = `ideal`, goes to
+    `place`.
+    """
     with np.errstate(divide="ignore", invalid="ignore"):
-        straight = np.nan_to_num(pull * pull / work, nan=0.0, posinf=0.0)
-    return straight + np.maximum(gain, 0.0), own - rest
+        fall = (pull * pull - (ideal - work * place) ** 2) / work
+    return np.nan_to_num(fall, nan=0.0, posinf=0.0, neginf=0.0)
 
 
 def _places(leaf_density: Floats, leaf_work: Floats) -> tuple[Floats, Floats]:
