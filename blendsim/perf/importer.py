@@ -20,7 +20,7 @@ from blendsim.perf.derive import derive_profile
 from blendsim.perf.grids import AttentionGrid, GemmGrid, HeadShape, ReduceGrid
 from blendsim.perf.store import write_profile
 from blendsim.perf.waves import fit_waves
-from blendsim.specs import GPUS, MODELS, GpuSpec, ModelSpec
+from blendsim.specs import BYTES_PER_VALUE, GPUS, MODELS, GpuSpec, ModelSpec
 
 PACKAGE = "aiconfigurator_core"
 _SYSTEMS = {
@@ -199,7 +199,10 @@ def _attention(rows: Iterable[Row]) -> dict[HeadShape, AttentionGrid]:
 def _reduce(rows: Iterable[Row]) -> dict[int, ReduceGrid]:
     groups: dict[int, dict[int, float]] = {}
     for row in rows:
-        groups.setdefault(row["num_gpus"], {})[row["message_size"]] = row["latency"] * _MILLI
+        # NOTE: message_size counts bf16 values: only so do its figures stay at what NVLink and PCIe
+        # carry, and vLLM's own kernel end at its limit of 8 MiB.
+        size = row["message_size"] * BYTES_PER_VALUE
+        groups.setdefault(row["num_gpus"], {})[size] = row["latency"] * _MILLI
     return {
         gpus: ReduceGrid(
             np.array(sorted(points), np.float64), np.array([points[s] for s in sorted(points)])
