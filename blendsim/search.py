@@ -80,7 +80,7 @@ class Setting(NamedTuple):
     settings: Settings
     model: StepModel
     lengths: Lengths
-    costs: RequestCosts  # of the expected lengths, from the kernel profile
+    costs: RequestCosts  # of the expected lengths, in closed form
 
     @property
     def true_lengths(self) -> Ints:
@@ -98,7 +98,9 @@ def prepare(workload: Workload, settings: Settings, progress: Progress = lambda 
     progress("estimating output lengths")
     rng = np.random.default_rng(settings.seed)
     lengths = expect_lengths(workload, pool_tree(workload, prompts), settings.sample, rng)
-    costs = profiled(model, workload.prompt_len, lengths.expected)
+    # NOTE: the closed form counts KV held for d steps, p·d + d²/2, which is what dual scan divides; the
+    # profile's d − 1 reads would give a request with one output token no memory at all.
+    costs = closed_form(system, workload.prompt_len, lengths.expected)
     return Setting(workload, prompts, settings, model, lengths, costs)
 
 
@@ -129,7 +131,6 @@ def choose(workload: Workload, settings: Settings, progress: Progress = lambda _
     prediction.
     """
     setting = prepare(workload, settings, progress)
-    flavour = find_flavour(settings.engine, settings.token_budget)
     policies = POLICIES if settings.planner == AUTO else (settings.planner,)
     trials = _try_all(
         setting, [Baseline(policy, policy, settings.engine) for policy in policies], progress
@@ -141,7 +142,7 @@ def choose(workload: Workload, settings: Settings, progress: Progress = lambda _
         rows[best], regret=_reported_seconds(rows[best]) - _reported_seconds(in_hindsight)
     )
     rows[best] = chosen
-    limits = _bounds(setting, flavour)
+    limits = trials[best].bounds
     plan = trials[best].plan
     plan = replace(plan, meta={**plan.meta, "predicted_seconds": chosen.predicted_seconds})
     return Choice(
@@ -181,7 +182,7 @@ def simulate_plan(
     expected = np.empty(len(plan), np.int64)
     expected[plan.order] = plan.expected_output
     setting = setting._replace(lengths=setting.lengths._replace(expected=expected))
-    flavour = find_flavour(settings.engine, settings.token_budget)
+    flavour = _flavour(setting, settings.engine)
     progress(f"simulating {plan.policy}")
     trial = _run(setting, plan, plan.policy, flavour, _bounds(setting, flavour))
     return Simulation(trial.row, trial.log, [*workload.notes, *trial.notes])
@@ -191,6 +192,7 @@ class _Trial(NamedTuple):
     plan: Plan
     row: Row
     log: StepLog
+    bounds: Bounds
     notes: list[str]
 
 
@@ -198,13 +200,13 @@ def _try_all(setting: Setting, baselines: Sequence[Baseline], progress: Progress
     """Plan and simulate each, two at a time: compiled code runs outside the interpreter's lock."""
     limits: dict[Flavour, Bounds] = {}
     for baseline in baselines:
-        flavour = find_flavour(baseline.engine, setting.settings.token_budget)
+        flavour = _flavour(setting, baseline.engine)
         if flavour not in limits:
             progress(f"bounds for {flavour.token_budget} tokens a step")
             limits[flavour] = _bounds(setting, flavour)
 
     def run(baseline: Baseline) -> _Trial:
-        flavour = find_flavour(baseline.engine, setting.settings.token_budget)
+        flavour = _flavour(setting, baseline.engine)
         progress(f"planning and simulating {baseline.name}")
         return _try(setting, baseline, flavour, limits[flavour])
 
@@ -235,11 +237,18 @@ def _run(setting: Setting, plan: Plan, name: str, flavour: Flavour, limits: Boun
         _densities(setting),
         shareable_tokens(setting.workload, setting.prompts, setting.model.system.block_tokens),
     )
-    return _Trial(plan, row, log, outside_notes(log, setting.model.coverage))
+    return _Trial(plan, row, log, limits, outside_notes(log, setting.model.coverage))
 
 
 def _reported_seconds(row: Row) -> float:
     return row.predicted_seconds if row.seconds is None else row.seconds
+
+
+def _flavour(setting: Setting, engine: str) -> Flavour:
+    """The engine at the asked token budget; ProfileError if the profile does not reach that far."""
+    flavour = find_flavour(engine, setting.settings.token_budget)
+    setting.model.coverage.require(flavour.token_budget, flavour.max_running)
+    return flavour
 
 
 def _bounds(setting: Setting, flavour: Flavour) -> Bounds:
