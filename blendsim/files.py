@@ -12,15 +12,22 @@ from pathlib import Path
 from blendsim.errors import InputError
 
 
+def require_place(path: Path) -> None:
+    """InputError unless a file can have that path. Ask it before long work, too."""
+    if not path.parent.is_dir():
+        raise InputError(
+            f"{path}: the directory {path.parent} does not exist; create it or choose another -o"
+        )
+    if os.path.isdir(path):  # NOTE: Path.is_dir raises for a name that is too long
+        raise InputError(f"{path}: is a directory; give a file's name with -o")
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """A temporary path beside `path`, which takes its place when the block ends well and is removed
     when it fails.
     """
-    if not path.parent.is_dir():
-        raise InputError(
-            f"{path}: the directory {path.parent} does not exist; create it or choose another -o"
-        )
+    require_place(path)
     try:
         handle, name = tempfile.mkstemp(
             dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix

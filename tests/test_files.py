@@ -46,6 +46,12 @@ def test_missing_directory_is_one_line_for_the_user(tmp_path: Path) -> None:
     assert "\n" not in str(caught.value)
 
 
+def test_directory_is_no_place_for_a_file(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="is a directory"), replacing(tmp_path):
+        pass
+    assert names(tmp_path.parent).count(tmp_path.name) == 1
+
+
 def test_name_that_cannot_be_made_is_one_line_for_the_user(tmp_path: Path) -> None:
     target = tmp_path / ("x" * 300)
     with pytest.raises(InputError, match="cannot write there"), replacing(target):

@@ -38,10 +38,13 @@ def plan(
 ) -> None:
     """Choose in which order a pool of requests should run."""
     with Progress(is_whole_run=True) as say:
+        from blendsim.files import require_place
         from blendsim.plan import write_plan
         from blendsim.search import choose
 
         asked = o.resolve(ctx.params)
+        if output is not None:
+            require_place(output)
         say("reading traces")
         workload = asked.load()
         choice = choose(workload, asked.settings, say)

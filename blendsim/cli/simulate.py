@@ -26,12 +26,14 @@ def simulate(
 ) -> None:
     """Simulate a plan step by step."""
     with Progress(is_whole_run=True) as say:
-        from blendsim.files import sha256
+        from blendsim.files import require_place, sha256
         from blendsim.plan import read_plan
         from blendsim.search import simulate_plan
         from blendsim.steplog import write_steplog
 
         made = read_plan(plan)
+        if output is not None:
+            require_place(output)
         asked = _asked(made.meta, plan, workload)
         changes = _given({"engine": engine, "token_budget": token_budget})
         settings = replace(asked.settings, **changes)

@@ -1,0 +1,148 @@
+"""Bad input gets one clear line and exit 2, and nothing half-written is left behind."""
+
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from blendsim.cli.app import app
+
+HEADER = "num_prefill_tokens,num_decode_tokens\n"
+GOOD = HEADER + "".join(f"{100 + i},{10 + i}\n" for i in range(40))
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "good.csv").write_text(GOOD)
+    return tmp_path
+
+
+def complaint(folder: Path, *arguments: str) -> str:
+    """The one line a failing command says; the folder must be as it was."""
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 2, result.output
+    assert result.stdout == ""
+    lines = [line for line in result.stderr.splitlines() if not line.startswith("compiling")]
+    lines = [line for line in lines if not line.endswith("…")]
+    assert len(lines) == 1, result.stderr
+    assert lines[0].startswith("error: ")
+    after = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    assert after == before
+    return lines[0]
+
+
+BAD_TRACES = {
+    "missing": (None, ["trace.csv", "no such file"]),
+    "unknown format": (b"colour,weight\nred,3\n", ["trace.csv", "unknown format", "tried"]),
+    "negative": (HEADER.encode() + b"10,5\n-3,5\n", ["trace.csv", "line 3", "-3"]),
+    "not a number": (HEADER.encode() + b"10,nan\n", ["trace.csv", "line 2", "nan"]),
+    "absurd": (HEADER.encode() + b"10,1e15\n", ["trace.csv", "line 2", "1e15"]),
+    "missing number": (HEADER.encode() + b"10,5\n10,\n", ["trace.csv", "line 3"]),
+    "no rows": (HEADER.encode(), ["trace.csv", "no requests"]),
+    "no bytes": (b"", ["trace.csv", "empty"]),
+    "binary": (bytes(range(256)) * 4, ["trace.csv"]),
+    "half a gzip": (b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\x03\x4b", ["trace.csv"]),
+    "oversize": (
+        HEADER.encode() + b"10,5\n200000,10\n",
+        ["1 of 2 requests", "68,938 too many", "--skip-oversize"],
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", BAD_TRACES)
+@pytest.mark.parametrize("command", ["plan", "compare"])
+def test_bad_trace_is_one_line(folder: Path, command: str, kind: str) -> None:
+    content, words = BAD_TRACES[kind]
+    if content is not None:
+        (folder / "trace.csv").write_bytes(content)
+    output = ["-o", "plan.parquet"] if command == "plan" else []
+    line = complaint(folder, command, "--trace", "trace.csv", *output)
+    assert [word for word in words if word not in line] == [], line
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--model", "llama-3-8b"], ["unknown model", "llama-3.1-8b"]),
+        (["--gpu", "a100"], ["unknown GPU", "a100-80g"]),
+        (["--engine", "vlm"], ["unknown engine", "vllm"]),
+        (["--planner", "bland"], ["unknown planner", "blend"]),
+        (["--overlap", "tabel"], ["unknown overlap", "table"]),
+        (["--overlap", "fit"], ["measured"]),
+        (["--format", "azur"], ["unknown format", "azure"]),
+        (["--tp", "3"], ["--tp 3"]),
+        (["--tp", "0"], ["--tp 0"]),
+        (["--dp", "0"], ["--dp 0"]),
+        (["--sample", "0"], ["--sample 0"]),
+        (["--sample", "nan"], ["--sample nan"]),
+        (["--token-budget", "0"], ["token budget 0"]),
+        (["--token-budget", "100000000"], ["profile covers", "100000000"]),
+        (["--model", "llama-3.1-70b"], ["no KV cache", "--tp"]),
+        (["--config", "no.toml"], ["no.toml", "no such file"]),
+        (["--lengths", "no.jsonl"], ["no.jsonl", "no such file"]),
+        (["--trace", "demo:nothing"], ["nothing", "mixed"]),
+        (["-o", "no/plan.parquet"], ["no/plan.parquet", "does not exist"]),
+        (["-o", "."], ["directory"]),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_bad_option_is_one_line(folder: Path, arguments: list[str], words: list[str]) -> None:
+    line = complaint(folder, "plan", "--trace", "good.csv", *arguments)
+    assert [word for word in words if word not in line] == [], line
+
+
+def test_unknown_setting_names_the_file_and_the_nearest(folder: Path) -> None:
+    (folder / "c.toml").write_text("[settings]\nsampel = 0.1\n")
+    line = complaint(folder, "plan", "--trace", "good.csv", "--config", "c.toml")
+    assert "c.toml: [settings]: no setting 'sampel'; nearest known: sample" in line
+
+
+@pytest.fixture
+def planned(folder: Path) -> Path:
+    arguments = ["plan", "--trace", "good.csv", "-o", "plan.parquet"]
+    assert CliRunner().invoke(app, arguments).exit_code == 0
+    return folder
+
+
+def test_plan_for_another_workload_is_refused(planned: Path) -> None:
+    (planned / "other.csv").write_text(GOOD.replace("100,10", "101,10"))
+    line = complaint(
+        planned, "simulate", "plan.parquet", "--workload", "other.csv", "-o", "steps.parquet"
+    )
+    assert "made for another workload" in line
+
+
+def test_plan_for_fewer_requests_is_refused(planned: Path) -> None:
+    (planned / "other.csv").write_text(GOOD + "5,5\n")
+    line = complaint(planned, "simulate", "plan.parquet", "--workload", "other.csv")
+    assert "the plan is for 40 requests, the workload has 41" in line
+
+
+def test_traces_of_the_plan_may_be_gone(planned: Path) -> None:
+    (planned / "good.csv").unlink()
+    assert "good.csv: no such file" in complaint(planned, "simulate", "plan.parquet")
+
+
+@pytest.mark.parametrize("name", ["no.parquet", "good.csv"])
+def test_what_is_no_plan_is_refused(planned: Path, name: str) -> None:
+    assert name in complaint(planned, "simulate", name)
+
+
+def test_step_log_is_no_plan(planned: Path) -> None:
+    arguments = ["simulate", "plan.parquet", "-o", "steps.parquet"]
+    assert CliRunner().invoke(app, arguments).exit_code == 0
+    assert "holds 'steplog'; a plan file is needed" in complaint(
+        planned, "simulate", "steps.parquet"
+    )
+
+
+def test_plan_that_forgot_its_traces_says_so(planned: Path) -> None:
+    from dataclasses import replace
+
+    from blendsim.plan import read_plan, write_plan
+
+    plan = read_plan(planned / "plan.parquet")
+    write_plan(replace(plan, meta={}), planned / "bare.parquet")
+    assert "does not say which traces it is for" in complaint(planned, "simulate", "bare.parquet")

@@ -1,0 +1,202 @@
+"""plan, simulate and compare from end to end, on small traces made here."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from blendsim.cli.app import app
+from blendsim.plan import read_plan
+from blendsim.steplog import read_steplog
+
+KEYS = {
+    "requests",
+    "input_tokens",
+    "output_tokens",
+    "policy",
+    "seconds",
+    "predicted_seconds",
+    "tokens_per_second",
+    "optimum_seconds",
+    "share_of_optimum",
+    "reachable_seconds",
+    "share_of_reachable",
+    "sharing_ratio",
+    "sharing_optimum",
+    "density",
+    "density_profile",
+    "preempted_tokens",
+    "kv_use",
+}
+REQUESTS = 150
+
+
+def write_csv(path: Path, output_scale: int = 1) -> None:
+    """Long prompts with short answers and the other way round; outputs are a fixed random draw."""
+    rng = np.random.default_rng(5)
+    rows = [
+        (2000 + int(rng.integers(500)), 20 + int(rng.integers(20)))
+        if i % 2
+        else (50 + int(rng.integers(50)), 600 + int(rng.integers(300)))
+        for i in range(REQUESTS)
+    ]
+    lines = [f"{p},{d * output_scale}" for p, d in rows]
+    path.write_text("\n".join(["num_prefill_tokens,num_decode_tokens", *lines]) + "\n")
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working directory with a trace in it."""
+    monkeypatch.chdir(tmp_path)
+    write_csv(tmp_path / "trace.csv")
+    return tmp_path
+
+
+def run(*arguments: str) -> str:
+    """Standard output of a command that must succeed."""
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
+def run_json(*arguments: str) -> dict[str, Any]:
+    out = run(*arguments, "--json")
+    assert out.count("\n") == 1
+    parsed = json.loads(out, parse_constant=lambda name: pytest.fail(f"JSON holds {name}"))
+    assert isinstance(parsed, dict)
+    return parsed
+
+
+def test_plan_tells_the_chosen_row_and_all_rows(folder: Path) -> None:
+    told = run_json("plan", "--trace", "trace.csv")
+    assert set(told) >= KEYS | {"rows", "advice", "notes"}
+    assert told["requests"] == REQUESTS
+    assert [row["policy"] for row in told["rows"] if row["chosen"]] == [told["policy"]]
+    assert all(set(row) >= KEYS for row in told["rows"])
+    assert told["predicted_seconds"] == min(row["predicted_seconds"] for row in told["rows"])
+    assert told["optimum_seconds"] <= told["reachable_seconds"] <= told["seconds"]
+    assert sorted(path.name for path in folder.iterdir()) == ["trace.csv"]
+
+
+@pytest.mark.usefixtures("folder")
+def test_table_marks_the_chosen_row_and_fits_the_terminal() -> None:
+    lines = run("plan", "--trace", "trace.csv").splitlines()
+    chosen = run_json("plan", "--trace", "trace.csv")["policy"]
+    assert [line.split()[1] for line in lines if line.startswith("* ")] == [chosen]
+    assert max(map(len, lines)) <= 120
+
+
+def test_one_policy_can_be_asked_for(folder: Path) -> None:
+    told = run_json("plan", "--trace", "trace.csv", "--planner", "dfs", "-o", "plan.parquet")
+    assert told["policy"] == "dfs"
+    assert told["plan"] == "plan.parquet"
+    assert "rows" not in told
+    assert read_plan(folder / "plan.parquet").policy == "dfs"
+
+
+def test_same_seed_same_plan_bytes(folder: Path) -> None:
+    for name in ("a", "b"):
+        run("plan", "--trace", "trace.csv", "--seed", "3", "-o", name)
+    assert (folder / "a").read_bytes() == (folder / "b").read_bytes()
+
+
+def test_unsampled_lengths_leave_the_plan_as_it_is(folder: Path) -> None:
+    run("plan", "--trace", "trace.csv", "-o", "a")
+    visible = set(read_plan(folder / "a").order[read_plan(folder / "a").is_visible].tolist())
+    assert 0 < len(visible) < REQUESTS
+    lines = (folder / "trace.csv").read_text().splitlines()
+    for row in range(REQUESTS):
+        if row not in visible:
+            prompt, output = lines[row + 1].split(",")
+            lines[row + 1] = f"{prompt},{3 * int(output) + 1}"
+    (folder / "trace.csv").write_text("\n".join(lines) + "\n")
+    run("plan", "--trace", "trace.csv", "-o", "b")
+    assert (folder / "a").read_bytes() == (folder / "b").read_bytes()
+
+
+def test_simulating_a_plan_gives_the_seconds_it_was_chosen_by(folder: Path) -> None:
+    made = run_json("plan", "--trace", "trace.csv", "-o", "plan.parquet")
+    told = run_json("simulate", "plan.parquet", "-o", "steps.parquet")
+    for key in KEYS:
+        assert told[key] == made[key], key
+    log = read_steplog(folder / "steps.parquet")
+    assert float((log.time("start") + log.time("seconds")).max()) == told["seconds"]
+    assert int(log.count("finished").sum()) == REQUESTS
+
+
+@pytest.mark.usefixtures("folder")
+def test_simulating_on_a_serial_engine_takes_longer() -> None:
+    run("plan", "--trace", "trace.csv", "-o", "plan.parquet")
+    overlapped = run_json("simulate", "plan.parquet")
+    serial = run_json("simulate", "plan.parquet", "--engine", "sequential")
+    assert serial["seconds"] > overlapped["seconds"]
+    assert serial["optimum_seconds"] == overlapped["optimum_seconds"]
+
+
+@pytest.mark.usefixtures("folder")
+def test_simulate_says_what_it_did() -> None:
+    run("plan", "--trace", "trace.csv", "-o", "plan.parquet")
+    assert "-o steps.parquet keeps the log" in run("simulate", "plan.parquet")
+    assert "steps written to s" in run("simulate", "plan.parquet", "-o", "s")
+
+
+def test_workload_can_be_given_from_elsewhere(folder: Path) -> None:
+    run("plan", "--trace", "trace.csv", "-o", "plan.parquet")
+    before = run_json("simulate", "plan.parquet")
+    (folder / "trace.csv").rename(folder / "moved.csv")
+    after = run_json("simulate", "plan.parquet", "--workload", "moved.csv")
+    assert after["seconds"] == before["seconds"]
+
+
+@pytest.mark.usefixtures("folder")
+def test_compare_shows_every_baseline() -> None:
+    from blendsim.baselines import BASELINES
+
+    told = run_json("compare", "--trace", "trace.csv")
+    assert [row["policy"] for row in told["rows"]] == [baseline.name for baseline in BASELINES]
+    assert told["seconds"] == min(row["seconds"] for row in told["rows"])
+    text = run("compare", "--trace", "trace.csv")
+    assert all(baseline.name in text for baseline in BASELINES)
+
+
+def test_options_win_over_the_config_file(folder: Path) -> None:
+    (folder / "c.toml").write_text('[settings]\nplanner = "dfs"\ngpu = "h200"\n')
+    told = run_json("plan", "--trace", "trace.csv", "--config", "c.toml", "-o", "a")
+    assert told["policy"] == "dfs"
+    assert read_plan(folder / "a").meta["settings"]["gpu"] == "h200"
+    told = run_json("plan", "--trace", "trace.csv", "--config", "c.toml", "--planner", "fcfs")
+    assert told["policy"] == "fcfs"
+
+
+def test_oversize_requests_are_dropped_and_counted_when_asked(folder: Path) -> None:
+    with (folder / "trace.csv").open("a") as file:
+        file.write("200000,10\n")
+    told = run_json("plan", "--trace", "trace.csv", "--skip-oversize", "-o", "plan.parquet")
+    assert told["requests"] == REQUESTS
+    assert any("left out" in note for note in told["notes"])
+    assert run_json("simulate", "plan.parquet")["requests"] == REQUESTS
+
+
+def test_pool_of_two_traces_is_planned_as_one(folder: Path) -> None:
+    write_csv(folder / "other.csv")
+    told = run_json("plan", "--trace", "trace.csv", "--trace", "other.csv")
+    assert told["requests"] == 2 * REQUESTS
+
+
+def batch_line(name: str, limit: int) -> str:
+    body = {"messages": [{"role": "user", "content": "say " + name}], "max_tokens": limit}
+    return json.dumps({"custom_id": name, "method": "POST", "url": "/v1", "body": body})
+
+
+def test_requests_without_lengths_have_a_prediction_only(folder: Path) -> None:
+    lines = [batch_line(f"r{i}", 64) for i in range(40)]
+    (folder / "batch.jsonl").write_text("\n".join(lines))
+    told = run_json("plan", "--trace", "batch.jsonl")
+    assert told["seconds"] is None
+    assert told["output_tokens"] is None
+    assert told["predicted_seconds"] > 0
+    assert any("guess" in note for note in told["notes"])
+    assert "–" in run("plan", "--trace", "batch.jsonl")
