@@ -11,11 +11,19 @@ from blendsim.serving.kv import (
     cached_blocks,
     hold_path,
     idle_path_blocks,
-    missing_blocks,
-    private_blocks,
 )
 from blendsim.serving.sides import enter_side, left_share, private_tokens, reservation
 from blendsim.serving.state import LEFT, NONE, PREFILLING, RIGHT, State
+
+
+@kernel
+def hit_blocks(state: State, request: int) -> int:
+    """Cached blocks the request starts behind if it enters now.
+
+    The last token is always computed, since its logits give the next one.
+    """
+    last = state.requests[request].target - 1
+    return min(cached_blocks(state, request), last // state.scalars[0].block_tokens)
 
 
 @kernel
@@ -24,15 +32,9 @@ def has_room(state: State, request: int) -> bool:
     forecast holds.
     """
     s = state.scalars[0]
-    r = state.requests[request]
-    cached = cached_blocks(state, request)
-    need = private_blocks(state, request, r.target) + r.path_blocks - cached
+    target = state.requests[request].target
+    need = (target + s.block_tokens - 1) // s.block_tokens - hit_blocks(state, request)
     room = s.free + s.idle - idle_path_blocks(state, request)
-    if s.predicted_peak == 1:
-        for j in range(s.prefilling):  # what prompts in progress still need is spoken for
-            k = state.partial[j]
-            other = state.requests[k]
-            room -= missing_blocks(state, k, other.computed, other.target)
     if need > room:
         return False
     return s.predicted_peak == 0 or s.running == 0 or peak_fits(state, request)
@@ -86,18 +88,13 @@ def next_request(state: State) -> int:
 def admit(state: State, request: int) -> int:
     """Let the request in: hold its path and start its prefill behind what is cached. Returns the
     tokens hit.
-
-    The last token is always computed, since its logits give the next one.
     """
     s = state.scalars[0]
     r = state.requests[request]
-    block = s.block_tokens
-    r.computed = block * min(cached_blocks(state, request), (r.target - 1) // block)
+    r.computed = s.block_tokens * hit_blocks(state, request)
     hold_path(state, request)
     r.status = PREFILLING
     expect(state, request, expected_end(state, request), private_tokens(state, request) - s.step)
     enter_side(state, request, r.side, False)
-    state.partial[s.prefilling] = request
-    s.prefilling += 1
     s.running += 1
     return r.computed

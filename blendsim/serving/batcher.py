@@ -1,9 +1,11 @@
 """The step: continuous batching with chunked prefill, and preemption by recompute.
 
 `schedule` decides what one step computes, `commit` records that it was done. Decodes come first,
-one token each; then prompts in progress; then, if nobody had to leave, new requests while the token
-budget lasts. A request that comes back after a preemption recomputes its prompt and what it had
-generated; the last of those tokens is one it would have decoded, and is counted as a decode read.
+one token each; then the prompt in progress; then, if nobody had to leave, new requests while the
+token budget lasts. Only the budget's end cuts a prompt short, and nobody enters after that, so one
+prompt at most is in progress between steps. A request that comes back after a preemption recomputes
+its prompt and what it had generated; the last of those tokens is one it would have decoded, and is
+counted as a decode read.
 """
 
 from blendsim.compiled import kernel
@@ -11,7 +13,7 @@ from blendsim.serving.admission import admit, next_request
 from blendsim.serving.forecast import forget, renew_estimates
 from blendsim.serving.kv import extend, missing_blocks, release, take_blocks
 from blendsim.serving.sides import generated_tokens, leave_side, victim
-from blendsim.serving.state import DECODING, DONE, NONE, PREFILLING, WAITING, State
+from blendsim.serving.state import DECODING, DONE, NONE, WAITING, State
 from blendsim.steplog import COUNTS
 
 PREFILL_TOKENS = COUNTS.index("prefill_tokens")
@@ -62,7 +64,7 @@ def start_decoding(state: State, request: int) -> None:
 
 @kernel
 def stop_decoding(state: State, request: int, upcoming: int) -> None:
-    """Take the request out of the decodes; `upcoming` is the step whose context sum is being kept."""
+    """Take the request out of the decodes; `s.context` is now the sum of step `upcoming`."""
     s = state.scalars[0]
     r = state.requests[request]
     slot = r.finish_step % len(state.finish)
@@ -98,8 +100,8 @@ def preempt(state: State, request: int) -> None:
         r.generated = generated
     else:
         computed = r.computed
-        drop_partial(state, request)
-    # NOTE: a decode that already has its block for this step holds it for one token more than computed.
+        s.prefilling = NONE
+    # NOTE: once decodes have their blocks for this step, they hold them for one token more.
     leave(state, request, computed + (s.opened if r.status == DECODING else 0))
     r.target = r.prompt + r.generated
     r.status = WAITING
@@ -109,19 +111,6 @@ def preempt(state: State, request: int) -> None:
     shared = s.block_tokens * min(computed // s.block_tokens, r.path_blocks)
     state.counts[PREEMPTED] += 1
     state.counts[PREEMPTED_TOKENS] += computed - shared
-
-
-@kernel
-def drop_partial(state: State, request: int) -> None:
-    """Take a request out of the prompts in progress, keeping their order."""
-    s = state.scalars[0]
-    j = 0
-    while state.partial[j] != request:
-        j += 1
-    s.prefilling -= 1
-    while j < s.prefilling:
-        state.partial[j] = state.partial[j + 1]
-        j += 1
 
 
 @kernel
@@ -137,8 +126,9 @@ def run_chunk(state: State, request: int, tokens: int) -> None:
     state.chunk[1, s.chunks] = before
     state.chunk[2, s.chunks] = tokens
     s.chunks += 1
+    s.prefilling = request
     if r.computed == r.target:
-        drop_partial(state, request)
+        s.prefilling = NONE
         state.ended[s.completed] = request
         s.completed += 1
         if r.generated > 0:  # the last token is a decode that was lost: see the module's docstring
@@ -164,26 +154,21 @@ def open_decode_blocks(state: State) -> None:
 
 
 @kernel
-def continue_prefills(state: State, budget: int) -> int:
-    """Go on with prompts in progress, oldest first; returns the token budget left."""
+def continue_prefill(state: State, budget: int) -> int:
+    """Go on with the prompt in progress, if there is one; returns the token budget left."""
     s = state.scalars[0]
-    j = 0
-    while j < s.prefilling and budget > 0:
-        k = state.partial[j]
-        r = state.requests[k]
-        tokens = min(budget, r.target - r.computed)
-        while missing_blocks(state, k, r.computed, r.computed + tokens) > s.free + s.idle:
-            out = victim(state)
-            if state.requests[out].status == PREFILLING and out != k:
-                out = k  # NOTE: the other prompt ran in this step already
-            preempt(state, out)
-            if out == k:
-                return 0
-        run_chunk(state, k, tokens)
-        budget -= tokens
-        if j < s.prefilling and state.partial[j] == k:
-            j += 1
-    return budget
+    k = s.prefilling
+    if k == NONE or budget == 0:
+        return budget
+    r = state.requests[k]
+    tokens = min(budget, r.target - r.computed)
+    while missing_blocks(state, k, r.computed, r.computed + tokens) > s.free + s.idle:
+        out = victim(state)
+        preempt(state, out)
+        if out == k:
+            return 0
+    run_chunk(state, k, tokens)
+    return budget - tokens
 
 
 @kernel
@@ -198,7 +183,7 @@ def schedule(state: State) -> None:
     renew_estimates(state)
     open_decode_blocks(state)
     # NOTE: counted now: a request preempted below was to decode in this step and does not.
-    budget = continue_prefills(state, s.token_budget - s.decodes)
+    budget = continue_prefill(state, s.token_budget - s.decodes)
     if counts[PREEMPTED] == 0:
         while budget > 0 and s.running < s.max_running:
             k = next_request(state)

@@ -1,7 +1,7 @@
 """ServingCore: the scheduler as an object, one step at a time, for whoever drives it.
 
-Pure bookkeeping: no clock, no GPU, no I/O. The runtime asks it for a step, executes it and commits; the simulator runs the
-same compiled functions many steps in one call.
+Pure bookkeeping: no clock, no GPU, no I/O. The runtime asks it for a step, executes it and commits;
+the simulator runs the same compiled functions many steps in one call.
 """
 
 from typing import Any, NamedTuple
@@ -32,7 +32,7 @@ from blendsim.steplog import COUNTS
 
 
 class BlockPaths(NamedTuple):
-    """The prefix tree of one replica's requests in KV blocks, and where each request hangs from it."""
+    """The prefix tree of one replica's requests in KV blocks, and where each hangs from it."""
 
     tree: PrefixTree  # depth in blocks
     node: Ints  # (n,), deepest node of request k (plan order of the replica)
@@ -47,7 +47,7 @@ class Scheduled(NamedTuple):
 
 
 def block_paths(prompts: SortedPrompts, rows: Ints, block_tokens: int) -> BlockPaths:
-    """Shared full blocks of the requests `rows` (any subset, e.g. one rank's), numbered as in `rows`."""
+    """Shared full blocks of the requests `rows` (all, or one rank's), numbered as in `rows`."""
     n = len(prompts.order)
     number = np.full(n, NONE, np.int64)
     number[rows] = np.arange(len(rows))
@@ -123,11 +123,11 @@ class ServingCore:
         batcher.commit(self.state)
 
     def counts(self) -> dict[str, int]:
-        """All counts of the step by their StepLog names; `finished` is complete after `commit()`."""
+        """The step's counts by their StepLog names; `finished` is complete after `commit()`."""
         return dict(zip(COUNTS, self.state.counts.tolist(), strict=True))
 
     def scheduled(self) -> Scheduled:
-        """Who computes what in the current step, between `step()` and `commit()`: chunks, then decodes."""
+        """Who computes what, between `step()` and `commit()`: chunks, then decodes."""
         s = self.state.scalars[0]
         chunk = self.state.chunk[:, : int(s.chunks)]
         decoding = np.flatnonzero(self.state.requests.status == DECODING)
@@ -140,7 +140,7 @@ class ServingCore:
         )
 
     def check(self) -> None:
-        """Assert conservation of blocks, tokens and requests, counted anew. Call it between steps."""
+        """Assert conservation of blocks, tokens and requests, counted anew, between steps."""
         state = self.state
         s = state.scalars[0]
         requests: Any = state.requests
@@ -224,7 +224,7 @@ def new_state(
     s.root_density = root_density
     s.output_reserved = flavour.output_reserved
     s.back = n - 1
-    s.oldest_node = s.newest_node = NONE
+    s.prefilling = s.oldest_node = s.newest_node = NONE
     s.left_newest = s.left_oldest = s.right_newest = s.right_oldest = NONE
     width = min(flavour.max_running, n) + 1
     return State(
@@ -236,7 +236,6 @@ def new_state(
         finish=np.full(int(output.max(initial=1)) + 2, NONE, np.int64),
         phase=np.zeros(block_tokens, np.int64),
         queue=np.zeros(n, np.int64),
-        partial=np.zeros(width, np.int64),
         ended=np.zeros(width, np.int64),
         chunk=np.zeros((3, width), np.int64),
         counts=np.zeros(len(COUNTS), np.int64),

@@ -30,12 +30,13 @@ class Flavour:
     def __post_init__(self) -> None:
         if self.token_budget < 1 or self.max_running < 1:
             raise InputError(
-                f"token budget {self.token_budget} and running limit {self.max_running} must be at least 1"
+                f"token budget {self.token_budget} and running limit {self.max_running} "
+                "must be at least 1"
             )
         if self.max_running > self.token_budget:
             raise InputError(
                 f"token budget {self.token_budget} is below the running limit {self.max_running}: "
-                "every running request decodes one token a step; raise the budget or lower the limit"
+                "every running request decodes a token a step; raise the budget or lower the limit"
             )
 
 

@@ -61,7 +61,7 @@ def take_blocks(state: State, number: int) -> None:
 
 @kernel
 def cached_blocks(state: State, request: int) -> int:
-    """Blocks of the request's prompt that are in the cache, counted from the front without a gap."""
+    """Blocks of the request's path that are in the cache, from the front without a gap."""
     k = state.requests[request].node
     hit = state.requests[request].path_blocks
     while k > 0:
@@ -149,8 +149,8 @@ def private_blocks(state: State, request: int, tokens: int) -> int:
 def missing_blocks(state: State, request: int, computed: int, upto: int) -> int:
     """New blocks needed to extend the request's KV from `computed` to `upto` tokens.
 
-    A path block that somebody else has filled in the meantime is not needed again, so this may be
-    negative.
+    A path block that is cached already is not needed again: what was recomputed of it, for the
+    prompt's last token, is given back when the block is full, so this may be negative.
     """
     full = upto // state.scalars[0].block_tokens
     number = private_blocks(state, request, upto) - private_blocks(state, request, computed)

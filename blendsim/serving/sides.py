@@ -41,16 +41,18 @@ def reservation(state: State, request: int) -> int:
 @kernel
 def left_share(state: State) -> float:
     """M_L in tokens, for the requests next in line at the two ends: the paper's §5.3, clamped to
-    [0, M].
+    [0, M], and M/2 when at most one is left.
 
     M is what the shared prefixes in use leave of the capacity. M_L + M_R = M and M_L·ρ_L + M_R·ρ_R
     = M·ρ_root.
     """
     s = state.scalars[0]
     memory = float((s.capacity - s.shared_length) * s.block_tokens)
-    last = len(state.density) - 1
-    left = state.density[min(s.front, last)]
-    right = state.density[max(s.back, 0)]
+    front = max(s.front, s.first_count)  # while sampled requests enter, the ends have not moved
+    if front >= s.back:
+        return memory / 2
+    left = state.density[front]
+    right = state.density[s.back]
     if left == right:
         return memory / 2
     return min(memory, max(0.0, memory * (s.root_density - right) / (left - right)))
@@ -115,7 +117,7 @@ def leave_side(state: State, request: int) -> None:
 
 @kernel
 def victim(state: State) -> int:
-    """Who is preempted when blocks run out: the newest of the side that is further over its share."""
+    """Who is preempted when blocks run out: the newest of the side further over its share."""
     s = state.scalars[0]
     if s.dual_scan == 0 or s.right_newest == NONE:
         return s.left_newest

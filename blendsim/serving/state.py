@@ -27,14 +27,11 @@ REQUEST = np.dtype(
         ("node", _INT),  # deepest shared prefix node of its prompt
         ("path_blocks", _INT),  # blocks from the root to that node's end
         ("status", _INT),
-        ("was_preempted", _INT),
-        ("side", _INT),
-        (
-            "target",
-            _INT,
-        ),  # tokens to prefill: prompt, and after a preemption what was generated too
+        ("was_preempted", _INT),  # at least once
+        ("side", _INT),  # LEFT or RIGHT
+        ("target", _INT),  # tokens to prefill: the prompt, and what was generated if preempted
         ("computed", _INT),  # of those, tokens whose KV is there (while prefilling)
-        ("generated", _INT),  # output tokens so far, up to the last event
+        ("generated", _INT),  # output tokens so far; while decoding, those before start_step
         ("start_step", _INT),  # first decode step
         ("start_context", _INT),  # context read in that step
         ("finish_step", _INT),  # last decode step
@@ -93,7 +90,7 @@ SCALARS = np.dtype(
         ("front", _INT),  # next request from the left
         ("back", _INT),  # next request from the right (dual scan)
         ("requeued", _INT),  # preempted requests waiting to come back
-        ("prefilling", _INT),  # requests in the middle of their prefill
+        ("prefilling", _INT),  # the request in the middle of its prefill, or NONE
         ("chunks", _INT),  # prefill chunks of this step
         ("opened", _INT),  # 1 when decodes have their blocks for this step
         ("completed", _INT),  # requests whose prefill ends in this step
@@ -125,7 +122,8 @@ SCALARS = np.dtype(
 class State(NamedTuple):
     """Everything the scheduler knows. Arrays only, so that kernels take it as it is.
 
-    The first four are record arrays, which numpy's types cannot describe."""
+    The first four are record arrays, which numpy's types cannot describe.
+    """
 
     requests: Any  # (n,) REQUEST
     nodes: Any  # (m,) NODE
@@ -135,9 +133,6 @@ class State(NamedTuple):
     finish: NDArray[np.int64]  # (longest output + 2,), ring by step: head of those that finish then
     phase: NDArray[np.int64]  # (block_tokens,), decodes that open a block at step ≡ i
     queue: NDArray[np.int64]  # (n,), stack of preempted requests
-    partial: NDArray[np.int64]  # (max_running,), requests in prefill, oldest first
     ended: NDArray[np.int64]  # (max_running,), requests whose prefill ends in this step
-    chunk: NDArray[
-        np.int64
-    ]  # (3, max_running), this step's chunks: request, computed before, tokens
+    chunk: NDArray[np.int64]  # (3, max_running), of each chunk: request, computed before, tokens
     counts: NDArray[np.int64]  # (len(steplog.COUNTS),), this step in numbers

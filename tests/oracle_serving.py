@@ -1,0 +1,448 @@
+"""docs/serving.md a second time, slowly: an object a request, an object a KV block, fresh sums.
+`SlowCore` decides the same steps as `blendsim.serving.core.ServingCore`. It shares no code with it
+and keeps no running totals, so a rule is readable here where the kernels are clever.
+"""
+
+from dataclasses import dataclass, field
+
+HORIZON = 256  # buckets the forecast looks ahead
+LEFT, RIGHT = "left", "right"
+
+
+@dataclass(frozen=True)
+class World:
+    """One replica's requests in plan order, and the rules it serves them by."""
+
+    prompts: tuple[tuple[int, ...], ...]  # token ids
+    outputs: tuple[int, ...]
+    estimates: tuple[int, ...]
+    densities: tuple[float, ...]
+    root_density: float = 1.0
+    capacity: int = 64  # blocks
+    block: int = 4  # tokens
+    budget: int = 16
+    max_running: int = 8
+    predicted_peak: bool = True
+    sharing: bool = True
+    dual: bool = False
+    first: int = 0  # sampled requests
+    output_reserved: float = 0.5
+
+
+@dataclass(eq=False)
+class Block:
+    """One KV block and the running requests that hold it; nobody holds an idle or a free one."""
+
+    holders: set[int] = field(default_factory=set)
+
+
+@dataclass(eq=False)
+class Node:
+    """Prompt blocks that the same requests share; `blocks` are those stored now, from its front."""
+
+    length: int  # blocks
+    blocks: list[Block] = field(default_factory=list)
+    readers: set[int] = field(default_factory=set)
+
+
+@dataclass(eq=False)
+class Job:
+    """A request on its way through the engine."""
+
+    number: int
+    prompt: int  # tokens
+    output: int
+    estimate: int
+    density: float
+    path: list[Node]  # from the root
+    expected: int = 0
+    status: str = "waiting"  # waiting, prefill, decode, done
+    generated: int = 0
+    target: int = 0
+    computed: int = 0  # tokens whose KV exists, this step's chunk included once it is scheduled
+    private: list[Block] = field(default_factory=list)
+    side: str = LEFT
+    was_preempted: bool = False
+    entry: int = 0  # step of admission
+    size: int = 0  # private tokens it is taken to hold at admission
+    reserved: int = 0  # tokens it counts with on its side
+    end: int = 0  # expected end
+    bucket: int = 0  # where that end is listed
+    listing: int = 0  # the how-manieth listing that was
+
+    @property
+    def path_blocks(self) -> int:
+        return sum(node.length for node in self.path)
+
+    @property
+    def stored(self) -> int:
+        """Blocks of its path that are cached without a gap from the front."""
+        count = 0
+        for node in self.path:
+            count += len(node.blocks)
+            if len(node.blocks) < node.length:
+                break
+        return count
+
+
+def common_blocks(a: tuple[int, ...], b: tuple[int, ...], block: int) -> int:
+    """Full blocks two prompts begin with alike."""
+    tokens = 0
+    while tokens < min(len(a), len(b)) and a[tokens] == b[tokens]:
+        tokens += 1
+    return tokens // block
+
+
+def paths(world: World) -> list[list[Node]]:
+    """Each request's shared prefix nodes. A node ends where prompts part or one of them ends."""
+    nodes: dict[tuple[int, ...], Node] = {}
+    found = []
+    for k, prompt in enumerate(world.prompts):
+        depths = {
+            common_blocks(prompt, p, world.block) for j, p in enumerate(world.prompts) if j != k
+        }
+        path, above = [], 0
+        for depth in sorted(depths - {0}) if world.sharing else []:
+            prefix = prompt[: depth * world.block]
+            path.append(nodes.setdefault(prefix, Node(depth - above)))
+            above = depth
+        found.append(path)
+    return found
+
+
+class SlowCore:
+    """The step loop. `step()` decides, `counts` and `scheduled` tell, `commit()` records."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.now = 0
+        self.blocks = [Block() for _ in range(world.capacity)]
+        self.free = list(self.blocks)
+        self.idle: list[Node] = []  # least recently used first
+        self.running: list[Job] = []  # in order of admission
+        self.sides: dict[str, list[Job]] = {LEFT: [], RIGHT: []}  # oldest member first
+        self.requeued: list[Job] = []  # preempted, the last one on top
+        self.jobs = [
+            Job(
+                number=k,
+                prompt=len(prompt),
+                output=world.outputs[k],
+                estimate=max(1, world.estimates[k]),
+                density=world.densities[k],
+                path=path,
+                expected=max(1, world.estimates[k]),
+                target=len(prompt),
+            )
+            for k, (prompt, path) in enumerate(zip(world.prompts, paths(world), strict=True))
+        ]
+        self.front = 0
+        self.back = len(self.jobs) - 1
+        self.listings = 0
+        self.bucket_steps = 1 + 2 * max(job.estimate for job in self.jobs) // HORIZON
+        self.counts: dict[str, int] = {}
+        self.chunks: list[tuple[Job, int, int]] = []  # request, computed before, tokens
+        self.decoders: list[Job] = []
+
+    @property
+    def is_done(self) -> bool:
+        return all(job.status == "done" for job in self.jobs)
+
+    def scheduled(self) -> list[tuple[int, int, int]]:
+        """(request, tokens computed before, tokens now) of all that runs in this step."""
+        chunks = [(job.number, before, tokens) for job, before, tokens in self.chunks]
+        return sorted(chunks + [(job.number, job.computed, 1) for job in self.decoders])
+
+    # ---- one step
+
+    def step(self) -> None:
+        self.chunks, self.decoders = [], []
+        self.lost: list[int] = []  # tokens each preempted request loses
+        self.hits: list[int] = []  # tokens each request admitted for the first time finds
+        self.entered: list[Job] = []
+        self.renew()
+        self.decode()
+        budget = self.continue_prompt(self.world.budget - len(self.decoders))
+        while not self.lost and budget > 0 and len(self.running) < self.world.max_running:
+            job = self.next_request()
+            if job is None:
+                break
+            self.enter(job)
+            budget -= self.run_chunk(job, budget)
+        self.counts = self.count()
+
+    def renew(self) -> None:
+        """Estimates that time has shown to be too low."""
+        late = [job for job in self.running if job.bucket < self.now // self.bucket_steps]
+        for job in sorted(late, key=lambda job: -job.listing):
+            while job.expected <= job.generated:
+                job.expected *= 2
+            self.expect_end(job, self.now + job.expected - job.generated)
+            if self.world.dual and job.side == LEFT and job.generated >= 2 * job.estimate:
+                self.sides[LEFT].remove(job)
+                job.side = RIGHT
+                job.reserved = self.reservation(job)
+                self.sides[RIGHT].insert(0, job)
+
+    def decode(self) -> None:
+        """One token for every decoding request, as far as blocks suffice."""
+        while True:
+            self.decoders = [job for job in self.running if job.status == "decode"]
+            openers = [job for job in self.decoders if job.computed % self.world.block == 0]
+            if self.available() >= len(openers):
+                break
+            self.preempt(self.victim())
+        for job in openers:
+            job.private.append(self.take(job))
+
+    def continue_prompt(self, budget: int) -> int:
+        """The next chunk of the prompt in progress; returns the budget that is left."""
+        halves = [job for job in self.running if job.status == "prefill"]
+        assert len(halves) <= 1, "one prompt at most is in progress"
+        if not halves or budget == 0:
+            return budget
+        job = halves[0]
+        while self.need(job, min(budget, job.target - job.computed)) > self.available():
+            victim = self.victim()
+            self.preempt(victim)
+            if victim is job:
+                return 0
+        return budget - self.run_chunk(job, budget)
+
+    def commit(self) -> None:
+        decoded = [job for job in reversed(self.running) if job.status == "decode"]
+        prefilled = [
+            job for job in self.running if job.status == "prefill" and job.computed == job.target
+        ]
+        for job in decoded:
+            job.computed += 1
+        for job in decoded + prefilled:
+            job.status = "decode"
+            job.generated += 1
+            if job.generated == job.output:
+                self.leave(job)
+                job.status = "done"
+                self.counts["finished"] += 1
+        self.now += 1
+
+    def count(self) -> dict[str, int]:
+        """The step by its step-log names."""
+        complete = [job for job, _, _ in self.chunks if job.computed == job.target]
+        late = [job for job in complete if job.generated]  # compute a decode that was put off
+        prefill = [(before, tokens - (job in late)) for job, before, tokens in self.chunks]
+        contexts = [job.computed + 1 for job in self.decoders] + [job.target for job in late]
+        return {
+            "prefill_tokens": sum(tokens for _, tokens in prefill),
+            "prefill_requests": sum(tokens > 0 for _, tokens in prefill),
+            "prefill_pairs": sum(q * before + q * (q + 1) // 2 for before, q in prefill),
+            "decode_requests": len(contexts),
+            "context_tokens": sum(contexts),
+            "sampled_tokens": len(self.decoders) + len(complete),
+            "hit_tokens": sum(self.hits),
+            "admitted": len(self.entered),
+            "finished": 0,
+            "preempted": len(self.lost),
+            "preempted_tokens": sum(self.lost),
+            "running": len(self.running),
+            "waiting": sum(job.status == "waiting" for job in self.jobs),
+            "held_blocks": sum(bool(block.holders) for block in self.blocks),
+            "cached_blocks": sum(len(node.blocks) for node in self.idle),
+            "left_tokens": sum(job.reserved for job in self.sides[LEFT]),
+            "right_tokens": sum(job.reserved for job in self.sides[RIGHT]),
+        }
+
+    # ---- KV blocks
+
+    def available(self) -> int:
+        return len(self.free) + sum(len(node.blocks) for node in self.idle)
+
+    def take(self, job: Job) -> Block:
+        """A free block, or the last one of the prefix that has been idle for longest."""
+        if not self.free:
+            self.free.append(next(node for node in self.idle if node.blocks).blocks.pop())
+        block = self.free.pop()
+        block.holders = {job.number}
+        return block
+
+    def give(self, block: Block) -> None:
+        block.holders = set()
+        self.free.append(block)
+
+    def need(self, job: Job, tokens: int) -> int:
+        """Blocks missing to compute `tokens` more: those it holds then, less what is there."""
+        block, after = self.world.block, job.computed + tokens
+        shared = min(after // block, job.path_blocks)
+        private = -(-after // block) - shared
+        return private - len(job.private) + max(0, shared - job.stored)
+
+    def run_chunk(self, job: Job, budget: int) -> int:
+        """Compute min(budget, what is left) tokens, block by block; returns how many."""
+        block, before = self.world.block, job.computed
+        tokens = min(budget, job.target - before)
+        self.chunks.append((job, before, tokens))
+        job.computed += tokens
+        for index in range(before // block, -(-job.computed // block)):
+            is_begun = before > index * block
+            if job.computed < (index + 1) * block or index >= job.path_blocks:
+                if not is_begun:
+                    job.private.append(self.take(job))
+            elif index < job.stored:
+                if is_begun:
+                    self.give(job.private.pop())
+            else:
+                filled = job.private.pop() if is_begun else self.take(job)
+                node = next(node for node in job.path if len(node.blocks) < node.length)
+                node.blocks.append(filled)
+                filled.holders = set(node.readers)
+        return tokens
+
+    # ---- coming and going
+
+    def enter(self, job: Job) -> None:
+        hit = self.hit(job)
+        for node in job.path:
+            if node in self.idle:
+                self.idle.remove(node)
+            node.readers.add(job.number)
+            for block in node.blocks:
+                block.holders.add(job.number)
+        job.computed = hit * self.world.block
+        job.status = "prefill"
+        job.entry = self.now
+        job.size = self.private_tokens(job)
+        job.reserved = self.reservation(job)
+        self.expect_end(job, self.now + max(1, job.expected - job.generated))
+        self.running.append(job)
+        self.sides[job.side].append(job)
+        self.entered.append(job)
+        if not job.was_preempted:
+            self.hits.append(job.computed)
+
+    def leave(self, job: Job) -> None:
+        """Its own blocks are free, and prefixes that it read last are idle, deepest first."""
+        for block in job.private:
+            self.give(block)
+        job.private = []
+        for node in reversed(job.path):
+            node.readers.remove(job.number)
+            for block in node.blocks:
+                block.holders.remove(job.number)
+            if not node.readers:
+                self.idle.append(node)
+        self.running.remove(job)
+        self.sides[job.side].remove(job)
+
+    def preempt(self, job: Job) -> None:
+        block = self.world.block
+        self.lost.append(job.computed - block * min(job.computed // block, job.path_blocks))
+        self.leave(job)
+        if job in self.decoders:
+            self.decoders.remove(job)
+        job.target = job.prompt + job.generated
+        job.status = "waiting"
+        job.was_preempted = True
+        self.requeued.append(job)
+
+    # ---- who, and whether
+
+    def next_request(self) -> Job | None:
+        """The one to admit now, taken from where it waits."""
+        if self.requeued:
+            return self.requeued.pop() if self.has_room(self.requeued[-1]) else None
+        if self.front > self.back:
+            return None
+        if self.front < self.world.first or not self.world.dual:
+            job = self.jobs[self.front]
+            if self.world.dual and job.density < self.world.root_density:
+                job.side = RIGHT
+            return self.taken(job, LEFT) if self.has_room(job) else None
+        left, right = (self.used(side) for side in (LEFT, RIGHT))
+        share = self.shares()
+        order = (LEFT, RIGHT) if left * share[RIGHT] <= right * share[LEFT] else (RIGHT, LEFT)
+        for side in order:
+            job = self.jobs[self.front if side == LEFT else self.back]
+            used = self.used(side)
+            is_within = used == 0 or used + self.reservation(job) <= share[side]
+            if is_within and self.has_room(job):
+                job.side = side
+                return self.taken(job, side)
+        return None
+
+    def taken(self, job: Job, end: str) -> Job:
+        if end == LEFT:
+            self.front += 1
+        else:
+            self.back -= 1
+        return job
+
+    def victim(self) -> Job:
+        if not self.world.dual:
+            return self.running[-1]
+        share = self.shares()
+        over = {side: self.used(side) - share[side] for side in (LEFT, RIGHT)}
+        side = LEFT if over[LEFT] >= over[RIGHT] else RIGHT
+        members = self.sides[side] or self.sides[RIGHT if side == LEFT else LEFT]
+        return members[-1]
+
+    def used(self, side: str) -> int:
+        return sum(job.reserved for job in self.sides[side])
+
+    def held_length(self, newcomer: Job | None = None) -> int:
+        """Blocks of nodes with readers, stored or not."""
+        held = [node for job in self.running for node in job.path]
+        held += newcomer.path if newcomer else []
+        return sum(node.length for node in set(held))
+
+    def shares(self) -> dict[str, float]:
+        """M_L and M_R, tokens."""
+        memory = float((self.world.capacity - self.held_length()) * self.world.block)
+        front = max(self.front, self.world.first)
+        left, right = memory / 2, memory / 2
+        if front < self.back:
+            dense, sparse = self.jobs[front].density, self.jobs[self.back].density
+            if dense != sparse:
+                left = memory * (self.world.root_density - sparse) / (dense - sparse)
+                left = min(memory, max(0.0, left))
+                right = memory - left
+        return {LEFT: left, RIGHT: right}
+
+    def private_tokens(self, job: Job) -> int:
+        block = self.world.block
+        return job.target - block * job.path_blocks + block // 2
+
+    def reservation(self, job: Job) -> int:
+        owed = max(1, job.expected - job.generated)
+        return self.private_tokens(job) + int(self.world.output_reserved * owed)
+
+    def hit(self, job: Job) -> int:
+        """Blocks it starts behind: at least one token is left to compute."""
+        return min(job.stored, (job.target - 1) // self.world.block)
+
+    def has_room(self, job: Job) -> bool:
+        room = self.available() - sum(len(node.blocks) for node in job.path if not node.readers)
+        if -(-job.target // self.world.block) - self.hit(job) > room:
+            return False
+        return not self.world.predicted_peak or not self.running or self.peak_fits(job)
+
+    def peak_fits(self, newcomer: Job) -> bool:
+        limit = (self.world.capacity - self.held_length(newcomer)) * self.world.block
+        end = self.now + max(1, newcomer.expected - newcomer.generated)
+        private = self.private_tokens(newcomer)
+        ends = [(job.bucket, job.end, job.size - job.entry) for job in self.running]
+        ends.append((self.listed(end), end, private - self.now))
+        for worst in {bucket for bucket, _, _ in ends}:
+            upto = (worst + 1) * self.bucket_steps
+            sizes = [
+                base + (end if bucket == worst else upto)
+                for bucket, end, base in ends
+                if bucket >= worst
+            ]
+            if sum(sizes) > limit:
+                return False
+        return True
+
+    def listed(self, end: int) -> int:
+        return min(end // self.bucket_steps, self.now // self.bucket_steps + HORIZON - 1)
+
+    def expect_end(self, job: Job, end: int) -> None:
+        self.listings += 1
+        job.end, job.bucket, job.listing = end, self.listed(end), self.listings

@@ -1,0 +1,134 @@
+"""Small worlds for the serving core: how to draw them, and how to run one in both cores."""
+
+from collections.abc import Iterator
+from itertools import accumulate
+
+import numpy as np
+from hypothesis import strategies as st
+from oracle_serving import SlowCore, World
+
+from blendsim.plan import DUAL_SCAN, IN_ORDER, Plan
+from blendsim.prefix import sort_prompts
+from blendsim.request import Prompts, from_lengths
+from blendsim.serving.core import ServingCore
+from blendsim.serving.flavour import PREDICTED_PEAK, PROMPT_FITS, Flavour
+from blendsim.specs import GpuSpec, ModelSpec, System
+
+#: One KV token of this model takes 4 bytes.
+_MODEL = ModelSpec("grain", 1, 1, 1, heads=1, kv_heads=1, head_dim=1, vocab=1, context=1 << 20)
+_GPU = GpuSpec("sand", flops=1.0, bandwidth=1.0, memory_bytes=1 << 40, sm_count=1)
+
+
+def core_of(world: World) -> ServingCore:
+    """The compiled core for `world`, made the way the simulator makes it: from a plan."""
+    n = len(world.prompts)
+    prompts = Prompts(
+        offsets=np.array([0, *accumulate(map(len, world.prompts))], np.int64),
+        units=np.array([token for prompt in world.prompts for token in prompt], np.int64),
+        space=np.zeros(n, np.int32),
+        unit_tokens=np.ones(1, np.int32),
+        space_names=("tokens",),
+    )
+    workload = from_lengths([len(p) for p in world.prompts], world.outputs, prompts=prompts)
+    plan = Plan(
+        policy="drawn",
+        admission=DUAL_SCAN if world.dual else IN_ORDER,
+        order=np.arange(n),
+        rank=np.zeros(n, np.int32),
+        is_first=np.arange(n) < world.first,
+        is_visible=np.zeros(n, np.bool_),
+        expected_output=np.array(world.estimates, np.int64),
+        density=np.array(world.densities),
+        root_density=world.root_density,
+        workload_hash="",
+        meta={},
+    )
+    flavour = Flavour(
+        "drawn",
+        "0",
+        token_budget=world.budget,
+        max_running=world.max_running,
+        admission=PREDICTED_PEAK if world.predicted_peak else PROMPT_FITS,
+        prefix_sharing=world.sharing,
+        output_reserved=world.output_reserved,
+    )
+    kv_bytes = world.capacity * world.block * _MODEL.kv_bytes_per_token
+    system = System(_MODEL, _GPU, kv_bytes=kv_bytes, block_tokens=world.block)
+    return ServingCore.from_plan(
+        plan, workload, workload.output_len, sort_prompts(workload), system, flavour
+    )
+
+
+def triples(core: ServingCore) -> list[tuple[int, int, int]]:
+    """(request, tokens computed before, tokens now) of all that runs in the step."""
+    return sorted(zip(*(column.tolist() for column in core.scheduled()), strict=True))
+
+
+def steps(core: ServingCore, limit: int = 20_000) -> Iterator[dict[str, int]]:
+    """Run `core` to its end, with its conservation check after every step; yields their counts."""
+    for _ in range(limit):
+        if core.is_done:
+            return
+        core.step()
+        core.commit()
+        core.check()
+        yield core.counts()
+    raise AssertionError(f"not done after {limit} steps")
+
+
+def compare(world: World, limit: int = 20_000) -> int:
+    """Run both cores and assert that they agree in every step; returns the number of steps."""
+    fast, slow = core_of(world), SlowCore(world)
+    for step in range(limit):
+        assert fast.is_done == slow.is_done, f"step {step}: one of the two is done"
+        if slow.is_done:
+            return step
+        fast.step()
+        slow.step()
+        assert triples(fast) == slow.scheduled(), f"step {step}: other requests run"
+        fast.commit()
+        slow.commit()
+        fast.check()
+        assert fast.counts() == slow.counts, f"step {step}: other counts"
+    raise AssertionError(f"not done after {limit} steps")
+
+
+@st.composite
+def worlds(draw: st.DrawFn) -> World:
+    """1–12 requests in little memory, with estimates that may be far too low or too high."""
+    block = draw(st.integers(1, 4))
+    heads = draw(st.lists(st.integers(1, 10), min_size=1, max_size=3))  # lengths of common heads
+    n = draw(st.integers(1, 12))
+    stretch = draw(st.sampled_from([1] * 9 + [30]))  # long outputs see more of the forecast
+    prompts, outputs, estimates = [], [], []
+    for k in range(n):
+        length = draw(st.integers(1, 24))
+        head = draw(st.integers(0, len(heads) - 1))
+        shared = min(sum(heads[: head + 1]), length) if draw(st.booleans()) else 0
+        own = draw(st.sampled_from([-1, -2, 100 + k]))  # a tail others may have too, or its own
+        prompts.append(tuple(range(shared)) + (own,) * (length - shared))
+        outputs.append(stretch * draw(st.integers(1, 12)))
+        error = draw(st.sampled_from([0.01, 0.1, 0.5, 1.0, 2.0, 5.0]))
+        estimates.append(max(1, round(error * outputs[-1])))
+    longest = max(len(p) + d for p, d in zip(prompts, outputs, strict=True))
+    budget = draw(st.integers(1, 24))
+    densities = draw(st.lists(st.sampled_from([0.25, 0.5, 1.0, 1.5, 4.0]), min_size=n, max_size=n))
+    first = draw(st.sampled_from([0, 0, n // 3]))
+    if draw(st.booleans()):
+        densities[first:] = sorted(densities[first:], reverse=True)
+    return World(
+        prompts=tuple(prompts),
+        outputs=tuple(outputs),
+        estimates=tuple(estimates),
+        densities=tuple(densities),
+        root_density=draw(st.sampled_from([0.3, 1.0, 1.2, 3.0])),
+        capacity=-(-longest // block) + draw(st.integers(0, 8)),
+        block=block,
+        budget=budget,
+        max_running=draw(st.integers(1, min(budget, n + 1))),
+        predicted_peak=draw(st.booleans()),
+        sharing=draw(st.sampled_from([True, True, True, False])),
+        dual=draw(st.booleans()),
+        first=first,
+        output_reserved=draw(st.sampled_from([0.0, 0.5, 1.0])),
+    )
