@@ -20,6 +20,7 @@ from blendsim.plan import Plan, require_same_workload
 from blendsim.planner.blend import BlendSettings
 from blendsim.planner.lengths import Lengths, expect_lengths
 from blendsim.planner.make import POLICIES, make_plan
+from blendsim.planner.partition import partition
 from blendsim.planner.tree import pool_tree
 from blendsim.prefix import SortedPrompts, shareable_tokens, sort_prompts
 from blendsim.report.advice import advise
@@ -105,8 +106,8 @@ def prepare(workload: Workload, settings: Settings, progress: Progress = lambda 
 
 
 def plan_policy(setting: Setting, policy: str) -> Plan:
-    """The plan of one policy."""
-    return make_plan(
+    """The plan of one policy, over all replicas."""
+    plan = make_plan(
         policy,
         setting.workload,
         setting.prompts,
@@ -124,6 +125,9 @@ def plan_policy(setting: Setting, policy: str) -> Plan:
             "blendsim": __version__,
         },
     )
+    if setting.settings.dp == 1:
+        return plan
+    return partition(plan, setting.costs, setting.settings.dp)
 
 
 def choose(workload: Workload, settings: Settings, progress: Progress = lambda _: None) -> Choice:
@@ -233,7 +237,7 @@ def _run(setting: Setting, plan: Plan, name: str, flavour: Flavour, limits: Boun
         predicted,
         log,
         limits,
-        setting.model.system.kv_blocks * setting.settings.dp,
+        setting.model.system.kv_blocks,
         _densities(setting),
         shareable_tokens(setting.workload, setting.prompts, setting.model.system.block_tokens),
     )

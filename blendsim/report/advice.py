@@ -56,7 +56,10 @@ def best_mix(limits: Bounds, model: StepModel, partner: Partner) -> Mix:
             for x in amounts
         ]
     )
-    k = int(np.argmax(here + alone - mixed))
+    saved = here + alone - mixed
+    # NOTE: past the bend of f more of the partner saves no more: take the least amount that saves
+    # all.
+    k = int(np.argmax(saved >= 0.999 * saved.max()))
     return Mix(partner, round(float(amounts[k])), float(mixed[k] - here), float(alone[k]))
 
 
@@ -79,9 +82,10 @@ def _why(rows: Sequence[Row], chosen: Row) -> str:
         return f"{chosen.policy}: predicted {chosen.predicted_seconds:,.1f} s."
     second = min(others, key=lambda row: row.predicted_seconds)
     margin = second.predicted_seconds / chosen.predicted_seconds - 1
+    lead = "as fast as" if margin < 0.0005 else f"{margin:.1%} faster than"
     text = (
         f"{chosen.policy} is chosen: predicted {chosen.predicted_seconds:,.1f} s, "
-        f"{margin:.1%} faster than {second.policy}, the next best."
+        f"{lead} {second.policy}, the next best."
     )
     if chosen.regret and chosen.regret > 0:
         best = min(rows, key=_seconds)

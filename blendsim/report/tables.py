@@ -82,7 +82,7 @@ def summary_lines(told: Mapping[str, Any], system: str, width: int) -> list[str]
     lacking = told["requests"] - told["with_output"]
     density = "unknown, as not all output lengths are given"
     if told["density"] is not None:
-        density = f"{told['density']:.2f} (compute over memory time, closed form) on {system}"
+        density = f"{told['density']:.2f} (compute over memory time, closed form) for {system}"
     sentences = [
         f"Sharing: {share(told['sharing_ratio'])} of prompt tokens by token, "
         f"{share(told['sharing_ratio_blocks'])} in blocks of {told['block_tokens']}.",
