@@ -63,6 +63,13 @@ def pool_density(costs: RequestCosts, shared_tokens: float = 0.0) -> float:
     return compute / memory if memory > 0.0 else float("inf")
 
 
+def table_density(costs: RequestCosts, sharing: float) -> float:
+    """(1 − s)·ΣComp / ΣMem with s the *prompt* sharing ratio, which is what the paper's Table 4
+    holds: outputs count as shared too, so a pool of short answers reads a little lower than ρ.
+    """
+    return (1.0 - sharing) * pool_density(costs)
+
+
 @kernel
 def left_share(rho_left: float, rho_right: float, rho_root: float) -> float:
     """M_L / M of §5.3: (ρ(root) − ρ(R)) / (ρ(L) − ρ(R)), held in [0, 1]; half when both ends are

@@ -15,7 +15,7 @@ import numpy as np
 
 from blendsim.errors import Unavailable, UnknownName
 from blendsim.files import sha256
-from blendsim.perf.atlas import DIRECTORY, KernelAtlas, write_atlas
+from blendsim.perf.atlas import DIRECTORY, KernelAtlas, read_atlas, write_atlas
 from blendsim.perf.derive import derive_profile
 from blendsim.perf.grids import AttentionGrid, GemmGrid, HeadShape, ReduceGrid
 from blendsim.perf.store import write_profile
@@ -56,9 +56,9 @@ def import_profiles(
     written = []
     for name in gpus:
         progress(f"{name}: reading kernel tables of {_SYSTEMS[name]}")
-        atlas = read_package(systems, GPUS[name])
         directory = out / name / DIRECTORY
-        write_atlas(atlas, directory)
+        write_atlas(read_package(systems, GPUS[name]), directory)
+        atlas = read_atlas(directory)  # what is cut from it is cut from what is on disk
         written.append(directory)
         for model in (MODELS[m] for m in models):
             for tp in sensible_tp(model, GPUS[name]):

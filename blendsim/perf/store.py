@@ -28,6 +28,18 @@ from blendsim.specs import GpuSpec, ModelSpec
 
 SCHEMA = "profile"
 SCHEMA_VERSION = 1
+_REQUIRED = (
+    "gpu",
+    "model",
+    "tp",
+    "notes",
+    "shape",
+    "source",
+    "backend",
+    "device",
+    "small_operators",
+    "waves",
+)
 _GEMM_HEADER = ("tokens", "qkv_us", "o_us", "gate_up_us", "down_us", "head_us")
 
 
@@ -75,6 +87,11 @@ def write_profile(profile: Profile, directory: Path) -> None:
 def read_profile(directory: Path) -> Profile:
     """Read what `write_profile` wrote; refuses other files and unknown schema versions."""
     meta = read_toml(directory / "meta.toml", SCHEMA, SCHEMA_VERSION)
+    for key in _REQUIRED:
+        if key not in meta:
+            raise ProfileError(
+                f"{directory / 'meta.toml'}: no {key!r}; a profile states {', '.join(_REQUIRED)}"
+            )
     path = directory / "gemm.csv"
     _, rows = read_rows(path, _GEMM_HEADER)
     reduce = None

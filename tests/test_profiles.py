@@ -1,0 +1,325 @@
+"""The committed profiles and their importer: what is shipped, whence, and what is refused."""
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from blendsim.errors import ProfileError, Unavailable, UnknownName
+from blendsim.perf import importer
+from blendsim.perf.atlas import read_atlas, write_atlas
+from blendsim.perf.derive import attention, derive_profile, gemm_seconds, gemm_shapes
+from blendsim.perf.grids import AttentionGrid, HeadShape, along, complete
+from blendsim.perf.importer import import_profiles, sensible_tp
+from blendsim.perf.model import step_model
+from blendsim.perf.records import read_rows, write_toml
+from blendsim.perf.store import load_profile, profiles_directory, read_profile, write_profile
+from blendsim.perf.waves import fit_waves, stretch
+from blendsim.specs import GPUS, MODELS, ModelSpec, System, find_gpu, find_model
+
+ROOT = profiles_directory()
+A100, H200 = find_gpu("a100-80g"), find_gpu("h200")
+LLAMA = find_model("llama-3.1-8b")
+SMALL = ModelSpec("small", 16, 2048, 8192, 32, 8, 64, 128_256, 131_072)  # Llama-3.2-1B's sizes
+
+
+def files_of(directory: Path) -> dict[str, bytes]:
+    found = directory.rglob("*")
+    return {str(p.relative_to(directory)): p.read_bytes() for p in found if p.is_file()}
+
+
+@pytest.fixture(scope="module")
+def atlas():
+    return read_atlas(ROOT / "a100-80g" / "kernels")
+
+
+def test_every_gpu_has_every_model_at_every_sensible_size():
+    have = {(p.parts[-3], p.parts[-2], p.parts[-1]) for p in ROOT.glob("*/*/tp*")}
+    want = {
+        (gpu.name, model.name, f"tp{tp}")
+        for gpu in GPUS.values()
+        for model in MODELS.values()
+        for tp in sensible_tp(model, gpu)
+    }
+    assert have == want
+
+
+@pytest.mark.parametrize("gpu", GPUS)
+def test_committed_profiles_are_what_the_kernels_give(gpu, tmp_path):
+    """Nothing under a model's name was edited: cutting it out again gives the same bytes."""
+    kernels = read_atlas(ROOT / gpu / "kernels")
+    for place in sorted((ROOT / gpu).glob("*/tp*")):
+        model, tp = MODELS[place.parent.name], int(place.name[2:])
+        write_profile(derive_profile(kernels, GPUS[gpu], model, tp), tmp_path / "again")
+        committed = files_of(place)
+        committed.pop("overlap.csv", None)  # measured, not derived
+        assert files_of(tmp_path / "again") == committed, place
+        shutil.rmtree(tmp_path / "again")
+
+
+def test_profiles_are_small_enough_to_ship():
+    sizes = [len(content) for content in files_of(ROOT).values()]
+    assert sum(sizes) < 6e6
+    assert max(sizes) < 1e6
+
+
+@pytest.mark.parametrize("gpu", GPUS)
+def test_provenance_is_stated_and_one_backend_serves_all(gpu):
+    meta = read_atlas(ROOT / gpu / "kernels").meta
+    assert meta["source"].startswith("aiconfigurator_core 0.12.0")
+    assert meta["backend"] == "vllm"
+    tables = {"gemm", "decode_attention", "prefill_attention", "all_reduce"}
+    assert set(meta["tables"]) == tables
+    assert all(text.startswith("vllm 0.") and "sha256" in text for text in meta["tables"].values())
+
+
+@pytest.mark.parametrize("gpu", GPUS)
+def test_no_measured_gemm_exceeds_the_chips_peak(gpu):
+    grid = read_atlas(ROOT / gpu / "kernels").gemm
+    work = 2.0 * grid.outputs[:, None, None] * grid.inputs[:, None] * grid.tokens
+    assert np.nanmax(work / grid.seconds) < GPUS[gpu].flops
+
+
+def test_an_atlas_survives_writing_and_reading(atlas, tmp_path):
+    write_atlas(atlas, tmp_path)
+    assert files_of(tmp_path) == files_of(ROOT / "a100-80g" / "kernels")
+
+
+def test_a_profile_survives_writing_and_reading(tmp_path):
+    place = ROOT / "h200" / "llama-3.1-70b" / "tp4"
+    write_profile(read_profile(place), tmp_path)
+    assert files_of(tmp_path) == files_of(place)
+
+
+def test_a_model_of_known_shape_takes_that_models_tables():
+    twin = replace(LLAMA, name="my-finetune", layers=40)
+    profile = load_profile(A100, twin)
+    assert profile.model == "my-finetune"
+    assert np.array_equal(profile.gemm, load_profile(A100, LLAMA).gemm)
+
+
+def test_a_model_of_unknown_shape_is_cut_from_the_gpus_kernels():
+    profile = load_profile(H200, SMALL)
+    assert "decode attention 32/8/64: measured" in profile.notes
+    model = step_model(System(SMALL, H200), "table")
+    weights = 2 * SMALL.layers * SMALL.layer_parameters
+    assert model.layer_seconds[1] > weights / H200.bandwidth
+    assert 0 < model.best_layer_seconds_per_token * H200.flops < 8 * SMALL.parameters
+
+
+def test_a_head_size_that_was_not_measured_says_so():
+    notes = load_profile(A100, SMALL).notes
+    assert "decode attention 32/8/64: measured, head size 128 scaled to 64" in notes
+
+
+def test_a_model_whose_name_is_taken_by_another_shape_gets_its_own_tables():
+    other = replace(SMALL, name="llama-3.1-8b", head_dim=64)
+    assert not np.array_equal(load_profile(H200, other).gemm, load_profile(H200, LLAMA).gemm)
+
+
+def test_an_unprofiled_gpu_names_those_there_are():
+    with pytest.raises(
+        ProfileError, match=r"no profile for mi300x; there are a100-80g, b200, h100"
+    ):
+        load_profile(replace(A100, name="mi300x"), LLAMA)
+
+
+def test_a_missing_profile_names_what_is_there(tmp_path):
+    shutil.copytree(ROOT / "h200" / "llama-3.1-8b", tmp_path / "h200" / "llama-3.1-8b")
+    with pytest.raises(
+        ProfileError, match=r"no profile for small tp1 and no kernels/ .* there are"
+    ):
+        load_profile(H200, SMALL, directory=tmp_path)
+
+
+def test_an_unknown_schema_version_is_refused(tmp_path):
+    shutil.copytree(ROOT / "h200" / "llama-3.1-8b" / "tp1", tmp_path / "tp1")
+    path = tmp_path / "tp1" / "meta.toml"
+    path.write_text(path.read_text().replace("version = 1", "version = 9", 1))
+    with pytest.raises(ProfileError, match="version 9, this blendsim reads 'profile' version 1"):
+        read_profile(tmp_path / "tp1")
+
+
+def test_a_broken_table_names_its_line(tmp_path):
+    shutil.copytree(ROOT / "h200" / "llama-3.1-8b" / "tp1", tmp_path / "tp1")
+    path = tmp_path / "tp1" / "gemm.csv"
+    lines = path.read_text().splitlines()
+    lines[4] = lines[4].replace(",", ",x", 1)
+    path.write_text("\n".join(lines))
+    with pytest.raises(ProfileError, match=r"gemm.csv: line 5, column 2: 'x[0-9.]+' is no number"):
+        read_profile(tmp_path / "tp1")
+    lines[4] = "4,1"
+    path.write_text("\n".join(lines))
+    with pytest.raises(ProfileError, match=r"line 5: 2 values for 6 columns"):
+        read_profile(tmp_path / "tp1")
+    path.unlink()
+    with pytest.raises(ProfileError, match=r"gemm.csv: missing; run `blendsim profile import`"):
+        read_profile(tmp_path / "tp1")
+
+
+def test_a_profile_without_provenance_is_refused(tmp_path):
+    shutil.copytree(ROOT / "h200" / "llama-3.1-8b" / "tp1", tmp_path / "tp1")
+    path = tmp_path / "tp1" / "meta.toml"
+    kept = [line for line in path.read_text().splitlines() if not line.startswith("backend")]
+    path.write_text("\n".join(kept))
+    with pytest.raises(ProfileError, match=r"meta.toml: no 'backend'; a profile states"):
+        read_profile(tmp_path / "tp1")
+
+
+def test_a_foreign_table_is_refused(tmp_path):
+    (tmp_path / "gemm.csv").write_text("a,b\n1,2\n")
+    with pytest.raises(ProfileError, match="line 1: columns"):
+        read_rows(tmp_path / "gemm.csv", ["tokens"])
+    (tmp_path / "meta.toml").write_text("not toml")
+    with pytest.raises(ProfileError, match="not a readable TOML file"):
+        read_profile(tmp_path)
+    write_toml(tmp_path / "meta.toml", {"schema": "other", "version": 1})
+    with pytest.raises(ProfileError, match="schema 'other' version 1"):
+        read_profile(tmp_path)
+
+
+def test_a_measured_gemm_is_taken_as_measured(atlas):
+    seconds, note = gemm_seconds(atlas.gemm, 6144, 4096)
+    i, j = np.searchsorted(atlas.gemm.outputs, 6144), np.searchsorted(atlas.gemm.inputs, 4096)
+    assert note == "measured"
+    assert np.array_equal(seconds, atlas.gemm.seconds[i, j])
+
+
+def test_a_gemm_between_measured_ones_lies_between_them(atlas):
+    seconds, note = gemm_seconds(atlas.gemm, 28_672, 4096)
+    j = np.searchsorted(atlas.gemm.inputs, 4096)
+    below, above = (
+        atlas.gemm.seconds[np.searchsorted(atlas.gemm.outputs, n), j] for n in (16_384, 65_536)
+    )
+    assert note == "between measured n 16384 and 65536"
+    assert ((below <= seconds) & (seconds <= above)).all()
+
+
+def test_a_gemm_beyond_the_largest_grows_at_its_rate(atlas):
+    largest, _ = gemm_seconds(atlas.gemm, 65_536, 4096)
+    twice, note = gemm_seconds(atlas.gemm, 131_072, 4096)
+    assert note == "n beyond the measured 65536, at its rate"
+    assert twice == pytest.approx(2 * largest)
+
+
+@pytest.mark.parametrize("gpu", GPUS)
+def test_a_gemm_left_out_is_predicted_within_its_stated_error(gpu):
+    """Leave-one-out over measured n from 1,024 to 12,288: the error docs/profiles.md states."""
+    grid = read_atlas(ROOT / gpu / "kernels").gemm
+    wide = (grid.inputs >= 1024) & (grid.inputs <= 16_384)
+    errors = []
+    for i in np.flatnonzero((grid.outputs >= 1024) & (grid.outputs <= 12_288)):
+        low, here, high = (grid.outputs[k] for k in (i - 1, i, i + 1))
+        weight = (here - low) / (high - low)
+        guess = (1 - weight) * grid.seconds[i - 1] + weight * grid.seconds[i + 1]
+        errors.append((guess / grid.seconds[i] - 1)[wide][:, grid.tokens >= 128].ravel())
+    error = np.abs(np.concatenate(errors))
+    assert np.nanmedian(error) < 0.10
+
+
+def test_more_kv_heads_are_a_larger_batch_to_the_kernel(atlas):
+    """4 heads on 4 KV heads stand in for 8 on 8, batch doubled; the measured 8 on 8 judges."""
+    grids = {shape: grid for shape, grid in atlas.decode.items() if shape.kv_heads != 8}
+    guess, note = attention(grids, HeadShape(8, 8, 128))
+    assert note == "measured 4/4/128, batch × 2 (same blocks)"
+    truth = atlas.decode[HeadShape(8, 8, 128)]
+    rows = dict(zip(guess.batches, guess.seconds, strict=True))
+    errors = [
+        rows[b][j] / truth.seconds[i, j] - 1
+        for i, b in enumerate(truth.batches)
+        for j, s in enumerate(truth.lengths)
+        if b in rows and s in guess.lengths and b * s >= 1 << 14
+    ]
+    assert len(errors) > 50
+    assert np.nanmedian(np.abs(errors)) < 0.03
+    assert np.nanmax(np.abs(errors)) < 0.20
+
+
+def test_a_group_between_measured_ones_lies_between_them(atlas):
+    guess, note = attention(dict(atlas.decode), HeadShape(28, 4, 128))
+    assert note == "between measured 24/4/128 and 32/4/128"
+    low, high = (complete(atlas.decode[HeadShape(h, 4, 128)]) for h in (24, 32))
+    i, j = list(low.batches).index(32.0), list(low.lengths).index(1024.0)
+    assert guess.seconds[i, j] == pytest.approx((low.seconds[i, j] + high.seconds[i, j]) / 2)
+
+
+def test_a_group_beyond_all_measured_ones_is_refused(atlas):
+    with pytest.raises(ProfileError, match="no attention measured near 512 heads on 1 KV heads"):
+        attention(dict(atlas.decode), HeadShape(512, 1, 128))
+
+
+def test_a_tp_without_measured_all_reduce_is_refused(atlas):
+    with pytest.raises(ProfileError, match=r"no all-reduce measured for --tp 16"):
+        derive_profile(atlas, A100, find_model("llama-3.1-8b"), 16)
+
+
+def test_gemm_shapes_of_tensor_parallel_ranks_add_up():
+    for tp in (1, 2, 4, 8):
+        shapes = gemm_shapes(LLAMA, tp)
+        layer = sum(n * k for name, (n, k) in shapes.items() if name != "head")
+        assert tp * layer == LLAMA.layer_parameters - 2 * LLAMA.hidden
+
+
+def test_kv_heads_are_repeated_when_there_are_more_gpus():
+    assert gemm_shapes(find_model("qwen-2.5-7b"), 28)["qkv"][0] == 3 * 128
+
+
+def test_values_between_points_are_straight_and_beyond_them_at_the_last_rate():
+    xs, ys = np.array([2.0, 4.0]), np.array([10.0, 30.0])
+    assert along(xs, ys, np.array([1.0, 2.0, 3.0, 4.0, 8.0])).tolist() == [10, 10, 20, 30, 60]
+
+
+def test_a_hole_takes_the_faster_neighbours_rate():
+    grid = AttentionGrid(
+        np.array([1.0, 2.0]), np.array([10.0, 20.0]), np.array([[5.0, 8.0], [6.0, np.nan]])
+    )
+    assert complete(grid).seconds[1, 1] == pytest.approx(40 * min(8 / 20, 6 / 20))
+
+
+def test_waves_are_found_in_a_grid_that_has_them_and_in_no_other():
+    batches, lengths = 2.0 ** np.arange(12), 2.0 ** np.arange(8, 17)
+    smooth = 20e-6 + batches[:, None] * lengths * 2e-9
+    stepped = smooth * stretch(batches * 8, 216.0, 0.3)[:, None]
+    shape = HeadShape(32, 8, 128)
+    found = fit_waves({shape: AttentionGrid(batches, lengths, stepped)}, 108)
+    assert (found.blocks_per_sm, found.share) == (2, 0.3)
+    assert found.error < 0.01 < found.error_without
+    assert fit_waves({shape: AttentionGrid(batches, lengths, smooth)}, 108).share == 0.0
+
+
+def test_a_full_wave_is_not_stretched():
+    blocks = np.array([1.0, 108.0, 109.0, 216.0])
+    assert stretch(blocks, 108.0, 0.5).tolist() == pytest.approx([1, 1, 1 + 0.5 * (107 / 109), 1])
+
+
+def test_importing_twice_gives_the_same_bytes(tmp_path):
+    pytest.importorskip("pyarrow")
+    if importer.importlib.util.find_spec(importer.PACKAGE) is None:
+        pytest.skip("aiconfigurator_core is not installed")
+    said = []
+    written = import_profiles(tmp_path, ["a100-80g"], ["llama-3.1-8b", "llama-2-7b"], said.append)
+    assert [p.name for p in written] == ["kernels", "tp1", "tp2", "tp4", "tp8"] + [
+        f"tp{tp}" for tp in (1, 2, 4, 8)
+    ]
+    assert len(said) == 2
+    for place in written:
+        same = ROOT / place.relative_to(tmp_path)
+        assert files_of(place) == files_of(same)
+
+
+def test_import_without_the_package_says_so_in_one_line(tmp_path, monkeypatch):
+    monkeypatch.setattr(importer, "PACKAGE", "no_such_package_here")
+    with pytest.raises(
+        Unavailable, match=r"^the no_such_package_here package is not installed; .*"
+    ):
+        import_profiles(tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_import_of_an_unknown_name_is_refused(tmp_path):
+    with pytest.raises(UnknownName, match=r"unknown GPU 'a100'; nearest known: .*a100-80g"):
+        import_profiles(tmp_path, ["a100"])
+    with pytest.raises(UnknownName, match="unknown model 'llama-3-8b'"):
+        import_profiles(tmp_path, ["h100"], ["llama-3-8b"])
