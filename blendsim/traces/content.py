@@ -5,6 +5,7 @@ InputError.
 import gzip
 import io
 import zlib
+from codecs import BOM_UTF8
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,7 +23,7 @@ def first_line(path: Path) -> bytes:
     """The file's first non-blank line (of what it holds, when compressed)."""
     with _readable(path), _opened(path) as file:
         line = b"\n"
-        while line and not line.strip():
+        while line and not line.removeprefix(BOM_UTF8).strip():
             line = file.readline(_LONGEST_LINE)
     if not line:
         raise InputError(f"{path}: is empty; give a trace with at least one request")
@@ -73,6 +74,8 @@ def _line_of_bad_text(path: Path) -> int:
 @contextmanager
 def _readable(path: Path) -> Iterator[None]:
     try:
+        if path.exists() and not (path.is_file() or path.is_dir()):
+            raise InputError(f"{path}: is a pipe or device, read more than once; save it as a file")
         yield
     except FileNotFoundError as error:
         raise InputError(f"{path}: no such file; check the path") from error

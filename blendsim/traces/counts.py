@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from blendsim.errors import InputError
 
 MOST_TOKENS = 10_000_000  # no model's context comes near; more is a unit mistake or damage
+NO_REQUESTS = "holds no requests; give a trace with at least one"
 
 _ZERO = {
     "prompt": "is zero: a request has at least one prompt token; remove the row",
@@ -65,7 +66,7 @@ def shown(value: object) -> str:
 def require_rows(number: int, path: Path) -> None:
     """Refuse a trace without requests."""
     if number == 0:
-        raise InputError(f"{path}: holds no requests; give a trace with at least one")
+        raise InputError(f"{path}: {NO_REQUESTS}")
 
 
 def compact(units: NDArray[Any]) -> NDArray[Any]:

@@ -8,6 +8,7 @@ order of requests matters.
 from collections.abc import Callable
 from dataclasses import replace
 from typing import NamedTuple
+from zlib import crc32
 
 import numpy as np
 
@@ -34,7 +35,6 @@ Maker = Callable[[int, np.random.Generator], Workload]
 class DemoSource(NamedTuple):
     """One built-in source."""
 
-    name: str
     requests: int  # unless the name says `?n=`
     about: str
     make: Maker
@@ -43,12 +43,15 @@ class DemoSource(NamedTuple):
 def demo(name: str, seed: int) -> Workload:
     """The source `name` (without `demo:`) with its default or asked number of requests."""
     source_name, _, query = name.partition("?")
-    for source in SOURCES:
-        if source.name == source_name:
-            requests = _requests(name, query) if query else source.requests
-            workload = source.make(requests, np.random.default_rng(seed))
-            return replace(workload, origin=(f"demo:{name}",))
-    raise UnknownName("demo source", source_name, [source.name for source in SOURCES])
+    if source_name not in DEMOS:
+        raise UnknownName("demo source", source_name, DEMOS)
+    if seed < 0:
+        raise InputError(f"demo:{name}: seed {seed} is negative; give 0 or more")
+    source = DEMOS[source_name]
+    requests = _requests(name, query) if query else source.requests
+    # The name is part of the seed, so that sources pooled under one seed are independent.
+    rng = np.random.default_rng([seed, crc32(source_name.encode())])
+    return replace(source.make(requests, rng), origin=(f"demo:{name}",))
 
 
 def _requests(name: str, query: str) -> int:
@@ -103,67 +106,60 @@ def _mmlu(n: int, rng: np.random.Generator) -> Workload:
 
 def _mixed(n: int, rng: np.random.Generator) -> Workload:
     """Compute-heavy code completion, memory-heavy clips and prefix-sharing questions."""
-    clips, code = max(1, round(n * 0.036)), max(1, round(n * 0.324))
+    code, clips = round(n * 0.324), round(n * 0.036)
     makers = (
         (_of_table("azure-code", tables.AZURE_CODE, None), code),
         (_of_model("clips", CLIPS, is_known=True), clips),
-        (_mmlu, max(1, n - clips - code)),
+        (_mmlu, n - code - clips),
     )
     streams = rng.spawn(len(makers))
-    return pool([make(m, stream) for (make, m), stream in zip(makers, streams, strict=True)])
+    parts = zip(makers, streams, strict=True)
+    return pool([make(share, stream) for (make, share), stream in parts if share])
 
 
-SOURCES: tuple[DemoSource, ...] = (
-    DemoSource(
-        "mixed", 16000, "azure-code, clips and mmlu in one pool: where order matters", _mixed
+DEMOS: dict[str, DemoSource] = {
+    "mixed": DemoSource(
+        16000, "azure-code, clips and mmlu in one pool: where order matters", _mixed
     ),
-    DemoSource(
-        "azure-code",
+    "azure-code": DemoSource(
         8819,
         "code completion, compute-heavy; fitted to Azure 2023",
         _of_table("azure-code", tables.AZURE_CODE, 2.567),
     ),
-    DemoSource(
-        "azure-conv",
+    "azure-conv": DemoSource(
         19366,
         "conversation; fitted to Azure 2023",
         _of_table("azure-conv", tables.AZURE_CONV, 5.53),
     ),
-    DemoSource(
-        "sharegpt",
+    "sharegpt": DemoSource(
         20000,
         "short prompts, long answers; fitted to ShareGPT first turns",
         _of_table("sharegpt", tables.SHAREGPT, None),
     ),
-    DemoSource(
-        "mooncake",
+    "mooncake": DemoSource(
         3993,
         "long prompts as 512-token block hashes; fitted to Mooncake's synthetic trace",
         _mooncake,
     ),
-    DemoSource(
-        "mmlu",
+    "mmlu": DemoSource(
         14042,
         "5-shot questions as tokens, 57 shared prefixes, 2 output tokens; fitted to MMLU",
         _mmlu,
     ),
-    DemoSource(
-        "burstgpt",
+    "burstgpt": DemoSource(
         20000,
         "compute-heavy chat and API calls; model",
         _of_model("burstgpt", BURSTGPT),
     ),
-    DemoSource("wildchat", 20000, "chat with long answers; model", _of_model("wildchat", WILDCHAT)),
-    DemoSource(
-        "openvid",
+    "wildchat": DemoSource(20000, "chat with long answers; model", _of_model("wildchat", WILDCHAT)),
+    "openvid": DemoSource(
         1000,
         "video generation, known lengths, memory-heavy; model",
         _of_model("openvid", OPENVID, is_known=True),
     ),
-    DemoSource(
-        "clips",
+    "clips": DemoSource(
         1000,
         "openvid with a quarter of the frames; model",
         _of_model("clips", CLIPS, is_known=True),
     ),
-)
+}

@@ -22,6 +22,7 @@ from blendsim.traces.seam import Head, ReadOptions, source_name
 
 _LENGTHS = frozenset({"input_length", "output_length"})
 _BAILIAN = frozenset({"chat_id", "parent_chat_id", "turn"})
+_LATEST = 1e18  # beyond any clock's ticks since any epoch
 _BLOCK = 1 << 25  # bytes Arrow parses at a time; a line must fit in two of them
 
 
@@ -80,7 +81,8 @@ class HashedFormat:
     def _has_fault(self, columns: _Columns) -> bool:
         wrong = are_wrong(columns.prompt) | are_wrong(columns.output)
         too_many = columns.counts > np.ceil(columns.prompt / self.block_tokens)
-        return bool((wrong | too_many | ~np.isfinite(columns.timestamp)).any())
+        is_time = np.abs(columns.timestamp) < _LATEST  # NaN is none
+        return bool((wrong | too_many | ~is_time).any())
 
 
 MOONCAKE = HashedFormat("mooncake-jsonl", block_tokens=512, tick=1e-3, has_chats=False)
@@ -164,6 +166,6 @@ def _hash_ids(value: object, where: str) -> list[int]:
 
 
 def _time(value: object, where: str) -> float:
-    if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e18:
+    if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < _LATEST:
         return float(value)
     raise InputError(f"{where}, column 'timestamp': {shown(value)} is not a time")

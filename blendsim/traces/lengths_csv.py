@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from blendsim.errors import InputError
 from blendsim.request import Ints, Workload, from_lengths
 from blendsim.traces.content import content, text_lines
-from blendsim.traces.counts import are_wrong, fault, require_rows, shown
+from blendsim.traces.counts import NO_REQUESTS, are_wrong, fault, require_rows, shown
 from blendsim.traces.seam import Head, ReadOptions, head, source_name
 from blendsim.traces.times import is_time, seconds_from_first
 
@@ -61,7 +61,7 @@ class CsvFormat:
         known = _truths(table, path, self)
         arrival, notes = self._arrival(table, path)
         workload = from_lengths(
-            prompt.astype(np.int64),
+            np.where(failed, 1, prompt).astype(np.int64),
             np.where(failed, 1, output).astype(np.int64),
             source=source_name(path),
             arrival=arrival,
@@ -121,8 +121,6 @@ def _parse(path: Path, columns: tuple[str, ...], form: CsvFormat) -> pa.Table:
             ),
         )
     except pa.ArrowInvalid as error:
-        if "Empty CSV" in str(error):
-            return pa.table({name: [] for name in columns})
         raise _first_fault(path, form, str(error)) from error
 
 
@@ -181,10 +179,10 @@ def _first_fault(path: Path, form: CsvFormat, found: str = "") -> InputError:
     ]
     with text_lines(path) as lines:
         rows = csv.reader(lines)
-        header = next([name.strip() for name in row] for row in rows if row)
-        for row in rows:
-            if not row:
-                continue
+        filled = (row for row in rows if row)
+        header = [name.strip() for name in next(filled)]
+        row: list[str] = []
+        for row in filled:
             where = f"{path}, line {rows.line_num}"
             if len(row) != len(header):
                 return InputError(
@@ -201,6 +199,8 @@ def _first_fault(path: Path, form: CsvFormat, found: str = "") -> InputError:
                 reason = check(cells[name]) if name in cells else None
                 if reason is not None:
                     return InputError(f"{where}, column {name!r}: {shown(cells[name])} {reason}")
+    if not row:
+        return InputError(f"{path}: {NO_REQUESTS}")
     why = found or f"its {form.arrival} values are written in different ways"
     return InputError(f"{path}: cannot be read as {form.name}: {' '.join(why.split())[:200]}")
 

@@ -170,7 +170,8 @@ def _prompts(requests: list[_Request], tokens: Tokens, path: Path) -> tuple[Prom
             "remove the row"
         )
     # NOTE: ids in the file are some model's own; with the fallback they are no bytes.
-    names = (tokens.space,) if tokens.is_model else (tokens.space, "tokens:given")
+    is_own = tokens.is_model or all(ids is None for ids in given)
+    names = (tokens.space,) if is_own else (tokens.space, "tokens:given")
     space = np.array([len(names) - 1 if ids is not None else 0 for ids in given], np.int32)
     prompts = Prompts(
         offsets=np.concatenate(([0], np.cumsum(lengths))).astype(np.int64),
