@@ -36,8 +36,8 @@ def expect(state: State, request: int, end: int, base: int) -> None:
     r.end_final = base + end
     bucket = state.buckets[r.end_bucket % BUCKETS]
     bucket.count += 1
-    bucket.base += base
-    bucket.final += r.end_final
+    bucket.base_sum += base
+    bucket.final_sum += r.end_final
     r.end_previous = NONE
     r.end_next = bucket.head
     if bucket.head != NONE:
@@ -51,8 +51,8 @@ def forget(state: State, request: int) -> None:
     r = state.requests[request]
     bucket = state.buckets[r.end_bucket % BUCKETS]
     bucket.count -= 1
-    bucket.base -= r.end_base
-    bucket.final -= r.end_final
+    bucket.base_sum -= r.end_base
+    bucket.final_sum -= r.end_final
     if r.end_previous == NONE:
         bucket.head = r.end_next
     else:
@@ -81,7 +81,7 @@ def peak_fits(state: State, request: int) -> bool:
         if bucket.count == 0 and b != mine:
             continue  # NOTE: without an end in it, a bucket cannot hold the worst moment
         upto = (b + 1) * s.bucket_steps
-        used = bucket.final + total + count * upto
+        used = bucket.final_sum + total + count * upto
         if b < mine:
             used += base + upto
         elif b == mine:
@@ -89,7 +89,7 @@ def peak_fits(state: State, request: int) -> bool:
         if used > limit:
             return False
         count += bucket.count
-        total += bucket.base
+        total += bucket.base_sum
     return True
 
 

@@ -65,8 +65,9 @@ NODE = np.dtype(
 BUCKET = np.dtype(
     [
         ("count", _INT),  # requests expected to end in it
-        ("base", _INT),  # Σ end_base
-        ("final", _INT),  # Σ end_final
+        # NOTE: a field called `base` would be hidden by numpy's own attribute in plain Python.
+        ("base_sum", _INT),  # Σ end_base
+        ("final_sum", _INT),  # Σ end_final
         ("head", _INT),  # their list
     ],
     align=True,
