@@ -1,11 +1,67 @@
 """The compiled serving core and its slow twin take the same steps, whatever the world."""
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from oracle_serving import World
 from serving_worlds import compare, worlds
+
+from blendsim.serving import admission, batcher, forecast, kv, sides
 
 
 @settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(worlds())
 def test_both_cores_take_the_same_steps(world: World) -> None:
     assert compare(world) >= max(world.outputs)
+
+
+@pytest.fixture
+def plain_kernels(monkeypatch: pytest.MonkeyPatch) -> int:
+    """Every serving kernel replaced by its plain-Python function; returns how many."""
+    count = 0
+    for module in (kv, sides, forecast, admission, batcher):
+        for name, value in list(vars(module).items()):
+            if hasattr(value, "py_func"):
+                monkeypatch.setattr(module, name, value.py_func)
+                count += 1
+    return count
+
+
+@settings(
+    max_examples=60,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+)
+@given(worlds())
+def test_plain_kernels_take_the_same_steps(plain_kernels: int, world: World) -> None:
+    assert plain_kernels > 0
+    compare(world)
+
+
+def test_long_overrun_is_listed_at_the_end_of_the_horizon() -> None:
+    """An estimate of one token, doubled to 512, ends more than 256 steps away."""
+    world = World(
+        prompts=((1,), (2,), (3,)),
+        outputs=(600, 300, 300),
+        estimates=(1, 1, 1),
+        densities=(1.0, 1.0, 1.0),
+        capacity=160,
+    )
+    compare(world)
+
+
+def test_both_cores_share_one_head_among_many() -> None:
+    """A hundred requests behind one of three heads, in memory for a few of them."""
+    heads = [tuple(range(100 * h, 100 * h + 24)) for h in range(3)]
+    world = World(
+        prompts=tuple(heads[k % 3] + (1_000 + k,) * (k % 11) for k in range(100)),
+        outputs=tuple(1 + k * 7 % 23 for k in range(100)),
+        estimates=tuple(1 + k * 5 % 29 for k in range(100)),
+        densities=tuple(3.0 - k / 50 for k in range(100)),
+        root_density=1.5,
+        capacity=60,
+        budget=64,
+        max_running=32,
+        dual=True,
+        first=5,
+    )
+    compare(world)
