@@ -20,5 +20,13 @@ format:
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+# Two simulated runs of one pool, cut into slices of time (figures/overview.csv), and the picture.
 figures:
+	mkdir -p build
+	for policy in dfs blend; do \
+	  $(BIN)/blendsim plan --trace demo:mixed --planner $$policy -o build/$$policy.parquet && \
+	  $(BIN)/blendsim simulate build/$$policy.parquet -o build/$$policy-steps.parquet || exit 1; \
+	done
+	$(BIN)/python figures/slices.py "prefix order=build/dfs-steps.parquet" \
+	  "blended order=build/blend-steps.parquet" > figures/overview.csv
 	$(BIN)/python figures/overview.py docs/overview.svg

@@ -1,9 +1,8 @@
-"""The README's picture: trace → plan → simulate → report, with two simulated runs of one pool below.
+"""The README's picture: trace → plan → simulate → report, and two simulated runs of one pool.
 
-    python figures/overview.py docs/overview.svg
-
-draws figures/overview.csv (columns policy, start, compute_seconds, memory_seconds: one row a slice
-of the run, seconds; made by figures/slices.py from two step logs). Nothing is computed here.
+`python figures/overview.py docs/overview.svg` draws figures/overview.csv (columns policy, start,
+compute_seconds, memory_seconds: one row a slice of the run, seconds of work per second), which
+figures/slices.py makes from two step logs; `make figures` does both. Nothing is computed here.
 """
 
 import csv
@@ -47,7 +46,7 @@ def draw(path: Path) -> None:
         loc="upper right",
         ncols=2,
         frameon=False,
-        bbox_to_anchor=(0.995, 0.565),
+        bbox_to_anchor=(0.995, 0.615),
     )
     save(figure, path)
 
@@ -82,8 +81,7 @@ def _run(axes: Axes, policy: str, rows: list[dict[str, str]]) -> None:
         axes.step(start, values, where="post", color=colour, label=label, linewidth=1.4)
         axes.fill_between(start, values, step="post", color=colour, alpha=0.18, linewidth=0)
     axes.axvline(start[-1], color=INK, linewidth=1)
-    axes.text(start[-1], axes.get_ylim()[1], f" {start[-1]:,.0f} s", va="top", weight="bold")
-    axes.set_title(policy, loc="left", size=10, weight="bold")
+    axes.set_title(f"{policy}: {start[-1]:,.0f} s", loc="left", size=10, weight="bold")
     axes.set_xlabel("seconds of the run")
     axes.patch.set_facecolor(PAPER)
 

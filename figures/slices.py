@@ -1,6 +1,6 @@
 """Step logs cut into slices of time, as the table that figures/overview.py draws.
 
-python figures/slices.py "DFS order=dfs.parquet" "blended order=blend.parquet" > figures/overview.csv
+`make figures` calls it. Arguments: "title=steps.parquet" for each run; the table goes to stdout.
 """
 
 import sys

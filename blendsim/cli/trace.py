@@ -24,13 +24,14 @@ def list_sources(json: o.Json = False) -> None:
     if json:
         print_json({"demo": demos, "public": public})
         return
-    for title, rows in (("built in", demos), ("public, by `trace fetch NAME`", public)):
+    for rows in (demos, public):
         columns = [
-            Column(title, [str(row["name"]) for row in rows], is_text=True),
+            Column("name", [str(row["name"]) for row in rows], is_text=True),
             Column("licence", [str(row.get("licence", "")) for row in rows], 1, is_text=True),
             Column("what it is", [str(row["about"]) for row in rows], is_text=True),
         ]
         print_lines([*lay_out(columns[:: 2 if rows is demos else 1], width()), ""])
+    print_lines(["demo sources are built in; `blendsim trace fetch NAME` downloads the others"])
 
 
 @app.command(cls=o.WithDefaults)

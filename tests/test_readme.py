@@ -1,0 +1,96 @@
+"""The README is true: its commands run and say what it shows, its figures are those on file.
+
+`python tests/test_readme.py` runs the commands and writes their output and the figures into it.
+"""
+
+import csv
+import re
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from blendsim.cli.app import app
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+README = REPOSITORY / "README.md"
+CHECKS = REPOSITORY / "paper_repro" / "expected" / "closed_form.csv"
+SHOWN = re.compile(r"```console\n\$ blendsim (.+)\n((?:.*\n)*?)```")
+TABLE = re.compile(r"<!-- closed_form -->\n((?:\|.*\n)*)")
+NUMBER = re.compile(r"\d[\d,]*\.?\d*")
+
+
+def run(arguments: str) -> str:
+    result = CliRunner().invoke(app, arguments.split())
+    assert result.exit_code == 0, result.output
+    return "".join(f"{line.rstrip()}\n" for line in result.stdout.splitlines())
+
+
+def words(text: str) -> list[str]:
+    """What a text says besides its numbers, rules and line breaks."""
+    return NUMBER.sub("#", text).replace("─", "").split()
+
+
+def numbers(text: str) -> list[float]:
+    return [float(found.replace(",", "")) for found in NUMBER.findall(text)]
+
+
+def table() -> str:
+    with CHECKS.open(newline="", encoding="utf-8") as file:
+        what, where, paper, ours = next(rows := csv.reader(file))
+        assert (what, where, paper, ours) == ("what", "where", "paper", "ours")
+        lines = [f"| {' | '.join(row)} |" for row in rows]
+    head = ["| figure | in the paper | paper | here |", "|---|---|---|---|"]
+    return "\n".join([*head, *lines]) + "\n"
+
+
+@pytest.mark.parametrize("shown", SHOWN.findall(README.read_text()), ids=lambda pair: pair[0])
+def test_command_says_what_the_readme_shows(shown: tuple[str, str]) -> None:
+    arguments, output = shown
+    said = run(arguments)
+    assert words(said) == words(output)
+    # Other processors and library versions may round another way.
+    assert numbers(said) == pytest.approx(numbers(output), rel=2e-3, abs=0.1)
+
+
+def test_readme_shows_the_main_job() -> None:
+    assert SHOWN.findall(README.read_text())[0][0] == "plan --trace demo:mixed"
+
+
+def test_paper_table_is_the_committed_one() -> None:
+    found = TABLE.search(README.read_text())
+    assert found is not None
+    assert found[1] == table()
+
+
+def test_committed_figures_are_what_the_script_finds() -> None:
+    data = REPOSITORY.parent / "shared" / "data"
+    if not data.is_dir():
+        pytest.skip("the public traces are not beside the checkout")
+    import runpy
+
+    script = runpy.run_path(str(REPOSITORY / "paper_repro" / "closed_form.py"))
+    with CHECKS.open(newline="", encoding="utf-8") as file:
+        assert [tuple(row) for row in csv.reader(file)][1:] == [*map(tuple, script["checks"](data))]
+
+
+def test_ci_runs_the_readmes_test_line() -> None:
+    line = next(x for x in README.read_text().splitlines() if "pytest" in x and "venv" in x)
+    assert line in (REPOSITORY / ".ci" / "run").read_text()
+
+
+def test_links_lead_somewhere() -> None:
+    targets = re.findall(r"\]\((?!http)([^)#]+)\)", README.read_text())
+    assert targets
+    assert [target for target in targets if not (REPOSITORY / target).exists()] == []
+
+
+def refresh() -> None:
+    """Write what the commands say now, and the figures on file, into the README."""
+    text = README.read_text()
+    text = SHOWN.sub(lambda m: f"```console\n$ blendsim {m[1]}\n{run(m[1])}```", text)
+    README.write_text(TABLE.sub(lambda _: f"<!-- closed_form -->\n{table()}", text))
+
+
+if __name__ == "__main__":
+    refresh()
