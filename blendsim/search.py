@@ -90,7 +90,7 @@ class Setting(NamedTuple):
 
 
 def prepare(workload: Workload, settings: Settings, progress: Progress = lambda _: None) -> Setting:
-    """Sort the prompts, sample and estimate output lengths, build the step model."""
+    """Sort prompts, sample and estimate output lengths, build the step model."""
     gpu = find_gpu(settings.gpu)
     system = System(find_model(settings.model), gpu, settings.tp, settings.kv_bytes)
     model = step_model(system, settings.overlap)
@@ -99,8 +99,8 @@ def prepare(workload: Workload, settings: Settings, progress: Progress = lambda 
     progress("estimating output lengths")
     rng = np.random.default_rng(settings.seed)
     lengths = expect_lengths(workload, pool_tree(workload, prompts), settings.sample, rng)
-    # NOTE: the closed form counts KV held for d steps, p·d + d²/2, which is what dual scan divides; the
-    # profile's d − 1 reads would give a request with one output token no memory at all.
+    # NOTE: the closed form counts KV held for d steps, p·d + d²/2, which is what dual scan divides;
+    # the profile's d − 1 reads would give a request with one output token no memory at all.
     costs = closed_form(system, workload.prompt_len, lengths.expected)
     return Setting(workload, prompts, settings, model, lengths, costs)
 
