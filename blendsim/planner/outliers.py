@@ -93,19 +93,19 @@ def _gains(
     its top-level subtree, as a share of the pool's work.
     """
     leaf_work = costs.leaf_compute + costs.leaf_memory
-    rising, middle = _places(layers.leaf_density, leaf_work)
+    places = _places(layers.leaf_density, leaf_work)
     compute = np.concatenate((costs.compute, costs.leaf_compute))
     memory = np.concatenate((costs.memory, costs.leaf_memory))
     work = compute + memory
-    moments = (leaf_work * displaced, leaf_work * np.interp(layers.leaf_density, rising, middle))
+    moments = (leaf_work * displaced, leaf_work * places.leaf)
     pull, ideal = (
         np.concatenate((_node_sums(parent, leaf_parent, moment), moment)) for moment in moments
     )
-    own = np.interp(density(compute, memory), rising, middle)
+    own = np.concatenate((places.of(layers.node_density), places.leaf))
     # Sums of the rest of the top-level subtree; nothing is left of it at the top itself.
     rest_compute = np.maximum(compute[top] - compute, 0.0)
     rest_memory = np.maximum(memory[top] - memory, 0.0)
-    rest = np.interp(density(rest_compute, rest_memory), rising, middle)
+    rest = places.of(density(rest_compute, rest_memory))
     gain = np.maximum(_fall(work, pull, ideal, own), 0.0)
     gain += np.maximum(_fall(work[top] - work, pull[top] - pull, ideal[top] - ideal, rest), 0.0)
     return gain, own - rest
@@ -120,15 +120,28 @@ def _fall(work: Floats, pull: Floats, ideal: Floats, place: Floats) -> Floats:
     return np.nan_to_num(fall, nan=0.0, posinf=0.0, neginf=0.0)
 
 
-def _places(leaf_density: Floats, leaf_work: Floats) -> tuple[Floats, Floats]:
-    """The leaves' densities, rising, and how much of the pool's work each belongs behind (the
-    middle of its own). In between it is interpolated, so that rounding does not matter.
-    """
+class _Places(NamedTuple):
+    """Where densities belong: behind which share of the pool's work, to the middle of their own."""
+
+    rising: Floats  # distinct densities of leaves
+    middle: Floats  # their places
+    leaf: Floats  # (n,) each leaf's place
+
+    def of(self, rho: Floats) -> Floats:
+        """Interpolated between the leaves', so that rounding of ρ does not matter."""
+        return np.interp(rho, self.rising, self.middle)
+
+
+def _places(leaf_density: Floats, leaf_work: Floats) -> _Places:
     order = np.argsort(leaf_density, kind="stable")
-    rising, start = np.unique(leaf_density[order], return_index=True)
+    ranked = leaf_density[order]
+    start = np.flatnonzero(np.diff(ranked, prepend=-np.inf))
     before = np.append(0.0, np.cumsum(leaf_work[order]))
     below, upto = before[start], before[np.append(start[1:], len(order))]
-    return rising, 1.0 - (below + upto) / (2.0 * before[-1])
+    middle = 1.0 - (below + upto) / (2.0 * before[-1])
+    leaf = np.empty(len(order))
+    leaf[order] = np.repeat(middle, np.diff(start, append=len(order)))
+    return _Places(ranked[start], middle, leaf)
 
 
 @kernel
