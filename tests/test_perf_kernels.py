@@ -198,6 +198,7 @@ def test_compiled_costs_equal_their_plain_twins(prefill, requests, decodes, cont
     pairs = prefill * (prefill + 1) // 2
     step = (prefill, requests, pairs, decodes, decodes)
     assert compute_seconds(tables, *step) == pytest.approx(_plain_compute(tables, *step))
+    assert compute_seconds.py_func(tables, *step) == compute_seconds(tables, *step)
     reads = (tables, decodes, decodes * context)
     assert memory_seconds(*reads) == pytest.approx(memory_seconds.py_func(*reads))
 
@@ -214,9 +215,16 @@ def _plain_compute(tables, prefill, requests, pairs, decodes, sampled):
 def test_a_segment_holds_its_value(points, value):
     axis = np.array(sorted(points))
     i = segment(axis, value)
+    assert segment.py_func(axis, value) == i
     assert 0 <= i < len(axis) - 1
     assert axis[i] <= value or i == 0
     assert value < axis[i + 1] or i == len(axis) - 2
+
+
+def test_overlapped_is_the_largest_line():
+    lines = np.array([[1.0, 0.5], [1 / 3, 1.0]])
+    assert overlapped.py_func(lines, 3.0, 2.0) == overlapped(lines, 3.0, 2.0) == 4.0
+    assert overlapped.py_func(lines, 1.0, 6.0) == overlapped(lines, 1.0, 6.0) == 1 / 3 + 6.0
 
 
 def test_coverage_says_how_far_outside_a_step_is():
