@@ -14,7 +14,7 @@ import numpy as np
 from blendsim import __version__
 from blendsim.baselines import BASELINES, Baseline
 from blendsim.errors import InputError, UnknownName
-from blendsim.perf.density import RequestCosts, closed_form, pool_density, profiled
+from blendsim.perf.density import RequestCosts, closed_form, pool_density, profiled, table_density
 from blendsim.perf.model import StepModel, step_model
 from blendsim.plan import Plan, require_same_workload
 from blendsim.planner.blend import BlendSettings
@@ -267,7 +267,7 @@ def _bounds(setting: Setting, flavour: Flavour) -> Bounds:
 
 
 def _densities(setting: Setting) -> tuple[float, float]:
-    """Density of the pool: closed form with token-level sharing, and by the profile with block
+    """Density of the pool: closed form as in the paper's Table 4, and by the profile with block
     sharing.
     """
     workload, prompts, system = setting.workload, setting.prompts, setting.model.system
@@ -275,6 +275,6 @@ def _densities(setting: Setting) -> tuple[float, float]:
     closed = closed_form(system, workload.prompt_len, truth)
     measured = profiled(setting.model, workload.prompt_len, truth)
     return (
-        pool_density(closed, shareable_tokens(workload, prompts)),
+        table_density(closed, shareable_tokens(workload, prompts) / workload.prompt_len.sum()),
         pool_density(measured, shareable_tokens(workload, prompts, system.block_tokens)),
     )

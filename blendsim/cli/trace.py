@@ -94,13 +94,13 @@ def fetch(
 
 
 def _density(workload: Any, asked: o.Asked, told: dict[str, Any]) -> float | None:
-    """Closed-form density with token-level sharing; None unless all output lengths are given."""
-    from blendsim.perf.density import closed_form, pool_density
+    """Closed-form density with token-level sharing, as in the paper's Table 4; None unless all output lengths are given."""
+    from blendsim.perf.density import closed_form, table_density
 
     if not workload.has_output.all():
         return None
     costs = closed_form(asked.system, workload.prompt_len, workload.output_len)
-    return pool_density(costs, round(told["sharing_ratio"] * told["input_tokens"]))
+    return table_density(costs, told["sharing_ratio"])
 
 
 def _checked(source: Any) -> str:
