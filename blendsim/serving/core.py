@@ -57,7 +57,7 @@ def block_paths(prompts: SortedPrompts, rows: Ints, block_tokens: int) -> BlockP
     if len(kept) < n and len(kept):
         # What two neighbours of the subset share is the least that those between them share.
         starts = np.concatenate(([0], kept[:-1] + 1))
-        blocks = np.minimum.reduceat(blocks, starts)
+        blocks = np.minimum.reduceat(blocks[: kept[-1] + 1], starts)
         blocks[0] = 0
     tree = build_tree(blocks)
     node = np.empty(len(rows), np.int64)

@@ -1,0 +1,175 @@
+"""ServingCore as its drivers see it: made from a plan, stepped from outside, checked."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from oracle_serving import World, paths
+from serving_worlds import core_of, steps, worlds
+
+from blendsim.errors import InputError, UnknownName
+from blendsim.plan import IN_ORDER, Plan
+from blendsim.prefix import sort_prompts
+from blendsim.request import Prompts, from_lengths, select
+from blendsim.serving.core import ServingCore, block_paths
+from blendsim.serving.flavour import FLAVOURS, PROMPT_FITS, Flavour, find_flavour
+from blendsim.specs import System, find_gpu, find_model
+
+WORLD = World(
+    prompts=((1, 2, 3, 4, 5), (1, 2, 3, 4, 6), (7, 8)),
+    outputs=(3, 2, 4),
+    estimates=(3, 2, 4),
+    densities=(1.0,) * 3,
+    block=2,
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(worlds(), st.data())
+def test_any_subset_of_requests_shares_what_it_has_in_common(
+    world: World, data: st.DataObject
+) -> None:
+    n = len(world.prompts)
+    rows = np.array(data.draw(st.permutations(range(n))), np.int64)
+    rows = rows[: data.draw(st.integers(1, n))]
+    offsets = np.cumsum([0, *map(len, world.prompts)])
+    units = np.array([token for prompt in world.prompts for token in prompt])
+    lists = Prompts(offsets, units, np.zeros(n, np.int32), np.ones(1, np.int32), ("tokens",))
+    workload = from_lengths([len(p) for p in world.prompts], world.outputs, prompts=lists)
+    found = block_paths(sort_prompts(workload), rows, world.block)
+    mine = replace(world, prompts=tuple(world.prompts[k] for k in rows), sharing=True)
+    for k, path in enumerate(paths(mine)):
+        node, lengths = int(found.node[k]), []
+        while node > 0:
+            above = int(found.tree.parent[node])
+            lengths.append(int(found.tree.depth[node] - found.tree.depth[above]))
+            node = above
+        assert lengths[::-1] == [part.length for part in path]
+    again = block_paths(sort_prompts(select(workload, rows)), np.arange(len(rows)), world.block)
+    depths = [paths_.tree.depth[paths_.node].tolist() for paths_ in (found, again)]
+    assert depths[0] == depths[1]
+
+
+def test_each_rank_serves_its_own_requests() -> None:
+    workload = from_lengths([20, 30, 40, 50], [2, 3, 4, 5])
+    plan = Plan(
+        policy="by hand",
+        admission=IN_ORDER,
+        order=np.array([3, 1, 0, 2]),
+        rank=np.array([0, 0, 1, 1], np.int32),
+        is_first=np.array([True, False, True, True]),
+        is_visible=np.zeros(4, np.bool_),
+        expected_output=np.array([5, 3, 2, 4]),
+        density=np.ones(4),
+        root_density=1.0,
+        workload_hash="",
+        meta={},
+    )
+    system = System(find_model("llama-3.1-8b"), find_gpu("a100-80g"))
+    seen = []
+    for rank in (0, 1):
+        core = ServingCore.from_plan(
+            plan,
+            workload,
+            workload.output_len,
+            sort_prompts(workload),
+            system,
+            find_flavour("vllm"),
+            rank,
+        )
+        core.step()
+        seen.append((core.scheduled().rows.tolist(), core.scheduled().tokens.tolist()))
+        assert int(core.state.scalars[0].first_count) == [1, 2][rank]
+    assert seen == [([3, 1], [50, 30]), ([0, 2], [20, 40])]
+
+
+def test_batch_holds_the_first_counts_of_the_step() -> None:
+    core = core_of(WORLD)
+    while not core.is_done:
+        batch = core.step()
+        assert batch._asdict() == {name: core.counts()[name] for name in batch._fields}
+        core.commit()
+
+
+def test_finished_is_counted_at_the_commit() -> None:
+    core = core_of(replace(WORLD, outputs=(1, 1, 1)))
+    core.step()
+    before = core.counts()["finished"]
+    core.commit()
+    assert (before, core.counts()["finished"], core.is_done) == (0, 3, True)
+
+
+def test_no_step_follows_the_last() -> None:
+    core = core_of(WORLD)
+    assert len(list(steps(core))) == 4
+    with pytest.raises(AssertionError, match="all requests are done"):
+        core.step()
+
+
+@pytest.mark.parametrize(
+    ("field", "sentence"),
+    [
+        ("free", "not the capacity"),
+        ("running", "requests run"),
+        ("done", "done requests are counted"),
+        ("context", "Σ context"),
+        ("shared_length", "held paths"),
+    ],
+)
+def test_check_finds_a_total_that_is_off(field: str, sentence: str) -> None:
+    core = core_of(WORLD)
+    core.step()
+    core.commit()
+    core.check()
+    core.state.scalars[0][field] += 1
+    with pytest.raises(AssertionError, match=sentence):
+        core.check()
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "sentence"),
+    [
+        ("free", "private", "private blocks are held"),
+        ("free", "shared_held", "held shared blocks"),
+        ("free", "idle", "idle blocks are counted"),
+    ],
+)
+def test_check_finds_a_block_booked_in_the_wrong_place(one: str, other: str, sentence: str) -> None:
+    core = core_of(WORLD)
+    core.step()
+    core.commit()
+    core.state.scalars[0][one] -= 1
+    core.state.scalars[0][other] += 1
+    with pytest.raises(AssertionError, match=sentence):
+        core.check()
+
+
+def test_check_finds_a_reader_too_many_and_a_gap() -> None:
+    core = core_of(WORLD)
+    core.step()
+    core.state.nodes.readers[1] += 1
+    with pytest.raises(AssertionError, match="readers of every prefix"):
+        core.check()
+
+
+def test_every_flavour_is_found_by_its_name() -> None:
+    assert [find_flavour(name).name for name in FLAVOURS] == list(FLAVOURS)
+    assert find_flavour("vllm").admission == PROMPT_FITS
+
+
+def test_smaller_budget_lowers_the_running_limit_with_it() -> None:
+    flavour = find_flavour("nanoflow", token_budget=512)
+    assert (flavour.token_budget, flavour.max_running) == (512, 512)
+
+
+def test_unknown_engine_names_the_nearest() -> None:
+    with pytest.raises(UnknownName, match="sglang"):
+        find_flavour("sglnag")
+
+
+@pytest.mark.parametrize(("budget", "running"), [(0, 1), (8, 0), (8, 9)])
+def test_impossible_limits_are_refused(budget: int, running: int) -> None:
+    with pytest.raises(InputError, match="limit"):
+        Flavour("odd", "0", token_budget=budget, max_running=running)
