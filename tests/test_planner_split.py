@@ -13,6 +13,7 @@ from blendsim.perf.density import RequestCosts
 from blendsim.planner import arrange as arrange_module
 from blendsim.planner import layers as layers_module
 from blendsim.planner import outliers as outliers_module
+from blendsim.planner import tree as tree_module
 from blendsim.planner.arrange import arrange, neighbours_common
 from blendsim.planner.blend import BlendSettings, blend
 from blendsim.planner.split import Split, SplitRule, split
@@ -133,7 +134,7 @@ def test_leaving_a_source_costs_nothing() -> None:
 
 
 @given(workloads(), st.data(), st.sampled_from(RULES))
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=100)
 def test_splitting_agrees_with_its_slow_twin(
     workload: Workload, data: st.DataObject, rule: SplitRule
 ) -> None:
@@ -239,6 +240,9 @@ def test_plain_twins_deal_price_and_choose_alike(
         (outliers_module._best_of_paths, (*shape, price)),
     ):
         assert kernel.py_func(*arguments).tolist() == kernel(*arguments).tolist()
+    leaves = (costs.compute[tree.order], costs.memory[tree.order], 1.0)
+    twin = tree_module._spread_costs.py_func(*shape, tree.depth, *leaves)
+    assert [column.tolist() for column in twin] == [column.tolist() for column in done.costs]
 
 
 def test_a_pool_of_ten_is_not_merged_into_one_node() -> None:
