@@ -98,6 +98,13 @@ def test_a_timestamp_that_is_no_time_is_refused(tmp_path: Path, time: object) ->
     [
         ("{oops", "line 2: is not JSON"),
         ("[1, 2]", "line 2: .* is not a JSON object"),
+        ("null", "line 2: nothing is not a JSON object"),
+        (" null", "line 2: nothing is not a JSON object"),
+        ('null{"input_length": 5}', "line 2: is not JSON"),
+        ('{"input_length": 5} null', "line 2: is not JSON"),
+        ("true", "line 2: True is not a JSON object"),
+        ("5", "line 2: 5 is not a JSON object"),
+        ('"{}"', "line 2: '{}' is not a JSON object"),
         ("[" * 100_000, "line 2: is nested too deeply"),
     ],
 )
@@ -169,3 +176,8 @@ def test_an_empty_file_of_a_forced_format_is_empty(tmp_path: Path) -> None:
     path.write_text("\n")
     with pytest.raises(InputError, match="holds no requests"):
         load(str(path), ReadOptions(format="mooncake-jsonl"))
+
+
+def test_a_null_among_other_fields_is_read(tmp_path: Path) -> None:
+    rows = [row(600, [1], note=None), row(600, [1], note="} null")]
+    assert sharing(read(tmp_path / "m.jsonl", *rows)) == 512

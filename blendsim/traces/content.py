@@ -31,13 +31,11 @@ def first_line(path: Path) -> bytes:
 
 
 def content(path: Path) -> pa.Buffer:
-    """All bytes of the file, decompressed; a plain file is mapped, not copied."""
+    """All bytes of the file, decompressed."""
+    # NOTE: read, not mapped: a mapped file that shrinks meanwhile ends the process.
     with _readable(path):
-        with path.open("rb") as file:
-            compressed = file.read(2) == _GZIP_MAGIC
-        if compressed:
-            return pa.py_buffer(gzip.decompress(path.read_bytes()))
-        return pa.memory_map(str(path)).read_buffer()
+        data = path.read_bytes()
+        return pa.py_buffer(gzip.decompress(data) if data.startswith(_GZIP_MAGIC) else data)
 
 
 @contextmanager

@@ -5,6 +5,7 @@ prompts. Ids were renumbered for each file, therefore each file is a space of it
 """
 
 import hashlib
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,6 +24,8 @@ from blendsim.traces.seam import Head, ReadOptions, source_name
 _LENGTHS = frozenset({"input_length", "output_length"})
 _BAILIAN = frozenset({"chat_id", "parent_chat_id", "turn"})
 _LATEST = 1e18  # beyond any clock's ticks since any epoch
+_NULL = re.compile(b"null")
+_BARE_NULL = re.compile(rb"(?:\A|[}\n])[ \t\r]*null")
 _BLOCK = 1 << 25  # bytes Arrow parses at a time; a line must fit in two of them
 
 
@@ -56,7 +59,7 @@ class HashedFormat:
     def read(self, path: Path, options: ReadOptions) -> Workload:
         """The file as a workload; a row without `hash_ids` shares nothing."""
         data = content(path)
-        columns = _parse(data)
+        columns = None if _has_bare_null(data) else _parse(data)
         if columns is None or self._has_fault(columns):
             columns = _walk(path, self.block_tokens)
         require_rows(len(columns.prompt), path)
@@ -88,6 +91,12 @@ class HashedFormat:
 MOONCAKE = HashedFormat("mooncake-jsonl", block_tokens=512, tick=1e-3, has_chats=False)
 BAILIAN = HashedFormat("bailian-jsonl", block_tokens=16, tick=1.0, has_chats=True)
 HASHED_FORMATS = (MOONCAKE, BAILIAN)
+
+
+def _has_bare_null(data: pa.Buffer) -> bool:
+    """Whether a line may be `null` instead of an object."""
+    # NOTE: Arrow's JSON reader (26.0) crashes the process on such a row, so it must not see one.
+    return _NULL.search(data) is not None and _BARE_NULL.search(data) is not None
 
 
 def _parse(data: pa.Buffer) -> _Columns | None:

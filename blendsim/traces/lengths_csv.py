@@ -6,7 +6,7 @@ row, to say which line it was.
 """
 
 import csv
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -179,7 +179,7 @@ def _first_fault(path: Path, form: CsvFormat, found: str = "") -> InputError:
     ]
     with text_lines(path) as lines:
         rows = csv.reader(lines)
-        filled = (row for row in rows if row)
+        filled = _filled(rows, path)
         header = [name.strip() for name in next(filled)]
         row: list[str] = []
         for row in filled:
@@ -203,6 +203,14 @@ def _first_fault(path: Path, form: CsvFormat, found: str = "") -> InputError:
         return InputError(f"{path}: {NO_REQUESTS}")
     why = found or f"its {form.arrival} values are written in different ways"
     return InputError(f"{path}: cannot be read as {form.name}: {' '.join(why.split())[:200]}")
+
+
+def _filled(rows: Any, path: Path) -> Iterator[list[str]]:
+    """The rows that are not blank."""
+    try:
+        yield from (row for row in rows if row)
+    except csv.Error as error:
+        raise InputError(f"{path}, line {rows.line_num}: is not CSV ({error}); mend it") from error
 
 
 def _is_zero(cells: dict[str | None, Any], form: CsvFormat) -> bool:

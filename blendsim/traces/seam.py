@@ -62,10 +62,13 @@ def head(path: Path) -> Head:
     if text.startswith("{"):
         try:
             row = json.loads(text)
-        except ValueError:
+        except (ValueError, RecursionError):
             return Head(line, (), frozenset())
         return Head(line, (), frozenset(row))
-    names = next(csv.reader([text]), [])
+    try:
+        names = next(csv.reader([text]), [])
+    except csv.Error:
+        return Head(line, (), frozenset())
     return Head(line, tuple(name.strip() for name in names), frozenset())
 
 
