@@ -78,6 +78,23 @@ def test_version_is_the_packages() -> None:
     assert CliRunner().invoke(app, ["--version"]).stdout == f"blendsim {blendsim.__version__}\n"
 
 
+def test_plan_help_shows_the_defaults_that_live_in_settings() -> None:
+    from blendsim.search import Settings
+
+    shown = " ".join(CliRunner().invoke(app, ["plan", "--help"]).stdout.split())
+    for name in ("model", "gpu", "tp", "engine", "planner", "sample", "seed"):
+        assert f"[default: {getattr(Settings(), name)}]" in shown, name
+
+
+def test_main_survives_a_terminal_without_greek() -> None:
+    environment = {"PYTHONIOENCODING": "ascii", "PATH": ""}
+    done = subprocess.run(
+        [*RUN, "trace", "info", "demo:mmlu?n=9"], env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Sharing: " in done.stdout
+
+
 def test_help_imports_nothing_heavy() -> None:
     heavy = "numpy scipy numba pyarrow simpy matplotlib rich.console torch"
     code = (

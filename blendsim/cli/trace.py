@@ -82,8 +82,8 @@ def fetch(
         from blendsim.traces import catalog
 
         say(f"fetching {name}")
-        path = catalog.fetch(name, directory)
-        source = catalog.find(name)
+        source = catalog.find(name, catalog.CATALOG)
+        path = catalog.fetch(name, directory, catalog.CATALOG)
     digest = sha256(path)
     if json:
         print_json({"name": name, "path": path, "sha256": digest, "licence": source.licence})
@@ -94,7 +94,9 @@ def fetch(
 
 
 def _density(workload: Any, asked: o.Asked, told: dict[str, Any]) -> float | None:
-    """Closed-form density with token-level sharing, as in the paper's Table 4; None unless all output lengths are given."""
+    """Closed-form density with token-level sharing, as in the paper's Table 4; None unless all
+    output lengths are given.
+    """
     from blendsim.perf.density import closed_form, table_density
 
     if not workload.has_output.all():
