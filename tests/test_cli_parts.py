@@ -14,7 +14,7 @@ from blendsim.cli import progress
 from blendsim.cli.config import overlay, read_config
 from blendsim.cli.output import print_json, print_lines, width
 from blendsim.errors import InputError
-from blendsim.report.tables import Column, lay_out, number, share
+from blendsim.report.tables import Column, lay_out, number, paragraphs, share
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,6 +210,14 @@ def test_narrow_table_loses_its_most_dispensable_columns_first() -> None:
 
 def test_table_without_rows_is_its_head() -> None:
     assert lay_out([Column("a", [])], 80) == ["a", "─"]
+
+
+def test_wrapped_text_keeps_a_figure_with_its_unit() -> None:
+    assert paragraphs(["it takes 12 s or 80 % of it"], 12) == [
+        "it takes",
+        "  12 s or",
+        "  80 % of it",
+    ]
 
 
 def test_figures_that_are_not_there_are_dashes() -> None:

@@ -1,6 +1,7 @@
 """Tables for a terminal: plain text, right-aligned figures, as many columns as the width holds."""
 
 import math
+import re
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -94,8 +95,12 @@ def summary_lines(told: Mapping[str, Any], system: str, width: int) -> list[str]
 
 
 def paragraphs(texts: Iterable[str], width: int) -> list[str]:
-    """Each text wrapped to the width, its further lines indented."""
-    return [line for text in texts for line in textwrap.wrap(text, width, subsequent_indent="  ")]
+    """Each text wrapped to the width, its further lines indented; a figure keeps its unit."""
+    lines = []
+    for text in texts:
+        held = re.sub(r"(?<=\d) (?=%|s\b)", "\xa0", text)
+        lines += textwrap.wrap(held, width, subsequent_indent="  ")
+    return [line.replace("\xa0", " ") for line in lines]
 
 
 def _marked(policy: str, chosen: str | None) -> str:
