@@ -99,7 +99,7 @@ def worlds(draw: st.DrawFn) -> World:
     block = draw(st.integers(1, 4))
     heads = draw(st.lists(st.integers(1, 10), min_size=1, max_size=3))  # lengths of common heads
     n = draw(st.integers(1, 12))
-    stretch = draw(st.sampled_from([1] * 9 + [30]))  # long outputs see more of the forecast
+    stretch = draw(st.sampled_from([1] * 9 + [12]))  # long outputs see more of the forecast
     prompts, outputs, estimates = [], [], []
     for k in range(n):
         length = draw(st.integers(1, 24))

@@ -116,6 +116,7 @@ def test_no_step_follows_the_last() -> None:
         ("done", "done requests are counted"),
         ("context", "Σ context"),
         ("shared_length", "held paths"),
+        ("left_reserved", "tokens are reserved"),
     ],
 )
 def test_check_finds_a_total_that_is_off(field: str, sentence: str) -> None:
@@ -146,11 +147,20 @@ def test_check_finds_a_block_booked_in_the_wrong_place(one: str, other: str, sen
         core.check()
 
 
-def test_check_finds_a_reader_too_many_and_a_gap() -> None:
+def test_check_finds_a_reader_too_many() -> None:
     core = core_of(WORLD)
     core.step()
     core.state.nodes.readers[1] += 1
     with pytest.raises(AssertionError, match="readers of every prefix"):
+        core.check()
+
+
+def test_check_finds_an_end_expected_twice() -> None:
+    core = core_of(WORLD)
+    core.step()
+    core.commit()
+    core.state.buckets["count"][7] += 1
+    with pytest.raises(AssertionError, match="every end is expected once"):
         core.check()
 
 

@@ -75,7 +75,7 @@ def test_overrun_estimate_doubles_until_it_exceeds_what_was_generated() -> None:
     assert expected == [2, 2, 2, 4, 4, 8, 8, 8, 8, 16, 16, 16]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(worlds())
 def test_true_estimates_are_never_preempted_if_prompts_are_not_cut(world: World) -> None:
     """With blocks of one token there is no rounding, and then the forecast is an upper bound."""

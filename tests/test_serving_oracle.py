@@ -1,5 +1,7 @@
 """The compiled serving core and its slow twin take the same steps, whatever the world."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import HealthCheck, given, settings
 from oracle_serving import World
@@ -7,8 +9,26 @@ from serving_worlds import compare, worlds
 
 from blendsim.serving import admission, batcher, forecast, kv, sides
 
+HEADS = [tuple(range(100 * h, 100 * h + 24)) for h in range(3)]
 
-@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+#: A hundred requests behind three heads, in memory for a few; decodes and prompts are thrown out,
+#: by decodes and by prompts.
+CROWD = World(
+    prompts=tuple(HEADS[k % 3] + (1_000 + k,) * (k % 11) for k in range(100)),
+    outputs=tuple(1 + k * 7 % 23 for k in range(100)),
+    estimates=tuple(1 + k * 5 % 29 for k in range(100)),
+    densities=tuple(3.0 - k / 50 for k in range(100)),
+    root_density=1.5,
+    capacity=40,
+    budget=16,
+    max_running=16,
+    predicted_peak=False,
+    dual=True,
+    first=5,
+)
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(worlds())
 def test_both_cores_take_the_same_steps(world: World) -> None:
     assert compare(world) >= max(world.outputs)
@@ -16,7 +36,7 @@ def test_both_cores_take_the_same_steps(world: World) -> None:
 
 @pytest.fixture
 def plain_kernels(monkeypatch: pytest.MonkeyPatch) -> int:
-    """Every serving kernel replaced by its plain-Python function; returns how many."""
+    """Every serving kernel replaced by its plain-Python function; gives how many there are."""
     count = 0
     for module in (kv, sides, forecast, admission, batcher):
         for name, value in list(vars(module).items()):
@@ -37,6 +57,16 @@ def test_plain_kernels_take_the_same_steps(plain_kernels: int, world: World) -> 
     compare(world)
 
 
+@pytest.mark.parametrize("is_dual", [False, True])
+@pytest.mark.parametrize("predicted_peak", [False, True])
+def test_a_crowd_takes_the_same_steps(is_dual: bool, predicted_peak: bool) -> None:
+    compare(replace(CROWD, dual=is_dual, predicted_peak=predicted_peak))
+
+
+def test_a_crowd_takes_the_same_steps_through_plain_kernels(plain_kernels: int) -> None:
+    compare(CROWD)
+
+
 def test_long_overrun_is_listed_at_the_end_of_the_horizon() -> None:
     """An estimate of one token, doubled to 512, ends more than 256 steps away."""
     world = World(
@@ -45,23 +75,5 @@ def test_long_overrun_is_listed_at_the_end_of_the_horizon() -> None:
         estimates=(1, 1, 1),
         densities=(1.0, 1.0, 1.0),
         capacity=160,
-    )
-    compare(world)
-
-
-def test_both_cores_share_one_head_among_many() -> None:
-    """A hundred requests behind one of three heads, in memory for a few of them."""
-    heads = [tuple(range(100 * h, 100 * h + 24)) for h in range(3)]
-    world = World(
-        prompts=tuple(heads[k % 3] + (1_000 + k,) * (k % 11) for k in range(100)),
-        outputs=tuple(1 + k * 7 % 23 for k in range(100)),
-        estimates=tuple(1 + k * 5 % 29 for k in range(100)),
-        densities=tuple(3.0 - k / 50 for k in range(100)),
-        root_density=1.5,
-        capacity=60,
-        budget=64,
-        max_running=32,
-        dual=True,
-        first=5,
     )
     compare(world)

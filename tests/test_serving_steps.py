@@ -204,7 +204,7 @@ def test_hits_and_computed_tokens_make_up_all_prompts_when_nobody_is_preempted(
     assert hits == 2 + 6 + 8 + 12 + 14
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(worlds())
 def test_decodes_and_their_contexts_are_the_same_whatever_preemption(world: World) -> None:
     lengths = [(len(p), d) for p, d in zip(world.prompts, world.outputs, strict=True)]
@@ -214,13 +214,13 @@ def test_decodes_and_their_contexts_are_the_same_whatever_preemption(world: Worl
     assert finished == len(lengths)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(worlds())
 def test_every_output_token_is_sampled_once(world: World) -> None:
     assert total(world, "sampled_tokens") == [sum(world.outputs)]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(worlds())
 def test_limits_are_never_exceeded(world: World) -> None:
     for row in steps(core_of(world)):

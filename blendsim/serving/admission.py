@@ -28,8 +28,8 @@ def hit_blocks(state: State, request: int) -> int:
 
 @kernel
 def has_room(state: State, request: int) -> bool:
-    """Whether the request may enter: its whole prompt fits in free blocks, and the flavour's
-    forecast holds.
+    """Whether the request may enter: its whole prompt fits in blocks that are free or can be
+    evicted, and the flavour's forecast holds.
     """
     s = state.scalars[0]
     target = state.requests[request].target
@@ -66,7 +66,7 @@ def next_request(state: State) -> int:
         return k
     memory = float((s.capacity - s.shared_length) * s.block_tokens)
     share = left_share(state)
-    # s.left / share < s.right / (memory − share), without dividing by a share of 0
+    # left / share ≤ right / (memory − share), without dividing by a share of 0
     side = LEFT if s.left_reserved * (memory - share) <= s.right_reserved * share else RIGHT
     for _ in range(2):
         k = s.front if side == LEFT else s.back

@@ -20,6 +20,7 @@ from blendsim.serving.state import (
     BUCKETS,
     DECODING,
     DONE,
+    LEFT,
     NODE,
     NONE,
     PREFILLING,
@@ -176,6 +177,11 @@ class ServingCore:
         above = nodes.parent[inner]
         assert bool((nodes.cached[above] == nodes.length[above]).all()), "no gap in a cached prefix"
         assert int(s.free) >= 0, "no block is given out twice"
+        on_left = requests.side[running] == LEFT
+        for members, counted in ((on_left, s.left_reserved), (~on_left, s.right_reserved)):
+            reserved = int(requests.reserved[running[members]].sum())
+            assert reserved == int(counted), f"{reserved} tokens are reserved, counted {counted}"
+        assert int(state.buckets["count"].sum()) == len(running), "every end is expected once"
 
 
 def new_state(

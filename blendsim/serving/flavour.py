@@ -23,8 +23,7 @@ class Flavour:
     admission: str = PREDICTED_PEAK
     prefix_sharing: bool = True
     overlaps: bool = True  # runs GEMMs of one nano-batch beside attention of another
-    #: A request waits while its side holds its share (dual scan); half a request's output is
-    #: reserved.
+    #: Share of its expected output that a request counts with on its side (dual scan).
     output_reserved: float = 0.5
 
     def __post_init__(self) -> None:

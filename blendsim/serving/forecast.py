@@ -112,8 +112,8 @@ def renew_estimates(state: State) -> None:
 
 @kernel
 def renew(state: State, k: int) -> None:
-    """Give request k a new expected end: the old one plus what it still owes, doubled where it was
-    overrun.
+    """Expect request k to end when it has generated what it still owes; an overrun estimate doubles
+    first.
     """
     s = state.scalars[0]
     r = state.requests[k]
