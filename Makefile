@@ -2,7 +2,7 @@
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: check format lint types test figures
+.PHONY: check format lint types test readme figures
 
 check: lint types test
 
@@ -19,6 +19,10 @@ test:
 format:
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+# The outputs the README shows, from the commands it names.
+readme:
+	$(BIN)/python tests/test_readme.py
 
 # Two simulated runs of one pool, cut into slices of time (figures/overview.csv), and the picture.
 figures:
