@@ -18,7 +18,7 @@ from blendsim.perf.density import RequestCosts, closed_form, pool_density, profi
 from blendsim.perf.model import StepModel, step_model
 from blendsim.plan import Plan, require_same_workload
 from blendsim.planner.blend import BlendSettings
-from blendsim.planner.lengths import Lengths, expect_lengths
+from blendsim.planner.lengths import Lengths, draw, expect_lengths
 from blendsim.planner.make import POLICIES, make_plan
 from blendsim.planner.partition import partition
 from blendsim.planner.tree import pool_tree
@@ -81,12 +81,13 @@ class Setting(NamedTuple):
     settings: Settings
     model: StepModel
     lengths: Lengths
+    drawn: Ints  # (n,) outputs to predict by: as varied as the sample, true where visible
     costs: RequestCosts  # of the expected lengths, in closed form
 
     @property
     def true_lengths(self) -> Ints:
-        """Output lengths to report on: the trace's, or the expected ones where it gives none."""
-        return np.where(self.workload.has_output, self.workload.output_len, self.lengths.expected)
+        """Output lengths to report on: the trace's, or the drawn ones where it gives none."""
+        return np.where(self.workload.has_output, self.workload.output_len, self.drawn)
 
 
 def prepare(workload: Workload, settings: Settings, progress: Progress = lambda _: None) -> Setting:
@@ -98,11 +99,16 @@ def prepare(workload: Workload, settings: Settings, progress: Progress = lambda 
     prompts = sort_prompts(workload)
     progress("estimating output lengths")
     rng = np.random.default_rng(settings.seed)
-    lengths = expect_lengths(workload, pool_tree(workload, prompts), settings.sample, rng)
+    tree = pool_tree(workload, prompts)
+    lengths = expect_lengths(workload, tree, settings.sample, rng)
+    # What cannot be served is not expected either: a request has the room its prompt leaves.
+    room = np.maximum(1, system.longest_request - workload.prompt_len)
+    lengths = lengths._replace(expected=np.minimum(lengths.expected, room))
+    drawn = np.minimum(draw(workload, tree, lengths, rng), room)
     # NOTE: the closed form counts KV held for d steps, p·d + d²/2, which is what dual scan divides;
     # the profile's d − 1 reads would give a request with one output token no memory at all.
     costs = closed_form(system, workload.prompt_len, lengths.expected)
-    return Setting(workload, prompts, settings, model, lengths, costs)
+    return Setting(workload, prompts, settings, model, lengths, drawn, costs)
 
 
 def plan_policy(setting: Setting, policy: str) -> Plan:
@@ -224,11 +230,10 @@ def _try(setting: Setting, baseline: Baseline, flavour: Flavour, limits: Bounds)
 
 def _run(setting: Setting, plan: Plan, name: str, flavour: Flavour, limits: Bounds) -> _Trial:
     """Simulate a plan on what planning may see and, where they differ, on the true lengths."""
-    expected = setting.lengths.expected
     truth = setting.true_lengths
-    log = simulate(plan, setting.workload, expected, setting.prompts, setting.model, flavour)
+    log = simulate(plan, setting.workload, setting.drawn, setting.prompts, setting.model, flavour)
     predicted = run_seconds(log)
-    if not np.array_equal(truth, expected):
+    if not np.array_equal(truth, setting.drawn):
         log = simulate(plan, setting.workload, truth, setting.prompts, setting.model, flavour)
     row = summarise(
         name,

@@ -86,6 +86,36 @@ def choose_sample(
     return is_sampled
 
 
+def evidence(
+    workload: Workload, tree: PoolTree, is_visible: NDArray[np.bool_]
+) -> NDArray[np.bool_]:
+    """(n,) by leaf position: whose visible length says something about the others' lengths."""
+    is_observed = (is_visible & ~workload.is_known)[tree.order]
+    sources = int(tree.group.max(initial=-1)) + 1
+    has_sample = np.bincount(tree.group[is_observed], minlength=sources) > 0
+    return is_visible[tree.order] & (is_observed | ~has_sample[tree.group])
+
+
+def draw(workload: Workload, tree: PoolTree, lengths: Lengths, rng: np.random.Generator) -> Ints:
+    """One possible world: outputs as varied as the evidence, to predict a run by.
+
+    A request whose length is not visible takes that of a visible one, drawn from the deepest
+    subtree with evidence, where its estimate is from too. Means alone would predict a run without
+    long answers, and so without a tail. Requests without evidence keep their estimate.
+    """
+    found = np.flatnonzero(evidence(workload, tree, lengths.is_visible))
+    low, high = np.searchsorted(found, tree.first), np.searchsorted(found, tree.last)
+    node = _deepest_nodes(tree.parent, high - low)[tree.leaf_parent]
+    has_evidence = node >= 0
+    at = np.where(has_evidence, node, 0)
+    place = low[at] + (rng.random(len(at)) * (high - low)[at]).astype(np.int64)
+    drawn = lengths.expected.copy()
+    leaf = np.flatnonzero(has_evidence & ~lengths.is_visible[tree.order])
+    drawn[tree.order[leaf]] = workload.output_len[tree.order[found[place[leaf]]]]
+    limit = np.where(workload.output_limit > 0, workload.output_limit, np.iinfo(np.int64).max)
+    return np.where(lengths.is_visible, drawn, np.minimum(drawn, limit))
+
+
 def estimate(workload: Workload, tree: PoolTree, is_visible: NDArray[np.bool_]) -> Estimate:
     """Expected output of every request: the mean over the deepest subtree with visible leaves.
 
@@ -95,11 +125,7 @@ def estimate(workload: Workload, tree: PoolTree, is_visible: NDArray[np.bool_]) 
     Outside its source a request falls back to the mean of all sampled ones, then to a prior.
     """
     seen = np.where(is_visible, workload.output_len, 0)
-    is_observed = (is_visible & ~workload.is_known)[tree.order]
-    sources = int(tree.group.max(initial=-1)) + 1
-    has_sample = np.bincount(tree.group[is_observed], minlength=sources) > 0
-    is_evidence = is_visible[tree.order] & (is_observed | ~has_sample[tree.group])
-    weight = is_evidence.astype(np.float64)
+    weight = evidence(workload, tree, is_visible).astype(np.float64)
     mean = _deepest_means(
         tree.parent,
         tree.first,
@@ -146,3 +172,15 @@ def _deepest_means(parent: Ints, first: Ints, last: Ints, weight: Floats, total:
         elif parent[k] > 0:
             mean[k] = mean[parent[k]]
     return mean
+
+
+@kernel
+def _deepest_nodes(parent: Ints, count: Ints) -> Ints:
+    """The deepest node with evidence at or above each node, the root apart; −1 without any."""
+    node = np.full(len(parent), -1)
+    for k in range(1, len(parent)):
+        if count[k] > 0:
+            node[k] = k
+        elif parent[k] > 0:
+            node[k] = node[parent[k]]
+    return node

@@ -1,0 +1,74 @@
+"""Drawn lengths: a possible world to predict by, as varied as the sample."""
+
+from dataclasses import replace
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+from strategies import workloads
+from test_planner_lengths import two_sources
+
+from blendsim.planner import lengths as lengths_module
+from blendsim.planner.lengths import Lengths, draw, evidence, expect_lengths
+from blendsim.planner.tree import PoolTree, pool_tree
+from blendsim.prefix import sort_prompts
+from blendsim.request import Ints, Workload, from_lengths
+
+
+def drawn_of(
+    workload: Workload, share: float, seed: int = 0, least: int = 32
+) -> tuple[PoolTree, Lengths, Ints]:
+    tree = pool_tree(workload, sort_prompts(workload))
+    rng = np.random.default_rng(seed)
+    lengths = expect_lengths(workload, tree, share, rng, least)
+    return tree, lengths, draw(workload, tree, lengths, rng)
+
+
+def test_draws_have_the_spread_of_the_sample() -> None:
+    rng = np.random.default_rng(0)
+    outputs = rng.lognormal(4, 1.2, 20_000).astype(np.int64) + 1
+    _, lengths, drawn = drawn_of(from_lengths([100] * 20_000, outputs), 0.05)
+    sampled = outputs[lengths.is_sampled]
+    assert abs(drawn.mean() / sampled.mean() - 1) < 0.03
+    assert abs(drawn.std() / sampled.std() - 1) < 0.06
+    assert set(drawn.tolist()) <= set(sampled.tolist())
+
+
+def test_each_source_draws_from_its_own_sample() -> None:
+    workload = two_sources(200, 200)
+    _, _, drawn = drawn_of(workload, 0.2)
+    assert np.array_equal(drawn, workload.output_len)
+
+
+def test_visible_lengths_are_drawn_as_they_are() -> None:
+    workload = from_lengths([10] * 50, np.arange(1, 51))
+    _, _, drawn = drawn_of(workload, 1.0)
+    assert np.array_equal(drawn, workload.output_len)
+
+
+def test_no_draw_exceeds_the_request_s_limit() -> None:
+    workload = replace(
+        from_lengths([10] * 200, [100] * 200), output_limit=np.full(200, 7, np.int64)
+    )
+    _, lengths, drawn = drawn_of(workload, 0.2)
+    assert (drawn[~lengths.is_visible] == 7).all()
+
+
+@given(workload=workloads(), seed=st.integers(0, 5))
+def test_draws_do_not_depend_on_lengths_that_are_not_visible(workload: Workload, seed: int) -> None:
+    tree, lengths, drawn = drawn_of(workload, 0.3, seed, least=1)
+    hidden = workload.has_output & ~lengths.is_visible
+    changed = replace(workload, output_len=np.where(hidden, 9_999, workload.output_len))
+    assert np.array_equal(drawn_of(changed, 0.3, seed, least=1)[2], drawn)
+    seen = workload.output_len[tree.order[evidence(workload, tree, lengths.is_visible)]]
+    free = ~lengths.is_visible & (workload.output_limit == 0)
+    guessed = drawn[free & (drawn != lengths.expected)]
+    assert set(guessed.tolist()) <= set(seen.tolist())
+
+
+def test_plain_twin_finds_the_same_nodes() -> None:
+    parent = np.array([-1, 0, 1, 1, 0])
+    count = np.array([1, 1, 0, 1, 0])
+    kernel = lengths_module._deepest_nodes
+    for twin in (kernel, kernel.py_func):
+        assert twin(parent, count).tolist() == [-1, 1, 1, 3, -1]
