@@ -80,7 +80,7 @@ def _package_directory() -> Path:
     spec = importlib.util.find_spec(PACKAGE)
     if spec is None or spec.origin is None:
         raise Unavailable(
-            f"the {PACKAGE} package is not installed; run `pip install aiconfigurator`"
+            f"the {PACKAGE} package is not installed; run `pip install aiconfigurator-core`"
         )
     return Path(spec.origin).parent
 

@@ -12,7 +12,8 @@ from blendsim.perf.model import StepModel
 from blendsim.report.metrics import Row
 from blendsim.report.optimum import Bounds, overlapped_best
 
-NEAR = 1.02  # times within 2 % of each other are called equal
+WORTH = 0.85  # a partner that saves less than 15 % of its time is not worth naming
+NEAR = 0.02  # policies within 2 % of each other are called equal
 
 
 class Partner(NamedTuple):
@@ -40,16 +41,17 @@ def best_mix(limits: Bounds, model: StepModel, partner: Partner) -> Mix:
     """The amount of `partner` that saves most seconds when it is pooled with the work in `limits`.
 
     Savings of x requests: f(c, m) + f(x·c', x·m') − f(c + x·c', m + x·m'), largest where the sum
-    lies on the bend of f.
+    lies on the bend of f. The partner is taken to be no more work than the pool itself.
     """
     output = min(partner.output, model.system.longest_request - partner.prompt)
     partner = partner._replace(output=output)
     costs = profiled(model, np.array([partner.prompt]), np.array([partner.output]))
     c, m = float(costs.compute[0]), float(costs.memory[0])
-    most = 4 * max(limits.compute / m if m else 0.0, limits.memory / c if c else 0.0)
-    amounts = np.linspace(0.0, most, 2_001)
     here = overlapped_best(model.lines, limits.compute, limits.memory)
-    alone = overlapped_best(model.lines, c, m) * amounts
+    each = overlapped_best(model.lines, c, m)
+    most = here / each  # no more of it than the pool has work itself
+    amounts = np.linspace(0.0, most, 2_001)
+    alone = each * amounts
     mixed = np.array(
         [
             overlapped_best(model.lines, limits.compute + x * c, limits.memory + x * m)
@@ -67,7 +69,7 @@ def advise(rows: Sequence[Row], chosen: Row, limits: Bounds, model: StepModel) -
     """Sentences for the user, most important first. Times are the simulated ones of `rows`."""
     return [
         _why(rows, chosen),
-        _bound(rows, chosen, limits, model),
+        _bound(rows, limits, model),
         *_partner(limits, model),
     ]
 
@@ -93,7 +95,7 @@ def _why(rows: Sequence[Row], chosen: Row) -> str:
     return text
 
 
-def _bound(rows: Sequence[Row], chosen: Row, limits: Bounds, model: StepModel) -> str:
+def _bound(rows: Sequence[Row], limits: Bounds, model: StepModel) -> str:
     ratio = limits.compute / limits.memory if limits.memory else np.inf
     what = "compute" if ratio > 1 else "decode reads (memory bandwidth)"
     text = (
@@ -102,12 +104,12 @@ def _bound(rows: Sequence[Row], chosen: Row, limits: Bounds, model: StepModel) -
     )
     serial = limits.compute + limits.memory
     most = serial / overlapped_best(model.lines, limits.compute, limits.memory) - 1
-    worst = max(_seconds(row) for row in rows)
-    if len(rows) > 1 and worst / _seconds(chosen) < NEAR:
+    times = [_seconds(row) for row in rows]
+    spread = max(times) / min(times) - 1
+    if len(rows) > 1 and spread < NEAR:
         text += (
-            " Order buys next to nothing here: the slowest policy is "
-            f"{worst / _seconds(chosen) - 1:.1%} behind, and even the best overlap would gain "
-            f"{most:.1%} over none."
+            f" Order buys next to nothing here: all policies lie within {spread:.1%}, and even "
+            f"the best overlap would gain {most:.1%} over none."
         )
     elif limits.longest >= limits.reachable:
         text += f" The longest request alone takes {limits.longest:,.1f} s: no order ends sooner."
@@ -117,7 +119,7 @@ def _bound(rows: Sequence[Row], chosen: Row, limits: Bounds, model: StepModel) -
 def _partner(limits: Bounds, model: StepModel) -> list[str]:
     partner = LONG_ANSWERS if limits.compute > limits.memory else LONG_PROMPTS
     mix = best_mix(limits, model, partner)
-    if mix.requests < 1 or mix.beside > 0.95 * mix.alone:
+    if mix.requests < 1 or mix.beside > WORTH * mix.alone:
         return ["The pool is balanced: other work would not run noticeably cheaper beside it."]
     return [
         f"Pool it with {mix.partner.kind} work: {mix.requests:,} requests of "
