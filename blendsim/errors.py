@@ -3,7 +3,7 @@
 BlendsimError
 ├── InputError          a file or value that cannot be used: what, where, what to do
 │   └── OversizeError   requests that no schedule can hold
-├── UnknownName         a model, GPU, engine, policy or source we do not have (with the nearest names)
+├── UnknownName         a name in none of our tables (model, GPU, engine, …): says the nearest
 ├── ProfileError        a kernel profile that is missing, unreadable or does not cover what is asked
 ├── PlanMismatch        a plan made for another workload
 └── Unavailable         something this machine lacks: a network, an optional package, a GPU

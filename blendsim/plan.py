@@ -102,8 +102,8 @@ def require_same_workload(plan: Plan, workload: Workload) -> None:
     found = fingerprint(workload, is_visible)
     if found != plan.workload_hash:
         raise PlanMismatch(
-            f"the plan was made for another workload (hash {plan.workload_hash[:12]}, this one {found[:12]}); "
-            "give the workload it was made for, or plan again"
+            f"the plan was made for another workload (hash {plan.workload_hash[:12]}, "
+            f"this one {found[:12]}); give the workload it was made for, or plan again"
         )
 
 

@@ -33,9 +33,7 @@ class Prompts:
     space_names: tuple[str, ...]  # (spaces,); equal names are one space when workloads are pooled
 
     def __post_init__(self) -> None:
-        assert self.offsets.ndim == 1 and len(self.offsets) == len(self.space) + 1, (
-            "offsets must be (n + 1,)"
-        )
+        assert self.offsets.shape == (len(self.space) + 1,), "offsets must be (n + 1,)"
         assert int(self.offsets[-1]) == len(self.units), "the last offset must close the units"
         assert len(self.unit_tokens) == len(self.space_names), "one unit size a space"
 

@@ -83,12 +83,14 @@ class System:
     def __post_init__(self) -> None:
         if self.tp < 1 or self.model.heads % self.tp:
             raise InputError(
-                f"--tp {self.tp} does not divide the {self.model.heads} heads of {self.model.name}; choose a divisor"
+                f"--tp {self.tp} does not divide the {self.model.heads} heads of "
+                f"{self.model.name}; choose a divisor"
             )
         if self.kv_blocks < 1:
+            weights = self.model.parameters * BYTES_PER_VALUE / 1e9
             raise InputError(
-                f"{self.model.name} needs {self.model.parameters * BYTES_PER_VALUE / 1e9:.0f} GB for weights and "
-                f"leaves no KV cache on {self.tp} × {self.gpu.name}; use a larger --tp or another --gpu"
+                f"{self.model.name} needs {weights:.0f} GB for weights and leaves no KV cache on "
+                f"{self.tp} × {self.gpu.name}; use a larger --tp or another --gpu"
             )
 
     @property
@@ -175,7 +177,8 @@ def _read_config(path: Path) -> ModelSpec:
     kind = str(raw.get("model_type", "llama"))
     if kind not in ("llama", "mistral", "qwen2", "qwen3"):
         raise InputError(
-            f"{path}: model_type {kind!r} is not a dense Llama/Mistral/Qwen decoder, which is all we model"
+            f"{path}: model_type {kind!r} is not a dense Llama, Mistral or Qwen decoder; "
+            "only those are modelled"
         )
     try:
         heads = int(raw["num_attention_heads"])

@@ -113,10 +113,12 @@ def read_table(path: Path, schema: str, version: int) -> tuple[pa.Table, dict[st
     meta = json.loads(raw) if raw else {}
     if meta.get("schema") != schema:
         raise InputError(
-            f"{path}: holds {meta.get('schema', 'no blendsim table')!r}; a {schema} file is needed here"
+            f"{path}: holds {meta.get('schema', 'no blendsim table')!r}; "
+            f"a {schema} file is needed here"
         )
     if meta.get("version") != version:
         raise InputError(
-            f"{path}: {schema} schema version {meta.get('version')}, this blendsim reads {version}; upgrade"
+            f"{path}: {schema} schema version {meta.get('version')}, this blendsim reads {version}; "
+            "upgrade"
         )
     return table, meta
