@@ -118,7 +118,7 @@ def read_table(path: Path, schema: str, version: int) -> tuple[pa.Table, dict[st
         )
     if meta.get("version") != version:
         raise InputError(
-            f"{path}: {schema} schema version {meta.get('version')}, this blendsim reads {version}; "
-            "upgrade"
+            f"{path}: {schema} schema version {meta.get('version')}, "
+            f"this blendsim reads {version}; upgrade"
         )
     return table, meta

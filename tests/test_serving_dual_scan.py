@@ -80,6 +80,11 @@ def test_shares_are_clamped_and_equal_when_the_ends_are(
     assert left_share(core.state) == expected
 
 
+def test_while_sampled_requests_enter_shares_are_those_of_the_rest() -> None:
+    world = ladder(6, first=2, densities=(0.0, 0.0, 2.0, 2.0, 0.0, 0.0), root_density=0.5)
+    assert left_share(core_of(world).state) == 25
+
+
 def test_shares_are_equal_once_the_pointers_have_met() -> None:
     core = core_of(ladder(4, root_density=0.1))
     core.step()
@@ -135,6 +140,12 @@ def test_victim_is_the_newest_of_the_side_over_its_share() -> None:
     before, after = next((a, b) for a, b in pairwise(present) if a - b)
     assert before == {0, 1, 2, 3}
     assert before - after == {2}
+
+
+def test_victim_is_on_the_left_when_both_sides_are_equally_over() -> None:
+    rows = list(steps(core_of(ladder(2, outputs=(16, 16), estimates=(16, 16), capacity=34))))
+    row = next(row for row in rows if row["preempted"])
+    assert (row["left_tokens"], row["right_tokens"]) == (0, 17)
 
 
 def test_preempted_request_returns_to_its_side() -> None:

@@ -75,6 +75,16 @@ def test_overrun_estimate_doubles_until_it_exceeds_what_was_generated() -> None:
     assert expected == [2, 2, 2, 4, 4, 8, 8, 8, 8, 16, 16, 16]
 
 
+def test_end_beyond_the_horizon_waits_in_its_last_bucket() -> None:
+    """At step 513 the estimate has doubled to 1,024 tokens; 256 buckets of one step lie ahead."""
+    core = core_of(replace(PAIR, outputs=(600, 1), estimates=(1, 1), capacity=400))
+    for _ in range(514):
+        core.step()
+        core.commit()
+    request = core.state.requests[0]
+    assert (int(request.expected), int(request.end_bucket)) == (1_024, 513 + 255)
+
+
 @settings(max_examples=100, deadline=None)
 @given(worlds())
 def test_true_estimates_are_never_preempted_if_prompts_are_not_cut(world: World) -> None:
