@@ -429,7 +429,7 @@ class SlowCore:
         private = self.private_tokens(newcomer)
         ends = [(job.bucket, job.end, job.size - job.entry) for job in self.running]
         ends.append((self.listed(end), end, private - self.now))
-        for worst in {bucket for bucket, _, _ in ends}:
+        for worst in {bucket for bucket, _, _ in ends if bucket <= self.listed(end)}:
             upto = (worst + 1) * self.bucket_steps
             sizes = [
                 base + (end if bucket == worst else upto)

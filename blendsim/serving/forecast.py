@@ -63,7 +63,8 @@ def forget(state: State, request: int) -> None:
 
 @kernel
 def peak_fits(state: State, request: int) -> bool:
-    """Whether the predicted peak of all running requests and this one stays within the KV capacity.
+    """Whether the predicted peak of all running requests and this one, up to its own end, stays
+    within the KV capacity. A peak after that is not of its making.
 
     Shared nodes with readers are one account, with their whole length, taken off the capacity
     first.
@@ -86,7 +87,7 @@ def peak_fits(state: State, request: int) -> bool:
             used += base + upto
         elif b == mine:
             used += base + end
-        if used > limit:
+        if b <= mine and used > limit:
             return False
         count += bucket.count
         total += bucket.base_sum
