@@ -6,8 +6,11 @@ keep the old callee. We put the cache in a directory named after a hash of every
 instead.
 """
 
+import atexit
 import hashlib
 import os
+import shutil
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -37,7 +40,20 @@ def cache_directory() -> Path:
     return Path(base) / "blendsim" / f"kernels-{_sources_hash()}"
 
 
-_CACHE = str(cache_directory())
+def _usable(directory: Path) -> str:
+    """`directory` if it can be written, else one that lasts as long as the process."""
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=directory):
+            return str(directory)
+    except OSError:
+        # NOTE: left to itself numba would fall back to __pycache__, whose kernels go stale.
+        passing = tempfile.mkdtemp(prefix="blendsim-kernels-")
+        atexit.register(shutil.rmtree, passing, ignore_errors=True)
+        return passing
+
+
+_CACHE = _usable(cache_directory())
 
 
 def is_warm() -> bool:
@@ -49,7 +65,6 @@ def is_warm() -> bool:
 
 def mark_warm() -> None:
     """Note that a whole run has compiled all it needs."""
-    Path(_CACHE).mkdir(parents=True, exist_ok=True)
     (Path(_CACHE) / "warm").touch()
 
 

@@ -17,15 +17,24 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from blendsim.errors import PlanMismatch
+from blendsim.errors import InputError, PlanMismatch
 from blendsim.files import replacing
 from blendsim.request import Ints, Workload
-from blendsim.steplog import read_table
+from blendsim.steplog import read_table, require_columns
 
 SCHEMA_VERSION = 1
 IN_ORDER = "in_order"  # admission takes requests as listed
-_COLUMNS = ("order", "rank", "is_first", "is_visible", "expected_output", "density")
 DUAL_SCAN = "dual_scan"  # admission takes from both ends of the list, §5.3 of the paper
+_SCHEMA = pa.schema(
+    [
+        ("order", pa.int64()),
+        ("rank", pa.int32()),
+        ("is_first", pa.bool_()),
+        ("is_visible", pa.bool_()),
+        ("expected_output", pa.int64()),
+        ("density", pa.float64()),
+    ]
+)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -61,7 +70,7 @@ class Plan:
         )
         assert bool((np.diff(self.rank) >= 0).all()), "a plan lists rank after rank"
         assert bool((self.expected_output >= 1).all()), "every request is expected to answer"
-        for name in _COLUMNS:
+        for name in _SCHEMA.names:
             assert len(getattr(self, name)) == n, f"{name} has one value a request"
 
 
@@ -119,7 +128,7 @@ def write_plan(plan: Plan, path: Path) -> None:
         "workload_hash": plan.workload_hash,
         "meta": dict(plan.meta),
     }
-    table = pa.table({name: pa.array(getattr(plan, name)) for name in _COLUMNS})
+    table = pa.table({name: pa.array(getattr(plan, name)) for name in _SCHEMA.names})
     with replacing(path) as temporary:
         pq.write_table(
             table.replace_schema_metadata({b"blendsim": json.dumps(head, sort_keys=True).encode()}),
@@ -129,15 +138,18 @@ def write_plan(plan: Plan, path: Path) -> None:
 
 
 def read_plan(path: Path) -> Plan:
-    """Read what `write_plan` wrote; refuses other files and newer schemas."""
+    """Read what `write_plan` wrote; refuses other files, newer schemas and broken plans."""
     table, head = read_table(path, "plan", SCHEMA_VERSION)
+    require_columns(table, _SCHEMA, path)
+    names = ("policy", "admission", "root_density", "workload_hash", "meta")
+    if missing := [name for name in names if name not in head]:
+        raise InputError(f"{path}: its metadata lack {missing[0]!r}; plan again with -o")
     plan = Plan(
-        policy=head["policy"],
-        admission=head["admission"],
-        root_density=head["root_density"],
-        workload_hash=head["workload_hash"],
-        meta=head["meta"],
-        **{name: table[name].to_numpy() for name in _COLUMNS},
+        **{name: head[name] for name in names},
+        **{name: table[name].to_numpy() for name in _SCHEMA.names},
     )
-    plan.check()
+    try:
+        plan.check()
+    except AssertionError as error:
+        raise InputError(f"{path}: is no sound plan ({error}); plan again with -o") from error
     return plan

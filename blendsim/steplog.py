@@ -45,6 +45,11 @@ TIMES: tuple[str, ...] = (
     "compute_seconds",  # of which compute-bound work, alone
     "memory_seconds",  # decode attention, alone
 )
+_SCHEMA = pa.schema(
+    [("replica", pa.int32())]
+    + [(name, pa.float64()) for name in TIMES]
+    + [(name, pa.int64()) for name in COUNTS]
+)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -89,12 +94,26 @@ def write_steplog(log: StepLog, path: Path) -> None:
 def read_steplog(path: Path) -> StepLog:
     """Read what `write_steplog` wrote; refuses other files and newer schemas."""
     table, meta = read_table(path, "steplog", SCHEMA_VERSION)
+    require_columns(table, _SCHEMA, path)
     return StepLog(
         counts=np.column_stack([table[name].to_numpy() for name in COUNTS]),
         times=np.column_stack([table[name].to_numpy() for name in TIMES]),
         replica=table["replica"].to_numpy(),
         meta=meta,
     )
+
+
+def require_columns(table: pa.Table, schema: pa.Schema, path: Path) -> None:
+    """InputError unless the table has the columns of `schema`, of its types and without gaps."""
+    for field in schema:
+        if field.name not in table.column_names:
+            raise InputError(f"{path}: lacks column {field.name!r}; write it with blendsim again")
+        column = table[field.name]
+        if column.type != field.type or column.null_count:
+            what = f"{column.null_count} missing values" if column.null_count else str(column.type)
+            raise InputError(
+                f"{path}, column {field.name!r}: has {what}; {field.type} without gaps is needed"
+            )
 
 
 def read_table(path: Path, schema: str, version: int) -> tuple[pa.Table, dict[str, Any]]:
@@ -109,8 +128,13 @@ def read_table(path: Path, schema: str, version: int) -> tuple[pa.Table, dict[st
         raise InputError(
             f"{path}: not a Parquet file blendsim can read; give a {schema} file"
         ) from error
-    raw = (table.schema.metadata or {}).get(b"blendsim")
-    meta = json.loads(raw) if raw else {}
+    raw = (table.schema.metadata or {}).get(b"blendsim", b"{}")
+    try:
+        meta = dict(json.loads(raw))
+    except (ValueError, TypeError) as error:
+        raise InputError(
+            f"{path}: its blendsim metadata are damaged ({error}); give a {schema} file"
+        ) from error
     if meta.get("schema") != schema:
         raise InputError(
             f"{path}: holds {meta.get('schema', 'no blendsim table')!r}; "

@@ -54,6 +54,19 @@ def test_cache_is_warm_after_a_whole_run_said_so(tmp_path: Path) -> None:
     assert run(code, tmp_path) == "True True"
 
 
+def test_cache_that_cannot_be_written_lasts_as_long_as_the_process(tmp_path: Path) -> None:
+    (tmp_path / "sums.py").write_text(SUM)
+    (tmp_path / "file").write_text("not a directory")
+    code = (
+        "from sums import triangle; from blendsim import compiled as c; from pathlib import Path\n"
+        "triangle(5); c.mark_warm(); print(Path(c._CACHE).is_dir(), c._CACHE)"
+    )
+    exists, place = run(code, tmp_path / "file", tmp_path).split()
+    assert exists == "True"
+    assert not Path(place).exists()
+    assert list(tmp_path.rglob("*.nbi")) == []
+
+
 def test_cache_is_named_after_the_kernels_sources(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

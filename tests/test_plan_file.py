@@ -1,14 +1,17 @@
 """The plan file, and the hash that ties it to what planning could see of a workload."""
 
+import json
 import re
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from blendsim.errors import PlanMismatch
+from blendsim.errors import InputError, PlanMismatch
 from blendsim.plan import (
     DUAL_SCAN,
     Plan,
@@ -109,6 +112,42 @@ def test_broken_plan_is_never_written(tmp_path: Path) -> None:
     with pytest.raises(AssertionError):
         write_plan(plan, tmp_path / "plan.parquet")
     assert list(tmp_path.iterdir()) == []
+
+
+def broken_order(table: pa.Table) -> pa.Table:
+    return table.set_column(0, "order", pa.array([0, 0, 1]))
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda table: table.replace_schema_metadata({b"blendsim": b"[3"}), "metadata are damaged"),
+        (
+            lambda table: table.replace_schema_metadata({b"blendsim": b"[3]"}),
+            "metadata are damaged",
+        ),
+        (lambda table: with_head(table, "policy"), "metadata lack 'policy'"),
+        (lambda table: table.drop_columns("rank"), "lacks column 'rank'"),
+        (lambda table: table.set_column(1, "rank", pa.array([0.0, 0, 0])), "has double; int32"),
+        (lambda table: table.set_column(0, "order", pa.array([0, None, 1])), "1 missing values"),
+        (broken_order, "is no sound plan .a plan is a permutation"),
+    ],
+)
+def test_damaged_plan_is_one_line(
+    tmp_path: Path, damage: Callable[[pa.Table], pa.Table], message: str
+) -> None:
+    path = tmp_path / "plan.parquet"
+    write_plan(small_plan(three_requests(), [2]), path)
+    pq.write_table(damage(pq.read_table(path)), path)
+    with pytest.raises(InputError, match=message):
+        read_plan(path)
+
+
+def with_head(table: pa.Table, without: str) -> pa.Table:
+    """`table` with one entry less in our metadata."""
+    head = json.loads(table.schema.metadata[b"blendsim"])
+    del head[without]
+    return table.replace_schema_metadata({b"blendsim": json.dumps(head)})
 
 
 def test_documented_columns_are_those_written(tmp_path: Path) -> None:

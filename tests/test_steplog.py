@@ -86,6 +86,14 @@ def test_another_table_of_ours_is_named(tmp_path: Path) -> None:
         read_table(path, "plan", 1)
 
 
+def test_log_without_one_of_its_columns_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "steps.parquet"
+    write_steplog(small_log(), path)
+    pq.write_table(pq.read_table(path).drop_columns("waiting"), path)
+    with pytest.raises(InputError, match="lacks column 'waiting'"):
+        read_steplog(path)
+
+
 def test_newer_schema_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "steps.parquet"
     write_steplog(small_log(), path)

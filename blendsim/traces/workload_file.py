@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from blendsim.errors import InputError
 from blendsim.files import replacing
 from blendsim.request import Prompts, Workload
-from blendsim.steplog import read_table
+from blendsim.steplog import read_table, require_columns
 from blendsim.traces.counts import are_wrong, compact, fault, require_rows, shown
 from blendsim.traces.seam import Head, ReadOptions
 
@@ -80,11 +80,9 @@ def write_workload(workload: Workload, path: Path) -> None:
 def read_workload(path: Path) -> Workload:
     """Read what `write_workload` wrote; refuses other files, newer schemas and broken values."""
     table, meta = read_table(path, "workload", SCHEMA_VERSION)
-    missing = [name for name in (*_TYPES, "units") if name not in table.column_names]
-    if missing:
-        raise InputError(f"{path}: lacks column {missing[0]!r}; write it with blendsim again")
+    require_columns(table, pa.schema(list(_TYPES.items())), path)
     require_rows(table.num_rows, path)
-    columns = {name: _column(table, name, kind, path) for name, kind in _TYPES.items()}
+    columns = {name: _column(table, name) for name in _TYPES}
     offsets, units = _lists(table, path)
     try:
         spaces = meta["spaces"]
@@ -107,17 +105,15 @@ def read_workload(path: Path) -> Workload:
     )
 
 
-def _column(table: pa.Table, name: str, kind: pa.DataType, path: Path) -> NDArray[Any]:
-    column = table[name]
-    if column.type != kind or column.null_count:
-        what = f"{column.null_count} missing values" if column.null_count else str(column.type)
-        raise InputError(f"{path}, column {name!r}: has {what}; {kind} without gaps is needed")
-    if kind == pa.string():
-        return np.array(column.to_pylist(), np.str_)
-    return np.array(column.to_numpy())  # NOTE: a copy; Arrow's arrays are read-only
+def _column(table: pa.Table, name: str) -> NDArray[Any]:
+    if _TYPES[name] == pa.string():
+        return np.array(table[name].to_pylist(), np.str_)
+    return np.array(table[name].to_numpy())  # NOTE: a copy; Arrow's arrays are read-only
 
 
 def _lists(table: pa.Table, path: Path) -> tuple[NDArray[np.int64], NDArray[Any]]:
+    if "units" not in table.column_names:
+        raise InputError(f"{path}: lacks column 'units'; write it with blendsim again")
     lists = [chunk for chunk in table["units"].chunks if len(chunk)]
     kind = table["units"].type
     if not pa.types.is_large_list(kind) or not pa.types.is_integer(kind.value_type):
