@@ -12,6 +12,7 @@ from pathlib import Path
 from blendsim.errors import InputError, UnknownName
 
 BYTES_PER_VALUE = 2  # bf16 weights and KV
+BLOCK_TOKENS = 16  # of the KV cache
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,13 +79,23 @@ class System:
     gpu: GpuSpec
     tp: int = 1
     kv_bytes: int | None = None
-    block_tokens: int = 16
+    block_tokens: int = BLOCK_TOKENS
 
     def __post_init__(self) -> None:
         if self.tp < 1 or self.model.heads % self.tp:
             raise InputError(
                 f"--tp {self.tp} does not divide the {self.model.heads} heads of "
                 f"{self.model.name}; choose a divisor"
+            )
+        if self.model.kv_heads % self.tp and self.tp % self.model.kv_heads:
+            raise InputError(
+                f"--tp {self.tp} neither divides the {self.model.kv_heads} KV heads of "
+                f"{self.model.name} nor is a multiple of them; choose one that does"
+            )
+        if self.kv_bytes is not None and self.kv_blocks < 1:
+            raise InputError(
+                f"kv_bytes = {self.kv_bytes} holds no KV block of {self.block_tokens} tokens of "
+                f"{self.model.name}; give at least {self.kv_bytes_per_token * self.block_tokens}"
             )
         if self.kv_blocks < 1:
             weights = self.model.parameters * BYTES_PER_VALUE / 1e9
@@ -104,9 +115,16 @@ class System:
         return int(0.90 * self.gpu.memory_bytes * self.tp) - weights - (2 << 30) * self.tp
 
     @property
+    def kv_bytes_per_token(self) -> int:
+        """Bytes of K and V of one token on all GPUs: KV heads are repeated when the GPUs outnumber
+        them.
+        """
+        return self.model.kv_bytes_per_token * max(1, self.tp // self.model.kv_heads)
+
+    @property
     def kv_blocks(self) -> int:
         """KV capacity in blocks of `block_tokens` tokens."""
-        return max(0, self.kv_capacity_bytes) // (self.model.kv_bytes_per_token * self.block_tokens)
+        return max(0, self.kv_capacity_bytes) // (self.kv_bytes_per_token * self.block_tokens)
 
     @property
     def longest_request(self) -> int:

@@ -1,6 +1,7 @@
 """Model and GPU tables against their public figures, and what a System can hold."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -56,6 +57,23 @@ def test_longest_request_is_bound_by_context_or_memory() -> None:
 def test_tensor_parallel_ranks_must_divide_the_heads() -> None:
     with pytest.raises(InputError, match="--tp 3 does not divide the 32 heads"):
         System(find_model("llama-3.1-8b"), find_gpu("a100-80g"), tp=3)
+
+
+def test_kv_heads_are_kept_twice_when_there_are_twice_as_many_gpus() -> None:
+    few = replace(MODELS["llama-3.1-8b"], kv_heads=2)
+    two, four = (System(few, find_gpu("a100-80g"), tp, kv_bytes=1 << 30) for tp in (2, 4))
+    assert (two.kv_blocks, four.kv_blocks) == (2048, 1024)
+
+
+def test_tensor_parallel_ranks_must_share_out_the_kv_heads() -> None:
+    odd = replace(MODELS["llama-3.1-8b"], heads=24, kv_heads=12)
+    with pytest.raises(InputError, match="--tp 8 neither divides the 12 KV heads"):
+        System(odd, find_gpu("a100-80g"), tp=8)
+
+
+def test_kv_preset_below_one_block_is_refused() -> None:
+    with pytest.raises(InputError, match=r"kv_bytes = 5 holds no KV block.*at least 2097152"):
+        System(find_model("llama-3.1-8b"), find_gpu("a100-80g"), kv_bytes=5)
 
 
 def test_model_without_room_for_kv_is_refused() -> None:

@@ -11,6 +11,7 @@ from blendsim.planner.split import SplitRule
 from blendsim.planner.tree import pool_tree, restrict
 from blendsim.prefix import SortedPrompts
 from blendsim.request import Workload
+from blendsim.specs import BLOCK_TOKENS
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,7 +19,9 @@ class BlendSettings:
     """How the blended order is made."""
 
     split: SplitRule = field(default_factory=SplitRule)
-    block_tokens: int = 16  # sharing counts in full KV blocks; 1 is the paper's token tree
+    block_tokens: int = (
+        BLOCK_TOKENS  # sharing counts in full KV blocks; 1 is the paper's token tree
+    )
     merge_size: int = 64  # requests a merged node may hold, so that ρ of the ends moves slowly
     least_nodes: int = 64  # a small pool is merged less, to keep about so many nodes to scan
 

@@ -6,8 +6,7 @@ import numpy as np
 
 from blendsim.prefix import shareable_tokens, sort_prompts
 from blendsim.request import Ints, Workload
-
-BLOCK_TOKENS = 16  # of the serving core's KV cache
+from blendsim.specs import BLOCK_TOKENS
 
 
 def summary(workload: Workload) -> dict[str, Any]:
