@@ -57,8 +57,15 @@ class Settings:
             raise InputError(f"--sample {self.sample} must lie above 0 and at most at 1")
         if self.dp < 1:
             raise InputError(f"--dp {self.dp} must be at least 1")
+        if self.seed < 0:
+            raise InputError(f"--seed {self.seed} must be at least 0")
         if self.planner != AUTO and self.planner not in POLICIES:
             raise UnknownName("planner", self.planner, (AUTO, *POLICIES))
+
+    @property
+    def system(self) -> System:
+        """The replica that is asked for."""
+        return System(find_model(self.model), find_gpu(self.gpu), self.tp, self.kv_bytes)
 
 
 class Choice(NamedTuple):
@@ -92,8 +99,7 @@ class Setting(NamedTuple):
 
 def prepare(workload: Workload, settings: Settings, progress: Progress = lambda _: None) -> Setting:
     """Sort prompts, sample and estimate output lengths, build the step model."""
-    gpu = find_gpu(settings.gpu)
-    system = System(find_model(settings.model), gpu, settings.tp, settings.kv_bytes)
+    system = settings.system
     model = step_model(system, settings.overlap)
     progress("sorting prompts by prefix")
     prompts = sort_prompts(workload)
@@ -147,10 +153,8 @@ def choose(workload: Workload, settings: Settings, progress: Progress = lambda _
     )
     best = min(range(len(trials)), key=lambda i: trials[i].row.predicted_seconds)
     rows = [trial.row for trial in trials]
-    in_hindsight = min(rows, key=_reported_seconds)
-    chosen = replace(
-        rows[best], regret=_reported_seconds(rows[best]) - _reported_seconds(in_hindsight)
-    )
+    least = min(row.reported_seconds for row in rows)
+    chosen = replace(rows[best], regret=rows[best].reported_seconds - least)
     rows[best] = chosen
     limits = trials[best].bounds
     plan = trials[best].plan
@@ -189,13 +193,11 @@ def simulate_plan(
     """Simulate a plan that was made before. Raises PlanMismatch if it is for another workload."""
     require_same_workload(plan, workload)
     setting = prepare(workload, settings, progress)
-    expected = np.empty(len(plan), np.int64)
-    expected[plan.order] = plan.expected_output
-    setting = setting._replace(lengths=setting.lengths._replace(expected=expected))
     flavour = _flavour(setting, settings.engine)
     progress(f"simulating {plan.policy}")
     trial = _run(setting, plan, plan.policy, flavour, _bounds(setting, flavour))
-    return Simulation(trial.row, trial.log, [*workload.notes, *trial.notes])
+    notes = [*workload.notes, *setting.lengths.notes, *trial.notes]
+    return Simulation(trial.row, trial.log, notes)
 
 
 class _Trial(NamedTuple):
@@ -249,14 +251,10 @@ def _run(setting: Setting, plan: Plan, name: str, flavour: Flavour, limits: Boun
     return _Trial(plan, row, log, limits, outside_notes(log, setting.model.coverage))
 
 
-def _reported_seconds(row: Row) -> float:
-    return row.predicted_seconds if row.seconds is None else row.seconds
-
-
 def _flavour(setting: Setting, engine: str) -> Flavour:
     """The engine at the asked token budget; ProfileError if the profile does not reach that far."""
     flavour = find_flavour(engine, setting.settings.token_budget)
-    setting.model.coverage.require(flavour.token_budget, flavour.max_running)
+    setting.model.coverage.require(flavour.token_budget)
     return flavour
 
 

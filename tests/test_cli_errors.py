@@ -75,6 +75,7 @@ def test_bad_trace_is_one_line(folder: Path, command: str, kind: str) -> None:
         (["--tp", "3"], ["--tp 3"]),
         (["--tp", "0"], ["--tp 0"]),
         (["--dp", "0"], ["--dp 0"]),
+        (["--seed", "-1"], ["--seed -1"]),
         (["--sample", "0"], ["--sample 0"]),
         (["--sample", "nan"], ["--sample nan"]),
         (["--token-budget", "0"], ["token budget 0"]),

@@ -14,7 +14,6 @@ from blendsim.cli.config import overlay, read_config
 if TYPE_CHECKING:  # nothing heavy before a command runs
     from blendsim.request import Workload
     from blendsim.search import Settings
-    from blendsim.specs import System
     from blendsim.traces.seam import ReadOptions
 
 Traces = Annotated[
@@ -73,17 +72,11 @@ class Asked(NamedTuple):
         from blendsim.traces.limits import without_oversize
         from blendsim.traces.load import load_pool
 
-        system = self.system  # NOTE: first, so that a wrong --model does not wait for the file
+        system = (
+            self.settings.system
+        )  # NOTE: first, so that a wrong --model does not wait for the file
         pool = load_pool(self.traces, self.read)
         return without_oversize(pool, system.longest_request, self.skip_oversize)
-
-    @property
-    def system(self) -> "System":
-        """The replica that is asked for."""
-        from blendsim.specs import System, find_gpu, find_model
-
-        s = self.settings
-        return System(find_model(s.model), find_gpu(s.gpu), s.tp, s.kv_bytes)
 
     @property
     def source(self) -> dict[str, Any]:

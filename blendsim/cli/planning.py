@@ -56,7 +56,8 @@ def plan(
         print_json(_object(choice.rows, choice.chosen, told | {"plan": output}))
         return
     kept = f"plan written to {output}" if output else "-o plan.parquet keeps this plan"
-    print_lines(_text(choice.rows, choice.chosen, asked.settings, choice.advice, choice.notes))
+    where = f"{o.platform(asked.settings)}, engine {asked.settings.engine}"
+    print_lines(_text(choice.rows, choice.chosen, where, choice.advice, choice.notes))
     print_lines(["", kept])
 
 
@@ -86,11 +87,11 @@ def compare(
         say("reading traces")
         workload = asked.load()
         rows = compare_baselines(workload, asked.settings, say)
-    best = min(rows, key=lambda row: row.predicted_seconds if row.seconds is None else row.seconds)
+    best = min(rows, key=lambda row: row.reported_seconds)
     if json:
         print_json(_object(rows, best, {"notes": workload.notes}))
         return
-    print_lines(_text(rows, best, asked.settings, [], list(workload.notes)))
+    print_lines(_text(rows, best, o.platform(asked.settings), [], list(workload.notes)))
 
 
 def _object(rows: list[Any], best: Any, told: dict[str, Any]) -> dict[str, Any]:
@@ -100,14 +101,12 @@ def _object(rows: list[Any], best: Any, told: dict[str, Any]) -> dict[str, Any]:
     return as_json(best) | ({"rows": several} if len(rows) > 1 else {}) | told
 
 
-def _text(
-    rows: list[Any], best: Any, settings: Any, advice: list[str], notes: list[str]
-) -> list[str]:
+def _text(rows: list[Any], best: Any, where: str, advice: list[str], notes: list[str]) -> list[str]:
     from blendsim.report.tables import paragraphs, policy_table, pool_line
 
     columns = width()
     return [
-        *paragraphs([pool_line(best, o.platform(settings), settings.engine)], columns),
+        *paragraphs([pool_line(best, where)], columns),
         "",
         *policy_table(rows, best.policy, columns),
         "",

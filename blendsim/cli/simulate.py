@@ -49,10 +49,11 @@ def simulate(
         return
     from blendsim.report.tables import paragraphs, policy_table, pool_line
 
+    where = f"{o.platform(settings)}, engine {settings.engine}"
     kept = f"{len(log):,} steps written to {output}" if output else "-o steps.parquet keeps the log"
     print_lines(
         [
-            *paragraphs([pool_line(row, o.platform(settings), settings.engine)], width()),
+            *paragraphs([pool_line(row, where)], width()),
             "",
             *policy_table([row], None, width()),
             "",

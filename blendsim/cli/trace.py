@@ -101,7 +101,7 @@ def _density(workload: Any, asked: o.Asked, told: dict[str, Any]) -> float | Non
 
     if not workload.has_output.all():
         return None
-    costs = closed_form(asked.system, workload.prompt_len, workload.output_len)
+    costs = closed_form(asked.settings.system, workload.prompt_len, workload.output_len)
     return table_density(costs, told["sharing_ratio"])
 
 

@@ -2,8 +2,11 @@
 
 from dataclasses import dataclass
 
+import numpy as np
+
 from blendsim.batch import Batch
 from blendsim.errors import ProfileError
+from blendsim.perf.grids import Floats, Ints
 from blendsim.perf.profile import Profile
 
 
@@ -19,33 +22,34 @@ class Coverage:
     prefill_requests: int
     prefill_reach: int  # computed + new tokens of a chunk
 
+    def factors(self, counts: Ints) -> dict[str, Floats]:
+        """Each step's size over the measured one, by what is counted. A row of `counts` is a step
+        and begins with Batch's fields.
+        """
+        prefill, chunks, pairs, decodes, context = counts[:, :5].T
+        reach = pairs / np.maximum(prefill, 1) + 0.5 * (prefill / np.maximum(chunks, 1) - 1.0)
+        return {
+            "tokens a step": (prefill + decodes) / self.tokens,
+            "decoding requests": decodes / self.decode_requests,
+            "tokens of mean context": context / np.maximum(decodes, 1) / self.decode_context,
+            "prompts a step": chunks / self.prefill_requests,
+            "tokens of prompt": reach / self.prefill_reach,
+        }
+
     def outside(self, batch: Batch) -> float:
         """How many times a step exceeds the measured grid, on its worst axis; 1.0 inside."""
-        prefill, chunks, pairs, decodes, context, sampled = batch
-        reach = pairs / max(prefill, 1) + 0.5 * (prefill / max(chunks, 1) - 1.0)
-        return max(
-            1.0,
-            (prefill + decodes) / self.tokens,
-            sampled / self.tokens,
-            decodes / self.decode_requests,
-            context / max(decodes, 1) / self.decode_context,
-            chunks / self.prefill_requests,
-            reach / self.prefill_reach,
-        )
+        factors = self.factors(np.array([batch], np.int64))
+        return max(1.0, *(float(factor[0]) for factor in factors.values()))
 
-    def require(self, token_budget: int, requests: int, factor: float = 1.0) -> None:
-        """ProfileError unless steps of `token_budget` tokens and `requests` decodes lie within
-        `factor` × the measured grid.
+    def require(self, token_budget: int) -> None:
+        """ProfileError unless steps of `token_budget` tokens were measured. How many requests
+        decode at once is memory's and the pool's doing: it is noted after a run, not refused.
         """
-        for name, asked, measured in (
-            ("tokens a step", token_budget, self.tokens),
-            ("decoding requests", requests, self.decode_requests),
-        ):
-            if asked > factor * measured:
-                raise ProfileError(
-                    f"the profile covers {measured} {name}, {asked} are asked for "
-                    f"({asked / measured:.1f}×); ask for fewer or measure a larger profile"
-                )
+        if token_budget > self.tokens:
+            raise ProfileError(
+                f"the profile covers {self.tokens} tokens a step, {token_budget} are asked for "
+                f"({token_budget / self.tokens:.1f}×); ask for fewer or measure a larger profile"
+            )
 
 
 def coverage_of(profile: Profile) -> Coverage:

@@ -41,8 +41,7 @@ def overlap_lines(name: str, system: System) -> Floats:
     path = _measured(system.gpu.name, system.model.name, system.tp)
     if path is None:
         raise ProfileError(
-            f"no overlap is measured yet for {system.gpu.name}; choose --overlap table, or measure "
-            "one with `blendsim profile measure`"
+            f"no overlap is measured yet for {system.gpu.name}; choose --overlap table"
         )
     _, rows = read_rows(path, ["memory_over_compute", "time_over_compute"])
     return hull(column(path, rows, 0), column(path, rows, 1))

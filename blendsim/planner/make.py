@@ -48,7 +48,7 @@ def make_plan(
         policy=policy,
         admission=rest.admission,
         order=order,
-        rank=np.zeros(len(order), np.int32),  # one replica; a partition over ranks would cut here
+        rank=np.zeros(len(order), np.int32),  # one replica; partition.py cuts it for several
         is_first=np.arange(len(order)) < len(first),
         is_visible=lengths.is_visible[order],
         expected_output=lengths.expected[order],

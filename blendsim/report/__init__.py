@@ -1,0 +1,1 @@
+"""Report: what a run was worth, in numbers, bounds, sentences and tables."""

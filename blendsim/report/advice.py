@@ -43,14 +43,13 @@ def best_mix(limits: Bounds, model: StepModel, partner: Partner) -> Mix:
     Savings of x requests: f(c, m) + f(x·c', x·m') − f(c + x·c', m + x·m'), largest where the sum
     lies on the bend of f. The partner is taken to be no more work than the pool itself.
     """
-    output = min(partner.output, model.system.longest_request - partner.prompt)
-    partner = partner._replace(output=output)
+    partner = _fitted(partner, model.system.longest_request)
     costs = profiled(model, np.array([partner.prompt]), np.array([partner.output]))
     c, m = float(costs.compute[0]), float(costs.memory[0])
     here = overlapped_best(model.lines, limits.compute, limits.memory)
     each = overlapped_best(model.lines, c, m)
     most = here / each  # no more of it than the pool has work itself
-    amounts = np.linspace(0.0, most, 2_001)
+    amounts = np.unique(np.floor(np.linspace(0.0, most, 2_001)))
     alone = each * amounts
     mixed = np.array(
         [
@@ -62,7 +61,13 @@ def best_mix(limits: Bounds, model: StepModel, partner: Partner) -> Mix:
     # NOTE: past the bend of f more of the partner saves no more: take the least amount that saves
     # all.
     k = int(np.argmax(saved >= 0.999 * saved.max()))
-    return Mix(partner, round(float(amounts[k])), float(mixed[k] - here), float(alone[k]))
+    return Mix(partner, int(amounts[k]), float(mixed[k] - here), float(alone[k]))
+
+
+def _fitted(partner: Partner, longest: int) -> Partner:
+    """The partner within `longest` tokens: its longer half gives way."""
+    prompt = min(partner.prompt, longest - min(partner.output, longest // 2))
+    return partner._replace(prompt=prompt, output=min(partner.output, longest - prompt))
 
 
 def advise(rows: Sequence[Row], chosen: Row, limits: Bounds, model: StepModel) -> list[str]:
@@ -72,10 +77,6 @@ def advise(rows: Sequence[Row], chosen: Row, limits: Bounds, model: StepModel) -
         _bound(rows, limits, model),
         *_partner(limits, model),
     ]
-
-
-def _seconds(row: Row) -> float:
-    return row.predicted_seconds if row.seconds is None else row.seconds
 
 
 def _why(rows: Sequence[Row], chosen: Row) -> str:
@@ -90,7 +91,7 @@ def _why(rows: Sequence[Row], chosen: Row) -> str:
         f"{lead} {second.policy}, the next best."
     )
     if chosen.regret and chosen.regret > 0:
-        best = min(rows, key=_seconds)
+        best = min(rows, key=lambda row: row.reported_seconds)
         text += f" On the true lengths {best.policy} would have been {chosen.regret:,.1f} s faster."
     return text
 
@@ -104,7 +105,7 @@ def _bound(rows: Sequence[Row], limits: Bounds, model: StepModel) -> str:
     )
     serial = limits.compute + limits.memory
     most = serial / overlapped_best(model.lines, limits.compute, limits.memory) - 1
-    times = [_seconds(row) for row in rows]
+    times = [row.reported_seconds for row in rows]
     spread = max(times) / min(times) - 1
     if len(rows) > 1 and spread < NEAR:
         text += (

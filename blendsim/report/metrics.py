@@ -39,6 +39,11 @@ class Row:
     steps: int
     regret: float | None = None  # of the chosen row: seconds lost against the best row in hindsight
 
+    @property
+    def reported_seconds(self) -> float:
+        """Simulated on the true lengths, or by prediction where there are none."""
+        return self.predicted_seconds if self.seconds is None else self.seconds
+
 
 def kv_use(log: StepLog, capacity_blocks: int) -> float:
     """Time-weighted mean share of the KV blocks that running requests hold."""
@@ -53,19 +58,7 @@ def run_seconds(log: StepLog) -> float:
 
 def outside_notes(log: StepLog, coverage: Coverage) -> list[str]:
     """Sentences on steps larger than the kernel profile was measured at."""
-    prefill, decodes = log.count("prefill_tokens"), log.count("decode_requests")
-    chunks = log.count("prefill_requests")
-    reach = log.count("prefill_pairs") / np.maximum(prefill, 1)
-    reach += 0.5 * (prefill / np.maximum(chunks, 1) - 1)
-    factors = {
-        "tokens a step": (prefill + decodes) / coverage.tokens,
-        "decoding requests": decodes / coverage.decode_requests,
-        "tokens of mean context": log.count("context_tokens")
-        / np.maximum(decodes, 1)
-        / coverage.decode_context,
-        "prompts a step": chunks / coverage.prefill_requests,
-        "tokens of prompt": reach / coverage.prefill_reach,
-    }
+    factors = coverage.factors(log.counts)
     seconds = log.time("seconds")
     return [
         f"{seconds[factor > 1].sum() / seconds.sum():.1%} of the time has more {what} than "

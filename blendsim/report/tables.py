@@ -52,13 +52,13 @@ def policy_table(rows: "Sequence[Row]", chosen: str | None, width: int) -> list[
     return lay_out(columns, width)
 
 
-def pool_line(row: "Row", system: str, engine: str) -> str:
+def pool_line(row: "Row", where: str) -> str:
     """One sentence: what the pool is and what it runs on."""
     outputs = "unknown" if row.output_tokens is None else number(row.output_tokens)
     return (
         f"{row.requests:,} requests, {row.input_tokens:,} prompt and {outputs} output tokens; "
-        f"density {row.density:.2f} (closed form), {row.density_profile:.2f} (profile); "
-        f"{share(row.sharing_optimum)} of prompt tokens can be shared. {system}, engine {engine}."
+        f"density {number(row.density, 2)} (closed form), {number(row.density_profile, 2)} "
+        f"(profile); {share(row.sharing_optimum)} of prompt tokens can be shared. {where}."
     )
 
 

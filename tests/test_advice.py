@@ -1,0 +1,104 @@
+"""What the user is told: why this schedule, what bounds the pool, what would run almost free."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from blendsim import search
+from blendsim.perf.density import profiled
+from blendsim.perf.model import StepModel, step_model
+from blendsim.report.advice import LONG_ANSWERS, LONG_PROMPTS, Partner, advise, best_mix
+from blendsim.report.metrics import outside_notes
+from blendsim.report.optimum import Bounds, overlapped_best
+from blendsim.request import Workload, from_lengths
+from blendsim.specs import System, find_gpu, find_model
+
+
+def model_of(name: str = "llama-3.1-8b") -> StepModel:
+    return step_model(System(find_model(name), find_gpu("a100-80g")), "table")
+
+
+def limits(compute: float, memory: float, longest: float = 0.0) -> Bounds:
+    reachable = max(longest, compute + memory)
+    return Bounds(max(compute, memory), reachable, compute, memory, longest)
+
+
+@pytest.mark.parametrize("partner", [LONG_ANSWERS, LONG_PROMPTS])
+def test_mix_saves_as_much_as_any_amount_of_the_partner(partner: Partner) -> None:
+    model, pool = (
+        model_of(),
+        limits(100.0, 20.0) if partner is LONG_ANSWERS else limits(20.0, 100.0),
+    )
+    mix = best_mix(pool, model, partner)
+    costs = profiled(model, np.array([partner.prompt]), np.array([partner.output]))
+    c, m = float(costs.compute[0]), float(costs.memory[0])
+    here, each = (overlapped_best(model.lines, *work) for work in (pool[2:4], (c, m)))
+    saved = [
+        here + n * each - overlapped_best(model.lines, pool.compute + n * c, pool.memory + n * m)
+        for n in range(int(here / each) + 1)
+    ]
+    assert mix.alone - mix.beside == pytest.approx(max(saved), rel=2e-3)
+    assert 0 < mix.beside < mix.alone
+
+
+@pytest.mark.parametrize("partner", [LONG_ANSWERS, LONG_PROMPTS])
+@pytest.mark.parametrize("name", ["llama-2-7b", "deepseek-67b"])
+def test_partner_fits_a_model_of_short_context(name: str, partner: Partner) -> None:
+    system = System(find_model(name), find_gpu("a100-80g"), 4)
+    mix = best_mix(limits(50.0, 50.0), step_model(system, "table"), partner)
+    assert mix.partner.prompt + mix.partner.output == system.longest_request
+    assert min(mix.partner[1:]) >= 1
+    assert mix.alone > 0
+
+
+def test_partner_fits_a_kv_cache_of_one_block() -> None:
+    system = System(find_model("llama-3.1-8b"), find_gpu("a100-80g"), kv_bytes=16 << 17)
+    mix = best_mix(limits(1.0, 1.0), step_model(system, "table"), LONG_PROMPTS)
+    assert (mix.partner.prompt, mix.partner.output) == (8, 8)
+
+
+def advice_on(workload: Workload, **settings: object) -> list[str]:
+    return search.choose(workload, search.Settings(sample=1.0, **settings)).advice  # type: ignore[arg-type]
+
+
+def test_pool_of_prompts_is_told_to_take_answers_in() -> None:
+    why, bound, partner = advice_on(from_lengths([3_000] * 200, [20] * 200))
+    assert "is chosen: predicted" in why
+    assert bound.startswith("The pool is bound by compute: ")
+    assert "Order buys next to nothing here: all policies lie within" in bound
+    assert partner.startswith("Pool it with memory-heavy work: ")
+
+
+def test_pool_of_answers_is_told_to_take_prompts_in() -> None:
+    _, bound, partner = advice_on(from_lengths([20] * 300, [2_000] * 300), planner="fcfs")
+    assert bound.startswith("The pool is bound by decode reads (memory bandwidth): ")
+    assert partner.startswith("Pool it with compute-heavy work: ")
+
+
+def test_one_policy_alone_is_not_compared() -> None:
+    why = advice_on(from_lengths([50] * 9, [5] * 9), planner="dfs")[0]
+    assert why.startswith("dfs: predicted ")
+
+
+def test_request_that_outlasts_all_others_is_named() -> None:
+    bound = advice_on(from_lengths([50] * 9, [5] * 8 + [9_000]), planner="dfs")[1]
+    assert "The longest request alone takes " in bound
+
+
+def test_loss_in_hindsight_is_admitted() -> None:
+    choice = search.choose(from_lengths([500, 50] * 40, [5, 200] * 40), search.Settings())
+    fast, slow = choice.rows[:2]
+    fast = replace(fast, policy="fast", predicted_seconds=2.0, seconds=7.0)
+    slow = replace(slow, policy="slow", predicted_seconds=1.0, seconds=9.0, regret=2.0)
+    why = advise([fast, slow], slow, choice.bounds, model_of())[0]
+    assert why.startswith("slow is chosen: predicted 1.0 s, 100.0% faster than fast, the next best")
+    assert why.endswith("On the true lengths fast would have been 2.0 s faster.")
+
+
+def test_steps_beyond_the_profile_are_noted_not_refused() -> None:
+    workload = from_lengths([10] * 900, [40] * 900)
+    settings = search.Settings(model="llama-2-7b", planner="fcfs", sample=1.0)
+    choice = search.choose(workload, settings)
+    assert any("has more decoding requests than the kernel profile" in n for n in choice.notes)
+    assert outside_notes(choice.log, model_of("llama-2-7b").coverage)[0] in choice.notes
