@@ -78,6 +78,13 @@ def test_version_is_the_packages() -> None:
     assert CliRunner().invoke(app, ["--version"]).stdout == f"blendsim {blendsim.__version__}\n"
 
 
+def test_package_runs_as_a_module() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "blendsim", "--version"], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == f"blendsim {blendsim.__version__}\n"
+
+
 def test_plan_help_shows_the_defaults_that_live_in_settings() -> None:
     from blendsim.search import Settings
 

@@ -27,6 +27,7 @@ FLOORS = {
     "baselines": 5,
     "search": 6,
     "cli": 7,
+    "__main__": 8,  # `python -m blendsim`
     "paper_repro": 7,
     "bench": 7,
     "figures": 7,

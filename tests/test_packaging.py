@@ -37,6 +37,11 @@ def test_every_profile_is_shipped_as_package_data() -> None:
     assert data == shipped
 
 
+def test_type_hints_are_shipped() -> None:
+    assert SETUPTOOLS["package-data"]["blendsim"] == ["py.typed"]
+    assert (REPOSITORY / "blendsim" / "py.typed").exists()
+
+
 def test_base_install_stays_light() -> None:
     names = {re.split(r"[<>=~]", item)[0] for item in PROJECT["project"]["dependencies"]}
     light = {"numpy", "scipy", "numba", "simpy", "matplotlib", "pyarrow", "typer", "rich"}
