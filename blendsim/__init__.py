@@ -1,5 +1,5 @@
-"""blendsim: scheduling for offline batch LLM inference, planned, simulated and checked against a
-GPU.
+"""blendsim: in which order a pool of offline LLM requests should run, planned and simulated on
+kernel times that were measured on GPUs.
 
 Six nouns, and functions between them: trace → Workload → Plan → StepLog → report.
 `docs/architecture.md` shows the rooms and who may import whom.

@@ -128,8 +128,9 @@ def test_auto_is_near_the_best_of_all_orders_of_six() -> None:
         )
         gaps.append(choice.chosen.predicted_seconds / best - 1)
     print(f"auto over the best of 720 orders: mean {np.mean(gaps):.2%}, worst {max(gaps):.2%}")
-    assert max(gaps) < 0.35
-    assert np.mean(gaps) < 0.15
+    # docs/architecture.md states what was measured.
+    assert max(gaps) < 0.20
+    assert np.mean(gaps) < 0.08
 
 
 def _in_order(plan: Plan, order: tuple[int, ...]) -> Plan:
