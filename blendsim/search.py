@@ -80,7 +80,7 @@ class Choice(NamedTuple):
     notes: list[str]  # what was guessed or extrapolated
 
 
-class Setting(NamedTuple):
+class Problem(NamedTuple):
     """A pool on a system: all that planning and simulating it needs, computed once."""
 
     workload: Workload
@@ -97,7 +97,7 @@ class Setting(NamedTuple):
         return np.where(self.workload.has_output, self.workload.output_len, self.drawn)
 
 
-def prepare(workload: Workload, settings: Settings, progress: Progress = lambda _: None) -> Setting:
+def prepare(workload: Workload, settings: Settings, progress: Progress = lambda _: None) -> Problem:
     """Sort prompts, sample and estimate output lengths, build the step model."""
     system = settings.system
     model = step_model(system, settings.overlap)
@@ -114,42 +114,42 @@ def prepare(workload: Workload, settings: Settings, progress: Progress = lambda 
     # NOTE: the closed form counts KV held for d steps, p·d + d²/2, which is what dual scan divides;
     # the profile's d − 1 reads would give a request with one output token no memory at all.
     costs = closed_form(system, workload.prompt_len, lengths.expected)
-    return Setting(workload, prompts, settings, model, lengths, drawn, costs)
+    return Problem(workload, prompts, settings, model, lengths, drawn, costs)
 
 
-def plan_policy(setting: Setting, policy: str) -> Plan:
+def plan_policy(problem: Problem, policy: str) -> Plan:
     """The plan of one policy, over all replicas."""
     plan = make_plan(
         policy,
-        setting.workload,
-        setting.prompts,
-        setting.lengths,
-        setting.costs,
+        problem.workload,
+        problem.prompts,
+        problem.lengths,
+        problem.costs,
         BlendSettings(),
-        setting.settings.seed,
+        problem.settings.seed,
         {
-            "origin": list(setting.workload.origin),
-            "settings": asdict(setting.settings),
-            "overlap": setting.model.overlap,
+            "origin": list(problem.workload.origin),
+            "settings": asdict(problem.settings),
+            "overlap": problem.model.overlap,
             "profile": "/".join(
-                (setting.settings.gpu, setting.model.system.model.name, f"tp{setting.settings.tp}")
+                (problem.settings.gpu, problem.model.system.model.name, f"tp{problem.settings.tp}")
             ),
             "blendsim": __version__,
         },
     )
-    if setting.settings.dp == 1:
+    if problem.settings.dp == 1:
         return plan
-    return partition(plan, setting.costs, setting.settings.dp)
+    return partition(plan, problem.costs, problem.settings.dp)
 
 
 def choose(workload: Workload, settings: Settings, progress: Progress = lambda _: None) -> Choice:
     """Plan with `settings.planner`, or with every policy for `auto`, and keep the best by
     prediction.
     """
-    setting = prepare(workload, settings, progress)
+    problem = prepare(workload, settings, progress)
     policies = POLICIES if settings.planner == AUTO else (settings.planner,)
     trials = _try_all(
-        setting, [Baseline(policy, policy, settings.engine) for policy in policies], progress
+        problem, [Baseline(policy, policy, settings.engine) for policy in policies], progress
     )
     best = min(range(len(trials)), key=lambda i: trials[i].row.predicted_seconds)
     rows = [trial.row for trial in trials]
@@ -165,8 +165,8 @@ def choose(workload: Workload, settings: Settings, progress: Progress = lambda _
         rows=rows,
         log=trials[best].log,
         bounds=limits,
-        advice=advise(rows, chosen, limits, setting.model),
-        notes=[*workload.notes, *setting.lengths.notes, *trials[best].notes],
+        advice=advise(rows, chosen, limits, problem.model),
+        notes=[*workload.notes, *problem.lengths.notes, *trials[best].notes],
     )
 
 
@@ -192,11 +192,11 @@ def simulate_plan(
 ) -> Simulation:
     """Simulate a plan that was made before. Raises PlanMismatch if it is for another workload."""
     require_same_workload(plan, workload)
-    setting = prepare(workload, settings, progress)
-    flavour = _flavour(setting, settings.engine)
+    problem = prepare(workload, settings, progress)
+    flavour = _flavour(problem, settings.engine)
     progress(f"simulating {plan.policy}")
-    trial = _run(setting, plan, plan.policy, flavour, _bounds(setting, flavour))
-    notes = [*workload.notes, *setting.lengths.notes, *trial.notes]
+    trial = _run(problem, plan, plan.policy, flavour, _bounds(problem, flavour))
+    notes = [*workload.notes, *problem.lengths.notes, *trial.notes]
     return Simulation(trial.row, trial.log, notes)
 
 
@@ -208,75 +208,72 @@ class _Trial(NamedTuple):
     notes: list[str]
 
 
-def _try_all(setting: Setting, baselines: Sequence[Baseline], progress: Progress) -> list[_Trial]:
+def _try_all(problem: Problem, baselines: Sequence[Baseline], progress: Progress) -> list[_Trial]:
     """Plan and simulate each, two at a time: compiled code runs outside the interpreter's lock."""
     limits: dict[Flavour, Bounds] = {}
     for baseline in baselines:
-        flavour = _flavour(setting, baseline.engine)
+        flavour = _flavour(problem, baseline.engine)
         if flavour not in limits:
             progress(f"bounds for {flavour.token_budget} tokens a step")
-            limits[flavour] = _bounds(setting, flavour)
+            limits[flavour] = _bounds(problem, flavour)
 
     def run(baseline: Baseline) -> _Trial:
-        flavour = _flavour(setting, baseline.engine)
+        flavour = _flavour(problem, baseline.engine)
         progress(f"planning and simulating {baseline.name}")
-        return _try(setting, baseline, flavour, limits[flavour])
+        plan = plan_policy(problem, baseline.policy)
+        return _run(problem, plan, baseline.name, flavour, limits[flavour])
 
     with ThreadPoolExecutor(2) as pool:
         return list(pool.map(run, baselines))
 
 
-def _try(setting: Setting, baseline: Baseline, flavour: Flavour, limits: Bounds) -> _Trial:
-    return _run(setting, plan_policy(setting, baseline.policy), baseline.name, flavour, limits)
-
-
-def _run(setting: Setting, plan: Plan, name: str, flavour: Flavour, limits: Bounds) -> _Trial:
+def _run(problem: Problem, plan: Plan, name: str, flavour: Flavour, limits: Bounds) -> _Trial:
     """Simulate a plan on what planning may see and, where they differ, on the true lengths."""
-    truth = setting.true_lengths
-    log = simulate(plan, setting.workload, setting.drawn, setting.prompts, setting.model, flavour)
+    truth = problem.true_lengths
+    log = simulate(plan, problem.workload, problem.drawn, problem.prompts, problem.model, flavour)
     predicted = run_seconds(log)
-    if not np.array_equal(truth, setting.drawn):
-        log = simulate(plan, setting.workload, truth, setting.prompts, setting.model, flavour)
+    if not np.array_equal(truth, problem.drawn):
+        log = simulate(plan, problem.workload, truth, problem.prompts, problem.model, flavour)
     row = summarise(
         name,
-        setting.workload,
+        problem.workload,
         truth,
         predicted,
         log,
         limits,
-        setting.model.system.kv_blocks,
-        _densities(setting),
-        shareable_tokens(setting.workload, setting.prompts, setting.model.system.block_tokens),
+        problem.model.system.kv_blocks,
+        _densities(problem),
+        shareable_tokens(problem.workload, problem.prompts, problem.model.system.block_tokens),
     )
-    return _Trial(plan, row, log, limits, outside_notes(log, setting.model.coverage))
+    return _Trial(plan, row, log, limits, outside_notes(log, problem.model.coverage))
 
 
-def _flavour(setting: Setting, engine: str) -> Flavour:
+def _flavour(problem: Problem, engine: str) -> Flavour:
     """The engine at the asked token budget; ProfileError if the profile does not reach that far."""
-    flavour = find_flavour(engine, setting.settings.token_budget)
-    setting.model.coverage.require(flavour.token_budget)
+    flavour = find_flavour(engine, problem.settings.token_budget)
+    problem.model.coverage.require(flavour.token_budget)
     return flavour
 
 
-def _bounds(setting: Setting, flavour: Flavour) -> Bounds:
+def _bounds(problem: Problem, flavour: Flavour) -> Bounds:
     return bounds(
-        setting.workload,
-        setting.true_lengths,
-        setting.prompts,
-        setting.model,
+        problem.workload,
+        problem.true_lengths,
+        problem.prompts,
+        problem.model,
         flavour.token_budget,
-        setting.settings.dp,
+        problem.settings.dp,
     )
 
 
-def _densities(setting: Setting) -> tuple[float, float]:
+def _densities(problem: Problem) -> tuple[float, float]:
     """Density of the pool: closed form as in the paper's Table 4, and by the profile with block
     sharing.
     """
-    workload, prompts, system = setting.workload, setting.prompts, setting.model.system
-    truth = setting.true_lengths
+    workload, prompts, system = problem.workload, problem.prompts, problem.model.system
+    truth = problem.true_lengths
     closed = closed_form(system, workload.prompt_len, truth)
-    measured = profiled(setting.model, workload.prompt_len, truth)
+    measured = profiled(problem.model, workload.prompt_len, truth)
     return (
         table_density(closed, shareable_tokens(workload, prompts) / workload.prompt_len.sum()),
         pool_density(measured, shareable_tokens(workload, prompts, system.block_tokens)),
