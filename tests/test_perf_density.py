@@ -5,10 +5,12 @@ import gzip
 from functools import cache
 from pathlib import Path
 
+import mmlu
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from mmlu import needs_mmlu
 
 from blendsim.batch import Batch
 from blendsim.perf.density import (
@@ -21,7 +23,6 @@ from blendsim.perf.density import (
 )
 from blendsim.perf.model import step_model
 from blendsim.prefix import shareable_tokens, sort_prompts
-from blendsim.request import Prompts, from_lengths
 from blendsim.specs import System, find_gpu, find_model
 
 DATA = Path(__file__).resolve().parents[1].parent / "shared" / "data"
@@ -62,37 +63,11 @@ def test_sharegpt_has_the_papers_density():
     assert 2.9 < pool_density(closed_form(A100, p, d * 0.83)) < 3.3
 
 
-@pytest.fixture(scope="module")
-def mmlu():
-    with np.load(DATA / "mmlu_5shot_llama3_tokens.npz") as file:
-        raw = {name: file[name] for name in file.files}
-    prefixes = np.split(raw["prefix_tokens"], np.cumsum(raw["prefix_len"])[:-1])
-    suffixes = np.split(raw["suffix_tokens"], np.cumsum(raw["suffix_len"])[:-1])
-    subjects = raw["subject_of_prompt"]
-    parts = [part for i, s in enumerate(suffixes) for part in (prefixes[subjects[i]], s)]
-    prompt_len = (raw["prefix_len"][subjects] + raw["suffix_len"]).astype(np.int64)
-    offsets = np.concatenate(([0], np.cumsum(prompt_len))).astype(np.int64)
-    n = len(prompt_len)
-    tokens = np.concatenate(parts).astype(np.int32)
-    one = np.ones(1, np.int32)
-    prompts = Prompts(offsets, tokens, np.zeros(n, np.int32), one, ("llama-3",))
-    workload = from_lengths(prompt_len, np.full(n, 2), prompts=prompts)
-    return workload, sort_prompts(workload)
-
-
-@needs_data
-def test_mmlu_shares_what_the_paper_says(mmlu):
-    workload, order = mmlu
-    total = workload.prompt_len.sum()
-    assert shareable_tokens(workload, order) / total == pytest.approx(0.8634, abs=0.001)
-    assert shareable_tokens(workload, order, 16) / total <= 0.8526
-
-
-@needs_data
-def test_mmlu_has_the_papers_density(mmlu):
-    workload, order = mmlu
+@needs_mmlu
+def test_mmlu_has_the_papers_density():
+    workload = mmlu.read().trace
     costs = closed_form(A100, workload.prompt_len, workload.output_len)
-    saved = shareable_tokens(workload, order)
+    saved = shareable_tokens(workload, sort_prompts(workload))
     sharing = saved / workload.prompt_len.sum()
     assert table_density(costs, sharing) == pytest.approx(54.78, abs=0.1)
     # With s as the share of compute saved, answers not counted as shared, it is 1.9 % more.

@@ -1,19 +1,18 @@
 """Prefix order and tree against dictionary tries and all pairs; MMLU's known figures."""
 
 from itertools import permutations
-from pathlib import Path
 
+import mmlu
 import numpy as np
 import pytest
 from hypothesis import given, settings
+from mmlu import needs_mmlu
 from oracles import cached_savings, intervals, prompt_order, shared_tokens, trie_savings
 from strategies import workloads
 
 from blendsim import prefix
 from blendsim.prefix import build_tree, common_blocks, shareable_tokens, sort_prompts
 from blendsim.request import Prompts, Workload, from_lengths
-
-SHARED = Path(__file__).resolve().parents[1].parent / "shared"
 
 
 def token_pool(*prompts: list[int]) -> Workload:
@@ -158,36 +157,11 @@ def test_a_chain_of_ten_thousand_turns_needs_no_recursion() -> None:
     assert tree.leaf_parent[-1] == turns - 1
 
 
+@needs_mmlu
 def test_mmlu_shares_8634_of_its_tokens() -> None:
-    path = SHARED / "data" / "mmlu_5shot_llama3_tokens.npz"
-    if not path.exists():
-        pytest.skip("the MMLU token file is not beside this checkout")
-    workload = mmlu(path)
+    workload = mmlu.read().trace
     done = sort_prompts(workload)
     total = int(workload.prompt_len.sum())
     assert total == 9_611_004
     assert shareable_tokens(workload, done) / total == pytest.approx(0.8634, abs=0.001)
     assert shareable_tokens(workload, done, 16) / total <= 0.8525
-
-
-def mmlu(path: Path) -> Workload:
-    """The 14,042 five-shot prompts: the subject's prefix and the question's suffix."""
-    data = np.load(path)
-    prefix_end, suffix_end = np.cumsum(data["prefix_len"]), np.cumsum(data["suffix_len"])
-    heads = np.split(data["prefix_tokens"], prefix_end[:-1])
-    tails = np.split(data["suffix_tokens"], suffix_end[:-1])
-    parts = [
-        part
-        for subject, tail in zip(data["subject_of_prompt"].tolist(), tails, strict=True)
-        for part in (heads[subject], tail)
-    ]
-    lengths = data["prefix_len"][data["subject_of_prompt"]].astype(np.int64) + data["suffix_len"]
-    n = len(lengths)
-    prompts = Prompts(
-        np.append(0, np.cumsum(lengths)).astype(np.int64),
-        np.concatenate(parts).astype(np.int32),
-        np.zeros(n, np.int32),
-        np.ones(1, np.int32),
-        ("tokens",),
-    )
-    return from_lengths(lengths, np.full(n, 2), source="mmlu", prompts=prompts)

@@ -2,14 +2,13 @@
 
 import shutil
 from dataclasses import replace
-from importlib.machinery import PathFinder
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from blendsim.errors import ProfileError, Unavailable, UnknownName
-from blendsim.perf import importer, store
+from blendsim.perf import importer
 from blendsim.perf.atlas import read_atlas, write_atlas
 from blendsim.perf.derive import attention, derive_profile, gemm_seconds, gemm_shapes
 from blendsim.perf.grids import AttentionGrid, HeadShape, along, complete
@@ -125,18 +124,6 @@ def test_an_unprofiled_gpu_names_those_there_are():
         ProfileError, match=r"no profile for mi300x; there are a100-80g, b200, h100"
     ):
         load_profile(replace(A100, name="mi300x"), LLAMA)
-
-
-def test_an_installed_package_brings_its_profiles(tmp_path, monkeypatch):
-    """A wheel has no checkout beside it; its profiles are a package without Python in it."""
-    places = tmp_path / "site"
-    (places / "blendsim_profiles" / "h200").mkdir(parents=True)
-    monkeypatch.setattr(store, "__file__", str(places / "blendsim" / "perf" / "store.py"))
-    monkeypatch.setattr(store, "find_spec", lambda name: PathFinder.find_spec(name, [str(places)]))
-    assert profiles_directory() == places / "blendsim_profiles"
-    monkeypatch.setattr(store, "find_spec", lambda name: None)
-    with pytest.raises(ProfileError, match="no profiles are installed; run"):
-        profiles_directory()
 
 
 def test_a_missing_profile_names_what_is_there(tmp_path):

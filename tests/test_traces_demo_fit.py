@@ -2,14 +2,14 @@
 
 import json
 from pathlib import Path
-from typing import NamedTuple
 
+import mmlu
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
 from blendsim.prefix import shareable_tokens, sort_prompts
-from blendsim.request import Prompts, Workload, from_lengths
+from blendsim.request import Workload
 from blendsim.traces import ReadOptions, load
 from blendsim.traces import demo_tables as tables
 from blendsim.traces.length_table import OUTPUT_LEVELS, PROMPT_LEVELS, LengthTable
@@ -49,7 +49,7 @@ def fit_reuse(trace: Workload) -> tuple[tuple[float, ...], ...]:
 
 def fit_subjects() -> tuple[tuple[float, ...], ...]:
     """For each MMLU subject: prefix, prompts, shortest suffix, mean, deviation, shared opening."""
-    trace, prefix_len, suffix_len, subject = mmlu_trace()
+    trace, prefix_len, suffix_len, subject = mmlu.read()
     ordered = sort_prompts(trace)
     before, row = ordered.order[:-1], ordered.order[1:]
     same = subject[before] == subject[row]
@@ -69,36 +69,6 @@ def fit_subjects() -> tuple[tuple[float, ...], ...]:
             )
         )
     return tuple(found)
-
-
-class Mmlu(NamedTuple):
-    trace: Workload
-    prefix_len: NDArray[np.int64]
-    suffix_len: NDArray[np.int64]
-    subject: NDArray[np.int64]
-
-
-def mmlu_trace() -> Mmlu:
-    """The 5-shot prompts as token prompts with 2 output tokens."""
-    with np.load(SHARED / "mmlu_5shot_llama3_tokens.npz") as file:
-        prefix, prefix_len = file["prefix_tokens"], file["prefix_len"].astype(np.int64)
-        suffix, suffix_len = file["suffix_tokens"], file["suffix_len"].astype(np.int64)
-        subject = file["subject_of_prompt"].astype(np.int64)
-    prefix_end, suffix_end = np.cumsum(prefix_len), np.cumsum(suffix_len)
-    pieces = []
-    for i, code in enumerate(subject):
-        pieces.append(prefix[prefix_end[code] - prefix_len[code] : prefix_end[code]])
-        pieces.append(suffix[suffix_end[i] - suffix_len[i] : suffix_end[i]])
-    length = prefix_len[subject] + suffix_len
-    prompts = Prompts(
-        np.concatenate(([0], np.cumsum(length))),
-        np.concatenate(pieces).astype(np.int32),
-        np.zeros(len(length), np.int32),
-        np.ones(1, np.int32),
-        ("tokens:llama-3",),
-    )
-    trace = from_lengths(length, np.full(len(length), 2), prompts=prompts)
-    return Mmlu(trace, prefix_len, suffix_len, subject)
 
 
 def real(name: str) -> Workload:
@@ -182,7 +152,7 @@ def test_the_mooncake_sample_shares_like_the_trace(seed: int) -> None:
 
 
 def test_the_mmlu_sample_shares_like_the_prompts() -> None:
-    trace, sample = mmlu_trace().trace, load("demo:mmlu")
+    trace, sample = mmlu.read().trace, load("demo:mmlu")
     assert sample.prompt_len.mean() == pytest.approx(trace.prompt_len.mean(), rel=0.005)
     assert ks_distance(sample.prompt_len, trace.prompt_len) < 0.01
     assert sharing(sample) == pytest.approx(sharing(trace), abs=0.003)
@@ -190,7 +160,7 @@ def test_the_mmlu_sample_shares_like_the_prompts() -> None:
 
 
 def test_the_real_mmlu_prompts_share_what_is_published() -> None:
-    trace = mmlu_trace().trace
+    trace = mmlu.read().trace
     assert sharing(trace) == pytest.approx(0.8634, abs=0.001)
     assert sharing(trace, 16) == pytest.approx(0.8525, abs=0.001)
 
