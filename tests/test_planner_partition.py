@@ -23,6 +23,14 @@ def test_every_request_runs_on_one_rank(policy: str, ranks: int, seed: int, n: i
         assert np.array_equal(first, np.sort(first)[::-1])  # the sampled ones lead
 
 
+@pytest.mark.parametrize("policy", POLICIES)
+def test_more_ranks_than_requests_leave_some_idle(policy: str) -> None:
+    pool = mixed_pool(np.random.default_rng(3), 1)
+    choice = search.choose(pool, search.Settings(planner=policy, dp=5))
+    assert int(choice.log.count("finished").sum()) == 2
+    assert choice.chosen.share_of_reachable <= 1
+
+
 @pytest.mark.parametrize("ranks", [2, 4, 8])
 def test_ranks_of_a_blended_plan_get_equal_compute_and_memory(ranks: int) -> None:
     setting = search.prepare(

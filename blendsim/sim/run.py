@@ -28,13 +28,14 @@ def simulate(
     meta: Mapping[str, Any] | None = None,
 ) -> StepLog:
     """The step log of `plan` when request i generates `output_len[i]` tokens. One replica for every
-    rank.
+    rank that has requests.
 
     Every run ends with the core's conservation check.
     """
     world = simpy.Environment()
     replicas = []
-    for rank in range(int(plan.rank.max(initial=0)) + 1):
+    ranks = np.unique(plan.rank).tolist()
+    for rank in ranks:
         core = ServingCore.from_plan(
             plan, workload, output_len, prompts, model.system, flavour, rank
         )
@@ -46,9 +47,7 @@ def simulate(
     return StepLog(
         counts=np.concatenate([replica.counts for replica in replicas]),
         times=np.concatenate([replica.times for replica in replicas]),
-        replica=np.repeat(
-            np.arange(len(replicas), dtype=np.int32), [len(r.counts) for r in replicas]
-        ),
+        replica=np.repeat(np.array(ranks, np.int32), [len(r.counts) for r in replicas]),
         meta=dict(meta or {}) | {"policy": plan.policy, "engine": flavour.name},
     )
 
