@@ -10,13 +10,13 @@ import pytest
 from blendsim.errors import ProfileError, Unavailable, UnknownName
 from blendsim.perf import importer
 from blendsim.perf.atlas import read_atlas, write_atlas
-from blendsim.perf.derive import attention, derive_profile, gemm_seconds, gemm_shapes
-from blendsim.perf.grids import AttentionGrid, HeadShape, along, complete
+from blendsim.perf.derive import derive_profile
 from blendsim.perf.importer import import_profiles, sensible_tp
+from blendsim.perf.kernels import memory_seconds, prefill_seconds
 from blendsim.perf.model import step_model
 from blendsim.perf.records import read_rows, write_toml
+from blendsim.perf.small import layer_bytes
 from blendsim.perf.store import load_profile, profiles_directory, read_profile, write_profile
-from blendsim.perf.waves import fit_waves, stretch
 from blendsim.specs import GPUS, MODELS, ModelSpec, System, find_gpu, find_model
 
 ROOT = profiles_directory()
@@ -91,6 +91,31 @@ def test_a_profile_survives_writing_and_reading(tmp_path):
     place = ROOT / "h200" / "llama-3.1-70b" / "tp4"
     write_profile(read_profile(place), tmp_path)
     assert files_of(tmp_path) == files_of(place)
+
+
+@pytest.mark.parametrize("gpu", GPUS)
+def test_every_profile_prices_small_and_odd_steps_at_no_less_than_its_best_rates(gpu):
+    """Grids begin at 2 requests, or at 16 tokens: what lies below is extrapolated."""
+    for place in sorted((ROOT / gpu).glob("*/tp*")):
+        model = MODELS[place.parent.name]
+        priced = step_model(System(model, GPUS[gpu], int(place.name[2:])), "table")
+        for requests in (1, 2, 3, 7, 33):
+            for length in (1, 2, 15, 17, 100, 3000):
+                pairs = requests * length * (length + 1) // 2
+                least = pairs * priced.best_prefill_seconds_per_pair
+                seconds = prefill_seconds(priced.tables, requests * length, requests, pairs)
+                assert seconds >= least * (1 - 1e-9), (place, requests, length)
+                reads = requests * length * priced.best_seconds_per_context_token
+                found = memory_seconds(priced.tables, requests, requests * length)
+                assert found >= reads * (1 - 1e-9), (place, requests, length)
+
+
+def test_norms_of_queries_and_keys_are_paid_for():
+    plain = System(replace(find_model("qwen3-8b"), qk_norm=False), A100)
+    normed = System(find_model("qwen3-8b"), A100)
+    moved = 2 * 2 * (32 + 8) * 128  # bf16, read and written
+    assert sum(layer_bytes(normed)) - sum(layer_bytes(plain)) == moved
+    assert step_model(normed).small_seconds[1] > step_model(plain).small_seconds[1]
 
 
 def test_a_model_of_known_shape_takes_that_models_tables():
@@ -178,120 +203,6 @@ def test_a_foreign_table_is_refused(tmp_path):
     write_toml(tmp_path / "meta.toml", {"schema": "other", "version": 1})
     with pytest.raises(ProfileError, match="schema 'other' version 1"):
         read_profile(tmp_path)
-
-
-def test_a_measured_gemm_is_taken_as_measured(atlas):
-    seconds, note = gemm_seconds(atlas.gemm, 6144, 4096)
-    i, j = np.searchsorted(atlas.gemm.outputs, 6144), np.searchsorted(atlas.gemm.inputs, 4096)
-    assert note == "measured"
-    assert np.array_equal(seconds, atlas.gemm.seconds[i, j])
-
-
-def test_a_gemm_between_measured_ones_lies_between_them(atlas):
-    seconds, note = gemm_seconds(atlas.gemm, 28_672, 4096)
-    j = np.searchsorted(atlas.gemm.inputs, 4096)
-    below, above = (
-        atlas.gemm.seconds[np.searchsorted(atlas.gemm.outputs, n), j] for n in (16_384, 65_536)
-    )
-    assert note == "between measured n 16384 and 65536"
-    assert ((below <= seconds) & (seconds <= above)).all()
-
-
-def test_a_gemm_beyond_the_largest_grows_at_its_rate(atlas):
-    largest, _ = gemm_seconds(atlas.gemm, 65_536, 4096)
-    twice, note = gemm_seconds(atlas.gemm, 131_072, 4096)
-    assert note == "n beyond the measured 65536, at its rate"
-    assert twice == pytest.approx(2 * largest)
-
-
-@pytest.mark.parametrize("gpu", GPUS)
-def test_a_gemm_left_out_is_predicted_within_its_stated_error(gpu):
-    """Leave-one-out over measured n from 1,024 to 12,288: the error docs/profiles.md states."""
-    grid = read_atlas(ROOT / gpu / "kernels").gemm
-    wide = (grid.inputs >= 1024) & (grid.inputs <= 16_384)
-    errors = []
-    for i in np.flatnonzero((grid.outputs >= 1024) & (grid.outputs <= 12_288)):
-        low, here, high = (grid.outputs[k] for k in (i - 1, i, i + 1))
-        weight = (here - low) / (high - low)
-        guess = (1 - weight) * grid.seconds[i - 1] + weight * grid.seconds[i + 1]
-        errors.append((guess / grid.seconds[i] - 1)[wide][:, grid.tokens >= 128].ravel())
-    error = np.abs(np.concatenate(errors))
-    assert np.nanmedian(error) < 0.10
-
-
-def test_more_kv_heads_are_a_larger_batch_to_the_kernel(atlas):
-    """4 heads on 4 KV heads stand in for 8 on 8, batch doubled; the measured 8 on 8 judges."""
-    grids = {shape: grid for shape, grid in atlas.decode.items() if shape.kv_heads != 8}
-    guess, note = attention(grids, HeadShape(8, 8, 128))
-    assert note == "measured 4/4/128, batch × 2 (same blocks)"
-    truth = atlas.decode[HeadShape(8, 8, 128)]
-    rows = dict(zip(guess.batches, guess.seconds, strict=True))
-    errors = [
-        rows[b][j] / truth.seconds[i, j] - 1
-        for i, b in enumerate(truth.batches)
-        for j, s in enumerate(truth.lengths)
-        if b in rows and s in guess.lengths and b * s >= 1 << 14
-    ]
-    assert len(errors) > 50
-    assert np.nanmedian(np.abs(errors)) < 0.03
-    assert np.nanmax(np.abs(errors)) < 0.20
-
-
-def test_a_group_between_measured_ones_lies_between_them(atlas):
-    guess, note = attention(dict(atlas.decode), HeadShape(28, 4, 128))
-    assert note == "between measured 24/4/128 and 32/4/128"
-    low, high = (complete(atlas.decode[HeadShape(h, 4, 128)]) for h in (24, 32))
-    i, j = list(low.batches).index(32.0), list(low.lengths).index(1024.0)
-    assert guess.seconds[i, j] == pytest.approx((low.seconds[i, j] + high.seconds[i, j]) / 2)
-
-
-def test_a_group_beyond_all_measured_ones_is_refused(atlas):
-    with pytest.raises(ProfileError, match="no attention measured near 512 heads on 1 KV heads"):
-        attention(dict(atlas.decode), HeadShape(512, 1, 128))
-
-
-def test_a_tp_without_measured_all_reduce_is_refused(atlas):
-    with pytest.raises(ProfileError, match=r"no all-reduce measured for --tp 16"):
-        derive_profile(atlas, A100, find_model("llama-3.1-8b"), 16)
-
-
-def test_gemm_shapes_of_tensor_parallel_ranks_add_up():
-    for tp in (1, 2, 4, 8):
-        shapes = gemm_shapes(LLAMA, tp)
-        layer = sum(n * k for name, (n, k) in shapes.items() if name != "head")
-        assert tp * layer == LLAMA.layer_parameters - 2 * LLAMA.hidden
-
-
-def test_kv_heads_are_repeated_when_there_are_more_gpus():
-    assert gemm_shapes(find_model("qwen-2.5-7b"), 28)["qkv"][0] == 3 * 128
-
-
-def test_values_between_points_are_straight_and_beyond_them_at_the_last_rate():
-    xs, ys = np.array([2.0, 4.0]), np.array([10.0, 30.0])
-    assert along(xs, ys, np.array([1.0, 2.0, 3.0, 4.0, 8.0])).tolist() == [10, 10, 20, 30, 60]
-
-
-def test_a_hole_takes_the_faster_neighbours_rate():
-    grid = AttentionGrid(
-        np.array([1.0, 2.0]), np.array([10.0, 20.0]), np.array([[5.0, 8.0], [6.0, np.nan]])
-    )
-    assert complete(grid).seconds[1, 1] == pytest.approx(40 * min(8 / 20, 6 / 20))
-
-
-def test_waves_are_found_in_a_grid_that_has_them_and_in_no_other():
-    batches, lengths = 2.0 ** np.arange(12), 2.0 ** np.arange(8, 17)
-    smooth = 20e-6 + batches[:, None] * lengths * 2e-9
-    stepped = smooth * stretch(batches * 8, 216.0, 0.3)[:, None]
-    shape = HeadShape(32, 8, 128)
-    found = fit_waves({shape: AttentionGrid(batches, lengths, stepped)}, 108)
-    assert (found.blocks_per_sm, found.share) == (2, 0.3)
-    assert found.error < 0.01 < found.error_without
-    assert fit_waves({shape: AttentionGrid(batches, lengths, smooth)}, 108).share == 0.0
-
-
-def test_a_full_wave_is_not_stretched():
-    blocks = np.array([1.0, 108.0, 109.0, 216.0])
-    assert stretch(blocks, 108.0, 0.5).tolist() == pytest.approx([1, 1, 1 + 0.5 * (107 / 109), 1])
 
 
 def test_importing_twice_gives_the_same_bytes(tmp_path):
