@@ -170,13 +170,22 @@ def choose(workload: Workload, settings: Settings, progress: Progress = lambda _
     )
 
 
+class Comparison(NamedTuple):
+    """What the baselines are worth on one pool."""
+
+    rows: list[Row]  # one a baseline, named by it
+    notes: list[str]  # what was guessed or extrapolated
+
+
 def compare(
     workload: Workload, settings: Settings, progress: Progress = lambda _: None
-) -> list[Row]:
-    """Every baseline on the pool, a row each, named by baseline."""
-    return [
-        trial.row for trial in _try_all(prepare(workload, settings, progress), BASELINES, progress)
-    ]
+) -> Comparison:
+    """Every baseline on the pool."""
+    problem = prepare(workload, settings, progress)
+    trials = _try_all(problem, BASELINES, progress)
+    beyond = [f"{trial.row.policy}: {note}" for trial in trials for note in trial.notes]
+    notes = [*workload.notes, *problem.lengths.notes, *beyond]
+    return Comparison([trial.row for trial in trials], notes)
 
 
 class Simulation(NamedTuple):

@@ -159,6 +159,7 @@ def test_compare_shows_every_baseline() -> None:
     assert [row["policy"] for row in told["rows"]] == [baseline.name for baseline in BASELINES]
     assert told["seconds"] == min(row["seconds"] for row in told["rows"])
     text = run("compare", "--trace", "trace.csv")
+    assert "llama-3.1-8b on 1 × a100-80g." in text, "every row has its own engine"
     assert all(baseline.name in text for baseline in BASELINES)
 
 
@@ -198,5 +199,8 @@ def test_requests_without_lengths_have_a_prediction_only(folder: Path) -> None:
     assert told["seconds"] is None
     assert told["output_tokens"] is None
     assert told["predicted_seconds"] > 0
-    assert any("guess" in note for note in told["notes"])
+    assert any("of max_tokens is expected" in note for note in told["notes"])
+    run("plan", "--trace", "batch.jsonl", "-o", "plan.parquet")
+    for command in (("simulate", "plan.parquet"), ("compare", "--trace", "batch.jsonl")):
+        assert run_json(*command)["notes"] == told["notes"]
     assert "–" in run("plan", "--trace", "batch.jsonl")

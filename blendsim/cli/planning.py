@@ -86,12 +86,12 @@ def compare(
         asked = o.resolve(ctx.params)
         say("reading traces")
         workload = asked.load()
-        rows = compare_baselines(workload, asked.settings, say)
+        rows, notes = compare_baselines(workload, asked.settings, say)
     best = min(rows, key=lambda row: row.reported_seconds)
     if json:
-        print_json(_object(rows, best, {"notes": workload.notes}))
+        print_json(_object(rows, best, {"notes": notes}))
         return
-    print_lines(_text(rows, best, o.platform(asked.settings), [], list(workload.notes)))
+    print_lines(_text(rows, best, o.platform(asked.settings), [], notes))
 
 
 def _object(rows: list[Any], best: Any, told: dict[str, Any]) -> dict[str, Any]:
