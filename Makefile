@@ -1,4 +1,5 @@
-# `make check` is all that has to pass; .ci/run calls it. VENV is where the tools are.
+# `make check` is all that has to pass; .ci/run does the same in a fresh environment. VENV is where
+# the tools are.
 VENV ?= .venv
 BIN := $(VENV)/bin
 

@@ -16,7 +16,6 @@ QUIET = "#8796a5"
 PAPER = "#ffffff"
 COMPUTE = "#0072b2"  # compute-bound work: GEMMs, prefill attention
 MEMORY = "#e69f00"  # memory-bound work: decode attention
-SHARED = "#009e73"  # prefix sharing
 
 SETTINGS = {
     "font.family": "DejaVu Sans",

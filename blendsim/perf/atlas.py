@@ -14,6 +14,7 @@ import numpy as np
 from blendsim.errors import ProfileError
 from blendsim.perf.grids import AttentionGrid, GemmGrid, HeadShape, Ints, ReduceGrid
 from blendsim.perf.records import (
+    MICRO,
     column,
     read_rows,
     read_toml,
@@ -89,7 +90,7 @@ def read_atlas(directory: Path) -> KernelAtlas:
     _, rows = read_rows(directory / "all_reduce.csv", ["gpus", "bytes", "time_us"])
     gpus, sizes, times = (column(directory / "all_reduce.csv", rows, i) for i in range(3))
     reduce = {
-        int(g): ReduceGrid(sizes[gpus == g], times[gpus == g] * 1e-6) for g in np.unique(gpus)
+        int(g): ReduceGrid(sizes[gpus == g], times[gpus == g] * MICRO) for g in np.unique(gpus)
     }
     return KernelAtlas(
         gemm=_read_gemm(directory / "gemm.csv"),

@@ -10,7 +10,7 @@ from blendsim.perf.grids import AttentionGrid, Floats, GemmGrid, HeadShape, Ints
 from blendsim.perf.profile import Profile
 from blendsim.specs import GpuSpec, ModelSpec
 
-#: The GEMMs of a decoder, in the order of the columns of gemm.csv.
+#: The GEMMs of a decoder: the columns of gemm.csv, the keys of `gemm_shapes`, in this order.
 OPERATORS = ("qkv", "o", "gate_up", "down", "head")
 
 
@@ -115,6 +115,7 @@ def _corner(grid: GemmGrid, i: int, j: int) -> Floats:
     seconds: Floats = grid.seconds[i, j]
     is_missing = np.isnan(seconds)
     if is_missing.all():
+        assert i > 0, "the smallest n was measured at every k"
         return _corner(grid, i - 1, j) * float(grid.outputs[i] / grid.outputs[i - 1])
     if not is_missing.any():
         return seconds

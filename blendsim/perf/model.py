@@ -10,8 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from blendsim.batch import Batch
-from blendsim.perf.coverage import Coverage as Coverage
-from blendsim.perf.coverage import coverage_of
+from blendsim.perf.coverage import Coverage, coverage_of
 from blendsim.perf.derive import gemm_shapes
 from blendsim.perf.grids import AttentionGrid, Floats, along, complete, complete_prefill
 from blendsim.perf.kernels import StepTables, compute_seconds, memory_seconds, overlapped

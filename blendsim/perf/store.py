@@ -13,10 +13,11 @@ import numpy as np
 
 from blendsim.errors import ProfileError
 from blendsim.perf.atlas import DIRECTORY, read_atlas
-from blendsim.perf.derive import derive_profile, shape_of
+from blendsim.perf.derive import OPERATORS, derive_profile, shape_of
 from blendsim.perf.grids import AttentionGrid, ReduceGrid
 from blendsim.perf.profile import Profile
 from blendsim.perf.records import (
+    MICRO,
     column,
     read_rows,
     read_toml,
@@ -40,7 +41,7 @@ _REQUIRED = (
     "small_operators",
     "waves",
 )
-_GEMM_HEADER = ("tokens", "qkv_us", "o_us", "gate_up_us", "down_us", "head_us")
+_GEMM_HEADER = ("tokens", *(f"{name}_us" for name in OPERATORS))
 
 
 def write_profile(profile: Profile, directory: Path) -> None:
@@ -99,14 +100,14 @@ def read_profile(directory: Path) -> Profile:
         reduce_path = directory / "all_reduce.csv"
         _, pairs = read_rows(reduce_path, ["bytes", "time_us"])
         sizes, times = (column(reduce_path, pairs, i) for i in (0, 1))
-        reduce = ReduceGrid(sizes, times * 1e-6)
+        reduce = ReduceGrid(sizes, times * MICRO)
     own = ("schema", "version", "gpu", "model", "tp", "notes", "shape")
     return Profile(
         gpu=meta["gpu"],
         model=meta["model"],
         tp=meta["tp"],
         tokens=column(path, rows, 0).astype(np.int64),
-        gemm=np.column_stack([column(path, rows, i) for i in range(1, 6)]) * 1e-6,
+        gemm=np.column_stack([column(path, rows, i + 1) for i in range(len(OPERATORS))]) * MICRO,
         decode=_read_grid(directory / "decode_attention.csv"),
         prefill=_read_grid(directory / "prefill_attention.csv"),
         reduce=reduce,
@@ -119,7 +120,7 @@ def read_profile(directory: Path) -> Profile:
 def _read_grid(path: Path) -> AttentionGrid:
     header, rows = read_rows(path, ["batch"])
     lengths = np.array([float(name) for name in header[1:]])
-    seconds = np.column_stack([column(path, rows, i + 1) for i in range(len(lengths))]) * 1e-6
+    seconds = np.column_stack([column(path, rows, i + 1) for i in range(len(lengths))]) * MICRO
     return AttentionGrid(column(path, rows, 0), lengths, seconds)
 
 
