@@ -15,7 +15,7 @@ from mmlu import needs_mmlu
 from blendsim.batch import Batch
 from blendsim.perf.density import (
     closed_form,
-    left_share,
+    left_fraction,
     memory_split,
     pool_density,
     profiled,
@@ -133,7 +133,7 @@ def test_a_split_stays_within_memory_and_keeps_the_root_density(memory, left, ri
 
 def test_equally_dense_ends_get_half_each():
     assert memory_split(10.0, 2.0, 2.0, 5.0) == (5.0, 5.0)
-    assert left_share.py_func(2.0, 2.0, 5.0) == 0.5
+    assert left_fraction.py_func(2.0, 2.0, 5.0) == 0.5
 
 
 def test_a_root_outside_the_two_ends_gives_one_side_everything():

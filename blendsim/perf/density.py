@@ -71,7 +71,7 @@ def table_density(costs: RequestCosts, sharing: float) -> float:
 
 
 @kernel
-def left_share(rho_left: float, rho_right: float, rho_root: float) -> float:
+def left_fraction(rho_left: float, rho_right: float, rho_root: float) -> float:
     """M_L / M of §5.3: (ρ(root) − ρ(R)) / (ρ(L) − ρ(R)), held in [0, 1]; half when both ends are
     equally dense.
     """
@@ -82,5 +82,5 @@ def left_share(rho_left: float, rho_right: float, rho_root: float) -> float:
 
 def memory_split(memory: float, rho_left: float, rho_right: float, rho_root: float) -> Split:
     """M_L and M_R with M_L + M_R = M and M_L·ρ(L) + M_R·ρ(R) = M·ρ(root), within [0, M]."""
-    left = memory * float(left_share(rho_left, rho_right, rho_root))
+    left = memory * float(left_fraction(rho_left, rho_right, rho_root))
     return Split(left, memory - left)

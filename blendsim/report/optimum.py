@@ -140,33 +140,33 @@ def _reachable_program(
     sizes = _useful_sizes(model.layer_seconds, min(token_budget, len(model.layer_seconds) - 1))
     cost = model.layer_seconds[sizes]
     beta = model.best_seconds_per_context_token
-    # Scaled to fractions of the totals, so that the solver sees numbers near 1.
-    unit = max(work.tokens / replicas * float((cost / sizes).min()) + head, 1e-12)
-    tokens = work.tokens / replicas
-    private = work.private_reads / replicas * beta / unit
-    shared = work.shared_reads / replicas * beta / unit
+    tokens, private, shared = (
+        count / replicas for count in (work.tokens, work.private_reads, work.shared_reads)
+    )
+    # NOTE: the solver takes factors below 1e-9 for 0. In units of the steps there must be at least,
+    # the KV they can hold and their least time, none that matters is that small.
+    steps = max(tokens / sizes[-1], private / capacity)
+    least = float(cost.min())
     k = len(sizes)
     eye, zero = identity(k, format="csr"), csr_matrix((k, k))
-    # Variables, k each: w (time of the layers, in units), R, Q and h (in units of time), t.
-    rows = [[a * eye, b * eye, b * eye, a * eye, -eye] for a, b in model.lines]
-    limit = capacity * beta / cost  # private reading time a second of layers
-    rows.append([-diags(limit), eye, zero, zero, zero])
+    layers, reading = diags(cost / least), capacity * beta / least
+    # Variables, k each: w (steps), R (full KV of a step), Q, h and t (least time of all steps).
+    rows = [[a * layers, b * reading * eye, b * eye, a * eye, -eye] for a, b in model.lines]
+    rows.append([-eye, eye, zero, zero, zero])
     ones, none = csr_matrix(np.ones((1, k))), csr_matrix((1, k))
-    rate = csr_matrix((sizes / cost * unit / tokens)[None, :])
     totals = [
-        [-rate, none, none, none, none],
+        [csr_matrix(-sizes[None, :] * (steps / tokens)), none, none, none, none],
         [none, -ones, none, none, none],
         [none, none, -ones, none, none],
         [none, none, none, -ones, none],
     ]
-    limits = np.concatenate(
-        [np.zeros(k * (len(model.lines) + 1)), [-1.0, -private, -shared, -head / unit]]
-    )
+    unit = steps * least
+    wanted = np.array([1.0, private / (capacity * steps), shared * beta / unit, head / unit])
     solved = linprog(
         np.concatenate([np.zeros(4 * k), np.ones(k)]),
         A_ub=bmat(rows + totals, format="csr"),
-        b_ub=limits,
-        method="highs",
+        b_ub=np.concatenate([np.zeros(k * (len(model.lines) + 1)), -wanted]),
+        method="highs-ipm",  # ten times faster here than the simplex, to the same optimum
     )
     assert solved.status == 0, f"the reachable bound's program is feasible: {solved.message}"
     # NOTE: the solver's tolerance must not turn a bound into more than one.

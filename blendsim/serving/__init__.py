@@ -1,0 +1,1 @@
+"""The serving core: who enters the engine, what each step computes, whose the KV blocks are."""

@@ -55,12 +55,12 @@ def block_paths(prompts: SortedPrompts, rows: Ints, block_tokens: int) -> BlockP
     local = number[prompts.order]
     kept = np.flatnonzero(local != NONE)
     blocks = common_blocks(prompts, block_tokens)
-    if len(kept) < n and len(kept):
+    if 0 < len(kept) < n:
         # What two neighbours of the subset share is the least that those between them share.
         starts = np.concatenate(([0], kept[:-1] + 1))
         blocks = np.minimum.reduceat(blocks[: kept[-1] + 1], starts)
         blocks[0] = 0
-    tree = build_tree(blocks)
+    tree = build_tree(blocks if len(kept) else blocks[:0])
     node = np.empty(len(rows), np.int64)
     node[local[kept]] = tree.leaf_parent
     return BlockPaths(tree, node)

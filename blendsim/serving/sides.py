@@ -6,6 +6,7 @@ admission.
 """
 
 from blendsim.compiled import kernel
+from blendsim.perf.density import left_fraction
 from blendsim.serving.state import DECODING, LEFT, NONE, State
 
 
@@ -51,11 +52,7 @@ def left_share(state: State) -> float:
     front = max(s.front, s.first_count)  # while sampled requests enter, the ends have not moved
     if front >= s.back:
         return memory / 2
-    left = state.density[front]
-    right = state.density[s.back]
-    if left == right:
-        return memory / 2
-    return min(memory, max(0.0, memory * (s.root_density - right) / (left - right)))
+    return memory * left_fraction(state.density[front], state.density[s.back], s.root_density)
 
 
 @kernel
