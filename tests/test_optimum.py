@@ -103,6 +103,20 @@ def test_reachable_bound_grows_when_kv_capacity_shrinks() -> None:
     assert tight.reachable > 1.05 * loose.reachable
 
 
+@pytest.mark.parametrize("seed", [4, 7, 10])
+def test_a_cache_of_two_blocks_still_has_a_bound(seed: int) -> None:
+    """Reading it takes 10⁻⁹ of a step's time: the program may not lose that to rounding."""
+    rng = np.random.default_rng(seed)
+    p = rng.integers(1, 30, 9)
+    pool = from_lengths(p, rng.integers(1, 32 - p + 1))
+    system = System(MODELS["qwen3-8b"], GPUS["l40s"], kv_bytes=2 * 16 * 147_456)
+    model = step_model(system, "sum")
+    limits = bounds(pool, pool.output_len, sort_prompts(pool), model, 2_048)
+    d = pool.output_len
+    full_reads = int(((d - 1) * p + d * (d - 1) // 2).sum()) / 32
+    assert limits.reachable > full_reads * float(model.layer_seconds[1:].min())
+
+
 def test_longest_request_bounds_a_pool_with_one_giant() -> None:
     pool = from_lengths([100] * 5 + [100], [10] * 5 + [20_000])
     model = step_model(System(MODELS["llama-3.1-8b"], GPUS["a100-80g"]), "table")
