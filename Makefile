@@ -3,7 +3,7 @@
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: check format lint types test readme figures
+.PHONY: check format lint types test readme figures vllm-env vllm-recordings
 
 check: lint types test
 
@@ -35,3 +35,14 @@ figures:
 	$(BIN)/python figures/slices.py "prefix order=build/dfs-steps.parquet" \
 	  "blended order=build/blend-steps.parquet" > figures/overview.csv
 	$(BIN)/python figures/overview.py docs/overview.svg
+
+# vLLM's own scheduler, stepped without a GPU: an environment of its own (2.2 GB, a few minutes),
+# and the recordings that tests replay.
+VLLM_ENV ?= .venv-vllm
+vllm-env:
+	python3 -m venv $(VLLM_ENV)
+	$(VLLM_ENV)/bin/pip install -q -r tests/vllm_oracle/requirements.txt
+	$(VLLM_ENV)/bin/pip install -q --no-deps -r tests/vllm_oracle/requirements-nodeps.txt
+
+vllm-recordings:
+	VLLM_ENV=$(VLLM_ENV) $(BIN)/python tests/vllm_worlds.py

@@ -117,7 +117,8 @@ class KeyValueCache(RuleBasedStateMachine):
     @rule(data=st.data())
     def release(self, data: st.DataObject) -> None:
         k = data.draw(st.sampled_from(sorted(self.computed)))
-        kv.release(self.state, k, self.computed.pop(k))
+        computed = self.computed.pop(k)
+        kv.release(self.state, k, computed, computed)
         for key in reversed(self.paths[k]):
             if key in self.stored and not self.is_read(key):
                 self.clock += 1
@@ -172,7 +173,7 @@ def serve(state: Any, k: int, tokens: int) -> None:
     """Request k enters, computes `tokens` and leaves."""
     kv.hold_path(state, k)
     kv.extend(state, k, 4 * kv.cached_blocks(state, k), tokens)
-    kv.release(state, k, tokens)
+    kv.release(state, k, tokens, tokens)
 
 
 def test_prefix_left_first_is_evicted_first() -> None:

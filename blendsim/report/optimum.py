@@ -170,7 +170,7 @@ def _reachable_program(
     )
     assert solved.status == 0, f"the reachable bound's program is feasible: {solved.message}"
     # NOTE: the solver's tolerance must not turn a bound into more than one.
-    return float(solved.fun) * unit * (1 - 1e-6)
+    return float(solved.fun * unit * (1 - 1e-6))
 
 
 def _useful_sizes(layer_seconds: NDArray[np.float64], budget: int) -> Ints:

@@ -80,9 +80,9 @@ def stop_decoding(state: State, request: int, upcoming: int) -> None:
 
 
 @kernel
-def leave(state: State, request: int, computed: int) -> None:
-    """The request leaves the engine with `computed` tokens of KV."""
-    release(state, request, computed)
+def leave(state: State, request: int, computed: int, held: int) -> None:
+    """The request leaves the engine with `computed` tokens of KV in blocks for `held`."""
+    release(state, request, computed, held)
     forget(state, request)
     leave_side(state, request)
     state.scalars[0].running -= 1
@@ -102,7 +102,7 @@ def preempt(state: State, request: int) -> None:
         computed = r.computed
         s.prefilling = NONE
     # NOTE: once decodes have their blocks for this step, they hold them for one token more.
-    leave(state, request, computed + (s.opened if r.status == DECODING else 0))
+    leave(state, request, computed, computed + (s.opened if r.status == DECODING else 0))
     r.target = r.prompt + r.generated
     r.status = WAITING
     r.was_preempted = 1
@@ -216,11 +216,15 @@ def commit(state: State) -> None:
     s = state.scalars[0]
     s.context += s.decodes
     slot = s.step % len(state.finish)
-    while state.finish[slot] != NONE:
-        k = state.finish[slot]
+    k = state.finish[slot]
+    while s.oldest_first == 1 and k != NONE and state.requests[k].finish_next != NONE:
+        k = state.requests[k].finish_next
+    while k != NONE:
         r = state.requests[k]
+        following = r.finish_previous if s.oldest_first == 1 else r.finish_next
         stop_decoding(state, k, s.step + 1)
         finish(state, k, r.start_context + s.step - r.start_step)
+        k = following
     for j in range(s.completed):
         k = state.ended[j]
         r = state.requests[k]
@@ -235,7 +239,7 @@ def commit(state: State) -> None:
 @kernel
 def finish(state: State, request: int, computed: int) -> None:
     """The request has its whole output."""
-    leave(state, request, computed)
+    leave(state, request, computed, computed)
     state.requests[request].status = DONE
     state.requests[request].generated = state.requests[request].output
     state.scalars[0].done += 1

@@ -213,6 +213,12 @@ def new_state(
         nodes.length = tree.depth - tree.depth[nodes.parent]
         requests.node = paths.node
         requests.path_blocks = tree.depth[paths.node]
+    shared_nodes = len(nodes)
+    keeps_own = flavour.keeps_own_blocks and paths is not None
+    if keeps_own:
+        own: Any = np.zeros(n, NODE).view(np.recarray)
+        own.parent = requests.node
+        nodes = np.concatenate([nodes, own]).view(np.recarray)
     nodes.newer = nodes.older = NONE
     buckets: Any = np.zeros(BUCKETS, BUCKET).view(np.recarray)
     buckets.head = NONE
@@ -227,6 +233,8 @@ def new_state(
     # The horizon holds the longest expected output twice over.
     s.bucket_steps = 1 + 2 * int(requests.expected.max(initial=1)) // BUCKETS
     s.first_count = first_count
+    s.own_nodes = shared_nodes if keeps_own else 0
+    s.oldest_first = flavour.oldest_leaves_first
     s.root_density = root_density
     s.output_reserved = flavour.output_reserved
     s.back = n - 1

@@ -22,6 +22,10 @@ class Flavour:
     max_running: int = 1_024  # requests in the engine at once
     admission: str = PREDICTED_PEAK
     prefix_sharing: bool = True
+    #: With prefix sharing: full blocks of a request's own stay cached when it leaves.
+    keeps_own_blocks: bool = False
+    #: Requests that end in one step leave oldest admission first, else decodes newest first.
+    oldest_leaves_first: bool = False
     overlaps: bool = True  # runs GEMMs of one nano-batch beside attention of another
     #: Share of its expected output that a request counts with on its side (dual scan).
     output_reserved: float = 0.5
@@ -43,7 +47,14 @@ FLAVOURS: dict[str, Flavour] = {
     flavour.name: flavour
     for flavour in (
         Flavour("nanoflow", "OSDI'25", max_running=2_048),
-        Flavour("vllm", "0.33", admission=PROMPT_FITS, overlaps=False),
+        Flavour(
+            "vllm",
+            "0.33",
+            admission=PROMPT_FITS,
+            keeps_own_blocks=True,
+            oldest_leaves_first=True,
+            overlaps=False,
+        ),
         Flavour("sglang", "0.5", admission=PREDICTED_PEAK, overlaps=False),
         Flavour("sequential", "blendsim", max_running=2_048, overlaps=False),
     )

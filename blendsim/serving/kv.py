@@ -3,8 +3,10 @@
 Blocks are counted, not numbered. A prefix node (a run of blocks shared by the same requests) is
 cached from its front, is held while it has readers and idles in a list when it has none; eviction
 takes the oldest idle node's last block first. A child is never idle later than its parent, so a
-prefix is never evicted before what hangs from it. Blocks past the shared path belong to one request
-and are free the moment it leaves.
+prefix is never evicted before what hangs from it. Blocks past the shared path belong to one
+request. They are free the moment it leaves, or, where the flavour keeps them, idle as a node of the
+request's own below its path: only the request itself can find them, when it comes back from a
+preemption, but they stand in the line of what is evicted first.
 """
 
 from blendsim.compiled import kernel
@@ -60,10 +62,19 @@ def take_blocks(state: State, number: int) -> None:
 
 
 @kernel
+def left_behind(state: State, request: int) -> int:
+    """Full blocks of its own that the request left in the cache when it was preempted."""
+    own = state.scalars[0].own_nodes
+    return state.nodes[own + request].cached if own > 0 else 0
+
+
+@kernel
 def cached_blocks(state: State, request: int) -> int:
-    """Blocks of the request's path that are in the cache, from the front without a gap."""
+    """Blocks of the request's path that are in the cache, from the front without a gap, and those
+    it left behind itself.
+    """
     k = state.requests[request].node
-    hit = state.requests[request].path_blocks
+    hit = state.requests[request].path_blocks + left_behind(state, request)
     while k > 0:
         node = state.nodes[k]
         if node.cached < node.length:
@@ -74,11 +85,11 @@ def cached_blocks(state: State, request: int) -> int:
 
 @kernel
 def idle_path_blocks(state: State, request: int) -> int:
-    """Cached blocks on the request's path that nobody holds: they stop being evictable when it
-    enters.
+    """Cached blocks on the request's path, and of its own, that nobody holds: they stop being
+    evictable when it enters.
     """
     k = state.requests[request].node
-    idle = 0
+    idle = left_behind(state, request)
     while k > 0:
         node = state.nodes[k]
         if node.readers == 0:
@@ -102,8 +113,14 @@ def unheld_path_length(state: State, request: int) -> int:
 
 @kernel
 def hold_path(state: State, request: int) -> None:
-    """Make the request a reader of its whole path."""
+    """Make the request a reader of its whole path, and the holder of what it left behind."""
     s = state.scalars[0]
+    left = left_behind(state, request)
+    if left > 0:
+        unlink_node(state, s.own_nodes + request)
+        state.nodes[s.own_nodes + request].cached = 0
+        s.idle -= left
+        s.private += left
     k = state.requests[request].node
     while k > 0:
         node = state.nodes[k]
@@ -183,12 +200,18 @@ def extend(state: State, request: int, computed: int, upto: int) -> None:
 
 
 @kernel
-def release(state: State, request: int, computed: int) -> None:
-    """Give back all blocks of a request with `computed` tokens of KV: private ones become free, its
-    path idle.
+def release(state: State, request: int, computed: int, held: int) -> None:
+    """Give back all blocks of a request with `computed` tokens of KV in blocks for `held`: private
+    ones become free, or idle where the flavour keeps full ones, and its path idle.
     """
     s = state.scalars[0]
-    private = private_blocks(state, request, computed)
+    private = private_blocks(state, request, held)
     s.private -= private
     s.free += private
+    kept = computed // s.block_tokens - state.requests[request].path_blocks
+    if s.own_nodes > 0 and kept > 0:
+        state.nodes[s.own_nodes + request].cached = kept
+        append_node(state, s.own_nodes + request)
+        s.free -= kept
+        s.idle += kept
     leave_path(state, request)

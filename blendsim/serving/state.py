@@ -84,6 +84,8 @@ SCALARS = np.dtype(
         ("predicted_peak", _INT),
         ("bucket_steps", _INT),
         ("first_count", _INT),  # sampled requests, which run first
+        ("own_nodes", _INT),  # first of the nodes of what requests leave behind; 0: nothing stays
+        ("oldest_first", _INT),  # those that end in one step leave oldest first
         ("root_density", np.float64),
         ("output_reserved", np.float64),
         # where the run is
@@ -127,7 +129,7 @@ class State(NamedTuple):
     """
 
     requests: Any  # (n,) REQUEST
-    nodes: Any  # (m,) NODE
+    nodes: Any  # (m,) NODE; then, where requests leave blocks behind, one a request
     buckets: Any  # (BUCKETS,) BUCKET, a ring over time
     scalars: Any  # (1,) SCALARS
     density: NDArray[np.float64]  # (n,), ρ of the tree node request k hangs from

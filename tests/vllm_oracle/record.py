@@ -1,0 +1,165 @@
+"""Steps vLLM's own scheduler, without a GPU, and writes down what every step scheduled.
+
+    python tests/vllm_oracle/record.py < worlds.json > recordings.json
+
+Runs inside the environment of requirements.txt (`make vllm-env`), knows nothing of blendsim, and
+reads and writes JSON: {"worlds": [...]} in, {"vllm": version, "recordings": [...]} out. A world has
+`prompts` (token ids of a request, or how many tokens of its own), `outputs` (tokens it will
+generate), `capacity` (KV blocks), `budget`, `max_running`, `sharing`, `digest`. A recording has a
+row a step: `steps` ([[request, computed before, tokens], ...] by request, or a digest of that
+list), `preempted` (requests, sorted) and `held` (blocks in use, as schedule() leaves them).
+"""
+
+import hashlib
+import json
+import sys
+import tempfile
+from pathlib import Path
+
+BLOCK = 16  # tokens
+LLAMA = {
+    "architectures": ["LlamaForCausalLM"],
+    "model_type": "llama",
+    "hidden_size": 4096,
+    "intermediate_size": 14336,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "num_hidden_layers": 32,
+    "vocab_size": 128256,
+    "max_position_embeddings": 131072,
+    "torch_dtype": "bfloat16",
+}
+
+
+def token_ids(prompt, number):
+    """A prompt's ids; content given as a length only is the request's own."""
+    return prompt if isinstance(prompt, list) else [10_000_000 + number] * prompt
+
+
+def scheduler_of(world, folder):
+    """A synchronous Scheduler at default settings but for what the world says."""
+    import torch
+    from vllm.config import (
+        CacheConfig,
+        DeviceConfig,
+        ModelConfig,
+        ParallelConfig,
+        SchedulerConfig,
+        VllmConfig,
+    )
+    from vllm.v1.core.sched.scheduler import Scheduler
+    from vllm.v1.kv_cache_interface import FullAttentionSpec, KVCacheConfig, KVCacheGroupSpec
+    from vllm.v1.structured_output import StructuredOutputManager
+
+    model = ModelConfig(model=folder, skip_tokenizer_init=True, dtype="bfloat16")
+    config = VllmConfig(
+        model_config=model,
+        cache_config=CacheConfig(
+            block_size=BLOCK,
+            gpu_memory_utilization=0.9,
+            enable_prefix_caching=world["sharing"],
+        ),
+        scheduler_config=SchedulerConfig(
+            max_num_batched_tokens=world["budget"],
+            max_num_seqs=world["max_running"],
+            max_model_len=model.max_model_len,
+            is_encoder_decoder=False,
+            enable_chunked_prefill=True,
+            async_scheduling=False,
+        ),
+        parallel_config=ParallelConfig(),
+        device_config=DeviceConfig("cpu"),
+    )
+    # NOTE: one block more: vLLM keeps the first one as its null block.
+    blocks = world["capacity"] + 1
+    config.cache_config.num_gpu_blocks = blocks
+    spec = FullAttentionSpec(block_size=BLOCK, num_kv_heads=8, head_size=128, dtype=torch.bfloat16)
+    return Scheduler(
+        vllm_config=config,
+        kv_cache_config=KVCacheConfig(
+            num_blocks=blocks,
+            kv_cache_tensors=[],
+            kv_cache_groups=[KVCacheGroupSpec(["layer"], spec)],
+        ),
+        structured_output_manager=StructuredOutputManager(config),
+        block_size=BLOCK,
+        hash_block_size=BLOCK,
+        log_stats=False,
+    )
+
+
+def requests_of(world):
+    """The world's requests, in order, all there from the start."""
+    from vllm.sampling_params import SamplingParams
+    from vllm.utils.hashing import sha256
+    from vllm.v1.core.kv_cache_utils import get_request_block_hasher, init_none_hash
+    from vllm.v1.request import Request
+
+    init_none_hash(sha256)
+    hasher = get_request_block_hasher(BLOCK, sha256) if world["sharing"] else None
+    for number, (prompt, output) in enumerate(zip(world["prompts"], world["outputs"], strict=True)):
+        params = SamplingParams(max_tokens=output, ignore_eos=True)
+        params.update_from_generation_config({}, None)
+        yield Request(
+            request_id=str(number),
+            prompt_token_ids=token_ids(prompt, number),
+            sampling_params=params,
+            pooling_params=None,
+            arrival_time=float(number),
+            block_hasher=hasher,
+        )
+
+
+def record(world, folder):
+    """Run the world to its end; returns its recording."""
+    from vllm.v1.outputs import ModelRunnerOutput
+
+    scheduler = scheduler_of(world, folder)
+    for request in requests_of(world):
+        scheduler.add_request(request)
+    pool = scheduler.kv_cache_manager.block_pool
+    steps, preempted, held = [], [], []
+    while scheduler.has_unfinished_requests():
+        output = scheduler.schedule()
+        tokens = output.num_scheduled_tokens
+        assert tokens, f"step {len(steps)}: nothing can run though requests are left"
+        rows, sampled = [], []
+        for name, number in tokens.items():
+            request = scheduler.requests[name]
+            # NOTE: schedule() has already counted this step's tokens as computed.
+            rows.append([int(name), request.num_computed_tokens - number, number])
+            is_sampled = request.num_computed_tokens == request.num_tokens
+            # what a request generates is its own: it makes no block that another finds
+            sampled.append([20_000_000 + int(name)] if is_sampled else [])
+        rows.sort()
+        if world["digest"]:
+            rows = hashlib.sha256(json.dumps(rows, separators=(",", ":")).encode()).hexdigest()[:8]
+        steps.append(rows)
+        preempted.append(sorted(map(int, output.preempted_req_ids or ())))
+        held.append(pool.num_gpu_blocks - 1 - pool.get_num_free_blocks())
+        names = list(tokens)
+        scheduler.update_from_output(
+            output,
+            ModelRunnerOutput(
+                req_ids=names,
+                req_id_to_index={name: place for place, name in enumerate(names)},
+                sampled_token_ids=sampled,
+            ),
+        )
+    return {"steps": steps, "preempted": preempted, "held": held}
+
+
+def main():
+    """Read worlds, write recordings."""
+    import vllm
+
+    worlds = json.load(sys.stdin)["worlds"]
+    out, sys.stdout = sys.stdout, sys.stderr  # vLLM may print
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "config.json").write_text(json.dumps(LLAMA))
+        recordings = [record(world, folder) for world in worlds]
+    json.dump({"vllm": vllm.__version__, "recordings": recordings}, out, separators=(",", ":"))
+
+
+if __name__ == "__main__":
+    main()
