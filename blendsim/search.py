@@ -22,7 +22,7 @@ from blendsim.planner.lengths import Lengths, draw, expect_lengths
 from blendsim.planner.make import POLICIES, make_plan
 from blendsim.planner.partition import partition
 from blendsim.planner.tree import pool_tree
-from blendsim.prefix import SortedPrompts, shareable_tokens, sort_prompts
+from blendsim.prefix import SortedPrompts, shareable_tokens, shared_tokens, sort_prompts
 from blendsim.report.advice import advise
 from blendsim.report.metrics import Row, outside_notes, run_seconds, summarise
 from blendsim.report.optimum import Bounds, bounds
@@ -139,7 +139,10 @@ def plan_policy(problem: Problem, policy: str) -> Plan:
     )
     if problem.settings.dp == 1:
         return plan
-    return partition(plan, problem.costs, problem.settings.dp)
+    # Ranks get equal work, not equal prompts: what a request shares with others is computed once.
+    costs, block = problem.costs, problem.model.system.block_tokens
+    saved = shared_tokens(problem.workload, problem.prompts, block) * costs.seconds_per_shared_token
+    return partition(plan, costs._replace(compute=costs.compute - saved), problem.settings.dp)
 
 
 def choose(workload: Workload, settings: Settings, progress: Progress = lambda _: None) -> Choice:

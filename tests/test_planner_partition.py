@@ -9,6 +9,7 @@ from test_search import mixed_pool
 from blendsim import search
 from blendsim.planner.make import POLICIES
 from blendsim.planner.partition import partition
+from blendsim.request import Prompts, from_lengths, pool
 
 
 @pytest.mark.parametrize("policy", POLICIES)
@@ -50,3 +51,35 @@ def test_four_replicas_are_nearly_four_times_as_fast() -> None:
     assert four.seconds is not None
     assert one.seconds / four.seconds > 3.3
     assert four.share_of_optimum <= 1
+
+
+@pytest.mark.parametrize("policy", ["dfs", "blend"])
+def test_ranks_get_equal_work_when_prompts_are_shared(policy: str) -> None:
+    """Half the requests share a long prompt, which is computed once: they are hardly any work."""
+    n = 600
+    shared = from_lengths(
+        np.full(n, 1_600),
+        np.full(n, 20),
+        prompts=Prompts(
+            np.arange(n + 1, dtype=np.int64) * 1_500,
+            np.tile(np.arange(1_500, dtype=np.int32), n),
+            np.zeros(n, np.int32),
+            np.ones(1, np.int32),
+            ("tokens",),
+        ),
+    )
+    alone = from_lengths(np.full(n, 1_600), np.full(n, 20), source="alone")
+    settings = search.Settings(planner=policy, sample=1.0, dp=2)
+    log = search.choose(pool([shared, alone]), settings).log
+    ends = [float(log.time("seconds")[log.replica == rank].sum()) for rank in range(2)]
+    assert max(ends) < 1.15 * min(ends)
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("ranks", [2, 3, 7])
+@pytest.mark.parametrize("n", [600, 1_000])
+def test_a_pool_of_equal_requests_is_dealt_out_evenly(policy: str, ranks: int, n: int) -> None:
+    uniform = from_lengths(np.full(n, 1_600), np.full(n, 20))
+    problem = search.prepare(uniform, search.Settings(sample=1.0, dp=ranks))
+    held = np.bincount(search.plan_policy(problem, policy).rank, minlength=ranks)
+    assert held == pytest.approx(np.full(ranks, n / ranks), rel=0.02, abs=2)

@@ -65,7 +65,9 @@ def _cut_both_ends(compute: Floats, memory: Floats, ranks: int) -> Ints:
             wanted = share * left_compute[-1] - left_compute[x]
             return min(int(np.searchsorted(right_compute, wanted)), n - x)
 
-        low, high = x_before, n - y_before
+        # NOTE: where the left alone has the compute, more of it only adds memory: stop there.
+        enough = int(np.searchsorted(left_compute, share * left_compute[-1]))
+        low, high = x_before, max(x_before, min(enough, n - y_before))
         while low < high:
             x = (low + high) // 2
             if left_memory[x] + right_memory[other(x)] > share * left_memory[-1]:
