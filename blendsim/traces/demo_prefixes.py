@@ -2,6 +2,8 @@
 Mooncake-like block hashes.
 """
 
+from typing import NamedTuple
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -14,8 +16,31 @@ _HEADER = 12  # tokens all subjects' prompts begin with
 _BLOCK = 512  # tokens of one Mooncake block
 
 
+class Questions(NamedTuple):
+    """Prompts of a multiple-choice test: prompt i is prefixes[subject[i]], then suffixes[i]."""
+
+    prefixes: list[NDArray[np.int32]]  # a subject's instruction and worked examples
+    suffixes: list[NDArray[np.int32]]  # (n,), the question itself
+    subject: Ints  # (n,)
+
+
 def mmlu_prompts(n: int, rng: np.random.Generator) -> Prompts:
-    """n prompts of a 5-shot multiple-choice test: subject prefix, then a question.
+    """n prompts of a 5-shot multiple-choice test: subject prefix, then a question."""
+    prefixes, suffixes, subject = mmlu_questions(n, rng)
+    pieces = zip(subject.tolist(), suffixes, strict=True)
+    prompts = [np.concatenate((prefixes[code], question)) for code, question in pieces]
+    lengths = np.array([len(prompt) for prompt in prompts], np.int64)
+    return Prompts(
+        offsets=np.concatenate(([0], np.cumsum(lengths))).astype(np.int64),
+        units=np.concatenate(prompts),
+        space=np.zeros(n, np.int32),
+        unit_tokens=np.ones(1, np.int32),
+        space_names=("tokens:demo-mmlu",),
+    )
+
+
+def mmlu_questions(n: int, rng: np.random.Generator) -> Questions:
+    """n questions and the prefixes of their subjects.
 
     Questions of a subject begin like its usual opening for some tokens, so that neighbours share
     as many as the table says.
@@ -24,10 +49,11 @@ def mmlu_prompts(n: int, rng: np.random.Generator) -> Prompts:
     share = np.concatenate(([0], np.cumsum(rows[:, 1]))) / rows[:, 1].sum()
     subject = np.searchsorted(share, strata(n, rng), side="right") - 1
     header = _random_tokens(_HEADER, rng)
-    pieces: list[NDArray[np.int32]] = [np.zeros(0, np.int32)] * n
+    prefixes: list[NDArray[np.int32]] = []
+    suffixes: list[NDArray[np.int32]] = [np.zeros(0, np.int32)] * n
     for code, (prefix_len, _, least, mean, deviation, shared) in enumerate(rows.tolist()):
         members = np.flatnonzero(subject == code)
-        prefix = np.concatenate((header, _random_tokens(int(prefix_len) - _HEADER, rng)))
+        prefixes.append(np.concatenate((header, _random_tokens(int(prefix_len) - _HEADER, rng))))
         lengths = _question_lengths(len(members), least, mean, deviation, rng)
         alike = np.minimum(lengths - 1, lengths * strata(len(members), rng) * 2 * shared / mean)
         opening = _random_tokens(int(lengths.max(initial=1)), rng)
@@ -36,15 +62,8 @@ def mmlu_prompts(n: int, rng: np.random.Generator) -> Prompts:
         ):
             question = _random_tokens(int(length), rng)
             question[:same] = opening[:same]
-            pieces[row] = np.concatenate((prefix, question))
-    lengths = np.array([len(piece) for piece in pieces], np.int64)
-    return Prompts(
-        offsets=np.concatenate(([0], np.cumsum(lengths))).astype(np.int64),
-        units=np.concatenate(pieces),
-        space=np.zeros(n, np.int32),
-        unit_tokens=np.ones(1, np.int32),
-        space_names=("tokens:demo-mmlu",),
-    )
+            suffixes[row] = question
+    return Questions(prefixes, suffixes, subject.astype(np.int64))
 
 
 def mooncake_prompts(prompt_len: Ints, level: Floats, rng: np.random.Generator) -> Prompts:
