@@ -160,6 +160,9 @@ MODELS: dict[str, ModelSpec] = {
 }
 
 
+_MOST_COUNTED = 1 << 31  # of anything a config.json counts
+
+
 def find_gpu(name: str) -> GpuSpec:
     """The GPU of that name, or UnknownName with the nearest ones."""
     if name not in GPUS:
@@ -176,6 +179,8 @@ def find_model(name: str) -> ModelSpec:
     path = Path(name)
     if path.is_dir():
         path = path / "config.json"
+        if not path.exists():
+            raise InputError(f"{path}: no such file; give a Hugging Face model directory")
     if path.suffix == ".json" and path.exists():
         return _read_config(path)
     raise UnknownName("model", name, MODELS)
@@ -191,30 +196,40 @@ def _read_config(path: Path) -> ModelSpec:
         raise InputError(
             f"{path}: not a readable config.json ({error}); give a Hugging Face model directory"
         ) from error
-    raw = raw.get("text_config", raw)
+    raw = raw.get("text_config") or raw
     kind = str(raw.get("model_type", "llama"))
     if kind not in ("llama", "mistral", "qwen2", "qwen3"):
         raise InputError(
             f"{path}: model_type {kind!r} is not a dense Llama, Mistral or Qwen decoder; "
             "only those are modelled"
         )
-    try:
-        heads = int(raw["num_attention_heads"])
-        return ModelSpec(
-            name=path.parent.resolve().name,
-            layers=int(raw["num_hidden_layers"]),
-            hidden=int(raw["hidden_size"]),
-            intermediate=int(raw["intermediate_size"]),
-            heads=heads,
-            kv_heads=int(raw.get("num_key_value_heads") or heads),
-            head_dim=int(raw.get("head_dim") or int(raw["hidden_size"]) // heads),
-            vocab=int(raw["vocab_size"]),
-            context=int(raw["max_position_embeddings"]),
-            tied_embeddings=bool(raw.get("tie_word_embeddings", False)),
-            qkv_bias=bool(raw.get("attention_bias", kind == "qwen2")),
-            qk_norm=kind == "qwen3",
-        )
-    except (KeyError, TypeError, ValueError) as error:
+
+    def count(name: str, default: int | None = None) -> int:
+        value = raw.get(name)
+        if value is None and default is not None:
+            return default
+        if type(value) is not int or not 1 <= value <= _MOST_COUNTED:
+            found = "is missing" if value is None else f"{value!r} is no size of a model"
+            raise InputError(f"{path}: {name!r} {found}; give a full Hugging Face config.json")
+        return value
+
+    hidden, heads = count("hidden_size"), count("num_attention_heads")
+    kv_heads = count("num_key_value_heads", heads)
+    if heads % kv_heads:
         raise InputError(
-            f"{path}: missing or unusable field {error}; give a full Hugging Face config.json"
-        ) from error
+            f"{path}: {heads} attention heads cannot share {kv_heads} KV heads evenly; mend it"
+        )
+    return ModelSpec(
+        name=path.parent.resolve().name,
+        layers=count("num_hidden_layers"),
+        hidden=hidden,
+        intermediate=count("intermediate_size"),
+        heads=heads,
+        kv_heads=kv_heads,
+        head_dim=count("head_dim", max(1, hidden // heads)),
+        vocab=count("vocab_size"),
+        context=count("max_position_embeddings"),
+        tied_embeddings=bool(raw.get("tie_word_embeddings", False)),
+        qkv_bias=bool(raw.get("attention_bias", kind == "qwen2")),
+        qk_norm=kind == "qwen3",
+    )

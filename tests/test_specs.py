@@ -129,11 +129,22 @@ def test_config_defaults_are_those_of_the_family(tmp_path: Path) -> None:
         ("{", "not a readable config.json"),
         ("[1]", "not a readable config.json"),
         (json.dumps(CONFIG | {"model_type": "mamba"}), "model_type 'mamba' is not a dense"),
-        (json.dumps({"hidden_size": 1}), "missing or unusable field 'num_attention_heads'"),
-        (json.dumps(CONFIG | {"vocab_size": "many"}), "missing or unusable field"),
+        (json.dumps({"hidden_size": 1}), "'num_attention_heads' is missing"),
+        (json.dumps(CONFIG | {"vocab_size": "many"}), "'vocab_size' 'many' is no size"),
+        (json.dumps(CONFIG | {"num_attention_heads": 0}), "'num_attention_heads' 0 is no size"),
+        (json.dumps(CONFIG | {"num_hidden_layers": 0}), "'num_hidden_layers' 0 is no size"),
+        (json.dumps(CONFIG | {"hidden_size": -1}), "'hidden_size' -1 is no size"),
+        (json.dumps(CONFIG | {"num_hidden_layers": 1e999}), "'num_hidden_layers' inf is no size"),
+        (json.dumps(CONFIG | {"num_key_value_heads": 5}), "32 attention heads cannot share 5"),
+        (json.dumps(CONFIG | {"text_config": None, "head_dim": 0}), "'head_dim' 0 is no size"),
     ],
 )
 def test_unusable_config_says_what_is_wrong(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "config.json").write_text(text)
     with pytest.raises(InputError, match=message):
+        find_model(str(tmp_path))
+
+
+def test_a_directory_without_a_config_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"config\.json: no such file"):
         find_model(str(tmp_path))
