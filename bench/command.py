@@ -4,7 +4,7 @@ on a full-size pool.
     python bench/command.py TRACE…
 
 TRACE is a file or a demo source. Cold means an empty kernel cache. The last row plans 400,000
-requests with 10 M block hashes, written as a Parquet workload first. Wall seconds; the median of
+requests with 6 M block hashes, written as a Parquet workload first. Wall seconds; the median of
 three for warm runs.
 """
 
