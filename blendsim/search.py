@@ -54,7 +54,7 @@ class Settings:
 
     def __post_init__(self) -> None:
         if not 0 < self.sample <= 1:
-            raise InputError(f"--sample {self.sample} must lie above 0 and at most at 1")
+            raise InputError(f"--sample {self.sample} must be above 0 and at most 1")
         if self.dp < 1:
             raise InputError(f"--dp {self.dp} must be at least 1")
         if self.seed < 0:

@@ -76,6 +76,17 @@ def test_pool_of_answers_is_told_to_take_prompts_in() -> None:
     assert partner.startswith("Pool it with compute-heavy work: ")
 
 
+def test_advice_counts_the_partner_of_all_replicas() -> None:
+    """Four times the pool on four replicas has room for four times the partner."""
+
+    def named(n: int, dp: int) -> int:
+        pool = from_lengths([3_000] * n, [20] * n)
+        partner = advice_on(pool, planner="fcfs", dp=dp)[2]
+        return int(partner.removeprefix("Pool it with memory-heavy work: ").split()[0])
+
+    assert named(3_200, 4) == pytest.approx(4 * named(800, 1), abs=4)
+
+
 def test_one_policy_alone_is_not_compared() -> None:
     why = advice_on(from_lengths([50] * 9, [5] * 9), planner="dfs")[0]
     assert why.startswith("dfs: predicted ")

@@ -29,7 +29,7 @@ LONG_PROMPTS = Partner("compute-heavy", 4_096, 16)
 
 
 class Mix(NamedTuple):
-    """How much of a partner fits beside a pool."""
+    """How much of a partner fits beside a pool, on each replica."""
 
     partner: Partner
     requests: int
@@ -123,7 +123,7 @@ def _partner(limits: Bounds, model: StepModel) -> list[str]:
     if mix.requests < 1 or mix.beside > WORTH * mix.alone:
         return ["The pool is balanced: other work would not run noticeably cheaper beside it."]
     return [
-        f"Pool it with {mix.partner.kind} work: {mix.requests:,} requests of "
+        f"Pool it with {mix.partner.kind} work: {mix.requests * limits.replicas:,} requests of "
         f"{mix.partner.prompt:,} prompt and {mix.partner.output:,} output tokens would add "
         f"{mix.beside:,.1f} s here against {mix.alone:,.1f} s alone "
         f"({1 - mix.beside / mix.alone:.0%} off)."

@@ -42,6 +42,7 @@ class Bounds(NamedTuple):
     compute: float  # T_comp of one replica's share, each piece at its best rate
     memory: float  # T_mem, at the best bandwidth
     longest: float  # the longest request's critical path
+    replicas: int = 1
 
 
 def least_work(
@@ -86,7 +87,7 @@ def bounds(
     optimum = overlapped_best(model.lines, layers + head, memory)
     longest = _longest_path(workload, output_len, prompts, model)
     reachable = max(optimum, longest, _reachable_program(work, head, model, token_budget, replicas))
-    return Bounds(optimum, reachable, layers + head, memory, longest)
+    return Bounds(optimum, reachable, layers + head, memory, longest, replicas)
 
 
 def overlapped_best(lines: NDArray[np.float64], compute: float, memory: float) -> float:

@@ -29,6 +29,8 @@ def load_pool(specs: Sequence[str], options: ReadOptions | None = None) -> Workl
     if not specs:
         raise InputError("no trace given; name a file or a demo: source with --trace")
     options = options or ReadOptions()
+    if options.format is not None:
+        _named(options.format)  # a wrong name is wrong for demo sources too
     workloads = [_read(spec, options) for spec in specs]
     if options.lengths is not None:
         workloads = _fill(workloads, options.lengths)
@@ -38,10 +40,7 @@ def load_pool(specs: Sequence[str], options: ReadOptions | None = None) -> Workl
 def format_of(path: Path, name: str | None = None) -> Format:
     """The format called `name`, or the one the file's content speaks for."""
     if name is not None:
-        for form in FORMATS:
-            if form.name == name:
-                return form
-        raise UnknownName("format", name, [form.name for form in FORMATS])
+        return _named(name)
     beginning = head(path)
     for form in FORMATS:
         if form.matches(beginning):
@@ -49,6 +48,13 @@ def format_of(path: Path, name: str | None = None) -> Format:
     tried = "; ".join(f"{form.name} ({form.expects})" for form in FORMATS)
     start = shown(beginning.line.decode("utf-8", "backslashreplace").strip())
     raise InputError(f"{path}: unknown format, it begins {start}; tried {tried}")
+
+
+def _named(name: str) -> Format:
+    for form in FORMATS:
+        if form.name == name:
+            return form
+    raise UnknownName("format", name, [form.name for form in FORMATS])
 
 
 def _read(spec: str, options: ReadOptions) -> Workload:
