@@ -126,11 +126,16 @@ def group_of(workload: Workload) -> list[int]:
 
 def estimates(workload: Workload, is_visible: np.ndarray) -> list[float | None]:
     """Mean output of the visible requests nearest in prefix, of the same group; None where there is
-    nothing to learn from. Ancestors never enter: nearness is measured on the prompts themselves.
+    nothing to learn from. Requests that share with nobody learn from their like. Ancestors never
+    enter: nearness is measured on the prompts themselves.
     """
     groups = group_of(workload)
     n = len(workload)
     found: list[float | None] = []
+
+    def is_alone(row: int) -> bool:
+        return all(shared_tokens(workload, row, i) == 0 for i in range(n) if i != row)
+
     for row in range(n):
         if is_visible[row]:
             found.append(float(workload.output_len[row]))
@@ -138,6 +143,8 @@ def estimates(workload: Workload, is_visible: np.ndarray) -> list[float | None]:
         peers = [i for i in range(n) if is_visible[i] and groups[i] == groups[row]]
         sampled = [i for i in peers if not workload.is_known[i]]
         evidence = sampled or peers
+        if is_alone(row):
+            evidence = [i for i in evidence if is_alone(i)] or evidence
         if not evidence:
             found.append(None)
             continue

@@ -12,7 +12,7 @@ from blendsim.planner import lengths as lengths_module
 from blendsim.planner.lengths import Lengths, draw, evidence, expect_lengths
 from blendsim.planner.tree import PoolTree, pool_tree
 from blendsim.prefix import sort_prompts
-from blendsim.request import Ints, Workload, from_lengths
+from blendsim.request import Ints, Prompts, Workload, from_lengths
 
 
 def drawn_of(
@@ -72,3 +72,19 @@ def test_plain_twin_finds_the_same_nodes() -> None:
     kernel = lengths_module._deepest_nodes
     for twin in (kernel, kernel.py_func):
         assert twin(parent, count).tolist() == [-1, 1, 1, 3, -1]
+
+
+def test_requests_that_share_nothing_do_not_learn_from_those_that_do() -> None:
+    """One file, two kinds of work: short answers behind a common prompt, long ones alone."""
+    n = 400
+    prompts = Prompts(
+        np.append(np.arange(n + 1) * 50, np.full(n, n * 50)),
+        np.tile(np.arange(50, dtype=np.int32), n),
+        np.zeros(2 * n, np.int32),
+        np.ones(1, np.int32),
+        ("tokens",),
+    )
+    workload = from_lengths([60] * (2 * n), [2] * n + [900] * n, prompts=prompts)
+    _, lengths, drawn = drawn_of(workload, 0.1)
+    assert np.array_equal(lengths.expected, workload.output_len)
+    assert np.array_equal(drawn, workload.output_len)

@@ -96,6 +96,14 @@ def evidence(
     return is_visible[tree.order] & (is_observed | ~has_sample[tree.group])
 
 
+def is_alone(tree: PoolTree) -> NDArray[np.bool_]:
+    """(n,) by leaf position: requests that share no prefix with anyone, so hang from their source.
+
+    They learn from each other first: requests with a common prefix are often another kind of work.
+    """
+    return np.equal(tree.parent[tree.leaf_parent], 0)
+
+
 def draw(workload: Workload, tree: PoolTree, lengths: Lengths, rng: np.random.Generator) -> Ints:
     """One possible world: outputs as varied as the evidence, to predict a run by.
 
@@ -106,12 +114,21 @@ def draw(workload: Workload, tree: PoolTree, lengths: Lengths, rng: np.random.Ge
     found = np.flatnonzero(evidence(workload, tree, lengths.is_visible))
     low, high = np.searchsorted(found, tree.first), np.searchsorted(found, tree.last)
     node = _deepest_nodes(tree.parent, high - low)[tree.leaf_parent]
-    has_evidence = node >= 0
-    at = np.where(has_evidence, node, 0)
-    place = low[at] + (rng.random(len(at)) * (high - low)[at]).astype(np.int64)
+    luck = rng.random(len(node))
     drawn = lengths.expected.copy()
-    leaf = np.flatnonzero(has_evidence & ~lengths.is_visible[tree.order])
-    drawn[tree.order[leaf]] = workload.output_len[tree.order[found[place[leaf]]]]
+
+    def take(leaf: Ints, node: Ints, found: Ints, low: Ints, high: Ints) -> None:
+        place = low[node] + (luck[leaf] * (high - low)[node]).astype(np.int64)
+        drawn[tree.order[leaf]] = workload.output_len[tree.order[found[place]]]
+
+    unseen = ~lengths.is_visible[tree.order]
+    leaf = np.flatnonzero((node >= 0) & unseen)
+    take(leaf, node[leaf], found, low, high)
+    alone = is_alone(tree)
+    found = found[alone[found]]
+    low, high = np.searchsorted(found, tree.first), np.searchsorted(found, tree.last)
+    leaf = np.flatnonzero(alone & unseen & (high > low)[tree.leaf_parent])
+    take(leaf, tree.leaf_parent[leaf], found, low, high)
     limit = np.where(workload.output_limit > 0, workload.output_limit, np.iinfo(np.int64).max)
     return np.where(lengths.is_visible, drawn, np.minimum(drawn, limit))
 
@@ -121,8 +138,9 @@ def estimate(workload: Workload, tree: PoolTree, is_visible: NDArray[np.bool_]) 
 
     That is the sibling rule as well: a subtree without a visible leaf takes the mean of the
     subtrees with which it shares the longest prefix, which are those of its deepest ancestor that
-    has one. Known requests count only in a source without a sample, for they are of another kind.
-    Outside its source a request falls back to the mean of all sampled ones, then to a prior.
+    has one; requests that share no prefix at all learn from each other. Known requests count only
+    in a source without a sample, for they are of another kind. Outside its source a request falls
+    back to the mean of all sampled ones, then to a prior.
     """
     seen = np.where(is_visible, workload.output_len, 0)
     weight = evidence(workload, tree, is_visible).astype(np.float64)
@@ -133,6 +151,11 @@ def estimate(workload: Workload, tree: PoolTree, is_visible: NDArray[np.bool_]) 
         np.append(0.0, np.cumsum(weight)),
         np.append(0.0, np.cumsum(weight * seen[tree.order])),
     )[tree.leaf_parent]
+    alone = is_alone(tree)
+    count = np.bincount(tree.group[alone], weight[alone], int(tree.group.max(initial=-1)) + 1)
+    total = np.bincount(tree.group[alone], (weight * seen[tree.order])[alone], len(count))
+    leaf = np.flatnonzero(alone & (count > 0)[tree.group])
+    mean[leaf] = (total / np.maximum(count, 1))[tree.group[leaf]]
     guessed = np.empty(len(workload))
     guessed[tree.order] = mean
     sampled = seen[is_visible & ~workload.is_known]
