@@ -67,11 +67,13 @@ def test_closed_pipe_is_quiet() -> None:
 
 
 @pytest.mark.parametrize("arguments", [["nothing"], ["--nothing"], ["plan"], ["plan", "--tp", "x"]])
-def test_wrong_usage_exits_2_without_a_traceback(arguments: list[str]) -> None:
+def test_wrong_usage_is_one_line_and_exits_2(arguments: list[str]) -> None:
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 2
-    assert "Error: " in result.stderr
-    assert "Traceback" not in result.stderr
+    assert result.stdout == ""
+    assert result.stderr.count("\n") == 1
+    assert result.stderr.startswith("error: ")
+    assert result.stderr.endswith(" -h\n")
 
 
 def test_version_is_the_packages() -> None:

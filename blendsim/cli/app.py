@@ -18,8 +18,28 @@ INTERRUPTED = 130  # 128 + SIGINT, as shells say it
 BROKEN_PIPE = 141  # 128 + SIGPIPE
 
 
+# NOTE: typer brings its own click or the installed one, by version; this is the class it raises.
+_UsageError: Any = typer.BadParameter.__base__
+
+
+def _told(error: Any) -> Exception:
+    """The exit after wrong usage is told in one line; a bare group's help stays as it is."""
+    if type(error).__name__ == "NoArgsIsHelpError":
+        return error  # type: ignore[no-any-return]
+    message = " ".join(error.format_message().split()).rstrip(".")
+    where = error.ctx.command_path if error.ctx else "blendsim"
+    typer.echo(f"error: {message}; see {where} -h", err=True)
+    return typer.Exit(2)
+
+
 class Group(TyperGroup):
     """Runs a command and turns what a user can mend, or did on purpose, into an exit status."""
+
+    def make_context(self, *args: Any, **extra: Any) -> Any:
+        try:
+            return super().make_context(*args, **extra)
+        except _UsageError as error:
+            raise _told(error) from error
 
     def invoke(self, ctx: Any) -> Any:
         try:
@@ -29,6 +49,8 @@ class Group(TyperGroup):
         except BlendsimError as error:
             typer.echo(f"error: {' '.join(str(error).split())}", err=True)
             raise typer.Exit(2) from error
+        except _UsageError as error:
+            raise _told(error) from error
         except KeyboardInterrupt as error:
             raise typer.Exit(INTERRUPTED) from error
         except BrokenPipeError as error:
