@@ -24,7 +24,7 @@ from blendsim.planner.partition import partition
 from blendsim.planner.tree import pool_tree
 from blendsim.prefix import SortedPrompts, shareable_tokens, shared_tokens, sort_prompts
 from blendsim.report.advice import advise
-from blendsim.report.metrics import Row, outside_notes, run_seconds, summarise
+from blendsim.report.metrics import PoolFacts, Row, outside_notes, run_seconds, summarise
 from blendsim.report.optimum import Bounds, bounds
 from blendsim.request import Ints, Workload
 from blendsim.serving.flavour import Flavour, find_flavour
@@ -207,7 +207,7 @@ def simulate_plan(
     problem = prepare(workload, settings, progress)
     flavour = _flavour(problem, settings.engine)
     progress(f"simulating {plan.policy}")
-    trial = _run(problem, plan, plan.policy, flavour, _bounds(problem, flavour))
+    trial = _run(problem, plan, plan.policy, flavour, _bounds(problem, flavour), _facts(problem))
     notes = [*workload.notes, *problem.lengths.notes, *trial.notes]
     return Simulation(trial.row, trial.log, notes)
 
@@ -222,6 +222,7 @@ class _Trial(NamedTuple):
 
 def _try_all(problem: Problem, baselines: Sequence[Baseline], progress: Progress) -> list[_Trial]:
     """Plan and simulate each, two at a time: compiled code runs outside the interpreter's lock."""
+    facts = _facts(problem)
     limits: dict[Flavour, Bounds] = {}
     for baseline in baselines:
         flavour = _flavour(problem, baseline.engine)
@@ -233,13 +234,15 @@ def _try_all(problem: Problem, baselines: Sequence[Baseline], progress: Progress
         flavour = _flavour(problem, baseline.engine)
         progress(f"planning and simulating {baseline.name}")
         plan = plan_policy(problem, baseline.policy)
-        return _run(problem, plan, baseline.name, flavour, limits[flavour])
+        return _run(problem, plan, baseline.name, flavour, limits[flavour], facts)
 
     with ThreadPoolExecutor(2) as pool:
         return list(pool.map(run, baselines))
 
 
-def _run(problem: Problem, plan: Plan, name: str, flavour: Flavour, limits: Bounds) -> _Trial:
+def _run(
+    problem: Problem, plan: Plan, name: str, flavour: Flavour, limits: Bounds, facts: PoolFacts
+) -> _Trial:
     """Simulate a plan on what planning may see and, where they differ, on the true lengths."""
     truth = problem.true_lengths
     log = simulate(plan, problem.workload, problem.drawn, problem.prompts, problem.model, flavour)
@@ -254,8 +257,7 @@ def _run(problem: Problem, plan: Plan, name: str, flavour: Flavour, limits: Boun
         log,
         limits,
         problem.model.system.kv_blocks,
-        _densities(problem),
-        shareable_tokens(problem.workload, problem.prompts, problem.model.system.block_tokens),
+        facts,
     )
     return _Trial(plan, row, log, limits, outside_notes(log, problem.model.coverage))
 
@@ -278,15 +280,14 @@ def _bounds(problem: Problem, flavour: Flavour) -> Bounds:
     )
 
 
-def _densities(problem: Problem) -> tuple[float, float]:
-    """Density of the pool: closed form as in the paper's Table 4, and by the profile with block
-    sharing.
-    """
+def _facts(problem: Problem) -> PoolFacts:
     workload, prompts, system = problem.workload, problem.prompts, problem.model.system
     truth = problem.true_lengths
     closed = closed_form(system, workload.prompt_len, truth)
     measured = profiled(problem.model, workload.prompt_len, truth)
-    return (
+    shareable = shareable_tokens(workload, prompts, system.block_tokens)
+    return PoolFacts(
         table_density(closed, shareable_tokens(workload, prompts) / workload.prompt_len.sum()),
-        pool_density(measured, shareable_tokens(workload, prompts, system.block_tokens)),
+        pool_density(measured, shareable),
+        shareable,
     )

@@ -9,7 +9,7 @@ from blendsim import search
 from blendsim.perf.kernels import overlapped
 from blendsim.perf.overlap import overlap_lines
 from blendsim.plan import Plan
-from blendsim.report.metrics import kv_use, run_seconds, summarise
+from blendsim.report.metrics import PoolFacts, kv_use, run_seconds, summarise
 from blendsim.request import Workload, from_lengths
 from blendsim.serving.core import ServingCore
 from blendsim.serving.flavour import find_flavour
@@ -157,4 +157,6 @@ def test_run_that_beats_a_bound_is_a_bug() -> None:
     log = log_of(problem, plan)
     fast, outputs = replace(log, times=log.times * 1e-3), problem.workload.output_len
     with pytest.raises(AssertionError, match="less than the practical optimum"):
-        summarise("fcfs", problem.workload, outputs, 1.0, fast, choice.bounds, 100, (1.0, 1.0), 0)
+        summarise(
+            "fcfs", problem.workload, outputs, 1.0, fast, choice.bounds, 100, PoolFacts(1.0, 1.0, 0)
+        )

@@ -1,7 +1,7 @@
 """Metrics of one schedule: the row that tables and `--json` show, and what each number means."""
 
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -45,6 +45,14 @@ class Row:
         return self.predicted_seconds if self.seconds is None else self.seconds
 
 
+class PoolFacts(NamedTuple):
+    """What is true of a pool on a system whatever the schedule."""
+
+    density: float  # closed form, as in the paper's Table 4
+    density_profile: float  # from the kernel profile, best sharing at the core's block size
+    shareable_tokens: int  # the most prompt tokens that sharing blocks can save
+
+
 def kv_use(log: StepLog, capacity_blocks: int) -> float:
     """Time-weighted mean share of the KV blocks that running requests hold."""
     seconds = log.time("seconds")
@@ -82,8 +90,7 @@ def summarise(
     log: StepLog,
     bounds: Bounds,
     capacity_blocks: int,
-    densities: tuple[float, float],
-    shareable: int,
+    facts: PoolFacts,
 ) -> Row:
     """The row of a simulated run. `output_len` is what the run generated; bounds hold for the same
     lengths.
@@ -113,9 +120,9 @@ def summarise(
         reachable_seconds=bounds.reachable,
         share_of_reachable=bounds.reachable / seconds,
         sharing_ratio=float(log.count("hit_tokens").sum()) / inputs,
-        sharing_optimum=shareable / inputs,
-        density=densities[0],
-        density_profile=densities[1],
+        sharing_optimum=facts.shareable_tokens / inputs,
+        density=facts.density,
+        density_profile=facts.density_profile,
         preempted_tokens=int(log.count("preempted_tokens").sum()),
         kv_use=kv_use(log, capacity_blocks),
         steps=len(log),

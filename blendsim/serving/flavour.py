@@ -55,6 +55,7 @@ FLAVOURS: dict[str, Flavour] = {
             oldest_leaves_first=True,
             overlaps=False,
         ),
+        # NOTE: an outline, as is nanoflow: no prefill-first rounds, new_token_ratio or retraction.
         Flavour("sglang", "0.5", admission=PREDICTED_PEAK, overlaps=False),
         Flavour("sequential", "blendsim", max_running=2_048, overlaps=False),
     )
