@@ -52,8 +52,9 @@ def main() -> None:
     print(row(*["---"] * 6))
     with tempfile.TemporaryDirectory() as folder:
         for trace in sys.argv[1:]:
-            show(trace, "cold", [plan(trace, folder)])
-            show(trace, "warm", [plan(trace, folder) for _ in range(3)])
+            with tempfile.TemporaryDirectory() as cache:  # one a trace, or the next is not cold
+                show(trace, "cold", [plan(trace, cache)])
+                show(trace, "warm", [plan(trace, cache) for _ in range(3)])
         full = Path(folder) / "pool.parquet"
         write_workload(blended_pool(REQUESTS), full)
         show(str(full), "warm", [plan(str(full)) for _ in range(3)])
