@@ -6,14 +6,13 @@ simulated only to report what the choice was worth.
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from typing import NamedTuple
 
 import numpy as np
 
 from blendsim import __version__
 from blendsim.baselines import BASELINES, Baseline
-from blendsim.errors import InputError, UnknownName
 from blendsim.perf.density import RequestCosts, closed_form, pool_density, profiled, table_density
 from blendsim.perf.model import StepModel, step_model
 from blendsim.plan import Plan, require_same_workload
@@ -28,44 +27,11 @@ from blendsim.report.metrics import PoolFacts, Row, outside_notes, run_seconds, 
 from blendsim.report.optimum import Bounds, bounds
 from blendsim.request import Ints, Workload
 from blendsim.serving.flavour import Flavour, find_flavour
+from blendsim.settings import AUTO, Settings
 from blendsim.sim.run import simulate
-from blendsim.specs import System, find_gpu, find_model
 from blendsim.steplog import StepLog
 
-AUTO = "auto"
 Progress = Callable[[str], None]
-
-
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """What a user asks `plan` and `compare` for. Defaults live here."""
-
-    model: str = "llama-3.1-8b"
-    gpu: str = "a100-80g"
-    tp: int = 1
-    dp: int = 1
-    engine: str = "nanoflow"
-    overlap: str = "auto"  # sum, max, table or fit; auto: fit where measured, else table
-    planner: str = AUTO
-    sample: float = 0.01  # share of the requests run first to learn output lengths; 1 = known
-    token_budget: int | None = None  # tokens a step; None: the engine's own
-    kv_bytes: int | None = None  # KV memory of a replica; None: from the GPU's memory
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if not 0 < self.sample <= 1:
-            raise InputError(f"--sample {self.sample} must be above 0 and at most 1")
-        if self.dp < 1:
-            raise InputError(f"--dp {self.dp} must be at least 1")
-        if self.seed < 0:
-            raise InputError(f"--seed {self.seed} must be at least 0")
-        if self.planner != AUTO and self.planner not in POLICIES:
-            raise UnknownName("planner", self.planner, (AUTO, *POLICIES))
-
-    @property
-    def system(self) -> System:
-        """The replica that is asked for."""
-        return System(find_model(self.model), find_gpu(self.gpu), self.tp, self.kv_bytes)
 
 
 class Choice(NamedTuple):

@@ -132,6 +132,22 @@ class System:
         return min(self.model.context, self.kv_blocks * self.block_tokens)
 
 
+@dataclass(frozen=True, slots=True)
+class Link:
+    """A connection that KV moves over. SI units; both directions at once, each at `bandwidth`."""
+
+    name: str
+    bandwidth: float  # bytes/s, one way
+    latency: float = 0.0  # seconds a message
+
+    def __post_init__(self) -> None:
+        if not 0 < self.bandwidth < float("inf") or not 0 <= self.latency < float("inf"):
+            raise InputError(
+                f"link {self.name!r}: {self.bandwidth:g} bytes/s at {self.latency:g} s a message "
+                "moves nothing; give a bandwidth above 0 and a latency of 0 or more"
+            )
+
+
 _MIB = 1 << 20
 
 GPUS: dict[str, GpuSpec] = {
@@ -159,6 +175,20 @@ MODELS: dict[str, ModelSpec] = {
     )
 }
 
+#: Peak of one direction as the vendors state it: NVLink per GPU, PCIe ×16, one network card a GPU.
+LINKS: dict[str, Link] = {
+    link.name: link
+    for link in (
+        Link("nvlink3", 300e9, 5e-6),  # A100
+        Link("nvlink4", 450e9, 5e-6),  # H100, H200
+        Link("nvlink5", 900e9, 5e-6),  # B200
+        Link("pcie4", 32e9, 10e-6),
+        Link("pcie5", 64e9, 10e-6),
+        Link("ib-200g", 25e9, 10e-6),
+        Link("ib-400g", 50e9, 10e-6),
+    )
+}
+
 
 _MOST_COUNTED = 1 << 31  # of anything a config.json counts
 
@@ -168,6 +198,13 @@ def find_gpu(name: str) -> GpuSpec:
     if name not in GPUS:
         raise UnknownName("GPU", name, GPUS)
     return GPUS[name]
+
+
+def find_link(name: str) -> Link:
+    """The link of that name, or UnknownName with the nearest ones."""
+    if name not in LINKS:
+        raise UnknownName("link", name, LINKS)
+    return LINKS[name]
 
 
 def find_model(name: str) -> ModelSpec:

@@ -88,7 +88,7 @@ def test_package_runs_as_a_module() -> None:
 
 
 def test_plan_help_shows_the_defaults_that_live_in_settings() -> None:
-    from blendsim.search import Settings
+    from blendsim.settings import Settings
 
     shown = " ".join(CliRunner().invoke(app, ["plan", "--help"]).stdout.split())
     for name in ("model", "gpu", "tp", "engine", "planner", "sample", "seed"):

@@ -25,6 +25,7 @@ FLOORS = {
     "sim": 4,
     "blendrt": 4,
     "baselines": 5,
+    "settings": 5,
     "search": 6,
     "cli": 7,
     "__main__": 8,  # `python -m blendsim`

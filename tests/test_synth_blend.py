@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from blendsim.cli.app import app
 from blendsim.errors import InputError, UnknownName
 from blendsim.perf.density import closed_form, table_density
-from blendsim.search import Settings
+from blendsim.settings import Settings
 from blendsim.synth.blend import Blend, blend
 from blendsim.synth.recipes import GRID_SOURCES, RECIPES, Recipe, grid
 from blendsim.synth.sources import open_source

@@ -13,7 +13,7 @@ from blendsim.cli.config import overlay, read_config
 
 if TYPE_CHECKING:  # nothing heavy before a command runs
     from blendsim.request import Workload
-    from blendsim.search import Settings
+    from blendsim.settings import Settings
     from blendsim.traces.seam import ReadOptions
 
 Traces = Annotated[
@@ -94,7 +94,7 @@ def platform(settings: "Settings") -> str:
 
 def resolve(params: dict[str, Any]) -> Asked:
     """A command's parameters on top of its --config on top of the defaults."""
-    from blendsim.search import Settings
+    from blendsim.settings import Settings
     from blendsim.traces.seam import ReadOptions
 
     path = params.get("config")
@@ -118,7 +118,7 @@ class WithDefaults(TyperCommand):
     """A command whose help shows the defaults that live in Settings."""
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
-        from blendsim.search import Settings
+        from blendsim.settings import Settings
 
         defaults = Settings()
         for param in self.params:

@@ -67,7 +67,7 @@ def _asked(meta: Any, path: Path, workload: Path | None) -> o.Asked:
     """What the plan remembers of how it was made, with another place to read the pool from."""
     from blendsim.cli.config import overlay
     from blendsim.errors import InputError
-    from blendsim.search import Settings
+    from blendsim.settings import Settings
     from blendsim.traces.seam import ReadOptions
 
     source = meta.get("source")

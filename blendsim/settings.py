@@ -1,0 +1,44 @@
+"""Settings: what a user asks of planning, simulating and replaying a pool. Defaults live here.
+
+A room of its own because the GPU runtime's commands read it where the simulator is not installed.
+"""
+
+from dataclasses import dataclass
+
+from blendsim.errors import InputError, UnknownName
+from blendsim.planner.make import POLICIES
+from blendsim.specs import System, find_gpu, find_model
+
+AUTO = "auto"
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What a user asks `plan` and `compare` for. Defaults live here."""
+
+    model: str = "llama-3.1-8b"
+    gpu: str = "a100-80g"
+    tp: int = 1
+    dp: int = 1
+    engine: str = "nanoflow"
+    overlap: str = "auto"  # sum, max, table or fit; auto: fit where measured, else table
+    planner: str = AUTO
+    sample: float = 0.01  # share of the requests run first to learn output lengths; 1 = known
+    token_budget: int | None = None  # tokens a step; None: the engine's own
+    kv_bytes: int | None = None  # KV memory of a replica; None: from the GPU's memory
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.sample <= 1:
+            raise InputError(f"--sample {self.sample} must be above 0 and at most 1")
+        if self.dp < 1:
+            raise InputError(f"--dp {self.dp} must be at least 1")
+        if self.seed < 0:
+            raise InputError(f"--seed {self.seed} must be at least 0")
+        if self.planner != AUTO and self.planner not in POLICIES:
+            raise UnknownName("planner", self.planner, (AUTO, *POLICIES))
+
+    @property
+    def system(self) -> System:
+        """The replica that is asked for."""
+        return System(find_model(self.model), find_gpu(self.gpu), self.tp, self.kv_bytes)

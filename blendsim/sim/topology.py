@@ -1,0 +1,51 @@
+"""Topology: how replicas stand together. A row of fields; the world in `cluster` is built from it."""
+
+import re
+from dataclasses import dataclass
+
+from blendsim.errors import InputError
+from blendsim.specs import Link
+
+_POOLS = re.compile(r"(\d+)P(\d+)D", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class Topology:
+    """Colocated replicas (each does prefill and decode), or a pool of prefill and one of decode
+    replicas with a link between them.
+    """
+
+    prefill: int = 0  # replicas that only prefill; 0: every replica does both
+    decode: int = 0  # replicas that only decode
+    link: Link | None = None  # KV moves over it from the prefill pool to the decode pool
+    #: Colocated ranks without waiting requests take some from the rank that has most left.
+    steals: bool = False
+
+    def __post_init__(self) -> None:
+        if (self.prefill > 0) != (self.decode > 0) or min(self.prefill, self.decode) < 0:
+            raise InputError(
+                f"{self.prefill}P{self.decode}D lacks a pool; give at least 1P1D, or no pools"
+            )
+        if self.prefill and self.link is None:
+            raise InputError(f"{self.name} needs a link between its pools; name one")
+
+    @property
+    def is_disaggregated(self) -> bool:
+        """Whether prefill and decode run on different replicas."""
+        return self.prefill > 0
+
+    @property
+    def name(self) -> str:
+        """ "1P2D", or "colocated"."""
+        return f"{self.prefill}P{self.decode}D" if self.prefill else "colocated"
+
+
+COLOCATED = Topology()
+
+
+def pools(text: str, link: Link) -> Topology:
+    """The topology that "1P2D" names, with this link between its pools."""
+    match = _POOLS.fullmatch(text)
+    if match is None:
+        raise InputError(f"topology {text!r} is not of the form 1P2D; name both pools' replicas")
+    return Topology(prefill=int(match[1]), decode=int(match[2]), link=link)
