@@ -1,4 +1,4 @@
-"""Topology: how replicas stand together. A row of fields; the world in `cluster` is built from it."""
+"""Topology: how replicas stand together, a row of fields; `cluster` builds the world from it."""
 
 import re
 from dataclasses import dataclass
