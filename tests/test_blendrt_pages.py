@@ -8,7 +8,7 @@ from hypothesis import example, given, settings
 from oracle_serving import World
 from serving_worlds import core_of, worlds
 
-from blendrt.pages import PagedStep, PageTable, pool_pages
+from blendrt.pages import PagedStep, Pager, pool_pages
 
 FLAVOURS = {
     "nanoflow": ({"predicted_peak": True}, {}),
@@ -24,8 +24,8 @@ class Mirror:
         changes, rules = FLAVOURS[flavour]
         self.world = replace(world, **changes)  # type: ignore[arg-type]
         self.core = core_of(self.world, **rules)
-        self.table = PageTable(self.core)
-        self.pool = np.full((self.table.pages, world.block), -1, np.int64)
+        self.pager = Pager(self.core)
+        self.pool = np.full((self.pager.pages, world.block), -1, np.int64)
         self.text = [self._prefixes(k) for k in range(len(world.prompts))]
 
     def _prefixes(self, request: int) -> np.ndarray:
@@ -38,8 +38,8 @@ class Mirror:
         steps = []
         while not self.core.is_done:
             self.core.step()
-            steps.append(self.table.follow())
-            self.table.check()
+            steps.append(self.pager.follow())
+            self.pager.check()
             self.read_and_write(steps[-1])
             self.core.commit()
             assert len(steps) < 20_000
@@ -96,7 +96,7 @@ def test_step_with_pages_is_the_step_of_the_core(world: World) -> None:
     mirror = Mirror(world, "nanoflow")
     while not mirror.core.is_done:
         mirror.core.step()
-        step = mirror.table.follow()
+        step = mirror.pager.follow()
         columns = (step.requests, step.computed, step.tokens)
         assert sorted(zip(*(c.tolist() for c in columns), strict=True)) == mirror.scheduled()
         assert int(step.samples.sum()) == mirror.core.counts()["sampled_tokens"]

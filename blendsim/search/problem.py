@@ -6,17 +6,15 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import NamedTuple
 
-import numpy as np
-
 from blendsim import __version__
 from blendsim.perf.density import RequestCosts, closed_form
 from blendsim.perf.model import StepModel, step_model
 from blendsim.plan import Plan
 from blendsim.planner.blend import BlendSettings
-from blendsim.planner.lengths import Lengths, draw, expect_lengths
+from blendsim.planner.lengths import Lengths
 from blendsim.planner.make import make_plan
+from blendsim.planner.outlook import look_ahead, reported_lengths
 from blendsim.planner.partition import partition
-from blendsim.planner.tree import pool_tree
 from blendsim.prefix import SortedPrompts, shared_tokens, sort_prompts
 from blendsim.request import Ints, Workload
 from blendsim.settings import Settings
@@ -38,7 +36,7 @@ class Problem(NamedTuple):
     @property
     def true_lengths(self) -> Ints:
         """Output lengths to report on: the trace's, or the drawn ones where it gives none."""
-        return np.where(self.workload.has_output, self.workload.output_len, self.drawn)
+        return reported_lengths(self.workload, self.drawn)
 
 
 def prepare(workload: Workload, settings: Settings, progress: Progress = lambda _: None) -> Problem:
@@ -48,13 +46,8 @@ def prepare(workload: Workload, settings: Settings, progress: Progress = lambda 
     progress("sorting prompts by prefix")
     prompts = sort_prompts(workload)
     progress("estimating output lengths")
-    rng = np.random.default_rng(settings.seed)
-    tree = pool_tree(workload, prompts)
-    lengths = expect_lengths(workload, tree, settings.sample, rng)
-    # What cannot be served is not expected either: a request has the room its prompt leaves.
-    room = np.maximum(1, system.longest_request - workload.prompt_len)
-    lengths = lengths._replace(expected=np.minimum(lengths.expected, room))
-    drawn = np.minimum(draw(workload, tree, lengths, rng), room)
+    longest = system.longest_request
+    lengths, drawn = look_ahead(workload, prompts, longest, settings.sample, settings.seed)
     # NOTE: the closed form counts KV held for d steps, p·d + d²/2, which is what dual scan divides;
     # the profile's d − 1 reads would give a request with one output token no memory at all.
     costs = closed_form(system, workload.prompt_len, lengths.expected)

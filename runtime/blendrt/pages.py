@@ -1,6 +1,6 @@
 """Numbers for the serving core's blocks: which page of the KV pool holds which tokens of whom.
 
-The core counts blocks; attention kernels need their places. `PageTable.follow` is called once after
+The core counts blocks; attention kernels need their places. `Pager.follow` is called once after
 every `core.step()`. It frees what left, lets each prefix node and each request have as many pages
 as the core counts, and lists every scheduled request's pages in the order of its tokens. A node's
 pages are shared by all that read it, all others have one owner.
@@ -30,10 +30,10 @@ class PagedStep(NamedTuple):
     samples: NDArray[np.bool_]  # (m,) whether the last of them yields an output token
     chunks: int  # how many of the m are prefill chunks
     indptr: Ints  # (m + 1,) request i's pages are indices[indptr[i]:indptr[i + 1]]
-    indices: NDArray[np.int32]
+    indices: Ints
 
 
-class PageTable:
+class Pager:
     """The pages of one serving core's running requests and cached prefixes."""
 
     def __init__(self, core: ServingCore) -> None:
@@ -233,13 +233,14 @@ class PageTable:
         self._shared = np.concatenate([self._shared, np.zeros(more, np.int64)])
         self._empty = list(range(old + more - 1, old - 1, -1))
 
-    def _gather(self, requests: Ints) -> tuple[Ints, NDArray[np.int32]]:
+    def _gather(self, requests: Ints) -> tuple[Ints, Ints]:
         """indptr and indices of these requests' pages."""
         seats = np.array([self._seat[k] for k in requests.tolist()], np.int64)
         count = self._filled[seats]
         indptr = np.concatenate([np.zeros(1, np.int64), np.cumsum(count)])
         places = np.repeat(seats * self._table.shape[1] - indptr[:-1], count)
-        return indptr, self._table.reshape(-1)[places + np.arange(indptr[-1])]
+        pages = self._table.reshape(-1)[places + np.arange(indptr[-1])]
+        return indptr, pages.astype(np.int64)
 
 
 def pool_pages(core: ServingCore) -> int:
