@@ -18,6 +18,7 @@ from blendsim.errors import InputError
 from blendsim.files import replacing
 
 SCHEMA_VERSION = 1
+MEASURED_ROWS = "measured_rows"  # key of meta: rows of a sampled replay that were measured
 
 #: Counts of one step, in the order the serving core writes them. The first six are Batch's fields.
 COUNTS: tuple[str, ...] = (
@@ -74,6 +75,18 @@ class StepLog:
         """One times column, seconds."""
         return self.times[:, TIMES.index(name)]
 
+    @property
+    def is_measured(self) -> NDArray[np.bool_]:
+        """(steps,), whether `seconds` were found for the row itself: everywhere but in a sampled
+        replay, which lists its rows in `meta` and estimates the others.
+        """
+        rows = self.meta.get(MEASURED_ROWS)
+        if rows is None:
+            return np.ones(len(self), np.bool_)
+        measured = np.zeros(len(self), np.bool_)
+        measured[np.array(rows, np.int64)] = True
+        return measured
+
 
 def write_steplog(log: StepLog, path: Path) -> None:
     """Write `log` as Parquet (schema in docs/steplog.md)."""
@@ -95,6 +108,11 @@ def read_steplog(path: Path) -> StepLog:
     """Read what `write_steplog` wrote; refuses other files and newer schemas."""
     table, meta = read_table(path, "steplog", SCHEMA_VERSION)
     require_columns(table, _SCHEMA, path)
+    rows = meta.get(MEASURED_ROWS, [])
+    if not all(isinstance(row, int) and 0 <= row < len(table) for row in rows):
+        raise InputError(
+            f"{path}: {MEASURED_ROWS} in its metadata names rows it lacks; replay again"
+        )
     return StepLog(
         counts=np.column_stack([table[name].to_numpy() for name in COUNTS]),
         times=np.column_stack([table[name].to_numpy() for name in TIMES]),
