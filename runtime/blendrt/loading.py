@@ -1,0 +1,143 @@
+"""What a replay runs on: which device, which model with whose weights, which executor.
+
+A plan's own model is never replaced without the user's word: `tiny` is named, and any other model
+must have the shape the plan was made for.
+"""
+
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from blendrt.attention import Attention
+from blendrt.attention.reference import ReferenceAttention
+from blendrt.config import TINY, DecoderConfig
+from blendrt.executor import Executor
+from blendrt.kv_pool import KvPool, page_bytes
+from blendrt.machine import device_name, free_bytes
+from blendrt.model import Decoder
+from blendrt.weights import load_weights, random_weights, weight_bytes
+from blendsim.errors import InputError, PlanMismatch, Unavailable, UnknownName
+from blendsim.specs import ModelSpec, System, find_model
+
+SEQUENTIAL, OVERLAP = "sequential", "overlap"
+EXECUTORS = (SEQUENTIAL, OVERLAP)
+
+
+@dataclass(frozen=True, slots=True)
+class ModelChoice:
+    """The decoder to run, and the directory with its weights; None draws them from the seed."""
+
+    config: DecoderConfig
+    directory: Path | None
+
+
+@dataclass(frozen=True, slots=True)
+class Runtime:
+    """A decoder with its weights on a device, and how its steps are executed."""
+
+    decoder: Decoder
+    executor: str = SEQUENTIAL
+    seed: int = 0  # of prompt tokens that are not known
+
+    def __post_init__(self) -> None:
+        if self.executor not in EXECUTORS:
+            raise UnknownName("executor", self.executor, EXECUTORS)
+
+
+def find_device(gpu: bool) -> torch.device:
+    """The CPU, or the current GPU; Unavailable if torch can use none."""
+    if not gpu:
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        raise Unavailable(
+            f"--gpu: torch {torch.__version__} finds no GPU on this machine; "
+            "without --gpu, --model tiny replays the plan on the CPU"
+        )
+    return torch.device("cuda", torch.cuda.current_device())
+
+
+def choose_model(asked: str | None, planned: ModelSpec, gpu: bool) -> ModelChoice:
+    """The model to run for a plan made for `planned`; without a word about it, that one on a GPU.
+
+    Raises PlanMismatch for a model of another shape, InputError if nothing is named for the CPU.
+    """
+    if asked is None and not gpu:
+        raise InputError(
+            f"the plan is for {planned.name}, which a CPU does not run in reasonable time; name "
+            "--model tiny (same schedule, small random model), --model DIR, or use --gpu"
+        )
+    if asked == TINY.name:
+        return ModelChoice(TINY, None)
+    spec = planned if asked is None else find_model(asked)
+    other = [
+        f"{field.name} {getattr(spec, field.name)} instead of {getattr(planned, field.name)}"
+        for field in fields(ModelSpec)
+        if field.name != "name" and getattr(spec, field.name) != getattr(planned, field.name)
+    ]
+    if other:
+        raise PlanMismatch(
+            f"--model {asked} is not the model the plan was made for, {planned.name}: {other[0]}; "
+            f"plan again with --model {asked}, or replay with --model tiny"
+        )
+    directory = Path(asked) if asked is not None else None
+    if directory is None or not directory.is_dir():
+        return ModelChoice(DecoderConfig.from_spec(spec), None)
+    has_weights = any(directory.glob("*.safetensors"))
+    config = DecoderConfig.from_directory(directory)
+    return ModelChoice(config, directory if has_weights else None)
+
+
+def load_decoder(choice: ModelChoice, seed: int, device: torch.device) -> Decoder:
+    """The decoder with its weights: bfloat16 on a GPU, float32 on the CPU, which is exact."""
+    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+    needed, free = weight_bytes(choice.config, dtype), free_bytes(device)
+    if needed > free:
+        raise InputError(
+            f"{choice.config.name} needs {needed / 1e9:.1f} GB for weights and {free / 1e9:.1f} GB "
+            f"are free on {device_name(device)}; use --model tiny"
+        )
+    if choice.directory is None:
+        weights = random_weights(choice.config, seed, device, dtype)
+    else:
+        weights = load_weights(choice.directory, choice.config, device, dtype)
+    return Decoder(choice.config, weights)
+
+
+def make_pool(decoder: Decoder, pages: int, system: System) -> KvPool:
+    """A KV pool of `pages` pages; InputError that says what fits if it does not."""
+    size = page_bytes(decoder.config, system.block_tokens, decoder.dtype)
+    free = free_bytes(decoder.device)
+    if pages * size > free:
+        fit = free // size * system.block_tokens * system.kv_bytes_per_token
+        raise InputError(
+            f"{pages:,} KV blocks need {pages * size / 1e9:.1f} GB and {free / 1e9:.1f} GB are "
+            f"free on {device_name(decoder.device)}; {free // size:,} blocks fit: plan again with "
+            f"kv_bytes = {fit} in --config's [settings]"
+        )
+    return KvPool(decoder.config, pages, system.block_tokens, decoder.device, decoder.dtype)
+
+
+def make_executor(runtime: Runtime, pool: KvPool) -> Executor:
+    """The runtime's executor over `pool`."""
+    decoder = runtime.decoder
+    if runtime.executor == OVERLAP:
+        from blendrt.executor.overlap import OverlapExecutor
+
+        overlapped: Any = OverlapExecutor
+        return overlapped(decoder, lambda: make_attention(decoder, pool), pool)  # type: ignore[no-any-return]
+    from blendrt.executor.sequential import SequentialExecutor
+
+    return SequentialExecutor(decoder, make_attention(decoder, pool), pool)
+
+
+def make_attention(decoder: Decoder, pool: KvPool) -> Attention:
+    """FlashInfer on a GPU, the reference elsewhere, and for the tiny model, whose heads FlashInfer
+    has no kernels for.
+    """
+    if decoder.device.type != "cuda" or decoder.config == TINY:
+        return ReferenceAttention()
+    from blendrt.attention.flashinfer import FlashInferAttention
+
+    return FlashInferAttention(decoder.config, pool.block_tokens, decoder.device, decoder.dtype)
