@@ -21,6 +21,10 @@ Ints = NDArray[np.int64]
 KINDS = ("decode only", "mixed", "prefill-heavy")  # prefill-heavy: more than half of the tokens
 PARTS = 3  # classes of KV read: thirds of the steps compared
 
+_NOT_THE_SAME = (
+    "not the same schedule; simulate and replay one plan with one engine and token budget"
+)
+
 
 class Compared(NamedTuple):
     """The steps whose seconds were measured, one entry each."""
@@ -96,7 +100,6 @@ def validate(
     """
     notes = _same_plan(simulated.meta, measured.meta, names)
     pairs = _paired(simulated, measured, names)
-    _require_same_counts(simulated, measured, pairs, names)
     if len(pairs) < len(simulated):
         notes.append(
             f"{names[1]} has {len(pairs):,} of {len(simulated):,} steps; compared as far as it goes"
@@ -186,7 +189,9 @@ def _same_plan(
 
 
 def _paired(simulated: StepLog, measured: StepLog, names: tuple[str, str]) -> Ints:
-    """(steps, 3): the row in either log, and which step of its replica it is."""
+    """(steps, 3): the row in either log, and which step of its replica it is. Every measured row
+    has its simulated one, with the same counts.
+    """
     for log, name in zip((simulated, measured), names, strict=True):
         if len(log) == 0:
             raise InputError(f"{name}: holds no steps; run it again")
@@ -194,13 +199,14 @@ def _paired(simulated: StepLog, measured: StepLog, names: tuple[str, str]) -> In
     for replica in np.unique(measured.replica).tolist():
         rows = np.flatnonzero(simulated.replica == replica)
         found = np.flatnonzero(measured.replica == replica)
+        both = min(len(rows), len(found))
+        parts.append(np.column_stack([rows[:both], found[:both], np.arange(both)]))
+        _require_same_counts(simulated, measured, parts[-1], names)
         if len(found) > len(rows):
             raise InputError(
                 f"{names[1]}: replica {replica} has {len(found):,} steps, {len(rows):,} in "
-                f"{names[0]}: not the same schedule; simulate and replay one plan with one engine "
-                "and token budget"
+                f"{names[0]}: {_NOT_THE_SAME}"
             )
-        parts.append(np.column_stack([rows[: len(found)], found, np.arange(len(found))]))
     return np.concatenate(parts)
 
 
@@ -214,8 +220,7 @@ def _require_same_counts(
         column = int(np.argmax(differs[row]))
         raise InputError(
             f"{names[1]}: step {pairs[row, 2]:,} has {COUNTS[column]} = {right[row, column]:,}, "
-            f"{left[row, column]:,} in {names[0]}: not the same schedule; simulate and replay one "
-            "plan with one engine and token budget"
+            f"{left[row, column]:,} in {names[0]}: {_NOT_THE_SAME}"
         )
 
 
