@@ -42,6 +42,23 @@ class Estimate(NamedTuple):
     steps: Floats  # (steps,), seconds of each step: measured, or estimated; they add to `seconds`
 
 
+class Stratum(NamedTuple):
+    """One box of steps: what its steps compute, when they run, what was measured of them."""
+
+    steps: int
+    measured: int
+    tokens_low: int  # computed in a step
+    tokens_high: int
+    context_low: int  # KV tokens read by decodes
+    context_high: int
+    prefill_low: float  # share of prompt tokens
+    prefill_high: float
+    position_low: float  # in the run, from 0 to 1
+    position_high: float
+    seconds: float  # of all its steps, estimated
+    spread: float  # standard deviation of the measured steps over their mean
+
+
 def step_axes(counts: Ints) -> Floats:
     """(steps, 4): log₂ of tokens and of context read, share of prefill, position in the run."""
     prefill = counts[:, COUNTS.index("prefill_tokens")]
@@ -141,14 +158,47 @@ def estimate(sample: Sample, seconds: Floats, model: Floats | None = None) -> Es
             pull = factor * apart**2 / spread
             residual = (residual - slope * apart) / np.maximum(0.1, 1.0 - pull)
             steps = steps + slope * (model - centre[stratum])
-    steps[chosen] = seconds
     variances = np.bincount(at, weights=residual**2, minlength=strata) / np.maximum(1, n - 1)
     variances *= blown
     error = float(np.sqrt(variances.sum()))
     degrees = _degrees(variances, n, slope != 0.0)
-    total = float(steps.sum())
+    totals = np.bincount(stratum, steps).astype(np.float64)
+    total = float(totals.sum())
     reach = student_quantile(0.5 + LEVEL / 2, degrees) * error if error > 0 else 0.0
-    return Estimate(total, max(0.0, total - reach), total + reach, LEVEL, degrees, slope, steps)
+    low, high = max(0.0, total - reach), total + reach
+    spread_out = _spread_out(sample, totals, seconds, model)
+    return Estimate(total, low, high, LEVEL, degrees, slope, spread_out)
+
+
+def strata_table(counts: Ints, sample: Sample, found: Estimate) -> list[Stratum]:
+    """What each stratum holds, a row each."""
+    _, _, share, position = step_axes(counts).T
+    prefill = counts[:, COUNTS.index("prefill_tokens")]
+    tokens = prefill + counts[:, COUNTS.index("decode_requests")]
+    context = counts[:, COUNTS.index("context_tokens")]
+    is_chosen = np.zeros(len(counts), np.bool_)
+    is_chosen[sample.chosen] = True
+    rows = []
+    for k in range(int(sample.stratum.max()) + 1):
+        box = np.flatnonzero(sample.stratum == k)
+        measured = found.steps[box[is_chosen[box]]]
+        rows.append(
+            Stratum(
+                len(box),
+                len(measured),
+                int(tokens[box].min()),
+                int(tokens[box].max()),
+                int(context[box].min()),
+                int(context[box].max()),
+                float(share[box].min()),
+                float(share[box].max()),
+                float(position[box].min()),
+                float(position[box].max()),
+                float(found.steps[box].sum()),
+                float(measured.std(ddof=1) / measured.mean()) if len(measured) > 1 else 0.0,
+            )
+        )
+    return rows
 
 
 def student_quantile(p: float, degrees: float) -> float:
@@ -171,6 +221,20 @@ def _centred(values: Floats, at: Ints, n: Ints) -> tuple[Floats, Floats]:
     """The values less their stratum's mean, and the means."""
     mean = np.bincount(at, weights=values, minlength=len(n)) / n
     return values - mean[at], mean
+
+
+def _spread_out(sample: Sample, totals: Floats, seconds: Floats, model: Floats | None) -> Floats:
+    """Seconds of every step: measured ones as they are, the others their stratum's rest in
+    proportion to the model, or in equal parts.
+    """
+    stratum, chosen = sample
+    weights = np.ones(len(stratum)) if model is None else model.copy()
+    weights[chosen] = 0.0
+    sums = np.bincount(stratum, weights)
+    rest = totals - np.bincount(stratum[chosen], seconds, minlength=len(totals))
+    steps: Floats = weights * (rest / np.where(sums > 0, sums, 1.0))[stratum]
+    steps[chosen] = seconds
+    return steps
 
 
 def _degrees(variances: Floats, n: Ints, has_slope: bool) -> float:

@@ -5,14 +5,14 @@ a step, by kind of step, over the whole run, and in what one policy gains on ano
 """
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from blendsim.errors import InputError, PlanMismatch
+from blendsim.errors import InputError
+from blendsim.report.matching import matching_rows, require_same_plan
 from blendsim.steplog import COUNTS, StepLog
 
 Floats = NDArray[np.float64]
@@ -20,10 +20,6 @@ Ints = NDArray[np.int64]
 
 KINDS = ("decode only", "mixed", "prefill-heavy")  # prefill-heavy: more than half of the tokens
 PARTS = 3  # classes of KV read: thirds of the steps compared
-
-_NOT_THE_SAME = (
-    "not the same schedule; simulate and replay one plan with one engine and token budget"
-)
 
 
 class Compared(NamedTuple):
@@ -98,8 +94,8 @@ def validate(
     """Compare two logs of one schedule. InputError where they are not that: `names` say which is
     meant. A measured run that broke off is compared as far as it goes.
     """
-    notes = _same_plan(simulated.meta, measured.meta, names)
-    pairs = _paired(simulated, measured, names)
+    notes = require_same_plan(simulated.meta, measured.meta, names)
+    pairs = matching_rows(simulated, measured, names)
     if len(pairs) < len(simulated):
         notes.append(
             f"{names[1]} has {len(pairs):,} of {len(simulated):,} steps; compared as far as it goes"
@@ -170,58 +166,6 @@ def as_json(result: Validation) -> dict[str, Any]:
         },
         "notes": list(result.notes),
     }
-
-
-def _same_plan(
-    simulated: Mapping[str, Any], measured: Mapping[str, Any], names: tuple[str, str]
-) -> list[str]:
-    """PlanMismatch if the two name different plans; a note if one names none."""
-    plans = [str(meta.get("plan_sha256", "")) for meta in (simulated, measured)]
-    if "" in plans:
-        name = names[plans.index("")]
-        return [f"{name} does not name its plan; the counts say that the schedule is the same"]
-    if plans[0] != plans[1]:
-        raise PlanMismatch(
-            f"{names[0]} is of plan {plans[0][:12]}, {names[1]} of plan {plans[1][:12]}; "
-            "simulate and replay the same plan file"
-        )
-    return []
-
-
-def _paired(simulated: StepLog, measured: StepLog, names: tuple[str, str]) -> Ints:
-    """(steps, 3): the row in either log, and which step of its replica it is. Every measured row
-    has its simulated one, with the same counts.
-    """
-    for log, name in zip((simulated, measured), names, strict=True):
-        if len(log) == 0:
-            raise InputError(f"{name}: holds no steps; run it again")
-    parts = []
-    for replica in np.unique(measured.replica).tolist():
-        rows = np.flatnonzero(simulated.replica == replica)
-        found = np.flatnonzero(measured.replica == replica)
-        both = min(len(rows), len(found))
-        parts.append(np.column_stack([rows[:both], found[:both], np.arange(both)]))
-        _require_same_counts(simulated, measured, parts[-1], names)
-        if len(found) > len(rows):
-            raise InputError(
-                f"{names[1]}: replica {replica} has {len(found):,} steps, {len(rows):,} in "
-                f"{names[0]}: {_NOT_THE_SAME}"
-            )
-    return np.concatenate(parts)
-
-
-def _require_same_counts(
-    simulated: StepLog, measured: StepLog, pairs: Ints, names: tuple[str, str]
-) -> None:
-    left, right = simulated.counts[pairs[:, 0]], measured.counts[pairs[:, 1]]
-    differs = left != right
-    if differs.any():
-        row = int(np.argmax(differs.any(axis=1)))
-        column = int(np.argmax(differs[row]))
-        raise InputError(
-            f"{names[1]}: step {pairs[row, 2]:,} has {COUNTS[column]} = {right[row, column]:,}, "
-            f"{left[row, column]:,} in {names[0]}: {_NOT_THE_SAME}"
-        )
 
 
 def _positive(seconds: Floats, at: Ints, name: str) -> Floats:
