@@ -6,7 +6,6 @@ must have the shape the plan was made for.
 
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -23,6 +22,7 @@ from blendsim.specs import ModelSpec, System, find_model
 
 SEQUENTIAL, OVERLAP = "sequential", "overlap"
 EXECUTORS = (SEQUENTIAL, OVERLAP)
+_SCORE_COPIES = 3  # of a chunk's scores that torch holds at a time: raw, masked, softmax
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,25 +119,43 @@ def make_pool(decoder: Decoder, pages: int, system: System) -> KvPool:
     return KvPool(decoder.config, pages, system.block_tokens, decoder.device, decoder.dtype)
 
 
+def require_attention_room(decoder: Decoder, budget: int, longest: int) -> None:
+    """InputError where the reference attention could not hold the scores of a step of `budget`
+    tokens over `longest` tokens of context.
+    """
+    if uses_flashinfer(decoder):
+        return
+    row = _SCORE_COPIES * 4 * decoder.config.heads * min(budget, longest)  # float32
+    free = free_bytes(decoder.device)
+    if row * longest > free:
+        raise InputError(
+            f"the longest request has {longest:,} tokens: attention written in torch needs "
+            f"{row * longest / 1e9:.1f} GB for it and {free / 1e9:.1f} GB are free on "
+            f"{device_name(decoder.device)}; {free // row:,} tokens fit: leave longer requests out"
+        )
+
+
 def make_executor(runtime: Runtime, pool: KvPool) -> Executor:
     """The runtime's executor over `pool`."""
     decoder = runtime.decoder
     if runtime.executor == OVERLAP:
         from blendrt.executor.overlap import OverlapExecutor
 
-        overlapped: Any = OverlapExecutor
-        return overlapped(decoder, lambda: make_attention(decoder, pool), pool)  # type: ignore[no-any-return]
+        return OverlapExecutor(decoder, lambda: make_attention(decoder, pool), pool)
     from blendrt.executor.sequential import SequentialExecutor
 
     return SequentialExecutor(decoder, make_attention(decoder, pool), pool)
 
 
 def make_attention(decoder: Decoder, pool: KvPool) -> Attention:
-    """FlashInfer on a GPU, the reference elsewhere, and for the tiny model, whose heads FlashInfer
-    has no kernels for.
-    """
-    if decoder.device.type != "cuda" or decoder.config == TINY:
+    """FlashInfer where it has kernels, else the reference."""
+    if not uses_flashinfer(decoder):
         return ReferenceAttention()
     from blendrt.attention.flashinfer import FlashInferAttention
 
     return FlashInferAttention(decoder.config, pool.block_tokens, decoder.device, decoder.dtype)
+
+
+def uses_flashinfer(decoder: Decoder) -> bool:
+    """On a GPU, but for the tiny model, whose heads are too small for its kernels."""
+    return decoder.device.type == "cuda" and decoder.config != TINY

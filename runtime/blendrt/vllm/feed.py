@@ -9,7 +9,7 @@ and 0.33.
 import json
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -20,62 +20,61 @@ from numpy.typing import NDArray
 from blendrt.config import DecoderConfig
 from blendrt.loading import ModelChoice
 from blendrt.recorder import Recorder
+from blendrt.replay.job import Job
 from blendrt.tokens import PromptTokens
 from blendrt.vllm.watch import SchedulerWatch
 from blendsim.errors import Unavailable
-from blendsim.plan import Plan
-from blendsim.prefix import SortedPrompts
-from blendsim.request import Ints, Workload
 from blendsim.serving.core import ServingCore
-from blendsim.serving.flavour import Flavour
-from blendsim.specs import System
+from blendsim.steplog import StepLog
 
 
-def feed(
-    plan: Plan,
-    workload: Workload,
-    output_len: Ints,
-    prompts: SortedPrompts,
-    system: System,
-    flavour: Flavour,
-    choice: ModelChoice,
-    seed: int,
-    recorder: Recorder,
-    told: Callable[[int], None] = lambda _: None,
-) -> list[list[int]]:
-    """Run the plan on vLLM; the output tokens of every request, by workload row.
+class VllmReplay:
+    """A plan's run on vLLM: its step log while it grows, and what the model answered."""
 
-    Ranks run one after another on one engine, whose cache is emptied between them. `recorder` has
-    the steps executed so far when anything fails.
-    """
-    vllm = _library()
-    tokens = PromptTokens(workload, choice.config.vocab, seed)
-    outputs: list[list[int]] = [[] for _ in range(len(workload))]
-    with ExitStack() as stack:
-        directory = choice.directory
-        if directory is None:
-            directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-            write_config(choice.config, directory)
-        engine = vllm.LLM(**engine_arguments(choice, directory, system, flavour, seed))
-        scheduler = engine.llm_engine.engine_core.engine_core.scheduler
-        plain = scheduler.schedule, scheduler.update_from_output
-        done = 0
-        for rank in np.unique(plan.rank).tolist():
-            core = ServingCore.from_plan(plan, workload, output_len, prompts, system, flavour, rank)
-            rows = admission_rows(core)
-            scheduler.schedule, scheduler.update_from_output = plain
-            SchedulerWatch(scheduler, recorder, rank)
-            answers = engine.generate(
-                [vllm.TokensPrompt(prompt_token_ids=tokens.prompt(row).tolist()) for row in rows],
-                [_sampling(vllm, int(output_len[row])) for row in rows],
-                use_tqdm=False,
-            )
-            for row, answer in zip(rows, answers, strict=True):
-                outputs[row] = list(answer.outputs[0].token_ids)
-            engine.reset_prefix_cache()
-            done += len(rows)
-            told(done)
-    return outputs
+    def __init__(self, job: Job) -> None:
+        self._job = job
+        self._recorder = Recorder()
+        self._done = 0
+        #: Output tokens of each request that is done, by workload row; filled rank by rank.
+        self.outputs: list[list[int]] = [[] for _ in range(len(job.workload))]
+
+    def measure(
+        self, choice: ModelChoice, seed: int = 0, told: Callable[[int], None] = lambda _: None
+    ) -> None:
+        """Run the plan to its end. `told` hears how many requests are done, rank by rank.
+
+        Ranks run one after another on one engine, whose cache is emptied between them. If it fails,
+        `log` holds the steps executed so far.
+        """
+        vllm, job = _library(), self._job
+        tokens = PromptTokens(job.workload, choice.config.vocab, seed)
+        with ExitStack() as stack:
+            directory = choice.directory
+            if directory is None:
+                directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+                write_config(choice.config, directory)
+            engine = vllm.LLM(**engine_arguments(job, choice, directory, seed))
+            scheduler = engine.llm_engine.engine_core.engine_core.scheduler
+            plain = scheduler.schedule, scheduler.update_from_output
+            for rank in job.ranks:
+                rows = admission_rows(job.core(rank))
+                scheduler.schedule, scheduler.update_from_output = plain
+                SchedulerWatch(scheduler, self._recorder, rank)
+                answers = engine.generate(
+                    [vllm.TokensPrompt(prompt_token_ids=tokens.prompt(k).tolist()) for k in rows],
+                    [_sampling(vllm, int(job.output_len[k])) for k in rows],
+                    use_tqdm=False,
+                )
+                for row, answer in zip(rows, answers, strict=True):
+                    self.outputs[row] = list(answer.outputs[0].token_ids)
+                engine.reset_prefix_cache()
+                self._done += len(rows)
+                told(self._done)
+
+    def log(self, meta: Mapping[str, Any]) -> StepLog:
+        """The steps so far. `complete` in its meta says whether these are all."""
+        complete = self._done == len(self._job.workload)
+        return self._recorder.log({**meta, "complete": complete})
 
 
 def admission_rows(core: ServingCore) -> list[int]:
@@ -94,10 +93,9 @@ def admission_rows(core: ServingCore) -> list[int]:
     return core.rows[np.concatenate(order)].tolist()  # type: ignore[no-any-return]
 
 
-def engine_arguments(
-    choice: ModelChoice, directory: Path, system: System, flavour: Flavour, seed: int
-) -> dict[str, Any]:
+def engine_arguments(job: Job, choice: ModelChoice, directory: Path, seed: int) -> dict[str, Any]:
     """What vLLM's `LLM` is made with."""
+    system, flavour = job.system, job.flavour
     return {
         "model": str(directory),
         "load_format": "dummy" if choice.directory is None else "auto",
