@@ -1,0 +1,231 @@
+"""Sampled replay: a few steps of a plan, each rebuilt as it stood and timed, and from them the time
+of all.
+
+The serving core decides every step without executing any, so counts are exact, and a run of hours
+is measured in about a minute. docs/validate.md says what the interval covers and what it does not.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+
+from blendrt.batch import BatchBuilder
+from blendrt.loading import Runtime, make_executor, make_pool
+from blendrt.machine import device_name
+from blendrt.pages import pool_pages
+from blendrt.replay.rebuild import Rebuilder
+from blendrt.replay.timing import ExecutorTimer, Timer
+from blendrt.replay.warm_up import warm_up
+from blendrt.tokens import PromptTokens
+from blendsim.batch import Batch
+from blendsim.errors import InputError, ProfileError
+from blendsim.perf.model import step_model
+from blendsim.perf.pricing import price_steps
+from blendsim.plan import Plan
+from blendsim.prefix import SortedPrompts
+from blendsim.report.sampling import (
+    LEAST,
+    Estimate,
+    Floats,
+    Sample,
+    choose_sample,
+    estimate,
+    strata_table,
+)
+from blendsim.request import Ints, Workload
+from blendsim.serving.ahead import all_counts, visit
+from blendsim.serving.core import ServingCore
+from blendsim.serving.flavour import Flavour
+from blendsim.serving.state import State
+from blendsim.specs import System
+from blendsim.steplog import MEASURED_ROWS, TIMES, StepLog
+
+Price = Callable[[Ints], Floats | None]  # a model's seconds of steps, by their counts
+
+
+@dataclass(slots=True, eq=False)
+class RankSample:
+    """One rank's run: its core before the first step, every step's counts, and what was measured of
+    the chosen ones so far.
+    """
+
+    rank: int
+    core: ServingCore
+    counts: Ints  # (steps, COUNTS)
+    model: Floats | None  # (steps,), seconds by a performance model
+    sample: Sample
+    seconds: list[float] = field(default_factory=list)
+
+    @property
+    def is_measured(self) -> bool:
+        """Whether all chosen steps were."""
+        return len(self.seconds) == len(self.sample.chosen)
+
+    def estimate(self) -> Estimate:
+        """The rank's seconds, once all chosen steps are measured."""
+        return estimate(self.sample, np.array(self.seconds), self.model)
+
+    def steps(self) -> Floats:
+        """(steps,) seconds: as estimated; before all is measured in proportion to the model or to
+        nothing, which is a guess.
+        """
+        if self.is_measured:
+            return self.estimate().steps
+        known = self.sample.chosen[: len(self.seconds)]
+        weights = np.ones(len(self.counts)) if self.model is None else self.model
+        steps: Floats = weights * (sum(self.seconds) / max(float(weights[known].sum()), 1e-300))
+        steps[known] = self.seconds
+        return steps
+
+
+class SampledReplay:
+    """A plan's steps and the sample of them. Making one needs no device; `measure` does."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        workload: Workload,
+        output_len: Ints,
+        prompts: SortedPrompts,
+        system: System,
+        flavour: Flavour,
+        number: int,
+        seed: int = 0,
+        price: Price = lambda _: None,
+    ) -> None:
+        self._workload, self._system, self._budget = workload, system, flavour.token_budget
+        self._rng = np.random.default_rng(seed)
+        cores, counts = [], []
+        for rank in np.unique(plan.rank).tolist():
+            core = ServingCore.from_plan(plan, workload, output_len, prompts, system, flavour, rank)
+            cores.append((rank, core))
+            counts.append(all_counts(_copied(core)))
+        self.ranks: list[RankSample] = []
+        numbers = _split(number, [len(table) for table in counts])
+        for (rank, core), table, part in zip(cores, counts, numbers, strict=True):
+            model = price(table)
+            sample = choose_sample(table, part, self._rng, model)
+            self.ranks.append(RankSample(rank, core, table, model, sample))
+
+    @property
+    def chosen(self) -> int:
+        """Steps to measure."""
+        return sum(len(rank.sample.chosen) for rank in self.ranks)
+
+    def measure(
+        self,
+        runtime: Runtime,
+        timer: Timer | None = None,
+        told: Callable[[int], None] = lambda _: None,
+    ) -> None:
+        """Rebuild and time every chosen step, by default on the runtime's executor. `told` hears
+        how many are measured. If it fails, `log` holds those that are.
+        """
+        decoder = runtime.decoder
+        device = decoder.device
+        pool = make_pool(decoder, max(pool_pages(rank.core) for rank in self.ranks), self._system)
+        tokens = PromptTokens(self._workload, decoder.config.vocab, runtime.seed)
+        try:
+            if timer is None:
+                pool.k.normal_()
+                pool.v.normal_()
+                executor = make_executor(runtime, pool)
+                warm_up(executor, pool, self._budget, device)
+                timer = ExecutorTimer(executor, device)
+            for rank in self.ranks:
+                core = _copied(rank.core)
+                builder = BatchBuilder(core, tokens, device)
+                # Which tokens were generated is not known; equal ones would be one embedding row.
+                builder.outputs.tokens.random_(decoder.config.vocab)
+                rebuilder = Rebuilder(core, pool.pages)
+                for step in visit(core, rank.sample.chosen):
+                    counts = Batch(*rank.counts[step, : len(Batch._fields)].tolist())
+                    inputs = builder.build(rebuilder.step(self._rng), counts)
+                    rank.seconds.append(timer.seconds(inputs))
+                    told(sum(len(other.seconds) for other in self.ranks))
+        except torch.OutOfMemoryError as error:
+            raise InputError(
+                f"{device_name(device)} ran out of memory beside {pool.pages:,} KV blocks, at most "
+                f"{self._budget} tokens a step; plan again with fewer kv_bytes or a smaller "
+                "--token-budget"
+            ) from error
+
+    def log(self, meta: Mapping[str, Any]) -> StepLog:
+        """All steps, those measured so far marked in `meta`."""
+        parts, rows, before = [], [], 0
+        for rank in self.ranks:
+            times = np.zeros((len(rank.counts), len(TIMES)))
+            seconds = rank.steps()
+            times[:, TIMES.index("seconds")] = seconds
+            times[1:, TIMES.index("start")] = np.cumsum(seconds[:-1])
+            parts.append(times)
+            rows += (before + rank.sample.chosen[: len(rank.seconds)]).tolist()
+            before += len(times)
+        told: dict[str, Any] = {MEASURED_ROWS: rows}
+        if all(rank.is_measured for rank in self.ranks):
+            told["estimate"] = self.estimate()
+        lengths = [len(rank.counts) for rank in self.ranks]
+        return StepLog(
+            counts=np.concatenate([rank.counts for rank in self.ranks]),
+            times=np.concatenate(parts),
+            replica=np.repeat(np.array([rank.rank for rank in self.ranks], np.int32), lengths),
+            meta={**meta, **told},
+        )
+
+    def estimate(self) -> dict[str, Any]:
+        """The run's seconds with their interval, under its public keys: those of the rank that is
+        expected to end last.
+        """
+        assert all(rank.is_measured for rank in self.ranks), "all chosen steps are measured"
+        found = max((rank.estimate() for rank in self.ranks), key=lambda one: one.seconds)
+        return {
+            "seconds": found.seconds,
+            "low": found.low,
+            "high": found.high,
+            "level": found.level,
+            "degrees": found.degrees if np.isfinite(found.degrees) else None,
+            "slope": found.slope,
+            "measured": self.chosen,
+            "steps": sum(len(rank.counts) for rank in self.ranks),
+        }
+
+    def strata(self) -> list[dict[str, Any]]:
+        """The strata of all ranks, a row each (docs/validate.md)."""
+        return [
+            {"replica": rank.rank, **row._asdict()}
+            for rank in self.ranks
+            for row in strata_table(rank.counts, rank.sample, rank.estimate())
+        ]
+
+
+def profile_price(system: System, overlap: str, flavour: Flavour) -> Price:
+    """Prices by the system's kernel profile; none where there is no profile."""
+    try:
+        model = step_model(system, overlap)
+    except ProfileError:
+        return lambda _: None
+    return lambda counts: price_steps(model, counts, flavour.overlaps)
+
+
+def _copied(core: ServingCore) -> ServingCore:
+    return ServingCore(State._make(column.copy() for column in core.state), core.rows)
+
+
+def _split(number: int, steps: list[int]) -> list[int]:
+    """About how many of each rank's steps to measure, in proportion, at least `LEAST` of each."""
+    total = sum(steps)
+    if number >= total:
+        return steps
+    least = [min(LEAST, own) for own in steps]
+    if number < sum(least):
+        raise InputError(
+            f"--sampled {number} of {total:,} steps says too little of the others; "
+            f"give at least {sum(least)}"
+        )
+    spare = (number - sum(least)) / (total - sum(least))
+    parts = [low + int(spare * (own - low)) for low, own in zip(least, steps, strict=True)]
+    parts[int(np.argmax(steps))] += number - sum(parts)
+    return parts
