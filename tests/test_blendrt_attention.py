@@ -310,6 +310,13 @@ def test_groups_are_those_with_the_same_leading_pages() -> None:
     assert found.alone.last_page_len.tolist() == [2]
 
 
+def test_a_page_common_to_all_does_not_hide_the_groups_below_it() -> None:
+    decodes = table([5, 1, 2], [5, 7, 8], [5, 1, 3], [5, 7, 9], tokens=[9, 9, 9, 9])
+    found = share(decodes, BLOCK, least_members=2, least_pages=2)
+    assert listed(found.shared) == [[5, 1], [5, 7]]
+    assert found.members.tolist() == [0, 2, 1, 3]
+
+
 def test_a_member_keeps_its_last_page_to_itself() -> None:
     found = share(table([5, 1], [5, 1], tokens=[8, 8]), BLOCK, least_members=2, least_pages=1)
     assert listed(found.shared) == [[5]]
