@@ -3,7 +3,7 @@
 from dataclasses import replace
 from functools import cache
 from itertools import chain
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,6 +16,7 @@ from blendrt.batch import StepInputs
 from blendrt.config import TINY
 from blendrt.loading import ModelChoice, Runtime, load_decoder
 from blendrt.pages import PagedStep, Pager
+from blendrt.replay.job import Job
 from blendrt.replay.rebuild import Rebuilder
 from blendrt.replay.sampled import SampledReplay, profile_price
 from blendsim.batch import Batch
@@ -26,12 +27,11 @@ from blendsim.perf.pricing import price_rows
 from blendsim.plan import Plan
 from blendsim.prefix import sort_prompts
 from blendsim.report.validate import validate
-from blendsim.request import Prompts, Workload, from_lengths
+from blendsim.request import Prompts, from_lengths
 from blendsim.serving import ahead
 from blendsim.serving.ahead import all_counts, visit
 from blendsim.serving.flavour import find_flavour
 from blendsim.settings import Settings
-from blendsim.specs import System
 from blendsim.steplog import COUNTS, MEASURED_ROWS, StepLog
 
 FLAVOURS: dict[str, dict[str, bool]] = {
@@ -54,11 +54,11 @@ def test_counts_ahead_are_those_of_the_core_asked_one_by_one(world: World) -> No
 
 
 def test_counts_come_in_pieces_of_any_size(monkeypatch: pytest.MonkeyPatch) -> None:
-    planned = some_plan()
-    whole = counts_of(planned)
+    job = some_plan()
+    whole = counts_of(job)
     monkeypatch.setattr(ahead, "_ROWS", 7)
-    assert np.array_equal(counts_of(planned), whole)
-    core = planned.core()
+    assert np.array_equal(counts_of(job), whole)
+    core = job.core(0)
     seen = [dict(core.counts()) for _ in visit(core, np.array([0, 3, 20, 21]))]
     batch = COUNTS[: len(Batch._fields)]
     assert [[counts[name] for name in batch] for counts in seen] == whole[
@@ -67,10 +67,10 @@ def test_counts_come_in_pieces_of_any_size(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_plain_twin_of_the_loop_runs_the_same_steps() -> None:
-    planned = some_plan()
+    job = some_plan()
     rows = np.zeros((40, len(COUNTS)), np.int64)
-    assert ahead.advance.py_func(planned.core().state, rows) == 40
-    assert np.array_equal(rows, counts_of(planned)[:40])
+    assert ahead.advance.py_func(job.core(0).state, rows) == 40
+    assert np.array_equal(rows, counts_of(job)[:40])
 
 
 # ---- steps as they stood
@@ -108,32 +108,8 @@ def test_rebuilt_step_is_the_runs_own_on_other_pages(flavour: str, world: World)
 # ---- a plan of requests that share, chunk and are preempted
 
 
-class Planned(NamedTuple):
-    """All that a replay of a plan takes."""
-
-    plan: Plan
-    workload: Workload
-    system: System
-    flavour: Any
-
-    def sampled(self, number: int, **changes: Any) -> SampledReplay:
-        return SampledReplay(
-            self.plan,
-            self.workload,
-            self.workload.output_len,
-            sort_prompts(self.workload),
-            self.system,
-            self.flavour,
-            number,
-            **changes,
-        )
-
-    def core(self) -> Any:
-        return self.sampled(1_000_000).ranks[0].core
-
-
 @cache
-def some_plan(ranks: int = 1) -> Planned:
+def some_plan(ranks: int = 1) -> Job:
     """120 requests, two of three behind one of four common prompts, in little memory."""
     rng, n = np.random.default_rng(8), 120
     own, group = rng.integers(1, 90, n), rng.integers(0, 6, n)
@@ -164,11 +140,11 @@ def some_plan(ranks: int = 1) -> Planned:
         meta={},
     )
     flavour = replace(find_flavour("vllm"), token_budget=96, max_running=64)
-    return Planned(plan, workload, system, flavour)
+    return Job(plan, workload, workload.output_len, sort_prompts(workload), system, flavour)
 
 
-def counts_of(planned: Planned) -> Any:
-    return planned.sampled(1_000_000).ranks[0].counts
+def counts_of(job: Job) -> Any:
+    return SampledReplay(job, 1_000_000).ranks[0].counts
 
 
 @cache
@@ -196,9 +172,9 @@ class KnownTimer:
         return float(known_seconds(np.array(inputs.counts)))
 
 
-def full_log(planned: Planned) -> StepLog:
+def full_log(job: Job) -> StepLog:
     """What a full replay on that machine would log."""
-    run = planned.sampled(1_000_000)
+    run = SampledReplay(job, 1_000_000)
     run.measure(tiny(), KnownTimer())
     return run.log({})
 
@@ -211,15 +187,15 @@ def test_the_plan_has_what_makes_replays_hard() -> None:
 
 
 def test_estimate_lies_within_its_interval_of_the_full_replay() -> None:
-    planned = some_plan()
-    total = float(known_seconds(counts_of(planned)).sum())
-    price = profile_price(planned.system, "auto", planned.flavour)
+    job = some_plan()
+    total = float(known_seconds(counts_of(job)).sum())
+    price = profile_price(job.system, "auto", job.flavour)
     held = 0
     for seed in range(20):
-        run = planned.sampled(60, seed=seed, price=price)
+        run = SampledReplay(job, 60, seed=seed, price=price)
         run.measure(tiny(), KnownTimer())
         found = run.estimate()
-        assert (found["measured"], found["steps"]) == (60, len(counts_of(planned)))
+        assert (found["measured"], found["steps"]) == (60, len(counts_of(job)))
         assert found["low"] < found["seconds"] < found["high"]
         assert found["seconds"] == pytest.approx(total, rel=0.1)
         held += found["low"] <= total <= found["high"]
@@ -228,7 +204,7 @@ def test_estimate_lies_within_its_interval_of_the_full_replay() -> None:
 
 
 def test_rebuilt_batches_have_the_counts_of_their_steps() -> None:
-    run, timer = some_plan().sampled(30, seed=1), KnownTimer()
+    run, timer = SampledReplay(some_plan(), 30, seed=1), KnownTimer()
     run.measure(tiny(), timer)
     counts = run.ranks[0].counts[run.ranks[0].sample.chosen]
     assert len(timer.seen) == 30
@@ -248,7 +224,7 @@ def test_rebuilt_batches_have_the_counts_of_their_steps() -> None:
 
 
 def test_tiny_model_on_the_cpu_takes_time_for_every_chosen_step() -> None:
-    run, heard = some_plan().sampled(12, seed=2), []
+    run, heard = SampledReplay(some_plan(), 12, seed=2), []
     run.measure(tiny(), told=heard.append)
     log = run.log({"policy": "drawn"})
     assert heard == list(range(1, 13))
@@ -260,10 +236,10 @@ def test_tiny_model_on_the_cpu_takes_time_for_every_chosen_step() -> None:
 
 
 def test_log_of_a_sample_is_held_against_the_full_one() -> None:
-    planned = some_plan()
-    run = planned.sampled(50, seed=3)
+    job = some_plan()
+    run = SampledReplay(job, 50, seed=3)
     run.measure(tiny(), KnownTimer())
-    result = validate(full_log(planned), run.log({}))
+    result = validate(full_log(job), run.log({}))
     assert result.strata[0].steps == 50
     assert result.strata[0].absolute_p90 == 0.0, "measured steps take the same in both"
     assert result.total.low < result.total.simulated < result.total.high
@@ -280,20 +256,20 @@ def test_as_many_as_there_are_is_a_full_replay() -> None:
 
 
 def test_every_rank_is_sampled_and_the_last_to_end_counts() -> None:
-    planned = some_plan(ranks=2)
-    run = planned.sampled(40, seed=4)
+    job = some_plan(ranks=2)
+    run = SampledReplay(job, 40, seed=4)
     run.measure(tiny(), KnownTimer())
     log = run.log({})
     assert set(log.replica[log.is_measured].tolist()) == {0, 1}
     ends = [log.time("seconds")[log.replica == rank].sum() for rank in (0, 1)]
     assert run.estimate()["seconds"] == pytest.approx(max(ends))
     with pytest.raises(InputError, match=r"--sampled 15 of .* give at least 16"):
-        planned.sampled(15)
+        SampledReplay(job, 15)
 
 
 def test_too_few_steps_are_refused_before_any_device_is_asked() -> None:
     with pytest.raises(InputError, match=r"--sampled 3 of .* steps .* give at least 8"):
-        some_plan().sampled(3)
+        SampledReplay(some_plan(), 3)
 
 
 def test_replay_that_breaks_off_keeps_what_it_measured() -> None:
@@ -303,21 +279,22 @@ def test_replay_that_breaks_off_keeps_what_it_measured() -> None:
                 raise RuntimeError("the device is gone")
             return super().seconds(inputs)
 
-    run = some_plan().sampled(20, seed=5)
-    assert run.log({}).meta[MEASURED_ROWS] == []
+    run = SampledReplay(some_plan(), 20, seed=5)
+    assert len(run.log({})) == 0
     with pytest.raises(RuntimeError, match="the device is gone"):
         run.measure(tiny(), Failing())
     log = run.log({})
     rows = run.ranks[0].sample.chosen[:5]
     assert log.meta[MEASURED_ROWS] == rows.tolist()
     assert "estimate" not in log.meta
+    assert not log.meta["complete"]
     assert log.time("seconds")[rows] == pytest.approx(known_seconds(log.counts[rows]))
     assert (log.time("seconds") > 0).all()
     assert not validate(full_log(some_plan()), log).is_whole
 
 
 def test_strata_hold_all_steps_and_all_measurements() -> None:
-    run = some_plan().sampled(60, seed=6)
+    run = SampledReplay(some_plan(), 60, seed=6)
     run.measure(tiny(), KnownTimer())
     rows = run.strata()
     assert sum(row["steps"] for row in rows) == len(run.ranks[0].counts)
@@ -328,20 +305,20 @@ def test_strata_hold_all_steps_and_all_measurements() -> None:
 
 
 def test_system_without_a_profile_is_sampled_without_prices() -> None:
-    planned = some_plan()
-    gpu = replace(planned.system.gpu, name="unheard-of")
-    price = profile_price(replace(planned.system, gpu=gpu), "table", planned.flavour)
-    assert price(counts_of(planned)) is None
+    job = some_plan()
+    gpu = replace(job.system.gpu, name="unheard-of")
+    price = profile_price(replace(job.system, gpu=gpu), "table", job.flavour)
+    assert price(counts_of(job)) is None
 
 
 @pytest.mark.parametrize("name", ["vllm", "nanoflow"])
 def test_steps_cost_what_the_step_model_says_of_each(name: str) -> None:
-    planned, flavour = some_plan(), find_flavour(name)
-    counts = counts_of(planned)[::20]
-    prices = profile_price(planned.system, "table", flavour)(counts)
-    model = step_model(planned.system, "table")
+    job, flavour = some_plan(), find_flavour(name)
+    counts = counts_of(job)[::20]
+    prices = profile_price(job.system, "table", flavour)(counts)
+    model = step_model(job.system, "table")
     told = [model.seconds(Batch(*row[: len(Batch._fields)].tolist())) for row in counts]
     assert prices is not None
     assert prices.tolist() == [t[2] if flavour.overlaps else t[0] + t[1] for t in told]
-    lines = overlap_lines("table" if flavour.overlaps else "sum", planned.system)
+    lines = overlap_lines("table" if flavour.overlaps else "sum", job.system)
     assert np.array_equal(price_rows.py_func(model.tables, lines, counts), prices)

@@ -13,9 +13,11 @@ import numpy as np
 import torch
 
 from blendrt.batch import BatchBuilder
-from blendrt.loading import Runtime, make_executor, make_pool
+from blendrt.loading import Runtime, make_executor, make_pool, require_attention_room
 from blendrt.machine import device_name
 from blendrt.pages import pool_pages
+from blendrt.recorder import Recorder
+from blendrt.replay.job import Job
 from blendrt.replay.rebuild import Rebuilder
 from blendrt.replay.timing import ExecutorTimer, Timer
 from blendrt.replay.warm_up import warm_up
@@ -24,8 +26,6 @@ from blendsim.batch import Batch
 from blendsim.errors import InputError, ProfileError
 from blendsim.perf.model import step_model
 from blendsim.perf.pricing import price_steps
-from blendsim.plan import Plan
-from blendsim.prefix import SortedPrompts
 from blendsim.report.sampling import (
     LEAST,
     Estimate,
@@ -35,7 +35,7 @@ from blendsim.report.sampling import (
     estimate,
     strata_table,
 )
-from blendsim.request import Ints, Workload
+from blendsim.request import Ints
 from blendsim.serving.ahead import all_counts, visit
 from blendsim.serving.core import ServingCore
 from blendsim.serving.flavour import Flavour
@@ -69,14 +69,15 @@ class RankSample:
         return estimate(self.sample, np.array(self.seconds), self.model)
 
     def steps(self) -> Floats:
-        """(steps,) seconds: as estimated; before all is measured in proportion to the model or to
-        nothing, which is a guess.
+        """(steps,) seconds: as estimated. Before all is measured the others are a guess at the rate
+        of those that are.
         """
         if self.is_measured:
             return self.estimate().steps
         known = self.sample.chosen[: len(self.seconds)]
         weights = np.ones(len(self.counts)) if self.model is None else self.model
-        steps: Floats = weights * (sum(self.seconds) / max(float(weights[known].sum()), 1e-300))
+        rate = sum(self.seconds) / float(weights[known].sum()) if len(known) else 0.0
+        steps: Floats = rate * weights
         steps[known] = self.seconds
         return steps
 
@@ -84,28 +85,14 @@ class RankSample:
 class SampledReplay:
     """A plan's steps and the sample of them. Making one needs no device; `measure` does."""
 
-    def __init__(
-        self,
-        plan: Plan,
-        workload: Workload,
-        output_len: Ints,
-        prompts: SortedPrompts,
-        system: System,
-        flavour: Flavour,
-        number: int,
-        seed: int = 0,
-        price: Price = lambda _: None,
-    ) -> None:
-        self._workload, self._system, self._budget = workload, system, flavour.token_budget
+    def __init__(self, job: Job, number: int, seed: int = 0, price: Price = lambda _: None) -> None:
+        self._job = job
         self._rng = np.random.default_rng(seed)
-        cores, counts = [], []
-        for rank in np.unique(plan.rank).tolist():
-            core = ServingCore.from_plan(plan, workload, output_len, prompts, system, flavour, rank)
-            cores.append((rank, core))
-            counts.append(all_counts(_copied(core)))
-        self.ranks: list[RankSample] = []
+        cores = {rank: job.core(rank) for rank in job.ranks}
+        counts = [all_counts(_copied(core)) for core in cores.values()]
         numbers = _split(number, [len(table) for table in counts])
-        for (rank, core), table, part in zip(cores, counts, numbers, strict=True):
+        self.ranks: list[RankSample] = []
+        for (rank, core), table, part in zip(cores.items(), counts, numbers, strict=True):
             model = price(table)
             sample = choose_sample(table, part, self._rng, model)
             self.ranks.append(RankSample(rank, core, table, model, sample))
@@ -124,16 +111,18 @@ class SampledReplay:
         """Rebuild and time every chosen step, by default on the runtime's executor. `told` hears
         how many are measured. If it fails, `log` holds those that are.
         """
-        decoder = runtime.decoder
-        device = decoder.device
-        pool = make_pool(decoder, max(pool_pages(rank.core) for rank in self.ranks), self._system)
-        tokens = PromptTokens(self._workload, decoder.config.vocab, runtime.seed)
+        job, decoder = self._job, runtime.decoder
+        device, budget = decoder.device, job.flavour.token_budget
+        longest = int((job.workload.prompt_len + job.output_len).max())
+        require_attention_room(decoder, budget, longest)
+        pool = make_pool(decoder, max(pool_pages(rank.core) for rank in self.ranks), job.system)
+        tokens = PromptTokens(job.workload, decoder.config.vocab, runtime.seed)
         try:
             if timer is None:
                 pool.k.normal_()
                 pool.v.normal_()
                 executor = make_executor(runtime, pool)
-                warm_up(executor, pool, self._budget, device)
+                warm_up(executor, pool, budget, device)
                 timer = ExecutorTimer(executor, device)
             for rank in self.ranks:
                 core = _copied(rank.core)
@@ -149,12 +138,14 @@ class SampledReplay:
         except torch.OutOfMemoryError as error:
             raise InputError(
                 f"{device_name(device)} ran out of memory beside {pool.pages:,} KV blocks, at most "
-                f"{self._budget} tokens a step; plan again with fewer kv_bytes or a smaller "
+                f"{budget} tokens a step; plan again with fewer kv_bytes or a smaller "
                 "--token-budget"
             ) from error
 
     def log(self, meta: Mapping[str, Any]) -> StepLog:
-        """All steps, those measured so far marked in `meta`."""
+        """All steps, those measured so far marked in `meta`; no steps while there are none."""
+        if not any(rank.seconds for rank in self.ranks):
+            return Recorder().log({**meta, "complete": False})
         parts, rows, before = [], [], 0
         for rank in self.ranks:
             times = np.zeros((len(rank.counts), len(TIMES)))
@@ -164,8 +155,9 @@ class SampledReplay:
             parts.append(times)
             rows += (before + rank.sample.chosen[: len(rank.seconds)]).tolist()
             before += len(times)
-        told: dict[str, Any] = {MEASURED_ROWS: rows}
-        if all(rank.is_measured for rank in self.ranks):
+        complete = all(rank.is_measured for rank in self.ranks)
+        told: dict[str, Any] = {MEASURED_ROWS: rows, "complete": complete}
+        if complete:
             told["estimate"] = self.estimate()
         lengths = [len(rank.counts) for rank in self.ranks]
         return StepLog(
