@@ -74,8 +74,7 @@ class FlashInferAttention:
         on_tensor_cores = group >= 4 if settings.tensor_cores is None else settings.tensor_cores
         workspaces = _Workspaces.on(device)
         self._turns = [
-            _Wrappers(library, workspaces, settings.prefill, on_tensor_cores, device)
-            for _ in range(2)
+            _Wrappers(library, workspaces, settings, on_tensor_cores, device) for _ in range(2)
         ]
 
     def plan(self, layout: AttentionLayout) -> None:
@@ -183,17 +182,19 @@ class _Wrappers:
         self,
         library: Any,
         workspaces: _Workspaces,
-        prefill: str,
+        settings: FlashInferSettings,
         tensor_cores: bool,
         device: torch.device,
     ) -> None:
         self.prefill = library.BatchPrefillWithPagedKVCacheWrapper(
-            workspaces.prefill, "NHD", backend=prefill
+            workspaces.prefill, "NHD", backend=settings.prefill
         )
         self.decode = library.BatchDecodeWithPagedKVCacheWrapper(
             workspaces.decode, "NHD", use_tensor_cores=tensor_cores, backend="fa2"
         )
-        self.cascade = library.MultiLevelCascadeAttentionWrapper(2, workspaces.decode, "NHD")
+        self.cascade: Any = None
+        if settings.cascade_members:
+            self.cascade = library.MultiLevelCascadeAttentionWrapper(2, workspaces.decode, "NHD")
         self.shared: SharedDecodes | None = None
         self._copied = torch.Event(device) if device.type == "cuda" else None
         self._device = device
