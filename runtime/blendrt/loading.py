@@ -4,7 +4,8 @@ A plan's own model is never replaced without the user's word: `tiny` is named, a
 must have the shape the plan was made for.
 """
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -13,11 +14,17 @@ from blendrt.attention import Attention
 from blendrt.attention.reference import ReferenceAttention
 from blendrt.config import TINY, DecoderConfig
 from blendrt.executor import Executor
+from blendrt.executor.rule import OverlapRule, default_sms
+from blendrt.executor.streams import NO_PARTITION, can_partition
 from blendrt.kv_pool import KvPool, page_bytes
 from blendrt.machine import device_name, free_bytes
 from blendrt.model import Decoder
 from blendrt.weights import load_weights, random_weights, weight_bytes
-from blendsim.errors import InputError, PlanMismatch, Unavailable, UnknownName
+from blendsim.errors import InputError, PlanMismatch, ProfileError, Unavailable, UnknownName
+from blendsim.perf.fit import read_shares
+from blendsim.perf.model import step_model
+from blendsim.perf.overlap import FILE
+from blendsim.perf.store import profiles_directory
 from blendsim.specs import ModelSpec, System, find_model
 
 SEQUENTIAL, OVERLAP = "sequential", "overlap"
@@ -40,6 +47,8 @@ class Runtime:
     decoder: Decoder
     executor: str = SEQUENTIAL
     seed: int = 0  # of prompt tokens that are not known
+    #: When OVERLAP cuts a step in two.
+    rule: OverlapRule = field(default_factory=OverlapRule)
 
     def __post_init__(self) -> None:
         if self.executor not in EXECUTORS:
@@ -72,9 +81,9 @@ def choose_model(asked: str | None, planned: ModelSpec, gpu: bool) -> ModelChoic
         return ModelChoice(TINY, None)
     spec = planned if asked is None else find_model(asked)
     other = [
-        f"{field.name} {getattr(spec, field.name)} instead of {getattr(planned, field.name)}"
-        for field in fields(ModelSpec)
-        if field.name != "name" and getattr(spec, field.name) != getattr(planned, field.name)
+        f"{name} {getattr(spec, name)} instead of {getattr(planned, name)}"
+        for name in (part.name for part in fields(ModelSpec))
+        if name != "name" and getattr(spec, name) != getattr(planned, name)
     ]
     if other:
         raise PlanMismatch(
@@ -141,10 +150,25 @@ def make_executor(runtime: Runtime, pool: KvPool) -> Executor:
     if runtime.executor == OVERLAP:
         from blendrt.executor.overlap import OverlapExecutor
 
-        return OverlapExecutor(decoder, lambda: make_attention(decoder, pool), pool)
+        attention = partial(make_attention, decoder, pool)
+        return OverlapExecutor(decoder, attention, pool, runtime.rule)
     from blendrt.executor.sequential import SequentialExecutor
 
     return SequentialExecutor(decoder, make_attention(decoder, pool), pool)
+
+
+def overlap_rule(system: System, overlap: str, device: torch.device) -> OverlapRule:
+    """The rule by the system's kernel profile and measured SM shares, as far as there are any."""
+    sms = NO_PARTITION
+    if device.type == "cuda" and can_partition():
+        sms = default_sms(torch.cuda.get_device_properties(device).multi_processor_count)
+    try:
+        model = step_model(system, overlap)
+    except ProfileError:
+        return OverlapRule(default_sms=sms)
+    place = profiles_directory() / system.gpu.name / system.model.name / f"tp{system.tp}" / FILE
+    shares = read_shares(place) if place.exists() and sms != NO_PARTITION else None
+    return OverlapRule(default_sms=sms, model=model, shares=shares)
 
 
 def make_attention(decoder: Decoder, pool: KvPool) -> Attention:
