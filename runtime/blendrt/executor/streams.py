@@ -5,6 +5,7 @@ told how many there are (cublasSetSmCountTarget) while GEMMs are put on the part
 """
 
 import ctypes
+import importlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple, Protocol
@@ -66,9 +67,14 @@ class CudaLanes:
                 run(task)
             if i in schedule.awaited:
                 # Recording again is safe: a wait means the record before it.
-                self._events.setdefault(i, torch.cuda.Event()).record(stream)
+                self._event(i).record(stream)
         caller.wait_stream(parts.gemm)
         caller.wait_stream(parts.attention)
+
+    def _event(self, i: int) -> torch.cuda.Event:
+        if i not in self._events:
+            self._events[i] = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        return self._events[i]
 
 
 def split_gpu(device: torch.device, attention_sms: int) -> Partition:
@@ -76,22 +82,22 @@ def split_gpu(device: torch.device, attention_sms: int) -> Partition:
     where the splitter is not installed (`can_partition` says so).
     """
     if attention_sms == NO_PARTITION or not can_partition():
-        streams = torch.cuda.Stream(device), torch.cuda.Stream(device)
-        return Partition(*streams, NO_PARTITION, NO_PARTITION)
-    from flashinfer import green_ctx
-
+        plain = [torch.cuda.Stream(device) for _ in range(2)]  # type: ignore[no-untyped-call]
+        return Partition(plain[0], plain[1], NO_PARTITION, NO_PARTITION)
+    green_ctx = importlib.import_module("flashinfer.green_ctx")
     place = torch.device("cuda", device.index if device.index is not None else 0)
     streams, parts = green_ctx.split_device_green_ctx_by_sm_count(place, [attention_sms])
-    return Partition(*streams, *(int(part.sm.smCount) for part in parts))
+    sms = [int(part.sm.smCount) for part in parts]
+    return Partition(streams[0], streams[1], sms[0], sms[1])
 
 
 def can_partition() -> bool:
     """Whether FlashInfer's splitter and the CUDA bindings it needs are installed."""
     try:
-        from flashinfer import green_ctx
+        library = importlib.import_module("flashinfer.green_ctx")
     except ImportError:
         return False
-    return hasattr(green_ctx, "split_device_green_ctx_by_sm_count")
+    return hasattr(library, "split_device_green_ctx_by_sm_count")
 
 
 @contextmanager
@@ -101,7 +107,7 @@ def cublas_sms(count: int) -> Iterator[None]:
     if library is None:
         yield
         return
-    handle = ctypes.c_void_p(torch.cuda.current_blas_handle())
+    handle = ctypes.c_void_p(torch.cuda.current_blas_handle())  # type: ignore[no-untyped-call]
     library.cublasSetSmCountTarget(handle, ctypes.c_int(count))
     try:
         yield
