@@ -186,6 +186,28 @@ def test_log_that_names_no_plan_is_noted() -> None:
     )
 
 
+def test_columns_an_engine_does_not_count_are_not_compared() -> None:
+    other = log_of([1.0] * 6)
+    other.counts[2, COUNTS.index("cached_blocks")] = 7
+    with pytest.raises(InputError, match="step 2 has cached_blocks = 7"):
+        validate(log_of([1.0] * 6), other)
+    told = replace(other, meta={**other.meta, "not_counted": ["cached_blocks"]})
+    assert validate(log_of([1.0] * 6), told).is_whole
+
+
+def test_other_model_or_gpu_is_noted() -> None:
+    settings = {"settings": {"model": "llama-3.1-8b", "gpu": "a100-80g"}}
+    for model, device, wanted in (
+        ("tiny", "cpu", 2),
+        ("llama-3.1-8b", "NVIDIA A100-SXM4-80GB", 0),
+        ("llama-3.1-8b", "NVIDIA H200", 1),
+    ):
+        measured = log_of([1.0], model=model, machine={"device": device})
+        notes = validate(log_of([1.0], **settings), measured).notes
+        assert len(notes) == wanted, notes
+    assert notes == ("the GPU simulated is a100-80g, NVIDIA H200 was measured",)
+
+
 @pytest.mark.parametrize("empty", [0, 1])
 def test_log_without_steps_is_refused(empty: int) -> None:
     logs = [log_of([1.0] * 6), log_of([1.0] * 6)]

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blendsim.errors import InputError
-from blendsim.report.matching import matching_rows, require_same_plan
+from blendsim.report.matching import differing_machines, matching_rows, require_same_plan
 from blendsim.steplog import COUNTS, StepLog
 
 Floats = NDArray[np.float64]
@@ -95,6 +95,7 @@ def validate(
     meant. A measured run that broke off is compared as far as it goes.
     """
     notes = require_same_plan(simulated.meta, measured.meta, names)
+    notes += differing_machines(simulated.meta, measured.meta)
     pairs = matching_rows(simulated, measured, names)
     if len(pairs) < len(simulated):
         notes.append(
