@@ -12,7 +12,13 @@ import torch
 from blendrt.batch import BatchBuilder
 from blendrt.clock import clock_for
 from blendrt.engine import Engine
-from blendrt.loading import Runtime, make_executor, make_pool, require_attention_room
+from blendrt.loading import (
+    Runtime,
+    make_executor,
+    make_pool,
+    require_attention_room,
+    thread_for_small,
+)
 from blendrt.machine import device_name
 from blendrt.pages import pool_pages
 from blendrt.recorder import Recorder
@@ -20,6 +26,7 @@ from blendrt.replay.job import Job
 from blendrt.replay.warm_up import warm_up
 from blendrt.tokens import PromptTokens
 from blendsim.errors import InputError
+from blendsim.serving.core import ServingCore
 from blendsim.steplog import StepLog
 
 
@@ -46,22 +53,27 @@ class FullReplay:
         pool = make_pool(decoder, max(map(pool_pages, cores.values())), job.system)
         tokens = PromptTokens(job.workload, decoder.config.vocab, runtime.seed)
         try:
-            executor = make_executor(runtime, pool)
-            if decoder.device.type == "cuda":
-                warm_up(executor, pool, job.flavour.token_budget, decoder.device)
-            for rank, core in cores.items():
-                builder = BatchBuilder(core, tokens, decoder.device)
-                engine = Engine(core, builder, executor, clock_for(decoder.device))
-                engine.run(self._recorder, rank, lambda done: told(self._done + done))
-                self._done += len(core.rows)
-                for row, output in zip(core.rows.tolist(), builder.outputs.lists(), strict=True):
-                    self.outputs[row] = output
+            with thread_for_small(decoder):
+                executor = make_executor(runtime, pool)
+                if decoder.device.type == "cuda":
+                    warm_up(executor, pool, job.flavour.token_budget, decoder.device)
+                for rank, core in cores.items():
+                    builder = BatchBuilder(core, tokens, decoder.device)
+                    engine = Engine(core, builder, executor, clock_for(decoder.device))
+                    engine.run(self._recorder, rank, lambda done: told(self._done + done))
+                    self._keep(core, builder)
         except torch.OutOfMemoryError as error:
             raise InputError(
                 f"{device_name(decoder.device)} ran out of memory in step {len(self._recorder)}: "
                 f"up to {job.flavour.token_budget} tokens a step beside {pool.pages:,} KV blocks; "
                 "plan again with fewer kv_bytes or a smaller --token-budget"
             ) from error
+
+    def _keep(self, core: ServingCore, builder: BatchBuilder) -> None:
+        """A rank is done; its requests' outputs come off the device."""
+        self._done += len(core.rows)
+        for row, output in zip(core.rows.tolist(), builder.outputs.lists(), strict=True):
+            self.outputs[row] = output
 
     def log(self, meta: Mapping[str, Any]) -> StepLog:
         """The steps so far. `complete` in its meta says whether these are all."""
