@@ -5,6 +5,7 @@ whole prefix, an object a request, fresh sums. It shares words and the two sides
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 from oracle_serving import LEFT, RIGHT, Job, SlowCore, World
 
@@ -33,11 +34,13 @@ class Guest(Job):
     held: int = 0  # tokens it has memory for
     published: int = 0  # of those, the ones computed before this step
 
+    @cached_property
+    def shared_keys(self) -> list[tuple[Key, int, int]]:
+        return [(self.tokens[: place + 1], 0, 0) for place in range(self.shared)]
+
     def key(self, place: int) -> tuple[Key, int, int]:
         """The name of its token at a place."""
-        if place < self.shared:
-            return self.tokens[: place + 1], 0, 0
-        return (), self.number, place
+        return self.shared_keys[place] if place < self.shared else ((), self.number, place)
 
     @property
     def alone(self) -> int:
@@ -51,7 +54,9 @@ class Guest(Job):
 
 def common(a: tuple[int, ...], b: tuple[int, ...]) -> int:
     """Tokens two prompts begin with alike."""
-    return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
+    return next(
+        (i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b))
+    )
 
 
 class SlowRounds(SlowCore):
@@ -60,6 +65,7 @@ class SlowRounds(SlowCore):
     def __init__(self, world: RoundWorld) -> None:
         super().__init__(world)
         self.rules = world
+        self.blocks = []  # tokens have names here, and no places
         self.guests = [
             Guest(
                 **{name: getattr(job, name) for name in Job.__dataclass_fields__},
@@ -83,6 +89,7 @@ class SlowRounds(SlowCore):
         self.passes = 0
         self.promised = 0
         self.half: Guest | None = None  # the prompt in progress
+        self.started: list[Guest] = []  # those that decode, in the order in which they began to
 
     # ---- memory
 
@@ -90,12 +97,8 @@ class SlowRounds(SlowCore):
         return [job for job in self.running if isinstance(job, Guest)]
 
     def held_keys(self) -> set[tuple[Key, int, int]]:
-        return {
-            guest.key(place)
-            for guest in self.members()
-            for place in range(guest.shared)
-            if guest.key(place) in self.cache
-        }
+        paths = [key for guest in self.members() for key in guest.shared_keys]
+        return set(paths) & self.cache.keys()
 
     def available(self) -> int:
         private = sum(guest.alone for guest in self.members())
@@ -236,11 +239,6 @@ class SlowRounds(SlowCore):
         if sum(guest.status == "done" for guest in self.guests) > done:
             self.is_full = False
 
-    @property
-    def started(self) -> list[Guest]:
-        """Requests in the order in which they last began to decode."""
-        return self.__dict__.setdefault("_started", [])
-
     # ---- coming and going
 
     def start(self, guest: Guest) -> None:
@@ -284,12 +282,15 @@ class SlowRounds(SlowCore):
 
     def retract(self) -> None:
         while len(self.decoding()) > 1:
-            oldest_first = self.sides[LEFT] + self.sides[RIGHT]
-            places = {id(job): -i for i, job in enumerate(reversed(self.sides[LEFT]))}
-            places |= {id(job): -i for i, job in enumerate(reversed(self.sides[RIGHT]), 10_000)}
-            assert len(places) == len(oldest_first)
+            # Of equals the last admitted, on the left side before the right one.
+            newest_first = [*reversed(self.sides[LEFT]), *reversed(self.sides[RIGHT])]
             victim = min(
-                self.decoding(), key=lambda g: (g.generated, -g.prompt, -places[id(g)])
+                [
+                    guest
+                    for guest in newest_first
+                    if isinstance(guest, Guest) and guest in self.started
+                ],
+                key=lambda guest: (guest.generated, -guest.prompt),
             )
             self.throw_out(victim)
             self.take_tokens(min(20 * len(self.decoding()), self.available()))
@@ -345,6 +346,17 @@ class SlowRounds(SlowCore):
                 return guest
         return None
 
+    def shares(self) -> dict[str, float]:
+        """As in `SlowCore`, rounded as in the paper's formula: the share first, then the memory."""
+        memory = float((self.world.capacity - self.held_length()) * self.world.block)
+        front, fraction = max(self.front, self.world.first), 0.5
+        if front < self.back:
+            dense, sparse = self.jobs[front].density, self.jobs[self.back].density
+            if dense != sparse:
+                fraction = (self.world.root_density - sparse) / (dense - sparse)
+        left = memory * min(1.0, max(0.0, fraction))
+        return {LEFT: left, RIGHT: memory - left}
+
     def sort_line(self) -> None:
         if not self.waiting():
             return
@@ -387,9 +399,9 @@ class SlowRounds(SlowCore):
         """Requests that find the same first `depth` tokens: those that find more, then the rest."""
         groups: dict[tuple[Key, int, int], list[Guest]] = {}
         for guest in guests:
-            if self.matched(guest) > depth:
+            if guest.key(depth) in self.cache:
                 groups.setdefault(guest.key(depth), []).append(guest)
         is_own = {key: key[0] == () for key in groups}
         for key in sorted(groups, key=lambda key: (-len(groups[key]), is_own[key], key)):
             yield from self.below(groups[key], depth + 1)
-        yield from [guest for guest in guests if self.matched(guest) == depth]
+        yield from [guest for guest in guests if guest.key(depth) not in self.cache]

@@ -74,10 +74,9 @@ def roomy(prompts: list[tuple[int, ...]], outputs: list[int], **rules: Any) -> R
         capacity=100_000,
         block=1,
         budget=2_048,
-        max_running=64,
         limits=(0,) * n,
     )
-    return replace(world, **rules)
+    return replace(world, **{"max_running": min(64, rules.get("budget", 64)), **rules})
 
 
 def compare(world: RoundWorld, limit: int = 20_000) -> int:
@@ -105,7 +104,9 @@ def round_worlds(draw: st.DrawFn) -> RoundWorld:
     common heads long enough for `lpm` to let one request wait for another.
     """
     heads = draw(st.lists(st.integers(1, 10) | st.just(34), min_size=1, max_size=3))
-    n = draw(st.integers(1, 12))
+    n = draw(st.integers(1, 16))
+    forced = draw(st.sampled_from([True, False, False]))  # all lengths, or some
+    stretch = draw(st.sampled_from([1] * 5 + [6]))  # long outputs are retracted more than once
     prompts, outputs, limits = [], [], []
     for k in range(n):
         head = draw(st.integers(0, len(heads) - 1))
@@ -114,10 +115,10 @@ def round_worlds(draw: st.DrawFn) -> RoundWorld:
         shared = min(wanted, length)
         own = draw(st.sampled_from([-1, -2, 100 + k]))  # a tail others may have too, or its own
         prompts.append(tuple(range(shared)) + (own,) * (length - shared))
-        outputs.append(draw(st.integers(1, 24)))
-        limits.append(outputs[-1] * draw(st.sampled_from([0, 0, 1, 3])))
+        outputs.append(stretch * draw(st.integers(1, 24)))
+        limits.append(0 if forced else outputs[-1] * draw(st.sampled_from([0, 1, 1, 2])))
     longest = max(len(p) + d for p, d in zip(prompts, outputs, strict=True))
-    budget = draw(st.integers(1, 48))
+    budget = draw(st.integers(1, 96))
     densities = draw(st.lists(st.sampled_from([0.25, 0.5, 1.0, 1.5, 4.0]), min_size=n, max_size=n))
     first = draw(st.sampled_from([0, 0, n // 3]))
     if draw(st.booleans()):
@@ -130,10 +131,10 @@ def round_worlds(draw: st.DrawFn) -> RoundWorld:
         ),
         densities=tuple(densities),
         root_density=draw(st.sampled_from([0.3, 1.0, 3.0])),
-        capacity=longest + draw(st.integers(0, 60)),
+        capacity=longest + draw(st.integers(0, 40)),
         block=1,
         budget=budget,
-        max_running=draw(st.integers(1, min(budget, n + 1))),
+        max_running=min(budget, draw(st.integers(1, n + 1) | st.just(n))),
         predicted_peak=False,
         sharing=draw(st.sampled_from([True, True, True, False])),
         dual=draw(st.sampled_from([False, False, True])),
@@ -142,5 +143,5 @@ def round_worlds(draw: st.DrawFn) -> RoundWorld:
         limits=tuple(limits),
         mixed=draw(st.booleans()),
         order=draw(st.sampled_from(["fcfs", "lpm", "dfs-weight"])),
-        conservativeness=draw(st.sampled_from([0.01, 0.3, 1.0, 2.0])),
+        conservativeness=draw(st.sampled_from([0.01, 0.01, 0.3, 1.0, 2.0])),
     )

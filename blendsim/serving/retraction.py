@@ -30,8 +30,10 @@ def first_retracted(state: State) -> int:
             r = state.requests[k]
             if r.status == DECODING:
                 own = generated_tokens(state, k)
-                if least == NONE or own < generated or (
-                    own == generated and r.prompt > state.requests[least].prompt
+                if (
+                    least == NONE
+                    or own < generated
+                    or (own == generated and r.prompt > state.requests[least].prompt)
                 ):
                     least = k
                     generated = own
