@@ -11,7 +11,14 @@ from blendsim.plan import Plan
 from blendsim.report.metrics import Row, run_seconds
 from blendsim.request import Workload
 from blendsim.search.problem import Problem, Progress, plan_policy, prepare
-from blendsim.search.trial import find_bounds, find_engine, find_facts, predict, run_trial
+from blendsim.search.trial import (
+    block_size,
+    find_bounds,
+    find_engine,
+    find_facts,
+    predict,
+    run_trial,
+)
 from blendsim.serving.flavour import Flavour, find_flavour
 from blendsim.settings import Settings
 
@@ -35,15 +42,17 @@ def compare(
 ) -> Comparison:
     """Every one of the baselines on the pool. With a token budget in the settings all run at that.
 
-    All rows stand beside the same bounds: those of the largest budget tried.
+    All rows stand beside the same bounds: those of the largest budget tried and of the smallest KV
+    block.
     """
     problem = prepare(workload, settings, progress)
     asked = settings.token_budget
     tried = [asked] if asked else [n for n in BUDGETS if n <= problem.model.coverage.tokens]
     policies = sorted({baseline.policy for baseline in baselines})
-    facts = find_facts(problem)
+    block = block_size(problem, [find_flavour(baseline.engine) for baseline in baselines])
+    facts = find_facts(problem, block)
     progress(f"bounds for {max(tried)} tokens a step")
-    limits = find_bounds(problem, max(tried))
+    limits = find_bounds(problem, max(tried), block)
 
     def make(policy: str) -> Plan:
         progress(f"planning {policy}")

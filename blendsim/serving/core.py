@@ -13,8 +13,9 @@ from blendsim.batch import Batch
 from blendsim.plan import DUAL_SCAN, Plan
 from blendsim.prefix import PrefixTree, SortedPrompts, build_tree, common_blocks
 from blendsim.request import Ints, Workload
-from blendsim.serving import batcher
+from blendsim.serving import batcher, rounds
 from blendsim.serving.flavour import PREDICTED_PEAK, Flavour
+from blendsim.serving.round_state import Rounds, check_rounds, new_rounds
 from blendsim.serving.state import (
     BUCKET,
     BUCKETS,
@@ -69,9 +70,10 @@ def block_paths(prompts: SortedPrompts, rows: Ints, block_tokens: int) -> BlockP
 class ServingCore:
     """One replica's scheduler over the requests of a plan's rank."""
 
-    def __init__(self, state: State, rows: Ints) -> None:
+    def __init__(self, state: State, rows: Ints, rounds: Rounds | None = None) -> None:
         self.state = state
         self.rows = rows
+        self.rounds = rounds  # of a flavour that works in rounds
 
     @classmethod
     def from_plan(
@@ -88,6 +90,7 @@ class ServingCore:
 
         Planning passes what it expects, simulation the true lengths. Requests must not be oversize.
         """
+        system = flavour.divide(system)
         mine = np.flatnonzero(plan.rank == rank)
         rows = plan.order[mine]
         paths = block_paths(prompts, rows, system.block_tokens) if flavour.prefix_sharing else None
@@ -104,7 +107,9 @@ class ServingCore:
             is_dual=plan.admission == DUAL_SCAN,
             first_count=int(plan.is_first[mine].sum()),
         )
-        return cls(state, rows)
+        if not flavour.prefill_first:
+            return cls(state, rows)
+        return cls(state, rows, new_rounds(state, workload.output_limit[rows], flavour))
 
     @property
     def is_done(self) -> bool:
@@ -114,14 +119,20 @@ class ServingCore:
     def step(self) -> Batch:
         """Decide the next step. Execute it, then `commit()`; not to be called when done."""
         assert not self.is_done, "all requests are done"
-        batcher.schedule(self.state)
+        if self.rounds is None:
+            batcher.schedule(self.state)
+        else:
+            rounds.schedule_round(self.state, self.rounds)
         batch = Batch(*(int(count) for count in self.state.counts[: len(Batch._fields)]))
         assert batch.tokens > 0, "a step computes something while requests are left"
         return batch
 
     def commit(self) -> None:
         """Record that the step was executed."""
-        batcher.commit(self.state)
+        if self.rounds is None:
+            batcher.commit(self.state)
+        else:
+            rounds.commit_round(self.state, self.rounds)
 
     def counts(self) -> dict[str, int]:
         """The step's counts by their StepLog names; `finished` is complete after `commit()`."""
@@ -132,6 +143,8 @@ class ServingCore:
         s = self.state.scalars[0]
         chunk = self.state.chunk[:, : int(s.chunks)]
         decoding = np.flatnonzero(self.state.requests.status == DECODING)
+        if self.rounds is not None and not self.rounds.scalars[0].decoded:
+            decoding = decoding[:0]
         requests: Any = self.state.requests[decoding]
         context = requests.start_context + int(s.step) - requests.start_step
         return Scheduled(
@@ -182,6 +195,8 @@ class ServingCore:
             reserved = int(requests.reserved[running[members]].sum())
             assert reserved == int(counted), f"{reserved} tokens are reserved, counted {counted}"
         assert int(state.buckets["count"].sum()) == len(running), "every end is expected once"
+        if self.rounds is not None:
+            check_rounds(state, self.rounds)
 
 
 def new_state(

@@ -5,9 +5,15 @@ of its own.
 from dataclasses import dataclass, replace
 
 from blendsim.errors import InputError, UnknownName
+from blendsim.specs import System
 
 PROMPT_FITS = "prompt_fits"  # admit when the whole prompt fits in free blocks (vLLM)
 PREDICTED_PEAK = "predicted_peak"  # admit when the running requests' expected peak fits too
+
+FCFS = "fcfs"  # waiting requests stay in the order of the plan
+LPM = "lpm"  # longest cached prefix first, while few wait
+DFS_WEIGHT = "dfs-weight"  # depth-first over cached prefixes, most waiting requests first
+QUEUE_ORDERS = (FCFS, LPM, DFS_WEIGHT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +35,13 @@ class Flavour:
     overlaps: bool = True  # runs GEMMs of one nano-batch beside attention of another
     #: Share of its expected output that a request counts with on its side (dual scan).
     output_reserved: float = 0.5
+    #: Steps are prefill or decode, prefill first (SGLang); admission is by new_token_ratio then.
+    prefill_first: bool = False
+    mixed_chunk: bool = False  # with prefill_first: decodes join prefill steps
+    queue_order: str = FCFS  # with prefill_first: how waiting requests are sorted in every round
+    block_tokens: int | None = None  # tokens of a KV block; None: the system's
+    #: With prefill_first: scales the share of running requests' outputs that is reserved.
+    conservativeness: float = 1.0
 
     def __post_init__(self) -> None:
         if self.token_budget < 1 or self.max_running < 1:
@@ -41,7 +54,41 @@ class Flavour:
                 f"token budget {self.token_budget} is below the running limit {self.max_running}: "
                 "every running request decodes a token a step; raise the budget or lower the limit"
             )
+        if self.queue_order not in QUEUE_ORDERS:
+            raise UnknownName("queue order", self.queue_order, QUEUE_ORDERS)
+        if self.prefill_first and self.block_tokens != 1:
+            raise InputError(
+                f"prefill_first with KV blocks of {self.block_tokens or 'the system’s'} tokens is "
+                "not modelled; set block_tokens to 1"
+            )
+        if not self.prefill_first and (self.mixed_chunk or self.queue_order != FCFS):
+            raise InputError(
+                "mixed_chunk and queue_order are rules of prefill_first; set that too, or neither"
+            )
+        if not self.conservativeness > 0:
+            raise InputError(
+                f"conservativeness {self.conservativeness} reserves nothing; set it above 0"
+            )
 
+    def divide(self, system: System) -> System:
+        """The system with its KV memory in blocks of this engine's size."""
+        if self.block_tokens is None:
+            return system
+        return replace(system, block_tokens=self.block_tokens)
+
+
+_SGLANG = Flavour(
+    "sglang",
+    "0.5.23",
+    token_budget=8_192,
+    max_running=2_048,
+    admission=PROMPT_FITS,
+    keeps_own_blocks=True,
+    oldest_leaves_first=True,
+    overlaps=False,
+    prefill_first=True,
+    block_tokens=1,
+)
 
 FLAVOURS: dict[str, Flavour] = {
     flavour.name: flavour
@@ -55,8 +102,10 @@ FLAVOURS: dict[str, Flavour] = {
             oldest_leaves_first=True,
             overlaps=False,
         ),
-        # NOTE: an outline, as is nanoflow: no prefill-first rounds, new_token_ratio or retraction.
-        Flavour("sglang", "0.5", admission=PREDICTED_PEAK, overlaps=False),
+        _SGLANG,
+        replace(_SGLANG, name="sglang-mixed", mixed_chunk=True),
+        replace(_SGLANG, name="sglang-lpm", queue_order=LPM),
+        replace(_SGLANG, name="sglang-dfs-weight", queue_order=DFS_WEIGHT),
         Flavour("sequential", "blendsim", max_running=2_048, overlaps=False),
     )
 }

@@ -12,6 +12,8 @@ from blendsim.perf.overlap import overlap_lines
 from blendsim.serving.batcher import commit, schedule
 from blendsim.serving.core import ServingCore
 from blendsim.serving.flavour import Flavour
+from blendsim.serving.round_state import Rounds
+from blendsim.serving.rounds import commit_round, schedule_round
 from blendsim.serving.state import State
 from blendsim.steplog import COUNTS, TIMES
 
@@ -54,6 +56,41 @@ def run_steps(
     return len(counts)
 
 
+@kernel
+def run_rounds(
+    state: State,
+    rounds: Rounds,
+    tables: StepTables,
+    lines: NDArray[np.float64],
+    start: float,
+    until: float,
+    counts: NDArray[np.int64],
+    times: NDArray[np.float64],
+) -> int:
+    """`run_steps` for a flavour that works in rounds. A loop of its own, so that each is compiled
+    only where it is used and neither slows the other.
+    """
+    now = start
+    for row in range(len(counts)):
+        if state.scalars[0].done == len(state.requests) or now >= until:
+            return row
+        schedule_round(state, rounds)
+        step = state.counts
+        if step[0] + step[3] == 0:
+            return -1 - row
+        compute = compute_seconds(tables, step[0], step[1], step[2], step[3], step[5])
+        memory = memory_seconds(tables, step[3], step[4])
+        seconds = overlapped(lines, compute, memory)
+        commit_round(state, rounds)
+        counts[row] = step
+        times[row, 0] = now
+        times[row, 1] = seconds
+        times[row, 2] = compute
+        times[row, 3] = memory
+        now += seconds
+    return len(counts)
+
+
 class Replica:
     """A ServingCore that advances in simulated time and keeps its step log."""
 
@@ -76,8 +113,7 @@ class Replica:
             if self._rows == len(self._counts):
                 self._counts = np.concatenate([self._counts, np.empty_like(self._counts)])
                 self._times = np.concatenate([self._times, np.empty_like(self._times)])
-            rows = run_steps(
-                self.core.state,
+            rest = (
                 self._tables,
                 self._lines,
                 self.now,
@@ -85,6 +121,10 @@ class Replica:
                 self._counts[self._rows :],
                 self._times[self._rows :],
             )
+            if self.core.rounds is None:
+                rows = run_steps(self.core.state, *rest)
+            else:
+                rows = run_rounds(self.core.state, self.core.rounds, *rest)
             assert rows >= 0, (
                 f"step {self._rows - 1 - rows}: nothing can run though requests are left"
             )
