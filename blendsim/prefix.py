@@ -61,6 +61,21 @@ def sort_prompts(workload: Workload) -> SortedPrompts:
     return SortedPrompts(order, common)
 
 
+def subset(sorted_prompts: SortedPrompts, rows: Ints) -> SortedPrompts:
+    """The same for the requests `rows` alone: what two neighbours share is the least that those
+    between them share.
+    """
+    is_kept = np.zeros(len(sorted_prompts.order), np.bool_)
+    is_kept[rows] = True
+    kept = np.flatnonzero(is_kept[sorted_prompts.order])
+    common = sorted_prompts.common
+    if 0 < len(kept) < len(common):
+        starts = np.concatenate(([0], kept[:-1] + 1))
+        common = np.minimum.reduceat(common[: kept[-1] + 1], starts)
+        common[0] = 0
+    return SortedPrompts(sorted_prompts.order[kept], common[: len(kept)])
+
+
 def build_tree(common: Ints) -> PrefixTree:
     """The tree of sorted leaves from their neighbours' common prefixes (any unit)."""
     return PrefixTree(*_build_tree(np.ascontiguousarray(common, np.int64)))

@@ -52,7 +52,8 @@ def left_share(state: State) -> float:
     front = max(s.front, s.first_count)  # while sampled requests enter, the ends have not moved
     if front >= s.back:
         return memory / 2
-    return memory * left_fraction(state.density[front], state.density[s.back], s.root_density)
+    left, right = state.density[state.line[front]], state.density[state.line[s.back]]
+    return memory * left_fraction(left, right, s.root_density)
 
 
 @kernel

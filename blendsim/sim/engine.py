@@ -9,7 +9,7 @@ from blendsim.compiled import kernel
 from blendsim.perf.kernels import StepTables, compute_seconds, memory_seconds, overlapped
 from blendsim.perf.model import StepModel
 from blendsim.perf.overlap import overlap_lines
-from blendsim.serving.batcher import commit, schedule
+from blendsim.serving.batcher import commit, has_work, schedule
 from blendsim.serving.core import ServingCore
 from blendsim.serving.flavour import Flavour
 from blendsim.serving.state import State
@@ -35,7 +35,7 @@ def run_steps(
     """
     now = start
     for row in range(len(counts)):
-        if state.scalars[0].done == len(state.requests) or now >= until:
+        if now >= until or not has_work(state):
             return row
         schedule(state)
         step = state.counts
