@@ -97,16 +97,19 @@ def shareable_tokens(
     """
     if block_tokens == 1:
         return int(sorted_prompts.common.sum())
-    return int(shared_tokens(workload, sorted_prompts, block_tokens).sum())
+    return int(_shared_in_order(workload, sorted_prompts, block_tokens).sum())
 
 
 def shared_tokens(workload: Workload, sorted_prompts: SortedPrompts, block_tokens: int) -> Ints:
     """Prompt tokens that each request (by workload row) need not compute in the sorted order."""
-    order = sorted_prompts.order
-    full = (workload.prompt_len[order] - 1) // block_tokens
-    shared = np.empty(len(order), np.int64)
-    shared[order] = np.minimum(common_blocks(sorted_prompts, block_tokens), full) * block_tokens
+    shared = np.empty(len(sorted_prompts.order), np.int64)
+    shared[sorted_prompts.order] = _shared_in_order(workload, sorted_prompts, block_tokens)
     return shared
+
+
+def _shared_in_order(workload: Workload, sorted_prompts: SortedPrompts, block_tokens: int) -> Ints:
+    full = (workload.prompt_len[sorted_prompts.order] - 1) // block_tokens
+    return np.minimum(common_blocks(sorted_prompts, block_tokens), full) * block_tokens
 
 
 @kernel
