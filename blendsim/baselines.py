@@ -1,8 +1,11 @@
-"""Baselines: a baseline is a row, planner × engine flavour. `blendsim compare` runs them all on one
+"""Baselines: a baseline is a row, planner × engine flavour. `blendsim compare` runs them on one
 workload.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
+
+from blendsim.serving.flavour import find_flavour
 
 
 class Baseline(NamedTuple):
@@ -21,3 +24,17 @@ BASELINES: tuple[Baseline, ...] = (
     Baseline("NanoFlow-DFS", "dfs", "nanoflow"),
     Baseline("BlendServe", "blend", "nanoflow"),
 )
+
+
+def find_baselines(engines: Sequence[str]) -> tuple[Baseline, ...]:
+    """The rows of these engines, all rows for none; an engine without rows runs both orders that
+    matter. UnknownName for an engine that does not exist.
+    """
+    if not engines:
+        return BASELINES
+    found: list[Baseline] = []
+    for engine in dict.fromkeys(engines):
+        find_flavour(engine)
+        rows = [row for row in BASELINES if row.engine == engine]
+        found += rows or [Baseline(f"{engine}-{p}", p, engine) for p in ("dfs", "blend")]
+    return tuple(found)

@@ -19,8 +19,10 @@ _MODEL = ModelSpec("grain", 1, 1, 1, heads=1, kv_heads=1, head_dim=1, vocab=1, c
 _GPU = GpuSpec("sand", flops=1.0, bandwidth=1.0, memory_bytes=1 << 40, sm_count=1)
 
 
-def core_of(world: World) -> ServingCore:
-    """The compiled core for `world`, made the way the simulator makes it: from a plan."""
+def core_of(world: World, **rules: bool) -> ServingCore:
+    """The compiled core for `world`, made the way the simulator makes it: from a plan. `rules` are
+    the flavour's that a world does not have.
+    """
     n = len(world.prompts)
     prompts = Prompts(
         offsets=np.array([0, *accumulate(map(len, world.prompts))], np.int64),
@@ -51,6 +53,7 @@ def core_of(world: World) -> ServingCore:
         admission=PREDICTED_PEAK if world.predicted_peak else PROMPT_FITS,
         prefix_sharing=world.sharing,
         output_reserved=world.output_reserved,
+        **rules,
     )
     kv_bytes = world.capacity * world.block * _MODEL.kv_bytes_per_token
     system = System(_MODEL, _GPU, kv_bytes=kv_bytes, block_tokens=world.block)

@@ -157,10 +157,18 @@ def test_compare_shows_every_baseline() -> None:
 
     told = run_json("compare", "--trace", "trace.csv")
     assert [row["policy"] for row in told["rows"]] == [baseline.name for baseline in BASELINES]
-    assert told["seconds"] == min(row["seconds"] for row in told["rows"])
+    best = max(row["tokens_per_second_per_gpu"] for row in told["rows"])
+    assert told["tokens_per_second_per_gpu"] == best
+    assert [row["token_budget"] for row in told["common"]] == [2_048] * len(BASELINES)
     text = run("compare", "--trace", "trace.csv")
     assert "llama-3.1-8b on 1 × a100-80g." in text, "every row has its own engine"
     assert all(baseline.name in text for baseline in BASELINES)
+
+
+@pytest.mark.usefixtures("folder")
+def test_compare_takes_the_engines_asked_for() -> None:
+    told = run_json("compare", "--trace", "trace.csv", "--engines", "vllm, sequential")
+    assert {row["engine"] for row in told["rows"]} == {"vllm", "sequential"}
 
 
 def test_options_win_over_the_config_file(folder: Path) -> None:

@@ -9,7 +9,7 @@ from blendsim import search
 from blendsim.perf.kernels import overlapped
 from blendsim.perf.overlap import overlap_lines
 from blendsim.plan import Plan
-from blendsim.report.metrics import PoolFacts, kv_use, run_seconds, summarise
+from blendsim.report.metrics import Place, PoolFacts, kv_use, run_seconds, summarise
 from blendsim.request import Workload, from_lengths
 from blendsim.serving.core import ServingCore
 from blendsim.serving.flavour import find_flavour
@@ -156,7 +156,6 @@ def test_run_that_beats_a_bound_is_a_bug() -> None:
     choice = search.choose(problem.workload, search.Settings(sample=1.0, planner="fcfs"))
     log = log_of(problem, plan)
     fast, outputs = replace(log, times=log.times * 1e-3), problem.workload.output_len
+    place, facts = Place("nanoflow", 2_048, 1, 100), PoolFacts(1.0, 1.0, 0)
     with pytest.raises(AssertionError, match="less than the practical optimum"):
-        summarise(
-            "fcfs", problem.workload, outputs, 1.0, fast, choice.bounds, 100, PoolFacts(1.0, 1.0, 0)
-        )
+        summarise("fcfs", problem.workload, outputs, 1.0, fast, choice.bounds, place, facts)

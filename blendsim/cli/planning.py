@@ -77,21 +77,41 @@ def compare(
     format: o.Format = None,
     skip_oversize: o.SkipOversize = False,
     config: o.Config = None,
+    engines: Annotated[
+        str | None, typer.Option(help="Only these engines' baselines, as in vllm,nanoflow.")
+    ] = None,
     json: o.Json = False,
 ) -> None:
-    """Put every baseline side by side on one pool."""
+    """Put every baseline side by side on one pool, at its best token budget and at 2,048."""
     with Progress(is_whole_run=True) as say:
+        from blendsim.baselines import find_baselines
         from blendsim.search import compare as compare_baselines
 
         asked = o.resolve(ctx.params)
+        names = [name.strip() for name in (engines or "").split(",")]
+        baselines = find_baselines([name for name in names if name])
         say("reading traces")
         workload = asked.load()
-        rows, notes = compare_baselines(workload, asked.settings, say)
-    best = min(rows, key=lambda row: row.reported_seconds)
+        rows, common, notes = compare_baselines(workload, asked.settings, baselines, say)
+    best = max(rows, key=lambda row: row.tokens_per_second_per_gpu)
     if json:
-        print_json(_object(rows, best, {"notes": notes}))
+        from blendsim.report.metrics import as_json
+
+        told = {"notes": notes, "common": [as_json(row) for row in common]}
+        print_json(_object(rows, best, told))
         return
-    print_lines(_text(rows, best, o.platform(asked.settings), [], notes))
+    from blendsim.report.tables import comparison_table, paragraphs, pool_line
+
+    columns = width()
+    print_lines(
+        [
+            *paragraphs([pool_line(best, o.platform(asked.settings))], columns),
+            "",
+            *comparison_table(rows, common, best.policy, columns),
+            "",
+            *paragraphs([f"Note: {note}" for note in notes], columns),
+        ]
+    )
 
 
 def _object(rows: list[Any], best: Any, told: dict[str, Any]) -> dict[str, Any]:

@@ -49,6 +49,14 @@ class AttentionGrid:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class SmallGrid:
+    """Seconds of a decoder's small operators on `tokens` tokens, a column each."""
+
+    tokens: Ints  # (M,), ascending
+    seconds: Floats  # (M, 6), the columns of small.OPERATORS
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class ReduceGrid:
     """Seconds of one all-reduce of `sizes` bytes."""
 

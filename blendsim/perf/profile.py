@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from blendsim.perf.grids import AttentionGrid, Floats, Ints, ReduceGrid
+from blendsim.perf.grids import AttentionGrid, Floats, Ints, ReduceGrid, SmallGrid
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -22,3 +22,4 @@ class Profile:
     shape: Mapping[str, int]  # the model sizes the tables belong to
     notes: tuple[str, ...]  # one a table: measured at this shape, or between which
     meta: Mapping[str, Any]  # provenance
+    small: SmallGrid | None = None  # None: not measured, priced by their bytes

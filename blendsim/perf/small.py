@@ -1,15 +1,21 @@
 """Small operators of a decoder: norms with residual, rotary embedding, KV write, activation.
 
-They move bytes and compute next to nothing: time = launch + bytes / (share × peak bandwidth). Share
-and launch are the profile's (the source's own figures); engines fuse what can be fused, so each
-operator reads its input once and writes its output once.
+A profile that measured them is asked. Else, since they move bytes and compute next to nothing: time
+= launch + bytes / (share × peak bandwidth). Share and launch are the profile's (the source's own
+figures); engines fuse what can be fused, so each operator reads its input once and writes its
+output once.
 """
 
 import numpy as np
 
-from blendsim.perf.grids import Floats, Ints
+from blendsim.perf.grids import Floats, Ints, SmallGrid, along
 from blendsim.perf.profile import Profile
 from blendsim.specs import BYTES_PER_VALUE, System
+
+#: What a measured profile tells apart, and how often each stands in a layer and outside of all.
+OPERATORS = ("norm", "rotary", "kv_write", "residual", "activation", "embedding")
+_IN_A_LAYER = np.array([2.0, 1.0, 1.0, 2.0, 1.0, 0.0])  # residual: where it is not in the norm
+_ONCE = np.array([1.0, 0.0, 0.0, 0.0, 0.0, 1.0])
 
 
 def layer_bytes(system: System) -> list[int]:
@@ -33,6 +39,8 @@ def small_seconds(system: System, profile: Profile, tokens: Ints) -> Floats:
     """Seconds of all small operators of a step of `tokens` tokens: every layer's, and once the
     embedding and the last norm.
     """
+    if profile.small is not None:
+        return _measured_seconds(profile.small, system.model.layers, tokens)
     figures = profile.meta["small_operators"]
     bandwidth = figures["bandwidth_share"] * system.gpu.bandwidth
     per_layer = layer_bytes(system)
@@ -41,3 +49,9 @@ def small_seconds(system: System, profile: Profile, tokens: Ints) -> Floats:
     launches = (layers * len(per_layer) + len(once)) * figures["launch_seconds"]
     moved = layers * sum(per_layer) + sum(once)
     return np.asarray(np.where(tokens > 0, launches + tokens * (moved / bandwidth), 0.0))
+
+
+def _measured_seconds(grid: SmallGrid, layers: int, tokens: Ints) -> Floats:
+    """Between measured sizes straight lines."""
+    each = grid.seconds @ (layers * _IN_A_LAYER + _ONCE)
+    return np.asarray(np.where(tokens > 0, along(grid.tokens, each, tokens), 0.0), np.float64)

@@ -14,7 +14,7 @@ import numpy as np
 from blendsim.errors import ProfileError
 from blendsim.perf.atlas import DIRECTORY, read_atlas
 from blendsim.perf.derive import OPERATORS, derive_profile, shape_of
-from blendsim.perf.grids import AttentionGrid, ReduceGrid
+from blendsim.perf.grids import AttentionGrid, ReduceGrid, SmallGrid
 from blendsim.perf.profile import Profile
 from blendsim.perf.records import (
     MICRO,
@@ -25,6 +25,7 @@ from blendsim.perf.records import (
     write_rows,
     write_toml,
 )
+from blendsim.perf.small import OPERATORS as SMALL_OPERATORS
 from blendsim.specs import GpuSpec, ModelSpec
 
 SCHEMA = "profile"
@@ -42,6 +43,7 @@ _REQUIRED = (
     "waves",
 )
 _GEMM_HEADER = ("tokens", *(f"{name}_us" for name in OPERATORS))
+_SMALL_HEADER = ("tokens", *(f"{name}_us" for name in SMALL_OPERATORS))
 
 
 def write_profile(profile: Profile, directory: Path) -> None:
@@ -71,6 +73,15 @@ def write_profile(profile: Profile, directory: Path) -> None:
             (
                 [int(size), to_text(seconds)]
                 for size, seconds in zip(profile.reduce.sizes, profile.reduce.seconds, strict=True)
+            ),
+        )
+    if profile.small is not None:
+        write_rows(
+            directory / "small.csv",
+            _SMALL_HEADER,
+            (
+                [m, *map(to_text, row)]
+                for m, row in zip(profile.small.tokens.tolist(), profile.small.seconds, strict=True)
             ),
         )
     head = {
@@ -114,7 +125,16 @@ def read_profile(directory: Path) -> Profile:
         shape=meta["shape"],
         notes=tuple(meta["notes"]),
         meta={key: value for key, value in meta.items() if key not in own},
+        small=_read_small(directory / "small.csv"),
     )
+
+
+def _read_small(path: Path) -> SmallGrid | None:
+    if not path.exists():
+        return None
+    _, rows = read_rows(path, _SMALL_HEADER)
+    columns = [column(path, rows, i + 1) for i in range(len(SMALL_OPERATORS))]
+    return SmallGrid(column(path, rows, 0).astype(np.int64), np.column_stack(columns) * MICRO)
 
 
 def _read_grid(path: Path) -> AttentionGrid:

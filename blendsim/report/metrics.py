@@ -37,6 +37,10 @@ class Row:
     preempted_tokens: int
     kv_use: float  # mean share of the KV cache held by running requests, weighted by time
     steps: int
+    engine: str
+    token_budget: int  # tokens a step
+    gpus: int
+    tokens_per_second_per_gpu: float
     regret: float | None = None  # of the chosen row: seconds lost against the best row in hindsight
 
     @property
@@ -51,6 +55,15 @@ class PoolFacts(NamedTuple):
     density: float  # closed form, as in the paper's Table 4
     density_profile: float  # from the kernel profile, best sharing at the core's block size
     shareable_tokens: int  # the most prompt tokens that sharing blocks can save
+
+
+class Place(NamedTuple):
+    """What a run took place on."""
+
+    engine: str
+    token_budget: int  # tokens a step
+    gpus: int  # of all replicas
+    capacity_blocks: int  # KV blocks of a replica
 
 
 def kv_use(log: StepLog, capacity_blocks: int) -> float:
@@ -89,7 +102,7 @@ def summarise(
     predicted_seconds: float,
     log: StepLog,
     bounds: Bounds,
-    capacity_blocks: int,
+    place: Place,
     facts: PoolFacts,
 ) -> Row:
     """The row of a simulated run. `output_len` is what the run generated; bounds hold for the same
@@ -106,6 +119,7 @@ def summarise(
             f"{policy} takes {seconds:.6f} s, less than the {name} of {bound:.6f} s"
         )
     has_truth = bool(workload.has_output.all())
+    rate = total_tokens(workload, output_len) / seconds
     inputs = int(workload.prompt_len.sum())
     return Row(
         policy=policy,
@@ -114,7 +128,7 @@ def summarise(
         output_tokens=int(workload.output_len.sum()) if has_truth else None,
         seconds=seconds if has_truth else None,
         predicted_seconds=predicted_seconds,
-        tokens_per_second=total_tokens(workload, output_len) / seconds,
+        tokens_per_second=rate,
         optimum_seconds=bounds.optimum,
         share_of_optimum=bounds.optimum / seconds,
         reachable_seconds=bounds.reachable,
@@ -124,8 +138,12 @@ def summarise(
         density=facts.density,
         density_profile=facts.density_profile,
         preempted_tokens=int(log.count("preempted_tokens").sum()),
-        kv_use=kv_use(log, capacity_blocks),
+        kv_use=kv_use(log, place.capacity_blocks),
         steps=len(log),
+        engine=place.engine,
+        token_budget=place.token_budget,
+        gpus=place.gpus,
+        tokens_per_second_per_gpu=rate / place.gpus,
     )
 
 

@@ -34,9 +34,7 @@ def policy_table(rows: "Sequence[Row]", chosen: str | None, width: int) -> list[
     """A line a policy, the chosen one marked. Seconds are on true lengths, predicted ones on what
     planning may see.
     """
-    kept = [
-        row.sharing_ratio / row.sharing_optimum if row.sharing_optimum else None for row in rows
-    ]
+    kept = [_kept(row) for row in rows]
     columns = [
         Column("policy", [_marked(row.policy, chosen) for row in rows], is_text=True),
         Column("seconds", [number(row.seconds, 1) for row in rows]),
@@ -48,6 +46,27 @@ def policy_table(rows: "Sequence[Row]", chosen: str | None, width: int) -> list[
         Column("recomputed", [number(row.preempted_tokens) for row in rows], dispensable=2),
         Column("KV use", [share(row.kv_use) for row in rows], dispensable=3),
         Column("steps", [number(row.steps) for row in rows], dispensable=4),
+    ]
+    return lay_out(columns, width)
+
+
+def comparison_table(
+    rows: "Sequence[Row]", common: "Sequence[Row]", best: str, width: int
+) -> list[str]:
+    """A line a baseline, at its best token budget; the last columns at the common one."""
+    budget = f"at {common[0].token_budget:,}"
+    ahead = max(row.tokens_per_second_per_gpu for row in rows)
+    columns = [
+        Column("baseline", [_marked(row.policy, best) for row in rows], is_text=True),
+        Column("GPUs", [number(row.gpus) for row in rows], dispensable=2),
+        Column("budget", [number(row.token_budget) for row in rows]),
+        Column("seconds", [number(row.reported_seconds, 1) for row in rows]),
+        Column("tokens/s/GPU", [number(row.tokens_per_second_per_gpu) for row in rows]),
+        Column("of best", [share(row.tokens_per_second_per_gpu / ahead) for row in rows]),
+        Column("of optimum", [share(row.share_of_optimum) for row in rows], dispensable=1),
+        Column("sharing kept", [share(_kept(row)) for row in rows], dispensable=1),
+        Column("recomputed", [number(row.preempted_tokens) for row in rows], dispensable=3),
+        Column(budget, [number(row.reported_seconds, 1) for row in common]),
     ]
     return lay_out(columns, width)
 
@@ -101,6 +120,10 @@ def paragraphs(texts: Iterable[str], width: int) -> list[str]:
         held = re.sub(r"(?<=\d) (?=%|s\b)", "\xa0", text)
         lines += textwrap.wrap(held, width, subsequent_indent="  ")
     return [line.replace("\xa0", " ") for line in lines]
+
+
+def _kept(row: "Row") -> float | None:
+    return row.sharing_ratio / row.sharing_optimum if row.sharing_optimum else None
 
 
 def _marked(policy: str, chosen: str | None) -> str:

@@ -1,0 +1,40 @@
+"""What a run can expect of its requests' outputs, made of what planning may see and of nothing
+else.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from blendsim.planner.lengths import Lengths, draw, expect_lengths
+from blendsim.planner.tree import pool_tree
+from blendsim.prefix import SortedPrompts
+from blendsim.request import Ints, Workload
+
+
+class Outlook(NamedTuple):
+    """Output lengths before the run."""
+
+    lengths: Lengths
+    drawn: Ints  # (n,) one possible world: as varied as the sample, true where visible
+
+
+def look_ahead(
+    workload: Workload, prompts: SortedPrompts, longest: int, share: float, seed: int
+) -> Outlook:
+    """Sample `share` of the requests, estimate the others and draw their world.
+
+    A request has the room its prompt leaves of `longest` tokens: what cannot be served is not
+    expected either.
+    """
+    rng = np.random.default_rng(seed)
+    tree = pool_tree(workload, prompts)
+    lengths = expect_lengths(workload, tree, share, rng)
+    room = np.maximum(1, longest - workload.prompt_len)
+    lengths = lengths._replace(expected=np.minimum(lengths.expected, room))
+    return Outlook(lengths, np.minimum(draw(workload, tree, lengths, rng), room))
+
+
+def reported_lengths(workload: Workload, drawn: Ints) -> Ints:
+    """Output lengths to run and report on: the trace's, or the drawn ones where it gives none."""
+    return np.where(workload.has_output, workload.output_len, drawn)

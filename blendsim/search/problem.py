@@ -1,0 +1,82 @@
+"""A pool on a system, prepared once: prompts sorted, lengths estimated, steps priced. Plans are
+made from it.
+"""
+
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import NamedTuple
+
+from blendsim import __version__
+from blendsim.perf.density import RequestCosts, closed_form
+from blendsim.perf.model import StepModel, step_model
+from blendsim.plan import Plan
+from blendsim.planner.blend import BlendSettings
+from blendsim.planner.lengths import Lengths
+from blendsim.planner.make import make_plan
+from blendsim.planner.outlook import look_ahead, reported_lengths
+from blendsim.planner.partition import partition
+from blendsim.prefix import SortedPrompts, shared_tokens, sort_prompts
+from blendsim.request import Ints, Workload
+from blendsim.settings import Settings
+
+Progress = Callable[[str], None]
+
+
+class Problem(NamedTuple):
+    """A pool on a system: all that planning and simulating it needs, computed once."""
+
+    workload: Workload
+    prompts: SortedPrompts
+    settings: Settings
+    model: StepModel
+    lengths: Lengths
+    drawn: Ints  # (n,) outputs to predict by: as varied as the sample, true where visible
+    costs: RequestCosts  # of the expected lengths, in closed form
+
+    @property
+    def true_lengths(self) -> Ints:
+        """Output lengths to report on: the trace's, or the drawn ones where it gives none."""
+        return reported_lengths(self.workload, self.drawn)
+
+
+def prepare(workload: Workload, settings: Settings, progress: Progress = lambda _: None) -> Problem:
+    """Sort prompts, sample and estimate output lengths, build the step model."""
+    system = settings.system
+    model = step_model(system, settings.overlap)
+    progress("sorting prompts by prefix")
+    prompts = sort_prompts(workload)
+    progress("estimating output lengths")
+    longest = system.longest_request
+    lengths, drawn = look_ahead(workload, prompts, longest, settings.sample, settings.seed)
+    # NOTE: the closed form counts KV held for d steps, p·d + d²/2, which is what dual scan divides;
+    # the profile's d − 1 reads would give a request with one output token no memory at all.
+    costs = closed_form(system, workload.prompt_len, lengths.expected)
+    return Problem(workload, prompts, settings, model, lengths, drawn, costs)
+
+
+def plan_policy(problem: Problem, policy: str) -> Plan:
+    """The plan of one policy, over all replicas."""
+    plan = make_plan(
+        policy,
+        problem.workload,
+        problem.prompts,
+        problem.lengths,
+        problem.costs,
+        BlendSettings(),
+        problem.settings.seed,
+        {
+            "origin": list(problem.workload.origin),
+            "settings": asdict(problem.settings),
+            "overlap": problem.model.overlap,
+            "profile": "/".join(
+                (problem.settings.gpu, problem.model.system.model.name, f"tp{problem.settings.tp}")
+            ),
+            "blendsim": __version__,
+        },
+    )
+    if problem.settings.dp == 1:
+        return plan
+    # Ranks get equal work, not equal prompts: what a request shares with others is computed once.
+    costs, block = problem.costs, problem.model.system.block_tokens
+    saved = shared_tokens(problem.workload, problem.prompts, block) * costs.seconds_per_shared_token
+    return partition(plan, costs._replace(compute=costs.compute - saved), problem.settings.dp)

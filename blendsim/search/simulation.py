@@ -1,0 +1,33 @@
+"""Simulating a plan that was made before."""
+
+from typing import NamedTuple
+
+from blendsim.plan import Plan, require_same_workload
+from blendsim.report.metrics import Row
+from blendsim.request import Workload
+from blendsim.search.problem import Progress, prepare
+from blendsim.search.trial import find_bounds, find_engine, find_facts, run_trial
+from blendsim.settings import Settings
+from blendsim.steplog import StepLog
+
+
+class Simulation(NamedTuple):
+    """What simulating a plan gives."""
+
+    row: Row
+    log: StepLog  # on true lengths where the trace has them
+    notes: list[str]
+
+
+def simulate_plan(
+    workload: Workload, plan: Plan, settings: Settings, progress: Progress = lambda _: None
+) -> Simulation:
+    """Simulate a plan that was made before. Raises PlanMismatch if it is for another workload."""
+    require_same_workload(plan, workload)
+    problem = prepare(workload, settings, progress)
+    flavour = find_engine(problem, settings.engine)
+    progress(f"simulating {plan.policy}")
+    limits = find_bounds(problem, flavour.token_budget)
+    trial = run_trial(problem, plan, plan.policy, flavour, limits, find_facts(problem))
+    notes = [*workload.notes, *problem.lengths.notes, *trial.notes]
+    return Simulation(trial.row, trial.log, notes)

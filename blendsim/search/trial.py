@@ -1,0 +1,91 @@
+"""A trial: one plan on one engine, simulated on what planning may see and on the true lengths, and
+put beside the bounds.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from blendsim.perf.density import closed_form, pool_density, profiled, table_density
+from blendsim.plan import Plan
+from blendsim.prefix import shareable_tokens
+from blendsim.report.metrics import Place, PoolFacts, Row, outside_notes, run_seconds, summarise
+from blendsim.report.optimum import Bounds, bounds
+from blendsim.search.problem import Problem
+from blendsim.serving.flavour import Flavour, find_flavour
+from blendsim.sim.run import simulate
+from blendsim.steplog import StepLog
+
+
+class Trial(NamedTuple):
+    """A plan and what became of it."""
+
+    plan: Plan
+    row: Row
+    log: StepLog  # on true lengths where the trace has them
+    bounds: Bounds
+    notes: list[str]  # what was extrapolated
+
+
+def find_engine(problem: Problem, name: str) -> Flavour:
+    """The engine at the asked token budget; ProfileError if the profile does not reach that far."""
+    flavour = find_flavour(name, problem.settings.token_budget)
+    problem.model.coverage.require(flavour.token_budget)
+    return flavour
+
+
+def predict(problem: Problem, plan: Plan, flavour: Flavour) -> StepLog:
+    """The plan's run on the drawn lengths: all that a choice may look at."""
+    return simulate(plan, problem.workload, problem.drawn, problem.prompts, problem.model, flavour)
+
+
+def run_trial(
+    problem: Problem, plan: Plan, name: str, flavour: Flavour, limits: Bounds, facts: PoolFacts
+) -> Trial:
+    """Simulate a plan on what planning may see and, where they differ, on the true lengths."""
+    truth = problem.true_lengths
+    log = predict(problem, plan, flavour)
+    predicted = run_seconds(log)
+    if not np.array_equal(truth, problem.drawn):
+        log = simulate(plan, problem.workload, truth, problem.prompts, problem.model, flavour)
+    system = problem.model.system
+    place = Place(
+        flavour.name, flavour.token_budget, problem.settings.dp * system.tp, system.kv_blocks
+    )
+    row = summarise(
+        name,
+        problem.workload,
+        truth,
+        predicted,
+        log,
+        limits,
+        place,
+        facts,
+    )
+    return Trial(plan, row, log, limits, outside_notes(log, problem.model.coverage))
+
+
+def find_bounds(problem: Problem, token_budget: int) -> Bounds:
+    """Both bounds of the pool for engines of up to `token_budget` tokens a step."""
+    return bounds(
+        problem.workload,
+        problem.true_lengths,
+        problem.prompts,
+        problem.model,
+        token_budget,
+        problem.settings.dp,
+    )
+
+
+def find_facts(problem: Problem) -> PoolFacts:
+    """What is true of the pool whatever the schedule."""
+    workload, prompts, system = problem.workload, problem.prompts, problem.model.system
+    truth = problem.true_lengths
+    closed = closed_form(system, workload.prompt_len, truth)
+    measured = profiled(problem.model, workload.prompt_len, truth)
+    shareable = shareable_tokens(workload, prompts, system.block_tokens)
+    return PoolFacts(
+        table_density(closed, shareable_tokens(workload, prompts) / workload.prompt_len.sum()),
+        pool_density(measured, shareable),
+        shareable,
+    )

@@ -1,0 +1,119 @@
+"""StepInputs: what one engine step computes, as tensors, made on the host without waiting for the
+device.
+
+Output lengths are forced, so scheduling never needs a token's value. Where a token is one that the
+model generated, its id is fetched on the device from where an earlier step put it. A token at
+position i of a request is prompt token i, or output token i − prompt; computing position i yields
+output token i + 1 − prompt.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from blendrt.attention.layout import AttentionLayout, Rows, lay_out, upload
+from blendrt.pages import PagedStep
+from blendrt.tokens import PromptTokens
+from blendsim.batch import Batch
+from blendsim.request import Ints
+from blendsim.serving.core import ServingCore
+
+
+@dataclass(frozen=True, slots=True)
+class StepInputs:
+    """One engine step. Tokens stand as in the layout: chunks first, then decodes."""
+
+    ids: Tensor  # (tokens,) int64, device
+    layout: AttentionLayout
+    sample_rows: Tensor  # (samples,) int64, device: tokens whose logits give an output token
+    sample_places: Tensor  # (samples,) int64, device: where OutputTokens keeps it
+    sample_requests: Ints  # (samples,) whose it is, by the core's numbers
+    counts: Batch
+
+
+class OutputTokens:
+    """Output tokens of all requests of a core, on the device until somebody asks."""
+
+    def __init__(self, output_len: Ints, device: torch.device) -> None:
+        self.first: Ints = np.concatenate([np.zeros(1, np.int64), np.cumsum(output_len)])
+        self.tokens = torch.zeros(int(self.first[-1]), dtype=torch.int32, device=device)
+
+    def store(self, places: Tensor, tokens: Tensor) -> None:
+        """Keep a step's sampled tokens."""
+        self.tokens[places] = tokens.to(torch.int32)
+
+    def fetch(self, source: Tensor) -> Tensor:
+        """Ids from a mixed list: a value ≥ 0 is an id, −1 − place stands for an output token."""
+        places = (-1 - source).clamp_(min=0)
+        return torch.where(source >= 0, source, self.tokens[places].long())
+
+    def lists(self) -> list[list[int]]:
+        """Every request's output; waits for the device."""
+        flat = self.tokens.tolist()
+        return [flat[a:b] for a, b in zip(self.first, self.first[1:], strict=False)]
+
+
+class BatchBuilder:
+    """Makes a core's steps into inputs."""
+
+    def __init__(self, core: ServingCore, prompts: PromptTokens, device: torch.device) -> None:
+        requests: Any = core.state.requests
+        self.outputs = OutputTokens(requests.output, device)
+        self._prompt_len: Ints = requests.prompt.copy()
+        self._rows = core.rows
+        self._block = int(core.state.scalars[0].block_tokens)
+        self._prompts = prompts
+        self._device = device
+
+    def build(self, step: PagedStep, counts: Batch) -> StepInputs:
+        """The inputs of a step whose pages are numbered."""
+        ends = np.cumsum(step.tokens)
+        sampled = step.requests[step.samples]
+        done = (step.computed + step.tokens)[step.samples]
+        places = self.outputs.first[sampled] + done - self._prompt_len[sampled]
+        return StepInputs(
+            ids=self.outputs.fetch(self._upload(self._sources(step))),
+            layout=self._layout(step),
+            sample_rows=self._upload(ends[step.samples] - 1),
+            sample_places=self._upload(places),
+            sample_requests=sampled,
+            counts=counts,
+        )
+
+    def _upload(self, values: Ints) -> Tensor:
+        return upload(torch.from_numpy(values), self._device)
+
+    def _sources(self, step: PagedStep) -> Ints:
+        """What `OutputTokens.fetch` reads, of every token of the step."""
+        n = step.chunks
+        parts: list[Ints] = []
+        columns = (step.requests[:n], step.computed[:n], step.tokens[:n])
+        for request, start, tokens in zip(*(c.tolist() for c in columns), strict=True):
+            stop, prompt = start + tokens, int(self._prompt_len[request])
+            parts.append(
+                self._prompts.ids(int(self._rows[request]), min(start, prompt), min(stop, prompt))
+            )
+            # Recomputed after a preemption: the prompt, then what had been generated.
+            first = int(self.outputs.first[request])
+            parts.append(
+                -1 - first - np.arange(max(start, prompt) - prompt, max(stop, prompt) - prompt)
+            )
+        requests = step.requests[n:]
+        generated = step.computed[n:] - self._prompt_len[requests]
+        return np.concatenate([*parts, -1 - self.outputs.first[requests] - generated])
+
+    def _layout(self, step: PagedStep) -> AttentionLayout:
+        n = step.chunks
+        cut = int(step.indptr[n])
+        return lay_out(
+            chunks=step.tokens[:n],
+            computed=step.computed[:n],
+            chunk_pages=Rows(step.indptr[: n + 1], step.indices[:cut]),
+            contexts=step.computed[n:] + 1,
+            decode_pages=Rows(step.indptr[n:] - cut, step.indices[cut:]),
+            block_tokens=self._block,
+            device=self._device,
+        )

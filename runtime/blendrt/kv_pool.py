@@ -1,0 +1,55 @@
+"""The KV cache's tensors: numbered pages of a few tokens each, K and V of every layer.
+
+A token's place is its *slot*: page · block_tokens + offset in the page. K and V are two tensors of
+one shape, (layers, pages, block_tokens, kv_heads, head_dim): a layer of them is what FlashInfer
+calls a paged cache in NHD layout, and a slot is a row of the same memory seen flat.
+"""
+
+import torch
+from torch import Tensor
+
+from blendrt.config import DecoderConfig
+from blendsim.errors import InputError
+
+
+class KvPool:
+    """K and V of `pages` pages, zero at first."""
+
+    def __init__(
+        self,
+        config: DecoderConfig,
+        pages: int,
+        block_tokens: int,
+        device: torch.device,
+        dtype: torch.dtype,
+    ) -> None:
+        self.pages = pages
+        self.block_tokens = block_tokens
+        needed = pages * page_bytes(config, block_tokens, dtype)
+        if device.type == "cuda":
+            free, _ = torch.cuda.mem_get_info(device)
+            if needed > free:
+                fit = free // page_bytes(config, block_tokens, dtype)
+                raise InputError(
+                    f"{pages} KV blocks need {needed / 1e9:.1f} GB and {free / 1e9:.1f} GB are "
+                    f"free on {torch.cuda.get_device_name(device)}; at most {fit} blocks fit"
+                )
+        shape = (config.layers, pages, block_tokens, config.kv_heads, config.head_dim)
+        self.k = torch.zeros(shape, dtype=dtype, device=device)
+        self.v = torch.zeros(shape, dtype=dtype, device=device)
+        row = (config.layers, pages * block_tokens, config.kv_heads, config.head_dim)
+        self._k_rows, self._v_rows = self.k.view(row), self.v.view(row)
+
+    def write(self, layer: int, slots: Tensor, k: Tensor, v: Tensor) -> None:
+        """Put k and v, (tokens, kv_heads, head_dim), into their slots, (tokens,) int64."""
+        self._k_rows[layer].index_copy_(0, slots, k)
+        self._v_rows[layer].index_copy_(0, slots, v)
+
+    def paged(self, layer: int) -> tuple[Tensor, Tensor]:
+        """A layer's K and V, (pages, block_tokens, kv_heads, head_dim) each."""
+        return self.k[layer], self.v[layer]
+
+
+def page_bytes(config: DecoderConfig, block_tokens: int, dtype: torch.dtype) -> int:
+    """Memory of one page: K and V of its tokens in all layers."""
+    return 2 * config.layers * block_tokens * config.kv_width * dtype.itemsize

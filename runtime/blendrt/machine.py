@@ -1,0 +1,57 @@
+"""What a measurement ran on, for its provenance."""
+
+import importlib.metadata
+import os
+import platform
+import shutil
+import subprocess
+from typing import Any
+
+import torch
+
+_PACKAGES = ("torch", "flashinfer-python", "vllm", "cuda-bindings")
+#: What nvidia-smi is asked for; clocks in MHz, power in W, temperature in °C.
+_QUERY = "driver_version,clocks.sm,clocks.mem,clocks.max.sm,power.limit,temperature.gpu"
+
+
+def describe(device: torch.device) -> dict[str, Any]:
+    """Device, driver, clocks where they can be read, and library versions."""
+    facts: dict[str, Any] = {"device": device_name(device), "python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            facts[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    if device.type == "cuda":
+        facts["cuda"] = torch.version.cuda
+        facts |= _driver(device.index or 0)
+    return facts
+
+
+def device_name(device: torch.device) -> str:
+    """The GPU's name, or "cpu"."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+
+
+def free_bytes(device: torch.device) -> int:
+    """Memory that can still be had on the device."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    try:
+        with open("/proc/meminfo") as file:
+            sizes = dict(line.split(":", 1) for line in file)
+        return int(sizes["MemAvailable"].split()[0]) << 10
+    except (OSError, KeyError):
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def _driver(index: int) -> dict[str, Any]:
+    """What nvidia-smi says of a GPU now; empty where there is no such command."""
+    command = shutil.which("nvidia-smi")
+    if command is None:
+        return {}
+    asked = [command, f"--id={index}", f"--query-gpu={_QUERY}", "--format=csv,noheader,nounits"]
+    told = subprocess.run(asked, capture_output=True, text=True, check=False, timeout=20)
+    values = [value.strip() for value in told.stdout.split(",")]
+    names = _QUERY.split(",")
+    return dict(zip(names, values, strict=True)) if len(values) == len(names) else {}

@@ -1,0 +1,56 @@
+"""Comparing systems: each at the token budget that suits it, all beside the same bounds."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from test_search import mixed_pool
+
+from blendsim import search
+from blendsim.baselines import BASELINES, Baseline, find_baselines
+from blendsim.errors import UnknownName
+from blendsim.search.comparison import BUDGETS, COMMON_BUDGET
+
+POOL = mixed_pool(np.random.default_rng(3), 150)
+DFS, BLEND = Baseline("DFS", "dfs", "nanoflow"), Baseline("Blend", "blend", "nanoflow")
+
+
+def test_every_baseline_runs_at_its_best_budget_by_prediction() -> None:
+    done = search.compare(POOL, search.Settings(), [DFS, BLEND])
+    for row, baseline in zip(done.rows, (DFS, BLEND), strict=True):
+        tried = [
+            search.compare(POOL, search.Settings(token_budget=n), [baseline]).rows[0]
+            for n in BUDGETS
+        ]
+        assert row.predicted_seconds == min(other.predicted_seconds for other in tried)
+        assert row.token_budget in BUDGETS
+    assert {row.token_budget for row in done.common} == {COMMON_BUDGET}
+
+
+def test_all_rows_stand_beside_the_same_bounds() -> None:
+    done = search.compare(POOL, search.Settings(), BASELINES)
+    rows = [*done.rows, *done.common]
+    assert len({(row.optimum_seconds, row.reachable_seconds) for row in rows}) == 1
+    assert max(row.share_of_reachable for row in rows) <= 1
+
+
+def test_an_asked_budget_is_the_only_one() -> None:
+    done = search.compare(POOL, search.Settings(token_budget=1_024), [DFS])
+    assert done.rows == done.common
+    assert done.rows[0].token_budget == 1_024
+
+
+def test_rate_of_a_gpu_counts_all_of_them() -> None:
+    settings = search.Settings(dp=2, sample=1.0)
+    row = search.compare(POOL, replace(settings, token_budget=2_048), [DFS]).rows[0]
+    assert row.gpus == 2
+    assert row.tokens_per_second_per_gpu == pytest.approx(row.tokens_per_second / 2)
+
+
+def test_engines_choose_rows() -> None:
+    assert find_baselines([]) == BASELINES
+    assert {row.engine for row in find_baselines(["vllm"])} == {"vllm"}
+    names = [row.name for row in find_baselines(["sequential"])]
+    assert names == ["sequential-dfs", "sequential-blend"]
+    with pytest.raises(UnknownName, match="engine 'vlm'"):
+        find_baselines(["vlm"])
