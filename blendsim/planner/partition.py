@@ -2,14 +2,12 @@
 allows (§5.5). Only the prefixes that a cut goes through are shared less.
 """
 
-from dataclasses import replace
-
 import numpy as np
 
 from blendsim.errors import InputError
 from blendsim.perf.density import RequestCosts
 from blendsim.perf.shares import cut_line, equal
-from blendsim.plan import DUAL_SCAN, Plan
+from blendsim.plan import DUAL_SCAN, Plan, deal
 from blendsim.prefix import SortedPrompts, shareable_tokens, subset
 from blendsim.request import Workload
 
@@ -31,17 +29,13 @@ def partition(plan: Plan, costs: RequestCosts, ranks: int) -> Plan:
         int(plan.is_first.sum()),
         plan.admission == DUAL_SCAN,
         equal(ranks),
-    ).astype(np.int32)
-    place = np.lexsort((np.arange(len(plan)), ~plan.is_first, rank))
-    columns = ("order", "is_first", "is_visible", "expected_output", "density")
-    return replace(plan, rank=rank[place], **{name: getattr(plan, name)[place] for name in columns})
+    )
+    return deal(plan, rank)
 
 
-def sharing_lost(
-    plan: Plan, workload: Workload, prompts: SortedPrompts, block_tokens: int
-) -> int:
-    """Prompt tokens that the whole pool can share, in full blocks, and the plan's ranks on their own
-    cannot.
+def sharing_lost(plan: Plan, workload: Workload, prompts: SortedPrompts, block_tokens: int) -> int:
+    """Prompt tokens that the whole pool can share, in full blocks, and the plan's ranks on their
+    own cannot.
     """
     kept = sum(
         shareable_tokens(workload, subset(prompts, plan.order[plan.rank == rank]), block_tokens)

@@ -106,7 +106,7 @@ class ServingCore:
             is_dual=plan.admission == DUAL_SCAN,
             first_count=int(plan.is_first[mine].sum()),
         )
-        return cls(state, rows)
+        return cls(state, rows, number=rank)
 
     @property
     def is_done(self) -> bool:

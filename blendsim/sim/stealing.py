@@ -128,7 +128,8 @@ class Crew:
         context = mine.prompt + mine.generated + decoded
         costs = closed_form(self._system, context, rest)
         tokens = costs.compute - (context - prefill) * costs.seconds_per_shared_token
-        return np.bincount(rank, tokens + costs.memory, minlength=len(self.replicas))
+        seconds = tokens + costs.memory
+        return np.bincount(rank, seconds, minlength=len(self.replicas)).astype(np.float64)
 
 
 def _waiting(replica: Replica) -> Ints:
