@@ -18,6 +18,8 @@ def simulate(
         typer.Option(help="The workload, if not the traces that the plan remembers."),
     ] = None,
     engine: o.Engine = None,
+    topology: o.Topology = None,
+    link: o.Link = None,
     token_budget: o.TokenBudget = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Write the step log here.")
@@ -35,7 +37,9 @@ def simulate(
         if output is not None:
             require_place(output)
         asked = _asked(made.meta, plan, workload)
-        changes = _given({"engine": engine, "token_budget": token_budget})
+        changes = _given(
+            {"engine": engine, "topology": topology, "link": link, "token_budget": token_budget}
+        )
         settings = replace(asked.settings, **changes)
         say("reading traces")
         row, log, notes = simulate_plan(asked.load(), made, settings, say)

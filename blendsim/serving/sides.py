@@ -5,6 +5,9 @@ Engines that admit in order keep all requests on the left side; its list is then
 admission.
 """
 
+import numpy as np
+from numpy.typing import NDArray
+
 from blendsim.compiled import kernel
 from blendsim.perf.density import left_fraction
 from blendsim.serving.state import DECODING, LEFT, NONE, State
@@ -126,3 +129,18 @@ def victim(state: State) -> int:
     if s.left_reserved - share >= s.right_reserved - (memory - share):
         return s.left_newest
     return s.right_newest
+
+
+@kernel
+def running_requests(state: State) -> NDArray[np.int64]:
+    """Who runs: left side first, the newest admission of a side first."""
+    s = state.scalars[0]
+    found = np.empty(s.running, np.int64)
+    at = 0
+    for newest in (s.left_newest, s.right_newest):
+        k = newest
+        while k != NONE:
+            found[at] = k
+            at += 1
+            k = state.requests[k].older
+    return found

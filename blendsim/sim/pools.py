@@ -10,28 +10,24 @@ replica; compiled code runs the steps that start before anything else can happen
 
 from collections import deque
 from collections.abc import Generator
-from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 import simpy
 
-from blendsim.errors import InputError, OversizeError
-from blendsim.perf.density import closed_form
 from blendsim.perf.model import StepModel
-from blendsim.perf.shares import cut_line, equal
-from blendsim.plan import DUAL_SCAN, Plan, deal
-from blendsim.prefix import SortedPrompts, shared_tokens
+from blendsim.plan import Plan
+from blendsim.prefix import SortedPrompts
 from blendsim.request import Ints, Workload
-from blendsim.serving.core import ServingCore, beside, new_state
+from blendsim.serving.core import ServingCore
 from blendsim.serving.flavour import Flavour
 from blendsim.serving.handover import can_receive, lend, receive, take_back, take_in
 from blendsim.serving.state import NONE
 from blendsim.sim.engine import Replica
 from blendsim.sim.link import Port, kv_payload, move
+from blendsim.sim.pool_cores import decode_cores, prefill_cores, require_room
 from blendsim.sim.topology import Topology
-
 
 #: Between two looks of a decode replica at the line while no room is made for the prompt that was
 #: the oldest in it: a few steps.
@@ -108,22 +104,15 @@ class Pools:
         self._goes_on = output_len > 1  # else the prompt's own token is the whole answer
         self._world = simpy.Environment()
         self._waiting: deque[Finished] = deque()
-        _require_room(workload, output_len, model, topology)
-        first = _over_prefill(plan, workload, prompts, model, topology)
-        first = replace(first, expected_output=np.ones_like(plan.expected_output))
-        ones = np.ones_like(output_len)
+        require_room(workload, output_len, model, topology)
         self.prefill = [
-            self._member(
-                ServingCore.from_plan(first, workload, ones, prompts, model.system, flavour, rank),
-                model,
-                flavour,
-            )
-            for rank in range(topology.prefill)
+            self._member(core, model, flavour)
+            for core in prefill_cores(plan, workload, prompts, model, flavour, topology)
         ]
         self._holder = np.full(len(plan), NONE)
         self.decode = [
             self._member(core, model, flavour)
-            for core in _decode_cores(
+            for core in decode_cores(
                 plan, workload, output_len, model, flavour, topology, self._holder
             )
         ]
@@ -235,84 +224,3 @@ def _deliver(finished: Finished, taker: Member, _: simpy.Event) -> None:
     taker.arrivals.popleft()
     finished.member.wake()
     taker.wake()
-
-
-def _require_room(
-    workload: Workload, output_len: Ints, model: StepModel, topology: Topology
-) -> None:
-    """Refuse what would stand still: a request that one decode replica alone cannot hold, and pools
-    of more replicas than there are requests.
-    """
-    system = model.system
-    room = system.kv_blocks * system.block_tokens
-    longest = int((workload.prompt_len + output_len).max(initial=0))
-    if longest > room:
-        raise OversizeError(
-            f"a request of {longest} tokens does not fit the {room} KV tokens of a decode replica; "
-            "use a larger --tp or --gpu, or drop it with --skip-oversize"
-        )
-    if max(topology.prefill, topology.decode) > len(workload):
-        raise InputError(
-            f"{topology.name} has a pool of more replicas than the {len(workload)} requests; "
-            "give smaller pools"
-        )
-
-
-def _over_prefill(
-    plan: Plan, workload: Workload, prompts: SortedPrompts, model: StepModel, topology: Topology
-) -> Plan:
-    """The plan over the prefill replicas: as it is if it has a rank for each, else one rank's cut
-    into equal prompt work (and, where the dual scanner takes both ends, equal answers).
-    """
-    ranks = len(np.unique(plan.rank))
-    if ranks == topology.prefill:
-        return plan
-    if ranks > 1:
-        raise InputError(
-            f"the plan is for {ranks} ranks, {topology.name} prefills on {topology.prefill}; "
-            f"plan for {topology.prefill} or for 1"
-        )
-    is_dual = plan.admission == DUAL_SCAN
-    costs = closed_form(model.system, workload.prompt_len[plan.order], plan.expected_output)
-    shared = shared_tokens(workload, prompts, model.system.block_tokens)[plan.order]
-    prompt = (workload.prompt_len[plan.order] - shared) * costs.seconds_per_shared_token
-    memory = costs.memory * is_dual
-    rank = cut_line(prompt, memory, int(plan.is_first.sum()), is_dual, equal(topology.prefill))
-    return deal(plan, rank)
-
-
-def _decode_cores(
-    plan: Plan,
-    workload: Workload,
-    output_len: Ints,
-    model: StepModel,
-    flavour: Flavour,
-    topology: Topology,
-    holder: Ints,
-) -> list[ServingCore]:
-    """Cores over all requests, numbered by workload row. Nothing waits in their lines: they receive
-    prompts that are computed.
-    """
-    n, system = len(plan), model.system
-    expected = np.empty(n, np.int64)
-    expected[plan.order] = plan.expected_output
-    # NOTE: prefixes are not shared here, as SGLang's decode servers do by default.
-    state = new_state(
-        prompt=workload.prompt_len,
-        output=output_len,
-        expected=expected,
-        density=np.zeros(n),
-        root_density=0.0,
-        paths=None,
-        capacity=system.kv_blocks,
-        block_tokens=system.block_tokens,
-        flavour=flavour,
-        is_dual=False,
-        first_count=0,
-    )
-    state.requests.generated = 1  # the prompt's own
-    nobody = np.zeros(0, np.int64)
-    return [
-        ServingCore(beside(state, nobody, 0), np.arange(n), holder, topology.prefill + replica)
-        for replica in range(topology.decode)
-    ]

@@ -23,7 +23,8 @@ from blendsim.prefix import SortedPrompts, shared_tokens
 from blendsim.request import Ints, Workload
 from blendsim.serving.core import ServingCore, beside
 from blendsim.serving.flavour import Flavour
-from blendsim.serving.state import DECODING, PREFILLING
+from blendsim.serving.sides import running_requests
+from blendsim.serving.state import DECODING
 from blendsim.sim.engine import Replica
 
 
@@ -53,6 +54,7 @@ class Crew:
         shared = shared_tokens(workload, prompts, model.system.block_tokens)[plan.order]
         self._compute = costs.compute - shared * costs.seconds_per_shared_token
         self._memory = costs.memory
+        self._work = self._compute + self._memory
         self._system = model.system
         self._is_dual = plan.admission == DUAL_SCAN
         self._seconds = seconds
@@ -87,49 +89,53 @@ class Crew:
                 return
 
     def balance(self, now: float) -> None:
-        """Let each rank without waiting requests take some of the rank that has most work left."""
+        """Let each rank without waiting requests take some of the rank that has most work left, so
+        that both have equally much, as far as what waits goes.
+        """
         thieves = [r for r in self.replicas if not len(_waiting(r)) and not _requeued(r)]
         if len(thieves) in (0, len(self.replicas)):
             return
-        work = self._compute + self._memory
-        waiting = [float(work[_waiting(replica)].sum()) for replica in self.replicas]
-        left = self._running_seconds() + waiting
+        running = self._running_seconds()
         for thief in thieves:
-            victim = self.replicas[int(np.argmax(np.where(waiting, left, 0.0)))]
-            line, to, of = _waiting(victim), thief.core.number, victim.core.number
-            share = (left[of] - left[to]) / 2 / max(waiting[of], 1e-300)
-            if share <= 0:
-                continue
-            state = victim.core.state.scalars[0]
-            first = max(0, int(state.first_count) - int(state.front))
-            ends = np.array([1 - min(share, 1.0)])
-            is_taken = (
-                cut_line(self._compute[line], self._memory[line], first, self._is_dual, ends) == 1
-            )
-            _set_line(victim, line[~is_taken], int((~is_taken[:first]).sum()))
-            _set_line(thief, line[is_taken], int(is_taken[:first].sum()))
-            moved = float(work[line[is_taken]].sum())
-            for rank, seconds in ((of, -moved), (to, moved)):
-                waiting[rank] += seconds
-                left[rank] += seconds
-            self._holder[line[is_taken]] = to
-            self.stolen += int(is_taken.sum())
-            thief.now = max(thief.now, now)
+            waiting = np.array([self._work[_waiting(r)].sum() for r in self.replicas])
+            left = np.where(waiting > 0, running + waiting, 0.0)
+            victim = int(left.argmax())
+            spare = left[victim] - running[thief.core.number]
+            if waiting[victim] > 0 and spare > 0:
+                share = min(1.0, spare / 2 / float(waiting[victim]))
+                self._take(thief, self.replicas[victim], share, now)
+
+    def _take(self, thief: Replica, victim: Replica, share: float, now: float) -> None:
+        """Move this share of the victim's waiting work: the end of a line served in order, the
+        middle of one that is scanned from both ends.
+        """
+        line = _waiting(victim)
+        s = victim.core.state.scalars[0]
+        first = max(0, int(s.first_count) - int(s.front))
+        ends = np.array([1 - share])
+        compute, memory = self._compute[line], self._memory[line]
+        is_taken = cut_line(compute, memory, first, self._is_dual, ends) == 1
+        _set_line(victim, line[~is_taken], int((~is_taken[:first]).sum()))
+        _set_line(thief, line[is_taken], int(is_taken[:first].sum()))
+        self._holder[line[is_taken]] = thief.core.number
+        self.stolen += int(is_taken.sum())
+        thief.now = max(thief.now, now)
 
     def _running_seconds(self) -> Floats:
         """Seconds of work that each rank's running requests still need, if they end as expected."""
-        requests: Any = self.replicas[0].core.state.requests
-        running = np.flatnonzero(np.isin(requests.status, (PREFILLING, DECODING)))
-        mine, rank = requests[running], self._holder[running]
-        step = np.array([int(r.core.state.scalars[0].step) for r in self.replicas])[rank]
-        decoded = np.where(mine.status == DECODING, step - mine.start_step, 0)
-        prefill = np.where(mine.status == DECODING, 0, mine.target - mine.computed)
-        rest = np.maximum(1, mine.expected - mine.generated - decoded)
-        context = mine.prompt + mine.generated + decoded
-        costs = closed_form(self._system, context, rest)
-        tokens = costs.compute - (context - prefill) * costs.seconds_per_shared_token
-        seconds = tokens + costs.memory
-        return np.bincount(rank, seconds, minlength=len(self.replicas)).astype(np.float64)
+        seconds = np.empty(len(self.replicas))
+        for rank, replica in enumerate(self.replicas):
+            state = replica.core.state
+            mine: Any = state.requests[running_requests(state)]
+            decodes = mine.status == DECODING
+            decoded = np.where(decodes, int(state.scalars[0].step) - mine.start_step, 0)
+            prompt = np.where(decodes, 0, mine.target - mine.computed)
+            rest = np.maximum(1, mine.expected - mine.generated - decoded)
+            context = mine.prompt + mine.generated + decoded
+            costs = closed_form(self._system, context, rest)
+            tokens = costs.compute - (context - prompt) * costs.seconds_per_shared_token
+            seconds[rank] = (tokens + costs.memory).sum()
+        return seconds
 
 
 def _waiting(replica: Replica) -> Ints:
