@@ -8,7 +8,7 @@ output lengths are.
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +72,17 @@ class Plan:
         assert bool((self.expected_output >= 1).all()), "every request is expected to answer"
         for name in _SCHEMA.names:
             assert len(getattr(self, name)) == n, f"{name} has one value a request"
+
+
+def deal(plan: Plan, rank: Ints) -> Plan:
+    """The plan with row k on replica `rank[k]`, listed rank by rank, the sampled requests first."""
+    place = np.lexsort((np.arange(len(plan)), ~plan.is_first, rank))
+    columns = ("order", "is_first", "is_visible", "expected_output", "density")
+    return replace(
+        plan,
+        rank=rank[place].astype(np.int32),
+        **{name: getattr(plan, name)[place] for name in columns},
+    )
 
 
 def fingerprint(workload: Workload, is_visible: NDArray[np.bool_]) -> str:

@@ -61,6 +61,21 @@ def sort_prompts(workload: Workload) -> SortedPrompts:
     return SortedPrompts(order, common)
 
 
+def subset(sorted_prompts: SortedPrompts, rows: Ints) -> SortedPrompts:
+    """The same for the requests `rows` alone: what two neighbours share is the least that those
+    between them share.
+    """
+    is_kept = np.zeros(len(sorted_prompts.order), np.bool_)
+    is_kept[rows] = True
+    kept = np.flatnonzero(is_kept[sorted_prompts.order])
+    common = sorted_prompts.common
+    if 0 < len(kept) < len(common):
+        starts = np.concatenate(([0], kept[:-1] + 1))
+        common = np.minimum.reduceat(common[: kept[-1] + 1], starts)
+        common[0] = 0
+    return SortedPrompts(sorted_prompts.order[kept], common[: len(kept)])
+
+
 def build_tree(common: Ints) -> PrefixTree:
     """The tree of sorted leaves from their neighbours' common prefixes (any unit)."""
     return PrefixTree(*_build_tree(np.ascontiguousarray(common, np.int64)))
@@ -82,16 +97,19 @@ def shareable_tokens(
     """
     if block_tokens == 1:
         return int(sorted_prompts.common.sum())
-    return int(shared_tokens(workload, sorted_prompts, block_tokens).sum())
+    return int(_shared_in_order(workload, sorted_prompts, block_tokens).sum())
 
 
 def shared_tokens(workload: Workload, sorted_prompts: SortedPrompts, block_tokens: int) -> Ints:
     """Prompt tokens that each request (by workload row) need not compute in the sorted order."""
-    order = sorted_prompts.order
-    full = (workload.prompt_len[order] - 1) // block_tokens
-    shared = np.empty(len(order), np.int64)
-    shared[order] = np.minimum(common_blocks(sorted_prompts, block_tokens), full) * block_tokens
+    shared = np.empty(len(sorted_prompts.order), np.int64)
+    shared[sorted_prompts.order] = _shared_in_order(workload, sorted_prompts, block_tokens)
     return shared
+
+
+def _shared_in_order(workload: Workload, sorted_prompts: SortedPrompts, block_tokens: int) -> Ints:
+    full = (workload.prompt_len[sorted_prompts.order] - 1) // block_tokens
+    return np.minimum(common_blocks(sorted_prompts, block_tokens), full) * block_tokens
 
 
 @kernel

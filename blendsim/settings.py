@@ -3,11 +3,12 @@
 A room of its own because the GPU runtime's commands read it where the simulator is not installed.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from blendsim.errors import InputError, UnknownName
 from blendsim.planner.make import POLICIES
-from blendsim.specs import System, find_gpu, find_model
+from blendsim.sim.topology import COLOCATED, Topology, pools
+from blendsim.specs import System, default_link, find_gpu, find_link, find_model
 
 AUTO = "auto"
 
@@ -27,6 +28,10 @@ class Settings:
     token_budget: int | None = None  # tokens a step; None: the engine's own
     kv_bytes: int | None = None  # KV memory of a replica; None: from the GPU's memory
     seed: int = 0
+    topology: str = "colocated"  # or 1P2D: one replica that prefills, two that decode
+    link: str = "auto"  # KV moves over it from prefill to decode; auto: the GPU's own
+    steals: bool = False  # ranks without waiting requests take some of others
+    steal_seconds: float = 1.0  # simulated time between two looks at who has none
 
     def __post_init__(self) -> None:
         if not 0 < self.sample <= 1:
@@ -37,8 +42,26 @@ class Settings:
             raise InputError(f"--seed {self.seed} must be at least 0")
         if self.planner != AUTO and self.planner not in POLICIES:
             raise UnknownName("planner", self.planner, (AUTO, *POLICIES))
+        if self.cluster.is_disaggregated and self.dp > 1:
+            raise InputError(
+                f"--dp {self.dp} is for colocated replicas, {self.topology} names its own; "
+                "give one of the two"
+            )
 
     @property
     def system(self) -> System:
         """The replica that is asked for."""
         return System(find_model(self.model), find_gpu(self.gpu), self.tp, self.kv_bytes)
+
+    @property
+    def cluster(self) -> Topology:
+        """How the replicas stand together."""
+        if self.topology == COLOCATED.name:
+            return Topology(steals=self.steals, steal_seconds=self.steal_seconds)
+        link = default_link(find_gpu(self.gpu)) if self.link == AUTO else find_link(self.link)
+        return replace(pools(self.topology, link), steals=self.steals)
+
+    @property
+    def replicas(self) -> int:
+        """Replicas in all, of `tp` GPUs each."""
+        return self.cluster.prefill + self.cluster.decode or self.dp

@@ -190,6 +190,15 @@ LINKS: dict[str, Link] = {
 }
 
 
+#: Between GPUs of one server.
+_OWN_LINKS = {
+    "a100-80g": "nvlink3",
+    "h100": "nvlink4",
+    "h200": "nvlink4",
+    "b200": "nvlink5",
+    "l40s": "pcie4",
+}
+
 _MOST_COUNTED = 1 << 31  # of anything a config.json counts
 
 
@@ -205,6 +214,11 @@ def find_link(name: str) -> Link:
     if name not in LINKS:
         raise UnknownName("link", name, LINKS)
     return LINKS[name]
+
+
+def default_link(gpu: GpuSpec) -> Link:
+    """The link that GPUs of this kind have to each other in one server."""
+    return LINKS[_OWN_LINKS[gpu.name]]
 
 
 def find_model(name: str) -> ModelSpec:

@@ -26,6 +26,13 @@ Model = Annotated[
 Gpu = Annotated[str | None, typer.Option(help="A GPU's name.")]
 Tp = Annotated[int | None, typer.Option(help="Tensor-parallel GPUs a replica.")]
 Dp = Annotated[int | None, typer.Option(help="Data-parallel replicas.")]
+Topology = Annotated[
+    str | None,
+    typer.Option(help="colocated, or pools: 1P2D prefills on one replica, decodes on two."),
+]
+Link = Annotated[
+    str | None, typer.Option(help="What KV moves over between pools; by itself the GPU's own link.")
+]
 Engine = Annotated[str | None, typer.Option(help="nanoflow, vllm, sglang or sequential.")]
 Overlap = Annotated[
     str | None,
@@ -89,6 +96,8 @@ class Asked(NamedTuple):
 def platform(settings: "Settings") -> str:
     """Model, GPUs and replicas in a few words."""
     replicas = f", {settings.dp} replicas" if settings.dp > 1 else ""
+    if settings.cluster.is_disaggregated:
+        replicas = f", {settings.cluster.name}"
     return f"{settings.model} on {settings.tp} × {settings.gpu}{replicas}"
 
 

@@ -20,6 +20,8 @@ def plan(
     gpu: o.Gpu = None,
     tp: o.Tp = None,
     dp: o.Dp = None,
+    topology: o.Topology = None,
+    link: o.Link = None,
     engine: o.Engine = None,
     overlap: o.Overlap = None,
     planner: o.Planner = None,

@@ -19,6 +19,8 @@ def simulate(
         typer.Option(help="The workload, if not the traces that the plan remembers."),
     ] = None,
     engine: o.Engine = None,
+    topology: o.Topology = None,
+    link: o.Link = None,
     token_budget: o.TokenBudget = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Write the step log here.")
@@ -34,7 +36,9 @@ def simulate(
         made, asked = read_planned(plan, workload)
         if output is not None:
             require_place(output)
-        changes = given({"engine": engine, "token_budget": token_budget})
+        changes = given(
+            {"engine": engine, "topology": topology, "link": link, "token_budget": token_budget}
+        )
         settings = replace(asked.settings, **changes)
         say("reading traces")
         row, log, notes = simulate_plan(asked.load(), made, settings, say)

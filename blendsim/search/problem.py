@@ -3,7 +3,7 @@ made from it.
 """
 
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import NamedTuple
 
 from blendsim import __version__
@@ -14,7 +14,7 @@ from blendsim.planner.blend import BlendSettings
 from blendsim.planner.lengths import Lengths
 from blendsim.planner.make import make_plan
 from blendsim.planner.outlook import look_ahead, reported_lengths
-from blendsim.planner.partition import partition
+from blendsim.planner.partition import partition, sharing_lost
 from blendsim.prefix import SortedPrompts, shared_tokens, sort_prompts
 from blendsim.request import Ints, Workload
 from blendsim.settings import Settings
@@ -74,9 +74,11 @@ def plan_policy(problem: Problem, policy: str) -> Plan:
             "blendsim": __version__,
         },
     )
-    if problem.settings.dp == 1:
+    if problem.settings.dp == 1:  # pools too: they deal one rank's plan out themselves
         return plan
     # Ranks get equal work, not equal prompts: what a request shares with others is computed once.
     costs, block = problem.costs, problem.model.system.block_tokens
     saved = shared_tokens(problem.workload, problem.prompts, block) * costs.seconds_per_shared_token
-    return partition(plan, costs._replace(compute=costs.compute - saved), problem.settings.dp)
+    plan = partition(plan, costs._replace(compute=costs.compute - saved), problem.settings.dp)
+    lost = sharing_lost(plan, problem.workload, problem.prompts, block)
+    return replace(plan, meta={**plan.meta, "sharing_lost": lost})

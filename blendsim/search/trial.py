@@ -13,6 +13,7 @@ from blendsim.plan import Plan
 from blendsim.prefix import shareable_tokens
 from blendsim.report.metrics import Place, PoolFacts, Row, outside_notes, run_seconds, summarise
 from blendsim.report.optimum import Bounds, bounds
+from blendsim.request import Ints
 from blendsim.search.problem import Problem
 from blendsim.serving.flavour import Flavour, find_flavour
 from blendsim.sim.run import simulate
@@ -38,7 +39,19 @@ def find_engine(problem: Problem, name: str) -> Flavour:
 
 def predict(problem: Problem, plan: Plan, flavour: Flavour) -> StepLog:
     """The plan's run on the drawn lengths: all that a choice may look at."""
-    return simulate(plan, problem.workload, problem.drawn, problem.prompts, problem.model, flavour)
+    return _simulate(problem, plan, flavour, problem.drawn)
+
+
+def _simulate(problem: Problem, plan: Plan, flavour: Flavour, output_len: Ints) -> StepLog:
+    return simulate(
+        plan,
+        problem.workload,
+        output_len,
+        problem.prompts,
+        problem.model,
+        flavour,
+        problem.settings.cluster,
+    )
 
 
 def run_trial(
@@ -49,10 +62,10 @@ def run_trial(
     log = predict(problem, plan, flavour)
     predicted = run_seconds(log)
     if not np.array_equal(truth, problem.drawn):
-        log = simulate(plan, problem.workload, truth, problem.prompts, problem.model, flavour)
+        log = _simulate(problem, plan, flavour, truth)
     system = flavour.divide(problem.model.system)
     place = Place(
-        flavour.name, flavour.token_budget, problem.settings.dp * system.tp, system.kv_blocks
+        flavour.name, flavour.token_budget, problem.settings.replicas * system.tp, system.kv_blocks
     )
     row = summarise(
         name,
@@ -84,7 +97,7 @@ def find_bounds(problem: Problem, token_budget: int, block_tokens: int) -> Bound
         problem.prompts,
         replace(model, system=replace(model.system, block_tokens=block_tokens)),
         token_budget,
-        problem.settings.dp,
+        problem.settings.replicas,
     )
 
 

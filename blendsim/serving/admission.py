@@ -55,7 +55,7 @@ def next_request(state: State) -> int:
     if s.front > s.back:
         return NONE
     if s.dual_scan == 0 or s.front < s.first_count:
-        k = s.front
+        k = state.line[s.front]
         side = LEFT
         if s.dual_scan == 1 and state.density[k] < s.root_density:
             side = RIGHT
@@ -69,7 +69,7 @@ def next_request(state: State) -> int:
     # left / share ≤ right / (memory − share), without dividing by a share of 0
     side = LEFT if s.left_reserved * (memory - share) <= s.right_reserved * share else RIGHT
     for _ in range(2):
-        k = s.front if side == LEFT else s.back
+        k = state.line[s.front if side == LEFT else s.back]
         held = s.left_reserved if side == LEFT else s.right_reserved
         limit = share if side == LEFT else memory - share
         is_within = held == 0 or held + reservation(state, k) <= limit

@@ -201,7 +201,7 @@ def schedule(state: State) -> None:
     counts[CONTEXT_TOKENS] += s.context
     counts[SAMPLED_TOKENS] = s.decodes + s.completed
     counts[RUNNING] = s.running
-    counts[WAITING_REQUESTS] = len(state.requests) - s.done - s.running
+    counts[WAITING_REQUESTS] = s.requeued + s.back - s.front + 1
     counts[HELD_BLOCKS] = s.shared_held + s.private
     counts[CACHED_BLOCKS] = s.idle
     counts[LEFT_TOKENS] = s.left_reserved
@@ -244,3 +244,10 @@ def finish(state: State, request: int, computed: int) -> None:
     state.requests[request].generated = state.requests[request].output
     state.scalars[0].done += 1
     state.counts[FINISHED] += 1
+
+
+@kernel
+def has_work(state: State) -> bool:
+    """Whether requests run or wait here."""
+    s = state.scalars[0]
+    return s.running + s.requeued > 0 or s.front <= s.back

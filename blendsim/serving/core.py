@@ -11,22 +11,25 @@ from numpy.typing import NDArray
 
 from blendsim.batch import Batch
 from blendsim.plan import DUAL_SCAN, Plan
-from blendsim.prefix import PrefixTree, SortedPrompts, build_tree, common_blocks
+from blendsim.prefix import PrefixTree, SortedPrompts, build_tree, common_blocks, subset
 from blendsim.request import Ints, Workload
 from blendsim.serving import batcher, rounds
 from blendsim.serving.flavour import PREDICTED_PEAK, Flavour
 from blendsim.serving.round_state import Rounds, check_rounds, new_rounds
 from blendsim.serving.state import (
+    ARRIVING,
     BUCKET,
     BUCKETS,
     DECODING,
     DONE,
     LEFT,
+    LENT,
     NODE,
     NONE,
     PREFILLING,
     REQUEST,
     SCALARS,
+    WAITING,
     State,
 )
 from blendsim.specs import System
@@ -50,30 +53,34 @@ class Scheduled(NamedTuple):
 
 def block_paths(prompts: SortedPrompts, rows: Ints, block_tokens: int) -> BlockPaths:
     """Shared full blocks of the requests `rows` (all, or one rank's), numbered as in `rows`."""
-    n = len(prompts.order)
-    number = np.full(n, NONE, np.int64)
+    mine = subset(prompts, rows)
+    tree = build_tree(common_blocks(mine, block_tokens))
+    number = np.empty(len(prompts.order), np.int64)
     number[rows] = np.arange(len(rows))
-    local = number[prompts.order]
-    kept = np.flatnonzero(local != NONE)
-    blocks = common_blocks(prompts, block_tokens)
-    if 0 < len(kept) < n:
-        # What two neighbours of the subset share is the least that those between them share.
-        starts = np.concatenate(([0], kept[:-1] + 1))
-        blocks = np.minimum.reduceat(blocks[: kept[-1] + 1], starts)
-        blocks[0] = 0
-    tree = build_tree(blocks if len(kept) else blocks[:0])
     node = np.empty(len(rows), np.int64)
-    node[local[kept]] = tree.leaf_parent
+    node[number[mine.order]] = tree.leaf_parent
     return BlockPaths(tree, node)
 
 
 class ServingCore:
-    """One replica's scheduler over the requests of a plan's rank."""
+    """One replica's scheduler over the requests of a plan's rank, or over those of `rows` that
+    `holder` gives to it, where several replicas share the records.
+    """
 
-    def __init__(self, state: State, rows: Ints, rounds: Rounds | None = None) -> None:
+    def __init__(
+        self,
+        state: State,
+        rows: Ints,
+        holder: Ints | None = None,
+        number: int = 0,
+        rounds: Rounds | None = None,
+    ) -> None:
         self.state = state
         self.rows = rows
         self.rounds = rounds  # of a flavour that works in rounds
+        self.number = number  # of this replica, in `holder`
+        self._holder = np.full(len(rows), number) if holder is None else holder
+        self._capacity = int(state.scalars[0].capacity)
 
     @classmethod
     def from_plan(
@@ -107,14 +114,17 @@ class ServingCore:
             is_dual=plan.admission == DUAL_SCAN,
             first_count=int(plan.is_first[mine].sum()),
         )
-        if not flavour.prefill_first:
-            return cls(state, rows)
-        return cls(state, rows, new_rounds(state, workload.output_limit[rows], flavour))
+        turns = None
+        if flavour.prefill_first:
+            turns = new_rounds(state, workload.output_limit[rows], flavour)
+        return cls(state, rows, number=rank, rounds=turns)
 
     @property
     def is_done(self) -> bool:
-        """Whether every request has its whole output."""
-        return int(self.state.scalars[0].done) == len(self.state.requests)
+        """Whether no request is left here: all have their whole output."""
+        if self.rounds is not None:
+            return int(self.state.scalars[0].done) == len(self.state.requests)
+        return not batcher.has_work(self.state) and int(self.state.scalars[0].arriving) == 0
 
     def step(self) -> Batch:
         """Decide the next step. Execute it, then `commit()`; not to be called when done."""
@@ -142,7 +152,8 @@ class ServingCore:
         """Who computes what, between `step()` and `commit()`: chunks, then decodes."""
         s = self.state.scalars[0]
         chunk = self.state.chunk[:, : int(s.chunks)]
-        decoding = np.flatnonzero(self.state.requests.status == DECODING)
+        mine = self._holder == self.number
+        decoding = np.flatnonzero(mine & (self.state.requests.status == DECODING))
         if self.rounds is not None and not self.rounds.scalars[0].decoded:
             decoding = decoding[:0]
         requests: Any = self.state.requests[decoding]
@@ -164,9 +175,12 @@ class ServingCore:
             f"free {s.free} + idle {s.idle} + shared {s.shared_held} + private {s.private} blocks "
             f"= {total}, not the capacity {s.capacity}"
         )
-        running = np.flatnonzero(np.isin(requests.status, (PREFILLING, DECODING)))
+        status = np.where(self._holder == self.number, requests.status, NONE)
+        running = np.flatnonzero(np.isin(status, (PREFILLING, DECODING)))
         assert len(running) == int(s.running), f"{len(running)} requests run, counted {s.running}"
-        assert int((requests.status == DONE).sum()) == int(s.done), "done requests are counted"
+        assert int(np.isin(status, (DONE, LENT)).sum()) == int(s.done), "done requests are counted"
+        in_line = int(s.requeued) + int(s.back) - int(s.front) + 1
+        assert int((status == WAITING).sum()) == in_line, "who waits stands in line"
         block = int(s.block_tokens)
         decoding = requests.status[running] == DECODING
         context = requests.start_context[running] + int(s.step) - requests.start_step[running]
@@ -174,9 +188,15 @@ class ServingCore:
         computed = np.where(decoding, context - 1, requests.computed[running])
         on_path = np.minimum(computed // block, requests.path_blocks[running])
         private = int((-(-computed // block) - on_path).sum())
+        arriving, lent = np.flatnonzero(status == ARRIVING), np.flatnonzero(status == LENT)
+        assert len(arriving) == int(s.arriving), "requests whose KV is to come are counted"
+        private += int((-(-requests.target[arriving] // block)).sum())
         assert private == int(s.private), f"{private} private blocks are held, counted {s.private}"
+        away = int((-(-requests.target[lent] // block) - requests.path_blocks[lent]).sum())
+        assert away == int(s.lent), f"{away} blocks are lent, counted {s.lent}"
+        assert int(s.capacity + s.lent) == self._capacity, "what is lent is off the capacity"
         readers = np.zeros(len(nodes), np.int64)
-        at = requests.node[running]
+        at = requests.node[np.concatenate([running, lent])]
         while (at > 0).any():
             at = at[at > 0]
             np.add.at(readers, at, 1)
@@ -194,7 +214,8 @@ class ServingCore:
         for members, counted in ((on_left, s.left_reserved), (~on_left, s.right_reserved)):
             reserved = int(requests.reserved[running[members]].sum())
             assert reserved == int(counted), f"{reserved} tokens are reserved, counted {counted}"
-        assert int(state.buckets["count"].sum()) == len(running), "every end is expected once"
+        ends = len(running) + len(arriving)
+        assert int(state.buckets["count"].sum()) == ends, "every end is expected once"
         if self.rounds is not None:
             check_rounds(state, self.rounds)
 
@@ -268,4 +289,18 @@ def new_state(
         ended=np.zeros(width, np.int64),
         chunk=np.zeros((3, width), np.int64),
         counts=np.zeros(len(COUNTS), np.int64),
+        line=np.arange(n),
     )
+
+
+def beside(state: State, line: Ints, first_count: int) -> State:
+    """A fresh State of another replica over the records of a fresh `state`, of which it serves
+    `line`; the first `first_count` of them run before the others.
+    """
+    shared = ("requests", "density")
+    own = {name: getattr(state, name).copy() for name in State._fields if name not in shared}
+    mine = state._replace(**own | {"line": line})
+    s = mine.scalars[0]
+    s.back = len(line) - 1
+    s.first_count = first_count
+    return mine

@@ -70,6 +70,13 @@ class Flavour:
                 f"conservativeness {self.conservativeness} reserves nothing; set it above 0"
             )
 
+    @property
+    def one_phase(self) -> "Flavour":
+        """Its rules on a replica that only prefills or only decodes, where rounds have nothing to
+        alternate.
+        """
+        return replace(self, prefill_first=False, mixed_chunk=False, queue_order=FCFS)
+
     def divide(self, system: System) -> System:
         """The system with its KV memory in blocks of this engine's size."""
         if self.block_tokens is None:

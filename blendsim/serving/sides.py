@@ -5,6 +5,9 @@ Engines that admit in order keep all requests on the left side; its list is then
 admission.
 """
 
+import numpy as np
+from numpy.typing import NDArray
+
 from blendsim.compiled import kernel
 from blendsim.perf.density import left_fraction
 from blendsim.serving.state import DECODING, LEFT, NONE, State
@@ -52,7 +55,8 @@ def left_share(state: State) -> float:
     front = max(s.front, s.first_count)  # while sampled requests enter, the ends have not moved
     if front >= s.back:
         return memory / 2
-    return memory * left_fraction(state.density[front], state.density[s.back], s.root_density)
+    left, right = state.density[state.line[front]], state.density[state.line[s.back]]
+    return memory * left_fraction(left, right, s.root_density)
 
 
 @kernel
@@ -125,3 +129,18 @@ def victim(state: State) -> int:
     if s.left_reserved - share >= s.right_reserved - (memory - share):
         return s.left_newest
     return s.right_newest
+
+
+@kernel
+def running_requests(state: State) -> NDArray[np.int64]:
+    """Who runs: left side first, the newest admission of a side first."""
+    s = state.scalars[0]
+    found = np.empty(s.running, np.int64)
+    at = 0
+    for newest in (s.left_newest, s.right_newest):
+        k = newest
+        while k != NONE:
+            found[at] = k
+            at += 1
+            k = state.requests[k].older
+    return found

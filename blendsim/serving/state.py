@@ -1,8 +1,9 @@
 """The serving core's state: records in columns, one named structure that compiled kernels share.
 
-Requests are numbered in plan order of their replica, so "the next in line" is a counter. A running
-request's context is never stored per step: it follows from the step its decode started at, which is
-why a step costs the same whatever the number of running requests.
+Requests are numbered in plan order, and a replica's own wait in a line, so "the next" is a counter.
+Replicas side by side may share the records, each with a line of its own. A running request's
+context is never stored per step: it follows from the step its decode started at, which is why a
+step costs the same whatever the number of running requests.
 """
 
 from typing import Any, NamedTuple
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 NONE = -1  # the null link of the lists below
 
 WAITING, PREFILLING, DECODING, DONE = 0, 1, 2, 3
+LENT, ARRIVING = 4, 5  # its prompt's KV is on its way to another replica, or from one
 LEFT, RIGHT = 0, 1  # dual scan's ends: compute-heavy and memory-heavy
 BUCKETS = 256  # horizon of the predicted peak, in buckets of `bucket_steps` steps
 
@@ -77,21 +79,21 @@ SCALARS = np.dtype(
     [
         # rules, constant over a run
         ("block_tokens", _INT),
-        ("capacity", _INT),  # KV blocks
+        ("capacity", _INT),  # KV blocks, without those that are lent
         ("token_budget", _INT),
         ("max_running", _INT),
         ("dual_scan", _INT),
         ("predicted_peak", _INT),
         ("bucket_steps", _INT),
-        ("first_count", _INT),  # sampled requests, which run first
+        ("first_count", _INT),  # sampled requests, which lead the line and run first
         ("own_nodes", _INT),  # first of the nodes of what requests leave behind; 0: nothing stays
         ("oldest_first", _INT),  # those that end in one step leave oldest first
         ("root_density", np.float64),
         ("output_reserved", np.float64),
         # where the run is
         ("step", _INT),
-        ("front", _INT),  # next request from the left
-        ("back", _INT),  # next request from the right (dual scan)
+        ("front", _INT),  # place in the line of the next request from the left
+        ("back", _INT),  # and of the next from the right (dual scan)
         ("requeued", _INT),  # preempted requests waiting to come back
         ("prefilling", _INT),  # the request in the middle of its prefill, or NONE
         ("chunks", _INT),  # prefill chunks of this step
@@ -117,6 +119,9 @@ SCALARS = np.dtype(
         ("left_oldest", _INT),
         ("right_newest", _INT),
         ("right_oldest", _INT),
+        # prefill and decode on different replicas
+        ("lent", _INT),  # blocks of finished prompts whose KV is still to be moved
+        ("arriving", _INT),  # requests that have blocks here and whose KV is still to come
     ],
     align=True,
 )
@@ -139,3 +144,4 @@ class State(NamedTuple):
     ended: NDArray[np.int64]  # (max_running,), requests whose prefill ends in this step
     chunk: NDArray[np.int64]  # (3, max_running), of each chunk: request, computed before, tokens
     counts: NDArray[np.int64]  # (len(steplog.COUNTS),), this step in numbers
+    line: NDArray[np.int64]  # (w,), the requests that wait: from `front` to `back`

@@ -9,12 +9,13 @@ from blendsim.compiled import kernel
 from blendsim.perf.kernels import StepTables, compute_seconds, memory_seconds, overlapped
 from blendsim.perf.model import StepModel
 from blendsim.perf.overlap import overlap_lines
-from blendsim.serving.batcher import commit, schedule
+from blendsim.serving.batcher import FINISHED, commit, has_work, schedule
 from blendsim.serving.core import ServingCore
 from blendsim.serving.flavour import Flavour
+from blendsim.serving.handover import can_receive
 from blendsim.serving.round_state import Rounds
 from blendsim.serving.rounds import commit_round, schedule_round
-from blendsim.serving.state import State
+from blendsim.serving.state import NONE, State
 from blendsim.steplog import COUNTS, TIMES
 
 _FIRST_ROWS = 1 << 14
@@ -37,7 +38,7 @@ def run_steps(
     """
     now = start
     for row in range(len(counts)):
-        if state.scalars[0].done == len(state.requests) or now >= until:
+        if now >= until or not has_work(state):
             return row
         schedule(state)
         step = state.counts
@@ -91,6 +92,45 @@ def run_rounds(
     return len(counts)
 
 
+@kernel
+def run_to_message(
+    state: State,
+    tables: StepTables,
+    lines: NDArray[np.float64],
+    start: float,
+    until: float,
+    counts: NDArray[np.int64],
+    times: NDArray[np.float64],
+    offered: int,
+) -> int:
+    """`run_steps` for a replica of a prefill or decode pool: it also stops after a step in which a
+    prompt ended, or when there is room for the `offered` request (NONE: nothing is offered).
+
+    A step that can compute nothing is no fault here: something outside has to happen first.
+    """
+    now = start
+    for row in range(len(counts)):
+        if now >= until or not has_work(state):
+            return row
+        schedule(state)
+        step = state.counts
+        if step[0] + step[3] == 0:
+            return row
+        compute = compute_seconds(tables, step[0], step[1], step[2], step[3], step[5])
+        memory = memory_seconds(tables, step[3], step[4])
+        seconds = overlapped(lines, compute, memory)
+        commit(state)
+        counts[row] = step
+        times[row, 0] = now
+        times[row, 1] = seconds
+        times[row, 2] = compute
+        times[row, 3] = memory
+        now += seconds
+        if state.scalars[0].completed > 0 or (offered != NONE and can_receive(state, offered)):
+            return row + 1
+    return len(counts)
+
+
 class Replica:
     """A ServingCore that advances in simulated time and keeps its step log."""
 
@@ -110,17 +150,8 @@ class Replica:
         reached.
         """
         while not self.core.is_done and self.now < until:
-            if self._rows == len(self._counts):
-                self._counts = np.concatenate([self._counts, np.empty_like(self._counts)])
-                self._times = np.concatenate([self._times, np.empty_like(self._times)])
-            rest = (
-                self._tables,
-                self._lines,
-                self.now,
-                until,
-                self._counts[self._rows :],
-                self._times[self._rows :],
-            )
+            counts, times = self._free_rows()
+            rest = (self._tables, self._lines, self.now, until, counts, times)
             if self.core.rounds is None:
                 rows = run_steps(self.core.state, *rest)
             else:
@@ -128,9 +159,34 @@ class Replica:
             assert rows >= 0, (
                 f"step {self._rows - 1 - rows}: nothing can run though requests are left"
             )
-            self._rows += rows
-            self.now = float(self._times[self._rows - 1, :2].sum())
+            self._note(rows)
         return self.now
+
+    def advance_to_message(self, until: float, offered: int = NONE) -> int:
+        """Run until the first step that starts at or after `until`, a prompt ended, `offered` has
+        room, or nothing can run; returns the steps run.
+        """
+        counts, times = self._free_rows()
+        rows: int = run_to_message(
+            self.core.state, self._tables, self._lines, self.now, until, counts, times, offered
+        )
+        self._note(rows)
+        return rows
+
+    def uncount_finished(self, number: int) -> None:
+        """Of those that finished in the last step, `number` go on elsewhere."""
+        self._counts[self._rows - 1, FINISHED] -= number
+
+    def _free_rows(self) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        if self._rows == len(self._counts):
+            self._counts = np.concatenate([self._counts, np.empty_like(self._counts)])
+            self._times = np.concatenate([self._times, np.empty_like(self._times)])
+        return self._counts[self._rows :], self._times[self._rows :]
+
+    def _note(self, rows: int) -> None:
+        self._rows += rows
+        if rows:
+            self.now = float(self._times[self._rows - 1, :2].sum())
 
     @property
     def counts(self) -> NDArray[np.int64]:

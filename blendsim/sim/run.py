@@ -1,13 +1,15 @@
-"""Simulate a plan: SimPy holds the world around the replicas, one process each, and compiled code
-runs inside them.
+"""Simulate a plan on a topology. Ranks that never meet run side by side on the cores there are;
+SimPy holds the world around those that do.
 """
 
-from collections.abc import Generator, Mapping
+import os
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
-import simpy
 
+from blendsim.errors import InputError
 from blendsim.perf.model import StepModel
 from blendsim.plan import Plan
 from blendsim.prefix import SortedPrompts
@@ -15,6 +17,9 @@ from blendsim.request import Ints, Workload
 from blendsim.serving.core import ServingCore
 from blendsim.serving.flavour import Flavour
 from blendsim.sim.engine import Replica
+from blendsim.sim.pools import Pools
+from blendsim.sim.stealing import Crew
+from blendsim.sim.topology import COLOCATED, Topology
 from blendsim.steplog import StepLog
 
 
@@ -25,33 +30,73 @@ def simulate(
     prompts: SortedPrompts,
     model: StepModel,
     flavour: Flavour,
+    topology: Topology = COLOCATED,
     meta: Mapping[str, Any] | None = None,
 ) -> StepLog:
-    """The step log of `plan` when request i generates `output_len[i]` tokens. One replica for every
-    rank that has requests.
+    """The step log of `plan` when request i generates `output_len[i]` tokens. Colocated: one
+    replica for every rank that has requests; pools: the plan feeds the prefill replicas, which are
+    numbered before those that decode.
 
     Every run ends with the core's conservation check.
     """
-    world = simpy.Environment()
-    replicas = []
-    ranks = np.unique(plan.rank).tolist()
-    for rank in ranks:
-        core = ServingCore.from_plan(
-            plan, workload, output_len, prompts, model.system, flavour, rank
-        )
-        replicas.append(Replica(core, model, flavour))
-        world.process(_serve(world, replicas[-1]))
-    world.run()
+    facts: dict[str, Any] = {
+        "policy": plan.policy,
+        "engine": flavour.name,
+        "topology": topology.name,
+    }
+    if topology.link is not None and topology.is_disaggregated:
+        each = flavour.one_phase
+        pools = Pools(plan, workload, output_len, prompts, model, each, topology)
+        pools.run()
+        replicas = pools.replicas
+        facts["link"] = topology.link.name
+        facts["pools"] = ["prefill"] * topology.prefill + ["decode"] * topology.decode
+    elif topology.steals:
+        if flavour.prefill_first:
+            raise InputError(
+                f"stealing between ranks is not modelled for {flavour.name}, which sorts its line "
+                "itself; leave steals out or use another --engine"
+            )
+        seconds = topology.steal_seconds
+        crew = Crew(plan, workload, output_len, prompts, model, flavour, seconds)
+        crew.run()
+        replicas = crew.replicas
+        facts["stolen"] = crew.stolen
+    else:
+        replicas = _ranks_apart(plan, workload, output_len, prompts, model, flavour)
     for replica in replicas:
         replica.core.check()
     return StepLog(
         counts=np.concatenate([replica.counts for replica in replicas]),
         times=np.concatenate([replica.times for replica in replicas]),
-        replica=np.repeat(np.array(ranks, np.int32), [len(r.counts) for r in replicas]),
-        meta=dict(meta or {}) | {"policy": plan.policy, "engine": flavour.name},
+        replica=np.repeat(
+            np.array([replica.core.number for replica in replicas], np.int32),
+            [len(replica.counts) for replica in replicas],
+        ),
+        meta=dict(meta or {}) | facts,
     )
 
 
-def _serve(world: simpy.Environment, replica: Replica) -> Generator[simpy.Event, None, None]:
-    """A replica nobody sends messages to runs to its end in one go."""
-    yield world.timeout(replica.advance())
+def _ranks_apart(
+    plan: Plan,
+    workload: Workload,
+    output_len: Ints,
+    prompts: SortedPrompts,
+    model: StepModel,
+    flavour: Flavour,
+) -> list[Replica]:
+    """A replica a rank, each run to its end."""
+
+    def serve(rank: int) -> Replica:
+        core = ServingCore.from_plan(
+            plan, workload, output_len, prompts, model.system, flavour, rank
+        )
+        replica = Replica(core, model, flavour)
+        replica.advance()
+        return replica
+
+    ranks = np.unique(plan.rank).tolist()
+    if len(ranks) == 1:
+        return [serve(ranks[0])]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return list(pool.map(serve, ranks))

@@ -20,6 +20,7 @@ class Topology:
     link: Link | None = None  # KV moves over it from the prefill pool to the decode pool
     #: Colocated ranks without waiting requests take some from the rank that has most left.
     steals: bool = False
+    steal_seconds: float = 1.0  # simulated time between two looks at who has nothing to do
 
     def __post_init__(self) -> None:
         if (self.prefill > 0) != (self.decode > 0) or min(self.prefill, self.decode) < 0:
@@ -28,6 +29,14 @@ class Topology:
             )
         if self.prefill and self.link is None:
             raise InputError(f"{self.name} needs a link between its pools; name one")
+        if self.prefill and self.steals:
+            raise InputError(
+                f"{self.name}: only colocated ranks steal from each other; leave out steals"
+            )
+        if not 0 < self.steal_seconds < float("inf"):
+            raise InputError(
+                f"steal_seconds = {self.steal_seconds:g} must be a time above 0; give 1 or so"
+            )
 
     @property
     def is_disaggregated(self) -> bool:

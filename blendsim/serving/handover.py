@@ -1,0 +1,81 @@
+"""Handing a prompt's KV from a prefill replica to a decode replica.
+
+A finished prompt's blocks are *lent* until its KV has been moved: they count to no account of the
+prefill replica and are off its capacity, so that its admission sees less room and waits. A decode
+replica takes the prompt's blocks before the KV sets out, counts the request in its forecast from
+then on, and decodes it from the first step after the KV is there.
+"""
+
+from blendsim.compiled import kernel
+from blendsim.serving.batcher import start_decoding
+from blendsim.serving.forecast import expect, expected_end, peak_fits, renew_estimates
+from blendsim.serving.kv import extend, hold_path, left_behind, private_blocks, release
+from blendsim.serving.sides import enter_side, private_tokens
+from blendsim.serving.state import ARRIVING, DONE, LEFT, LENT, State
+
+
+@kernel
+def lend(state: State, request: int) -> None:
+    """Keep the blocks and the path of a prompt that ended in the step just committed."""
+    s = state.scalars[0]
+    r = state.requests[request]
+    blocks = private_blocks(state, request, r.target)
+    left = left_behind(state, request)
+    hold_path(state, request)  # NOTE: this takes back what it left behind, as private blocks
+    s.private -= left
+    s.free -= blocks - left
+    s.capacity -= blocks
+    s.lent += blocks
+    r.status = LENT
+
+
+@kernel
+def take_back(state: State, request: int) -> None:
+    """The KV has been moved: the blocks become what those of a leaving request become."""
+    s = state.scalars[0]
+    r = state.requests[request]
+    blocks = private_blocks(state, request, r.target)
+    s.lent -= blocks
+    s.capacity += blocks
+    s.private += blocks
+    release(state, request, r.target, r.target)
+    r.status = DONE
+
+
+@kernel
+def can_receive(state: State, request: int) -> bool:
+    """Whether a decode replica between two steps has room for a finished prompt; those that were
+    preempted come first.
+    """
+    s = state.scalars[0]
+    inside = s.running + s.arriving
+    blocks = private_blocks(state, request, state.requests[request].target)
+    if s.requeued > 0 or inside >= s.max_running or blocks > s.free + s.idle:
+        return False
+    if s.predicted_peak == 0 or inside == 0:
+        return True
+    renew_estimates(state)
+    return peak_fits(state, request)
+
+
+@kernel
+def receive(state: State, request: int) -> None:
+    """Take the prompt's blocks; its KV sets out now."""
+    s = state.scalars[0]
+    r = state.requests[request]
+    r.status = ARRIVING
+    extend(state, request, 0, r.target)
+    expect(state, request, expected_end(state, request), private_tokens(state, request) - s.step)
+    s.arriving += 1
+
+
+@kernel
+def take_in(state: State, request: int) -> None:
+    """The KV is there: the request decodes from the upcoming step on."""
+    s = state.scalars[0]
+    enter_side(state, request, LEFT, False)
+    s.arriving -= 1
+    s.running += 1
+    s.step -= 1  # as if its prompt had ended here in the step before
+    start_decoding(state, request)
+    s.step += 1

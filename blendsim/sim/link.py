@@ -1,0 +1,32 @@
+"""The links KV moves over: every replica has one out and one in, and each serves transfers in the
+order they were asked for.
+"""
+
+from dataclasses import dataclass
+
+from blendsim.specs import Link, System
+
+
+@dataclass(slots=True)
+class Port:
+    """One end of a link, busy until a time."""
+
+    free_at: float = 0.0  # seconds
+
+
+def move(out: Port, into: Port, link: Link, payload: float, now: float) -> float:
+    """When `payload` bytes that leave by `out` have arrived at `into`, asked for at `now`.
+
+    They wait until both ends are free and keep both busy for payload / bandwidth; the latency
+    passes on the way.
+    """
+    start = max(now, out.free_at, into.free_at)
+    out.free_at = into.free_at = start + payload / link.bandwidth
+    return out.free_at + link.latency
+
+
+def kv_payload(system: System, tokens: int) -> float:
+    """Bytes that one GPU's link carries to move the KV of `tokens` tokens: tensor-parallel GPUs
+    move their shares side by side.
+    """
+    return tokens * system.kv_bytes_per_token / system.tp
