@@ -231,6 +231,8 @@ def _run(
 def _flavour(problem: Problem, engine: str) -> Flavour:
     """The engine at the asked token budget; ProfileError if the profile does not reach that far."""
     flavour = find_flavour(engine, problem.settings.token_budget)
+    if problem.settings.nano_batches is not None and flavour.overlaps:
+        flavour = replace(flavour, nano_batches=problem.settings.nano_batches)
     problem.model.coverage.require(flavour.token_budget)
     return flavour
 
@@ -243,6 +245,7 @@ def _bounds(problem: Problem, flavour: Flavour) -> Bounds:
         problem.model,
         flavour.token_budget,
         problem.settings.dp,
+        flavour.nano_batches,
     )
 
 

@@ -240,6 +240,7 @@ def new_state(
     s.back = n - 1
     s.prefilling = s.oldest_node = s.newest_node = NONE
     s.left_newest = s.left_oldest = s.right_newest = s.right_oldest = NONE
+    s.dense_multiple = flavour.dense_multiple
     width = min(flavour.max_running, n) + 1
     return State(
         requests=requests,

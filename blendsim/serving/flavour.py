@@ -29,6 +29,12 @@ class Flavour:
     overlaps: bool = True  # runs GEMMs of one nano-batch beside attention of another
     #: Share of its expected output that a request counts with on its side (dual scan).
     output_reserved: float = 0.5
+    #: All-reduces run beside GEMMs and attention, else one operator after another with the GEMMs.
+    overlaps_network: bool = False
+    #: The last prompt of a step is cut so that the step's tokens are a multiple of this.
+    dense_multiple: int = 1
+    #: Pieces a step's batch is run in to overlap; 1 prices the whole batch, as published figures do.
+    nano_batches: int = 1
 
     def __post_init__(self) -> None:
         if self.token_budget < 1 or self.max_running < 1:
@@ -41,12 +47,24 @@ class Flavour:
                 f"token budget {self.token_budget} is below the running limit {self.max_running}: "
                 "every running request decodes a token a step; raise the budget or lower the limit"
             )
+        if self.dense_multiple < 1 or self.nano_batches < 1:
+            raise InputError(
+                f"{self.name}: multiple {self.dense_multiple} and {self.nano_batches} nano-batches "
+                "must be at least 1"
+            )
+        if self.nano_batches > 1 and not self.overlaps:
+            raise InputError(
+                f"{self.name} runs one operator after another: {self.nano_batches} nano-batches "
+                "would only cost time; leave nano_batches at 1"
+            )
 
 
 FLAVOURS: dict[str, Flavour] = {
     flavour.name: flavour
     for flavour in (
-        Flavour("nanoflow", "OSDI'25", max_running=2_048),
+        Flavour(
+            "nanoflow", "OSDI'25", max_running=2_048, overlaps_network=True, dense_multiple=128
+        ),
         Flavour(
             "vllm",
             "0.33",
@@ -55,7 +73,7 @@ FLAVOURS: dict[str, Flavour] = {
             oldest_leaves_first=True,
             overlaps=False,
         ),
-        # NOTE: an outline, as is nanoflow: no prefill-first rounds, new_token_ratio or retraction.
+        # NOTE: an outline: no prefill-first rounds, new_token_ratio or retraction.
         Flavour("sglang", "0.5", admission=PREDICTED_PEAK, overlaps=False),
         Flavour("sequential", "blendsim", max_running=2_048, overlaps=False),
     )

@@ -117,6 +117,9 @@ SCALARS = np.dtype(
         ("left_oldest", _INT),
         ("right_newest", _INT),
         ("right_oldest", _INT),
+        # dense batch
+        ("dense_multiple", _INT),  # a rule: steps with prompts have a multiple of this many tokens
+        ("fresh_blocks", _INT),  # path blocks that the step's last chunk filled
     ],
     align=True,
 )

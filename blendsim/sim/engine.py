@@ -6,9 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blendsim.compiled import kernel
-from blendsim.perf.kernels import StepTables, compute_seconds, memory_seconds, overlapped
 from blendsim.perf.model import StepModel
-from blendsim.perf.overlap import overlap_lines
+from blendsim.perf.step import StepCosts, step_costs, step_seconds
 from blendsim.serving.batcher import commit, schedule
 from blendsim.serving.core import ServingCore
 from blendsim.serving.flavour import Flavour
@@ -21,8 +20,7 @@ _FIRST_ROWS = 1 << 14
 @kernel
 def run_steps(
     state: State,
-    tables: StepTables,
-    lines: NDArray[np.float64],
+    costs: StepCosts,
     start: float,
     until: float,
     counts: NDArray[np.int64],
@@ -41,16 +39,15 @@ def run_steps(
         step = state.counts
         if step[0] + step[3] == 0:
             return -1 - row
-        compute = compute_seconds(tables, step[0], step[1], step[2], step[3], step[5])
-        memory = memory_seconds(tables, step[3], step[4])
-        seconds = overlapped(lines, compute, memory)
+        took = step_seconds(costs, step)
         commit(state)
         counts[row] = step
         times[row, 0] = now
-        times[row, 1] = seconds
-        times[row, 2] = compute
-        times[row, 3] = memory
-        now += seconds
+        times[row, 1] = took.seconds
+        times[row, 2] = took.compute
+        times[row, 3] = took.memory
+        times[row, 4] = took.network
+        now += took.seconds
     return len(counts)
 
 
@@ -60,10 +57,9 @@ class Replica:
     def __init__(self, core: ServingCore, model: StepModel, flavour: Flavour) -> None:
         self.core = core
         self.now = 0.0  # seconds
-        self._tables = model.tables
-        # NOTE: an engine that runs one operator after another takes the sum, whatever the report's
-        # overlap is.
-        self._lines = model.lines if flavour.overlaps else overlap_lines("sum", model.system)
+        self._costs = step_costs(
+            model, flavour.overlaps, flavour.overlaps_network, flavour.nano_batches
+        )
         self._counts = np.empty((_FIRST_ROWS, len(COUNTS)), np.int64)
         self._times = np.empty((_FIRST_ROWS, len(TIMES)))
         self._rows = 0
@@ -78,8 +74,7 @@ class Replica:
                 self._times = np.concatenate([self._times, np.empty_like(self._times)])
             rows = run_steps(
                 self.core.state,
-                self._tables,
-                self._lines,
+                self._costs,
                 self.now,
                 until,
                 self._counts[self._rows :],
