@@ -58,8 +58,8 @@ class StepModel:
         """(N + 1,): all-reduces of a step by its tokens."""
         return self.tables.network
 
-    def seconds(self, batch: Batch) -> tuple[float, float, float, float]:
-        """(compute, memory, network, overlapped) seconds of one step."""
+    def seconds(self, batch: Batch) -> tuple[float, float, float]:
+        """(compute, memory, overlapped) seconds of one step, its all-reduces in the last."""
         c = float(
             compute_seconds(
                 self.tables,
@@ -72,7 +72,7 @@ class StepModel:
         )
         m = float(memory_seconds(self.tables, batch.decode_requests, batch.context_tokens))
         n = float(dense_seconds(self.tables.network, batch.tokens))
-        return c, m, n, float(overlapped(self.lines, c, m, n))
+        return c, m, float(overlapped(self.lines, c, m, n))
 
 
 def step_model(system: System, overlap: str = "auto", profile: Profile | None = None) -> StepModel:

@@ -41,7 +41,7 @@ def overlap_lines(name: str, system: System) -> Floats:
         return np.eye(3)
     if name == TABLE:
         if system.tp == 1:
-            return _one_gpu(interference_lines(INTERFERENCE))
+            return interference_lines(INTERFERENCE)
         shares = np.array([(1.0 - share, kept) for share, kept in INTERFERENCE])
         return beside_network(np.concatenate([shares, np.eye(2)]))
     if name != FIT:
@@ -53,12 +53,7 @@ def overlap_lines(name: str, system: System) -> Floats:
         )
     _, rows = read_rows(path, ["memory_over_compute", "time_over_compute"])
     lines = hull(column(path, rows, 0), column(path, rows, 1))
-    return _one_gpu(lines) if system.tp == 1 else beside_network(modes_under(lines))
-
-
-def _one_gpu(lines: Floats) -> Floats:
-    """Lines in c and m where there is no network: one added would run after the rest."""
-    return np.column_stack([lines, np.ones(len(lines))])
+    return lines if system.tp == 1 else beside_network(modes_under(lines))
 
 
 def default_overlap(system: System) -> str:
@@ -77,7 +72,8 @@ def _measured(gpu: str, model: str, tp: int) -> Path | None:
 
 
 def interference_lines(table: Sequence[tuple[float, float]]) -> Floats:
-    """Lines of the best fixed split of the GPU under a table of (share, speed kept) of attention.
+    """Lines of the best fixed split of the GPU under a table of (share, speed kept) of attention;
+    a network would run after the rest.
 
     With share R and speed P, attention ends first in m/P, in which the GEMM does (1 − R)·m/P: in
     all c + m·R/P. Or the GEMM ends first in c/(1 − R): in all m + c·(1 − P)/(1 − R). The longer of
@@ -90,11 +86,12 @@ def interference_lines(table: Sequence[tuple[float, float]]) -> Floats:
         np.isclose(share / kept, first) and np.isclose((1 - kept) / (1 - share), second)
         for share, kept in table
     ), "one split is best on both sides"
-    return np.array([[1.0, first], [second, 1.0]])
+    return np.array([[1.0, first, 1.0], [second, 1.0, 1.0]])
 
 
 def hull(ratios: Floats, times: Floats) -> Floats:
-    """Lines of the largest admissible f under measured points: `times` = f/c at `ratios` = m/c.
+    """Lines of the largest admissible f under measured points: `times` = f/c at `ratios` = m/c;
+    a network would run after the rest.
 
     With u = m/(c + m) and φ(u) = f/(c + m), f is convex and homogeneous exactly if φ is convex,
     and φ(0) = φ(1) = 1. So points are held between max and sum and the lower convex hull of φ is
@@ -112,7 +109,7 @@ def hull(ratios: Floats, times: Floats) -> Floats:
     lines = []
     for (u0, y0), (u1, y1) in pairwise(chain):
         slope = (y1 - y0) / (u1 - u0)
-        lines.append((max(0.0, y0 - slope * u0), max(0.0, y0 + slope * (1.0 - u0))))
+        lines.append((max(0.0, y0 - slope * u0), max(0.0, y0 + slope * (1.0 - u0)), 1.0))
     return np.array(lines)
 
 

@@ -39,10 +39,10 @@ def beside_network(modes: Floats) -> Floats:
 
 
 def modes_under(lines: Floats) -> Floats:
-    """The modes (r_c, r_m) that lines (a, b) come from, ordered from compute to memory: one where
+    """The modes (r_c, r_m) behind lines (a, b, …) that go from compute to memory: one where
     two neighbours meet, and each kind alone.
     """
-    met = [np.linalg.solve(pair, np.ones(2)) for pair in pairwise(lines)]
+    met = [np.linalg.solve(pair, np.ones(2)) for pair in pairwise(lines[:, :2])]
     return np.concatenate([np.array(met).reshape(-1, 2), np.eye(2)])
 
 

@@ -2,10 +2,10 @@
 
 `schedule` decides what one step computes, `commit` records that it was done. Decodes come first,
 one token each; then the prompt in progress; then, if nobody had to leave, new requests while the
-token budget lasts. Only the budget's end cuts a prompt short, or at the step's end the dense batch
-(trim), and nobody enters after that, so one prompt at most is in progress between steps. A request that comes back after a preemption recomputes
-its prompt and what it had generated; the last of those tokens is one it would have decoded, and is
-counted as a decode read.
+token budget lasts. Only the budget's end cuts a prompt short, or trim the step's last one, and
+nobody enters after that, so one prompt at most is in progress between steps. A request that comes
+back after a preemption recomputes its prompt and what it had generated; the last of those tokens is
+one it would have decoded, and is counted as a decode read.
 """
 
 from blendsim.compiled import kernel

@@ -33,7 +33,7 @@ class Flavour:
     overlaps_network: bool = False
     #: The last prompt of a step is cut so that the step's tokens are a multiple of this.
     dense_multiple: int = 1
-    #: Pieces a step's batch is run in to overlap; 1 prices the whole batch, as published figures do.
+    #: Pieces a step's batch is run in to overlap; 1: priced whole, as published figures are.
     nano_batches: int = 1
 
     def __post_init__(self) -> None:
