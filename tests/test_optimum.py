@@ -10,9 +10,11 @@ from hypothesis import strategies as st
 from blendsim import search
 from blendsim.perf.model import step_model
 from blendsim.prefix import sort_prompts
+from blendsim.report.metrics import run_seconds
 from blendsim.report.optimum import bounds, least_work
 from blendsim.request import Prompts, Workload, from_lengths
-from blendsim.serving.flavour import Flavour, find_flavour
+from blendsim.serving.flavour import find_flavour
+from blendsim.sim.run import simulate
 from blendsim.specs import GPUS, MODELS, System
 
 SMALL = 120_000_000  # bytes of KV: 57 blocks of 16 tokens of llama-3.1-8b
@@ -54,15 +56,20 @@ def test_a_request_ending_on_a_block_boundary_still_computes_its_last_block() ->
     assert least_work(pool, pool.output_len, sort_prompts(pool), 16).shareable == 16
 
 
-def only_compute_beside_memory(name: str, budget: int | None = None) -> Flavour:
-    """NanoFlow with its all-reduces within compute."""
-    return replace(find_flavour(name, budget), overlaps_network=False)
+#: Engines by what they run beside what, and in how many pieces.
+ENGINES = {
+    "nanoflow": find_flavour("nanoflow"),
+    "two nano-batches": replace(find_flavour("nanoflow"), nano_batches=2),
+    "three nano-batches": replace(find_flavour("nanoflow"), nano_batches=3),
+    "network within compute": replace(find_flavour("nanoflow"), overlaps_network=False),
+    "vllm": find_flavour("vllm"),
+}
 
 
-@pytest.mark.parametrize("engine", ["nanoflow", "vllm", "network within compute"])
+@pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("overlap", ["sum", "max", "table"])
 @given(data=st.data())
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=8, deadline=None)
 def test_no_schedule_on_several_gpus_beats_the_bounds(
     data: st.DataObject, overlap: str, engine: str
 ) -> None:
@@ -70,30 +77,33 @@ def test_no_schedule_on_several_gpus_beats_the_bounds(
     lengths = data.draw(
         st.lists(st.tuples(st.integers(1, 400), st.integers(1, 200)), min_size=n, max_size=n)
     )
-    shared = data.draw(st.lists(st.integers(0, 400), min_size=n, max_size=n))
+    pool = tiny_pool(lengths, data.draw(st.lists(st.integers(0, 400), min_size=n, max_size=n)))
     name, gpu, tp = data.draw(
         st.sampled_from(
             [("llama-3.1-8b", "a100-80g", 8), ("qwen-2.5-7b", "l40s", 2), ("llama-2-7b", "b200", 4)]
         )
     )
-    options = search.Settings(
-        model=name,
-        gpu=gpu,
-        tp=tp,
-        engine=engine if engine == "vllm" else "nanoflow",
-        overlap=overlap,
-        sample=1.0,
-        kv_bytes=400_000_000,
-        token_budget=data.draw(st.sampled_from([64, 300])),
-        nano_batches=data.draw(st.sampled_from([None, 2, 3])),
+    budget = data.draw(st.sampled_from([64, 300]))
+    flavour = replace(ENGINES[engine], token_budget=budget, max_running=budget)
+    problem = search.prepare(
+        pool,
+        search.Settings(
+            model=name, gpu=gpu, tp=tp, overlap=overlap, sample=1.0, kv_bytes=400_000_000
+        ),
     )
-    with pytest.MonkeyPatch.context() as patch:
-        if engine == "network within compute":
-            patch.setattr(search, "find_flavour", only_compute_beside_memory)
-        choice = search.choose(tiny_pool(lengths, shared), options)
-    assert choice.bounds.network > 0
-    for row in choice.rows:
-        assert 0 < row.share_of_optimum <= row.share_of_reachable * (1 + 1e-9) <= 1 + 1e-8
+    limits = bounds(
+        pool,
+        pool.output_len,
+        problem.prompts,
+        problem.model,
+        budget,
+        nano_batches=flavour.nano_batches,
+    )
+    assert 0 < limits.network <= limits.optimum <= limits.reachable
+    for policy in ("dfs", "blend"):
+        plan = search.plan_policy(problem, policy)
+        log = simulate(plan, pool, pool.output_len, problem.prompts, problem.model, flavour)
+        assert run_seconds(log) >= limits.reachable * (1 - 1e-9)
 
 
 def test_network_counts_in_the_optimum_of_several_gpus() -> None:
