@@ -27,6 +27,7 @@ class Settings:
     sample: float = 0.01  # share of the requests run first to learn output lengths; 1 = known
     token_budget: int | None = None  # tokens a step; None: the engine's own
     kv_bytes: int | None = None  # KV memory of a replica; None: from the GPU's memory
+    nano_batches: int | None = None  # pieces an overlapping engine runs a step in; None: its own
     seed: int = 0
     topology: str = "colocated"  # or 1P2D: one replica that prefills, two that decode
     link: str = "auto"  # KV moves over it from prefill to decode; auto: the GPU's own
@@ -38,6 +39,8 @@ class Settings:
             raise InputError(f"--sample {self.sample} must be above 0 and at most 1")
         if self.dp < 1:
             raise InputError(f"--dp {self.dp} must be at least 1")
+        if self.nano_batches is not None and self.nano_batches < 1:
+            raise InputError(f"nano_batches = {self.nano_batches} must be at least 1")
         if self.seed < 0:
             raise InputError(f"--seed {self.seed} must be at least 0")
         if self.planner != AUTO and self.planner not in POLICIES:

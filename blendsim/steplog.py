@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from blendsim.errors import InputError
 from blendsim.files import replacing
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 MEASURED_ROWS = "measured_rows"  # key of meta: rows of a sampled replay that were measured
 
 #: Counts of one step, in the order the serving core writes them. The first six are Batch's fields.
@@ -45,6 +45,7 @@ TIMES: tuple[str, ...] = (
     "seconds",  # duration of the step
     "compute_seconds",  # of which compute-bound work, alone
     "memory_seconds",  # decode attention, alone
+    "network_seconds",  # all-reduces between tensor-parallel GPUs, alone
 )
 _SCHEMA = pa.schema(
     [("replica", pa.int32())]

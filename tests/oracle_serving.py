@@ -27,6 +27,7 @@ class World:
     dual: bool = False
     first: int = 0  # sampled requests
     output_reserved: float = 0.5
+    multiple: int = 1  # of a step's tokens where the last prompt can be cut to it
 
 
 @dataclass(eq=False)
@@ -167,7 +168,9 @@ class SlowCore:
             if job is None:
                 break
             self.enter(job)
+            self.stored_before = job.stored
             budget -= self.run_chunk(job, budget)
+        self.trim()
         self.counts = self.count()
 
     def renew(self) -> None:
@@ -206,7 +209,37 @@ class SlowCore:
             self.preempt(victim)
             if victim is job:
                 return 0
+        self.stored_before = job.stored
         return budget - self.run_chunk(job, budget)
+
+    def trim(self) -> None:
+        """The last prompt is cut to fill a whole multiple: its chunk is undone and run again."""
+        if not self.chunks:
+            return
+        job, before, tokens = self.chunks[-1]
+        excess = (len(self.decoders) + sum(t for _, _, t in self.chunks)) % self.world.multiple
+        if not 0 < excess < tokens:
+            return
+        self.chunks.pop()
+        block = self.world.block
+        for index in reversed(range(before // block, -(-job.computed // block))):
+            is_begun = before > index * block
+            is_shared = job.computed >= (index + 1) * block and index < job.path_blocks
+            if not is_shared:
+                if not is_begun:
+                    self.give(job.private.pop())
+            elif index < self.stored_before:
+                if is_begun:
+                    job.private.append(self.take(job))
+            else:
+                filled = [node for node in job.path if node.blocks][-1].blocks.pop()
+                if is_begun:
+                    filled.holders = {job.number}
+                    job.private.append(filled)
+                else:
+                    self.give(filled)
+        job.computed = before
+        self.run_chunk(job, tokens - excess)
 
     def commit(self) -> None:
         decoded = [job for job in reversed(self.running) if job.status == "decode"]

@@ -54,6 +54,7 @@ def core_of(world: World, **rules: bool) -> ServingCore:
         prefix_sharing=world.sharing,
         output_reserved=world.output_reserved,
         **rules,
+        dense_multiple=world.multiple,
     )
     kv_bytes = world.capacity * world.block * _MODEL.kv_bytes_per_token
     system = System(_MODEL, _GPU, kv_bytes=kv_bytes, block_tokens=world.block)
@@ -134,4 +135,5 @@ def worlds(draw: st.DrawFn) -> World:
         dual=draw(st.booleans()),
         first=first,
         output_reserved=draw(st.sampled_from([0.0, 0.5, 1.0])),
+        multiple=draw(st.sampled_from([1, 1, 2, 3, 8])),
     )

@@ -33,6 +33,8 @@ class Trial(NamedTuple):
 def find_engine(problem: Problem, name: str) -> Flavour:
     """The engine at the asked token budget; ProfileError if the profile does not reach that far."""
     flavour = find_flavour(name, problem.settings.token_budget)
+    if problem.settings.nano_batches is not None and flavour.overlaps:
+        flavour = replace(flavour, nano_batches=problem.settings.nano_batches)
     problem.model.coverage.require(flavour.token_budget)
     return flavour
 
@@ -86,7 +88,9 @@ def block_size(problem: Problem, flavours: Iterable[Flavour]) -> int:
     return min(flavour.divide(system).block_tokens for flavour in flavours)
 
 
-def find_bounds(problem: Problem, token_budget: int, block_tokens: int) -> Bounds:
+def find_bounds(
+    problem: Problem, token_budget: int, block_tokens: int, nano_batches: int = 1
+) -> Bounds:
     """Both bounds of the pool for engines of up to `token_budget` tokens a step that share KV
     blocks of `block_tokens`.
     """
@@ -98,6 +102,7 @@ def find_bounds(problem: Problem, token_budget: int, block_tokens: int) -> Bound
         replace(model, system=replace(model.system, block_tokens=block_tokens)),
         token_budget,
         problem.settings.replicas,
+        nano_batches,
     )
 
 

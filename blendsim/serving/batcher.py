@@ -2,10 +2,10 @@
 
 `schedule` decides what one step computes, `commit` records that it was done. Decodes come first,
 one token each; then the prompt in progress; then, if nobody had to leave, new requests while the
-token budget lasts. Only the budget's end cuts a prompt short, and nobody enters after that, so one
-prompt at most is in progress between steps. A request that comes back after a preemption recomputes
-its prompt and what it had generated; the last of those tokens is one it would have decoded, and is
-counted as a decode read.
+token budget lasts. Only the budget's end cuts a prompt short, or trim the step's last one, and
+nobody enters after that, so one prompt at most is in progress between steps. A request that comes
+back after a preemption recomputes its prompt and what it had generated; the last of those tokens is
+one it would have decoded, and is counted as a decode read.
 """
 
 from blendsim.compiled import kernel
@@ -14,6 +14,7 @@ from blendsim.serving.forecast import forget, renew_estimates
 from blendsim.serving.kv import extend, missing_blocks, release, take_blocks
 from blendsim.serving.sides import generated_tokens, leave_side, victim
 from blendsim.serving.state import DECODING, DONE, NONE, WAITING, State
+from blendsim.serving.trim import trim
 from blendsim.steplog import COUNTS
 
 PREFILL_TOKENS = COUNTS.index("prefill_tokens")
@@ -120,7 +121,9 @@ def run_chunk(state: State, request: int, tokens: int) -> None:
     r = state.requests[request]
     counts = state.counts
     before = r.computed
+    held = s.shared_held
     extend(state, request, before, before + tokens)
+    s.fresh_blocks = s.shared_held - held
     r.computed += tokens
     state.chunk[0, s.chunks] = request
     state.chunk[1, s.chunks] = before
@@ -197,6 +200,8 @@ def schedule(state: State) -> None:
             tokens = min(budget, r.target - r.computed)
             run_chunk(state, k, tokens)
             budget -= tokens
+    if s.dense_multiple > 1:
+        trim(state)
     counts[DECODE_REQUESTS] += s.decodes
     counts[CONTEXT_TOKENS] += s.context
     counts[SAMPLED_TOKENS] = s.decodes + s.completed

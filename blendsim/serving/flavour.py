@@ -42,6 +42,12 @@ class Flavour:
     block_tokens: int | None = None  # tokens of a KV block; None: the system's
     #: With prefill_first: scales the share of running requests' outputs that is reserved.
     conservativeness: float = 1.0
+    #: All-reduces run beside GEMMs and attention, else one operator after another with the GEMMs.
+    overlaps_network: bool = False
+    #: The last prompt of a step is cut so that the step's tokens are a multiple of this.
+    dense_multiple: int = 1
+    #: Pieces a step's batch is run in to overlap; 1: priced whole, as published figures are.
+    nano_batches: int = 1
 
     def __post_init__(self) -> None:
         if self.token_budget < 1 or self.max_running < 1:
@@ -68,6 +74,16 @@ class Flavour:
         if not self.conservativeness > 0:
             raise InputError(
                 f"conservativeness {self.conservativeness} reserves nothing; set it above 0"
+            )
+        if self.dense_multiple < 1 or self.nano_batches < 1:
+            raise InputError(
+                f"{self.name}: multiple {self.dense_multiple} and {self.nano_batches} nano-batches "
+                "must be at least 1"
+            )
+        if self.nano_batches > 1 and not self.overlaps:
+            raise InputError(
+                f"{self.name} runs one operator after another: {self.nano_batches} nano-batches "
+                "would only cost time; leave nano_batches at 1"
             )
 
     @property
@@ -100,7 +116,9 @@ _SGLANG = Flavour(
 FLAVOURS: dict[str, Flavour] = {
     flavour.name: flavour
     for flavour in (
-        Flavour("nanoflow", "OSDI'25", max_running=2_048),
+        Flavour(
+            "nanoflow", "OSDI'25", max_running=2_048, overlaps_network=True, dense_multiple=128
+        ),
         Flavour(
             "vllm",
             "0.33",

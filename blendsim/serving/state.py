@@ -122,6 +122,9 @@ SCALARS = np.dtype(
         # prefill and decode on different replicas
         ("lent", _INT),  # blocks of finished prompts whose KV is still to be moved
         ("arriving", _INT),  # requests that have blocks here and whose KV is still to come
+        # dense batch
+        ("dense_multiple", _INT),  # a rule: steps with prompts have a multiple of this many tokens
+        ("fresh_blocks", _INT),  # path blocks that the step's last chunk filled
     ],
     align=True,
 )

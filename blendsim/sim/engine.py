@@ -6,9 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blendsim.compiled import kernel
-from blendsim.perf.kernels import StepTables, compute_seconds, memory_seconds, overlapped
 from blendsim.perf.model import StepModel
-from blendsim.perf.overlap import overlap_lines
+from blendsim.perf.step import StepCosts, StepTimes, step_costs, step_seconds
 from blendsim.serving.batcher import FINISHED, commit, has_work, schedule
 from blendsim.serving.core import ServingCore
 from blendsim.serving.flavour import Flavour
@@ -22,10 +21,19 @@ _FIRST_ROWS = 1 << 14
 
 
 @kernel
+def note_times(times: NDArray[np.float64], now: float, took: StepTimes) -> None:
+    """One row of the log's TIMES."""
+    times[0] = now
+    times[1] = took.seconds
+    times[2] = took.compute
+    times[3] = took.memory
+    times[4] = took.network
+
+
+@kernel
 def run_steps(
     state: State,
-    tables: StepTables,
-    lines: NDArray[np.float64],
+    costs: StepCosts,
     start: float,
     until: float,
     counts: NDArray[np.int64],
@@ -44,16 +52,11 @@ def run_steps(
         step = state.counts
         if step[0] + step[3] == 0:
             return -1 - row
-        compute = compute_seconds(tables, step[0], step[1], step[2], step[3], step[5])
-        memory = memory_seconds(tables, step[3], step[4])
-        seconds = overlapped(lines, compute, memory)
+        took = step_seconds(costs, step)
         commit(state)
         counts[row] = step
-        times[row, 0] = now
-        times[row, 1] = seconds
-        times[row, 2] = compute
-        times[row, 3] = memory
-        now += seconds
+        note_times(times[row], now, took)
+        now += took.seconds
     return len(counts)
 
 
@@ -61,8 +64,7 @@ def run_steps(
 def run_rounds(
     state: State,
     rounds: Rounds,
-    tables: StepTables,
-    lines: NDArray[np.float64],
+    costs: StepCosts,
     start: float,
     until: float,
     counts: NDArray[np.int64],
@@ -79,24 +81,18 @@ def run_rounds(
         step = state.counts
         if step[0] + step[3] == 0:
             return -1 - row
-        compute = compute_seconds(tables, step[0], step[1], step[2], step[3], step[5])
-        memory = memory_seconds(tables, step[3], step[4])
-        seconds = overlapped(lines, compute, memory)
+        took = step_seconds(costs, step)
         commit_round(state, rounds)
         counts[row] = step
-        times[row, 0] = now
-        times[row, 1] = seconds
-        times[row, 2] = compute
-        times[row, 3] = memory
-        now += seconds
+        note_times(times[row], now, took)
+        now += took.seconds
     return len(counts)
 
 
 @kernel
 def run_to_message(
     state: State,
-    tables: StepTables,
-    lines: NDArray[np.float64],
+    costs: StepCosts,
     start: float,
     until: float,
     counts: NDArray[np.int64],
@@ -116,16 +112,11 @@ def run_to_message(
         step = state.counts
         if step[0] + step[3] == 0:
             return row
-        compute = compute_seconds(tables, step[0], step[1], step[2], step[3], step[5])
-        memory = memory_seconds(tables, step[3], step[4])
-        seconds = overlapped(lines, compute, memory)
+        took = step_seconds(costs, step)
         commit(state)
         counts[row] = step
-        times[row, 0] = now
-        times[row, 1] = seconds
-        times[row, 2] = compute
-        times[row, 3] = memory
-        now += seconds
+        note_times(times[row], now, took)
+        now += took.seconds
         if state.scalars[0].completed > 0 or (offered != NONE and can_receive(state, offered)):
             return row + 1
     return len(counts)
@@ -137,10 +128,9 @@ class Replica:
     def __init__(self, core: ServingCore, model: StepModel, flavour: Flavour) -> None:
         self.core = core
         self.now = 0.0  # seconds
-        self._tables = model.tables
-        # NOTE: an engine that runs one operator after another takes the sum, whatever the report's
-        # overlap is.
-        self._lines = model.lines if flavour.overlaps else overlap_lines("sum", model.system)
+        self._costs = step_costs(
+            model, flavour.overlaps, flavour.overlaps_network, flavour.nano_batches
+        )
         self._counts = np.empty((_FIRST_ROWS, len(COUNTS)), np.int64)
         self._times = np.empty((_FIRST_ROWS, len(TIMES)))
         self._rows = 0
@@ -151,7 +141,7 @@ class Replica:
         """
         while not self.core.is_done and self.now < until:
             counts, times = self._free_rows()
-            rest = (self._tables, self._lines, self.now, until, counts, times)
+            rest = (self._costs, self.now, until, counts, times)
             if self.core.rounds is None:
                 rows = run_steps(self.core.state, *rest)
             else:
@@ -168,7 +158,7 @@ class Replica:
         """
         counts, times = self._free_rows()
         rows: int = run_to_message(
-            self.core.state, self._tables, self._lines, self.now, until, counts, times, offered
+            self.core.state, self._costs, self.now, until, counts, times, offered
         )
         self._note(rows)
         return rows
