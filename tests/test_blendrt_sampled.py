@@ -22,8 +22,8 @@ from blendrt.replay.sampled import SampledReplay, profile_price
 from blendsim.batch import Batch
 from blendsim.errors import InputError
 from blendsim.perf.model import step_model
-from blendsim.perf.overlap import overlap_lines
-from blendsim.perf.pricing import price_rows
+from blendsim.perf.pricing import price_steps
+from blendsim.perf.step import step_costs
 from blendsim.plan import Plan
 from blendsim.prefix import sort_prompts
 from blendsim.report.validate import validate
@@ -320,5 +320,5 @@ def test_steps_cost_what_the_step_model_says_of_each(name: str) -> None:
     told = [model.seconds(Batch(*row[: len(Batch._fields)].tolist())) for row in counts]
     assert prices is not None
     assert prices.tolist() == [t[2] if flavour.overlaps else t[0] + t[1] for t in told]
-    lines = overlap_lines("table" if flavour.overlaps else "sum", job.system)
-    assert np.array_equal(price_rows.py_func(model.tables, lines, counts), prices)
+    costs = step_costs(model, flavour.overlaps, flavour.overlaps_network)
+    assert np.array_equal(price_steps.py_func(costs, counts), prices)

@@ -118,6 +118,8 @@ def prepare(made: "Plan", pool: "Workload", asked: Asked, wish: Wish, say: Say) 
     decoder = loading.load_decoder(choice, settings.seed, device)
     runtime = loading.Runtime(decoder, executor.value, settings.seed, rule)
     facts["executor"] = executor.value
+    if executor is Executor.OVERLAP:
+        facts["sm_partition"] = rule.default_sms > 0
     if wish.sampled is not None:
         from blendrt.replay.sampled import SampledReplay, profile_price
 

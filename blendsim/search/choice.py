@@ -64,7 +64,7 @@ def _try_all(problem: Problem, policies: tuple[str, ...], progress: Progress) ->
     block = block_size(problem, [flavour])
     facts = find_facts(problem, block)
     progress(f"bounds for {flavour.token_budget} tokens a step")
-    limits = find_bounds(problem, flavour.token_budget, block, flavour.nano_batches)
+    limits = find_bounds(problem, flavour.token_budget, block)
 
     def run(policy: str) -> Trial:
         progress(f"planning and simulating {policy}")

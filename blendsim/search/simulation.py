@@ -28,7 +28,7 @@ def simulate_plan(
     flavour = find_engine(problem, settings.engine)
     progress(f"simulating {plan.policy}")
     block = block_size(problem, [flavour])
-    limits = find_bounds(problem, flavour.token_budget, block, flavour.nano_batches)
+    limits = find_bounds(problem, flavour.token_budget, block)
     trial = run_trial(problem, plan, plan.policy, flavour, limits, find_facts(problem, block))
     notes = [*workload.notes, *problem.lengths.notes, *trial.notes]
     return Simulation(trial.row, trial.log, notes)

@@ -88,9 +88,7 @@ def block_size(problem: Problem, flavours: Iterable[Flavour]) -> int:
     return min(flavour.divide(system).block_tokens for flavour in flavours)
 
 
-def find_bounds(
-    problem: Problem, token_budget: int, block_tokens: int, nano_batches: int = 1
-) -> Bounds:
+def find_bounds(problem: Problem, token_budget: int, block_tokens: int) -> Bounds:
     """Both bounds of the pool for engines of up to `token_budget` tokens a step that share KV
     blocks of `block_tokens`.
     """
@@ -102,7 +100,7 @@ def find_bounds(
         replace(model, system=replace(model.system, block_tokens=block_tokens)),
         token_budget,
         problem.settings.replicas,
-        nano_batches,
+        problem.settings.nano_batches or 1,
     )
 
 
