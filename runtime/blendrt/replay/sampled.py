@@ -200,9 +200,7 @@ def profile_price(system: System, overlap: str, flavour: Flavour) -> Price:
         model = step_model(system, overlap)
     except ProfileError:
         return lambda _: None
-    costs = step_costs(
-        model, flavour.overlaps, flavour.overlaps_network, flavour.nano_batches
-    )
+    costs = step_costs(model, flavour.overlaps, flavour.overlaps_network, flavour.nano_batches)
     return lambda counts: price_steps(costs, counts)
 
 
