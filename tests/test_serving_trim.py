@@ -127,12 +127,10 @@ def test_steps_with_prompts_are_multiples_unless_the_last_chunk_is_too_short(w: 
 
 
 def test_nanoflow_fills_steps_in_multiples_of_128_and_the_others_do_not() -> None:
-    assert {name: f.dense_multiple for name, f in FLAVOURS.items()} == {
-        "nanoflow": 128,
-        "vllm": 1,
-        "sglang": 1,
-        "sequential": 1,
-    }
+    found = {name for name, flavour in FLAVOURS.items() if flavour.dense_multiple == 128}
+    assert found == {"nanoflow"}
+    others = [flavour for name, flavour in FLAVOURS.items() if name != "nanoflow"]
+    assert all(flavour.dense_multiple == 1 for flavour in others)
 
 
 @pytest.mark.parametrize("field", ["dense_multiple", "nano_batches"])
