@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from oracle_sglang import RoundWorld
-from sglang_worlds import compare, roomy, round_worlds
+from sglang_worlds import compare, roomy, round_worlds, rounds_of
 
 from blendsim.serving import (
     admission,
@@ -20,6 +20,7 @@ from blendsim.serving import (
     rounds,
     sides,
 )
+from blendsim.serving.state import NONE, WAITING
 
 _MODULES = (
     kv,
@@ -44,6 +45,22 @@ def crowd(n: int, order: str, **rules: object) -> RoundWorld:
     world = roomy(prompts, outputs.tolist(), capacity=420, budget=128, max_running=48, order=order)
     limits = outputs * rng.integers(0, 3, n)
     return replace(world, limits=tuple(limits.tolist()), conservativeness=0.05, **rules)
+
+
+def long_prompts(seed: int) -> RoundWorld:
+    """Prompts of many chunks among decodes that were admitted on low estimates."""
+    rng = np.random.default_rng(seed)
+    n, budget = int(rng.integers(3, 9)), int(rng.integers(3, 12))
+    lengths, outputs = rng.integers(1, 60, n), rng.integers(1, 60, n)
+    world = roomy(
+        [(100 + k,) * int(length) for k, length in enumerate(lengths)],
+        outputs.tolist(),
+        capacity=int((lengths + outputs).max() + rng.integers(0, 20)),
+        budget=budget,
+        max_running=min(budget, int(rng.integers(2, 6))),
+        mixed=True,
+    )
+    return replace(world, limits=world.outputs, conservativeness=0.01)
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -84,6 +101,24 @@ def test_a_crowd_takes_the_same_rounds(order: str, mixed: bool) -> None:
 def test_a_crowd_takes_the_same_rounds_from_both_ends() -> None:
     densities = tuple(3.0 - k / 50 for k in range(100))
     compare(crowd(100, "fcfs", dual=True, first=5, densities=densities, root_density=1.5))
+
+
+def test_decodes_and_prompts_in_progress_give_way_to_each_other_in_the_same_rounds() -> None:
+    """With mixed chunks memory may lack for either; both cores meet it, and agree."""
+    paused, thrown_out = 0, 0
+    for world in map(long_prompts, range(80)):
+        core = rounds_of(world)
+        assert core.rounds is not None
+        while not core.is_done:
+            before = int(core.state.scalars[0].prefilling)
+            core.step()
+            s = core.state.scalars[0]
+            paused += bool(s.chunks and s.decodes and not core.rounds.scalars[0].decoded)
+            thrown_out += before != NONE and core.state.requests[before].status == WAITING
+            core.commit()
+        compare(world)
+    assert paused > 0
+    assert thrown_out > 0
 
 
 @pytest.mark.parametrize("order", ["lpm", "dfs-weight"])

@@ -88,6 +88,7 @@ def make_room(state: State, rounds: Rounds) -> None:
             break
     if s.decodes > s.free + s.idle:
         # NOTE: only where decodes join prefill steps; SGLang would give the last request up.
+        assert s.prefilling != NONE, "one request alone always fits"
         retract(state, rounds, s.prefilling)
     generated = 0
     limits = 0
