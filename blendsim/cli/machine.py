@@ -70,67 +70,72 @@ class Run(NamedTuple):
 
 
 def prepare(made: "Plan", pool: "Workload", asked: Asked, wish: Wish, say: Say) -> Run:
-    """Choose device and model, load them, and make the replay. Outputs are as long as `simulate`
-    takes them: the trace's, or drawn where it has none.
-    """
+    """Choose device and model, load them, and make the replay."""
     with _libraries():
         from blendrt import loading
         from blendrt.machine import describe
-        from blendrt.replay.job import Job
-    from blendsim.planner.outlook import look_ahead, reported_lengths
-    from blendsim.prefix import sort_prompts
-    from blendsim.serving.flavour import find_flavour
-
-    settings = asked.settings
-    system = settings.system
+    settings, system = asked.settings, asked.settings.system
     device = loading.find_device(wish.gpu)
     choice = loading.choose_model(wish.model, system.model, wish.gpu)
     say("sorting prompts by prefix")
-    prompts = sort_prompts(pool)
-    longest = system.longest_request
-    drawn = look_ahead(pool, prompts, longest, settings.sample, settings.seed).drawn
-    is_vllm = wish.engine is Engine.VLLM
-    name = wish.engine.value if is_vllm else settings.engine
-    flavour = find_flavour(name, settings.token_budget)
-    job = Job(made, pool, reported_lengths(pool, drawn), prompts, system, flavour)
-    notes = _notes(choice.config.name, asked, describe(device)["device"])
+    job = _job(made, pool, asked, wish)
     facts: dict[str, Any] = {
-        "engine": flavour.name,
+        "engine": job.flavour.name,
         "runtime": wish.engine.value,
         "model": choice.config.name,
         "weights": "random" if choice.directory is None else str(choice.directory),
         "machine": describe(device),
     }
+    notes = _notes(choice.config.name, asked, facts["machine"]["device"])
 
-    def told(done: int) -> None:
-        say(f"{done * 10 // max(1, total) * 10} % of {total:,} {what} done")
+    def made_of(replay: Any, on: Any, total: int, what: str) -> Run:
+        told = partial(_tell, say, total, what)
+        measure = partial(replay.measure, on, told=told)
+        return Run(measure, replay.log, int(job.output_len.sum()), facts, notes)
 
-    total, what = len(pool), "requests"
-    tokens = int(job.output_len.sum())
-    if is_vllm:
+    if wish.engine is Engine.VLLM:
         from blendrt.vllm.feed import VllmReplay
 
-        fed = VllmReplay(job)
-        return Run(partial(fed.measure, choice, settings.seed, told), fed.log, tokens, facts, notes)
-    executor = wish.executor or _default_executor(flavour.overlaps and wish.gpu)
+        return made_of(VllmReplay(job, settings.seed), choice, len(pool), "requests")
+    executor = wish.executor or _default_executor(job.flavour.overlaps and wish.gpu)
     rule = loading.overlap_rule(system, settings.overlap, device)
-    say(f"loading {choice.config.name}")
-    decoder = loading.load_decoder(choice, settings.seed, device)
-    runtime = loading.Runtime(decoder, executor.value, settings.seed, rule)
     facts["executor"] = executor.value
     if executor is Executor.OVERLAP:
         facts["sm_partition"] = rule.default_sms > 0
-    if wish.sampled is not None:
-        from blendrt.replay.sampled import SampledReplay, profile_price
+    say(f"loading {choice.config.name}")
+    decoder = loading.load_decoder(choice, settings.seed, device)
+    runtime = loading.Runtime(decoder, executor.value, settings.seed, rule)
+    if wish.sampled is None:
+        from blendrt.replay.full import FullReplay
 
-        price = profile_price(system, settings.overlap, flavour)
-        some = SampledReplay(job, wish.sampled, seed=settings.seed, price=price)
-        total, what = some.chosen, "steps"
-        return Run(partial(some.measure, runtime, told=told), some.log, tokens, facts, notes)
-    from blendrt.replay.full import FullReplay
+        return made_of(FullReplay(job), runtime, len(pool), "requests")
+    from blendrt.replay.sampled import SampledReplay, profile_price
 
-    whole = FullReplay(job)
-    return Run(partial(whole.measure, runtime, told), whole.log, tokens, facts, notes)
+    price = profile_price(system, settings.overlap, job.flavour)
+    some = SampledReplay(job, wish.sampled, settings.seed, price)
+    return made_of(some, runtime, some.chosen, "steps")
+
+
+def _job(made: "Plan", pool: "Workload", asked: Asked, wish: Wish) -> Any:
+    """The plan with all that a run of it takes. Outputs are as long as `simulate` takes them: the
+    trace's, or drawn where it has none.
+    """
+    from blendrt.replay.job import Job
+    from blendsim.planner.outlook import look_ahead, reported_lengths
+    from blendsim.prefix import sort_prompts
+    from blendsim.serving.flavour import find_flavour
+
+    settings, system = asked.settings, asked.settings.system
+    prompts = sort_prompts(pool)
+    longest = system.longest_request
+    drawn = look_ahead(pool, prompts, longest, settings.sample, settings.seed).drawn
+    name = settings.engine if wish.engine is Engine.BLENDRT else wish.engine.value
+    flavour = find_flavour(name, settings.token_budget)
+    return Job(made, pool, reported_lengths(pool, drawn), prompts, system, flavour)
+
+
+def _tell(say: Say, total: int, what: str, done: int) -> None:
+    say(f"{done * 10 // max(1, total) * 10} % of {total:,} {what} done")
 
 
 def _default_executor(overlaps: bool) -> Executor:

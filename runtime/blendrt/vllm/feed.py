@@ -31,29 +31,28 @@ from blendsim.steplog import StepLog
 class VllmReplay:
     """A plan's run on vLLM: its step log while it grows, and what the model answered."""
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: Job, seed: int = 0) -> None:
         self._job = job
+        self._seed = seed  # of prompt tokens that are not known
         self._recorder = Recorder()
         self._done = 0
         #: Output tokens of each request that is done, by workload row; filled rank by rank.
         self.outputs: list[list[int]] = [[] for _ in range(len(job.workload))]
 
-    def measure(
-        self, choice: ModelChoice, seed: int = 0, told: Callable[[int], None] = lambda _: None
-    ) -> None:
+    def measure(self, choice: ModelChoice, told: Callable[[int], None] = lambda _: None) -> None:
         """Run the plan to its end. `told` hears how many requests are done, rank by rank.
 
         Ranks run one after another on one engine, whose cache is emptied between them. If it fails,
         `log` holds the steps executed so far.
         """
         vllm, job = _library(), self._job
-        tokens = PromptTokens(job.workload, choice.config.vocab, seed)
+        tokens = PromptTokens(job.workload, choice.config.vocab, self._seed)
         with ExitStack() as stack:
             directory = choice.directory
             if directory is None:
                 directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
                 write_config(choice.config, directory)
-            engine = vllm.LLM(**engine_arguments(job, choice, directory, seed))
+            engine = vllm.LLM(**engine_arguments(job, choice, directory, self._seed))
             scheduler = engine.llm_engine.engine_core.engine_core.scheduler
             plain = scheduler.schedule, scheduler.update_from_output
             for rank in job.ranks:
