@@ -30,9 +30,11 @@ class Trial(NamedTuple):
     notes: list[str]  # what was extrapolated
 
 
-def find_engine(problem: Problem, name: str) -> Flavour:
-    """The engine at the asked token budget; ProfileError if the profile does not reach that far."""
-    flavour = find_flavour(name, problem.settings.token_budget)
+def find_engine(problem: Problem, name: str, token_budget: int | None = None) -> Flavour:
+    """The engine at this token budget, else the asked one; ProfileError if the profile does not
+    reach that far.
+    """
+    flavour = find_flavour(name, token_budget or problem.settings.token_budget)
     if problem.settings.nano_batches is not None and flavour.overlaps:
         flavour = replace(flavour, nano_batches=problem.settings.nano_batches)
     problem.model.coverage.require(flavour.token_budget)
