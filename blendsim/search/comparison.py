@@ -101,7 +101,11 @@ def _budgets(problem: Problem) -> list[int]:
 
 
 def _best_flavour(problem: Problem, plan: Plan, baseline: Baseline) -> Flavour:
-    """The baseline's engine at the budget that is fastest by prediction."""
+    """The baseline's engine at the budget that is fastest by prediction; at its own where prefill
+    and decode have pools of their own, since those take long to simulate.
+    """
+    if problem.settings.cluster.is_disaggregated:
+        return find_engine(problem, baseline.engine)
     budgets = _budgets(problem)
     tried = [find_engine(problem, baseline.engine, budget) for budget in budgets]
     if len(tried) == 1:
