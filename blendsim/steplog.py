@@ -19,6 +19,7 @@ from blendsim.files import replacing
 
 SCHEMA_VERSION = 2
 MEASURED_ROWS = "measured_rows"  # key of meta: rows of a sampled replay that were measured
+NOT_COUNTED = "not_counted"  # key of meta: columns the engine does not tell
 
 #: Counts of one step, in the order the serving core writes them. The first six are Batch's fields.
 COUNTS: tuple[str, ...] = (

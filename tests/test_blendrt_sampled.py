@@ -302,6 +302,7 @@ def test_strata_hold_all_steps_and_all_measurements() -> None:
     assert sum(row["seconds"] for row in rows) == pytest.approx(run.estimate()["seconds"])
     assert all(row["tokens_low"] <= row["tokens_high"] for row in rows)
     assert len(rows) == 10
+    assert run.log({}).meta["strata"] == rows
 
 
 def test_system_without_a_profile_is_sampled_without_prices() -> None:

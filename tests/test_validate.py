@@ -192,7 +192,9 @@ def test_columns_an_engine_does_not_count_are_not_compared() -> None:
     with pytest.raises(InputError, match="step 2 has cached_blocks = 7"):
         validate(log_of([1.0] * 6), other)
     told = replace(other, meta={**other.meta, "not_counted": ["cached_blocks"]})
-    assert validate(log_of([1.0] * 6), told).is_whole
+    result = validate(log_of([1.0] * 6), told, ("s", "m"))
+    assert result.is_whole
+    assert result.notes == ("m does not count cached_blocks; not compared",)
 
 
 def test_other_model_or_gpu_is_noted() -> None:

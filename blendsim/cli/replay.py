@@ -107,6 +107,7 @@ def _result(made: "Plan", pool: "Workload", run: Run, log: "StepLog") -> dict[st
         "preempted_tokens": int(log.count("preempted_tokens").sum()),
         "steps": len(log),
         "estimate": log.meta.get("estimate"),
+        "strata": log.meta.get("strata"),
         **run.facts,
         "notes": [*pool.notes, *run.notes],
     }

@@ -7,11 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blendsim.errors import InputError, PlanMismatch
-from blendsim.steplog import COUNTS, StepLog
+from blendsim.steplog import COUNTS, NOT_COUNTED, StepLog
 
 Ints = NDArray[np.int64]
-
-NOT_COUNTED = "not_counted"  # key of a log's meta: columns its engine does not tell
 
 _NOT_THE_SAME = (
     "not the same schedule; simulate and replay one plan with one engine and token budget"

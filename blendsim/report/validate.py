@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from blendsim.errors import InputError
 from blendsim.report.matching import differing_machines, matching_rows, require_same_plan
-from blendsim.steplog import COUNTS, StepLog
+from blendsim.steplog import COUNTS, NOT_COUNTED, StepLog
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -101,6 +101,8 @@ def validate(
         notes.append(
             f"{names[1]} has {len(pairs):,} of {len(simulated):,} steps; compared as far as it goes"
         )
+    if left_out := measured.meta.get(NOT_COUNTED):
+        notes.append(f"{names[1]} does not count {', '.join(left_out)}; not compared")
     is_measured = measured.is_measured[pairs[:, 1]]
     if not is_measured.any():
         raise InputError(f"{names[1]}: none of its steps was measured; replay again")

@@ -8,6 +8,7 @@ import ctypes
 import importlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -120,6 +121,7 @@ def can_steer_cublas() -> bool:
     return _cublas() is not None
 
 
+@cache
 def _cublas() -> Any:
     """The library torch has loaded, by its soname, or None."""
     major = (torch.version.cuda or "0").partition(".")[0]

@@ -159,7 +159,7 @@ class SampledReplay:
         complete = all(rank.is_measured for rank in self.ranks)
         told: dict[str, Any] = {MEASURED_ROWS: rows, "complete": complete}
         if complete:
-            told["estimate"] = self.estimate()
+            told |= {"estimate": self.estimate(), "strata": self.strata()}
         lengths = [len(rank.counts) for rank in self.ranks]
         return StepLog(
             counts=np.concatenate([rank.counts for rank in self.ranks]),

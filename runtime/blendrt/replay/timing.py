@@ -9,8 +9,8 @@ from blendrt.batch import StepInputs
 from blendrt.clock import clock_for
 from blendrt.executor import Executor
 
-_WARM_UPS = 2
-_REPEATS = 5
+_WARM_UPS = 1
+_REPEATS = 3
 
 
 class Timer(Protocol):

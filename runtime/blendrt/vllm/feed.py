@@ -22,10 +22,10 @@ from blendrt.loading import ModelChoice
 from blendrt.recorder import Recorder
 from blendrt.replay.job import Job
 from blendrt.tokens import PromptTokens
-from blendrt.vllm.watch import SchedulerWatch
+from blendrt.vllm.watch import NOT_TOLD, SchedulerWatch
 from blendsim.errors import Unavailable
 from blendsim.serving.core import ServingCore
-from blendsim.steplog import StepLog
+from blendsim.steplog import NOT_COUNTED, StepLog
 
 
 class VllmReplay:
@@ -73,7 +73,7 @@ class VllmReplay:
     def log(self, meta: Mapping[str, Any]) -> StepLog:
         """The steps so far. `complete` in its meta says whether these are all."""
         complete = self._done == len(self._job.workload)
-        return self._recorder.log({**meta, "complete": complete})
+        return self._recorder.log({**meta, "complete": complete, NOT_COUNTED: list(NOT_TOLD)})
 
 
 def admission_rows(core: ServingCore) -> list[int]:

@@ -15,6 +15,9 @@ from blendrt.clock import StepTime
 from blendrt.recorder import Recorder
 from blendsim.steplog import COUNTS
 
+#: Columns vLLM has no figures for, or other ones.
+NOT_TOLD = ("preempted_tokens", "cached_blocks", "left_tokens", "right_tokens")
+
 
 class SchedulerWatch:
     """Listens to one scheduler; every step whose output was taken back becomes a row."""
