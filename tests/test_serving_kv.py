@@ -6,7 +6,8 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-from oracle_serving import World, common_blocks
+from oracle_kv import common_blocks
+from oracle_serving import World
 from serving_worlds import core_of
 
 from blendsim.serving import kv
