@@ -211,10 +211,12 @@ def _run(
 ) -> _Trial:
     """Simulate a plan on what planning may see and, where they differ, on the true lengths."""
     truth = problem.true_lengths
-    log = simulate(plan, problem.workload, problem.drawn, problem.prompts, problem.model, flavour)
+    workload, prompts, model = problem.workload, problem.prompts, problem.model
+    host = problem.settings.host
+    log = simulate(plan, workload, problem.drawn, prompts, model, flavour, host=host)
     predicted = run_seconds(log)
     if not np.array_equal(truth, problem.drawn):
-        log = simulate(plan, problem.workload, truth, problem.prompts, problem.model, flavour)
+        log = simulate(plan, workload, truth, prompts, model, flavour, host=host)
     row = summarise(
         name,
         problem.workload,
@@ -230,7 +232,7 @@ def _run(
 
 def _flavour(problem: Problem, engine: str) -> Flavour:
     """The engine at the asked token budget; ProfileError if the profile does not reach that far."""
-    flavour = find_flavour(engine, problem.settings.token_budget)
+    flavour = find_flavour(engine, problem.settings.token_budget, problem.settings.eviction)
     problem.model.coverage.require(flavour.token_budget)
     return flavour
 

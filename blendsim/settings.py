@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from blendsim.errors import InputError, UnknownName
 from blendsim.planner.make import POLICIES
-from blendsim.specs import System, find_gpu, find_model
+from blendsim.serving.flavour import EVICTIONS
+from blendsim.specs import HostMemory, System, find_gpu, find_link, find_model
 
 AUTO = "auto"
 
@@ -27,6 +28,9 @@ class Settings:
     token_budget: int | None = None  # tokens a step; None: the engine's own
     kv_bytes: int | None = None  # KV memory of a replica; None: from the GPU's memory
     seed: int = 0
+    eviction: str | None = None  # of idle prefixes, lru or plan; None: the engine's own
+    host_memory_bytes: int | None = None  # of a replica, for KV; None: KV stays on the GPUs
+    host_link: str = "pcie4"  # between each GPU and the host memory
 
     def __post_init__(self) -> None:
         if not 0 < self.sample <= 1:
@@ -37,8 +41,19 @@ class Settings:
             raise InputError(f"--seed {self.seed} must be at least 0")
         if self.planner != AUTO and self.planner not in POLICIES:
             raise UnknownName("planner", self.planner, (AUTO, *POLICIES))
+        if self.eviction is not None and self.eviction not in EVICTIONS:
+            raise UnknownName("eviction", self.eviction, EVICTIONS)
 
     @property
     def system(self) -> System:
         """The replica that is asked for."""
         return System(find_model(self.model), find_gpu(self.gpu), self.tp, self.kv_bytes)
+
+    @property
+    def host(self) -> HostMemory | None:
+        """The host memory that is asked for."""
+        if self.host_memory_bytes is None:
+            return None
+        host = HostMemory(self.host_memory_bytes, find_link(self.host_link))
+        host.blocks(self.system)  # refuses what holds none
+        return host

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from blendsim.errors import InputError
 from blendsim.files import replacing
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 #: Counts of one step, in the order the serving core writes them. The first six are Batch's fields.
 COUNTS: tuple[str, ...] = (
@@ -38,12 +38,15 @@ COUNTS: tuple[str, ...] = (
     "cached_blocks",  # KV blocks of shared prefixes nobody reads now
     "left_tokens",  # KV tokens reserved by the compute-heavy end (dual scan)
     "right_tokens",  # and by the memory-heavy end
+    "stored_blocks",  # KV blocks that go to host memory
+    "loaded_blocks",  # and come back from it
 )
 TIMES: tuple[str, ...] = (
     "start",  # seconds from the run's beginning
     "seconds",  # duration of the step
     "compute_seconds",  # of which compute-bound work, alone
     "memory_seconds",  # decode attention, alone
+    "link_seconds",  # KV blocks to and from host memory, the slower direction, alone
 )
 _SCHEMA = pa.schema(
     [("replica", pa.int32())]

@@ -29,6 +29,10 @@ class World:
     dual: bool = False
     first: int = 0  # sampled requests
     output_reserved: float = 0.5
+    keeps_own: bool = False
+    oldest_first: bool = False  # leave first, of those that end in one step
+    knows_plan: bool = False  # eviction
+    host: int = 0  # blocks
 
 
 @dataclass(eq=False, kw_only=True)
@@ -65,7 +69,13 @@ class SlowCore:
     def __init__(self, world: World) -> None:
         self.world = world
         self.now = 0
-        self.cache = SlowCache(world.capacity, world.block)
+        self.cache = SlowCache(
+            world.capacity,
+            world.block,
+            keeps_own=world.keeps_own and world.sharing,
+            knows_plan=world.knows_plan,
+            host_capacity=world.host,
+        )
         self.running: list[Job] = []  # in order of admission
         self.sides: dict[str, list[Job]] = {LEFT: [], RIGHT: []}  # oldest member first
         self.requeued: list[Job] = []  # preempted, the last one on top
@@ -82,6 +92,8 @@ class SlowCore:
             )
             for k, (prompt, path) in enumerate(zip(world.prompts, paths(world), strict=True))
         ]
+        for job in self.jobs:
+            self.cache.wait(job, is_own=False)
         self.front = 0
         self.back = len(self.jobs) - 1
         self.listings = 0
@@ -106,6 +118,8 @@ class SlowCore:
         self.lost: list[int] = []  # tokens each preempted request loses
         self.hits: list[int] = []  # tokens each request admitted for the first time finds
         self.entered: list[Job] = []
+        self.lost_on_host = 0
+        self.cache.stored = self.cache.loaded = 0
         self.renew()
         self.decode()
         budget = self.continue_prompt(self.world.budget - len(self.decoders))
@@ -157,6 +171,8 @@ class SlowCore:
 
     def commit(self) -> None:
         decoded = [job for job in reversed(self.running) if job.status == "decode"]
+        if self.world.oldest_first:
+            decoded.reverse()
         prefilled = [
             job for job in self.running if job.status == "prefill" and job.computed == job.target
         ]
@@ -188,13 +204,15 @@ class SlowCore:
             "admitted": len(self.entered),
             "finished": 0,
             "preempted": len(self.lost),
-            "preempted_tokens": sum(self.lost),
+            "preempted_tokens": sum(self.lost) + self.lost_on_host,
             "running": len(self.running),
             "waiting": sum(job.status == "waiting" for job in self.jobs),
             "held_blocks": sum(bool(block.holders) for block in self.cache.blocks),
             "cached_blocks": sum(len(node.blocks) for node in self.cache.idle),
             "left_tokens": sum(job.reserved for job in self.sides[LEFT]),
             "right_tokens": sum(job.reserved for job in self.sides[RIGHT]),
+            "stored_blocks": self.cache.stored,
+            "loaded_blocks": self.cache.loaded,
         }
 
     def run_chunk(self, job: Job, budget: int) -> int:
@@ -208,7 +226,7 @@ class SlowCore:
     # ---- coming and going
 
     def enter(self, job: Job) -> None:
-        self.cache.hold(job)
+        self.lost_on_host += self.cache.hold(job)
         job.status = "prefill"
         job.entry = self.now
         job.size = self.private_tokens(job)
@@ -227,7 +245,9 @@ class SlowCore:
 
     def preempt(self, job: Job) -> None:
         block = self.world.block
-        self.lost.append(job.computed - block * min(job.computed // block, job.path_blocks))
+        lost = job.computed - block * min(job.computed // block, job.path_blocks)
+        self.lost.append(0 if self.cache.store(job) else lost)
+        self.cache.wait(job, is_own=True)
         self.leave(job)
         if job in self.decoders:
             self.decoders.remove(job)

@@ -14,21 +14,25 @@ from blendsim.plan import DUAL_SCAN, Plan
 from blendsim.prefix import PrefixTree, SortedPrompts, build_tree, common_blocks
 from blendsim.request import Ints, Workload
 from blendsim.serving import batcher
-from blendsim.serving.flavour import PREDICTED_PEAK, Flavour
+from blendsim.serving.flavour import BY_PLAN, PREDICTED_PEAK, Flavour
+from blendsim.serving.host import check_host
+from blendsim.serving.kv import count_waiting
 from blendsim.serving.state import (
     BUCKET,
     BUCKETS,
     DECODING,
     DONE,
+    HOSTED,
     LEFT,
     NODE,
     NONE,
     PREFILLING,
     REQUEST,
     SCALARS,
+    WAITING,
     State,
 )
-from blendsim.specs import System
+from blendsim.specs import HostMemory, System
 from blendsim.steplog import COUNTS
 
 
@@ -83,6 +87,7 @@ class ServingCore:
         system: System,
         flavour: Flavour,
         rank: int = 0,
+        host: HostMemory | None = None,
     ) -> "ServingCore":
         """The core of `rank`, whose requests generate `output_len` (by workload row) tokens.
 
@@ -103,6 +108,7 @@ class ServingCore:
             flavour=flavour,
             is_dual=plan.admission == DUAL_SCAN,
             first_count=int(plan.is_first[mine].sum()),
+            host_blocks=0 if host is None else host.blocks(system),
         )
         return cls(state, rows)
 
@@ -162,12 +168,7 @@ class ServingCore:
         on_path = np.minimum(computed // block, requests.path_blocks[running])
         private = int((-(-computed // block) - on_path).sum())
         assert private == int(s.private), f"{private} private blocks are held, counted {s.private}"
-        readers = np.zeros(len(nodes), np.int64)
-        at = requests.node[running]
-        while (at > 0).any():
-            at = at[at > 0]
-            np.add.at(readers, at, 1)
-            at = nodes.parent[at]
+        readers = _readers(state, running)
         assert np.array_equal(readers[1:], nodes.readers[1:]), "readers of every prefix are counted"
         held = readers > 0
         assert int(nodes.cached[held].sum()) == int(s.shared_held), "held shared blocks are counted"
@@ -177,11 +178,30 @@ class ServingCore:
         above = nodes.parent[inner]
         assert bool((nodes.cached[above] == nodes.length[above]).all()), "no gap in a cached prefix"
         assert int(s.free) >= 0, "no block is given out twice"
+        if int(s.knows_plan):
+            waiting = np.flatnonzero(requests.status == WAITING)
+            expected = _readers(state, waiting)
+            if int(s.own_nodes):
+                expected[int(s.own_nodes) + waiting] = requests.was_preempted[waiting]
+            assert np.array_equal(expected[1:], nodes.waiting[1:]), "waiting readers are counted"
+        if int(s.host_capacity):
+            check_host(state)
         on_left = requests.side[running] == LEFT
         for members, counted in ((on_left, s.left_reserved), (~on_left, s.right_reserved)):
             reserved = int(requests.reserved[running[members]].sum())
             assert reserved == int(counted), f"{reserved} tokens are reserved, counted {counted}"
         assert int(state.buckets["count"].sum()) == len(running), "every end is expected once"
+
+
+def _readers(state: State, requests: Ints) -> Ints:
+    """How many of `requests` pass through each prefix node."""
+    readers = np.zeros(len(state.nodes), np.int64)
+    at = state.requests.node[requests]
+    while (at > 0).any():
+        at = at[at > 0]
+        np.add.at(readers, at, 1)
+        at = state.nodes.parent[at]
+    return readers
 
 
 def new_state(
@@ -196,6 +216,7 @@ def new_state(
     flavour: Flavour,
     is_dual: bool,
     first_count: int,
+    host_blocks: int = 0,
 ) -> State:
     """A fresh State for requests in plan order (`paths` None: no prefix is shared)."""
     n = len(prompt)
@@ -213,6 +234,8 @@ def new_state(
         nodes.length = tree.depth - tree.depth[nodes.parent]
         requests.node = paths.node
         requests.path_blocks = tree.depth[paths.node]
+        if flavour.eviction == BY_PLAN:
+            count_waiting(nodes, requests.node)
     shared_nodes = len(nodes)
     keeps_own = flavour.keeps_own_blocks and paths is not None
     if keeps_own:
@@ -220,6 +243,8 @@ def new_state(
         own.parent = requests.node
         nodes = np.concatenate([nodes, own]).view(np.recarray)
     nodes.newer = nodes.older = NONE
+    hosted: Any = np.zeros(len(nodes) if host_blocks else 0, HOSTED).view(np.recarray)
+    hosted.newer = hosted.older = NONE
     buckets: Any = np.zeros(BUCKETS, BUCKET).view(np.recarray)
     buckets.head = NONE
     scalars: Any = np.zeros(1, SCALARS).view(np.recarray)
@@ -240,6 +265,9 @@ def new_state(
     s.back = n - 1
     s.prefilling = s.oldest_node = s.newest_node = NONE
     s.left_newest = s.left_oldest = s.right_newest = s.right_oldest = NONE
+    s.knows_plan = flavour.eviction == BY_PLAN
+    s.oldest_live = s.newest_live = s.oldest_hosted = s.newest_hosted = NONE
+    s.host_capacity = s.host_free = host_blocks
     width = min(flavour.max_running, n) + 1
     return State(
         requests=requests,
@@ -253,4 +281,5 @@ def new_state(
         ended=np.zeros(width, np.int64),
         chunk=np.zeros((3, width), np.int64),
         counts=np.zeros(len(COUNTS), np.int64),
+        hosted=hosted,
     )

@@ -9,6 +9,10 @@ from blendsim.errors import InputError, UnknownName
 PROMPT_FITS = "prompt_fits"  # admit when the whole prompt fits in free blocks (vLLM)
 PREDICTED_PEAK = "predicted_peak"  # admit when the running requests' expected peak fits too
 
+LRU = "lru"  # evict the prefix that lost its last reader first
+BY_PLAN = "plan"  # evict prefixes without waiting readers before those with some
+EVICTIONS = (LRU, BY_PLAN)
+
 
 @dataclass(frozen=True, slots=True)
 class Flavour:
@@ -29,6 +33,7 @@ class Flavour:
     overlaps: bool = True  # runs GEMMs of one nano-batch beside attention of another
     #: Share of its expected output that a request counts with on its side (dual scan).
     output_reserved: float = 0.5
+    eviction: str = LRU
 
     def __post_init__(self) -> None:
         if self.token_budget < 1 or self.max_running < 1:
@@ -36,6 +41,8 @@ class Flavour:
                 f"token budget {self.token_budget} and running limit {self.max_running} "
                 "must be at least 1"
             )
+        if self.eviction not in EVICTIONS:
+            raise UnknownName("eviction", self.eviction, EVICTIONS)
         if self.max_running > self.token_budget:
             raise InputError(
                 f"token budget {self.token_budget} is below the running limit {self.max_running}: "
@@ -62,11 +69,15 @@ FLAVOURS: dict[str, Flavour] = {
 }
 
 
-def find_flavour(name: str, token_budget: int | None = None) -> Flavour:
-    """The flavour of that name, with another token budget if one is given."""
+def find_flavour(
+    name: str, token_budget: int | None = None, eviction: str | None = None
+) -> Flavour:
+    """The flavour of that name, with another token budget or eviction if one is given."""
     if name not in FLAVOURS:
         raise UnknownName("engine", name, FLAVOURS)
     flavour = FLAVOURS[name]
+    if eviction is not None:
+        flavour = replace(flavour, eviction=eviction)
     if token_budget is None:
         return flavour
     return replace(

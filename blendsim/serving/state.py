@@ -45,6 +45,7 @@ REQUEST = np.dtype(
         ("end_previous", _INT),
         ("older", _INT),  # running requests of a side, in order of admission
         ("newer", _INT),
+        ("hosted", _INT),  # preempted: its private blocks up to this token are on the host
     ],
     align=True,
 )
@@ -57,6 +58,16 @@ NODE = np.dtype(
         ("cached", _INT),  # of those, how many are in the KV cache: a prefix of the node
         ("readers", _INT),  # running requests whose prompt passes through it
         ("newer", _INT),  # least recently used list of nodes without readers
+        ("older", _INT),
+        ("waiting", _INT),  # waiting requests whose prompt passes through it (eviction by plan)
+    ],
+    align=True,
+)
+
+HOSTED = np.dtype(
+    [
+        ("blocks", _INT),  # of a node, on the host: those behind its cached ones
+        ("newer", _INT),  # list of nodes with any, by when they last got one
         ("older", _INT),
     ],
     align=True,
@@ -117,6 +128,17 @@ SCALARS = np.dtype(
         ("left_oldest", _INT),
         ("right_newest", _INT),
         ("right_oldest", _INT),
+        # eviction by plan: idle nodes with waiting readers have a list of their own
+        ("knows_plan", _INT),
+        ("oldest_live", _INT),
+        ("newest_live", _INT),
+        # host memory in blocks: host_capacity = host_free + host_cached + host_private
+        ("host_capacity", _INT),  # 0: there is none
+        ("host_free", _INT),
+        ("host_cached", _INT),  # evicted blocks of prefixes
+        ("host_private", _INT),  # of preempted requests
+        ("oldest_hosted", _INT),
+        ("newest_hosted", _INT),
     ],
     align=True,
 )
@@ -125,7 +147,7 @@ SCALARS = np.dtype(
 class State(NamedTuple):
     """Everything the scheduler knows. Arrays only, so that kernels take it as it is.
 
-    The first four are record arrays, which numpy's types cannot describe.
+    The first four and the last are record arrays, which numpy's types cannot describe.
     """
 
     requests: Any  # (n,) REQUEST
@@ -139,3 +161,4 @@ class State(NamedTuple):
     ended: NDArray[np.int64]  # (max_running,), requests whose prefill ends in this step
     chunk: NDArray[np.int64]  # (3, max_running), of each chunk: request, computed before, tokens
     counts: NDArray[np.int64]  # (len(steplog.COUNTS),), this step in numbers
+    hosted: Any  # (m,) HOSTED, as the nodes; empty without host memory

@@ -15,6 +15,7 @@ from blendsim.request import Ints, Workload
 from blendsim.serving.core import ServingCore
 from blendsim.serving.flavour import Flavour
 from blendsim.sim.engine import Replica
+from blendsim.specs import HostMemory
 from blendsim.steplog import StepLog
 
 
@@ -26,9 +27,10 @@ def simulate(
     model: StepModel,
     flavour: Flavour,
     meta: Mapping[str, Any] | None = None,
+    host: HostMemory | None = None,
 ) -> StepLog:
     """The step log of `plan` when request i generates `output_len[i]` tokens. One replica for every
-    rank that has requests.
+    rank that has requests, each with a `host` memory of its own if there is one.
 
     Every run ends with the core's conservation check.
     """
@@ -37,9 +39,9 @@ def simulate(
     ranks = np.unique(plan.rank).tolist()
     for rank in ranks:
         core = ServingCore.from_plan(
-            plan, workload, output_len, prompts, model.system, flavour, rank
+            plan, workload, output_len, prompts, model.system, flavour, rank, host
         )
-        replicas.append(Replica(core, model, flavour))
+        replicas.append(Replica(core, model, flavour, host))
         world.process(_serve(world, replicas[-1]))
     world.run()
     for replica in replicas:
