@@ -314,7 +314,7 @@ class SlowCore:
         if front < self.back:
             dense, sparse = self.jobs[front].density, self.jobs[self.back].density
             if dense != sparse:
-                left = memory * (self.world.root_density - sparse) / (dense - sparse)
+                left = memory * ((self.world.root_density - sparse) / (dense - sparse))
                 left = min(memory, max(0.0, left))
                 right = memory - left
         return {LEFT: left, RIGHT: right}
