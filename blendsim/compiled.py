@@ -72,25 +72,12 @@ def kernel(function: Callable[..., Any]) -> Any:
     """Compile `function` on first call, with its result cached on disk. `.py_func` is its plain
     twin.
     """
-    # NOTE: inlining by force: a State passed by value to a small function costs more than the
-    # function (steps are a third faster for it).
-    return _compiled(function, forceinline=True)
-
-
-def kernel_apart(function: Callable[..., Any]) -> Any:
-    """A `kernel` for rare paths: called, not inlined, since what is inlined into the step slows it
-    down even where it never runs.
-    """
-    return _compiled(function, forceinline=False)
-
-
-def _compiled(function: Callable[..., Any], forceinline: bool) -> Any:
     before = config.CACHE_DIR
     if not before:
         config.CACHE_DIR = _CACHE
     try:
-        return numba.njit(cache=True, nogil=True, error_model="numpy", forceinline=forceinline)(
-            function
-        )
+        # NOTE: inlining by force: a State passed by value to a small function costs more than the
+        # function (steps are a third faster for it).
+        return numba.njit(cache=True, nogil=True, error_model="numpy", forceinline=True)(function)
     finally:
         config.CACHE_DIR = before

@@ -5,7 +5,7 @@ the front, or from both ends: the side that fills less of its memory share goes 
 that holds its share waits.
 """
 
-from blendsim.compiled import kernel, kernel_apart
+from blendsim.compiled import kernel
 from blendsim.serving.forecast import expect, expected_end, peak_fits
 from blendsim.serving.host import fetch, has_host
 from blendsim.serving.kv import (
@@ -86,7 +86,7 @@ def next_request(state: State) -> int:
     return NONE
 
 
-@kernel_apart
+@kernel
 def load(state: State, request: int) -> None:
     """Bring what the request finds on the host back to the GPU."""
     take_blocks(state, fetch(state, request))

@@ -22,7 +22,6 @@ from blendsim.serving.state import (
     BUCKETS,
     DECODING,
     DONE,
-    HOSTED,
     LEFT,
     NODE,
     NONE,
@@ -151,7 +150,7 @@ class ServingCore:
         state = self.state
         s = state.scalars[0]
         requests: Any = state.requests
-        nodes: Any = state.nodes
+        nodes: Any = state.nodes[: int(s.host_nodes)]
         total = int(s.free + s.idle + s.shared_held + s.private)
         assert total == int(s.capacity), (
             f"free {s.free} + idle {s.idle} + shared {s.shared_held} + private {s.private} blocks "
@@ -184,7 +183,7 @@ class ServingCore:
             if int(s.own_nodes):
                 expected[int(s.own_nodes) + waiting] = requests.was_preempted[waiting]
             assert np.array_equal(expected[1:], nodes.waiting[1:]), "waiting readers are counted"
-        if int(s.host_capacity):
+        if state.host:
             check_host(state)
         on_left = requests.side[running] == LEFT
         for members, counted in ((on_left, s.left_reserved), (~on_left, s.right_reserved)):
@@ -195,7 +194,7 @@ class ServingCore:
 
 def _readers(state: State, requests: Ints) -> Ints:
     """How many of `requests` pass through each prefix node."""
-    readers = np.zeros(len(state.nodes), np.int64)
+    readers = np.zeros(int(state.scalars[0].host_nodes), np.int64)
     at = state.requests.node[requests]
     while (at > 0).any():
         at = at[at > 0]
@@ -243,8 +242,11 @@ def new_state(
         own.parent = requests.node
         nodes = np.concatenate([nodes, own]).view(np.recarray)
     nodes.newer = nodes.older = NONE
-    hosted: Any = np.zeros(len(nodes) if host_blocks else 0, HOSTED).view(np.recarray)
-    hosted.newer = hosted.older = NONE
+    host_nodes = len(nodes)
+    if host_blocks:
+        counterparts: Any = np.zeros(host_nodes, NODE).view(np.recarray)
+        counterparts.newer = counterparts.older = NONE
+        nodes = np.concatenate([nodes, counterparts]).view(np.recarray)
     buckets: Any = np.zeros(BUCKETS, BUCKET).view(np.recarray)
     buckets.head = NONE
     scalars: Any = np.zeros(1, SCALARS).view(np.recarray)
@@ -267,6 +269,7 @@ def new_state(
     s.left_newest = s.left_oldest = s.right_newest = s.right_oldest = NONE
     s.knows_plan = flavour.eviction == BY_PLAN
     s.oldest_live = s.newest_live = s.oldest_hosted = s.newest_hosted = NONE
+    s.host_nodes = host_nodes
     s.host_capacity = s.host_free = host_blocks
     width = min(flavour.max_running, n) + 1
     return State(
@@ -281,5 +284,5 @@ def new_state(
         ended=np.zeros(width, np.int64),
         chunk=np.zeros((3, width), np.int64),
         counts=np.zeros(len(COUNTS), np.int64),
-        hosted=hosted,
+        host=(host_blocks,) if host_blocks else (),
     )

@@ -2,21 +2,22 @@
 from.
 
 Blocks are counted, not numbered. A block is on the GPU or on the host, not on both. A prefix node
-has `cached` blocks on the GPU and behind them, without a gap, `blocks` on the host:
+has blocks cached on the GPU and behind them, without a gap, blocks on the host:
 
     |---- cached ----|---- on the host ----|---- to be computed ----|
 
+`nodes[host_nodes + k]` is node k's counterpart, whose `cached` blocks are those on the host.
 A node's blocks go to the host after those of the nodes below it, and the host forgets nodes in the
 order in which they last got a block, the last block of each first. So a prefix is never forgotten
-before what hangs from it, and a hit goes on from the GPU to the host. These kernels are reached
-only where there is a host; all but `has_host` stand apart from the step's own code.
+before what hangs from it, and a hit goes on from the GPU to the host. These kernels are
+compiled only where there is a host.
 """
 
 from typing import Any
 
 import numpy as np
 
-from blendsim.compiled import kernel, kernel_apart
+from blendsim.compiled import kernel
 from blendsim.serving.state import NONE, WAITING, State
 from blendsim.steplog import COUNTS
 
@@ -28,22 +29,28 @@ PREEMPTED_TOKENS = COUNTS.index("preempted_tokens")
 @kernel
 def has_host(state: State) -> bool:
     """Whether the replica has host memory for KV."""
-    return state.scalars[0].host_capacity > 0
+    return len(state.host) > 0
+
+
+@kernel
+def hosted_blocks(state: State, k: int) -> int:
+    """Blocks of node k that are on the host."""
+    return int(state.nodes[state.scalars[0].host_nodes + k].cached)
 
 
 @kernel
 def unlink_hosted(state: State, k: int) -> None:
     """Take node k out of the host's list."""
     s = state.scalars[0]
-    node = state.hosted[k]
+    node = state.nodes[s.host_nodes + k]
     if node.older == NONE:
         s.oldest_hosted = node.newer
     else:
-        state.hosted[node.older].newer = node.newer
+        state.nodes[s.host_nodes + node.older].newer = node.newer
     if node.newer == NONE:
         s.newest_hosted = node.older
     else:
-        state.hosted[node.newer].older = node.older
+        state.nodes[s.host_nodes + node.newer].older = node.older
     node.newer = NONE
     node.older = NONE
 
@@ -52,13 +59,13 @@ def unlink_hosted(state: State, k: int) -> None:
 def append_hosted(state: State, k: int) -> None:
     """Put node k at the young end of the host's list."""
     s = state.scalars[0]
-    node = state.hosted[k]
+    node = state.nodes[s.host_nodes + k]
     node.older = s.newest_hosted
     node.newer = NONE
     if s.newest_hosted == NONE:
         s.oldest_hosted = k
     else:
-        state.hosted[s.newest_hosted].newer = k
+        state.nodes[s.host_nodes + s.newest_hosted].newer = k
     s.newest_hosted = k
 
 
@@ -66,10 +73,11 @@ def append_hosted(state: State, k: int) -> None:
 def forget_hosted(state: State, k: int, number: int) -> None:
     """`number` of node k's blocks are on the host no more."""
     s = state.scalars[0]
-    state.hosted[k].blocks -= number
+    node = state.nodes[s.host_nodes + k]
+    node.cached -= number
     s.host_cached -= number
     s.host_free += number
-    if number > 0 and state.hosted[k].blocks == 0:
+    if number > 0 and node.cached == 0:
         unlink_hosted(state, k)
 
 
@@ -79,10 +87,10 @@ def forget_oldest(state: State) -> None:
     s = state.scalars[0]
     while s.host_free < 0:
         k = s.oldest_hosted
-        forget_hosted(state, k, min(state.hosted[k].blocks, -s.host_free))
+        forget_hosted(state, k, min(hosted_blocks(state, k), -s.host_free))
 
 
-@kernel_apart
+@kernel
 def store_evicted(state: State, k: int, number: int) -> None:
     """Node k has just lost its last `number` blocks on the GPU: keep them on the host.
 
@@ -90,23 +98,23 @@ def store_evicted(state: State, k: int, number: int) -> None:
     eviction knows the plan, what nobody waits for is not stored.
     """
     s = state.scalars[0]
-    node = state.hosted[k]
+    node = state.nodes[s.host_nodes + k]
     if s.knows_plan == 1 and state.nodes[k].waiting == 0:
-        forget_hosted(state, k, node.blocks)
+        forget_hosted(state, k, node.cached)
         return
     if s.host_private == s.host_capacity:
         return
-    if node.blocks > 0:
+    if node.cached > 0:
         unlink_hosted(state, k)
     append_hosted(state, k)
-    node.blocks += number
+    node.cached += number
     s.host_cached += number
     s.host_free -= number
     state.counts[STORED_BLOCKS] += number
     forget_oldest(state)
 
 
-@kernel_apart
+@kernel
 def store_private(state: State, request: int, computed: int, number: int) -> bool:
     """Keep a preempted request's `number` private blocks, its KV up to `computed` tokens, if all of
     them find room. Where flavours leave them in the cache, they go the way of prefixes instead.
@@ -122,7 +130,7 @@ def store_private(state: State, request: int, computed: int, number: int) -> boo
     return True
 
 
-@kernel_apart
+@kernel
 def forget_computed(state: State, request: int, upto: int) -> None:
     """Blocks of the request's path that it is about to compute up to token `upto` leave the host:
     they will be on the GPU.
@@ -133,7 +141,7 @@ def forget_computed(state: State, request: int, upto: int) -> None:
         node = state.nodes[k]
         fresh = min(full - (node.depth - node.length), node.length) - node.cached
         if fresh > 0:
-            forget_hosted(state, k, min(fresh, state.hosted[k].blocks))
+            forget_hosted(state, k, min(fresh, hosted_blocks(state, k)))
         k = node.parent
 
 
@@ -147,19 +155,19 @@ def reach(state: State, request: int) -> int:
     blocks = r.path_blocks
     if own > 0:
         # What it left on the GPU is its own again: see hold_path.
-        blocks += state.hosted[own + request].blocks
+        blocks += hosted_blocks(state, own + request)
         blocks += max(0, r.computed // state.scalars[0].block_tokens - r.path_blocks)
     k = r.node
     while k > 0:
         node = state.nodes[k]
-        there = node.cached + state.hosted[k].blocks
+        there = node.cached + hosted_blocks(state, k)
         if there < node.length:
             blocks = node.depth - node.length + there
         k = node.parent
     return blocks
 
 
-@kernel_apart
+@kernel
 def fetch(state: State, request: int) -> int:
     """A request that holds its path, and starts behind what is on the GPU, starts behind what is on
     the host as well: those blocks leave the host and are booked as cached or private. Returns how
@@ -211,14 +219,14 @@ def check_host(state: State) -> None:
     """Assert conservation of the host's blocks, counted anew, between steps."""
     s = state.scalars[0]
     requests: Any = state.requests
-    nodes: Any = state.nodes
-    hosted: Any = state.hosted
+    number = int(s.host_nodes)
+    nodes, hosted = state.nodes[:number], state.nodes[number:].cached
     block = int(s.block_tokens)
     stored = requests.hosted
     assert not bool(stored[requests.status != WAITING].any()), "who is not waiting is on the GPU"
     private = int((-(-stored // block) - np.minimum(stored // block, requests.path_blocks)).sum())
     assert private == int(s.host_private), f"{private} stored blocks, counted {s.host_private}"
-    cached = int(hosted.blocks.sum())
+    cached = int(hosted.sum())
     assert cached == int(s.host_cached), f"{cached} blocks on the host, counted {s.host_cached}"
     total = int(s.host_free) + private + cached
     assert total == int(s.host_capacity), (
@@ -226,9 +234,9 @@ def check_host(state: State) -> None:
         f"not its capacity {s.host_capacity}"
     )
     assert int(s.host_free) >= 0, "no block of the host is given out twice"
-    there = nodes.cached + hosted.blocks
+    there = nodes.cached + hosted
     shared = nodes.length > 0
     assert bool((there[shared] <= nodes.length[shared]).all()), "a block is in one place"
-    inner = np.flatnonzero((hosted.blocks > 0) & (nodes.parent > 0))
+    inner = np.flatnonzero((hosted > 0) & (nodes.parent > 0))
     above = nodes.parent[inner]
     assert bool((there[above] == nodes.length[above]).all()), "no gap before what is on the host"

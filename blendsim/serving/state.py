@@ -64,15 +64,6 @@ NODE = np.dtype(
     align=True,
 )
 
-HOSTED = np.dtype(
-    [
-        ("blocks", _INT),  # of a node, on the host: those behind its cached ones
-        ("newer", _INT),  # list of nodes with any, by when they last got one
-        ("older", _INT),
-    ],
-    align=True,
-)
-
 BUCKET = np.dtype(
     [
         ("count", _INT),  # requests expected to end in it
@@ -133,7 +124,8 @@ SCALARS = np.dtype(
         ("oldest_live", _INT),
         ("newest_live", _INT),
         # host memory in blocks: host_capacity = host_free + host_cached + host_private
-        ("host_capacity", _INT),  # 0: there is none
+        ("host_nodes", _INT),  # first of the nodes' counterparts on the host
+        ("host_capacity", _INT),
         ("host_free", _INT),
         ("host_cached", _INT),  # evicted blocks of prefixes
         ("host_private", _INT),  # of preempted requests
@@ -147,11 +139,13 @@ SCALARS = np.dtype(
 class State(NamedTuple):
     """Everything the scheduler knows. Arrays only, so that kernels take it as it is.
 
-    The first four and the last are record arrays, which numpy's types cannot describe.
+    The first four are record arrays, which numpy's types cannot describe.
     """
 
     requests: Any  # (n,) REQUEST
-    nodes: Any  # (m,) NODE; then, where requests leave blocks behind, one a request
+    nodes: (
+        Any  # (m,) NODE; where requests leave blocks behind, one a request; with a host, all twice
+    )
     buckets: Any  # (BUCKETS,) BUCKET, a ring over time
     scalars: Any  # (1,) SCALARS
     density: NDArray[np.float64]  # (n,), ρ of the tree node request k hangs from
@@ -161,4 +155,6 @@ class State(NamedTuple):
     ended: NDArray[np.int64]  # (max_running,), requests whose prefill ends in this step
     chunk: NDArray[np.int64]  # (3, max_running), of each chunk: request, computed before, tokens
     counts: NDArray[np.int64]  # (len(steplog.COUNTS),), this step in numbers
-    hosted: Any  # (m,) HOSTED, as the nodes; empty without host memory
+    #: Empty without host memory. Its length is part of its type, so that code for a host is left
+    #: out of kernels that are compiled for a state without: branches alone cost 20 % a step.
+    host: tuple[int, ...]
