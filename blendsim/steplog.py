@@ -40,6 +40,8 @@ COUNTS: tuple[str, ...] = (
     "cached_blocks",  # KV blocks of shared prefixes nobody reads now
     "left_tokens",  # KV tokens reserved by the compute-heavy end (dual scan)
     "right_tokens",  # and by the memory-heavy end
+    "stored_blocks",  # KV blocks that go to host memory
+    "loaded_blocks",  # and come back from it
 )
 TIMES: tuple[str, ...] = (
     "start",  # seconds from the run's beginning
@@ -47,6 +49,7 @@ TIMES: tuple[str, ...] = (
     "compute_seconds",  # of which compute-bound work, alone
     "memory_seconds",  # decode attention, alone
     "network_seconds",  # all-reduces between tensor-parallel GPUs, alone
+    "link_seconds",  # KV blocks to and from host memory, the slower direction, alone
 )
 _SCHEMA = pa.schema(
     [("replica", pa.int32())]

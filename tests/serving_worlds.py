@@ -11,8 +11,8 @@ from blendsim.plan import DUAL_SCAN, IN_ORDER, Plan
 from blendsim.prefix import sort_prompts
 from blendsim.request import Prompts, from_lengths
 from blendsim.serving.core import ServingCore
-from blendsim.serving.flavour import PREDICTED_PEAK, PROMPT_FITS, Flavour
-from blendsim.specs import GpuSpec, ModelSpec, System
+from blendsim.serving.flavour import BY_PLAN, LRU, PREDICTED_PEAK, PROMPT_FITS, Flavour
+from blendsim.specs import GpuSpec, HostMemory, Link, ModelSpec, System
 
 #: One KV token of this model takes 4 bytes.
 _MODEL = ModelSpec("grain", 1, 1, 1, heads=1, kv_heads=1, head_dim=1, vocab=1, context=1 << 20)
@@ -55,11 +55,16 @@ def core_of(world: World, **rules: bool) -> ServingCore:
         output_reserved=world.output_reserved,
         **rules,
         dense_multiple=world.multiple,
+        keeps_own_blocks=world.keeps_own,
+        oldest_leaves_first=world.oldest_first,
+        eviction=BY_PLAN if world.knows_plan else LRU,
     )
     kv_bytes = world.capacity * world.block * _MODEL.kv_bytes_per_token
     system = System(_MODEL, _GPU, kv_bytes=kv_bytes, block_tokens=world.block)
+    size = world.block * _MODEL.kv_bytes_per_token
+    host = HostMemory(world.host * size, Link("straw", 1.0)) if world.host else None
     return ServingCore.from_plan(
-        plan, workload, workload.output_len, sort_prompts(workload), system, flavour
+        plan, workload, workload.output_len, sort_prompts(workload), system, flavour, host=host
     )
 
 
@@ -136,4 +141,8 @@ def worlds(draw: st.DrawFn) -> World:
         first=first,
         output_reserved=draw(st.sampled_from([0.0, 0.5, 1.0])),
         multiple=draw(st.sampled_from([1, 1, 2, 3, 8])),
+        keeps_own=draw(st.booleans()),
+        oldest_first=draw(st.booleans()),
+        knows_plan=draw(st.booleans()),
+        host=draw(st.sampled_from([0, 0, 1, 3, 8, 40])),
     )

@@ -34,7 +34,9 @@ def find_engine(problem: Problem, name: str, token_budget: int | None = None) ->
     """The engine at this token budget, else the asked one; ProfileError if the profile does not
     reach that far.
     """
-    flavour = find_flavour(name, token_budget or problem.settings.token_budget)
+    flavour = find_flavour(
+        name, token_budget or problem.settings.token_budget, problem.settings.eviction
+    )
     if problem.settings.nano_batches is not None and flavour.overlaps:
         flavour = replace(flavour, nano_batches=problem.settings.nano_batches)
     problem.model.coverage.require(flavour.token_budget)
@@ -55,6 +57,7 @@ def _simulate(problem: Problem, plan: Plan, flavour: Flavour, output_len: Ints) 
         problem.model,
         flavour,
         problem.settings.cluster,
+        host=problem.settings.host,
     )
 
 

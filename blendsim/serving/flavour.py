@@ -14,6 +14,9 @@ FCFS = "fcfs"  # waiting requests stay in the order of the plan
 LPM = "lpm"  # longest cached prefix first, while few wait
 DFS_WEIGHT = "dfs-weight"  # depth-first over cached prefixes, most waiting requests first
 QUEUE_ORDERS = (FCFS, LPM, DFS_WEIGHT)
+LRU = "lru"  # evict the prefix that lost its last reader first
+BY_PLAN = "plan"  # evict prefixes without waiting readers before those with some
+EVICTIONS = (LRU, BY_PLAN)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +51,7 @@ class Flavour:
     dense_multiple: int = 1
     #: Pieces a step's batch is run in to overlap; 1: priced whole, as published figures are.
     nano_batches: int = 1
+    eviction: str = LRU
 
     def __post_init__(self) -> None:
         if self.token_budget < 1 or self.max_running < 1:
@@ -55,6 +59,8 @@ class Flavour:
                 f"token budget {self.token_budget} and running limit {self.max_running} "
                 "must be at least 1"
             )
+        if self.eviction not in EVICTIONS:
+            raise UnknownName("eviction", self.eviction, EVICTIONS)
         if self.max_running > self.token_budget:
             raise InputError(
                 f"token budget {self.token_budget} is below the running limit {self.max_running}: "
@@ -136,11 +142,15 @@ FLAVOURS: dict[str, Flavour] = {
 }
 
 
-def find_flavour(name: str, token_budget: int | None = None) -> Flavour:
-    """The flavour of that name, with another token budget if one is given."""
+def find_flavour(
+    name: str, token_budget: int | None = None, eviction: str | None = None
+) -> Flavour:
+    """The flavour of that name, with another token budget or eviction if one is given."""
     if name not in FLAVOURS:
         raise UnknownName("engine", name, FLAVOURS)
     flavour = FLAVOURS[name]
+    if eviction is not None:
+        flavour = replace(flavour, eviction=eviction)
     if token_budget is None:
         return flavour
     return replace(

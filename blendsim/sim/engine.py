@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from blendsim.compiled import kernel
 from blendsim.perf.model import StepModel
 from blendsim.perf.step import StepCosts, StepTimes, step_costs, step_seconds
+from blendsim.request import Ints
 from blendsim.serving.batcher import FINISHED, commit, has_work, schedule
 from blendsim.serving.core import ServingCore
 from blendsim.serving.flavour import Flavour
@@ -15,19 +16,31 @@ from blendsim.serving.handover import can_receive
 from blendsim.serving.round_state import Rounds
 from blendsim.serving.rounds import commit_round, schedule_round
 from blendsim.serving.state import NONE, State
+from blendsim.specs import HostMemory
 from blendsim.steplog import COUNTS, TIMES
 
+STORED_BLOCKS = COUNTS.index("stored_blocks")
+LOADED_BLOCKS = COUNTS.index("loaded_blocks")
 _FIRST_ROWS = 1 << 14
 
 
 @kernel
-def note_times(times: NDArray[np.float64], now: float, took: StepTimes) -> None:
-    """One row of the log's TIMES."""
+def link_seconds(link: NDArray[np.float64], step: Ints) -> float:
+    """Seconds of a step's transfers to or from host memory, the slower direction."""
+    moved = max(step[STORED_BLOCKS], step[LOADED_BLOCKS])
+    return moved * link[0] + link[1] if moved > 0 else 0.0
+
+
+@kernel
+def note_times(times: NDArray[np.float64], now: float, took: StepTimes, transfer: float) -> float:
+    """Fill one row of the log's TIMES; returns when the step ends."""
     times[0] = now
-    times[1] = took.seconds
+    times[1] = max(took.seconds, transfer)
     times[2] = took.compute
     times[3] = took.memory
     times[4] = took.network
+    times[5] = transfer
+    return float(now + times[1])
 
 
 @kernel
@@ -38,8 +51,12 @@ def run_steps(
     until: float,
     counts: NDArray[np.int64],
     times: NDArray[np.float64],
+    link: NDArray[np.float64],
 ) -> int:
     """Run steps from time `start` until all is done, `until` is passed or the log's rows are full.
+
+    `link` holds the seconds a KV block takes to or from host memory, and those of a message. A
+    step's transfers run beside it, in both directions at once.
 
     Writes one row a step into `counts` (rows, COUNTS) and `times` (rows, TIMES, seconds); returns
     the rows written, or −1 − rows if a step computed nothing although requests are left.
@@ -53,10 +70,10 @@ def run_steps(
         if step[0] + step[3] == 0:
             return -1 - row
         took = step_seconds(costs, step)
+        transfer = link_seconds(link, step)
         commit(state)
         counts[row] = step
-        note_times(times[row], now, took)
-        now += took.seconds
+        now = note_times(times[row], now, took, transfer)
     return len(counts)
 
 
@@ -84,8 +101,7 @@ def run_rounds(
         took = step_seconds(costs, step)
         commit_round(state, rounds)
         counts[row] = step
-        note_times(times[row], now, took)
-        now += took.seconds
+        now = note_times(times[row], now, took, 0.0)
     return len(counts)
 
 
@@ -115,8 +131,7 @@ def run_to_message(
         took = step_seconds(costs, step)
         commit(state)
         counts[row] = step
-        note_times(times[row], now, took)
-        now += took.seconds
+        now = note_times(times[row], now, took, 0.0)
         if state.scalars[0].completed > 0 or (offered != NONE and can_receive(state, offered)):
             return row + 1
     return len(counts)
@@ -125,12 +140,21 @@ def run_to_message(
 class Replica:
     """A ServingCore that advances in simulated time and keeps its step log."""
 
-    def __init__(self, core: ServingCore, model: StepModel, flavour: Flavour) -> None:
+    def __init__(
+        self,
+        core: ServingCore,
+        model: StepModel,
+        flavour: Flavour,
+        host: HostMemory | None = None,
+    ) -> None:
         self.core = core
         self.now = 0.0  # seconds
         self._costs = step_costs(
             model, flavour.overlaps, flavour.overlaps_network, flavour.nano_batches
         )
+        self._link = np.zeros(2)
+        if host is not None:
+            self._link[:] = host.seconds_per_block(model.system), host.link.latency
         self._counts = np.empty((_FIRST_ROWS, len(COUNTS)), np.int64)
         self._times = np.empty((_FIRST_ROWS, len(TIMES)))
         self._rows = 0
@@ -143,7 +167,7 @@ class Replica:
             counts, times = self._free_rows()
             rest = (self._costs, self.now, until, counts, times)
             if self.core.rounds is None:
-                rows = run_steps(self.core.state, *rest)
+                rows = run_steps(self.core.state, *rest, self._link)
             else:
                 rows = run_rounds(self.core.state, self.core.rounds, *rest)
             assert rows >= 0, (
