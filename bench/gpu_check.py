@@ -80,7 +80,7 @@ def parse() -> tuple[argparse.Namespace, Options]:
         device=given.device,
         model=given.model or ("llama-3.1-8b" if given.device == "cuda" else "tiny"),
         minutes=given.minutes or (0.02 if given.quick else 4.0),
-        requests=given.requests or (12 if given.quick else 400),
+        requests=given.requests or (24 if given.quick else 1600),
         out=given.output,
     )
     return given, options

@@ -191,7 +191,7 @@ def _small_world(options: Options, backend: str) -> tuple[Any, ...]:
 
 
 def _small_plan(options: Options) -> Any:
-    """A blended plan of a demo pool for this GPU, as `blendsim plan` makes it; no simulator."""
+    """A blended plan of a small pool for this GPU, as `blendsim plan` makes it; no simulator."""
     from blendrt.profiler.target import find_target, open_device
     from blendrt.replay.job import Job
     from blendsim.perf.density import closed_form
@@ -201,21 +201,45 @@ def _small_plan(options: Options) -> Any:
     from blendsim.prefix import sort_prompts
     from blendsim.serving.flavour import find_flavour
     from blendsim.specs import System, find_gpu, find_model
-    from blendsim.traces.load import load_pool
 
     if options.is_gpu:
         gpu = find_target(open_device(options.device))
-        system, budget = System(find_model(options.model), gpu), None
+        system, budget, longest = System(find_model(options.model), gpu), None, 1000
     else:  # the schedule of a large model in little memory; the tiny one runs it
         system = System(find_model("llama-3.1-8b"), find_gpu("h200"), kv_bytes=1 << 31)
-        budget = 256
-    pool = load_pool([f"demo:mixed?n={options.requests}"])
+        budget, longest = 256, 60
+    pool = _small_pool(options.requests, longest)
     prompts = sort_prompts(pool)
     lengths, drawn = look_ahead(pool, prompts, system.longest_request, 0.05, 0)
     costs = closed_form(system, pool.prompt_len, lengths.expected)
     plan = make_plan("blend", pool, prompts, lengths, costs, BlendSettings(), 0, {})
     outputs = reported_lengths(pool, drawn)
     return Job(plan, pool, outputs, prompts, system, find_flavour("nanoflow", budget))
+
+
+def _small_pool(requests: int, longest: int) -> Any:
+    """Half questions behind one of eight long common heads, answered in a word; half stories, told
+    at up to `longest` tokens.
+    """
+    import numpy as np
+
+    from blendsim.request import Prompts, from_lengths
+
+    rng = np.random.default_rng(0)
+    heads = rng.integers(0, 30_000, (8, longest // 2))
+    prompts, outputs = [], []
+    for i in range(requests):
+        own = rng.integers(0, 30_000, rng.integers(longest // 20, longest // 8))
+        prompts.append(np.concatenate((heads[rng.integers(8)], own)) if i % 2 else own)
+        outputs.append(rng.integers(1, 5) if i % 2 else rng.integers(longest // 4, longest))
+    content = Prompts(
+        offsets=np.cumsum([0, *map(len, prompts)]),
+        units=np.concatenate(prompts).astype(np.int32),
+        space=np.zeros(requests, np.int32),
+        unit_tokens=np.ones(1, np.int32),
+        space_names=("tokens",),
+    )
+    return from_lengths([len(p) for p in prompts], outputs, prompts=content)
 
 
 def _modelled(options: Options, job: Any, log: Any, overlaps: bool) -> Iterator[Finding]:
