@@ -80,8 +80,9 @@ class SlowRounds(SlowCore):
             guest.shared = max((common(guest.tokens, tokens) for tokens in others), default=0)
         self.jobs = list(self.guests)
         self.line: list[Guest] = [] if world.dual else list(self.guests)
-        self.cache: dict[tuple[Key, int, int], int] = {}  # when each token was last of use
+        self.radix: dict[tuple[Key, int, int], int] = {}  # when each token was last of use
         self.clock = 0
+        self.lost_on_host = 0
         self.ratio = min(1.0, 0.7 * world.conservativeness)
         self.least = 0.14 * self.ratio
         self.decay = (self.ratio - self.least) / 600
@@ -98,7 +99,7 @@ class SlowRounds(SlowCore):
 
     def held_keys(self) -> set[tuple[Key, int, int]]:
         paths = [key for guest in self.members() for key in guest.shared_keys]
-        return set(paths) & self.cache.keys()
+        return set(paths) & self.radix.keys()
 
     def available(self) -> int:
         private = sum(guest.alone for guest in self.members())
@@ -106,23 +107,23 @@ class SlowRounds(SlowCore):
 
     def take_tokens(self, number: int) -> None:
         """Evict until `number` tokens are free."""
-        idle = sorted(set(self.cache) - self.held_keys(), key=self.cache.__getitem__)
+        idle = sorted(set(self.radix) - self.held_keys(), key=self.radix.__getitem__)
         for key in idle[: max(0, number - (self.available() - len(idle)))]:
-            del self.cache[key]
+            del self.radix[key]
 
     def touch(self, guest: Guest, upto: int) -> None:
         """What nobody holds of its first tokens is young again, the front youngest."""
         held = self.held_keys()
         for place in reversed(range(upto)):
             key = guest.key(place)
-            if key in self.cache and key not in held:
+            if key in self.radix and key not in held:
                 self.clock += 1
-                self.cache[key] = self.clock
+                self.radix[key] = self.clock
 
     def matched(self, guest: Guest) -> int:
         """Tokens of it that are cached."""
         place = 0
-        while place < guest.target and guest.key(place) in self.cache:
+        while place < guest.target and guest.key(place) in self.radix:
             place += 1
         return place
 
@@ -155,7 +156,7 @@ class SlowRounds(SlowCore):
         self.take_tokens(len(self.decoders))
         for guest in self.decoding() if self.decoders else []:
             guest.held += 1
-        idle = set(self.cache) - self.held_keys()
+        idle = set(self.radix) - self.held_keys()
         private = sum(guest.alone for guest in self.members())
         self.counts = self.count() | {
             "held_blocks": private + len(self.held_keys()),
@@ -218,7 +219,7 @@ class SlowRounds(SlowCore):
         for job, _, _ in self.chunks:
             assert isinstance(job, Guest)
             for place in range(min(job.computed, job.shared)):
-                self.cache.setdefault(job.key(place), 0)
+                self.radix.setdefault(job.key(place), 0)
             job.published = job.computed
         decoded = self.decoding() if self.decoders else []
         complete = [job for job, _, _ in self.chunks if job.computed == job.target]
@@ -242,11 +243,11 @@ class SlowRounds(SlowCore):
     # ---- coming and going
 
     def start(self, guest: Guest) -> None:
-        own = [key for key in self.cache if key[0] == () and key[1] == guest.number]
+        own = [key for key in self.radix if key[0] == () and key[1] == guest.number]
         guest.computed = guest.held = guest.published = min(self.matched(guest), guest.target - 1)
         assert guest.alone == len(own), "what it left behind is its own again"
         for key in own:
-            del self.cache[key]
+            del self.radix[key]
         guest.status = "prefill"
         guest.entry = self.now
         guest.size = self.private_tokens(guest)
@@ -264,7 +265,7 @@ class SlowRounds(SlowCore):
         self.sides[guest.side].remove(guest)
         if self.world.sharing:
             for place in range(guest.shared, kept):
-                self.cache[guest.key(place)] = 0
+                self.radix[guest.key(place)] = 0
         self.touch(guest, max(kept, guest.shared))
         guest.held = guest.published = 0
         if guest in self.started:
@@ -313,7 +314,7 @@ class SlowRounds(SlowCore):
         held = self.held_keys()
         hit = min(self.matched(guest), guest.target - 1)
         upto = max(guest.shared, self.matched(guest))
-        idle = [guest.key(i) for i in range(upto) if guest.key(i) in self.cache]
+        idle = [guest.key(i) for i in range(upto) if guest.key(i) in self.radix]
         need = guest.target - hit + 1 + guest.may_generate
         if need < self.room() - len([key for key in idle if key not in held]):
             return True
@@ -399,9 +400,9 @@ class SlowRounds(SlowCore):
         """Requests that find the same first `depth` tokens: those that find more, then the rest."""
         groups: dict[tuple[Key, int, int], list[Guest]] = {}
         for guest in guests:
-            if guest.key(depth) in self.cache:
+            if guest.key(depth) in self.radix:
                 groups.setdefault(guest.key(depth), []).append(guest)
         is_own = {key: key[0] == () for key in groups}
         for key in sorted(groups, key=lambda key: (-len(groups[key]), is_own[key], key)):
             yield from self.below(groups[key], depth + 1)
-        yield from [guest for guest in guests if guest.key(depth) not in self.cache]
+        yield from [guest for guest in guests if guest.key(depth) not in self.radix]

@@ -1,6 +1,7 @@
 """Small worlds for the serving core: how to draw them, and how to run one in both cores."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import accumulate
 
 import numpy as np
@@ -19,10 +20,8 @@ _MODEL = ModelSpec("grain", 1, 1, 1, heads=1, kv_heads=1, head_dim=1, vocab=1, c
 _GPU = GpuSpec("sand", flops=1.0, bandwidth=1.0, memory_bytes=1 << 40, sm_count=1)
 
 
-def core_of(world: World, **rules: bool) -> ServingCore:
-    """The compiled core for `world`, made the way the simulator makes it: from a plan. `rules` are
-    the flavour's that a world does not have.
-    """
+def core_of(world: World) -> ServingCore:
+    """The compiled core for `world`, made the way the simulator makes it: from a plan."""
     n = len(world.prompts)
     prompts = Prompts(
         offsets=np.array([0, *accumulate(map(len, world.prompts))], np.int64),
@@ -53,7 +52,6 @@ def core_of(world: World, **rules: bool) -> ServingCore:
         admission=PREDICTED_PEAK if world.predicted_peak else PROMPT_FITS,
         prefix_sharing=world.sharing,
         output_reserved=world.output_reserved,
-        **rules,
         dense_multiple=world.multiple,
         keeps_own_blocks=world.keeps_own,
         oldest_leaves_first=world.oldest_first,
@@ -146,3 +144,8 @@ def worlds(draw: st.DrawFn) -> World:
         knows_plan=draw(st.booleans()),
         host=draw(st.sampled_from([0, 0, 1, 3, 8, 40])),
     )
+
+
+def worlds_without_host() -> st.SearchStrategy[World]:
+    """Worlds whose KV stays on the GPU, where the runtime keeps it."""
+    return worlds().map(lambda world: replace(world, host=0))

@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from oracle_serving import World
-from serving_worlds import core_of, worlds
+from serving_worlds import core_of, worlds_without_host
 
 from blendrt.attention.reference import ReferenceAttention
 from blendrt.batch import BatchBuilder, StepInputs
@@ -96,7 +96,7 @@ def overlapped(pool: KvPool, seed: int | None = None) -> OverlapExecutor:
 
 
 @settings(max_examples=8)
-@given(worlds())
+@given(worlds_without_host())
 def test_tokens_equal_the_sequential_executors(world):
     """Chunked prefill, shared prefixes (within one step too), preemption and recompute."""
     expected = outputs(world, sequential)

@@ -6,6 +6,7 @@ is measured in about a minute. docs/validate.md says what the interval covers an
 """
 
 from collections.abc import Callable, Mapping
+from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -205,7 +206,8 @@ def profile_price(system: System, overlap: str, flavour: Flavour) -> Price:
 
 
 def _copied(core: ServingCore) -> ServingCore:
-    return ServingCore(State._make(column.copy() for column in core.state), core.rows)
+    state = State._make(deepcopy(column) for column in core.state)
+    return ServingCore(state, core.rows, number=core.number)
 
 
 def _split(number: int, steps: list[int]) -> list[int]:
