@@ -10,7 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from oracle_serving import World
-from serving_worlds import core_of, worlds
+from serving_worlds import core_of, worlds_without_host
 
 from blendrt.batch import StepInputs
 from blendrt.config import TINY
@@ -35,14 +35,14 @@ from blendsim.settings import Settings
 from blendsim.steplog import COUNTS, MEASURED_ROWS, StepLog
 
 FLAVOURS: dict[str, dict[str, bool]] = {
-    "plain": {},
-    "vllm": {"keeps_own_blocks": True, "oldest_leaves_first": True},
+    "plain": {"keeps_own": False},
+    "vllm": {"keeps_own": True, "oldest_first": True},
 }
 
 # ---- the core run ahead
 
 
-@given(world=worlds())
+@given(world=worlds_without_host())
 @settings(max_examples=40)
 def test_counts_ahead_are_those_of_the_core_asked_one_by_one(world: World) -> None:
     one, found = core_of(world), []
@@ -86,11 +86,11 @@ def rows_of(step: PagedStep) -> tuple[list[tuple[int, int, int, bool]], list[lis
 
 
 @pytest.mark.parametrize("flavour", FLAVOURS)
-@given(world=worlds())
+@given(world=worlds_without_host())
 @settings(max_examples=60)
 def test_rebuilt_step_is_the_runs_own_on_other_pages(flavour: str, world: World) -> None:
     """Same requests, contexts and samples; two blocks are one page there if and only if here."""
-    core = core_of(world, **FLAVOURS[flavour])
+    core = core_of(replace(world, **FLAVOURS[flavour]))
     pager = Pager(core)
     rebuilder, rng = Rebuilder(core, pager.pages), np.random.default_rng(0)
     while not core.is_done:

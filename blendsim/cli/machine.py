@@ -121,17 +121,37 @@ def _job(made: "Plan", pool: "Workload", asked: Asked, wish: Wish) -> Any:
     trace's, or drawn where it has none.
     """
     from blendrt.replay.job import Job
+    from blendsim.errors import InputError
     from blendsim.planner.outlook import look_ahead, reported_lengths
     from blendsim.prefix import sort_prompts
     from blendsim.serving.flavour import find_flavour
 
     settings, system = asked.settings, asked.settings.system
+    _require_replayable(settings)
     prompts = sort_prompts(pool)
     longest = system.longest_request
     drawn = look_ahead(pool, prompts, longest, settings.sample, settings.seed).drawn
     name = settings.engine if wish.engine is Engine.BLENDRT else wish.engine.value
-    flavour = find_flavour(name, settings.token_budget)
+    flavour = find_flavour(name, settings.token_budget, settings.eviction)
+    if flavour.prefill_first:
+        raise InputError(
+            f"replay runs no rounds as {name} does; give --engine vllm, or plan with --engine "
+            "nanoflow, vllm or sequential"
+        )
     return Job(made, pool, reported_lengths(pool, drawn), prompts, system, flavour)
+
+
+def _require_replayable(settings: "Settings") -> None:
+    """InputError for what only the simulator models."""
+    from blendsim.errors import InputError
+
+    for is_asked, what in (
+        (settings.topology != "colocated", f"topology {settings.topology}"),
+        (settings.steals, "stealing between ranks"),
+        (settings.host is not None, "host memory"),
+    ):
+        if is_asked:
+            raise InputError(f"replay has no {what}; plan again without it, or simulate the plan")
 
 
 def _tell(say: Say, total: int, what: str, done: int) -> None:
