@@ -1,8 +1,5 @@
 """The decoder against Hugging Face transformers: the same logits, the same greedy tokens."""
 
-import json
-from collections.abc import Iterator
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -10,16 +7,14 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from blendrt.attention.layout import Rows, lay_out
-from blendrt.attention.reference import ReferenceAttention
-from blendrt.config import TINY, DecoderConfig, RopeScaling
-from blendrt.kv_pool import KvPool
-from blendrt.model import Decoder
-from blendrt.weights import load_weights, random_weights, weight_bytes
 from torch import Tensor
 
-from blendsim.errors import InputError
-from blendsim.specs import MODELS
+from blendrt.attention.layout import Rows, lay_out
+from blendrt.attention.reference import ReferenceAttention
+from blendrt.config import DecoderConfig
+from blendrt.kv_pool import KvPool
+from blendrt.model import Decoder
+from blendrt.weights import load_weights
 
 CPU = torch.device("cpu")
 BLOCK = 4

@@ -9,7 +9,16 @@ from blendsim.compiled import kernel
 from blendsim.perf.kernels import StepTables, compute_seconds, memory_seconds, overlapped
 from blendsim.perf.model import StepModel
 from blendsim.perf.overlap import overlap_lines
-from blendsim.serving.batcher import FINISHED, commit, has_work, schedule
+from blendsim.serving.batcher import (
+    DECODE_REQUESTS,
+    FINISHED,
+    PREEMPTED,
+    PREEMPTED_TOKENS,
+    PREFILL_TOKENS,
+    commit,
+    has_work,
+    schedule,
+)
 from blendsim.serving.core import ServingCore
 from blendsim.serving.flavour import Flavour
 from blendsim.serving.handover import can_receive
@@ -17,6 +26,7 @@ from blendsim.serving.state import NONE, State
 from blendsim.steplog import COUNTS, TIMES
 
 _FIRST_ROWS = 1 << 14
+_LOST = [PREEMPTED, PREEMPTED_TOKENS]
 
 
 @kernel
@@ -107,6 +117,7 @@ class Replica:
         self._counts = np.empty((_FIRST_ROWS, len(COUNTS)), np.int64)
         self._times = np.empty((_FIRST_ROWS, len(TIMES)))
         self._rows = 0
+        self._unlogged = np.zeros(len(_LOST), np.int64)
 
     def advance(self, until: float = np.inf) -> float:
         """Run until done or until the first step that starts at or after `until`; returns the time
@@ -132,6 +143,14 @@ class Replica:
             self.core.state, self._tables, self._lines, self.now, until, counts, times, offered
         )
         self._note(rows)
+        # A step that computes nothing is not logged, but it may have thrown somebody out.
+        step = self.core.state.counts
+        if rows:
+            self._counts[self._rows - rows, _LOST] += self._unlogged
+            self._unlogged[:] = 0
+        if step[PREFILL_TOKENS] + step[DECODE_REQUESTS] == 0:
+            self._unlogged += step[_LOST]
+            step[_LOST] = 0
         return rows
 
     def uncount_finished(self, number: int) -> None:
