@@ -46,13 +46,13 @@ def test_rank_with_nothing_waiting_takes_the_upper_half_of_the_others_line() -> 
 
 
 def test_rank_scanned_from_both_ends_gives_away_its_middle() -> None:
-    workload = alone([900] * 4 + [10] * 5, [1] * 4 + [2_000] * 4 + [1])
-    crew = crew_of(workload, listed(workload, [0] * 8 + [1], DUAL_SCAN))
+    workload = alone([900] * 20 + [10] * 21, [1] * 20 + [2_000] * 20 + [1])
+    crew = crew_of(workload, listed(workload, [0] * 40 + [1], DUAL_SCAN))
     thief, victim = crew.replicas[1], crew.replicas[0]
     thief.advance()
     crew.balance(1.0)
-    assert waiting(victim) == [0, 1, 6, 7]
-    assert waiting(thief) == [2, 3, 4, 5]
+    assert waiting(victim) == [*range(10), *range(30, 40)]
+    assert waiting(thief) == list(range(10, 30))
     for replica in crew.replicas:
         replica.core.check()
 
