@@ -7,16 +7,25 @@ from hypothesis import strategies as st
 from test_search import mixed_pool
 
 from blendsim import search
+from blendsim.errors import InputError
+from blendsim.perf.shares import cut, cut_both_ends, equal
+from blendsim.plan import Plan, deal
 from blendsim.planner.make import POLICIES
-from blendsim.planner.partition import partition
-from blendsim.request import Prompts, from_lengths, pool
+from blendsim.planner.partition import partition, sharing_lost
+from blendsim.prefix import shareable_tokens, sort_prompts, subset
+from blendsim.request import Prompts, Workload, from_lengths, pool, select
 
 
 @pytest.mark.parametrize("policy", POLICIES)
 @given(ranks=st.integers(1, 7), seed=st.integers(0, 3), n=st.integers(1, 40))
 def test_every_request_runs_on_one_rank(policy: str, ranks: int, seed: int, n: int) -> None:
     setting = search.prepare(mixed_pool(np.random.default_rng(seed), n), search.Settings())
-    plan = partition(search.plan_policy(setting, policy), setting.costs, ranks)
+    whole = search.plan_policy(setting, policy)
+    if ranks > len(whole):
+        with pytest.raises(InputError, match=f"{ranks} ranks are more than the pool's"):
+            partition(whole, setting.costs, ranks)
+        return
+    plan = partition(whole, setting.costs, ranks)
     plan.check()
     assert plan.rank.max() < ranks
     for rank in range(ranks):
@@ -25,11 +34,10 @@ def test_every_request_runs_on_one_rank(policy: str, ranks: int, seed: int, n: i
 
 
 @pytest.mark.parametrize("policy", POLICIES)
-def test_more_ranks_than_requests_leave_some_idle(policy: str) -> None:
+def test_more_ranks_than_requests_are_refused(policy: str) -> None:
     pool = mixed_pool(np.random.default_rng(3), 1)
-    choice = search.choose(pool, search.Settings(planner=policy, dp=5))
-    assert int(choice.log.count("finished").sum()) == 2
-    assert choice.chosen.share_of_reachable <= 1
+    with pytest.raises(InputError, match="give at most 2"):
+        search.choose(pool, search.Settings(planner=policy, dp=5))
 
 
 @pytest.mark.parametrize("ranks", [2, 4, 8])
@@ -83,3 +91,86 @@ def test_a_pool_of_equal_requests_is_dealt_out_evenly(policy: str, ranks: int, n
     problem = search.prepare(uniform, search.Settings(sample=1.0, dp=ranks))
     held = np.bincount(search.plan_policy(problem, policy).rank, minlength=ranks)
     assert held == pytest.approx(np.full(ranks, n / ranks), rel=0.02, abs=2)
+
+
+# ---- unequal shares, and what cuts cost
+
+
+def test_runs_end_at_the_fractions_asked_for() -> None:
+    work = np.ones(10)
+    assert cut(work, np.array([0.7])).tolist() == [0] * 7 + [1] * 3
+    assert cut(work, equal(5)).tolist() == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4]
+    assert cut(work, equal(1)).tolist() == [0] * 10
+
+
+@given(
+    st.lists(st.floats(0.1, 10), min_size=200, max_size=300),
+    st.floats(0.1, 0.9),
+    st.integers(0, 9),
+)
+def test_share_from_both_ends_has_its_part_of_both_kinds_of_work(
+    ratios: list[float], end: float, seed: int
+) -> None:
+    density = np.sort(ratios)[::-1]
+    memory = np.random.default_rng(seed).uniform(0.5, 1.5, len(density))
+    compute = memory * density
+    outer = cut_both_ends(compute, memory, np.array([end])) == 0
+    # A dense row more on the left is made up for by that much compute of sparse rows on the right.
+    row = max(float(memory.max()), float(compute.max() / density.min()))
+    assert compute[outer].sum() == pytest.approx(end * compute.sum(), abs=1.5 * compute.max())
+    assert memory[outer].sum() == pytest.approx(end * memory.sum(), abs=1.5 * row)
+    assert np.count_nonzero(np.diff(outer)) <= 2  # the middle is one run
+
+
+def families(sizes: list[int], tokens: int = 64) -> Workload:
+    """Families of requests, each with a prompt of its own that all its members share."""
+    group = np.repeat(np.arange(len(sizes)), sizes)
+    units = (1_000 * group[:, None] + np.arange(tokens)).ravel()
+    n = len(group)
+    prompts = Prompts(
+        np.arange(n + 1) * tokens,
+        units,
+        np.zeros(n, np.int32),
+        np.ones(1, np.int32),
+        ("tokens",),
+    )
+    return from_lengths(np.full(n, tokens + 8), np.full(n, 4), prompts=prompts)
+
+
+def planned(workload: Workload) -> Plan:
+    return search.plan_policy(search.prepare(workload, search.Settings(sample=1.0)), "dfs")
+
+
+def test_cut_through_a_family_loses_its_prompt_once() -> None:
+    workload = families([4, 4])
+    plan, prompts = planned(workload), sort_prompts(workload)
+    for cut_at, lost in ((4, 0), (3, 64), (1, 64)):
+        dealt = deal(plan, (np.arange(8) >= cut_at).astype(np.int64))
+        assert sharing_lost(dealt, workload, prompts, 16) == lost
+    spread = deal(plan, np.arange(8) % 4)
+    assert sharing_lost(spread, workload, prompts, 16) == 2 * 3 * 64
+
+
+@given(st.lists(st.integers(1, 4), min_size=1, max_size=5), st.integers(0, 99))
+def test_sharing_lost_is_that_of_the_ranks_taken_apart(sizes: list[int], seed: int) -> None:
+    workload = families(sizes)
+    prompts, plan = sort_prompts(workload), planned(workload)
+    dealt = deal(plan, np.random.default_rng(seed).integers(0, 3, len(plan)))
+    alone = [select(workload, dealt.order[dealt.rank == rank]) for rank in range(3)]
+    kept = sum(shareable_tokens(part, sort_prompts(part), 16) for part in alone if len(part))
+    whole = shareable_tokens(workload, prompts, 16)
+    assert sharing_lost(dealt, workload, prompts, 16) == whole - kept
+
+
+def test_subset_of_sorted_prompts_is_the_sorted_subset() -> None:
+    workload = families([3, 2, 4])
+    rows = np.array([8, 1, 4, 0, 6])
+    part = subset(sort_prompts(workload), rows)
+    again = sort_prompts(select(workload, np.sort(rows)))
+    assert part.order.tolist() == np.sort(rows)[again.order].tolist()
+    assert part.common.tolist() == again.common.tolist()
+
+
+def test_plan_over_ranks_says_what_sharing_its_cuts_lost() -> None:
+    problem = search.prepare(families([40]), search.Settings(sample=1.0, dp=4))
+    assert search.plan_policy(problem, "dfs").meta["sharing_lost"] == 3 * 64

@@ -15,6 +15,7 @@ from blendsim.errors import InputError, Unavailable
 if TYPE_CHECKING:
     from blendsim.plan import Plan
     from blendsim.request import Workload
+    from blendsim.settings import Settings
     from blendsim.steplog import StepLog
 
 Say = Callable[[str], None]
@@ -121,7 +122,6 @@ def _job(made: "Plan", pool: "Workload", asked: Asked, wish: Wish) -> Any:
     trace's, or drawn where it has none.
     """
     from blendrt.replay.job import Job
-    from blendsim.errors import InputError
     from blendsim.planner.outlook import look_ahead, reported_lengths
     from blendsim.prefix import sort_prompts
     from blendsim.serving.flavour import find_flavour
@@ -143,8 +143,6 @@ def _job(made: "Plan", pool: "Workload", asked: Asked, wish: Wish) -> Any:
 
 def _require_replayable(settings: "Settings") -> None:
     """InputError for what only the simulator models."""
-    from blendsim.errors import InputError
-
     for is_asked, what in (
         (settings.topology != "colocated", f"topology {settings.topology}"),
         (settings.steals, "stealing between ranks"),

@@ -81,7 +81,7 @@ class ServingCore:
         self.rows = rows
         self.rounds = rounds  # of a flavour that works in rounds
         self.number = number  # of this replica, in `holder`
-        self._holder = np.full(len(rows), number) if holder is None else holder
+        self.holder = np.full(len(rows), number) if holder is None else holder
         self._capacity = int(state.scalars[0].capacity)
 
     @classmethod
@@ -156,7 +156,7 @@ class ServingCore:
         """Who computes what, between `step()` and `commit()`: chunks, then decodes."""
         s = self.state.scalars[0]
         chunk = self.state.chunk[:, : int(s.chunks)]
-        mine = self._holder == self.number
+        mine = self.holder == self.number
         decoding = np.flatnonzero(mine & (self.state.requests.status == DECODING))
         if self.rounds is not None and not self.rounds.scalars[0].decoded:
             decoding = decoding[:0]
@@ -179,7 +179,7 @@ class ServingCore:
             f"free {s.free} + idle {s.idle} + shared {s.shared_held} + private {s.private} blocks "
             f"= {total}, not the capacity {s.capacity}"
         )
-        status = np.where(self._holder == self.number, requests.status, NONE)
+        status = np.where(self.holder == self.number, requests.status, NONE)
         running = np.flatnonzero(np.isin(status, (PREFILLING, DECODING)))
         assert len(running) == int(s.running), f"{len(running)} requests run, counted {s.running}"
         assert int(np.isin(status, (DONE, LENT)).sum()) == int(s.done), "done requests are counted"

@@ -122,8 +122,14 @@ _SGLANG = Flavour(
 FLAVOURS: dict[str, Flavour] = {
     flavour.name: flavour
     for flavour in (
+        # NOTE: run with a radix tree, as BlendServe does, which keeps all it computed until evicted.
         Flavour(
-            "nanoflow", "OSDI'25", max_running=2_048, overlaps_network=True, dense_multiple=128
+            "nanoflow",
+            "OSDI'25",
+            max_running=2_048,
+            keeps_own_blocks=True,
+            overlaps_network=True,
+            dense_multiple=128,
         ),
         Flavour(
             "vllm",
@@ -137,7 +143,7 @@ FLAVOURS: dict[str, Flavour] = {
         replace(_SGLANG, name="sglang-mixed", mixed_chunk=True),
         replace(_SGLANG, name="sglang-lpm", queue_order=LPM),
         replace(_SGLANG, name="sglang-dfs-weight", queue_order=DFS_WEIGHT),
-        Flavour("sequential", "blendsim", max_running=2_048, overlaps=False),
+        Flavour("sequential", "blendsim", max_running=2_048, keeps_own_blocks=True, overlaps=False),
     )
 }
 

@@ -9,7 +9,16 @@ from blendsim.compiled import kernel
 from blendsim.perf.model import StepModel
 from blendsim.perf.step import StepCosts, StepTimes, step_costs, step_seconds
 from blendsim.request import Ints
-from blendsim.serving.batcher import FINISHED, commit, has_work, schedule
+from blendsim.serving.batcher import (
+    DECODE_REQUESTS,
+    FINISHED,
+    PREEMPTED,
+    PREEMPTED_TOKENS,
+    PREFILL_TOKENS,
+    commit,
+    has_work,
+    schedule,
+)
 from blendsim.serving.core import ServingCore
 from blendsim.serving.flavour import Flavour
 from blendsim.serving.handover import can_receive
@@ -22,6 +31,7 @@ from blendsim.steplog import COUNTS, TIMES
 STORED_BLOCKS = COUNTS.index("stored_blocks")
 LOADED_BLOCKS = COUNTS.index("loaded_blocks")
 _FIRST_ROWS = 1 << 14
+_LOST = [PREEMPTED, PREEMPTED_TOKENS]
 
 
 @kernel
@@ -158,6 +168,7 @@ class Replica:
         self._counts = np.empty((_FIRST_ROWS, len(COUNTS)), np.int64)
         self._times = np.empty((_FIRST_ROWS, len(TIMES)))
         self._rows = 0
+        self._unlogged = np.zeros(len(_LOST), np.int64)
 
     def advance(self, until: float = np.inf) -> float:
         """Run until done or until the first step that starts at or after `until`; returns the time
@@ -185,6 +196,14 @@ class Replica:
             self.core.state, self._costs, self.now, until, counts, times, offered
         )
         self._note(rows)
+        # A step that computes nothing is not logged, but it may have thrown somebody out.
+        step = self.core.state.counts
+        if rows:
+            self._counts[self._rows - rows, _LOST] += self._unlogged
+            self._unlogged[:] = 0
+        if step[PREFILL_TOKENS] + step[DECODE_REQUESTS] == 0:
+            self._unlogged += step[_LOST]
+            step[_LOST] = 0
         return rows
 
     def uncount_finished(self, number: int) -> None:
