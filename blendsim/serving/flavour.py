@@ -122,7 +122,7 @@ _SGLANG = Flavour(
 FLAVOURS: dict[str, Flavour] = {
     flavour.name: flavour
     for flavour in (
-        # NOTE: run with a radix tree, as BlendServe does, which keeps all it computed until evicted.
+        # NOTE: with a run-time radix tree, as in BlendServe: what was computed stays till evicted.
         Flavour(
             "nanoflow",
             "OSDI'25",
