@@ -225,10 +225,11 @@ def test_settings_of_the_kv_cache_reach_the_simulation(folder: Path) -> None:
         for name in ("none", "host", "plan")
     }
     assert told["none"]["preempted_tokens"] > 0
-    assert told["host"]["preempted_tokens"] == 0
     assert told["host"]["seconds"] < told["none"]["seconds"]
     assert told["plan"]["seconds"] == told["none"]["seconds"], "no prompt shares a prefix"
     assert read_plan(folder / "plan").meta["settings"]["eviction"] == "plan"
     again = run_json("simulate", "host", "-o", "steps.parquet")
     assert again["seconds"] == told["host"]["seconds"], "the plan remembers its settings"
-    assert read_steplog(folder / "steps.parquet").time("link_seconds").sum() > 0
+    log = read_steplog(folder / "steps.parquet")
+    assert log.count("loaded_blocks").sum() > 0
+    assert log.time("link_seconds").sum() > 0
