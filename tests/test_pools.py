@@ -128,7 +128,7 @@ def test_prefill_stands_still_while_its_blocks_are_lent() -> None:
 
 def test_tensor_parallel_gpus_move_their_shares_side_by_side() -> None:
     system = System(find_model("llama-3.1-8b"), find_gpu("a100-80g"), 4)
-    assert kv_payload(system, 100) == 100 * KV_BYTES / 4
+    assert kv_payload(system, np.array([100])) == 100 * KV_BYTES / 4
 
 
 def test_both_ends_of_a_transfer_are_busy_until_its_last_byte() -> None:

@@ -6,6 +6,9 @@ replica takes the prompt's blocks before the KV sets out, counts the request in 
 then on, and decodes it from the first step after the KV is there.
 """
 
+import numpy as np
+from numpy.typing import NDArray
+
 from blendsim.compiled import kernel
 from blendsim.serving.batcher import start_decoding
 from blendsim.serving.forecast import expect, expected_end, peak_fits, renew_estimates
@@ -79,3 +82,42 @@ def take_in(state: State, request: int) -> None:
     s.step -= 1  # as if its prompt had ended here in the step before
     start_decoding(state, request)
     s.step += 1
+
+
+@kernel
+def lend_ended(state: State, goes_on: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """Lend the prompts that ended in the step just committed and whose request `goes_on`; returns
+    them, in that order.
+    """
+    lent = np.empty(state.scalars[0].completed, np.int64)
+    number = 0
+    for j in range(len(lent)):
+        if goes_on[state.ended[j]]:
+            lend(state, state.ended[j])
+            lent[number] = state.ended[j]
+            number += 1
+    return lent[:number]
+
+
+@kernel
+def take_back_all(state: State, requests: NDArray[np.int64]) -> None:
+    """Take them back in this order."""
+    for k in requests:
+        take_back(state, k)
+
+
+@kernel
+def receive_first(state: State, requests: NDArray[np.int64]) -> int:
+    """Receive them in this order up to the first that finds no room; returns how many."""
+    for j in range(len(requests)):
+        if not can_receive(state, requests[j]):
+            return j
+        receive(state, requests[j])
+    return len(requests)
+
+
+@kernel
+def take_in_all(state: State, requests: NDArray[np.int64]) -> None:
+    """Take them in in this order."""
+    for k in requests:
+        take_in(state, k)

@@ -4,6 +4,10 @@ order they were asked for.
 
 from dataclasses import dataclass
 
+import numpy as np
+
+from blendsim.perf.grids import Floats
+from blendsim.request import Ints
 from blendsim.specs import Link, System
 
 
@@ -25,8 +29,8 @@ def move(out: Port, into: Port, link: Link, payload: float, now: float) -> float
     return out.free_at + link.latency
 
 
-def kv_payload(system: System, tokens: int) -> float:
+def kv_payload(system: System, tokens: Ints) -> Floats:
     """Bytes that one GPU's link carries to move the KV of `tokens` tokens: tensor-parallel GPUs
     move their shares side by side.
     """
-    return tokens * system.kv_bytes_per_token / system.tp
+    return np.asarray(tokens * (system.kv_bytes_per_token / system.tp), np.float64)

@@ -9,8 +9,9 @@ replica; compiled code runs the steps that start before anything else can happen
 """
 
 from collections import deque
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from functools import partial
+from itertools import islice
 from typing import NamedTuple
 
 import numpy as np
@@ -22,8 +23,8 @@ from blendsim.prefix import SortedPrompts
 from blendsim.request import Ints, Workload
 from blendsim.serving.core import ServingCore
 from blendsim.serving.flavour import Flavour
-from blendsim.serving.handover import can_receive, lend, receive, take_back, take_in
-from blendsim.serving.state import NONE
+from blendsim.serving.handover import lend_ended, receive_first, take_back_all, take_in_all
+from blendsim.serving.state import NONE, State
 from blendsim.sim.engine import Replica
 from blendsim.sim.link import Port, kv_payload, move
 from blendsim.sim.pool_cores import decode_cores, prefill_cores, require_room
@@ -32,6 +33,7 @@ from blendsim.sim.topology import Topology
 #: Between two looks of a decode replica at the line while no room is made for the prompt that was
 #: the oldest in it: a few steps.
 LOOK_SECONDS = 0.25
+BATCH = 64  # prompts looked at in one go
 
 
 class Finished(NamedTuple):
@@ -51,8 +53,15 @@ class Member:
         self.is_between_steps = True
         self.is_through = False  # with all its prompts
         self.arrivals: deque[float] = deque()  # when KV that is on its way will be here
+        self.inbox: list[int] = []  # requests whose KV has gone or come since its last step
         self._world = world
         self._message: simpy.Event | None = None
+
+    def settle(self, moved: Callable[[State, Ints], None]) -> None:
+        """Book what has gone (`take_back_all`) or come (`take_in_all`)."""
+        if self.inbox:
+            moved(self.replica.core.state, np.array(self.inbox))
+            self.inbox.clear()
 
     def sleep(self) -> Generator[simpy.Event, None, None]:
         """Wait for a message; time passes without steps."""
@@ -78,6 +87,11 @@ class Member:
             self._message.succeed()
 
     @property
+    def number(self) -> int:
+        """Of the replica."""
+        return self.replica.core.number
+
+    @property
     def held(self) -> int:
         """KV blocks that running and arriving requests hold."""
         s = self.replica.core.state.scalars[0]
@@ -99,9 +113,7 @@ class Pools:
     ) -> None:
         assert topology.link is not None, "a topology with pools has a link"
         self._link = topology.link
-        self._system = model.system
-        self._prompt_len = workload.prompt_len
-        self._goes_on = output_len > 1  # else the prompt's own token is the whole answer
+        self._payload = kv_payload(model.system, workload.prompt_len)
         self._world = simpy.Environment()
         self._waiting: deque[Finished] = deque()
         require_room(workload, output_len, model, topology)
@@ -109,6 +121,8 @@ class Pools:
             self._member(core, model, flavour)
             for core in prefill_cores(plan, workload, prompts, model, flavour, topology)
         ]
+        # Of each prefill replica: whose answers go on after the prompt's own token.
+        self._goes_on = [output_len[m.replica.core.rows] > 1 for m in self.prefill]
         self._holder = np.full(len(plan), NONE)
         self.decode = [
             self._member(core, model, flavour)
@@ -132,6 +146,8 @@ class Pools:
         for member in self.decode:
             self._world.process(self._serve_answers(member))
         self._world.run()
+        for member in self.prefill:
+            member.settle(take_back_all)
         left = [replica for replica in self.replicas if not replica.core.is_done]
         assert not left, "pools stand still though requests are left"
         assert not self._waiting, "a finished prompt was never handed out"
@@ -141,6 +157,7 @@ class Pools:
         while not replica.core.is_done:
             yield self._world.timeout(0)  # NOTE: all that happens at this instant comes first
             self._hand_out()
+            member.settle(take_back_all)
             # Until anything else happens, nobody can take its prompts or give back its blocks.
             if replica.advance_to_message(max(self._world.peek(), _one_step(replica))):
                 yield from member.work()
@@ -163,6 +180,7 @@ class Pools:
                     until = min(until, replica.now + LOOK_SECONDS)
             else:
                 offered, until = NONE, min(until, self._next_offer())
+            member.settle(take_in_all)
             if replica.advance_to_message(max(until, _one_step(replica)), offered):
                 yield from member.work()
             else:
@@ -180,36 +198,40 @@ class Pools:
 
     def _collect(self, member: Member) -> None:
         """Line up the prompts that ended in the step just done, but for one-token answers."""
-        replica = member.replica
-        state = replica.core.state
-        moved = 0
-        for request in state.ended[: int(state.scalars[0].completed)].tolist():
-            row = int(replica.core.rows[request])
-            if self._goes_on[row]:
-                lend(state, request)
-                self._waiting.append(Finished(row, member, request))
-                moved += 1
-        replica.uncount_finished(moved)
+        core = member.replica.core
+        lent = lend_ended(core.state, self._goes_on[member.number])
+        rows = core.rows[lent].tolist()
+        for row, request in zip(rows, lent.tolist(), strict=True):
+            self._waiting.append(Finished(row, member, request))
+        member.replica.uncount_finished(len(lent))
 
     def _hand_out(self) -> None:
         """Give waiting prompts, oldest first, to the decode replicas that are between steps and
         have room.
         """
-        while self._waiting:
-            row = self._waiting[0].row
-            able = [m for m in self.decode if m.is_between_steps]
-            able.sort(key=lambda member: member.held)
-            taker = next((m for m in able if can_receive(m.replica.core.state, row)), None)
-            if taker is None:
+        able = [member for member in self.decode if member.is_between_steps]
+        while self._waiting and able:
+            several = len(able) > 1
+            if several:
+                able.sort(key=lambda member: member.held)
+            oldest = islice(self._waiting, 1 if several else BATCH)
+            rows = np.array([finished.row for finished in oldest])
+            for taker in able:
+                taken = receive_first(taker.replica.core.state, rows)
+                if taken:
+                    break
+            for _ in range(taken):
+                self._send(self._waiting.popleft(), taker)
+            if taken < len(rows):
                 return
-            finished = self._waiting.popleft()
-            self._holder[row] = taker.replica.core.number
-            receive(taker.replica.core.state, row)
-            payload = kv_payload(self._system, int(self._prompt_len[row]))
-            now = self._world.now
-            there = move(finished.member.port, taker.port, self._link, payload, now)
-            taker.arrivals.append(there)
-            self._world.timeout(there - now).callbacks.append(partial(_deliver, finished, taker))
+
+    def _send(self, finished: Finished, taker: Member) -> None:
+        """Let the prompt's KV set out to the decode replica that has taken blocks for it."""
+        self._holder[finished.row] = taker.number
+        now, port = self._world.now, finished.member.port
+        there = move(port, taker.port, self._link, float(self._payload[finished.row]), now)
+        taker.arrivals.append(there)
+        self._world.timeout(there - now).callbacks.append(partial(_deliver, finished, taker))
 
 
 def _one_step(replica: Replica) -> float:
@@ -219,8 +241,8 @@ def _one_step(replica: Replica) -> float:
 
 def _deliver(finished: Finished, taker: Member, _: simpy.Event) -> None:
     """The KV has arrived: the prefill replica has its blocks back, the answer can go on."""
-    take_back(finished.member.replica.core.state, finished.request)
-    take_in(taker.replica.core.state, finished.row)
+    finished.member.inbox.append(finished.request)
+    taker.inbox.append(finished.row)
     taker.arrivals.popleft()
     finished.member.wake()
     taker.wake()
