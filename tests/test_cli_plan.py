@@ -226,7 +226,7 @@ def test_settings_of_the_kv_cache_reach_the_simulation(folder: Path) -> None:
     }
     assert told["none"]["preempted_tokens"] > 0
     assert told["host"]["seconds"] < told["none"]["seconds"]
-    assert told["plan"]["seconds"] == told["none"]["seconds"], "no prompt shares a prefix"
+    assert told["plan"]["seconds"] < told["none"]["seconds"], "who waits finds its own blocks"
     assert read_plan(folder / "plan").meta["settings"]["eviction"] == "plan"
     again = run_json("simulate", "host", "-o", "steps.parquet")
     assert again["seconds"] == told["host"]["seconds"], "the plan remembers its settings"
