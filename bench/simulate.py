@@ -16,6 +16,7 @@ import numpy as np
 from machine import machine, peak_gigabytes, row, timed, today
 
 from blendsim import search
+from blendsim.plan import Plan
 from blendsim.request import Prompts, Workload, from_lengths, pool
 from blendsim.serving.core import ServingCore
 from blendsim.serving.flavour import find_flavour
@@ -75,7 +76,7 @@ def main() -> None:
             with tempfile.TemporaryDirectory() as folder:
                 path = Path(folder) / "steps.parquet"
 
-                def whole(path: Path = path, plan: search.Plan = plan) -> None:
+                def whole(path: Path = path, plan: Plan = plan) -> None:
                     log = simulate(plan, workload, outputs, setting.prompts, setting.model, flavour)
                     write_steplog(log, path)
 
