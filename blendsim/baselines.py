@@ -1,11 +1,10 @@
-"""Baselines: a baseline is a row, planner × engine flavour. `blendsim compare` runs them on one
-workload.
-"""
+"""Baselines: a row is planner × engine flavour × topology; `compare` runs them on one workload."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
 
 from blendsim.serving.flavour import find_flavour
+from blendsim.sim.topology import COLOCATED
 
 
 class Baseline(NamedTuple):
@@ -14,6 +13,7 @@ class Baseline(NamedTuple):
     name: str
     policy: str
     engine: str
+    topology: str = COLOCATED.name  # or "1P2D": prefill and decode on replicas of their own
 
 
 BASELINES: tuple[Baseline, ...] = (
@@ -23,6 +23,10 @@ BASELINES: tuple[Baseline, ...] = (
     Baseline("NanoFlow-Balance", "random", "nanoflow"),
     Baseline("NanoFlow-DFS", "dfs", "nanoflow"),
     Baseline("BlendServe", "blend", "nanoflow"),
+    Baseline("DistServe-1P1D", "dfs", "sglang", "1P1D"),
+    Baseline("DistServe-1P2D", "dfs", "sglang", "1P2D"),
+    Baseline("DistServe-2P1D", "dfs", "sglang", "2P1D"),
+    Baseline("DistServe-1P3D", "dfs", "sglang", "1P3D"),
 )
 
 

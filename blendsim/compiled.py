@@ -25,7 +25,7 @@ def _sources_hash() -> str:
     digest = hashlib.sha256(numba.__version__.encode())
     for path in sorted(root.rglob("*.py")):
         text = path.read_bytes()
-        if b"@kernel" in text or path == Path(__file__):
+        if b"kernel\ndef " in text or path == Path(__file__):
             digest.update(text)
     return digest.hexdigest()[:16]
 
@@ -72,12 +72,25 @@ def kernel(function: Callable[..., Any]) -> Any:
     """Compile `function` on first call, with its result cached on disk. `.py_func` is its plain
     twin.
     """
+    # NOTE: inlining by force: a State passed by value to a small function costs more than the
+    # function (steps are a third faster for it).
+    return _compiled(function, forceinline=True)
+
+
+def rare_kernel(function: Callable[..., Any]) -> Any:
+    """A kernel off the hot path: called, not inlined, so that its callers stay small and compile
+    fast.
+    """
+    return _compiled(function, forceinline=False)
+
+
+def _compiled(function: Callable[..., Any], forceinline: bool) -> Any:
     before = config.CACHE_DIR
     if not before:
         config.CACHE_DIR = _CACHE
     try:
-        # NOTE: inlining by force: a State passed by value to a small function costs more than the
-        # function (steps are a third faster for it).
-        return numba.njit(cache=True, nogil=True, error_model="numpy", forceinline=True)(function)
+        return numba.njit(cache=True, nogil=True, error_model="numpy", forceinline=forceinline)(
+            function
+        )
     finally:
         config.CACHE_DIR = before

@@ -7,8 +7,16 @@ from dataclasses import dataclass, replace
 
 from blendsim.errors import InputError, UnknownName
 from blendsim.planner.make import POLICIES
+from blendsim.serving.flavour import EVICTIONS
 from blendsim.sim.topology import COLOCATED, Topology, pools
-from blendsim.specs import System, default_link, find_gpu, find_link, find_model
+from blendsim.specs import (
+    HostMemory,
+    System,
+    default_link,
+    find_gpu,
+    find_link,
+    find_model,
+)
 
 AUTO = "auto"
 
@@ -27,17 +35,23 @@ class Settings:
     sample: float = 0.01  # share of the requests run first to learn output lengths; 1 = known
     token_budget: int | None = None  # tokens a step; None: the engine's own
     kv_bytes: int | None = None  # KV memory of a replica; None: from the GPU's memory
+    nano_batches: int | None = None  # pieces an overlapping engine runs a step in; None: its own
     seed: int = 0
     topology: str = "colocated"  # or 1P2D: one replica that prefills, two that decode
     link: str = "auto"  # KV moves over it from prefill to decode; auto: the GPU's own
     steals: bool = False  # ranks without waiting requests take some of others
     steal_seconds: float = 1.0  # simulated time between two looks at who has none
+    eviction: str | None = None  # of idle prefixes, lru or plan; None: the engine's own
+    host_memory_bytes: int | None = None  # of a replica, for KV; None: KV stays on the GPUs
+    host_link: str = "pcie4"  # between each GPU and the host memory
 
     def __post_init__(self) -> None:
         if not 0 < self.sample <= 1:
             raise InputError(f"--sample {self.sample} must be above 0 and at most 1")
         if self.dp < 1:
             raise InputError(f"--dp {self.dp} must be at least 1")
+        if self.nano_batches is not None and self.nano_batches < 1:
+            raise InputError(f"nano_batches = {self.nano_batches} must be at least 1")
         if self.seed < 0:
             raise InputError(f"--seed {self.seed} must be at least 0")
         if self.planner != AUTO and self.planner not in POLICIES:
@@ -47,6 +61,8 @@ class Settings:
                 f"--dp {self.dp} is for colocated replicas, {self.topology} names its own; "
                 "give one of the two"
             )
+        if self.eviction is not None and self.eviction not in EVICTIONS:
+            raise UnknownName("eviction", self.eviction, EVICTIONS)
 
     @property
     def system(self) -> System:
@@ -65,3 +81,12 @@ class Settings:
     def replicas(self) -> int:
         """Replicas in all, of `tp` GPUs each."""
         return self.cluster.prefill + self.cluster.decode or self.dp
+
+    @property
+    def host(self) -> HostMemory | None:
+        """The host memory that is asked for."""
+        if self.host_memory_bytes is None:
+            return None
+        host = HostMemory(self.host_memory_bytes, find_link(self.host_link))
+        host.blocks(self.system)  # refuses what holds none
+        return host

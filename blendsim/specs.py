@@ -148,6 +148,30 @@ class Link:
             )
 
 
+@dataclass(frozen=True, slots=True)
+class HostMemory:
+    """Host memory of a replica that its KV may go to, and the link each of its GPUs has to it."""
+
+    capacity_bytes: int
+    link: Link
+
+    def blocks(self, system: System) -> int:
+        """Capacity in KV blocks of `system`."""
+        size = system.kv_bytes_per_token * system.block_tokens
+        if self.capacity_bytes < size:
+            raise InputError(
+                f"host_memory_bytes = {self.capacity_bytes} holds no KV block of "
+                f"{system.block_tokens} tokens of {system.model.name}; give at least {size}, "
+                "or none"
+            )
+        return self.capacity_bytes // size
+
+    def seconds_per_block(self, system: System) -> float:
+        """Time that a KV block takes one way: every GPU moves its own share of it."""
+        size = system.kv_bytes_per_token * system.block_tokens
+        return size / (self.link.bandwidth * system.tp)
+
+
 _MIB = 1 << 20
 
 GPUS: dict[str, GpuSpec] = {

@@ -17,7 +17,9 @@ from numpy.typing import NDArray
 from blendsim.errors import InputError
 from blendsim.files import replacing
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+MEASURED_ROWS = "measured_rows"  # key of meta: rows of a sampled replay that were measured
+NOT_COUNTED = "not_counted"  # key of meta: columns the engine does not tell
 
 #: Counts of one step, in the order the serving core writes them. The first six are Batch's fields.
 COUNTS: tuple[str, ...] = (
@@ -38,12 +40,16 @@ COUNTS: tuple[str, ...] = (
     "cached_blocks",  # KV blocks of shared prefixes nobody reads now
     "left_tokens",  # KV tokens reserved by the compute-heavy end (dual scan)
     "right_tokens",  # and by the memory-heavy end
+    "stored_blocks",  # KV blocks that go to host memory
+    "loaded_blocks",  # and come back from it
 )
 TIMES: tuple[str, ...] = (
     "start",  # seconds from the run's beginning
     "seconds",  # duration of the step
     "compute_seconds",  # of which compute-bound work, alone
     "memory_seconds",  # decode attention, alone
+    "network_seconds",  # all-reduces between tensor-parallel GPUs, alone
+    "link_seconds",  # KV blocks to and from host memory, the slower direction, alone
 )
 _SCHEMA = pa.schema(
     [("replica", pa.int32())]
@@ -74,6 +80,18 @@ class StepLog:
         """One times column, seconds."""
         return self.times[:, TIMES.index(name)]
 
+    @property
+    def is_measured(self) -> NDArray[np.bool_]:
+        """(steps,), whether `seconds` were found for the row itself: everywhere but in a sampled
+        replay, which lists its rows in `meta` and estimates the others.
+        """
+        rows = self.meta.get(MEASURED_ROWS)
+        if rows is None:
+            return np.ones(len(self), np.bool_)
+        measured = np.zeros(len(self), np.bool_)
+        measured[np.array(rows, np.int64)] = True
+        return measured
+
 
 def write_steplog(log: StepLog, path: Path) -> None:
     """Write `log` as Parquet (schema in docs/steplog.md)."""
@@ -95,6 +113,11 @@ def read_steplog(path: Path) -> StepLog:
     """Read what `write_steplog` wrote; refuses other files and newer schemas."""
     table, meta = read_table(path, "steplog", SCHEMA_VERSION)
     require_columns(table, _SCHEMA, path)
+    rows = meta.get(MEASURED_ROWS, [])
+    if not all(isinstance(row, int) and 0 <= row < len(table) for row in rows):
+        raise InputError(
+            f"{path}: {MEASURED_ROWS} in its metadata names rows it lacks; replay again"
+        )
     return StepLog(
         counts=np.column_stack([table[name].to_numpy() for name in COUNTS]),
         times=np.column_stack([table[name].to_numpy() for name in TIMES]),

@@ -36,6 +36,8 @@ def seconds_model(blocks: int = 1_000, tp: int = 1) -> StepModel:
         prefill_batches=np.array([1.0, 2.0]),
         prefill_lengths=np.array([1.0, 2.0]),
         prefill=none,
+        network=np.zeros(20_001),
+        layers_with_network=np.concatenate(([0.0], np.ones(20_000))),
     )
     return replace(step_model(system, "sum"), tables=tables)
 

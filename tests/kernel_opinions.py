@@ -74,11 +74,10 @@ def layer_errors(size: str, tp: int) -> list[Errors]:
     """GEMMs with small operators against Vidur, by ranges of tokens a step."""
     model = model_of(f"llama-3.1-{size.lower()}", "a100-80g", tp)
     layers = model.system.model.layers
-    reduce = reduce_seconds(model)
     ours = {
-        n: (dense_seconds(model.layer_seconds, n) / layers - reduce[min(n, len(reduce) - 1)]) * 1e3
+        n: dense_seconds(model.layer_seconds, n) / layers * 1e3
         for n in vidur_layers(size, tp)
-        if n < len(reduce)
+        if n < len(model.layer_seconds)
     }
     theirs = vidur_layers(size, tp)
     groups = []
@@ -86,16 +85,6 @@ def layer_errors(size: str, tp: int) -> list[Errors]:
         values = [ours[n] / sum(theirs[n]) - 1 for n in ours if first <= n <= last]
         groups.append(Errors(f"{first:,}" if first == last else f"{first:,}–{last:,}", values))
     return [Errors(name, np.array(values)) for name, values in groups]
-
-
-def reduce_seconds(model: StepModel) -> np.ndarray:
-    """All-reduce seconds of one layer within `layer_seconds`, which Vidur's rows do not hold."""
-    profile = load_profile(model.system.gpu, model.system.model, model.system.tp)
-    seconds = np.zeros(len(model.layer_seconds))
-    if profile.reduce is not None:
-        moved = np.arange(1.0, len(seconds)) * 2 * model.system.model.hidden
-        seconds[1:] = 2 * along(profile.reduce.sizes, profile.reduce.seconds, moved)
-    return seconds
 
 
 def attention_errors() -> list[Errors]:

@@ -3,7 +3,9 @@
 and keeps no running totals, so a rule is readable here where the kernels are clever.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+
+from oracle_kv import Node, Reader, SlowCache, shared_paths
 
 HORIZON = 256  # buckets the forecast looks ahead
 LEFT, RIGHT = "left", "right"
@@ -27,40 +29,24 @@ class World:
     dual: bool = False
     first: int = 0  # sampled requests
     output_reserved: float = 0.5
+    multiple: int = 1  # of a step's tokens where the last prompt can be cut to it
+    keeps_own: bool = False
+    oldest_first: bool = False  # leave first, of those that end in one step
+    knows_plan: bool = False  # eviction
+    host: int = 0  # blocks
 
 
-@dataclass(eq=False)
-class Block:
-    """One KV block and the running requests that hold it; nobody holds an idle or a free one."""
-
-    holders: set[int] = field(default_factory=set)
-
-
-@dataclass(eq=False)
-class Node:
-    """Prompt blocks that the same requests share; `blocks` are those stored now, from its front."""
-
-    length: int  # blocks
-    blocks: list[Block] = field(default_factory=list)
-    readers: set[int] = field(default_factory=set)
-
-
-@dataclass(eq=False)
-class Job:
+@dataclass(eq=False, kw_only=True)
+class Job(Reader):
     """A request on its way through the engine."""
 
-    number: int
     prompt: int  # tokens
     output: int
     estimate: int
     density: float
-    path: list[Node]  # from the root
     expected: int = 0
     status: str = "waiting"  # waiting, prefill, decode, done
     generated: int = 0
-    target: int = 0
-    computed: int = 0  # tokens whose KV exists, this step's chunk included once it is scheduled
-    private: list[Block] = field(default_factory=list)
     side: str = LEFT
     was_preempted: bool = False
     entry: int = 0  # step of admission
@@ -70,44 +56,12 @@ class Job:
     bucket: int = 0  # where that end is listed
     listing: int = 0  # the how-manieth listing that was
 
-    @property
-    def path_blocks(self) -> int:
-        return sum(node.length for node in self.path)
-
-    @property
-    def stored(self) -> int:
-        """Blocks of its path that are cached without a gap from the front."""
-        count = 0
-        for node in self.path:
-            count += len(node.blocks)
-            if len(node.blocks) < node.length:
-                break
-        return count
-
-
-def common_blocks(a: tuple[int, ...], b: tuple[int, ...], block: int) -> int:
-    """Full blocks two prompts begin with alike."""
-    tokens = 0
-    while tokens < min(len(a), len(b)) and a[tokens] == b[tokens]:
-        tokens += 1
-    return tokens // block
-
 
 def paths(world: World) -> list[list[Node]]:
-    """Each request's shared prefix nodes. A node ends where prompts part or one of them ends."""
-    nodes: dict[tuple[int, ...], Node] = {}
-    found = []
-    for k, prompt in enumerate(world.prompts):
-        depths = {
-            common_blocks(prompt, p, world.block) for j, p in enumerate(world.prompts) if j != k
-        }
-        path, above = [], 0
-        for depth in sorted(depths - {0}) if world.sharing else []:
-            prefix = prompt[: depth * world.block]
-            path.append(nodes.setdefault(prefix, Node(depth - above)))
-            above = depth
-        found.append(path)
-    return found
+    """Each request's shared prefix nodes."""
+    if not world.sharing:
+        return [[] for _ in world.prompts]
+    return shared_paths(world.prompts, world.block)
 
 
 class SlowCore:
@@ -116,9 +70,13 @@ class SlowCore:
     def __init__(self, world: World) -> None:
         self.world = world
         self.now = 0
-        self.blocks = [Block() for _ in range(world.capacity)]
-        self.free = list(self.blocks)
-        self.idle: list[Node] = []  # least recently used first
+        self.cache = SlowCache(
+            world.capacity,
+            world.block,
+            keeps_own=world.keeps_own and world.sharing,
+            knows_plan=world.knows_plan,
+            host_capacity=world.host,
+        )
         self.running: list[Job] = []  # in order of admission
         self.sides: dict[str, list[Job]] = {LEFT: [], RIGHT: []}  # oldest member first
         self.requeued: list[Job] = []  # preempted, the last one on top
@@ -135,6 +93,8 @@ class SlowCore:
             )
             for k, (prompt, path) in enumerate(zip(world.prompts, paths(world), strict=True))
         ]
+        for job in self.jobs:
+            self.cache.wait(job, is_own=False)
         self.front = 0
         self.back = len(self.jobs) - 1
         self.listings = 0
@@ -159,6 +119,8 @@ class SlowCore:
         self.lost: list[int] = []  # tokens each preempted request loses
         self.hits: list[int] = []  # tokens each request admitted for the first time finds
         self.entered: list[Job] = []
+        self.lost_on_host = 0
+        self.cache.stored = self.cache.loaded = 0
         self.renew()
         self.decode()
         budget = self.continue_prompt(self.world.budget - len(self.decoders))
@@ -167,7 +129,9 @@ class SlowCore:
             if job is None:
                 break
             self.enter(job)
+            self.stored_before = job.stored
             budget -= self.run_chunk(job, budget)
+        self.trim()
         self.counts = self.count()
 
     def renew(self) -> None:
@@ -188,11 +152,11 @@ class SlowCore:
         while True:
             self.decoders = [job for job in self.running if job.status == "decode"]
             openers = [job for job in self.decoders if job.computed % self.world.block == 0]
-            if self.available() >= len(openers):
+            if self.cache.available() >= len(openers):
                 break
             self.preempt(self.victim())
         for job in openers:
-            job.private.append(self.take(job))
+            job.private.append(self.cache.take(job))
 
     def continue_prompt(self, budget: int) -> int:
         """The next chunk of the prompt in progress; returns the budget that is left."""
@@ -201,15 +165,47 @@ class SlowCore:
         if not halves or budget == 0:
             return budget
         job = halves[0]
-        while self.need(job, min(budget, job.target - job.computed)) > self.available():
+        while self.cache.need(job, min(budget, job.target - job.computed)) > self.cache.available():
             victim = self.victim()
             self.preempt(victim)
             if victim is job:
                 return 0
+        self.stored_before = job.stored
         return budget - self.run_chunk(job, budget)
+
+    def trim(self) -> None:
+        """The last prompt is cut to fill a whole multiple: its chunk is undone and run again."""
+        if not self.chunks:
+            return
+        job, before, tokens = self.chunks[-1]
+        excess = (len(self.decoders) + sum(t for _, _, t in self.chunks)) % self.world.multiple
+        if not 0 < excess < tokens:
+            return
+        self.chunks.pop()
+        block = self.world.block
+        for index in reversed(range(before // block, -(-job.computed // block))):
+            is_begun = before > index * block
+            is_shared = job.computed >= (index + 1) * block and index < job.path_blocks
+            if not is_shared:
+                if not is_begun:
+                    self.cache.give(job.private.pop())
+            elif index < self.stored_before:
+                if is_begun:
+                    job.private.append(self.cache.take(job))
+            else:
+                filled = [node for node in job.path if node.blocks][-1].blocks.pop()
+                if is_begun:
+                    filled.holders = {job.number}
+                    job.private.append(filled)
+                else:
+                    self.cache.give(filled)
+        job.computed = before
+        self.run_chunk(job, tokens - excess)
 
     def commit(self) -> None:
         decoded = [job for job in reversed(self.running) if job.status == "decode"]
+        if self.world.oldest_first:
+            decoded.reverse()
         prefilled = [
             job for job in self.running if job.status == "prefill" and job.computed == job.target
         ]
@@ -241,71 +237,29 @@ class SlowCore:
             "admitted": len(self.entered),
             "finished": 0,
             "preempted": len(self.lost),
-            "preempted_tokens": sum(self.lost),
+            "preempted_tokens": sum(self.lost) + self.lost_on_host,
             "running": len(self.running),
             "waiting": sum(job.status == "waiting" for job in self.jobs),
-            "held_blocks": sum(bool(block.holders) for block in self.blocks),
-            "cached_blocks": sum(len(node.blocks) for node in self.idle),
+            "held_blocks": sum(bool(block.holders) for block in self.cache.blocks),
+            "cached_blocks": sum(len(node.blocks) for node in self.cache.idle),
             "left_tokens": sum(job.reserved for job in self.sides[LEFT]),
             "right_tokens": sum(job.reserved for job in self.sides[RIGHT]),
+            "stored_blocks": self.cache.stored,
+            "loaded_blocks": self.cache.loaded,
         }
 
-    # ---- KV blocks
-
-    def available(self) -> int:
-        return len(self.free) + sum(len(node.blocks) for node in self.idle)
-
-    def take(self, job: Job) -> Block:
-        """A free block, or the last one of the prefix that has been idle for longest."""
-        if not self.free:
-            self.free.append(next(node for node in self.idle if node.blocks).blocks.pop())
-        block = self.free.pop()
-        block.holders = {job.number}
-        return block
-
-    def give(self, block: Block) -> None:
-        block.holders = set()
-        self.free.append(block)
-
-    def need(self, job: Job, tokens: int) -> int:
-        """Blocks missing to compute `tokens` more: those it holds then, less what is there."""
-        block, after = self.world.block, job.computed + tokens
-        shared = min(after // block, job.path_blocks)
-        private = -(-after // block) - shared
-        return private - len(job.private) + max(0, shared - job.stored)
-
     def run_chunk(self, job: Job, budget: int) -> int:
-        """Compute min(budget, what is left) tokens, block by block; returns how many."""
-        block, before = self.world.block, job.computed
+        """Compute min(budget, what is left) tokens; returns how many."""
+        before = job.computed
         tokens = min(budget, job.target - before)
         self.chunks.append((job, before, tokens))
-        job.computed += tokens
-        for index in range(before // block, -(-job.computed // block)):
-            is_begun = before > index * block
-            if job.computed < (index + 1) * block or index >= job.path_blocks:
-                if not is_begun:
-                    job.private.append(self.take(job))
-            elif index < job.stored:
-                if is_begun:
-                    self.give(job.private.pop())
-            else:
-                filled = job.private.pop() if is_begun else self.take(job)
-                node = next(node for node in job.path if len(node.blocks) < node.length)
-                node.blocks.append(filled)
-                filled.holders = set(node.readers)
+        self.cache.compute(job, tokens)
         return tokens
 
     # ---- coming and going
 
     def enter(self, job: Job) -> None:
-        hit = self.hit(job)
-        for node in job.path:
-            if node in self.idle:
-                self.idle.remove(node)
-            node.readers.add(job.number)
-            for block in node.blocks:
-                block.holders.add(job.number)
-        job.computed = hit * self.world.block
+        self.lost_on_host += self.cache.hold(job)
         job.status = "prefill"
         job.entry = self.now
         job.size = self.private_tokens(job)
@@ -318,22 +272,15 @@ class SlowCore:
             self.hits.append(job.computed)
 
     def leave(self, job: Job) -> None:
-        """Its own blocks are free, and prefixes that it read last are idle, deepest first."""
-        for block in job.private:
-            self.give(block)
-        job.private = []
-        for node in reversed(job.path):
-            node.readers.remove(job.number)
-            for block in node.blocks:
-                block.holders.remove(job.number)
-            if not node.readers:
-                self.idle.append(node)
+        self.cache.release(job)
         self.running.remove(job)
         self.sides[job.side].remove(job)
 
     def preempt(self, job: Job) -> None:
         block = self.world.block
-        self.lost.append(job.computed - block * min(job.computed // block, job.path_blocks))
+        lost = job.computed - block * min(job.computed // block, job.path_blocks)
+        self.lost.append(0 if self.cache.store(job) else lost)
+        self.cache.wait(job, is_own=True)
         self.leave(job)
         if job in self.decoders:
             self.decoders.remove(job)
@@ -400,7 +347,7 @@ class SlowCore:
         if front < self.back:
             dense, sparse = self.jobs[front].density, self.jobs[self.back].density
             if dense != sparse:
-                left = memory * (self.world.root_density - sparse) / (dense - sparse)
+                left = memory * ((self.world.root_density - sparse) / (dense - sparse))
                 left = min(memory, max(0.0, left))
                 right = memory - left
         return {LEFT: left, RIGHT: right}
@@ -413,13 +360,8 @@ class SlowCore:
         owed = max(1, job.expected - job.generated)
         return self.private_tokens(job) + int(self.world.output_reserved * owed)
 
-    def hit(self, job: Job) -> int:
-        """Blocks it starts behind: at least one token is left to compute."""
-        return min(job.stored, (job.target - 1) // self.world.block)
-
     def has_room(self, job: Job) -> bool:
-        room = self.available() - sum(len(node.blocks) for node in job.path if not node.readers)
-        if -(-job.target // self.world.block) - self.hit(job) > room:
+        if not self.cache.fits(job):
             return False
         return not self.world.predicted_peak or not self.running or self.peak_fits(job)
 

@@ -1,6 +1,7 @@
 """Small worlds for the serving core: how to draw them, and how to run one in both cores."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import accumulate
 
 import numpy as np
@@ -11,18 +12,16 @@ from blendsim.plan import DUAL_SCAN, IN_ORDER, Plan
 from blendsim.prefix import sort_prompts
 from blendsim.request import Prompts, from_lengths
 from blendsim.serving.core import ServingCore
-from blendsim.serving.flavour import PREDICTED_PEAK, PROMPT_FITS, Flavour
-from blendsim.specs import GpuSpec, ModelSpec, System
+from blendsim.serving.flavour import BY_PLAN, LRU, PREDICTED_PEAK, PROMPT_FITS, Flavour
+from blendsim.specs import GpuSpec, HostMemory, Link, ModelSpec, System
 
 #: One KV token of this model takes 4 bytes.
 _MODEL = ModelSpec("grain", 1, 1, 1, heads=1, kv_heads=1, head_dim=1, vocab=1, context=1 << 20)
 _GPU = GpuSpec("sand", flops=1.0, bandwidth=1.0, memory_bytes=1 << 40, sm_count=1)
 
 
-def core_of(world: World, **rules: bool) -> ServingCore:
-    """The compiled core for `world`, made the way the simulator makes it: from a plan. `rules` are
-    the flavour's that a world does not have.
-    """
+def core_of(world: World) -> ServingCore:
+    """The compiled core for `world`, made the way the simulator makes it: from a plan."""
     n = len(world.prompts)
     prompts = Prompts(
         offsets=np.array([0, *accumulate(map(len, world.prompts))], np.int64),
@@ -53,12 +52,17 @@ def core_of(world: World, **rules: bool) -> ServingCore:
         admission=PREDICTED_PEAK if world.predicted_peak else PROMPT_FITS,
         prefix_sharing=world.sharing,
         output_reserved=world.output_reserved,
-        **rules,
+        dense_multiple=world.multiple,
+        keeps_own_blocks=world.keeps_own,
+        oldest_leaves_first=world.oldest_first,
+        eviction=BY_PLAN if world.knows_plan else LRU,
     )
     kv_bytes = world.capacity * world.block * _MODEL.kv_bytes_per_token
     system = System(_MODEL, _GPU, kv_bytes=kv_bytes, block_tokens=world.block)
+    size = world.block * _MODEL.kv_bytes_per_token
+    host = HostMemory(world.host * size, Link("straw", 1.0)) if world.host else None
     return ServingCore.from_plan(
-        plan, workload, workload.output_len, sort_prompts(workload), system, flavour
+        plan, workload, workload.output_len, sort_prompts(workload), system, flavour, host=host
     )
 
 
@@ -134,4 +138,14 @@ def worlds(draw: st.DrawFn) -> World:
         dual=draw(st.booleans()),
         first=first,
         output_reserved=draw(st.sampled_from([0.0, 0.5, 1.0])),
+        multiple=draw(st.sampled_from([1, 1, 2, 3, 8])),
+        keeps_own=draw(st.booleans()),
+        oldest_first=draw(st.booleans()),
+        knows_plan=draw(st.booleans()),
+        host=draw(st.sampled_from([0, 0, 1, 3, 8, 40])),
     )
+
+
+def worlds_without_host() -> st.SearchStrategy[World]:
+    """Worlds whose KV stays on the GPU, where the runtime keeps it."""
+    return worlds().map(lambda world: replace(world, host=0))

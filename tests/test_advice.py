@@ -58,6 +58,14 @@ def test_partner_fits_a_kv_cache_of_one_block() -> None:
     assert (mix.partner.prompt, mix.partner.output) == (8, 8)
 
 
+def test_all_reduces_are_named_where_there_are_some() -> None:
+    workload = from_lengths([3_000] * 50, [20] * 50)
+    told = advice_on(workload, model="llama-3.1-70b", tp=8)[1]
+    assert told.startswith("The pool is bound by compute: ")
+    assert " s of all-reduces and " in told
+    assert "all-reduces" not in advice_on(workload)[1]
+
+
 def advice_on(workload: Workload, **settings: object) -> list[str]:
     return search.choose(workload, search.Settings(sample=1.0, **settings)).advice  # type: ignore[arg-type]
 

@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from oracle_serving import World
-from serving_worlds import core_of, worlds
+from serving_worlds import core_of, worlds_without_host
 
 from blendrt.pages import PagedStep, Pager, pool_pages
 
 FLAVOURS = {
-    "nanoflow": ({"predicted_peak": True}, {}),
-    "vllm": ({"predicted_peak": False}, {"keeps_own_blocks": True, "oldest_leaves_first": True}),
-    "sequential": ({}, {}),
+    "nanoflow": {"predicted_peak": True},
+    "vllm": {"predicted_peak": False, "keeps_own": True, "oldest_first": True, "multiple": 1},
+    "sequential": {"multiple": 1},
 }
 
 
@@ -21,9 +21,8 @@ class Mirror:
     """Runs a world and keeps, for each place of the pool, the prefix whose token was written."""
 
     def __init__(self, world: World, flavour: str) -> None:
-        changes, rules = FLAVOURS[flavour]
-        self.world = replace(world, **changes)  # type: ignore[arg-type]
-        self.core = core_of(self.world, **rules)
+        self.world = replace(world, **FLAVOURS[flavour])  # type: ignore[arg-type]
+        self.core = core_of(self.world)
         self.pager = Pager(self.core)
         self.pool = np.full((self.pager.pages, world.block), -1, np.int64)
         self.text = [self._prefixes(k) for k in range(len(world.prompts))]
@@ -83,14 +82,14 @@ EVICTS_AND_FREES = World(
 
 
 @pytest.mark.parametrize("flavour", FLAVOURS)
-@given(world=worlds())
+@given(world=worlds_without_host())
 @example(world=EVICTS_AND_FREES)
 @settings(max_examples=150)
 def test_every_page_a_request_reads_holds_its_own_prefix(flavour: str, world: World) -> None:
     Mirror(world, flavour).run()
 
 
-@given(world=worlds())
+@given(world=worlds_without_host())
 @settings(max_examples=50)
 def test_step_with_pages_is_the_step_of_the_core(world: World) -> None:
     mirror = Mirror(world, "nanoflow")

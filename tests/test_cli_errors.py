@@ -147,3 +147,17 @@ def test_plan_that_forgot_its_traces_says_so(planned: Path) -> None:
     plan = read_plan(planned / "plan.parquet")
     write_plan(replace(plan, meta={}), planned / "bare.parquet")
     assert "does not say which traces it is for" in complaint(planned, "simulate", "bare.parquet")
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        ('eviction = "fifo"', "unknown eviction 'fifo'; nearest known: lru, plan"),
+        ("host_memory_bytes = 5", "host_memory_bytes = 5 holds no KV block of 16 tokens"),
+        ('host_memory_bytes = 10000000\nhost_link = "pcie3"', "unknown link 'pcie3'; nearest"),
+        ('host_memory_bytes = "all"', "host_memory_bytes = 'all' is not of type int"),
+    ],
+)
+def test_bad_setting_of_the_kv_cache_is_one_line(folder: Path, lines: str, message: str) -> None:
+    (folder / "c.toml").write_text(f"[settings]\n{lines}\n")
+    assert message in complaint(folder, "plan", "--trace", "good.csv", "--config", "c.toml")

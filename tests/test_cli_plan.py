@@ -212,3 +212,24 @@ def test_requests_without_lengths_have_a_prediction_only(folder: Path) -> None:
     for command in (("simulate", "plan.parquet"), ("compare", "--trace", "batch.jsonl")):
         assert run_json(*command)["notes"] == told["notes"]
     assert "–" in run("plan", "--trace", "batch.jsonl")
+
+
+def test_settings_of_the_kv_cache_reach_the_simulation(folder: Path) -> None:
+    """Memory for a few requests, and a host that keeps whoever is thrown out."""
+    common = '[settings]\nkv_bytes = 900000000\nplanner = "fcfs"\nengine = "sequential"\n'
+    (folder / "none.toml").write_text(common)
+    (folder / "host.toml").write_text(common + "host_memory_bytes = 8000000000\n")
+    (folder / "plan.toml").write_text(common + 'eviction = "plan"\n')
+    told = {
+        name: run_json("plan", "--trace", "trace.csv", "--config", f"{name}.toml", "-o", name)
+        for name in ("none", "host", "plan")
+    }
+    assert told["none"]["preempted_tokens"] > 0
+    assert told["host"]["seconds"] < told["none"]["seconds"]
+    assert told["plan"]["seconds"] < told["none"]["seconds"], "who waits finds its own blocks"
+    assert read_plan(folder / "plan").meta["settings"]["eviction"] == "plan"
+    again = run_json("simulate", "host", "-o", "steps.parquet")
+    assert again["seconds"] == told["host"]["seconds"], "the plan remembers its settings"
+    log = read_steplog(folder / "steps.parquet")
+    assert log.count("loaded_blocks").sum() > 0
+    assert log.time("link_seconds").sum() > 0

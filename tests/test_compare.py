@@ -27,11 +27,23 @@ def test_every_baseline_runs_at_its_best_budget_by_prediction() -> None:
     assert {row.token_budget for row in done.common} == {COMMON_BUDGET}
 
 
-def test_all_rows_stand_beside_the_same_bounds() -> None:
+def test_rows_on_equally_many_gpus_stand_beside_the_same_bounds() -> None:
     done = search.compare(POOL, search.Settings(), BASELINES)
     rows = [*done.rows, *done.common]
-    assert len({(row.optimum_seconds, row.reachable_seconds) for row in rows}) == 1
+    places = {row.gpus for row in rows}
+    assert places == {1, 2, 3, 4}
+    bounds = {(row.gpus, row.optimum_seconds, row.reachable_seconds) for row in rows}
+    assert len(bounds) == len(places)
     assert max(row.share_of_reachable for row in rows) <= 1
+
+
+def test_pools_of_prefill_and_decode_are_compared_a_gpu() -> None:
+    """The paper's Figure 8: below colocated engines whatever the ratio."""
+    done = search.compare(POOL, search.Settings(dp=2, token_budget=2_048), BASELINES)
+    rates = {row.policy: row.tokens_per_second_per_gpu for row in done.rows}
+    pools = {name: rate for name, rate in rates.items() if name.startswith("DistServe")}
+    assert len(pools) == 4
+    assert max(pools.values()) < rates["vLLM-DFS"]
 
 
 def test_an_asked_budget_is_the_only_one() -> None:

@@ -25,9 +25,9 @@ WORLD = World(
 )
 
 
-def prefilled(world: World = WORLD, **rules: bool) -> ServingCore:
+def prefilled(world: World = WORLD) -> ServingCore:
     """A core that has just computed all prompts of `world`."""
-    core = core_of(world, **rules)
+    core = core_of(world)
     core.step()
     core.commit()
     core.check()
@@ -80,8 +80,8 @@ def test_lent_blocks_are_off_the_capacity_and_the_path_stays_held() -> None:
 
 @pytest.mark.parametrize("keeps_own", [False, True])
 def test_blocks_taken_back_are_where_they_would_have_been(keeps_own: bool) -> None:
-    rules = {"keeps_own_blocks": keeps_own}
-    core, before = prefilled(**rules), blocks(prefilled(**rules))
+    world = replace(WORLD, keeps_own=keeps_own)
+    core, before = prefilled(world), blocks(prefilled(world))
     for request in (0, 1, 2):
         handover.lend(core.state, request)
         core.check()

@@ -10,8 +10,11 @@ from hypothesis import strategies as st
 from blendsim import search
 from blendsim.perf.model import step_model
 from blendsim.prefix import sort_prompts
+from blendsim.report.metrics import run_seconds
 from blendsim.report.optimum import bounds, least_work
 from blendsim.request import Prompts, Workload, from_lengths
+from blendsim.serving.flavour import find_flavour
+from blendsim.sim.run import simulate
 from blendsim.specs import GPUS, MODELS, System
 
 SMALL = 120_000_000  # bytes of KV: 57 blocks of 16 tokens of llama-3.1-8b
@@ -51,6 +54,79 @@ def test_least_work_counts_every_distinct_block_once() -> None:
 def test_a_request_ending_on_a_block_boundary_still_computes_its_last_block() -> None:
     pool = tiny_pool([(32, 1), (32, 1)], [32, 32])
     assert least_work(pool, pool.output_len, sort_prompts(pool), 16).shareable == 16
+
+
+#: Engines by what they run beside what, and in how many pieces.
+ENGINES = {
+    "nanoflow": find_flavour("nanoflow"),
+    "two nano-batches": replace(find_flavour("nanoflow"), nano_batches=2),
+    "three nano-batches": replace(find_flavour("nanoflow"), nano_batches=3),
+    "network within compute": replace(find_flavour("nanoflow"), overlaps_network=False),
+    "vllm": find_flavour("vllm"),
+}
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("overlap", ["sum", "max", "table"])
+@given(data=st.data())
+@settings(max_examples=8, deadline=None)
+def test_no_schedule_on_several_gpus_beats_the_bounds(
+    data: st.DataObject, overlap: str, engine: str
+) -> None:
+    n = data.draw(st.integers(1, 10))
+    lengths = data.draw(
+        st.lists(st.tuples(st.integers(1, 400), st.integers(1, 200)), min_size=n, max_size=n)
+    )
+    pool = tiny_pool(lengths, data.draw(st.lists(st.integers(0, 400), min_size=n, max_size=n)))
+    name, gpu, tp = data.draw(
+        st.sampled_from(
+            [("llama-3.1-8b", "a100-80g", 8), ("qwen-2.5-7b", "l40s", 2), ("llama-2-7b", "b200", 4)]
+        )
+    )
+    budget = data.draw(st.sampled_from([64, 300]))
+    flavour = replace(ENGINES[engine], token_budget=budget, max_running=budget)
+    problem = search.prepare(
+        pool,
+        search.Settings(
+            model=name, gpu=gpu, tp=tp, overlap=overlap, sample=1.0, kv_bytes=400_000_000
+        ),
+    )
+    limits = bounds(
+        pool,
+        pool.output_len,
+        problem.prompts,
+        problem.model,
+        budget,
+        nano_batches=flavour.nano_batches,
+    )
+    assert 0 < limits.network <= limits.optimum <= limits.reachable
+    for policy in ("dfs", "blend"):
+        plan = search.plan_policy(problem, policy)
+        log = simulate(plan, pool, pool.output_len, problem.prompts, problem.model, flavour)
+        assert run_seconds(log) >= limits.reachable * (1 - 1e-9)
+
+
+def test_network_counts_in_the_optimum_of_several_gpus() -> None:
+    pool = from_lengths([900] * 50, [100] * 50)
+    eight = System(MODELS["llama-3.1-70b"], GPUS["a100-80g"], 8)
+    model = step_model(eight, "max")
+    limits = bounds(pool, pool.output_len, sort_prompts(pool), model, 2_048)
+    tokens = 50 * (900 + 99)
+    assert limits.network == pytest.approx(tokens * model.best_network_seconds_per_token)
+    assert limits.optimum == max(limits.compute, limits.memory, limits.network)
+    added = bounds(pool, pool.output_len, sort_prompts(pool), step_model(eight, "sum"), 2_048)
+    assert added.optimum == pytest.approx(limits.compute + limits.memory + limits.network)
+
+
+def test_a_step_in_pieces_may_be_cheaper_and_so_is_its_bound() -> None:
+    pool = from_lengths([2_000] * 300, [1] * 300)
+    prompts = sort_prompts(pool)
+    model = step_model(System(MODELS["llama-3.1-8b"], GPUS["h200"]), "table")
+    whole, cut = (
+        bounds(pool, pool.output_len, prompts, model, 2_048, nano_batches=k) for k in (1, 2)
+    )
+    assert cut.optimum == whole.optimum
+    assert cut.reachable <= whole.reachable
 
 
 @pytest.mark.parametrize("overlap", ["sum", "max", "table"])

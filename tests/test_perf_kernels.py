@@ -166,6 +166,8 @@ def test_no_step_beats_the_best_rates(which, prefill, requests, prefix, decodes,
     )
     assert compute >= least * (1 - 1e-9)
     assert memory >= batch.context_tokens * m.best_seconds_per_context_token * (1 - 1e-9)
+    network = dense_seconds(m.network_seconds, batch.tokens)
+    assert network >= batch.tokens * m.best_network_seconds_per_token * (1 - 1e-9)
     small = batch.tokens * m.best_small_seconds_per_token
     assert dense_seconds(m.small_seconds, batch.tokens) >= small * (1 - 1e-9)
 
@@ -175,6 +177,7 @@ def test_the_best_rates_are_reached(which):
     m = model(which)
     n = np.arange(1, len(m.layer_seconds))
     assert m.best_layer_seconds_per_token == (m.layer_seconds[1:] / n).min()
+    assert m.best_network_seconds_per_token == (m.network_seconds[1:] / n).min()
     reads = [
         memory_seconds(m.tables, b, int(b * s)) / int(b * s)
         for b in range(1, len(m.tables.decode))
@@ -222,9 +225,11 @@ def test_a_segment_holds_its_value(points, value):
 
 
 def test_overlapped_is_the_largest_line():
-    lines = np.array([[1.0, 0.5], [1 / 3, 1.0]])
+    lines = np.array([[1.0, 0.5, 0.25], [1 / 3, 1.0, 0.5], [0.0, 0.0, 1.0]])
     assert overlapped.py_func(lines, 3.0, 2.0) == overlapped(lines, 3.0, 2.0) == 4.0
     assert overlapped.py_func(lines, 1.0, 6.0) == overlapped(lines, 1.0, 6.0) == 1 / 3 + 6.0
+    assert overlapped.py_func(lines, 3.0, 2.0, 4.0) == overlapped(lines, 3.0, 2.0, 4.0) == 5.0
+    assert overlapped.py_func(lines, 3.0, 2.0, 9.0) == overlapped(lines, 3.0, 2.0, 9.0) == 9.0
 
 
 def test_coverage_says_how_far_outside_a_step_is():

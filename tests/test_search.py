@@ -143,3 +143,23 @@ def _in_order(plan: Plan, order: tuple[int, ...]) -> Plan:
         order=np.array(order),
         expected_output=expected[list(order)],
     )
+
+
+def test_nano_batches_are_those_of_engines_that_overlap() -> None:
+    workload = from_lengths([700] * 300, [40] * 300)
+
+    def seconds(engine: str, pieces: int | None) -> float:
+        settings = search.Settings(
+            engine=engine, planner="fcfs", sample=1.0, gpu="h200", nano_batches=pieces
+        )
+        return search.choose(workload, settings).chosen.reported_seconds
+
+    assert seconds("nanoflow", 1) == seconds("nanoflow", None)
+    assert seconds("nanoflow", 2) != seconds("nanoflow", 1)
+    assert seconds("nanoflow", 2) <= seconds("sequential", None) * (1 + 1e-9)
+    assert seconds("vllm", 2) == seconds("vllm", None)
+
+
+def test_less_than_one_nano_batch_is_refused() -> None:
+    with pytest.raises(InputError, match="nano_batches = 0 must be at least 1"):
+        search.Settings(nano_batches=0)

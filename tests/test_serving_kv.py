@@ -6,7 +6,8 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-from oracle_serving import World, common_blocks
+from oracle_kv import common_blocks
+from oracle_serving import World
 from serving_worlds import core_of
 
 from blendsim.serving import kv
@@ -23,7 +24,9 @@ PROMPTS = st.lists(
 )
 
 
-def state_of(prompts: list[tuple[int, ...]], capacity: int, block: int) -> Any:
+def state_of(
+    prompts: list[tuple[int, ...]], capacity: int, block: int, knows_plan: bool = False
+) -> Any:
     """An idle core's state for `prompts`."""
     world = World(
         prompts=tuple(prompts),
@@ -32,6 +35,7 @@ def state_of(prompts: list[tuple[int, ...]], capacity: int, block: int) -> Any:
         densities=(1.0,) * len(prompts),
         capacity=capacity,
         block=block,
+        knows_plan=knows_plan,
     )
     return core_of(world).state
 
@@ -39,15 +43,25 @@ def state_of(prompts: list[tuple[int, ...]], capacity: int, block: int) -> Any:
 class KeyValueCache(RuleBasedStateMachine):
     """Requests come, compute, and go in any order; several may fill the same prefix at once."""
 
-    @initialize(prompts=PROMPTS, block=st.integers(1, 3), capacity=st.integers(4, 16))
-    def begin(self, prompts: list[tuple[int, ...]], block: int, capacity: int) -> None:
-        self.state = state_of(prompts, capacity, block)
+    @initialize(
+        prompts=PROMPTS,
+        block=st.integers(1, 3),
+        capacity=st.integers(4, 16),
+        knows_plan=st.booleans(),
+    )
+    def begin(
+        self, prompts: list[tuple[int, ...]], block: int, capacity: int, knows_plan: bool
+    ) -> None:
+        self.state = state_of(prompts, capacity, block, knows_plan)
+        self.knows_plan = knows_plan
+        self.waiting = set(range(len(prompts)))
         self.block, self.capacity = block, capacity
         self.paths: list[list[Key]] = []
         for k, prompt in enumerate(prompts):
             others = (p for j, p in enumerate(prompts) if j != k)
             depth = max(common_blocks(prompt, other, block) for other in others)
             self.paths.append([prompt[: (i + 1) * block] for i in range(depth)])
+        self.keys = {key for path in self.paths for key in path}
         self.lengths = [len(prompt) for prompt in prompts]
         self.computed: dict[int, int] = {}  # tokens of those inside
         self.stored: dict[Key, int] = {}  # shared blocks, and when they lost their last reader
@@ -66,8 +80,12 @@ class KeyValueCache(RuleBasedStateMachine):
         own = sum(self.private(k, tokens) for k, tokens in self.computed.items())
         return own + self.borrowed + len(self.stored)
 
+    def is_waited_for(self, key: Key) -> bool:
+        return self.knows_plan and any(key in self.paths[k] for k in self.waiting)
+
     def evictable(self) -> list[Key]:
-        return sorted((k for k in self.stored if not self.is_read(k)), key=self.stored.__getitem__)
+        idle = [key for key in self.stored if not self.is_read(key)]
+        return sorted(idle, key=lambda key: (self.is_waited_for(key), self.stored[key]))
 
     def make_room(self) -> None:
         """Evict until nothing is stored beyond the capacity."""
@@ -84,7 +102,11 @@ class KeyValueCache(RuleBasedStateMachine):
 
     @rule(data=st.data())
     def hold(self, data: st.DataObject) -> None:
-        outside = [k for k in range(len(self.paths)) if k not in self.computed]
+        outside = [
+            k
+            for k in range(len(self.paths))
+            if k not in self.computed and (k in self.waiting or not self.knows_plan)
+        ]
         if not outside:
             return
         k = data.draw(st.sampled_from(outside))
@@ -94,6 +116,7 @@ class KeyValueCache(RuleBasedStateMachine):
         unread = [key for key in self.paths[k] if not self.is_read(key)]
         assert kv.unheld_path_length(self.state, k) == len(unread)
         kv.hold_path(self.state, k)
+        self.waiting.discard(k)
         self.computed[k] = self.block * min(self.hit(k), (self.lengths[k] - 1) // self.block)
 
     @precondition(lambda self: self.computed)
@@ -114,10 +137,13 @@ class KeyValueCache(RuleBasedStateMachine):
         self.make_room()
 
     @precondition(lambda self: self.computed)
-    @rule(data=st.data())
-    def release(self, data: st.DataObject) -> None:
+    @rule(data=st.data(), comes_back=st.booleans())
+    def release(self, data: st.DataObject, comes_back: bool) -> None:
         k = data.draw(st.sampled_from(sorted(self.computed)))
         computed = self.computed.pop(k)
+        if self.knows_plan and comes_back:
+            kv.wait_again(self.state, k)
+            self.waiting.add(k)
         kv.release(self.state, k, computed, computed)
         for key in reversed(self.paths[k]):
             if key in self.stored and not self.is_read(key):
@@ -151,6 +177,13 @@ class KeyValueCache(RuleBasedStateMachine):
         assert int(s.shared_held) == len(self.stored) - idle
         for k in range(len(self.paths)):
             assert kv.cached_blocks(self.state, k) == self.hit(k)
+
+    @invariant()
+    def waiting_readers_are_counted(self) -> None:
+        if self.knows_plan:
+            total = sum(len({k for k in self.waiting if key in self.paths[k]}) for key in self.keys)
+            nodes = self.state.nodes
+            assert int((nodes.waiting * nodes.length).sum()) == total
 
     @invariant()
     def no_stored_block_follows_a_gap(self) -> None:

@@ -7,7 +7,7 @@ from hypothesis import HealthCheck, given, settings
 from oracle_serving import World
 from serving_worlds import compare, worlds
 
-from blendsim.serving import admission, batcher, forecast, kv, sides
+from blendsim.serving import admission, batcher, forecast, host, kv, sides, trim
 
 HEADS = [tuple(range(100 * h, 100 * h + 24)) for h in range(3)]
 
@@ -38,7 +38,7 @@ def test_both_cores_take_the_same_steps(world: World) -> None:
 def plain_kernels(monkeypatch: pytest.MonkeyPatch) -> int:
     """Every serving kernel replaced by its plain-Python function; gives how many there are."""
     count = 0
-    for module in (kv, sides, forecast, admission, batcher):
+    for module in (host, kv, sides, forecast, admission, batcher, trim):
         for name, value in list(vars(module).items()):
             if hasattr(value, "py_func"):
                 monkeypatch.setattr(module, name, value.py_func)

@@ -8,6 +8,7 @@ import pytest
 from blendsim import search
 from blendsim.perf.kernels import overlapped
 from blendsim.perf.overlap import overlap_lines
+from blendsim.perf.step import step_costs
 from blendsim.plan import Plan
 from blendsim.report.metrics import Place, PoolFacts, kv_use, run_seconds, summarise
 from blendsim.request import Workload, from_lengths
@@ -17,6 +18,8 @@ from blendsim.sim import engine
 from blendsim.sim.engine import Replica
 from blendsim.sim.run import simulate
 from blendsim.steplog import COUNTS, TIMES, StepLog
+
+NO_LINK = np.zeros(2)
 
 
 def some_requests(n: int = 60) -> Workload:
@@ -57,16 +60,16 @@ def test_simulated_steps_are_those_of_the_core_asked_one_by_one() -> None:
         core.commit()
         compute, memory, seconds = problem.model.seconds(batch)
         assert list(core.counts().values()) == counts.tolist()
-        assert times.tolist() == [now, seconds, compute, memory]
+        assert times.tolist() == [now, seconds, compute, memory, 0.0, 0.0]
         now += seconds
     assert core.is_done
 
 
 def test_plain_twin_runs_the_same_steps() -> None:
     problem, plan = planned(some_requests(9))
-    core, tables, lines = core_of(problem, plan), problem.model.tables, problem.model.lines
+    core, costs = core_of(problem, plan), step_costs(problem.model, True, True)
     counts, times = np.zeros((500, len(COUNTS)), np.int64), np.zeros((500, len(TIMES)))
-    rows = engine.run_steps.py_func(core.state, tables, lines, 0.0, np.inf, counts, times)
+    rows = engine.run_steps.py_func(core.state, costs, 0.0, np.inf, counts, times, NO_LINK)
     log = log_of(problem, plan)
     assert np.array_equal(counts[:rows], log.counts)
     assert np.array_equal(times[:rows], log.times)
@@ -74,12 +77,12 @@ def test_plain_twin_runs_the_same_steps() -> None:
 
 def test_plain_twin_stops_at_the_time_and_at_the_end_of_its_rows() -> None:
     problem, plan = planned(some_requests(9))
-    core, tables, lines = core_of(problem, plan), problem.model.tables, problem.model.lines
+    core, costs = core_of(problem, plan), step_costs(problem.model, True, True)
     counts, times = np.zeros((5, len(COUNTS)), np.int64), np.zeros((5, len(TIMES)))
     run = engine.run_steps.py_func
-    assert run(core.state, tables, lines, 1.0, 1.0, counts, times) == 0
-    assert run(core.state, tables, lines, 0.0, 1e-9, counts, times) == 1
-    assert run(core.state, tables, lines, 0.0, np.inf, counts, times) == 5
+    assert run(core.state, costs, 1.0, 1.0, counts, times, NO_LINK) == 0
+    assert run(core.state, costs, 0.0, 1e-9, counts, times, NO_LINK) == 1
+    assert run(core.state, costs, 0.0, np.inf, counts, times, NO_LINK) == 5
 
 
 def test_run_in_pieces_is_the_run_in_one_go(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -137,7 +140,8 @@ def made_log(counts: dict[str, list[int]], seconds: list[float]) -> StepLog:
     """A log of one replica with these columns; the others are zero."""
     columns = [counts.get(name, [0] * len(seconds)) for name in COUNTS]
     start = np.cumsum(seconds) - seconds
-    times = np.column_stack([start, seconds, np.zeros(len(seconds)), np.zeros(len(seconds))])
+    times = np.zeros((len(seconds), len(TIMES)))
+    times[:, 0], times[:, 1] = start, seconds
     return StepLog(np.array(columns).T, times, np.zeros(len(seconds), np.int32), {})
 
 

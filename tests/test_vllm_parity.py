@@ -17,7 +17,7 @@ from vllm_worlds import (
     trace_world,
 )
 
-from blendsim.serving import admission, batcher, forecast, kv, sides
+from blendsim.serving import admission, batcher, forecast, host, kv, sides
 from blendsim.serving.flavour import FLAVOURS
 
 VLLM = FLAVOURS["vllm"]
@@ -92,7 +92,7 @@ def test_twins_of_whole_blocks_cost_the_recorded_steps(recordings: dict[str, Any
 def test_plain_kernels_take_the_recorded_steps(
     recordings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in (kv, sides, forecast, admission, batcher):
+    for module in (host, kv, sides, forecast, admission, batcher):
         for name, value in list(vars(module).items()):
             if hasattr(value, "py_func"):
                 monkeypatch.setattr(module, name, value.py_func)

@@ -10,7 +10,7 @@ import typer
 from typer.core import TyperGroup
 
 import blendsim
-from blendsim.cli import planning, profile, simulate, synth, trace
+from blendsim.cli import planning, profile, replay, simulate, synth, trace, validate
 from blendsim.cli.options import WithDefaults
 from blendsim.errors import BlendsimError
 
@@ -89,8 +89,10 @@ def _root(
 
 app.command(cls=WithDefaults)(planning.plan)
 app.command()(simulate.simulate)
+app.command()(replay.replay)
 app.command(cls=WithDefaults)(planning.compare)
 app.command()(synth.synth)
+app.command()(validate.validate)
 app.add_typer(trace.app, name="trace")
 app.add_typer(profile.app, name="profile")
 

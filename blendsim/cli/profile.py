@@ -1,13 +1,16 @@
 """`blendsim profile`: where the performance model's figures come from."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from blendsim.cli import options as o
 from blendsim.cli.output import print_json, print_lines
 from blendsim.cli.progress import Progress
+
+if TYPE_CHECKING:
+    from blendrt.profiler.measure import Measured
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Kernel profiles.")
 
@@ -40,3 +43,55 @@ def import_(
         print_json({"written": written})
         return
     print_lines([*map(str, written), f"{len(written)} profiles written"])
+
+
+@app.command()
+def measure(
+    model: Annotated[
+        str,
+        typer.Option(help="A model's name, a Hugging Face directory, or tiny to try it on a CPU."),
+    ],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Directory to write the profile in.")
+    ],
+    tp: Annotated[
+        int, typer.Option(help="Measure one of so many tensor-parallel GPUs' part of the model.")
+    ] = 1,
+    device: Annotated[str, typer.Option(help="cuda or cpu.")] = "cuda",
+    minutes: Annotated[float, typer.Option(help="Time for all tables together.")] = 4.0,
+    json: o.Json = False,
+) -> None:
+    """Measure a model's kernels on this machine, and what overlapping them buys."""
+    from blendsim.errors import Unavailable
+
+    with Progress() as say:
+        try:
+            from blendrt.profiler.measure import Request, measure_profile
+            from blendrt.profiler.target import find_decoder, open_device
+        except ModuleNotFoundError as error:
+            raise Unavailable(
+                f"blendsim profile measure needs {error.name}: pip install 'blendsim[runtime]'"
+            ) from error
+        where = open_device(device)
+        done = measure_profile(Request(find_decoder(model), tp, where, minutes), output, say)
+    if json:
+        print_json(
+            {
+                "written": done.directory,
+                "seconds": done.seconds,
+                "overlap": done.profile.meta["overlap"],
+                "tables": done.profile.meta["tables"],
+                "notes": done.profile.notes,
+            }
+        )
+        return
+    print_lines(_summary(done))
+
+
+def _summary(done: "Measured") -> list[str]:
+    meta, (gain, ratio) = done.profile.meta, done.fit.best
+    return [
+        *(f"{name}: {text}" for name, text in meta["tables"].items()),
+        f"overlap buys {gain:.2f}× at best, where decode reads take {ratio:.2f} of the compute",
+        f"{done.directory} written in {done.seconds:.0f} s",
+    ]

@@ -2,12 +2,13 @@
 
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from blendsim.cli import options as o
 from blendsim.cli.output import print_json, print_lines, width
+from blendsim.cli.planned import given, read_planned
 from blendsim.cli.progress import Progress
 
 
@@ -29,15 +30,13 @@ def simulate(
     """Simulate a plan step by step."""
     with Progress(is_whole_run=True) as say:
         from blendsim.files import require_place, sha256
-        from blendsim.plan import read_plan
         from blendsim.search import simulate_plan
         from blendsim.steplog import write_steplog
 
-        made = read_plan(plan)
+        made, asked = read_planned(plan, workload)
         if output is not None:
             require_place(output)
-        asked = _asked(made.meta, plan, workload)
-        changes = _given(
+        changes = given(
             {"engine": engine, "topology": topology, "link": link, "token_budget": token_budget}
         )
         settings = replace(asked.settings, **changes)
@@ -65,23 +64,3 @@ def simulate(
             kept,
         ]
     )
-
-
-def _asked(meta: Any, path: Path, workload: Path | None) -> o.Asked:
-    """What the plan remembers of how it was made, with another place to read the pool from."""
-    from blendsim.cli.config import overlay
-    from blendsim.errors import InputError
-    from blendsim.settings import Settings
-    from blendsim.traces.seam import ReadOptions
-
-    source = meta.get("source")
-    if source is None:
-        raise InputError(f"{path}: does not say which traces it is for; plan again with -o")
-    settings = overlay(Settings(), _given(meta["settings"]), f"{path}: settings")
-    read = overlay(ReadOptions(), _given(source["read"]), f"{path}: read")
-    traces = source["traces"] if workload is None else [str(workload)]
-    return o.Asked(traces, settings, read, source["skip_oversize"])
-
-
-def _given(fields: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in fields.items() if value is not None}

@@ -1,7 +1,8 @@
 """What one engine step costs, compiled: called once a step inside the simulator's loop.
 
 All tables hold seconds of the whole model on one GPU of the replica (its ranks run side by side).
-Compute is everything but reading the KV cache of decodes; that is memory.
+Memory is reading the KV cache of decodes, network the all-reduces between tensor-parallel GPUs;
+compute is everything else.
 """
 
 from typing import NamedTuple
@@ -13,13 +14,15 @@ from blendsim.perf.grids import Floats
 class StepTables(NamedTuple):
     """Tables the compiled functions read. Beyond an axis time grows at its last point's rate."""
 
-    layers: Floats  # (N + 1,), seconds of a step of n tokens: GEMMs, all-reduce, small operators
+    layers: Floats  # (N + 1,), seconds of a step of n tokens: GEMMs and small operators
     head: Floats  # (N + 1,), seconds of the LM head for n positions
     decode_contexts: Floats  # (S,), tokens, ascending
     decode: Floats  # (B + 1, S), seconds of decode attention for b requests of that mean context
     prefill_batches: Floats  # (P,), ascending
     prefill_lengths: Floats  # (Q,), ascending
     prefill: Floats  # (P, Q), seconds per prompt token of causal attention
+    network: Floats  # (N + 1,), seconds of all layers' all-reduces of n tokens; 0 on one GPU
+    layers_with_network: Floats  # (N + 1,), both, one operator after another
 
 
 @kernel
@@ -74,7 +77,7 @@ def compute_seconds(
     decode_requests: int,
     sampled_tokens: int,
 ) -> float:
-    """Seconds of a step's work besides decode reads, alone on the GPU."""
+    """Seconds of a step's work besides decode reads and all-reduces, alone on the GPU."""
     seconds = dense_seconds(tables.layers, prefill_tokens + decode_requests)
     seconds += dense_seconds(tables.head, sampled_tokens)
     if prefill_tokens > 0:
@@ -100,9 +103,12 @@ def memory_seconds(tables: StepTables, decode_requests: int, context_tokens: int
 
 
 @kernel
-def overlapped(lines: Floats, compute: float, memory: float) -> float:
-    """f(c, m): a step's seconds when both kinds of work run side by side, max over a·c + b·m."""
+def overlapped(lines: Floats, compute: float, memory: float, network: float = 0.0) -> float:
+    """f(c, m, n): a step's seconds when all kinds of work run side by side, max over
+    a·c + b·m + d·n.
+    """
     seconds = 0.0
     for i in range(len(lines)):
-        seconds = max(seconds, lines[i, 0] * compute + lines[i, 1] * memory)
+        line = lines[i, 0] * compute + lines[i, 1] * memory + lines[i, 2] * network
+        seconds = max(seconds, line)
     return float(seconds)

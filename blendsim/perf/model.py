@@ -13,7 +13,13 @@ from blendsim.batch import Batch
 from blendsim.perf.coverage import Coverage, coverage_of
 from blendsim.perf.derive import gemm_shapes
 from blendsim.perf.grids import AttentionGrid, Floats, along, complete, complete_prefill
-from blendsim.perf.kernels import StepTables, compute_seconds, memory_seconds, overlapped
+from blendsim.perf.kernels import (
+    StepTables,
+    compute_seconds,
+    dense_seconds,
+    memory_seconds,
+    overlapped,
+)
 from blendsim.perf.overlap import default_overlap, overlap_lines
 from blendsim.perf.profile import Profile
 from blendsim.perf.small import small_seconds
@@ -31,7 +37,7 @@ class StepModel:
 
     system: System
     overlap: str
-    lines: Floats  # (k, 2), f(c, m) = max of a·c + b·m
+    lines: Floats  # (k, 3), f(c, m, n) = max of a·c + b·m + d·n
     tables: StepTables = field(repr=False)
     coverage: Coverage = field(repr=False)
     small_seconds: Floats = field(repr=False)  # (N + 1,), the small operators within tables.layers
@@ -40,14 +46,20 @@ class StepModel:
     best_head_seconds_per_token: float
     best_prefill_seconds_per_pair: float
     best_seconds_per_context_token: float
+    best_network_seconds_per_token: float  # min of network_seconds[n] / n
 
     @property
     def layer_seconds(self) -> Floats:
         """(N + 1,): the part of `compute_seconds` that depends on the step's tokens only."""
         return self.tables.layers
 
+    @property
+    def network_seconds(self) -> Floats:
+        """(N + 1,): all-reduces of a step by its tokens."""
+        return self.tables.network
+
     def seconds(self, batch: Batch) -> tuple[float, float, float]:
-        """(compute, memory, overlapped) seconds of one step."""
+        """(compute, memory, overlapped) seconds of one step, its all-reduces in the last."""
         c = float(
             compute_seconds(
                 self.tables,
@@ -59,7 +71,8 @@ class StepModel:
             )
         )
         m = float(memory_seconds(self.tables, batch.decode_requests, batch.context_tokens))
-        return c, m, float(overlapped(self.lines, c, m))
+        n = float(dense_seconds(self.tables.network, batch.tokens))
+        return c, m, float(overlapped(self.lines, c, m, n))
 
 
 def step_model(system: System, overlap: str = "auto", profile: Profile | None = None) -> StepModel:
@@ -73,19 +86,22 @@ def step_model(system: System, overlap: str = "auto", profile: Profile | None = 
     measured = _gemm_seconds(system, profile)
     gemm = np.zeros(size + 1)
     gemm[1:] = along(profile.tokens, measured[:, :4].sum(axis=1), tokens[1:])
-    large = system.model.layers * (gemm + _reduce_seconds(system, profile, size))
+    reduce = _reduce_seconds(system, profile, size)
+    layers = system.model.layers
     small = small_seconds(system, profile, tokens)
     head = np.zeros(size + 1)
     head[1:] = along(profile.tokens, measured[:, 4], tokens[1:])
     prefill = complete_prefill(profile.prefill)
     tables = StepTables(
-        layers=large + small,
+        layers=layers * gemm + small,
         head=head,
         decode_contexts=profile.decode.lengths,
-        decode=system.model.layers * _decode_rows(system, profile),
+        decode=layers * _decode_rows(system, profile),
         prefill_batches=prefill.batches,
         prefill_lengths=prefill.lengths,
-        prefill=system.model.layers * prefill.seconds,
+        prefill=layers * prefill.seconds,
+        network=layers * reduce,
+        layers_with_network=layers * (gemm + reduce) + small,
     )
     n = np.arange(1, size + 1)
     rows = np.arange(1, len(tables.decode))[:, None]
@@ -105,6 +121,7 @@ def step_model(system: System, overlap: str = "auto", profile: Profile | None = 
         best_seconds_per_context_token=float(
             (tables.decode[1:] / (rows * tables.decode_contexts)).min()
         ),
+        best_network_seconds_per_token=float((tables.network[1:] / n).min()),
     )
 
 

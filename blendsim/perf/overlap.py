@@ -1,7 +1,8 @@
-"""Overlap: f(c, m), seconds of a step whose compute takes c and whose decode reads take m alone.
+"""Overlap: f(c, m, n), seconds of a step whose compute takes c, whose decode reads take m and whose
+all-reduces take n alone.
 
-f is the maximum of lines a·c + b·m with a, b ≥ 0, so it is convex, homogeneous of degree one and
-monotone. That is what makes f(ΣC, ΣM) a lower bound on Σf(c, m).
+f is the maximum of lines a·c + b·m + d·n with a, b, d ≥ 0, so it is convex, homogeneous of degree
+one and monotone. That is what makes f(ΣC, ΣM, ΣN) a lower bound on Σf(c, m, n).
 """
 
 from collections.abc import Sequence
@@ -14,6 +15,7 @@ import numpy as np
 from blendsim.errors import ProfileError, UnknownName
 from blendsim.perf.grids import Floats
 from blendsim.perf.records import column, read_rows
+from blendsim.perf.sharing import beside_network, modes_under
 from blendsim.perf.store import profiles_directory
 from blendsim.specs import System
 
@@ -27,15 +29,21 @@ INTERFERENCE = ((0.2, 0.3), (0.4, 0.8), (0.8, 0.85), (0.9, 0.95))
 
 
 def overlap_lines(name: str, system: System) -> Floats:
-    """(k, 2) lines (a, b) of the overlap `name`. `fit` needs a measured overlap.csv of this model,
-    else of this GPU.
+    """(k, 3) lines (a, b, d) of the overlap `name`. `fit` needs a measured overlap.csv of this
+    model, else of this GPU.
+
+    The network adds in `sum` and is a third argument of `max`. In `table` and `fit` it takes a
+    share of the GPU from compute, by NanoFlow's figures.
     """
     if name == SUM:
-        return np.array([[1.0, 1.0]])
+        return np.ones((1, 3))
     if name == MAX:
-        return np.array([[1.0, 0.0], [0.0, 1.0]])
+        return np.eye(3)
     if name == TABLE:
-        return interference_lines(INTERFERENCE)
+        if system.tp == 1:
+            return interference_lines(INTERFERENCE)
+        shares = np.array([(1.0 - share, kept) for share, kept in INTERFERENCE])
+        return beside_network(np.concatenate([shares, np.eye(2)]))
     if name != FIT:
         raise UnknownName("overlap", name, OVERLAPS)
     path = _measured(system.gpu.name, system.model.name, system.tp)
@@ -44,7 +52,8 @@ def overlap_lines(name: str, system: System) -> Floats:
             f"no overlap is measured yet for {system.gpu.name}; choose --overlap table"
         )
     _, rows = read_rows(path, ["memory_over_compute", "time_over_compute"])
-    return hull(column(path, rows, 0), column(path, rows, 1))
+    lines = hull(column(path, rows, 0), column(path, rows, 1))
+    return lines if system.tp == 1 else beside_network(modes_under(lines))
 
 
 def default_overlap(system: System) -> str:
@@ -63,7 +72,8 @@ def _measured(gpu: str, model: str, tp: int) -> Path | None:
 
 
 def interference_lines(table: Sequence[tuple[float, float]]) -> Floats:
-    """Lines of the best fixed split of the GPU under a table of (share, speed kept) of attention.
+    """Lines of the best fixed split of the GPU under a table of (share, speed kept) of attention;
+    a network would run after the rest.
 
     With share R and speed P, attention ends first in m/P, in which the GEMM does (1 − R)·m/P: in
     all c + m·R/P. Or the GEMM ends first in c/(1 − R): in all m + c·(1 − P)/(1 − R). The longer of
@@ -76,11 +86,12 @@ def interference_lines(table: Sequence[tuple[float, float]]) -> Floats:
         np.isclose(share / kept, first) and np.isclose((1 - kept) / (1 - share), second)
         for share, kept in table
     ), "one split is best on both sides"
-    return np.array([[1.0, first], [second, 1.0]])
+    return np.array([[1.0, first, 1.0], [second, 1.0, 1.0]])
 
 
 def hull(ratios: Floats, times: Floats) -> Floats:
-    """Lines of the largest admissible f under measured points: `times` = f/c at `ratios` = m/c.
+    """Lines of the largest admissible f under measured points: `times` = f/c at `ratios` = m/c;
+    a network would run after the rest.
 
     With u = m/(c + m) and φ(u) = f/(c + m), f is convex and homogeneous exactly if φ is convex,
     and φ(0) = φ(1) = 1. So points are held between max and sum and the lower convex hull of φ is
@@ -98,7 +109,7 @@ def hull(ratios: Floats, times: Floats) -> Floats:
     lines = []
     for (u0, y0), (u1, y1) in pairwise(chain):
         slope = (y1 - y0) / (u1 - u0)
-        lines.append((max(0.0, y0 - slope * u0), max(0.0, y0 + slope * (1.0 - u0))))
+        lines.append((max(0.0, y0 - slope * u0), max(0.0, y0 + slope * (1.0 - u0)), 1.0))
     return np.array(lines)
 
 

@@ -41,7 +41,9 @@ def read_rows(path: Path, first: Sequence[str]) -> tuple[list[str], list[list[st
         with path.open(newline="") as file:
             header, *rows = csv.reader(file)
     except FileNotFoundError as error:
-        raise ProfileError(f"{path}: missing; run `blendsim profile import` again") from error
+        raise ProfileError(
+            f"{path}: missing; run `blendsim profile import` or `measure` again"
+        ) from error
     except (OSError, ValueError) as error:
         raise ProfileError(f"{path}: not a readable CSV table ({error})") from error
     if header[: len(first)] != list(first):
@@ -92,13 +94,15 @@ def read_toml(path: Path, schema: str, version: int) -> dict[str, Any]:
     try:
         content = tomllib.loads(path.read_text())
     except FileNotFoundError as error:
-        raise ProfileError(f"{path}: missing; run `blendsim profile import` again") from error
+        raise ProfileError(
+            f"{path}: missing; run `blendsim profile import` or `measure` again"
+        ) from error
     except (OSError, ValueError) as error:
         raise ProfileError(f"{path}: not a readable TOML file ({error})") from error
     found = (content.get("schema"), content.get("version"))
     if found != (schema, version):
         raise ProfileError(
             f"{path}: schema {found[0]!r} version {found[1]}, this blendsim reads {schema!r} "
-            f"version {version}; import the profile again or upgrade"
+            f"version {version}; import or measure the profile again, or upgrade"
         )
     return content

@@ -4,17 +4,19 @@ A profile holds the kernels of one model on one kind of GPU. A model without a d
 takes the tables of another model of the same shape, else they are cut from the GPU's kernel atlas.
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from blendsim.errors import ProfileError
 from blendsim.perf.atlas import DIRECTORY, read_atlas
 from blendsim.perf.derive import OPERATORS, derive_profile, shape_of
-from blendsim.perf.grids import AttentionGrid, ReduceGrid, SmallGrid
+from blendsim.perf.grids import AttentionGrid, Floats, Ints, ReduceGrid, SmallGrid
 from blendsim.perf.profile import Profile
 from blendsim.perf.records import (
     MICRO,
@@ -30,18 +32,8 @@ from blendsim.specs import GpuSpec, ModelSpec
 
 SCHEMA = "profile"
 SCHEMA_VERSION = 1
-_REQUIRED = (
-    "gpu",
-    "model",
-    "tp",
-    "notes",
-    "shape",
-    "source",
-    "backend",
-    "device",
-    "small_operators",
-    "waves",
-)
+_HEAD = ("gpu", "model", "tp", "notes", "shape")
+_REQUIRED = (*_HEAD, "source", "backend", "device", "small_operators", "waves")
 _GEMM_HEADER = ("tokens", *(f"{name}_us" for name in OPERATORS))
 _SMALL_HEADER = ("tokens", *(f"{name}_us" for name in SMALL_OPERATORS))
 
@@ -49,51 +41,49 @@ _SMALL_HEADER = ("tokens", *(f"{name}_us" for name in SMALL_OPERATORS))
 def write_profile(profile: Profile, directory: Path) -> None:
     """Write one `tp<N>` directory."""
     directory.mkdir(parents=True, exist_ok=True)
-    write_rows(
-        directory / "gemm.csv",
-        _GEMM_HEADER,
-        (
-            [m, *map(to_text, row)]
-            for m, row in zip(profile.tokens.tolist(), profile.gemm, strict=True)
-        ),
-    )
-    for name, grid in (("decode", profile.decode), ("prefill", profile.prefill)):
-        write_rows(
-            directory / f"{name}_attention.csv",
-            ["batch", *(f"{s:g}" for s in grid.lengths)],
-            (
-                [f"{b:g}", *map(to_text, row)]
-                for b, row in zip(grid.batches, grid.seconds, strict=True)
-            ),
-        )
+    write_gemm(directory / "gemm.csv", profile.tokens, profile.gemm)
+    write_attention(directory / "decode_attention.csv", profile.decode)
+    write_attention(directory / "prefill_attention.csv", profile.prefill)
     if profile.reduce is not None:
-        write_rows(
-            directory / "all_reduce.csv",
-            ["bytes", "time_us"],
-            (
-                [int(size), to_text(seconds)]
-                for size, seconds in zip(profile.reduce.sizes, profile.reduce.seconds, strict=True)
-            ),
-        )
+        write_reduce(directory / "all_reduce.csv", profile.reduce)
     if profile.small is not None:
-        write_rows(
-            directory / "small.csv",
-            _SMALL_HEADER,
-            (
-                [m, *map(to_text, row)]
-                for m, row in zip(profile.small.tokens.tolist(), profile.small.seconds, strict=True)
-            ),
-        )
-    head = {
-        "schema": SCHEMA,
-        "version": SCHEMA_VERSION,
-        "gpu": profile.gpu,
-        "model": profile.model,
-        "tp": profile.tp,
-        "notes": profile.notes,
-        "shape": profile.shape,
-    }
-    write_toml(directory / "meta.toml", head | dict(profile.meta))
+        write_small(directory / "small.csv", profile.small)
+    head = {name: getattr(profile, name) for name in _HEAD}
+    write_meta(directory, head | dict(profile.meta))
+
+
+def write_meta(directory: Path, content: Mapping[str, Any]) -> None:
+    """Write what a profile says of itself: the fields of _REQUIRED, and what else there is."""
+    head = {"schema": SCHEMA, "version": SCHEMA_VERSION}
+    write_toml(directory / "meta.toml", head | dict(content))
+
+
+def write_gemm(path: Path, tokens: Ints, seconds: Floats) -> None:
+    """Write a table of GEMMs, a row a size."""
+    _write_columns(path, _GEMM_HEADER, tokens, seconds)
+
+
+def write_reduce(path: Path, grid: ReduceGrid) -> None:
+    """Write a table of all-reduces, a row a size."""
+    rows = zip(grid.sizes, grid.seconds, strict=True)
+    write_rows(path, ["bytes", "time_us"], ([int(b), to_text(seconds)] for b, seconds in rows))
+
+
+def write_small(path: Path, grid: SmallGrid) -> None:
+    """Write a table of small operators, a row a size."""
+    _write_columns(path, _SMALL_HEADER, grid.tokens, grid.seconds)
+
+
+def _write_columns(path: Path, header: Sequence[str], tokens: Ints, seconds: Floats) -> None:
+    rows = zip(tokens.tolist(), seconds, strict=True)
+    write_rows(path, header, ([m, *map(to_text, row)] for m, row in rows))
+
+
+def write_attention(path: Path, grid: AttentionGrid) -> None:
+    """Write a table of attention, a row a batch."""
+    rows = zip(grid.batches, grid.seconds, strict=True)
+    header = ["batch", *(f"{length:g}" for length in grid.lengths)]
+    write_rows(path, header, ([f"{b:g}", *map(to_text, row)] for b, row in rows))
 
 
 def read_profile(directory: Path) -> Profile:
@@ -112,7 +102,7 @@ def read_profile(directory: Path) -> Profile:
         _, pairs = read_rows(reduce_path, ["bytes", "time_us"])
         sizes, times = (column(reduce_path, pairs, i) for i in (0, 1))
         reduce = ReduceGrid(sizes, times * MICRO)
-    own = ("schema", "version", "gpu", "model", "tp", "notes", "shape")
+    own = ("schema", "version", *_HEAD)
     return Profile(
         gpu=meta["gpu"],
         model=meta["model"],

@@ -40,20 +40,22 @@ class Mix(NamedTuple):
 def best_mix(limits: Bounds, model: StepModel, partner: Partner) -> Mix:
     """The amount of `partner` that saves most seconds when it is pooled with the work in `limits`.
 
-    Savings of x requests: f(c, m) + f(x·c', x·m') − f(c + x·c', m + x·m'), largest where the sum
+    Savings of x requests: f(w) + f(x·w') − f(w + x·w') with w = (c, m, n), largest where the sum
     lies on the bend of f. The partner is taken to be no more work than the pool itself.
     """
     partner = _fitted(partner, model.system.longest_request)
     costs = profiled(model, np.array([partner.prompt]), np.array([partner.output]))
     c, m = float(costs.compute[0]), float(costs.memory[0])
-    here = overlapped_best(model.lines, limits.compute, limits.memory)
-    each = overlapped_best(model.lines, c, m)
+    n = (partner.prompt + partner.output - 1) * model.best_network_seconds_per_token
+    pool = (limits.compute, limits.memory, limits.network)
+    here = overlapped_best(model.lines, *pool)
+    each = overlapped_best(model.lines, c, m, n)
     most = here / each  # no more of it than the pool has work itself
     amounts = np.unique(np.floor(np.linspace(0.0, most, 2_001)))
     alone = each * amounts
     mixed = np.array(
         [
-            overlapped_best(model.lines, limits.compute + x * c, limits.memory + x * m)
+            overlapped_best(model.lines, pool[0] + x * c, pool[1] + x * m, pool[2] + x * n)
             for x in amounts
         ]
     )
@@ -97,14 +99,18 @@ def _why(rows: Sequence[Row], chosen: Row) -> str:
 
 
 def _bound(rows: Sequence[Row], limits: Bounds, model: StepModel) -> str:
-    ratio = limits.compute / limits.memory if limits.memory else np.inf
-    what = "compute" if ratio > 1 else "decode reads (memory bandwidth)"
+    kinds = {
+        "compute": limits.compute,
+        "decode reads (memory bandwidth)": limits.memory,
+        "all-reduces (network)": limits.network,
+    }
+    reduces = f", {limits.network:,.1f} s of all-reduces" if limits.network else ""
     text = (
-        f"The pool is bound by {what}: {limits.compute:,.1f} s of compute and "
+        f"The pool is bound by {max(kinds, key=lambda kind: kinds[kind])}: "
+        f"{limits.compute:,.1f} s of compute{reduces} and "
         f"{limits.memory:,.1f} s of decode reads, each at its best rate."
     )
-    serial = limits.compute + limits.memory
-    most = serial / overlapped_best(model.lines, limits.compute, limits.memory) - 1
+    most = sum(kinds.values()) / overlapped_best(model.lines, *kinds.values()) - 1
     times = [row.reported_seconds for row in rows]
     spread = max(times) / min(times) - 1
     if len(rows) > 1 and spread < NEAR:

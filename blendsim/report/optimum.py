@@ -2,8 +2,9 @@
 every row of every report.
 
 Both bound the *simulated* time of any order on `replicas` equal replicas, because the step model
-never charges less than its best rate for any piece of work and because f, the overlap of compute
-and memory time, is convex, degree-1 homogeneous and monotone: f(Σc, Σm) ≤ Σ f(c, m).
+never charges less than its best rate for any piece of work and because f, the overlap of compute,
+memory and network time, is convex, degree-1 homogeneous and monotone:
+f(Σc, Σm, Σn) ≤ Σ f(c, m, n).
 """
 
 from typing import NamedTuple
@@ -12,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blendsim.perf.model import StepModel
+from blendsim.perf.step import in_pieces
 from blendsim.prefix import SortedPrompts, common_blocks
 from blendsim.request import Ints, Workload
 
@@ -37,12 +39,13 @@ class Work(NamedTuple):
 class Bounds(NamedTuple):
     """Seconds. `optimum` ≤ `reachable` ≤ any simulated time."""
 
-    optimum: float  # f(T_comp, T_mem)
+    optimum: float  # f(T_comp, T_mem, T_net)
     reachable: float
     compute: float  # T_comp of one replica's share, each piece at its best rate
     memory: float  # T_mem, at the best bandwidth
     longest: float  # the longest request's critical path
     replicas: int = 1
+    network: float = 0.0  # T_net, all-reduces at their best rate
 
 
 def least_work(
@@ -73,9 +76,10 @@ def bounds(
     model: StepModel,
     token_budget: int,
     replicas: int = 1,
+    nano_batches: int = 1,
 ) -> Bounds:
     """Practical optimum and reachable bound of the pool on `replicas` replicas with `token_budget`
-    tokens a step.
+    tokens a step, run whole or in `nano_batches` pieces.
     """
     work = least_work(workload, output_len, prompts, model.system.block_tokens)
     head = (
@@ -84,15 +88,21 @@ def bounds(
     ) / replicas
     layers = work.tokens / replicas * model.best_layer_seconds_per_token
     memory = work.reads / replicas * model.best_seconds_per_context_token
-    optimum = overlapped_best(model.lines, layers + head, memory)
+    network = work.tokens / replicas * model.best_network_seconds_per_token
+    optimum = overlapped_best(model.lines, layers + head, memory, network)
     longest = _longest_path(workload, output_len, prompts, model)
-    reachable = max(optimum, longest, _reachable_program(work, head, model, token_budget, replicas))
-    return Bounds(optimum, reachable, layers + head, memory, longest, replicas)
+    sizes = _sizes(model, token_budget, nano_batches)
+    reachable = max(optimum, longest, _reachable_program(work, head, model, sizes, replicas))
+    return Bounds(optimum, reachable, layers + head, memory, longest, replicas, network)
 
 
-def overlapped_best(lines: NDArray[np.float64], compute: float, memory: float) -> float:
-    """f(compute, memory) for an overlap given as the largest of the forms a·c + b·m."""
-    return float((lines @ np.array([compute, memory])).max())
+def overlapped_best(
+    lines: NDArray[np.float64], compute: float, memory: float, network: float = 0.0
+) -> float:
+    """f(compute, memory, network) for an overlap given as the largest of the forms
+    a·c + b·m + d·n.
+    """
+    return float((lines @ np.array([compute, memory, network])).max())
 
 
 def _longest_path(
@@ -112,15 +122,27 @@ def _longest_path(
     step = layer + model.best_head_seconds_per_token
     reads = (d - 1) * p + d * (d - 1) // 2
     prefill = (p - path) * model.best_layer_seconds_per_token
+    network = (p - path) * model.best_network_seconds_per_token
+    network = network + (d - 1) * float(model.network_seconds[1:].min())
     alone = [
-        a * (prefill + (d - 1) * step) + b * reads * model.best_seconds_per_context_token
-        for a, b in model.lines
+        a * (prefill + (d - 1) * step)
+        + b * reads * model.best_seconds_per_context_token
+        + e * network
+        for a, b, e in model.lines
     ]
     return float(np.max(alone, initial=0.0))
 
 
+class _Sizes(NamedTuple):
+    """Step sizes, and what a step of each takes at least."""
+
+    tokens: Ints
+    compute: NDArray[np.float64]
+    network: NDArray[np.float64]
+
+
 def _reachable_program(
-    work: Work, head: float, model: StepModel, token_budget: int, replicas: int
+    work: Work, head: float, model: StepModel, kinds: _Sizes, replicas: int
 ) -> float:
     """The linear program of the architecture's "Bounds": which steps must be run, if KV and step
     size are limited.
@@ -128,8 +150,9 @@ def _reachable_program(
     Step kinds n = 1 … token_budget with weight w_n ≥ 0 (how many such steps), R_n private and Q
     shared context tokens read, h_n seconds of head and prefill attention placed beside them, and
     t_n seconds: Σ n·w_n ≥ tokens, Σ R_n ≥ private reads, R_n ≤ capacity·w_n, t_n ≥ a·(c_n·w_n +
-    h_n) + b·β·(R_n + Q_n) for every form (a, b) of f. A step holds each running request's own KV,
-    so its private reads are at most the capacity. A shared prefix is held once and read by each of
+    h_n) + b·β·(R_n + Q_n) + d·ν_n·w_n for every form (a, b, d) of f, with ν_n the all-reduces of a
+    step of n tokens. A step holds each running request's own KV, so its private reads are at most
+    the capacity. A shared prefix is held once and read by each of
     its readers: those reads are not limited by the capacity.
     """
     from scipy.optimize import linprog
@@ -138,8 +161,7 @@ def _reachable_program(
     if work.tokens == 0:
         return 0.0
     capacity = model.system.kv_blocks * model.system.block_tokens
-    sizes = _useful_sizes(model.layer_seconds, min(token_budget, len(model.layer_seconds) - 1))
-    cost = model.layer_seconds[sizes]
+    sizes, cost, network = kinds
     beta = model.best_seconds_per_context_token
     tokens, private, shared = (
         count / replicas for count in (work.tokens, work.private_reads, work.shared_reads)
@@ -147,12 +169,15 @@ def _reachable_program(
     # NOTE: the solver takes factors below 1e-9 for 0. In units of the steps there must be at least,
     # the KV they can hold and their least time, none that matters is that small.
     steps = max(tokens / sizes[-1], private / capacity)
-    least = float(cost.min())
+    least = float((cost + network).min())
     k = len(sizes)
     eye, zero = identity(k, format="csr"), csr_matrix((k, k))
-    layers, reading = diags(cost / least), capacity * beta / least
+    reading = capacity * beta / least
     # Variables, k each: w (steps), R (full KV of a step), Q, h and t (least time of all steps).
-    rows = [[a * layers, b * reading * eye, b * eye, a * eye, -eye] for a, b in model.lines]
+    rows = [
+        [diags((a * cost + d * network) / least), b * reading * eye, b * eye, a * eye, -eye]
+        for a, b, d in model.lines
+    ]
     rows.append([-eye, eye, zero, zero, zero])
     ones, none = csr_matrix(np.ones((1, k))), csr_matrix((1, k))
     totals = [
@@ -174,8 +199,11 @@ def _reachable_program(
     return float(solved.fun * unit * (1 - 1e-6))
 
 
-def _useful_sizes(layer_seconds: NDArray[np.float64], budget: int) -> Ints:
-    """Step sizes worth a weight: those no larger size undercuts."""
-    cost = layer_seconds[1 : budget + 1]
+def _sizes(model: StepModel, token_budget: int, nano_batches: int) -> _Sizes:
+    """Step sizes worth a weight: all, or on one GPU those no larger size undercuts."""
+    tables, pieces = model.tables, in_pieces(model.tables, nano_batches)
+    cost = np.minimum(tables.layers, pieces.layers)[1 : token_budget + 1]
+    network = np.minimum(tables.network, pieces.network)[1 : token_budget + 1]
     cheapest_above = np.minimum.accumulate(cost[::-1])[::-1]
-    return np.flatnonzero(cost <= cheapest_above).astype(np.int64) + 1
+    kept = np.flatnonzero((cost <= cheapest_above) | (network > 0))
+    return _Sizes(kept.astype(np.int64) + 1, cost[kept], network[kept])

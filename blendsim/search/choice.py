@@ -15,7 +15,7 @@ from blendsim.report.metrics import Row
 from blendsim.report.optimum import Bounds
 from blendsim.request import Workload
 from blendsim.search.problem import Problem, Progress, plan_policy, prepare
-from blendsim.search.trial import Trial, find_bounds, find_engine, find_facts, run_trial
+from blendsim.search.trial import Trial, block_size, find_bounds, find_engine, find_facts, run_trial
 from blendsim.settings import AUTO, Settings
 from blendsim.steplog import StepLog
 
@@ -61,9 +61,10 @@ def choose(workload: Workload, settings: Settings, progress: Progress = lambda _
 def _try_all(problem: Problem, policies: tuple[str, ...], progress: Progress) -> list[Trial]:
     """Plan and simulate each, two at a time: compiled code runs outside the interpreter's lock."""
     flavour = find_engine(problem, problem.settings.engine)
-    facts = find_facts(problem)
+    block = block_size(problem, [flavour])
+    facts = find_facts(problem, block)
     progress(f"bounds for {flavour.token_budget} tokens a step")
-    limits = find_bounds(problem, flavour.token_budget)
+    limits = find_bounds(problem, flavour.token_budget, block)
 
     def run(policy: str) -> Trial:
         progress(f"planning and simulating {policy}")

@@ -4,6 +4,7 @@ all of them run.
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import NamedTuple
 
 from blendsim.baselines import Baseline
@@ -11,9 +12,17 @@ from blendsim.plan import Plan
 from blendsim.report.metrics import Row, run_seconds
 from blendsim.request import Workload
 from blendsim.search.problem import Problem, Progress, plan_policy, prepare
-from blendsim.search.trial import find_bounds, find_engine, find_facts, predict, run_trial
+from blendsim.search.trial import (
+    block_size,
+    find_bounds,
+    find_engine,
+    find_facts,
+    predict,
+    run_trial,
+)
 from blendsim.serving.flavour import Flavour, find_flavour
 from blendsim.settings import Settings
+from blendsim.sim.topology import COLOCATED
 
 BUDGETS = (512, 1_024, 2_048, 4_096, 8_192)  # tokens a step each baseline is tried at
 COMMON_BUDGET = 2_048
@@ -35,32 +44,38 @@ def compare(
 ) -> Comparison:
     """Every one of the baselines on the pool. With a token budget in the settings all run at that.
 
-    All rows stand beside the same bounds: those of the largest budget tried.
+    Rows on equally many replicas stand beside the same bounds: those of the largest budget tried
+    and of the smallest KV block.
     """
     problem = prepare(workload, settings, progress)
-    asked = settings.token_budget
-    tried = [asked] if asked else [n for n in BUDGETS if n <= problem.model.coverage.tokens]
-    policies = sorted({baseline.policy for baseline in baselines})
-    facts = find_facts(problem)
-    progress(f"bounds for {max(tried)} tokens a step")
-    limits = find_bounds(problem, max(tried))
+    scenes = _scenes(problem, baselines)
+    block = block_size(problem, [find_flavour(baseline.engine) for baseline in baselines])
+    facts = find_facts(problem, block)
+    most = max(_budgets(problem))
+    progress(f"bounds for {most} tokens a step")
+    limits = {scene.settings.replicas: find_bounds(scene, most, block) for scene in scenes.values()}
 
-    def make(policy: str) -> Plan:
-        progress(f"planning {policy}")
-        return plan_policy(problem, policy)
+    def make(key: tuple[str, int]) -> Plan:
+        progress(f"planning {key[0]}")
+        settings = replace(problem.settings, topology=COLOCATED.name, dp=key[1])
+        return plan_policy(problem._replace(settings=settings), key[0])
 
     with ThreadPoolExecutor(2) as pool:  # compiled code runs outside the interpreter's lock
-        plans = dict(zip(policies, pool.map(make, policies), strict=True))
+        keys = sorted({(b.policy, scenes[b.topology].settings.dp) for b in baselines})
+        plans = dict(zip(keys, pool.map(make, keys), strict=True))
 
         def run(baseline: Baseline) -> tuple[Row, Row, list[str]]:
             progress(f"simulating {baseline.name}")
-            plan = plans[baseline.policy]
-            best = _best_flavour(problem, plan, baseline, tried)
-            trial = run_trial(problem, plan, baseline.name, best, limits, facts)
-            common = find_flavour(baseline.engine, asked or COMMON_BUDGET)
+            scene = scenes[baseline.topology]
+            plan = plans[baseline.policy, scene.settings.dp]
+            bound = limits[scene.settings.replicas]
+            best = _best_flavour(scene, plan, baseline)
+            trial = run_trial(scene, plan, baseline.name, best, bound, facts)
+            budget = settings.token_budget or COMMON_BUDGET
+            common = find_engine(scene, baseline.engine, budget)
             if common == best:
                 return trial.row, trial.row, trial.notes
-            other = run_trial(problem, plan, baseline.name, common, limits, facts)
+            other = run_trial(scene, plan, baseline.name, common, bound, facts)
             return trial.row, other.row, trial.notes
 
         done = list(pool.map(run, baselines))
@@ -69,12 +84,31 @@ def compare(
     return Comparison([row for row, _, _ in done], [row for _, row, _ in done], notes)
 
 
-def _best_flavour(
-    problem: Problem, plan: Plan, baseline: Baseline, budgets: Sequence[int]
-) -> Flavour:
-    """The baseline's engine at the budget that is fastest by prediction."""
-    if len(budgets) == 1:
+def _scenes(problem: Problem, baselines: Sequence[Baseline]) -> dict[str, Problem]:
+    """The problem on each topology; pools of prefill and decode replicas name their own number."""
+    scenes = {}
+    for name in {baseline.topology for baseline in baselines}:
+        settings = problem.settings
+        if name != COLOCATED.name:
+            settings = replace(settings, topology=name, dp=1)
+        scenes[name] = problem._replace(settings=settings)
+    return scenes
+
+
+def _budgets(problem: Problem) -> list[int]:
+    asked = problem.settings.token_budget
+    return [asked] if asked else [n for n in BUDGETS if n <= problem.model.coverage.tokens]
+
+
+def _best_flavour(problem: Problem, plan: Plan, baseline: Baseline) -> Flavour:
+    """The baseline's engine at the budget that is fastest by prediction; at its own where prefill
+    and decode have pools of their own, since those take long to simulate.
+    """
+    if problem.settings.cluster.is_disaggregated:
         return find_engine(problem, baseline.engine)
-    tried = [find_flavour(baseline.engine, budget) for budget in budgets]
+    budgets = _budgets(problem)
+    tried = [find_engine(problem, baseline.engine, budget) for budget in budgets]
+    if len(tried) == 1:
+        return tried[0]
     seconds = [run_seconds(predict(problem, plan, flavour)) for flavour in tried]
     return tried[seconds.index(min(seconds))]

@@ -6,7 +6,7 @@ from blendsim.plan import Plan, require_same_workload
 from blendsim.report.metrics import Row
 from blendsim.request import Workload
 from blendsim.search.problem import Progress, prepare
-from blendsim.search.trial import find_bounds, find_engine, find_facts, run_trial
+from blendsim.search.trial import block_size, find_bounds, find_engine, find_facts, run_trial
 from blendsim.settings import Settings
 from blendsim.steplog import StepLog
 
@@ -27,7 +27,8 @@ def simulate_plan(
     problem = prepare(workload, settings, progress)
     flavour = find_engine(problem, settings.engine)
     progress(f"simulating {plan.policy}")
-    limits = find_bounds(problem, flavour.token_budget)
-    trial = run_trial(problem, plan, plan.policy, flavour, limits, find_facts(problem))
+    block = block_size(problem, [flavour])
+    limits = find_bounds(problem, flavour.token_budget, block)
+    trial = run_trial(problem, plan, plan.policy, flavour, limits, find_facts(problem, block))
     notes = [*workload.notes, *problem.lengths.notes, *trial.notes]
     return Simulation(trial.row, trial.log, notes)

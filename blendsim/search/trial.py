@@ -2,6 +2,8 @@
 put beside the bounds.
 """
 
+from collections.abc import Iterable
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -28,9 +30,15 @@ class Trial(NamedTuple):
     notes: list[str]  # what was extrapolated
 
 
-def find_engine(problem: Problem, name: str) -> Flavour:
-    """The engine at the asked token budget; ProfileError if the profile does not reach that far."""
-    flavour = find_flavour(name, problem.settings.token_budget)
+def find_engine(problem: Problem, name: str, token_budget: int | None = None) -> Flavour:
+    """The engine at this token budget, else the asked one; ProfileError if the profile does not
+    reach that far.
+    """
+    flavour = find_flavour(
+        name, token_budget or problem.settings.token_budget, problem.settings.eviction
+    )
+    if problem.settings.nano_batches is not None and flavour.overlaps:
+        flavour = replace(flavour, nano_batches=problem.settings.nano_batches)
     problem.model.coverage.require(flavour.token_budget)
     return flavour
 
@@ -49,6 +57,7 @@ def _simulate(problem: Problem, plan: Plan, flavour: Flavour, output_len: Ints) 
         problem.model,
         flavour,
         problem.settings.cluster,
+        host=problem.settings.host,
     )
 
 
@@ -61,7 +70,7 @@ def run_trial(
     predicted = run_seconds(log)
     if not np.array_equal(truth, problem.drawn):
         log = _simulate(problem, plan, flavour, truth)
-    system = problem.model.system
+    system = flavour.divide(problem.model.system)
     place = Place(
         flavour.name, flavour.token_budget, problem.settings.replicas * system.tp, system.kv_blocks
     )
@@ -78,25 +87,35 @@ def run_trial(
     return Trial(plan, row, log, limits, outside_notes(log, problem.model.coverage))
 
 
-def find_bounds(problem: Problem, token_budget: int) -> Bounds:
-    """Both bounds of the pool for engines of up to `token_budget` tokens a step."""
+def block_size(problem: Problem, flavours: Iterable[Flavour]) -> int:
+    """Tokens of the smallest KV block among the engines: with it a prefix is shared best."""
+    system = problem.model.system
+    return min(flavour.divide(system).block_tokens for flavour in flavours)
+
+
+def find_bounds(problem: Problem, token_budget: int, block_tokens: int) -> Bounds:
+    """Both bounds of the pool for engines of up to `token_budget` tokens a step that share KV
+    blocks of `block_tokens`.
+    """
+    model = problem.model
     return bounds(
         problem.workload,
         problem.true_lengths,
         problem.prompts,
-        problem.model,
+        replace(model, system=replace(model.system, block_tokens=block_tokens)),
         token_budget,
         problem.settings.replicas,
+        problem.settings.nano_batches or 1,
     )
 
 
-def find_facts(problem: Problem) -> PoolFacts:
-    """What is true of the pool whatever the schedule."""
+def find_facts(problem: Problem, block_tokens: int) -> PoolFacts:
+    """What is true of the pool whatever the schedule, with KV blocks of `block_tokens`."""
     workload, prompts, system = problem.workload, problem.prompts, problem.model.system
     truth = problem.true_lengths
     closed = closed_form(system, workload.prompt_len, truth)
     measured = profiled(problem.model, workload.prompt_len, truth)
-    shareable = shareable_tokens(workload, prompts, system.block_tokens)
+    shareable = shareable_tokens(workload, prompts, block_tokens)
     return PoolFacts(
         table_density(closed, shareable_tokens(workload, prompts) / workload.prompt_len.sum()),
         pool_density(measured, shareable),

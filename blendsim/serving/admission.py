@@ -7,10 +7,12 @@ that holds its share waits.
 
 from blendsim.compiled import kernel
 from blendsim.serving.forecast import expect, expected_end, peak_fits
+from blendsim.serving.host import fetch, has_host
 from blendsim.serving.kv import (
     cached_blocks,
     hold_path,
     idle_path_blocks,
+    take_blocks,
 )
 from blendsim.serving.sides import enter_side, left_share, private_tokens, reservation
 from blendsim.serving.state import LEFT, NONE, PREFILLING, RIGHT, State
@@ -85,14 +87,22 @@ def next_request(state: State) -> int:
 
 
 @kernel
+def load(state: State, request: int) -> None:
+    """Bring what the request finds on the host back to the GPU."""
+    take_blocks(state, fetch(state, request))
+
+
+@kernel
 def admit(state: State, request: int) -> int:
-    """Let the request in: hold its path and start its prefill behind what is cached. Returns the
-    tokens hit.
+    """Let the request in: hold its path and start its prefill behind what is cached or on the host.
+    Returns the tokens hit.
     """
     s = state.scalars[0]
     r = state.requests[request]
     r.computed = s.block_tokens * hit_blocks(state, request)
     hold_path(state, request)
+    if has_host(state):
+        load(state, request)
     r.status = PREFILLING
     expect(state, request, expected_end(state, request), private_tokens(state, request) - s.step)
     enter_side(state, request, r.side, False)

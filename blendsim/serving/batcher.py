@@ -2,18 +2,27 @@
 
 `schedule` decides what one step computes, `commit` records that it was done. Decodes come first,
 one token each; then the prompt in progress; then, if nobody had to leave, new requests while the
-token budget lasts. Only the budget's end cuts a prompt short, and nobody enters after that, so one
-prompt at most is in progress between steps. A request that comes back after a preemption recomputes
-its prompt and what it had generated; the last of those tokens is one it would have decoded, and is
-counted as a decode read.
+token budget lasts. Only the budget's end cuts a prompt short, or trim the step's last one, and
+nobody enters after that, so one prompt at most is in progress between steps. A request that comes
+back after a preemption recomputes its prompt and what it had generated; the last of those tokens is
+one it would have decoded, and is counted as a decode read.
 """
 
 from blendsim.compiled import kernel
 from blendsim.serving.admission import admit, next_request
 from blendsim.serving.forecast import forget, renew_estimates
-from blendsim.serving.kv import extend, missing_blocks, release, take_blocks
+from blendsim.serving.host import has_host, store_private
+from blendsim.serving.kv import (
+    extend,
+    missing_blocks,
+    private_blocks,
+    release,
+    take_blocks,
+    wait_again,
+)
 from blendsim.serving.sides import generated_tokens, leave_side, victim
 from blendsim.serving.state import DECODING, DONE, NONE, WAITING, State
+from blendsim.serving.trim import trim
 from blendsim.steplog import COUNTS
 
 PREFILL_TOKENS = COUNTS.index("prefill_tokens")
@@ -90,7 +99,7 @@ def leave(state: State, request: int, computed: int, held: int) -> None:
 
 @kernel
 def preempt(state: State, request: int) -> None:
-    """Throw the request out; it comes back before all others and recomputes."""
+    """Throw the request out; it comes back before all others and recomputes what no host kept."""
     s = state.scalars[0]
     r = state.requests[request]
     if r.status == DECODING:
@@ -101,6 +110,14 @@ def preempt(state: State, request: int) -> None:
     else:
         computed = r.computed
         s.prefilling = NONE
+    shared = s.block_tokens * min(computed // s.block_tokens, r.path_blocks)
+    lost = computed - shared
+    if has_host(state) and store_private(
+        state, request, computed, private_blocks(state, request, computed)
+    ):
+        lost = 0
+    if s.knows_plan == 1:
+        wait_again(state, request)
     # NOTE: once decodes have their blocks for this step, they hold them for one token more.
     leave(state, request, computed, computed + (s.opened if r.status == DECODING else 0))
     r.target = r.prompt + r.generated
@@ -108,9 +125,8 @@ def preempt(state: State, request: int) -> None:
     r.was_preempted = 1
     state.queue[s.requeued] = request
     s.requeued += 1
-    shared = s.block_tokens * min(computed // s.block_tokens, r.path_blocks)
     state.counts[PREEMPTED] += 1
-    state.counts[PREEMPTED_TOKENS] += computed - shared
+    state.counts[PREEMPTED_TOKENS] += lost
 
 
 @kernel
@@ -120,7 +136,9 @@ def run_chunk(state: State, request: int, tokens: int) -> None:
     r = state.requests[request]
     counts = state.counts
     before = r.computed
+    held = s.shared_held
     extend(state, request, before, before + tokens)
+    s.fresh_blocks = s.shared_held - held
     r.computed += tokens
     state.chunk[0, s.chunks] = request
     state.chunk[1, s.chunks] = before
@@ -197,6 +215,8 @@ def schedule(state: State) -> None:
             tokens = min(budget, r.target - r.computed)
             run_chunk(state, k, tokens)
             budget -= tokens
+    if s.dense_multiple > 1:
+        trim(state)
     counts[DECODE_REQUESTS] += s.decodes
     counts[CONTEXT_TOKENS] += s.context
     counts[SAMPLED_TOKENS] = s.decodes + s.completed

@@ -13,8 +13,11 @@ from blendsim.batch import Batch
 from blendsim.plan import DUAL_SCAN, Plan
 from blendsim.prefix import PrefixTree, SortedPrompts, build_tree, common_blocks, subset
 from blendsim.request import Ints, Workload
-from blendsim.serving import batcher
-from blendsim.serving.flavour import PREDICTED_PEAK, Flavour
+from blendsim.serving import batcher, rounds
+from blendsim.serving.flavour import BY_PLAN, PREDICTED_PEAK, Flavour
+from blendsim.serving.host import check_host
+from blendsim.serving.kv import count_waiting
+from blendsim.serving.round_state import Rounds, check_rounds, new_rounds
 from blendsim.serving.state import (
     ARRIVING,
     BUCKET,
@@ -31,7 +34,7 @@ from blendsim.serving.state import (
     WAITING,
     State,
 )
-from blendsim.specs import System
+from blendsim.specs import HostMemory, System
 from blendsim.steplog import COUNTS
 
 
@@ -67,10 +70,16 @@ class ServingCore:
     """
 
     def __init__(
-        self, state: State, rows: Ints, holder: Ints | None = None, number: int = 0
+        self,
+        state: State,
+        rows: Ints,
+        holder: Ints | None = None,
+        number: int = 0,
+        rounds: Rounds | None = None,
     ) -> None:
         self.state = state
         self.rows = rows
+        self.rounds = rounds  # of a flavour that works in rounds
         self.number = number  # of this replica, in `holder`
         self.holder = np.full(len(rows), number) if holder is None else holder
         self._capacity = int(state.scalars[0].capacity)
@@ -85,11 +94,13 @@ class ServingCore:
         system: System,
         flavour: Flavour,
         rank: int = 0,
+        host: HostMemory | None = None,
     ) -> "ServingCore":
         """The core of `rank`, whose requests generate `output_len` (by workload row) tokens.
 
         Planning passes what it expects, simulation the true lengths. Requests must not be oversize.
         """
+        system = flavour.divide(system)
         mine = np.flatnonzero(plan.rank == rank)
         rows = plan.order[mine]
         paths = block_paths(prompts, rows, system.block_tokens) if flavour.prefix_sharing else None
@@ -105,25 +116,37 @@ class ServingCore:
             flavour=flavour,
             is_dual=plan.admission == DUAL_SCAN,
             first_count=int(plan.is_first[mine].sum()),
+            host_blocks=0 if host is None else host.blocks(system),
         )
-        return cls(state, rows, number=rank)
+        turns = None
+        if flavour.prefill_first:
+            turns = new_rounds(state, workload.output_limit[rows], flavour)
+        return cls(state, rows, number=rank, rounds=turns)
 
     @property
     def is_done(self) -> bool:
         """Whether no request is left here: all have their whole output."""
+        if self.rounds is not None:
+            return int(self.state.scalars[0].done) == len(self.state.requests)
         return not batcher.has_work(self.state) and int(self.state.scalars[0].arriving) == 0
 
     def step(self) -> Batch:
         """Decide the next step. Execute it, then `commit()`; not to be called when done."""
         assert not self.is_done, "all requests are done"
-        batcher.schedule(self.state)
+        if self.rounds is None:
+            batcher.schedule(self.state)
+        else:
+            rounds.schedule_round(self.state, self.rounds)
         batch = Batch(*(int(count) for count in self.state.counts[: len(Batch._fields)]))
         assert batch.tokens > 0, "a step computes something while requests are left"
         return batch
 
     def commit(self) -> None:
         """Record that the step was executed."""
-        batcher.commit(self.state)
+        if self.rounds is None:
+            batcher.commit(self.state)
+        else:
+            rounds.commit_round(self.state, self.rounds)
 
     def counts(self) -> dict[str, int]:
         """The step's counts by their StepLog names; `finished` is complete after `commit()`."""
@@ -135,6 +158,8 @@ class ServingCore:
         chunk = self.state.chunk[:, : int(s.chunks)]
         mine = self.holder == self.number
         decoding = np.flatnonzero(mine & (self.state.requests.status == DECODING))
+        if self.rounds is not None and not self.rounds.scalars[0].decoded:
+            decoding = decoding[:0]
         requests: Any = self.state.requests[decoding]
         context = requests.start_context + int(s.step) - requests.start_step
         return Scheduled(
@@ -148,7 +173,7 @@ class ServingCore:
         state = self.state
         s = state.scalars[0]
         requests: Any = state.requests
-        nodes: Any = state.nodes
+        nodes: Any = state.nodes[: int(s.host_nodes)]
         total = int(s.free + s.idle + s.shared_held + s.private)
         assert total == int(s.capacity), (
             f"free {s.free} + idle {s.idle} + shared {s.shared_held} + private {s.private} blocks "
@@ -158,8 +183,9 @@ class ServingCore:
         running = np.flatnonzero(np.isin(status, (PREFILLING, DECODING)))
         assert len(running) == int(s.running), f"{len(running)} requests run, counted {s.running}"
         assert int(np.isin(status, (DONE, LENT)).sum()) == int(s.done), "done requests are counted"
-        in_line = int(s.requeued) + int(s.back) - int(s.front) + 1
-        assert int((status == WAITING).sum()) == in_line, "who waits stands in line"
+        if self.rounds is None:  # else check_rounds counts the line
+            in_line = int(s.requeued) + int(s.back) - int(s.front) + 1
+            assert int((status == WAITING).sum()) == in_line, "who waits stands in line"
         block = int(s.block_tokens)
         decoding = requests.status[running] == DECODING
         context = requests.start_context[running] + int(s.step) - requests.start_step[running]
@@ -174,12 +200,7 @@ class ServingCore:
         away = int((-(-requests.target[lent] // block) - requests.path_blocks[lent]).sum())
         assert away == int(s.lent), f"{away} blocks are lent, counted {s.lent}"
         assert int(s.capacity + s.lent) == self._capacity, "what is lent is off the capacity"
-        readers = np.zeros(len(nodes), np.int64)
-        at = requests.node[np.concatenate([running, lent])]
-        while (at > 0).any():
-            at = at[at > 0]
-            np.add.at(readers, at, 1)
-            at = nodes.parent[at]
+        readers = _readers(state, np.concatenate([running, lent]))
         assert np.array_equal(readers[1:], nodes.readers[1:]), "readers of every prefix are counted"
         held = readers > 0
         assert int(nodes.cached[held].sum()) == int(s.shared_held), "held shared blocks are counted"
@@ -189,12 +210,33 @@ class ServingCore:
         above = nodes.parent[inner]
         assert bool((nodes.cached[above] == nodes.length[above]).all()), "no gap in a cached prefix"
         assert int(s.free) >= 0, "no block is given out twice"
+        if int(s.knows_plan):
+            waiting = np.flatnonzero(requests.status == WAITING)
+            expected = _readers(state, waiting)
+            if int(s.own_nodes):
+                expected[int(s.own_nodes) + waiting] = requests.was_preempted[waiting]
+            assert np.array_equal(expected[1:], nodes.waiting[1:]), "waiting readers are counted"
+        if state.host:
+            check_host(state)
         on_left = requests.side[running] == LEFT
         for members, counted in ((on_left, s.left_reserved), (~on_left, s.right_reserved)):
             reserved = int(requests.reserved[running[members]].sum())
             assert reserved == int(counted), f"{reserved} tokens are reserved, counted {counted}"
         ends = len(running) + len(arriving)
         assert int(state.buckets["count"].sum()) == ends, "every end is expected once"
+        if self.rounds is not None:
+            check_rounds(state, self.rounds)
+
+
+def _readers(state: State, requests: Ints) -> Ints:
+    """How many of `requests` pass through each prefix node."""
+    readers = np.zeros(int(state.scalars[0].host_nodes), np.int64)
+    at = state.requests.node[requests]
+    while (at > 0).any():
+        at = at[at > 0]
+        np.add.at(readers, at, 1)
+        at = state.nodes.parent[at]
+    return readers
 
 
 def new_state(
@@ -209,6 +251,7 @@ def new_state(
     flavour: Flavour,
     is_dual: bool,
     first_count: int,
+    host_blocks: int = 0,
 ) -> State:
     """A fresh State for requests in plan order (`paths` None: no prefix is shared)."""
     n = len(prompt)
@@ -226,6 +269,8 @@ def new_state(
         nodes.length = tree.depth - tree.depth[nodes.parent]
         requests.node = paths.node
         requests.path_blocks = tree.depth[paths.node]
+        if flavour.eviction == BY_PLAN:
+            count_waiting(nodes, requests.node)
     shared_nodes = len(nodes)
     keeps_own = flavour.keeps_own_blocks and paths is not None
     if keeps_own:
@@ -233,6 +278,11 @@ def new_state(
         own.parent = requests.node
         nodes = np.concatenate([nodes, own]).view(np.recarray)
     nodes.newer = nodes.older = NONE
+    host_nodes = len(nodes)
+    if host_blocks:
+        counterparts: Any = np.zeros(host_nodes, NODE).view(np.recarray)
+        counterparts.newer = counterparts.older = NONE
+        nodes = np.concatenate([nodes, counterparts]).view(np.recarray)
     buckets: Any = np.zeros(BUCKETS, BUCKET).view(np.recarray)
     buckets.head = NONE
     scalars: Any = np.zeros(1, SCALARS).view(np.recarray)
@@ -253,6 +303,11 @@ def new_state(
     s.back = n - 1
     s.prefilling = s.oldest_node = s.newest_node = NONE
     s.left_newest = s.left_oldest = s.right_newest = s.right_oldest = NONE
+    s.dense_multiple = flavour.dense_multiple
+    s.knows_plan = flavour.eviction == BY_PLAN
+    s.oldest_live = s.newest_live = s.oldest_hosted = s.newest_hosted = NONE
+    s.host_nodes = host_nodes
+    s.host_capacity = s.host_free = host_blocks
     width = min(flavour.max_running, n) + 1
     return State(
         requests=requests,
@@ -267,6 +322,7 @@ def new_state(
         chunk=np.zeros((3, width), np.int64),
         counts=np.zeros(len(COUNTS), np.int64),
         line=np.arange(n),
+        host=(host_blocks,) if host_blocks else (),
     )
 
 
@@ -274,7 +330,7 @@ def beside(state: State, line: Ints, first_count: int) -> State:
     """A fresh State of another replica over the records of a fresh `state`, of which it serves
     `line`; the first `first_count` of them run before the others.
     """
-    shared = ("requests", "density")
+    shared = ("requests", "density", "host")
     own = {name: getattr(state, name).copy() for name in State._fields if name not in shared}
     mine = state._replace(**own | {"line": line})
     s = mine.scalars[0]

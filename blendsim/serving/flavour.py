@@ -5,9 +5,18 @@ of its own.
 from dataclasses import dataclass, replace
 
 from blendsim.errors import InputError, UnknownName
+from blendsim.specs import System
 
 PROMPT_FITS = "prompt_fits"  # admit when the whole prompt fits in free blocks (vLLM)
 PREDICTED_PEAK = "predicted_peak"  # admit when the running requests' expected peak fits too
+
+FCFS = "fcfs"  # waiting requests stay in the order of the plan
+LPM = "lpm"  # longest cached prefix first, while few wait
+DFS_WEIGHT = "dfs-weight"  # depth-first over cached prefixes, most waiting requests first
+QUEUE_ORDERS = (FCFS, LPM, DFS_WEIGHT)
+LRU = "lru"  # evict the prefix that lost its last reader first
+BY_PLAN = "plan"  # evict prefixes without waiting readers before those with some
+EVICTIONS = (LRU, BY_PLAN)
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +38,20 @@ class Flavour:
     overlaps: bool = True  # runs GEMMs of one nano-batch beside attention of another
     #: Share of its expected output that a request counts with on its side (dual scan).
     output_reserved: float = 0.5
+    #: Steps are prefill or decode, prefill first (SGLang); admission is by new_token_ratio then.
+    prefill_first: bool = False
+    mixed_chunk: bool = False  # with prefill_first: decodes join prefill steps
+    queue_order: str = FCFS  # with prefill_first: how waiting requests are sorted in every round
+    block_tokens: int | None = None  # tokens of a KV block; None: the system's
+    #: With prefill_first: scales the share of running requests' outputs that is reserved.
+    conservativeness: float = 1.0
+    #: All-reduces run beside GEMMs and attention, else one operator after another with the GEMMs.
+    overlaps_network: bool = False
+    #: The last prompt of a step is cut so that the step's tokens are a multiple of this.
+    dense_multiple: int = 1
+    #: Pieces a step's batch is run in to overlap; 1: priced whole, as published figures are.
+    nano_batches: int = 1
+    eviction: str = LRU
 
     def __post_init__(self) -> None:
         if self.token_budget < 1 or self.max_running < 1:
@@ -36,17 +59,78 @@ class Flavour:
                 f"token budget {self.token_budget} and running limit {self.max_running} "
                 "must be at least 1"
             )
+        if self.eviction not in EVICTIONS:
+            raise UnknownName("eviction", self.eviction, EVICTIONS)
         if self.max_running > self.token_budget:
             raise InputError(
                 f"token budget {self.token_budget} is below the running limit {self.max_running}: "
                 "every running request decodes a token a step; raise the budget or lower the limit"
             )
+        if self.queue_order not in QUEUE_ORDERS:
+            raise UnknownName("queue order", self.queue_order, QUEUE_ORDERS)
+        if self.prefill_first and self.block_tokens != 1:
+            raise InputError(
+                f"prefill_first with KV blocks of {self.block_tokens or 'the system’s'} tokens is "
+                "not modelled; set block_tokens to 1"
+            )
+        if not self.prefill_first and (self.mixed_chunk or self.queue_order != FCFS):
+            raise InputError(
+                "mixed_chunk and queue_order are rules of prefill_first; set that too, or neither"
+            )
+        if not self.conservativeness > 0:
+            raise InputError(
+                f"conservativeness {self.conservativeness} reserves nothing; set it above 0"
+            )
+        if self.dense_multiple < 1 or self.nano_batches < 1:
+            raise InputError(
+                f"{self.name}: multiple {self.dense_multiple} and {self.nano_batches} nano-batches "
+                "must be at least 1"
+            )
+        if self.nano_batches > 1 and not self.overlaps:
+            raise InputError(
+                f"{self.name} runs one operator after another: {self.nano_batches} nano-batches "
+                "would only cost time; leave nano_batches at 1"
+            )
 
+    @property
+    def one_phase(self) -> "Flavour":
+        """Its rules on a replica that only prefills or only decodes, where rounds have nothing to
+        alternate.
+        """
+        return replace(self, prefill_first=False, mixed_chunk=False, queue_order=FCFS)
+
+    def divide(self, system: System) -> System:
+        """The system with its KV memory in blocks of this engine's size."""
+        if self.block_tokens is None:
+            return system
+        return replace(system, block_tokens=self.block_tokens)
+
+
+_SGLANG = Flavour(
+    "sglang",
+    "0.5.23",
+    token_budget=8_192,
+    max_running=2_048,
+    admission=PROMPT_FITS,
+    keeps_own_blocks=True,
+    oldest_leaves_first=True,
+    overlaps=False,
+    prefill_first=True,
+    block_tokens=1,
+)
 
 FLAVOURS: dict[str, Flavour] = {
     flavour.name: flavour
     for flavour in (
-        Flavour("nanoflow", "OSDI'25", max_running=2_048),
+        # NOTE: with a run-time radix tree, as in BlendServe: what was computed stays till evicted.
+        Flavour(
+            "nanoflow",
+            "OSDI'25",
+            max_running=2_048,
+            keeps_own_blocks=True,
+            overlaps_network=True,
+            dense_multiple=128,
+        ),
         Flavour(
             "vllm",
             "0.33",
@@ -55,18 +139,24 @@ FLAVOURS: dict[str, Flavour] = {
             oldest_leaves_first=True,
             overlaps=False,
         ),
-        # NOTE: an outline, as is nanoflow: no prefill-first rounds, new_token_ratio or retraction.
-        Flavour("sglang", "0.5", admission=PREDICTED_PEAK, overlaps=False),
-        Flavour("sequential", "blendsim", max_running=2_048, overlaps=False),
+        _SGLANG,
+        replace(_SGLANG, name="sglang-mixed", mixed_chunk=True),
+        replace(_SGLANG, name="sglang-lpm", queue_order=LPM),
+        replace(_SGLANG, name="sglang-dfs-weight", queue_order=DFS_WEIGHT),
+        Flavour("sequential", "blendsim", max_running=2_048, keeps_own_blocks=True, overlaps=False),
     )
 }
 
 
-def find_flavour(name: str, token_budget: int | None = None) -> Flavour:
-    """The flavour of that name, with another token budget if one is given."""
+def find_flavour(
+    name: str, token_budget: int | None = None, eviction: str | None = None
+) -> Flavour:
+    """The flavour of that name, with another token budget or eviction if one is given."""
     if name not in FLAVOURS:
         raise UnknownName("engine", name, FLAVOURS)
     flavour = FLAVOURS[name]
+    if eviction is not None:
+        flavour = replace(flavour, eviction=eviction)
     if token_budget is None:
         return flavour
     return replace(

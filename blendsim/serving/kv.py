@@ -1,15 +1,24 @@
-"""KV blocks with prefix reuse: reference-counted prefix nodes, least-recently-used eviction.
+"""KV blocks with prefix reuse: reference-counted prefix nodes, and which idle one is evicted first.
 
 Blocks are counted, not numbered. A prefix node (a run of blocks shared by the same requests) is
 cached from its front, is held while it has readers and idles in a list when it has none; eviction
 takes the oldest idle node's last block first. A child is never idle later than its parent, so a
-prefix is never evicted before what hangs from it. Blocks past the shared path belong to one
+prefix is never evicted before what hangs from it. Where eviction knows the plan, idle nodes stand
+in two lists: those without waiting readers (dead) are evicted before those with some (live). A live
+node's parent is live, so that holds in both. A node gets its last waiting reader, or loses it,
+only while it is held, so it never changes lists.
+
+Blocks past the shared path belong to one
 request. They are free the moment it leaves, or, where the flavour keeps them, idle as a node of the
 request's own below its path: only the request itself can find them, when it comes back from a
 preemption, but they stand in the line of what is evicted first.
 """
 
+from typing import Any
+
 from blendsim.compiled import kernel
+from blendsim.request import Ints
+from blendsim.serving.host import forget_computed, has_host, store_evicted
 from blendsim.serving.state import NONE, State
 
 
@@ -18,12 +27,17 @@ def unlink_node(state: State, k: int) -> None:
     """Take node k out of the idle list."""
     s = state.scalars[0]
     node = state.nodes[k]
-    if node.older == NONE:
-        s.oldest_node = node.newer
-    else:
+    if node.older != NONE:
         state.nodes[node.older].newer = node.newer
+    elif node.waiting > 0:
+        s.oldest_live = node.newer
+    else:
+        s.oldest_node = node.newer
     if node.newer == NONE:
-        s.newest_node = node.older
+        if node.waiting > 0:
+            s.newest_live = node.older
+        else:
+            s.newest_node = node.older
     else:
         state.nodes[node.newer].older = node.older
     node.newer = NONE
@@ -32,30 +46,60 @@ def unlink_node(state: State, k: int) -> None:
 
 @kernel
 def append_node(state: State, k: int) -> None:
-    """Put node k at the young end of the idle list."""
+    """Put node k at the young end of its idle list."""
     s = state.scalars[0]
     node = state.nodes[k]
-    node.older = s.newest_node
+    newest = s.newest_live if node.waiting > 0 else s.newest_node
+    node.older = newest
     node.newer = NONE
-    if s.newest_node == NONE:
-        s.oldest_node = k
+    if newest != NONE:
+        state.nodes[newest].newer = k
+    elif node.waiting > 0:
+        s.oldest_live = k
     else:
-        state.nodes[s.newest_node].newer = k
-    s.newest_node = k
+        s.oldest_node = k
+    if node.waiting > 0:
+        s.newest_live = k
+    else:
+        s.newest_node = k
+
+
+@kernel
+def count_waiting(nodes: Any, deepest: Ints) -> None:
+    """Count every node's waiting readers, at first all requests: `deepest` is where they hang."""
+    for k in deepest:
+        nodes[k].waiting += 1
+    for k in range(len(nodes) - 1, 0, -1):  # in preorder: a parent comes before its children
+        nodes[nodes[k].parent].waiting += nodes[k].waiting
+
+
+@kernel
+def wait_again(state: State, request: int) -> None:
+    """The request, which is about to be preempted, is a waiting reader again."""
+    k = state.requests[request].node
+    while k > 0:
+        state.nodes[k].waiting += 1
+        k = state.nodes[k].parent
+    if state.scalars[0].own_nodes > 0:
+        state.nodes[state.scalars[0].own_nodes + request].waiting = 1
 
 
 @kernel
 def take_blocks(state: State, number: int) -> None:
-    """Remove `number` blocks from the free ones, evicting idle prefixes when those run out."""
+    """Remove `number` blocks from the free ones, evicting idle prefixes when those run out, dead
+    ones first.
+    """
     s = state.scalars[0]
     assert number <= s.free + s.idle, "the caller has made room"
     while s.free < number:
-        k = s.oldest_node
+        k = s.oldest_node if s.oldest_node != NONE else s.oldest_live
         node = state.nodes[k]
         taken = min(node.cached, number - s.free)
         node.cached -= taken
         s.idle -= taken
         s.free += taken
+        if has_host(state):
+            store_evicted(state, k, taken)
         if node.cached == 0:
             unlink_node(state, k)
     s.free -= number
@@ -121,6 +165,8 @@ def hold_path(state: State, request: int) -> None:
         state.nodes[s.own_nodes + request].cached = 0
         s.idle -= left
         s.private += left
+    if s.knows_plan == 1 and s.own_nodes > 0:
+        state.nodes[s.own_nodes + request].waiting = 0
     k = state.requests[request].node
     while k > 0:
         node = state.nodes[k]
@@ -131,6 +177,8 @@ def hold_path(state: State, request: int) -> None:
                 s.idle -= node.cached
                 s.shared_held += node.cached
         node.readers += 1
+        if s.knows_plan == 1:
+            node.waiting -= 1
         k = node.parent
 
 
@@ -185,6 +233,8 @@ def missing_blocks(state: State, request: int, computed: int, upto: int) -> int:
 def extend(state: State, request: int, computed: int, upto: int) -> None:
     """Take the blocks `missing_blocks` counts and record them where they belong."""
     s = state.scalars[0]
+    if has_host(state):
+        forget_computed(state, request, upto)
     take_blocks(state, missing_blocks(state, request, computed, upto))
     s.private += private_blocks(state, request, upto) - private_blocks(state, request, computed)
     full = upto // s.block_tokens

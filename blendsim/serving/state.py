@@ -47,6 +47,7 @@ REQUEST = np.dtype(
         ("end_previous", _INT),
         ("older", _INT),  # running requests of a side, in order of admission
         ("newer", _INT),
+        ("hosted", _INT),  # preempted: its private blocks up to this token are on the host
     ],
     align=True,
 )
@@ -60,6 +61,7 @@ NODE = np.dtype(
         ("readers", _INT),  # running requests whose prompt passes through it
         ("newer", _INT),  # least recently used list of nodes without readers
         ("older", _INT),
+        ("waiting", _INT),  # waiting requests whose prompt passes through it (eviction by plan)
     ],
     align=True,
 )
@@ -122,6 +124,21 @@ SCALARS = np.dtype(
         # prefill and decode on different replicas
         ("lent", _INT),  # blocks of finished prompts whose KV is still to be moved
         ("arriving", _INT),  # requests that have blocks here and whose KV is still to come
+        # dense batch
+        ("dense_multiple", _INT),  # a rule: steps with prompts have a multiple of this many tokens
+        ("fresh_blocks", _INT),  # path blocks that the step's last chunk filled
+        # eviction by plan: idle nodes with waiting readers have a list of their own
+        ("knows_plan", _INT),
+        ("oldest_live", _INT),
+        ("newest_live", _INT),
+        # host memory in blocks: host_capacity = host_free + host_cached + host_private
+        ("host_nodes", _INT),  # first of the nodes' counterparts on the host
+        ("host_capacity", _INT),
+        ("host_free", _INT),
+        ("host_cached", _INT),  # evicted blocks of prefixes
+        ("host_private", _INT),  # of preempted requests
+        ("oldest_hosted", _INT),
+        ("newest_hosted", _INT),
     ],
     align=True,
 )
@@ -134,7 +151,9 @@ class State(NamedTuple):
     """
 
     requests: Any  # (n,) REQUEST
-    nodes: Any  # (m,) NODE; then, where requests leave blocks behind, one a request
+    nodes: (
+        Any  # (m,) NODE; where requests leave blocks behind, one a request; with a host, all twice
+    )
     buckets: Any  # (BUCKETS,) BUCKET, a ring over time
     scalars: Any  # (1,) SCALARS
     density: NDArray[np.float64]  # (n,), ρ of the tree node request k hangs from
@@ -145,3 +164,6 @@ class State(NamedTuple):
     chunk: NDArray[np.int64]  # (3, max_running), of each chunk: request, computed before, tokens
     counts: NDArray[np.int64]  # (len(steplog.COUNTS),), this step in numbers
     line: NDArray[np.int64]  # (w,), the requests that wait: from `front` to `back`
+    #: Empty without host memory. Its length is part of its type, so that code for a host is left
+    #: out of kernels that are compiled for a state without: branches alone cost 20 % a step.
+    host: tuple[int, ...]

@@ -6,9 +6,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blendsim.compiled import kernel
-from blendsim.perf.kernels import StepTables, compute_seconds, memory_seconds, overlapped
 from blendsim.perf.model import StepModel
-from blendsim.perf.overlap import overlap_lines
+from blendsim.perf.step import StepCosts, StepTimes, step_costs, step_seconds
+from blendsim.request import Ints
 from blendsim.serving.batcher import (
     DECODE_REQUESTS,
     FINISHED,
@@ -22,24 +22,51 @@ from blendsim.serving.batcher import (
 from blendsim.serving.core import ServingCore
 from blendsim.serving.flavour import Flavour
 from blendsim.serving.handover import can_receive
+from blendsim.serving.round_state import Rounds
+from blendsim.serving.rounds import commit_round, schedule_round
 from blendsim.serving.state import NONE, State
+from blendsim.specs import HostMemory
 from blendsim.steplog import COUNTS, TIMES
 
+STORED_BLOCKS = COUNTS.index("stored_blocks")
+LOADED_BLOCKS = COUNTS.index("loaded_blocks")
 _FIRST_ROWS = 1 << 14
 _LOST = [PREEMPTED, PREEMPTED_TOKENS]
 
 
 @kernel
+def link_seconds(link: NDArray[np.float64], step: Ints) -> float:
+    """Seconds of a step's transfers to or from host memory, the slower direction."""
+    moved = max(step[STORED_BLOCKS], step[LOADED_BLOCKS])
+    return moved * link[0] + link[1] if moved > 0 else 0.0
+
+
+@kernel
+def note_times(times: NDArray[np.float64], now: float, took: StepTimes, transfer: float) -> float:
+    """Fill one row of the log's TIMES; returns when the step ends."""
+    times[0] = now
+    times[1] = max(took.seconds, transfer)
+    times[2] = took.compute
+    times[3] = took.memory
+    times[4] = took.network
+    times[5] = transfer
+    return float(now + times[1])
+
+
+@kernel
 def run_steps(
     state: State,
-    tables: StepTables,
-    lines: NDArray[np.float64],
+    costs: StepCosts,
     start: float,
     until: float,
     counts: NDArray[np.int64],
     times: NDArray[np.float64],
+    link: NDArray[np.float64],
 ) -> int:
     """Run steps from time `start` until all is done, `until` is passed or the log's rows are full.
+
+    `link` holds the seconds a KV block takes to or from host memory, and those of a message. A
+    step's transfers run beside it, in both directions at once.
 
     Writes one row a step into `counts` (rows, COUNTS) and `times` (rows, TIMES, seconds); returns
     the rows written, or −1 − rows if a step computed nothing although requests are left.
@@ -52,31 +79,53 @@ def run_steps(
         step = state.counts
         if step[0] + step[3] == 0:
             return -1 - row
-        compute = compute_seconds(tables, step[0], step[1], step[2], step[3], step[5])
-        memory = memory_seconds(tables, step[3], step[4])
-        seconds = overlapped(lines, compute, memory)
+        took = step_seconds(costs, step)
+        transfer = link_seconds(link, step)
         commit(state)
         counts[row] = step
-        times[row, 0] = now
-        times[row, 1] = seconds
-        times[row, 2] = compute
-        times[row, 3] = memory
-        now += seconds
+        now = note_times(times[row], now, took, transfer)
+    return len(counts)
+
+
+@kernel
+def run_rounds(
+    state: State,
+    rounds: Rounds,
+    costs: StepCosts,
+    start: float,
+    until: float,
+    counts: NDArray[np.int64],
+    times: NDArray[np.float64],
+) -> int:
+    """`run_steps` for a flavour that works in rounds. A loop of its own, so that each is compiled
+    only where it is used and neither slows the other.
+    """
+    now = start
+    for row in range(len(counts)):
+        if state.scalars[0].done == len(state.requests) or now >= until:
+            return row
+        schedule_round(state, rounds)
+        step = state.counts
+        if step[0] + step[3] == 0:
+            return -1 - row
+        took = step_seconds(costs, step)
+        commit_round(state, rounds)
+        counts[row] = step
+        now = note_times(times[row], now, took, 0.0)
     return len(counts)
 
 
 @kernel
 def run_to_message(
     state: State,
-    tables: StepTables,
-    lines: NDArray[np.float64],
+    costs: StepCosts,
     start: float,
     until: float,
     counts: NDArray[np.int64],
     times: NDArray[np.float64],
     offered: int,
 ) -> int:
-    """The same for a replica of a prefill or decode pool: it also stops after a step in which a
+    """`run_steps` for a replica of a prefill or decode pool: it also stops after a step in which a
     prompt ended, or when there is room for the `offered` request (NONE: nothing is offered).
 
     A step that can compute nothing is no fault here: something outside has to happen first.
@@ -89,16 +138,10 @@ def run_to_message(
         step = state.counts
         if step[0] + step[3] == 0:
             return row
-        compute = compute_seconds(tables, step[0], step[1], step[2], step[3], step[5])
-        memory = memory_seconds(tables, step[3], step[4])
-        seconds = overlapped(lines, compute, memory)
+        took = step_seconds(costs, step)
         commit(state)
         counts[row] = step
-        times[row, 0] = now
-        times[row, 1] = seconds
-        times[row, 2] = compute
-        times[row, 3] = memory
-        now += seconds
+        now = note_times(times[row], now, took, 0.0)
         if state.scalars[0].completed > 0 or (offered != NONE and can_receive(state, offered)):
             return row + 1
     return len(counts)
@@ -107,13 +150,21 @@ def run_to_message(
 class Replica:
     """A ServingCore that advances in simulated time and keeps its step log."""
 
-    def __init__(self, core: ServingCore, model: StepModel, flavour: Flavour) -> None:
+    def __init__(
+        self,
+        core: ServingCore,
+        model: StepModel,
+        flavour: Flavour,
+        host: HostMemory | None = None,
+    ) -> None:
         self.core = core
         self.now = 0.0  # seconds
-        self._tables = model.tables
-        # NOTE: an engine that runs one operator after another takes the sum, whatever the report's
-        # overlap is.
-        self._lines = model.lines if flavour.overlaps else overlap_lines("sum", model.system)
+        self._costs = step_costs(
+            model, flavour.overlaps, flavour.overlaps_network, flavour.nano_batches
+        )
+        self._link = np.zeros(2)
+        if host is not None:
+            self._link[:] = host.seconds_per_block(model.system), host.link.latency
         self._counts = np.empty((_FIRST_ROWS, len(COUNTS)), np.int64)
         self._times = np.empty((_FIRST_ROWS, len(TIMES)))
         self._rows = 0
@@ -125,9 +176,11 @@ class Replica:
         """
         while not self.core.is_done and self.now < until:
             counts, times = self._free_rows()
-            rows = run_steps(
-                self.core.state, self._tables, self._lines, self.now, until, counts, times
-            )
+            rest = (self._costs, self.now, until, counts, times)
+            if self.core.rounds is None:
+                rows = run_steps(self.core.state, *rest, self._link)
+            else:
+                rows = run_rounds(self.core.state, self.core.rounds, *rest)
             assert rows >= 0, (
                 f"step {self._rows - 1 - rows}: nothing can run though requests are left"
             )
@@ -140,7 +193,7 @@ class Replica:
         """
         counts, times = self._free_rows()
         rows: int = run_to_message(
-            self.core.state, self._tables, self._lines, self.now, until, counts, times, offered
+            self.core.state, self._costs, self.now, until, counts, times, offered
         )
         self._note(rows)
         # A step that computes nothing is not logged, but it may have thrown somebody out.

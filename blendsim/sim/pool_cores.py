@@ -71,7 +71,7 @@ def decode_cores(
     """Cores over all requests, numbered by workload row. Nothing waits in their lines: they receive
     prompts that are computed.
     """
-    n, system = len(plan), model.system
+    n, system = len(plan), flavour.divide(model.system)
     expected = np.empty(n, np.int64)
     expected[plan.order] = plan.expected_output
     # NOTE: prefixes are not shared here, as SGLang's decode servers do by default.

@@ -9,16 +9,18 @@ from typing import Any
 
 import numpy as np
 
+from blendsim.errors import InputError
 from blendsim.perf.model import StepModel
 from blendsim.plan import Plan
 from blendsim.prefix import SortedPrompts
 from blendsim.request import Ints, Workload
 from blendsim.serving.core import ServingCore
-from blendsim.serving.flavour import Flavour
+from blendsim.serving.flavour import BY_PLAN, Flavour
 from blendsim.sim.engine import Replica
 from blendsim.sim.pools import Pools
 from blendsim.sim.stealing import Crew
 from blendsim.sim.topology import COLOCATED, Topology
+from blendsim.specs import HostMemory
 from blendsim.steplog import StepLog
 
 
@@ -31,20 +33,23 @@ def simulate(
     flavour: Flavour,
     topology: Topology = COLOCATED,
     meta: Mapping[str, Any] | None = None,
+    host: HostMemory | None = None,
 ) -> StepLog:
     """The step log of `plan` when request i generates `output_len[i]` tokens. Colocated: one
     replica for every rank that has requests; pools: the plan feeds the prefill replicas, which are
-    numbered before those that decode.
+    numbered before those that decode. Each replica has a `host` memory of its own if there is one.
 
     Every run ends with the core's conservation check.
     """
+    _require_modelled(flavour, topology, host)
     facts: dict[str, Any] = {
         "policy": plan.policy,
         "engine": flavour.name,
         "topology": topology.name,
     }
     if topology.link is not None and topology.is_disaggregated:
-        pools = Pools(plan, workload, output_len, prompts, model, flavour, topology)
+        each = flavour.one_phase
+        pools = Pools(plan, workload, output_len, prompts, model, each, topology)
         pools.run()
         replicas = pools.replicas
         facts["link"] = topology.link.name
@@ -56,7 +61,7 @@ def simulate(
         replicas = crew.replicas
         facts["stolen"] = crew.stolen
     else:
-        replicas = _ranks_apart(plan, workload, output_len, prompts, model, flavour)
+        replicas = _ranks_apart(plan, workload, output_len, prompts, model, flavour, host)
     for replica in replicas:
         replica.core.check()
     return StepLog(
@@ -70,6 +75,21 @@ def simulate(
     )
 
 
+def _require_modelled(flavour: Flavour, topology: Topology, host: HostMemory | None) -> None:
+    """InputError for rules of which no combination is modelled."""
+    by_plan = flavour.eviction == BY_PLAN
+    for is_both, what, way in (
+        (topology.steals and flavour.prefill_first, "stealing between ranks", flavour.name),
+        (topology.steals and by_plan, "stealing between ranks", "eviction by plan"),
+        (host is not None and flavour.prefill_first, "host memory", flavour.name),
+        (host is not None and topology.steals, "host memory", "stealing between ranks"),
+        (host is not None and topology.is_disaggregated, "host memory", topology.name),
+        (by_plan and flavour.prefill_first, "eviction by plan", flavour.name),
+    ):
+        if is_both:
+            raise InputError(f"{what} with {way} is not modelled; leave one of the two out")
+
+
 def _ranks_apart(
     plan: Plan,
     workload: Workload,
@@ -77,14 +97,15 @@ def _ranks_apart(
     prompts: SortedPrompts,
     model: StepModel,
     flavour: Flavour,
+    host: HostMemory | None,
 ) -> list[Replica]:
     """A replica a rank, each run to its end."""
 
     def serve(rank: int) -> Replica:
         core = ServingCore.from_plan(
-            plan, workload, output_len, prompts, model.system, flavour, rank
+            plan, workload, output_len, prompts, model.system, flavour, rank, host
         )
-        replica = Replica(core, model, flavour)
+        replica = Replica(core, model, flavour, host)
         replica.advance()
         return replica
 

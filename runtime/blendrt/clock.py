@@ -65,21 +65,20 @@ class EventClock:
     """
 
     def __init__(self) -> None:
-        self._first: torch.cuda.Event | None = None
         self._start: torch.cuda.Event | None = None
+        self._told: torch.cuda.Event | None = None  # the end of the last step told
+        self._now = 0.0  # when that was
         self._running: deque[tuple[torch.cuda.Event, torch.cuda.Event]] = deque()
 
     def begin(self) -> None:
         """Mark the stream."""
-        self._start = torch.cuda.Event(enable_timing=True)
+        self._start = _event()
         self._start.record()
-        if self._first is None:
-            self._first = self._start
 
     def end(self) -> None:
         """Mark the stream."""
         assert self._start is not None, "a step begins before it ends"
-        end = torch.cuda.Event(enable_timing=True)
+        end = _event()
         end.record()
         self._running.append((self._start, end))
 
@@ -88,10 +87,16 @@ class EventClock:
         while self._running and (len(self._running) > pending or self._running[0][1].query()):
             start, end = self._running[0]
             end.synchronize()
-            assert self._first is not None, "the first step has begun"
-            milliseconds = self._first.elapsed_time(start), start.elapsed_time(end)
+            # NOTE: CUDA tells times in float32, so hours are added up from steps and gaps.
+            gap = self._told.elapsed_time(start) if self._told is not None else 0.0
+            step = StepTime(self._now + gap / 1e3, start.elapsed_time(end) / 1e3)
             self._running.popleft()
-            yield StepTime(milliseconds[0] / 1e3, milliseconds[1] / 1e3)
+            self._told, self._now = end, step.start + step.seconds
+            yield step
+
+
+def _event() -> torch.cuda.Event:
+    return torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
 
 
 def clock_for(device: torch.device) -> Clock:

@@ -71,10 +71,11 @@ class Rows:
     numbers: Ints
 
     @classmethod
-    def of(cls, pages: Sequence[Sequence[int]]) -> "Rows":
+    def of(cls, pages: Sequence[Sequence[int] | npt.NDArray[np.integer]]) -> "Rows":
         """From a list a request."""
         indptr = np.cumsum([0, *map(len, pages)])
-        return cls(indptr, np.array([n for row in pages for n in row], np.int64))
+        numbers = [np.zeros(0, np.int64), *(np.asarray(row, np.int64) for row in pages)]
+        return cls(indptr, np.concatenate(numbers))
 
 
 def lay_out(
@@ -104,8 +105,8 @@ def lay_out(
     return AttentionLayout(
         prefill_lens=_host(chunks),
         prefill_computed=_host(computed),
-        prefill_pages=_table(chunk_pages, computed + chunks, block_tokens, device),
-        decode_pages=_table(decode_pages, contexts, block_tokens, device),
+        prefill_pages=page_table(chunk_pages, computed + chunks, block_tokens, device),
+        decode_pages=page_table(decode_pages, contexts, block_tokens, device),
         slots=upload(torch.from_numpy(slots), device),
         positions=upload(torch.from_numpy(positions), device),
         prefill_tokens=int(chunks.sum()),
@@ -119,7 +120,8 @@ def upload(host: Tensor, device: torch.device) -> Tensor:
     return host.pin_memory().to(device, non_blocking=True)
 
 
-def _table(rows: Rows, lengths: Ints, block_tokens: int, device: torch.device) -> PageTable:
+def page_table(rows: Rows, lengths: Ints, block_tokens: int, device: torch.device) -> PageTable:
+    """The pages of requests of `lengths` tokens, and a copy of their numbers on the device."""
     pages = np.diff(rows.indptr)
     assert (lengths > 0).all(), "a request without tokens has no attention"
     assert (pages == -(-lengths // block_tokens)).all(), (

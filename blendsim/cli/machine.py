@@ -1,0 +1,184 @@
+"""From what the user wants a plan replayed on to a run that is ready to start.
+
+torch and what stands on it are loaded here and nowhere else in the command line.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from enum import StrEnum
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from blendsim.cli.options import Asked, platform
+from blendsim.errors import InputError, Unavailable
+
+if TYPE_CHECKING:
+    from blendsim.plan import Plan
+    from blendsim.request import Workload
+    from blendsim.settings import Settings
+    from blendsim.steplog import StepLog
+
+Say = Callable[[str], None]
+_LIBRARIES = {"torch": "runtime", "safetensors": "runtime"}  # and the extra that brings them
+
+
+class Engine(StrEnum):
+    """What executes the steps."""
+
+    BLENDRT = "blendrt"
+    VLLM = "vllm"
+
+
+class Executor(StrEnum):
+    """How blendrt executes one."""
+
+    SEQUENTIAL = "sequential"
+    OVERLAP = "overlap"
+
+
+class Wish(NamedTuple):
+    """What the user wants a plan replayed on."""
+
+    gpu: bool
+    engine: Engine
+    model: str | None
+    sampled: int | None  # steps; None: all
+    executor: Executor | None
+
+    def check(self) -> None:
+        """InputError for what does not go together."""
+        if self.sampled is not None and self.sampled < 1:
+            raise InputError(f"--sampled {self.sampled} must be at least 1")
+        if self.engine is Engine.BLENDRT:
+            return
+        if not self.gpu:
+            raise InputError("--engine vllm runs on a GPU only; add --gpu")
+        for name, value in (("--sampled", self.sampled), ("--executor", self.executor)):
+            if value is not None:
+                raise InputError(
+                    f"{name} is not for --engine vllm, which runs its own way; drop it"
+                )
+
+
+class Run(NamedTuple):
+    """A replay that is ready to start."""
+
+    measure: Callable[[], None]
+    log: Callable[[Mapping[str, Any]], "StepLog"]  # at any time, of the steps so far
+    output_tokens: int
+    facts: dict[str, Any]  # what it runs on, for the step log
+    notes: list[str]
+
+
+def prepare(made: "Plan", pool: "Workload", asked: Asked, wish: Wish, say: Say) -> Run:
+    """Choose device and model, load them, and make the replay."""
+    with _libraries():
+        from blendrt import loading
+        from blendrt.machine import describe
+    settings, system = asked.settings, asked.settings.system
+    device = loading.find_device(wish.gpu)
+    choice = loading.choose_model(wish.model, system.model, wish.gpu)
+    say("sorting prompts by prefix")
+    job = _job(made, pool, asked, wish)
+    facts: dict[str, Any] = {
+        "engine": job.flavour.name,
+        "runtime": wish.engine.value,
+        "model": choice.config.name,
+        "weights": "random" if choice.directory is None else str(choice.directory),
+        "machine": describe(device),
+    }
+    notes = _notes(choice.config.name, asked, facts["machine"]["device"])
+
+    def made_of(replay: Any, on: Any, total: int, what: str) -> Run:
+        told = partial(_tell, say, total, what)
+        measure = partial(replay.measure, on, told=told)
+        return Run(measure, replay.log, int(job.output_len.sum()), facts, notes)
+
+    if wish.engine is Engine.VLLM:
+        from blendrt.vllm.feed import VllmReplay
+
+        return made_of(VllmReplay(job, settings.seed), choice, len(pool), "requests")
+    executor = wish.executor or _default_executor(job.flavour.overlaps and wish.gpu)
+    rule = loading.overlap_rule(system, settings.overlap, device)
+    facts["executor"] = executor.value
+    if executor is Executor.OVERLAP:
+        facts["sm_partition"] = rule.default_sms > 0
+    say(f"loading {choice.config.name}")
+    decoder = loading.load_decoder(choice, settings.seed, device)
+    runtime = loading.Runtime(decoder, executor.value, settings.seed, rule)
+    if wish.sampled is None:
+        from blendrt.replay.full import FullReplay
+
+        return made_of(FullReplay(job), runtime, len(pool), "requests")
+    from blendrt.replay.sampled import SampledReplay, profile_price
+
+    price = profile_price(system, settings.overlap, job.flavour)
+    some = SampledReplay(job, wish.sampled, settings.seed, price)
+    return made_of(some, runtime, some.chosen, "steps")
+
+
+def _job(made: "Plan", pool: "Workload", asked: Asked, wish: Wish) -> Any:
+    """The plan with all that a run of it takes. Outputs are as long as `simulate` takes them: the
+    trace's, or drawn where it has none.
+    """
+    from blendrt.replay.job import Job
+    from blendsim.planner.outlook import look_ahead, reported_lengths
+    from blendsim.prefix import sort_prompts
+    from blendsim.serving.flavour import find_flavour
+
+    settings, system = asked.settings, asked.settings.system
+    _require_replayable(settings)
+    prompts = sort_prompts(pool)
+    longest = system.longest_request
+    drawn = look_ahead(pool, prompts, longest, settings.sample, settings.seed).drawn
+    name = settings.engine if wish.engine is Engine.BLENDRT else wish.engine.value
+    flavour = find_flavour(name, settings.token_budget, settings.eviction)
+    if flavour.prefill_first:
+        raise InputError(
+            f"replay runs no rounds as {name} does; give --engine vllm, or plan with --engine "
+            "nanoflow, vllm or sequential"
+        )
+    return Job(made, pool, reported_lengths(pool, drawn), prompts, system, flavour)
+
+
+def _require_replayable(settings: "Settings") -> None:
+    """InputError for what only the simulator models."""
+    for is_asked, what in (
+        (settings.topology != "colocated", f"topology {settings.topology}"),
+        (settings.steals, "stealing between ranks"),
+        (settings.host is not None, "host memory"),
+    ):
+        if is_asked:
+            raise InputError(f"replay has no {what}; plan again without it, or simulate the plan")
+
+
+def _tell(say: Say, total: int, what: str, done: int) -> None:
+    say(f"{done * 10 // max(1, total) * 10} % of {total:,} {what} done")
+
+
+def _default_executor(overlaps: bool) -> Executor:
+    return Executor.OVERLAP if overlaps else Executor.SEQUENTIAL
+
+
+def _notes(model: str, asked: Asked, device: str) -> list[str]:
+    """What sets the measured times apart from those the plan predicts."""
+    settings = asked.settings
+    if model != settings.system.model.name:
+        return [f"{model} runs the schedule made for {platform(settings)}: same steps, other times"]
+    gpu = settings.system.gpu.name
+    if gpu.split("-")[0] not in device.lower():
+        return [f"the plan is for {gpu}; its times are not those of {device}"]
+    return []
+
+
+@contextmanager
+def _libraries() -> Iterator[None]:
+    """Unavailable for a library that is not installed, and the extra that brings it."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if error.name not in _LIBRARIES:
+            raise
+        raise Unavailable(
+            f"blendsim replay needs {error.name}: pip install 'blendsim[{_LIBRARIES[error.name]}]'"
+        ) from error

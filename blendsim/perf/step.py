@@ -1,0 +1,98 @@
+"""What a step takes in one engine: which operators it runs side by side, in how many pieces, and
+which one after another.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from blendsim.compiled import kernel
+from blendsim.perf.grids import Floats, Ints
+from blendsim.perf.kernels import (
+    StepTables,
+    compute_seconds,
+    dense_seconds,
+    memory_seconds,
+    overlapped,
+)
+from blendsim.perf.model import StepModel
+from blendsim.perf.overlap import SUM, overlap_lines
+
+
+class StepCosts(NamedTuple):
+    """How an engine is charged for its steps."""
+
+    tables: StepTables  # of the pieces, together; all-reduces in `layers` unless they overlap
+    lines: Floats  # (k, 3), f(c, m, n) of the engine
+    overlaps_network: bool
+    nano_batches: int
+    whole: StepTables  # of a batch in one piece, all-reduces apart
+
+
+class StepTimes(NamedTuple):
+    """Seconds of one step, and of its kinds of work if each ran alone."""
+
+    seconds: float
+    compute: float
+    memory: float
+    network: float
+
+
+def step_costs(
+    model: StepModel, overlaps: bool, overlaps_network: bool, nano_batches: int = 1
+) -> StepCosts:
+    """The costs of an engine of that kind. One that does not overlap takes the sum, whatever the
+    overlap of `model` is.
+    """
+    tables = in_pieces(model.tables, nano_batches)
+    if not (overlaps and overlaps_network):
+        tables = tables._replace(layers=tables.layers_with_network)
+    return StepCosts(
+        tables=tables,
+        lines=model.lines if overlaps else overlap_lines(SUM, model.system),
+        overlaps_network=overlaps and overlaps_network,
+        nano_batches=nano_batches,
+        whole=model.tables,
+    )
+
+
+def in_pieces(tables: StepTables, pieces: int) -> StepTables:
+    """Tables of steps whose GEMMs, small operators, all-reduces and LM head run in `pieces` as
+    equal as can be, each at its own efficiency. Attention is charged as that of the whole batch.
+    """
+    if pieces == 1:
+        return tables
+    names = ("layers", "head", "network", "layers_with_network")
+    cut = {name: _in_pieces(getattr(tables, name), pieces) for name in names}
+    return tables._replace(**cut)
+
+
+def _in_pieces(table: Floats, pieces: int) -> Floats:
+    small, larger = np.divmod(np.arange(len(table)), pieces)
+    # NOTE: for the last entry alone a piece larger than all others would lie beyond the table.
+    above = np.minimum(small + 1, len(table) - 1)
+    return np.asarray(larger * table[above] + (pieces - larger) * table[small], np.float64)
+
+
+@kernel
+def step_seconds(costs: StepCosts, step: Ints) -> StepTimes:
+    """What a step with these counts (Batch's fields first) takes. With nano-batches it is run the
+    cheaper way: side by side in pieces, or whole and one operator after another.
+    """
+    tokens = step[0] + step[3]
+    compute = compute_seconds(costs.tables, step[0], step[1], step[2], step[3], step[5])
+    memory = memory_seconds(costs.tables, step[3], step[4])
+    network = dense_seconds(costs.tables.network, tokens)
+    if costs.overlaps_network:
+        seconds = overlapped(costs.lines, compute, memory, network)
+    else:
+        seconds = overlapped(costs.lines, compute, memory, 0.0)
+        compute -= network
+    if costs.nano_batches > 1:
+        whole = compute_seconds(costs.whole, step[0], step[1], step[2], step[3], step[5])
+        whole_network = dense_seconds(costs.whole.network, tokens)
+        if whole + memory + whole_network < seconds:
+            seconds = whole + memory + whole_network
+            compute = whole
+            network = whole_network
+    return StepTimes(seconds, compute, memory, network)

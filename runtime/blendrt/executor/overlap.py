@@ -1,0 +1,142 @@
+"""The overlapped executor: a step's two nano-batches on two streams, the GEMMs of one beside the
+decode attention of the other.
+
+The order is `schedule`'s, the streams are `streams`', the cut is `split`'s; here the pieces are
+computed. Results equal the sequential executor's, but for rounding: a GEMM of half the rows may add
+in another order.
+
+NOTE: memory. torch gives a freed tensor's memory out again on the stream it was made on, at once.
+A tensor that another stream reads is kept in `_Step` until the same piece of the next layer puts
+another in its place. That piece, and so all that its stream runs later, comes after the reader.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from blendrt.attention import Attention
+from blendrt.batch import StepInputs
+from blendrt.executor.rule import OverlapRule
+from blendrt.executor.schedule import Piece, Task, build_schedule
+from blendrt.executor.sequential import SequentialExecutor
+from blendrt.executor.split import Nano, Split, split_step
+from blendrt.executor.streams import CudaLanes, Lanes, OneThread, split_gpu
+from blendrt.kv_pool import KvPool
+from blendrt.model import Decoder
+from blendrt.rope import Rotation
+
+
+class OverlapExecutor:
+    """Runs a step in two nano-batches where `rule` says that this pays, else in one piece.
+
+    `make_attention` is called three times: a nano-batch's plan lives while the other's runs. On a
+    GPU every share of SMs that is used gets a pair of streams, made when first needed.
+    """
+
+    def __init__(
+        self,
+        decoder: Decoder,
+        make_attention: Callable[[], Attention],
+        pool: KvPool,
+        rule: OverlapRule = OverlapRule(),
+        make_lanes: Callable[[int], Lanes] | None = None,
+    ) -> None:
+        self._decoder = decoder
+        self._pool = pool
+        self._rule = rule
+        self._sequential = SequentialExecutor(decoder, make_attention(), pool)
+        self._attentions = (make_attention(), make_attention())
+        self._schedule = build_schedule(decoder.config.layers)
+        self._make_lanes = make_lanes or self._lanes_of_device
+        self._lanes: dict[int, Lanes] = {}
+        self.overlapped_steps = 0
+
+    @torch.inference_mode()
+    def run(self, inputs: StepInputs) -> Tensor:
+        """The greedy token of every sample row; see `Executor`."""
+        return self.logits(inputs).argmax(-1)
+
+    @torch.inference_mode()
+    def logits(self, inputs: StepInputs) -> Tensor:
+        """Logits (samples, vocab) of the sample rows."""
+        attention_sms = self._rule.attention_sms(inputs.counts)
+        if attention_sms is None:
+            return self._sequential.logits(inputs)
+        self.overlapped_steps += 1
+        if attention_sms not in self._lanes:
+            self._lanes[attention_sms] = self._make_lanes(attention_sms)
+        split = split_step(inputs.layout, self._pool.block_tokens)
+        step = _Step(self._decoder, self._attentions, self._pool, split, inputs.ids)
+        self._lanes[attention_sms].execute(self._schedule, step.run)
+        # The head runs once, on the whole GPU.
+        return self._decoder.head(step.joined()[split.places[inputs.sample_rows]])
+
+    def _lanes_of_device(self, attention_sms: int) -> Lanes:
+        device = self._decoder.device
+        if device.type != "cuda":
+            return OneThread()
+        return CudaLanes(split_gpu(device, attention_sms))
+
+
+class _Step:
+    """The tensors of one step under way, and the pieces that make them."""
+
+    def __init__(
+        self,
+        decoder: Decoder,
+        attentions: tuple[Attention, Attention],
+        pool: KvPool,
+        split: Split,
+        ids: Tensor,
+    ) -> None:
+        self._decoder = decoder
+        self._pool = pool
+        self._halves = [
+            _Half(decoder, attention, nano, ids)
+            for attention, nano in zip(attentions, split.nanos, strict=True)
+        ]
+
+    def run(self, task: Task) -> None:
+        """Put one piece on the current stream."""
+        half = self._halves[task.nano]
+        if task.piece is Piece.START:
+            half.start(self._decoder, self._pool, task.layer)
+        elif task.piece is Piece.DECODE:
+            half.decode(self._pool, task.layer)
+        else:
+            half.rest(self._decoder, task.layer)
+
+    def joined(self) -> Tensor:
+        """The last layer's rows, A's and then B's."""
+        return torch.cat([half.x for half in self._halves])
+
+
+class _Half:
+    """One nano-batch under way: its rows, and what the pieces of a layer hand to each other."""
+
+    def __init__(self, decoder: Decoder, attention: Attention, nano: Nano, ids: Tensor) -> None:
+        attention.plan(nano.layout)
+        self._attention = attention
+        self._layout = nano.layout
+        self._turn: Rotation = decoder.rotation(nano.layout.positions)
+        self.x = decoder.embed(ids[nano.tokens])
+        self._q: Tensor
+        self._prefilled: Tensor
+        self._decoded: Tensor
+
+    def start(self, decoder: Decoder, pool: KvPool, layer: int) -> None:
+        self._q, k, v = decoder.qkv(layer, self.x, self._turn)
+        pool.write(layer, self._layout.slots, k, v)
+        cut = self._layout.prefill_tokens
+        self._prefilled = self._q[:cut]
+        if cut:
+            self._prefilled = self._attention.prefill(layer, self._q[:cut], pool)
+
+    def decode(self, pool: KvPool, layer: int) -> None:
+        queries = self._q[self._layout.prefill_tokens :]
+        self._decoded = self._attention.decode(layer, queries, pool) if len(queries) else queries
+
+    def rest(self, decoder: Decoder, layer: int) -> None:
+        attended = torch.cat((self._prefilled, self._decoded))
+        self.x = decoder.mlp(layer, decoder.output(layer, attended, self.x))

@@ -1,0 +1,132 @@
+"""Lanes on a device: one thread on a CPU, CUDA streams with SMs of their own on a GPU.
+
+NOTE: cuBLAS picks kernels for all SMs of the chip even where the stream has fewer. Its handle is
+told how many there are (cublasSetSmCountTarget) while GEMMs are put on the partition.
+"""
+
+import ctypes
+import importlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache
+from typing import Any, NamedTuple, Protocol
+
+import torch
+
+from blendrt.executor.schedule import Lane, Schedule, Task
+
+NO_PARTITION = 0  # attention SMs: two plain streams, whose kernels take what is free
+SM_STEP = 8  # a partition's SMs on sm_90 and later come in steps of so many
+
+
+class Lanes(Protocol):
+    """Runs tasks where they belong, ordered as a schedule says."""
+
+    def execute(self, schedule: Schedule, run: Callable[[Task], None]) -> None:
+        """Issue all tasks, after what the caller's stream holds and before what it gets next."""
+        ...
+
+
+class OneThread:
+    """The same order of the same pieces, one after another."""
+
+    def execute(self, schedule: Schedule, run: Callable[[Task], None]) -> None:
+        """Run the tasks in the order they are issued."""
+        for task in schedule.tasks:
+            run(task)
+
+
+class Partition(NamedTuple):
+    """Two streams and how many SMs each has; the SMs are NO_PARTITION when both have all."""
+
+    attention: torch.cuda.Stream
+    gemm: torch.cuda.Stream
+    attention_sms: int
+    gemm_sms: int
+
+
+class CudaLanes:
+    """Lanes of one GPU. The caller's stream is the lane of the whole GPU."""
+
+    def __init__(self, partition: Partition) -> None:
+        self.partition = partition
+        self._events: dict[int, torch.cuda.Event] = {}
+
+    def execute(self, schedule: Schedule, run: Callable[[Task], None]) -> None:
+        """Issue all tasks, an event for each that another lane waits for."""
+        caller = torch.cuda.current_stream()
+        parts = self.partition
+        streams = {Lane.WHOLE: caller, Lane.GEMM: parts.gemm, Lane.ATTENTION: parts.attention}
+        parts.gemm.wait_stream(caller)
+        parts.attention.wait_stream(caller)
+        for i, task in enumerate(schedule.tasks):
+            stream = streams[task.lane]
+            for awaited in task.waits:
+                stream.wait_event(self._events[awaited])
+            sms = parts.gemm_sms if task.lane is Lane.GEMM else NO_PARTITION
+            with torch.cuda.stream(stream), cublas_sms(sms):
+                run(task)
+            if i in schedule.awaited:
+                # Recording again is safe: a wait means the record before it.
+                self._event(i).record(stream)
+        caller.wait_stream(parts.gemm)
+        caller.wait_stream(parts.attention)
+
+    def _event(self, i: int) -> torch.cuda.Event:
+        if i not in self._events:
+            self._events[i] = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        return self._events[i]
+
+
+def split_gpu(device: torch.device, attention_sms: int) -> Partition:
+    """A partition of the GPU's SMs, attention's share first; plain streams for NO_PARTITION or
+    where the splitter is not installed (`can_partition` says so).
+    """
+    if attention_sms == NO_PARTITION or not can_partition():
+        plain = [torch.cuda.Stream(device) for _ in range(2)]  # type: ignore[no-untyped-call]
+        return Partition(plain[0], plain[1], NO_PARTITION, NO_PARTITION)
+    green_ctx = importlib.import_module("flashinfer.green_ctx")
+    place = torch.device("cuda", device.index if device.index is not None else 0)
+    streams, parts = green_ctx.split_device_green_ctx_by_sm_count(place, [attention_sms])
+    sms = [int(part.sm.smCount) for part in parts]
+    return Partition(streams[0], streams[1], sms[0], sms[1])
+
+
+def can_partition() -> bool:
+    """Whether FlashInfer's splitter and the CUDA bindings it needs are installed."""
+    try:
+        library = importlib.import_module("flashinfer.green_ctx")
+    except ImportError:
+        return False
+    return hasattr(library, "split_device_green_ctx_by_sm_count")
+
+
+@contextmanager
+def cublas_sms(count: int) -> Iterator[None]:
+    """cuBLAS chooses kernels for `count` SMs inside; NO_PARTITION changes nothing."""
+    library = _cublas() if count != NO_PARTITION else None
+    if library is None:
+        yield
+        return
+    handle = ctypes.c_void_p(torch.cuda.current_blas_handle())  # type: ignore[no-untyped-call]
+    library.cublasSetSmCountTarget(handle, ctypes.c_int(count))
+    try:
+        yield
+    finally:
+        library.cublasSetSmCountTarget(handle, ctypes.c_int(0))
+
+
+def can_steer_cublas() -> bool:
+    """Whether the cuBLAS that torch loaded takes a number of SMs."""
+    return _cublas() is not None
+
+
+@cache
+def _cublas() -> Any:
+    """The library torch has loaded, by its soname, or None."""
+    major = (torch.version.cuda or "0").partition(".")[0]
+    try:
+        library = ctypes.CDLL(f"libcublas.so.{major}")
+    except OSError:
+        return None
+    return library if hasattr(library, "cublasSetSmCountTarget") else None

@@ -1,0 +1,202 @@
+"""What a replay runs on: which device, which model with whose weights, which executor.
+
+A plan's own model is never replaced without the user's word: `tiny` is named, and any other model
+must have the shape the plan was made for.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, fields
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from blendrt.attention import Attention
+from blendrt.attention.reference import ReferenceAttention
+from blendrt.config import TINY, DecoderConfig
+from blendrt.executor import Executor
+from blendrt.executor.rule import OverlapRule, default_sms
+from blendrt.executor.streams import NO_PARTITION, can_partition
+from blendrt.kv_pool import KvPool, page_bytes
+from blendrt.machine import device_name, free_bytes
+from blendrt.model import Decoder
+from blendrt.weights import load_weights, random_weights, weight_bytes
+from blendsim.errors import InputError, PlanMismatch, ProfileError, Unavailable, UnknownName
+from blendsim.perf.fit import read_shares
+from blendsim.perf.model import step_model
+from blendsim.perf.overlap import FILE
+from blendsim.perf.store import profiles_directory
+from blendsim.specs import ModelSpec, System, find_model
+
+SEQUENTIAL, OVERLAP = "sequential", "overlap"
+EXECUTORS = (SEQUENTIAL, OVERLAP)
+_SMALL_HIDDEN = 256
+_SCORE_COPIES = 3  # of a chunk's scores that torch holds at a time: raw, masked, softmax
+
+
+@dataclass(frozen=True, slots=True)
+class ModelChoice:
+    """The decoder to run, and the directory with its weights; None draws them from the seed."""
+
+    config: DecoderConfig
+    directory: Path | None
+
+
+@dataclass(frozen=True, slots=True)
+class Runtime:
+    """A decoder with its weights on a device, and how its steps are executed."""
+
+    decoder: Decoder
+    executor: str = SEQUENTIAL
+    seed: int = 0  # of prompt tokens that are not known
+    #: When OVERLAP cuts a step in two.
+    rule: OverlapRule = field(default_factory=OverlapRule)
+
+    def __post_init__(self) -> None:
+        if self.executor not in EXECUTORS:
+            raise UnknownName("executor", self.executor, EXECUTORS)
+
+
+def find_device(gpu: bool) -> torch.device:
+    """The CPU, or the current GPU; Unavailable if torch can use none."""
+    if not gpu:
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        raise Unavailable(
+            f"--gpu: torch {torch.__version__} finds no GPU on this machine; "
+            "without --gpu, --model tiny replays the plan on the CPU"
+        )
+    return torch.device("cuda", torch.cuda.current_device())
+
+
+def choose_model(asked: str | None, planned: ModelSpec, gpu: bool) -> ModelChoice:
+    """The model to run for a plan made for `planned`; without a word about it, that one on a GPU.
+
+    Raises PlanMismatch for a model of another shape, InputError if nothing is named for the CPU.
+    """
+    if asked is None and not gpu:
+        raise InputError(
+            f"the plan is for {planned.name}, which a CPU does not run in reasonable time; name "
+            "--model tiny (same schedule, small random model), --model DIR, or use --gpu"
+        )
+    if asked == TINY.name:
+        return ModelChoice(TINY, None)
+    spec = planned if asked is None else find_model(asked)
+    other = [
+        f"{name} {getattr(spec, name)} instead of {getattr(planned, name)}"
+        for name in (part.name for part in fields(ModelSpec))
+        if name != "name" and getattr(spec, name) != getattr(planned, name)
+    ]
+    if other:
+        raise PlanMismatch(
+            f"--model {asked} is not the model the plan was made for, {planned.name}: {other[0]}; "
+            f"plan again with --model {asked}, or replay with --model tiny"
+        )
+    directory = Path(asked) if asked is not None else None
+    if directory is None or not directory.is_dir():
+        return ModelChoice(DecoderConfig.from_spec(spec), None)
+    has_weights = any(directory.glob("*.safetensors"))
+    config = DecoderConfig.from_directory(directory)
+    return ModelChoice(config, directory if has_weights else None)
+
+
+def load_decoder(choice: ModelChoice, seed: int, device: torch.device) -> Decoder:
+    """The decoder with its weights: bfloat16 on a GPU, float32 on the CPU, which is exact."""
+    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+    needed, free = weight_bytes(choice.config, dtype), free_bytes(device)
+    if needed > free:
+        raise InputError(
+            f"{choice.config.name} needs {needed / 1e9:.1f} GB for weights and {free / 1e9:.1f} GB "
+            f"are free on {device_name(device)}; use --model tiny"
+        )
+    if choice.directory is None:
+        weights = random_weights(choice.config, seed, device, dtype)
+    else:
+        weights = load_weights(choice.directory, choice.config, device, dtype)
+    return Decoder(choice.config, weights)
+
+
+@contextmanager
+def thread_for_small(decoder: Decoder) -> Iterator[None]:
+    """One CPU thread inside for a model as small as the tiny one: its operators take less time than
+    handing them to several (ten times less, measured on two busy cores).
+    """
+    before = torch.get_num_threads()
+    if decoder.device.type == "cpu" and decoder.config.hidden <= _SMALL_HIDDEN:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def make_pool(decoder: Decoder, pages: int, system: System) -> KvPool:
+    """A KV pool of `pages` pages; InputError that says what fits if it does not."""
+    size = page_bytes(decoder.config, system.block_tokens, decoder.dtype)
+    free = free_bytes(decoder.device)
+    if pages * size > free:
+        fit = free // size * system.block_tokens * system.kv_bytes_per_token
+        raise InputError(
+            f"{pages:,} KV blocks need {pages * size / 1e9:.1f} GB and {free / 1e9:.1f} GB are "
+            f"free on {device_name(decoder.device)}; {free // size:,} blocks fit: plan again with "
+            f"kv_bytes = {fit} in --config's [settings]"
+        )
+    return KvPool(decoder.config, pages, system.block_tokens, decoder.device, decoder.dtype)
+
+
+def require_attention_room(decoder: Decoder, budget: int, longest: int) -> None:
+    """InputError where the reference attention could not hold the scores of a step of `budget`
+    tokens over `longest` tokens of context.
+    """
+    if uses_flashinfer(decoder):
+        return
+    row = _SCORE_COPIES * 4 * decoder.config.heads * min(budget, longest)  # float32
+    free = free_bytes(decoder.device)
+    if row * longest > free:
+        raise InputError(
+            f"the longest request has {longest:,} tokens: attention written in torch needs "
+            f"{row * longest / 1e9:.1f} GB for it and {free / 1e9:.1f} GB are free on "
+            f"{device_name(decoder.device)}; {free // row:,} tokens fit: leave longer requests out"
+        )
+
+
+def make_executor(runtime: Runtime, pool: KvPool) -> Executor:
+    """The runtime's executor over `pool`."""
+    decoder = runtime.decoder
+    if runtime.executor == OVERLAP:
+        from blendrt.executor.overlap import OverlapExecutor
+
+        attention = partial(make_attention, decoder, pool)
+        return OverlapExecutor(decoder, attention, pool, runtime.rule)
+    from blendrt.executor.sequential import SequentialExecutor
+
+    return SequentialExecutor(decoder, make_attention(decoder, pool), pool)
+
+
+def overlap_rule(system: System, overlap: str, device: torch.device) -> OverlapRule:
+    """The rule by the system's kernel profile and measured SM shares, as far as there are any."""
+    sms = NO_PARTITION
+    if device.type == "cuda" and can_partition():
+        sms = default_sms(torch.cuda.get_device_properties(device).multi_processor_count)
+    try:
+        model = step_model(system, overlap)
+    except ProfileError:
+        return OverlapRule(default_sms=sms)
+    place = profiles_directory() / system.gpu.name / system.model.name / f"tp{system.tp}" / FILE
+    shares = read_shares(place) if place.exists() and sms != NO_PARTITION else None
+    return OverlapRule(default_sms=sms, model=model, shares=shares)
+
+
+def make_attention(decoder: Decoder, pool: KvPool) -> Attention:
+    """FlashInfer where it has kernels, else the reference."""
+    if not uses_flashinfer(decoder):
+        return ReferenceAttention()
+    from blendrt.attention.flashinfer import FlashInferAttention
+
+    return FlashInferAttention(decoder.config, pool.block_tokens, decoder.device, decoder.dtype)
+
+
+def uses_flashinfer(decoder: Decoder) -> bool:
+    """On a GPU, but for the tiny model, whose heads are too small for its kernels."""
+    return decoder.device.type == "cuda" and decoder.config != TINY

@@ -1,0 +1,185 @@
+"""Tables of GEMMs, attention and small operators: every kernel alone on the device."""
+
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from typing import NamedTuple, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from blendrt.profiler.rig import Rig
+from blendrt.profiler.sizes import Sizes
+from blendsim.perf.derive import OPERATORS
+from blendsim.perf.grids import AttentionGrid, Floats, Ints, SmallGrid
+from blendsim.perf.small import OPERATORS as SMALL_OPERATORS
+
+#: Says whether a table's time is up.
+IsOver = Callable[[], bool]
+
+Size = TypeVar("Size")
+
+
+class GemmTable(NamedTuple):
+    """Seconds of each GEMM of a layer, and of the head, by tokens."""
+
+    tokens: Ints
+    seconds: Floats  # (M, 5)
+
+
+class ChunkRow(NamedTuple):
+    """Attention of one prefill chunk behind computed tokens."""
+
+    tokens: int
+    computed: int
+    seconds: float
+
+
+class SkewRow(NamedTuple):
+    """Decode attention of requests of one mean context: all alike, and lognormal (σ = 1)."""
+
+    batch: int
+    context: int
+    longest: int
+    uniform_seconds: float
+    skewed_seconds: float
+
+
+def measure_gemm(rig: Rig, sizes: Sizes, is_over: IsOver) -> GemmTable:
+    """The four GEMMs of a layer and the head."""
+    rows = {n: _gemm_row(rig, n) for n in _in_time(sizes.tokens, sizes.least, is_over)}
+    return GemmTable(np.array(sorted(rows)), np.array([rows[n] for n in sorted(rows)]))
+
+
+def _gemm_row(rig: Rig, tokens: int) -> list[float]:
+    weights = rig.decoder.weights
+    hidden, wide = rig.config.hidden, rig.config.intermediate
+    inputs = {"qkv": hidden, "o": rig.config.q_width, "gate_up": hidden, "down": wide}
+    row = []
+    for name in OPERATORS:
+        if name == "head":
+            x = rig.noise(tokens, hidden)
+            matrices: list[tuple[Tensor, Tensor | None]] = [(weights.head, None)]
+        else:
+            x = rig.noise(tokens, inputs[name])
+            biases = f"{name}_bias"
+            matrices = [(getattr(w, name), getattr(w, biases, None)) for w in weights.layers]
+        row.append(rig.timer.seconds(partial(_multiply, x, matrices)))
+    return row
+
+
+def _multiply(x: Tensor, matrices: list[tuple[Tensor, Tensor | None]], call: int) -> Tensor:
+    """x by one matrix after another."""
+    return functional.linear(x, *matrices[call % len(matrices)])
+
+
+def measure_decode(rig: Rig, sizes: Sizes, is_over: IsOver) -> AttentionGrid:
+    """Decode attention over batch and context, all requests alike."""
+
+    def point(batch: int, context: int) -> float:
+        if batch * context > sizes.most_context_tokens:
+            return float("nan")
+        return decode_seconds(rig, np.full(batch, context))
+
+    return _grid(sizes.decode_batches, sizes.decode_contexts, sizes.least, point, is_over)
+
+
+def measure_prefill(rig: Rig, sizes: Sizes, is_over: IsOver) -> AttentionGrid:
+    """Causal attention of whole prompts over batch and length."""
+
+    def point(batch: int, length: int) -> float:
+        if batch * length > sizes.most_prompt_tokens:
+            return float("nan")
+        return prefill_seconds(rig, np.full(batch, length), np.zeros(batch, np.int64))
+
+    return _grid(sizes.prefill_batches, sizes.prefill_lengths, sizes.least, point, is_over)
+
+
+def measure_chunks(rig: Rig, sizes: Sizes, is_over: IsOver) -> list[ChunkRow]:
+    """Attention of single chunks behind a prefix, which the step model takes from whole prompts."""
+    return [
+        ChunkRow(tokens, computed, prefill_seconds(rig, np.array([tokens]), np.array([computed])))
+        for tokens, computed in _in_time(sizes.chunks, 1, is_over)
+    ]
+
+
+def measure_skewed(rig: Rig, sizes: Sizes, is_over: IsOver) -> list[SkewRow]:
+    """Decode attention of contexts that differ, which the step model takes at their mean."""
+    rows = []
+    for batch, context in _in_time(sizes.skewed, 1, is_over):
+        drawn = rig.rng.lognormal(0.0, 1.0, batch)
+        skewed = np.maximum(1, np.round(drawn * (context / drawn.mean()))).astype(np.int64)
+        uniform = decode_seconds(rig, np.full(batch, context))
+        longest = int(skewed.max())
+        rows.append(SkewRow(batch, context, longest, uniform, decode_seconds(rig, skewed)))
+    return rows
+
+
+def measure_small(rig: Rig, sizes: Sizes, is_over: IsOver) -> SmallGrid:
+    """Norm, rotary embedding, KV write, residual, activation and embedding."""
+    rows = {n: _small_row(rig, n) for n in _in_time(sizes.tokens, sizes.least, is_over)}
+    return SmallGrid(np.array(sorted(rows)), np.array([rows[n] for n in sorted(rows)]))
+
+
+def _small_row(rig: Rig, tokens: int) -> list[float]:
+    decoder, config = rig.decoder, rig.config
+    x, y = rig.noise(tokens, config.hidden), rig.noise(tokens, config.hidden)
+    projected = rig.noise(tokens, config.q_width + 2 * config.kv_width)
+    wide = rig.noise(tokens, 2 * config.intermediate)
+    k = rig.noise(tokens, config.kv_heads, config.head_dim)
+    ids = torch.from_numpy(rig.rng.integers(0, config.vocab, tokens)).to(rig.device)
+    turn = decoder.rotation(torch.arange(tokens, device=rig.device))
+    slots = some_slots(rig, tokens)
+    calls: dict[str, Callable[[int], object]] = {
+        "norm": lambda i: decoder.attention_norm(rig.layer(i), x),
+        "rotary": lambda i: decoder.turned(rig.layer(i), projected, turn),
+        "kv_write": lambda i: rig.pool.write(rig.layer(i), slots, k, k),
+        "residual": lambda i: x.add_(y),
+        "activation": lambda i: decoder.activation(wide),
+        "embedding": lambda i: decoder.embed(ids),
+    }
+    return [rig.timer.seconds(calls[name]) for name in SMALL_OPERATORS]
+
+
+def some_slots(rig: Rig, tokens: int) -> Tensor:
+    """Places in the pool for the KV of so many tokens, page after page."""
+    slots = torch.arange(tokens, device=rig.device)
+    return slots % (rig.pool.pages * rig.pool.block_tokens)
+
+
+def decode_seconds(rig: Rig, contexts: Ints) -> float:
+    """One layer's decode attention at these contexts."""
+    rig.attention.plan(rig.decodes(contexts))
+    q = rig.queries(len(contexts))
+    return rig.timer.seconds(lambda i: rig.attention.decode(rig.layer(i), q, rig.pool))
+
+
+def prefill_seconds(rig: Rig, tokens: Ints, computed: Ints) -> float:
+    """One layer's attention of these chunks."""
+    rig.attention.plan(rig.chunks(tokens, computed))
+    q = rig.queries(int(tokens.sum()))
+    return rig.timer.seconds(lambda i: rig.attention.prefill(rig.layer(i), q, rig.pool))
+
+
+def _grid(
+    batches: Iterable[int],
+    lengths: tuple[int, ...],
+    least: int,
+    point: Callable[[int, int], float],
+    is_over: IsOver,
+) -> AttentionGrid:
+    rows = {b: [point(b, s) for s in lengths] for b in _in_time(batches, least, is_over)}
+    return AttentionGrid(
+        np.array(sorted(rows), np.float64),
+        np.array(lengths, np.float64),
+        np.array([rows[b] for b in sorted(rows)]),
+    )
+
+
+def _in_time(sizes: Iterable[Size], least: int, is_over: IsOver) -> Iterator[Size]:
+    """The first `least` of them, and more while there is time."""
+    for i, size in enumerate(sizes):
+        if i >= least and is_over():
+            return
+        yield size

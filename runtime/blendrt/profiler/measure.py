@@ -1,0 +1,182 @@
+"""Measure a model's profile: table after table, the most needed first, each on disk when done.
+
+The minutes are shared out beforehand; what a table leaves over the next ones have. If the run is
+cut short, what was measured stays; a profile loads once it has GEMMs and both attentions.
+"""
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+import blendsim
+from blendrt.config import DecoderConfig
+from blendrt.executor.streams import can_partition, can_steer_cublas
+from blendrt.machine import describe
+from blendrt.profiler.findings import find_rules, overlap_figures
+from blendrt.profiler.rig import Rig, build_rig
+from blendrt.profiler.sizes import CPU_SIZES, GPU_SIZES, Sizes
+from blendrt.profiler.tables import PAIRS, TABLES
+from blendrt.profiler.target import CPU_SPEC, conditions, find_target, spec_of
+from blendsim.errors import InputError
+from blendsim.perf.derive import gemm_shapes, head_shape, shape_of
+from blendsim.perf.fit import OverlapFit, fit_overlap
+from blendsim.perf.grids import AttentionGrid
+from blendsim.perf.profile import Profile
+from blendsim.perf.store import load_profile, read_profile, write_meta, write_reduce
+from blendsim.perf.waves import Waves, fit_waves
+from blendsim.specs import GpuSpec, System
+
+_BANDWIDTH_SHARE, _LAUNCH_SECONDS = 0.8, 3e-6  # where small operators were not measured
+_LEAST_WAVE_BATCHES = 4  # a cliff is found by leaving a batch out between two others
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What to measure: one of `tp` GPUs' part of a model, in so many minutes."""
+
+    config: DecoderConfig
+    tp: int
+    device: torch.device
+    minutes: float = 4.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.minutes < math.inf:
+            raise InputError(f"--minutes {self.minutes:g} must be above 0; 4 is enough for a model")
+
+    @property
+    def sizes(self) -> Sizes:
+        """What is measured on this kind of device."""
+        return GPU_SIZES if self.device.type == "cuda" else CPU_SIZES
+
+
+class Measured(NamedTuple):
+    """What came of it."""
+
+    directory: Path
+    profile: Profile
+    fit: OverlapFit
+    seconds: float
+
+
+def measure_profile(
+    request: Request, out: Path, say: Callable[[str], None] = lambda _: None
+) -> Measured:
+    """Measure into `out/<gpu>/<model>/tp<N>`; InputError for a split that no GPU can have."""
+    begun = time.perf_counter()
+    gpu = find_target(request.device)
+    # This checks the split. Any KV memory will do: the rig has a pool of its own.
+    system = System(spec_of(request.config), gpu, request.tp, kv_bytes=1 << 40)
+    directory = out / gpu.name / system.model.name / f"tp{request.tp}"
+    directory.mkdir(parents=True, exist_ok=True)
+    meta = _provenance(request, system)
+    if request.tp > 1:
+        write_reduce(directory / "all_reduce.csv", _all_reduce(system, meta))
+    say("making weights and KV pages")
+    with (
+        torch.inference_mode(),
+        build_rig(request.config, request.tp, request.device, request.seed) as rig,
+    ):
+        meta["backend"] = rig.backend
+        fit = _measure_tables(rig, request, directory, meta, gpu, say)
+    profile = read_profile(directory)
+    meta["notes"] += find_rules(profile, system, directory)
+    write_meta(directory, meta)
+    return Measured(directory, read_profile(directory), fit, time.perf_counter() - begun)
+
+
+def _measure_tables(
+    rig: Rig,
+    request: Request,
+    directory: Path,
+    meta: dict[str, Any],
+    gpu: GpuSpec,
+    say: Callable[[str], None],
+) -> OverlapFit:
+    """All tables, each written with its provenance before the next begins."""
+    start, share, fit = time.perf_counter(), 0.0, None
+    for table in TABLES:
+        share += table.part
+        deadline = start + 60.0 * request.minutes * share
+        say(f"measuring {table.name}")
+        before, began = conditions(request.device), time.perf_counter()
+        found = table.measure(rig, request.sizes, partial(_is_past, deadline))
+        holds = table.save(directory, found)
+        told = [f"{holds} in {time.perf_counter() - began:.1f} s"]
+        told += [f"from {before} to {conditions(request.device)}"] if before else []
+        meta["tables"][table.name] = ", ".join(told)
+        if table.name == "decode_attention":
+            meta["waves"] = _waves(found, rig, gpu)._asdict()
+        if table.name == PAIRS:
+            fit = fit_overlap(found)
+            meta["overlap"] = overlap_figures(fit)
+        write_meta(directory, meta)
+    assert fit is not None, "pairs are a table"
+    return fit
+
+
+def _is_past(deadline: float) -> bool:
+    return time.perf_counter() > deadline
+
+
+def _provenance(request: Request, system: System) -> dict[str, Any]:
+    """meta.toml before anything is measured."""
+    machine = {key.replace(".", "_"): str(value) for key, value in describe(request.device).items()}
+    model, tp = system.model, system.tp
+    shape = head_shape(model, tp)
+    notes = [f"gemm {name} {n}×{k}: measured" for name, (n, k) in gemm_shapes(model, tp).items()]
+    notes += [f"attention {shape.heads}/{shape.kv_heads}/{shape.head_dim}: measured"]
+    return {
+        "gpu": system.gpu.name,
+        "model": model.name,
+        "tp": tp,
+        "notes": notes,
+        "source": f"measured by blendsim {blendsim.__version__} on random weights and KV",
+        "backend": "",
+        "device": machine["device"],
+        "dates": datetime.now(UTC).date().isoformat(),
+        "timing": _timing(request.device),
+        "shape": shape_of(model),
+        "tables": {},
+        "small_operators": {
+            "model": "small.csv where there is one, else launch + bytes / (share × peak bandwidth)",
+            "bandwidth_share": _BANDWIDTH_SHARE,
+            "launch_seconds": _LAUNCH_SECONDS,
+        },
+        "waves": Waves(1, 0.0, 0.0, 0.0)._asdict(),
+        "machine": machine,
+    }
+
+
+def _timing(device: torch.device) -> str:
+    if device.type != "cuda":
+        return "wall clock, median of 3 calls; pairs run one after the other"
+    parts = "SMs split by green contexts" if can_partition() else "plain streams only, no splitter"
+    steered = "told its SMs" if can_steer_cublas() else "not told its SMs"
+    return f"CUDA events, median of 10 queued stretches; pairs: {parts}, cuBLAS {steered}"
+
+
+def _all_reduce(system: System, meta: dict[str, Any]) -> Any:
+    """What one GPU cannot measure, from the profile that is there."""
+    if system.gpu == CPU_SPEC:
+        raise InputError(f"--tp {system.tp} needs a GPU whose all-reduce is known; use --tp 1")
+    imported = load_profile(system.gpu, system.model, system.tp)
+    assert imported.reduce is not None, "a profile of several GPUs has an all-reduce"
+    meta["notes"].append(f"all-reduce on {system.tp} GPUs: not measured, {imported.meta['source']}")
+    return imported.reduce
+
+
+def _waves(grid: AttentionGrid, rig: Rig, gpu: GpuSpec) -> Waves:
+    """The decode kernel's cliff between the batches measured, if it has one."""
+    config = rig.config
+    shape = head_shape(spec_of(config), 1)
+    if config.head_dim != 128 or len(grid.batches) < _LEAST_WAVE_BATCHES:
+        return Waves(1, 0.0, 0.0, 0.0)
+    return fit_waves({shape: grid}, gpu.sm_count)

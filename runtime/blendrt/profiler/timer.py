@@ -1,0 +1,123 @@
+"""Timers: seconds of work that is called again and again, on a CPU or a GPU.
+
+On a GPU launches must not show, as they do not in a busy engine. So the stream is first put to
+sleep for as long as the host takes to queue the work, and CUDA events bracket what then runs
+without a gap. A call is told its number, so that it can turn through buffers too large for a cache.
+"""
+
+import statistics
+import time
+from collections.abc import Callable
+from typing import Protocol
+
+import torch
+
+from blendrt.executor.streams import Partition, cublas_sms, split_gpu
+
+Call = Callable[[int], object]
+
+
+class Timer(Protocol):
+    """Times work on one device."""
+
+    def seconds(self, call: Call) -> float:
+        """Median seconds of one call, alone on the device."""
+        ...
+
+    def together(self, first: Call, second: Call, first_sms: int) -> float:
+        """Median seconds until a call of each is done, both begun at once: the first on `first_sms`
+        SMs and the second on the rest, or on two plain streams (NO_PARTITION).
+        """
+        ...
+
+
+class WallTimer:
+    """For a CPU, where a call returns when its work is done; two run one after the other."""
+
+    def __init__(self, repeats: int = 3) -> None:
+        self._repeats = repeats
+
+    def seconds(self, call: Call) -> float:
+        """See `Timer`; the first call warms up."""
+        call(0)
+        times = []
+        for i in range(self._repeats):
+            start = time.perf_counter()
+            call(i + 1)
+            times.append(time.perf_counter() - start)
+        return statistics.median(times)
+
+    def together(self, first: Call, second: Call, first_sms: int) -> float:
+        """See `Timer`."""
+        return self.seconds(lambda i: (first(i), second(i)))
+
+
+class EventTimer:
+    """For a GPU: medians over `repeats` stretches of back-to-back calls."""
+
+    #: A stretch is at least so long, so that the events' own microseconds do not count.
+    STRETCH = 300e-6
+    MOST_CALLS = 24  # a stretch; a stream holds about a thousand launches before the host waits
+    CLOCK = 2e9  # cycles a second to sleep by; a slower GPU sleeps longer
+
+    def __init__(self, device: torch.device, repeats: int = 10, warm_up: int = 3) -> None:
+        self._device = device
+        self._repeats = repeats
+        self._warm_up = warm_up
+        self._partitions: dict[int, Partition] = {}
+
+    def seconds(self, call: Call) -> float:
+        """See `Timer`."""
+        return self._stretches(lambda calls: [call(i) for i in range(calls)])
+
+    def together(self, first: Call, second: Call, first_sms: int) -> float:
+        """See `Timer`. Cuts of the GPU are kept: making one takes milliseconds."""
+        if first_sms not in self._partitions:
+            self._partitions[first_sms] = split_gpu(self._device, first_sms)
+        parts = self._partitions[first_sms]
+
+        def both(calls: int) -> None:
+            caller = torch.cuda.current_stream(self._device)
+            parts.attention.wait_stream(caller)
+            parts.gemm.wait_stream(caller)
+            with torch.cuda.stream(parts.attention):
+                for i in range(calls):
+                    first(i)
+            with torch.cuda.stream(parts.gemm), cublas_sms(parts.gemm_sms):
+                for i in range(calls):
+                    second(i)
+            caller.wait_stream(parts.attention)
+            caller.wait_stream(parts.gemm)
+
+        return self._stretches(both)
+
+    def _stretches(self, run: Callable[[int], object]) -> float:
+        for _ in range(self._warm_up):
+            run(1)
+        torch.cuda.synchronize(self._device)
+        start = time.perf_counter()
+        run(1)
+        issued = time.perf_counter() - start
+        torch.cuda.synchronize(self._device)
+        taken = time.perf_counter() - start
+        calls = max(1, min(self.MOST_CALLS, int(self.STRETCH / taken) + 1))
+        events = []
+        for _ in range(self._repeats):
+            begin, end = (self._event() for _ in range(2))
+            sleep = 1.5 * calls * issued + 50e-6
+            torch.cuda._sleep(int(sleep * self.CLOCK))  # type: ignore[no-untyped-call]
+            begin.record()
+            run(calls)
+            end.record()
+            events.append((begin, end))
+        torch.cuda.synchronize(self._device)
+        milliseconds: float = statistics.median(a.elapsed_time(b) for a, b in events)
+        return milliseconds / 1e3 / calls
+
+    def _event(self) -> torch.cuda.Event:
+        return torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+
+
+def timer_for(device: torch.device) -> EventTimer | WallTimer:
+    """The timer that suits a device."""
+    return EventTimer(device) if device.type == "cuda" else WallTimer()

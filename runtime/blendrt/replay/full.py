@@ -1,0 +1,81 @@
+"""Full replay: every step of a plan, executed and timed, rank after rank on one device.
+
+The same serving core that the simulator runs decides the steps, so that all counts of the step log
+are the simulator's, row by row, and only the times are found out.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+
+from blendrt.batch import BatchBuilder
+from blendrt.clock import clock_for
+from blendrt.engine import Engine
+from blendrt.loading import (
+    Runtime,
+    make_executor,
+    make_pool,
+    require_attention_room,
+    thread_for_small,
+)
+from blendrt.machine import device_name
+from blendrt.pages import pool_pages
+from blendrt.recorder import Recorder
+from blendrt.replay.job import Job
+from blendrt.replay.warm_up import warm_up
+from blendrt.tokens import PromptTokens
+from blendsim.errors import InputError
+from blendsim.serving.core import ServingCore
+from blendsim.steplog import StepLog
+
+
+class FullReplay:
+    """A plan's run on a runtime: its step log while it grows, and what the model answered."""
+
+    def __init__(self, job: Job) -> None:
+        self._job = job
+        self._recorder = Recorder()
+        self._done = 0
+        #: Output tokens of each request that is done, by workload row; filled rank by rank.
+        self.outputs: list[list[int]] = [[] for _ in range(len(job.workload))]
+
+    def measure(self, runtime: Runtime, told: Callable[[int], None] = lambda _: None) -> None:
+        """Run the plan to its end. `told` hears how many requests are done.
+
+        Ranks start at 0 s each, as they would side by side. If it fails, `log` holds the steps
+        executed so far.
+        """
+        job, decoder = self._job, runtime.decoder
+        longest = int((job.workload.prompt_len + job.output_len).max())
+        require_attention_room(decoder, job.flavour.token_budget, longest)
+        cores = {rank: job.core(rank) for rank in job.ranks}
+        pool = make_pool(decoder, max(map(pool_pages, cores.values())), job.system)
+        tokens = PromptTokens(job.workload, decoder.config.vocab, runtime.seed)
+        try:
+            with thread_for_small(decoder):
+                executor = make_executor(runtime, pool)
+                if decoder.device.type == "cuda":
+                    warm_up(executor, pool, job.flavour.token_budget, decoder.device)
+                for rank, core in cores.items():
+                    builder = BatchBuilder(core, tokens, decoder.device)
+                    engine = Engine(core, builder, executor, clock_for(decoder.device))
+                    engine.run(self._recorder, rank, lambda done: told(self._done + done))
+                    self._keep(core, builder)
+        except torch.OutOfMemoryError as error:
+            raise InputError(
+                f"{device_name(decoder.device)} ran out of memory in step {len(self._recorder)}: "
+                f"up to {job.flavour.token_budget} tokens a step beside {pool.pages:,} KV blocks; "
+                "plan again with fewer kv_bytes or a smaller --token-budget"
+            ) from error
+
+    def _keep(self, core: ServingCore, builder: BatchBuilder) -> None:
+        """A rank is done; its requests' outputs come off the device."""
+        self._done += len(core.rows)
+        for row, output in zip(core.rows.tolist(), builder.outputs.lists(), strict=True):
+            self.outputs[row] = output
+
+    def log(self, meta: Mapping[str, Any]) -> StepLog:
+        """The steps so far. `complete` in its meta says whether these are all."""
+        complete = self._done == len(self._job.workload)
+        return self._recorder.log({**meta, "complete": complete})

@@ -1,0 +1,53 @@
+"""Warm-up: a few steps nobody times, so that loading kernels and libraries is in no step's time."""
+
+import numpy as np
+import torch
+
+from blendrt.attention.layout import Rows, lay_out
+from blendrt.batch import StepInputs
+from blendrt.executor import Executor
+from blendrt.kv_pool import KvPool
+from blendsim.batch import Batch
+
+_ROUNDS = 3
+_DECODES = 8
+
+
+def warm_up(executor: Executor, pool: KvPool, budget: int, device: torch.device) -> None:
+    """Execute a full step of one chunk and a few decodes, and decodes alone, some times over.
+
+    What it leaves in the pool is overwritten before it is read: a request writes each of its
+    tokens.
+    """
+    block = pool.block_tokens
+    for tokens in (max(1, min(budget - _DECODES, pool.pages * block)), 0):
+        for _ in range(_ROUNDS):
+            executor.run(_step(tokens, block, device))
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def _step(tokens: int, block: int, device: torch.device) -> StepInputs:
+    """A chunk of `tokens` from its beginning, if any, and decodes of a block each, on page 0."""
+    chunks = np.full(min(tokens, 1), tokens, np.int64)
+    pages = np.arange(-(-tokens // block))
+    layout = lay_out(
+        chunks=chunks,
+        computed=np.zeros_like(chunks),
+        chunk_pages=Rows(np.array([0, *[len(pages)] * len(chunks)]), pages),
+        contexts=np.full(_DECODES, block),
+        decode_pages=Rows(np.arange(_DECODES + 1), np.zeros(_DECODES, np.int64)),
+        block_tokens=block,
+        device=device,
+    )
+    total = tokens + _DECODES
+    rows = torch.arange(tokens, total, device=device)
+    counts = Batch(tokens, len(chunks), tokens * (tokens + 1) // 2, _DECODES, _DECODES * block)
+    return StepInputs(
+        ids=torch.zeros(total, dtype=torch.int64, device=device),
+        layout=layout,
+        sample_rows=rows,
+        sample_places=torch.zeros_like(rows),
+        sample_requests=np.zeros(_DECODES, np.int64),
+        counts=counts._replace(sampled_tokens=_DECODES),
+    )

@@ -1,0 +1,156 @@
+"""Feeding vLLM: a plan's requests in the order it admits them, each made to answer as long as it is
+said to.
+
+vLLM runs in this process, so that its scheduler can be listened to, and sees all requests before
+its first step. It has the plan's token budget, running limit and KV blocks. Written against 0.20.2
+and 0.33.
+"""
+
+import json
+import os
+import tempfile
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from blendrt.config import DecoderConfig
+from blendrt.loading import ModelChoice
+from blendrt.recorder import Recorder
+from blendrt.replay.job import Job
+from blendrt.tokens import PromptTokens
+from blendrt.vllm.watch import NOT_TOLD, SchedulerWatch
+from blendsim.errors import Unavailable
+from blendsim.serving.core import ServingCore
+from blendsim.steplog import NOT_COUNTED, StepLog
+
+
+class VllmReplay:
+    """A plan's run on vLLM: its step log while it grows, and what the model answered."""
+
+    def __init__(self, job: Job, seed: int = 0) -> None:
+        self._job = job
+        self._seed = seed  # of prompt tokens that are not known
+        self._recorder = Recorder()
+        self._done = 0
+        #: Output tokens of each request that is done, by workload row; filled rank by rank.
+        self.outputs: list[list[int]] = [[] for _ in range(len(job.workload))]
+
+    def measure(self, choice: ModelChoice, told: Callable[[int], None] = lambda _: None) -> None:
+        """Run the plan to its end. `told` hears how many requests are done, rank by rank.
+
+        Ranks run one after another on one engine, whose cache is emptied between them. If it fails,
+        `log` holds the steps executed so far.
+        """
+        vllm, job = _library(), self._job
+        tokens = PromptTokens(job.workload, choice.config.vocab, self._seed)
+        with ExitStack() as stack:
+            directory = choice.directory
+            if directory is None:
+                directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+                write_config(choice.config, directory)
+            engine = vllm.LLM(**engine_arguments(job, choice, directory, self._seed))
+            scheduler = engine.llm_engine.engine_core.engine_core.scheduler
+            plain = scheduler.schedule, scheduler.update_from_output
+            for rank in job.ranks:
+                rows = admission_rows(job.core(rank))
+                scheduler.schedule, scheduler.update_from_output = plain
+                SchedulerWatch(scheduler, self._recorder, rank)
+                answers = engine.generate(
+                    [vllm.TokensPrompt(prompt_token_ids=tokens.prompt(k).tolist()) for k in rows],
+                    [_sampling(vllm, int(job.output_len[k])) for k in rows],
+                    use_tqdm=False,
+                )
+                for row, answer in zip(rows, answers, strict=True):
+                    self.outputs[row] = list(answer.outputs[0].token_ids)
+                engine.reset_prefix_cache()
+                self._done += len(rows)
+                told(self._done)
+
+    def log(self, meta: Mapping[str, Any]) -> StepLog:
+        """The steps so far. `complete` in its meta says whether these are all."""
+        complete = self._done == len(self._job.workload)
+        return self._recorder.log({**meta, "complete": complete, NOT_COUNTED: list(NOT_TOLD)})
+
+
+def admission_rows(core: ServingCore) -> list[int]:
+    """Workload rows in the order the core first admits them: vLLM serves first come, first served,
+    so a plan taken from both ends is told to it in the order that comes of it.
+    """
+    is_listed = np.zeros(len(core.rows), np.bool_)
+    order: list[NDArray[np.int64]] = []
+    while not core.is_done:
+        core.step()
+        chunks = core.state.chunk[0, : int(core.state.scalars[0].chunks)]
+        fresh = chunks[~is_listed[chunks]]
+        is_listed[fresh] = True
+        order.append(fresh.copy())
+        core.commit()
+    return core.rows[np.concatenate(order)].tolist()  # type: ignore[no-any-return]
+
+
+def engine_arguments(job: Job, choice: ModelChoice, directory: Path, seed: int) -> dict[str, Any]:
+    """What vLLM's `LLM` is made with."""
+    system, flavour = job.system, job.flavour
+    return {
+        "model": str(directory),
+        "load_format": "dummy" if choice.directory is None else "auto",
+        "skip_tokenizer_init": True,
+        "dtype": "bfloat16",
+        "seed": seed,
+        "tensor_parallel_size": system.tp,
+        "block_size": system.block_tokens,
+        "num_gpu_blocks_override": system.kv_blocks + 1,  # one is vLLM's null block
+        "max_model_len": min(choice.config.context, system.longest_request),
+        "max_num_batched_tokens": flavour.token_budget,
+        "max_num_seqs": flavour.max_running,
+        "enable_prefix_caching": flavour.prefix_sharing,
+        "enable_chunked_prefill": True,
+        "disable_log_stats": True,
+    }
+
+
+def write_config(config: DecoderConfig, directory: Path) -> None:
+    """A config.json of the decoder's shape, which is all that dummy weights need."""
+    family = "qwen3" if config.qk_norm else "qwen2" if config.qkv_bias else "llama"
+    text = {
+        "architectures": [f"{family.capitalize()}ForCausalLM"],
+        "model_type": family,
+        "hidden_size": config.hidden,
+        "intermediate_size": config.intermediate,
+        "num_attention_heads": config.heads,
+        "num_key_value_heads": config.kv_heads,
+        "head_dim": config.head_dim,
+        "num_hidden_layers": config.layers,
+        "vocab_size": config.vocab,
+        "max_position_embeddings": config.context,
+        "rms_norm_eps": config.norm_eps,
+        "rope_theta": config.rope_theta,
+        "hidden_act": "silu",
+        "tie_word_embeddings": config.tied_embeddings,
+        "torch_dtype": "bfloat16",
+    }
+    (directory / "config.json").write_text(json.dumps(text))
+
+
+def _sampling(vllm: Any, tokens: int) -> Any:
+    """Greedy, and exactly that many tokens."""
+    return vllm.SamplingParams(
+        max_tokens=tokens, ignore_eos=True, temperature=0.0, detokenize=False
+    )
+
+
+def _library() -> Any:
+    """vLLM, told to stay in this process."""
+    # NOTE: vLLM reads it when it starts its engine.
+    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+    try:
+        import vllm
+    except ModuleNotFoundError as error:
+        raise Unavailable(
+            f"--engine vllm: {error.name} is not installed; pip install 'blendsim[vllm]'"
+        ) from error
+    return vllm
