@@ -9,7 +9,7 @@ from oracle_serving import World
 from serving_worlds import core_of
 
 from blendsim.serving import handover
-from blendsim.serving.core import ServingCore
+from blendsim.serving.core import ServingCore, with_line
 from blendsim.serving.state import ARRIVING, DECODING, DONE, LENT, State
 
 #: Three prompts in blocks of two tokens; the first two share two blocks.
@@ -42,8 +42,7 @@ def blocks(core: ServingCore) -> dict[str, int]:
 def receiving(world: World = WORLD) -> ServingCore:
     """A core that nothing waits in: its requests come with their prompts computed."""
     core = core_of(replace(world, sharing=False))
-    core.state = core.state._replace(line=np.zeros(0, np.int64))
-    core.state.scalars[0].back = -1
+    core.state = with_line(core.state, np.zeros(0, np.int64), 0)
     core.state.requests.generated = 1
     core.holder[:] = 1  # nobody's yet
     return core

@@ -26,6 +26,7 @@ from blendsim.report.metrics import run_seconds
 from blendsim.request import Workload
 from blendsim.serving.flavour import FLAVOURS, PREDICTED_PEAK
 from blendsim.sim import engine
+from blendsim.sim import pools as pools_module
 from blendsim.sim.link import Port, kv_payload, move
 from blendsim.sim.topology import Topology, pools
 from blendsim.specs import LINKS, Link, System, find_gpu, find_model
@@ -252,6 +253,8 @@ def test_plain_twin_of_the_pool_loop_runs_the_same_steps(monkeypatch: pytest.Mon
     workload, topology = some_pool(np.random.default_rng(5), 12), pools("1P2D", LINKS["pcie4"])
     log = tight(workload, topology, "nanoflow")
     monkeypatch.setattr(engine, "run_to_message", engine.run_to_message.py_func)
+    for name in ("lend_ended", "take_back_all", "receive_first", "take_in_all"):
+        monkeypatch.setattr(pools_module, name, getattr(pools_module, name).py_func)
     again = tight(workload, topology, "nanoflow")
     assert np.array_equal(log.counts, again.counts)
     assert np.array_equal(log.times, again.times)

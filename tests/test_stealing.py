@@ -105,7 +105,7 @@ def crew_of(workload: Workload, plan: Plan) -> Crew:
 def waiting(replica: object) -> list[int]:
     state = replica.core.state  # type: ignore[attr-defined]
     s = state.scalars[0]
-    return state.line[int(s.front) : int(s.back) + 1].tolist()
+    return state.queue[int(s.front) : int(s.back) + 1].tolist()
 
 
 # ---- any pool

@@ -49,7 +49,7 @@ def next_request(state: State) -> int:
     """
     s = state.scalars[0]
     if s.requeued > 0:
-        k = state.queue[s.requeued - 1]
+        k = state.queue[len(state.queue) - s.requeued]
         if not has_room(state, k):
             return NONE
         s.requeued -= 1
@@ -57,7 +57,7 @@ def next_request(state: State) -> int:
     if s.front > s.back:
         return NONE
     if s.dual_scan == 0 or s.front < s.first_count:
-        k = state.line[s.front]
+        k = state.queue[s.front]
         side = LEFT
         if s.dual_scan == 1 and state.density[k] < s.root_density:
             side = RIGHT
@@ -71,7 +71,7 @@ def next_request(state: State) -> int:
     # left / share ≤ right / (memory − share), without dividing by a share of 0
     side = LEFT if s.left_reserved * (memory - share) <= s.right_reserved * share else RIGHT
     for _ in range(2):
-        k = state.line[s.front if side == LEFT else s.back]
+        k = state.queue[s.front if side == LEFT else s.back]
         held = s.left_reserved if side == LEFT else s.right_reserved
         limit = share if side == LEFT else memory - share
         is_within = held == 0 or held + reservation(state, k) <= limit

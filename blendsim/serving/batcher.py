@@ -123,8 +123,8 @@ def preempt(state: State, request: int) -> None:
     r.target = r.prompt + r.generated
     r.status = WAITING
     r.was_preempted = 1
-    state.queue[s.requeued] = request
     s.requeued += 1
+    state.queue[len(state.queue) - s.requeued] = request
     state.counts[PREEMPTED] += 1
     state.counts[PREEMPTED_TOKENS] += lost
 

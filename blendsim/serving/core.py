@@ -317,11 +317,10 @@ def new_state(
         density=np.ascontiguousarray(density, np.float64),
         finish=np.full(int(output.max(initial=1)) + 2, NONE, np.int64),
         phase=np.zeros(block_tokens, np.int64),
-        queue=np.zeros(n, np.int64),
+        queue=queue_of(np.arange(n), n),
         ended=np.zeros(width, np.int64),
         chunk=np.zeros((3, width), np.int64),
         counts=np.zeros(len(COUNTS), np.int64),
-        line=np.arange(n),
         host=(host_blocks,) if host_blocks else (),
     )
 
@@ -330,10 +329,23 @@ def beside(state: State, line: Ints, first_count: int) -> State:
     """A fresh State of another replica over the records of a fresh `state`, of which it serves
     `line`; the first `first_count` of them run before the others.
     """
-    shared = ("requests", "density", "host")
+    shared = ("requests", "density", "host", "queue")
     own = {name: getattr(state, name).copy() for name in State._fields if name not in shared}
-    mine = state._replace(**own | {"line": line})
-    s = mine.scalars[0]
-    s.back = len(line) - 1
-    s.first_count = first_count
-    return mine
+    return with_line(state._replace(**own), line, first_count)
+
+
+def with_line(state: State, line: Ints, first_count: int) -> State:
+    """The state with `line` waiting instead of who stood in line; the first `first_count` of them
+    run before the others. Who was preempted stays.
+    """
+    s = state.scalars[0]
+    s.front, s.back, s.first_count = 0, len(line) - 1, first_count
+    queue = queue_of(line, len(state.requests))
+    if s.requeued:
+        queue[-int(s.requeued) :] = state.queue[-int(s.requeued) :]
+    return state._replace(queue=queue)
+
+
+def queue_of(line: Ints, most: int) -> Ints:
+    """The line, and room for a stack of `most` requests behind it."""
+    return np.concatenate([line, np.zeros(most, np.int64)])

@@ -55,7 +55,7 @@ def left_share(state: State) -> float:
     front = max(s.front, s.first_count)  # while sampled requests enter, the ends have not moved
     if front >= s.back:
         return memory / 2
-    left, right = state.density[state.line[front]], state.density[state.line[s.back]]
+    left, right = state.density[state.queue[front]], state.density[state.queue[s.back]]
     return memory * left_fraction(left, right, s.root_density)
 
 

@@ -159,11 +159,12 @@ class State(NamedTuple):
     density: NDArray[np.float64]  # (n,), ρ of the tree node request k hangs from
     finish: NDArray[np.int64]  # (longest output + 2,), ring by step: head of those that finish then
     phase: NDArray[np.int64]  # (block_tokens,), decodes that open a block at step ≡ i
-    queue: NDArray[np.int64]  # (n,), stack of preempted requests
+    #: (w + n,), the requests that wait, in line from `front` to `back`; from the end backwards, a
+    #: stack of the preempted. One array for both: every further one costs 5 % a step.
+    queue: NDArray[np.int64]
     ended: NDArray[np.int64]  # (max_running,), requests whose prefill ends in this step
     chunk: NDArray[np.int64]  # (3, max_running), of each chunk: request, computed before, tokens
     counts: NDArray[np.int64]  # (len(steplog.COUNTS),), this step in numbers
-    line: NDArray[np.int64]  # (w,), the requests that wait: from `front` to `back`
     #: Empty without host memory. Its length is part of its type, so that code for a host is left
     #: out of kernels that are compiled for a state without: branches alone cost 20 % a step.
     host: tuple[int, ...]

@@ -21,7 +21,7 @@ from blendsim.perf.shares import cut_line
 from blendsim.plan import DUAL_SCAN, Plan
 from blendsim.prefix import SortedPrompts, shared_tokens
 from blendsim.request import Ints, Workload
-from blendsim.serving.core import ServingCore, beside
+from blendsim.serving.core import ServingCore, beside, with_line
 from blendsim.serving.flavour import Flavour
 from blendsim.serving.sides import running_requests
 from blendsim.serving.state import DECODING
@@ -141,7 +141,7 @@ class Crew:
 def _waiting(replica: Replica) -> Ints:
     """The line of a rank: requests that were never admitted."""
     s = replica.core.state.scalars[0]
-    line: Ints = replica.core.state.line[int(s.front) : int(s.back) + 1]
+    line: Ints = replica.core.state.queue[int(s.front) : int(s.back) + 1]
     return line
 
 
@@ -150,7 +150,4 @@ def _requeued(replica: Replica) -> int:
 
 
 def _set_line(replica: Replica, line: Ints, first_count: int) -> None:
-    core = replica.core
-    core.state = core.state._replace(line=line)
-    s = core.state.scalars[0]
-    s.front, s.back, s.first_count = 0, len(line) - 1, first_count
+    replica.core.state = with_line(replica.core.state, line, first_count)
