@@ -56,6 +56,9 @@ class Settings:
             raise InputError(f"--seed {self.seed} must be at least 0")
         if self.planner != AUTO and self.planner not in POLICIES:
             raise UnknownName("planner", self.planner, (AUTO, *POLICIES))
+        find_link(self.host_link)
+        if self.link != AUTO:
+            find_link(self.link)
         if self.cluster.is_disaggregated and self.dp > 1:
             raise InputError(
                 f"--dp {self.dp} is for colocated replicas, {self.topology} names its own; "

@@ -37,7 +37,7 @@ COUNTS: tuple[str, ...] = (
     "running",  # requests in the engine during the step
     "waiting",
     "held_blocks",  # KV blocks in use by running requests, shared ones once
-    "cached_blocks",  # KV blocks of shared prefixes nobody reads now
+    "cached_blocks",  # cached KV blocks that no running request reads
     "left_tokens",  # KV tokens reserved by the compute-heavy end (dual scan)
     "right_tokens",  # and by the memory-heavy end
     "stored_blocks",  # KV blocks that go to host memory

@@ -175,7 +175,7 @@ class SlowCore:
 
     def trim(self) -> None:
         """The last prompt is cut to fill a whole multiple: its chunk is undone and run again."""
-        if not self.chunks:
+        if not self.chunks or self.world.host:
             return
         job, before, tokens = self.chunks[-1]
         excess = (len(self.decoders) + sum(t for _, _, t in self.chunks)) % self.world.multiple

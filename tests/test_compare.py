@@ -8,7 +8,7 @@ from test_search import mixed_pool
 
 from blendsim import search
 from blendsim.baselines import BASELINES, Baseline, find_baselines
-from blendsim.errors import UnknownName
+from blendsim.errors import InputError, UnknownName
 from blendsim.search.comparison import BUDGETS, COMMON_BUDGET
 
 POOL = mixed_pool(np.random.default_rng(3), 150)
@@ -57,6 +57,20 @@ def test_rate_of_a_gpu_counts_all_of_them() -> None:
     row = search.compare(POOL, replace(settings, token_budget=2_048), [DFS]).rows[0]
     assert row.gpus == 2
     assert row.tokens_per_second_per_gpu == pytest.approx(row.tokens_per_second / 2)
+
+
+def test_what_cannot_run_as_asked_is_left_out_and_said() -> None:
+    done = search.compare(POOL, search.Settings(eviction="plan", token_budget=2_048), BASELINES)
+    assert {row.engine for row in done.rows} == {"vllm", "nanoflow"}
+    said = [note for note in done.notes if "left out" in note]
+    assert len(said) == len(BASELINES) - len(done.rows)
+    with pytest.raises(InputError, match="no baseline can run as asked; SGLang-DFS"):
+        search.compare(POOL, search.Settings(eviction="plan"), find_baselines(["sglang"]))
+
+
+def test_topology_of_the_settings_is_not_the_baselines() -> None:
+    settings = search.Settings(topology="1P1D", token_budget=2_048)
+    assert search.compare(POOL, settings, [DFS]).rows[0].gpus == 1
 
 
 def test_engines_choose_rows() -> None:

@@ -33,7 +33,10 @@ Topology = Annotated[
 Link = Annotated[
     str | None, typer.Option(help="What KV moves over between pools; by itself the GPU's own link.")
 ]
-Engine = Annotated[str | None, typer.Option(help="nanoflow, vllm, sglang or sequential.")]
+Engine = Annotated[
+    str | None,
+    typer.Option(help="nanoflow, vllm, sglang (-mixed, -lpm, -dfs-weight) or sequential."),
+]
 Overlap = Annotated[
     str | None,
     typer.Option(help="sum, max, table or fit; by itself fit where measured, else table."),

@@ -39,6 +39,8 @@ def simulate(
         changes = given(
             {"engine": engine, "topology": topology, "link": link, "token_budget": token_budget}
         )
+        if topology is not None:  # its pools replace the ranks the plan was made for
+            changes |= {"dp": 1, "steals": False}
         settings = replace(asked.settings, **changes)
         say("reading traces")
         row, log, notes = simulate_plan(asked.load(), made, settings, say)

@@ -48,7 +48,7 @@ class OverlapFit:
 
     @property
     def lines(self) -> Floats:
-        """(k, 2): f(c, m) = max of a·c + b·m."""
+        """(k, 3): f(c, m, n) = max of a·c + b·m + d·n, n the network."""
         return hull(self.ratios, self.times)
 
     @property

@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from blendsim.baselines import Baseline
+from blendsim.errors import BlendsimError, InputError
 from blendsim.plan import Plan
 from blendsim.report.metrics import Row, run_seconds
 from blendsim.request import Workload
@@ -22,6 +23,8 @@ from blendsim.search.trial import (
 )
 from blendsim.serving.flavour import Flavour, find_flavour
 from blendsim.settings import Settings
+from blendsim.sim.pool_cores import require_room
+from blendsim.sim.run import require_modelled
 from blendsim.sim.topology import COLOCATED
 
 BUDGETS = (512, 1_024, 2_048, 4_096, 8_192)  # tokens a step each baseline is tried at
@@ -49,6 +52,7 @@ def compare(
     """
     problem = prepare(workload, settings, progress)
     scenes = _scenes(problem, baselines)
+    baselines, left_out = _runnable(scenes, baselines)
     blocks = {b.engine: block_size(problem, [find_flavour(b.engine)]) for b in baselines}
     facts = {block: find_facts(problem, block) for block in set(blocks.values())}
     finest = min(blocks.values())
@@ -83,7 +87,7 @@ def compare(
 
         done = list(pool.map(run, baselines))
     beyond = [f"{row.policy}: {note}" for row, _, notes in done for note in notes]
-    notes = [*workload.notes, *problem.lengths.notes, *beyond]
+    notes = [*workload.notes, *problem.lengths.notes, *left_out, *beyond]
     return Comparison([row for row, _, _ in done], [row for _, row, _ in done], notes)
 
 
@@ -91,11 +95,35 @@ def _scenes(problem: Problem, baselines: Sequence[Baseline]) -> dict[str, Proble
     """The problem on each topology; pools of prefill and decode replicas name their own number."""
     scenes = {}
     for name in {baseline.topology for baseline in baselines}:
-        settings = problem.settings
+        settings = replace(problem.settings, topology=COLOCATED.name)
         if name != COLOCATED.name:
-            settings = replace(settings, topology=name, dp=1)
+            settings = replace(settings, topology=name, dp=1, steals=False)
         scenes[name] = problem._replace(settings=settings)
     return scenes
+
+
+def _runnable(
+    scenes: dict[str, Problem], baselines: Sequence[Baseline]
+) -> tuple[list[Baseline], list[str]]:
+    """The baselines that can run as asked, and a sentence for each that cannot; InputError if none
+    can.
+    """
+    kept, left_out = [], []
+    for baseline in baselines:
+        scene = scenes[baseline.topology]
+        settings = scene.settings
+        try:
+            flavour = find_engine(scene, baseline.engine)
+            require_modelled(flavour, settings.cluster, settings.host)
+            if settings.cluster.is_disaggregated:
+                require_room(scene.workload, scene.true_lengths, scene.model, settings.cluster)
+        except BlendsimError as error:
+            left_out.append(f"{baseline.name} is left out: {error}")
+        else:
+            kept.append(baseline)
+    if not kept:
+        raise InputError(f"no baseline can run as asked; {left_out[0]}")
+    return kept, left_out
 
 
 def _budgets(problem: Problem) -> list[int]:

@@ -215,7 +215,8 @@ def schedule(state: State) -> None:
             tokens = min(budget, r.target - r.computed)
             run_chunk(state, k, tokens)
             budget -= tokens
-    if s.dense_multiple > 1:
+    # NOTE: a chunk's blocks have left host memory, so that a cut one would leave a gap before it.
+    if s.dense_multiple > 1 and not has_host(state):
         trim(state)
     counts[DECODE_REQUESTS] += s.decodes
     counts[CONTEXT_TOKENS] += s.context

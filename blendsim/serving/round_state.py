@@ -75,6 +75,8 @@ def new_rounds(state: State, limits: Ints, flavour: Flavour) -> Rounds:
     length is then taken to be forced.
     """
     n = len(state.requests)
+    waiting = np.asarray(state.queue)[: int(state.scalars[0].back) + 1]
+    assert np.array_equal(waiting, np.arange(n)), "a request's number is its place in the plan"
     output = np.asarray(state.requests.output)
     is_dual = int(state.scalars[0].dual_scan) == 1
     has_prefixes = len(state.nodes) > 1

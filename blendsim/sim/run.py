@@ -41,7 +41,7 @@ def simulate(
 
     Every run ends with the core's conservation check.
     """
-    _require_modelled(flavour, topology, host)
+    require_modelled(flavour, topology, host)
     facts: dict[str, Any] = {
         "policy": plan.policy,
         "engine": flavour.name,
@@ -75,7 +75,7 @@ def simulate(
     )
 
 
-def _require_modelled(flavour: Flavour, topology: Topology, host: HostMemory | None) -> None:
+def require_modelled(flavour: Flavour, topology: Topology, host: HostMemory | None) -> None:
     """InputError for rules of which no combination is modelled."""
     by_plan = flavour.eviction == BY_PLAN
     for is_both, what, way in (
@@ -84,6 +84,7 @@ def _require_modelled(flavour: Flavour, topology: Topology, host: HostMemory | N
         (host is not None and flavour.prefill_first, "host memory", flavour.name),
         (host is not None and topology.steals, "host memory", "stealing between ranks"),
         (host is not None and topology.is_disaggregated, "host memory", topology.name),
+        (by_plan and topology.is_disaggregated, "eviction by plan", topology.name),
         (by_plan and flavour.prefill_first, "eviction by plan", flavour.name),
     ):
         if is_both:

@@ -1,4 +1,4 @@
-"""Topology: how replicas stand together, a row of fields; `cluster` builds the world from it."""
+"""Topology: how replicas stand together, a row of fields; `run` builds the world from it."""
 
 import re
 from dataclasses import dataclass
@@ -57,4 +57,7 @@ def pools(text: str, link: Link) -> Topology:
     match = _POOLS.fullmatch(text)
     if match is None:
         raise InputError(f"topology {text!r} is not of the form 1P2D; name both pools' replicas")
-    return Topology(prefill=int(match[1]), decode=int(match[2]), link=link)
+    prefill, decode = int(match[1]), int(match[2])
+    if not prefill or not decode:
+        raise InputError(f"topology {text!r} lacks a pool; give at least 1P1D, or colocated")
+    return Topology(prefill=prefill, decode=decode, link=link)
