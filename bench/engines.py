@@ -3,9 +3,9 @@
     python bench/engines.py [DIRECTORY with real traces]
 
 400,000 requests each, Llama-3.1-8B on one A100, 1 % of the output lengths sampled. Prints a row a
-baseline: tokens/s a GPU on the true lengths, at the common 2,048 tokens a step and at the budget
-that is best for it by prediction. Then what the paper found about their order, and whether it is so
-here.
+baseline that colocates prefill and decode: tokens/s on the true lengths, at the common 2,048 tokens
+a step and at the budget that is best for it by prediction. Then what the paper found about their
+order, and whether it is so here. bench/cluster.py has pools of prefill and decode.
 """
 
 import sys
@@ -16,6 +16,7 @@ from machine import machine, peak_gigabytes, row, timed, today
 from blendsim import search
 from blendsim.baselines import BASELINES
 from blendsim.report.metrics import Row
+from blendsim.sim.topology import COLOCATED
 from blendsim.synth.blend import blend
 from blendsim.synth.recipes import RECIPES
 
@@ -36,7 +37,6 @@ def findings(trace: str, common: dict[str, Row]) -> list[str]:
         ("NanoFlow-DFS", "SGLang-DFS"),
         (first, second),
         ("BlendServe", "NanoFlow-DFS"),
-        *(("vLLM-DFS", name) for name in common if name.startswith("DistServe")),
     ]
     verdict = {True: "holds", False: "does not hold"}
     return [f"{trace}: {a} over {b} {over(a, b):.3f}: {verdict[over(a, b) > 1]}" for a, b in pairs]
@@ -46,6 +46,7 @@ def main() -> None:
     """Measure and print the table."""
     data = Path(sys.argv[1]) if len(sys.argv) > 1 else None
     settings = search.Settings()
+    baselines = [baseline for baseline in BASELINES if baseline.topology == COLOCATED.name]
     print(f"{machine()}; {today()}")
     print(row("workload", "baseline", "at 2,048", "best", "budget", "of optimum", "sharing kept"))
     print(row(*["---"] * 7))
@@ -53,7 +54,7 @@ def main() -> None:
     seconds = 0.0
     for trace, recipe in RECIPES.items():
         pool = blend(recipe, settings.system, data).workload
-        done, took = timed(lambda pool=pool: search.compare(pool, settings, BASELINES))
+        done, took = timed(lambda pool=pool: search.compare(pool, settings, baselines))
         seconds += took
         for best, common in zip(done.rows, done.common, strict=True):
             print(

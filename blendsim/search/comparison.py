@@ -45,15 +45,18 @@ def compare(
     """Every one of the baselines on the pool. With a token budget in the settings all run at that.
 
     Rows on equally many replicas stand beside the same bounds: those of the largest budget tried
-    and of the smallest KV block.
+    and of the smallest KV block. What sharing can reach is said of each engine's own block.
     """
     problem = prepare(workload, settings, progress)
     scenes = _scenes(problem, baselines)
-    block = block_size(problem, [find_flavour(baseline.engine) for baseline in baselines])
-    facts = find_facts(problem, block)
+    blocks = {b.engine: block_size(problem, [find_flavour(b.engine)]) for b in baselines}
+    facts = {block: find_facts(problem, block) for block in set(blocks.values())}
+    finest = min(blocks.values())
     most = max(_budgets(problem))
     progress(f"bounds for {most} tokens a step")
-    limits = {scene.settings.replicas: find_bounds(scene, most, block) for scene in scenes.values()}
+    limits = {
+        scene.settings.replicas: find_bounds(scene, most, finest) for scene in scenes.values()
+    }
 
     def make(key: tuple[str, int]) -> Plan:
         progress(f"planning {key[0]}")
@@ -68,14 +71,14 @@ def compare(
             progress(f"simulating {baseline.name}")
             scene = scenes[baseline.topology]
             plan = plans[baseline.policy, scene.settings.dp]
-            bound = limits[scene.settings.replicas]
+            bound, fact = limits[scene.settings.replicas], facts[blocks[baseline.engine]]
             best = _best_flavour(scene, plan, baseline)
-            trial = run_trial(scene, plan, baseline.name, best, bound, facts)
+            trial = run_trial(scene, plan, baseline.name, best, bound, fact)
             budget = settings.token_budget or COMMON_BUDGET
             common = find_engine(scene, baseline.engine, budget)
             if common == best:
                 return trial.row, trial.row, trial.notes
-            other = run_trial(scene, plan, baseline.name, common, bound, facts)
+            other = run_trial(scene, plan, baseline.name, common, bound, fact)
             return trial.row, other.row, trial.notes
 
         done = list(pool.map(run, baselines))
