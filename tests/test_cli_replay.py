@@ -115,9 +115,10 @@ def test_sampled_replay_tells_its_interval(folder: Path) -> None:
     assert "10 of the steps were measured" in run("--model", "tiny", "--sampled", "10").stdout
 
 
-def test_full_is_every_step_even_beside_a_sample(folder: Path) -> None:
-    done = run("--model", "tiny", "--sampled", "10", "--full", "--json")
+def test_full_is_every_step_and_no_sample_beside_it(folder: Path) -> None:
+    done = run("--model", "tiny", "--full", "--json")
     assert json.loads(done.stdout)["estimate"] is None
+    assert "give one of the two" in complaint("--model", "tiny", "--sampled", "10", "--full")
 
 
 def test_executor_is_the_users_choice(folder: Path) -> None:

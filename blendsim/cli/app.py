@@ -3,6 +3,7 @@
 """
 
 import os
+import signal
 import sys
 from typing import Any
 
@@ -97,8 +98,13 @@ app.add_typer(trace.app, name="trace")
 app.add_typer(profile.app, name="profile")
 
 
+def _terminated(number: int, _: Any) -> None:
+    raise SystemExit(128 + number)  # so that what is to be kept of a run is written
+
+
 def main() -> None:
     """Entry point of the `blendsim` command."""
+    signal.signal(signal.SIGTERM, _terminated)
     for stream in (sys.stdout, sys.stderr):
         # A terminal that cannot show ρ gets a question mark, not a traceback.
         getattr(stream, "reconfigure", lambda **_: None)(errors="replace")

@@ -88,6 +88,11 @@ def prepare(made: "Plan", pool: "Workload", asked: Asked, wish: Wish, say: Say) 
         "machine": describe(device),
     }
     notes = _notes(choice.config.name, asked, facts["machine"]["device"])
+    if wish.sampled is not None and not wish.gpu:
+        notes.append(
+            "on a CPU a step timed alone can take several times what it takes in a run; "
+            "the interval says only what drawing other steps would change"
+        )
 
     def made_of(replay: Any, on: Any, total: int, what: str) -> Run:
         told = partial(_tell, say, total, what)

@@ -84,14 +84,16 @@ def compare(
     ] = None,
     json: o.Json = False,
 ) -> None:
-    """Put every baseline side by side on one pool, at its best token budget and at 2,048."""
+    """Put every baseline side by side on one pool, at the token budget that is best for it by
+    prediction (pools of prefill and decode replicas at their engine's own) and at 2,048.
+    """
     with Progress(is_whole_run=True) as say:
         from blendsim.baselines import find_baselines
         from blendsim.search import compare as compare_baselines
 
         asked = o.resolve(ctx.params)
-        names = [name.strip() for name in (engines or "").split(",")]
-        baselines = find_baselines([name for name in names if name])
+        names = [] if engines is None else [name.strip() for name in engines.split(",")]
+        baselines = find_baselines(names)
         say("reading traces")
         workload = asked.load()
         rows, common, notes = compare_baselines(workload, asked.settings, baselines, say)

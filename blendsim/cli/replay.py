@@ -52,11 +52,14 @@ def replay(
 ) -> None:
     """Run a plan on a GPU, or its schedule on the CPU with a tiny model, and time its steps."""
     with Progress(is_whole_run=True) as say:
+        from blendsim.errors import InputError
         from blendsim.files import require_place, sha256
         from blendsim.plan import require_same_workload
 
         made, asked = read_planned(plan, workload)
-        wish = Wish(gpu, engine, model, None if full else sampled, executor)
+        if full and sampled is not None:
+            raise InputError("--full runs every step, --sampled some; give one of the two")
+        wish = Wish(gpu, engine, model, sampled, executor)
         wish.check()
         if output is not None:
             require_place(output)

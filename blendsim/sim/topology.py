@@ -59,5 +59,5 @@ def pools(text: str, link: Link) -> Topology:
         raise InputError(f"topology {text!r} is not of the form 1P2D; name both pools' replicas")
     prefill, decode = int(match[1]), int(match[2])
     if not prefill or not decode:
-        raise InputError(f"topology {text!r} lacks a pool; give at least 1P1D, or colocated")
+        raise InputError(f"topology {text} lacks a pool; give at least 1P1D, or colocated")
     return Topology(prefill=prefill, decode=decode, link=link)
