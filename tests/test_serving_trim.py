@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from oracle_serving import World
-from serving_worlds import core_of, steps, worlds
+from serving_worlds import core_of, steps, worlds_without_host
 
 from blendsim.errors import InputError
 from blendsim.serving.flavour import FLAVOURS, Flavour
@@ -110,7 +110,7 @@ def test_a_shared_block_that_was_stored_already_stays_stored() -> None:
 
 
 @settings(max_examples=150, deadline=None)
-@given(worlds())
+@given(worlds_without_host())
 def test_steps_with_prompts_are_multiples_unless_the_last_chunk_is_too_short(w: World) -> None:
     core = core_of(w)
     while not core.is_done:
