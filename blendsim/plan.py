@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from blendsim.errors import InputError, PlanMismatch
 from blendsim.files import replacing
+from blendsim.pacing import Pacing
 from blendsim.request import Ints, Workload
 from blendsim.steplog import read_table, require_columns
 
@@ -58,6 +59,7 @@ class Plan:
     root_density: float  # ρ of the whole pool
     workload_hash: str  # fingerprint of what planning could see
     meta: Mapping[str, Any]  # origin, specs, seed, sample, predicted_seconds, …
+    pacing: Pacing | None = None
 
     def __len__(self) -> int:
         return len(self.order)

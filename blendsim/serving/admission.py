@@ -33,13 +33,19 @@ def has_room(state: State, request: int) -> bool:
     """Whether the request may enter: its whole prompt fits in blocks that are free or can be
     evicted, and the flavour's forecast holds.
     """
+    return fits_beside(state, request, 0, 0)
+
+
+@kernel
+def fits_beside(state: State, request: int, near: int, spare: int) -> bool:
+    """`has_room` if the forecast is to leave `spare` tokens for others."""
     s = state.scalars[0]
     target = state.requests[request].target
     need = (target + s.block_tokens - 1) // s.block_tokens - hit_blocks(state, request)
     room = s.free + s.idle - idle_path_blocks(state, request)
     if need > room:
         return False
-    return s.predicted_peak == 0 or s.running == 0 or peak_fits(state, request)
+    return s.predicted_peak == 0 or s.running == 0 or peak_fits(state, request, near, spare)
 
 
 @kernel

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blendsim.batch import Batch
+from blendsim.pacing import Pacing
 from blendsim.plan import DUAL_SCAN, Plan
 from blendsim.prefix import PrefixTree, SortedPrompts, build_tree, common_blocks, subset
 from blendsim.request import Ints, Workload
@@ -17,6 +18,7 @@ from blendsim.serving import batcher, rounds
 from blendsim.serving.flavour import BY_PLAN, PREDICTED_PEAK, Flavour
 from blendsim.serving.host import check_host
 from blendsim.serving.kv import count_waiting
+from blendsim.serving.pacing import new_pace
 from blendsim.serving.round_state import Rounds, check_rounds, new_rounds
 from blendsim.serving.state import (
     ARRIVING,
@@ -117,6 +119,7 @@ class ServingCore:
             is_dual=plan.admission == DUAL_SCAN,
             first_count=int(plan.is_first[mine].sum()),
             host_blocks=0 if host is None else host.blocks(system),
+            pacing=None if flavour.prefill_first else plan.pacing,
         )
         turns = None
         if flavour.prefill_first:
@@ -185,6 +188,8 @@ class ServingCore:
         assert int(np.isin(status, (DONE, LENT)).sum()) == int(s.done), "done requests are counted"
         if self.rounds is None:  # else check_rounds counts the line
             in_line = int(s.requeued) + int(s.back) - int(s.front) + 1
+            if state.pace:
+                in_line -= int(state.pace[0][0].holes)
             assert int((status == WAITING).sum()) == in_line, "who waits stands in line"
         block = int(s.block_tokens)
         decoding = requests.status[running] == DECODING
@@ -252,6 +257,7 @@ def new_state(
     is_dual: bool,
     first_count: int,
     host_blocks: int = 0,
+    pacing: Pacing | None = None,
 ) -> State:
     """A fresh State for requests in plan order (`paths` None: no prefix is shared)."""
     n = len(prompt)
@@ -322,6 +328,7 @@ def new_state(
         chunk=np.zeros((3, width), np.int64),
         counts=np.zeros(len(COUNTS), np.int64),
         host=(host_blocks,) if host_blocks else (),
+        pace=() if pacing is None else new_pace(requests, nodes, s, pacing),
     )
 
 
@@ -329,7 +336,7 @@ def beside(state: State, line: Ints, first_count: int) -> State:
     """A fresh State of another replica over the records of a fresh `state`, of which it serves
     `line`; the first `first_count` of them run before the others.
     """
-    shared = ("requests", "density", "host", "queue")
+    shared = ("requests", "density", "host", "queue", "pace")
     own = {name: getattr(state, name).copy() for name in State._fields if name not in shared}
     return with_line(state._replace(**own), line, first_count)
 

@@ -62,7 +62,7 @@ def forget(state: State, request: int) -> None:
 
 
 @kernel
-def peak_fits(state: State, request: int) -> bool:
+def peak_fits(state: State, request: int, near: int, spare: int) -> bool:
     """Whether the predicted peak of all running requests and this one, up to its own end, stays
     within the KV capacity. A peak after that is not of its making.
 
@@ -82,11 +82,12 @@ def peak_fits(state: State, request: int) -> bool:
         if bucket.count == 0 and b != mine:
             continue  # NOTE: without an end in it, a bucket cannot hold the worst moment
         upto = (b + 1) * s.bucket_steps
+        if b == mine:
+            upto = min(upto, end)
         used = bucket.final_sum + total + count * upto
-        if b < mine:
+        if b <= mine:
             used += base + upto
-        elif b == mine:
-            used += base + end
+        used += near if b <= s.current_bucket + 1 else spare
         if b <= mine and used > limit:
             return False
         count += bucket.count

@@ -168,3 +168,5 @@ class State(NamedTuple):
     #: Empty without host memory. Its length is part of its type, so that code for a host is left
     #: out of kernels that are compiled for a state without: branches alone cost 20 % a step.
     host: tuple[int, ...]
+    #: Empty, or the record and the table of serving/pacing.py, for the same reason.
+    pace: tuple[Any, ...]
