@@ -12,6 +12,7 @@ from blendsim.compiled import kernel
 from blendsim.serving.admission import admit, next_request
 from blendsim.serving.forecast import forget, renew_estimates
 from blendsim.serving.host import has_host, store_private
+from blendsim.serving.kinds import leave_kind
 from blendsim.serving.kv import (
     extend,
     missing_blocks,
@@ -99,7 +100,8 @@ def stop_decoding(state: State, request: int, upcoming: int) -> None:
 def leave(state: State, request: int, computed: int, held: int) -> None:
     """The request leaves the engine with `computed` tokens of KV in blocks for `held`."""
     release(state, request, computed, held)
-    forget(state, request)
+    if state.requests[request].is_member == 0:
+        forget(state, request)
     leave_side(state, request)
     state.scalars[0].running -= 1
 
@@ -127,6 +129,9 @@ def preempt(state: State, request: int) -> None:
         wait_again(state, request)
     # NOTE: once decodes have their blocks for this step, they hold them for one token more.
     leave(state, request, computed, computed + (s.opened if r.status == DECODING else 0))
+    if len(state.pace) > 0:
+        if r.is_member == 1:
+            leave_kind(state, request, False)
     r.target = r.prompt + r.generated
     r.status = WAITING
     r.was_preempted = 1
@@ -239,7 +244,7 @@ def schedule(state: State) -> None:
     counts[RUNNING] = s.running
     counts[WAITING_REQUESTS] = s.requeued + s.back - s.front + 1
     if len(state.pace) > 0:
-        counts[WAITING_REQUESTS] -= state.pace[0][0].holes
+        counts[WAITING_REQUESTS] -= state.pace[0].record[0].holes
     counts[HELD_BLOCKS] = s.shared_held + s.private
     counts[CACHED_BLOCKS] = s.idle
     counts[LEFT_TOKENS] = s.left_reserved
@@ -282,6 +287,8 @@ def finish(state: State, request: int, computed: int) -> None:
     leave(state, request, computed, computed)
     if len(state.pace) > 0:
         note_finished(state, request)
+        if state.requests[request].is_member == 1:
+            leave_kind(state, request, True)
     state.requests[request].status = DONE
     state.requests[request].generated = state.requests[request].output
     state.scalars[0].done += 1

@@ -18,7 +18,7 @@ from blendsim.serving import batcher, rounds
 from blendsim.serving.flavour import BY_PLAN, PREDICTED_PEAK, Flavour
 from blendsim.serving.host import check_host
 from blendsim.serving.kv import count_waiting
-from blendsim.serving.pacing import new_pace
+from blendsim.serving.pacing import Pace, new_pace
 from blendsim.serving.round_state import Rounds, check_rounds, new_rounds
 from blendsim.serving.state import (
     ARRIVING,
@@ -45,6 +45,13 @@ class BlockPaths(NamedTuple):
 
     tree: PrefixTree  # depth in blocks
     node: Ints  # (n,), deepest node of request k (plan order of the replica)
+
+
+class Seen(NamedTuple):
+    """What a paced plan knows of its requests' lengths, in plan order."""
+
+    is_visible: NDArray[np.bool_]
+    source: Ints
 
 
 class Scheduled(NamedTuple):
@@ -120,6 +127,7 @@ class ServingCore:
             first_count=int(plan.is_first[mine].sum()),
             host_blocks=0 if host is None else host.blocks(system),
             pacing=None if flavour.prefill_first else plan.pacing,
+            seen=Seen(plan.is_visible[mine], workload.source[rows].astype(np.int64)),
         )
         turns = None
         if flavour.prefill_first:
@@ -189,7 +197,7 @@ class ServingCore:
         if self.rounds is None:  # else check_rounds counts the line
             in_line = int(s.requeued) + int(s.back) - int(s.front) + 1
             if state.pace:
-                in_line -= int(state.pace[0][0].holes)
+                in_line -= int(state.pace[0].record[0].holes)
             assert int((status == WAITING).sum()) == in_line, "who waits stands in line"
         block = int(s.block_tokens)
         decoding = requests.status[running] == DECODING
@@ -227,7 +235,7 @@ class ServingCore:
         for members, counted in ((on_left, s.left_reserved), (~on_left, s.right_reserved)):
             reserved = int(requests.reserved[running[members]].sum())
             assert reserved == int(counted), f"{reserved} tokens are reserved, counted {counted}"
-        ends = len(running) + len(arriving)
+        ends = len(running) - int(requests.is_member[running].sum()) + len(arriving)
         assert int(state.buckets["count"].sum()) == ends, "every end is expected once"
         if self.rounds is not None:
             check_rounds(state, self.rounds)
@@ -258,6 +266,7 @@ def new_state(
     first_count: int,
     host_blocks: int = 0,
     pacing: Pacing | None = None,
+    seen: Seen | None = None,
 ) -> State:
     """A fresh State for requests in plan order (`paths` None: no prefix is shared)."""
     n = len(prompt)
@@ -328,7 +337,21 @@ def new_state(
         chunk=np.zeros((3, width), np.int64),
         counts=np.zeros(len(COUNTS), np.int64),
         host=(host_blocks,) if host_blocks else (),
-        pace=() if pacing is None else new_pace(requests, nodes, s, pacing),
+        pace=() if pacing is None else (_pace(requests, nodes, s, seen, pacing),),
+    )
+
+
+def _pace(requests: Any, nodes: Any, s: Any, seen: Seen | None, pacing: Pacing) -> Pace:
+    """Pacing's part of a fresh State."""
+    assert seen is not None, "pacing tells visible lengths from others"
+    below = np.bincount(requests.node, minlength=len(nodes))
+    for k in range(len(nodes) - 1, 0, -1):  # in preorder: a parent comes before its children
+        below[nodes.parent[k]] += below[k]
+    shared = nodes.length[1:] * np.maximum(below[1:] - 1, 0)
+    block = int(s.block_tokens)
+    saved = int(shared.sum()) * block
+    return new_pace(
+        requests, saved, int(s.capacity) * block, seen.is_visible, seen.source, pacing
     )
 
 

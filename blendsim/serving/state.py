@@ -48,6 +48,10 @@ REQUEST = np.dtype(
         ("older", _INT),  # running requests of a side, in order of admission
         ("newer", _INT),
         ("hosted", _INT),  # preempted: its private blocks up to this token are on the host
+        # paced: forecast by kind, not by its own expected end
+        ("kind", _INT),  # its source if its length is not visible, else NONE
+        ("is_member", _INT),  # runs and is forecast by its kind
+        ("rate_start", _INT),  # step its output would have begun at if never interrupted
     ],
     align=True,
 )
@@ -168,5 +172,5 @@ class State(NamedTuple):
     #: Empty without host memory. Its length is part of its type, so that code for a host is left
     #: out of kernels that are compiled for a state without: branches alone cost 20 % a step.
     host: tuple[int, ...]
-    #: Empty, or the record and the table of serving/pacing.py, for the same reason.
+    #: Empty unless the plan is paced, else serving/pacing.py's Pace alone; for the same reason.
     pace: tuple[Any, ...]
