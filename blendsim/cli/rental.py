@@ -61,7 +61,7 @@ def rent(params: dict[str, Any], wanted: Wanted, output: Path | None, json: bool
     else:
         print_lines(_text(rental, goal, f"{settings.model}, engine {settings.engine}", output))
     if rental.chosen is None:
-        from blendsim.report.rental import nothing_meets
+        from blendsim.report.rental_advice import nothing_meets
 
         nearest = nothing_meets(rental.rows, goal)
         raise InputError(

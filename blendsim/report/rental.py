@@ -92,7 +92,7 @@ def rental_table(
         Column("dp", [row.dp for row in rows]),
         Column("policy", [row.row.policy for row in rows], is_text=True),
         Column("predicted", [number(row.row.predicted_seconds, 1) for row in rows]),
-        Column("GPU-hours", [spend(row.gpu_hours) for row in rows]),
+        Column("GPU-hours", _spends([row.gpu_hours for row in rows])),
         *_money_columns(rows, goal),
         Column("of reachable", [share(row.row.share_of_reachable) for row in rows], 2),
         Column("seconds", [number(row.row.seconds, 1) for row in rows], 1),
@@ -107,7 +107,7 @@ def _money_columns(rows: Sequence[RentalRow], goal: Goal) -> list[Column]:
     if goal.currency is None:
         return []
     columns = [
-        Column(f"cost, {goal.currency}", [spend(row.cost) for row in rows]),
+        Column(f"cost, {goal.currency}", _spends([row.cost for row in rows])),
         Column("per M tokens", [number(row.cost_per_million_tokens, 4) for row in rows]),
     ]
     if any(row.offer for row in rows):
@@ -115,6 +115,16 @@ def _money_columns(rows: Sequence[RentalRow], goal: Goal) -> list[Column]:
     return columns
 
 
+def _spends(amounts: Sequence[float | None]) -> list[str]:
+    """A column of money or GPU-hours, all with as many digits as the least of them needs."""
+    digits = max(map(_digits, amounts), default=0)
+    return [number(amount, digits) for amount in amounts]
+
+
 def spend(amount: float | None) -> str:
     """Money or GPU-hours, with more digits where there is little of it."""
-    return number(amount, 2 if amount is None or amount >= _LITTLE or amount == 0 else 4)
+    return number(amount, _digits(amount))
+
+
+def _digits(amount: float | None) -> int:
+    return 4 if amount is not None and 0 < amount < _LITTLE else 2
