@@ -1,17 +1,20 @@
 """plan on several systems from end to end: what a user types, and what comes out."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 from test_cli_errors import complaint
 from test_cli_plan import run, run_json, write_csv
+from test_readme import REPOSITORY, SHOWN, numbers, words
 from typer.testing import CliRunner
 
 from blendsim.cli.app import app
 from blendsim.cli.lists import read_seconds, read_systems
 from blendsim.errors import InputError
 from blendsim.plan import read_plan
+from blendsim.search.prices import read_prices
 
 PRICES = 'currency = "EUR"\n[gpu_hour]\na100-80g = 1.5\nh200 = 4\n'
 PLAN = ("plan", "--trace", "trace.csv", "--planner", "dfs")
@@ -55,7 +58,7 @@ def test_table_marks_the_chosen_system_and_fits_the_terminal() -> None:
     lines = run(*PLAN, *BOTH, "--price", "prices.toml", "--deadline", "1h").splitlines()
     chosen = run_json(*PLAN, *BOTH, "--price", "prices.toml")["chosen"]
     marked = [line.split()[1:4] for line in lines if line.startswith("* ")]
-    assert marked == [[chosen["gpu"], "1", chosen["dp"]]]
+    assert marked == [[chosen["gpu"], "1", str(chosen["dp"])]]
     assert max(map(len, lines)) <= 120
     assert any("cost, EUR" in line for line in lines)
 
@@ -64,7 +67,7 @@ def test_the_plan_written_is_the_chosen_systems(folder: Path) -> None:
     told = run_json(*PLAN, *BOTH, "-o", "a.parquet")
     assert told["plan"] == "a.parquet"
     settings = read_plan(folder / "a.parquet").meta["settings"]
-    assert (settings["gpu"], str(settings["dp"])) == (told["chosen"]["gpu"], told["chosen"]["dp"])
+    assert (settings["gpu"], settings["dp"]) == (told["chosen"]["gpu"], told["chosen"]["dp"])
     run(*PLAN, "--gpu", settings["gpu"], "--dp", str(settings["dp"]), "-o", "b.parquet")
     assert (folder / "a.parquet").read_bytes() == (folder / "b.parquet").read_bytes()
     seconds = run_json("simulate", "a.parquet")["seconds"]
@@ -175,3 +178,16 @@ def test_one_bad_line_of_prices_is_told_before_the_trace_is_read(folder: Path) -
     (folder / "bad.toml").write_text(PRICES + "h100 = -1\n")
     line = complaint(folder, "plan", "--trace", "no.csv", "--price", "bad.toml")
     assert "bad.toml: [gpu_hour] h100 = -1 must be" in line
+
+
+def test_the_docs_example_is_what_the_command_says(folder: Path) -> None:
+    text = (REPOSITORY / "docs" / "rent.md").read_text()
+    prices, offer = re.findall(r"```toml\n(.*?)```", text, re.DOTALL)
+    (folder / "prices.toml").write_text(prices)
+    [(arguments, output)] = SHOWN.findall(text)
+    said = run(*arguments.split())
+    assert words(said) == words(output)
+    # Other processors and library versions may round another way.
+    assert numbers(said) == pytest.approx(numbers(output), rel=2e-3, abs=0.1)
+    (folder / "prices.toml").write_text(prices + offer)
+    assert read_prices(folder / "prices.toml").offers[-1].name == "node"

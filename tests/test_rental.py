@@ -35,7 +35,7 @@ def rented(goal: Goal = Goal(), prices: Prices | None = None, **settings: object
     return rent(small_pool(), candidates, goal, prices)
 
 
-def named(rental: Rental, gpu: str, dp: str) -> RentalRow:
+def named(rental: Rental, gpu: str, dp: int) -> RentalRow:
     return next(row for row in rental.rows if (row.gpu, row.dp) == (gpu, dp))
 
 
@@ -43,7 +43,7 @@ def test_each_row_is_what_planning_for_that_system_alone_gives() -> None:
     rental = rented(Goal(currency="EUR"), PRICES)
     assert len(rental.rows) == 4
     for row in rental.rows:
-        settings = search.Settings(gpu=row.gpu, dp=int(row.dp))
+        settings = search.Settings(gpu=row.gpu, dp=row.dp)
         alone = search.choose(small_pool(), settings).chosen
         # The bounds are solved once and divided: as exact as the solver is.
         near = replace(
@@ -63,7 +63,7 @@ def test_the_chosen_plan_is_byte_for_byte_the_one_made_for_that_system_alone(
     rental = rented(Goal(max_cost=1e9, currency="EUR"), PRICES)
     assert rental.chosen is not None
     assert rental.plan is not None
-    assert rental.chosen.dp == "2", "the fastest, so that the plan is cut"
+    assert rental.chosen.dp == 2, "the fastest, so that the plan is cut"
     settings = search.Settings(gpu=rental.chosen.gpu, dp=2)
     write_plan(rental.plan, tmp_path / "a")
     write_plan(search.choose(small_pool(), settings).plan, tmp_path / "b")
@@ -116,7 +116,7 @@ def test_lengths_that_planning_may_not_see_change_no_decision() -> None:
 
 
 def test_cost_is_price_times_gpus_times_predicted_hours() -> None:
-    row = named(rented(Goal(currency="EUR"), PRICES), "h200", "2")
+    row = named(rented(Goal(currency="EUR"), PRICES), "h200", 2)
     assert row.gpu_hours == pytest.approx(2 * row.row.predicted_seconds / 3_600)
     assert row.cost == pytest.approx(4.0 * row.gpu_hours)
     assert row.billed_gpu_hours == pytest.approx(row.gpu_hours)
@@ -205,7 +205,7 @@ def test_a_system_too_small_for_a_request_is_left_out() -> None:
 def test_more_replicas_than_requests_are_left_out() -> None:
     candidates = find_candidates(search.Settings(planner="dfs"), ["h200"], [1], [2, 3])
     rental = rent(from_lengths([10, 20], [5, 5]), candidates, Goal())
-    assert [row.dp for row in rental.rows] == ["2"]
+    assert [row.dp for row in rental.rows] == [2]
     assert rental.left_out[0].startswith("h200 tp 1 dp 3 is left out: 3 ranks are more than")
 
 
@@ -226,7 +226,7 @@ def test_pools_of_prefill_and_decode_replicas_can_be_rented() -> None:
     settings = search.Settings(topology="1P2D", planner="dfs")
     rental = rent(small_pool(), find_candidates(settings, ["a100-80g"], [1], [1]), Goal())
     row = rental.rows[0]
-    assert (row.dp, row.row.gpus, row.system) == ("1P2D", 3, "a100-80g tp 1 1P2D")
+    assert (row.pools, row.row.gpus, row.system) == ("1P2D", 3, "a100-80g tp 1 1P2D")
     assert row.gpu_hours == pytest.approx(3 * row.row.predicted_seconds / 3_600)
 
 
@@ -252,7 +252,7 @@ def a_row(gpu: str, seconds: float, cost: float | None, misses: tuple[str, ...] 
         any_row(),
         gpu=gpu,
         cost=cost,
-        dp="1",
+        dp=1,
         gpu_hours=seconds / 3_600,
         misses=misses,
         row=replace(any_row().row, predicted_seconds=seconds),

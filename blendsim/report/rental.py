@@ -45,7 +45,8 @@ class RentalRow:
 
     gpu: str
     tp: int
-    dp: str  # replicas, or pools of them such as 1P2D
+    dp: int
+    pools: str | None  # of prefill and decode replicas, such as 1P2D, instead of dp equal ones
     row: Row
     gpu_hours: float
     billed_gpu_hours: float | None  # in the units that are sold; None without prices
@@ -58,7 +59,7 @@ class RentalRow:
     @property
     def system(self) -> str:
         """The system in a few words."""
-        return system_name(self.gpu, self.tp, self.dp)
+        return system_name(self.gpu, self.tp, self.dp, self.pools)
 
     def spent(self) -> float:
         """Money, or GPU-hours where there are no prices."""
@@ -71,9 +72,9 @@ class RentalRow:
         return (bool(self.misses), *pair, self.row.gpus)
 
 
-def system_name(gpu: str, tp: int, dp: str) -> str:
+def system_name(gpu: str, tp: int, dp: int, pools: str | None) -> str:
     """A system in a few words, which are those of the options."""
-    return f"{gpu} tp {tp} dp {dp}" if dp.isdecimal() else f"{gpu} tp {tp} {dp}"
+    return f"{gpu} tp {tp} {pools or f'dp {dp}'}"
 
 
 def rental_json(row: RentalRow, chosen: RentalRow | None) -> dict[str, Any]:
@@ -89,7 +90,7 @@ def rental_table(
     columns = [
         Column("gpu", [f"{'*' if row is chosen else ' '} {row.gpu}" for row in rows], is_text=True),
         Column("tp", [number(row.tp) for row in rows]),
-        Column("dp", [row.dp for row in rows]),
+        Column("dp", [row.pools or number(row.dp) for row in rows]),
         Column("policy", [row.row.policy for row in rows], is_text=True),
         Column("predicted", [number(row.row.predicted_seconds, 1) for row in rows]),
         Column("GPU-hours", _spends([row.gpu_hours for row in rows])),

@@ -164,7 +164,7 @@ def _trials(
             continue
         for settings in group:
             problem = scene.problem._replace(settings=settings)
-            name = system_name(settings.gpu, settings.tp, _replicas(settings))
+            name = system_name(settings.gpu, settings.tp, settings.dp, _pools(settings))
             progress(f"simulating {name}, {candidates.index(settings) + 1} of {len(candidates)}")
             try:
                 yield problem, _best_trial(scene._replace(problem=problem), pool)
@@ -221,7 +221,8 @@ def _row(problem: Problem, trial: Trial, goal: Goal, prices: Prices | None) -> R
     return RentalRow(
         gpu=settings.gpu,
         tp=settings.tp,
-        dp=_replicas(settings),
+        dp=settings.dp,
+        pools=_pools(settings),
         row=row,
         gpu_hours=row.gpus * seconds / 3_600,
         billed_gpu_hours=None if bill is None else bill.gpu_hours,
@@ -237,6 +238,5 @@ def _kind(settings: Settings) -> str:
     return f"{settings.gpu} tp {settings.tp}"
 
 
-def _replicas(settings: Settings) -> str:
-    cluster = settings.cluster
-    return cluster.name if cluster.is_disaggregated else str(settings.dp)
+def _pools(settings: Settings) -> str | None:
+    return settings.topology if settings.cluster.is_disaggregated else None
