@@ -280,6 +280,14 @@ def test_advice_says_that_prices_are_missing() -> None:
     assert told[-1].startswith("No prices are given: systems rank by GPU-hours")
 
 
+def test_advice_compares_times_where_time_is_to_be_least() -> None:
+    rows = [a_row("a", 100.0, 1.0), a_row("b", 150.0, 0.5), a_row("c", 90.0, 7.0, ("cost",))]
+    told = rental_advice(rows, rows[0], Goal(max_cost=5.0, currency="EUR"))
+    assert "it is fastest of the 2 that meet what is asked" in told[0]
+    assert "Next is b tp 1 dp 1, for 50.0% more time." in told[0]
+    assert told[1] == "Sooner: 90.0 s for 7.00 EUR (c tp 1 dp 1)."
+
+
 def test_only_so_many_faster_systems_are_told() -> None:
     rows = [a_row(f"g{k}", 100.0 - 10 * k, 1.0 + k) for k in range(9)]
     sooner = rental_advice(rows, rows[0], Goal(currency="EUR"))[1]

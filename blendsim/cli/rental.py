@@ -14,8 +14,7 @@ from blendsim.specs import find_gpu
 
 if TYPE_CHECKING:  # nothing heavy before a command runs
     from blendsim.report.rental import Goal
-    from blendsim.search.prices import Prices
-    from blendsim.search.rental import Rental
+    from blendsim.search import Prices, Rental
 
 
 class Wanted(NamedTuple):
@@ -39,8 +38,8 @@ def rent(params: dict[str, Any], wanted: Wanted, output: Path | None, json: bool
     with Progress(is_whole_run=True) as say:
         from blendsim.files import require_place
         from blendsim.plan import write_plan
-        from blendsim.search.rental import find_candidates
-        from blendsim.search.rental import rent as rent_systems
+        from blendsim.search import find_candidates
+        from blendsim.search import rent as rent_systems
 
         asked = o.resolve(params)
         if output is not None:
@@ -72,7 +71,7 @@ def rent(params: dict[str, Any], wanted: Wanted, output: Path | None, json: bool
 def _goal(wanted: Wanted, gpus: list[str]) -> "tuple[Goal, Prices | None]":
     """What the user wants, and the prices of these GPUs; InputError for what cannot be meant."""
     from blendsim.report.rental import Goal
-    from blendsim.search.prices import read_prices
+    from blendsim.search import read_prices
 
     deadline = None if wanted.deadline is None else read_seconds(wanted.deadline)
     if wanted.max_cost is not None and not 0 < wanted.max_cost < math.inf:
