@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import asdict, replace
 from typing import NamedTuple
 
+import numpy as np
+
 from blendsim import __version__
 from blendsim.perf.density import RequestCosts, closed_form
 from blendsim.perf.model import StepModel, step_model
@@ -54,9 +56,33 @@ def prepare(workload: Workload, settings: Settings, progress: Progress = lambda 
     return Problem(workload, prompts, settings, model, lengths, drawn, costs)
 
 
+def moved(problem: Problem, settings: Settings) -> Problem:
+    """The same pool on another system, which holds no longer requests than the first: what
+    `prepare` would give, without sorting and sampling again.
+    """
+    system = settings.system
+    assert system.longest_request <= problem.model.system.longest_request, (
+        "lengths are cut to what a system holds, never stretched"
+    )
+    room = np.maximum(1, system.longest_request - problem.workload.prompt_len)
+    lengths = problem.lengths._replace(expected=np.minimum(problem.lengths.expected, room))
+    return problem._replace(
+        settings=settings,
+        model=step_model(system, settings.overlap),
+        lengths=lengths,
+        drawn=np.minimum(problem.drawn, room),
+        costs=closed_form(system, problem.workload.prompt_len, lengths.expected),
+    )
+
+
 def plan_policy(problem: Problem, policy: str) -> Plan:
     """The plan of one policy, over all replicas."""
-    plan = make_plan(
+    return over_replicas(problem, plan_whole(problem, policy))
+
+
+def plan_whole(problem: Problem, policy: str) -> Plan:
+    """The plan of one policy as one replica would run it, whatever their number is."""
+    return make_plan(
         policy,
         problem.workload,
         problem.prompts,
@@ -74,6 +100,11 @@ def plan_policy(problem: Problem, policy: str) -> Plan:
             "blendsim": __version__,
         },
     )
+
+
+def over_replicas(problem: Problem, plan: Plan) -> Plan:
+    """`plan`, made for one replica of this kind, cut for as many as are asked for."""
+    plan = replace(plan, meta={**plan.meta, "settings": asdict(problem.settings)})
     if problem.settings.dp == 1:  # pools too: they deal one rank's plan out themselves
         return plan
     # Ranks get equal work, not equal prompts: what a request shares with others is computed once.

@@ -62,11 +62,19 @@ def _simulate(problem: Problem, plan: Plan, flavour: Flavour, output_len: Ints) 
 
 
 def run_trial(
-    problem: Problem, plan: Plan, name: str, flavour: Flavour, limits: Bounds, facts: PoolFacts
+    problem: Problem,
+    plan: Plan,
+    name: str,
+    flavour: Flavour,
+    limits: Bounds,
+    facts: PoolFacts,
+    foreseen: StepLog | None = None,
 ) -> Trial:
-    """Simulate a plan on what planning may see and, where they differ, on the true lengths."""
+    """Simulate a plan on what planning may see and, where they differ, on the true lengths.
+    `foreseen` is what `predict` gave, if it was asked before.
+    """
     truth = problem.true_lengths
-    log = predict(problem, plan, flavour)
+    log = predict(problem, plan, flavour) if foreseen is None else foreseen
     predicted = run_seconds(log)
     if not np.array_equal(truth, problem.drawn):
         log = _simulate(problem, plan, flavour, truth)
