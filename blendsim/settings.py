@@ -3,9 +3,10 @@
 A room of its own because the GPU runtime's commands read it where the simulator is not installed.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from blendsim.errors import InputError, UnknownName
+from blendsim.pacing import Gains
 from blendsim.planner.make import POLICIES
 from blendsim.serving.flavour import EVICTIONS
 from blendsim.sim.topology import COLOCATED, Topology, pools
@@ -44,6 +45,7 @@ class Settings:
     eviction: str | None = None  # of idle prefixes, lru or plan; None: the engine's own
     host_memory_bytes: int | None = None  # of a replica, for KV; None: KV stays on the GPUs
     host_link: str = "pcie4"  # between each GPU and the host memory
+    pacing: Gains = field(default_factory=Gains)  # of the paced policy
 
     def __post_init__(self) -> None:
         if not 0 < self.sample <= 1:

@@ -14,11 +14,13 @@ from blendsim.perf.model import StepModel, step_model
 from blendsim.plan import Plan
 from blendsim.planner.blend import BlendSettings
 from blendsim.planner.lengths import Lengths
-from blendsim.planner.make import make_plan
-from blendsim.planner.outlook import look_ahead, reported_lengths
+from blendsim.planner.make import PACED, make_plan
+from blendsim.planner.outlook import Outlook, look_ahead, reported_lengths
+from blendsim.planner.pace import pace
 from blendsim.planner.partition import partition, sharing_lost
 from blendsim.prefix import SortedPrompts, shared_tokens, sort_prompts
 from blendsim.request import Ints, Workload
+from blendsim.serving.flavour import find_flavour
 from blendsim.settings import Settings
 
 Progress = Callable[[str], None]
@@ -82,7 +84,7 @@ def plan_policy(problem: Problem, policy: str) -> Plan:
 
 def plan_whole(problem: Problem, policy: str) -> Plan:
     """The plan of one policy as one replica would run it, whatever their number is."""
-    return make_plan(
+    plan = make_plan(
         policy,
         problem.workload,
         problem.prompts,
@@ -99,6 +101,16 @@ def plan_whole(problem: Problem, policy: str) -> Plan:
             ),
             "blendsim": __version__,
         },
+    )
+    if policy != PACED:
+        return plan
+    return pace(
+        plan,
+        problem.workload,
+        Outlook(problem.lengths, problem.drawn),
+        problem.model,
+        find_flavour(problem.settings.engine).overlaps,
+        problem.settings.pacing,
     )
 
 

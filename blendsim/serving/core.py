@@ -350,9 +350,7 @@ def _pace(requests: Any, nodes: Any, s: Any, seen: Seen | None, pacing: Pacing) 
     shared = nodes.length[1:] * np.maximum(below[1:] - 1, 0)
     block = int(s.block_tokens)
     saved = int(shared.sum()) * block
-    return new_pace(
-        requests, saved, int(s.capacity) * block, seen.is_visible, seen.source, pacing
-    )
+    return new_pace(requests, saved, int(s.capacity) * block, seen.is_visible, seen.source, pacing)
 
 
 def beside(state: State, line: Ints, first_count: int) -> State:
