@@ -290,7 +290,7 @@ def new_state(
     s.block_tokens = block_tokens
     s.capacity = s.free = capacity
     s.token_budget = flavour.token_budget
-    s.max_running = flavour.max_running
+    s.max_running = flavour.most_running
     s.dual_scan = is_dual
     s.predicted_peak = flavour.admission == PREDICTED_PEAK
     # The horizon holds the longest expected output twice over.
@@ -306,6 +306,11 @@ def new_state(
     s.dense_multiple = flavour.dense_multiple
     s.knows_plan = flavour.eviction == BY_PLAN
     s.oldest_live = s.newest_live = s.oldest_hosted = s.newest_hosted = NONE
+    knobs = flavour.knobs
+    s.watermark = knobs.blocks_kept_free(capacity)
+    s.long_prefill = knobs.long_prefill_token_threshold
+    s.prefill_interval = knobs.prefill_schedule_interval
+    s.last_prefill = -knobs.prefill_schedule_interval
     s.host_nodes = host_nodes
     s.host_capacity = s.host_free = host_blocks
     width = min(flavour.max_running, n) + 1
@@ -318,10 +323,12 @@ def new_state(
         finish=np.full(int(output.max(initial=1)) + 2, NONE, np.int64),
         phase=np.zeros(block_tokens, np.int64),
         queue=queue_of(np.arange(n), n),
-        ended=np.zeros(width, np.int64),
+        ended=np.zeros(2 * width if knobs.long_prefill_token_threshold else width, np.int64),
         chunk=np.zeros((3, width), np.int64),
         counts=np.zeros(len(COUNTS), np.int64),
         host=(host_blocks,) if host_blocks else (),
+        slices=(1,) if knobs.long_prefill_token_threshold else (),
+        cadence=(1,) if knobs.prefill_schedule_interval > 1 else (),
     )
 
 
@@ -329,7 +336,7 @@ def beside(state: State, line: Ints, first_count: int) -> State:
     """A fresh State of another replica over the records of a fresh `state`, of which it serves
     `line`; the first `first_count` of them run before the others.
     """
-    shared = ("requests", "density", "host", "queue")
+    shared = ("requests", "density", "host", "slices", "cadence", "queue")
     own = {name: getattr(state, name).copy() for name in State._fields if name not in shared}
     return with_line(state._replace(**own), line, first_count)
 

@@ -9,21 +9,19 @@ from blendsim.compiled import kernel
 from blendsim.perf.model import StepModel
 from blendsim.perf.step import StepCosts, StepTimes, step_costs, step_seconds
 from blendsim.request import Ints
-from blendsim.serving.batcher import (
-    DECODE_REQUESTS,
-    FINISHED,
-    PREEMPTED,
-    PREEMPTED_TOKENS,
-    PREFILL_TOKENS,
-    commit,
-    has_work,
-    schedule,
-)
+from blendsim.serving.batcher import commit, has_work, schedule
 from blendsim.serving.core import ServingCore
 from blendsim.serving.flavour import Flavour
 from blendsim.serving.handover import can_receive
 from blendsim.serving.round_state import Rounds
 from blendsim.serving.rounds import commit_round, schedule_round
+from blendsim.serving.running import (
+    DECODE_REQUESTS,
+    FINISHED,
+    PREEMPTED,
+    PREEMPTED_TOKENS,
+    PREFILL_TOKENS,
+)
 from blendsim.serving.state import NONE, State
 from blendsim.specs import HostMemory
 from blendsim.steplog import COUNTS, TIMES
