@@ -16,10 +16,10 @@ from blendsim.serving import (
     host,
     kv,
     prompts,
-    running,
     sides,
     slices,
     trim,
+    turned,
 )
 
 MODULES = (
@@ -30,10 +30,10 @@ MODULES = (
     host,
     kv,
     prompts,
-    running,
     sides,
     slices,
     trim,
+    turned,
 )
 
 HEADS = [tuple(range(100 * h, 100 * h + 24)) for h in range(3)]

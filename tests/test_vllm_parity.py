@@ -26,9 +26,9 @@ from blendsim.serving import (
     host,
     kv,
     prompts,
-    running,
     sides,
     slices,
+    turned,
 )
 from blendsim.serving.flavour import FLAVOURS
 
@@ -41,9 +41,9 @@ MODULES = (
     host,
     kv,
     prompts,
-    running,
     sides,
     slices,
+    turned,
 )
 
 

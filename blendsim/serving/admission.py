@@ -37,7 +37,7 @@ def has_room(state: State, request: int) -> bool:
     target = state.requests[request].target
     need = (target + s.block_tokens - 1) // s.block_tokens - hit_blocks(state, request)
     room = s.free + s.idle - idle_path_blocks(state, request)
-    if need + (s.watermark if s.running > 0 else 0) > room:
+    if need > room:
         return False
     return s.predicted_peak == 0 or s.running == 0 or peak_fits(state, request)
 

@@ -3,42 +3,160 @@
 `schedule` decides what one step computes, `commit` records that it was done. Decodes come first,
 one token each; then the prompt in progress; then, if nobody had to leave, new requests while the
 token budget lasts. Only the budget's end cuts a prompt short, or trim the step's last one, and
-nobody enters after that, so one prompt at most is in progress between steps. Engines that compute
-long prompts in slices (`slices.py`) are the exception.
+nobody enters after that, so one prompt at most is in progress between steps. A request that comes
+back after a preemption recomputes its prompt and what it had generated; the last of those tokens is
+one it would have decoded, and is counted as a decode read.
 """
 
 from blendsim.compiled import kernel
 from blendsim.serving.admission import admit, next_request
-from blendsim.serving.cadence import enters_held_step, holds_prompts, keeps_cadence
-from blendsim.serving.forecast import renew_estimates
-from blendsim.serving.host import has_host
-from blendsim.serving.kv import missing_blocks, take_blocks
-from blendsim.serving.prompts import takes_slices
-from blendsim.serving.running import (
-    CONTEXT_TOKENS,
-    DECODE_REQUESTS,
-    PREEMPTED,
-    finish,
-    preempt,
-    run_chunk,
-    start_decoding,
-    stop_decoding,
+from blendsim.serving.forecast import forget, renew_estimates
+from blendsim.serving.host import has_host, store_private
+from blendsim.serving.kv import (
+    extend,
+    missing_blocks,
+    private_blocks,
+    release,
+    take_blocks,
+    wait_again,
 )
-from blendsim.serving.sides import victim
-from blendsim.serving.slices import longest_slice, run_slices
-from blendsim.serving.state import NONE, State
+from blendsim.serving.sides import generated_tokens, leave_side, victim
+from blendsim.serving.state import DECODING, DONE, NONE, WAITING, State
 from blendsim.serving.trim import trim
 from blendsim.steplog import COUNTS
 
+PREFILL_TOKENS = COUNTS.index("prefill_tokens")
+PREFILL_REQUESTS = COUNTS.index("prefill_requests")
+PREFILL_PAIRS = COUNTS.index("prefill_pairs")
+DECODE_REQUESTS = COUNTS.index("decode_requests")
+CONTEXT_TOKENS = COUNTS.index("context_tokens")
 SAMPLED_TOKENS = COUNTS.index("sampled_tokens")
 HIT_TOKENS = COUNTS.index("hit_tokens")
 ADMITTED = COUNTS.index("admitted")
+FINISHED = COUNTS.index("finished")
+PREEMPTED = COUNTS.index("preempted")
+PREEMPTED_TOKENS = COUNTS.index("preempted_tokens")
 RUNNING = COUNTS.index("running")
 WAITING_REQUESTS = COUNTS.index("waiting")
 HELD_BLOCKS = COUNTS.index("held_blocks")
 CACHED_BLOCKS = COUNTS.index("cached_blocks")
 LEFT_TOKENS = COUNTS.index("left_tokens")
 RIGHT_TOKENS = COUNTS.index("right_tokens")
+
+
+@kernel
+def decode_phase(state: State, request: int) -> int:
+    """Residue of the steps, modulo the block size, in which a decoding request opens a block."""
+    r = state.requests[request]
+    return (r.start_step + 1 - r.start_context) % state.scalars[0].block_tokens
+
+
+@kernel
+def start_decoding(state: State, request: int) -> None:
+    """From the next step on the request decodes until it has generated its whole output."""
+    s = state.scalars[0]
+    r = state.requests[request]
+    r.status = DECODING
+    r.start_step = s.step + 1
+    r.start_context = r.target + 1
+    r.finish_step = s.step + r.output - r.generated
+    slot = r.finish_step % len(state.finish)
+    r.finish_previous = NONE
+    r.finish_next = state.finish[slot]
+    if r.finish_next != NONE:
+        state.requests[r.finish_next].finish_previous = request
+    state.finish[slot] = request
+    state.phase[decode_phase(state, request)] += 1
+    s.decodes += 1
+    s.context += r.start_context
+
+
+@kernel
+def stop_decoding(state: State, request: int, upcoming: int) -> None:
+    """Take the request out of the decodes; `s.context` is now the sum of step `upcoming`."""
+    s = state.scalars[0]
+    r = state.requests[request]
+    slot = r.finish_step % len(state.finish)
+    if r.finish_previous == NONE:
+        state.finish[slot] = r.finish_next
+    else:
+        state.requests[r.finish_previous].finish_next = r.finish_next
+    if r.finish_next != NONE:
+        state.requests[r.finish_next].finish_previous = r.finish_previous
+    state.phase[decode_phase(state, request)] -= 1
+    s.decodes -= 1
+    s.context -= r.start_context + upcoming - r.start_step
+
+
+@kernel
+def leave(state: State, request: int, computed: int, held: int) -> None:
+    """The request leaves the engine with `computed` tokens of KV in blocks for `held`."""
+    release(state, request, computed, held)
+    forget(state, request)
+    leave_side(state, request)
+    state.scalars[0].running -= 1
+
+
+@kernel
+def preempt(state: State, request: int) -> None:
+    """Throw the request out; it comes back before all others and recomputes what no host kept."""
+    s = state.scalars[0]
+    r = state.requests[request]
+    if r.status == DECODING:
+        computed = r.start_context + s.step - r.start_step - 1
+        generated = generated_tokens(state, request)
+        stop_decoding(state, request, s.step)
+        r.generated = generated
+    else:
+        computed = r.computed
+        s.prefilling = NONE
+    shared = s.block_tokens * min(computed // s.block_tokens, r.path_blocks)
+    lost = computed - shared
+    if has_host(state) and store_private(
+        state, request, computed, private_blocks(state, request, computed)
+    ):
+        lost = 0
+    if s.knows_plan == 1:
+        wait_again(state, request)
+    # NOTE: once decodes have their blocks for this step, they hold them for one token more.
+    leave(state, request, computed, computed + (s.opened if r.status == DECODING else 0))
+    r.target = r.prompt + r.generated
+    r.status = WAITING
+    r.was_preempted = 1
+    s.requeued += 1
+    state.queue[len(state.queue) - s.requeued] = request
+    state.counts[PREEMPTED] += 1
+    state.counts[PREEMPTED_TOKENS] += lost
+
+
+@kernel
+def run_chunk(state: State, request: int, tokens: int) -> None:
+    """Compute the next `tokens` of the request's prompt in this step."""
+    s = state.scalars[0]
+    r = state.requests[request]
+    counts = state.counts
+    before = r.computed
+    held = s.shared_held
+    extend(state, request, before, before + tokens)
+    s.fresh_blocks = s.shared_held - held
+    r.computed += tokens
+    state.chunk[0, s.chunks] = request
+    state.chunk[1, s.chunks] = before
+    state.chunk[2, s.chunks] = tokens
+    s.chunks += 1
+    s.prefilling = request
+    if r.computed == r.target:
+        s.prefilling = NONE
+        state.ended[s.completed] = request
+        s.completed += 1
+        if r.generated > 0:  # the last token is a decode that was lost: see the module's docstring
+            tokens -= 1
+            counts[DECODE_REQUESTS] += 1
+            counts[CONTEXT_TOKENS] += r.target
+    if tokens > 0:
+        counts[PREFILL_REQUESTS] += 1
+        counts[PREFILL_TOKENS] += tokens
+        counts[PREFILL_PAIRS] += tokens * before + tokens * (tokens + 1) // 2
 
 
 @kernel
@@ -72,28 +190,6 @@ def continue_prefill(state: State, budget: int) -> int:
 
 
 @kernel
-def begin(state: State, request: int, most: int) -> int:
-    """Let the request in and compute the first tokens of its prompt, `most` at most; returns how
-    many.
-    """
-    s = state.scalars[0]
-    r = state.requests[request]
-    counts = state.counts
-    hit = admit(state, request)
-    if r.was_preempted == 0:
-        counts[HIT_TOKENS] += hit  # what a request finds again of its own is not sharing
-    counts[ADMITTED] += 1
-    tokens = min(most, r.target - r.computed)
-    if takes_slices(state):
-        r.entry = s.entries
-        s.entries += 1
-    if keeps_cadence(state) and r.target - r.computed > 1:
-        s.last_prefill = s.step + 1
-    run_chunk(state, request, tokens)
-    return int(tokens)
-
-
-@kernel
 def schedule(state: State) -> None:
     """Decide what the next step computes; `state.counts` and `state.chunk` hold it."""
     s = state.scalars[0]
@@ -103,29 +199,22 @@ def schedule(state: State) -> None:
     s.completed = 0
     s.opened = 0
     renew_estimates(state)
-    is_held = keeps_cadence(state) and holds_prompts(state)
-    longest = s.token_budget
-    if takes_slices(state):
-        longest = longest_slice(state)
-        budget = run_slices(state, longest)
-    else:
-        open_decode_blocks(state)
-        # NOTE: counted now: a request preempted below was to decode in this step and does not.
-        budget = s.token_budget - s.decodes
-        if not is_held or s.decodes == 0:  # all that decoded may have been thrown out
-            budget = continue_prefill(state, budget)
-    if keeps_cadence(state) and s.chunks > 0:
-        s.last_prefill = s.step + 1
+    open_decode_blocks(state)
+    # NOTE: counted now: a request preempted below was to decode in this step and does not.
+    budget = continue_prefill(state, s.token_budget - s.decodes)
     if counts[PREEMPTED] == 0:
         while budget > 0 and s.running < s.max_running:
-            if is_held and not enters_held_step(state):
-                break
             k = next_request(state)
             if k == NONE:
                 break
-            budget -= begin(state, k, min(budget, longest))
-        if keeps_cadence(state) and not is_held:
-            s.backlog = s.requeued + s.back - s.front + 1
+            r = state.requests[k]
+            hit = admit(state, k)
+            if r.was_preempted == 0:
+                counts[HIT_TOKENS] += hit  # what a request finds again of its own is not sharing
+            counts[ADMITTED] += 1
+            tokens = min(budget, r.target - r.computed)
+            run_chunk(state, k, tokens)
+            budget -= tokens
     # NOTE: a chunk's blocks have left host memory, so that a cut one would leave a gap before it.
     if s.dense_multiple > 1 and not has_host(state):
         trim(state)
@@ -151,31 +240,31 @@ def commit(state: State) -> None:
     k = state.finish[slot]
     while s.oldest_first == 1 and k != NONE and state.requests[k].finish_next != NONE:
         k = state.requests[k].finish_next
-    prompts = 0
     while k != NONE:
         r = state.requests[k]
         following = r.finish_previous if s.oldest_first == 1 else r.finish_next
-        if takes_slices(state):  # prompts may be older than decodes
-            while prompts < s.completed and state.requests[state.ended[prompts]].entry < r.entry:
-                end_prompt(state, state.ended[prompts])
-                prompts += 1
         stop_decoding(state, k, s.step + 1)
         finish(state, k, r.start_context + s.step - r.start_step)
         k = following
-    for j in range(prompts, s.completed):
-        end_prompt(state, state.ended[j])
+    for j in range(s.completed):
+        k = state.ended[j]
+        r = state.requests[k]
+        r.generated += 1
+        if r.generated == r.output:
+            finish(state, k, r.target)
+        else:
+            start_decoding(state, k)
     s.step += 1
 
 
 @kernel
-def end_prompt(state: State, request: int) -> None:
-    """The request's prompt is complete, and with it the next token of its output."""
-    r = state.requests[request]
-    r.generated += 1
-    if r.generated == r.output:
-        finish(state, request, r.target)
-    else:
-        start_decoding(state, request)
+def finish(state: State, request: int, computed: int) -> None:
+    """The request has its whole output."""
+    leave(state, request, computed, computed)
+    state.requests[request].status = DONE
+    state.requests[request].generated = state.requests[request].output
+    state.scalars[0].done += 1
+    state.counts[FINISHED] += 1
 
 
 @kernel

@@ -11,12 +11,6 @@ from blendsim.serving.state import State
 
 
 @kernel
-def keeps_cadence(state: State) -> bool:
-    """Whether prompts wait for their turn."""
-    return len(state.cadence) > 0
-
-
-@kernel
 def holds_prompts(state: State) -> bool:
     """Whether the upcoming step computes no prompts."""
     s = state.scalars[0]

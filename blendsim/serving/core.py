@@ -13,7 +13,7 @@ from blendsim.batch import Batch
 from blendsim.plan import DUAL_SCAN, Plan
 from blendsim.prefix import PrefixTree, SortedPrompts, build_tree, common_blocks, subset
 from blendsim.request import Ints, Workload
-from blendsim.serving import batcher, rounds
+from blendsim.serving import batcher, rounds, turned
 from blendsim.serving.flavour import BY_PLAN, PREDICTED_PEAK, Flavour
 from blendsim.serving.host import check_host
 from blendsim.serving.kv import count_waiting
@@ -124,6 +124,12 @@ class ServingCore:
         return cls(state, rows, number=rank, rounds=turns)
 
     @property
+    def is_turned(self) -> bool:
+        """Whether a rule of vLLM's knobs binds, beyond fewer running requests."""
+        s = self.state.scalars[0]
+        return bool(s.watermark or s.long_prefill or s.prefill_interval > 1)
+
+    @property
     def is_done(self) -> bool:
         """Whether no request is left here: all have their whole output."""
         if self.rounds is not None:
@@ -133,7 +139,9 @@ class ServingCore:
     def step(self) -> Batch:
         """Decide the next step. Execute it, then `commit()`; not to be called when done."""
         assert not self.is_done, "all requests are done"
-        if self.rounds is None:
+        if self.is_turned:
+            turned.schedule_turned(self.state)
+        elif self.rounds is None:
             batcher.schedule(self.state)
         else:
             rounds.schedule_round(self.state, self.rounds)
@@ -143,7 +151,9 @@ class ServingCore:
 
     def commit(self) -> None:
         """Record that the step was executed."""
-        if self.rounds is None:
+        if self.is_turned:
+            turned.commit_turned(self.state)
+        elif self.rounds is None:
             batcher.commit(self.state)
         else:
             rounds.commit_round(self.state, self.rounds)
@@ -327,8 +337,6 @@ def new_state(
         chunk=np.zeros((3, width), np.int64),
         counts=np.zeros(len(COUNTS), np.int64),
         host=(host_blocks,) if host_blocks else (),
-        slices=(1,) if knobs.long_prefill_token_threshold else (),
-        cadence=(1,) if knobs.prefill_schedule_interval > 1 else (),
     )
 
 
@@ -336,7 +344,7 @@ def beside(state: State, line: Ints, first_count: int) -> State:
     """A fresh State of another replica over the records of a fresh `state`, of which it serves
     `line`; the first `first_count` of them run before the others.
     """
-    shared = ("requests", "density", "host", "slices", "cadence", "queue")
+    shared = ("requests", "density", "host", "queue")
     own = {name: getattr(state, name).copy() for name in State._fields if name not in shared}
     return with_line(state._replace(**own), line, first_count)
 

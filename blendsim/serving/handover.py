@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blendsim.compiled import kernel
+from blendsim.serving.batcher import start_decoding
 from blendsim.serving.forecast import expect, expected_end, peak_fits, renew_estimates
 from blendsim.serving.kv import extend, hold_path, left_behind, private_blocks, release
-from blendsim.serving.running import start_decoding
 from blendsim.serving.sides import enter_side, private_tokens
 from blendsim.serving.state import ARRIVING, DONE, LEFT, LENT, State
 

@@ -10,12 +10,6 @@ from blendsim.serving.state import State
 
 
 @kernel
-def takes_slices(state: State) -> bool:
-    """Whether one step computes no more than a slice of a long prompt."""
-    return len(state.slices) > 0
-
-
-@kernel
 def prompt_at(state: State, place: int) -> int:
     """The prompt in progress at this place, the oldest at 0."""
     return int(state.ended[len(state.ended) - 1 - place])
@@ -31,7 +25,9 @@ def put_prompt(state: State, request: int) -> None:
 
 @kernel
 def drop_prompt(state: State, request: int) -> None:
-    """The request is thrown out: the places of younger prompts, and their tokens, move up."""
+    """The request is thrown out. If it is a prompt in progress the younger ones, and their tokens,
+    move up.
+    """
     s = state.scalars[0]
     last = len(state.ended) - 1
     kept = 0

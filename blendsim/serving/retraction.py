@@ -5,11 +5,11 @@ computed stays cached; what it generated since is lost.
 """
 
 from blendsim.compiled import kernel, rare_kernel
+from blendsim.serving.batcher import PREEMPTED, PREEMPTED_TOKENS, leave, stop_decoding
 from blendsim.serving.kv import take_blocks
 from blendsim.serving.line import join_line
 from blendsim.serving.new_tokens import settle
 from blendsim.serving.round_state import Rounds
-from blendsim.serving.running import PREEMPTED, PREEMPTED_TOKENS, leave, stop_decoding
 from blendsim.serving.sides import generated_tokens
 from blendsim.serving.state import DECODING, NONE, WAITING, State
 

@@ -12,13 +12,21 @@ from blendsim.serving.admission import admit
 from blendsim.serving.batcher import (
     ADMITTED,
     CACHED_BLOCKS,
+    CONTEXT_TOKENS,
+    DECODE_REQUESTS,
     HELD_BLOCKS,
     HIT_TOKENS,
     LEFT_TOKENS,
+    PREFILL_PAIRS,
+    PREFILL_REQUESTS,
+    PREFILL_TOKENS,
     RIGHT_TOKENS,
     RUNNING,
     SAMPLED_TOKENS,
     WAITING_REQUESTS,
+    finish,
+    start_decoding,
+    stop_decoding,
 )
 from blendsim.serving.cache_order import order_line
 from blendsim.serving.forecast import renew_estimates
@@ -27,16 +35,6 @@ from blendsim.serving.line import next_in_line, waiting_requests
 from blendsim.serving.new_tokens import enter_step, owe, promise, room_left, settle
 from blendsim.serving.retraction import make_room
 from blendsim.serving.round_state import Rounds
-from blendsim.serving.running import (
-    CONTEXT_TOKENS,
-    DECODE_REQUESTS,
-    PREFILL_PAIRS,
-    PREFILL_REQUESTS,
-    PREFILL_TOKENS,
-    finish,
-    start_decoding,
-    stop_decoding,
-)
 from blendsim.serving.state import NONE, State
 
 

@@ -7,9 +7,9 @@ requests. Such a decode is put off: it is a prompt in progress with one token to
 """
 
 from blendsim.compiled import kernel
+from blendsim.serving.batcher import preempt, run_chunk, stop_decoding
 from blendsim.serving.kv import missing_blocks, take_blocks
-from blendsim.serving.prompts import prompt_at, put_prompt
-from blendsim.serving.running import preempt, run_chunk, stop_decoding
+from blendsim.serving.prompts import drop_prompt, prompt_at, put_prompt
 from blendsim.serving.sides import generated_tokens, victim
 from blendsim.serving.state import DECODING, NONE, PREFILLING, State
 
@@ -19,7 +19,7 @@ def longest_slice(state: State) -> int:
     """Tokens of one prompt that the step may compute: no limit for a request without others."""
     s = state.scalars[0]
     others = s.running + s.requeued + s.back - s.front + 1
-    return int(s.long_prefill if others > 1 else s.token_budget)
+    return int(s.long_prefill if s.long_prefill > 0 and others > 1 else s.token_budget)
 
 
 @kernel
@@ -100,7 +100,9 @@ def run_slices(state: State, longest: int) -> int:
     s = state.scalars[0]
     left = share_tokens(state, longest)
     while blocks_wanted(state) > s.free + s.idle:
-        preempt(state, victim(state))
+        out = victim(state)
+        drop_prompt(state, out)
+        preempt(state, out)
     opened = state.phase[s.step % s.block_tokens]
     take_blocks(state, opened)
     s.private += opened
@@ -112,6 +114,6 @@ def run_slices(state: State, longest: int) -> int:
         tokens = state.chunk[2, place]
         if tokens > 0:
             run_chunk(state, k, tokens)
-        else:
+        if state.requests[k].computed < state.requests[k].target:
             put_prompt(state, k)
     return left

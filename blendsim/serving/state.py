@@ -130,12 +130,12 @@ SCALARS = np.dtype(
         ("fresh_blocks", _INT),  # path blocks that the step's last chunk filled
         # vLLM's knobs: rules, and where a run with them is
         ("watermark", _INT),  # blocks that stay free when a request enters beside others
-        ("long_prefill", _INT),  # tokens a slice of a prompt has at most
+        ("long_prefill", _INT),  # tokens a slice of a prompt has at most; 0: no slices
         ("in_progress", _INT),  # prompts in progress, where there are several
         ("entries", _INT),  # admissions so far
         ("prefill_interval", _INT),  # steps from one that computes prompts to the next
         ("last_prefill", _INT),  # how many steps were done after the last that computed prompts
-        ("backlog", _INT),  # requests it left waiting
+        ("backlog", _INT),  # requests that wait since the last step that took some in
         # eviction by plan: idle nodes with waiting readers have a list of their own
         ("knows_plan", _INT),
         ("oldest_live", _INT),
@@ -178,5 +178,3 @@ class State(NamedTuple):
     #: Empty without host memory. Its length is part of its type, so that code for a host is left
     #: out of kernels that are compiled for a state without: branches alone cost 20 % a step.
     host: tuple[int, ...]
-    slices: tuple[int, ...]  # empty, for the same reason, unless prompts are computed in slices
-    cadence: tuple[int, ...]  # and unless they wait for their turn
