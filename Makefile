@@ -45,4 +45,4 @@ vllm-env:
 	$(VLLM_ENV)/bin/pip install -q --no-deps -r tests/vllm_oracle/requirements-nodeps.txt
 
 vllm-recordings:
-	VLLM_ENV=$(VLLM_ENV) $(BIN)/python tests/vllm_worlds.py
+	VLLM_ENV=$(VLLM_ENV) $(BIN)/python tests/vllm_record.py

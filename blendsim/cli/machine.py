@@ -148,10 +148,13 @@ def _job(made: "Plan", pool: "Workload", asked: Asked, wish: Wish) -> Any:
 
 def _require_replayable(settings: "Settings") -> None:
     """InputError for what only the simulator models."""
+    from blendsim.serving.knobs import AS_SHIPPED
+
     for is_asked, what in (
         (settings.topology != "colocated", f"topology {settings.topology}"),
         (settings.steals, "stealing between ranks"),
         (settings.host is not None, "host memory"),
+        (settings.knobs != AS_SHIPPED, "knobs of vLLM’s scheduler"),
     ):
         if is_asked:
             raise InputError(f"replay has no {what}; plan again without it, or simulate the plan")

@@ -34,11 +34,12 @@ def find_engine(problem: Problem, name: str, token_budget: int | None = None) ->
     """The engine at this token budget, else the asked one; ProfileError if the profile does not
     reach that far.
     """
+    settings = problem.settings
     flavour = find_flavour(
-        name, token_budget or problem.settings.token_budget, problem.settings.eviction
+        name, token_budget or settings.token_budget, settings.eviction, settings.knobs
     )
-    if problem.settings.nano_batches is not None and flavour.overlaps:
-        flavour = replace(flavour, nano_batches=problem.settings.nano_batches)
+    if settings.nano_batches is not None and flavour.overlaps:
+        flavour = replace(flavour, nano_batches=settings.nano_batches)
     problem.model.coverage.require(flavour.token_budget)
     return flavour
 

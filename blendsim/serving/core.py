@@ -14,7 +14,7 @@ from blendsim.pacing import Pacing
 from blendsim.plan import DUAL_SCAN, Plan
 from blendsim.prefix import PrefixTree, SortedPrompts, build_tree, common_blocks, subset
 from blendsim.request import Ints, Workload
-from blendsim.serving import batcher, rounds
+from blendsim.serving import batcher, rounds, turned
 from blendsim.serving.flavour import BY_PLAN, PREDICTED_PEAK, Flavour
 from blendsim.serving.host import check_host
 from blendsim.serving.kv import count_waiting
@@ -135,6 +135,12 @@ class ServingCore:
         return cls(state, rows, number=rank, rounds=turns)
 
     @property
+    def is_turned(self) -> bool:
+        """Whether a rule of vLLM's knobs binds, beyond fewer running requests."""
+        s = self.state.scalars[0]
+        return bool(s.watermark or s.long_prefill or s.prefill_interval > 1)
+
+    @property
     def is_done(self) -> bool:
         """Whether no request is left here: all have their whole output."""
         if self.rounds is not None:
@@ -144,7 +150,9 @@ class ServingCore:
     def step(self) -> Batch:
         """Decide the next step. Execute it, then `commit()`; not to be called when done."""
         assert not self.is_done, "all requests are done"
-        if self.rounds is None:
+        if self.is_turned:
+            turned.schedule_turned(self.state)
+        elif self.rounds is None:
             batcher.schedule(self.state)
         else:
             rounds.schedule_round(self.state, self.rounds)
@@ -154,7 +162,9 @@ class ServingCore:
 
     def commit(self) -> None:
         """Record that the step was executed."""
-        if self.rounds is None:
+        if self.is_turned:
+            turned.commit_turned(self.state)
+        elif self.rounds is None:
             batcher.commit(self.state)
         else:
             rounds.commit_round(self.state, self.rounds)
@@ -305,7 +315,7 @@ def new_state(
     s.block_tokens = block_tokens
     s.capacity = s.free = capacity
     s.token_budget = flavour.token_budget
-    s.max_running = flavour.max_running
+    s.max_running = flavour.most_running
     s.dual_scan = is_dual
     s.predicted_peak = flavour.admission == PREDICTED_PEAK
     # The horizon holds the longest expected output twice over.
@@ -321,6 +331,11 @@ def new_state(
     s.dense_multiple = flavour.dense_multiple
     s.knows_plan = flavour.eviction == BY_PLAN
     s.oldest_live = s.newest_live = s.oldest_hosted = s.newest_hosted = NONE
+    knobs = flavour.knobs
+    s.watermark = knobs.blocks_kept_free(capacity)
+    s.long_prefill = knobs.long_prefill_token_threshold
+    s.prefill_interval = knobs.prefill_schedule_interval
+    s.last_prefill = -knobs.prefill_schedule_interval
     s.host_nodes = host_nodes
     s.host_capacity = s.host_free = host_blocks
     width = min(flavour.max_running, n) + 1
@@ -333,7 +348,7 @@ def new_state(
         finish=np.full(int(output.max(initial=1)) + 2, NONE, np.int64),
         phase=np.zeros(block_tokens, np.int64),
         queue=queue_of(np.arange(n), n),
-        ended=np.zeros(width, np.int64),
+        ended=np.zeros(2 * width if knobs.long_prefill_token_threshold else width, np.int64),
         chunk=np.zeros((3, width), np.int64),
         counts=np.zeros(len(COUNTS), np.int64),
         host=(host_blocks,) if host_blocks else (),
