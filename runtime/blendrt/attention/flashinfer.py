@@ -196,7 +196,8 @@ class _Wrappers:
         if settings.cascade_members:
             self.cascade = library.MultiLevelCascadeAttentionWrapper(2, workspaces.decode, "NHD")
         self.shared: SharedDecodes | None = None
-        self._copied = torch.Event(device) if device.type == "cuda" else None
+        is_gpu = device.type == "cuda"
+        self._copied = torch.cuda.Event() if is_gpu else None  # type: ignore[no-untyped-call]
         self._device = device
 
     def wait_for_copies(self) -> None:
