@@ -1,5 +1,5 @@
-"""Step costs from a profile that `blendsim profile measure` wrote, wherever it lies, with the overlap
-that was measured beside it.
+"""Step costs from a profile that `blendsim profile measure` wrote, wherever it lies, with the
+overlap that was measured beside it.
 """
 
 from dataclasses import replace

@@ -131,7 +131,9 @@ def _layers(part: DecoderConfig, device: torch.device, dtype: torch.dtype) -> in
 def _pages(part: DecoderConfig, device: torch.device, dtype: torch.dtype) -> int:
     if device.type != "cuda":
         return _CPU_PAGES
-    return int(min(0.35 * free_bytes(device), _MOST_KV_BYTES)) // page_bytes(part, BLOCK_TOKENS, dtype)
+    return int(min(0.35 * free_bytes(device), _MOST_KV_BYTES)) // page_bytes(
+        part, BLOCK_TOKENS, dtype
+    )
 
 
 def _attention(
