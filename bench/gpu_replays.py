@@ -15,7 +15,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from gpu_options import Finding, Options, say
 
-FIRST_POLICY, FULL = "dfs", "full"  # what others are compared with; a pool too long for every step
+FIRST_POLICY = "dfs"  # what others are compared with
+FULL = "full"  # ends the name of a pool too long for every step
+PRICED = "priced"  # ends the name of a log by the step model
 POLICIES = ("dfs", "blend", "paced")
 
 
@@ -77,6 +79,7 @@ def replay_pool(options: Options, pool: str) -> Iterator[Finding]:
                 job, meta = read_job(planned)
             log, facts = measured(options, job, decoder, executor, place, meta)
             models = modelled(options, job, log, executor == OVERLAP)
+            write_priced(log, models, options.out / f"{place.stem}-{PRICED}.parquet")
             ran.append(Ran(planned.policy, executor, run_seconds(log), total(log, models)))
             yield from findings(planned.policy, executor, log, facts, models)
     yield from speedups(ran)
@@ -245,6 +248,22 @@ def modelled(options: Options, job: Any, log: Any, overlaps: bool) -> dict[str, 
         name: price_steps(_costs(model, job, overlaps), log.counts)
         for name, model in models.items()
     }
+
+
+def write_priced(log: Any, models: Mapping[str, Any], place: Path) -> None:
+    """What the model says of the very steps that ran, as a log to validate the measured one with:
+    by this check's profile where there is one.
+    """
+    from blendsim.steplog import MEASURED_ROWS, TIMES, StepLog, write_steplog
+
+    name, seconds = list(models.items())[-1]
+    times = np.zeros((len(log), len(TIMES)))
+    times[:, TIMES.index("seconds")] = seconds
+    times[1:, TIMES.index("start")] = np.cumsum(seconds)[:-1]
+    kept = ("policy", "engine", "plan_sha256", "settings", "executor")
+    meta = {key: log.meta[key] for key in kept} | {"priced_by": name}
+    assert MEASURED_ROWS not in meta, "a model has a price for every step"
+    write_steplog(StepLog(log.counts, times, log.replica, meta), place)
 
 
 def price(options: Options, job: Any, executor: str) -> Any:

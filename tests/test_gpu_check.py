@@ -10,7 +10,9 @@ import tarfile
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from blendsim.cli.app import app
 from blendsim.steplog import read_steplog
 
 SCRIPT = Path(__file__).resolve().parents[1] / "bench" / "gpu_check.py"
@@ -75,6 +77,24 @@ def test_logs_are_of_their_plans_and_full_pools_are_sampled(done: tuple[Path, st
     assert 0 < some.is_measured.sum() < len(some)
     assert whole.meta["policy"] == some.meta["policy"] == "blend"
     assert len(whole.meta["plan_sha256"]) == 64
+
+
+@pytest.mark.parametrize("pool", ["small", "small-full"])
+def test_logs_are_validated_by_the_command_a_user_has(
+    done: tuple[Path, str], pool: str, tmp_path: Path
+) -> None:
+    blend, dfs = (
+        [str(done[0] / f"{pool}-{policy}-overlap{end}.parquet") for end in ("-priced", "")]
+        for policy in ("blend", "dfs")
+    )
+    arguments = ["validate", *blend, "--against", *dfs, "-o", str(tmp_path / "check"), "--json"]
+    told = CliRunner().invoke(app, arguments)
+    assert told.exit_code == 0, told.output
+    result = json.loads(told.stdout)
+    assert result["policy"] == "blend"
+    assert result["steps"]["steps"] > 0
+    assert result["speedup"]["measured"] > 0
+    assert (tmp_path / "check" / "validation.png").exists()
 
 
 def test_everything_is_packed_into_one_file(done: tuple[Path, str]) -> None:
