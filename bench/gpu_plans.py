@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from gpu_workloads import SHORT_REQUESTS, density_and_sharing, full_pool, short_pool
+from gpu_workloads import PAPER_GPU, SHORT, density_and_sharing, full_pool, short_pool
 from machine import row
 
 from blendsim.planner.make import POLICIES
@@ -42,20 +42,19 @@ def make(name: str, pool: Workload, gpu: str, out: Path) -> None:
     """The pool and its plans, a row of the table each."""
     place = out / f"{name}.parquet"
     write_workload(pool, place)
-    density, sharing = density_and_sharing(pool)
-    print(
-        f"{name}: {len(pool):,} requests, density {density:.3f}, sharing {sharing:.3f}", flush=True
-    )
+    found = [density_and_sharing(pool, one) for one in (gpu, PAPER_GPU)]
+    told = f"density {found[0].density:.3f} on {gpu} and {found[1].density:.3f} on {PAPER_GPU}"
+    print(f"{name}: {len(pool):,} requests, {told}, sharing {found[0].sharing:.3f}", flush=True)
     config = out / SETTINGS
     config.write_text("[settings]\nnano_batches = 2\n")
     for policy in (p for p in COMPARED if p in POLICIES):
         plan = out / f"{name}-{policy}.parquet"
         of = ("--trace", str(place), "--gpu", gpu, "--config", str(config), "--planner", policy)
-        told = blendsim("plan", *of, "-o", str(plan))
-        print(row(name, policy, "overlap", *figures(told)), flush=True)
+        figured = blendsim("plan", *of, "-o", str(plan))
+        print(row(name, policy, "overlap", *figures(figured)), flush=True)
         if policy == "dfs":
-            told = blendsim("simulate", str(plan), "--engine", "sequential")
-            print(row(name, policy, "sequential", *figures(told)), flush=True)
+            figured = blendsim("simulate", str(plan), "--engine", "sequential")
+            print(row(name, policy, "sequential", *figures(figured)), flush=True)
 
 
 def figures(told: dict[str, Any]) -> list[str]:
@@ -73,15 +72,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("-o", "--output", type=Path, default=Path("build/gpu-plans"))
     parser.add_argument("--gpu", default="h200")
-    parser.add_argument("--short", nargs="*", choices=tuple(SHORT_REQUESTS), default=None)
+    parser.add_argument("--short", nargs="*", choices=tuple(SHORT), default=None)
     parser.add_argument("--full", nargs="*", choices=tuple(RECIPES), default=[])
     parser.add_argument("--requests", type=int, help="of every short pool, to try it on a CPU")
     given = parser.parse_args()
     given.output.mkdir(parents=True, exist_ok=True)
     print(row("pool", "policy", "executor", "seconds", "tokens/s", "of optimum", "KV use"))
     print(row(*["---"] * 7))
-    for name in SHORT_REQUESTS if given.short is None else given.short:
-        make(name, short_pool(name, given.requests), given.gpu, given.output)
+    for name in SHORT if given.short is None else given.short:
+        make(name, short_pool(name, given.gpu, given.requests), given.gpu, given.output)
     for name in given.full:
         make(f"{name}-full", full_pool(name), given.gpu, given.output)
 
