@@ -7,8 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-BENCH = Path(__file__).resolve().parents[1] / "bench"
-sys.path.insert(0, str(BENCH))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "bench"))
 
 from gpu_workloads import SHORT, density_and_sharing, short_pool
 
@@ -17,6 +16,8 @@ from blendsim.planner.make import POLICIES
 from blendsim.synth.recipes import RECIPES
 from blendsim.traces.load import load_pool
 from blendsim.traces.seam import ReadOptions
+
+SCRIPT = Path(__file__).resolve().parents[1] / "bench" / "gpu_plans.py"
 
 
 @pytest.mark.parametrize("name", SHORT)
@@ -39,7 +40,7 @@ def test_the_same_pool_comes_again() -> None:
 def test_plans_are_made_of_the_pool_beside_them_and_priced_in_two_nano_batches(
     tmp_path: Path,
 ) -> None:
-    command = [sys.executable, str(BENCH / "gpu_plans.py"), "-o", str(tmp_path)]
+    command = [sys.executable, str(SCRIPT), "-o", str(tmp_path)]
     done = subprocess.run(
         [*command, "--short", "trace3", "--requests", "300"],
         capture_output=True,
