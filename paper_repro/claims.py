@@ -1,7 +1,7 @@
 """What the paper claims (claims.toml), and what becomes of a claim when it is measured.
 
-A claim is the paper's figure, where it stands, how far ours may be from it and what measures it. Our
-value is never in that file: a module's `verdicts` reads it from result tables.
+A claim is the paper's figure, where it stands, how far ours may be from it and what measures it.
+Our value is never in that file: a module's `verdicts` reads it from result tables.
 """
 
 import tomllib
@@ -58,7 +58,8 @@ def modules(claims: Iterable[Claim]) -> dict[str, float]:
 def near(claim_id: str, ours: float, shown: str) -> Verdict:
     """The verdict on a claim with a number: is ours within the tolerance of the paper's?"""
     claim = read_claims()[claim_id]
-    assert claim.value is not None and claim.tolerance is not None, f"{claim_id} has no number"
+    assert claim.value is not None, f"{claim_id} has no number"
+    assert claim.tolerance is not None, f"{claim_id} has no tolerance"
     off = ours - claim.value
     if abs(off) <= claim.tolerance:
         return Verdict(claim_id, shown, True, "within the tolerance")

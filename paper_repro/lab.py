@@ -75,7 +75,7 @@ class Lab:
         return search.prepare(workload, self.settings(**changes))
 
     def kept(self, name: str, inputs: dict[str, Any], measure: Callable[[], Table]) -> Table:
-        """The table `measure` gives, measured once for these inputs by whichever claim asks first."""
+        """The table `measure` gives; measured once for these inputs, by whichever claim asks first."""
         path = self._path(name, inputs)
         with _alone(path):
             if not path.exists():
@@ -83,7 +83,7 @@ class Lab:
             return read_table(path)
 
     def fingerprint(self, *files: Path) -> str:
-        """Hash of the simulator, its profiles, the traces and this lab's settings, and of `files`."""
+        """Hash of the simulator, its profiles, the traces, this lab's settings and of `files`."""
         whole = hashlib.sha256(json.dumps([self.quick, self.seed, self.gpu]).encode())
         whole.update(_code_hash().encode())
         whole.update(_data_hash(self.data).encode())
