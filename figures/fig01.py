@@ -1,8 +1,7 @@
-"""Figure 1: two runs of one pool as two lanes each, filled as far as compute and memory were busy."""
+"""Figure 1: two runs of one pool, a lane for compute and one for memory, filled as far as busy."""
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from matplotlib.axes import Axes
 
@@ -15,15 +14,16 @@ from figures.style import (
     QUIET,
     new_figure,
     panel_title,
-    save_both,
+    save_pair,
 )
+from paper_repro.table import Table
 
 LANES = (("compute", "compute_s_per_s", COMPUTE, 1.0), ("memory", "memory_s_per_s", MEMORY, 0.0))
 HEIGHT = 0.86  # of a lane that is busy all the time
 
 
-def draw(tables: Mapping[str, Any], out: Path) -> None:
-    """Draw the tables of paper_repro.fig01 as `out`.pdf and `out`.png."""
+def draw(tables: Mapping[str, Table], out: Path) -> None:
+    """Write fig01.pdf and fig01.png into `out`."""
     figure = new_figure(COLUMN, 2.35)
     runs = tables["runs"].records()
     longest = max(run["seconds"] for run in runs)
@@ -42,7 +42,7 @@ def draw(tables: Mapping[str, Any], out: Path) -> None:
     )  # fmt: skip
     panels[-1].set_xlim(0, longest / 3600 * 1.01)
     panels[-1].set_xlabel("time of the run, hours")
-    save_both(figure, out)
+    save_pair(figure, out / "fig01")
 
 
 def _lanes(axes: Axes, rows: list[dict[str, float]]) -> None:

@@ -2,13 +2,13 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-from figures.style import COLUMN, NAMES, TRACES, new_figure, save_both, short_ticks
+from figures.style import COLUMN, NAMES, TRACES, new_figure, save_pair, short_ticks
+from paper_repro.table import Table
 
 
-def draw(tables: Mapping[str, Any], out: Path) -> None:
-    """Draw the tables of paper_repro.fig02 as `out`.pdf and `out`.png."""
+def draw(tables: Mapping[str, Table], out: Path) -> None:
+    """Write fig02.pdf and fig02.png into `out`."""
     figure = new_figure(COLUMN, 2.1)
     panels = figure.subplots(
         1, 2, sharey=True, gridspec_kw={"left": 0.145, "right": 0.98, "top": 0.8, "bottom": 0.18,
@@ -36,4 +36,4 @@ def draw(tables: Mapping[str, Any], out: Path) -> None:
         loc="upper center", ncols=3, columnspacing=1.2, handlelength=2.4,
         bbox_to_anchor=(0.53, 1.01), labelspacing=0.3,
     )  # fmt: skip
-    save_both(figure, out)
+    save_pair(figure, out / "fig02")

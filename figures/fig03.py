@@ -2,17 +2,17 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from matplotlib.ticker import FuncFormatter
 
-from figures.style import COLUMN, INK, NAMES, POLICIES, QUIET, new_figure, panel_title, save_both
+from figures.style import COLUMN, INK, NAMES, POLICIES, QUIET, new_figure, panel_title, save_pair
+from paper_repro.table import Table
 
 LEAST, MOST = 0.1, 100.0  # of the ratio; what lies beyond is drawn at the edge
 
 
-def draw(tables: Mapping[str, Any], out: Path) -> None:
-    """Draw the tables of paper_repro.fig03 as `out`.pdf and `out`.png."""
+def draw(tables: Mapping[str, Table], out: Path) -> None:
+    """Write fig03.pdf and fig03.png into `out`."""
     figure = new_figure(COLUMN, 2.5)
     panels = figure.subplots(
         2, 1, sharex=True, sharey=True,
@@ -39,7 +39,7 @@ def draw(tables: Mapping[str, Any], out: Path) -> None:
     panels[-1].set_xlim(0, max(run["seconds"] for run in runs) / 3600 * 1.005)
     panels[-1].set_xlabel("time of the run, hours")
     figure.supylabel("compute time / memory time", size=7.5, x=0.005)
-    save_both(figure, out)
+    save_pair(figure, out / "fig03")
 
 
 def _ratio(compute: float, memory: float) -> float:

@@ -2,13 +2,13 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from matplotlib.colors import LogNorm
 from matplotlib.lines import Line2D
 
-from figures.style import COLUMN, DENSITY, INK, NAMES, PAPER, new_figure, save_both, short_ticks
+from figures.style import COLUMN, DENSITY, INK, NAMES, PAPER, new_figure, save_pair, short_ticks
+from paper_repro.table import Table
 
 CONTOURS = (0.1, 10.0, 100.0)
 #: Where a trace's name stands, in points from its dot.
@@ -22,8 +22,8 @@ PLACES = {
 }
 
 
-def draw(tables: Mapping[str, Any], out: Path) -> None:
-    """Draw the tables of paper_repro.fig04 as `out`.pdf and `out`.png."""
+def draw(tables: Mapping[str, Table], out: Path) -> None:
+    """Write fig04.pdf and fig04.png into `out`."""
     grid = tables["grid"]
     p, d = (np.unique(grid.column(name)) for name in ("prompt", "output"))
     closed, model = (
@@ -67,4 +67,4 @@ def draw(tables: Mapping[str, Any], out: Path) -> None:
     bar.outline.set_visible(False)
     bar.ax.minorticks_off()
     bar.ax.set_yticks([0.01, 0.1, 1, 10, 100], ["0.01", "0.1", "1", "10", "100"])
-    save_both(figure, out)
+    save_pair(figure, out / "fig04")

@@ -52,6 +52,8 @@ NAMES = {
     "random": "random order",
     "blend": "blended order",
 }
+#: Series of a comparison in a fixed order.
+SERIES = ("#56b4e9", "#009e73", "#0072b2", "#e69f00", "#d55e00", "#cc79a7", "#22303c")
 
 SETTINGS = {
     "font.family": "DejaVu Sans",
@@ -97,7 +99,7 @@ def save(figure: Figure, path: Path) -> None:
     plt.close(figure)
 
 
-def save_both(figure: Figure, stem: Path) -> None:
+def save_pair(figure: Figure, stem: Path) -> None:
     """`stem`.pdf for print and `stem`.png for the screen."""
     for suffix in (".pdf", ".png"):
         save(figure, stem.with_name(stem.name + suffix))

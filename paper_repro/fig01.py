@@ -4,15 +4,14 @@ Two simulated runs of Trace #1 on the same engine, which overlaps compute and me
 the order of the requests differs.
 """
 
-from paper_repro.claims import Verdict, sign
-from paper_repro.lab import Lab
-from paper_repro.table import Table
-
 from blendsim.report.metrics import run_seconds
 from blendsim.search.problem import plan_policy
 from blendsim.search.trial import find_engine, predict
 from blendsim.steplog import StepLog
+from paper_repro.claims import Verdict, sign
+from paper_repro.lab import Lab
 from paper_repro.slices import slices
+from paper_repro.table import Table
 
 POLICIES = ("dfs", "blend")
 SLICES = 100

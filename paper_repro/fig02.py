@@ -5,11 +5,11 @@ paper's normalisations, else of generators fitted to published figures.
 """
 
 import numpy as np
+
+from blendsim.request import Workload
 from paper_repro.claims import Verdict, sign
 from paper_repro.lab import Lab
 from paper_repro.table import Table
-
-from blendsim.request import Workload
 
 TRACES = ("mmlu", "azure", "burstgpt", "sharegpt", "wildchat", "openvid")
 REQUESTS = 50_000

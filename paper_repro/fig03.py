@@ -1,18 +1,18 @@
-"""Figure 3, compute over memory time while a run goes on: neither of the usual orders keeps it even.
+"""Figure 3, compute over memory time while a run goes on: no usual order keeps it even.
 
 NanoFlow on Trace #2, in prefix order and in random order. A step of an even run would have the
 pool's own ratio all the time.
 """
 
 import numpy as np
-from paper_repro.claims import Verdict, sign
-from paper_repro.lab import Lab
-from paper_repro.table import Table
 
 from blendsim.search.problem import plan_policy
 from blendsim.search.trial import find_engine, predict
 from blendsim.steplog import StepLog
+from paper_repro.claims import Verdict, sign
+from paper_repro.lab import Lab
 from paper_repro.slices import slices
+from paper_repro.table import Table
 
 POLICIES = ("dfs", "random")
 SLICES = 100

@@ -1,19 +1,19 @@
 """Figure 4, density ρ over prompt and output length, and where the six traces lie.
 
-By the paper's closed form on peak figures, and by the step model, which charges a prompt's attention
-too (the p² term that the paper writes down and then leaves out).
+By the paper's closed form on peak figures, and by the step model, which charges a prompt's
+attention too (the p² term that the paper writes down and then leaves out).
 """
 
 from collections.abc import Iterable
 
 import numpy as np
-from paper_repro.claims import Verdict, sign
-from paper_repro.lab import Lab
-from paper_repro.table import Table
 
 from blendsim.perf.density import RequestCosts, closed_form, profiled
 from blendsim.perf.model import step_model
+from paper_repro.claims import Verdict, sign
 from paper_repro.fig02 import TRACES
+from paper_repro.lab import Lab
+from paper_repro.table import Table
 
 LENGTHS = tuple(dict.fromkeys(round(2 ** (k / 2)) for k in range(35)))  # 1 … 131,072 tokens
 REQUESTS = 5_000
