@@ -10,8 +10,8 @@ import numpy as np
 
 from blendsim.perf.density import RequestCosts, closed_form, profiled
 from blendsim.perf.model import step_model
+from blendsim.synth.sources import NAMES
 from paper_repro.claims import Verdict, sign
-from paper_repro.fig02 import TRACES
 from paper_repro.lab import Lab
 from paper_repro.table import Table
 
@@ -59,7 +59,7 @@ def _ratio(costs: RequestCosts) -> list[float]:
 
 
 def _traces(lab: Lab) -> Iterable[dict[str, float | str]]:
-    for name in TRACES:
+    for name in NAMES:
         pool = lab.source(name, REQUESTS)
         costs = closed_form(lab.settings().system, pool.prompt_len, pool.output_len)
         yield {

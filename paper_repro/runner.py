@@ -101,7 +101,7 @@ def verdicts(name: str, out: Path) -> list[Verdict]:
 def fingerprint(name: str, lab: Lab) -> str:
     """Of everything a module's tables depend on."""
     room = REPOSITORY / "paper_repro"
-    shared = [room / f"{part}.py" for part in ("lab", "runs", "systems", "table")]
+    shared = [room / f"{part}.py" for part in ("lab", "runs", "slices", "systems", "table")]
     return lab.fingerprint(*shared, room / f"{name}.py")
 
 
