@@ -9,7 +9,7 @@ from paper_repro.table import read_facts, tables_of
 
 README = Path(__file__).with_name("README.md")
 BEGIN, END = "<!-- claims -->", "<!-- /claims -->"
-_SAID = {True: "holds", False: "**misses**", None: "not measured"}
+_SAID = {True: "holds", False: "**misses**", None: "–"}
 
 
 def lines(names: Sequence[str], out: Path) -> list[str]:

@@ -27,7 +27,7 @@ from paper_repro.table import Table, read_table, write_table
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 STORE = REPOSITORY / "build" / "paper_repro"
-QUICK_REQUESTS = 40_000  # of a named recipe in a quick run; the paper's are 400,000
+QUICK_REQUESTS = 100_000  # of a named recipe in a quick run; the paper's are 400,000
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +75,7 @@ class Lab:
         return search.prepare(workload, self.settings(**changes))
 
     def kept(self, name: str, inputs: dict[str, Any], measure: Callable[[], Table]) -> Table:
-        """The table `measure` gives; measured once for these inputs, by whichever claim asks first."""
+        """The table `measure` gives, measured once for these inputs by whoever asks first."""
         path = self._path(name, inputs)
         with _alone(path):
             if not path.exists():
