@@ -20,6 +20,7 @@ from blendsim.serving import batcher
 from blendsim.serving.core import ServingCore
 from paper_repro.claims import Verdict, read_claims, sign
 from paper_repro.lab import Lab
+from paper_repro.reading import part
 from paper_repro.table import Table
 
 TRACE = "trace1"
@@ -67,8 +68,8 @@ def verdicts(tables: dict[str, Table]) -> list[Verdict]:
         )
     share = warm_up["planning_share"] + warm_up["sampled_share"]
     shown = (
-        f"{share:.2%} of the run: {warm_up['planning_share']:.2%} planning on the CPU, "
-        f"{warm_up['sampled_share']:.2%} until the sampled requests are in"
+        f"{part(share, 2)} of the run: {part(warm_up['planning_share'], 2)} planning on the CPU, "
+        f"{part(warm_up['sampled_share'], 2)} until the sampled requests are in"
     )
     return [*found, sign("overhead-warm-up", share <= _limit("overhead-warm-up"), shown)]
 

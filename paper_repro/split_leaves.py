@@ -15,12 +15,13 @@ from blendsim.planner.tree import pool_tree, restrict
 from blendsim.search.problem import Problem
 from paper_repro.claims import Verdict, sign
 from paper_repro.lab import Lab
+from paper_repro.reading import between, part
 from paper_repro.runs import TRACES
 from paper_repro.table import Cell, Table
 
 KEPT = 0.99
 LEAST, MOST = 0.001, 0.01  # of the leaves, in the paper
-WITHOUT_END = "paper's, t without end"
+SMALL_T, WITHOUT_END, OURS = "paper's, t = 64", "paper's, t without end", "ours"
 
 
 class _Case(NamedTuple):
@@ -29,10 +30,10 @@ class _Case(NamedTuple):
 
 
 CASES = {
-    "paper's, t = 64": _Case(SplitRule(KEPT, 0.0, 64), 1),
+    SMALL_T: _Case(SplitRule(KEPT, 0.0, 64), 1),
     "paper's, t = 1,024": _Case(SplitRule(KEPT, 0.0, 1024), 1),
     WITHOUT_END: _Case(SplitRule(KEPT, 0.0, None), 1),
-    "ours": _Case(BlendSettings().split, BlendSettings().block_tokens),
+    OURS: _Case(BlendSettings().split, BlendSettings().block_tokens),
 }
 
 
@@ -50,18 +51,16 @@ def verdicts(tables: dict[str, Table]) -> list[Verdict]:
     splits = tables["splits"]
     shares = {r["trace"]: r["leaves_split"] for r in splits.records(rule=WITHOUT_END)}
     outside = [trace for trace, share in shares.items() if not LEAST <= share <= MOST]
-    ours = splits.records(rule="ours")
-    shown = (
-        f"{min(shares.values()):.2%} … {max(shares.values()):.2%} with t without end; ours "
-        f"{min(r['leaves_split'] for r in ours):.2%} … {max(r['leaves_split'] for r in ours):.2%}"
+    ours, small_t = (
+        [row["leaves_split"] for row in splits.records(rule=rule)] for rule in (OURS, SMALL_T)
     )
-    small_t = [r["leaves_split"] for r in splits.records(rule="paper's, t = 64")]
+    shown = f"{between([*shares.values()], 2)} with t without end; ours {between(ours, 2)}"
     words = f"outside on {', '.join(outside) or 'none'} of {len(shares)}; with t = 64, which frees "
-    words += f"requests from their system prompt, it is {min(small_t):.0%} … {max(small_t):.0%}"
+    words += f"requests from their system prompt, {between(small_t, 0)}"
     kept = min(splits.column("sharing_kept"))
     return [
         sign("split-leaves", not outside, shown, words),
-        sign("split-sharing", kept >= KEPT, f"{kept:.2%} at least, by every rule"),
+        sign("split-sharing", kept >= KEPT, f"{part(kept, 2)} at least, by every rule"),
     ]
 
 

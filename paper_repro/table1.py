@@ -10,6 +10,7 @@ from blendsim.perf.model import StepModel, step_model
 from blendsim.specs import BYTES_PER_VALUE
 from paper_repro.claims import Verdict, near, read_claims
 from paper_repro.lab import Lab
+from paper_repro.reading import percent
 from paper_repro.table import Table
 
 BATCHES = (512, 768, 1024)
@@ -34,7 +35,7 @@ def verdicts(tables: dict[str, Table]) -> list[Verdict]:
             name = f"table1-{kind}-{row['batch']}"
             paper = read_claims()[name].value
             ours = row[f"{kind}_ms"]
-            verdict = near(name, ours, f"{ours:.3f} ms ({ours / paper - 1:+.1%})")
+            verdict = near(name, ours, f"{ours:.3f} ms ({percent(ours / paper)})")
             if not verdict.holds:
                 rates = [work / ms / 1e9 for ms in (ours, paper)]
                 verdict = verdict._replace(
