@@ -60,7 +60,7 @@ def run(
 
 def measure(name: str, lab: Lab, out: Path) -> Outcome:
     """Measure one module and write its tables."""
-    start = time.perf_counter()
+    start, inputs = time.perf_counter(), fingerprint(name, lab)
     try:
         tables = load(name).measure(lab)
     except BlendsimError as error:
@@ -71,7 +71,7 @@ def measure(name: str, lab: Lab, out: Path) -> Outcome:
     facts = {
         "module": name,
         "tables": list(tables),
-        "inputs": fingerprint(name, lab),
+        "inputs": inputs,
         "measured_in_seconds": round(seconds, 1),
         **lab.facts(),
     }
