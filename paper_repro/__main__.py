@@ -49,7 +49,7 @@ def _run(asked: argparse.Namespace) -> int:
     failed = [outcome for outcome in outcomes if outcome.error]
     drawn = [name for name in names if name not in {outcome.module for outcome in failed}]
     is_drawn = asked.no_figures or _draw(drawn, out, pictures)
-    print("\n".join(comparison.lines(names, out)))
+    print("\n".join(comparison.lines(drawn, out)))
     if out == RESULTS:
         comparison.write_readme(out)
     print(f"{len(names)} modules in {time.perf_counter() - start:.0f} s", file=sys.stderr)

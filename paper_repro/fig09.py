@@ -2,14 +2,16 @@
 
 from paper_repro.claims import Verdict, sign
 from paper_repro.lab import Lab
-from paper_repro.runs import COMMON, TRACES, compared
+from paper_repro.runs import COMMON, compared, joined, traces
 from paper_repro.systems import BALANCE, BLEND, DFS, SYSTEMS
 from paper_repro.table import Table
+
+MODEL = "llama-3.1-8b"  # the runs of Figure 7a
 
 
 def measure(lab: Lab) -> dict[str, Table]:
     """`kept`: a row a trace and order, prompt tokens not computed again of all prompt tokens."""
-    runs = compared(lab, TRACES[:2] if lab.quick else TRACES, SYSTEMS)
+    runs = joined([compared(lab, trace, SYSTEMS, model=MODEL, tp=1) for trace in traces(lab)])
     rows = []
     for run in runs.records(at=COMMON):
         if run["system"] not in (DFS, BALANCE, BLEND):

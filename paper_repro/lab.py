@@ -5,6 +5,7 @@ build/paper_repro/ by a fingerprint of all code and data they depend on. Pools a
 back takes as long as blending it again.
 """
 
+import ast
 import fcntl
 import hashlib
 import json
@@ -27,6 +28,10 @@ from paper_repro.table import Table, read_table, write_table
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 STORE = REPOSITORY / "build" / "paper_repro"
+#: What every measurement goes through.
+SHARED = tuple(
+    REPOSITORY / "paper_repro" / f"{name}.py" for name in ("lab", "runs", "systems", "table")
+)
 QUICK_REQUESTS = 100_000  # of a named recipe in a quick run; the paper's are 400,000
 
 
@@ -84,12 +89,9 @@ class Lab:
 
     def fingerprint(self, *files: Path) -> str:
         """Hash of the simulator, its profiles, the traces, this lab's settings and of `files`."""
-        whole = hashlib.sha256(json.dumps([self.quick, self.seed, self.gpu]).encode())
-        whole.update(_code_hash().encode())
-        whole.update(_data_hash(self.data).encode())
-        for path in files:
-            whole.update(path.read_bytes())
-        return whole.hexdigest()[:16]
+        parts = [json.dumps([self.quick, self.seed, self.gpu]), _code_hash(), _data_hash(self.data)]
+        parts += [_code(path) for path in files]
+        return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
     def facts(self) -> dict[str, Any]:
         """What the first line of a result table says of the lab."""
@@ -102,7 +104,7 @@ class Lab:
         }
 
     def _path(self, name: str, inputs: dict[str, Any]) -> Path:
-        text = json.dumps([name, inputs, self.fingerprint(Path(__file__))], sort_keys=True)
+        text = json.dumps([name, inputs, self.fingerprint(*SHARED)], sort_keys=True)
         STORE.mkdir(parents=True, exist_ok=True)
         return STORE / f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:16]}.csv"
 
@@ -121,9 +123,22 @@ def _code_hash() -> str:
     package = REPOSITORY / "blendsim"
     code = [p for p in package.rglob("*.py") if p.relative_to(package).parts[0] != "cli"]
     whole = hashlib.sha256()
-    for path in sorted([*code, *(REPOSITORY / "profiles").rglob("*.csv")]):
-        whole.update(str(path.relative_to(REPOSITORY)).encode() + path.read_bytes())
+    for path in sorted(code):
+        whole.update(f"{path.relative_to(REPOSITORY)} {_code(path)}".encode())
+    for path in sorted((REPOSITORY / "profiles").rglob("*.csv")):
+        whole.update(f"{path.relative_to(REPOSITORY)} {sha256(path)}".encode())
     return whole.hexdigest()
+
+
+def _code(path: Path) -> str:
+    """What a module does: its syntax tree without docstrings. Comments do not change a result."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(
+            node, clean=False
+        ):
+            node.body = node.body[1:]
+    return ast.dump(tree)
 
 
 @cache

@@ -4,6 +4,7 @@ A module whose tables are there for the same code, data and settings is not run 
 one does not stop the others.
 """
 
+import ast
 import pkgutil
 import sys
 import time
@@ -17,7 +18,7 @@ from typing import Any, NamedTuple
 
 from blendsim.errors import BlendsimError
 from paper_repro.claims import Verdict
-from paper_repro.lab import REPOSITORY, Lab
+from paper_repro.lab import REPOSITORY, SHARED, Lab
 from paper_repro.table import read_facts, read_table, tables_of, write_table
 
 
@@ -59,7 +60,7 @@ def run(
 
 def measure(name: str, lab: Lab, out: Path) -> Outcome:
     """Measure one module and write its tables."""
-    start = time.perf_counter()
+    start, inputs = time.perf_counter(), fingerprint(name, lab)
     try:
         tables = load(name).measure(lab)
     except BlendsimError as error:
@@ -70,7 +71,7 @@ def measure(name: str, lab: Lab, out: Path) -> Outcome:
     facts = {
         "module": name,
         "tables": list(tables),
-        "inputs": fingerprint(name, lab),
+        "inputs": inputs,
         "measured_in_seconds": round(seconds, 1),
         **lab.facts(),
     }
@@ -100,9 +101,19 @@ def verdicts(name: str, out: Path) -> list[Verdict]:
 
 def fingerprint(name: str, lab: Lab) -> str:
     """Of everything a module's tables depend on."""
-    room = REPOSITORY / "paper_repro"
-    shared = [room / f"{part}.py" for part in ("lab", "runs", "slices", "systems", "table")]
-    return lab.fingerprint(*shared, room / f"{name}.py")
+    return lab.fingerprint(*SHARED, *_own_files(name))
+
+
+def _own_files(name: str) -> list[Path]:
+    """The module and what it imports of paper_repro, judged apart from what all share."""
+    path = REPOSITORY / "paper_repro" / f"{name}.py"
+    files = [path]
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and str(node.module).startswith("paper_repro."):
+            found = path.with_name(f"{str(node.module).partition('.')[2]}.py")
+            if found not in SHARED and found.name != "claims.py":
+                files.append(found)
+    return files
 
 
 def load(name: str) -> Any:
