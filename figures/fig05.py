@@ -45,7 +45,7 @@ def draw(tables: Mapping[str, Table], out: Path) -> None:
     for axes, (stage, title) in zip(grid.ravel(), TITLES.items(), strict=True):
         _tree(axes, nodes.records(stage=stage))
         panel_title(axes, title)
-    bar = figure.colorbar(COLOURS, cax=figure.add_axes((0.925, 0.2, 0.015, 0.65)))
+    bar = figure.colorbar(COLOURS, cax=figure.add_axes((0.91, 0.2, 0.015, 0.65)))
     bar.set_label("density ρ", labelpad=1)
     bar.outline.set_visible(False)
     bar.ax.minorticks_off()
@@ -57,7 +57,7 @@ def draw(tables: Mapping[str, Table], out: Path) -> None:
         _handle("o", "sampled or known", edge=INK, width=1.4),
         Line2D([], [], color=INK, linewidth=2, label="merged node"),
     ]
-    figure.legend(handles=handles, loc="lower center", ncols=len(handles), columnspacing=1.2,
+    figure.legend(handles=handles, loc="lower center", ncols=len(handles), columnspacing=1.0,
                   handlelength=1.2, bbox_to_anchor=(0.46, 0.0))  # fmt: skip
     save_pair(figure, out / "fig05")
 

@@ -48,7 +48,8 @@ def verdicts(tables: dict[str, Table]) -> list[Verdict]:
     below = [row["trace"] for row in traces.records() if row["density"] < 1]
     shown = (
         f"ρ = 1 at outputs of {max(border):,.0f} tokens for the shortest prompts and "
-        f"{min(border):,.0f} for the longest; below 1: {', '.join(below)}"
+        f"{min(border):,.0f} for the longest: the prompt matters by a factor of two at most; "
+        f"below 1: {', '.join(below)}"
     )
     return [sign("fig04", falls and below == ["openvid"], shown)]
 
