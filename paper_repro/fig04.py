@@ -48,7 +48,7 @@ def verdicts(tables: dict[str, Table]) -> list[Verdict]:
     below = [row["trace"] for row in traces.records() if row["density"] < 1]
     shown = (
         f"ρ = 1 at outputs of {max(border):,.0f} tokens for the shortest prompts and "
-        f"{min(border):,.0f} for the longest: the prompt matters by a factor of two at most; "
+        f"{min(border):,.0f} for the longest, so that the prompt matters {max(border) / min(border):.1f}-fold; "
         f"below 1: {', '.join(below)}"
     )
     return [sign("fig04", falls and below == ["openvid"], shown)]
