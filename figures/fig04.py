@@ -16,8 +16,8 @@ PLACES = {
     "mmlu": (0, 5, "center"),
     "azure": (4, 3, "left"),
     "burstgpt": (-4, -8, "right"),
-    "sharegpt": (-5, -3, "right"),
-    "wildchat": (6, -1, "left"),
+    "sharegpt": (0, 5, "center"),
+    "wildchat": (0, -10, "center"),
     "openvid": (5, -3, "left"),
 }
 
@@ -63,7 +63,7 @@ def draw(tables: Mapping[str, Table], out: Path) -> None:
         loc="upper left", bbox_to_anchor=(0.12, 1.01), ncols=2, columnspacing=1,
     )  # fmt: skip
     bar = figure.colorbar(image, cax=figure.add_axes((0.815, 0.15, 0.03, 0.74)), extend="both")
-    bar.set_label("density ρ, compute / memory time", labelpad=1)
+    bar.set_label("density ρ (compute / memory)", labelpad=1)
     bar.outline.set_visible(False)
     bar.ax.minorticks_off()
     bar.ax.set_yticks([0.01, 0.1, 1, 10, 100], ["0.01", "0.1", "1", "10", "100"])

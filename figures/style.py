@@ -57,11 +57,9 @@ SERIES = ("#56b4e9", "#009e73", "#0072b2", "#e69f00", "#d55e00", "#cc79a7", "#22
 
 SETTINGS = {
     "font.family": "DejaVu Sans",
-    "font.size": 7.5,
-    "axes.titlesize": 7.5,
-    "legend.fontsize": 7,
+    "axes.titlesize": "medium",
+    "legend.fontsize": "medium",
     "legend.frameon": False,
-    "legend.handlelength": 1.8,
     "lines.linewidth": 1.2,
     "text.color": INK,
     "axes.edgecolor": QUIET,
@@ -73,17 +71,15 @@ SETTINGS = {
     "ytick.color": INK,
     "figure.facecolor": PAPER,
     "savefig.facecolor": PAPER,
-    "xtick.labelsize": 7,
-    "ytick.labelsize": 7,
     "pdf.fonttype": 42,  # letters stay letters
     "svg.fonttype": "path",
     "svg.hashsalt": "blendsim",  # same figure, same bytes
 }
 
 
-def new_figure(width: float, height: float) -> Figure:
-    """An empty figure in our style, in inches."""
-    plt.rcParams.update(SETTINGS)
+def new_figure(width: float, height: float, points: float = 7.5) -> Figure:
+    """An empty figure in our style, in inches, with letters of so many points."""
+    plt.rcParams.update({**SETTINGS, "font.size": points})
     return plt.figure(figsize=(width, height))
 
 

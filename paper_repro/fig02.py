@@ -7,11 +7,11 @@ paper's normalisations, else of generators fitted to published figures.
 import numpy as np
 
 from blendsim.request import Workload
+from blendsim.synth.sources import NAMES
 from paper_repro.claims import Verdict, sign
 from paper_repro.lab import Lab
 from paper_repro.table import Table
 
-TRACES = ("mmlu", "azure", "burstgpt", "sharegpt", "wildchat", "openvid")
 REQUESTS = 50_000
 QUICK_REQUESTS = 10_000
 LEVELS = tuple(round(0.01 * k, 2) for k in range(1, 100))
@@ -21,7 +21,7 @@ def measure(lab: Lab) -> dict[str, Table]:
     """`quantiles`: tokens at each level, prompts and outputs apart; `traces`: their means."""
     requests = QUICK_REQUESTS if lab.quick else REQUESTS
     origin = lab.sources()
-    pools = {name: lab.source(name, requests) for name in TRACES}
+    pools = {name: lab.source(name, requests) for name in NAMES}
     rows = [row for name, pool in pools.items() for row in _quantiles(name, pool)]
     means = [_means(name, pool, origin[name]) for name, pool in pools.items()]
     return {"quantiles": Table.of(rows), "traces": Table.of(means)}

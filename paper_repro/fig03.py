@@ -11,6 +11,7 @@ from blendsim.search.trial import find_engine, predict
 from blendsim.steplog import StepLog
 from paper_repro.claims import Verdict, sign
 from paper_repro.lab import Lab
+from paper_repro.reading import part
 from paper_repro.slices import slices
 from paper_repro.table import Table
 
@@ -34,8 +35,8 @@ def verdicts(tables: dict[str, Table]) -> list[Verdict]:
     """Prefix order spends much of the run short of memory work, and much short of compute."""
     dfs, random = (tables["runs"].record(policy=name) for name in POLICIES)
     words = [
-        f"{name}: {row['far_above']:.0%} of the time above {FAR:g} × the run's own ratio and "
-        f"{row['far_below']:.0%} below 1/{FAR:g} of it"
+        f"{name}: {part(row['far_above'], 0)} of the time above {FAR:g} × the run's own ratio, "
+        f"{part(row['far_below'], 0)} below 1/{FAR:g} of it"
         for name, row in (("prefix order", dfs), ("random order", random))
     ]
     holds = dfs["far_above"] > 0.1 and dfs["far_below"] > 0.1

@@ -10,8 +10,8 @@ import numpy as np
 
 from blendsim.perf.density import RequestCosts, closed_form, profiled
 from blendsim.perf.model import step_model
+from blendsim.synth.sources import NAMES
 from paper_repro.claims import Verdict, sign
-from paper_repro.fig02 import TRACES
 from paper_repro.lab import Lab
 from paper_repro.table import Table
 
@@ -48,7 +48,8 @@ def verdicts(tables: dict[str, Table]) -> list[Verdict]:
     below = [row["trace"] for row in traces.records() if row["density"] < 1]
     shown = (
         f"ρ = 1 at outputs of {max(border):,.0f} tokens for the shortest prompts and "
-        f"{min(border):,.0f} for the longest; below 1: {', '.join(below)}"
+        f"{min(border):,.0f} for the longest, so that the prompt matters {max(border) / min(border):.1f}-fold; "
+        f"below 1: {', '.join(below)}"
     )
     return [sign("fig04", falls and below == ["openvid"], shown)]
 
@@ -59,7 +60,7 @@ def _ratio(costs: RequestCosts) -> list[float]:
 
 
 def _traces(lab: Lab) -> Iterable[dict[str, float | str]]:
-    for name in TRACES:
+    for name in NAMES:
         pool = lab.source(name, REQUESTS)
         costs = closed_form(lab.settings().system, pool.prompt_len, pool.output_len)
         yield {

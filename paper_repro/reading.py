@@ -39,3 +39,13 @@ def spread(ratios: Sequence[float]) -> str:
     if len(ratios) == 1:
         return percent(ratios[0])
     return f"{percent(min(ratios))} … {percent(max(ratios))}, mean {percent(mean(ratios))}"
+
+
+def part(share: float, digits: int = 1) -> str:
+    """A share of a whole in per cent."""
+    return f"{100 * share:.{digits}f} %"
+
+
+def between(values: Sequence[float], digits: int = 1) -> str:
+    """Least and most of some shares."""
+    return f"{part(min(values), digits)} … {part(max(values), digits)}"
