@@ -1,14 +1,18 @@
-"""What the differences from the paper come from: one thing changed at a time, on two workloads.
+"""What the differences from the paper come from: one thing changed at a time, on two workloads of
+the 8B model and, for what may differ there, on one of the 70B.
 
 Blended, prefix and random order at 2,048 tokens a step unless that is what changes.
 """
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from blendsim.perf.grids import Floats
 from blendsim.perf.model import StepModel
+from blendsim.request import Workload
 from blendsim.search import Problem
 from paper_repro.claims import Verdict
 from paper_repro.lab import Lab
@@ -20,22 +24,28 @@ POLICIES = ("dfs", "random", "blend")
 PAPERS_GEMMS = {512: 1.087e-3, 768: 1.537e-3, 1_024: 2.005e-3}
 KV_BYTES = 60_000_000_000  # the paper's Figure 6
 LONGEST = 16_384  # tokens of a video
-Change = Callable[[Lab, str], Problem]
+
+
+class Scene(NamedTuple):
+    """A model on its GPUs, and one of the workloads."""
+
+    model: str
+    tp: int
+    trace: str
+
+
+Change = Callable[[Lab, Scene], Problem]
 
 
 def measure(lab: Lab) -> dict[str, Table]:
-    """`changes`: a row a trace, change and policy."""
+    """`changes`: a row a model, trace, change and policy."""
+    names = ON_8B[:2] if lab.quick else ON_8B
     rows: list[dict[str, Cell]] = []
-    names = ("as it is", "lengths known") if lab.quick else tuple(CHANGES)
     for trace in traces(lab, 1)[:2]:
         for name in names:
-            done = trials(CHANGES[name](lab, trace), POLICIES)
-            dfs = done["dfs"].row.tokens_per_second
-            rows += [
-                {**told(one.row, trace=trace, change=name),
-                 "over_dfs": one.row.tokens_per_second / dfs}
-                for one in done.values()
-            ]  # fmt: skip
+            rows += _rows(lab, Scene("llama-3.1-8b", 1, trace), name)
+    for name in () if lab.quick else ON_70B:
+        rows += _rows(lab, Scene("llama-3.1-70b", 8, "trace1"), name)
     return {"changes": Table.of(rows)}
 
 
@@ -45,25 +55,50 @@ def verdicts(tables: dict[str, Table]) -> list[Verdict]:
     return [Verdict("whatif", f"{count} changes", None, "in the table below")]
 
 
-def _set(**changes: object) -> Change:
-    return lambda lab, trace: lab.problem(lab.pool(trace), **changes)
+def _rows(lab: Lab, scene: Scene, name: str) -> list[dict[str, Cell]]:
+    done = trials(CHANGES[name](lab, scene), POLICIES)
+    dfs = done["dfs"].row.tokens_per_second
+    return [
+        {
+            **told(one.row, model=scene.model, trace=scene.trace, change=name),
+            "over_dfs": one.row.tokens_per_second / dfs,
+        }
+        for one in done.values()
+    ]
 
 
-def _model(change: Callable[[StepModel], StepModel], **changes: object) -> Change:
-    def make(lab: Lab, trace: str) -> Problem:
-        problem = lab.problem(lab.pool(trace), **changes)
+def _pool(lab: Lab, scene: Scene) -> Workload:
+    system = lab.settings(model=scene.model, tp=scene.tp).system
+    return lab.pool(scene.trace, system=system)
+
+
+def _problem(lab: Lab, scene: Scene, pool: Workload, **changes: Any) -> Problem:
+    return lab.problem(pool, model=scene.model, tp=scene.tp, **changes)
+
+
+def _set(**changes: Any) -> Change:
+    return lambda lab, scene: _problem(lab, scene, _pool(lab, scene), **changes)
+
+
+def _model(change: Callable[[StepModel], StepModel], **changes: Any) -> Change:
+    def make(lab: Lab, scene: Scene) -> Problem:
+        problem = _problem(lab, scene, _pool(lab, scene), **changes)
         return problem._replace(model=change(problem.model))
 
     return make
 
 
-def _another_seed(lab: Lab, trace: str) -> Problem:
+def _another_seed(lab: Lab, scene: Scene) -> Problem:
     other = replace(lab, seed=lab.seed + 1)
-    return other.problem(other.pool(trace))
+    return _problem(other, scene, _pool(other, scene))
 
 
-def _short_videos(lab: Lab, trace: str) -> Problem:
-    return lab.problem(with_longest(lab.pool(trace), LONGEST))
+def _short_videos(lab: Lab, scene: Scene) -> Problem:
+    return _problem(lab, scene, with_longest(_pool(lab, scene), LONGEST))
+
+
+def _requests_of_8b(lab: Lab, scene: Scene) -> Problem:
+    return _problem(lab, scene, lab.pool(scene.trace))
 
 
 def _papers_gemms(model: StepModel) -> StepModel:
@@ -81,17 +116,18 @@ def _papers_gemms(model: StepModel) -> StepModel:
 def _even_gemms(model: StepModel) -> StepModel:
     """Every step size computes at the best size's rate, down to streaming the weights once."""
     n = np.arange(len(model.tables.layers))
-    least = 2.0 * model.system.model.parameters / model.system.gpu.bandwidth / model.system.tp
+    system = model.system
+    least = 2.0 * system.model.parameters / system.gpu.bandwidth / system.tp
     flat = np.maximum(n * model.best_layer_seconds_per_token, least)
     flat[0] = 0.0
     return _with_layers(model, flat)
 
 
-def _with_layers(model: StepModel, layers: np.ndarray) -> StepModel:
+def _with_layers(model: StepModel, layers: Floats) -> StepModel:
     network = model.tables.layers_with_network - model.tables.layers
     tables = model.tables._replace(layers=layers, layers_with_network=layers + network)
-    n = np.arange(1, len(layers))
-    return replace(model, tables=tables, best_layer_seconds_per_token=float((layers[1:] / n).min()))
+    best = float((layers[1:] / np.arange(1, len(layers))).min())
+    return replace(model, tables=tables, best_layer_seconds_per_token=best)
 
 
 CHANGES: dict[str, Change] = {
@@ -109,4 +145,13 @@ CHANGES: dict[str, Change] = {
     "GEMMs as slow as in Table 1": _model(_papers_gemms),
     "the same in two nano-batches": _model(_papers_gemms, nano_batches=2),
     "GEMMs as efficient at every size": _model(_even_gemms),
+    "the requests of the 8B model": _requests_of_8b,
 }
+ON_8B = tuple(CHANGES)[:-1]
+ON_70B = (
+    "as it is",
+    "lengths known",
+    "videos of at most 16,384 tokens",
+    "overlap: perfect (max)",
+    "the requests of the 8B model",
+)
