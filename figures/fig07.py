@@ -6,7 +6,7 @@ from pathlib import Path
 from matplotlib.ticker import FuncFormatter
 
 from figures.style import COLUMN, new_figure, panel_title, save_pair, thousands
-from figures.systems import grouped_bars
+from figures.systems import grouped_bars, top_legend
 from paper_repro.table import Table
 
 
@@ -32,10 +32,7 @@ def draw_models(runs: Table, gpu: str, stem: Path) -> None:
         axes.set_ylabel("tokens/s a GPU")
         panel_title(axes, f"{model} on {rows[0]['gpus']} × {gpu}")
     panels[-1].set_xlabel("workload", labelpad=1)
-    figure.legend(
-        *panels[0].get_legend_handles_labels(), loc="upper center", ncols=3, columnspacing=1,
-        handlelength=1.2,
-    )  # fmt: skip
+    top_legend(figure, panels[0], 3)
     save_pair(figure, stem)
 
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from figures.style import COLUMN, INK, new_figure, save_pair
-from figures.systems import colours
+from figures.systems import colours, top_legend
 from paper_repro.table import Table
 
 REFERENCE = "vLLM-DFS"
@@ -30,5 +30,5 @@ def draw(tables: Mapping[str, Table], out: Path) -> None:
     axes.tick_params(axis="x", length=0)
     axes.set_xlabel("workload", labelpad=1)
     axes.set_ylabel("tokens/s a GPU\nover vLLM-DFS (dashed)")
-    figure.legend(loc="upper center", ncols=len(systems), handlelength=1.2)
+    top_legend(figure, axes, len(systems))
     save_pair(figure, out / "fig08")

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from figures.style import COLUMN, new_figure, save_pair
-from figures.systems import grouped_bars
+from figures.systems import grouped_bars, top_legend
 from paper_repro.table import Table
 
 
@@ -19,7 +19,5 @@ def draw(tables: Mapping[str, Table], out: Path) -> None:
     grouped_bars(axes, rows, "trace", "shared", "most")
     axes.set_ylabel("prompt tokens shared, %")
     axes.set_xlabel("workload", labelpad=1)
-    handles, labels = axes.get_legend_handles_labels()
-    labels = ["most there is" if label == "practical optimum" else label for label in labels]
-    figure.legend(handles, labels, loc="upper center", ncols=2, handlelength=1.2)
+    top_legend(figure, axes, 2, {"practical optimum": "most there is"})
     save_pair(figure, out / "fig09")

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from figures.style import COLUMN, COMPUTE, MEMORY, NAMES, new_figure, panel_title, save_pair
+from figures.systems import top_legend
 from paper_repro.table import Table
 
 LINES = (
@@ -17,7 +18,7 @@ def draw(tables: Mapping[str, Table], out: Path) -> None:
     figure = new_figure(COLUMN, 2.6)
     panels = figure.subplots(
         2, 1, sharex=True, sharey=True,
-        gridspec_kw={"left": 0.12, "right": 0.97, "top": 0.84, "bottom": 0.14, "hspace": 0.3},
+        gridspec_kw={"left": 0.15, "right": 0.97, "top": 0.84, "bottom": 0.14, "hspace": 0.3},
     )  # fmt: skip
     runs = tables["runs"].records()
     for axes, run in zip(panels, runs, strict=True):
@@ -32,5 +33,5 @@ def draw(tables: Mapping[str, Table], out: Path) -> None:
     panels[-1].set_ylim(0, None)
     panels[-1].set_xlabel("time of the run, hours")
     figure.supylabel("seconds of work per second", size=7.5, x=0.005)
-    figure.legend(*panels[0].get_legend_handles_labels(), loc="upper center", ncols=2)
+    top_legend(figure, panels[0], 2)
     save_pair(figure, out / "fig10")

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from figures.style import COLUMN, INK, SERIES, new_figure, save_pair
+from figures.systems import top_legend
 from paper_repro.table import Table
 
 BLEND, DFS = "BlendServe", "NanoFlow-DFS"
@@ -33,5 +34,5 @@ def draw(tables: Mapping[str, Table], out: Path) -> None:
     axes.set_xticks(range(len(models)), models)
     axes.tick_params(axis="x", length=0)
     axes.set_ylabel("tokens/s over prefix order")
-    figure.legend(loc="upper center", ncols=5, handlelength=1.2, columnspacing=1)
+    top_legend(figure, axes, 5)
     save_pair(figure, out / "fig12")

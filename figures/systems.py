@@ -1,9 +1,10 @@
 """Bars of systems: one colour a system in every figure, and the practical optimum above them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from figures.style import INK, POLICIES
 
@@ -44,3 +45,14 @@ def grouped_bars(
             axes.plot(ends, [height, height], color=INK, linewidth=1, label=label)
     axes.set_xticks(range(len(groups)), [TRACES.get(str(g), str(g)) for g in groups])
     axes.tick_params(axis="x", length=0)
+
+
+def top_legend(
+    figure: Figure, axes: Axes, ncols: int, names: Mapping[str, str] | None = None
+) -> None:
+    """One legend above all panels, narrow enough for a column; `names` replaces labels."""
+    handles, labels = axes.get_legend_handles_labels()
+    figure.legend(
+        handles, [(names or {}).get(label, label) for label in labels], loc="upper center",
+        ncols=ncols, fontsize=6.5, handlelength=1.2, columnspacing=1, handletextpad=0.5,
+    )  # fmt: skip
