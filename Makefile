@@ -3,7 +3,7 @@
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: check format lint types test readme figures vllm-env vllm-recordings
+.PHONY: check format lint types test readme figures paper paper-quick vllm-env vllm-recordings
 
 check: lint types test
 
@@ -35,6 +35,14 @@ figures:
 	$(BIN)/python figures/slices.py "prefix order=build/dfs-steps.parquet" \
 	  "blended order=build/blend-steps.parquet" > figures/overview.csv
 	$(BIN)/python figures/overview.py docs/overview.svg
+
+# The paper's evaluation: every claim measured, figures drawn, the table in paper_repro/README.md
+# written. DATA is a directory with real traces; without it all come from generators.
+paper:
+	$(BIN)/python -m paper_repro run all $(if $(DATA),--data $(DATA))
+
+paper-quick:
+	$(BIN)/python -m paper_repro run all --quick
 
 # vLLM's own scheduler, stepped without a GPU: an environment of its own (2.2 GB, a few minutes),
 # and the recordings that tests replay.

@@ -130,8 +130,7 @@ def preempt(state: State, request: int) -> None:
     # NOTE: once decodes have their blocks for this step, they hold them for one token more.
     leave(state, request, computed, computed + (s.opened if r.status == DECODING else 0))
     if len(state.pace) > 0:
-        if r.is_member == 1:
-            leave_kind(state, request, False)
+        leave_kind(state, request, False)
     r.target = r.prompt + r.generated
     r.status = WAITING
     r.was_preempted = 1
@@ -287,8 +286,7 @@ def finish(state: State, request: int, computed: int) -> None:
     leave(state, request, computed, computed)
     if len(state.pace) > 0:
         note_finished(state, request)
-        if state.requests[request].is_member == 1:
-            leave_kind(state, request, True)
+        leave_kind(state, request, True)
     state.requests[request].status = DONE
     state.requests[request].generated = state.requests[request].output
     state.scalars[0].done += 1

@@ -75,8 +75,10 @@ def join_kind(state: State, request: int, base: int) -> None:
 
 @kernel
 def leave_kind(state: State, request: int, has_ended: bool) -> None:
-    """A member leaves, for good or to come back."""
+    """The request leaves, for good or to come back; nothing changes unless it was a member."""
     r = state.requests[request]
+    if r.is_member == 0:
+        return
     k = state.pace[0].kinds[r.kind]
     r.is_member = 0
     k.running -= 1
@@ -92,7 +94,7 @@ def leave_kind(state: State, request: int, has_ended: bool) -> None:
 @kernel
 def has_members(state: State) -> bool:
     """Whether any request that runs is forecast by its kind."""
+    members = 0
     for i in range(len(state.pace[0].kinds)):
-        if state.pace[0].kinds[i].running > 0:
-            return True
-    return False
+        members += state.pace[0].kinds[i].running
+    return members > 0
