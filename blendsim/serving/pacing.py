@@ -70,7 +70,12 @@ class Pace(NamedTuple):
 
 
 def new_pace(
-    requests: Any, saved: int, capacity: int, visible: NDArray[np.bool_], source: Ints, pacing: Pacing
+    requests: Any,
+    saved: int,
+    capacity: int,
+    visible: NDArray[np.bool_],
+    source: Ints,
+    pacing: Pacing,
 ) -> Pace:
     """A fresh Pace for requests in plan order; sets their `kind`.
 
