@@ -7,6 +7,7 @@ instead.
 """
 
 import atexit
+import functools
 import hashlib
 import os
 import shutil
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numba
+import numba.extending
 from numba.core import config
 
 
@@ -25,7 +27,7 @@ def _sources_hash() -> str:
     digest = hashlib.sha256(numba.__version__.encode())
     for path in sorted(root.rglob("*.py")):
         text = path.read_bytes()
-        if b"kernel\ndef " in text or path == Path(__file__):
+        if b"kernel\ndef " in text or b"@kernel_where(" in text or path == Path(__file__):
             digest.update(text)
     return digest.hexdigest()[:16]
 
@@ -82,6 +84,30 @@ def rare_kernel(function: Callable[..., Any]) -> Any:
     fast.
     """
     return _compiled(function, forceinline=False)
+
+
+def kernel_where(field: str, otherwise: Callable[..., Any]) -> Callable[..., Any]:
+    """Decorator of a kernel for states whose tuple `field` is not empty; `otherwise`, with the same
+    arguments, is what a call means for the others.
+
+    Which of the two is compiled follows from the state's type, so that states without the field pay
+    nothing and are never compiled with code that reads it. (A branch on the tuple's length would
+    still be typed on both sides.)
+    """
+
+    def decorate(function: Callable[..., Any]) -> Any:
+        @functools.wraps(function)
+        def call(state: Any, *rest: Any) -> Any:
+            return (function if getattr(state, field) else otherwise)(state, *rest)
+
+        def choose(state: Any, *rest: Any) -> Any:
+            held = state.types[state.fields.index(field)]
+            return function if len(held) else otherwise
+
+        numba.extending.overload(call, inline="always", strict=False)(choose)
+        return call
+
+    return decorate
 
 
 def _compiled(function: Callable[..., Any], forceinline: bool) -> Any:

@@ -8,7 +8,7 @@ that holds its share waits.
 from blendsim.compiled import kernel
 from blendsim.serving.forecast import expect, expected_end, peak_fits
 from blendsim.serving.host import fetch, has_host
-from blendsim.serving.kinds import join_kind
+from blendsim.serving.kinds import joins_kind
 from blendsim.serving.kv import (
     cached_blocks,
     hold_path,
@@ -112,12 +112,7 @@ def admit(state: State, request: int) -> int:
         load(state, request)
     r.status = PREFILLING
     base = private_tokens(state, request) - s.step
-    is_unknown = False
-    if len(state.pace) > 0:
-        is_unknown = r.side == RIGHT and r.kind != NONE
-        if is_unknown:
-            join_kind(state, request, base)
-    if not is_unknown:
+    if not joins_kind(state, request, base):
         expect(state, request, expected_end(state, request), base)
     enter_side(state, request, r.side, False)
     s.running += 1

@@ -9,7 +9,7 @@ one it would have decoded, and is counted as a decode read.
 """
 
 from blendsim.compiled import kernel
-from blendsim.serving.admission import admit, next_request
+from blendsim.serving.admission import admit
 from blendsim.serving.forecast import forget, renew_estimates
 from blendsim.serving.host import has_host, store_private
 from blendsim.serving.kinds import leave_kind
@@ -22,11 +22,12 @@ from blendsim.serving.kv import (
     wait_again,
 )
 from blendsim.serving.pacing import (
-    next_paced,
+    holes,
+    next_to_enter,
     note_admitted,
     note_finished,
     note_step,
-    paced_budget,
+    step_budget,
 )
 from blendsim.serving.sides import generated_tokens, leave_side, victim
 from blendsim.serving.state import DECODING, DONE, NONE, WAITING, State
@@ -129,8 +130,7 @@ def preempt(state: State, request: int) -> None:
         wait_again(state, request)
     # NOTE: once decodes have their blocks for this step, they hold them for one token more.
     leave(state, request, computed, computed + (s.opened if r.status == DECODING else 0))
-    if len(state.pace) > 0:
-        leave_kind(state, request, False)
+    leave_kind(state, request, False)
     r.target = r.prompt + r.generated
     r.status = WAITING
     r.was_preempted = 1
@@ -212,22 +212,15 @@ def schedule(state: State) -> None:
     renew_estimates(state)
     open_decode_blocks(state)
     # NOTE: counted now: a request preempted below was to decode in this step and does not.
-    budget = s.token_budget
-    if len(state.pace) > 0:
-        budget = paced_budget(state)
-    budget = continue_prefill(state, max(0, budget - s.decodes))
+    budget = continue_prefill(state, max(0, step_budget(state) - s.decodes))
     if counts[PREEMPTED] == 0:
         while budget > 0 and s.running < s.max_running:
-            if len(state.pace) > 0:
-                k = next_paced(state)
-            else:
-                k = next_request(state)
+            k = next_to_enter(state)
             if k == NONE:
                 break
             r = state.requests[k]
             hit = admit(state, k)
-            if len(state.pace) > 0:
-                note_admitted(state, k, hit)
+            note_admitted(state, k, hit)
             if r.was_preempted == 0:
                 counts[HIT_TOKENS] += hit  # what a request finds again of its own is not sharing
             counts[ADMITTED] += 1
@@ -241,9 +234,7 @@ def schedule(state: State) -> None:
     counts[CONTEXT_TOKENS] += s.context
     counts[SAMPLED_TOKENS] = s.decodes + s.completed
     counts[RUNNING] = s.running
-    counts[WAITING_REQUESTS] = s.requeued + s.back - s.front + 1
-    if len(state.pace) > 0:
-        counts[WAITING_REQUESTS] -= state.pace[0].record[0].holes
+    counts[WAITING_REQUESTS] = s.requeued + s.back - s.front + 1 - holes(state)
     counts[HELD_BLOCKS] = s.shared_held + s.private
     counts[CACHED_BLOCKS] = s.idle
     counts[LEFT_TOKENS] = s.left_reserved
@@ -256,8 +247,7 @@ def commit(state: State) -> None:
     decodes.
     """
     s = state.scalars[0]
-    if len(state.pace) > 0:
-        note_step(state)
+    note_step(state)
     s.context += s.decodes
     slot = s.step % len(state.finish)
     k = state.finish[slot]
@@ -284,9 +274,8 @@ def commit(state: State) -> None:
 def finish(state: State, request: int, computed: int) -> None:
     """The request has its whole output."""
     leave(state, request, computed, computed)
-    if len(state.pace) > 0:
-        note_finished(state, request)
-        leave_kind(state, request, True)
+    note_finished(state, request)
+    leave_kind(state, request, True)
     state.requests[request].status = DONE
     state.requests[request].generated = state.requests[request].output
     state.scalars[0].done += 1

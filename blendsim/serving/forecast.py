@@ -78,9 +78,7 @@ def peak_fits(state: State, request: int, near: int, far: int) -> bool:
     end = expected_end(state, request)
     base = private_tokens(state, request) - s.step
     mine = end_bucket(state, end)
-    is_kind_ahead = False
-    if len(state.pace) > 0:
-        is_kind_ahead = has_members(state)
+    is_kind_ahead = has_members(state)
     count = 0
     total = 0
     for b in range(s.current_bucket + BUCKETS - 1, s.current_bucket - 1, -1):
@@ -95,8 +93,7 @@ def peak_fits(state: State, request: int, near: int, far: int) -> bool:
             used += base + upto
         if b <= mine:
             used += near if b <= s.current_bucket + 1 else far
-            if len(state.pace) > 0:
-                used += int(unknown_tokens(state, max(0, upto - s.step)))
+            used += int(unknown_tokens(state, max(0, upto - s.step)))
         if b <= mine and used > limit:
             return False
         count += bucket.count

@@ -10,8 +10,8 @@ units of those means) / (prior + ended). Kinds are the pool's sources.
 
 import numpy as np
 
-from blendsim.compiled import kernel
-from blendsim.serving.state import State
+from blendsim.compiled import kernel, kernel_where
+from blendsim.serving.state import NONE, RIGHT, State
 
 KIND = np.dtype(
     [
@@ -37,7 +37,7 @@ def correction(state: State, kind: int) -> float:
     return (k.prior + max(seen, 0.0)) / (k.prior + k.ended)
 
 
-@kernel
+@kernel_where("pace", lambda state, ahead: 0.0)
 def unknown_tokens(state: State, ahead: int) -> float:
     """KV tokens that members of all kinds hold `ahead` steps from now: mean and `caution`
     standard deviations.
@@ -58,10 +58,14 @@ def unknown_tokens(state: State, ahead: int) -> float:
     return total
 
 
-@kernel
-def join_kind(state: State, request: int, base: int) -> None:
-    """A request of unknown length enters; it holds base + u private tokens at step u."""
+@kernel_where("pace", lambda state, request, base: False)
+def joins_kind(state: State, request: int, base: int) -> bool:
+    """Whether the request, which enters and holds base + u private tokens at step u, is forecast by
+    its kind: if its length is unknown and it is on the memory-heavy side. It is a member then.
+    """
     r = state.requests[request]
+    if r.side != RIGHT or r.kind == NONE:
+        return False
     k = state.pace[0].kinds[r.kind]
     r.is_member = 1
     r.rate_start = state.scalars[0].step - r.generated
@@ -71,9 +75,10 @@ def join_kind(state: State, request: int, base: int) -> None:
     k.mean_sum += r.estimate
     k.rate_sum += 1.0 / r.estimate
     k.rate_base += r.rate_start / r.estimate
+    return True
 
 
-@kernel
+@kernel_where("pace", lambda state, request, has_ended: None)
 def leave_kind(state: State, request: int, has_ended: bool) -> None:
     """The request leaves, for good or to come back; nothing changes unless it was a member."""
     r = state.requests[request]
@@ -91,7 +96,7 @@ def leave_kind(state: State, request: int, has_ended: bool) -> None:
         k.served += r.output / r.estimate
 
 
-@kernel
+@kernel_where("pace", lambda state: False)
 def has_members(state: State) -> bool:
     """Whether any request that runs is forecast by its kind."""
     members = 0

@@ -12,10 +12,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from blendsim.compiled import kernel, rare_kernel
+from blendsim.compiled import kernel, kernel_where, rare_kernel
 from blendsim.pacing import Pacing
 from blendsim.request import Ints
-from blendsim.serving.admission import fits_beside, has_room
+from blendsim.serving.admission import fits_beside, has_room, next_request
 from blendsim.serving.forecast import last_end
 from blendsim.serving.kinds import KIND, correction
 from blendsim.serving.price import choose_sizes, token_price
@@ -181,8 +181,8 @@ def table_row(state: State) -> int:
     return min(state.scalars[0].context // state.pace[0].record[0].unit, ROWS - 1)
 
 
-@kernel
-def paced_budget(state: State) -> int:
+@kernel_where("pace", lambda state: state.scalars[0].token_budget)
+def step_budget(state: State) -> int:
     """Tokens this step is to compute, decodes included."""
     p = state.pace[0].record[0]
     if state.scalars[0].step >= p.next_look:
@@ -251,8 +251,8 @@ def longest_fitting(state: State, near: int, far: int) -> int:
     return found
 
 
-@kernel
-def next_paced(state: State) -> int:
+@kernel_where("pace", lambda state: next_request(state))
+def next_to_enter(state: State) -> int:
     """`next_request` for a paced plan: preempted requests, the sampled ones in order, then the
     right end while it has room, then the left.
     """
@@ -288,7 +288,13 @@ def next_paced(state: State) -> int:
     return take(state, s.front)
 
 
-@kernel
+@kernel_where("pace", lambda state: 0)
+def holes(state: State) -> int:
+    """Places of the line between front and back whose request has gone."""
+    return state.pace[0].record[0].holes
+
+
+@kernel_where("pace", lambda state, request, hit: None)
 def note_admitted(state: State, request: int, hit: int) -> None:
     """The request has entered, with `hit` tokens of its prompt in the cache."""
     r = state.requests[request]
@@ -298,7 +304,7 @@ def note_admitted(state: State, request: int, hit: int) -> None:
             state.pace[0].kinds[r.kind].waiting_reads -= reads_of(state, request)
 
 
-@kernel
+@kernel_where("pace", lambda state: None)
 def note_step(state: State) -> None:
     """The scheduled step is computed."""
     p = state.pace[0].record[0]
@@ -311,7 +317,7 @@ def note_step(state: State) -> None:
         p.credit = 0.0
 
 
-@kernel
+@kernel_where("pace", lambda state, request: None)
 def note_finished(state: State, request: int) -> None:
     """The request has ended: what it was expected to read gives way to what it did."""
     r = state.requests[request]

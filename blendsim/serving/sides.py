@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from blendsim.compiled import kernel
 from blendsim.perf.density import left_fraction
-from blendsim.serving.state import DECODING, LEFT, NONE, State
+from blendsim.serving.state import DECODING, LEFT, NONE, State, is_paced
 
 
 @kernel
@@ -124,8 +124,8 @@ def victim(state: State) -> int:
         return s.left_newest
     if s.left_newest == NONE:
         return s.right_newest
-    if len(state.pace) > 0:
-        return s.left_newest
+    if is_paced(state):
+        return s.left_newest  # it has least to lose
     memory = (s.capacity - s.shared_length) * s.block_tokens
     share = left_share(state)
     if s.left_reserved - share >= s.right_reserved - (memory - share):

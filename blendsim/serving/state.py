@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from blendsim.compiled import kernel_where
+
 NONE = -1  # the null link of the lists below
 
 WAITING, PREFILLING, DECODING, DONE = 0, 1, 2, 3
@@ -184,3 +186,9 @@ class State(NamedTuple):
     host: tuple[int, ...]
     #: Empty unless the plan is paced, else serving/pacing.py's Pace alone; for the same reason.
     pace: tuple[Any, ...]
+
+
+@kernel_where("pace", lambda state: False)
+def is_paced(state: State) -> bool:
+    """Whether steps are paced."""
+    return True
