@@ -54,7 +54,7 @@ def draw(tables: Mapping[str, Table], out: Path) -> None:
         short_ticks(axes, which)
     axes.minorticks_off()
     axes.set_xlabel("prompt, tokens")
-    axes.set_ylabel("output, tokens")
+    axes.set_ylabel("output, tokens", labelpad=1)
     figure.legend(
         handles=[
             Line2D([], [], color=INK, linewidth=1.3, label="ρ = 1, closed form"),

@@ -1,7 +1,7 @@
 """Figure 1, the idea: one pool in prefix order, compute first and memory after, and blended.
 
 Two simulated runs of Trace #1 on the same engine, which overlaps compute and memory in both: only
-the order of the requests differs.
+the order of the requests differs. Output lengths are known.
 """
 
 from blendsim.report.metrics import run_seconds

@@ -1,7 +1,7 @@
 """Figure 3, compute over memory time while a run goes on: no usual order keeps it even.
 
-NanoFlow on Trace #2, in prefix order and in random order. A step of an even run would have the
-pool's own ratio all the time.
+NanoFlow on Trace #2, lengths known, in prefix order and in random order. An even run would have
+the pool's own ratio all the time.
 """
 
 import numpy as np

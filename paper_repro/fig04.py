@@ -46,10 +46,10 @@ def verdicts(tables: dict[str, Table]) -> list[Verdict]:
         float(np.exp(np.interp(0.0, -np.log(row), np.log(LENGTHS)))) for row in (rho[0], rho[-1])
     ]
     below = [row["trace"] for row in traces.records() if row["density"] < 1]
+    fold = max(border) / min(border)
     shown = (
         f"ρ = 1 at outputs of {max(border):,.0f} tokens for the shortest prompts and "
-        f"{min(border):,.0f} for the longest, so that the prompt matters {max(border) / min(border):.1f}-fold; "
-        f"below 1: {', '.join(below)}"
+        f"{min(border):,.0f} for the longest ({fold:.1f}-fold); below 1: {', '.join(below)}"
     )
     return [sign("fig04", falls and below == ["openvid"], shown)]
 

@@ -1,8 +1,8 @@
 """Table 1, the kernel model: milliseconds a layer of Llama-3.1-8B on an A100 against the paper's.
 
 Our model is a profile of measured kernels (vLLM's, docs/profiles.md); nothing in it was fitted to
-the paper's figures. The paper's GEMM column is all that a layer computes per token, so ours has the
-small operators in it.
+the paper's figures. We read the paper's GEMM column as all that a layer computes per token, so ours
+has the small operators in it.
 """
 
 from blendsim.perf.kernels import memory_seconds

@@ -48,8 +48,8 @@ def verdicts(tables: dict[str, Table]) -> list[Verdict]:
     found = []
     for name in NAMES:
         row = tables["traces"].record(trace=SCALED if name == "sharegpt" else name)
-        for kind, digits in (("sharing", 3), ("density", 2)):
-            verdict = near(f"table4-{name}-{kind}", row[kind], f"{row[kind]:.{digits}f}")
+        for kind, digits in (("sharing", ".3f"), ("density", ".4g")):
+            verdict = near(f"table4-{name}-{kind}", row[kind], f"{row[kind]:{digits}}")
             found.append(verdict if verdict.holds else _explained(verdict, tables["traces"], name))
     return found
 
