@@ -16,7 +16,7 @@ def draw(tables: Mapping[str, Table], out: Path) -> None:
     models = list(dict.fromkeys(runs.column("model")))
     traces = list(dict.fromkeys(runs.column("trace")))
     figure = new_figure(COLUMN, 1.9)
-    axes = figure.add_axes((0.14, 0.14, 0.84, 0.72))
+    axes = figure.add_axes((0.14, 0.18, 0.84, 0.68))
     width = 0.84 / len(traces)
     for i, trace in enumerate(traces):
         heights, optima = [], []
@@ -31,7 +31,8 @@ def draw(tables: Mapping[str, Table], out: Path) -> None:
         axes.plot(places, optima, "_", color=INK, markersize=9, label=label)
     axes.axhline(1, color=INK, linewidth=0.8, linestyle=(0, (4, 2)))
     axes.set_ylim(0.8, None)
-    axes.set_xticks(range(len(models)), models)
+    names = ["\n".join(model.rsplit("-", 1)) for model in models]
+    axes.set_xticks(range(len(models)), names)
     axes.tick_params(axis="x", length=0)
     axes.set_ylabel("tokens/s over prefix order")
     top_legend(figure, axes, 5)

@@ -22,7 +22,7 @@ def draw_grid(table: Table, title: str, stem: Path) -> None:
             cells[place] = row["speedup"]
     high = max(2.0, 0.7 + 0.17 * len(densities))
     figure = new_figure(COLUMN, high)
-    axes = figure.add_axes((0.14, 0.36 / high, 0.66, 1 - 0.6 / high))
+    axes = figure.add_axes((0.15, 0.36 / high, 0.61, 1 - 0.6 / high))
     shown = axes.pcolormesh(cells, cmap=COLOURS, vmin=LEAST, vmax=MOST, edgecolors=PAPER)
     for (i, j), value in np.ndenumerate(cells):
         text = "×" if np.isnan(value) else f"{value:.2f}"
@@ -35,7 +35,7 @@ def draw_grid(table: Table, title: str, stem: Path) -> None:
     axes.set_xlabel("prompt tokens that can be shared, %", labelpad=2)
     axes.set_ylabel("density ρ, compute / memory time")
     axes.set_title(title, loc="left", weight="bold", pad=4)
-    bar = figure.colorbar(shown, cax=figure.add_axes((0.83, 0.36 / high, 0.03, 1 - 0.6 / high)))
+    bar = figure.colorbar(shown, cax=figure.add_axes((0.79, 0.36 / high, 0.03, 1 - 0.6 / high)))
     bar.set_label("blended over prefix order")
     bar.outline.set_visible(False)
     save_pair(figure, stem)

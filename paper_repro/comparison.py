@@ -24,12 +24,13 @@ def lines(names: Sequence[str], out: Path) -> list[str]:
 
 
 def short_lines(names: Sequence[str], out: Path) -> list[str]:
-    """The same in four columns, without what it hangs on: for the project's README."""
-    head = ["| claim | in the paper | paper | here |", "|---|---|---|---|"]
+    """The same without what it hangs on, those that were measured: for the project's README."""
+    head = ["| claim | in the paper | paper | here | verdict |", "|---|---|---|---|---|"]
     found = {v.claim: v for name in names for v in runner.verdicts(name, out)}
     claims = [claim for claim in read_claims().values() if claim.id in found]
     return head + [
-        f"| {claim.title} | {claim.where} | {claim.paper} | {found[claim.id].ours} |"
+        f"| {claim.title} | {claim.where} | {claim.paper} | {found[claim.id].ours} "
+        f"| {_SAID[found[claim.id].holds]} |"
         for claim in claims
     ]
 

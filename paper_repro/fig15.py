@@ -17,7 +17,7 @@ def verdicts(tables: dict[str, Table]) -> list[Verdict]:
     found = speedups(table)
     behind = sum(value <= 1 for value in found)
     left_out = len(table.rows) - len(found)
-    words = f"{left_out} points cannot be mixed" if left_out else "all points"
+    words = f"{left_out} points cannot be mixed" if left_out else ""
     return [
         near("fig15-most", max(found), told_of(table)),
         sign("fig15-sign", behind == 0, f"{len(found) - behind} of {len(found)} above 1", words),

@@ -5,7 +5,6 @@ build/paper_repro/ by a fingerprint of all code and data they depend on. Pools a
 back takes as long as blending it again.
 """
 
-import ast
 import fcntl
 import hashlib
 import json
@@ -24,6 +23,7 @@ from blendsim.specs import System
 from blendsim.synth.blend import Blend, blend
 from blendsim.synth.recipes import Recipe, recipe
 from blendsim.synth.sources import NAMES, open_source
+from paper_repro.code import whole
 from paper_repro.table import Table, read_table, write_table
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -87,10 +87,12 @@ class Lab:
                 write_table(measure(), path, {"module": name, **inputs})
             return read_table(path)
 
-    def fingerprint(self, *files: Path) -> str:
-        """Hash of the simulator, its profiles, the traces, this lab's settings and of `files`."""
+    def fingerprint(self, *code: str) -> str:
+        """Hash of the simulator, its profiles, the traces, this lab's settings, what all
+        measurements go through, and of `code`.
+        """
         parts = [json.dumps([self.quick, self.seed, self.gpu]), _code_hash(), _data_hash(self.data)]
-        parts += [_code(path) for path in files]
+        parts += [*map(whole, SHARED), *code]
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
     def facts(self) -> dict[str, Any]:
@@ -104,7 +106,7 @@ class Lab:
         }
 
     def _path(self, name: str, inputs: dict[str, Any]) -> Path:
-        text = json.dumps([name, inputs, self.fingerprint(*SHARED)], sort_keys=True)
+        text = json.dumps([name, inputs, self.fingerprint()], sort_keys=True)
         STORE.mkdir(parents=True, exist_ok=True)
         return STORE / f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:16]}.csv"
 
@@ -122,23 +124,12 @@ def _code_hash() -> str:
     """Of every module that a simulated figure depends on, and of the kernel profiles."""
     package = REPOSITORY / "blendsim"
     code = [p for p in package.rglob("*.py") if p.relative_to(package).parts[0] != "cli"]
-    whole = hashlib.sha256()
+    digest = hashlib.sha256()
     for path in sorted(code):
-        whole.update(f"{path.relative_to(REPOSITORY)} {_code(path)}".encode())
+        digest.update(f"{path.relative_to(REPOSITORY)} {whole(path)}".encode())
     for path in sorted((REPOSITORY / "profiles").rglob("*.csv")):
-        whole.update(f"{path.relative_to(REPOSITORY)} {sha256(path)}".encode())
-    return whole.hexdigest()
-
-
-def _code(path: Path) -> str:
-    """What a module does: its syntax tree without docstrings. Comments do not change a result."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(
-            node, clean=False
-        ):
-            node.body = node.body[1:]
-    return ast.dump(tree)
+        digest.update(f"{path.relative_to(REPOSITORY)} {sha256(path)}".encode())
+    return digest.hexdigest()
 
 
 @cache

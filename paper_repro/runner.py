@@ -4,7 +4,6 @@ A module whose tables are there for the same code, data and settings is not run 
 one does not stop the others.
 """
 
-import ast
 import pkgutil
 import sys
 import time
@@ -18,7 +17,8 @@ from typing import Any, NamedTuple
 
 from blendsim.errors import BlendsimError
 from paper_repro.claims import Verdict
-from paper_repro.lab import REPOSITORY, SHARED, Lab
+from paper_repro.code import reached
+from paper_repro.lab import REPOSITORY, Lab
 from paper_repro.table import read_facts, read_table, tables_of, write_table
 
 
@@ -101,19 +101,7 @@ def verdicts(name: str, out: Path) -> list[Verdict]:
 
 def fingerprint(name: str, lab: Lab) -> str:
     """Of everything a module's tables depend on."""
-    return lab.fingerprint(*SHARED, *_own_files(name))
-
-
-def _own_files(name: str) -> list[Path]:
-    """The module and what it imports of paper_repro, judged apart from what all share."""
-    path = REPOSITORY / "paper_repro" / f"{name}.py"
-    files = [path]
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.ImportFrom) and str(node.module).startswith("paper_repro."):
-            found = path.with_name(f"{str(node.module).partition('.')[2]}.py")
-            if found not in SHARED and found.name != "claims.py":
-                files.append(found)
-    return files
+    return lab.fingerprint(reached(REPOSITORY / "paper_repro" / f"{name}.py"))
 
 
 def load(name: str) -> Any:

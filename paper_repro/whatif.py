@@ -17,9 +17,9 @@ from blendsim.search import Problem
 from paper_repro.claims import Verdict
 from paper_repro.lab import Lab
 from paper_repro.runs import told, traces, trials, with_longest
+from paper_repro.systems import ORDERS
 from paper_repro.table import Cell, Table
 
-POLICIES = ("dfs", "random", "blend")
 #: The paper's Table 1: measured seconds of one layer's GEMMs by tokens of the batch.
 PAPERS_GEMMS = {512: 1.087e-3, 768: 1.537e-3, 1_024: 2.005e-3}
 KV_BYTES = 60_000_000_000  # the paper's Figure 6
@@ -56,7 +56,7 @@ def verdicts(tables: dict[str, Table]) -> list[Verdict]:
 
 
 def _rows(lab: Lab, scene: Scene, name: str) -> list[dict[str, Cell]]:
-    done = trials(CHANGES[name](lab, scene), POLICIES)
+    done = trials(CHANGES[name](lab, scene), ORDERS)
     dfs = done["dfs"].row.tokens_per_second
     return [
         {

@@ -17,7 +17,7 @@ from blendsim.errors import InputError
 from blendsim.request import from_lengths
 from blendsim.settings import Settings
 from blendsim.synth.recipes import Recipe
-from paper_repro import comparison, fig07, fig08, fig09, grids, runner, table3
+from paper_repro import code, comparison, fig07, fig08, fig09, grids, runner, table3
 from paper_repro.__main__ import RESULTS
 from paper_repro.claims import modules, near, read_claims
 from paper_repro.lab import REPOSITORY, Lab
@@ -128,13 +128,39 @@ def test_wrong_arguments_are_one_line_and_exit_2(wrong: list[str]) -> None:
     assert done.stderr.startswith("error: ")
 
 
-def test_docstrings_and_comments_do_not_make_a_result_stale(tmp_path: Path) -> None:
+MODULE = '''"""A claim."""
+from paper_repro.grids import REQUESTS
+LIMIT = 1
+
+def measure(lab):
+    return _part(lab)
+
+def _part(lab):
+    return LIMIT + REQUESTS
+
+def verdicts(tables):
+    return []
+'''
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "is_stale"),
+    [
+        ("A claim.", "Another sentence.", False),
+        ("return []", "return [1]", False),
+        ("LIMIT = 1", "LIMIT = 2  # of what is measured", True),
+        ("LIMIT + REQUESTS", "LIMIT", True),
+    ],
+)
+def test_only_what_measuring_reaches_makes_a_result_stale(
+    tmp_path: Path, old: str, new: str, is_stale: bool
+) -> None:
     path = tmp_path / "m.py"
-    prints = []
-    for text in ('"""A."""\nx = 1\n', '"""B."""\nx = 1  # why\n', '"""B."""\nx = 2\n'):
+    found = []
+    for text in (MODULE, MODULE.replace(old, new)):
         path.write_text(text)
-        prints.append(Lab().fingerprint(path))
-    assert prints[0] == prints[1] != prints[2]
+        found.append(code.reached(path))
+    assert (found[0] != found[1]) is is_stale
 
 
 def test_a_pool_has_the_density_of_the_system_it_is_for() -> None:
@@ -163,8 +189,8 @@ def runs(rates: dict[str, float]) -> Table:
 
 def test_verdicts_see_a_baseline_that_is_ahead() -> None:
     rates = {VLLM: 60.0, SGLANG: 61.0, DFS: 70.0, BALANCE: 65.0, BLEND: 85.0}
-    assert fig07._first(runs(rates)).holds
-    lost = fig07._first(runs({**rates, BALANCE: 90.0}))
+    assert fig07._first(runs(rates), "fig07-first", "common").holds
+    lost = fig07._first(runs({**rates, BALANCE: 90.0}), "fig07-first", "common")
     assert lost.holds is False
     assert BALANCE in lost.words
 

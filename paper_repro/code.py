@@ -1,0 +1,58 @@
+"""What a measurement's code does, as text to hash: syntax trees without docstrings and comments,
+and of a claim module only what its `measure` reaches. So a verdict may be reworded without
+measuring again.
+"""
+
+import ast
+from pathlib import Path
+
+ROOM = Path(__file__).parent
+MEASURE = "measure"
+
+
+def whole(path: Path) -> str:
+    """A module's code."""
+    return ast.dump(_bare(path))
+
+
+def reached(path: Path) -> str:
+    """The part of a claim module that `measure` reaches, and the modules of this room that this
+    part imports from, whole.
+    """
+    tree = _bare(path)
+    parts = {name: node for node in tree.body for name in _defined(node)}
+    found: dict[str, ast.stmt] = {}
+    waiting = [MEASURE]
+    while waiting:
+        name = waiting.pop()
+        if name in found or name not in parts:
+            continue
+        found[name] = parts[name]
+        nodes = ast.walk(parts[name])
+        waiting += [node.id for node in nodes if isinstance(node, ast.Name)]
+    kept = sorted({ast.dump(node) for node in found.values()})
+    rooms = {
+        str(node.module).partition(".")[2]
+        for node in found.values()
+        if isinstance(node, ast.ImportFrom) and str(node.module).startswith(f"{ROOM.name}.")
+    }
+    return "\n".join([*kept, *(whole(ROOM / f"{room}.py") for room in sorted(rooms))])
+
+
+def _defined(node: ast.stmt) -> list[str]:
+    """Names that a statement of a module's top level gives something to."""
+    if isinstance(node, ast.FunctionDef | ast.ClassDef):
+        return [node.name]
+    if isinstance(node, ast.Import | ast.ImportFrom):
+        return [(alias.asname or alias.name).partition(".")[0] for alias in node.names]
+    targets = [n for n in ast.walk(node) if isinstance(n, ast.Name)]
+    return [name.id for name in targets if isinstance(name.ctx, ast.Store)]
+
+
+def _bare(path: Path) -> ast.Module:
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
+            has_docstring = ast.get_docstring(node, clean=False) is not None
+            node.body = node.body[1:] if has_docstring else node.body
+    return tree
