@@ -446,11 +446,14 @@ class SlowCore:
         private = self.private_tokens(newcomer)
         ends = [(job.bucket, job.end, job.size - job.entry) for job in self.running]
         ends.append((self.listed(end), end, private - self.now))
-        for worst in {bucket for bucket, _, _ in ends if bucket <= self.listed(end)}:
+        mine = self.listed(end)
+        for worst in {bucket for bucket, _, _ in ends if bucket <= mine}:
             upto = (worst + 1) * self.bucket_steps
+            if worst == mine:
+                upto = min(upto, end)
             sizes = [
-                base + (end if bucket == worst else upto)
-                for bucket, end, base in ends
+                base + (last if bucket == worst else upto)
+                for bucket, last, base in ends
                 if bucket >= worst
             ]
             if sum(sizes) > limit:

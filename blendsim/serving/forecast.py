@@ -89,7 +89,9 @@ def peak_fits(state: State, request: int, near: int, far: int) -> bool:
         if b == mine:
             upto = min(upto, end)
         used = bucket.final_sum + total + count * upto
-        if b <= mine:
+        if b == mine:
+            used += base + end
+        elif b < mine:
             used += base + upto
         if b <= mine:
             used += near if b <= s.current_bucket + 1 else far
