@@ -54,7 +54,7 @@ def prepare(workload: Workload, settings: Settings, progress: Progress = lambda 
     return Problem(workload, prompts, settings, model, lengths, drawn, costs)
 
 
-def plan_policy(problem: Problem, policy: str) -> Plan:
+def plan_policy(problem: Problem, policy: str, blend: BlendSettings | None = None) -> Plan:
     """The plan of one policy, over all replicas."""
     plan = make_plan(
         policy,
@@ -62,7 +62,7 @@ def plan_policy(problem: Problem, policy: str) -> Plan:
         problem.prompts,
         problem.lengths,
         problem.costs,
-        BlendSettings(),
+        blend or BlendSettings(),
         problem.settings.seed,
         {
             "origin": list(problem.workload.origin),

@@ -34,8 +34,9 @@ def find_engine(problem: Problem, name: str, token_budget: int | None = None) ->
     """The engine at this token budget, else the asked one; ProfileError if the profile does not
     reach that far.
     """
+    settings = problem.settings
     flavour = find_flavour(
-        name, token_budget or problem.settings.token_budget, problem.settings.eviction
+        name, token_budget or settings.token_budget, settings.eviction, settings.output_reserved
     )
     if problem.settings.nano_batches is not None and flavour.overlaps:
         flavour = replace(flavour, nano_batches=problem.settings.nano_batches)

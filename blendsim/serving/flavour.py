@@ -61,6 +61,11 @@ class Flavour:
             )
         if self.eviction not in EVICTIONS:
             raise UnknownName("eviction", self.eviction, EVICTIONS)
+        if not self.output_reserved >= 0:
+            raise InputError(
+                f"output_reserved {self.output_reserved} is a share of the expected output; "
+                "set it to 0 or more"
+            )
         if self.max_running > self.token_budget:
             raise InputError(
                 f"token budget {self.token_budget} is below the running limit {self.max_running}: "
@@ -149,14 +154,21 @@ FLAVOURS: dict[str, Flavour] = {
 
 
 def find_flavour(
-    name: str, token_budget: int | None = None, eviction: str | None = None
+    name: str,
+    token_budget: int | None = None,
+    eviction: str | None = None,
+    output_reserved: float | None = None,
 ) -> Flavour:
-    """The flavour of that name, with another token budget or eviction if one is given."""
+    """The flavour of that name, with another token budget, eviction or reservation if one is
+    given.
+    """
     if name not in FLAVOURS:
         raise UnknownName("engine", name, FLAVOURS)
     flavour = FLAVOURS[name]
     if eviction is not None:
         flavour = replace(flavour, eviction=eviction)
+    if output_reserved is not None:
+        flavour = replace(flavour, output_reserved=output_reserved)
     if token_budget is None:
         return flavour
     return replace(
