@@ -132,6 +132,8 @@ class Sensitivity(Protocol):
     @property
     def axis(self) -> str: ...
     @property
+    def is_ordered(self) -> bool: ...
+    @property
     def labels(self) -> Sequence[str]: ...
     @property
     def chosen(self) -> int: ...
@@ -168,8 +170,10 @@ def _sensitivity(axis: Any, one: Sensitivity, best: float) -> None:
     axis.set_axisbelow(True)
     places = np.arange(len(one.labels))
     axis.axhline(best, color=QUIET, linewidth=0.8, linestyle=":")
-    axis.plot(places, one.seconds, color=COLOURS[2], marker="o", markersize=3.5, linewidth=1.2)
+    line = "-" if one.is_ordered else ""
+    axis.plot(places, one.seconds, f"o{line}", color=COLOURS[2], markersize=3.5, linewidth=1.2)
     axis.plot(one.chosen, one.seconds[one.chosen], "o", color=COLOURS[0], markersize=7)
     axis.set_xticks(places, one.labels, rotation=45 if len(places) > 5 else 0)
+    axis.set_xlim(-0.5, len(places) - 0.5)
     axis.set_title(one.axis, loc="left", weight="bold")
     axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))

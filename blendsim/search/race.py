@@ -1,10 +1,10 @@
 """The course of a search: which points are tried at which size of the pool, and in which order.
 
-Fixed policies first. Then laps: points scattered evenly over the space (a scrambled Sobol sequence)
-run on the smallest pool, the best few of them on the next larger one, the best of those on the
-whole; from the best point so far the search walks along one axis at a time, with steps that halve.
-The course depends on results and never on time or threads: stopped after N runs it has tried what
-any search of N runs tries.
+Fixed policies first, also at other token budgets. Then laps: points scattered evenly over the space
+of the better half of the policies (a scrambled Sobol sequence) run on the smallest pool, the best
+few of them on the next larger one, the best of those on the whole; from the best point so far the
+search walks along one axis at a time, with steps that halve. The course depends on results and
+never on time or threads: stopped after N runs it has tried what any search of N runs tries.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -74,11 +74,12 @@ def _course(space: Space, levels: int, seed: int, known: dict[Heat, float]) -> I
     """Batches without end, or until there is nothing new; `known` holds the results so far."""
     yield [Heat(point, 0) for point in space.fixed()]
     for point in space.fixed():
-        yield [Heat(p, 0) for p in space.fixed_at_budgets() if p[0] == point[0]]
+        yield [Heat(p, 0) for p in space.fixed_everywhere() if p[0] == point[0]]
+    policies = _better_half([Heat(point, 0) for point in space.fixed_everywhere()], known)
     sobol = qmc.Sobol(len(space.axes), rng=np.random.default_rng(seed))
     while True:
         before = len(known)
-        points = [space.at(place) for place in sobol.random(SCATTERED)]
+        points = [space.at(place, policies) for place in sobol.random(SCATTERED)]
         for level in range(levels - 1, -1, -1):
             heats = list(dict.fromkeys(Heat(point, level) for point in points))
             for low in range(0, len(heats), 8):
@@ -88,6 +89,13 @@ def _course(space: Space, levels: int, seed: int, known: dict[Heat, float]) -> I
         yield from _walk(space, known)
         if len(known) == before:
             return
+
+
+def _better_half(fixed: Sequence[Heat], known: dict[Heat, float]) -> list[int]:
+    """The policies whose best fixed runs are fastest, by their index on the first axis."""
+    ranked = sorted(fixed, key=lambda heat: known[heat])
+    policies = list(dict.fromkeys(heat.point[0] for heat in ranked))
+    return policies[: -(-len(policies) // 2)]
 
 
 def _walk(space: Space, known: dict[Heat, float]) -> Iterator[list[Heat]]:

@@ -58,6 +58,7 @@ class Sensitivity(NamedTuple):
     """What one parameter does while the others stay as chosen."""
 
     axis: str
+    is_ordered: bool
     labels: list[str]
     chosen: int
     seconds: list[float]  # predicted
@@ -147,7 +148,7 @@ def _sweep(space: Space, point: Point, evaluator: Evaluator) -> list[Sensitivity
         places = [space.tidy([*point[:k], at, *point[k + 1 :]]) for at in range(len(axis.values))]
         seconds = evaluator.seconds([Heat(place, 0) for place in places])
         labels = [axis.shown(at) for at in range(len(axis.values))]
-        found.append(Sensitivity(axis.name, labels, point[k], seconds))
+        found.append(Sensitivity(axis.name, axis.is_ordered, labels, point[k], seconds))
     return found
 
 

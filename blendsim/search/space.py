@@ -135,24 +135,27 @@ class Space:
             for axis, at in zip(self.axes, point, strict=True)
         )
 
-    def at(self, shares: Floats) -> Point:
-        """The point at a place of the unit cube."""
-        sizes = [len(axis.values) for axis in self.axes]
-        return self.tidy([min(int(u * k), k - 1) for u, k in zip(shares, sizes, strict=True)])
+    def at(self, shares: Floats, policies: Sequence[int]) -> Point:
+        """The point of one of these policies at a place of the unit cube."""
+        choices = [policies, *(range(len(axis.values)) for axis in self.axes[1:])]
+        return self.tidy(
+            [c[min(int(u * len(c)), len(c) - 1)] for u, c in zip(shares, choices, strict=True)]
+        )
 
     def fixed(self) -> list[Point]:
         """Every policy as `auto` tries it: the engine's own rules, the planner's own settings."""
         usual = [axis.default for axis in self.axes]
         return [self.tidy([k, *usual[1:]]) for k in range(len(self.axes[0].values))]
 
-    def fixed_at_budgets(self) -> list[Point]:
-        """The same at every token budget that `compare` tries."""
+    def fixed_everywhere(self) -> list[Point]:
+        """The fixed policies, and each at every token budget that `compare` tries."""
         names = [axis.name for axis in self.axes]
         if TOKEN_BUDGET not in names:
-            return []
+            return self.fixed()
         at = names.index(TOKEN_BUDGET)
         tried = [k for k, n in enumerate(self.axes[at].values) if n in BUDGETS]
-        return [(*p[:at], k, *p[at + 1 :]) for p in self.fixed() for k in tried]
+        moved = [(*p[:at], k, *p[at + 1 :]) for p in self.fixed() for k in tried]
+        return list(dict.fromkeys((*self.fixed(), *moved)))
 
     def neighbours(self, point: Point, axis: int, step: int) -> list[Point]:
         """Points that differ on one axis by `step`, or take any other value where it has no
