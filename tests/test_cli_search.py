@@ -16,7 +16,7 @@ __all__ = ["folder"]
 def test_plan_file_reproduces_what_search_predicted(folder: Path) -> None:
     made = ("--trace", "trace.csv", "--evaluations", "30", "-o", "plan.parquet", "--json")
     told = json.loads(run("search", *made))
-    assert KEYS <= told.keys()
+    assert told.keys() >= KEYS
     assert told["search"]["evaluations"] == 30
     assert told["leaderboard"][0]["predicted_seconds"] == told["predicted_seconds"]
     again = json.loads(run("simulate", "plan.parquet", "--json"))
@@ -44,7 +44,7 @@ def test_picture_is_written_and_the_same_again(folder: Path, name: str) -> None:
 
 def test_budget_ends_the_search(folder: Path) -> None:
     told = json.loads(run("search", "--trace", "trace.csv", "--budget", "0.2s", "--json"))
-    assert 4 <= told["search"]["evaluations"]
+    assert told["search"]["evaluations"] >= 4
 
 
 @pytest.mark.parametrize(

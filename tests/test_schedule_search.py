@@ -75,8 +75,10 @@ def test_leaderboard_rises(found: Found) -> None:
 
 
 def test_sensitivities_meet_at_the_chosen_schedule(found: Found) -> None:
-    assert len(found.sensitivities) >= 4
-    for each in found.sensitivities:
+    *each_axis, samples = found.sensitivities
+    assert len(each_axis) >= 4
+    assert samples.axis == "sampling share"
+    for each in each_axis:
         assert each.seconds[each.chosen] == found.chosen.predicted_seconds
         assert len(each.seconds) == len(each.labels)
     assert found.tally.swept > 0
@@ -127,6 +129,18 @@ def test_large_pools_are_tried_in_small_first(
 
 def test_equal_plans_are_simulated_once(workload: Workload, found: Found) -> None:
     assert found.tally.whole < found.tally.evaluations
+
+
+def test_larger_samples_are_tried_in_the_same_world(found: Found) -> None:
+    samples = found.sensitivities[-1]
+    assert samples.labels == ["0.0025", "0.005", "0.01", "0.02", "0.04"]
+    assert samples.chosen == 2
+    assert max(samples.seconds) < 1.5 * found.chosen.predicted_seconds
+
+
+def test_known_lengths_leave_nothing_to_sample(workload: Workload) -> None:
+    known = find(workload, Settings(sample=1.0), Effort(evaluations=4, is_swept=True))
+    assert "sampling share" not in [each.axis for each in known.sensitivities]
 
 
 def test_all_lengths_known_make_prediction_and_simulation_the_same(workload: Workload) -> None:

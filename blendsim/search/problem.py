@@ -46,6 +46,14 @@ def prepare(workload: Workload, settings: Settings, progress: Progress = lambda 
     progress("sorting prompts by prefix")
     prompts = sort_prompts(workload)
     progress("estimating output lengths")
+    return expect(workload, prompts, settings, model)
+
+
+def expect(
+    workload: Workload, prompts: SortedPrompts, settings: Settings, model: StepModel
+) -> Problem:
+    """What `prepare` does once prompts are sorted: sample, estimate and draw output lengths."""
+    system = settings.system
     longest = system.longest_request
     lengths, drawn = look_ahead(workload, prompts, longest, settings.sample, settings.seed)
     # NOTE: the closed form counts KV held for d steps, p·d + d²/2, which is what dual scan divides;

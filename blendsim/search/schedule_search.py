@@ -15,6 +15,7 @@ from blendsim.request import Workload
 from blendsim.search.evaluation import Evaluator
 from blendsim.search.problem import Problem, Progress, plan_policy, prepare
 from blendsim.search.race import Heat, Run, best_of, race
+from blendsim.search.resampling import resampled_seconds, shares_around
 from blendsim.search.space import Point, Schedule, Space, axes_of, plain
 from blendsim.search.trial import block_size, find_bounds, find_engine, find_facts, run_trial
 from blendsim.settings import Settings
@@ -118,6 +119,8 @@ def search(
     if effort.is_swept:
         progress("varying each parameter alone")
         swept = _sweep(space, best.heat.point, evaluator)
+        progress("drawing other samples")
+        swept += _samples(problem, space.schedule(best.heat.point))
     tally = Tally(len(runs), ran[0], sum(ran[1:]), wall, sum(evaluator.simulations) - sum(ran))
     progress("simulating the chosen schedule on the true lengths")
     return _report(problem, space, runs, swept, tally)
@@ -150,6 +153,16 @@ def _sweep(space: Space, point: Point, evaluator: Evaluator) -> list[Sensitivity
         labels = [axis.shown(at) for at in range(len(axis.values))]
         found.append(Sensitivity(axis.name, axis.is_ordered, labels, point[k], seconds))
     return found
+
+
+def _samples(problem: Problem, schedule: Schedule) -> list[Sensitivity]:
+    """What the share of sampled requests does; nothing where no length has to be sampled."""
+    if not problem.lengths.is_sampled.any():
+        return []
+    shares = shares_around(problem.settings.sample)
+    seconds = [resampled_seconds(problem, schedule, share) for share in shares]
+    here = shares.index(problem.settings.sample)
+    return [Sensitivity("sampling share", True, [f"{s:g}" for s in shares], here, seconds)]
 
 
 def _report(
