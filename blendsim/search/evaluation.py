@@ -7,6 +7,7 @@ import os
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import fields, replace
 from typing import NamedTuple, TypeVar
 
 import numpy as np
@@ -19,6 +20,7 @@ from blendsim.search.space import Schedule, Space
 from blendsim.search.thinning import can_thin, divide_flavour, thin
 from blendsim.search.trial import find_engine
 from blendsim.serving.flavour import Flavour
+from blendsim.settings import Settings
 from blendsim.sim.timing import run_seconds
 from blendsim.sim.topology import COLOCATED
 
@@ -34,6 +36,7 @@ class _PlanKey(NamedTuple):
     level: int
     policy: str
     blend: BlendSettings
+    settings: Settings  # without the engine's rules: those that plans are made by
 
 
 class _RunKey(NamedTuple):
@@ -66,7 +69,7 @@ class Evaluator:
         """
         schedules = [self.space.schedule(heat.point) for heat in heats]
         wanted = [
-            _PlanKey(heat.level, made.policy, made.blend)
+            _PlanKey(heat.level, made.policy, made.blend, _without_rules(made.settings))
             for heat, made in zip(heats, schedules, strict=True)
         ]
         plans = self._plans_of(wanted)
@@ -98,11 +101,9 @@ class Evaluator:
         return chosen
 
     def _make(self, key: _PlanKey) -> _Kept:
-        plan = plan_policy(self.levels[key.level], key.policy, key.blend)
-        digest = hashlib.blake2b(repr((plan.admission, plan.root_density)).encode())
-        for column in (plan.order, plan.rank, plan.density):
-            digest.update(np.ascontiguousarray(column).data)
-        return _Kept(plan, digest.digest())
+        problem = self.levels[key.level]._replace(settings=key.settings)
+        plan = plan_policy(problem, key.policy, key.blend)
+        return _Kept(plan, _digest(plan))
 
     def _flavour(self, schedule: Schedule) -> Flavour:
         problem = self.levels[0]._replace(settings=schedule.settings)
@@ -121,6 +122,22 @@ class Evaluator:
             settings.cluster,
             settings.host,
         )
+
+
+def _without_rules(settings: Settings) -> Settings:
+    return replace(settings, token_budget=None, eviction=None, output_reserved=None)
+
+
+def _digest(plan: Plan) -> bytes:
+    """A digest of what a run depends on."""
+    digest = hashlib.blake2b()
+    for field in fields(plan):
+        value = getattr(plan, field.name)
+        if isinstance(value, np.ndarray):
+            digest.update(np.ascontiguousarray(value).data)
+        elif field.name not in ("policy", "meta"):
+            digest.update(repr(value).encode())
+    return digest.digest()
 
 
 def _is_worth(problem: Problem, parts: int) -> bool:

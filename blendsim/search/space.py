@@ -35,7 +35,7 @@ class Schedule(NamedTuple):
     @property
     def is_blended(self) -> bool:
         """Whether its order is by density."""
-        return self.policy == "blend"
+        return self.policy not in _PLAIN
 
     @property
     def is_dual(self) -> bool:
@@ -71,7 +71,7 @@ def axes_of(problem: Problem) -> tuple[Axis, ...]:
     limit = problem.model.coverage.tokens
     rows = (
         ("policy", POLICIES, "blend", _field("policy"), _always),
-        ("ends", ENDS, BOTH_ENDS, _blend("ends"), _blended),
+        ("ends", ENDS, BOTH_ENDS, _blend("ends"), _open_ended),
         ("kept sharing", _KEPT, 0.99, _rule("kept_sharing"), _blended),
         ("split worth", (0.0, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0), 1.0, _rule("worth"), _blended),
         ("split threshold", (*(4**k for k in range(2, 8)), NO_LIMIT), NO_LIMIT, _limit, _blended),
@@ -187,6 +187,7 @@ class Space:
 
 _BUDGETS = (256, 384, 512, 640, 768, 1_024, 1_280, 1_536, 2_048, 3_072, 4_096, 6_144, 8_192)
 _KEPT = (0.5, 0.8, 0.9, 0.95, 0.97, 0.98, 0.99, 0.995, 0.999, 1.0)
+_PLAIN = ("fcfs", "random", "dfs")  # orders that know no densities
 _UNORDERED = ("policy", "ends", "eviction")
 
 
@@ -214,6 +215,10 @@ def _always(_: Schedule) -> bool:
 
 def _blended(schedule: Schedule) -> bool:
     return schedule.is_blended
+
+
+def _open_ended(schedule: Schedule) -> bool:
+    return schedule.policy == "blend"
 
 
 def _dual(schedule: Schedule) -> bool:

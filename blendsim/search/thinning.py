@@ -64,7 +64,7 @@ def thin(problem: Problem, parts: int, seed: int) -> Problem:
 
 def divide_model(model: StepModel, parts: int) -> StepModel:
     """A machine on which n tokens or requests take what `parts` times as many take on the whole,
-    with such a part of its KV memory. Its best rates are not changed: bounds are for the whole.
+    with such a part of its KV memory.
     """
     tables, system = model.tables, model.system
     dense = ("layers", "head", "network", "layers_with_network")
@@ -75,7 +75,13 @@ def divide_model(model: StepModel, parts: int) -> StepModel:
         prefill=tables.prefill * parts,
     )
     kv_bytes = system.kv_blocks // parts * system.block_tokens * system.kv_bytes_per_token
-    return replace(model, tables=divided, system=replace(system, kv_bytes=int(kv_bytes)))
+    rates = [name for name in StepModel.__dataclass_fields__ if name.startswith("best_")]
+    return replace(
+        model,
+        tables=divided,
+        system=replace(system, kv_bytes=int(kv_bytes)),
+        **{name: getattr(model, name) * parts for name in rates},
+    )
 
 
 def divide_flavour(flavour: Flavour, parts: int) -> Flavour:
