@@ -12,7 +12,7 @@ from blendsim.errors import InputError
 from blendsim.plan import Plan, write_plan
 from blendsim.request import Workload
 from blendsim.search import evaluation
-from blendsim.search.schedule_search import SEARCHED, Effort, Found
+from blendsim.search.schedule_search import SAMPLING, SEARCHED, Effort, Found
 from blendsim.search.schedule_search import search as find
 from blendsim.settings import Settings
 
@@ -77,7 +77,7 @@ def test_leaderboard_rises(found: Found) -> None:
 def test_sensitivities_meet_at_the_chosen_schedule(found: Found) -> None:
     *each_axis, samples = found.sensitivities
     assert len(each_axis) >= 4
-    assert samples.axis == "sampling share"
+    assert samples.axis == SAMPLING
     for each in each_axis:
         assert each.seconds[each.chosen] == found.chosen.predicted_seconds
         assert len(each.seconds) == len(each.labels)
@@ -131,6 +131,12 @@ def test_equal_plans_are_simulated_once(workload: Workload, found: Found) -> Non
     assert found.tally.whole < found.tally.evaluations
 
 
+def test_sweep_that_sees_something_faster_says_so(found: Found) -> None:
+    seen = min(min(each.seconds) for each in found.sensitivities if each.axis != SAMPLING)
+    is_missed = any("a longer search may take it" in note for note in found.notes)
+    assert is_missed == (seen < found.chosen.predicted_seconds)
+
+
 def test_larger_samples_are_tried_in_the_same_world(found: Found) -> None:
     samples = found.sensitivities[-1]
     assert samples.labels == ["0.0025", "0.005", "0.01", "0.02", "0.04"]
@@ -140,7 +146,7 @@ def test_larger_samples_are_tried_in_the_same_world(found: Found) -> None:
 
 def test_known_lengths_leave_nothing_to_sample(workload: Workload) -> None:
     known = find(workload, Settings(sample=1.0), Effort(evaluations=4, is_swept=True))
-    assert "sampling share" not in [each.axis for each in known.sensitivities]
+    assert SAMPLING not in [each.axis for each in known.sensitivities]
 
 
 def test_all_lengths_known_make_prediction_and_simulation_the_same(workload: Workload) -> None:

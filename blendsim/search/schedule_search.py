@@ -2,6 +2,7 @@
 engine's rules and the planner's settings allow.
 """
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -21,6 +22,7 @@ from blendsim.search.trial import block_size, find_bounds, find_engine, find_fac
 from blendsim.settings import Settings
 
 SEARCHED = "search"  # the policy's name of a plan that a search found
+SAMPLING = "sampling share, redrawn"
 DEFAULT_EVALUATIONS = 160
 _ENDLESS = 1 << 62
 
@@ -98,18 +100,31 @@ def search(
     them, so the result is never behind them by prediction.
     """
     start = time.perf_counter()
-    problem = prepare(workload, settings, progress)
+    return search_prepared(prepare(workload, settings, progress), effort, progress, start)
+
+
+def search_prepared(
+    problem: Problem,
+    effort: Effort,
+    progress: Progress = lambda _: None,
+    start: float | None = None,
+) -> Found:
+    """`search` of a problem that is prepared; `start` is when its time budget began, by
+    `time.perf_counter`.
+    """
+    began = time.perf_counter()
     space = Space(axes_of(problem), plain(problem))
     evaluator = Evaluator(problem, space)
-    began = time.perf_counter()
-    deadline = start + effort.budget_seconds if effort.budget_seconds else None
+    end = math.inf
+    if effort.budget_seconds is not None:
+        end = (began if start is None else start) + effort.budget_seconds
     runs = race(
         space,
         len(evaluator.levels),
-        settings.seed,
+        problem.settings.seed,
         effort.most,
         evaluator.seconds,
-        lambda: deadline is not None and time.perf_counter() >= deadline,
+        lambda: time.perf_counter() >= end,
         lambda runs: progress(_standing(space, runs)),
     )
     wall = time.perf_counter() - began
@@ -162,7 +177,7 @@ def _samples(problem: Problem, schedule: Schedule) -> list[Sensitivity]:
     shares = shares_around(problem.settings.sample)
     seconds = [resampled_seconds(problem, schedule, share) for share in shares]
     here = shares.index(problem.settings.sample)
-    return [Sensitivity("sampling share", True, [f"{s:g}" for s in shares], here, seconds)]
+    return [Sensitivity(SAMPLING, True, [f"{s:g}" for s in shares], here, seconds)]
 
 
 def _report(
@@ -208,8 +223,25 @@ def _report(
         sensitivities=swept,
         tally=tally,
         bounds=chosen.bounds,
-        notes=[*problem.workload.notes, *problem.lengths.notes, *chosen.notes],
+        notes=[
+            *problem.workload.notes,
+            *problem.lengths.notes,
+            *chosen.notes,
+            *_missed(swept, best.seconds),
+        ],
     )
+
+
+def _missed(swept: Sequence[Sensitivity], best: float) -> list[str]:
+    """What the sweep saw that the search had not tried; it does not change what is chosen."""
+    found = [
+        (seconds, f"{each.axis} {label} alone would be predicted to take {seconds:,.1f} s")
+        for each in swept
+        if each.axis != SAMPLING
+        for label, seconds in zip(each.labels, each.seconds, strict=True)
+        if seconds < best
+    ]
+    return [f"{min(found)[1]}; a longer search may take it"] if found else []
 
 
 def _plainly(schedule: Schedule) -> dict[str, Any]:
