@@ -181,21 +181,17 @@ class Replica:
         reached.
         """
         while not self.core.is_done and self.now < until:
-            self.advance_some(until)
+            counts, times = self._free_rows()
+            rest = (self._costs, self.now, until, counts, times)
+            if self.core.rounds is None:
+                rows = run_steps(self.core.state, *rest, self._link)
+            else:
+                rows = run_rounds(self.core.state, self.core.rounds, *rest)
+            assert rows >= 0, (
+                f"step {self._rows - 1 - rows}: nothing can run though requests are left"
+            )
+            self._note(rows)
         return self.now
-
-    def advance_some(self, until: float = np.inf) -> None:
-        """`advance`, but no further than the rows at hand reach: about a thousand steps without a
-        log.
-        """
-        counts, times = self._free_rows()
-        rest = (self._costs, self.now, until, counts, times)
-        if self.core.rounds is None:
-            rows = run_steps(self.core.state, *rest, self._link)
-        else:
-            rows = run_rounds(self.core.state, self.core.rounds, *rest)
-        assert rows >= 0, f"step {self._rows - 1 - rows}: nothing can run though requests are left"
-        self._note(rows)
 
     def advance_to_message(self, until: float, offered: int = NONE) -> int:
         """Run until the first step that starts at or after `until`, a prompt ended, `offered` has
