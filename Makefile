@@ -3,7 +3,7 @@
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: check format lint types test readme figures vllm-env vllm-recordings
+.PHONY: check format lint types test readme figures paper paper-quick vllm-env vllm-recordings
 
 check: lint types test
 
@@ -36,6 +36,14 @@ figures:
 	  "blended order=build/blend-steps.parquet" > figures/overview.csv
 	$(BIN)/python figures/overview.py docs/overview.svg
 
+# The paper's evaluation: every claim measured, figures drawn, the table in paper_repro/README.md
+# written. DATA is a directory with real traces; without it all come from generators.
+paper:
+	$(BIN)/python -m paper_repro run all $(if $(DATA),--data $(DATA))
+
+paper-quick:
+	$(BIN)/python -m paper_repro run all --quick
+
 # vLLM's own scheduler, stepped without a GPU: an environment of its own (2.2 GB, a few minutes),
 # and the recordings that tests replay.
 VLLM_ENV ?= .venv-vllm
@@ -45,4 +53,4 @@ vllm-env:
 	$(VLLM_ENV)/bin/pip install -q --no-deps -r tests/vllm_oracle/requirements-nodeps.txt
 
 vllm-recordings:
-	VLLM_ENV=$(VLLM_ENV) $(BIN)/python tests/vllm_worlds.py
+	VLLM_ENV=$(VLLM_ENV) $(BIN)/python tests/vllm_record.py

@@ -23,6 +23,7 @@ BASELINES: tuple[Baseline, ...] = (
     Baseline("NanoFlow-Balance", "random", "nanoflow"),
     Baseline("NanoFlow-DFS", "dfs", "nanoflow"),
     Baseline("BlendServe", "blend", "nanoflow"),
+    Baseline("Paced", "paced", "nanoflow"),
     Baseline("DistServe-1P1D", "dfs", "sglang", "1P1D"),
     Baseline("DistServe-1P2D", "dfs", "sglang", "1P2D"),
     Baseline("DistServe-2P1D", "dfs", "sglang", "2P1D"),

@@ -19,10 +19,11 @@ from numpy.typing import NDArray
 
 from blendsim.errors import InputError, PlanMismatch
 from blendsim.files import replacing
+from blendsim.pacing import Pacing, pacing_from_json
 from blendsim.request import Ints, Workload
 from blendsim.steplog import read_table, require_columns
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 IN_ORDER = "in_order"  # admission takes requests as listed
 DUAL_SCAN = "dual_scan"  # admission takes from both ends of the list, §5.3 of the paper
 _SCHEMA = pa.schema(
@@ -58,6 +59,7 @@ class Plan:
     root_density: float  # ρ of the whole pool
     workload_hash: str  # fingerprint of what planning could see
     meta: Mapping[str, Any]  # origin, specs, seed, sample, predicted_seconds, …
+    pacing: Pacing | None = None  # dual scan only: its steps are paced (serving/pacing.py)
 
     def __len__(self) -> int:
         return len(self.order)
@@ -138,6 +140,7 @@ def write_plan(plan: Plan, path: Path) -> None:
         "root_density": plan.root_density,
         "workload_hash": plan.workload_hash,
         "meta": dict(plan.meta),
+        "pacing": None if plan.pacing is None else plan.pacing.as_json(),
     }
     table = pa.table({name: pa.array(getattr(plan, name)) for name in _SCHEMA.names})
     with replacing(path) as temporary:
@@ -158,9 +161,19 @@ def read_plan(path: Path) -> Plan:
     plan = Plan(
         **{name: head[name] for name in names},
         **{name: table[name].to_numpy() for name in _SCHEMA.names},
+        pacing=_read_pacing(head.get("pacing"), path),
     )
     try:
         plan.check()
     except AssertionError as error:
         raise InputError(f"{path}: is no sound plan ({error}); plan again with -o") from error
     return plan
+
+
+def _read_pacing(head: Mapping[str, Any] | None, path: Path) -> Pacing | None:
+    if head is None:
+        return None
+    try:
+        return pacing_from_json(head)
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{path}: its pacing is broken ({error}); plan again with -o") from error

@@ -3,11 +3,13 @@
 A room of its own because the GPU runtime's commands read it where the simulator is not installed.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from blendsim.errors import InputError, UnknownName
+from blendsim.pacing import Gains
 from blendsim.planner.make import POLICIES
 from blendsim.serving.flavour import EVICTIONS
+from blendsim.serving.knobs import AS_SHIPPED, Knobs
 from blendsim.sim.topology import COLOCATED, Topology, pools
 from blendsim.specs import (
     HostMemory,
@@ -41,10 +43,12 @@ class Settings:
     link: str = "auto"  # KV moves over it from prefill to decode; auto: the GPU's own
     steals: bool = False  # ranks without waiting requests take some of others
     steal_seconds: float = 1.0  # simulated time between two looks at who has none
+    knobs: Knobs = AS_SHIPPED  # of the vllm engine's scheduler, by vLLM's names
     eviction: str | None = None  # of idle prefixes, lru or plan; None: the engine's own
     host_memory_bytes: int | None = None  # of a replica, for KV; None: KV stays on the GPUs
     host_link: str = "pcie4"  # between each GPU and the host memory
     output_reserved: float | None = None  # share of expected outputs, dual scan; None: the engine's
+    pacing: Gains = field(default_factory=Gains)  # of the paced policy
 
     def __post_init__(self) -> None:
         if not 0 < self.sample <= 1:

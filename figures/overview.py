@@ -26,7 +26,7 @@ STAGES = (
 
 def draw(path: Path) -> None:
     """Draw the picture and write it to `path`."""
-    figure = new_figure(10, 4.6)
+    figure = new_figure(10, 4.6, 9)
     _flow(figure.add_axes((0.01, 0.60, 0.98, 0.39)))
     runs = _read(TABLE)
     end = max(float(row["start"]) for rows in runs.values() for row in rows)

@@ -185,11 +185,11 @@ class SlowCache:
         """Blocks it starts behind: at least one token is left to compute."""
         return min(job.stored, (job.target - 1) // self.block)
 
-    def fits(self, job: Reader) -> bool:
+    def fits(self, job: Reader, kept_free: int = 0) -> bool:
         """Whether a newcomer's blocks are there: those of its path stop being evictable."""
         mine = [node for node in [*job.path, job.own] if not node.readers]
         room = self.available() - sum(len(node.blocks) for node in mine)
-        return -(-job.target // self.block) - self.hit(job) <= room
+        return -(-job.target // self.block) - self.hit(job) + kept_free <= room
 
     def hold(self, job: Reader) -> int:
         """The request reads its path, and starts behind what is cached of it or on the host.

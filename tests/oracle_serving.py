@@ -34,6 +34,9 @@ class World:
     oldest_first: bool = False  # leave first, of those that end in one step
     knows_plan: bool = False  # eviction
     host: int = 0  # blocks
+    watermark: int = 0  # blocks that stay free when a request enters beside others
+    slice: int = 0  # tokens of a prompt a step computes at most
+    interval: int = 1  # steps from one that computes prompts to the next
 
 
 @dataclass(eq=False, kw_only=True)
@@ -98,6 +101,8 @@ class SlowCore:
         self.front = 0
         self.back = len(self.jobs) - 1
         self.listings = 0
+        self.prompted = -world.interval  # steps done after the last that computed prompts
+        self.backlog = 0  # requests that wait since then
         self.bucket_steps = 1 + 2 * max(job.estimate for job in self.jobs) // HORIZON
         self.counts: dict[str, int] = {}
         self.chunks: list[tuple[Job, int, int]] = []  # request, computed before, tokens
@@ -121,16 +126,33 @@ class SlowCore:
         self.entered: list[Job] = []
         self.lost_on_host = 0
         self.cache.stored = self.cache.loaded = 0
+        is_held = self.holds_prompts()
+        longest = self.world.budget
+        if self.world.slice and len(self.running) + self.waiting() > 1:
+            longest = self.world.slice
         self.renew()
-        self.decode()
-        budget = self.continue_prompt(self.world.budget - len(self.decoders))
+        if self.world.slice:
+            budget = self.run_slices(longest)
+        else:
+            self.decode()
+            budget = self.world.budget - len(self.decoders)
+            if not is_held or not self.decoders:
+                budget = self.continue_prompt(budget)
+        if self.chunks:
+            self.prompted = self.now + 1
         while not self.lost and budget > 0 and len(self.running) < self.world.max_running:
+            if is_held and self.tokens_of_next() != 1:
+                break
             job = self.next_request()
             if job is None:
                 break
             self.enter(job)
             self.stored_before = job.stored
-            budget -= self.run_chunk(job, budget)
+            if job.target - job.computed > 1:
+                self.prompted = self.now + 1
+            budget -= self.run_chunk(job, min(budget, longest))
+        if not self.lost and not is_held:
+            self.backlog = self.waiting()
         self.trim()
         self.counts = self.count()
 
@@ -146,6 +168,56 @@ class SlowCore:
                 job.side = RIGHT
                 job.reserved = self.reservation(job)
                 self.sides[RIGHT].insert(0, job)
+
+    def holds_prompts(self) -> bool:
+        """Whether prompts wait for their turn in this step."""
+        decodes = any(job.status == "decode" for job in self.running)
+        return decodes and not self.backlog and self.now + 1 - self.prompted < self.world.interval
+
+    def tokens_of_next(self) -> int:
+        """Tokens the next in line has to compute; 0 if nobody is, or two ends of a plan are."""
+        if self.requeued:
+            job = self.requeued[-1]
+        elif self.front <= self.back and (not self.world.dual or self.front < self.world.first):
+            job = self.jobs[self.front]
+        else:
+            return 0
+        return job.target - self.world.block * self.cache.hit(job)
+
+    def waiting(self) -> int:
+        return sum(job.status == "waiting" for job in self.jobs)
+
+    def run_slices(self, longest: int) -> int:
+        """Running requests get their tokens in order of admission, decodes first if the plan has
+        two ends; returns the budget that is left.
+        """
+        order = self.running
+        if self.world.dual:
+            order = sorted(order, key=lambda job: job.status != "decode")
+        left, shares = self.world.budget, []
+        for job in order:
+            wanted = 1
+            if job.status == "prefill":
+                wanted = min(longest, job.target - job.computed)
+            elif left == 0:
+                job.status = "prefill"
+                job.target = job.computed + 1
+            shares.append((job, min(left, wanted)))
+            left -= shares[-1][1]
+        while True:
+            self.decoders = [job for job, _ in shares if job.status == "decode"]
+            openers = [job for job in self.decoders if job.computed % self.world.block == 0]
+            slices = [(job, tokens) for job, tokens in shares if job.status == "prefill" and tokens]
+            needed = len(openers) + sum(max(0, self.cache.need(*share)) for share in slices)
+            if needed <= self.cache.available():
+                break
+            self.preempt(self.victim())
+            shares = [share for share in shares if share[0].status != "waiting"]
+        for job in openers:
+            job.private.append(self.cache.take(job))
+        for job, tokens in slices:
+            self.run_chunk(job, tokens)
+        return left
 
     def decode(self) -> None:
         """One token for every decoding request, as far as blocks suffice."""
@@ -211,7 +283,10 @@ class SlowCore:
         ]
         for job in decoded:
             job.computed += 1
-        for job in decoded + prefilled:
+        leaving = decoded + prefilled
+        if self.world.slice:
+            leaving = [job for job in self.running if job in leaving]
+        for job in leaving:
             job.status = "decode"
             job.generated += 1
             if job.generated == job.output:
@@ -239,7 +314,7 @@ class SlowCore:
             "preempted": len(self.lost),
             "preempted_tokens": sum(self.lost) + self.lost_on_host,
             "running": len(self.running),
-            "waiting": sum(job.status == "waiting" for job in self.jobs),
+            "waiting": self.waiting(),
             "held_blocks": sum(bool(block.holders) for block in self.cache.blocks),
             "cached_blocks": sum(len(node.blocks) for node in self.cache.idle),
             "left_tokens": sum(job.reserved for job in self.sides[LEFT]),
@@ -361,7 +436,7 @@ class SlowCore:
         return self.private_tokens(job) + int(self.world.output_reserved * owed)
 
     def has_room(self, job: Job) -> bool:
-        if not self.cache.fits(job):
+        if not self.cache.fits(job, self.world.watermark if self.running else 0):
             return False
         return not self.world.predicted_peak or not self.running or self.peak_fits(job)
 

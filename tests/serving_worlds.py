@@ -13,6 +13,7 @@ from blendsim.prefix import sort_prompts
 from blendsim.request import Prompts, from_lengths
 from blendsim.serving.core import ServingCore
 from blendsim.serving.flavour import BY_PLAN, LRU, PREDICTED_PEAK, PROMPT_FITS, Flavour
+from blendsim.serving.knobs import Knobs
 from blendsim.specs import GpuSpec, HostMemory, Link, ModelSpec, System
 
 #: One KV token of this model takes 4 bytes.
@@ -56,6 +57,14 @@ def core_of(world: World) -> ServingCore:
         keeps_own_blocks=world.keeps_own,
         oldest_leaves_first=world.oldest_first,
         eviction=BY_PLAN if world.knows_plan else LRU,
+        knobs=Knobs(
+            # half a block more, against rounding
+            watermark=min(
+                0.99, (world.watermark + 0.5 * (world.watermark > 0)) / (world.capacity + 1)
+            ),
+            prefill_schedule_interval=world.interval,
+            long_prefill_token_threshold=world.slice,
+        ),
     )
     kv_bytes = world.capacity * world.block * _MODEL.kv_bytes_per_token
     system = System(_MODEL, _GPU, kv_bytes=kv_bytes, block_tokens=world.block)
@@ -143,6 +152,22 @@ def worlds(draw: st.DrawFn) -> World:
         oldest_first=draw(st.booleans()),
         knows_plan=draw(st.booleans()),
         host=draw(st.sampled_from([0, 0, 1, 3, 8, 40])),
+    )
+
+
+@st.composite
+def worlds_with_knobs(draw: st.DrawFn) -> World:
+    """Worlds for vLLM's knobs, of which slices and intervals exclude each other."""
+    world = draw(worlds())
+    rule = draw(st.sampled_from(["slice", "slice", "interval", "neither"]))
+    return replace(
+        world,
+        oldest_first=True,
+        multiple=1,
+        host=0 if rule == "slice" else world.host,
+        watermark=draw(st.integers(0, 3)),
+        slice=draw(st.integers(1, 9)) if rule == "slice" else 0,
+        interval=draw(st.integers(2, 6)) if rule == "interval" else 1,
     )
 
 

@@ -2,6 +2,7 @@
 its documentation promises, and the check that a GPU run is judged by.
 """
 
+import inspect
 import math
 import sys
 from dataclasses import replace
@@ -15,7 +16,11 @@ from torch import Tensor
 
 from blendrt.attention import Attention, reference
 from blendrt.attention.check import Deviation, Sizes, World, compare, random_world
-from blendrt.attention.flashinfer import FlashInferAttention, FlashInferSettings
+from blendrt.attention.flashinfer import (
+    FlashInferAttention,
+    FlashInferSettings,
+    check_supported,
+)
 from blendrt.attention.layout import PageTable, Rows, lay_out, page_table
 from blendrt.attention.reference import ReferenceAttention
 from blendrt.attention.sharing import share
@@ -24,6 +29,7 @@ from blendrt.kv_pool import KvPool
 from blendsim.errors import InputError, Unavailable
 
 CPU = torch.device("cpu")
+GPU = torch.device("cuda", 0)
 BLOCK = 4
 #: A head size FlashInfer has, in a model that is tiny otherwise.
 SMALL = replace(TINY, heads=4, kv_heads=2, head_dim=64)
@@ -263,6 +269,48 @@ def test_what_flashinfer_has_no_kernels_for_is_said_at_once(
         FlashInferAttention(
             replace(SMALL, **shape), BLOCK, CPU, dtype, settings, flashinfer_stand_in
         )
+
+
+@pytest.mark.parametrize(
+    ("capability", "prefill", "said"),
+    [
+        ((7, 5), "fa2", "needs compute capability 8.0 or more and an old GPU has 7.5"),
+        ((8, 0), "fa3", "for compute capability 9.0 alone and an old GPU has 8.0; choose fa2"),
+        ((10, 0), "fa3", "for compute capability 9.0 alone"),
+    ],
+)
+def test_a_gpu_of_another_architecture_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], prefill: Any, said: str
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "an old GPU")
+    settings = FlashInferSettings(prefill=prefill)
+    with pytest.raises(InputError, match=said):
+        check_supported(replace(TINY, head_dim=128), GPU, torch.bfloat16, settings)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (9, 0))
+    check_supported(replace(TINY, head_dim=128), GPU, torch.bfloat16, settings)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "BatchPrefillWithPagedKVCacheWrapper",
+        "BatchDecodeWithPagedKVCacheWrapper",
+        "MultiLevelCascadeAttentionWrapper",
+    ],
+)
+def test_flashinfer_itself_takes_what_the_stand_in_takes(name: str) -> None:
+    """Same names in the same places, for all that is given by place; it needs no GPU."""
+    library = pytest.importorskip("flashinfer", reason="needs flashinfer-python")
+    for method in ("__init__", "plan", "run"):
+        mine = inspect.signature(getattr(getattr(flashinfer_stand_in, name), method)).parameters
+        real = inspect.signature(getattr(getattr(library, name), method)).parameters
+        by_place = [p for p in mine.values() if p.kind is p.POSITIONAL_OR_KEYWORD]
+        for at, (one, other) in enumerate(zip(by_place, real.values(), strict=False)):
+            is_ours = one.name in ("self", "workspace", "paged", "levels")  # shorter names
+            assert is_ours or one.name == other.name, (method, at, one.name, other.name)
+        by_name = {p.name for p in mine.values() if p.kind is p.KEYWORD_ONLY}
+        assert by_name <= set(real), method
 
 
 def test_a_kernel_nobody_compiled_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:

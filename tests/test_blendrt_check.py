@@ -57,7 +57,7 @@ def test_on_a_gpu_overlap_errs_as_much_as_rounding_alone():
 
     device = torch.device("cuda", 0)
     config = replace(TINY, layers=4, hidden=1024, heads=8, head_dim=128)
-    shares = [NO_PARTITION, 48] if can_partition() else [NO_PARTITION]
+    shares = [NO_PARTITION, 48] if can_partition(device) else [NO_PARTITION]
     errors = compare_executors(
         config,
         16,

@@ -1,6 +1,8 @@
 """The overlapped executor: the sequential one's tokens and logits, in whatever order lanes run."""
 
+import gc
 import random
+import weakref
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -21,11 +23,12 @@ from blendrt.executor.overlap import OverlapExecutor
 from blendrt.executor.rule import DEFAULT_SHARE, OverlapRule, default_sms
 from blendrt.executor.schedule import Schedule, Task
 from blendrt.executor.sequential import SequentialExecutor
-from blendrt.executor.streams import NO_PARTITION, SM_STEP
+from blendrt.executor.streams import NO_PARTITION, SM_STEP, OneThread
 from blendrt.kv_pool import KvPool
 from blendrt.model import Decoder
 from blendrt.pages import Pager, pool_pages
 from blendrt.recorder import Recorder
+from blendrt.replay.warm_up import warm_up
 from blendrt.weights import random_weights
 from blendsim.batch import Batch
 from blendsim.perf.fit import Shares
@@ -212,6 +215,39 @@ def test_a_measured_share_is_chosen_by_the_steps_own_ratio():
     many = BUSY._replace(prefill_tokens=1536, context_tokens=512 * 2500)
     found = rule.attention_sms(few), rule.attention_sms(many)
     assert found == (16, 48)
+
+
+def test_warm_up_runs_a_step_whole_and_cut_under_every_share():
+    """What is loaded when it is first needed would count in the first steps that need it."""
+    model = step_model(System(find_model("llama-3.1-8b"), find_gpu("h200")), "table")
+    rule = OverlapRule(
+        model=model, shares=Shares(np.array([0.1, 1.0, 2.0]), np.array([16, 48, 16]))
+    )
+    made: list[int] = []
+
+    def lanes(sms: int) -> OneThread:
+        made.append(sms)
+        return OneThread()
+
+    pool = KvPool(CONFIG, 8, 16, CPU, torch.float32)
+    executor = OverlapExecutor(DECODER, ReferenceAttention, pool, rule, lanes)
+    warm_up(executor, pool, 128, CPU)
+    assert made == [16, 48]
+    assert executor.overlapped_steps == 0, "no step of the run was cut"
+
+
+def test_an_executor_that_nobody_holds_gives_its_pool_back_at_once():
+    """A KV pool fills a GPU: the next one has to fit before any collector runs."""
+    gc.disable()
+    try:
+        pool = KvPool(CONFIG, 8, 16, CPU, torch.float32)
+        executor = OverlapExecutor(DECODER, ReferenceAttention, pool, Always())
+        warm_up(executor, pool, 128, CPU)
+        seen = weakref.ref(pool.k)
+        del executor, pool
+        assert seen() is None
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize("sm_count", [108, 132, 142, 148])

@@ -19,6 +19,7 @@ from blendrt.pages import PagedStep, Pager
 from blendrt.replay.job import Job
 from blendrt.replay.rebuild import Rebuilder
 from blendrt.replay.sampled import SampledReplay, profile_price
+from blendrt.replay.timing import ExecutorTimer
 from blendsim.batch import Batch
 from blendsim.errors import InputError
 from blendsim.perf.model import step_model
@@ -233,6 +234,22 @@ def test_tiny_model_on_the_cpu_takes_time_for_every_chosen_step() -> None:
     assert log.meta["estimate"]["seconds"] == pytest.approx(log.time("seconds").sum())
     ends = log.time("start") + log.time("seconds")
     assert log.time("start")[1:] == pytest.approx(ends[:-1])
+
+
+def test_a_small_model_is_timed_on_one_thread_as_in_a_full_replay(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """On several busy cores its operators take ten times as long, which no full replay does."""
+    seen: list[int] = []
+    real = ExecutorTimer.seconds
+
+    def seconds(self: ExecutorTimer, inputs: StepInputs) -> float:
+        seen.append(torch.get_num_threads())
+        return real(self, inputs)
+
+    monkeypatch.setattr(ExecutorTimer, "seconds", seconds)
+    SampledReplay(some_plan(), 10, seed=2).measure(tiny())
+    assert seen == [1] * 10
 
 
 def test_log_of_a_sample_is_held_against_the_full_one() -> None:

@@ -1,5 +1,6 @@
 """Lanes and timers of a GPU, on a stand-in for CUDA's streams and events."""
 
+from collections.abc import Iterator
 from itertools import combinations
 from types import ModuleType, SimpleNamespace
 
@@ -18,8 +19,10 @@ SECONDS = {Piece.START: 2e-4, Piece.DECODE: 8e-4, Piece.REST: 6e-4}
 
 
 @pytest.fixture
-def device(monkeypatch: pytest.MonkeyPatch) -> Device:
-    return install(monkeypatch)
+def device(monkeypatch: pytest.MonkeyPatch) -> Iterator[Device]:
+    split_gpu.cache_clear()
+    yield install(monkeypatch)
+    split_gpu.cache_clear()
 
 
 def lanes() -> CudaLanes:
@@ -77,7 +80,7 @@ def test_only_gemms_on_the_partition_tell_cublas_its_sms(device, monkeypatch):
 
 
 def test_without_the_splitter_two_plain_streams_are_used(device, monkeypatch):
-    monkeypatch.setattr(streams, "can_partition", lambda: False)
+    monkeypatch.setattr(streams, "can_partition", lambda _: False)
     parts = split_gpu(GPU, 48)
     assert (parts.attention_sms, parts.gemm_sms) == (NO_PARTITION, NO_PARTITION)
     assert parts.attention is not parts.gemm
@@ -95,7 +98,9 @@ def test_the_splitter_gives_attention_its_share_and_gemms_the_rest(device, monke
     library = ModuleType("flashinfer.green_ctx")
     library.split_device_green_ctx_by_sm_count = split  # type: ignore[attr-defined]
     monkeypatch.setattr(streams.importlib, "import_module", lambda name: library)
+    monkeypatch.setattr(streams, "can_partition", lambda _: True)
     parts = split_gpu(GPU, 44)
+    assert split_gpu(GPU, 44) is parts
     assert asked == [(GPU, [44])]
     assert (parts.attention.name, parts.gemm.name) == ("share", "rest")  # type: ignore[attr-defined]
     assert (parts.attention_sms, parts.gemm_sms) == (48, 84)
@@ -108,7 +113,7 @@ def test_the_event_timer_tells_seconds_of_one_call(device):
 
 
 def test_a_pair_takes_until_both_are_done(device, monkeypatch):
-    monkeypatch.setattr(streams, "can_partition", lambda: False)
+    monkeypatch.setattr(streams, "can_partition", lambda _: False)
     timer = EventTimer(GPU, repeats=3)
     found = timer.together(
         lambda i: device.work(("attention", i), 3e-4),
@@ -127,3 +132,20 @@ def test_a_call_is_told_its_number_so_that_buffers_turn(device):
 
     EventTimer(GPU, repeats=2).seconds(call)
     assert max(numbers) == EventTimer.MOST_CALLS - 1
+
+
+def test_a_gpu_whose_driver_refuses_the_split_says_why(monkeypatch):
+    """What is installed may be refused all the same: then it is two plain streams, and a reason."""
+
+    def refuse(device: torch.device, sms: int) -> Partition:
+        raise RuntimeError("CUDA error code=914\nFailed to split")
+
+    streams.partition_failure.cache_clear()
+    monkeypatch.setattr(streams, "_split", refuse)
+    assert streams.partition_failure(GPU) == "RuntimeError: CUDA error code=914"
+    assert not streams.can_partition(GPU)
+    streams.partition_failure.cache_clear()
+
+
+def test_a_cpu_has_no_sms_to_split():
+    assert streams.partition_failure(torch.device("cpu")) == "no GPU"

@@ -18,7 +18,7 @@ from vllm_worlds import core_of
 from blendrt.config import TINY, DecoderConfig
 from blendrt.loading import ModelChoice
 from blendrt.recorder import Recorder
-from blendrt.vllm.feed import VllmReplay, admission_rows, write_config
+from blendrt.vllm.feed import VllmReplay, admission_rows, open_engine, write_config
 from blendrt.vllm.watch import SchedulerWatch
 from blendsim.errors import Unavailable
 from blendsim.request import select
@@ -187,6 +187,23 @@ def test_ranks_run_one_after_another_on_one_engine(vllm: type[StandInLLM]) -> No
     assert finished.tolist() == np.bincount(plan.rank).tolist()
 
 
+def test_one_engine_serves_one_plan_after_another(vllm: type[StandInLLM]) -> None:
+    """Starting vLLM takes a minute. Each log is of its own plan's steps."""
+    jobs = [job_of(*planned(policy, "vllm")) for policy in ("dfs", "blend")]
+    choice, logs = ModelChoice(TINY, None), []
+    with open_engine(jobs[0], choice) as engine:
+        scheduler = engine.llm_engine.engine_core.engine_core.scheduler
+        plain = scheduler.schedule
+        for job in jobs:
+            replay = VllmReplay(job)
+            replay.measure_on(engine, choice.config.vocab)
+            logs.append(replay.log({}))
+            assert scheduler.schedule == plain
+    assert len(vllm.made) == 1
+    assert [int(log.count("finished").sum()) for log in logs] == [200, 200]
+    assert all(log.time("start")[0] == 0.0 for log in logs)
+
+
 def test_plan_from_both_ends_is_told_in_the_order_it_admits() -> None:
     problem, plan = planned("blend", "vllm")
     job = job_of(problem, plan)
@@ -272,3 +289,33 @@ def test_missing_vllm_says_which_extra_brings_it(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", "1")
     with pytest.raises(Unavailable, match=r"vllm.*pip install 'blendsim\[vllm\]'"):
         VllmReplay(job_of(*planned("dfs", "vllm"))).measure(ModelChoice(TINY, None))
+
+
+def test_the_script_runs_every_order_on_one_engine_and_goes_on_where_it_stopped(
+    vllm: type[StandInLLM],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).resolve().parents[1] / "bench"))
+    import gpu_replays
+    import gpu_vllm
+
+    plans, out = tmp_path / "plans", tmp_path / "out"
+    plans.mkdir()
+    jobs = {policy: job_of(*planned(policy, "vllm")) for policy in ("dfs", "blend")}
+    for policy in jobs:
+        (plans / f"small-{policy}.parquet").touch()
+    monkeypatch.setattr(gpu_vllm, "vllm_job", lambda one, _: (jobs[one.policy], {"a": "plan"}))
+    argv = ["gpu_vllm.py", "--plans", str(plans), "--pool", "small", "--model", "tiny"]
+    monkeypatch.setattr(sys, "argv", [*argv, "-o", str(out)])
+    gpu_vllm.main()
+    assert len(vllm.made) == 1
+    first = capsys.readouterr().out
+    rows = [line for line in first.splitlines() if line.startswith("| small")]
+    assert [line.split(" | ")[1] for line in rows] == ["dfs", "blend"]
+    assert (out / "summary.md").read_text() == first
+    gpu_vllm.main()
+    assert len(vllm.made) == 1
+    assert capsys.readouterr().out == first
+    assert [one.policy for one in gpu_replays.plans_of(plans, "small")] == ["dfs", "blend"]

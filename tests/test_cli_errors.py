@@ -155,6 +155,35 @@ def test_plan_that_forgot_its_traces_says_so(planned: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("watermark = 1.0", "watermark = 1.0 must be at least 0 and below 1"),
+        ("prefill_schedule_interval = 0", "prefill_schedule_interval = 0 must be at least 1"),
+        ("long_prefill_token_threshold = -1", "long_prefill_token_threshold = -1 must be at least"),
+        ("max_num_active_seqs = 0", "max_num_active_seqs = 0 must be at least 1"),
+        ("max_num_active_seqs = 5000", "max_num_active_seqs = 5000 is above the running limit"),
+        ("watermarks = 0.1", "no setting 'watermarks'; nearest known: watermark"),
+        ('watermark = "much"', "watermark = 'much' is not of type float"),
+        (
+            "prefill_schedule_interval = 2\nlong_prefill_token_threshold = 64",
+            "prefill_schedule_interval with long_prefill_token_threshold is not modelled",
+        ),
+    ],
+)
+def test_bad_knob_is_one_line(folder: Path, line: str, message: str) -> None:
+    (folder / "c.toml").write_text(f"[settings.knobs]\n{line}\n")
+    arguments = ("--trace", "good.csv", "--config", "c.toml", "--engine", "vllm")
+    assert message in complaint(folder, "plan", *arguments)
+
+
+def test_knob_of_an_engine_without_it_is_one_line(folder: Path) -> None:
+    (folder / "c.toml").write_text("[settings.knobs]\nwatermark = 0.1\n")
+    line = complaint(folder, "plan", "--trace", "good.csv", "--config", "c.toml")
+    assert "nanoflow has no watermark" in line
+    assert "engine vllm" in line
+
+
+@pytest.mark.parametrize(
     ("lines", "message"),
     [
         ('eviction = "fifo"', "unknown eviction 'fifo'; nearest known: lru, plan"),

@@ -233,3 +233,19 @@ def test_settings_of_the_kv_cache_reach_the_simulation(folder: Path) -> None:
     log = read_steplog(folder / "steps.parquet")
     assert log.count("loaded_blocks").sum() > 0
     assert log.time("link_seconds").sum() > 0
+
+
+def test_vllms_knobs_reach_the_simulation(folder: Path) -> None:
+    """Memory for a few requests; a watermark admits fewer, so that fewer are thrown out."""
+    common = '[settings]\nkv_bytes = 900000000\nplanner = "fcfs"\nengine = "vllm"\n'
+    (folder / "none.toml").write_text(common)
+    (folder / "free.toml").write_text(common + "[settings.knobs]\nwatermark = 0.2\n")
+    (folder / "one.toml").write_text(common + "[settings.knobs]\nmax_num_active_seqs = 1\n")
+    told = {
+        name: run_json("plan", "--trace", "trace.csv", "--config", f"{name}.toml", "-o", name)
+        for name in ("none", "free", "one")
+    }
+    assert told["free"]["preempted_tokens"] < told["none"]["preempted_tokens"]
+    assert told["one"]["seconds"] > told["none"]["seconds"]
+    again = run_json("simulate", "one", "-o", "steps.parquet")
+    assert again["seconds"] == told["one"]["seconds"], "the plan remembers its settings"

@@ -79,6 +79,13 @@ def test_without_splitting_the_outlier_drags_its_subtree_to_the_end() -> None:
     assert done.layers.node_density[2] == pytest.approx(60 / 206.5)
 
 
+def test_a_split_that_gains_next_to_nothing_has_no_price() -> None:
+    workload, costs = six_leaves()
+    tiny = RequestCosts(costs.compute * 1e-42, costs.memory * 1e-42, 1e-42)
+    _, done = split_pool(workload, tiny, UNLIMITED)  # cost / gain is beyond single precision
+    assert done.leaves_moved == 0
+
+
 def test_outlier_leaf_moves_to_its_end() -> None:
     workload, costs = six_leaves()
     tree, done = split_pool(workload, costs, UNLIMITED)

@@ -3,7 +3,6 @@
 `python tests/test_readme.py` runs the commands and writes their output and the figures into it.
 """
 
-import csv
 import re
 from pathlib import Path
 
@@ -11,12 +10,16 @@ import pytest
 from typer.testing import CliRunner
 
 from blendsim.cli.app import app
+from paper_repro import runner
+from paper_repro.comparison import short_lines
+from paper_repro.lab import Lab
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 README = REPOSITORY / "README.md"
-CHECKS = REPOSITORY / "paper_repro" / "expected" / "closed_form.csv"
+RESULTS = REPOSITORY / "paper_repro" / "results"
+SHOWN_CLAIMS = ("fig06", "table4")  # modules
 SHOWN = re.compile(r"```console\n\$ blendsim (.+)\n((?:.*\n)*?)```")
-TABLE = re.compile(r"<!-- closed_form -->\n((?:\|.*\n)*)")
+TABLE = re.compile(r"<!-- claims -->\n((?:\|.*\n)*)")
 NUMBER = re.compile(r"\d[\d,]*\.?\d*")
 
 
@@ -36,12 +39,7 @@ def numbers(text: str) -> list[float]:
 
 
 def table() -> str:
-    with CHECKS.open(newline="", encoding="utf-8") as file:
-        what, where, paper, ours = next(rows := csv.reader(file))
-        assert (what, where, paper, ours) == ("what", "where", "paper", "ours")
-        lines = [f"| {' | '.join(row)} |" for row in rows]
-    head = ["| figure | in the paper | paper | here |", "|---|---|---|---|"]
-    return "\n".join([*head, *lines]) + "\n"
+    return "\n".join(short_lines(SHOWN_CLAIMS, RESULTS)) + "\n"
 
 
 @pytest.mark.parametrize("shown", SHOWN.findall(README.read_text()), ids=lambda pair: pair[0])
@@ -63,15 +61,13 @@ def test_paper_table_is_the_committed_one() -> None:
     assert found[1] == table()
 
 
-def test_committed_figures_are_what_the_script_finds() -> None:
+@pytest.mark.parametrize("name", SHOWN_CLAIMS)
+def test_committed_results_are_what_the_public_traces_give(name: str, tmp_path: Path) -> None:
     data = REPOSITORY.parent / "shared" / "data"
     if not data.is_dir():
         pytest.skip("the public traces are not beside the checkout")
-    import runpy
-
-    script = runpy.run_path(str(REPOSITORY / "paper_repro" / "closed_form.py"))
-    with CHECKS.open(newline="", encoding="utf-8") as file:
-        assert [tuple(row) for row in csv.reader(file)][1:] == [*map(tuple, script["checks"](data))]
+    assert runner.measure(name, Lab(data=data), tmp_path).error == ""
+    assert runner.verdicts(name, tmp_path) == runner.verdicts(name, RESULTS)
 
 
 def test_ci_runs_the_readmes_test_line() -> None:
@@ -89,7 +85,7 @@ def refresh() -> None:
     """Write what the commands say now, and the figures on file, into the README."""
     text = README.read_text()
     text = SHOWN.sub(lambda m: f"```console\n$ blendsim {m[1]}\n{run(m[1])}```", text)
-    README.write_text(TABLE.sub(lambda _: f"<!-- closed_form -->\n{table()}", text))
+    README.write_text(TABLE.sub(lambda _: f"<!-- claims -->\n{table()}", text))
 
 
 if __name__ == "__main__":

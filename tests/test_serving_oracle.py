@@ -1,13 +1,40 @@
 """The compiled serving core and its slow twin take the same steps, whatever the world."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from oracle_serving import World
-from serving_worlds import compare, worlds
+from serving_worlds import compare, worlds, worlds_with_knobs
 
-from blendsim.serving import admission, batcher, forecast, host, kv, sides, trim
+from blendsim.serving import (
+    admission,
+    batcher,
+    cadence,
+    forecast,
+    host,
+    kv,
+    prompts,
+    sides,
+    slices,
+    trim,
+    turned,
+)
+
+MODULES = (
+    admission,
+    batcher,
+    cadence,
+    forecast,
+    host,
+    kv,
+    prompts,
+    sides,
+    slices,
+    trim,
+    turned,
+)
 
 HEADS = [tuple(range(100 * h, 100 * h + 24)) for h in range(3)]
 
@@ -34,11 +61,17 @@ def test_both_cores_take_the_same_steps(world: World) -> None:
     assert compare(world) >= max(world.outputs)
 
 
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(worlds_with_knobs())
+def test_both_cores_take_the_same_steps_with_vllms_knobs(world: World) -> None:
+    assert compare(world) >= max(world.outputs)
+
+
 @pytest.fixture
 def plain_kernels(monkeypatch: pytest.MonkeyPatch) -> int:
     """Every serving kernel replaced by its plain-Python function; gives how many there are."""
     count = 0
-    for module in (host, kv, sides, forecast, admission, batcher, trim):
+    for module in MODULES:
         for name, value in list(vars(module).items()):
             if hasattr(value, "py_func"):
                 monkeypatch.setattr(module, name, value.py_func)
@@ -61,6 +94,28 @@ def test_plain_kernels_take_the_same_steps(plain_kernels: int, world: World) -> 
 @pytest.mark.parametrize("predicted_peak", [False, True])
 def test_a_crowd_takes_the_same_steps(is_dual: bool, predicted_peak: bool) -> None:
     compare(replace(CROWD, dual=is_dual, predicted_peak=predicted_peak))
+
+
+@settings(
+    max_examples=60,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+)
+@given(worlds_with_knobs())
+def test_plain_kernels_take_the_same_steps_with_vllms_knobs(
+    plain_kernels: int, world: World
+) -> None:
+    assert plain_kernels > 0
+    compare(world)
+
+
+@pytest.mark.parametrize("is_dual", [False, True])
+@pytest.mark.parametrize("knobs", [{"watermark": 4}, {"slice": 6}, {"interval": 4}])
+def test_a_crowd_takes_the_same_steps_with_vllms_knobs(
+    is_dual: bool, knobs: dict[str, int]
+) -> None:
+    changed: Any = {"oldest_first": True, "max_running": 14} | knobs
+    compare(replace(CROWD, dual=is_dual, **changed))
 
 
 def test_a_crowd_takes_the_same_steps_through_plain_kernels(plain_kernels: int) -> None:

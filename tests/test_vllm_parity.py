@@ -4,6 +4,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from vllm_knobs import EXACT, knob_worlds
 from vllm_worlds import (
     CAPACITY,
     SHARED,
@@ -17,10 +18,33 @@ from vllm_worlds import (
     trace_world,
 )
 
-from blendsim.serving import admission, batcher, forecast, host, kv, sides
+from blendsim.serving import (
+    admission,
+    batcher,
+    cadence,
+    forecast,
+    host,
+    kv,
+    prompts,
+    sides,
+    slices,
+    turned,
+)
 from blendsim.serving.flavour import FLAVOURS
 
 VLLM = FLAVOURS["vllm"]
+MODULES = (
+    admission,
+    batcher,
+    cadence,
+    forecast,
+    host,
+    kv,
+    prompts,
+    sides,
+    slices,
+    turned,
+)
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +57,7 @@ def test_recordings_are_of_the_version_the_flavour_names(recordings: dict[str, A
 
 
 def test_every_small_workload_takes_the_recorded_steps(recordings: dict[str, Any]) -> None:
-    small = recordings["small"]
+    small = recordings["worlds"]["small"]
     assert len(small) >= 30
     for number, case in enumerate(small):
         steps = len(case["recording"]["steps"])
@@ -43,10 +67,10 @@ def test_every_small_workload_takes_the_recorded_steps(recordings: dict[str, Any
 
 def test_small_workloads_bite(recordings: dict[str, Any]) -> None:
     """Preemptions, chunks and hits occur, with prefix sharing on and off."""
-    worlds = [case["world"] for case in recordings["small"]]
+    worlds = [case["world"] for case in recordings["worlds"]["small"]]
     assert {world["sharing"] for world in worlds} == {True, False}
     preempted = chunked = hit = 0
-    for case in recordings["small"]:
+    for case in recordings["worlds"]["small"]:
         seen: set[int] = set()
         preempted += sum(map(len, case["recording"]["preempted"]))
         for rows in case["recording"]["steps"]:
@@ -65,12 +89,38 @@ def test_without_the_rule_some_workload_differs(recordings: dict[str, Any], fiel
     without = replace(VLLM, **changed)
     assert any(
         matching(case["world"], case["recording"], without) < len(case["recording"]["steps"])
-        for case in recordings["small"]
+        for case in recordings["worlds"]["small"]
     )
 
 
+@pytest.mark.parametrize("name", EXACT)
+def test_a_turned_knob_takes_the_recorded_steps(recordings: dict[str, Any], name: str) -> None:
+    for number, case in enumerate(recordings["worlds"][name]):
+        steps = len(case["recording"]["steps"])
+        same = matching(case["world"], case["recording"])
+        assert same == steps, f"workload {number}: step {same} of {steps} differs"
+
+
+@pytest.mark.parametrize("name", EXACT)
+def test_without_its_knob_some_workload_differs(recordings: dict[str, Any], name: str) -> None:
+    assert any(
+        matching(case["world"] | {"knobs": {}}, case["recording"]) < len(case["recording"]["steps"])
+        for case in recordings["worlds"][name]
+    )
+
+
+def test_slices_of_what_prompts_share_cost_the_recorded_steps(recordings: dict[str, Any]) -> None:
+    """vLLM stores a prefix once for each prompt that computes it, we once: many worlds differ."""
+    cases = recordings["worlds"]["slices of heads"]
+    same = [
+        matching(case["world"], case["recording"]) == len(case["recording"]["steps"])
+        for case in cases
+    ]
+    assert 0.3 < sum(same) / len(same) < 1
+
+
 def test_blocks_are_conserved_where_requests_leave_them_behind(recordings: dict[str, Any]) -> None:
-    for case in recordings["small"][:20]:
+    for case in recordings["worlds"]["small"][:20]:
         core = core_of(case["world"])
         while not core.is_done:
             core.step()
@@ -81,7 +131,7 @@ def test_blocks_are_conserved_where_requests_leave_them_behind(recordings: dict[
 def test_twins_of_whole_blocks_cost_the_recorded_steps(recordings: dict[str, Any]) -> None:
     """vLLM stores a shared last block twice and we once: some worlds differ, most steps do not."""
     same = steps = 0
-    for case in recordings["twins"]:
+    for case in recordings["worlds"]["twins"]:
         held = zip(case["recording"]["steps"], case["recording"]["preempted"], strict=True)
         ours = [step[:2] for step in our_steps(case["world"])]
         same += sum(pair[0] == pair[1] for pair in zip(ours, held, strict=False))
@@ -92,11 +142,11 @@ def test_twins_of_whole_blocks_cost_the_recorded_steps(recordings: dict[str, Any
 def test_plain_kernels_take_the_recorded_steps(
     recordings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in (host, kv, sides, forecast, admission, batcher):
+    for module in MODULES:
         for name, value in list(vars(module).items()):
             if hasattr(value, "py_func"):
                 monkeypatch.setattr(module, name, value.py_func)
-    cases = recordings["small"][:10]
+    cases = recordings["worlds"]["small"][:10]
     assert sum(len(out) for case in cases for out in case["recording"]["preempted"]) > 0
     for case in cases:
         assert matching(case["world"], case["recording"]) == len(case["recording"]["steps"])
@@ -119,7 +169,7 @@ def test_real_trace_takes_the_recorded_steps(recordings: dict[str, Any], name: s
 def test_small_workloads_stepped_now_are_as_recorded(recordings: dict[str, Any]) -> None:
     if not environment().exists():
         pytest.skip("no vLLM environment; make vllm-env")
-    cases = recordings["small"]
+    cases = recordings["worlds"]["small"]
     found = stepped([case["world"] for case in cases], environment())
     assert found["vllm"] == recordings["vllm"]
     assert found["recordings"] == [case["recording"] for case in cases]
@@ -130,6 +180,18 @@ def test_new_small_workloads_take_the_steps_of_vllm() -> None:
     if not environment().exists():
         pytest.skip("no vLLM environment; make vllm-env")
     worlds = small_worlds(60, False, start=1)
+    found = stepped(worlds, environment())["recordings"]
+    assert [matching(*pair) for pair in zip(worlds, found, strict=True)] == [
+        len(recording["steps"]) for recording in found
+    ]
+
+
+@pytest.mark.vllm
+@pytest.mark.parametrize("name", EXACT)
+def test_new_workloads_with_a_turned_knob_take_the_steps_of_vllm(name: str) -> None:
+    if not environment().exists():
+        pytest.skip("no vLLM environment; make vllm-env")
+    worlds = knob_worlds(name, 20, start=1)
     found = stepped(worlds, environment())["recordings"]
     assert [matching(*pair) for pair in zip(worlds, found, strict=True)] == [
         len(recording["steps"]) for recording in found

@@ -23,6 +23,7 @@ from blendsim.prefix import sort_prompts
 from blendsim.request import Prompts, from_lengths
 from blendsim.serving.core import ServingCore
 from blendsim.serving.flavour import FLAVOURS, Flavour
+from blendsim.serving.knobs import Knobs
 from blendsim.specs import GpuSpec, ModelSpec, System
 from blendsim.traces.load import load
 
@@ -48,6 +49,7 @@ def core_of(world: World, flavour: Flavour | None = None) -> ServingCore:
         token_budget=world["budget"],
         max_running=world["max_running"],
         prefix_sharing=world["sharing"],
+        knobs=Knobs(**world.get("knobs", {})),
     )
     listed = [p if isinstance(p, list) else [] for p in world["prompts"]]
     lengths = [len(p) if isinstance(p, list) else p for p in world["prompts"]]
@@ -223,30 +225,3 @@ def load_recordings() -> dict[str, Any]:
     """The recordings the project keeps."""
     content: dict[str, Any] = json.loads(gzip.decompress(RECORDINGS.read_bytes()))
     return content
-
-
-def main() -> None:
-    """Record everything anew: `make vllm-recordings`."""
-    small, twins = small_worlds(40, False), small_worlds(20, True)
-    names = list(CAPACITY)
-    found = stepped(small + twins + [trace_world(name) for name in names], environment())
-    recordings = found["recordings"]
-    content = {
-        "vllm": found["vllm"],
-        "command": "make vllm-env vllm-recordings",
-        "small": [
-            {"world": world, "recording": recording}
-            for world, recording in zip(small, recordings, strict=False)
-        ],
-        "twins": [
-            {"world": world, "recording": recording}
-            for world, recording in zip(twins, recordings[len(small) :], strict=False)
-        ],
-        "traces": dict(zip(names, recordings[-len(names) :], strict=True)),
-    }
-    text = json.dumps(content, separators=(",", ":")).encode()
-    RECORDINGS.write_bytes(gzip.compress(text, mtime=0))
-
-
-if __name__ == "__main__":
-    main()

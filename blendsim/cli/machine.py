@@ -137,7 +137,7 @@ def _job(made: "Plan", pool: "Workload", asked: Asked, wish: Wish) -> Any:
     longest = system.longest_request
     drawn = look_ahead(pool, prompts, longest, settings.sample, settings.seed).drawn
     name = settings.engine if wish.engine is Engine.BLENDRT else wish.engine.value
-    flavour = find_flavour(name, settings.token_budget, settings.eviction, settings.output_reserved)
+    flavour = find_flavour(name, settings.token_budget, settings.eviction, output_reserved=settings.output_reserved)
     if flavour.prefill_first:
         raise InputError(
             f"replay runs no rounds as {name} does; give --engine vllm, or plan with --engine "
@@ -148,10 +148,13 @@ def _job(made: "Plan", pool: "Workload", asked: Asked, wish: Wish) -> Any:
 
 def _require_replayable(settings: "Settings") -> None:
     """InputError for what only the simulator models."""
+    from blendsim.serving.knobs import AS_SHIPPED
+
     for is_asked, what in (
         (settings.topology != "colocated", f"topology {settings.topology}"),
         (settings.steals, "stealing between ranks"),
         (settings.host is not None, "host memory"),
+        (settings.knobs != AS_SHIPPED, "knobs of vLLM’s scheduler"),
     ):
         if is_asked:
             raise InputError(f"replay has no {what}; plan again without it, or simulate the plan")

@@ -24,6 +24,18 @@ Model = Annotated[
     str | None, typer.Option(help="A model's name, or a Hugging Face directory or config.json.")
 ]
 Gpu = Annotated[str | None, typer.Option(help="A GPU's name.")]
+Gpus = Annotated[str | None, typer.Option(help="A GPU's name, or several: a100-80g,h200.")]
+Tps = Annotated[str | None, typer.Option(help="Tensor-parallel GPUs a replica, or several: 1,2,4.")]
+Dps = Annotated[str | None, typer.Option(help="Data-parallel replicas, or several: 1..8.")]
+Price = Annotated[
+    Path | None, typer.Option(metavar="FILE.toml", help="Prices of GPUs: says what to rent.")
+]
+Deadline = Annotated[
+    str | None, typer.Option(help="Time the run may take, as in 2h, 90m or 1h30m.")
+]
+MaxCost = Annotated[
+    float | None, typer.Option(help="Money the run may cost, in the currency of --price.")
+]
 Tp = Annotated[int | None, typer.Option(help="Tensor-parallel GPUs a replica.")]
 Dp = Annotated[int | None, typer.Option(help="Data-parallel replicas.")]
 Topology = Annotated[

@@ -9,17 +9,19 @@ from typing import Annotated, Any
 import typer
 
 from blendsim.cli import options as o
+from blendsim.cli.lists import read_systems
 from blendsim.cli.output import print_json, print_lines, width
 from blendsim.cli.progress import Progress
+from blendsim.cli.rental import Wanted, rent
 
 
 def plan(
     ctx: typer.Context,
     trace: o.Traces,
     model: o.Model = None,
-    gpu: o.Gpu = None,
-    tp: o.Tp = None,
-    dp: o.Dp = None,
+    gpu: o.Gpus = None,
+    tp: o.Tps = None,
+    dp: o.Dps = None,
     topology: o.Topology = None,
     link: o.Link = None,
     engine: o.Engine = None,
@@ -33,18 +35,26 @@ def plan(
     format: o.Format = None,
     skip_oversize: o.SkipOversize = False,
     config: o.Config = None,
+    price: o.Price = None,
+    deadline: o.Deadline = None,
+    max_cost: o.MaxCost = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Write the chosen plan here.")
     ] = None,
     json: o.Json = False,
 ) -> None:
-    """Choose in which order a pool of requests should run."""
+    """Choose in which order a pool of requests should run and, of several systems, on which."""
+    systems = read_systems(gpu, tp, dp)
+    wanted = Wanted(systems, price, deadline, max_cost)
+    if wanted.is_rental:
+        rent(ctx.params | systems.first, wanted, output, json)
+        return
     with Progress(is_whole_run=True) as say:
         from blendsim.files import require_place
         from blendsim.plan import write_plan
         from blendsim.search import choose
 
-        asked = o.resolve(ctx.params)
+        asked = o.resolve(ctx.params | systems.first)
         if output is not None:
             require_place(output)
         say("reading traces")

@@ -16,6 +16,8 @@ from blendsim.planner.tree import Floats, PoolTree, density, node_costs, pool_tr
 from blendsim.prefix import SortedPrompts
 from blendsim.request import Ints, Workload
 
+PACED = "paced"
+
 
 def make_plan(
     policy: str,
@@ -118,6 +120,7 @@ _POLICIES: dict[str, Callable[[_Scene], _Ordered]] = {
     "random": _random,
     "dfs": _dfs,
     "blend": _blend,
+    PACED: _blend,  # in the same order; pace.py chooses what its steps compute
 }
 
 POLICIES = tuple(_POLICIES)

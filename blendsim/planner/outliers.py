@@ -68,7 +68,8 @@ def choose_splits(
     # NOTE: to split a subtree in two costs the same from either side; single precision keeps
     # rounding from deciding between them.
     price = np.full(len(cost), np.inf)
-    price[is_allowed] = (cost[is_allowed] / gain[is_allowed]).astype(np.float32)
+    with np.errstate(over="ignore"):  # a gain of next to nothing: its price counts as infinite
+        price[is_allowed] = (cost[is_allowed] / gain[is_allowed]).astype(np.float32)
     child = _best_of_paths(parent, leaf_parent, price)
     child = child[np.argsort(price[child], kind="stable")]
     # The cheapest split of a top-level subtree says on which side it loses outliers.

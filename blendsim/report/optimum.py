@@ -47,6 +47,20 @@ class Bounds(NamedTuple):
     replicas: int = 1
     network: float = 0.0  # T_net, all-reduces at their best rate
 
+    def over(self, replicas: int) -> "Bounds":
+        """The same pool on another number of replicas: all is divided but the longest request."""
+        share = self.replicas / replicas
+        return Bounds(
+            optimum=self.optimum * share,
+            # NOTE: where the longest request alone is the bound of fewer replicas, it is of more.
+            reachable=max(self.longest, self.reachable * share),
+            compute=self.compute * share,
+            memory=self.memory * share,
+            longest=self.longest,
+            replicas=replicas,
+            network=self.network * share,
+        )
+
 
 def least_work(
     workload: Workload, output_len: Ints, prompts: SortedPrompts, block_tokens: int

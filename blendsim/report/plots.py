@@ -123,7 +123,11 @@ def _running_total(axis: Any, run: Validation) -> None:
         lines.append(f"measured {total.low:,.4g} to {total.high:,.4g} s")
     if between >= 0.001:
         lines.append(f"{between:.1%} between steps")
-    axis.text(0.97, 0.05, "\n".join(lines), transform=axis.transAxes, ha="right")
+    axis.text(
+        0.97, 0.05, "\n".join(lines),
+        transform=axis.transAxes, ha="right",
+        bbox={"facecolor": "white", "edgecolor": "none", "pad": 2, "alpha": 0.85},
+    )  # fmt: skip
 
 
 class Sensitivity(Protocol):

@@ -6,17 +6,21 @@ from collections.abc import Callable
 from dataclasses import asdict, replace
 from typing import NamedTuple
 
+import numpy as np
+
 from blendsim import __version__
 from blendsim.perf.density import RequestCosts, closed_form
 from blendsim.perf.model import StepModel, step_model
 from blendsim.plan import Plan
 from blendsim.planner.blend import BlendSettings
 from blendsim.planner.lengths import Lengths
-from blendsim.planner.make import make_plan
-from blendsim.planner.outlook import look_ahead, reported_lengths
+from blendsim.planner.make import PACED, make_plan
+from blendsim.planner.outlook import Outlook, look_ahead, reported_lengths
+from blendsim.planner.pace import pace
 from blendsim.planner.partition import partition, sharing_lost
 from blendsim.prefix import SortedPrompts, shared_tokens, sort_prompts
 from blendsim.request import Ints, Workload
+from blendsim.serving.flavour import find_flavour
 from blendsim.settings import Settings
 
 Progress = Callable[[str], None]
@@ -62,8 +66,32 @@ def expect(
     return Problem(workload, prompts, settings, model, lengths, drawn, costs)
 
 
+def moved(problem: Problem, settings: Settings) -> Problem:
+    """The same pool on another system, which holds no longer requests than the first: what
+    `prepare` would give, without sorting and sampling again.
+    """
+    system = settings.system
+    assert system.longest_request <= problem.model.system.longest_request, (
+        "lengths are cut to what a system holds, never stretched"
+    )
+    room = np.maximum(1, system.longest_request - problem.workload.prompt_len)
+    lengths = problem.lengths._replace(expected=np.minimum(problem.lengths.expected, room))
+    return problem._replace(
+        settings=settings,
+        model=step_model(system, settings.overlap),
+        lengths=lengths,
+        drawn=np.minimum(problem.drawn, room),
+        costs=closed_form(system, problem.workload.prompt_len, lengths.expected),
+    )
+
+
 def plan_policy(problem: Problem, policy: str, blend: BlendSettings | None = None) -> Plan:
     """The plan of one policy, over all replicas."""
+    return over_replicas(problem, plan_whole(problem, policy, blend))
+
+
+def plan_whole(problem: Problem, policy: str, blend: BlendSettings | None = None) -> Plan:
+    """The plan of one policy as one replica would run it, whatever their number is."""
     plan = make_plan(
         policy,
         problem.workload,
@@ -82,6 +110,21 @@ def plan_policy(problem: Problem, policy: str, blend: BlendSettings | None = Non
             "blendsim": __version__,
         },
     )
+    if policy != PACED:
+        return plan
+    return pace(
+        plan,
+        problem.workload,
+        Outlook(problem.lengths, problem.drawn),
+        problem.model,
+        find_flavour(problem.settings.engine).overlaps,
+        problem.settings.pacing,
+    )
+
+
+def over_replicas(problem: Problem, plan: Plan) -> Plan:
+    """`plan`, made for one replica of this kind, cut for as many as are asked for."""
+    plan = replace(plan, meta={**plan.meta, "settings": asdict(problem.settings)})
     if problem.settings.dp == 1:  # pools too: they deal one rank's plan out themselves
         return plan
     # Ranks get equal work, not equal prompts: what a request shares with others is computed once.

@@ -36,10 +36,14 @@ def find_engine(problem: Problem, name: str, token_budget: int | None = None) ->
     """
     settings = problem.settings
     flavour = find_flavour(
-        name, token_budget or settings.token_budget, settings.eviction, settings.output_reserved
+        name,
+        token_budget or settings.token_budget,
+        settings.eviction,
+        settings.knobs,
+        settings.output_reserved,
     )
-    if problem.settings.nano_batches is not None and flavour.overlaps:
-        flavour = replace(flavour, nano_batches=problem.settings.nano_batches)
+    if settings.nano_batches is not None and flavour.overlaps:
+        flavour = replace(flavour, nano_batches=settings.nano_batches)
     problem.model.coverage.require(flavour.token_budget)
     return flavour
 
@@ -63,11 +67,19 @@ def _simulate(problem: Problem, plan: Plan, flavour: Flavour, output_len: Ints) 
 
 
 def run_trial(
-    problem: Problem, plan: Plan, name: str, flavour: Flavour, limits: Bounds, facts: PoolFacts
+    problem: Problem,
+    plan: Plan,
+    name: str,
+    flavour: Flavour,
+    limits: Bounds,
+    facts: PoolFacts,
+    foreseen: StepLog | None = None,
 ) -> Trial:
-    """Simulate a plan on what planning may see and, where they differ, on the true lengths."""
+    """Simulate a plan on what planning may see and, where they differ, on the true lengths.
+    `foreseen` is what `predict` gave, if it was asked before.
+    """
     truth = problem.true_lengths
-    log = predict(problem, plan, flavour)
+    log = predict(problem, plan, flavour) if foreseen is None else foreseen
     predicted = run_seconds(log)
     if not np.array_equal(truth, problem.drawn):
         log = _simulate(problem, plan, flavour, truth)

@@ -8,6 +8,7 @@ that holds its share waits.
 from blendsim.compiled import kernel
 from blendsim.serving.forecast import expect, expected_end, peak_fits
 from blendsim.serving.host import fetch, has_host
+from blendsim.serving.kinds import join_kind
 from blendsim.serving.kv import (
     cached_blocks,
     hold_path,
@@ -33,13 +34,19 @@ def has_room(state: State, request: int) -> bool:
     """Whether the request may enter: its whole prompt fits in blocks that are free or can be
     evicted, and the flavour's forecast holds.
     """
+    return fits_beside(state, request, 0, 0)
+
+
+@kernel
+def fits_beside(state: State, request: int, near: int, far: int) -> bool:
+    """`has_room` if the forecast is to leave that many tokens for others, soon and later."""
     s = state.scalars[0]
     target = state.requests[request].target
     need = (target + s.block_tokens - 1) // s.block_tokens - hit_blocks(state, request)
     room = s.free + s.idle - idle_path_blocks(state, request)
     if need > room:
         return False
-    return s.predicted_peak == 0 or s.running == 0 or peak_fits(state, request)
+    return s.predicted_peak == 0 or s.running == 0 or peak_fits(state, request, near, far)
 
 
 @kernel
@@ -104,7 +111,14 @@ def admit(state: State, request: int) -> int:
     if has_host(state):
         load(state, request)
     r.status = PREFILLING
-    expect(state, request, expected_end(state, request), private_tokens(state, request) - s.step)
+    base = private_tokens(state, request) - s.step
+    is_unknown = False
+    if len(state.pace) > 0:
+        is_unknown = r.side == RIGHT and r.kind != NONE
+        if is_unknown:
+            join_kind(state, request, base)
+    if not is_unknown:
+        expect(state, request, expected_end(state, request), base)
     enter_side(state, request, r.side, False)
     s.running += 1
     return r.computed

@@ -12,6 +12,7 @@ from blendsim.compiled import kernel
 from blendsim.serving.admission import admit, next_request
 from blendsim.serving.forecast import forget, renew_estimates
 from blendsim.serving.host import has_host, store_private
+from blendsim.serving.kinds import leave_kind
 from blendsim.serving.kv import (
     extend,
     missing_blocks,
@@ -19,6 +20,13 @@ from blendsim.serving.kv import (
     release,
     take_blocks,
     wait_again,
+)
+from blendsim.serving.pacing import (
+    next_paced,
+    note_admitted,
+    note_finished,
+    note_step,
+    paced_budget,
 )
 from blendsim.serving.sides import generated_tokens, leave_side, victim
 from blendsim.serving.state import DECODING, DONE, NONE, WAITING, State
@@ -92,7 +100,8 @@ def stop_decoding(state: State, request: int, upcoming: int) -> None:
 def leave(state: State, request: int, computed: int, held: int) -> None:
     """The request leaves the engine with `computed` tokens of KV in blocks for `held`."""
     release(state, request, computed, held)
-    forget(state, request)
+    if state.requests[request].is_member == 0:
+        forget(state, request)
     leave_side(state, request)
     state.scalars[0].running -= 1
 
@@ -120,6 +129,8 @@ def preempt(state: State, request: int) -> None:
         wait_again(state, request)
     # NOTE: once decodes have their blocks for this step, they hold them for one token more.
     leave(state, request, computed, computed + (s.opened if r.status == DECODING else 0))
+    if len(state.pace) > 0:
+        leave_kind(state, request, False)
     r.target = r.prompt + r.generated
     r.status = WAITING
     r.was_preempted = 1
@@ -201,14 +212,22 @@ def schedule(state: State) -> None:
     renew_estimates(state)
     open_decode_blocks(state)
     # NOTE: counted now: a request preempted below was to decode in this step and does not.
-    budget = continue_prefill(state, s.token_budget - s.decodes)
+    budget = s.token_budget
+    if len(state.pace) > 0:
+        budget = paced_budget(state)
+    budget = continue_prefill(state, max(0, budget - s.decodes))
     if counts[PREEMPTED] == 0:
         while budget > 0 and s.running < s.max_running:
-            k = next_request(state)
+            if len(state.pace) > 0:
+                k = next_paced(state)
+            else:
+                k = next_request(state)
             if k == NONE:
                 break
             r = state.requests[k]
             hit = admit(state, k)
+            if len(state.pace) > 0:
+                note_admitted(state, k, hit)
             if r.was_preempted == 0:
                 counts[HIT_TOKENS] += hit  # what a request finds again of its own is not sharing
             counts[ADMITTED] += 1
@@ -223,6 +242,8 @@ def schedule(state: State) -> None:
     counts[SAMPLED_TOKENS] = s.decodes + s.completed
     counts[RUNNING] = s.running
     counts[WAITING_REQUESTS] = s.requeued + s.back - s.front + 1
+    if len(state.pace) > 0:
+        counts[WAITING_REQUESTS] -= state.pace[0].record[0].holes
     counts[HELD_BLOCKS] = s.shared_held + s.private
     counts[CACHED_BLOCKS] = s.idle
     counts[LEFT_TOKENS] = s.left_reserved
@@ -235,6 +256,8 @@ def commit(state: State) -> None:
     decodes.
     """
     s = state.scalars[0]
+    if len(state.pace) > 0:
+        note_step(state)
     s.context += s.decodes
     slot = s.step % len(state.finish)
     k = state.finish[slot]
@@ -261,6 +284,9 @@ def commit(state: State) -> None:
 def finish(state: State, request: int, computed: int) -> None:
     """The request has its whole output."""
     leave(state, request, computed, computed)
+    if len(state.pace) > 0:
+        note_finished(state, request)
+        leave_kind(state, request, True)
     state.requests[request].status = DONE
     state.requests[request].generated = state.requests[request].output
     state.scalars[0].done += 1

@@ -10,13 +10,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blendsim.batch import Batch
+from blendsim.pacing import Pacing
 from blendsim.plan import DUAL_SCAN, Plan
 from blendsim.prefix import PrefixTree, SortedPrompts, build_tree, common_blocks, subset
 from blendsim.request import Ints, Workload
-from blendsim.serving import batcher, rounds
+from blendsim.serving import batcher, rounds, turned
 from blendsim.serving.flavour import BY_PLAN, PREDICTED_PEAK, Flavour
 from blendsim.serving.host import check_host
 from blendsim.serving.kv import count_waiting
+from blendsim.serving.pacing import Pace, new_pace
 from blendsim.serving.round_state import Rounds, check_rounds, new_rounds
 from blendsim.serving.state import (
     ARRIVING,
@@ -43,6 +45,13 @@ class BlockPaths(NamedTuple):
 
     tree: PrefixTree  # depth in blocks
     node: Ints  # (n,), deepest node of request k (plan order of the replica)
+
+
+class Seen(NamedTuple):
+    """What a paced plan knows of its requests' lengths, in plan order."""
+
+    is_visible: NDArray[np.bool_]
+    source: Ints
 
 
 class Scheduled(NamedTuple):
@@ -117,11 +126,19 @@ class ServingCore:
             is_dual=plan.admission == DUAL_SCAN,
             first_count=int(plan.is_first[mine].sum()),
             host_blocks=0 if host is None else host.blocks(system),
+            pacing=None if flavour.prefill_first else plan.pacing,
+            seen=Seen(plan.is_visible[mine], workload.source[rows].astype(np.int64)),
         )
         turns = None
         if flavour.prefill_first:
             turns = new_rounds(state, workload.output_limit[rows], flavour)
         return cls(state, rows, number=rank, rounds=turns)
+
+    @property
+    def is_turned(self) -> bool:
+        """Whether a rule of vLLM's knobs binds, beyond fewer running requests."""
+        s = self.state.scalars[0]
+        return bool(s.watermark or s.long_prefill or s.prefill_interval > 1)
 
     @property
     def is_done(self) -> bool:
@@ -133,7 +150,9 @@ class ServingCore:
     def step(self) -> Batch:
         """Decide the next step. Execute it, then `commit()`; not to be called when done."""
         assert not self.is_done, "all requests are done"
-        if self.rounds is None:
+        if self.is_turned:
+            turned.schedule_turned(self.state)
+        elif self.rounds is None:
             batcher.schedule(self.state)
         else:
             rounds.schedule_round(self.state, self.rounds)
@@ -143,7 +162,9 @@ class ServingCore:
 
     def commit(self) -> None:
         """Record that the step was executed."""
-        if self.rounds is None:
+        if self.is_turned:
+            turned.commit_turned(self.state)
+        elif self.rounds is None:
             batcher.commit(self.state)
         else:
             rounds.commit_round(self.state, self.rounds)
@@ -185,6 +206,8 @@ class ServingCore:
         assert int(np.isin(status, (DONE, LENT)).sum()) == int(s.done), "done requests are counted"
         if self.rounds is None:  # else check_rounds counts the line
             in_line = int(s.requeued) + int(s.back) - int(s.front) + 1
+            if state.pace:
+                in_line -= int(state.pace[0].record[0].holes)
             assert int((status == WAITING).sum()) == in_line, "who waits stands in line"
         block = int(s.block_tokens)
         decoding = requests.status[running] == DECODING
@@ -222,7 +245,7 @@ class ServingCore:
         for members, counted in ((on_left, s.left_reserved), (~on_left, s.right_reserved)):
             reserved = int(requests.reserved[running[members]].sum())
             assert reserved == int(counted), f"{reserved} tokens are reserved, counted {counted}"
-        ends = len(running) + len(arriving)
+        ends = len(running) - int(requests.is_member[running].sum()) + len(arriving)
         assert int(state.buckets["count"].sum()) == ends, "every end is expected once"
         if self.rounds is not None:
             check_rounds(state, self.rounds)
@@ -252,6 +275,8 @@ def new_state(
     is_dual: bool,
     first_count: int,
     host_blocks: int = 0,
+    pacing: Pacing | None = None,
+    seen: Seen | None = None,
 ) -> State:
     """A fresh State for requests in plan order (`paths` None: no prefix is shared)."""
     n = len(prompt)
@@ -290,7 +315,7 @@ def new_state(
     s.block_tokens = block_tokens
     s.capacity = s.free = capacity
     s.token_budget = flavour.token_budget
-    s.max_running = flavour.max_running
+    s.max_running = flavour.most_running
     s.dual_scan = is_dual
     s.predicted_peak = flavour.admission == PREDICTED_PEAK
     # The horizon holds the longest expected output twice over.
@@ -306,6 +331,11 @@ def new_state(
     s.dense_multiple = flavour.dense_multiple
     s.knows_plan = flavour.eviction == BY_PLAN
     s.oldest_live = s.newest_live = s.oldest_hosted = s.newest_hosted = NONE
+    knobs = flavour.knobs
+    s.watermark = knobs.blocks_kept_free(capacity)
+    s.long_prefill = knobs.long_prefill_token_threshold
+    s.prefill_interval = knobs.prefill_schedule_interval
+    s.last_prefill = -knobs.prefill_schedule_interval
     s.host_nodes = host_nodes
     s.host_capacity = s.host_free = host_blocks
     width = min(flavour.max_running, n) + 1
@@ -318,18 +348,31 @@ def new_state(
         finish=np.full(int(output.max(initial=1)) + 2, NONE, np.int64),
         phase=np.zeros(block_tokens, np.int64),
         queue=queue_of(np.arange(n), n),
-        ended=np.zeros(width, np.int64),
+        ended=np.zeros(2 * width if knobs.long_prefill_token_threshold else width, np.int64),
         chunk=np.zeros((3, width), np.int64),
         counts=np.zeros(len(COUNTS), np.int64),
         host=(host_blocks,) if host_blocks else (),
+        pace=() if pacing is None else (_pace(requests, nodes, s, seen, pacing),),
     )
+
+
+def _pace(requests: Any, nodes: Any, s: Any, seen: Seen | None, pacing: Pacing) -> Pace:
+    """Pacing's part of a fresh State."""
+    assert seen is not None, "pacing tells visible lengths from others"
+    below = np.bincount(requests.node, minlength=len(nodes))
+    for k in range(len(nodes) - 1, 0, -1):  # in preorder: a parent comes before its children
+        below[nodes.parent[k]] += below[k]
+    shared = nodes.length[1:] * np.maximum(below[1:] - 1, 0)
+    block = int(s.block_tokens)
+    saved = int(shared.sum()) * block
+    return new_pace(requests, saved, int(s.capacity) * block, seen.is_visible, seen.source, pacing)
 
 
 def beside(state: State, line: Ints, first_count: int) -> State:
     """A fresh State of another replica over the records of a fresh `state`, of which it serves
     `line`; the first `first_count` of them run before the others.
     """
-    shared = ("requests", "density", "host", "queue")
+    shared = ("requests", "density", "host", "queue", "pace")
     own = {name: getattr(state, name).copy() for name in State._fields if name not in shared}
     return with_line(state._replace(**own), line, first_count)
 

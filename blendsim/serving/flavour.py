@@ -5,6 +5,7 @@ of its own.
 from dataclasses import dataclass, replace
 
 from blendsim.errors import InputError, UnknownName
+from blendsim.serving.knobs import AS_SHIPPED, Knobs
 from blendsim.specs import System
 
 PROMPT_FITS = "prompt_fits"  # admit when the whole prompt fits in free blocks (vLLM)
@@ -52,6 +53,7 @@ class Flavour:
     #: Pieces a step's batch is run in to overlap; 1: priced whole, as published figures are.
     nano_batches: int = 1
     eviction: str = LRU
+    knobs: Knobs = AS_SHIPPED  # of vLLM's scheduler
 
     def __post_init__(self) -> None:
         if self.token_budget < 1 or self.max_running < 1:
@@ -86,6 +88,17 @@ class Flavour:
             raise InputError(
                 f"conservativeness {self.conservativeness} reserves nothing; set it above 0"
             )
+        has_knobs = self.oldest_leaves_first and not self.prefill_first and self.dense_multiple == 1
+        if self.knobs != AS_SHIPPED and not has_knobs:
+            raise InputError(
+                f"{self.name} has no watermark, prefill_schedule_interval, "
+                "long_prefill_token_threshold or max_num_active_seqs; use the engine vllm"
+            )
+        if self.most_running > self.max_running:
+            raise InputError(
+                f"max_num_active_seqs = {self.knobs.max_num_active_seqs} is above the running "
+                f"limit {self.max_running}; lower it"
+            )
         if self.dense_multiple < 1 or self.nano_batches < 1:
             raise InputError(
                 f"{self.name}: multiple {self.dense_multiple} and {self.nano_batches} nano-batches "
@@ -96,6 +109,11 @@ class Flavour:
                 f"{self.name} runs one operator after another: {self.nano_batches} nano-batches "
                 "would only cost time; leave nano_batches at 1"
             )
+
+    @property
+    def most_running(self) -> int:
+        """Requests that may run at once."""
+        return self.knobs.max_num_active_seqs or self.max_running
 
     @property
     def one_phase(self) -> "Flavour":
@@ -157,10 +175,11 @@ def find_flavour(
     name: str,
     token_budget: int | None = None,
     eviction: str | None = None,
+    knobs: Knobs = AS_SHIPPED,
     output_reserved: float | None = None,
 ) -> Flavour:
-    """The flavour of that name, with another token budget, eviction or reservation if one is
-    given.
+    """The flavour of that name, with another token budget, eviction, knobs or reservation if they
+    are given.
     """
     if name not in FLAVOURS:
         raise UnknownName("engine", name, FLAVOURS)
@@ -169,8 +188,7 @@ def find_flavour(
         flavour = replace(flavour, eviction=eviction)
     if output_reserved is not None:
         flavour = replace(flavour, output_reserved=output_reserved)
-    if token_budget is None:
-        return flavour
-    return replace(
-        flavour, token_budget=token_budget, max_running=min(flavour.max_running, token_budget)
-    )
+    if token_budget is not None:
+        most = min(flavour.max_running, token_budget)
+        flavour = replace(flavour, token_budget=token_budget, max_running=most)
+    return flavour if knobs == AS_SHIPPED else replace(flavour, knobs=knobs)

@@ -8,9 +8,12 @@ long as believed so far.
 """
 
 from blendsim.compiled import kernel
+from blendsim.serving.kinds import has_members, unknown_tokens
 from blendsim.serving.kv import unheld_path_length
 from blendsim.serving.sides import enter_side, generated_tokens, leave_side, private_tokens
 from blendsim.serving.state import BUCKETS, LEFT, NONE, RIGHT, State
+
+STRIDE = 8  # with members of kinds, whose peak may be anywhere, one bucket of so many is looked at
 
 
 @kernel
@@ -64,12 +67,12 @@ def forget(state: State, request: int) -> None:
 
 
 @kernel
-def peak_fits(state: State, request: int) -> bool:
+def peak_fits(state: State, request: int, near: int, far: int) -> bool:
     """Whether the predicted peak of all running requests and this one, up to its own end, stays
     within the KV capacity. A peak after that is not of its making.
 
     Shared nodes with readers are one account, with their whole length, taken off the capacity
-    first.
+    first. `near` tokens are to be left free in this bucket and the next, `far` tokens later.
     """
     s = state.scalars[0]
     held = s.shared_length + unheld_path_length(state, request)
@@ -77,23 +80,40 @@ def peak_fits(state: State, request: int) -> bool:
     end = expected_end(state, request)
     base = private_tokens(state, request) - s.step
     mine = end_bucket(state, end)
+    is_kind_ahead = False
+    if len(state.pace) > 0:
+        is_kind_ahead = has_members(state)
     count = 0
     total = 0
     for b in range(max(mine, s.last_bucket), s.current_bucket - 1, -1):
         bucket = state.buckets[b % BUCKETS]
-        if bucket.count == 0 and b != mine:
+        if bucket.count == 0 and b != mine and not (is_kind_ahead and b < mine and b % STRIDE == 0):
             continue  # NOTE: without an end in it, a bucket cannot hold the worst moment
         upto = (b + 1) * s.bucket_steps
+        if b == mine:
+            upto = min(upto, end)
         used = bucket.final_sum + total + count * upto
-        if b < mine:
+        if b <= mine:
             used += base + upto
-        elif b == mine:
-            used += base + end
+        if b <= mine:
+            used += near if b <= s.current_bucket + 1 else far
+            if len(state.pace) > 0:
+                used += int(unknown_tokens(state, max(0, upto - s.step)))
         if b <= mine and used > limit:
             return False
         count += bucket.count
         total += bucket.base_sum
     return True
+
+
+@kernel
+def last_end(state: State) -> int:
+    """The end of the last bucket of time in which a request is expected to end; now if none is."""
+    s = state.scalars[0]
+    for b in range(s.current_bucket + BUCKETS - 1, s.current_bucket - 1, -1):
+        if state.buckets[b % BUCKETS].count > 0:
+            return (b + 1) * s.bucket_steps
+    return s.step
 
 
 @kernel

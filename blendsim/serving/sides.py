@@ -124,6 +124,8 @@ def victim(state: State) -> int:
         return s.left_newest
     if s.left_newest == NONE:
         return s.right_newest
+    if len(state.pace) > 0:
+        return s.left_newest
     memory = (s.capacity - s.shared_length) * s.block_tokens
     share = left_share(state)
     if s.left_reserved - share >= s.right_reserved - (memory - share):

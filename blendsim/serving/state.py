@@ -47,7 +47,12 @@ REQUEST = np.dtype(
         ("end_previous", _INT),
         ("older", _INT),  # running requests of a side, in order of admission
         ("newer", _INT),
+        ("entry", _INT),  # how many entered before it, where prompts are computed in slices
         ("hosted", _INT),  # preempted: its private blocks up to this token are on the host
+        # paced: forecast by kind, not by its own expected end
+        ("kind", _INT),  # its source if its length is not visible, else NONE
+        ("is_member", _INT),  # runs and is forecast by its kind
+        ("rate_start", _INT),  # step its output would have begun at if never interrupted
     ],
     align=True,
 )
@@ -128,6 +133,14 @@ SCALARS = np.dtype(
         # dense batch
         ("dense_multiple", _INT),  # a rule: steps with prompts have a multiple of this many tokens
         ("fresh_blocks", _INT),  # path blocks that the step's last chunk filled
+        # vLLM's knobs: rules, and where a run with them is
+        ("watermark", _INT),  # blocks that stay free when a request enters beside others
+        ("long_prefill", _INT),  # tokens a slice of a prompt has at most; 0: no slices
+        ("in_progress", _INT),  # prompts in progress, where there are several
+        ("entries", _INT),  # admissions so far
+        ("prefill_interval", _INT),  # steps from one that computes prompts to the next
+        ("last_prefill", _INT),  # how many steps were done after the last that computed prompts
+        ("backlog", _INT),  # requests that wait since the last step that took some in
         # eviction by plan: idle nodes with waiting readers have a list of their own
         ("knows_plan", _INT),
         ("oldest_live", _INT),
@@ -163,9 +176,12 @@ class State(NamedTuple):
     #: (w + n,), the requests that wait, in line from `front` to `back`; from the end backwards, a
     #: stack of the preempted. One array for both: every further one costs 5 % a step.
     queue: NDArray[np.int64]
-    ended: NDArray[np.int64]  # (max_running,), requests whose prefill ends in this step
+    #: (max_running,), requests whose prefill ends in this step; or twice as long: see prompts.py
+    ended: NDArray[np.int64]
     chunk: NDArray[np.int64]  # (3, max_running), of each chunk: request, computed before, tokens
     counts: NDArray[np.int64]  # (len(steplog.COUNTS),), this step in numbers
     #: Empty without host memory. Its length is part of its type, so that code for a host is left
     #: out of kernels that are compiled for a state without: branches alone cost 20 % a step.
     host: tuple[int, ...]
+    #: Empty unless the plan is paced, else serving/pacing.py's Pace alone; for the same reason.
+    pace: tuple[Any, ...]

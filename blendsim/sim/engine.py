@@ -25,6 +25,7 @@ from blendsim.serving.handover import can_receive
 from blendsim.serving.round_state import Rounds
 from blendsim.serving.rounds import commit_round, schedule_round
 from blendsim.serving.state import NONE, State
+from blendsim.serving.turned import commit_turned, schedule_turned
 from blendsim.specs import HostMemory
 from blendsim.steplog import COUNTS, TIMES
 
@@ -83,6 +84,33 @@ def run_steps(
         took = step_seconds(costs, step)
         transfer = link_seconds(link, step)
         commit(state)
+        counts[row] = step
+        now = note_times(times[row], now, took, transfer)
+    return len(counts)
+
+
+@kernel
+def run_turned(
+    state: State,
+    costs: StepCosts,
+    start: float,
+    until: float,
+    counts: NDArray[np.int64],
+    times: NDArray[np.float64],
+    link: NDArray[np.float64],
+) -> int:
+    """`run_steps` for an engine whose knobs are turned."""
+    now = start
+    for row in range(len(counts)):
+        if now >= until or not has_work(state):
+            return row
+        schedule_turned(state)
+        step = state.counts
+        if step[0] + step[3] == 0:
+            return -1 - row
+        took = step_seconds(costs, step)
+        transfer = link_seconds(link, step)
+        commit_turned(state)
         counts[row] = step
         now = note_times(times[row], now, took, transfer)
     return len(counts)
@@ -183,7 +211,9 @@ class Replica:
         while not self.core.is_done and self.now < until:
             counts, times = self._free_rows()
             rest = (self._costs, self.now, until, counts, times)
-            if self.core.rounds is None:
+            if self.core.is_turned:
+                rows = run_turned(self.core.state, *rest, self._link)
+            elif self.core.rounds is None:
                 rows = run_steps(self.core.state, *rest, self._link)
             else:
                 rows = run_rounds(self.core.state, self.core.rounds, *rest)

@@ -16,6 +16,7 @@ from blendsim.prefix import SortedPrompts
 from blendsim.request import Ints, Workload
 from blendsim.serving.core import ServingCore
 from blendsim.serving.flavour import BY_PLAN, Flavour
+from blendsim.serving.knobs import AS_SHIPPED
 from blendsim.sim.engine import Replica
 from blendsim.sim.pools import Pools
 from blendsim.sim.stealing import Crew
@@ -77,7 +78,8 @@ def simulate(
 
 def require_modelled(flavour: Flavour, topology: Topology, host: HostMemory | None) -> None:
     """InputError for rules of which no combination is modelled."""
-    by_plan = flavour.eviction == BY_PLAN
+    by_plan, knobs = flavour.eviction == BY_PLAN, flavour.knobs
+    in_slices = knobs.long_prefill_token_threshold > 0
     for is_both, what, way in (
         (topology.steals and flavour.prefill_first, "stealing between ranks", flavour.name),
         (topology.steals and by_plan, "stealing between ranks", "eviction by plan"),
@@ -85,6 +87,8 @@ def require_modelled(flavour: Flavour, topology: Topology, host: HostMemory | No
         (host is not None and topology.steals, "host memory", "stealing between ranks"),
         (host is not None and topology.is_disaggregated, "host memory", topology.name),
         (by_plan and topology.is_disaggregated, "eviction by plan", topology.name),
+        (knobs != AS_SHIPPED and topology.is_disaggregated, "knobs of vLLM", topology.name),
+        (in_slices and host is not None, "long_prefill_token_threshold", "host memory"),
         (by_plan and flavour.prefill_first, "eviction by plan", flavour.name),
     ):
         if is_both:

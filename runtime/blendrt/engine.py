@@ -4,6 +4,7 @@ The host issues a step while the device still runs the one before: output length
 core needs no token's value to decide the next step.
 """
 
+import time
 from collections import deque
 from collections.abc import Callable
 
@@ -31,6 +32,9 @@ class Engine:
         self._executor = executor
         self._clock = clock
         self._pager = Pager(core)
+        #: Seconds the host took to decide and issue each step. As long as they are below the step's
+        #: own, the device never waits; beyond some thousand kernels it is the host that waits.
+        self.host_seconds: list[float] = []
 
     def run(
         self, recorder: Recorder, replica: int = 0, told: Callable[[int], None] = lambda _: None
@@ -42,12 +46,14 @@ class Engine:
         issued: deque[dict[str, int]] = deque()
 
         def note(pending: int) -> None:
-            for time in self._clock.ended(pending):
-                recorder.add(replica, issued.popleft(), time)
+            for step in self._clock.ended(pending):
+                recorder.add(replica, issued.popleft(), step)
 
         try:
             while not self.core.is_done:
+                began = time.perf_counter()
                 self._issue()
+                self.host_seconds.append(time.perf_counter() - began)
                 issued.append(self.core.counts())
                 note(UNFINISHED)
                 told(int(self.core.state.scalars[0].done))

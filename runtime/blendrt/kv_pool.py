@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from blendrt.config import DecoderConfig
+from blendrt.machine import free_bytes
 from blendsim.errors import InputError
 
 
@@ -27,7 +28,7 @@ class KvPool:
         self.block_tokens = block_tokens
         needed = pages * page_bytes(config, block_tokens, dtype)
         if device.type == "cuda":
-            free, _ = torch.cuda.mem_get_info(device)
+            free = free_bytes(device)
             if needed > free:
                 fit = free // page_bytes(config, block_tokens, dtype)
                 raise InputError(

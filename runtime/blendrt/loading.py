@@ -23,9 +23,8 @@ from blendrt.machine import device_name, free_bytes
 from blendrt.model import Decoder
 from blendrt.weights import load_weights, random_weights, weight_bytes
 from blendsim.errors import InputError, PlanMismatch, ProfileError, Unavailable, UnknownName
-from blendsim.perf.fit import read_shares
+from blendsim.perf.measured import measured_model, measured_shares, profile_place
 from blendsim.perf.model import step_model
-from blendsim.perf.overlap import FILE
 from blendsim.perf.store import profiles_directory
 from blendsim.specs import ModelSpec, System, find_model
 
@@ -174,17 +173,21 @@ def make_executor(runtime: Runtime, pool: KvPool) -> Executor:
     return SequentialExecutor(decoder, make_attention(decoder, pool), pool)
 
 
-def overlap_rule(system: System, overlap: str, device: torch.device) -> OverlapRule:
-    """The rule by the system's kernel profile and measured SM shares, as far as there are any."""
+def overlap_rule(
+    system: System, overlap: str, device: torch.device, measured: Path | None = None
+) -> OverlapRule:
+    """The rule by the system's kernel profile and measured SM shares, as far as there are any: the
+    shipped profile, or the one in the directory `measured`.
+    """
     sms = NO_PARTITION
-    if device.type == "cuda" and can_partition():
+    if device.type == "cuda" and can_partition(device):
         sms = default_sms(torch.cuda.get_device_properties(device).multi_processor_count)
+    place = measured or profile_place(profiles_directory(), system)
     try:
-        model = step_model(system, overlap)
+        model = step_model(system, overlap) if measured is None else measured_model(place, system)
     except ProfileError:
         return OverlapRule(default_sms=sms)
-    place = profiles_directory() / system.gpu.name / system.model.name / f"tp{system.tp}" / FILE
-    shares = read_shares(place) if place.exists() and sms != NO_PARTITION else None
+    shares = measured_shares(place) if sms != NO_PARTITION else None
     return OverlapRule(default_sms=sms, model=model, shares=shares)
 
 

@@ -1,5 +1,6 @@
 """What a measurement ran on, for its provenance."""
 
+import gc
 import importlib.metadata
 import os
 import platform
@@ -9,7 +10,7 @@ from typing import Any
 
 import torch
 
-_PACKAGES = ("torch", "flashinfer-python", "vllm", "cuda-bindings")
+_PACKAGES = ("torch", "flashinfer-python", "vllm", "cuda-bindings", "numpy", "numba")
 #: What nvidia-smi is asked for; clocks in MHz, power in W, temperature in °C.
 _QUERY = "driver_version,clocks.sm,clocks.mem,clocks.max.sm,power.limit,temperature.gpu"
 
@@ -36,6 +37,10 @@ def device_name(device: torch.device) -> str:
 def free_bytes(device: torch.device) -> int:
     """Memory that can still be had on the device."""
     if device.type == "cuda":
+        # NOTE: torch keeps what was freed, and the driver counts that as used. A KV pool of before
+        # would leave no room for the next one.
+        gc.collect()
+        torch.cuda.empty_cache()
         return torch.cuda.mem_get_info(device)[0]
     try:
         with open("/proc/meminfo") as file:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from blendrt.checkpoint import Checkpoint, Part
 from blendrt.config import DecoderConfig
+from blendrt.machine import free_bytes
 from blendsim.errors import InputError
 
 
@@ -97,7 +98,7 @@ def check_room(config: DecoderConfig, device: torch.device, dtype: torch.dtype) 
     """InputError if a GPU's free memory cannot hold the weights."""
     if device.type != "cuda":
         return
-    free, _ = torch.cuda.mem_get_info(device)
+    free = free_bytes(device)
     needed = weight_bytes(config, dtype)
     if needed > free:
         raise InputError(

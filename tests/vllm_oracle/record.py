@@ -5,9 +5,10 @@
 Runs inside the environment of requirements.txt (`make vllm-env`), knows nothing of blendsim, and
 reads and writes JSON: {"worlds": [...]} in, {"vllm": version, "recordings": [...]} out. A world has
 `prompts` (token ids of a request, or how many tokens of its own), `outputs` (tokens it will
-generate), `capacity` (KV blocks), `budget`, `max_running`, `sharing`, `digest`. A recording has a
-row a step: `steps` ([[request, computed before, tokens], ...] by request, or a digest of that
-list), `preempted` (requests, sorted) and `held` (blocks in use, as schedule() leaves them).
+generate), `capacity` (KV blocks), `budget`, `max_running`, `sharing`, `digest`, and perhaps `knobs`
+(settings of vLLM's scheduler by name). A recording has a row a step: `steps` ([[request, computed
+before, tokens], ...] by request, or a digest of that list), `preempted` (requests, sorted) and
+`held` (blocks in use, as schedule() leaves them).
 """
 
 import hashlib
@@ -66,6 +67,7 @@ def scheduler_of(world, folder):
             is_encoder_decoder=False,
             enable_chunked_prefill=True,
             async_scheduling=False,
+            **world.get("knobs", {}),
         ),
         parallel_config=ParallelConfig(),
         device_config=DeviceConfig("cpu"),

@@ -33,6 +33,7 @@ from blendsim.errors import InputError, Unavailable
 _WORKSPACE_BYTES = 256 << 20
 _HEAD_DIMS = (64, 128, 256)
 _TYPES = (torch.bfloat16, torch.float16)
+_LEAST_CAPABILITY = 8  # bfloat16 on tensor cores: Ampere
 #: Heads a KV head for which the decode kernel without tensor cores is compiled.
 _PLAIN_GROUPS = (1, 2, 3, 4, 8)
 
@@ -196,7 +197,8 @@ class _Wrappers:
         if settings.cascade_members:
             self.cascade = library.MultiLevelCascadeAttentionWrapper(2, workspaces.decode, "NHD")
         self.shared: SharedDecodes | None = None
-        self._copied = torch.Event(device) if device.type == "cuda" else None
+        is_gpu = device.type == "cuda"
+        self._copied = torch.cuda.Event() if is_gpu else None  # type: ignore[no-untyped-call]
         self._device = device
 
     def wait_for_copies(self) -> None:
@@ -241,13 +243,22 @@ def check_supported(
             f"{config.name} has {group} heads a KV head, for which FlashInfer decodes on tensor "
             "cores only; leave tensor_cores unset"
         )
-    if settings.prefill == "fa3" and device.type == "cuda":
-        major, minor = torch.cuda.get_device_capability(device)
-        if major != 9:
-            raise InputError(
-                f"fa3 kernels exist for compute capability 9.0 alone and "
-                f"{torch.cuda.get_device_name(device)} has {major}.{minor}; choose fa2"
-            )
+    if device.type == "cuda":
+        _check_architecture(device, settings)
+
+
+def _check_architecture(device: torch.device, settings: FlashInferSettings) -> None:
+    major, minor = torch.cuda.get_device_capability(device)
+    has = f"{torch.cuda.get_device_name(device)} has {major}.{minor}"
+    if major < _LEAST_CAPABILITY:
+        raise InputError(
+            f"FlashInfer needs compute capability {_LEAST_CAPABILITY}.0 or more and {has}; "
+            "use another GPU, or --model tiny without --gpu"
+        )
+    if settings.prefill == "fa3" and major != 9:
+        raise InputError(
+            f"fa3 kernels exist for compute capability 9.0 alone and {has}; choose fa2"
+        )
 
 
 def _indptr(counts: Tensor) -> Tensor:

@@ -16,3 +16,7 @@ class Executor(Protocol):
         Nobody waits for the device here; the result is ready in the order of the caller's stream.
         """
         ...
+
+    def warm_up(self, inputs: StepInputs) -> None:
+        """Run the step in every way that this executor might, for nobody to time."""
+        ...

@@ -11,6 +11,7 @@ another in its place. That piece, and so all that its stream runs later, comes a
 """
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -48,7 +49,8 @@ class OverlapExecutor:
         self._sequential = SequentialExecutor(decoder, make_attention(), pool)
         self._attentions = (make_attention(), make_attention())
         self._schedule = build_schedule(decoder.config.layers)
-        self._make_lanes = make_lanes or self._lanes_of_device
+        # NOTE: no method of this object: it would hold itself, and with it a GPU's whole KV pool.
+        self._make_lanes = make_lanes or partial(_lanes_of, decoder.device)
         self._lanes: dict[int, Lanes] = {}
         self.overlapped_steps = 0
 
@@ -64,6 +66,17 @@ class OverlapExecutor:
         if attention_sms is None:
             return self._sequential.logits(inputs)
         self.overlapped_steps += 1
+        return self._logits_cut(inputs, attention_sms)
+
+    def warm_up(self, inputs: StepInputs) -> None:
+        """Run the step whole, and cut under every share the rule may choose."""
+        self._sequential.warm_up(inputs)
+        if inputs.counts.decode_requests > 1:
+            for attention_sms in self._rule.choices:
+                self._logits_cut(inputs, attention_sms)
+
+    @torch.inference_mode()
+    def _logits_cut(self, inputs: StepInputs, attention_sms: int) -> Tensor:
         if attention_sms not in self._lanes:
             self._lanes[attention_sms] = self._make_lanes(attention_sms)
         split = split_step(inputs.layout, self._pool.block_tokens)
@@ -71,12 +84,6 @@ class OverlapExecutor:
         self._lanes[attention_sms].execute(self._schedule, step.run)
         # The head runs once, on the whole GPU.
         return self._decoder.head(step.joined()[split.places[inputs.sample_rows]])
-
-    def _lanes_of_device(self, attention_sms: int) -> Lanes:
-        device = self._decoder.device
-        if device.type != "cuda":
-            return OneThread()
-        return CudaLanes(split_gpu(device, attention_sms))
 
 
 class _Step:
@@ -140,3 +147,9 @@ class _Half:
     def rest(self, decoder: Decoder, layer: int) -> None:
         attended = torch.cat((self._prefilled, self._decoded))
         self.x = decoder.mlp(layer, decoder.output(layer, attended, self.x))
+
+
+def _lanes_of(device: torch.device, attention_sms: int) -> Lanes:
+    if device.type != "cuda":
+        return OneThread()
+    return CudaLanes(split_gpu(device, attention_sms))

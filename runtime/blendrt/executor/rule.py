@@ -30,6 +30,13 @@ class OverlapRule:
     model: StepModel | None = None
     shares: Shares | None = None  # measured; they need a model to be chosen by
 
+    @property
+    def choices(self) -> list[int]:
+        """Every share it may choose for a step that is cut."""
+        if self.model is None or self.shares is None:
+            return [self.default_sms]
+        return sorted(set(self.shares.attention_sms.tolist()))
+
     def attention_sms(self, counts: Batch) -> int | None:
         """SMs for decode attention, NO_PARTITION for plain streams; None: run the step whole."""
         if counts.decode_requests < 2:

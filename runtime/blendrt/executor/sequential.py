@@ -22,6 +22,10 @@ class SequentialExecutor:
         """The greedy token of every sample row; see `Executor`."""
         return self.logits(inputs).argmax(-1)
 
+    def warm_up(self, inputs: StepInputs) -> None:
+        """Run the step."""
+        self.run(inputs)
+
     @torch.inference_mode()
     def logits(self, inputs: StepInputs) -> Tensor:
         """Logits (samples, vocab) of the sample rows."""

@@ -78,27 +78,59 @@ class CudaLanes:
         return self._events[i]
 
 
+@cache
 def split_gpu(device: torch.device, attention_sms: int) -> Partition:
     """A partition of the GPU's SMs, attention's share first; plain streams for NO_PARTITION or
-    where the splitter is not installed (`can_partition` says so).
+    where SMs cannot be split (`can_partition` says so).
+
+    NOTE: made once for each share and kept. Streams of a share are never given back by the driver's
+    splitter, so that executors and timers that come and go would use them up.
     """
-    if attention_sms == NO_PARTITION or not can_partition():
+    if attention_sms == NO_PARTITION or not can_partition(device):
         plain = [torch.cuda.Stream(device) for _ in range(2)]  # type: ignore[no-untyped-call]
         return Partition(plain[0], plain[1], NO_PARTITION, NO_PARTITION)
+    return _split(device, attention_sms)
+
+
+def can_partition(device: torch.device) -> bool:
+    """Whether the GPU's SMs can be split."""
+    return partition_failure(device) is None
+
+
+@cache
+def partition_failure(device: torch.device) -> str | None:
+    """Why SMs cannot be split here, None where they can. It is tried once, with GEMMs on both parts
+    that wait for each other: a driver or a virtual machine may refuse what is installed.
+    """
+    if device.type != "cuda":
+        return "no GPU"
+    try:
+        _try_partition(device)
+    except (ImportError, AttributeError, TypeError, ValueError, RuntimeError) as error:
+        told = (str(error).strip().splitlines() or [""])[0]
+        return f"{type(error).__name__}: {told}"
+    return None
+
+
+def _try_partition(device: torch.device) -> None:
+    parts = _split(device, 2 * SM_STEP)
+    caller = torch.cuda.current_stream(device)
+    x = torch.ones((256, 256), dtype=torch.bfloat16, device=device)
+    for stream, sms in ((parts.gemm, parts.gemm_sms), (parts.attention, parts.attention_sms)):
+        stream.wait_stream(caller)
+        with torch.cuda.stream(stream), cublas_sms(sms):
+            x = (x @ x).clamp_(max=1.0)
+        caller.wait_stream(stream)
+    if float(x.sum()) != x.numel():
+        raise RuntimeError("GEMMs on parts of the SMs gave wrong results")
+
+
+def _split(device: torch.device, attention_sms: int) -> Partition:
     green_ctx = importlib.import_module("flashinfer.green_ctx")
     place = torch.device("cuda", device.index if device.index is not None else 0)
     streams, parts = green_ctx.split_device_green_ctx_by_sm_count(place, [attention_sms])
     sms = [int(part.sm.smCount) for part in parts]
     return Partition(streams[0], streams[1], sms[0], sms[1])
-
-
-def can_partition() -> bool:
-    """Whether FlashInfer's splitter and the CUDA bindings it needs are installed."""
-    try:
-        library = importlib.import_module("flashinfer.green_ctx")
-    except ImportError:
-        return False
-    return hasattr(library, "split_device_green_ctx_by_sm_count")
 
 
 @contextmanager

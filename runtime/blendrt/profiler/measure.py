@@ -17,7 +17,7 @@ import torch
 
 import blendsim
 from blendrt.config import DecoderConfig
-from blendrt.executor.streams import can_partition, can_steer_cublas
+from blendrt.executor.streams import can_steer_cublas, partition_failure
 from blendrt.machine import describe
 from blendrt.profiler.findings import find_rules, overlap_figures
 from blendrt.profiler.rig import Rig, build_rig
@@ -158,7 +158,8 @@ def _provenance(request: Request, system: System) -> dict[str, Any]:
 def _timing(device: torch.device) -> str:
     if device.type != "cuda":
         return "wall clock, median of 3 calls; pairs run one after the other"
-    parts = "SMs split by green contexts" if can_partition() else "plain streams only, no splitter"
+    failure = partition_failure(device)
+    parts = "SMs split by green contexts" if failure is None else f"plain streams only ({failure})"
     steered = "told its SMs" if can_steer_cublas() else "not told its SMs"
     return f"CUDA events, median of 10 queued stretches; pairs: {parts}, cuBLAS {steered}"
 

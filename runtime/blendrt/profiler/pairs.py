@@ -54,7 +54,7 @@ def as_pairs(timings: list[_Timing]) -> Pairs:
 
 def partition_shares(device: torch.device) -> list[int]:
     """Attention's SMs to try; none where the GPU cannot be partitioned."""
-    if device.type != "cuda" or not can_partition():
+    if device.type != "cuda" or not can_partition(device):
         return []
     return pair_shares(torch.cuda.get_device_properties(device).multi_processor_count, SM_STEP)
 

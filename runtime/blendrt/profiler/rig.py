@@ -17,6 +17,7 @@ from blendrt.attention.layout import AttentionLayout, Ints, Rows, lay_out
 from blendrt.attention.reference import ReferenceAttention
 from blendrt.config import DecoderConfig
 from blendrt.kv_pool import KvPool, page_bytes
+from blendrt.machine import free_bytes
 from blendrt.model import Decoder
 from blendrt.profiler.timer import Timer, timer_for
 from blendrt.weights import random_weights
@@ -130,8 +131,9 @@ def _layers(part: DecoderConfig, device: torch.device, dtype: torch.dtype) -> in
 def _pages(part: DecoderConfig, device: torch.device, dtype: torch.dtype) -> int:
     if device.type != "cuda":
         return _CPU_PAGES
-    free, _ = torch.cuda.mem_get_info(device)
-    return int(min(0.35 * free, _MOST_KV_BYTES)) // page_bytes(part, BLOCK_TOKENS, dtype)
+    return int(min(0.35 * free_bytes(device), _MOST_KV_BYTES)) // page_bytes(
+        part, BLOCK_TOKENS, dtype
+    )
 
 
 def _attention(

@@ -42,7 +42,10 @@ GPU_SIZES = Sizes(
     chunks=tuple((q, c) for q in (512, 2048, 128) for c in (1024, 4096, 16_384)),
     skewed=((256, 1024), (64, 4096), (512, 512), (128, 2048)),
     pair_tokens=(1024, 512, 2048, 256),
-    pair_ratios=(1.0, 0.5, 2.0, 1.33, 0.25, 0.75, 3.0, 0.1),
+    pair_ratios=(
+        *(1.0, 0.5, 2.0, 1.33, 0.25, 0.75, 3.0, 0.1),
+        *(1.15, 0.6, 1.6, 0.35, 0.9, 2.4),  # between them: held back, or to predict those
+    ),
     pair_batch=256,
 )
 

@@ -39,6 +39,8 @@ class FullReplay:
         self._done = 0
         #: Output tokens of each request that is done, by workload row; filled rank by rank.
         self.outputs: list[list[int]] = [[] for _ in range(len(job.workload))]
+        #: Seconds of host work of every step of the ranks that are done.
+        self.host_seconds: list[float] = []
 
     def measure(self, runtime: Runtime, told: Callable[[int], None] = lambda _: None) -> None:
         """Run the plan to its end. `told` hears how many requests are done.
@@ -61,6 +63,7 @@ class FullReplay:
                     builder = BatchBuilder(core, tokens, decoder.device)
                     engine = Engine(core, builder, executor, clock_for(decoder.device))
                     engine.run(self._recorder, rank, lambda done: told(self._done + done))
+                    self.host_seconds += engine.host_seconds
                     self._keep(core, builder)
         except torch.OutOfMemoryError as error:
             raise InputError(

@@ -14,7 +14,14 @@ import numpy as np
 import torch
 
 from blendrt.batch import BatchBuilder
-from blendrt.loading import Runtime, make_executor, make_pool, require_attention_room
+from blendrt.kv_pool import KvPool
+from blendrt.loading import (
+    Runtime,
+    make_executor,
+    make_pool,
+    require_attention_room,
+    thread_for_small,
+)
 from blendrt.machine import device_name
 from blendrt.pages import pool_pages
 from blendrt.recorder import Recorder
@@ -118,31 +125,35 @@ class SampledReplay:
         longest = int((job.workload.prompt_len + job.output_len).max())
         require_attention_room(decoder, budget, longest)
         pool = make_pool(decoder, max(pool_pages(rank.core) for rank in self.ranks), job.system)
-        tokens = PromptTokens(job.workload, decoder.config.vocab, runtime.seed)
         try:
-            if timer is None:
-                pool.k.normal_()
-                pool.v.normal_()
-                executor = make_executor(runtime, pool)
-                warm_up(executor, pool, budget, device)
-                timer = ExecutorTimer(executor, device)
-            for rank in self.ranks:
-                core = _copied(rank.core)
-                builder = BatchBuilder(core, tokens, device)
-                # Which tokens were generated is not known; equal ones would be one embedding row.
-                builder.outputs.tokens.random_(decoder.config.vocab)
-                rebuilder = Rebuilder(core, pool.pages)
-                for step in visit(core, rank.sample.chosen):
-                    counts = Batch(*rank.counts[step, : len(Batch._fields)].tolist())
-                    inputs = builder.build(rebuilder.step(self._rng), counts)
-                    rank.seconds.append(timer.seconds(inputs))
-                    told(sum(len(other.seconds) for other in self.ranks))
+            with thread_for_small(decoder):
+                if timer is None:
+                    timer = _executor_timer(runtime, pool, budget)
+                self._time_steps(runtime, pool, timer, told)
         except torch.OutOfMemoryError as error:
             raise InputError(
                 f"{device_name(device)} ran out of memory beside {pool.pages:,} KV blocks, at most "
                 f"{budget} tokens a step; plan again with fewer kv_bytes or a smaller "
                 "--token-budget"
             ) from error
+
+    def _time_steps(
+        self, runtime: Runtime, pool: KvPool, timer: Timer, told: Callable[[int], None]
+    ) -> None:
+        """Every chosen step of every rank, rebuilt as it stood."""
+        vocab, device = runtime.decoder.config.vocab, runtime.decoder.device
+        tokens = PromptTokens(self._job.workload, vocab, runtime.seed)
+        for rank in self.ranks:
+            core = _copied(rank.core)
+            builder = BatchBuilder(core, tokens, device)
+            # Which tokens were generated is not known; equal ones would be one embedding row.
+            builder.outputs.tokens.random_(vocab)
+            rebuilder = Rebuilder(core, pool.pages)
+            for step in visit(core, rank.sample.chosen):
+                counts = Batch(*rank.counts[step, : len(Batch._fields)].tolist())
+                inputs = builder.build(rebuilder.step(self._rng), counts)
+                rank.seconds.append(timer.seconds(inputs))
+                told(sum(len(other.seconds) for other in self.ranks))
 
     def log(self, meta: Mapping[str, Any]) -> StepLog:
         """All steps, those measured so far marked in `meta`; no steps while there are none."""
@@ -193,6 +204,15 @@ class SampledReplay:
             for rank in self.ranks
             for row in strata_table(rank.counts, rank.sample, rank.estimate())
         ]
+
+
+def _executor_timer(runtime: Runtime, pool: KvPool, budget: int) -> ExecutorTimer:
+    """The runtime's executor, warm, over a pool of random KV."""
+    pool.k.normal_()
+    pool.v.normal_()
+    executor, device = make_executor(runtime, pool), runtime.decoder.device
+    warm_up(executor, pool, budget, device)
+    return ExecutorTimer(executor, device)
 
 
 def profile_price(system: System, overlap: str, flavour: Flavour) -> Price:

@@ -9,20 +9,23 @@ from blendrt.executor import Executor
 from blendrt.kv_pool import KvPool
 from blendsim.batch import Batch
 
-_ROUNDS = 3
-_DECODES = 8
+_ROUNDS = 2
+_DECODES = 64
+_HALVINGS = 5  # of the tokens a step may have: other sizes are other GEMM kernels
 
 
 def warm_up(executor: Executor, pool: KvPool, budget: int, device: torch.device) -> None:
-    """Execute a full step of one chunk and a few decodes, and decodes alone, some times over.
+    """Execute steps of a chunk and a few decodes, full ones and smaller ones, and decodes alone,
+    some times over and in every way the executor knows.
 
     What it leaves in the pool is overwritten before it is read: a request writes each of its
     tokens.
     """
     block = pool.block_tokens
-    for tokens in (max(1, min(budget - _DECODES, pool.pages * block)), 0):
+    full = min(budget - _DECODES, pool.pages * block)
+    for tokens in dict.fromkeys(max(0, full >> i) for i in (*range(_HALVINGS), 63)):
         for _ in range(_ROUNDS):
-            executor.run(_step(tokens, block, device))
+            executor.warm_up(_step(tokens, block, device))
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 

@@ -9,8 +9,8 @@ and 0.33.
 import json
 import os
 import tempfile
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -45,16 +45,18 @@ class VllmReplay:
         Ranks run one after another on one engine, whose cache is emptied between them. If it fails,
         `log` holds the steps executed so far.
         """
+        with open_engine(self._job, choice, self._seed) as engine:
+            self.measure_on(engine, choice.config.vocab, told)
+
+    def measure_on(
+        self, engine: Any, vocab: int, told: Callable[[int], None] = lambda _: None
+    ) -> None:
+        """The same on an engine that `open_engine` made for a plan of this system and flavour."""
         vllm, job = _library(), self._job
-        tokens = PromptTokens(job.workload, choice.config.vocab, self._seed)
-        with ExitStack() as stack:
-            directory = choice.directory
-            if directory is None:
-                directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-                write_config(choice.config, directory)
-            engine = vllm.LLM(**engine_arguments(job, choice, directory, self._seed))
-            scheduler = engine.llm_engine.engine_core.engine_core.scheduler
-            plain = scheduler.schedule, scheduler.update_from_output
+        tokens = PromptTokens(job.workload, vocab, self._seed)
+        scheduler = engine.llm_engine.engine_core.engine_core.scheduler
+        plain = scheduler.schedule, scheduler.update_from_output
+        try:
             for rank in job.ranks:
                 rows = admission_rows(job.core(rank))
                 scheduler.schedule, scheduler.update_from_output = plain
@@ -69,11 +71,27 @@ class VllmReplay:
                 engine.reset_prefix_cache()
                 self._done += len(rows)
                 told(self._done)
+        finally:
+            scheduler.schedule, scheduler.update_from_output = plain
 
     def log(self, meta: Mapping[str, Any]) -> StepLog:
         """The steps so far. `complete` in its meta says whether these are all."""
         complete = self._done == len(self._job.workload)
         return self._recorder.log({**meta, "complete": complete, NOT_COUNTED: list(NOT_TOLD)})
+
+
+@contextmanager
+def open_engine(job: Job, choice: ModelChoice, seed: int = 0) -> Iterator[Any]:
+    """vLLM's `LLM` for the job's system and flavour; it is made with a model's directory, which for
+    dummy weights is a config.json alone.
+    """
+    vllm = _library()
+    with ExitStack() as stack:
+        directory = choice.directory
+        if directory is None:
+            directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+            write_config(choice.config, directory)
+        yield vllm.LLM(**engine_arguments(job, choice, directory, seed))
 
 
 def admission_rows(core: ServingCore) -> list[int]:

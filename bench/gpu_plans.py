@@ -1,0 +1,89 @@
+"""The plans that bench/gpu_check.py replays, made on any machine beforehand: GPU minutes are short.
+
+    python bench/gpu_plans.py -o build/gpu-plans [--gpu h200] [--short trace1 …] [--full trace1 …]
+
+For every short pool (`trace1.parquet`) a plan a policy (`trace1-dfs.parquet`), and the same for
+full ones (`trace1-full.parquet`, `trace1-full-dfs.parquet`), by the commands a user has. Prints
+what the simulator expects of each. Plans say how they are to be simulated: in two nano-batches, as
+the overlapped executor runs them.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from gpu_workloads import PAPER_GPU, SHORT, density_and_sharing, full_pool, short_pool
+from machine import row
+
+from blendsim.planner.make import POLICIES
+from blendsim.request import Workload
+from blendsim.synth.recipes import RECIPES
+from blendsim.traces.workload_file import write_workload
+
+#: What is compared; a policy that this version does not have is left out.
+COMPARED = ("dfs", "blend", "paced")
+SETTINGS = "settings.toml"
+
+
+def blendsim(*arguments: str) -> dict[str, Any]:
+    """What a command says under --json."""
+    command = [sys.executable, "-m", "blendsim", *arguments, "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        sys.exit(f"blendsim {' '.join(arguments)}: {done.stderr.strip()}")
+    told: dict[str, Any] = json.loads(done.stdout)
+    return told
+
+
+def make(name: str, pool: Workload, gpu: str, out: Path) -> None:
+    """The pool and its plans, a row of the table each."""
+    place = out / f"{name}.parquet"
+    write_workload(pool, place)
+    found = [density_and_sharing(pool, one) for one in (gpu, PAPER_GPU)]
+    told = f"density {found[0].density:.3f} on {gpu} and {found[1].density:.3f} on {PAPER_GPU}"
+    print(f"{name}: {len(pool):,} requests, {told}, sharing {found[0].sharing:.3f}", flush=True)
+    config = out / SETTINGS
+    config.write_text("[settings]\nnano_batches = 2\n")
+    for policy in (p for p in COMPARED if p in POLICIES):
+        plan = out / f"{name}-{policy}.parquet"
+        of = ("--trace", str(place), "--gpu", gpu, "--config", str(config), "--planner", policy)
+        figured = blendsim("plan", *of, "-o", str(plan))
+        print(row(name, policy, "overlap", *figures(figured)), flush=True)
+        if policy == "dfs":
+            figured = blendsim("simulate", str(plan), "--engine", "sequential")
+            print(row(name, policy, "sequential", *figures(figured)), flush=True)
+
+
+def figures(told: dict[str, Any]) -> list[str]:
+    """Cells of the table."""
+    return [
+        f"{told['seconds']:,.1f}",
+        f"{told['tokens_per_second']:,.0f}",
+        f"{told['share_of_optimum']:.3f}",
+        f"{told['kv_use']:.3f}",
+    ]
+
+
+def main() -> None:
+    """Make all that is asked for."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("-o", "--output", type=Path, default=Path("build/gpu-plans"))
+    parser.add_argument("--gpu", default="h200")
+    parser.add_argument("--short", nargs="*", choices=tuple(SHORT), default=None)
+    parser.add_argument("--full", nargs="*", choices=tuple(RECIPES), default=[])
+    parser.add_argument("--requests", type=int, help="of every short pool, to try it on a CPU")
+    given = parser.parse_args()
+    given.output.mkdir(parents=True, exist_ok=True)
+    print(row("pool", "policy", "executor", "seconds", "tokens/s", "of optimum", "KV use"))
+    print(row(*["---"] * 7))
+    for name in SHORT if given.short is None else given.short:
+        make(name, short_pool(name, given.gpu, given.requests), given.gpu, given.output)
+    for name in given.full:
+        make(f"{name}-full", full_pool(name), given.gpu, given.output)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,79 @@
+"""A small pool and its plans for gpu_check.py where none were made beforehand, and for a CPU. They
+are made without the simulator, which a GPU machine may not have.
+"""
+
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+from gpu_options import Options
+
+from blendsim.perf.density import closed_form
+from blendsim.plan import write_plan
+from blendsim.planner.blend import BlendSettings
+from blendsim.planner.make import make_plan
+from blendsim.planner.outlook import look_ahead
+from blendsim.prefix import sort_prompts
+from blendsim.request import Prompts, Workload, from_lengths
+from blendsim.settings import Settings
+from blendsim.traces.load import load_pool
+from blendsim.traces.seam import ReadOptions
+from blendsim.traces.workload_file import write_workload
+
+NAMES = ("small", "small-full")  # the same twice: every step, and a sample of them
+POLICIES = ("dfs", "blend")
+
+
+def make_small_plans(options: Options, out: Path) -> None:
+    """Write pools and plans as gpu_plans.py does."""
+    out.mkdir(parents=True, exist_ok=True)
+    settings, longest = _settings(options)
+    made, system = _small_pool(options.requests, longest), settings.system
+    for name in NAMES:
+        write_workload(made, out / f"{name}.parquet")
+    pool = load_pool([str(out / f"{NAMES[0]}.parquet")], ReadOptions())  # as replays will read it
+    prompts = sort_prompts(pool)
+    lengths = look_ahead(pool, prompts, system.longest_request, settings.sample, settings.seed)
+    costs = closed_form(system, pool.prompt_len, lengths.lengths.expected)
+    for name in NAMES:
+        source = {"traces": [f"{name}.parquet"], "skip_oversize": False, "read": {}}
+        meta = {"settings": asdict(settings), "source": source}
+        for policy in POLICIES:
+            plan = make_plan(
+                policy, pool, prompts, lengths.lengths, costs, BlendSettings(), settings.seed, meta
+            )
+            write_plan(plan, out / f"{name}-{policy}.parquet")
+
+
+def _settings(options: Options) -> tuple[Settings, int]:
+    """What is planned for, and the longest answer. On a CPU the schedule is a large model's in
+    little memory; the tiny one runs it.
+    """
+    settings = Settings(sample=0.05, nano_batches=2)
+    if options.is_gpu:
+        from blendrt.profiler.target import find_target, open_device
+
+        gpu = find_target(open_device(options.device)).name
+        return replace(settings, model=options.model, gpu=gpu), 1000
+    return replace(settings, gpu="h200", kv_bytes=1 << 31, token_budget=256), 60
+
+
+def _small_pool(requests: int, longest: int) -> Workload:
+    """Half questions behind one of eight long common heads, answered in a word; half stories, told
+    at up to `longest` tokens.
+    """
+    rng = np.random.default_rng(0)
+    heads = rng.integers(0, 30_000, (8, longest // 2))
+    prompts, outputs = [], []
+    for i in range(requests):
+        own = rng.integers(0, 30_000, rng.integers(longest // 20, longest // 8))
+        prompts.append(np.concatenate((heads[rng.integers(8)], own)) if i % 2 else own)
+        outputs.append(rng.integers(1, 5) if i % 2 else rng.integers(longest // 4, longest))
+    content = Prompts(
+        offsets=np.cumsum([0, *map(len, prompts)]),
+        units=np.concatenate(prompts).astype(np.int32),
+        space=np.zeros(requests, np.int32),
+        unit_tokens=np.ones(1, np.int32),
+        space_names=("tokens",),
+    )
+    return from_lengths([len(p) for p in prompts], outputs, prompts=content)

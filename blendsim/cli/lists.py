@@ -1,0 +1,77 @@
+"""Options that take several values at once, and limits of time and money, as a user writes them."""
+
+import math
+import re
+from typing import Any, NamedTuple
+
+from blendsim.errors import InputError
+
+_MOST = 1_024  # values of one option
+_PIECE = re.compile(r"(\d+)(?:\.\.(\d+))?")
+_TIME = re.compile(r"(?:\d+(?:\.\d+)?[dhms])+")
+_SECONDS = {"d": 86_400, "h": 3_600, "m": 60, "s": 1}
+
+
+class Systems(NamedTuple):
+    """The values of --gpu, --tp and --dp; none where the option is not given."""
+
+    gpus: list[str]
+    tps: list[int]
+    dps: list[int]
+
+    @property
+    def are_several(self) -> bool:
+        """More than one system is named."""
+        return max(len(self.gpus), len(self.tps), len(self.dps)) > 1
+
+    @property
+    def first(self) -> dict[str, Any]:
+        """The first value of each option that is given."""
+        named: dict[str, list[Any]] = {"gpu": self.gpus, "tp": self.tps, "dp": self.dps}
+        return {name: values[0] for name, values in named.items() if values}
+
+
+def read_systems(gpu: str | None, tp: str | None, dp: str | None) -> Systems:
+    """`a100-80g,h100`, `1,2,4`, `1..8` in values, each once; InputError for what is no list."""
+    return Systems(
+        [] if gpu is None else _names(gpu, "--gpu"),
+        [] if tp is None else _counts(tp, "--tp"),
+        [] if dp is None else _counts(dp, "--dp"),
+    )
+
+
+def read_seconds(text: str) -> float:
+    """`2h`, `90m`, `1h30m` or `1.5d` in seconds, above 0."""
+    plain = text.strip()
+    pieces = re.findall(r"([\d.]+)([dhms])", plain) if _TIME.fullmatch(plain) else []
+    seconds = sum(float(amount) * _SECONDS[unit] for amount, unit in pieces)
+    if not 0 < seconds < math.inf:
+        raise InputError(
+            f"--deadline {text} is no time above 0 with a unit of d, h, m or s; write it like 2h, "
+            "90m or 1h30m"
+        )
+    return float(seconds)
+
+
+def _names(text: str, option: str) -> list[str]:
+    names = [name.strip() for name in text.split(",")]
+    if not all(names):
+        raise InputError(f"{option} {text} lacks a name between commas; write it like a,b")
+    return list(dict.fromkeys(names))
+
+
+def _counts(text: str, option: str) -> list[int]:
+    counts: list[int] = []
+    for piece in text.split(","):
+        found = _PIECE.fullmatch(piece.strip())
+        if found is None:
+            raise InputError(f"{option} {text} is no list of numbers; write it like 1,2,4 or 1..8")
+        low, high = int(found[1]), int(found[2] or found[1])
+        if low < 1:
+            raise InputError(f"{option} {text} must be at least 1")
+        if high < low:
+            raise InputError(f"{option} {text} counts down; write the smaller number first")
+        if high - low + len(counts) >= _MOST:
+            raise InputError(f"{option} {text} has more than {_MOST:,} values; give fewer")
+        counts += range(low, high + 1)
+    return list(dict.fromkeys(counts))

@@ -1,0 +1,125 @@
+"""`blendsim plan` on several systems, or with prices or limits: which of them to rent."""
+
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from blendsim.cli import options as o
+from blendsim.cli.lists import Systems, read_seconds
+from blendsim.cli.output import print_json, print_lines, width
+from blendsim.cli.progress import Progress
+from blendsim.errors import InputError
+from blendsim.specs import find_gpu
+
+if TYPE_CHECKING:  # nothing heavy before a command runs
+    from blendsim.report.rental import Goal
+    from blendsim.search import Prices, Rental
+
+
+class Wanted(NamedTuple):
+    """What a user wants of the systems, as written."""
+
+    systems: Systems
+    price: Path | None
+    deadline: str | None
+    max_cost: float | None
+
+    @property
+    def is_rental(self) -> bool:
+        """Systems are to be compared, or one to be priced."""
+        return self.systems.are_several or any(each is not None for each in self[1:])
+
+
+def rent(params: dict[str, Any], wanted: Wanted, output: Path | None, json: bool) -> None:
+    """Plan the pool on every system, show them all, and write the chosen one's plan if it is to be
+    kept. InputError, after showing them, if none meets the limits.
+    """
+    with Progress(is_whole_run=True) as say:
+        from blendsim.files import require_place
+        from blendsim.plan import write_plan
+        from blendsim.search import find_candidates
+        from blendsim.search import rent as rent_systems
+
+        asked = o.resolve(params)
+        if output is not None:
+            require_place(output)
+        settings, systems = asked.settings, wanted.systems
+        gpus = systems.gpus or [settings.gpu]
+        goal, prices = _goal(wanted, gpus)
+        tps, dps = systems.tps or [settings.tp], systems.dps or [settings.dp]
+        candidates = find_candidates(settings, gpus, tps, dps)
+        say("reading traces")
+        workload = asked._replace(settings=candidates.roomiest).load()
+        rental = rent_systems(workload, candidates, goal, prices, say)
+        if output is not None and rental.plan is not None:
+            meta = {**rental.plan.meta, "source": asked.source}
+            write_plan(replace(rental.plan, meta=meta), output)
+    if json:
+        print_json(_object(rental, goal, output))
+    else:
+        print_lines(_text(rental, goal, f"{settings.model}, engine {settings.engine}", output))
+    if rental.chosen is None:
+        from blendsim.report.rental_advice import nothing_meets
+
+        nearest = nothing_meets(rental.rows, goal)
+        raise InputError(
+            f"of {len(rental.rows):,} systems {nearest}; loosen a limit or name others"
+        )
+
+
+def _goal(wanted: Wanted, gpus: list[str]) -> "tuple[Goal, Prices | None]":
+    """What the user wants, and the prices of these GPUs; InputError for what cannot be meant."""
+    from blendsim.report.rental import Goal
+    from blendsim.search import read_prices
+
+    deadline = None if wanted.deadline is None else read_seconds(wanted.deadline)
+    if wanted.max_cost is not None and not 0 < wanted.max_cost < math.inf:
+        raise InputError(f"--max-cost {wanted.max_cost:g} must be above 0")
+    if wanted.price is None:
+        if wanted.max_cost is not None:
+            raise InputError("--max-cost needs --price FILE: no prices are built in")
+        return Goal(deadline), None
+    prices = read_prices(wanted.price)
+    for gpu in gpus:
+        find_gpu(gpu)  # a name that is wrong is not one that has no price
+    prices.require(gpus)
+    return Goal(deadline, wanted.max_cost, prices.currency), prices
+
+
+def _object(rental: "Rental", goal: "Goal", output: Path | None) -> dict[str, Any]:
+    from blendsim.report.rental import rental_json
+    from blendsim.report.rental_advice import rental_advice
+
+    rows, chosen = rental.rows, rental.chosen
+    return {
+        "chosen": rental_json(chosen, chosen) if chosen else None,
+        "rows": [rental_json(row, chosen) for row in rows],
+        "ranked_by": goal.objective,
+        "currency": goal.currency,
+        "deadline_seconds": goal.deadline,
+        "max_cost": goal.max_cost,
+        "left_out": rental.left_out,
+        "advice": rental_advice(rows, chosen, goal),
+        "notes": rental.notes,
+        "plan": output if chosen else None,
+    }
+
+
+def _text(rental: "Rental", goal: "Goal", where: str, output: Path | None) -> list[str]:
+    from blendsim.report.rental import rental_table
+    from blendsim.report.rental_advice import rental_advice
+    from blendsim.report.tables import paragraphs, pool_line
+
+    rows, chosen, columns = rental.rows, rental.chosen, width()
+    shown = chosen or rows[0]
+    lines = [
+        *paragraphs([pool_line(shown.row, f"{where}; densities on {shown.system}")], columns),
+        "",
+        *rental_table(rows, chosen, goal, columns),
+        "",
+        *paragraphs([*rental_advice(rows, chosen, goal), *rental.left_out], columns),
+        *paragraphs([f"Note: {note}" for note in rental.notes], columns),
+    ]
+    kept = f"plan written to {output}" if output else "-o plan.parquet keeps the chosen plan"
+    return [*lines, "", kept] if chosen else lines

@@ -1,0 +1,65 @@
+"""Pacing: how a plan for both ends chooses each step's tokens, as numbers that travel in the plan.
+
+The rule itself is serving/pacing.py's. What it needs to know of the machine (what steps of some
+sizes take, how kinds of work overlap) and of the pool (how much there is to do) is resolved when
+the plan is made, so that a simulator and a runtime with the same plan decide alike.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from blendsim.errors import InputError
+
+
+@dataclass(frozen=True, slots=True)
+class Gains:
+    """The free choices of pacing, which a search may vary."""
+
+    most_tokens: int = 8_192  # of a step; a smaller budget of the engine binds too
+    left_room: float = 2.0  # KV kept for the compute-heavy end, in shares of what it needs
+    fill: float = 0.93  # share of the KV cache that reading is expected to fill
+    slack: float = 0.05  # how far a step's marginal cost may be from the price of a token
+    efficiency: float = 0.85  # of the best rate of tokens: no step is smaller than gives this
+    caution: float = 1.0  # standard deviations kept free for lengths that are not known
+    look_steps: int = 256  # steps from one reckoning to the next
+
+    def __post_init__(self) -> None:
+        for name, value, is_right in (
+            ("most_tokens", self.most_tokens, 1 <= self.most_tokens <= 1 << 20),
+            ("left_room", self.left_room, 0.0 <= self.left_room <= 100.0),
+            ("fill", self.fill, 0.0 < self.fill <= 1.0),
+            ("slack", self.slack, 0.0 <= self.slack <= 1.0),
+            ("efficiency", self.efficiency, 0.0 <= self.efficiency <= 1.0),
+            ("caution", self.caution, 0.0 <= self.caution <= 10.0),
+            ("look_steps", self.look_steps, 1 <= self.look_steps <= 1 << 20),
+        ):
+            if not is_right:
+                raise InputError(f"pacing: {name} {value} is out of range; see Gains in the docs")
+
+
+@dataclass(frozen=True, slots=True)
+class Pacing:
+    """What a paced plan is served by."""
+
+    gains: Gains
+    sizes: tuple[int, ...]  # tokens a step, ascending
+    seconds: tuple[float, ...]  # compute of a step of each size
+    lines: tuple[tuple[float, float], ...]  # f(c, m) = max of a·c + b·m
+    read_seconds: float  # of one context token at the best bandwidth
+    left_hold: float  # KV tokens · steps that the dense requests hold per token they compute
+    spread: float  # E[d²] / E[d]² of the lengths that are not visible
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values, for a plan file's head."""
+        return asdict(self)
+
+
+def pacing_from_json(values: Mapping[str, Any]) -> Pacing:
+    """The reverse of `as_json`; TypeError or KeyError where fields do not fit."""
+    fields = dict(values)
+    gains = Gains(**fields.pop("gains"))
+    for name in ("sizes", "seconds"):
+        fields[name] = tuple(fields[name])
+    fields["lines"] = tuple((float(a), float(b)) for a, b in fields["lines"])
+    return Pacing(gains=gains, **fields)

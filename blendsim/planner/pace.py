@@ -1,0 +1,72 @@
+"""What a paced plan is told of machine and pool: how long steps of some sizes take, and how much KV
+the dense requests need.
+"""
+
+from dataclasses import replace
+
+import numpy as np
+
+from blendsim.pacing import Gains, Pacing
+from blendsim.perf.model import StepModel
+from blendsim.perf.overlap import SUM, overlap_lines
+from blendsim.plan import Plan
+from blendsim.planner.outlook import Outlook
+from blendsim.planner.tree import Floats
+from blendsim.request import Workload
+
+#: Tokens a step that pacing chooses among: where GEMMs are tuned, and below that what decodes alone
+#: may need.
+SIZES = (16, 32, 64, *range(128, 2_049, 128), *range(2_560, 8_193, 512))
+
+
+def pace(
+    plan: Plan,
+    workload: Workload,
+    outlook: Outlook,
+    model: StepModel,
+    overlaps: bool,
+    gains: Gains,
+) -> Plan:
+    """`plan`, made for both ends, with its steps paced on an engine that `overlaps` or does not.
+
+    A pool's totals are those of the drawn lengths: means would have no long answers, and reads grow
+    with the square.
+    """
+    p = workload.prompt_len.astype(np.float64)
+    d = outlook.drawn.astype(np.float64)
+    # Beside the GEMMs a computed token costs its share of the LM head and of prefill attention.
+    beside = d.sum() * model.best_head_seconds_per_token
+    beside += (0.5 * p * (p + 1.0)).sum() * model.best_prefill_seconds_per_pair
+    per_token = beside / (p + d).sum()
+    layers = model.tables.layers_with_network
+    lines = model.lines if overlaps else overlap_lines(SUM, model.system)
+    return replace(
+        plan,
+        pacing=Pacing(
+            gains=gains,
+            sizes=SIZES,
+            seconds=tuple(float(layers[n] + per_token * n) for n in SIZES),
+            lines=tuple((float(a), float(b)) for a, b, _ in lines),
+            read_seconds=model.best_seconds_per_context_token,
+            left_hold=_left_hold(plan, p, d),
+            spread=_spread(outlook),
+        ),
+    )
+
+
+def _left_hold(plan: Plan, p: Floats, d: Floats) -> float:
+    """KV tokens · steps per token computed, of the requests denser than the pool: each holds
+    p + d/2 tokens for d steps and computes p + d.
+    """
+    left = plan.order[plan.density >= plan.root_density]
+    computed = float((p[left] + d[left]).sum())
+    return float(((p[left] + 0.5 * d[left]) * d[left]).sum()) / max(computed, 1.0)
+
+
+def _spread(outlook: Outlook) -> float:
+    """E[d²] / E[d]² of the lengths that are not visible; 1 if all are."""
+    hidden = ~outlook.lengths.is_visible
+    guessed = float((outlook.lengths.expected[hidden].astype(np.float64) ** 2).sum())
+    if guessed == 0.0:
+        return 1.0
+    return max(1.0, float((outlook.drawn[hidden].astype(np.float64) ** 2).sum()) / guessed)

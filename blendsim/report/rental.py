@@ -1,0 +1,131 @@
+"""What to rent: a row a system, what it costs, which of the user's limits it misses.
+
+Everything that decides goes by predicted seconds. The true lengths, where a trace has them, only
+show what the prediction was worth.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple
+
+from blendsim.report.metrics import Row, as_json
+from blendsim.report.tables import Column, lay_out, number, share
+
+_LITTLE = 1.0  # of money or GPU-hours: below it two decimals say too little
+
+
+class Goal(NamedTuple):
+    """What the user wants of a system."""
+
+    deadline: float | None = None  # seconds the run may take
+    max_cost: float | None = None  # money it may cost
+    currency: str | None = None  # of all costs; None where no prices are given
+
+    @property
+    def objective(self) -> str:
+        """What is least in the best row: cost where there are prices, unless money has a limit and
+        time has none.
+        """
+        if self.currency is None:
+            return "gpu_hours"
+        return "seconds" if self.max_cost is not None and self.deadline is None else "cost"
+
+    def missed(self, seconds: float, cost: float | None) -> tuple[str, ...]:
+        """Which limits a run of these seconds and this cost misses."""
+        late = self.deadline is not None and seconds > self.deadline
+        dear = self.max_cost is not None and (cost is None or cost > self.max_cost)
+        return (*(["deadline"] if late else []), *(["cost"] if dear else []))
+
+
+@dataclass(frozen=True, slots=True)
+class RentalRow:
+    """One system and the policy that is best there. GPU-hours and costs are of the whole run, all
+    GPUs held until the last replica ends.
+    """
+
+    gpu: str
+    tp: int
+    dp: int
+    pools: str | None  # of prefill and decode replicas, such as 1P2D, instead of dp equal ones
+    row: Row
+    gpu_hours: float
+    billed_gpu_hours: float | None  # in the units that are sold; None without prices
+    cost: float | None
+    cost_per_million_tokens: float | None  # input and output tokens
+    offer: str | None  # the cheapest one's name
+    misses: tuple[str, ...]  # of "deadline" and "cost"
+    notes: tuple[str, ...]  # what was extrapolated
+
+    @property
+    def system(self) -> str:
+        """The system in a few words."""
+        return system_name(self.gpu, self.tp, self.dp, self.pools)
+
+    def spent(self) -> float:
+        """Money, or GPU-hours where there are no prices."""
+        return self.gpu_hours if self.cost is None else self.cost
+
+    def rank(self, objective: str) -> tuple[bool, float, float, int]:
+        """Sorts rows, the best first: those that miss nothing, then by what is to be least."""
+        seconds = self.row.predicted_seconds
+        pair = (seconds, self.spent()) if objective == "seconds" else (self.spent(), seconds)
+        return (bool(self.misses), *pair, self.row.gpus)
+
+
+def system_name(gpu: str, tp: int, dp: int, pools: str | None) -> str:
+    """A system in a few words, which are those of the options."""
+    return f"{gpu} tp {tp} {pools or f'dp {dp}'}"
+
+
+def rental_json(row: RentalRow, chosen: RentalRow | None) -> dict[str, Any]:
+    """The row under its public keys: those of the policy that is best there, and the system's."""
+    own = {key: value for key, value in asdict(row).items() if key != "row"}
+    return own | as_json(row.row) | {"chosen": row is chosen}
+
+
+def rental_table(
+    rows: Sequence[RentalRow], chosen: RentalRow | None, goal: Goal, width: int
+) -> list[str]:
+    """A line a system, the chosen one marked. All but `seconds` goes by prediction."""
+    columns = [
+        Column("gpu", [f"{'*' if row is chosen else ' '} {row.gpu}" for row in rows], is_text=True),
+        Column("tp", [number(row.tp) for row in rows]),
+        Column("dp", [row.pools or number(row.dp) for row in rows]),
+        Column("policy", [row.row.policy for row in rows], is_text=True),
+        Column("predicted", [number(row.row.predicted_seconds, 1) for row in rows]),
+        Column("GPU-hours", _spends([row.gpu_hours for row in rows])),
+        *_money_columns(rows, goal),
+        Column("of reachable", [share(row.row.share_of_reachable) for row in rows], 2),
+        Column("seconds", [number(row.row.seconds, 1) for row in rows], 1),
+    ]
+    if goal.deadline is not None or goal.max_cost is not None:
+        missed = [", ".join(row.misses) or "–" for row in rows]
+        columns.append(Column("misses", missed, is_text=True))
+    return lay_out(columns, width)
+
+
+def _money_columns(rows: Sequence[RentalRow], goal: Goal) -> list[Column]:
+    if goal.currency is None:
+        return []
+    columns = [
+        Column(f"cost, {goal.currency}", _spends([row.cost for row in rows])),
+        Column("per M tokens", [number(row.cost_per_million_tokens, 4) for row in rows]),
+    ]
+    if any(row.offer for row in rows):
+        columns.append(Column("offer", [row.offer or "" for row in rows], 3, is_text=True))
+    return columns
+
+
+def _spends(amounts: Sequence[float | None]) -> list[str]:
+    """A column of money or GPU-hours, all with as many digits as the least of them needs."""
+    digits = max(map(_digits, amounts), default=0)
+    return [number(amount, digits) for amount in amounts]
+
+
+def spend(amount: float | None) -> str:
+    """Money or GPU-hours, with more digits where there is little of it."""
+    return number(amount, _digits(amount))
+
+
+def _digits(amount: float | None) -> int:
+    return 4 if amount is not None and 0 < amount < _LITTLE else 2

@@ -1,0 +1,124 @@
+"""Prices of GPUs by the hour, from a file of the user's: none are built in, for they change.
+
+An offer is one way to rent a GPU. Where a GPU has several, a run takes the one that is cheapest
+for it, billing units counted.
+"""
+
+import math
+import tomllib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from blendsim.errors import InputError
+
+_TOP = ("currency", "gpu_hour", "offer")
+_MOST = 1e12  # in any currency, and of minutes
+
+
+class Offer(NamedTuple):
+    """One way to rent a GPU."""
+
+    gpu: str
+    gpu_hour: float  # price of one GPU for an hour
+    name: str = ""  # such as "spot"
+    billing_minutes: float = 0.0  # time is billed in whole units of this; 0: as long as it takes
+    gpus: int = 1  # GPUs are rented in whole units of this many
+
+
+class Bill(NamedTuple):
+    """What a run costs."""
+
+    cost: float
+    gpu_hours: float  # that are paid for
+    offer: Offer
+
+
+class Prices(NamedTuple):
+    """A price list."""
+
+    currency: str
+    offers: tuple[Offer, ...]
+    path: Path  # where it was read from
+
+    def require(self, gpus: Iterable[str]) -> None:
+        """InputError unless each of these GPUs has a price."""
+        priced = {offer.gpu for offer in self.offers}
+        for gpu in gpus:
+            if gpu not in priced:
+                raise InputError(
+                    f"{self.path}: no price for {gpu}; add it under [gpu_hour], or leave it out "
+                    "of --gpu"
+                )
+
+    def bill(self, gpu: str, gpus: int, seconds: float) -> Bill:
+        """The cheapest bill for holding so many of a GPU for so long."""
+        bills = [_bill(offer, gpus, seconds) for offer in self.offers if offer.gpu == gpu]
+        return min(bills, key=lambda bill: bill.cost)
+
+
+def _bill(offer: Offer, gpus: int, seconds: float) -> Bill:
+    hours = _whole(seconds / 3_600, offer.billing_minutes / 60)
+    paid = _whole(gpus, offer.gpus) * hours
+    return Bill(paid * offer.gpu_hour, paid, offer)
+
+
+def _whole(amount: float, unit: float) -> float:
+    return math.ceil(amount / unit) * unit if unit else amount
+
+
+def read_prices(path: Path) -> Prices:
+    """The price list in a TOML file (docs/rent.md); InputError for what it cannot mean."""
+    try:
+        raw = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: no such file; check --price") from error
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: not a readable TOML file ({error}); mend it") from error
+    _known(raw, _TOP, str(path))
+    currency = raw.get("currency")
+    if not isinstance(currency, str) or not currency.strip():
+        raise InputError(f'{path}: currency is missing; give a text, as in currency = "USD"')
+    table, more = raw.get("gpu_hour", {}), raw.get("offer", [])
+    if not isinstance(table, dict) or not isinstance(more, list):
+        raise InputError(f"{path}: [gpu_hour] is a table and [[offer]] are tables; mend it")
+    offers = [
+        Offer(gpu, _number(price, f"{path}: [gpu_hour] {gpu}")) for gpu, price in table.items()
+    ]
+    offers += [_offer(entry, f"{path}: [[offer]] {k}") for k, entry in enumerate(more, 1)]
+    return Prices(currency.strip(), tuple(offers), path)
+
+
+def _offer(entry: Any, where: str) -> Offer:
+    if not isinstance(entry, dict):
+        raise InputError(f"{where}: is no table; mend it")
+    _known(entry, Offer._fields, where)
+    for key in ("gpu", "gpu_hour"):
+        if key not in entry:
+            raise InputError(f"{where}: {key} is missing; give it")
+    for key in ("gpu", "name"):
+        if not isinstance(entry.get(key, ""), str):
+            raise InputError(f"{where}: {key} = {entry[key]!r} is no text; mend it")
+    units = entry.get("gpus", 1)
+    if type(units) is not int or units < 1:
+        raise InputError(f"{where}: gpus = {units!r} must be a whole number of at least 1")
+    return Offer(
+        entry["gpu"],
+        _number(entry["gpu_hour"], f"{where}: gpu_hour"),
+        entry.get("name", ""),
+        _number(entry.get("billing_minutes", 0), f"{where}: billing_minutes"),
+        units,
+    )
+
+
+def _known(entry: Mapping[str, Any], names: tuple[str, ...], where: str) -> None:
+    for key in entry:
+        if key not in names:
+            raise InputError(f"{where}: unknown {key!r}; known: {', '.join(names)}")
+
+
+def _number(value: Any, where: str) -> float:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not is_number or not 0 <= value <= _MOST:
+        raise InputError(f"{where} = {value!r} must be a number from 0 to {_MOST:g}")
+    return float(value)

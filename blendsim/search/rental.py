@@ -1,0 +1,242 @@
+"""What to rent: plan a pool on many systems, price each, choose by what the user wants.
+
+What does not depend on the system is done once: prompts are sorted and lengths sampled for the
+pool, and orders made once for all numbers of replicas.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from itertools import groupby, product
+from typing import NamedTuple
+
+from blendsim.errors import InputError, ProfileError
+from blendsim.perf.model import step_model
+from blendsim.plan import Plan
+from blendsim.planner.make import POLICIES
+from blendsim.report.metrics import PoolFacts, run_seconds, total_tokens
+from blendsim.report.optimum import Bounds
+from blendsim.report.rental import Goal, RentalRow, system_name
+from blendsim.request import Workload
+from blendsim.search.prices import Prices
+from blendsim.search.problem import (
+    Problem,
+    Progress,
+    moved,
+    over_replicas,
+    plan_policy,
+    plan_whole,
+    prepare,
+)
+from blendsim.search.trial import (
+    Trial,
+    block_size,
+    find_bounds,
+    find_engine,
+    find_facts,
+    predict,
+    run_trial,
+)
+from blendsim.serving.flavour import Flavour
+from blendsim.settings import AUTO, Settings
+from blendsim.sim.pool_cores import require_room
+from blendsim.sim.run import require_modelled
+from blendsim.steplog import StepLog
+from blendsim.traces.limits import oversize
+
+_CANNOT_RUN = (InputError, ProfileError)  # an unknown name is an error even in one of several
+
+
+class Candidates(NamedTuple):
+    """Systems to plan for, and a sentence on each that can run nothing."""
+
+    settings: list[Settings]
+    left_out: list[str]
+
+    @property
+    def roomiest(self) -> Settings:
+        """The one that holds the longest request."""
+        return max(self.settings, key=lambda settings: settings.system.longest_request)
+
+
+class Rental(NamedTuple):
+    """What renting each system would give."""
+
+    rows: list[RentalRow]  # the best first
+    chosen: RentalRow | None  # None where no row meets the limits
+    plan: Plan | None  # the chosen row's
+    left_out: list[str]  # a sentence on each system that cannot run the pool
+    notes: list[str]  # what was guessed or extrapolated
+
+
+class _Scene(NamedTuple):
+    """A pool on a kind of replica, whatever the number of them."""
+
+    problem: Problem
+    flavour: Flavour
+    plans: dict[str, Plan]  # by policy, made for one replica
+    limits: Bounds
+    facts: PoolFacts
+
+
+class _Foreseen(NamedTuple):
+    """A policy's plan and its run by prediction."""
+
+    policy: str
+    plan: Plan
+    log: StepLog
+
+
+class _Outcome(NamedTuple):
+    """A candidate and what became of it."""
+
+    settings: Settings
+    row: RentalRow
+
+
+def find_candidates(
+    settings: Settings, gpus: Iterable[str], tps: Iterable[int], dps: Sequence[int]
+) -> Candidates:
+    """Every combination whose replica holds the model and has a kernel profile; InputError if none
+    does.
+    """
+    kept, left_out = [], []
+    for gpu, tp in product(gpus, tps):
+        try:
+            one = replace(settings, gpu=gpu, tp=tp, dp=1)
+            step_model(one.system, one.overlap)
+        except _CANNOT_RUN as error:
+            left_out.append(f"{gpu} tp {tp} is left out: {error}")
+        else:
+            kept += [replace(one, dp=dp) for dp in dps]
+    if not kept:
+        raise InputError(f"no system can run this; {left_out[0]}")
+    return Candidates(kept, left_out)
+
+
+def rent(
+    workload: Workload,
+    candidates: Candidates,
+    goal: Goal,
+    prices: Prices | None = None,
+    progress: Progress = lambda _: None,
+) -> Rental:
+    """Each candidate with the policy that is best there by prediction, and the best of them.
+    InputError if none can run the pool.
+    """
+    base = prepare(workload, candidates.roomiest, progress)
+    left_out = list(candidates.left_out)
+    with ThreadPoolExecutor(2) as pool:  # compiled code runs outside the interpreter's lock
+        done = [
+            _Outcome(problem.settings, _row(problem, trial, goal, prices))
+            for problem, trial in _trials(base, candidates.settings, left_out, pool, progress)
+        ]
+    if not done:
+        raise InputError(f"no system can run this pool; {left_out[0]}")
+    done.sort(key=lambda outcome: outcome.row.rank(goal.objective))
+    rows = [outcome.row for outcome in done]
+    notes = [*workload.notes, *base.lengths.notes]
+    best = rows[0]
+    if best.misses:
+        return Rental(rows, None, None, left_out, notes)
+    progress(f"planning for {best.system}")
+    there = moved(base, done[0].settings)
+    # NOTE: made again, since the plans of all systems together are more than memory may hold.
+    plan = plan_policy(there, best.row.policy)
+    plan = replace(plan, meta={**plan.meta, "predicted_seconds": best.row.predicted_seconds})
+    return Rental(rows, best, plan, left_out, [*notes, *best.notes])
+
+
+def _trials(
+    base: Problem,
+    candidates: Sequence[Settings],
+    left_out: list[str],
+    pool: ThreadPoolExecutor,
+    progress: Progress,
+) -> Iterator[tuple[Problem, Trial]]:
+    """What each candidate does with the pool; those that cannot run it are told in `left_out`."""
+    for _, alike in groupby(candidates, key=lambda settings: (settings.gpu, settings.tp)):
+        group = list(alike)
+        try:
+            scene = _scene(base, group[0], pool, progress)
+        except _CANNOT_RUN as error:
+            left_out.append(f"{_kind(group[0])} is left out: {error}")
+            continue
+        for settings in group:
+            problem = scene.problem._replace(settings=settings)
+            name = system_name(settings.gpu, settings.tp, settings.dp, _pools(settings))
+            progress(f"simulating {name}, {candidates.index(settings) + 1} of {len(candidates)}")
+            try:
+                yield problem, _best_trial(scene._replace(problem=problem), pool)
+            except _CANNOT_RUN as error:
+                left_out.append(f"{name} is left out: {error}")
+
+
+def _scene(
+    base: Problem, settings: Settings, pool: ThreadPoolExecutor, progress: Progress
+) -> _Scene:
+    """The pool on this kind of replica and every policy's order for it; InputError or ProfileError
+    if it cannot run the pool.
+    """
+    progress(f"planning for {_kind(settings)}")
+    problem = moved(base, settings)
+    longest = problem.model.system.longest_request
+    if len(rows := oversize(base.workload, longest)):
+        raise InputError(
+            f"{len(rows):,} of {len(base.workload):,} requests are longer than the {longest:,} "
+            "tokens that fit"
+        )
+    flavour = find_engine(problem, settings.engine)
+    require_modelled(flavour, settings.cluster, settings.host)
+    if settings.cluster.is_disaggregated:
+        require_room(problem.workload, problem.true_lengths, problem.model, settings.cluster)
+    policies = POLICIES if settings.planner == AUTO else (settings.planner,)
+    plans = pool.map(lambda policy: plan_whole(problem, policy), policies)
+    block = block_size(problem, [flavour])
+    limits = find_bounds(problem, flavour.token_budget, block)
+    facts = find_facts(problem, block)
+    return _Scene(problem, flavour, dict(zip(policies, plans, strict=True)), limits, facts)
+
+
+def _best_trial(scene: _Scene, pool: ThreadPoolExecutor) -> Trial:
+    """The policy that is best by prediction, and only that one simulated on the true lengths."""
+    problem, flavour = scene.problem, scene.flavour
+
+    def foresee(policy: str) -> _Foreseen:
+        plan = over_replicas(problem, scene.plans[policy])
+        return _Foreseen(policy, plan, predict(problem, plan, flavour))
+
+    foreseen = list(pool.map(foresee, scene.plans))
+    best = min(foreseen, key=lambda trial: run_seconds(trial.log))
+    limits = scene.limits.over(problem.settings.replicas)
+    return run_trial(problem, best.plan, best.policy, flavour, limits, scene.facts, best.log)
+
+
+def _row(problem: Problem, trial: Trial, goal: Goal, prices: Prices | None) -> RentalRow:
+    settings, row = problem.settings, trial.row
+    seconds = row.predicted_seconds
+    bill = None if prices is None else prices.bill(settings.gpu, row.gpus, seconds)
+    cost = None if bill is None else bill.cost
+    millions = total_tokens(problem.workload, problem.drawn) / 1e6
+    return RentalRow(
+        gpu=settings.gpu,
+        tp=settings.tp,
+        dp=settings.dp,
+        pools=_pools(settings),
+        row=row,
+        gpu_hours=row.gpus * seconds / 3_600,
+        billed_gpu_hours=None if bill is None else bill.gpu_hours,
+        cost=cost,
+        cost_per_million_tokens=None if cost is None else cost / millions,
+        offer=None if bill is None else bill.offer.name,
+        misses=goal.missed(seconds, cost),
+        notes=tuple(trial.notes),
+    )
+
+
+def _kind(settings: Settings) -> str:
+    return f"{settings.gpu} tp {settings.tp}"
+
+
+def _pools(settings: Settings) -> str | None:
+    return settings.topology if settings.cluster.is_disaggregated else None

@@ -1,0 +1,100 @@
+"""Requests of unknown length from the memory-heavy end, forecast together.
+
+A length that is not visible is taken as exponential with the planner's mean, so whoever runs is as
+far from its end as on its first day. Of n such requests with mean m that hold C tokens now,
+(C + n·u)·e^(−u/m) are expected u steps from now, with a standard deviation of about
+√(2·n·q·(1 − q))·(C/n + u), q = e^(−u/m). Means are corrected while the run goes on: with a prior of
+as many ends as the sample has requests, the factor on the planner's means is (prior + generated in
+units of those means) / (prior + ended). Kinds are the pool's sources.
+"""
+
+import numpy as np
+
+from blendsim.compiled import kernel
+from blendsim.serving.state import State
+
+KIND = np.dtype(
+    [
+        ("prior", np.float64),  # visible lengths of this source: ends that are worth so much
+        ("running", np.int64),  # members: admitted from the right, length unknown
+        ("held_base", np.int64),  # Σ private tokens, less the step: they are this + running·step
+        ("mean_sum", np.float64),  # Σ planner's means of the members
+        ("rate_sum", np.float64),  # Σ 1 / mean of the members
+        ("rate_base", np.float64),  # Σ (step their output began) / mean
+        ("ended", np.float64),  # members that ended
+        ("served", np.float64),  # what they had generated, in units of their means
+        ("waiting_reads", np.float64),  # Σ expected reads of those that wait
+    ],
+    align=True,
+)
+
+
+@kernel
+def correction(state: State, kind: int) -> float:
+    """The factor on the planner's means of this kind, from what was seen so far."""
+    k = state.pace[0].kinds[kind]
+    seen = k.served + k.rate_sum * state.scalars[0].step - k.rate_base
+    return (k.prior + max(seen, 0.0)) / (k.prior + k.ended)
+
+
+@kernel
+def unknown_tokens(state: State, ahead: int) -> float:
+    """KV tokens that members of all kinds hold `ahead` steps from now: mean and `caution`
+    standard deviations.
+    """
+    step = state.scalars[0].step
+    kinds = state.pace[0].kinds
+    caution = state.pace[0].record[0].caution
+    total = 0.0
+    for i in range(len(kinds)):
+        k = kinds[i]
+        if k.running == 0:
+            continue
+        mean = correction(state, i) * k.mean_sum / k.running
+        q = np.exp(-ahead / mean)
+        each = float(k.held_base) / k.running + step + ahead
+        total += k.running * q * each
+        total += caution * np.sqrt(2.0 * k.running * q * (1.0 - q)) * each
+    return total
+
+
+@kernel
+def join_kind(state: State, request: int, base: int) -> None:
+    """A request of unknown length enters; it holds base + u private tokens at step u."""
+    r = state.requests[request]
+    k = state.pace[0].kinds[r.kind]
+    r.is_member = 1
+    r.rate_start = state.scalars[0].step - r.generated
+    r.end_base = base
+    k.running += 1
+    k.held_base += base
+    k.mean_sum += r.estimate
+    k.rate_sum += 1.0 / r.estimate
+    k.rate_base += r.rate_start / r.estimate
+
+
+@kernel
+def leave_kind(state: State, request: int, has_ended: bool) -> None:
+    """The request leaves, for good or to come back; nothing changes unless it was a member."""
+    r = state.requests[request]
+    if r.is_member == 0:
+        return
+    k = state.pace[0].kinds[r.kind]
+    r.is_member = 0
+    k.running -= 1
+    k.held_base -= r.end_base
+    k.mean_sum -= r.estimate
+    k.rate_sum -= 1.0 / r.estimate
+    k.rate_base -= r.rate_start / r.estimate
+    if has_ended:
+        k.ended += 1.0
+        k.served += r.output / r.estimate
+
+
+@kernel
+def has_members(state: State) -> bool:
+    """Whether any request that runs is forecast by its kind."""
+    members = 0
+    for i in range(len(state.pace[0].kinds)):
+        members += state.pace[0].kinds[i].running
+    return members > 0

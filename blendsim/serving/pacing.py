@@ -1,0 +1,319 @@
+"""Paced admission: how many tokens each step computes, and who enters from which end of the line.
+
+KV memory and time are spent where they are worth most. The memory-heavy end enters whenever the
+forecast has room for it beside what the compute-heavy end needs, the longest expected output first,
+so that the KV cache is read as full as it can be. What the compute-heavy end may compute beside it
+is chosen step by step (serving/price.py): about the even share of what is left, at batch sizes that
+GEMMs run well at, and no more than is worth its price.
+"""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from blendsim.compiled import kernel, rare_kernel
+from blendsim.pacing import Pacing
+from blendsim.request import Ints
+from blendsim.serving.admission import fits_beside, has_room
+from blendsim.serving.forecast import last_end
+from blendsim.serving.kinds import KIND, correction
+from blendsim.serving.price import choose_sizes, token_price
+from blendsim.serving.state import LEFT, NONE, RIGHT, State
+from blendsim.steplog import COUNTS
+
+PREFILL_TOKENS = COUNTS.index("prefill_tokens")
+DECODE_REQUESTS = COUNTS.index("decode_requests")
+CONTEXT_TOKENS = COUNTS.index("context_tokens")
+
+PACE = np.dtype(
+    [
+        # rules
+        ("left_room", np.float64),  # KV tokens kept for the left per token a step computes
+        ("read_seconds", np.float64),
+        ("most_reads", np.float64),  # seconds of a step's reads when KV is as full as expected
+        ("slack", np.float64),
+        ("caution", np.float64),
+        ("spread", np.float64),
+        ("least_tokens", np.int64),
+        ("most_tokens", np.int64),
+        ("look_steps", np.int64),
+        ("unit", np.int64),  # context tokens a row of the table
+        # where the run is
+        ("tokens_left", np.float64),  # prompt and output tokens of waiting requests
+        ("reads_left", np.float64),  # context tokens still to be read
+        ("even", np.float64),  # tokens a step that spread the rest evenly
+        ("credit", np.float64),  # tokens the steps so far are behind that
+        ("wanted", np.int64),  # this step's tokens
+        ("next_look", np.int64),  # step
+        ("blocked_until", np.int64),  # step before which the right end is not tried again
+        ("holes", np.int64),  # places between front and back whose request has gone
+    ],
+    align=True,
+)
+ROWS = 128  # of the table: so many levels of KV in use
+RETRY_STEPS = 8  # steps from a request of the right end without room to the next try
+CREDIT = 16_384.0  # tokens of imbalance remembered at most
+EULER = 0.5772156649015329  # the longest of n exponential lengths is about mean·(ln n + γ)
+
+
+class Pace(NamedTuple):
+    """What pacing knows, beside the State it is part of."""
+
+    record: Any  # (1,) PACE
+    table: Ints  # (ROWS, 2), by context tokens in use: the step sizes to alternate between
+    sizes: Ints
+    seconds: NDArray[np.float64]
+    lines: NDArray[np.float64]
+    jump: Ints  # (n,), place of the line → itself while its request waits, else one further left
+    kinds: Any  # (sources,) KIND
+
+
+def new_pace(
+    requests: Any,
+    saved: int,
+    capacity: int,
+    visible: NDArray[np.bool_],
+    source: Ints,
+    pacing: Pacing,
+) -> Pace:
+    """A fresh Pace for requests in plan order; sets their `kind`.
+
+    `saved` prompt tokens are shared at best, `capacity` is that of the KV cache in tokens,
+    `visible` says whose length planning saw, and `source` where each comes from.
+    """
+    record: Any = np.zeros(1, PACE).view(np.recarray)
+    p = record[0]
+    gains = pacing.gains
+    p.left_room = gains.left_room * pacing.left_hold
+    p.read_seconds = pacing.read_seconds
+    p.most_reads = gains.fill * capacity * pacing.read_seconds
+    p.slack, p.caution, p.spread = gains.slack, gains.caution, pacing.spread
+    p.most_tokens, p.look_steps = gains.most_tokens, gains.look_steps
+    sizes, seconds = np.array(pacing.sizes, np.int64), np.array(pacing.seconds, np.float64)
+    rate = sizes / seconds
+    p.least_tokens = sizes[rate >= gains.efficiency * rate.max()][0]
+    p.unit = capacity // ROWS + 1
+    requests.kind = np.where(visible, NONE, source)
+    kinds: Any = np.zeros(int(source.max(initial=0)) + 1, KIND).view(np.recarray)
+    kinds.prior = np.maximum(1, np.bincount(source[visible], minlength=len(kinds)))
+    reads = expected_reads(requests.prompt, requests.estimate, np.where(visible, 1, pacing.spread))
+    hidden = ~visible
+    kinds.waiting_reads = np.bincount(source[hidden], reads[hidden], minlength=len(kinds))
+    p.tokens_left = float((requests.prompt + requests.estimate - 1).sum() - saved)
+    p.reads_left = float(reads.sum())
+    return Pace(
+        record,
+        np.zeros((ROWS, 2), np.int64),
+        sizes,
+        seconds,
+        np.array(pacing.lines, np.float64),
+        np.arange(len(requests), dtype=np.int64),
+        kinds,
+    )
+
+
+def expected_reads(prompt: Any, output: Any, spread: Any) -> NDArray[np.float64]:
+    """Context tokens that decoding reads: p·d + ½·E[d²], E[d²] = spread·d²."""
+    d = np.asarray(output, np.float64)
+    return np.asarray(prompt * d + 0.5 * spread * d * d, np.float64)
+
+
+@kernel
+def reads_of(state: State, request: int) -> float:
+    """Context tokens the request was expected to read when the plan was made."""
+    r = state.requests[request]
+    spread = 1.0 if r.kind == NONE else state.pace[0].record[0].spread
+    d = float(r.estimate)
+    return r.prompt * d + 0.5 * spread * d * d
+
+
+@kernel
+def longest_left(state: State) -> float:
+    """Steps that the longest request, running or next from the right, is expected to need yet."""
+    s = state.scalars[0]
+    kinds = state.pace[0].kinds
+    steps = float(last_end(state) - s.step)
+    for i in range(len(kinds)):
+        k = kinds[i]
+        if k.running > 0:
+            mean = correction(state, i) * k.mean_sum / k.running
+            steps = max(steps, mean * (np.log(float(k.running)) + EULER))
+    if s.front <= s.back:
+        r = state.requests[state.queue[s.back]]
+        mean = float(r.expected)
+        if r.kind != NONE:
+            mean *= correction(state, r.kind)
+        steps = max(steps, mean)
+    return max(steps, 1.0)
+
+
+@rare_kernel
+def look(state: State) -> None:
+    """Reckon anew: what is left, in how many steps, and which sizes steps should have."""
+    pace = state.pace[0]
+    p = pace.record[0]
+    p.next_look = state.scalars[0].step + p.look_steps
+    reads = p.reads_left
+    for i in range(len(pace.kinds)):
+        reads += pace.kinds[i].waiting_reads * (correction(state, i) ** 2 - 1.0)
+    reads = max(reads, 1.0) * p.read_seconds
+    tokens = max(p.tokens_left, 1.0)
+    steps = max(longest_left(state), reads / p.most_reads)
+    p.even = tokens / steps
+    price = token_price(pace.lines, pace.sizes, pace.seconds, reads / steps, tokens, reads)
+    choose_sizes(
+        pace.table,
+        pace.lines,
+        pace.sizes,
+        pace.seconds,
+        p.unit * p.read_seconds,
+        price,
+        p.slack,
+        p.even,
+        p.least_tokens,
+    )
+
+
+@kernel
+def table_row(state: State) -> int:
+    """The row for the context tokens this step's decodes read."""
+    return min(state.scalars[0].context // state.pace[0].record[0].unit, ROWS - 1)
+
+
+@kernel
+def paced_budget(state: State) -> int:
+    """Tokens this step is to compute, decodes included."""
+    p = state.pace[0].record[0]
+    if state.scalars[0].step >= p.next_look:
+        look(state)
+    row = table_row(state)
+    p.wanted = state.pace[0].table[row, 1 if p.credit >= 0.0 else 0]
+    p.wanted = min(p.wanted, min(p.most_tokens, state.scalars[0].token_budget))
+    return p.wanted
+
+
+@kernel
+def nearest_waiting(jump: Ints, place: int) -> int:
+    """The nearest place at or left of `place` whose request waits, or NONE; shortens the way."""
+    root = place
+    while root >= 0 and jump[root] != root:
+        root = jump[root]
+    while place >= 0 and place != root:
+        following = jump[place]
+        jump[place] = root
+        place = following
+    return root
+
+
+@kernel
+def take(state: State, place: int) -> int:
+    """Take the request at a place out of the line; returns it."""
+    s = state.scalars[0]
+    p = state.pace[0].record[0]
+    jump = state.pace[0].jump
+    jump[place] = place - 1
+    p.holes += 1
+    while s.front <= s.back and jump[s.front] != s.front:
+        s.front += 1
+        p.holes -= 1
+    if s.front <= s.back and jump[s.back] != s.back:
+        before = nearest_waiting(jump, s.back)
+        p.holes -= s.back - before
+        s.back = before
+    return state.queue[place]
+
+
+@rare_kernel
+def longest_fitting(state: State, near: int, far: int) -> int:
+    """Place of the request of the memory-heavy end with the longest expected output that fits, or
+    NONE. The last in line if that fits; else by halving, as if who is further left is shorter.
+    """
+    s = state.scalars[0]
+    jump = state.pace[0].jump
+    if fits_beside(state, state.queue[s.back], near, far):
+        return s.back
+    low, high, found = s.front, s.back - 1, NONE
+    while low <= high:
+        middle = (low + high + 1) // 2
+        at = nearest_waiting(jump, middle)
+        if at < low:
+            low = middle + 1
+            continue
+        k = state.queue[at]
+        if state.density[k] >= s.root_density:
+            low = middle + 1
+        elif fits_beside(state, k, near, far):
+            found = at
+            low = middle + 1
+        else:
+            high = at - 1
+    return found
+
+
+@kernel
+def next_paced(state: State) -> int:
+    """`next_request` for a paced plan: preempted requests, the sampled ones in order, then the
+    right end while it has room, then the left.
+    """
+    s = state.scalars[0]
+    p = state.pace[0].record[0]
+    if s.requeued > 0:
+        k = state.queue[len(state.queue) - s.requeued]
+        if not has_room(state, k):
+            return NONE
+        s.requeued -= 1
+        return k
+    if s.front > s.back:
+        return NONE
+    if s.front < s.first_count:
+        k = state.queue[s.front]
+        if not has_room(state, k):
+            return NONE
+        state.requests[k].side = RIGHT if state.density[k] < s.root_density else LEFT
+        return take(state, s.front)
+    if s.step >= p.blocked_until:
+        # NOTE: those of the left that run now end soon. Later, as many of them will run as the
+        # even share of tokens feeds.
+        far = int(p.left_room * min(p.even, float(min(p.most_tokens, s.token_budget))))
+        place = longest_fitting(state, max(0, far - s.left_reserved), far)
+        if place != NONE:
+            state.requests[state.queue[place]].side = RIGHT
+            return take(state, place)
+        p.blocked_until = s.step + RETRY_STEPS
+    k = state.queue[s.front]
+    if not has_room(state, k):
+        return NONE
+    state.requests[k].side = LEFT
+    return take(state, s.front)
+
+
+@kernel
+def note_admitted(state: State, request: int, hit: int) -> None:
+    """The request has entered, with `hit` tokens of its prompt in the cache."""
+    r = state.requests[request]
+    if r.was_preempted == 0:
+        state.pace[0].record[0].tokens_left -= r.target - hit + r.estimate - 1
+        if r.kind != NONE:
+            state.pace[0].kinds[r.kind].waiting_reads -= reads_of(state, request)
+
+
+@kernel
+def note_step(state: State) -> None:
+    """The scheduled step is computed."""
+    p = state.pace[0].record[0]
+    p.reads_left -= state.counts[CONTEXT_TOKENS]
+    row = table_row(state)
+    if state.pace[0].table[row, 1] > state.pace[0].table[row, 0]:
+        tokens = state.counts[PREFILL_TOKENS] + state.counts[DECODE_REQUESTS]
+        p.credit = min(max(p.credit + p.even - tokens, -CREDIT), CREDIT)
+    else:
+        p.credit = 0.0
+
+
+@kernel
+def note_finished(state: State, request: int) -> None:
+    """The request has ended: what it was expected to read gives way to what it did."""
+    r = state.requests[request]
+    read = float(r.output) * r.prompt + 0.5 * r.output * r.output
+    state.pace[0].record[0].reads_left += read - reads_of(state, request)

@@ -1,0 +1,1 @@
+"""Pictures: a result table in, PDF and PNG out. Nothing is measured here."""

@@ -1,0 +1,97 @@
+"""Figure 7: every system on the four workloads, Llama-3.1-8B on one A100 and 70B on eight.
+
+Runs are at the common 2,048 tokens a step and at each system's own best budget. Each workload has
+the recipe's density on the system it runs on.
+"""
+
+from paper_repro.claims import Verdict, near, sign
+from paper_repro.lab import Lab
+from paper_repro.reading import mean, percent, shares, speedups, spread
+from paper_repro.runs import COMMON, OWN, compared, joined, traces
+from paper_repro.systems import BALANCE, BLEND, DFS, SGLANG, SYSTEMS, VLLM
+from paper_repro.table import Table
+
+MODELS = {"llama-3.1-8b": 1, "llama-3.1-70b": 8}  # and the GPUs each is spread over
+SMALL, LARGE = MODELS
+HIGH, LOW = ("trace1", "trace2"), ("trace3", "trace4")  # prefix sharing
+
+
+def measure(lab: Lab) -> dict[str, Table]:
+    """`runs`: a row a model, trace, system and budget."""
+    parts = []
+    for model, tp in MODELS.items():
+        wanted = traces(lab, 2 if model == SMALL else 1)
+        tables = [compared(lab, trace, SYSTEMS, model=model, tp=tp) for trace in wanted]
+        parts.append(joined(tables, model=model))
+    return {"runs": joined(parts)}
+
+
+def verdicts(tables: dict[str, Table]) -> list[Verdict]:
+    """Who is ahead, by how much, and how near to the optimum."""
+    runs = tables["runs"]
+    small = speedups(runs, BLEND, DFS, model=SMALL)
+    large = speedups(runs, BLEND, DFS, model=LARGE)
+    return [
+        _gain(runs, "fig07-8b-dfs", SMALL, small),
+        _gain(runs, "fig07-70b-dfs", LARGE, large),
+        _most(runs, "fig07-8b-vllm", VLLM),
+        _most(runs, "fig07-8b-sglang", SGLANG),
+        _over_balance(runs),
+        _share(runs, "fig07-8b-optimum", SMALL, BLEND),
+        _share(runs, "fig07-70b-optimum", LARGE, BLEND),
+        _share(runs, "fig07-8b-dfs-optimum", SMALL, DFS),
+        _flip(runs),
+        _first(runs),
+    ]
+
+
+def _gain(runs: Table, claim: str, model: str, found: dict[str, float]) -> Verdict:
+    shown = f"{spread([*found.values()])} at 2,048"
+    own = speedups(runs, BLEND, DFS, OWN, model=model)
+    if own:
+        shown += f"; {spread([*own.values()])} at own best"
+    return near(claim, mean(found.values()), shown)
+
+
+def _most(runs: Table, claim: str, rival: str) -> Verdict:
+    found = speedups(runs, BLEND, rival, model=SMALL)
+    best = max(found, key=lambda trace: found[trace])
+    return near(claim, found[best], f"{found[best]:.2f}× on {best} at 2,048")
+
+
+def _over_balance(runs: Table) -> Verdict:
+    found = speedups(runs, BLEND, BALANCE, model=SMALL)
+    ours = mean(found[trace] for trace in HIGH if trace in found)
+    return near("fig07-8b-balance", ours, f"{ours:.2f}× at 2,048")
+
+
+def _share(runs: Table, claim: str, model: str, system: str) -> Verdict:
+    found = mean(shares(runs, system, model=model).values())
+    shown = f"{found:.1%} at 2,048"
+    if own := shares(runs, system, OWN, model=model):
+        shown += f"; {mean(own.values()):.1%} at own best"
+    return near(claim, found, shown)
+
+
+def _flip(runs: Table) -> Verdict:
+    """Prefix order beats random order where much is shared, and loses where little is."""
+    found = speedups(runs, BALANCE, DFS, model=SMALL)
+    right = [trace for trace, ratio in found.items() if (ratio > 1) == (trace in LOW)]
+    shown = ", ".join(f"{trace} {percent(ratio)}" for trace, ratio in found.items())
+    words = f"as in the paper on {len(right)} of {len(found)} workloads"
+    return sign("fig07-flip", len(right) == len(found), f"Balance over DFS: {shown}", words)
+
+
+def _first(runs: Table) -> Verdict:
+    """Blending is ahead of every baseline everywhere, at both budgets."""
+    lost, count = [], 0
+    for at in (COMMON, OWN):
+        for row in runs.records(at=at):
+            if row["system"] in (BLEND,):
+                continue
+            ours = runs.record(at=at, system=BLEND, model=row["model"], trace=row["trace"])
+            count += 1
+            if ours["tokens_per_second"] <= row["tokens_per_second"]:
+                lost.append(f"{row['system']} on {row['trace']}, {row['model']}, {at} budget")
+    words = f"behind {'; '.join(lost)}" if lost else "ahead in all comparisons"
+    return sign("fig07-first", not lost, f"{count - len(lost)} of {count} comparisons won", words)

@@ -1,0 +1,51 @@
+"""Reading result tables of runs: speed-ups and how to write them."""
+
+from collections.abc import Iterable, Sequence
+
+from paper_repro.runs import COMMON
+from paper_repro.table import Table
+
+
+def speedups(
+    runs: Table, ours: str, other: str, at: str = COMMON, **where: str
+) -> dict[str, float]:
+    """By trace, how many times as fast `ours` is as `other`."""
+    found = {}
+    for row in runs.records(at=at, system=ours, **where):
+        rival = runs.record(at=at, system=other, trace=row["trace"], **where)
+        found[row["trace"]] = row["tokens_per_second"] / rival["tokens_per_second"]
+    return found
+
+
+def shares(runs: Table, system: str, at: str = COMMON, **where: str) -> dict[str, float]:
+    """By trace, the share of the practical optimum."""
+    rows = runs.records(at=at, system=system, **where)
+    return {row["trace"]: row["share_of_optimum"] for row in rows}
+
+
+def mean(values: Iterable[float]) -> float:
+    """The arithmetic mean."""
+    found = list(values)
+    return sum(found) / len(found)
+
+
+def percent(ratio: float) -> str:
+    """A speed-up as the gain it is."""
+    return f"{100 * (ratio - 1):+.1f} %"
+
+
+def spread(ratios: Sequence[float]) -> str:
+    """Least, most and mean of gains."""
+    if len(ratios) == 1:
+        return percent(ratios[0])
+    return f"{percent(min(ratios))} … {percent(max(ratios))}, mean {percent(mean(ratios))}"
+
+
+def part(share: float, digits: int = 1) -> str:
+    """A share of a whole in per cent."""
+    return f"{100 * share:.{digits}f} %"
+
+
+def between(values: Sequence[float], digits: int = 1) -> str:
+    """Least and most of some shares."""
+    return f"{part(min(values), digits)} … {part(max(values), digits)}"

@@ -1,0 +1,32 @@
+"""§5.4: is a sample of 1 % of the output lengths as good as knowing all?"""
+
+from paper_repro.claims import Verdict, near
+from paper_repro.lab import Lab
+from paper_repro.runs import told, traces, trials
+from paper_repro.table import Table
+
+SAMPLES = (0.01, 0.1, 1.0)
+
+
+def measure(lab: Lab) -> dict[str, Table]:
+    """`samples`: a row a trace and share of requests whose output length is sampled."""
+    rows = []
+    for trace in traces(lab, 1):
+        pool = lab.pool(trace)
+        for share in SAMPLES:
+            row = trials(lab.problem(pool, sample=share), ("blend",))["blend"].row
+            rows.append(told(row, trace=trace, sample=share))
+    return {"samples": Table.of(rows)}
+
+
+def verdicts(tables: dict[str, Table]) -> list[Verdict]:
+    """Tokens/s with 1 % over tokens/s with all, the worst of the traces."""
+    rows = tables["samples"]
+    known = {row["trace"]: row["tokens_per_second"] for row in rows.records(sample=1)}
+    found = {
+        row["trace"]: row["tokens_per_second"] / known[row["trace"]]
+        for row in rows.records(sample=0.01)
+    }
+    worst = min(found, key=lambda trace: found[trace])
+    shown = ", ".join(f"{trace} {ratio:.3f}" for trace, ratio in found.items())
+    return [near("sec54-sampling", found[worst], f"{shown} of the rate with all lengths known")]

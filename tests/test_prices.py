@@ -1,0 +1,94 @@
+"""Price files: what they may say, and what a run then costs."""
+
+from pathlib import Path
+
+import pytest
+
+from blendsim.errors import InputError
+from blendsim.search.prices import Offer, Prices, read_prices
+
+HOUR = 3_600.0
+
+
+def read(folder: Path, text: str) -> Prices:
+    path = folder / "prices.toml"
+    path.write_text(text)
+    return read_prices(path)
+
+
+def test_a_price_an_hour_and_an_offer_are_read(tmp_path: Path) -> None:
+    prices = read(
+        tmp_path,
+        'currency = "EUR"\n[gpu_hour]\nh100 = 2\n[[offer]]\ngpu = "h100"\nname = "spot"\n'
+        "gpu_hour = 0.5\nbilling_minutes = 60\ngpus = 8\n",
+    )
+    assert prices.currency == "EUR"
+    assert prices.offers == (Offer("h100", 2.0), Offer("h100", 0.5, "spot", 60.0, 8))
+
+
+def test_time_is_billed_in_whole_units() -> None:
+    prices = Prices("EUR", (Offer("h100", 2.0, billing_minutes=60),), Path("p"))
+    assert prices.bill("h100", 1, HOUR).cost == 2.0
+    assert prices.bill("h100", 1, HOUR + 1).cost == 4.0
+    assert prices.bill("h100", 1, HOUR + 1).gpu_hours == 2.0
+
+
+def test_gpus_are_rented_in_whole_units() -> None:
+    prices = Prices("EUR", (Offer("h100", 2.0, gpus=8),), Path("p"))
+    assert prices.bill("h100", 3, HOUR).cost == 16.0
+    assert prices.bill("h100", 9, HOUR).gpu_hours == 16.0
+
+
+def test_a_run_takes_the_offer_that_is_cheapest_for_it() -> None:
+    spot = Offer("h100", 1.0, "spot", billing_minutes=600)
+    prices = Prices("EUR", (Offer("h100", 2.0), spot, Offer("h200", 0.1)), Path("p"))
+    assert prices.bill("h100", 1, HOUR).offer.name == ""
+    assert prices.bill("h100", 1, 9 * HOUR).offer.name == "spot"
+
+
+BAD = {
+    "no TOML": ("currency", "not a readable TOML file"),
+    "no currency": ("[gpu_hour]\nh100 = 2\n", "currency is missing"),
+    "empty currency": ('currency = " "\n', "currency is missing"),
+    "unknown key": ('currency = "EUR"\n[prices]\nh100 = 2\n', "unknown 'prices'; known: currency"),
+    "negative": ('currency = "EUR"\n[gpu_hour]\nh100 = -2\n', "h100 = -2 must be a number from 0"),
+    "text": ('currency = "EUR"\n[gpu_hour]\nh100 = "2"\n', "h100 = '2' must be a number"),
+    "truth": ('currency = "EUR"\n[gpu_hour]\nh100 = true\n', "h100 = True must be a number"),
+    "nan": ('currency = "EUR"\n[gpu_hour]\nh100 = nan\n', "h100 = nan must be a number"),
+    "infinite": ('currency = "EUR"\n[gpu_hour]\nh100 = inf\n', "h100 = inf must be a number"),
+    "no table": ('currency = "EUR"\ngpu_hour = 2\n', "[gpu_hour] is a table"),
+    "no offers": ('currency = "EUR"\noffer = [2]\n', "[[offer]] 1: is no table"),
+    "offer without GPU": ('currency = "EUR"\n[[offer]]\ngpu_hour = 2\n', "1: gpu is missing"),
+    "offer without price": ('currency = "EUR"\n[[offer]]\ngpu = "h100"\n', "gpu_hour is missing"),
+    "offer with more": ('currency = "EUR"\n[[offer]]\ncolour = 1\n', "1: unknown 'colour'"),
+    "offer of no text": ('currency = "EUR"\n[[offer]]\ngpu = 1\ngpu_hour = 1\n', "is no text"),
+    "half a GPU": (
+        'currency = "EUR"\n[[offer]]\ngpu = "h100"\ngpu_hour = 1\ngpus = 0.5\n',
+        "gpus = 0.5 must be a whole number",
+    ),
+    "negative minutes": (
+        'currency = "EUR"\n[[offer]]\ngpu = "h100"\ngpu_hour = 1\nbilling_minutes = -1\n',
+        "billing_minutes = -1 must be a number",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_a_bad_file_is_refused_with_its_name(tmp_path: Path, kind: str) -> None:
+    text, message = BAD[kind]
+    with pytest.raises(InputError) as error:
+        read(tmp_path, text)
+    assert str(tmp_path / "prices.toml") in str(error.value)
+    assert message in str(error.value)
+
+
+def test_a_missing_file_is_said(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no such file; check --price"):
+        read_prices(tmp_path / "prices.toml")
+
+
+def test_a_gpu_without_price_is_said() -> None:
+    prices = Prices("EUR", (Offer("h100", 2.0),), Path("p.toml"))
+    prices.require(["h100"])
+    with pytest.raises(InputError, match=r"p\.toml: no price for h200; add it under"):
+        prices.require(["h100", "h200"])

@@ -1,0 +1,317 @@
+"""What to rent: many systems planned at once as each would be alone, priced, and chosen by what is
+asked.
+"""
+
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+from test_search import mixed_pool
+
+from blendsim import search
+from blendsim.errors import InputError, UnknownName
+from blendsim.plan import write_plan
+from blendsim.report.rental import Goal, RentalRow, rental_table, spend
+from blendsim.report.rental_advice import nothing_meets, rental_advice
+from blendsim.request import Workload, from_lengths, pool
+from blendsim.search.prices import Offer, Prices
+from blendsim.search.problem import moved
+from blendsim.search.rental import Rental, find_candidates, rent
+from blendsim.search.trial import find_bounds
+
+PRICES = Prices("EUR", (Offer("a100-80g", 1.0), Offer("h200", 4.0)), Path("prices.toml"))
+
+
+def small_pool(seed: int = 0) -> Workload:
+    return mixed_pool(np.random.default_rng(seed), 40)
+
+
+@cache
+def rented(goal: Goal = Goal(), prices: Prices | None = None, **settings: object) -> Rental:
+    asked = replace(search.Settings(), **settings)  # type: ignore[arg-type]
+    candidates = find_candidates(asked, ["a100-80g", "h200"], [1], [1, 2])
+    return rent(small_pool(), candidates, goal, prices)
+
+
+def named(rental: Rental, gpu: str, dp: int) -> RentalRow:
+    return next(row for row in rental.rows if (row.gpu, row.dp) == (gpu, dp))
+
+
+def test_each_row_is_what_planning_for_that_system_alone_gives() -> None:
+    rental = rented(Goal(currency="EUR"), PRICES)
+    assert len(rental.rows) == 4
+    for row in rental.rows:
+        settings = search.Settings(gpu=row.gpu, dp=row.dp)
+        alone = search.choose(small_pool(), settings).chosen
+        # The bounds are solved once and divided: as exact as the solver is.
+        near = replace(
+            alone,
+            regret=None,
+            reachable_seconds=pytest.approx(alone.reachable_seconds, rel=1e-5),
+            share_of_reachable=pytest.approx(alone.share_of_reachable, rel=1e-5),
+            optimum_seconds=pytest.approx(alone.optimum_seconds, rel=1e-12),
+            share_of_optimum=pytest.approx(alone.share_of_optimum, rel=1e-12),
+        )
+        assert row.row == near
+
+
+def test_the_chosen_plan_is_byte_for_byte_the_one_made_for_that_system_alone(
+    tmp_path: Path,
+) -> None:
+    rental = rented(Goal(max_cost=1e9, currency="EUR"), PRICES)
+    assert rental.chosen is not None
+    assert rental.plan is not None
+    assert rental.chosen.dp == 2, "the fastest, so that the plan is cut"
+    settings = search.Settings(gpu=rental.chosen.gpu, dp=2)
+    write_plan(rental.plan, tmp_path / "a")
+    write_plan(search.choose(small_pool(), settings).plan, tmp_path / "b")
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+def test_a_pool_moved_to_another_system_is_the_pool_prepared_there() -> None:
+    """Lengths are cut to what the smaller system holds, as sampling there would."""
+    workload = pool([small_pool(), from_lengths([20_000], [40_000], source="books")])
+    roomy, tight = search.Settings(gpu="h200"), search.Settings(kv_bytes=3_000_000_000)
+    there = search.prepare(workload, tight)
+    came = moved(search.prepare(workload, roomy), tight)
+    assert np.array_equal(came.lengths.expected, there.lengths.expected)
+    assert came.lengths.workload_hash == there.lengths.workload_hash
+    assert np.array_equal(came.drawn, there.drawn)
+    assert np.array_equal(came.costs.compute, there.costs.compute)
+    assert np.array_equal(came.costs.memory, there.costs.memory)
+    assert came.model.system == there.model.system
+    assert came.settings == tight
+    assert came.drawn.max() < search.prepare(workload, roomy).drawn.max(), "or nothing was cut"
+
+
+@pytest.mark.parametrize("topology", [{"dp": 7}, {"topology": "2P3D"}, {"tp": 2, "dp": 3}])
+def test_bounds_of_one_replica_divided_are_those_of_many(topology: dict[str, int]) -> None:
+    settings = replace(search.Settings(), **topology)  # type: ignore[arg-type]
+    many = search.prepare(small_pool(), settings)
+    alone = {"dp": 1, "topology": "colocated"}
+    one = many._replace(settings=replace(settings, **alone))  # type: ignore[arg-type]
+    found = find_bounds(one, 2_048, 16).over(settings.replicas)
+    assert found == pytest.approx(find_bounds(many, 2_048, 16), rel=1e-5)
+
+
+def test_lengths_that_planning_may_not_see_change_no_decision() -> None:
+    workload = small_pool()
+    candidates = find_candidates(search.Settings(), ["a100-80g", "h200"], [1], [1, 2])
+    goal = Goal(currency="EUR")
+    first = rent(workload, candidates, goal, PRICES)
+    assert first.plan is not None
+    seen = np.zeros(len(workload), np.bool_)
+    seen[first.plan.order] = first.plan.is_visible
+    assert 0 < seen.sum() < len(workload)
+    other = np.where(seen, workload.output_len, 1 + workload.output_len[::-1] % 97)
+    second = rent(replace(workload, output_len=other), candidates, goal, PRICES)
+
+    def decided(rental: Rental) -> list[tuple[object, ...]]:
+        return [(r.gpu, r.dp, r.row.policy, r.cost, r.gpu_hours) for r in rental.rows]
+
+    assert decided(first) == decided(second)
+    assert first.rows[0].row.seconds != second.rows[0].row.seconds
+
+
+def test_cost_is_price_times_gpus_times_predicted_hours() -> None:
+    row = named(rented(Goal(currency="EUR"), PRICES), "h200", 2)
+    assert row.gpu_hours == pytest.approx(2 * row.row.predicted_seconds / 3_600)
+    assert row.cost == pytest.approx(4.0 * row.gpu_hours)
+    assert row.billed_gpu_hours == pytest.approx(row.gpu_hours)
+
+
+def test_cost_per_million_tokens_counts_tokens_that_planning_may_see() -> None:
+    rental = rented(Goal(currency="EUR"), PRICES, sample=1.0)
+    workload = small_pool()
+    tokens = int(workload.prompt_len.sum() + workload.output_len.sum())
+    for row in rental.rows:
+        assert row.cost is not None
+        assert row.cost_per_million_tokens == pytest.approx(row.cost / tokens * 1e6)
+
+
+def test_without_prices_rows_rank_by_gpu_hours() -> None:
+    rental = rented()
+    hours = [row.gpu_hours for row in rental.rows]
+    assert hours == sorted(hours)
+    assert {row.cost for row in rental.rows} == {None}
+    assert rental.chosen is rental.rows[0]
+
+
+def test_with_a_deadline_the_cheapest_in_time_is_chosen_and_the_late_come_last() -> None:
+    free = rented(Goal(currency="EUR"), PRICES)
+    assert free.chosen is not None
+    deadline = free.chosen.row.predicted_seconds * 0.999
+    rental = rented(Goal(deadline, currency="EUR"), PRICES)
+    assert rental.chosen is not None
+    assert rental.chosen.row.predicted_seconds <= deadline
+    late = [bool(row.misses) for row in rental.rows]
+    assert late == sorted(late)
+    assert True in late
+    in_time = [row.cost for row in rental.rows if not row.misses]
+    assert rental.chosen.cost == min(in_time)  # type: ignore[type-var]
+
+
+def test_with_money_alone_the_fastest_that_it_buys_is_chosen() -> None:
+    free = rented(Goal(currency="EUR"), PRICES)
+    costs = sorted(row.cost for row in free.rows if row.cost is not None)
+    rental = rented(Goal(max_cost=costs[2], currency="EUR"), PRICES)
+    assert [row.misses for row in rental.rows] == [(), (), (), ("cost",)]
+    assert rental.chosen is not None
+    paid = [row.row.predicted_seconds for row in rental.rows[:3]]
+    assert rental.chosen.row.predicted_seconds == min(paid)
+
+
+def test_where_no_row_meets_the_limits_none_is_chosen() -> None:
+    goal = Goal(1e-3, 1e-6, "EUR")
+    rental = rented(goal, PRICES)
+    assert rental.chosen is None
+    assert rental.plan is None
+    assert {row.misses for row in rental.rows} == {("deadline", "cost")}
+    fastest = min(rental.rows, key=lambda row: row.row.predicted_seconds)
+    said = nothing_meets(rental.rows, goal)
+    assert f"the fastest, {fastest.system}, takes" in said
+    assert "the cheapest, a100-80g tp 1 dp 1, costs" in said
+
+
+def test_systems_that_cannot_run_are_left_out_with_a_reason() -> None:
+    settings = search.Settings(model="qwen-2.5-7b")
+    candidates = find_candidates(settings, ["a100-80g"], [1, 3, 4, 7], [1])
+    assert {settings.tp for settings in candidates.settings} == {1, 4}
+    assert [line.split(":")[0] for line in candidates.left_out] == [
+        "a100-80g tp 3 is left out",
+        "a100-80g tp 7 is left out",
+    ]
+
+
+def test_a_system_without_a_profile_is_left_out() -> None:
+    settings = search.Settings(model="llama-2-7b")
+    candidates = find_candidates(settings, ["a100-80g"], [8, 16], [1])
+    assert {settings.tp for settings in candidates.settings} == {8}
+    assert "a100-80g tp 16 is left out: " in candidates.left_out[0]
+    assert "no all-reduce measured for --tp 16" in candidates.left_out[0]
+
+
+def test_a_system_too_small_for_a_request_is_left_out() -> None:
+    workload = pool([small_pool(), from_lengths([38_000], [500])])
+    settings = search.Settings(model="qwen3-32b", planner="dfs")
+    candidates = find_candidates(settings, ["a100-80g", "h200"], [1], [1])
+    rental = rent(workload, candidates, Goal())
+    assert [row.gpu for row in rental.rows] == ["h200"]
+    assert "a100-80g tp 1 is left out: 1 of 81 requests are longer than the" in rental.left_out[0]
+
+
+def test_more_replicas_than_requests_are_left_out() -> None:
+    candidates = find_candidates(search.Settings(planner="dfs"), ["h200"], [1], [2, 3])
+    rental = rent(from_lengths([10, 20], [5, 5]), candidates, Goal())
+    assert [row.dp for row in rental.rows] == [2]
+    assert rental.left_out[0].startswith("h200 tp 1 dp 3 is left out: 3 ranks are more than")
+
+
+def test_no_system_at_all_is_an_error() -> None:
+    with pytest.raises(InputError, match="no system can run this; a100-80g tp 3 is left out"):
+        find_candidates(search.Settings(), ["a100-80g"], [3, 5], [1])
+    candidates = find_candidates(search.Settings(), ["a100-80g"], [1], [3])
+    with pytest.raises(InputError, match=r"no system can run this pool; .*3 ranks"):
+        rent(from_lengths([10, 20], [5, 5]), candidates, Goal())
+
+
+def test_an_unknown_name_is_an_error_beside_known_ones() -> None:
+    with pytest.raises(UnknownName, match="unknown GPU 'h201'"):
+        find_candidates(search.Settings(), ["h200", "h201"], [1], [1])
+
+
+def test_pools_of_prefill_and_decode_replicas_can_be_rented() -> None:
+    settings = search.Settings(topology="1P2D", planner="dfs")
+    rental = rent(small_pool(), find_candidates(settings, ["a100-80g"], [1], [1]), Goal())
+    row = rental.rows[0]
+    assert (row.pools, row.row.gpus, row.system) == ("1P2D", 3, "a100-80g tp 1 1P2D")
+    assert row.gpu_hours == pytest.approx(3 * row.row.predicted_seconds / 3_600)
+
+
+def test_extrapolation_on_systems_that_are_not_chosen_is_not_noted() -> None:
+    """A context beyond the kernel profile's: every system's row has its note, the answer one."""
+    workload = pool([small_pool(), from_lengths([100_000], [300])])
+    candidates = find_candidates(search.Settings(planner="dfs"), ["h200", "b200"], [1], [1])
+    rental = rent(workload, candidates, Goal())
+    assert rental.chosen is not None
+    assert all(row.notes for row in rental.rows)
+    assert rental.notes == list(rental.chosen.notes)
+
+
+@cache
+def any_row() -> RentalRow:
+    """A row of a system, to be given other figures."""
+    return rented(planner="dfs").rows[0]
+
+
+def a_row(gpu: str, seconds: float, cost: float | None, misses: tuple[str, ...] = ()) -> RentalRow:
+    """A row of the table with these figures."""
+    return replace(
+        any_row(),
+        gpu=gpu,
+        cost=cost,
+        dp=1,
+        gpu_hours=seconds / 3_600,
+        misses=misses,
+        row=replace(any_row().row, predicted_seconds=seconds),
+    )
+
+
+def test_advice_says_what_more_money_buys() -> None:
+    rows = [a_row("a", 100.0, 1.0), a_row("b", 50.0, 2.0), a_row("c", 60.0, 3.0)]
+    rows.append(a_row("d", 10.0, 9.0, ("cost",)))
+    told = rental_advice(rows, rows[0], Goal(1e6, 5.0, "EUR"))
+    assert told[0].startswith("a tp 1 dp 1 with")
+    assert "costs least of the 3 that meet what is asked" in told[0]
+    assert "Next is b tp 1 dp 1, for 100.0% more money." in told[0]
+    assert (
+        told[1] == "Sooner: 50.0 s for 2.00 EUR (b tp 1 dp 1), 10.0 s for 9.00 EUR (d tp 1 dp 1)."
+    )
+    assert told[2] == "Of 4 systems 1 miss the cost limit of 5 EUR."
+
+
+def test_advice_says_that_prices_are_missing() -> None:
+    rows = [a_row("a", 100.0, None), a_row("b", 100.0, None)]
+    told = rental_advice(rows, rows[0], Goal())
+    assert "takes fewest GPU-hours of 2." in told[0]
+    assert "Next is b tp 1 dp 1, for as many GPU-hours." in told[0]
+    assert told[-1].startswith("No prices are given: systems rank by GPU-hours")
+
+
+def test_advice_compares_times_where_time_is_to_be_least() -> None:
+    rows = [a_row("a", 100.0, 1.0), a_row("b", 150.0, 0.5), a_row("c", 90.0, 7.0, ("cost",))]
+    told = rental_advice(rows, rows[0], Goal(max_cost=5.0, currency="EUR"))
+    assert "it is fastest of the 2 that meet what is asked" in told[0]
+    assert "Next is b tp 1 dp 1, for 50.0% more time." in told[0]
+    assert told[1] == "Sooner: 90.0 s for 7.00 EUR (c tp 1 dp 1)."
+
+
+def test_only_so_many_faster_systems_are_told() -> None:
+    rows = [a_row(f"g{k}", 100.0 - 10 * k, 1.0 + k) for k in range(9)]
+    sooner = rental_advice(rows, rows[0], Goal(currency="EUR"))[1]
+    assert sooner.count("EUR") == 4
+    assert sooner.endswith("down to 20.0 s for 9.00 EUR (g8 tp 1 dp 1).")
+
+
+def test_the_table_shows_limits_and_offers_only_where_there_are_any() -> None:
+    row = a_row("a", 100.0, 1.0)
+    plain = rental_table([row], row, Goal(currency="EUR"), 120)
+    assert "misses" not in plain[0]
+    assert "offer" not in plain[0]
+    assert plain[2].startswith("* a ")
+    spot = replace(row, offer="spot", misses=("deadline",))
+    full = rental_table([spot], None, Goal(1.0, currency="EUR"), 120)
+    assert full[0].split()[-1] == "misses"
+    assert full[2].split()[-1] == "deadline"
+    assert " spot " in full[2]
+
+
+def test_little_money_is_shown_with_more_digits() -> None:
+    assert [spend(amount) for amount in (None, 0.0, 0.25, 12.25)] == [
+        "–",
+        "0.00",
+        "0.2500",
+        "12.25",
+    ]
