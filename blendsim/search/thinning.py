@@ -15,6 +15,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from blendsim.perf.grids import Floats
 from blendsim.perf.model import StepModel
 from blendsim.planner.tree import pool_tree
 from blendsim.prefix import SortedPrompts, subset
@@ -69,7 +70,7 @@ def divide_model(model: StepModel, parts: int) -> StepModel:
     tables, system = model.tables, model.system
     dense = ("layers", "head", "network", "layers_with_network")
     divided = tables._replace(
-        **{name: getattr(tables, name)[::parts].copy() for name in dense},
+        **{name: _every(getattr(tables, name), parts) for name in dense},
         decode=tables.decode[::parts].copy(),
         prefill_batches=tables.prefill_batches / parts,
         prefill=tables.prefill * parts,
@@ -82,6 +83,13 @@ def divide_model(model: StepModel, parts: int) -> StepModel:
         system=replace(system, kv_bytes=int(kv_bytes)),
         **{name: getattr(model, name) * parts for name in rates},
     )
+
+
+def _every(table: Floats, parts: int) -> Floats:
+    """Every such entry of a dense table, as long as it was: its last rate beyond the end."""
+    last = len(table) - 1
+    at = np.arange(len(table)) * parts
+    return np.where(at <= last, table[np.minimum(at, last)], table[last] / last * at)
 
 
 def divide_flavour(flavour: Flavour, parts: int) -> Flavour:
