@@ -8,6 +8,8 @@ import pytest
 from test_search import mixed_pool
 
 from blendsim import search
+from blendsim.cli.config import overlay
+from blendsim.cli.planned import given
 from blendsim.errors import InputError
 from blendsim.plan import Plan, write_plan
 from blendsim.request import Workload
@@ -30,7 +32,7 @@ def found(workload: Workload) -> Found:
 
 
 def settings_of(plan: Plan) -> Settings:
-    return Settings(**plan.meta["settings"])
+    return overlay(Settings(), given(plan.meta["settings"]), "plan")
 
 
 def same(a: Plan, b: Plan, folder: Path) -> bool:

@@ -1,12 +1,14 @@
 """The table of parameters: what is searched, and that a point's schedule is what it says."""
 
 from dataclasses import replace
+from itertools import product
 
 import numpy as np
 import pytest
 
 from blendsim import search
 from blendsim.planner.blend import BlendSettings
+from blendsim.planner.make import POLICIES
 from blendsim.request import from_lengths
 from blendsim.search.space import Point, Space, axes_of, plain
 from blendsim.search.trial import find_engine
@@ -38,7 +40,7 @@ def moved(space: Space, point: Point, **values: object) -> Point:
 
 def test_fixed_points_are_the_policies_as_plan_runs_them(usual: Space) -> None:
     made = problem()
-    for point, policy in zip(usual.fixed(), ("fcfs", "random", "dfs", "blend"), strict=True):
+    for point, policy in zip(usual.fixed(), POLICIES, strict=True):
         schedule = usual.schedule(point)
         assert schedule.policy == policy
         assert schedule.blend == BlendSettings()
@@ -47,10 +49,10 @@ def test_fixed_points_are_the_policies_as_plan_runs_them(usual: Space) -> None:
 
 
 def test_every_value_of_every_axis_makes_a_schedule_that_can_run(usual: Space) -> None:
-    made, blend = problem(), usual.fixed()[-1]
+    made = problem()
     for k, axis in enumerate(usual.axes):
-        for at in range(len(axis.values)):
-            schedule = usual.schedule((*blend[:k], at, *blend[k + 1 :]))
+        for at, point in product(range(len(axis.values)), usual.fixed()[3:]):
+            schedule = usual.schedule((*point[:k], at, *point[k + 1 :]))
             find_engine(made._replace(settings=schedule.settings), "nanoflow")
             search.plan_policy(made, schedule.policy, schedule.blend).check()
 
@@ -94,7 +96,7 @@ def test_neighbours_of_an_ordered_axis_are_a_step_away(usual: Space) -> None:
 
 
 def test_neighbours_of_a_choice_are_all_others(usual: Space) -> None:
-    assert len(usual.neighbours(usual.fixed()[0], 0, 1)) == 3
+    assert len(usual.neighbours(usual.fixed()[0], 0, 1)) == len(POLICIES) - 1
 
 
 def test_cube_holds_only_the_policies_asked_for(usual: Space) -> None:

@@ -17,7 +17,7 @@ from blendsim.planner.blend import BlendSettings
 from blendsim.search.problem import Problem, plan_policy
 from blendsim.search.race import Heat
 from blendsim.search.space import Schedule, Space
-from blendsim.search.thinning import can_thin, divide_flavour, thin
+from blendsim.search.thinning import can_thin, divide_flavour, divide_settings, thin
 from blendsim.search.trial import find_engine
 from blendsim.serving.flavour import Flavour
 from blendsim.settings import Settings
@@ -101,7 +101,8 @@ class Evaluator:
         return chosen
 
     def _make(self, key: _PlanKey) -> _Kept:
-        problem = self.levels[key.level]._replace(settings=key.settings)
+        settings = divide_settings(key.settings, self.parts[key.level])
+        problem = self.levels[key.level]._replace(settings=settings)
         plan = plan_policy(problem, key.policy, key.blend)
         return _Kept(plan, _digest(plan))
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from blendsim.errors import BlendsimError
 from blendsim.perf.grids import Floats
 from blendsim.planner.blend import BOTH_ENDS, ENDS, BlendSettings
-from blendsim.planner.make import POLICIES
+from blendsim.planner.make import PACED, POLICIES
 from blendsim.search.comparison import BUDGETS
 from blendsim.search.problem import Problem
 from blendsim.search.trial import find_engine
@@ -89,6 +89,10 @@ def axes_of(problem: Problem) -> tuple[Axis, ...]:
             own.token_budget,
             _setting("token_budget"),
             _always,
+        ),
+        *(
+            (f"pacing {name}", values, getattr(asked.pacing, name), _gain(name), _paced)
+            for name, values in _GAINS.items()
         ),
         (
             "eviction",
@@ -188,6 +192,15 @@ class Space:
 _BUDGETS = (128, 256, 384, 512, 640, 768, 1_024, 1_280, 1_536, 2_048, 3_072, 4_096, 6_144, 8_192)
 _KEPT = (0.5, 0.8, 0.9, 0.95, 0.97, 0.98, 0.99, 0.995, 0.999, 1.0)
 _PLAIN = ("fcfs", "random", "dfs")  # orders that know no densities
+_GAINS: dict[str, tuple[float, ...]] = {  # of pacing.Gains
+    "most_tokens": (512, 1_024, 2_048, 4_096, 8_192),
+    "left_room": (0.5, 1.0, 1.5, 2.0, 3.0, 4.0),
+    "fill": (0.7, 0.8, 0.85, 0.9, 0.93, 0.96, 0.98, 1.0),
+    "slack": (0.0, 0.02, 0.05, 0.1, 0.2),
+    "efficiency": (0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95),
+    "caution": (0.0, 0.5, 1.0, 1.5, 2.0, 3.0),
+    "look_steps": (64, 128, 256, 512, 1_024),
+}
 _UNORDERED = ("policy", "ends", "eviction")
 
 
@@ -215,6 +228,10 @@ def _always(_: Schedule) -> bool:
 
 def _blended(schedule: Schedule) -> bool:
     return schedule.is_blended
+
+
+def _paced(schedule: Schedule) -> bool:
+    return schedule.policy == PACED
 
 
 def _open_ended(schedule: Schedule) -> bool:
@@ -246,4 +263,12 @@ def _limit(schedule: Schedule, value: int | str) -> Schedule:
 def _setting(name: str) -> Put:
     return lambda schedule, value: schedule._replace(
         settings=replace(schedule.settings, **{name: value})
+    )
+
+
+def _gain(name: str) -> Put:
+    return lambda schedule, value: schedule._replace(
+        settings=replace(
+            schedule.settings, pacing=replace(schedule.settings.pacing, **{name: value})
+        )
     )

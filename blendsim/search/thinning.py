@@ -22,6 +22,7 @@ from blendsim.prefix import SortedPrompts, subset
 from blendsim.request import Ints, select
 from blendsim.search.problem import Problem
 from blendsim.serving.flavour import Flavour
+from blendsim.settings import Settings
 
 RUNS = 64  # the largest run is this part of what is kept of the pool at most
 LONGEST = 1.0  # of the small machine's KV memory that one request may take
@@ -101,6 +102,12 @@ def divide_flavour(flavour: Flavour, parts: int) -> Flavour:
         max_running=max(1, min(budget, flavour.max_running // parts)),
         dense_multiple=max(1, flavour.dense_multiple // parts),
     )
+
+
+def divide_settings(settings: Settings, parts: int) -> Settings:
+    """What plans for such a machine are made by: paced steps are limited as the engine's are."""
+    most = max(1, settings.pacing.most_tokens // parts)
+    return replace(settings, pacing=replace(settings.pacing, most_tokens=most))
 
 
 def _longest(model: StepModel, parts: int) -> int:
