@@ -95,7 +95,8 @@ def test_small_pools_sort_out_what_runs_on_larger_ones() -> None:
 
 
 def test_only_the_better_half_of_the_policies_is_scattered() -> None:
-    runs = raced(40, levels=2)
+    runs = raced(18, levels=2)
+    assert any(run.heat.level == 1 for run in runs)
     assert {run.heat.point[0] for run in runs if run.heat.level == 1} <= {0, 3}
 
 
@@ -121,3 +122,13 @@ def test_progress_hears_of_every_batch() -> None:
 def test_number_of_runs_is_what_was_asked_for(most: int) -> None:
     judge = Judge()
     assert len(race(space(), 2, 0, most, judge)) == len(judge.asked) == most
+
+
+def test_walk_runs_on_the_whole_only_what_a_smaller_pool_finds_no_slower() -> None:
+    judge = Judge()
+    runs = race(space(), 2, 0, 110, judge)
+    assert best_of(runs).heat.point == (3, 5, 2, 7)
+    small = {run.heat.point for run in runs if run.heat.level == 1}
+    fixed = set(space().fixed())
+    assert {run.heat.point for run in runs if run.heat.level == 0} - fixed <= small
+    assert sum(run.heat.level == 0 for run in runs) < len(runs) / 2

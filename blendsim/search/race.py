@@ -17,7 +17,7 @@ from blendsim.search.space import Point, Space
 
 SCATTERED = 32  # points of a lap on the smallest pool
 KEPT = 4  # one of so many goes on to the next larger pool
-WALKED = 64  # runs of a lap's walk at most
+WALKED = 96  # runs of a lap's walk at most
 FIRST_STEP = 2  # values along an axis
 
 
@@ -86,7 +86,7 @@ def _course(space: Space, levels: int, seed: int, known: dict[Heat, float]) -> I
                 yield heats[low : low + 8]
             heats.sort(key=lambda heat: known[heat])
             points = [heat.point for heat in heats[: max(1, len(heats) // KEPT)]]
-        yield from _walk(space, known)
+        yield from _walk(space, levels, known)
         if len(known) == before:
             return
 
@@ -98,8 +98,10 @@ def _better_half(fixed: Sequence[Heat], known: dict[Heat, float]) -> list[int]:
     return policies[: -(-len(policies) // 2)]
 
 
-def _walk(space: Space, known: dict[Heat, float]) -> Iterator[list[Heat]]:
-    """Pattern search from the best point: a batch holds both neighbours on two axes."""
+def _walk(space: Space, levels: int, known: dict[Heat, float]) -> Iterator[list[Heat]]:
+    """Pattern search from the best point, both neighbours on two axes at a time. Where there are
+    smaller pools, only those run on the whole that the largest of them does not find slower.
+    """
 
     def best() -> Point:
         whole = [heat for heat in known if heat.level == 0]
@@ -107,11 +109,16 @@ def _walk(space: Space, known: dict[Heat, float]) -> Iterator[list[Heat]]:
 
     start, step = len(known), FIRST_STEP
     while step >= 1:
-        here = best()
+        before = best()
         for low in range(0, len(space.axes), 2):
             if len(known) - start >= WALKED:
                 return
+            here = best()
             axes = range(low, min(low + 2, len(space.axes)))
-            yield [Heat(p, 0) for axis in axes for p in space.neighbours(best(), axis, step)]
-        if best() == here:
+            points = [p for axis in axes for p in space.neighbours(here, axis, step)]
+            if levels > 1:
+                yield [Heat(p, 1) for p in (here, *points)]
+                points = [p for p in points if known[Heat(p, 1)] <= known[Heat(here, 1)]]
+            yield [Heat(p, 0) for p in points]
+        if best() == before:
             step //= 2
