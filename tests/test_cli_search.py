@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import pytest
 from test_cli_plan import KEYS, folder, run
@@ -9,6 +10,7 @@ from typer.testing import CliRunner
 
 from blendsim.cli.app import app
 from blendsim.plan import read_plan
+from blendsim.report.tables import leaderboard_table
 
 __all__ = ["folder"]
 
@@ -64,3 +66,21 @@ def test_what_cannot_be_done_is_one_line(
     assert result.exit_code == 2
     assert message in result.stderr
     assert result.stderr.strip().count("\n") == 0
+
+
+def test_leaderboard_has_columns_for_what_differs() -> None:
+    class Entry(NamedTuple):
+        seconds: float
+        is_fixed: bool
+        values: dict[str, Any]
+
+    entries = [
+        (1, Entry(9.0, False, {"policy": "blend", "merge size": 64, "token budget": 512})),
+        (4, Entry(10.0, True, {"policy": "dfs", "token budget": 2_048})),
+    ]
+    assert leaderboard_table(entries, 120) == [
+        "rank  predicted         policy  token budget",
+        "────────────────────────────────────────────",
+        "   1        9.0         blend            512",
+        "   4       10.0  fixed  dfs            2,048",
+    ]

@@ -83,8 +83,14 @@ class Ranked(Protocol):
 
 
 def leaderboard_table(entries: Sequence[tuple[int, Ranked]], width: int) -> list[str]:
-    """A line a schedule with its rank; `fixed` marks the policies as `plan` runs them."""
-    names = list(dict.fromkeys(name for _, entry in entries for name in entry.values))
+    """A line a schedule with its rank; `fixed` marks the policies as `plan` runs them. What all
+    have in common takes no column.
+    """
+    found: dict[str, set[Any]] = {}
+    for _, entry in entries:
+        for name, value in entry.values.items():
+            found.setdefault(name, set()).add(value)
+    names = [name for name, values in found.items() if len(values) > 1 or name == "policy"]
     parts = [
         [_value(entry.values[name]) if name in entry.values else "" for _, entry in entries]
         for name in names
