@@ -47,6 +47,7 @@ class Settings:
     eviction: str | None = None  # of idle prefixes, lru or plan; None: the engine's own
     host_memory_bytes: int | None = None  # of a replica, for KV; None: KV stays on the GPUs
     host_link: str = "pcie4"  # between each GPU and the host memory
+    output_reserved: float | None = None  # share of expected outputs, dual scan; None: the engine's
     pacing: Gains = field(default_factory=Gains)  # of the paced policy
 
     def __post_init__(self) -> None:
@@ -70,6 +71,8 @@ class Settings:
             )
         if self.eviction is not None and self.eviction not in EVICTIONS:
             raise UnknownName("eviction", self.eviction, EVICTIONS)
+        if self.output_reserved is not None and not self.output_reserved >= 0:
+            raise InputError(f"output_reserved = {self.output_reserved} must be at least 0")
 
     @property
     def system(self) -> System:

@@ -6,6 +6,8 @@ from hypothesis import given, settings
 from oracle_serving import World
 from serving_worlds import core_of, steps, worlds
 
+from blendsim.serving.state import BUCKETS
+
 #: Both prompts fit in 6 blocks of 2 tokens, both whole requests do not.
 PAIR = World(
     prompts=((1,) * 4, (2,) * 6),
@@ -123,3 +125,17 @@ def test_true_estimates_are_hardly_ever_preempted_with_blocks_and_cut_prompts() 
     ]
     assert sum(map(preempted, pools)) <= 8
     assert sum(preempted(replace(pool, predicted_peak=False)) for pool in pools) > 160
+
+
+@given(worlds())
+@settings(max_examples=40)
+def test_no_end_is_expected_after_the_last_bucket_that_the_peak_looks_at(world: World) -> None:
+    core = core_of(world)
+    while not core.is_done:
+        core.step()
+        s = core.state.scalars[0]
+        ahead = range(
+            max(int(s.last_bucket), int(s.current_bucket) - 1) + 1, int(s.current_bucket) + BUCKETS
+        )
+        assert all(core.state.buckets[b % BUCKETS]["count"] == 0 for b in ahead)
+        core.commit()

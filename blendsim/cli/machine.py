@@ -137,7 +137,9 @@ def _job(made: "Plan", pool: "Workload", asked: Asked, wish: Wish) -> Any:
     longest = system.longest_request
     drawn = look_ahead(pool, prompts, longest, settings.sample, settings.seed).drawn
     name = settings.engine if wish.engine is Engine.BLENDRT else wish.engine.value
-    flavour = find_flavour(name, settings.token_budget, settings.eviction)
+    flavour = find_flavour(
+        name, settings.token_budget, settings.eviction, output_reserved=settings.output_reserved
+    )
     if flavour.prefill_first:
         raise InputError(
             f"replay runs no rounds as {name} does; give --engine vllm, or plan with --engine "

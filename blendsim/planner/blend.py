@@ -13,6 +13,10 @@ from blendsim.prefix import SortedPrompts
 from blendsim.request import Workload
 from blendsim.specs import BLOCK_TOKENS
 
+BOTH_ENDS = "both"  # dual scan
+DENSE_FIRST, MEMORY_FIRST = "dense", "memory"  # in order, from that end on
+ENDS = (BOTH_ENDS, DENSE_FIRST, MEMORY_FIRST)
+
 
 @dataclass(frozen=True, slots=True)
 class BlendSettings:
@@ -24,6 +28,7 @@ class BlendSettings:
     )
     merge_size: int = 64  # requests a merged node may hold, so that ρ of the ends moves slowly
     least_nodes: int = 64  # a small pool is merged less, to keep about so many nodes to scan
+    ends: str = BOTH_ENDS  # from which the order is taken
 
 
 def blend(

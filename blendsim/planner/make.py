@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from blendsim.errors import UnknownName
 from blendsim.perf.density import RequestCosts
 from blendsim.plan import DUAL_SCAN, IN_ORDER, Plan
-from blendsim.planner.blend import BlendSettings, blend
+from blendsim.planner.blend import BOTH_ENDS, MEMORY_FIRST, BlendSettings, blend
 from blendsim.planner.lengths import Lengths
 from blendsim.planner.orders import dfs, fcfs, shuffled
 from blendsim.planner.tree import Floats, PoolTree, density, node_costs, pool_tree
@@ -109,7 +109,10 @@ def _blend(scene: _Scene) -> _Ordered:
     done = blend(scene.workload, scene.prompts, scene.rest, scene.costs, scene.settings)
     columns = ("order", "density", "root_density")
     facts = {key: value for key, value in done._asdict().items() if key not in columns}
-    return _Ordered(done.order, done.density, DUAL_SCAN, done.root_density, {"arrange": facts})
+    admission = DUAL_SCAN if scene.settings.ends == BOTH_ENDS else IN_ORDER
+    way = -1 if scene.settings.ends == MEMORY_FIRST else 1
+    order, rho = done.order[::way], done.density[::way]
+    return _Ordered(order, rho, admission, done.root_density, {"arrange": facts})
 
 
 _POLICIES: dict[str, Callable[[_Scene], _Ordered]] = {

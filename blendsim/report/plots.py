@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import matplotlib as mpl
 import numpy as np
@@ -128,3 +128,56 @@ def _running_total(axis: Any, run: Validation) -> None:
         transform=axis.transAxes, ha="right",
         bbox={"facecolor": "white", "edgecolor": "none", "pad": 2, "alpha": 0.85},
     )  # fmt: skip
+
+
+class Sensitivity(Protocol):
+    """Predicted seconds over one parameter's values, the others as chosen."""
+
+    @property
+    def axis(self) -> str: ...
+    @property
+    def is_ordered(self) -> bool: ...
+    @property
+    def labels(self) -> Sequence[str]: ...
+    @property
+    def chosen(self) -> int: ...
+    @property
+    def seconds(self) -> Sequence[float]: ...
+
+
+def draw_sensitivities(each: Sequence[Sensitivity], best: float, path: Path) -> None:
+    """A panel a parameter: predicted seconds over its values, all panels on one scale, the chosen
+    value marked. PNG or PDF by the name's end.
+    """
+    columns = min(3, len(each))
+    rows = -(-len(each) // columns)
+    with mpl.rc_context({"font.size": 8.5, "axes.edgecolor": QUIET, "text.color": INK}):
+        figure = Figure(figsize=(3.6 * columns + 0.4, 2.5 * rows + 0.3), layout="constrained")
+        FigureCanvasAgg(figure)
+        axes = figure.subplots(rows, columns, squeeze=False, sharey=True).flatten()
+        for axis, one in zip(axes, each, strict=False):
+            _sensitivity(axis, one, best)
+        for axis in axes[len(each) :]:
+            axis.set_visible(False)
+        for axis in axes[::columns]:
+            axis.set_ylabel("predicted seconds")
+        is_pdf = path.suffix.lower() == ".pdf"
+        dateless = {"CreationDate": None} if is_pdf else {"Software": None}
+        with replacing(path) as temporary:
+            # NOTE: no date in the file: the same results are the same bytes.
+            figure.savefig(temporary, dpi=150, format="pdf" if is_pdf else "png", metadata=dateless)
+
+
+def _sensitivity(axis: Any, one: Sensitivity, best: float) -> None:
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.grid(color="#e6eaee", linewidth=0.6, axis="y")
+    axis.set_axisbelow(True)
+    places = np.arange(len(one.labels))
+    axis.axhline(best, color=QUIET, linewidth=0.8, linestyle=":")
+    line = "-" if one.is_ordered else ""
+    axis.plot(places, one.seconds, f"o{line}", color=COLOURS[2], markersize=3.5, linewidth=1.2)
+    axis.plot(one.chosen, one.seconds[one.chosen], "o", color=COLOURS[0], markersize=7)
+    axis.set_xticks(places, one.labels, rotation=45 if len(places) > 5 else 0)
+    axis.set_xlim(-0.5, len(places) - 0.5)
+    axis.set_title(one.axis, loc="left", weight="bold")
+    axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))

@@ -4,7 +4,7 @@ import math
 import re
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 if TYPE_CHECKING:  # laying out a table must not load the performance model
     from blendsim.report.metrics import Row
@@ -69,6 +69,50 @@ def comparison_table(
         Column(budget, [number(row.reported_seconds, 1) for row in common]),
     ]
     return lay_out(columns, width)
+
+
+class Ranked(Protocol):
+    """A schedule of a search's leaderboard."""
+
+    @property
+    def seconds(self) -> float: ...
+    @property
+    def is_fixed(self) -> bool: ...
+    @property
+    def values(self) -> Mapping[str, Any]: ...
+
+
+def leaderboard_table(entries: Sequence[tuple[int, Ranked]], width: int) -> list[str]:
+    """A line a schedule with its rank; `fixed` marks the policies as `plan` runs them. What all
+    have in common takes no column.
+    """
+    found: dict[str, set[Any]] = {}
+    for _, entry in entries:
+        for name, value in entry.values.items():
+            found.setdefault(name, set()).add(value)
+    names = [name for name, values in found.items() if len(values) > 1 or name == "policy"]
+    parts = [
+        [_value(entry.values[name]) if name in entry.values else "" for _, entry in entries]
+        for name in names
+    ]
+    columns = [
+        Column("rank", [number(rank) for rank, _ in entries]),
+        Column("predicted", [number(entry.seconds, 1) for _, entry in entries]),
+        Column("", ["fixed" if entry.is_fixed else "" for _, entry in entries], is_text=True),
+        *(
+            Column(name, cells, 0 if name == "policy" else 1, is_text=not _has_figures(cells))
+            for name, cells in zip(names, parts, strict=True)
+        ),
+    ]
+    return lay_out(columns, width)
+
+
+def _value(value: Any) -> str:
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def _has_figures(cells: Sequence[str]) -> bool:
+    return any(cell[:1].isdigit() for cell in cells)
 
 
 def pool_line(row: "Row", where: str) -> str:

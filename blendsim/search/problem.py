@@ -50,6 +50,14 @@ def prepare(workload: Workload, settings: Settings, progress: Progress = lambda 
     progress("sorting prompts by prefix")
     prompts = sort_prompts(workload)
     progress("estimating output lengths")
+    return expect(workload, prompts, settings, model)
+
+
+def expect(
+    workload: Workload, prompts: SortedPrompts, settings: Settings, model: StepModel
+) -> Problem:
+    """What `prepare` does once prompts are sorted: sample, estimate and draw output lengths."""
+    system = settings.system
     longest = system.longest_request
     lengths, drawn = look_ahead(workload, prompts, longest, settings.sample, settings.seed)
     # NOTE: the closed form counts KV held for d steps, p·d + d²/2, which is what dual scan divides;
@@ -77,12 +85,12 @@ def moved(problem: Problem, settings: Settings) -> Problem:
     )
 
 
-def plan_policy(problem: Problem, policy: str) -> Plan:
+def plan_policy(problem: Problem, policy: str, blend: BlendSettings | None = None) -> Plan:
     """The plan of one policy, over all replicas."""
-    return over_replicas(problem, plan_whole(problem, policy))
+    return over_replicas(problem, plan_whole(problem, policy, blend))
 
 
-def plan_whole(problem: Problem, policy: str) -> Plan:
+def plan_whole(problem: Problem, policy: str, blend: BlendSettings | None = None) -> Plan:
     """The plan of one policy as one replica would run it, whatever their number is."""
     plan = make_plan(
         policy,
@@ -90,7 +98,7 @@ def plan_whole(problem: Problem, policy: str) -> Plan:
         problem.prompts,
         problem.lengths,
         problem.costs,
-        BlendSettings(),
+        blend or BlendSettings(),
         problem.settings.seed,
         {
             "origin": list(problem.workload.origin),

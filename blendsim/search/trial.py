@@ -36,7 +36,11 @@ def find_engine(problem: Problem, name: str, token_budget: int | None = None) ->
     """
     settings = problem.settings
     flavour = find_flavour(
-        name, token_budget or settings.token_budget, settings.eviction, settings.knobs
+        name,
+        token_budget or settings.token_budget,
+        settings.eviction,
+        settings.knobs,
+        settings.output_reserved,
     )
     if settings.nano_batches is not None and flavour.overlaps:
         flavour = replace(flavour, nano_batches=settings.nano_batches)

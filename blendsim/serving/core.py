@@ -299,9 +299,10 @@ def new_state(
     shared_nodes = len(nodes)
     keeps_own = flavour.keeps_own_blocks and paths is not None
     if keeps_own:
-        own: Any = np.zeros(n, NODE).view(np.recarray)
-        own.parent = requests.node
-        nodes = np.concatenate([nodes, own]).view(np.recarray)
+        several: Any = np.zeros(shared_nodes + n, NODE).view(np.recarray)
+        several[:shared_nodes] = nodes
+        several.parent[shared_nodes:] = requests.node
+        nodes = several
     nodes.newer = nodes.older = NONE
     host_nodes = len(nodes)
     if host_blocks:

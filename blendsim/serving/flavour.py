@@ -63,6 +63,11 @@ class Flavour:
             )
         if self.eviction not in EVICTIONS:
             raise UnknownName("eviction", self.eviction, EVICTIONS)
+        if not self.output_reserved >= 0:
+            raise InputError(
+                f"output_reserved {self.output_reserved} is a share of the expected output; "
+                "set it to 0 or more"
+            )
         if self.max_running > self.token_budget:
             raise InputError(
                 f"token budget {self.token_budget} is below the running limit {self.max_running}: "
@@ -171,13 +176,18 @@ def find_flavour(
     token_budget: int | None = None,
     eviction: str | None = None,
     knobs: Knobs = AS_SHIPPED,
+    output_reserved: float | None = None,
 ) -> Flavour:
-    """The flavour of that name, with another token budget, eviction or knobs if they are given."""
+    """The flavour of that name, with another token budget, eviction, knobs or reservation if they
+    are given.
+    """
     if name not in FLAVOURS:
         raise UnknownName("engine", name, FLAVOURS)
     flavour = FLAVOURS[name]
     if eviction is not None:
         flavour = replace(flavour, eviction=eviction)
+    if output_reserved is not None:
+        flavour = replace(flavour, output_reserved=output_reserved)
     if token_budget is not None:
         most = min(flavour.max_running, token_budget)
         flavour = replace(flavour, token_budget=token_budget, max_running=most)

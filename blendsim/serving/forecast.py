@@ -33,8 +33,10 @@ def end_bucket(state: State, end: int) -> int:
 @kernel
 def expect(state: State, request: int, end: int, base: int) -> None:
     """Enter a running request: it holds base + u private tokens at step u until step `end`."""
+    s = state.scalars[0]
     r = state.requests[request]
     r.end_bucket = end_bucket(state, end)
+    s.last_bucket = max(s.last_bucket, r.end_bucket)
     r.end_base = base
     r.end_final = base + end
     bucket = state.buckets[r.end_bucket % BUCKETS]
@@ -81,7 +83,7 @@ def peak_fits(state: State, request: int, near: int, far: int) -> bool:
     is_kind_ahead = has_members(state)
     count = 0
     total = 0
-    for b in range(s.current_bucket + BUCKETS - 1, s.current_bucket - 1, -1):
+    for b in range(max(mine, s.last_bucket), s.current_bucket - 1, -1):
         bucket = state.buckets[b % BUCKETS]
         if bucket.count == 0 and b != mine and not (is_kind_ahead and b < mine and b % STRIDE == 0):
             continue  # NOTE: without an end in it, a bucket cannot hold the worst moment

@@ -113,6 +113,7 @@ SCALARS = np.dtype(
         ("running", _INT),  # requests admitted and not done
         ("done", _INT),
         ("current_bucket", _INT),
+        ("last_bucket", _INT),  # no later bucket of time has held an expected end
         # KV blocks: capacity = free + idle + shared_held + private
         ("free", _INT),
         ("idle", _INT),  # cached blocks of nodes without readers

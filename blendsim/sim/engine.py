@@ -32,6 +32,7 @@ from blendsim.steplog import COUNTS, TIMES
 STORED_BLOCKS = COUNTS.index("stored_blocks")
 LOADED_BLOCKS = COUNTS.index("loaded_blocks")
 _FIRST_ROWS = 1 << 14
+_FEW_ROWS = 1 << 10  # without a log: written over again and again, they stay in the cache
 _LOST = [PREEMPTED, PREEMPTED_TOKENS]
 
 
@@ -176,7 +177,9 @@ def run_to_message(
 
 
 class Replica:
-    """A ServingCore that advances in simulated time and keeps its step log."""
+    """A ServingCore that advances in simulated time and keeps its step log, or only the rows of the
+    last steps where nobody will read it.
+    """
 
     def __init__(
         self,
@@ -184,17 +187,20 @@ class Replica:
         model: StepModel,
         flavour: Flavour,
         host: HostMemory | None = None,
+        keeps_log: bool = True,
     ) -> None:
         self.core = core
         self.now = 0.0  # seconds
+        self._keeps_log = keeps_log
         self._costs = step_costs(
             model, flavour.overlaps, flavour.overlaps_network, flavour.nano_batches
         )
         self._link = np.zeros(2)
         if host is not None:
             self._link[:] = host.seconds_per_block(model.system), host.link.latency
-        self._counts = np.empty((_FIRST_ROWS, len(COUNTS)), np.int64)
-        self._times = np.empty((_FIRST_ROWS, len(TIMES)))
+        rows = _FIRST_ROWS if keeps_log else _FEW_ROWS
+        self._counts = np.empty((rows, len(COUNTS)), np.int64)
+        self._times = np.empty((rows, len(TIMES)))
         self._rows = 0
         self._unlogged = np.zeros(len(_LOST), np.int64)
 
@@ -241,7 +247,9 @@ class Replica:
         self._counts[self._rows - 1, FINISHED] -= number
 
     def _free_rows(self) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-        if self._rows == len(self._counts):
+        if not self._keeps_log:
+            self._rows = 0
+        elif self._rows == len(self._counts):
             self._counts = np.concatenate([self._counts, np.empty_like(self._counts)])
             self._times = np.concatenate([self._times, np.empty_like(self._times)])
         return self._counts[self._rows :], self._times[self._rows :]

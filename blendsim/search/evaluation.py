@@ -1,0 +1,157 @@
+"""Predicted seconds of many schedules of one pool. What does not depend on a schedule is made once,
+schedules that differ in the engine's rules share a plan, and equal plans are run once.
+"""
+
+import hashlib
+import os
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import fields, replace
+from typing import NamedTuple, TypeVar
+
+import numpy as np
+
+from blendsim.plan import Plan
+from blendsim.planner.blend import BlendSettings
+from blendsim.search.problem import Problem, plan_policy
+from blendsim.search.race import Heat
+from blendsim.search.space import Schedule, Space
+from blendsim.search.thinning import can_thin, divide_flavour, divide_settings, thin
+from blendsim.search.trial import find_engine
+from blendsim.serving.flavour import Flavour
+from blendsim.settings import Settings
+from blendsim.sim.timing import run_seconds
+from blendsim.sim.topology import COLOCATED
+
+PARTS = (1, 4, 16)  # into which pool and machine are divided, by level
+LEAST_REQUESTS = 10_000  # what is left of a pool that is worth thinning; a smaller one runs fast
+PLANS_KEPT = 24  # the latest
+
+_In = TypeVar("_In")
+_Out = TypeVar("_Out")
+
+
+class _PlanKey(NamedTuple):
+    level: int
+    policy: str
+    blend: BlendSettings
+    settings: Settings  # without the engine's rules: those that plans are made by
+
+
+class _RunKey(NamedTuple):
+    level: int
+    plan: bytes  # digest of what a run depends on
+    flavour: Flavour
+
+
+class _Kept(NamedTuple):
+    plan: Plan
+    digest: bytes
+
+
+class Evaluator:
+    """Predicts the points of a space, on all cores."""
+
+    def __init__(self, problem: Problem, space: Space) -> None:
+        self.space = space
+        self.parts = [parts for parts in PARTS if parts == 1 or _is_worth(problem, parts)]
+        seed = problem.settings.seed
+        self.levels = [problem if k == 1 else thin(problem, k, seed) for k in self.parts]
+        self.simulations = [0] * len(self.parts)  # that were run, by level
+        self._plans: OrderedDict[_PlanKey, _Kept] = OrderedDict()
+        self._seconds: dict[_RunKey, float] = {}
+
+    def seconds(self, heats: Sequence[Heat]) -> list[float]:
+        """Predicted seconds of the whole pool for each: on the drawn lengths, never the true ones.
+
+        Those of a small pool on a small machine stand for the whole ones (thinning.py).
+        """
+        schedules = [self.space.schedule(heat.point) for heat in heats]
+        wanted = [
+            _PlanKey(heat.level, made.policy, made.blend, _without_rules(made.settings))
+            for heat, made in zip(heats, schedules, strict=True)
+        ]
+        plans = self._plans_of(wanted)
+        runs = [
+            _RunKey(heat.level, plans[key].digest, self._flavour(made))
+            for heat, made, key in zip(heats, schedules, wanted, strict=True)
+        ]
+        fresh = {
+            run: plans[key].plan
+            for run, key in zip(runs, wanted, strict=True)
+            if run not in self._seconds
+        }
+        for run in fresh:
+            self.simulations[run.level] += 1
+        found = _on_all_cores(lambda pair: self._run(*pair), list(fresh.items()))
+        self._seconds.update(zip(fresh, found, strict=True))
+        return [self._seconds[run] for run in runs]
+
+    def _plans_of(self, wanted: Iterable[_PlanKey]) -> dict[_PlanKey, _Kept]:
+        """The plans, made where they are not among the latest ones."""
+        keys = list(dict.fromkeys(wanted))
+        missing = [key for key in keys if key not in self._plans]
+        self._plans.update(zip(missing, _on_all_cores(self._make, missing), strict=True))
+        for key in keys:
+            self._plans.move_to_end(key)
+        chosen = {key: self._plans[key] for key in keys}
+        while len(self._plans) > PLANS_KEPT:
+            self._plans.popitem(last=False)
+        return chosen
+
+    def _make(self, key: _PlanKey) -> _Kept:
+        settings = divide_settings(key.settings, self.parts[key.level])
+        problem = self.levels[key.level]._replace(settings=settings)
+        plan = plan_policy(problem, key.policy, key.blend)
+        return _Kept(plan, _digest(plan))
+
+    def _flavour(self, schedule: Schedule) -> Flavour:
+        problem = self.levels[0]._replace(settings=schedule.settings)
+        return find_engine(problem, schedule.settings.engine)
+
+    def _run(self, key: _RunKey, plan: Plan) -> float:
+        problem = self.levels[key.level]
+        settings = problem.settings
+        return run_seconds(
+            plan,
+            problem.workload,
+            problem.drawn,
+            problem.prompts,
+            problem.model,
+            divide_flavour(key.flavour, self.parts[key.level]),
+            settings.cluster,
+            settings.host,
+        )
+
+
+def _without_rules(settings: Settings) -> Settings:
+    return replace(settings, token_budget=None, eviction=None, output_reserved=None)
+
+
+def _digest(plan: Plan) -> bytes:
+    """A digest of what a run depends on."""
+    digest = hashlib.blake2b()
+    for field in fields(plan):
+        value = getattr(plan, field.name)
+        if isinstance(value, np.ndarray):
+            digest.update(np.ascontiguousarray(value).data)
+        elif field.name not in ("policy", "meta"):
+            digest.update(repr(value).encode())
+    return digest.digest()
+
+
+def _is_worth(problem: Problem, parts: int) -> bool:
+    """Whether a pool and machine of such a part are worth a level. What stands around replicas is
+    not divided.
+    """
+    settings = problem.settings
+    if settings.cluster != COLOCATED or settings.host is not None or settings.dp > 1:
+        return False
+    return len(problem.workload) >= LEAST_REQUESTS * parts and can_thin(problem, parts)
+
+
+def _on_all_cores(call: Callable[[_In], _Out], items: Sequence[_In]) -> list[_Out]:
+    """Results in order; compiled code runs outside the interpreter's lock."""
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return list(pool.map(call, items))

@@ -1,0 +1,45 @@
+"""What another share of sampled requests would have given: a bootstrap.
+
+Which share is best cannot be raced like other parameters: each share has its own drawn lengths, and
+the luckiest draw would win. So the drawn lengths of the search are taken for the truth, new samples
+of each share are uncovered in them, plans are made of what those samples say, and all are run on
+the same lengths.
+"""
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+import numpy as np
+
+from blendsim.search.problem import Problem, expect, plan_policy
+from blendsim.search.space import Schedule
+from blendsim.search.trial import find_engine
+from blendsim.sim.timing import run_seconds
+
+REPEATS = 3  # samples of each share, of which the mean is told
+_FACTORS = (0.25, 0.5, 1.0, 2.0, 4.0)
+
+
+def shares_around(share: float) -> list[float]:
+    """Shares from a quarter of the asked one to four times as much, below 1."""
+    return [share * factor for factor in _FACTORS if share * factor < 1.0 or factor == 1.0]
+
+
+def resampled_seconds(problem: Problem, schedule: Schedule, share: float) -> float:
+    """Mean seconds of the schedule when `share` of the requests is sampled anew."""
+    workload = problem.workload
+    drawn = np.where(workload.has_output, problem.drawn, 0)
+    world = replace(workload, output_len=drawn)
+
+    def run(repeat: int) -> float:
+        seed = int(np.random.default_rng((problem.settings.seed, repeat)).integers(1 << 31))
+        settings = replace(schedule.settings, sample=share, seed=seed)
+        scene = expect(world, problem.prompts, settings, problem.model)
+        plan = plan_policy(scene, schedule.policy, schedule.blend)
+        flavour = find_engine(scene, settings.engine)
+        pool = (plan, world, problem.drawn, problem.prompts, problem.model, flavour)
+        return run_seconds(*pool, settings.cluster, settings.host)
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return float(np.mean(list(pool.map(run, range(REPEATS)))))

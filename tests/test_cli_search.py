@@ -1,0 +1,86 @@
+"""`blendsim search` from end to end."""
+
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+from test_cli_plan import KEYS, folder, run
+from typer.testing import CliRunner
+
+from blendsim.cli.app import app
+from blendsim.plan import read_plan
+from blendsim.report.tables import leaderboard_table
+
+__all__ = ["folder"]
+
+
+def test_plan_file_reproduces_what_search_predicted(folder: Path) -> None:
+    made = ("--trace", "trace.csv", "--evaluations", "30", "-o", "plan.parquet", "--json")
+    told = json.loads(run("search", *made))
+    assert told.keys() >= KEYS
+    assert told["search"]["evaluations"] == 30
+    assert told["leaderboard"][0]["predicted_seconds"] == told["predicted_seconds"]
+    again = json.loads(run("simulate", "plan.parquet", "--json"))
+    assert again["predicted_seconds"] == told["predicted_seconds"]
+    assert again["seconds"] == told["seconds"]
+    assert read_plan(Path("plan.parquet")).meta["search"]["evaluations"] == 30
+
+
+def test_table_names_the_gain_and_how_to_repeat_it(folder: Path) -> None:
+    said = run("search", "--trace", "trace.csv", "--evaluations", "30")
+    assert "--evaluations 30 repeats this search" in " ".join(said.split())
+    assert "rank" in said
+    assert "fixed" in said
+
+
+@pytest.mark.parametrize("name", ["all.png", "all.pdf"])
+def test_picture_is_written_and_the_same_again(folder: Path, name: str) -> None:
+    asked = ("search", "--trace", "trace.csv", "--evaluations", "12", "--picture")
+    run(*asked, name)
+    run(*asked, f"again-{name}")
+    first = (folder / name).read_bytes()
+    assert first[:4] in (b"\x89PNG", b"%PDF")
+    assert first == (folder / f"again-{name}").read_bytes()
+
+
+def test_budget_ends_the_search(folder: Path) -> None:
+    told = json.loads(run("search", "--trace", "trace.csv", "--budget", "0.2s", "--json"))
+    assert told["search"]["evaluations"] >= 4
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--budget", "soon"), "--budget 'soon' is not a time"),
+        (("--budget", "0s"), "--budget 0s must be above 0"),
+        (("--evaluations", "0"), "--evaluations 0 must be at least 1"),
+        (("--picture", "all.jpg"), "draws .png or .pdf"),
+        (("--picture", "nowhere/all.png"), "does not exist"),
+    ],
+)
+def test_what_cannot_be_done_is_one_line(
+    folder: Path, arguments: tuple[str, ...], message: str
+) -> None:
+    result = CliRunner().invoke(app, ["search", "--trace", "trace.csv", *arguments])
+    assert result.exit_code == 2
+    assert message in result.stderr
+    assert result.stderr.strip().count("\n") == 0
+
+
+def test_leaderboard_has_columns_for_what_differs() -> None:
+    class Entry(NamedTuple):
+        seconds: float
+        is_fixed: bool
+        values: dict[str, Any]
+
+    entries = [
+        (1, Entry(9.0, False, {"policy": "blend", "merge size": 64, "token budget": 512})),
+        (4, Entry(10.0, True, {"policy": "dfs", "token budget": 2_048})),
+    ]
+    assert leaderboard_table(entries, 120) == [
+        "rank  predicted         policy  token budget",
+        "────────────────────────────────────────────",
+        "   1        9.0         blend            512",
+        "   4       10.0  fixed  dfs            2,048",
+    ]

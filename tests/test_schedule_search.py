@@ -1,0 +1,179 @@
+"""Searching a schedule: never behind a fixed policy, honest about lengths, repeatable."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from test_search import mixed_pool
+
+from blendsim import search
+from blendsim.cli.config import overlay
+from blendsim.cli.planned import given
+from blendsim.errors import InputError
+from blendsim.plan import Plan, write_plan
+from blendsim.request import Workload
+from blendsim.search import evaluation
+from blendsim.search.schedule_search import SAMPLING, SEARCHED, Effort, Found
+from blendsim.search.schedule_search import search as find
+from blendsim.settings import Settings
+
+FEW = Effort(evaluations=45)
+
+
+@pytest.fixture(scope="module")
+def workload() -> Workload:
+    return mixed_pool(np.random.default_rng(0), 300)
+
+
+@pytest.fixture(scope="module")
+def found(workload: Workload) -> Found:
+    return find(workload, Settings(), replace(FEW, is_swept=True))
+
+
+def settings_of(plan: Plan) -> Settings:
+    return overlay(Settings(), given(plan.meta["settings"]), "plan")
+
+
+def same(a: Plan, b: Plan, folder: Path) -> bool:
+    """Whether two plans are the same bytes."""
+    write_plan(a, folder / "a.parquet")
+    write_plan(b, folder / "b.parquet")
+    return (folder / "a.parquet").read_bytes() == (folder / "b.parquet").read_bytes()
+
+
+def test_found_plan_is_not_behind_any_policy_of_auto(workload: Workload, found: Found) -> None:
+    rows = search.choose(workload, Settings()).rows
+    assert found.chosen.predicted_seconds <= min(row.predicted_seconds for row in rows)
+    fixed = {e.values["policy"]: e.seconds for e in found.leaderboard if e.is_fixed}
+    assert fixed == {row.policy: row.predicted_seconds for row in rows}
+
+
+def test_search_gains_on_a_pool_that_has_something_to_gain(found: Found) -> None:
+    assert found.chosen.predicted_seconds < found.rows[0].predicted_seconds
+    assert [row.policy for row in found.rows][-1] == SEARCHED
+
+
+def test_simulating_the_found_plan_gives_what_was_predicted(
+    workload: Workload, found: Found
+) -> None:
+    row = search.simulate_plan(workload, found.plan, settings_of(found.plan)).row
+    assert row.predicted_seconds == found.plan.meta["predicted_seconds"]
+    assert row.predicted_seconds == found.leaderboard[0].seconds
+    assert row.seconds == found.chosen.seconds
+
+
+def test_plan_tells_how_it_was_found(found: Found) -> None:
+    told = found.plan.meta["search"]
+    assert told["evaluations"] == found.tally.evaluations == 45
+    assert settings_of(found.plan).planner == found.leaderboard[0].values["policy"]
+    assert settings_of(found.plan).token_budget == found.leaderboard[0].values["token budget"]
+
+
+def test_leaderboard_rises(found: Found) -> None:
+    seconds = [entry.seconds for entry in found.leaderboard]
+    assert seconds == sorted(seconds)
+    assert len(seconds) > 10
+
+
+def test_sensitivities_meet_at_the_chosen_schedule(found: Found) -> None:
+    *each_axis, samples = found.sensitivities
+    assert len(each_axis) >= 4
+    assert samples.axis == SAMPLING
+    for each in each_axis:
+        assert each.seconds[each.chosen] == found.chosen.predicted_seconds
+        assert len(each.seconds) == len(each.labels)
+    assert found.tally.swept > 0
+
+
+def test_unsampled_lengths_do_not_change_a_byte(workload: Workload, tmp_path: Path) -> None:
+    first = find(workload, Settings(seed=3), FEW)
+    seen = np.zeros(len(workload), np.bool_)
+    seen[first.plan.order] = first.plan.is_visible
+    assert 0 < seen.sum() < len(workload)
+    changed = replace(
+        workload, output_len=np.where(seen, workload.output_len, 1 + workload.output_len[::-1] % 97)
+    )
+    second = find(changed, Settings(seed=3), FEW)
+    assert same(first.plan, second.plan, tmp_path)
+    assert first.leaderboard == second.leaderboard
+    assert first.chosen.seconds != second.chosen.seconds
+
+
+def test_threads_change_nothing(
+    workload: Workload, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    many = find(workload, Settings(), FEW)
+    monkeypatch.setattr(evaluation.os, "cpu_count", lambda: 1)
+    one = find(workload, Settings(), FEW)
+    assert same(many.plan, one.plan, tmp_path)
+    assert many.leaderboard == one.leaderboard
+
+
+def test_what_a_budget_stopped_can_be_repeated_by_its_number(
+    workload: Workload, tmp_path: Path
+) -> None:
+    stopped = find(workload, Settings(), Effort(budget_seconds=0.5))
+    assert stopped.tally.evaluations >= 4
+    again = find(workload, Settings(), Effort(evaluations=stopped.tally.evaluations))
+    assert same(stopped.plan, again.plan, tmp_path)
+
+
+def test_large_pools_are_tried_in_small_first(
+    workload: Workload, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(evaluation, "LEAST_REQUESTS", 30)
+    thinned = find(workload, Settings(), FEW)
+    assert thinned.tally.thinned > 0
+    assert thinned.tally.whole + thinned.tally.thinned <= 45
+    assert min(entry.seconds for entry in thinned.leaderboard) == thinned.chosen.predicted_seconds
+
+
+def test_equal_plans_are_simulated_once(workload: Workload, found: Found) -> None:
+    assert found.tally.whole < found.tally.evaluations
+
+
+def test_sweep_that_sees_something_faster_says_so(found: Found) -> None:
+    seen = min(min(each.seconds) for each in found.sensitivities if each.axis != SAMPLING)
+    is_missed = any("a longer search may take it" in note for note in found.notes)
+    assert is_missed == (seen < found.chosen.predicted_seconds)
+
+
+def test_larger_samples_are_tried_in_the_same_world(found: Found) -> None:
+    samples = found.sensitivities[-1]
+    assert samples.labels == ["0.0025", "0.005", "0.01", "0.02", "0.04"]
+    assert samples.chosen == 2
+    assert max(samples.seconds) < 1.5 * found.chosen.predicted_seconds
+
+
+def test_known_lengths_leave_nothing_to_sample(workload: Workload) -> None:
+    known = find(workload, Settings(sample=1.0), Effort(evaluations=4, is_swept=True))
+    assert SAMPLING not in [each.axis for each in known.sensitivities]
+
+
+def test_all_lengths_known_make_prediction_and_simulation_the_same(workload: Workload) -> None:
+    known = find(workload, Settings(sample=1.0), Effort(evaluations=25))
+    assert known.chosen.seconds == known.chosen.predicted_seconds
+    assert known.chosen.regret == 0
+
+
+@pytest.mark.parametrize("settings", [{"dp": 2}, {"engine": "sglang"}, {"topology": "1P1D"}])
+def test_other_clusters_and_engines_are_searched_too(
+    workload: Workload, settings: dict[str, object]
+) -> None:
+    chosen = find(workload, Settings(**settings), Effort(evaluations=8))  # type: ignore[arg-type]
+    least = min(entry.seconds for entry in chosen.leaderboard if entry.is_fixed)
+    assert chosen.chosen.predicted_seconds <= least
+
+
+def test_progress_says_what_is_best_so_far(workload: Workload) -> None:
+    said: list[str] = []
+    find(workload, Settings(), Effort(evaluations=20), said.append)
+    assert any(line.startswith("20 evaluations, best ") and "policy" in line for line in said)
+
+
+def test_effort_that_is_none_is_refused() -> None:
+    with pytest.raises(InputError, match="--evaluations 0 must be at least 1"):
+        Effort(evaluations=0)
+    with pytest.raises(InputError, match="--budget 0s must be above 0"):
+        Effort(budget_seconds=0)

@@ -1,0 +1,55 @@
+"""Seconds without a step log are those of the log."""
+
+import numpy as np
+import pytest
+
+from blendsim import search
+from blendsim.report.metrics import run_seconds
+from blendsim.request import from_lengths, pool
+from blendsim.search.trial import find_engine, predict
+from blendsim.sim import timing
+from blendsim.sim.timing import run_seconds as seconds_alone
+
+CASES = {
+    "one replica": {},
+    "two ranks": {"dp": 2},
+    "stealing": {"dp": 2, "steals": True},
+    "pools": {"topology": "1P1D"},
+    "rounds": {"engine": "sglang"},
+    "host memory": {"host_memory_bytes": 10**10},
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_seconds_are_those_of_the_log(case: str) -> None:
+    rng = np.random.default_rng(6)
+    heavy = from_lengths(rng.integers(500, 3_000, 150), rng.integers(2, 30, 150), source="heavy")
+    long = from_lengths(rng.integers(10, 100, 150), rng.integers(500, 3_000, 150), source="long")
+    settings = search.Settings(**CASES[case])  # type: ignore[arg-type]
+    problem = search.prepare(pool([heavy, long]), settings)
+    plan = search.plan_policy(problem, "blend")
+    flavour = find_engine(problem, settings.engine)
+    log = predict(problem, plan, flavour)
+    assert len(log) > 1_024 or case == "pools"  # more than a replica without a log remembers
+    assert seconds_alone(
+        plan,
+        problem.workload,
+        problem.drawn,
+        problem.prompts,
+        problem.model,
+        flavour,
+        settings.cluster,
+        settings.host,
+    ) == run_seconds(log)
+
+
+def test_no_log_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    def forbidden(*_: object, **__: object) -> None:
+        raise AssertionError("a step log was made")
+
+    monkeypatch.setattr(timing, "simulate", forbidden)
+    problem = search.prepare(from_lengths([100] * 50, [400] * 50), search.Settings())
+    plan = search.plan_policy(problem, "fcfs")
+    flavour = find_engine(problem, "nanoflow")
+    pool = (plan, problem.workload, problem.drawn, problem.prompts, problem.model, flavour)
+    assert seconds_alone(*pool) > 0
