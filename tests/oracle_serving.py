@@ -128,7 +128,7 @@ class SlowCore:
         self.cache.stored = self.cache.loaded = 0
         is_held = self.holds_prompts()
         longest = self.world.budget
-        if self.world.slice and len(self.running) + self.waiting() > 1:
+        if self.world.slice and len(self.running) + self.num_waiting() > 1:
             longest = self.world.slice
         self.renew()
         if self.world.slice:
@@ -152,7 +152,7 @@ class SlowCore:
                 self.prompted = self.now + 1
             budget -= self.run_chunk(job, min(budget, longest))
         if not self.lost and not is_held:
-            self.backlog = self.waiting()
+            self.backlog = self.num_waiting()
         self.trim()
         self.counts = self.count()
 
@@ -184,7 +184,7 @@ class SlowCore:
             return 0
         return job.target - self.world.block * self.cache.hit(job)
 
-    def waiting(self) -> int:
+    def num_waiting(self) -> int:
         return sum(job.status == "waiting" for job in self.jobs)
 
     def run_slices(self, longest: int) -> int:
@@ -314,7 +314,7 @@ class SlowCore:
             "preempted": len(self.lost),
             "preempted_tokens": sum(self.lost) + self.lost_on_host,
             "running": len(self.running),
-            "waiting": self.waiting(),
+            "waiting": self.num_waiting(),
             "held_blocks": sum(bool(block.holders) for block in self.cache.blocks),
             "cached_blocks": sum(len(node.blocks) for node in self.cache.idle),
             "left_tokens": sum(job.reserved for job in self.sides[LEFT]),

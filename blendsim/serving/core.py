@@ -126,7 +126,7 @@ class ServingCore:
             is_dual=plan.admission == DUAL_SCAN,
             first_count=int(plan.is_first[mine].sum()),
             host_blocks=0 if host is None else host.blocks(system),
-            pacing=None if flavour.prefill_first else plan.pacing,
+            pacing=plan.pacing if flavour.can_pace else None,
             seen=Seen(plan.is_visible[mine], workload.source[rows].astype(np.int64)),
         )
         turns = None

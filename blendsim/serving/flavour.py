@@ -122,6 +122,11 @@ class Flavour:
         """
         return replace(self, prefill_first=False, mixed_chunk=False, queue_order=FCFS)
 
+    @property
+    def can_pace(self) -> bool:
+        """Whether a paced plan's steps are paced; else it is served by dual scan."""
+        return not self.prefill_first and self.knobs == AS_SHIPPED
+
     def divide(self, system: System) -> System:
         """The system with its KV memory in blocks of this engine's size."""
         if self.block_tokens is None:

@@ -5,6 +5,7 @@ SimPy holds the world around those that do.
 import os
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -43,6 +44,8 @@ def simulate(
     Every run ends with the core's conservation check.
     """
     require_modelled(flavour, topology, host)
+    if topology.is_disaggregated or topology.steals:
+        plan = replace(plan, pacing=None)  # steps are paced for one line and one KV cache
     facts: dict[str, Any] = {
         "policy": plan.policy,
         "engine": flavour.name,
