@@ -23,7 +23,7 @@ format:
 
 # The outputs the README shows, from the commands it names.
 readme:
-	$(BIN)/python tests/test_readme.py
+	PYTHONPATH=. $(BIN)/python tests/test_readme.py
 
 # Two simulated runs of one pool, cut into slices of time (figures/overview.csv), and the picture.
 figures:
