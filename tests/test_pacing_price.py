@@ -208,7 +208,7 @@ def test_two_different_sizes_lie_around_the_even_share(
 
 
 def test_equal_slopes_around_the_even_share_are_alternated_between() -> None:
-    """A token more costs 0.09 s up to 20 tokens and 0.105 s above: both are within 30 % of 0.1 s."""
+    """A token more costs 0.09 s up to 20 and 0.105 s above: both are within 30 % of 0.1 s."""
     machine = Machine(np.ones((1, 2)), np.array([10, 20, 40]), np.array([1.0, 1.9, 4.0]))
     assert chosen(machine, 0.1, 0.3, 15.0)[0].tolist() == [10, 20]
     assert chosen(machine, 0.1, 0.3, 25.0)[0].tolist() == [20, 40]

@@ -9,6 +9,7 @@ from oracle_serving import World
 from pacing_worlds import AMPLE, PacedWorld, paced_worlds, plain_twins, record_of
 from serving_worlds import core_of, steps, triples
 
+from blendsim.pacing import Gains
 from blendsim.serving.core import ServingCore
 from blendsim.serving.kinds import correction, unknown_tokens
 from blendsim.serving.pacing import expected_reads
@@ -237,25 +238,28 @@ def test_a_plan_without_pacing_has_no_pace_and_spends_the_whole_budget() -> None
 
 
 def test_who_has_least_to_lose_is_thrown_out_first() -> None:
-    """Estimates far too low, so that blocks run out: the newest of the dense end goes, although it
-    is the light end that grows furthest over its share.
+    """Estimates half of what comes, so that blocks run out: the newest of the dense end goes, though
+    the light end holds as much.
     """
     world = World(
         prompts=((1,) * 6, (2,) * 6, (3,) * 2, (4,) * 2),
         outputs=(20, 20, 20, 20),
-        estimates=(1, 1, 1, 1),
+        estimates=(10, 10, 10, 10),
         densities=(4.0, 3.0, 0.2, 0.1),
-        capacity=40,
+        capacity=50,
         block=1,
         budget=32,
         max_running=8,
         dual=True,
         first=2,
     )
-    core = AMPLE._replace(world=world, visible=(False,) * 4, source=(0,) * 4).core()
+    gains = Gains(left_room=0.0, caution=0.0)
+    drawn = PacedWorld(world, replace(AMPLE.pacing, gains=gains), (False,) * 4, (0,) * 4)
+    core = drawn.core()
     requests = core.state.requests
     while not requests.was_preempted.any():
         core.step()
+        sides = requests.side.tolist()
         core.commit()
-    assert requests.side.tolist() == [LEFT, LEFT, RIGHT, RIGHT]
+    assert sides == [LEFT, LEFT, RIGHT, RIGHT]
     assert requests.was_preempted.tolist() == [0, 1, 0, 0]
