@@ -173,4 +173,3 @@ def test_paced_is_predicted_faster_than_blend_and_dfs_on_the_papers_workload(
     assert rows["paced"].predicted_seconds < rows["blend"].predicted_seconds
     assert rows["paced"].predicted_seconds < rows["dfs"].predicted_seconds
     assert rows["paced"].share_of_reachable <= 1 + 1e-9  # of what no schedule can beat
-    print({k: (r.predicted_seconds, r.seconds, r.share_of_reachable) for k, r in rows.items()})

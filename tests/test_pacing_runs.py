@@ -238,8 +238,8 @@ def test_a_plan_without_pacing_has_no_pace_and_spends_the_whole_budget() -> None
 
 
 def test_who_has_least_to_lose_is_thrown_out_first() -> None:
-    """Estimates half of what comes, so that blocks run out: the newest of the dense end goes, though
-    the light end holds as much.
+    """Estimates half of what comes, so that blocks run out: the newest of the dense end goes,
+    though newer ones run.
     """
     world = World(
         prompts=((1,) * 6, (2,) * 6, (3,) * 2, (4,) * 2),
