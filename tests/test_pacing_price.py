@@ -215,6 +215,9 @@ def test_equal_slopes_around_the_even_share_are_alternated_between() -> None:
     assert chosen(machine, 0.1, 0.3, 5.0)[0].tolist() == [10, 10]
     assert chosen(machine, 0.1, 0.3, 90.0)[0].tolist() == [40, 40]
     assert chosen(machine, 0.1, 0.0, 90.0)[0].tolist() == [20, 20]
+    plain = np.zeros((6, 2), np.int64)
+    choose_sizes.py_func(plain, *machine, 4.0, 0.1, 0.3, 15.0, 1)
+    assert np.array_equal(plain, chosen(machine, 0.1, 0.3, 15.0))
 
 
 def test_the_longer_a_step_reads_beside_compute_the_more_it_computes() -> None:
