@@ -1,6 +1,6 @@
 """Small worlds for the serving core: how to draw them, and how to run one in both cores."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import accumulate
 
@@ -8,6 +8,7 @@ import numpy as np
 from hypothesis import strategies as st
 from oracle_serving import SlowCore, World
 
+from blendsim.pacing import Pacing
 from blendsim.plan import DUAL_SCAN, IN_ORDER, Plan
 from blendsim.prefix import sort_prompts
 from blendsim.request import Prompts, from_lengths
@@ -21,8 +22,15 @@ _MODEL = ModelSpec("grain", 1, 1, 1, heads=1, kv_heads=1, head_dim=1, vocab=1, c
 _GPU = GpuSpec("sand", flops=1.0, bandwidth=1.0, memory_bytes=1 << 40, sm_count=1)
 
 
-def core_of(world: World) -> ServingCore:
-    """The compiled core for `world`, made the way the simulator makes it: from a plan."""
+def core_of(
+    world: World,
+    pacing: Pacing | None = None,
+    visible: Sequence[bool] | None = None,
+    source: Sequence[int] | None = None,
+) -> ServingCore:
+    """The compiled core for `world`, made the way the simulator makes it: from a plan. A paced one
+    tells requests of `visible` length and their `source` apart.
+    """
     n = len(world.prompts)
     prompts = Prompts(
         offsets=np.array([0, *accumulate(map(len, world.prompts))], np.int64),
@@ -32,18 +40,22 @@ def core_of(world: World) -> ServingCore:
         space_names=("tokens",),
     )
     workload = from_lengths([len(p) for p in world.prompts], world.outputs, prompts=prompts)
+    if source is not None:
+        names = tuple(f"source {i}" for i in range(max(source) + 1))
+        workload = replace(workload, source=np.array(source, np.int32), source_names=names)
     plan = Plan(
         policy="drawn",
         admission=DUAL_SCAN if world.dual else IN_ORDER,
         order=np.arange(n),
         rank=np.zeros(n, np.int32),
         is_first=np.arange(n) < world.first,
-        is_visible=np.zeros(n, np.bool_),
+        is_visible=np.zeros(n, np.bool_) if visible is None else np.array(visible),
         expected_output=np.array(world.estimates, np.int64),
         density=np.array(world.densities),
         root_density=world.root_density,
         workload_hash="",
         meta={},
+        pacing=pacing,
     )
     flavour = Flavour(
         "drawn",

@@ -1,0 +1,48 @@
+"""What a plan file's pacing may still hold and should not: numbers that no planner writes pass the
+reader and end in a traceback, or in a run by other rules. Each is strict: it fails once it is
+mended, and moves to test_pacing_plan.py then.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from test_pacing_plan import small_plan, with_pacing
+
+from blendsim.errors import InputError
+from blendsim.plan import read_plan, write_plan
+
+
+@pytest.mark.xfail(strict=True, reason="values of a plan file's pacing are not checked")
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"sizes": [], "seconds": []},
+        {"sizes": [16]},
+        {"sizes": ["a", "b"]},
+        {"sizes": [32, 16]},
+        {"seconds": [0.0, 0.0]},
+        {"lines": []},
+        {"read_seconds": 0.0},
+        {"read_seconds": "x"},
+        {"left_hold": -1.0},
+        {"spread": None},
+        {"spread": 0.5},
+    ],
+    ids=str,
+)
+def test_pacing_with_values_no_planner_writes_is_one_line(
+    tmp_path: Path, wrong: dict[str, Any]
+) -> None:
+    write_plan(small_plan(), tmp_path / "plan")
+    with_pacing(tmp_path / "plan", lambda pacing: pacing | wrong)
+    with pytest.raises(InputError):
+        read_plan(tmp_path / "plan")
+
+
+@pytest.mark.xfail(strict=True, reason="types of gains are checked in --config, not in a plan file")
+def test_half_a_token_a_step_is_one_line(tmp_path: Path) -> None:
+    write_plan(small_plan(), tmp_path / "plan")
+    with_pacing(tmp_path / "plan", lambda p: p | {"gains": p["gains"] | {"most_tokens": 1.5}})
+    with pytest.raises(InputError):
+        read_plan(tmp_path / "plan")

@@ -1,0 +1,294 @@
+"""The line that requests leave from its middle too, and who of the memory-heavy end fits."""
+
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from oracle_serving import World
+from pacing_worlds import AMPLE, PacedWorld, plain_twins, record_of
+
+from blendsim.serving import pacing as pacing_module
+from blendsim.serving.core import ServingCore
+from blendsim.serving.pacing import (
+    CREDIT,
+    ROWS,
+    expected_reads,
+    nearest_waiting,
+    note_step,
+)
+from blendsim.serving.state import NONE, RIGHT, is_paced
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _plain_kernels():  # type: ignore[no-untyped-def]
+    with pytest.MonkeyPatch.context() as patch:
+        assert plain_twins(patch) > 0
+        yield
+
+
+def line_of(n: int) -> ServingCore:
+    """A core with n requests of one token in line, in memory for all of them."""
+    world = World(
+        prompts=tuple((k,) for k in range(n)),
+        outputs=(1,) * n,
+        estimates=(1,) * n,
+        densities=(0.5,) * n,
+        capacity=1_000,
+        block=1,
+        budget=64,
+        max_running=32,
+        dual=True,
+    )
+    return PacedWorld(world, AMPLE.pacing, (True,) * n, (0,) * n).core()
+
+
+@given(st.data())
+def test_taking_requests_out_leaves_the_line_that_a_list_would_be(data: st.DataObject) -> None:
+    n = data.draw(st.integers(1, 20))
+    core, line = line_of(n), list(range(n))
+    s = core.state.scalars[0]
+    while line:
+        place = data.draw(st.sampled_from(line))
+        assert pacing_module.take(core.state, place) == place
+        line.remove(place)
+        inside = int(s.back - s.front) + 1
+        assert inside - int(record_of(core).holes) == len(line)
+        if line:
+            assert (int(s.front), int(s.back)) == (line[0], line[-1])
+        for at in range(int(s.front), int(s.back) + 1):
+            left = [k for k in line if k <= at]
+            found = pacing_module.nearest_waiting(core.state.pace[0].jump, at)
+            assert found == left[-1]
+    assert s.front > s.back
+    assert record_of(core).holes == 0
+
+
+@given(st.data())
+def test_compiled_way_through_the_holes_is_its_plain_twins(data: st.DataObject) -> None:
+    jump = np.array([data.draw(st.integers(max(NONE, k - 3), k)) for k in range(15)])
+    place = data.draw(st.integers(NONE, 14))
+    one, other = jump.copy(), jump.copy()
+    assert nearest_waiting(one, place) == nearest_waiting.py_func(other, place)
+    assert one.tolist() == other.tolist()
+
+
+def test_way_through_holes_is_short_the_second_time() -> None:
+    jump = np.array([0, 0, 1, 2, 3])
+    assert nearest_waiting.py_func(jump, 4) == 0
+    assert jump.tolist() == [0, 0, 0, 0, 0]
+
+
+def test_nobody_waits_left_of_a_line_that_has_gone() -> None:
+    assert nearest_waiting.py_func(np.array([NONE, 0, 1]), 2) == NONE
+
+
+def lights(room: int, gone: list[int], dense: int) -> ServingCore:
+    """Twelve requests of 1 + 5·k tokens in all, the first `dense` of them dense, in memory for
+    `room` tokens; those at the places `gone` have left the line. One runs, so that room matters.
+    """
+    n = 13
+    world = World(
+        prompts=((1,),) * n,
+        outputs=tuple(5 * max(1, k) for k in range(n)),
+        estimates=tuple(5 * max(1, k) for k in range(n)),
+        densities=tuple(2.0 if k <= dense else 0.5 for k in range(n)),
+        root_density=1.0,
+        capacity=room,
+        block=1,
+        budget=64,
+        max_running=32,
+        dual=True,
+        first=1,
+        sharing=False,
+    )
+    core = PacedWorld(world, AMPLE.pacing, (True,) * n, (0,) * n).core()
+    core.state.scalars[0].max_running = 1
+    core.step()
+    core.commit()
+    core.state.scalars[0].max_running = 32
+    for place in gone:
+        pacing_module.take(core.state, place)
+    return core
+
+
+@given(
+    st.integers(70, 100),
+    st.lists(st.integers(1, 12), unique=True, max_size=11),
+    st.integers(0, 11),
+    st.integers(0, 90),
+)
+def test_the_longest_that_fits_is_found_where_longer_ones_stand_further_right(
+    room: int, gone: list[int], dense: int, kept: int
+) -> None:
+    core = lights(room, gone, dense)
+    s = core.state.scalars[0]
+    waiting = [k for k in range(1, 13) if k not in gone]
+    last = waiting[-1]
+    fitting = [
+        k
+        for k in waiting
+        if (k == last or core.state.density[k] < s.root_density)
+        and pacing_module.fits_beside(core.state, k, kept, kept)
+    ]
+    found = pacing_module.longest_fitting(core.state, kept, kept)
+    assert found == (fitting[-1] if fitting else NONE)
+
+
+def test_room_kept_for_the_dense_end_keeps_long_outputs_out() -> None:
+    core = lights(100, [], 3)
+    found = [pacing_module.longest_fitting(core.state, kept, kept) for kept in (0, 40, 70, 100)]
+    assert found[0] == 12
+    assert found == sorted(found, reverse=True)
+    assert found[-1] == NONE
+
+
+def test_right_end_without_room_is_left_alone_for_eight_steps() -> None:
+    """All memory is kept for the left, so that nobody enters from the right beside another."""
+    pacing = replace(AMPLE.pacing, left_hold=1e6)
+    core = AMPLE._replace(pacing=pacing).core()
+    p, tries = record_of(core), []
+    for step in range(20):
+        core.step()
+        if p.blocked_until != (tries[-1] + 8 if tries else 0):
+            tries.append(step)
+        core.commit()
+    assert tries[1:] == [tries[0] + 8 * k for k in range(1, len(tries))]
+    assert len(tries) >= 2
+    assert (core.state.requests.side == RIGHT).sum() == 1
+
+
+def test_rows_of_the_table_are_levels_of_context_up_to_the_last() -> None:
+    core = AMPLE.core()
+    unit = int(record_of(core).unit)
+    assert unit * ROWS >= 400
+    for context, row in ((0, 0), (unit - 1, 0), (unit, 1), (10**9, ROWS - 1)):
+        core.state.scalars[0].context = context
+        assert pacing_module.table_row(core.state) == row
+
+
+def stepped(even: float, tokens: int, sizes: tuple[int, int], credit: float) -> float:
+    """Credit after a step of so many tokens."""
+    core = AMPLE.core()
+    core.state.pace[0].table[:] = sizes
+    p = record_of(core)
+    p.even, p.credit = even, credit
+    core.state.counts[:] = 0
+    core.state.counts[pacing_module.PREFILL_TOKENS] = tokens - 1
+    core.state.counts[pacing_module.DECODE_REQUESTS] = 1
+    note_step(core.state)
+    return float(p.credit)
+
+
+def test_credit_is_what_the_steps_are_behind_the_even_share() -> None:
+    assert stepped(10.0, 8, (8, 16), 1.0) == 3.0
+    assert stepped(10.0, 16, (8, 16), 1.0) == -5.0
+
+
+def test_credit_is_bounded_on_both_sides() -> None:
+    assert stepped(2 * CREDIT, 8, (8, 16), CREDIT) == CREDIT
+    assert stepped(0.0, 10**6, (8, 16), 0.0) == -CREDIT
+
+
+def test_no_credit_is_kept_where_one_size_is_right() -> None:
+    assert stepped(10.0, 8, (8, 8), 5.0) == 0.0
+
+
+@pytest.mark.parametrize(("credit", "wanted"), [(0.0, 24), (1.0, 24), (-0.5, 12)])
+def test_a_step_takes_the_larger_size_while_it_is_behind(credit: float, wanted: int) -> None:
+    core = AMPLE.core()
+    p = record_of(core)
+    p.next_look, p.credit = 10, credit
+    core.state.pace[0].table[:] = 12, 24
+    assert pacing_module.step_budget(core.state) == wanted
+
+
+def test_sizes_are_reckoned_anew_every_look_steps() -> None:
+    core, looks = AMPLE.core(), []
+    for _ in range(9):
+        core.step()
+        looks.append(int(record_of(core).next_look))
+        core.commit()
+    assert looks == [4] * 4 + [8] * 4 + [12]
+
+
+def test_even_share_is_the_tokens_left_over_the_steps_left() -> None:
+    """The longest output has 50 tokens, which is more steps than reading needs."""
+    core = AMPLE.core()
+    p = record_of(core)
+    p.most_reads = 1e9
+    pacing_module.look(core.state)
+    assert p.tokens_left == 84 + 129 - 6
+    assert p.even == pytest.approx((84 + 129 - 6) / 50)
+
+
+def test_full_memory_makes_reading_need_more_steps() -> None:
+    core = AMPLE.core()
+    p = record_of(core)
+    p.most_reads = p.reads_left * p.read_seconds / 500
+    pacing_module.look(core.state)
+    assert p.even == pytest.approx(p.tokens_left / 500)
+
+
+def test_waiting_reads_grow_with_the_square_of_a_corrected_mean() -> None:
+    drawn = AMPLE._replace(visible=(False,) * 6)
+    core = drawn.core()
+    p, kind = record_of(core), core.state.pace[0].kinds[0]
+    assert kind.waiting_reads == pytest.approx(p.reads_left)
+    kind.prior, kind.served, kind.ended = 1.0, 3.0, 1.0  # twice as long as planned
+    p.most_reads = 1e-3
+    pacing_module.look(core.state)
+    steps = p.reads_left * 4.0 * p.read_seconds / p.most_reads
+    assert p.even == pytest.approx(p.tokens_left / steps)
+
+
+def test_longest_of_many_members_takes_the_mean_times_a_logarithm() -> None:
+    core = AMPLE._replace(visible=(False,) * 6).core()
+    s = core.state.scalars[0]
+    kind = core.state.pace[0].kinds[0]
+    kind.running, kind.mean_sum = 20, 20 * 100.0
+    expected = 100.0 * (np.log(20.0) + np.euler_gamma)
+    assert pacing_module.longest_left(core.state) == pytest.approx(expected)
+    s.front = s.back + 1  # nobody waits
+    kind.running = 0
+    assert pacing_module.longest_left(core.state) == 1.0
+
+
+def test_first_corrections_stand_on_as_many_ends_as_lengths_are_visible() -> None:
+    world = AMPLE.world
+    drawn = PacedWorld(
+        world, AMPLE.pacing, (True, True, True, False, False, True), (0, 0, 1, 1, 2, 0)
+    )
+    core = drawn.core()
+    assert core.state.pace[0].kinds.prior.tolist() == [3.0, 1.0, 1.0]
+    assert core.state.requests.kind.tolist() == [NONE, NONE, NONE, 1, 2, NONE]
+
+
+def test_smallest_step_has_the_asked_share_of_the_best_rate() -> None:
+    for efficiency, least in ((0.0, 1), (0.5, 4), (0.85, 8), (1.0, 16)):
+        gains = replace(AMPLE.pacing.gains, efficiency=efficiency)
+        core = AMPLE._replace(pacing=replace(AMPLE.pacing, gains=gains)).core()
+        assert record_of(core).least_tokens == least
+
+
+def test_expected_reads_are_those_of_the_prompt_and_half_the_square() -> None:
+    assert expected_reads(np.array([10, 4]), [3, 2], np.array([1.0, 2.0])).tolist() == [34.5, 12.0]
+
+
+def test_shared_prompt_tokens_are_not_left_to_compute() -> None:
+    world = replace(
+        AMPLE.world, prompts=tuple((7,) * 20 + (k,) for k in range(6)), block=1, capacity=400
+    )
+    p = record_of(AMPLE._replace(world=world).core())
+    assert p.tokens_left == 6 * 21 - 5 * 20 + 129 - 6
+
+
+def test_kernels_for_paced_states_mean_their_other_half_without_pace() -> None:
+    unpaced = SimpleNamespace(pace=(), scalars=[SimpleNamespace(token_budget=77)])
+    assert pacing_module.step_budget(unpaced) == 77
+    assert pacing_module.holes(unpaced) == 0
+    assert note_step(unpaced) is None
+    assert not is_paced(unpaced)
+    assert is_paced(AMPLE.core().state)
