@@ -35,7 +35,7 @@ class Gains:
             ("look_steps", self.look_steps, 1 <= self.look_steps <= 1 << 20),
         ):
             if not is_right:
-                raise InputError(f"pacing: {name} {value} is out of range; see Gains in the docs")
+                raise InputError(f"pacing: {name} {value} is out of range; see docs/serving.md")
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,15 +50,42 @@ class Pacing:
     left_hold: float  # KV tokens · steps that the dense requests hold per token they compute
     spread: float  # E[d²] / E[d]² of the lengths that are not visible
 
+    def __post_init__(self) -> None:
+        rises = self.sizes == tuple(sorted(set(self.sizes))) and min(self.sizes, default=0) > 0
+        for is_right, what in (
+            (rises and all(isinstance(n, int) for n in self.sizes), "sizes must rise from above 0"),
+            (
+                len(self.seconds) == len(self.sizes) and all(_above_0(c) for c in self.seconds),
+                "seconds must be above 0, one a size",
+            ),
+            (
+                bool(self.lines) and all(a >= 0.0 and b >= 0.0 for a, b in self.lines),
+                "lines must be pairs of at least 0",
+            ),
+            (_above_0(self.read_seconds), "read_seconds must be above 0"),
+            (self.left_hold >= 0.0, "left_hold must be at least 0"),
+            (self.spread >= 1.0, "spread must be at least 1"),
+        ):
+            if not is_right:
+                raise ValueError(what)
+
     def as_json(self) -> dict[str, Any]:
         """Plain values, for a plan file's head."""
         return asdict(self)
 
 
+def _above_0(value: float) -> bool:
+    return 0.0 < value < float("inf")
+
+
 def pacing_from_json(values: Mapping[str, Any]) -> Pacing:
-    """The reverse of `as_json`; TypeError or KeyError where fields do not fit."""
+    """The reverse of `as_json`; TypeError, ValueError or KeyError where fields do not fit."""
     fields = dict(values)
-    gains = Gains(**fields.pop("gains"))
+    given = fields.pop("gains")
+    for name, usual in asdict(Gains()).items():
+        if isinstance(usual, int) and not isinstance(given[name], int):
+            raise ValueError(f"{name} must be a whole number")
+    gains = Gains(**given)
     for name in ("sizes", "seconds"):
         fields[name] = tuple(fields[name])
     fields["lines"] = tuple((float(a), float(b)) for a, b in fields["lines"])

@@ -74,7 +74,7 @@ def test_pacing_comes_back_from_json() -> None:
     ],
 )
 def test_gains_out_of_range_are_refused_by_name(name: str, value: float) -> None:
-    with pytest.raises(InputError, match=f"^pacing: {name} {value} is out of range; see Gains"):
+    with pytest.raises(InputError, match=f"^pacing: {name} {value} is out of range; see docs"):
         Gains(**{name: value})  # type: ignore[arg-type]
 
 

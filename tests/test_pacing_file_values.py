@@ -1,7 +1,4 @@
-"""What a plan file's pacing may still hold and should not: numbers that no planner writes pass the
-reader and end in a traceback, or in a run by other rules. Each is strict: it fails once it is
-mended, and moves to test_pacing_plan.py then.
-"""
+"""A plan file's pacing with values that no planner writes is refused in one line."""
 
 from pathlib import Path
 from typing import Any
@@ -13,7 +10,6 @@ from blendsim.errors import InputError
 from blendsim.plan import read_plan, write_plan
 
 
-@pytest.mark.xfail(strict=True, reason="values of a plan file's pacing are not checked")
 @pytest.mark.parametrize(
     "wrong",
     [
@@ -40,7 +36,6 @@ def test_pacing_with_values_no_planner_writes_is_one_line(
         read_plan(tmp_path / "plan")
 
 
-@pytest.mark.xfail(strict=True, reason="types of gains are checked in --config, not in a plan file")
 def test_half_a_token_a_step_is_one_line(tmp_path: Path) -> None:
     write_plan(small_plan(), tmp_path / "plan")
     with_pacing(tmp_path / "plan", lambda p: p | {"gains": p["gains"] | {"most_tokens": 1.5}})
