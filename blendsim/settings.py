@@ -48,6 +48,7 @@ class Settings:
     host_memory_bytes: int | None = None  # of a replica, for KV; None: KV stays on the GPUs
     host_link: str = "pcie4"  # between each GPU and the host memory
     output_reserved: float | None = None  # share of expected outputs, dual scan; None: the engine's
+    cascade: bool = False  # decodes read a prefix they share once a step
     pacing: Gains = field(default_factory=Gains)  # of the paced policy
 
     def __post_init__(self) -> None:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from blendsim.errors import InputError
 from blendsim.files import replacing
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 MEASURED_ROWS = "measured_rows"  # key of meta: rows of a sampled replay that were measured
 NOT_COUNTED = "not_counted"  # key of meta: columns the engine does not tell
 
@@ -42,6 +42,7 @@ COUNTS: tuple[str, ...] = (
     "right_tokens",  # and by the memory-heavy end
     "stored_blocks",  # KV blocks that go to host memory
     "loaded_blocks",  # and come back from it
+    "shared_reads",  # of context_tokens, those that cascade attention does not read again
 )
 TIMES: tuple[str, ...] = (
     "start",  # seconds from the run's beginning

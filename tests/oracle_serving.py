@@ -37,6 +37,7 @@ class World:
     watermark: int = 0  # blocks that stay free when a request enters beside others
     slice: int = 0  # tokens of a prompt a step computes at most
     interval: int = 1  # steps from one that computes prompts to the next
+    cascade: bool = False  # a prefix is read once for all that decode behind it
 
 
 @dataclass(eq=False, kw_only=True)
@@ -321,7 +322,16 @@ class SlowCore:
             "right_tokens": sum(job.reserved for job in self.sides[RIGHT]),
             "stored_blocks": self.cache.stored,
             "loaded_blocks": self.cache.loaded,
+            "shared_reads": self.shared_reads(),
         }
+
+    def shared_reads(self) -> int:
+        """Context tokens of the step's decodes that are read for another of them already."""
+        if not self.world.cascade:
+            return 0
+        nodes = [node for job in self.decoders for node in job.path]
+        twice = sum(node.length for node in nodes) - sum(node.length for node in set(nodes))
+        return self.world.block * twice
 
     def run_chunk(self, job: Job, budget: int) -> int:
         """Compute min(budget, what is left) tokens; returns how many."""

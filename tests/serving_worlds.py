@@ -69,6 +69,7 @@ def core_of(
         keeps_own_blocks=world.keeps_own,
         oldest_leaves_first=world.oldest_first,
         eviction=BY_PLAN if world.knows_plan else LRU,
+        cascade=world.cascade,
         knobs=Knobs(
             # half a block more, against rounding
             watermark=min(
@@ -164,6 +165,7 @@ def worlds(draw: st.DrawFn) -> World:
         oldest_first=draw(st.booleans()),
         knows_plan=draw(st.booleans()),
         host=draw(st.sampled_from([0, 0, 1, 3, 8, 40])),
+        cascade=draw(st.booleans()),
     )
 
 

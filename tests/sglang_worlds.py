@@ -55,6 +55,7 @@ def rounds_of(world: RoundWorld) -> ServingCore:
         mixed_chunk=world.mixed,
         queue_order=world.order,
         conservativeness=world.conservativeness,
+        cascade=world.cascade,
     )
     kv_bytes = world.capacity * _MODEL.kv_bytes_per_token
     system = System(_MODEL, _GPU, kv_bytes=kv_bytes, block_tokens=world.block)
@@ -144,4 +145,5 @@ def round_worlds(draw: st.DrawFn) -> RoundWorld:
         mixed=draw(st.booleans()),
         order=draw(st.sampled_from(["fcfs", "lpm", "dfs-weight"])),
         conservativeness=draw(st.sampled_from([0.01, 0.01, 0.3, 1.0, 2.0])),
+        cascade=draw(st.booleans()),
     )

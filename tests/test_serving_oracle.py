@@ -119,7 +119,15 @@ def test_a_crowd_takes_the_same_steps_with_vllms_knobs(
 
 
 def test_a_crowd_takes_the_same_steps_through_plain_kernels(plain_kernels: int) -> None:
-    compare(CROWD)
+    compare(replace(CROWD, cascade=True))
+
+
+@pytest.mark.parametrize("is_dual", [False, True])
+@pytest.mark.parametrize("knobs", [{}, {"slice": 6, "max_running": 14}])
+def test_a_crowd_spares_the_same_reads(is_dual: bool, knobs: dict[str, int]) -> None:
+    """Three heads of 24 tokens, among decodes that are thrown out and come back."""
+    changed: Any = {"oldest_first": True, "cascade": True} | knobs
+    compare(replace(CROWD, dual=is_dual, **changed))
 
 
 def test_long_overrun_is_listed_at_the_end_of_the_horizon() -> None:

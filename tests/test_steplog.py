@@ -97,8 +97,8 @@ def test_log_without_one_of_its_columns_is_refused(tmp_path: Path) -> None:
 def test_newer_schema_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "steps.parquet"
     write_steplog(small_log(), path)
-    with pytest.raises(InputError, match="schema version 2, this blendsim reads 3"):
-        read_table(path, "steplog", 3)
+    with pytest.raises(InputError, match="schema version 3, this blendsim reads 4"):
+        read_table(path, "steplog", 4)
 
 
 def test_documented_columns_are_those_written(tmp_path: Path) -> None:

@@ -157,6 +157,7 @@ def _require_replayable(settings: "Settings") -> None:
         (settings.steals, "stealing between ranks"),
         (settings.host is not None, "host memory"),
         (settings.knobs != AS_SHIPPED, "knobs of vLLM’s scheduler"),
+        (settings.cascade, "cascade attention"),
     ):
         if is_asked:
             raise InputError(f"replay has no {what}; plan again without it, or simulate the plan")

@@ -20,6 +20,7 @@ from blendsim.perf.kernels import (
     memory_seconds,
     overlapped,
 )
+from blendsim.perf.merge import merge_seconds
 from blendsim.perf.overlap import default_overlap, overlap_lines
 from blendsim.perf.profile import Profile
 from blendsim.perf.small import small_seconds
@@ -41,6 +42,7 @@ class StepModel:
     tables: StepTables = field(repr=False)
     coverage: Coverage = field(repr=False)
     small_seconds: Floats = field(repr=False)  # (N + 1,), the small operators within tables.layers
+    merge_seconds: Floats = field(repr=False)  # (N + 1,), what cascade attention adds, by decodes
     best_layer_seconds_per_token: float  # min of layer_seconds[n] / n, small operators included
     best_small_seconds_per_token: float  # the small operators alone
     best_head_seconds_per_token: float
@@ -112,6 +114,7 @@ def step_model(system: System, overlap: str = "auto", profile: Profile | None = 
         tables=tables,
         coverage=coverage_of(profile),
         small_seconds=small,
+        merge_seconds=merge_seconds(system, profile, tokens),
         best_layer_seconds_per_token=float((tables.layers[1:] / n).min()),
         best_small_seconds_per_token=float((small[1:] / n).min()),
         best_head_seconds_per_token=float((head[1:] / n).min()),

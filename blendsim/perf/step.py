@@ -2,11 +2,11 @@
 which one after another.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from blendsim.compiled import kernel
+from blendsim.compiled import kernel, kernel_where
 from blendsim.perf.grids import Floats, Ints
 from blendsim.perf.kernels import (
     StepTables,
@@ -14,9 +14,13 @@ from blendsim.perf.kernels import (
     dense_seconds,
     memory_seconds,
     overlapped,
+    prefill_seconds,
 )
 from blendsim.perf.model import StepModel
 from blendsim.perf.overlap import SUM, overlap_lines
+from blendsim.steplog import COUNTS
+
+SHARED_READS = COUNTS.index("shared_reads")
 
 
 class StepCosts(NamedTuple):
@@ -27,6 +31,9 @@ class StepCosts(NamedTuple):
     overlaps_network: bool
     nano_batches: int
     whole: StepTables  # of a batch in one piece, all-reduces apart
+    #: Empty without cascade attention, else StepModel's `merge_seconds` alone, so that the type
+    #: says whether code for it is compiled (as of serving/state.py's State).
+    cascade: tuple[Any, ...] = ()
 
 
 class StepTimes(NamedTuple):
@@ -39,7 +46,11 @@ class StepTimes(NamedTuple):
 
 
 def step_costs(
-    model: StepModel, overlaps: bool, overlaps_network: bool, nano_batches: int = 1
+    model: StepModel,
+    overlaps: bool,
+    overlaps_network: bool,
+    nano_batches: int = 1,
+    cascade: bool = False,
 ) -> StepCosts:
     """The costs of an engine of that kind. One that does not overlap takes the sum, whatever the
     overlap of `model` is.
@@ -53,6 +64,7 @@ def step_costs(
         overlaps_network=overlaps and overlaps_network,
         nano_batches=nano_batches,
         whole=model.tables,
+        cascade=(model.merge_seconds,) if cascade else (),
     )
 
 
@@ -74,14 +86,39 @@ def _in_pieces(table: Floats, pieces: int) -> Floats:
     return np.asarray(larger * table[above] + (pieces - larger) * table[small], np.float64)
 
 
+@kernel_where("cascade", lambda costs, step, plain: plain)
+def cheaper(costs: StepCosts, step: Ints, plain: StepTimes) -> StepTimes:
+    """The step as it is run, `plain` or with cascade attention, whichever takes less.
+
+    What several decodes share is read once. Their queries still meet every key, in tiles on the
+    tensor cores as prompts do: a read that is spared is a query-key pair at prefill's rate instead.
+    """
+    shared = step[SHARED_READS]
+    if shared == 0:
+        return plain
+    added = prefill_seconds(costs.tables, step[3], step[3], shared)
+    added += dense_seconds(costs.cascade[0], step[3])
+    read_once = memory_seconds(costs.tables, step[3], step[4] - shared)
+    other: StepTimes = timed(costs, step, added, read_once)
+    return other if other.seconds < plain.seconds else plain
+
+
 @kernel
 def step_seconds(costs: StepCosts, step: Ints) -> StepTimes:
-    """What a step with these counts (Batch's fields first) takes. With nano-batches it is run the
-    cheaper way: side by side in pieces, or whole and one operator after another.
+    """What a step with these counts (Batch's fields first) takes."""
+    # NOTE: adding −0.0 is no instruction; adding 0.0 is one.
+    plain = timed(costs, step, -0.0, memory_seconds(costs.tables, step[3], step[4]))
+    took: StepTimes = cheaper(costs, step, plain)
+    return took
+
+
+@kernel
+def timed(costs: StepCosts, step: Ints, added: float, memory: float) -> StepTimes:
+    """The step with `memory` seconds of decode reads and `added` to its compute. With nano-batches
+    it is run the cheaper way: side by side in pieces, or whole and one operator after another.
     """
     tokens = step[0] + step[3]
-    compute = compute_seconds(costs.tables, step[0], step[1], step[2], step[3], step[5])
-    memory = memory_seconds(costs.tables, step[3], step[4])
+    compute = compute_seconds(costs.tables, step[0], step[1], step[2], step[3], step[5]) + added
     network = dense_seconds(costs.tables.network, tokens)
     if costs.overlaps_network:
         seconds = overlapped(costs.lines, compute, memory, network)
@@ -89,7 +126,7 @@ def step_seconds(costs: StepCosts, step: Ints) -> StepTimes:
         seconds = overlapped(costs.lines, compute, memory, 0.0)
         compute -= network
     if costs.nano_batches > 1:
-        whole = compute_seconds(costs.whole, step[0], step[1], step[2], step[3], step[5])
+        whole = compute_seconds(costs.whole, step[0], step[1], step[2], step[3], step[5]) + added
         whole_network = dense_seconds(costs.whole.network, tokens)
         if whole + memory + whole_network < seconds:
             seconds = whole + memory + whole_network

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from blendsim.perf.model import StepModel
 from blendsim.perf.step import in_pieces
 from blendsim.prefix import SortedPrompts, common_blocks
+from blendsim.report.spared import most_spared
 from blendsim.request import Ints, Workload
 
 
@@ -29,6 +30,7 @@ class Work(NamedTuple):
     private_reads: int  # decode context tokens that only their own request holds
     shared_reads: int  # decode context tokens on a prefix shared with another request
     shareable: int  # prompt tokens that sharing saves
+    spared: int = 0  # of the shared reads, those that cascade attention can turn into pairs at most
 
     @property
     def reads(self) -> int:
@@ -91,23 +93,44 @@ def bounds(
     token_budget: int,
     replicas: int = 1,
     nano_batches: int = 1,
+    cascade: bool = False,
 ) -> Bounds:
     """Practical optimum and reachable bound of the pool on `replicas` replicas with `token_budget`
-    tokens a step, run whole or in `nano_batches` pieces.
+    tokens a step, run whole or in `nano_batches` pieces, with or without `cascade` attention.
     """
     work = least_work(workload, output_len, prompts, model.system.block_tokens)
+    if cascade:  # a step has at most a token of its budget a decode
+        most = most_spared(workload, output_len, prompts, model.system, token_budget)
+        work = work._replace(spared=most)
     head = (
         work.sampled * model.best_head_seconds_per_token
         + work.pairs * model.best_prefill_seconds_per_pair
     ) / replicas
     layers = work.tokens / replicas * model.best_layer_seconds_per_token
-    memory = work.reads / replicas * model.best_seconds_per_context_token
     network = work.tokens / replicas * model.best_network_seconds_per_token
-    optimum = overlapped_best(model.lines, layers + head, memory, network)
+    beta, pair = model.best_seconds_per_context_token, model.best_prefill_seconds_per_pair
+    plain = np.array([layers + head, work.reads / replicas * beta, network])
+    swap = work.spared / replicas * np.array([pair, -beta, 0.0])
+    compute, memory, _ = _best_swap(model.lines, plain, swap).tolist()
+    optimum = overlapped_best(model.lines, compute, memory, network)
     longest = _longest_path(workload, output_len, prompts, model)
     sizes = _sizes(model, token_budget, nano_batches)
     reachable = max(optimum, longest, _reachable_program(work, head, model, sizes, replicas))
-    return Bounds(optimum, reachable, layers + head, memory, longest, replicas, network)
+    return Bounds(optimum, reachable, compute, memory, longest, replicas, network)
+
+
+def _best_swap(
+    lines: NDArray[np.float64], plain: NDArray[np.float64], swap: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """The times plain + x·swap, 0 ≤ x ≤ 1, of the least f: that is convex in x, and least at an end
+    or where two of its forms meet.
+    """
+    height, slope = lines @ plain, lines @ swap
+    with np.errstate(divide="ignore", invalid="ignore"):
+        meet = (height - height[:, None]) / (slope[:, None] - slope)
+    shares = np.concatenate(([0.0, 1.0], meet[(meet > 0) & (meet < 1)]))
+    f = (height[:, None] + slope[:, None] * shares).max(axis=0)
+    return np.asarray(plain + shares[np.argmin(f)] * swap, np.float64)
 
 
 def overlapped_best(
@@ -167,10 +190,11 @@ def _reachable_program(
     h_n) + b·β·(R_n + Q_n) + d·ν_n·w_n for every form (a, b, d) of f, with ν_n the all-reduces of a
     step of n tokens. A step holds each running request's own KV, so its private reads are at most
     the capacity. A shared prefix is held once and read by each of
-    its readers: those reads are not limited by the capacity.
+    its readers: those reads are not limited by the capacity. With cascade attention up to
+    `work.spared` of them are query-key pairs instead, placed as the head is.
     """
     from scipy.optimize import linprog
-    from scipy.sparse import bmat, csr_matrix, diags, identity
+    from scipy.sparse import bmat, csr_matrix, diags, hstack, identity
 
     if work.tokens == 0:
         return 0.0
@@ -202,10 +226,19 @@ def _reachable_program(
     ]
     unit = steps * least
     wanted = np.array([1.0, private / (capacity * steps), shared * beta / unit, head / unit])
+    limits, objective = bmat(rows + totals, format="csr"), np.repeat([0.0, 1.0], [4 * k, k])
+    most = np.full(5 * k, np.inf)
+    if work.spared:  # one variable more: the share of what can be spared that is
+        swap = np.zeros((limits.shape[0], 1))
+        pair = model.best_prefill_seconds_per_pair
+        swap[-2:, 0] = np.array([-beta, pair]) * (work.spared / replicas / unit)
+        limits = hstack([limits, csr_matrix(swap)], format="csr")
+        objective, most = np.append(objective, 0.0), np.append(most, 1.0)
     solved = linprog(
-        np.concatenate([np.zeros(4 * k), np.ones(k)]),
-        A_ub=bmat(rows + totals, format="csr"),
+        objective,
+        A_ub=limits,
         b_ub=np.concatenate([np.zeros(k * (len(model.lines) + 1)), -wanted]),
+        bounds=np.column_stack([np.zeros_like(most), most]),
         method="highs-ipm",  # ten times faster here than the simplex, to the same optimum
     )
     assert solved.status == 0, f"the reachable bound's program is feasible: {solved.message}"

@@ -18,6 +18,7 @@ from blendsim.planner.make import PACED, make_plan
 from blendsim.planner.outlook import Outlook, look_ahead, reported_lengths
 from blendsim.planner.pace import pace
 from blendsim.planner.partition import partition, sharing_lost
+from blendsim.planner.together import share_reads
 from blendsim.prefix import SortedPrompts, shared_tokens, sort_prompts
 from blendsim.request import Ints, Workload
 from blendsim.serving.flavour import find_flavour
@@ -60,10 +61,22 @@ def expect(
     system = settings.system
     longest = system.longest_request
     lengths, drawn = look_ahead(workload, prompts, longest, settings.sample, settings.seed)
+    costs = _costs(workload, prompts, settings, lengths.expected)
+    return Problem(workload, prompts, settings, model, lengths, drawn, costs)
+
+
+def _costs(
+    workload: Workload, prompts: SortedPrompts, settings: Settings, expected: Ints
+) -> RequestCosts:
+    """What requests of these lengths cost, in closed form."""
     # NOTE: the closed form counts KV held for d steps, p·d + d²/2, which is what dual scan divides;
     # the profile's d − 1 reads would give a request with one output token no memory at all.
-    costs = closed_form(system, workload.prompt_len, lengths.expected)
-    return Problem(workload, prompts, settings, model, lengths, drawn, costs)
+    costs = closed_form(settings.system, workload.prompt_len, expected)
+    flavour = find_flavour(settings.engine)
+    if not (settings.cascade and flavour.prefix_sharing):
+        return costs
+    system, most = flavour.divide(settings.system), flavour.most_running
+    return share_reads(costs, workload, expected, prompts, system, most)
 
 
 def moved(problem: Problem, settings: Settings) -> Problem:
@@ -81,7 +94,7 @@ def moved(problem: Problem, settings: Settings) -> Problem:
         model=step_model(system, settings.overlap),
         lengths=lengths,
         drawn=np.minimum(problem.drawn, room),
-        costs=closed_form(system, problem.workload.prompt_len, lengths.expected),
+        costs=_costs(problem.workload, problem.prompts, settings, lengths.expected),
     )
 
 

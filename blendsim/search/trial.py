@@ -41,6 +41,7 @@ def find_engine(problem: Problem, name: str, token_budget: int | None = None) ->
         settings.eviction,
         settings.knobs,
         settings.output_reserved,
+        settings.cascade,
     )
     if settings.nano_batches is not None and flavour.overlaps:
         flavour = replace(flavour, nano_batches=settings.nano_batches)
@@ -119,6 +120,7 @@ def find_bounds(problem: Problem, token_budget: int, block_tokens: int) -> Bound
         token_budget,
         problem.settings.replicas,
         problem.settings.nano_batches or 1,
+        problem.settings.cascade,
     )
 
 

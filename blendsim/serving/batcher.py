@@ -10,6 +10,7 @@ one it would have decoded, and is counted as a decode read.
 
 from blendsim.compiled import kernel
 from blendsim.serving.admission import admit
+from blendsim.serving.cascade import join_readers, leave_readers, note_shared_reads
 from blendsim.serving.forecast import forget, renew_estimates
 from blendsim.serving.host import has_host, store_private
 from blendsim.serving.kinds import leave_kind
@@ -78,6 +79,7 @@ def start_decoding(state: State, request: int) -> None:
     state.phase[decode_phase(state, request)] += 1
     s.decodes += 1
     s.context += r.start_context
+    join_readers(state, request)
 
 
 @kernel
@@ -95,6 +97,7 @@ def stop_decoding(state: State, request: int, upcoming: int) -> None:
     state.phase[decode_phase(state, request)] -= 1
     s.decodes -= 1
     s.context -= r.start_context + upcoming - r.start_step
+    leave_readers(state, request)
 
 
 @kernel
@@ -239,6 +242,7 @@ def schedule(state: State) -> None:
     counts[CACHED_BLOCKS] = s.idle
     counts[LEFT_TOKENS] = s.left_reserved
     counts[RIGHT_TOKENS] = s.right_reserved
+    note_shared_reads(state)
 
 
 @kernel

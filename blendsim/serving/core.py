@@ -15,6 +15,7 @@ from blendsim.plan import DUAL_SCAN, Plan
 from blendsim.prefix import PrefixTree, SortedPrompts, build_tree, common_blocks, subset
 from blendsim.request import Ints, Workload
 from blendsim.serving import batcher, rounds, turned
+from blendsim.serving.cascade import check_cascade, new_cascade
 from blendsim.serving.flavour import BY_PLAN, PREDICTED_PEAK, Flavour
 from blendsim.serving.host import check_host
 from blendsim.serving.kv import count_waiting
@@ -241,6 +242,8 @@ class ServingCore:
             assert np.array_equal(expected[1:], nodes.waiting[1:]), "waiting readers are counted"
         if state.host:
             check_host(state)
+        if state.cascade:
+            check_cascade(state, np.flatnonzero(self.holder == self.number))
         on_left = requests.side[running] == LEFT
         for members, counted in ((on_left, s.left_reserved), (~on_left, s.right_reserved)):
             reserved = int(requests.reserved[running[members]].sum())
@@ -354,6 +357,7 @@ def new_state(
         counts=np.zeros(len(COUNTS), np.int64),
         host=(host_blocks,) if host_blocks else (),
         pace=() if pacing is None else (_pace(requests, nodes, s, seen, pacing),),
+        cascade=(new_cascade(shared_nodes),) if flavour.cascade else (),
     )
 
 
@@ -373,9 +377,10 @@ def beside(state: State, line: Ints, first_count: int) -> State:
     """A fresh State of another replica over the records of a fresh `state`, of which it serves
     `line`; the first `first_count` of them run before the others.
     """
-    shared = ("requests", "density", "host", "queue", "pace")
+    shared = ("requests", "density", "host", "queue", "pace", "cascade")
     own = {name: getattr(state, name).copy() for name in State._fields if name not in shared}
-    return with_line(state._replace(**own), line, first_count)
+    cascade = tuple(new_cascade(len(fresh.decoding)) for fresh in state.cascade)
+    return with_line(state._replace(**own, cascade=cascade), line, first_count)
 
 
 def with_line(state: State, line: Ints, first_count: int) -> State:

@@ -53,6 +53,7 @@ class Flavour:
     #: Pieces a step's batch is run in to overlap; 1: priced whole, as published figures are.
     nano_batches: int = 1
     eviction: str = LRU
+    cascade: bool = False  # decodes read a prefix they share once a step
     knobs: Knobs = AS_SHIPPED  # of vLLM's scheduler
 
     def __post_init__(self) -> None:
@@ -182,13 +183,16 @@ def find_flavour(
     eviction: str | None = None,
     knobs: Knobs = AS_SHIPPED,
     output_reserved: float | None = None,
+    cascade: bool = False,
 ) -> Flavour:
     """The flavour of that name, with another token budget, eviction, knobs or reservation if they
-    are given.
+    are given, and with cascade attention if asked for.
     """
     if name not in FLAVOURS:
         raise UnknownName("engine", name, FLAVOURS)
     flavour = FLAVOURS[name]
+    if cascade:
+        flavour = replace(flavour, cascade=True)
     if eviction is not None:
         flavour = replace(flavour, eviction=eviction)
     if output_reserved is not None:

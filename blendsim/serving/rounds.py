@@ -29,6 +29,7 @@ from blendsim.serving.batcher import (
     stop_decoding,
 )
 from blendsim.serving.cache_order import order_line
+from blendsim.serving.cascade import note_shared_reads
 from blendsim.serving.forecast import renew_estimates
 from blendsim.serving.kv import take_blocks
 from blendsim.serving.line import next_in_line, waiting_requests
@@ -175,6 +176,7 @@ def schedule_round(state: State, rounds: Rounds) -> None:
         s.private += s.decodes
         counts[DECODE_REQUESTS] += s.decodes
         counts[CONTEXT_TOKENS] += s.context
+        note_shared_reads(state)
     counts[SAMPLED_TOKENS] = q.decoded * s.decodes + s.completed
     counts[RUNNING] = s.running
     counts[WAITING_REQUESTS] = waiting_requests(state)

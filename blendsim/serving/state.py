@@ -187,6 +187,8 @@ class State(NamedTuple):
     host: tuple[int, ...]
     #: Empty unless the plan is paced, else serving/pacing.py's Pace alone; for the same reason.
     pace: tuple[Any, ...]
+    #: Empty without cascade attention, else serving/cascade.py's Cascade alone; likewise.
+    cascade: tuple[Any, ...]
 
 
 @kernel_where("pace", lambda state: False)

@@ -29,6 +29,7 @@ from blendsim.serving.batcher import (
     stop_decoding,
 )
 from blendsim.serving.cadence import enters_held_step, holds_prompts
+from blendsim.serving.cascade import note_shared_reads
 from blendsim.serving.forecast import renew_estimates
 from blendsim.serving.prompts import put_prompt
 from blendsim.serving.slices import longest_slice, run_slices
@@ -75,6 +76,7 @@ def schedule_turned(state: State) -> None:
     counts[CACHED_BLOCKS] = s.idle
     counts[LEFT_TOKENS] = s.left_reserved
     counts[RIGHT_TOKENS] = s.right_reserved
+    note_shared_reads(state)
 
 
 @kernel

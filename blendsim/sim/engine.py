@@ -193,7 +193,11 @@ class Replica:
         self.now = 0.0  # seconds
         self._keeps_log = keeps_log
         self._costs = step_costs(
-            model, flavour.overlaps, flavour.overlaps_network, flavour.nano_batches
+            model,
+            flavour.overlaps,
+            flavour.overlaps_network,
+            flavour.nano_batches,
+            flavour.cascade,
         )
         self._link = np.zeros(2)
         if host is not None:
