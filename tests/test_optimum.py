@@ -84,7 +84,8 @@ def test_no_schedule_on_several_gpus_beats_the_bounds(
         )
     )
     budget = data.draw(st.sampled_from([64, 300]))
-    flavour = replace(ENGINES[engine], token_budget=budget, max_running=budget)
+    cascade = data.draw(st.booleans())
+    flavour = replace(ENGINES[engine], token_budget=budget, max_running=budget, cascade=cascade)
     problem = search.prepare(
         pool,
         search.Settings(
@@ -98,6 +99,7 @@ def test_no_schedule_on_several_gpus_beats_the_bounds(
         problem.model,
         budget,
         nano_batches=flavour.nano_batches,
+        cascade=cascade,
     )
     assert 0 < limits.network <= limits.optimum <= limits.reachable
     for policy in ("dfs", "blend"):
@@ -146,6 +148,7 @@ def test_no_schedule_beats_the_bounds(data: st.DataObject, overlap: str, engine:
         sample=data.draw(st.sampled_from([0.2, 1.0])),
         kv_bytes=SMALL,
         token_budget=data.draw(st.sampled_from([16, 64, 2_048])),
+        cascade=data.draw(st.booleans()),
     )
     choice = search.choose(tiny_pool(lengths, shared, group), options)
     for row in choice.rows:  # summarise() asserts the same with the unrounded figures

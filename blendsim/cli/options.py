@@ -63,6 +63,10 @@ Sample = Annotated[
 TokenBudget = Annotated[
     int | None, typer.Option(help="Tokens a step; by itself the engine's own budget.")
 ]
+Cascade = Annotated[
+    bool | None,
+    typer.Option("--cascade/--no-cascade", help="Decodes read a prefix they share once a step."),
+]
 Seed = Annotated[int | None, typer.Option(help="Seed of sampling, random order and demo traces.")]
 Lengths = Annotated[
     Path | None, typer.Option(help="Results of an earlier run, for traces without output lengths.")

@@ -30,6 +30,7 @@ def search(
     overlap: o.Overlap = None,
     sample: o.Sample = None,
     token_budget: o.TokenBudget = None,
+    cascade: o.Cascade = None,
     seed: o.Seed = None,
     lengths: o.Lengths = None,
     tokenizer: o.Tokenizer = None,

@@ -22,6 +22,7 @@ def simulate(
     topology: o.Topology = None,
     link: o.Link = None,
     token_budget: o.TokenBudget = None,
+    cascade: o.Cascade = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Write the step log here.")
     ] = None,
@@ -37,7 +38,13 @@ def simulate(
         if output is not None:
             require_place(output)
         changes = given(
-            {"engine": engine, "topology": topology, "link": link, "token_budget": token_budget}
+            {
+                "engine": engine,
+                "topology": topology,
+                "link": link,
+                "token_budget": token_budget,
+                "cascade": cascade,
+            }
         )
         if topology is not None:  # its pools replace the ranks the plan was made for
             changes |= {"dp": 1, "steals": False}

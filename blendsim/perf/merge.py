@@ -1,5 +1,5 @@
-"""What cascade attention adds to a layer: a launch for the shared prefixes, one for the merge, and the
-partial results of every decode.
+"""What cascade attention adds to a layer: a launch for the shared prefixes, one for the merge, and
+the partial results of every decode.
 
 Modelled, not measured: launches and bandwidth are those of the profile's small operators. Attention
 writes two partial results a decode instead of one, the merge reads both and writes one.

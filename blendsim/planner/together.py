@@ -45,7 +45,7 @@ def _together(tree: PrefixTree, held: Floats, system: System, most_running: int)
     running = np.concatenate(([0.0], np.cumsum(held)))
     mean = np.maximum((running[tree.last] - running[tree.first]) / readers, 1.0)
     room = (system.kv_blocks - tree.depth) * system.block_tokens
-    return np.clip(room / mean, 1.0, np.minimum(readers, most_running))
+    return np.asarray(np.clip(room / mean, 1.0, np.minimum(readers, most_running)), np.float64)
 
 
 def _spared(tree: PrefixTree, together: Floats) -> Floats:

@@ -73,7 +73,7 @@ def _costs(
     # the profile's d − 1 reads would give a request with one output token no memory at all.
     costs = closed_form(settings.system, workload.prompt_len, expected)
     flavour = find_flavour(settings.engine)
-    if not (settings.cascade and flavour.prefix_sharing):
+    if not settings.cascade or settings.cluster.is_disaggregated:
         return costs
     system, most = flavour.divide(settings.system), flavour.most_running
     return share_reads(costs, workload, expected, prompts, system, most)

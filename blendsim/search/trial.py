@@ -9,6 +9,8 @@ from typing import NamedTuple
 import numpy as np
 
 from blendsim.perf.density import closed_form, pool_density, profiled, table_density
+from blendsim.perf.pricing import price_steps
+from blendsim.perf.step import step_costs
 from blendsim.plan import Plan
 from blendsim.prefix import shareable_tokens
 from blendsim.report.metrics import Place, PoolFacts, Row, outside_notes, run_seconds, summarise
@@ -98,7 +100,24 @@ def run_trial(
         place,
         facts,
     )
-    return Trial(plan, row, log, limits, outside_notes(log, problem.model.coverage))
+    notes = outside_notes(log, problem.model.coverage)
+    if flavour.cascade:
+        notes.append(_cascade_note(problem, flavour, log))
+    return Trial(plan, row, log, limits, notes)
+
+
+def _cascade_note(problem: Problem, flavour: Flavour, log: StepLog) -> str:
+    """What cascade attention saved in these steps."""
+    costs = step_costs(
+        problem.model, flavour.overlaps, flavour.overlaps_network, flavour.nano_batches
+    )
+    read, shared = (int(log.count(name).sum()) for name in ("context_tokens", "shared_reads"))
+    without = float(price_steps(costs, log.counts).sum())
+    saved = 1.0 - float(log.time("seconds").sum()) / without if without else 0.0
+    return (
+        f"cascade attention, as modelled: {shared / max(read, 1):.1%} of the context that decodes "
+        f"read is read for another of them already; the same steps are {saved:.1%} shorter for it"
+    )
 
 
 def block_size(problem: Problem, flavours: Iterable[Flavour]) -> int:

@@ -119,9 +119,11 @@ class Flavour:
     @property
     def one_phase(self) -> "Flavour":
         """Its rules on a replica that only prefills or only decodes, where rounds have nothing to
-        alternate.
+        alternate and those who decode share no prefix.
         """
-        return replace(self, prefill_first=False, mixed_chunk=False, queue_order=FCFS)
+        return replace(
+            self, prefill_first=False, mixed_chunk=False, queue_order=FCFS, cascade=False
+        )
 
     @property
     def can_pace(self) -> bool:

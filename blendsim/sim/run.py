@@ -93,7 +93,6 @@ def require_modelled(flavour: Flavour, topology: Topology, host: HostMemory | No
         (knobs != AS_SHIPPED and topology.is_disaggregated, "knobs of vLLM", topology.name),
         (in_slices and host is not None, "long_prefill_token_threshold", "host memory"),
         (by_plan and flavour.prefill_first, "eviction by plan", flavour.name),
-        (flavour.cascade and topology.is_disaggregated, "cascade attention", topology.name),
     ):
         if is_both:
             raise InputError(f"{what} with {way} is not modelled; leave one of the two out")
