@@ -222,3 +222,20 @@ def test_pools_of_decoders_share_no_prefix() -> None:
     pool = tiny_pool([(300, 40)] * 30, [256] * 30)
     asked = search.Settings(sample=1.0, planner="dfs", cascade=True, topology="1P1D")
     assert not search.choose(pool, asked).log.count("shared_reads").any()
+
+
+def test_agents_that_share_their_reads_go_to_the_compute_heavy_end() -> None:
+    """Sixty agents behind 8,192 tokens, beside code completion and long videos."""
+    kinds = [((8_300, 400), 60), ((2_000, 20), 200), ((128, 9_000), 6)]
+    lengths = [shape for shape, number in kinds for _ in range(number)]
+    pool = tiny_pool(lengths, [8_192] * 60 + [0] * 206)
+    is_dense = {}
+    for cascade in (False, True):
+        problem = search.prepare(pool, search.Settings(sample=1.0, cascade=cascade))
+        # All lengths are known, so all requests are sampled: order them as if none were.
+        known = problem.lengths._replace(is_sampled=np.zeros(len(pool), np.bool_))
+        plan = search.plan_policy(problem._replace(lengths=known), "blend")
+        agents = plan.order < 60
+        is_dense[cascade] = plan.density[agents] >= plan.root_density
+    assert not is_dense[False].any()
+    assert is_dense[True].all()

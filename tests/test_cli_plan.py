@@ -235,6 +235,18 @@ def test_settings_of_the_kv_cache_reach_the_simulation(folder: Path) -> None:
     assert log.time("link_seconds").sum() > 0
 
 
+def test_cascade_attention_reaches_the_simulation(folder: Path) -> None:
+    """Prompts of blocks that others share, and answers of a hundred tokens."""
+    asked = ("plan", "--trace", "demo:mooncake?n=150", "--planner", "dfs", "--skip-oversize", "-o")
+    plain, other = run_json(*asked, "plain"), run_json(*asked, "other", "--cascade")
+    assert other["seconds"] < plain["seconds"]
+    assert run_json("simulate", "other", "-o", "steps.parquet")["seconds"] == other["seconds"]
+    assert read_steplog(folder / "steps.parquet").count("shared_reads").sum() > 0
+    without = run_json("simulate", "other", "--no-cascade", "-o", "steps.parquet")
+    assert without["seconds"] == plain["seconds"], "prefix order is the same for both"
+    assert not read_steplog(folder / "steps.parquet").count("shared_reads").any()
+
+
 def test_vllms_knobs_reach_the_simulation(folder: Path) -> None:
     """Memory for a few requests; a watermark admits fewer, so that fewer are thrown out."""
     common = '[settings]\nkv_bytes = 900000000\nplanner = "fcfs"\nengine = "vllm"\n'

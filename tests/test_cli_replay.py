@@ -222,6 +222,13 @@ def test_crash_before_the_first_step_leaves_no_log(
     assert not (folder / "steps.parquet").exists()
 
 
+def test_plan_with_cascade_attention_is_refused(folder: Path, home: Path) -> None:
+    asked = ("plan", "--trace", str(home / "trace.csv"), "--planner", "dfs", "--cascade")
+    done = CliRunner().invoke(app, [*asked, "-o", "cascade.parquet"])
+    assert done.exit_code == 0, done.output
+    assert "replay has no cascade attention" in complaint("cascade.parquet", "--model", "tiny")
+
+
 def test_plan_for_another_workload_is_refused(folder: Path) -> None:
     other = folder / "other.csv"
     other.write_text("num_prefill_tokens,num_decode_tokens\n" + "100,10\n" * len(ROWS))

@@ -45,7 +45,7 @@ def test_log_comes_back_as_written(tmp_path: Path) -> None:
     assert np.array_equal(back.times, log.times)
     assert np.array_equal(back.replica, log.replica)
     assert back.meta["policy"] == "dfs"
-    assert back.meta["version"] == 2
+    assert back.meta["version"] == 3
 
 
 def test_same_log_same_bytes(tmp_path: Path) -> None:
