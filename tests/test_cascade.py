@@ -22,6 +22,7 @@ from blendsim.perf.store import load_profile
 from blendsim.planner.together import share_reads
 from blendsim.prefix import sort_prompts
 from blendsim.report.spared import most_spared
+from blendsim.search.thinning import divide_model
 from blendsim.serving.flavour import find_flavour
 from blendsim.sim.run import simulate
 from blendsim.specs import System, find_gpu, find_model
@@ -239,3 +240,27 @@ def test_agents_that_share_their_reads_go_to_the_compute_heavy_end() -> None:
         is_dense[cascade] = plan.density[agents] >= plan.root_density
     assert not is_dense[False].any()
     assert is_dense[True].all()
+
+
+def test_ranks_that_steal_count_their_own_readers() -> None:
+    """One prefix of 32 tokens before all: all that decode on a rank but one are spared it."""
+    pool = tiny_pool([(40, 3 + 2 * k) for k in range(60)], [32] * 60)
+    asked = search.Settings(
+        sample=1.0, planner="dfs", dp=3, steals=True, steal_seconds=0.05, cascade=True
+    )
+    log = search.choose(pool, replace(asked, kv_bytes=10 * SMALL)).log
+    assert len(np.unique(log.replica)) == 3
+    assert not log.count("preempted").any()
+    spared = 32 * np.maximum(log.count("decode_requests") - 1, 0)
+    assert np.array_equal(log.count("shared_reads"), spared)
+
+
+def test_small_machine_takes_as_long_for_its_part_of_a_step() -> None:
+    small = divide_model(model(), 4)
+    whole = step(400, 400 * 5_000, 400 * 4_000)
+    parts = [
+        step_seconds(step_costs(m, True, True, 1, True), counts)
+        for m, counts in ((model(), whole), (small, whole // 4))
+    ]
+    assert parts[1] == pytest.approx(parts[0], rel=1e-9)
+    assert parts[0].seconds < took(whole, False).seconds
