@@ -11,30 +11,14 @@ import typer
 from blendsim.cli import options as o
 from blendsim.cli.lists import read_systems
 from blendsim.cli.output import print_json, print_lines, width
+from blendsim.cli.pooled import takes_pool
 from blendsim.cli.progress import Progress
 from blendsim.cli.rental import Wanted, rent
 
 
+@takes_pool(gpu=o.Gpus, tp=o.Tps, dp=o.Dps)
 def plan(
     ctx: typer.Context,
-    trace: o.Traces,
-    model: o.Model = None,
-    gpu: o.Gpus = None,
-    tp: o.Tps = None,
-    dp: o.Dps = None,
-    topology: o.Topology = None,
-    link: o.Link = None,
-    engine: o.Engine = None,
-    overlap: o.Overlap = None,
-    planner: o.Planner = None,
-    sample: o.Sample = None,
-    token_budget: o.TokenBudget = None,
-    seed: o.Seed = None,
-    lengths: o.Lengths = None,
-    tokenizer: o.Tokenizer = None,
-    format: o.Format = None,
-    skip_oversize: o.SkipOversize = False,
-    config: o.Config = None,
     price: o.Price = None,
     deadline: o.Deadline = None,
     max_cost: o.MaxCost = None,
@@ -44,7 +28,7 @@ def plan(
     json: o.Json = False,
 ) -> None:
     """Choose in which order a pool of requests should run and, of several systems, on which."""
-    systems = read_systems(gpu, tp, dp)
+    systems = read_systems(*(ctx.params[name] for name in ("gpu", "tp", "dp")))
     wanted = Wanted(systems, price, deadline, max_cost)
     if wanted.is_rental:
         rent(ctx.params | systems.first, wanted, output, json)
@@ -73,22 +57,9 @@ def plan(
     print_lines(["", kept])
 
 
+@takes_pool("topology", "link", "engine", "planner")
 def compare(
     ctx: typer.Context,
-    trace: o.Traces,
-    model: o.Model = None,
-    gpu: o.Gpu = None,
-    tp: o.Tp = None,
-    dp: o.Dp = None,
-    overlap: o.Overlap = None,
-    sample: o.Sample = None,
-    token_budget: o.TokenBudget = None,
-    seed: o.Seed = None,
-    lengths: o.Lengths = None,
-    tokenizer: o.Tokenizer = None,
-    format: o.Format = None,
-    skip_oversize: o.SkipOversize = False,
-    config: o.Config = None,
     engines: Annotated[
         str | None, typer.Option(help="Only these engines' baselines, as in vllm,nanoflow.")
     ] = None,

@@ -9,6 +9,7 @@ import typer
 
 from blendsim.cli import options as o
 from blendsim.cli.output import print_json, print_lines, width
+from blendsim.cli.pooled import takes_pool
 from blendsim.cli.progress import Progress
 
 if TYPE_CHECKING:
@@ -17,25 +18,9 @@ if TYPE_CHECKING:
 SHOWN = 8  # lines of the leaderboard; the fixed policies besides
 
 
+@takes_pool("planner")
 def search(
     ctx: typer.Context,
-    trace: o.Traces,
-    model: o.Model = None,
-    gpu: o.Gpu = None,
-    tp: o.Tp = None,
-    dp: o.Dp = None,
-    topology: o.Topology = None,
-    link: o.Link = None,
-    engine: o.Engine = None,
-    overlap: o.Overlap = None,
-    sample: o.Sample = None,
-    token_budget: o.TokenBudget = None,
-    seed: o.Seed = None,
-    lengths: o.Lengths = None,
-    tokenizer: o.Tokenizer = None,
-    format: o.Format = None,
-    skip_oversize: o.SkipOversize = False,
-    config: o.Config = None,
     evaluations: Annotated[
         int | None, typer.Option(help="Schedules to try; the same number finds the same plan.")
     ] = None,
