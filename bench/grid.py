@@ -2,14 +2,15 @@
 prediction costs.
 
     python bench/grid.py [DIRECTORY with real traces] [--requests 40000] [--sources burstgpt,azure]
-        [--sample 0.01] [--unknown] [--minutes 8] [--to bench/results/grid.csv]
+        [--sample 0.01] [--unknown] [--cut TOKENS] [--minutes 8] [--to bench/results/grid.csv]
 
 Every point of the 65-point grid of each compute-heavy source, Llama-3.1-8B on one A100, two points
 at a time. A line a point is kept in the CSV; points that are in it, measured by the same code, are
 not measured again, so that a run may be cut off or limited to some minutes and repeated until all
-are there. `--sample 1` makes all lengths known, `--unknown` not even those of the videos. Prints a
-row a source: at how many points `paced` is faster than `blend`, by how much, and the regret of
-`auto`: seconds lost against the best policy in hindsight.
+are there. `--sample 1` makes all lengths known, `--unknown` not even those of the videos, `--cut`
+ends all answers but videos at so many tokens. Prints a row a source: at how many points `paced` is
+faster than `blend`, by how much, and the regret of `auto`: seconds lost against the best policy in
+hindsight.
 """
 
 import argparse
@@ -23,6 +24,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from statistics import mean
 
+import numpy as np
 from machine import machine, row, today
 
 import blendsim
@@ -47,6 +49,7 @@ class Task:
     recipe: Recipe
     sample: float
     hides_videos: bool
+    cut: int | None
     data: Path | None
     code: str
 
@@ -60,6 +63,7 @@ class Task:
             "requests": str(self.recipe.requests),
             "sample": f"{self.sample:g}",
             "videos": "unknown" if self.hides_videos else "known",
+            "cut": "" if self.cut is None else str(self.cut),
             "code": self.code,
         }
 
@@ -72,12 +76,13 @@ def main() -> None:
     parser.add_argument("--sources", default=",".join(GRID_SOURCES))
     parser.add_argument("--sample", type=float, default=0.01)
     parser.add_argument("--unknown", action="store_true")
+    parser.add_argument("--cut", type=int)
     parser.add_argument("--minutes", type=float, default=1e9)
     parser.add_argument("--to", type=Path, default=Path("bench/results/grid.csv"))
     asked = parser.parse_args()
     code = code_hash()
     tasks = [
-        Task(recipe, asked.sample, asked.unknown, asked.data, code)
+        Task(recipe, asked.sample, asked.unknown, asked.cut, asked.data, code)
         for source in asked.sources.split(",")
         for recipe in grid(source, asked.requests)
     ]
@@ -120,6 +125,9 @@ def measure(task: Task) -> Point:
         pool = blend(task.recipe, settings.system, task.data).workload
     except InputError:  # no mix of so many requests has that density and sharing
         return {**task.key, "chosen": LEFT_OUT}
+    if task.cut is not None:
+        longest = np.where(pool.is_known, pool.output_len, task.cut)
+        pool = replace(pool, output_len=np.minimum(pool.output_len, longest))
     if task.hides_videos:
         pool = replace(pool, is_known=pool.is_known & False)
     done = search.choose(pool, settings)
@@ -134,7 +142,7 @@ def measure(task: Task) -> Point:
 
 def key_of(point: Point) -> tuple[str, ...]:
     """What a point is known by."""
-    names = ("source", "density", "sharing", "requests", "sample", "videos", "code")
+    names = ("source", "density", "sharing", "requests", "sample", "videos", "cut", "code")
     return tuple(point[name] for name in names)
 
 
