@@ -5,12 +5,12 @@ prediction costs.
         [--sample 0.01] [--unknown] [--cut TOKENS] [--minutes 8] [--to bench/results/grid.csv]
 
 Every point of the 65-point grid of each compute-heavy source, Llama-3.1-8B on one A100, two points
-at a time. A line a point is kept in the CSV; points that are in it, measured by the same code, are
-not measured again, so that a run may be cut off or limited to some minutes and repeated until all
-are there. `--sample 1` makes all lengths known, `--unknown` not even those of the videos, `--cut`
-ends all answers but videos at so many tokens. Prints a row a source: at how many points `paced` is
-faster than `blend`, by how much, and the regret of `auto`: seconds lost against the best policy in
-hindsight.
+at a time; requests longer than the model's context are dropped. A line a point is kept in the CSV;
+points that are in it, measured by the same code, are not measured again, so that a run may be cut
+off or limited to some minutes and repeated until all are there. `--sample 1` makes all lengths
+known, `--unknown` not even those of the videos, `--cut` ends all answers but videos at so many
+tokens. Prints a row a source: at how many points `paced` is faster than `blend`, by how much, and
+the regret of `auto`: seconds lost against the best policy in hindsight.
 """
 
 import argparse
@@ -33,6 +33,7 @@ from blendsim.errors import InputError
 from blendsim.planner.make import POLICIES
 from blendsim.synth.blend import blend
 from blendsim.synth.recipes import GRID_SOURCES, Recipe, grid
+from blendsim.traces.limits import without_oversize
 
 PROCESSES = 2
 BATCH = 4 * PROCESSES  # points after which the clock is looked at
@@ -122,9 +123,10 @@ def measure(task: Task) -> Point:
     """Plan the point's pool with `auto`; its seconds by policy, simulated and predicted."""
     settings = search.Settings(sample=task.sample)
     try:
-        pool = blend(task.recipe, settings.system, task.data).workload
+        drawn = blend(task.recipe, settings.system, task.data).workload
     except InputError:  # no mix of so many requests has that density and sharing
         return {**task.key, "chosen": LEFT_OUT}
+    pool = without_oversize(drawn, settings.system.longest_request, skip=True)
     if task.cut is not None:
         longest = np.where(pool.is_known, pool.output_len, task.cut)
         pool = replace(pool, output_len=np.minimum(pool.output_len, longest))
