@@ -4,8 +4,8 @@ on a full-size pool.
     python bench/command.py TRACE…
 
 TRACE is a file or a demo source. Cold means an empty kernel cache. The last row plans 400,000
-requests with 6 M block hashes, written as a Parquet workload first. Wall seconds; the median of
-three for warm runs.
+requests with 6 M block hashes, written as a Parquet workload first. Wall seconds, and those of the
+processor, which other work on the machine lengthens less; the median of three for warm runs.
 """
 
 import json
@@ -23,16 +23,16 @@ from blendsim.traces import write_workload
 
 
 def plan(trace: str, cache: str | None = None) -> dict[str, object]:
-    """Run the command as a user would; returns what `--json` says, with `wall` seconds and `peak`
-    GB.
+    """Run the command as a user would; returns what `--json` says, with `wall` and `cpu` seconds
+    and `peak` GB.
     """
     environment = os.environ | ({"BLENDSIM_CACHE": cache} if cache else {})
     words = [sys.executable, "-c", _CHILD, "plan", "--trace", trace, "--json"]
     done, wall = timed(
         lambda: subprocess.run(words, env=environment, capture_output=True, text=True, check=True)
     )
-    peak = float(done.stderr.strip().splitlines()[-1])
-    return json.loads(done.stdout) | {"wall": wall, "peak": peak}
+    peak, cpu = map(float, done.stderr.strip().splitlines()[-1].split())
+    return json.loads(done.stdout) | {"wall": wall, "cpu": cpu, "peak": peak}
 
 
 _CHILD = """
@@ -41,15 +41,16 @@ from blendsim.cli import main
 try:
     main()
 finally:
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, file=sys.stderr)
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    print(used.ru_maxrss / 2**20, used.ru_utime + used.ru_stime, file=sys.stderr)
 """
 
 
 def main() -> None:
     """Measure and print the table."""
     print(f"{machine()}; {today()}")
-    print(row("trace", "requests", "kernels", "seconds", "chosen", "peak GB"))
-    print(row(*["---"] * 6))
+    print(row("trace", "requests", "kernels", "seconds", "CPU s", "chosen", "peak GB"))
+    print(row(*["---"] * 7))
     with tempfile.TemporaryDirectory() as folder:
         for trace in sys.argv[1:]:
             with tempfile.TemporaryDirectory() as cache:  # one a trace, or the next is not cold
@@ -69,6 +70,7 @@ def show(trace: str, kernels: str, runs: list[dict[str, object]]) -> None:
             f"{first['requests']:,}",
             kernels,
             f"{median(float(str(run['wall'])) for run in runs):.1f}",
+            f"{median(float(str(run['cpu'])) for run in runs):.1f}",
             str(first["policy"]),
             f"{max(float(str(run['peak'])) for run in runs):.1f}",
         ),

@@ -2,76 +2,223 @@
 prediction costs.
 
     python bench/grid.py [DIRECTORY with real traces] [--requests 40000] [--sources burstgpt,azure]
+        [--sample 0.01] [--unknown] [--cut TOKENS] [--minutes 8] [--to bench/results/grid.csv]
 
-Every point of the 65-point grid of each compute-heavy source, Llama-3.1-8B on one A100, 1 % of the
-lengths sampled. Prints a row a source: at how many points `paced` is faster than `blend`, by how
-much, and the regret of `auto`: seconds lost against the best policy in hindsight.
+Every point of the 65-point grid of each compute-heavy source, Llama-3.1-8B on one A100, two points
+at a time; requests longer than the model's context are dropped. A line a point is kept in the CSV;
+points that are in it, measured by the same code, are not measured again, so that a run may be cut
+off or limited to some minutes and repeated until all are there. `--sample 1` makes all lengths
+known, `--unknown` not even those of the videos, `--cut` ends all answers but videos at so many
+tokens. Prints a row a source: at how many points `paced` is faster than `blend`, by how much, and
+the regret of `auto`: seconds lost against the best policy in hindsight.
 """
 
 import argparse
-from dataclasses import replace
+import csv
+import hashlib
+import time
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, replace
+from multiprocessing import get_context
 from pathlib import Path
 from statistics import mean
 
 import numpy as np
-from machine import machine, row, timed, today
+from machine import machine, row, today
 
+import blendsim
 from blendsim import search
+from blendsim.errors import InputError
+from blendsim.planner.make import POLICIES
 from blendsim.synth.blend import blend
-from blendsim.synth.recipes import GRID_SOURCES, grid
+from blendsim.synth.recipes import GRID_SOURCES, Recipe, grid
+from blendsim.traces.limits import without_oversize
+
+PROCESSES = 2
+BATCH = 4 * PROCESSES  # points after which the clock is looked at
+SMALL = 0.005  # regret that is aimed at, of the best policy's seconds
+LEFT_OUT = "left out"
+
+Point = dict[str, str]  # a line of the CSV
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One point as it shall be measured."""
+
+    recipe: Recipe
+    sample: float
+    hides_videos: bool
+    cut: int | None
+    data: Path | None
+    code: str
+
+    @property
+    def key(self) -> Point:
+        """The columns that say which point it is, and of which code."""
+        return {
+            "source": self.recipe.sources[0],
+            "density": f"{self.recipe.density:.2f}",
+            "sharing": f"{self.recipe.sharing:.2f}",
+            "requests": str(self.recipe.requests),
+            "sample": f"{self.sample:g}",
+            "videos": "unknown" if self.hides_videos else "known",
+            "cut": "" if self.cut is None else str(self.cut),
+            "code": self.code,
+        }
 
 
 def main() -> None:
-    """Measure and print the table."""
+    """Measure what is missing; print the table."""
     parser = argparse.ArgumentParser()
     parser.add_argument("data", nargs="?", type=Path)
     parser.add_argument("--requests", type=int, default=40_000)
     parser.add_argument("--sources", default=",".join(GRID_SOURCES))
     parser.add_argument("--sample", type=float, default=0.01)
+    parser.add_argument("--unknown", action="store_true")
+    parser.add_argument("--cut", type=int)
+    parser.add_argument("--minutes", type=float, default=1e9)
+    parser.add_argument("--to", type=Path, default=Path("bench/results/grid.csv"))
     asked = parser.parse_args()
-    settings = search.Settings(sample=asked.sample)
+    code = code_hash()
+    tasks = [
+        Task(recipe, asked.sample, asked.unknown, asked.cut, asked.data, code)
+        for source in asked.sources.split(",")
+        for recipe in grid(source, asked.requests)
+    ]
+    kept = read(asked.to)
+    found = {tuple(task.key.values()): task for task in tasks}
+    missing = [task for key, task in found.items() if key not in kept]
+    for point in measured(missing, time.monotonic() + 60 * asked.minutes):
+        kept[key_of(point)] = point
+        write(asked.to, kept.values())
+    points = [kept[key] for key in found if key in kept]
     print(
-        f"{machine()}; {today()}; {asked.requests:,} requests a point, {asked.sample:.0%} known\n"
+        f"{machine()}; {today()}; {asked.requests:,} requests a point, {asked.sample:.0%} sampled"
     )
-    print(
-        row(
-            "source",
-            "points",
-            "paced over blend",
-            "faster at",
-            "paced over dfs",
-            "paced of reachable",
-            "regret of auto ≤ 0.5 % at",
-            "regret, mean and most",
-        )
+    print(f"{len(points)} of {len(tasks)} points measured\n")
+    show(points)
+
+
+def code_hash() -> str:
+    """Of all that a point's figures depend on: the package without its commands."""
+    root, digest = Path(blendsim.__file__).parent, hashlib.sha256()
+    for path in sorted(root.rglob("*.py")):
+        if "cli" not in path.relative_to(root).parts:
+            digest.update(path.read_bytes())
+    return digest.hexdigest()[:12]
+
+
+def measured(tasks: list[Task], end: float) -> Iterator[Point]:
+    """The points in order, until the batch in which the time is over."""
+    with ProcessPoolExecutor(PROCESSES, get_context("spawn")) as workers:
+        for low in range(0, len(tasks), BATCH):
+            if time.monotonic() > end:
+                return
+            yield from workers.map(measure, tasks[low : low + BATCH])
+
+
+def measure(task: Task) -> Point:
+    """Plan the point's pool with `auto`; its seconds by policy, simulated and predicted."""
+    settings = search.Settings(sample=task.sample)
+    try:
+        drawn = blend(task.recipe, settings.system, task.data).workload
+    except InputError:  # no mix of so many requests has that density and sharing
+        return {**task.key, "chosen": LEFT_OUT}
+    pool = without_oversize(drawn, settings.system.longest_request, skip=True)
+    if task.cut is not None:
+        longest = np.where(pool.is_known, pool.output_len, task.cut)
+        pool = replace(pool, output_len=np.minimum(pool.output_len, longest))
+    if task.hides_videos:
+        pool = replace(pool, is_known=pool.is_known & False)
+    done = search.choose(pool, settings)
+    return {
+        **task.key,
+        "chosen": done.chosen.policy,
+        "reachable": f"{done.chosen.reachable_seconds:.3f}",
+        **{f"{each.policy} seconds": f"{each.reported_seconds:.3f}" for each in done.rows},
+        **{f"{each.policy} predicted": f"{each.predicted_seconds:.3f}" for each in done.rows},
+    }
+
+
+def key_of(point: Point) -> tuple[str, ...]:
+    """What a point is known by."""
+    names = ("source", "density", "sharing", "requests", "sample", "videos", "cut", "code")
+    return tuple(point[name] for name in names)
+
+
+def read(path: Path) -> dict[tuple[str, ...], Point]:
+    """The points of an earlier run, if there was one."""
+    if not path.exists():
+        return {}
+    with path.open(newline="", encoding="utf-8") as file:
+        return {key_of(point): point for point in csv.DictReader(file)}
+
+
+def write(path: Path, points: Iterable[Point]) -> None:
+    """All points, under another name first, so that a run that is cut off leaves what was there."""
+    lines = list(points)
+    names = list(dict.fromkeys(name for point in lines for name in point))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    passing = path.with_suffix(".part")
+    with passing.open("w", newline="", encoding="utf-8") as file:
+        table = csv.DictWriter(file, names, restval="", lineterminator="\n")
+        table.writeheader()
+        table.writerows(lines)
+    passing.replace(path)
+
+
+def show(points: list[Point]) -> None:
+    """Print a row a source."""
+    titles = (
+        "source",
+        "points",
+        "paced over blend",
+        "faster at",
+        "paced over dfs",
+        "paced of reachable",
+        f"regret of auto ≤ {SMALL:.1%} at",
+        "regret, mean and most",
     )
-    print(row(*["---"] * 8))
-    for source in asked.sources.split(","):
-        over, beyond, reach, regret = [], [], [], []
-        for recipe in grid(source):
-            pool = blend(replace(recipe, requests=asked.requests), settings.system, asked.data)
-            done = search.choose(pool.workload, settings)
-            rows = {found.policy: found for found in done.rows}
-            seconds = {name: found.reported_seconds for name, found in rows.items()}
-            over.append(seconds["blend"] / seconds["paced"])
-            beyond.append(seconds["dfs"] / seconds["paced"])
-            reach.append(rows["paced"].share_of_reachable)
-            regret.append((done.chosen.regret or 0.0) / min(seconds.values()))
+    print(row(*titles))
+    print(row(*["---"] * len(titles)))
+    for source in dict.fromkeys(point["source"] for point in points):
+        mine = [p for p in points if p["source"] == source and p["chosen"] != LEFT_OUT]
+        paced = [seconds(point, "paced") for point in mine]
+        over = [seconds(p, "blend") / own for p, own in zip(mine, paced, strict=True)]
+        beyond = [seconds(p, "dfs") / own for p, own in zip(mine, paced, strict=True)]
+        reach = [float(p["reachable"]) / own for p, own in zip(mine, paced, strict=True)]
+        lost = [regret(point) for point in mine]
         print(
             row(
                 source,
-                str(len(over)),
-                f"{min(over):.3f} … {max(over):.3f}, mean {mean(over):.3f}",
-                f"{np.mean(np.array(over) > 1):.0%}",
-                f"{min(beyond):.3f} … {max(beyond):.3f}, mean {mean(beyond):.3f}",
-                f"{min(reach):.1%} … {max(reach):.1%}",
-                f"{np.mean(np.array(regret) <= 0.005):.0%}",
-                f"{mean(regret):.2%}, {max(regret):.2%}",
-            ),
-            flush=True,
+                str(len(mine)),
+                told(over),
+                f"{sum(x > 1 for x in over)}",
+                told(beyond),
+                f"{min(reach):.1%} … {max(reach):.1%}, mean {mean(reach):.1%}",
+                f"{sum(x <= SMALL for x in lost)} ({mean(x <= SMALL for x in lost):.0%})",
+                f"{mean(lost):.2%}, {max(lost):.2%}",
+            )
         )
 
 
+def seconds(point: Point, policy: str) -> float:
+    """Of the policy's run on the true lengths."""
+    return float(point[f"{policy} seconds"])
+
+
+def regret(point: Point) -> float:
+    """What the choice lost, of the best policy's seconds."""
+    best = min(seconds(point, policy) for policy in POLICIES)
+    return seconds(point, point["chosen"]) / best - 1
+
+
+def told(ratios: list[float]) -> str:
+    """Least, most and mean."""
+    return f"{min(ratios):.3f} … {max(ratios):.3f}, mean {mean(ratios):.3f}"
+
+
 if __name__ == "__main__":
-    took = timed(main)[1]
-    print(f"\nmeasured in {took:.0f} s")
+    main()

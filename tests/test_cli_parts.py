@@ -1,5 +1,6 @@
 """The parts of the command line: settings from TOML, JSON out, progress, tables."""
 
+import inspect
 import json
 import sys
 import time
@@ -8,11 +9,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import typer
+from typer.main import get_command
 
 from blendsim import compiled
 from blendsim.cli import progress
+from blendsim.cli.app import app
 from blendsim.cli.config import overlay, read_config
+from blendsim.cli.options import Gpus
 from blendsim.cli.output import print_json, print_lines, width
+from blendsim.cli.pooled import OPTIONS, takes_pool
 from blendsim.errors import InputError
 from blendsim.report.tables import Column, lay_out, number, paragraphs, share
 
@@ -223,3 +229,31 @@ def test_wrapped_text_keeps_a_figure_with_its_unit() -> None:
 def test_figures_that_are_not_there_are_dashes() -> None:
     assert (number(None), number(float("nan")), share(None)) == ("–", "–", "–")
     assert (number(1234567.8), number(1.25, 1), share(0.8655)) == ("1,234,568", "1.2", "86.6 %")
+
+
+def options_of(name: str) -> set[str]:
+    """The parameters of a command."""
+    return {str(param.name) for param in get_command(app).commands[name].params}  # type: ignore[attr-defined]
+
+
+def test_commands_that_plan_a_pool_share_their_options() -> None:
+    shared = {"trace", *OPTIONS}
+    assert options_of("plan") >= shared
+    assert options_of("search") & shared == shared - {"planner"}
+    assert options_of("compare") & shared == shared - {"topology", "link", "engine", "planner"}
+
+
+def test_option_of_another_kind_takes_the_place_of_the_shared_one() -> None:
+    @takes_pool("config", gpu=Gpus)
+    def command(ctx: typer.Context, own: int = 3) -> None: ...
+
+    parameters = inspect.signature(command).parameters
+    assert parameters["gpu"].annotation is Gpus
+    assert "config" not in parameters
+    assert list(parameters)[-1] == "own"
+    assert parameters["own"].default == 3
+
+
+def test_option_that_is_not_shared_cannot_be_left_out() -> None:
+    with pytest.raises(AssertionError, match="only what is there"):
+        takes_pool("trace")

@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 
 from blendsim.cli.app import app
 from blendsim.plan import read_plan
+from blendsim.planner.make import POLICIES
 from blendsim.report.tables import leaderboard_table
 
 __all__ = ["folder"]
@@ -84,3 +85,46 @@ def test_leaderboard_has_columns_for_what_differs() -> None:
         "   1        9.0         blend            512",
         "   4       10.0  fixed  dfs            2,048",
     ]
+
+
+def test_auto_searches_on_and_says_so(folder: Path) -> None:
+    asked = ("plan", "--trace", "trace.csv", "--evaluations", "30")
+    told = json.loads(run(*asked, "-o", "plan.parquet", "--json"))
+    assert told.keys() >= KEYS
+    assert told["search"]["evaluations"] == 30
+    assert [row["policy"] for row in told["rows"]] == [*POLICIES, "search"]
+    assert [row["policy"] for row in told["rows"] if row["chosen"]] == [told["policy"]]
+    again = json.loads(run("simulate", "plan.parquet", "--json"))
+    assert again["predicted_seconds"] == told["predicted_seconds"]
+    said = " ".join(run(*asked).split())
+    assert "* search" in said
+    assert "The searched schedule: policy " in said
+    assert "--evaluations 30 repeats this search" in said
+
+
+def test_auto_that_finds_nothing_better_says_so(folder: Path) -> None:
+    said = " ".join(run("plan", "--trace", "trace.csv", "--evaluations", "1").split())
+    assert "No other schedule is predicted to be faster than the policies." in said
+
+
+def test_same_evaluations_same_plan_bytes(folder: Path) -> None:
+    for name in ("a", "b"):
+        run("plan", "--trace", "trace.csv", "--evaluations", "30", "-o", name)
+    assert (folder / "a").read_bytes() == (folder / "b").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--budget", "soon"), "--budget 'soon' is not a time"),
+        (("--budget", "9s", "--planner", "dfs"), "--planner dfs takes one"),
+        (("--evaluations", "9", "--gpu", "a100-80g,h200"), "search the schedules of one system"),
+    ],
+)
+def test_what_auto_cannot_search_is_one_line(
+    folder: Path, arguments: tuple[str, ...], message: str
+) -> None:
+    result = CliRunner().invoke(app, ["plan", "--trace", "nothing.csv", *arguments])
+    assert result.exit_code == 2
+    assert message in result.stderr, "and it is said before the trace is read"
+    assert result.stderr.strip().count("\n") == 0

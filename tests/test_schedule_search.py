@@ -14,8 +14,9 @@ from blendsim.errors import InputError
 from blendsim.plan import Plan, write_plan
 from blendsim.request import Workload
 from blendsim.search import evaluation
-from blendsim.search.schedule_search import SAMPLING, SEARCHED, Effort, Found
+from blendsim.search.schedule_search import SEARCHED, Effort, Found
 from blendsim.search.schedule_search import search as find
+from blendsim.search.sweep import SAMPLING
 from blendsim.settings import Settings
 
 FEW = Effort(evaluations=45)

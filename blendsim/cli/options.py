@@ -82,6 +82,20 @@ Config = Annotated[
     Path | None,
     typer.Option(metavar="FILE.toml", help="Sections [settings] and [read]; options here win."),
 ]
+Evaluations = Annotated[
+    int | None, typer.Option(help="Schedules to try; the same number finds the same plan.")
+]
+Budget = Annotated[
+    str | None, typer.Option(metavar="60s", help="Stop early after so long, as in 90s or 2m.")
+]
+FurtherEvaluations = Annotated[
+    int | None,
+    typer.Option(help="With auto: search on until so many schedules are tried, policies too."),
+]
+FurtherBudget = Annotated[
+    str | None,
+    typer.Option(metavar="60s", help="With auto: search schedules for so long, as in 90s or 2m."),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 
 

@@ -4,93 +4,91 @@ out.
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from blendsim.cli import options as o
 from blendsim.cli.lists import read_systems
 from blendsim.cli.output import print_json, print_lines, width
+from blendsim.cli.pooled import takes_pool
 from blendsim.cli.progress import Progress
 from blendsim.cli.rental import Wanted, rent
+from blendsim.cli.searching import found_json, found_told, given_effort
+from blendsim.errors import InputError
+
+if TYPE_CHECKING:  # nothing heavy before a command runs
+    from blendsim.search import Choice
+    from blendsim.search.schedule_search import Effort, Found
 
 
+@takes_pool(gpu=o.Gpus, tp=o.Tps, dp=o.Dps)
 def plan(
     ctx: typer.Context,
-    trace: o.Traces,
-    model: o.Model = None,
-    gpu: o.Gpus = None,
-    tp: o.Tps = None,
-    dp: o.Dps = None,
-    topology: o.Topology = None,
-    link: o.Link = None,
-    engine: o.Engine = None,
-    overlap: o.Overlap = None,
-    planner: o.Planner = None,
-    sample: o.Sample = None,
-    token_budget: o.TokenBudget = None,
-    cascade: o.Cascade = None,
-    seed: o.Seed = None,
-    lengths: o.Lengths = None,
-    tokenizer: o.Tokenizer = None,
-    format: o.Format = None,
-    skip_oversize: o.SkipOversize = False,
-    config: o.Config = None,
     price: o.Price = None,
     deadline: o.Deadline = None,
     max_cost: o.MaxCost = None,
+    evaluations: o.FurtherEvaluations = None,
+    budget: o.FurtherBudget = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Write the chosen plan here.")
     ] = None,
     json: o.Json = False,
 ) -> None:
     """Choose in which order a pool of requests should run and, of several systems, on which."""
-    systems = read_systems(gpu, tp, dp)
+    systems = read_systems(*(ctx.params[name] for name in ("gpu", "tp", "dp")))
     wanted = Wanted(systems, price, deadline, max_cost)
+    further = given_effort(evaluations, budget)
     if wanted.is_rental:
+        if further:
+            raise InputError(
+                "--budget and --evaluations search the schedules of one system; name one, without "
+                "--price, --deadline and --max-cost, or leave them out"
+            )
         rent(ctx.params | systems.first, wanted, output, json)
         return
     with Progress(is_whole_run=True) as say:
         from blendsim.files import require_place
         from blendsim.plan import write_plan
-        from blendsim.search import choose
 
         asked = o.resolve(ctx.params | systems.first)
         if output is not None:
             require_place(output)
-        say("reading traces")
-        workload = asked.load()
-        choice = choose(workload, asked.settings, say)
+        choice, found = _choose(asked, further, say)
         if output is not None:
             meta = {**choice.plan.meta, "source": asked.source}
             write_plan(replace(choice.plan, meta=meta), output)
     if json:
         told = {"advice": choice.advice, "notes": choice.notes}
+        told |= found_json(found) if found else {}
         print_json(_object(choice.rows, choice.chosen, told | {"plan": output}))
         return
     kept = f"plan written to {output}" if output else "-o plan.parquet keeps this plan"
     where = f"{o.platform(asked.settings)}, engine {asked.settings.engine}"
-    print_lines(_text(choice.rows, choice.chosen, where, choice.advice, choice.notes))
+    advice = [*choice.advice, *(found_told(found) if found else [])]
+    print_lines(_text(choice.rows, choice.chosen, where, advice, choice.notes))
     print_lines(["", kept])
 
 
+def _choose(
+    asked: o.Asked, further: "Effort | None", say: Progress
+) -> "tuple[Choice, Found | None]":
+    """The best fixed policy, or the best of them and of what a search finds."""
+    if further is None:
+        from blendsim.search import choose
+
+        say("reading traces")
+        return choose(asked.load(), asked.settings, say), None
+    from blendsim.search.auto_search import choose_and_search, require_auto
+
+    require_auto(asked.settings)  # before a trace is waited for
+    say("reading traces")
+    return choose_and_search(asked.load(), asked.settings, further, say)
+
+
+@takes_pool("topology", "link", "engine", "planner")
 def compare(
     ctx: typer.Context,
-    trace: o.Traces,
-    model: o.Model = None,
-    gpu: o.Gpu = None,
-    tp: o.Tp = None,
-    dp: o.Dp = None,
-    overlap: o.Overlap = None,
-    sample: o.Sample = None,
-    token_budget: o.TokenBudget = None,
-    cascade: o.Cascade = None,
-    seed: o.Seed = None,
-    lengths: o.Lengths = None,
-    tokenizer: o.Tokenizer = None,
-    format: o.Format = None,
-    skip_oversize: o.SkipOversize = False,
-    config: o.Config = None,
     engines: Annotated[
         str | None, typer.Option(help="Only these engines' baselines, as in vllm,nanoflow.")
     ] = None,

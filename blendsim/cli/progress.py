@@ -6,7 +6,7 @@ from types import TracebackType
 from typing import Any, Self
 
 PATIENCE = 1.0  # seconds of silence
-COLD_SECONDS = 20  # compiling all kernels: 14 s on two idle server cores
+COLD_SECONDS = 70  # compiling all kernels: one core's time, as numba compiles one at a time
 
 
 class Progress:

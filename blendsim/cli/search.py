@@ -1,6 +1,5 @@
 """`blendsim search`: try many schedules in the simulator and keep the one it predicts fastest."""
 
-import re
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -9,7 +8,9 @@ import typer
 
 from blendsim.cli import options as o
 from blendsim.cli.output import print_json, print_lines, width
+from blendsim.cli.pooled import takes_pool
 from blendsim.cli.progress import Progress
+from blendsim.cli.searching import effort_told, found_json, read_effort
 
 if TYPE_CHECKING:
     from blendsim.search.schedule_search import Found
@@ -17,32 +18,11 @@ if TYPE_CHECKING:
 SHOWN = 8  # lines of the leaderboard; the fixed policies besides
 
 
+@takes_pool("planner")
 def search(
     ctx: typer.Context,
-    trace: o.Traces,
-    model: o.Model = None,
-    gpu: o.Gpu = None,
-    tp: o.Tp = None,
-    dp: o.Dp = None,
-    topology: o.Topology = None,
-    link: o.Link = None,
-    engine: o.Engine = None,
-    overlap: o.Overlap = None,
-    sample: o.Sample = None,
-    token_budget: o.TokenBudget = None,
-    cascade: o.Cascade = None,
-    seed: o.Seed = None,
-    lengths: o.Lengths = None,
-    tokenizer: o.Tokenizer = None,
-    format: o.Format = None,
-    skip_oversize: o.SkipOversize = False,
-    config: o.Config = None,
-    evaluations: Annotated[
-        int | None, typer.Option(help="Schedules to try; the same number finds the same plan.")
-    ] = None,
-    budget: Annotated[
-        str | None, typer.Option(metavar="60s", help="Stop early after so long, as in 90s or 2m.")
-    ] = None,
+    evaluations: o.Evaluations = None,
+    budget: o.Budget = None,
     picture: Annotated[
         Path | None,
         typer.Option(metavar="FILE.png|pdf", help="Draw what each parameter does by itself."),
@@ -58,11 +38,9 @@ def search(
     with Progress(is_whole_run=True) as say:
         from blendsim.files import require_place
         from blendsim.plan import write_plan
-        from blendsim.search.schedule_search import Effort
         from blendsim.search.schedule_search import search as find
 
-        seconds = None if budget is None else _seconds(budget)
-        effort = Effort(evaluations, seconds, is_swept=picture is not None)
+        effort = replace(read_effort(evaluations, budget), is_swept=picture is not None)
         asked = o.resolve(ctx.params)
         for path in (output, picture):
             if path is not None:
@@ -86,16 +64,6 @@ def search(
     print_lines(["", kept])
 
 
-def _seconds(text: str) -> float:
-    """A time in words such as 60s, 2m or 90."""
-    from blendsim.errors import InputError
-
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(s|m|h)?", text.strip())
-    if match is None:
-        raise InputError(f"--budget {text!r} is not a time; give it as in 60s, 2m or 1h")
-    return float(match[1]) * {"s": 1, "m": 60, "h": 3600}[match[2] or "s"]
-
-
 def _require_kind(picture: Path) -> None:
     from blendsim.errors import InputError
 
@@ -108,12 +76,8 @@ def _object(found: "Found", plan: Path | None, picture: Path | None) -> dict[str
 
     return as_json(found.chosen) | {
         "rows": [as_json(row) | {"chosen": row is found.chosen} for row in found.rows],
-        "leaderboard": [
-            {"predicted_seconds": entry.seconds, "is_fixed": entry.is_fixed, **entry.values}
-            for entry in found.leaderboard
-        ],
         "sensitivities": [each._asdict() for each in found.sensitivities],
-        "search": found.tally._asdict(),
+        **found_json(found),
         "notes": found.notes,
         "plan": plan,
         "picture": picture,
@@ -128,17 +92,12 @@ def _text(found: "Found", where: str) -> list[str]:
         pool_line,
     )
 
-    columns, tally = width(), found.tally
+    columns = width()
     best_fixed = found.rows[0].predicted_seconds
     gain = 1 - found.chosen.predicted_seconds / best_fixed
     fixed = [k for k, entry in enumerate(found.leaderboard) if entry.is_fixed]
     shown = sorted({*range(min(SHOWN, len(found.leaderboard))), *fixed})
     entries = [(k + 1, found.leaderboard[k]) for k in shown]
-    told = (
-        f"{tally.evaluations} evaluations in {tally.seconds:,.1f} s: {tally.whole} simulations of "
-        f"the whole pool and {tally.thinned} of smaller ones. --evaluations {tally.evaluations} "
-        "repeats this search."
-    )
     better = (
         f"Found: predicted {found.chosen.predicted_seconds:,.1f} s, {gain:.1%} less than the best "
         f"fixed policy."
@@ -152,5 +111,7 @@ def _text(found: "Found", where: str) -> list[str]:
         "",
         *leaderboard_table(entries, columns),
         "",
-        *paragraphs([better, told, *(f"Note: {note}" for note in found.notes)], columns),
+        *paragraphs(
+            [better, effort_told(found), *(f"Note: {note}" for note in found.notes)], columns
+        ),
     ]

@@ -1,6 +1,6 @@
 """Metrics of one schedule: the row that tables and `--json` show, and what each number means."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -144,6 +144,18 @@ def summarise(
         token_budget=place.token_budget,
         gpus=place.gpus,
         tokens_per_second_per_gpu=rate / place.gpus,
+    )
+
+
+def beside(row: Row, bounds: Bounds) -> Row:
+    """The row beside other bounds of its pool."""
+    seconds = row.reported_seconds
+    return replace(
+        row,
+        optimum_seconds=bounds.optimum,
+        share_of_optimum=bounds.optimum / seconds,
+        reachable_seconds=bounds.reachable,
+        share_of_reachable=bounds.reachable / seconds,
     )
 
 

@@ -37,8 +37,7 @@ def choose(workload: Workload, settings: Settings, progress: Progress = lambda _
     prediction.
     """
     problem = prepare(workload, settings, progress)
-    policies = POLICIES if settings.planner == AUTO else (settings.planner,)
-    trials = _try_all(problem, policies, progress)
+    trials = try_policies(problem, progress)
     best = min(range(len(trials)), key=lambda i: trials[i].row.predicted_seconds)
     rows = [trial.row for trial in trials]
     least = min(row.reported_seconds for row in rows)
@@ -58,8 +57,12 @@ def choose(workload: Workload, settings: Settings, progress: Progress = lambda _
     )
 
 
-def _try_all(problem: Problem, policies: tuple[str, ...], progress: Progress) -> list[Trial]:
-    """Plan and simulate each, two at a time: compiled code runs outside the interpreter's lock."""
+def try_policies(problem: Problem, progress: Progress) -> list[Trial]:
+    """Plan and simulate every policy that is asked for, two at a time: compiled code runs outside
+    the interpreter's lock.
+    """
+    planner = problem.settings.planner
+    policies = POLICIES if planner == AUTO else (planner,)
     flavour = find_engine(problem, problem.settings.engine)
     block = block_size(problem, [flavour])
     facts = find_facts(problem, block)

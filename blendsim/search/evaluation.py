@@ -16,7 +16,7 @@ from blendsim.plan import Plan
 from blendsim.planner.blend import BlendSettings
 from blendsim.search.problem import Problem, plan_policy
 from blendsim.search.race import Heat
-from blendsim.search.space import Schedule, Space
+from blendsim.search.space import Point, Schedule, Space
 from blendsim.search.thinning import can_thin, divide_flavour, divide_settings, thin
 from blendsim.search.trial import find_engine
 from blendsim.serving.flavour import Flavour
@@ -68,10 +68,7 @@ class Evaluator:
         Those of a small pool on a small machine stand for the whole ones (thinning.py).
         """
         schedules = [self.space.schedule(heat.point) for heat in heats]
-        wanted = [
-            _PlanKey(heat.level, made.policy, made.blend, _without_rules(made.settings))
-            for heat, made in zip(heats, schedules, strict=True)
-        ]
+        wanted = [_plan_key(heat.level, made) for heat, made in zip(heats, schedules, strict=True)]
         plans = self._plans_of(wanted)
         runs = [
             _RunKey(heat.level, plans[key].digest, self._flavour(made))
@@ -87,6 +84,12 @@ class Evaluator:
         found = _on_all_cores(lambda pair: self._run(*pair), list(fresh.items()))
         self._seconds.update(zip(fresh, found, strict=True))
         return [self._seconds[run] for run in runs]
+
+    def remember(self, point: Point, plan: Plan, seconds: float) -> None:
+        """The plan at a point and its predicted seconds, where both are known: not run again."""
+        made, kept = self.space.schedule(point), _Kept(plan, _digest(plan))
+        self._plans[_plan_key(0, made)] = kept
+        self._seconds[_RunKey(0, kept.digest, self._flavour(made))] = seconds
 
     def _plans_of(self, wanted: Iterable[_PlanKey]) -> dict[_PlanKey, _Kept]:
         """The plans, made where they are not among the latest ones."""
@@ -123,6 +126,10 @@ class Evaluator:
             settings.cluster,
             settings.host,
         )
+
+
+def _plan_key(level: int, made: Schedule) -> _PlanKey:
+    return _PlanKey(level, made.policy, made.blend, _without_rules(made.settings))
 
 
 def _without_rules(settings: Settings) -> Settings:

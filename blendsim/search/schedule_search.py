@@ -4,7 +4,7 @@ engine's rules and the planner's settings allow.
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, NamedTuple
 
@@ -15,14 +15,14 @@ from blendsim.report.optimum import Bounds
 from blendsim.request import Workload
 from blendsim.search.evaluation import Evaluator
 from blendsim.search.problem import Problem, Progress, plan_policy, prepare
-from blendsim.search.race import Heat, Run, best_of, race
-from blendsim.search.resampling import resampled_seconds, shares_around
+from blendsim.search.race import Run, best_of, race
 from blendsim.search.space import Point, Schedule, Space, axes_of, plain
-from blendsim.search.trial import block_size, find_bounds, find_engine, find_facts, run_trial
+from blendsim.search.sweep import Sensitivity, missed, sweep, sweep_samples
+from blendsim.search.trial import Trial, block_size, find_bounds, find_engine, find_facts, run_trial
 from blendsim.settings import Settings
+from blendsim.steplog import StepLog
 
 SEARCHED = "search"  # the policy's name of a plan that a search found
-SAMPLING = "sampling share, redrawn"
 DEFAULT_EVALUATIONS = 160
 _ENDLESS = 1 << 62
 
@@ -57,16 +57,6 @@ class Entry(NamedTuple):
     values: dict[str, Any]  # of the axes that mean something for it
 
 
-class Sensitivity(NamedTuple):
-    """What one parameter does while the others stay as chosen."""
-
-    axis: str
-    is_ordered: bool
-    labels: list[str]
-    chosen: int
-    seconds: list[float]  # predicted
-
-
 class Tally(NamedTuple):
     """What a search did."""
 
@@ -86,8 +76,15 @@ class Found(NamedTuple):
     leaderboard: list[Entry]  # by predicted seconds
     sensitivities: list[Sensitivity]  # empty unless asked for
     tally: Tally
+    schedule: dict[str, str]  # the chosen one's policy and what else is unusual, in words
+    log: StepLog  # of the chosen one, on true lengths where the trace has them
     bounds: Bounds
     notes: list[str]
+
+    @property
+    def is_searched(self) -> bool:
+        """Whether the chosen schedule is none of the fixed policies."""
+        return self.chosen.policy == SEARCHED
 
 
 def search(
@@ -108,13 +105,18 @@ def search_prepared(
     effort: Effort,
     progress: Progress = lambda _: None,
     start: float | None = None,
+    tried: Sequence[Trial] = (),
 ) -> Found:
     """`search` of a problem that is prepared; `start` is when its time budget began, by
-    `time.perf_counter`.
+    `time.perf_counter`. Fixed policies that were `tried` before are not run again.
     """
     began = time.perf_counter()
     space = Space(axes_of(problem), plain(problem))
     evaluator = Evaluator(problem, space)
+    known = {trial.row.policy: trial for trial in tried}
+    for point in space.fixed():
+        if trial := known.get(space.schedule(point).policy):
+            evaluator.remember(point, trial.plan, trial.row.predicted_seconds)
     end = math.inf
     if effort.budget_seconds is not None:
         end = (began if start is None else start) + effort.budget_seconds
@@ -133,12 +135,12 @@ def search_prepared(
     swept: list[Sensitivity] = []
     if effort.is_swept:
         progress("varying each parameter alone")
-        swept = _sweep(space, best.heat.point, evaluator)
+        swept = sweep(space, best.heat.point, evaluator)
         progress("drawing other samples")
-        swept += _samples(problem, space.schedule(best.heat.point))
+        swept += sweep_samples(problem, space.schedule(best.heat.point))
     tally = Tally(len(runs), ran[0], sum(ran[1:]), wall, sum(evaluator.simulations) - sum(ran))
     progress("simulating the chosen schedule on the true lengths")
-    return _report(problem, space, runs, swept, tally)
+    return _report(problem, space, runs, swept, tally, known)
 
 
 def _standing(space: Space, runs: Sequence[Run]) -> str:
@@ -157,50 +159,27 @@ def unusual(space: Space, point: Point) -> dict[str, str]:
     }
 
 
-def _sweep(space: Space, point: Point, evaluator: Evaluator) -> list[Sensitivity]:
-    """Every axis that means something at the point, all its values, the others kept."""
-    found = []
-    for k, axis in enumerate(space.axes):
-        if not space.matters(point, k):
-            continue
-        places = [space.tidy([*point[:k], at, *point[k + 1 :]]) for at in range(len(axis.values))]
-        seconds = evaluator.seconds([Heat(place, 0) for place in places])
-        labels = [axis.shown(at) for at in range(len(axis.values))]
-        found.append(Sensitivity(axis.name, axis.is_ordered, labels, point[k], seconds))
-    return found
-
-
-def _samples(problem: Problem, schedule: Schedule) -> list[Sensitivity]:
-    """What the share of sampled requests does; nothing where no length has to be sampled."""
-    if not problem.lengths.is_sampled.any():
-        return []
-    shares = shares_around(problem.settings.sample)
-    seconds = [resampled_seconds(problem, schedule, share) for share in shares]
-    here = shares.index(problem.settings.sample)
-    return [Sensitivity(SAMPLING, True, [f"{s:g}" for s in shares], here, seconds)]
-
-
 def _report(
     problem: Problem,
     space: Space,
     runs: Sequence[Run],
     swept: list[Sensitivity],
     tally: Tally,
+    known: Mapping[str, Trial],
 ) -> Found:
-    """The chosen schedule and the best fixed policy, simulated on the true lengths."""
+    """The chosen schedule and the best fixed policy, simulated on the true lengths unless the
+    policy is `known`.
+    """
     fixed = set(space.fixed())
     best = best_of(runs)
     usual = best_of([run for run in runs if run.heat.point in fixed])
     trials = []
     for run in dict.fromkeys((usual, best)):
         schedule = space.schedule(run.heat.point)
-        name = schedule.policy if run.heat.point in fixed else SEARCHED
-        scene = problem._replace(settings=replace(schedule.settings, planner=schedule.policy))
-        plan = plan_policy(scene, schedule.policy, schedule.blend)
-        flavour = find_engine(scene, schedule.settings.engine)
-        block = block_size(scene, [flavour])
-        limits = find_bounds(scene, flavour.token_budget, block)
-        trial = run_trial(scene, plan, name, flavour, limits, find_facts(scene, block))
+        trial = known.get(schedule.policy) if run.heat.point in fixed else None
+        if trial is None:
+            name = schedule.policy if run.heat.point in fixed else SEARCHED
+            trial = _try(problem, schedule, name)
         assert trial.row.predicted_seconds == run.seconds, "a search predicts what simulate does"
         trials.append(trial)
     chosen = trials[-1]
@@ -222,26 +201,26 @@ def _report(
         leaderboard=_ranked(space, runs, fixed),
         sensitivities=swept,
         tally=tally,
+        schedule=unusual(space, best.heat.point),
+        log=chosen.log,
         bounds=chosen.bounds,
         notes=[
             *problem.workload.notes,
             *problem.lengths.notes,
             *chosen.notes,
-            *_missed(swept, best.seconds),
+            *missed(swept, best.seconds),
         ],
     )
 
 
-def _missed(swept: Sequence[Sensitivity], best: float) -> list[str]:
-    """What the sweep saw that the search had not tried; it does not change what is chosen."""
-    found = [
-        (seconds, f"{each.axis} {label} alone would be predicted to take {seconds:,.1f} s")
-        for each in swept
-        if each.axis != SAMPLING
-        for label, seconds in zip(each.labels, each.seconds, strict=True)
-        if seconds < best
-    ]
-    return [f"{min(found)[1]}; a longer search may take it"] if found else []
+def _try(problem: Problem, schedule: Schedule, name: str) -> Trial:
+    """The schedule beside the bounds of its own token budget."""
+    scene = problem._replace(settings=replace(schedule.settings, planner=schedule.policy))
+    plan = plan_policy(scene, schedule.policy, schedule.blend)
+    flavour = find_engine(scene, schedule.settings.engine)
+    block = block_size(scene, [flavour])
+    limits = find_bounds(scene, flavour.token_budget, block)
+    return run_trial(scene, plan, name, flavour, limits, find_facts(scene, block))
 
 
 def _plainly(schedule: Schedule) -> dict[str, Any]:

@@ -1,0 +1,62 @@
+"""What commands that search say alike: how long a search shall go on, and what it did."""
+
+import re
+from typing import TYPE_CHECKING, Any
+
+from blendsim.errors import InputError
+
+if TYPE_CHECKING:  # nothing heavy before a command runs
+    from blendsim.search.schedule_search import Effort, Found
+
+
+def read_effort(evaluations: int | None, budget: str | None) -> "Effort":
+    """The effort that `--evaluations` and `--budget` ask for."""
+    from blendsim.search.schedule_search import Effort
+
+    return Effort(evaluations, None if budget is None else _seconds(budget))
+
+
+def given_effort(evaluations: int | None, budget: str | None) -> "Effort | None":
+    """The same, or None where neither is given."""
+    is_given = evaluations is not None or budget is not None
+    return read_effort(evaluations, budget) if is_given else None
+
+
+def _seconds(text: str) -> float:
+    """A time in words such as 60s, 2m or 90."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(s|m|h)?", text.strip())
+    if match is None:
+        raise InputError(f"--budget {text!r} is not a time; give it as in 60s, 2m or 1h")
+    return float(match[1]) * {"s": 1, "m": 60, "h": 3600}[match[2] or "s"]
+
+
+def effort_told(found: "Found") -> str:
+    """What the search did and how to repeat it."""
+    tally = found.tally
+    return (
+        f"{tally.evaluations} evaluations in {tally.seconds:,.1f} s: {tally.whole} simulations of "
+        f"the whole pool and {tally.thinned} of smaller ones. --evaluations {tally.evaluations} "
+        "repeats this search."
+    )
+
+
+def found_told(found: "Found") -> list[str]:
+    """Which schedule was found, and what the search did."""
+    if not found.is_searched:
+        return [
+            "No other schedule is predicted to be faster than the policies.",
+            effort_told(found),
+        ]
+    values = ", ".join(f"{name} {value}" for name, value in found.schedule.items())
+    return [f"The searched schedule: {values}.", effort_told(found)]
+
+
+def found_json(found: "Found") -> dict[str, Any]:
+    """What `--json` tells of a search besides rows."""
+    return {
+        "leaderboard": [
+            {"predicted_seconds": entry.seconds, "is_fixed": entry.is_fixed, **entry.values}
+            for entry in found.leaderboard
+        ],
+        "search": found.tally._asdict(),
+    }

@@ -1,0 +1,69 @@
+"""`plan --planner auto` with time to search: the race of the fixed policies goes on into a search
+of schedules, and the best of all by prediction is kept.
+"""
+
+import time
+from dataclasses import replace
+from typing import NamedTuple
+
+from blendsim.errors import InputError
+from blendsim.report.advice import advise
+from blendsim.report.metrics import beside
+from blendsim.report.optimum import Bounds
+from blendsim.request import Workload
+from blendsim.search.choice import Choice, try_policies
+from blendsim.search.problem import Progress, prepare
+from blendsim.search.schedule_search import Effort, Found, search_prepared
+from blendsim.search.trial import Trial
+from blendsim.settings import AUTO, Settings
+
+
+class Searched(NamedTuple):
+    """A choice among the fixed policies and what was searched, and how it was found."""
+
+    choice: Choice  # a row a policy and, unless a policy is best, one of the found schedule
+    found: Found
+
+
+def require_auto(settings: Settings) -> None:
+    """InputError for a single policy, which leaves nothing to choose."""
+    if settings.planner != AUTO:
+        raise InputError(
+            f"--budget and --evaluations search among all policies, --planner {settings.planner} "
+            "takes one; leave out the one or the others"
+        )
+
+
+def choose_and_search(
+    workload: Workload, settings: Settings, effort: Effort, progress: Progress = lambda _: None
+) -> Searched:
+    """Plan with every policy, then search on; never behind a policy by prediction."""
+    require_auto(settings)
+    start = time.perf_counter()
+    problem = prepare(workload, settings, progress)
+    trials = try_policies(problem, progress)
+    found = search_prepared(problem, effort, progress, start, trials)
+    limits = _widest(trials, found)
+    rows = [trial.row for trial in trials]
+    if found.is_searched:
+        rows.append(found.chosen)
+    rows = [beside(row, limits) for row in rows]
+    at = [row.policy for row in rows].index(found.chosen.policy)
+    least = min(row.reported_seconds for row in rows)
+    rows[at] = replace(rows[at], regret=rows[at].reported_seconds - least)
+    choice = Choice(
+        plan=found.plan,
+        chosen=rows[at],
+        rows=rows,
+        log=found.log,
+        bounds=limits,
+        advice=advise(rows, rows[at], limits, problem.model),
+        notes=found.notes,
+    )
+    return Searched(choice, found)
+
+
+def _widest(trials: list[Trial], found: Found) -> Bounds:
+    """Of the bounds for different token budgets those of the largest, which hold for all rows."""
+    fixed = trials[0]
+    return found.bounds if found.chosen.token_budget > fixed.row.token_budget else fixed.bounds
