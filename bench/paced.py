@@ -8,19 +8,27 @@ in hindsight, which favours them. Then single parts are switched off, on the fir
 """
 
 import argparse
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from statistics import mean, stdev
+from typing import NamedTuple
 
 import numpy as np
 from machine import machine, row, timed, today
 
 from blendsim import search
 from blendsim.pacing import Gains
-from blendsim.report.metrics import Row
+from blendsim.plan import Plan
+from blendsim.planner.blend import BlendSettings
+from blendsim.planner.split import SplitRule
+from blendsim.report.floors import bound_with_floors
+from blendsim.report.metrics import PoolFacts, Row
+from blendsim.report.optimum import Bounds
 from blendsim.request import Workload
 from blendsim.search.comparison import BUDGETS
 from blendsim.search.trial import block_size, find_bounds, find_engine, find_facts, run_trial
+from blendsim.serving.flavour import PROMPT_FITS, Flavour
 from blendsim.synth.blend import blend
 from blendsim.synth.recipes import RECIPES
 
@@ -32,23 +40,83 @@ PARTS = {
     "spread of unknown lengths: off": {"caution": 0.0},
     "reckoned once": {"look_steps": 1 << 20},
 }
+NO_PACING = "pacing: off (dual scan, 2,048 tokens a step)"
+NO_PEAK = "predicted-peak admission: off"
+NO_SPLIT = "splitting subtrees: off"
+NO_ORDER = "order of the pool: off (shuffled)"
 
 
-def runs(problem: search.Problem, policy: str, budgets: tuple[int, ...], most: int) -> list[Row]:
-    """The policy at each token budget, beside the bounds of `most` tokens a step."""
-    plan = search.plan_policy(problem, policy)
+class Judge(NamedTuple):
+    """What is true of a pool whatever the schedule, worked out once."""
+
+    limits: Bounds
+    facts: PoolFacts
+    least: float  # seconds, the bound that counts every step's floors too
+
+    def rows(
+        self, problem: search.Problem, plan: Plan, policy: str, engines: list[Flavour]
+    ) -> list[Row]:
+        """The plan on each engine."""
+        return [
+            run_trial(problem, plan, policy, engine, self.limits, self.facts).row
+            for engine in engines
+        ]
+
+
+def judge(problem: search.Problem, most: int) -> Judge:
+    """The bounds of `most` tokens a step; what planning sees of the lengths is no matter."""
+    block = block_size(problem, [find_engine(problem, "nanoflow")])
+    model = replace(problem.model, system=replace(problem.model.system, block_tokens=block))
+    least = bound_with_floors(problem.workload, problem.true_lengths, problem.prompts, model, most)
+    return Judge(find_bounds(problem, most, block), find_facts(problem, block), least)
+
+
+def runs(
+    judged: Judge, problem: search.Problem, policy: str, budgets: tuple[int, ...]
+) -> list[Row]:
+    """The policy at each token budget."""
     engines = [find_engine(problem, "nanoflow", budget) for budget in budgets]
-    block = block_size(problem, engines)
-    limits, facts = find_bounds(problem, most, block), find_facts(problem, block)
-    return [run_trial(problem, plan, policy, e, limits, facts).row for e in engines]
+    return judged.rows(problem, search.plan_policy(problem, policy), policy, engines)
 
 
-def shown(label: str, trace: str, done: Row, base: float) -> str:
+def without(part: str, judged: Judge, problem: search.Problem) -> Row:
+    """A run with one part switched off."""
+    engine, policy, blended = find_engine(problem, "nanoflow"), "paced", BlendSettings()
+    if part in PARTS:
+        settings = replace(problem.settings, pacing=Gains(**PARTS[part]))
+        problem = problem._replace(settings=settings)
+    elif part == NO_PACING:
+        policy = "blend"
+    elif part == NO_PEAK:
+        engine = replace(engine, admission=PROMPT_FITS)
+    elif part == NO_SPLIT:
+        blended = BlendSettings(split=SplitRule(kept_sharing=1.0, threshold=0))
+    plan = search.plan_policy(problem, policy, blended)
+    if part == NO_ORDER:
+        plan = shuffled(plan, np.random.default_rng(0))
+    return judged.rows(problem, plan, policy, [engine])[0]
+
+
+def shuffled(plan: Plan, rng: np.random.Generator) -> Plan:
+    """The plan with the requests that were not sampled in any order."""
+    place = np.arange(len(plan.order))
+    place[~plan.is_first] = rng.permutation(place[~plan.is_first])
+    return replace(
+        plan,
+        order=plan.order[place],
+        is_visible=plan.is_visible[place],
+        expected_output=plan.expected_output[place],
+        density=plan.density[place],
+    )
+
+
+def shown(label: str, trace: str, done: Row, base: float, least: float) -> str:
     """One line of the first table."""
     cells = (
         f"{done.seconds:,.0f}",
         f"{done.share_of_optimum:.1%}",
         f"{done.share_of_reachable:.1%}",
+        f"{least / done.seconds:.1%}",
         f"{base / done.reported_seconds:.3f}",
         f"{done.sharing_ratio / done.sharing_optimum:.1%}",
         f"{done.preempted_tokens / (done.input_tokens + (done.output_tokens or 0)):.3%}",
@@ -67,21 +135,29 @@ def main() -> None:
     parser.add_argument("data", nargs="?", type=Path)
     parser.add_argument("--gpu", default="a100-80g")
     parser.add_argument("--seeds", type=int, default=8)
+    parser.add_argument("--traces", nargs="+", choices=RECIPES, default=[])
+    parser.add_argument("--parts", action="store_true", help="only the parts switched off")
     asked = parser.parse_args()
     known = search.Settings(sample=1.0, gpu=asked.gpu)
     own = find_engine(search.prepare(_tiny(known), known), "nanoflow").token_budget
     most = max(BUDGETS)
     print(f"{machine()}; {today()}; {asked.gpu}, overlap {known.overlap}\n")
-    head = ("workload", "schedule", "seconds", "of optimum", "of reachable")
+    head = ("workload", "schedule", "seconds", "of optimum", "of reachable", "with floors")
     print(row(*head, "over DFS at its best", "sharing kept", "recomputed"))
-    print(row(*["---"] * 8))
+    print(row(*["---"] * 9))
     shares: dict[str, list[float]] = {}
-    pools = {}
-    for trace, recipe in RECIPES.items():
+    pools: dict[str, Workload] = {}
+    judges: dict[str, Judge] = {}
+    for trace in asked.traces or RECIPES:
+        recipe = RECIPES[trace]
         pool = pools[trace] = blend(recipe, known.system, asked.data).workload
         problem = search.prepare(pool, known)
-        dfs = runs(problem, "dfs", BUDGETS, most)
-        blended = runs(problem, "blend", BUDGETS, most)
+        judged = judges[trace] = judge(problem, most)
+        if asked.parts:
+            continue
+        least = judged.least
+        dfs = runs(judged, problem, "dfs", BUDGETS)
+        blended = runs(judged, problem, "blend", BUDGETS)
         base = min(done.reported_seconds for done in dfs)
         at = BUDGETS.index(own)
         lines = {
@@ -89,17 +165,17 @@ def main() -> None:
             "dfs, best budget": min(dfs, key=lambda done: done.reported_seconds),
             f"blend, {own:,} tokens": blended[at],
             "blend, best budget": min(blended, key=lambda done: done.reported_seconds),
-            "paced, lengths known": runs(problem, "paced", (own,), most)[0],
+            "paced, lengths known": runs(judged, problem, "paced", (own,))[0],
         }
         sampled = search.prepare(pool, replace(known, sample=0.01))
-        lines["paced, 1 % sampled, videos known"] = runs(sampled, "paced", (own,), most)[0]
+        lines["paced, 1 % sampled, videos known"] = runs(judged, sampled, "paced", (own,))[0]
         for label, done in lines.items():
-            print(shown(label, trace, done, base), flush=True)
+            print(shown(label, trace, done, base, least), flush=True)
             shares.setdefault(label, []).append(done.share_of_reachable)
         seeds = []
         for seed in range(asked.seeds):
             blind = search.prepare(unknown(pool), replace(known, sample=0.01, seed=seed))
-            seeds.append(runs(blind, "paced", (own,), most)[0])
+            seeds.append(runs(judged, blind, "paced", (own,))[0])
         reach = [done.share_of_reachable for done in seeds]
         label = f"paced, 1 % sampled, nothing known, {asked.seeds} seeds"
         spread = stdev(reach) if len(reach) > 1 else 0.0
@@ -116,6 +192,7 @@ def main() -> None:
                 f"{seconds:,.0f}",
                 f"{optimum:.1%}",
                 f"{mean(reach):.1%} ± {spread:.1%}",
+                f"{mean(least / done.seconds for done in seeds):.1%}",
                 f"{base / seconds:.3f}",
                 f"{kept:.1%}",
                 f"{lost:.3%}",
@@ -123,22 +200,31 @@ def main() -> None:
             flush=True,
         )
         shares.setdefault(label, []).append(mean(reach))
-    print("\nMean share of the reachable bound:\n")
+    if shares:
+        print("\nMean share of the reachable bound:\n")
     for label, reached in shares.items():
         print(f"- {label}: {mean(reached):.1%}")
-    two = list(pools)[:2]
+    show_parts(pools, judges, known)
+
+
+def show_parts(
+    pools: Mapping[str, Workload], judges: Mapping[str, Judge], known: search.Settings
+) -> None:
+    """Each part switched off, on the first two workloads."""
+    two = [trace for trace in list(RECIPES)[:2] if trace in pools]
     cases = [f"{trace}, {what}" for what in ("known", "nothing known") for trace in two]
+    problems = [
+        *((trace, search.prepare(pools[trace], known)) for trace in two),
+        *(
+            (trace, search.prepare(unknown(pools[trace]), replace(known, sample=0.01)))
+            for trace in two
+        ),
+    ]
     print("", row("part", *cases), sep="\n")
-    print(row(*["---"] * 5))
-    for name, change in PARTS.items():
-        cells = []
-        for pool, settings in [
-            *((pools[trace], known) for trace in two),
-            *((unknown(pools[trace]), replace(known, sample=0.01)) for trace in two),
-        ]:
-            problem = search.prepare(pool, replace(settings, pacing=Gains(**change)))
-            cells.append(f"{runs(problem, 'paced', (own,), most)[0].share_of_reachable:.1%}")
-        print(row(name, *cells), flush=True)
+    print(row(*["---"] * (1 + len(cases))))
+    for part in (*PARTS, NO_PACING, NO_ORDER, NO_SPLIT, NO_PEAK):
+        done = [without(part, judges[trace], problem) for trace, problem in problems]
+        print(row(part, *(f"{each.share_of_reachable:.1%}" for each in done)), flush=True)
 
 
 def _tiny(settings: search.Settings) -> Workload:

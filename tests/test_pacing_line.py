@@ -169,12 +169,12 @@ def test_rows_of_the_table_are_levels_of_context_up_to_the_last() -> None:
         assert pacing_module.table_row(core.state) == row
 
 
-def stepped(even: float, tokens: int, sizes: tuple[int, int], credit: float) -> float:
+def stepped(wanted: int, tokens: int, sizes: tuple[int, int], credit: float) -> float:
     """Credit after a step of so many tokens."""
     core = AMPLE.core()
-    core.state.pace[0].table[:] = sizes
+    core.state.pace[0].table[:] = *sizes, wanted
     p = record_of(core)
-    p.even, p.credit = even, credit
+    p.credit = credit
     core.state.counts[:] = 0
     core.state.counts[pacing_module.PREFILL_TOKENS] = tokens - 1
     core.state.counts[pacing_module.DECODE_REQUESTS] = 1
@@ -182,18 +182,18 @@ def stepped(even: float, tokens: int, sizes: tuple[int, int], credit: float) -> 
     return float(p.credit)
 
 
-def test_credit_is_what_the_steps_are_behind_the_even_share() -> None:
-    assert stepped(10.0, 8, (8, 16), 1.0) == 3.0
-    assert stepped(10.0, 16, (8, 16), 1.0) == -5.0
+def test_credit_is_what_the_steps_are_behind_what_they_were_to_compute() -> None:
+    assert stepped(10, 8, (8, 16), 1.0) == 3.0
+    assert stepped(10, 16, (8, 16), 1.0) == -5.0
 
 
 def test_credit_is_bounded_on_both_sides() -> None:
-    assert stepped(2 * CREDIT, 8, (8, 16), CREDIT) == CREDIT
-    assert stepped(0.0, 10**6, (8, 16), 0.0) == -CREDIT
+    assert stepped(2 * int(CREDIT), 8, (8, 16), CREDIT) == CREDIT
+    assert stepped(0, 10**6, (8, 16), 0.0) == -CREDIT
 
 
 def test_no_credit_is_kept_where_one_size_is_right() -> None:
-    assert stepped(10.0, 8, (8, 8), 5.0) == 0.0
+    assert stepped(10, 8, (8, 8), 5.0) == 0.0
 
 
 @pytest.mark.parametrize(("credit", "wanted"), [(0.0, 24), (1.0, 24), (-0.5, 12)])
@@ -201,7 +201,7 @@ def test_a_step_takes_the_larger_size_while_it_is_behind(credit: float, wanted: 
     core = AMPLE.core()
     p = record_of(core)
     p.next_look, p.credit = 10, credit
-    core.state.pace[0].table[:] = 12, 24
+    core.state.pace[0].table[:] = 12, 24, 18
     assert pacing_module.step_budget(core.state) == wanted
 
 
@@ -232,6 +232,45 @@ def test_full_memory_makes_reading_need_more_steps() -> None:
     assert p.even == pytest.approx(p.tokens_left / 500)
 
 
+def foreseen(core: ServingCore, reads: float) -> np.ndarray:
+    ahead = np.empty((pacing_module.SLICES, 2))
+    pacing_module.foresee(core.state, reads, ahead)
+    return ahead
+
+
+def with_members(number: int, mean: float, held: float) -> ServingCore:
+    """A core in which so many of unknown length run."""
+    core = AMPLE._replace(visible=(False,) * 6).core()
+    kind = core.state.pace[0].kinds[0]
+    kind.running, kind.mean_sum, kind.held_base = number, number * mean, number * held
+    record_of(core).most_reads = 40.0
+    return core
+
+
+@given(st.integers(1, 40), st.floats(1.0, 500.0), st.integers(1, 500), st.floats(1.0, 1e5))
+def test_all_reads_left_are_foreseen(number: int, mean: float, held: int, reads: float) -> None:
+    ahead = foreseen(with_members(number, mean, held), reads)
+    assert (ahead[:, 0] * ahead[:, 1]).sum() == pytest.approx(reads)
+    assert (ahead >= 0.0).all()
+
+
+def test_memory_is_full_until_what_is_left_is_a_tail_of_two_mean_lengths() -> None:
+    ahead = foreseen(with_members(4, 100.0, 50), 40.0 * 500)
+    assert ahead[0].tolist() == [300.0, 40.0]
+    tail = ahead[1:]
+    assert (np.diff(tail[:, 1]) < 0.0).all()
+    assert 40.0 < tail[0, 1] < 46.0  # full, and what the cut-off end would read
+    assert foreseen(with_members(4, 100.0, 50), 40.0 * 199)[0].tolist() == [0.0, 0.0]
+
+
+def test_known_lengths_are_foreseen_to_be_read_evenly() -> None:
+    core = AMPLE.core()
+    record_of(core).most_reads = 1e9
+    ahead = foreseen(core, 100.0)
+    assert ahead[0].tolist() == [50.0, 2.0]
+    assert not ahead[1:].any()
+
+
 def test_waiting_reads_grow_with_the_square_of_a_corrected_mean() -> None:
     drawn = AMPLE._replace(visible=(False,) * 6)
     core = drawn.core()
@@ -249,9 +288,12 @@ def test_longest_of_many_members_takes_the_mean_times_a_logarithm() -> None:
     s = core.state.scalars[0]
     kind = core.state.pace[0].kinds[0]
     kind.running, kind.mean_sum = 20, 20 * 100.0
-    expected = 100.0 * (np.log(20.0) + np.euler_gamma)
-    assert pacing_module.longest_left(core.state) == pytest.approx(expected)
+    numbers = 1.0 / np.arange(1, 21)  # the longest of 20: Σ 1/k, of variance Σ 1/k²
+    expected = 100.0 * (numbers.sum() + np.sqrt((numbers**2).sum()))
+    assert pacing_module.longest_left(core.state) == pytest.approx(expected, rel=0.01)
     s.front = s.back + 1  # nobody waits
+    kind.running, kind.mean_sum = 1, 100.0  # the mean, and a deviation of as much
+    assert pacing_module.longest_left(core.state) == pytest.approx(200.0, rel=0.05)
     kind.running = 0
     assert pacing_module.longest_left(core.state) == 1.0
 
@@ -274,7 +316,10 @@ def test_smallest_step_has_the_asked_share_of_the_best_rate() -> None:
 
 
 def test_expected_reads_are_those_of_the_prompt_and_half_the_square() -> None:
-    assert expected_reads(np.array([10, 4]), [3, 2], np.array([1.0, 2.0])).tolist() == [34.5, 12.0]
+    assert expected_reads(np.array([10, 4]), np.array([3, 2]), np.array([1.0, 2.0])).tolist() == [
+        34.5,
+        12.0,
+    ]
 
 
 def test_shared_prompt_tokens_are_not_left_to_compute() -> None:

@@ -14,14 +14,22 @@ from scipy.optimize import linprog
 
 from blendsim.serving import price as price_module
 from blendsim.serving.price import (
+    best_size,
     choose_sizes,
     lower_hull,
-    read_price,
     side_by_side,
     token_price,
+    tokens_at,
 )
 
-KERNELS = ("side_by_side", "read_price", "token_price", "lower_hull", "choose_sizes")
+KERNELS = (
+    "side_by_side",
+    "best_size",
+    "tokens_at",
+    "token_price",
+    "lower_hull",
+    "choose_sizes",
+)
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -51,77 +59,76 @@ def machines(draw: st.DrawFn) -> Machine:
     return Machine(np.array(lines, np.float64), sizes.astype(np.int64), seconds.astype(np.float64))
 
 
-def least_seconds(machine: Machine, most: float, tokens: float, reads: float) -> float:
-    """The primal: for each size so many steps, seconds of reads and of time in all. t is
-    homogeneous, so totals are as good as steps one by one.
+def least_seconds(machine: Machine, ahead: Floats, tokens: float) -> float:
+    """The primal: each kind of step ahead is of some sizes by turns, and as many steps without
+    reads as are worth it come after them.
     """
-    n = len(machine.sizes)
-    eye, none = np.eye(n), np.zeros((n, n))
-    above = [
-        np.hstack([np.diag(a * machine.seconds), b * eye, -eye]) for a, b in machine.lines
-    ]  # a·c·steps + b·reads ≤ time
-    above.append(np.hstack([-most * eye, eye, none]))  # reads ≤ most·steps
-    above.append(np.concatenate([-machine.sizes, np.zeros(2 * n)])[None, :])
-    above.append(np.concatenate([np.zeros(n), -np.ones(n), np.zeros(n)])[None, :])
-    limit = np.zeros(n * (len(machine.lines) + 1) + 2)
-    limit[-2:] = -tokens, -reads
-    cost = np.concatenate([np.zeros(2 * n), np.ones(n)])
-    found = linprog(cost, np.vstack(above), limit, bounds=(0, None))
-    assert found.status == 0, found.message
-    return float(found.fun)
-
-
-amounts = st.integers(1, 200).map(float)
-
-
-@settings(max_examples=80)
-@given(machines(), st.integers(1, 40).map(float), amounts, amounts)
-def test_at_the_token_price_the_dual_is_worth_the_least_time_of_the_primal(
-    machine: Machine, most: float, tokens: float, reads: float
-) -> None:
-    x = token_price(*machine, most, tokens, reads)
-    y = read_price(*machine, most, x)
-    assert x * tokens + y * reads == pytest.approx(
-        least_seconds(machine, most, tokens, reads), 1e-4
+    t = [[machine.time(i, m) for i in range(len(machine.sizes))] for _, m in ahead]
+    t.append([machine.time(i, 0.0) for i in range(len(machine.sizes))])
+    cost = np.concatenate(t)
+    counts = np.kron(np.eye(len(ahead), len(ahead) + 1), np.ones(len(machine.sizes)))
+    found = linprog(
+        cost,
+        -np.tile(machine.sizes, len(ahead) + 1)[None, :],
+        [-tokens],
+        counts,
+        ahead[:, 0],
+        bounds=(0, None),
     )
+    assert found.status in (0, 2), found.message
+    return float(found.fun) if found.status == 0 else np.inf
+
+
+amounts = st.integers(1, 2_000).map(float)
+aheads = st.lists(st.tuples(st.integers(1, 30), st.integers(0, 60)), min_size=1, max_size=4).map(
+    lambda rows: np.array(rows, np.float64)
+)
 
 
 @settings(max_examples=80)
-@given(machines(), st.integers(1, 40).map(float), st.floats(0.0, 1.0))
-def test_read_price_is_the_least_that_any_step_leaves_for_a_second_of_reads(
-    machine: Machine, most: float, share: float
+@given(machines(), aheads, amounts)
+def test_at_the_token_price_the_dual_is_worth_the_least_time_of_the_primal(
+    machine: Machine, ahead: Floats, tokens: float
 ) -> None:
-    highest = min(machine.time(i, 0.0) / n for i, n in enumerate(machine.sizes))
-    x = share * highest
-    reads = most * np.geomspace(1e-3, 1.0, 2_000)
-    t = np.maximum.reduce([a * machine.seconds[:, None] + b * reads for a, b in machine.lines])
-    tried = float(((t - x * machine.sizes[:, None]) / reads).min())
-    found = read_price(*machine, most, x)
-    assert found <= tried + 1e-9
-    assert tried <= found + 0.01 * (4.0 + found)  # one step of the search changes no more
+    """Steps must be taken, so that fewer tokens than they compute at least cost nothing more."""
+    x = token_price(*machine, ahead, tokens)
+    worth = x * tokens
+    for steps, memory in ahead:
+        worth += steps * min(machine.time(i, memory) - x * n for i, n in enumerate(machine.sizes))
+    assert worth == pytest.approx(least_seconds(machine, ahead, tokens), rel=1e-4)
 
 
 @settings(max_examples=80)
-@given(machines(), st.integers(1, 40).map(float), amounts, amounts)
-def test_no_step_earns_more_than_it_takes_at_the_two_prices(
-    machine: Machine, most: float, tokens: float, reads: float
+@given(machines(), st.integers(0, 60).map(float), st.floats(0.01, 4.0))
+def test_best_size_earns_most_at_the_price(machine: Machine, memory: float, price: float) -> None:
+    gains = [machine.time(i, memory) - price * n for i, n in enumerate(machine.sizes)]
+    assert best_size(*machine, memory, price) == machine.sizes[int(np.argmin(gains))]
+
+
+@settings(max_examples=80)
+@given(machines(), aheads, st.floats(0.01, 4.0), st.floats(1.0, 2.0))
+def test_a_dearer_token_never_has_fewer_computed(
+    machine: Machine, ahead: Floats, price: float, more: float
 ) -> None:
-    x = token_price(*machine, most, tokens, reads)
-    y = read_price(*machine, most, x)
-    for i, size in enumerate(machine.sizes):
-        for memory in np.linspace(0.0, most, 30):
-            assert x * size + y * memory <= machine.time(i, memory) * (1 + 1e-9) + 1e-9
+    assert tokens_at(*machine, ahead, price) <= tokens_at(*machine, ahead, price * more)
 
 
-def test_reads_alone_that_fill_every_step_leave_a_token_worth_nothing() -> None:
-    """Steps of 10 tokens are many more than the one token to compute needs."""
+def test_steps_that_compute_enough_anyhow_leave_a_token_worth_nothing() -> None:
     machine = Machine(np.ones((1, 2)), np.array([10]), np.array([5.0]))
-    assert token_price(*machine, 1.0, 1.0, 100.0) == pytest.approx(0.0, abs=1e-6)
+    assert token_price(*machine, np.array([[5.0, 1.0]]), 40.0) == pytest.approx(0.0, abs=1e-6)
 
 
-def test_tokens_without_reads_are_worth_what_the_best_size_takes() -> None:
+def test_tokens_beyond_what_steps_ahead_may_take_are_worth_what_the_best_size_takes() -> None:
     machine = Machine(np.ones((1, 2)), np.array([10, 20]), np.array([5.0, 6.0]))
-    assert token_price(*machine, 1.0, 1e6, 1e-6) == pytest.approx(0.3)
+    assert token_price(*machine, np.array([[1.0, 1.0]]), 1e6) == pytest.approx(0.3)
+
+
+def test_full_steps_take_what_is_free_and_later_ones_the_rest() -> None:
+    """f = max(c, m): beside 8 s of reads 40 tokens are free, beside none each costs its compute."""
+    machine = Machine(np.eye(2), np.array([10, 20, 40]), np.array([2.0, 4.0, 8.0]))
+    ahead = np.array([[3.0, 8.0], [5.0, 0.5]])
+    x = token_price(*machine, ahead, 200.0)
+    assert tokens_at(*machine, ahead, x * 0.99) == 3 * 40 + 5 * 10
 
 
 def slow_hull(machine: Machine, memory: float) -> list[int]:
@@ -149,26 +156,26 @@ def test_hull_holds_the_sizes_below_every_chord(machine: Machine, memory: float)
 
 
 def chosen(
-    machine: Machine, price: float, slack: float, even: float, least: int = 1, unit: float = 4.0
+    machine: Machine, price: float, slack: float, share: float, least: int = 1, unit: float = 4.0
 ) -> Ints:
-    table = np.zeros((6, 2), np.int64)
-    choose_sizes(table, *machine, unit, price, slack, even, least)
+    table = np.zeros((6, 3), np.int64)
+    choose_sizes(table, *machine, unit, price, slack, share, least)
     return table
 
 
 prices = st.floats(0.01, 4.0)
 slacks = st.sampled_from([0.0, 0.05, 0.3, 1.0])
-evens = st.floats(0.0, 400.0)
+shares = st.floats(0.0, 1.0)
 
 
 @settings(max_examples=150)
-@given(machines(), prices, slacks, evens)
+@given(machines(), prices, slacks, shares)
 def test_chosen_sizes_are_best_at_a_price_within_the_slack(
-    machine: Machine, price: float, slack: float, even: float
+    machine: Machine, price: float, slack: float, share: float
 ) -> None:
-    for row, pair in enumerate(chosen(machine, price, slack, even)):
+    for row, pair in enumerate(chosen(machine, price, slack, share)):
         t = [machine.time(i, (row + 0.5) * 4.0) for i in range(len(machine.sizes))]
-        for size in pair:
+        for size in pair[:2]:
             q = machine.sizes.tolist().index(size)
             for k, other in enumerate(machine.sizes):
                 if other < size:
@@ -178,46 +185,49 @@ def test_chosen_sizes_are_best_at_a_price_within_the_slack(
 
 
 @settings(max_examples=150)
-@given(machines(), prices, slacks, evens, st.floats(0.0, 100.0))
-def test_a_larger_even_share_never_chooses_smaller_steps(
-    machine: Machine, price: float, slack: float, even: float, more: float
+@given(machines(), prices, slacks, shares, st.floats(0.0, 1.0))
+def test_a_larger_share_never_chooses_smaller_steps(
+    machine: Machine, price: float, slack: float, share: float, more: float
 ) -> None:
-    assert (chosen(machine, price, slack, even) <= chosen(machine, price, slack, even + more)).all()
+    assert (
+        chosen(machine, price, slack, share)
+        <= chosen(machine, price, slack, min(1.0, share + more))
+    ).all()
 
 
 @settings(max_examples=150)
-@given(machines(), prices, slacks, evens, st.integers(1, 200))
+@given(machines(), prices, slacks, shares, st.integers(1, 200))
 def test_no_chosen_size_is_below_the_least_and_the_second_is_not_below_the_first(
-    machine: Machine, price: float, slack: float, even: float, least: int
+    machine: Machine, price: float, slack: float, share: float, least: int
 ) -> None:
-    table = chosen(machine, price, slack, even, least)
+    table = chosen(machine, price, slack, share, least)
     assert (table >= least).all()
     assert (table[:, 0] <= table[:, 1]).all()
-    free = chosen(machine, price, slack, even)
+    free = chosen(machine, price, slack, share)
     assert np.array_equal(table, np.maximum(free, least))
 
 
 @settings(max_examples=150)
-@given(machines(), prices, slacks, evens)
-def test_two_different_sizes_lie_around_the_even_share(
-    machine: Machine, price: float, slack: float, even: float
+@given(machines(), prices, slacks, shares)
+def test_two_different_sizes_lie_around_what_the_step_is_to_compute(
+    machine: Machine, price: float, slack: float, share: float
 ) -> None:
-    for low, high in chosen(machine, price, slack, even):
+    for low, high, wanted in chosen(machine, price, slack, share):
         if low < high:
-            assert low < even < high
+            assert low <= wanted < high
 
 
-def test_equal_slopes_around_the_even_share_are_alternated_between() -> None:
+def test_sizes_of_equal_slopes_are_alternated_between() -> None:
     """A token more costs 0.09 s up to 20 and 0.105 s above: both are within 30 % of 0.1 s."""
     machine = Machine(np.ones((1, 2)), np.array([10, 20, 40]), np.array([1.0, 1.9, 4.0]))
-    assert chosen(machine, 0.1, 0.3, 15.0)[0].tolist() == [10, 20]
-    assert chosen(machine, 0.1, 0.3, 25.0)[0].tolist() == [20, 40]
-    assert chosen(machine, 0.1, 0.3, 5.0)[0].tolist() == [10, 10]
-    assert chosen(machine, 0.1, 0.3, 90.0)[0].tolist() == [40, 40]
-    assert chosen(machine, 0.1, 0.0, 90.0)[0].tolist() == [20, 20]
-    plain = np.zeros((6, 2), np.int64)
-    choose_sizes.py_func(plain, *machine, 4.0, 0.1, 0.3, 15.0, 1)
-    assert np.array_equal(plain, chosen(machine, 0.1, 0.3, 15.0))
+    assert chosen(machine, 0.1, 0.3, 0.2)[0].tolist() == [10, 20, 16]
+    assert chosen(machine, 0.1, 0.3, 0.5)[0].tolist() == [20, 40, 25]
+    assert chosen(machine, 0.1, 0.3, 0.0)[0].tolist() == [10, 10, 10]
+    assert chosen(machine, 0.1, 0.3, 1.0)[0].tolist() == [40, 40, 40]
+    assert chosen(machine, 0.1, 0.0, 0.9)[0].tolist() == [20, 20, 20]
+    plain = np.zeros((6, 3), np.int64)
+    choose_sizes.py_func(plain, *machine, 4.0, 0.1, 0.3, 0.5, 1)
+    assert np.array_equal(plain, chosen(machine, 0.1, 0.3, 0.5))
 
 
 def test_the_longer_a_step_reads_beside_compute_the_more_it_computes() -> None:
@@ -229,20 +239,18 @@ def test_the_longer_a_step_reads_beside_compute_the_more_it_computes() -> None:
 
 
 @settings(max_examples=25)
-@given(machines(), st.integers(1, 40).map(float), amounts, amounts, slacks, evens)
+@given(machines(), aheads, amounts, slacks, shares)
 def test_plain_twins_price_and_choose_alike(
-    machine: Machine, most: float, tokens: float, reads: float, slack: float, even: float
+    machine: Machine, ahead: Floats, tokens: float, slack: float, share: float
 ) -> None:
-    x = token_price(*machine, most, tokens, reads)
-    y = read_price(*machine, most, x)
+    x = token_price(*machine, ahead, tokens)
     t = side_by_side(machine.lines, 3.0, 2.0)
-    table = chosen(machine, max(x, 0.01), slack, even)
+    table = chosen(machine, max(x, 0.01), slack, share)
     with pytest.MonkeyPatch.context() as patch:
         for name in KERNELS:
             patch.setattr(price_module, name, getattr(price_module, name).py_func)
-        assert price_module.token_price(*machine, most, tokens, reads) == pytest.approx(x, 1e-9)
-        assert price_module.read_price(*machine, most, x) == pytest.approx(y, 1e-9)
+        assert price_module.token_price(*machine, ahead, tokens) == pytest.approx(x, 1e-9)
         assert price_module.side_by_side(machine.lines, 3.0, 2.0) == t
         again = np.zeros_like(table)
-        price_module.choose_sizes(again, *machine, 4.0, max(x, 0.01), slack, even, 1)
+        price_module.choose_sizes(again, *machine, 4.0, max(x, 0.01), slack, share, 1)
     assert np.array_equal(again, table)

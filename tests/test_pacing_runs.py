@@ -10,10 +10,11 @@ from pacing_worlds import AMPLE, PacedWorld, paced_worlds, plain_twins, record_o
 from serving_worlds import core_of, steps, triples
 
 from blendsim.pacing import Gains
+from blendsim.serving import batcher
 from blendsim.serving.core import ServingCore
 from blendsim.serving.kinds import correction, unknown_tokens
-from blendsim.serving.pacing import expected_reads
-from blendsim.serving.state import DECODING, LEFT, PREFILLING, RIGHT
+from blendsim.serving.pacing import expected_reads, step_budget
+from blendsim.serving.state import DECODING, LEFT, PREFILLING, RIGHT, WAITING
 
 slow = settings(
     max_examples=20, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
@@ -53,8 +54,10 @@ def test_no_step_wants_more_than_allowed_or_a_size_that_was_not_offered(
 ) -> None:
     core = drawn.core()
     offered = {*drawn.pacing.sizes, drawn.world.budget, drawn.pacing.gains.most_tokens}
-    for _ in steps(core):
-        assert int(record_of(core).wanted) in offered
+    while not core.is_done:
+        assert step_budget(core.state) in offered
+        core.step()
+        core.commit()
 
 
 @slow
@@ -82,7 +85,7 @@ def test_reads_left_are_those_of_the_true_lengths_less_what_was_read(drawn: Pace
     core = drawn.core()
     read = sum(row["context_tokens"] for row in steps(core))
     prompt = np.array([len(p) for p in drawn.world.prompts])
-    whole = expected_reads(prompt, drawn.world.outputs, 1.0).sum()
+    whole = expected_reads(prompt, np.array(drawn.world.outputs), 1.0).sum()
     assert record_of(core).reads_left == pytest.approx(whole - read, abs=1e-6)
 
 
@@ -145,7 +148,7 @@ def test_unknown_lengths_are_forecast_as_the_formula_says(drawn: PacedWorld) -> 
 
 
 def slow_unknown_tokens(core: ServingCore, drawn: PacedWorld, ahead: int) -> float:
-    """Σ over kinds of (C + n·u)·q + z·√(2·n·q·(1 − q))·(C/n + u), member by member."""
+    """Σ over kinds of (n·q + z·√(2·n·q·(1 − q)), n at most)·(C/n + u), member by member."""
     requests = core.state.requests
     step = int(core.state.scalars[0].step)
     total = 0.0
@@ -157,8 +160,8 @@ def slow_unknown_tokens(core: ServingCore, drawn: PacedWorld, ahead: int) -> flo
         mean = correction(core.state, i) * members.estimate.mean()
         held = sum(int(m.end_base) + step for m in members)
         q = np.exp(-ahead / mean)
-        total += (held + n * ahead) * q
-        total += drawn.pacing.gains.caution * np.sqrt(2 * n * q * (1 - q)) * (held / n + ahead)
+        number = n * q + drawn.pacing.gains.caution * np.sqrt(2 * n * q * (1 - q))
+        total += min(number, n) * (held / n + ahead)
     return float(total)
 
 
@@ -235,6 +238,28 @@ def test_a_plan_without_pacing_has_no_pace_and_spends_the_whole_budget() -> None
     core = core_of(AMPLE.world)
     assert core.state.pace == ()
     assert next(iter(steps(core)))["prefill_tokens"] == AMPLE.world.budget
+
+
+@pytest.mark.parametrize("kept", [0.0, 1e9])
+def test_a_long_one_that_waits_to_come_back_does_not_keep_the_dense_end_out(kept: float) -> None:
+    """Without room beside what is kept for the left it waits, and the left goes on."""
+    core = AMPLE.core()
+    core.step()
+    core.commit()
+    requests, s = core.state.requests, core.state.scalars[0]
+    assert requests.status[5] == DECODING
+    s.opened = 0
+    batcher.preempt(core.state, 5)
+    record_of(core).left_room = kept
+    waits = []
+    while s.front <= s.back:
+        core.step()
+        waits.append(requests.status[5] == WAITING)
+        core.commit()
+    assert len(waits) > 3
+    assert waits[:-1] == [kept > 0.0] * (len(waits) - 1)
+    assert not requests.was_preempted[3:5].any()
+    assert requests.status[3:5].tolist() == [DECODING] * 2  # nobody had to end for it
 
 
 def test_who_has_least_to_lose_is_thrown_out_first() -> None:

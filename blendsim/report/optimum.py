@@ -114,8 +114,8 @@ def bounds(
     compute, memory, _ = _best_swap(model.lines, plain, swap).tolist()
     optimum = overlapped_best(model.lines, compute, memory, network)
     longest = _longest_path(workload, output_len, prompts, model)
-    sizes = _sizes(model, token_budget, nano_batches)
-    reachable = max(optimum, longest, _reachable_program(work, head, model, sizes, replicas))
+    sizes = step_sizes(model, token_budget, nano_batches)
+    reachable = max(optimum, longest, reachable_program(work, head, model, sizes, replicas))
     return Bounds(optimum, reachable, compute, memory, longest, replicas, network)
 
 
@@ -170,7 +170,7 @@ def _longest_path(
     return float(np.max(alone, initial=0.0))
 
 
-class _Sizes(NamedTuple):
+class StepSizes(NamedTuple):
     """Step sizes, and what a step of each takes at least."""
 
     tokens: Ints
@@ -178,8 +178,8 @@ class _Sizes(NamedTuple):
     network: NDArray[np.float64]
 
 
-def _reachable_program(
-    work: Work, head: float, model: StepModel, kinds: _Sizes, replicas: int
+def reachable_program(
+    work: Work, head: float, model: StepModel, kinds: StepSizes, replicas: int
 ) -> float:
     """The linear program of the architecture's "Bounds": which steps must be run, if KV and step
     size are limited.
@@ -246,11 +246,11 @@ def _reachable_program(
     return float(solved.fun * unit * (1 - 1e-6))
 
 
-def _sizes(model: StepModel, token_budget: int, nano_batches: int) -> _Sizes:
+def step_sizes(model: StepModel, token_budget: int, nano_batches: int) -> StepSizes:
     """Step sizes worth a weight: all, or on one GPU those no larger size undercuts."""
     tables, pieces = model.tables, in_pieces(model.tables, nano_batches)
     cost = np.minimum(tables.layers, pieces.layers)[1 : token_budget + 1]
     network = np.minimum(tables.network, pieces.network)[1 : token_budget + 1]
     cheapest_above = np.minimum.accumulate(cost[::-1])[::-1]
     kept = np.flatnonzero((cost <= cheapest_above) | (network > 0))
-    return _Sizes(kept.astype(np.int64) + 1, cost[kept], network[kept])
+    return StepSizes(kept.astype(np.int64) + 1, cost[kept], network[kept])

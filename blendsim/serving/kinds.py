@@ -2,10 +2,10 @@
 
 A length that is not visible is taken as exponential with the planner's mean, so whoever runs is as
 far from its end as on its first day. Of n such requests with mean m that hold C tokens now,
-(C + n·u)·e^(−u/m) are expected u steps from now, with a standard deviation of about
-√(2·n·q·(1 − q))·(C/n + u), q = e^(−u/m). Means are corrected while the run goes on: with a prior of
-as many ends as the sample has requests, the factor on the planner's means is (prior + generated in
-units of those means) / (prior + ended). Kinds are the pool's sources.
+(C + n·u)·q are expected u steps from now, q = e^(−u/m), with a standard deviation of about
+√(2·n·q·(1 − q))·(C/n + u), and C + n·u at most. Means are corrected while the run
+goes on: with a prior of as many ends as the sample has requests, the factor on the planner's means
+is (prior + generated in units of those means) / (prior + ended). Kinds are the pool's sources.
 """
 
 import numpy as np
@@ -40,7 +40,7 @@ def correction(state: State, kind: int) -> float:
 @kernel_where("pace", lambda state, ahead: 0.0)
 def unknown_tokens(state: State, ahead: int) -> float:
     """KV tokens that members of all kinds hold `ahead` steps from now: mean and `caution`
-    standard deviations.
+    standard deviations, at most what they hold if nobody ends.
     """
     step = state.scalars[0].step
     kinds = state.pace[0].kinds
@@ -53,8 +53,9 @@ def unknown_tokens(state: State, ahead: int) -> float:
         mean = correction(state, i) * k.mean_sum / k.running
         q = np.exp(-ahead / mean)
         each = float(k.held_base) / k.running + step + ahead
-        total += k.running * q * each
-        total += caution * np.sqrt(2.0 * k.running * q * (1.0 - q)) * each
+        # NOTE: at most all of them run on, which is what binds soon.
+        count = k.running * q + caution * np.sqrt(2.0 * k.running * q * (1.0 - q))
+        total += min(count, float(k.running)) * each
     return total
 
 

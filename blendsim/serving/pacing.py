@@ -3,8 +3,8 @@
 KV memory and time are spent where they are worth most. The memory-heavy end enters whenever the
 forecast has room for it beside what the compute-heavy end needs, the longest expected output first,
 so that the KV cache is read as full as it can be. What the compute-heavy end may compute beside it
-is chosen step by step (serving/price.py): about the even share of what is left, at batch sizes that
-GEMMs run well at, and no more than is worth its price.
+is chosen step by step (serving/price.py): what is worth its price beside the reads that are
+foreseen, at batch sizes that GEMMs run well at.
 """
 
 from typing import Any, NamedTuple
@@ -18,7 +18,7 @@ from blendsim.request import Ints
 from blendsim.serving.admission import fits_beside, has_room, next_request
 from blendsim.serving.forecast import last_end
 from blendsim.serving.kinds import KIND, correction
-from blendsim.serving.price import choose_sizes, token_price
+from blendsim.serving.price import choose_sizes, token_price, tokens_at
 from blendsim.serving.state import LEFT, NONE, RIGHT, State
 from blendsim.steplog import COUNTS
 
@@ -43,17 +43,18 @@ PACE = np.dtype(
         ("tokens_left", np.float64),  # prompt and output tokens of waiting requests
         ("reads_left", np.float64),  # context tokens still to be read
         ("even", np.float64),  # tokens a step that spread the rest evenly
-        ("credit", np.float64),  # tokens the steps so far are behind that
-        ("wanted", np.int64),  # this step's tokens
+        ("credit", np.float64),  # tokens the steps so far are behind what they were to compute
         ("next_look", np.int64),  # step
         ("blocked_until", np.int64),  # step before which the right end is not tried again
         ("holes", np.int64),  # places between front and back whose request has gone
     ],
     align=True,
 )
+SLICES = 17  # of the steps left
 ROWS = 128  # of the table: so many levels of KV in use
 RETRY_STEPS = 8  # steps from a request of the right end without room to the next try
 CREDIT = 16_384.0  # tokens of imbalance remembered at most
+GUMBEL = 1.2825498301618641  # π/√6, the standard deviation of the longest of many
 EULER = 0.5772156649015329  # the longest of n exponential lengths is about mean·(ln n + γ)
 
 
@@ -61,7 +62,7 @@ class Pace(NamedTuple):
     """What pacing knows, beside the State it is part of."""
 
     record: Any  # (1,) PACE
-    table: Ints  # (ROWS, 2), by context tokens in use: the step sizes to alternate between
+    table: Ints  # (ROWS, 3), by context in use: two sizes to alternate between, tokens to compute
     sizes: Ints
     seconds: NDArray[np.float64]
     lines: NDArray[np.float64]
@@ -97,14 +98,15 @@ def new_pace(
     requests.kind = np.where(visible, NONE, source)
     kinds: Any = np.zeros(int(source.max(initial=0)) + 1, KIND).view(np.recarray)
     kinds.prior = np.maximum(1, np.bincount(source[visible], minlength=len(kinds)))
-    reads = expected_reads(requests.prompt, requests.estimate, np.where(visible, 1, pacing.spread))
+    spread = np.where(visible, 1.0, pacing.spread)
+    reads = expected_reads(requests.prompt, requests.estimate, spread)
     hidden = ~visible
     kinds.waiting_reads = np.bincount(source[hidden], reads[hidden], minlength=len(kinds))
     p.tokens_left = float((requests.prompt + requests.estimate - 1).sum() - saved)
     p.reads_left = float(reads.sum())
     return Pace(
         record,
-        np.zeros((ROWS, 2), np.int64),
+        np.zeros((ROWS, 3), np.int64),
         sizes,
         seconds,
         np.array(pacing.lines, np.float64),
@@ -113,10 +115,12 @@ def new_pace(
     )
 
 
-def expected_reads(prompt: Any, output: Any, spread: Any) -> NDArray[np.float64]:
-    """Context tokens that decoding reads: p·d + ½·E[d²], E[d²] = spread·d²."""
-    d = np.asarray(output, np.float64)
-    return np.asarray(prompt * d + 0.5 * spread * d * d, np.float64)
+def expected_reads(prompt: Any, output: Any, spread: Any) -> Any:
+    """Context tokens that decoding reads: p·d + ½·E[d²], E[d²] = spread·d². Of one or of many."""
+    return (prompt + 0.5 * spread * output) * output
+
+
+expected_reads_of_one = kernel(expected_reads)
 
 
 @kernel
@@ -124,8 +128,13 @@ def reads_of(state: State, request: int) -> float:
     """Context tokens the request was expected to read when the plan was made."""
     r = state.requests[request]
     spread = 1.0 if r.kind == NONE else state.pace[0].record[0].spread
-    d = float(r.estimate)
-    return r.prompt * d + 0.5 * spread * d * d
+    return float(expected_reads_of_one(float(r.prompt), float(r.estimate), spread))
+
+
+@kernel
+def longest_of(n: float, caution: float) -> float:
+    """The longest of n exponential lengths of mean 1: expected, and `caution` deviations more."""
+    return float(np.log(n) + EULER + 0.5 / n + caution * (GUMBEL - (GUMBEL - 1.0) / n))
 
 
 @kernel
@@ -138,7 +147,7 @@ def longest_left(state: State) -> float:
         k = kinds[i]
         if k.running > 0:
             mean = correction(state, i) * k.mean_sum / k.running
-            steps = max(steps, mean * (np.log(float(k.running)) + EULER))
+            steps = max(steps, mean * longest_of(float(k.running), state.pace[0].record[0].caution))
     if s.front <= s.back:
         r = state.requests[state.queue[s.back]]
         mean = float(r.expected)
@@ -146,6 +155,46 @@ def longest_left(state: State) -> float:
             mean *= correction(state, r.kind)
         steps = max(steps, mean)
     return max(steps, 1.0)
+
+
+@rare_kernel
+def foresee(state: State, reads: float, ahead: NDArray[np.float64]) -> None:
+    """Fill `ahead` with the steps left, row by row: how many, and seconds of reads in each.
+
+    While requests wait KV is as full as expected. Lengths that are not known leave a tail: n that
+    hold C tokens now, of mean length m, hold (C + n·u)·e^(−u/m) u steps later, for about
+    m·(ln n + γ) steps. Of a full cache in its steady state C is n·m, and 2·C·m are read.
+    """
+    p = state.pace[0].record[0]
+    kinds = state.pace[0].kinds
+    longest = longest_left(state)
+    ahead[:] = 0.0
+    mean, age = 0.0, 0.0
+    for i in range(len(kinds)):
+        k = kinds[i]
+        if k.running > 0 and correction(state, i) * k.mean_sum / k.running > mean:
+            mean = correction(state, i) * k.mean_sum / k.running
+            age = max(1.0, k.held_base / k.running + state.scalars[0].step)
+    if mean == 0.0:
+        ahead[0, 0] = max(longest, reads / p.most_reads)
+        ahead[0, 1] = reads / ahead[0, 0]
+        return
+    if reads > 2.0 * mean * p.most_reads:
+        ahead[0, 0] = reads / p.most_reads - 2.0 * mean
+        ahead[0, 1] = p.most_reads
+        reads = 2.0 * mean * p.most_reads
+        n = max(1.0, p.most_reads / (p.read_seconds * mean))
+        longest = max(longest - ahead[0, 0], mean * longest_of(n, p.caution))
+        age = mean
+    slices = len(ahead) - 1
+    total = 0.0
+    for j in range(1, len(ahead)):
+        u = longest * (j - 0.5) / slices
+        ahead[j, 0] = longest / slices
+        ahead[j, 1] = (age + u) * np.exp(-u / mean)
+        total += ahead[j, 0] * ahead[j, 1]
+    for j in range(1, len(ahead)):
+        ahead[j, 1] *= reads / total
 
 
 @rare_kernel
@@ -159,9 +208,13 @@ def look(state: State) -> None:
         reads += pace.kinds[i].waiting_reads * (correction(state, i) ** 2 - 1.0)
     reads = max(reads, 1.0) * p.read_seconds
     tokens = max(p.tokens_left, 1.0)
-    steps = max(longest_left(state), reads / p.most_reads)
-    p.even = tokens / steps
-    price = token_price(pace.lines, pace.sizes, pace.seconds, reads / steps, tokens, reads)
+    ahead = np.empty((SLICES, 2))
+    foresee(state, reads, ahead)
+    p.even = tokens / ahead[:, 0].sum()
+    price = token_price(pace.lines, pace.sizes, pace.seconds, ahead, tokens)
+    low = tokens_at(pace.lines, pace.sizes, pace.seconds, ahead, price * (1.0 - p.slack))
+    high = tokens_at(pace.lines, pace.sizes, pace.seconds, ahead, price * (1.0 + p.slack))
+    share = min(max((tokens - low) / max(high - low, 1.0), 0.0), 1.0)
     choose_sizes(
         pace.table,
         pace.lines,
@@ -170,7 +223,7 @@ def look(state: State) -> None:
         p.unit * p.read_seconds,
         price,
         p.slack,
-        p.even,
+        share,
         p.least_tokens,
     )
 
@@ -188,9 +241,8 @@ def step_budget(state: State) -> int:
     if state.scalars[0].step >= p.next_look:
         look(state)
     row = table_row(state)
-    p.wanted = state.pace[0].table[row, 1 if p.credit >= 0.0 else 0]
-    p.wanted = min(p.wanted, min(p.most_tokens, state.scalars[0].token_budget))
-    return p.wanted
+    wanted = state.pace[0].table[row, 1 if p.credit >= 0.0 else 0]
+    return min(wanted, min(p.most_tokens, state.scalars[0].token_budget))
 
 
 @kernel
@@ -258,12 +310,18 @@ def next_to_enter(state: State) -> int:
     """
     s = state.scalars[0]
     p = state.pace[0].record[0]
+    # NOTE: those of the left that run now end soon. Later, as many of them will run as the even
+    # share of tokens feeds.
+    far = int(p.left_room * min(p.even, float(min(p.most_tokens, s.token_budget))))
+    near = max(0, far - s.left_reserved)
     if s.requeued > 0:
         k = state.queue[len(state.queue) - s.requeued]
-        if not has_room(state, k):
+        is_right = state.requests[k].side == RIGHT and s.front <= s.back
+        if fits_beside(state, k, near if is_right else 0, far if is_right else 0):
+            s.requeued -= 1
+            return k
+        if not is_right:
             return NONE
-        s.requeued -= 1
-        return k
     if s.front > s.back:
         return NONE
     if s.front < s.first_count:
@@ -272,11 +330,8 @@ def next_to_enter(state: State) -> int:
             return NONE
         state.requests[k].side = RIGHT if state.density[k] < s.root_density else LEFT
         return take(state, s.front)
-    if s.step >= p.blocked_until:
-        # NOTE: those of the left that run now end soon. Later, as many of them will run as the
-        # even share of tokens feeds.
-        far = int(p.left_room * min(p.even, float(min(p.most_tokens, s.token_budget))))
-        place = longest_fitting(state, max(0, far - s.left_reserved), far)
+    if s.requeued == 0 and s.step >= p.blocked_until:
+        place = longest_fitting(state, near, far)
         if place != NONE:
             state.requests[state.queue[place]].side = RIGHT
             return take(state, place)
@@ -312,7 +367,7 @@ def note_step(state: State) -> None:
     row = table_row(state)
     if state.pace[0].table[row, 1] > state.pace[0].table[row, 0]:
         tokens = state.counts[PREFILL_TOKENS] + state.counts[DECODE_REQUESTS]
-        p.credit = min(max(p.credit + p.even - tokens, -CREDIT), CREDIT)
+        p.credit = min(max(p.credit + state.pace[0].table[row, 2] - tokens, -CREDIT), CREDIT)
     else:
         p.credit = 0.0
 
@@ -321,5 +376,5 @@ def note_step(state: State) -> None:
 def note_finished(state: State, request: int) -> None:
     """The request has ended: what it was expected to read gives way to what it did."""
     r = state.requests[request]
-    read = float(r.output) * r.prompt + 0.5 * r.output * r.output
+    read = expected_reads_of_one(float(r.prompt), float(r.output), 1.0)
     state.pace[0].record[0].reads_left += read - reads_of(state, request)

@@ -1,10 +1,10 @@
 """What a computed token is worth, and how many a step should compute.
 
 Let a step compute n tokens and spend m seconds reading KV; it takes t(n, m) = max of
-a·c(n) + b·m. To compute N tokens and read for R seconds in the least time with at most M seconds of
-reads a step is a linear program over kinds of steps. Its dual has two prices: maximise
-x·N + y·R with x·n + y·m ≤ t(n, m) for every kind. At the price x a step that happens to read for m
-seconds should compute the n with the least t(n, m) − x·n: a corner of the convex hull of t(·, m).
+a·c(n) + b·m. What steps ahead will read is foreseen; to compute N tokens beside it in the least
+time is a linear program, and its dual has one price, x seconds a token: every step computes the n
+with the least t(n, m) − x·n, a corner of the convex hull of t(·, m), and x is such that these are N
+in all. Steps without reads can always be added, so that x is at most what they take a token.
 """
 
 import numpy as np
@@ -15,8 +15,7 @@ from blendsim.compiled import kernel, rare_kernel
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
-_GOLDEN = 0.6180339887498949
-_ROUNDS = 32  # of golden section: the price to 2e-7 of its range
+_ROUNDS = 32  # of halving: the price to 2e-10 of its range
 
 
 @kernel
@@ -29,48 +28,39 @@ def side_by_side(lines: Floats, compute: float, memory: float) -> float:
 
 
 @kernel
-def read_price(lines: Floats, sizes: Ints, seconds: Floats, most: float, price: float) -> float:
-    """The largest y with price·n + y·m ≤ t(n, m) for all sizes and 0 < m ≤ most.
-
-    For one size (t − price·n)/m is least at an end or where two lines of t meet.
-    """
-    least = np.inf
+def best_size(lines: Floats, sizes: Ints, seconds: Floats, memory: float, price: float) -> int:
+    """The size with the least t(n, memory) − price·n, the smallest of equals."""
+    best, least = 0, np.inf
     for i in range(len(sizes)):
-        paid = price * sizes[i]
-        least = min(least, (side_by_side(lines, seconds[i], most) - paid) / most)
-        for a in range(len(lines)):
-            for b in range(a):
-                rise = lines[a, 1] - lines[b, 1]
-                if rise == 0.0:
-                    continue
-                m = (lines[b, 0] - lines[a, 0]) * seconds[i] / rise
-                if 0.0 < m < most:
-                    least = min(least, (side_by_side(lines, seconds[i], m) - paid) / m)
-    return least
+        cost = side_by_side(lines, seconds[i], memory) - price * sizes[i]
+        if cost < least:
+            best, least = sizes[i], cost
+    return best
+
+
+@kernel
+def tokens_at(lines: Floats, sizes: Ints, seconds: Floats, ahead: Floats, price: float) -> float:
+    """Tokens that the steps `ahead` compute if a token is worth `price` seconds."""
+    total = 0.0
+    for j in range(len(ahead)):
+        if ahead[j, 0] > 0.0:
+            total += ahead[j, 0] * best_size(lines, sizes, seconds, ahead[j, 1], price)
+    return total
 
 
 @rare_kernel
-def token_price(
-    lines: Floats, sizes: Ints, seconds: Floats, most: float, tokens: float, reads: float
-) -> float:
-    """x of the module's dual, seconds a token, by golden section: the dual is concave in x."""
-    high = np.inf
+def token_price(lines: Floats, sizes: Ints, seconds: Floats, ahead: Floats, tokens: float) -> float:
+    """The price at which the steps `ahead` compute `tokens`, or that of steps without reads."""
+    low, high = 0.0, np.inf
     for i in range(len(sizes)):
         high = min(high, side_by_side(lines, seconds[i], 0.0) / sizes[i])
-    low = 0.0
-    x1, x2 = high - _GOLDEN * high, _GOLDEN * high
-    v1 = x1 * tokens + read_price(lines, sizes, seconds, most, x1) * reads
-    v2 = x2 * tokens + read_price(lines, sizes, seconds, most, x2) * reads
     for _ in range(_ROUNDS):
-        if v1 < v2:
-            low, x1, v1 = x1, x2, v2
-            x2 = low + _GOLDEN * (high - low)
-            v2 = x2 * tokens + read_price(lines, sizes, seconds, most, x2) * reads
+        middle = 0.5 * (low + high)
+        if tokens_at(lines, sizes, seconds, ahead, middle) < tokens:
+            low = middle
         else:
-            high, x2, v2 = x2, x1, v1
-            x1 = high - _GOLDEN * (high - low)
-            v1 = x1 * tokens + read_price(lines, sizes, seconds, most, x1) * reads
-    return 0.5 * (low + high)
+            high = middle
+    return high
 
 
 @kernel
@@ -102,15 +92,15 @@ def choose_sizes(
     unit: float,
     price: float,
     slack: float,
-    even: float,
+    share: float,
     least: int,
 ) -> None:
-    """Fill `table`: row j holds the two sizes to alternate between when a step reads for
-    (j + ½)·unit seconds.
+    """Fill `table`: row j holds the two sizes to alternate between, and the tokens to compute, when
+    a step reads for (j + ½)·unit seconds.
 
-    Of the hull's corners whose slopes are within `slack` of the price, the two around `even`, the
-    tokens a step that spread the rest of the work evenly; or the nearest one, twice. None is below
-    `least`.
+    Of the hull's corners whose slopes are within `slack` of the price, the two around what the step
+    is to compute, which lies at `share` of the way from the first to the last and is the third
+    column; or the nearest one, twice. None is below `least`.
     """
     hull = np.empty(len(sizes), np.int64)
     for j in range(len(table)):
@@ -126,10 +116,13 @@ def choose_sizes(
                 low = v
             if slope <= price * (1.0 + slack):
                 high = v
+        few, many = sizes[hull[low]], sizes[hull[high]]
+        wanted = few + share * (many - few)
         at = low
-        while at < high and sizes[hull[at + 1]] <= even:
+        while at < high and sizes[hull[at + 1]] <= wanted:
             at += 1
         table[j, 0] = max(least, sizes[hull[at]])
         table[j, 1] = table[j, 0]
-        if at < high and sizes[hull[at]] < even:
+        if at < high and sizes[hull[at]] < wanted:
             table[j, 1] = max(least, sizes[hull[at + 1]])
+        table[j, 2] = max(least, int(wanted))
