@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 
 from blendsim.errors import InputError, UnknownName
 from blendsim.pacing import Gains
+from blendsim.planner.lengths import RULES, SUBTREE_MEAN
 from blendsim.planner.make import POLICIES
 from blendsim.serving.flavour import EVICTIONS
 from blendsim.serving.knobs import AS_SHIPPED, Knobs
@@ -35,6 +36,7 @@ class Settings:
     overlap: str = "auto"  # sum, max, table or fit; auto: fit where measured, else table
     planner: str = AUTO
     sample: float = 0.01  # share of the requests run first to learn output lengths; 1 = known
+    length_rule: str = SUBTREE_MEAN  # how the others are estimated; shrunk: mixed with parents
     token_budget: int | None = None  # tokens a step; None: the engine's own
     kv_bytes: int | None = None  # KV memory of a replica; None: from the GPU's memory
     nano_batches: int | None = None  # pieces an overlapping engine runs a step in; None: its own
@@ -61,6 +63,8 @@ class Settings:
             raise InputError(f"--seed {self.seed} must be at least 0")
         if self.planner != AUTO and self.planner not in POLICIES:
             raise UnknownName("planner", self.planner, (AUTO, *POLICIES))
+        if self.length_rule not in RULES:
+            raise UnknownName("length_rule", self.length_rule, RULES)
         find_link(self.host_link)
         if self.link != AUTO:
             find_link(self.link)

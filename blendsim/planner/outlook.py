@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from blendsim.planner.lengths import Lengths, draw, expect_lengths
+from blendsim.planner.lengths import SUBTREE_MEAN, Lengths, draw, expect_lengths
 from blendsim.planner.tree import pool_tree
 from blendsim.prefix import SortedPrompts
 from blendsim.request import Ints, Workload
@@ -20,19 +20,24 @@ class Outlook(NamedTuple):
 
 
 def look_ahead(
-    workload: Workload, prompts: SortedPrompts, longest: int, share: float, seed: int
+    workload: Workload,
+    prompts: SortedPrompts,
+    longest: int,
+    share: float,
+    seed: int,
+    rule: str = SUBTREE_MEAN,
 ) -> Outlook:
-    """Sample `share` of the requests, estimate the others and draw their world.
+    """Sample `share` of the requests, estimate the others by `rule` and draw their world.
 
     A request has the room its prompt leaves of `longest` tokens: what cannot be served is not
     expected either.
     """
     rng = np.random.default_rng(seed)
     tree = pool_tree(workload, prompts)
-    lengths = expect_lengths(workload, tree, share, rng)
+    lengths = expect_lengths(workload, tree, share, rng, rule=rule)
     room = np.maximum(1, longest - workload.prompt_len)
     lengths = lengths._replace(expected=np.minimum(lengths.expected, room))
-    return Outlook(lengths, np.minimum(draw(workload, tree, lengths, rng), room))
+    return Outlook(lengths, np.minimum(draw(workload, tree, lengths, rng, rule), room))
 
 
 def reported_lengths(workload: Workload, drawn: Ints) -> Ints:
