@@ -102,7 +102,7 @@ def read_job(planned: Planned) -> tuple[Any, dict[str, Any]]:
     settings = Settings(**plan.meta["settings"])
     prompts, system = sort_prompts(workload), settings.system
     sampling = (settings.sample, settings.seed, settings.length_rule)
-    drawn = look_ahead(workload, prompts, system.longest_request, *sampling)
+    drawn = look_ahead(workload, prompts, system, *sampling)
     outputs = reported_lengths(workload, drawn.drawn)
     flavour = find_flavour(settings.engine, settings.token_budget, settings.eviction)
     meta = {

@@ -13,11 +13,12 @@ from blendsim.compiled import kernel
 from blendsim.errors import UnknownName
 from blendsim.plan import fingerprint
 from blendsim.planner.evidence import deepest_nodes, evidence, is_alone
+from blendsim.planner.sample import AUTO, LEAST_SAMPLE, choose_sample, choose_what_pays
 from blendsim.planner.shrunk import shrunk
 from blendsim.planner.tree import Floats, PoolTree
 from blendsim.request import Ints, Workload
+from blendsim.specs import System
 
-LEAST_SAMPLE = 32  # requests of each source that are sampled at least
 SUBTREE_MEAN, SHRUNK = "subtree-mean", "shrunk"
 RULES = (SUBTREE_MEAN, SHRUNK)  # how lengths that are not visible are estimated and drawn
 PRIOR_SHARE = 0.25  # of max_tokens, when no output length is known anywhere
@@ -44,53 +45,32 @@ class Estimate(NamedTuple):
 def expect_lengths(
     workload: Workload,
     tree: PoolTree,
-    share: float,
+    share: float | str,
     rng: np.random.Generator,
     least: int = LEAST_SAMPLE,
     rule: str = SUBTREE_MEAN,
+    system: System | None = None,
 ) -> Lengths:
     """Sample `share` of the requests and estimate the others by `rule` (one of `RULES`); 1.0 makes
-    all given lengths known.
+    all given lengths known, `AUTO` samples what pays on `system`.
 
     `tree` is the token-level tree of the whole workload.
     """
     n = len(workload)
-    if share >= 1.0:
+    group = np.empty(n, np.int32)
+    group[tree.order] = tree.group
+    if isinstance(share, str):
+        assert share == AUTO, f"a sample is a share or {AUTO!r}, not {share!r}"
+        assert system is not None, "what a sample costs depends on the system"
+        is_sampled = choose_what_pays(workload, group, system, rng, least)
+        is_visible = is_sampled | workload.is_known
+    elif share >= 1.0:
         is_sampled, is_visible = np.zeros(n, np.bool_), workload.has_output.copy()
     else:
-        group = np.empty(n, np.int32)
-        group[tree.order] = tree.group
         is_sampled = choose_sample(workload, group, share, rng, least)
         is_visible = is_sampled | workload.is_known
     expected, notes = estimate(workload, tree, is_visible, rule)
     return Lengths(expected, is_visible, is_sampled, fingerprint(workload, is_visible), notes)
-
-
-def choose_sample(
-    workload: Workload,
-    group: NDArray[np.int32],
-    share: float,
-    rng: np.random.Generator,
-    least: int = LEAST_SAMPLE,
-) -> NDArray[np.bool_]:
-    """Which requests to run first: `share` of each group's unknown ones at random, `least` or all
-    of them at least.
-
-    None when `share` is 0 (planning then goes without) or 1 (all lengths are known already).
-    Requests whose output length is not given cannot be sampled.
-    """
-    is_sampled = np.zeros(len(workload), np.bool_)
-    key = rng.random(len(workload))
-    rows = np.flatnonzero(workload.has_output & ~workload.is_known)
-    if not 0.0 < share < 1.0 or not len(rows):
-        return is_sampled
-    rows = rows[np.lexsort((key[rows], group[rows]))]
-    starts = np.flatnonzero(np.diff(group[rows], prepend=-1))
-    sizes = np.diff(starts, append=len(rows))
-    quota = np.maximum(np.ceil(share * sizes), np.minimum(least, sizes))
-    place = np.arange(len(rows)) - np.repeat(starts, sizes)
-    is_sampled[rows[place < np.repeat(quota, sizes)]] = True
-    return is_sampled
 
 
 def draw(

@@ -58,9 +58,8 @@ def expect(
 ) -> Problem:
     """What `prepare` does once prompts are sorted: sample, estimate and draw output lengths."""
     system = settings.system
-    longest = system.longest_request
     lengths, drawn = look_ahead(
-        workload, prompts, longest, settings.sample, settings.seed, settings.length_rule
+        workload, prompts, system, settings.sample, settings.seed, settings.length_rule
     )
     # NOTE: the closed form counts KV held for d steps, p·d + d²/2, which is what dual scan divides;
     # the profile's d − 1 reads would give a request with one output token no memory at all.
