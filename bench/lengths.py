@@ -1,6 +1,6 @@
 """What the rule that estimates output lengths is worth: errors, predictions and seconds.
 
-    python bench/lengths.py DIRECTORY [--pools trace1,sharegpt] [--seeds 3] [--sample 0.01]
+    python bench/lengths.py DIRECTORY [--pools "trace1;sharegpt"] [--seeds 3] [--sample 0.01|auto]
     python bench/lengths.py DIRECTORY --again 0.1    plan again when so many requests have ended
 
 DIRECTORY holds public length files; a source without one comes from its generator. No length is
@@ -20,6 +20,7 @@ from machine import machine, row, timed, today
 
 from blendsim import search
 from blendsim.planner.lengths import RULES
+from blendsim.planner.sample import AUTO
 from blendsim.request import Ints, Workload
 from blendsim.search.problem import plan_policy
 from blendsim.search.trial import find_engine
@@ -74,6 +75,7 @@ class Errors(NamedTuple):
 class Done(NamedTuple):
     """One seed of one rule."""
 
+    sampled: float  # share of the requests
     errors: Errors
     predicted: dict[str, float]
     seconds: dict[str, float]
@@ -105,6 +107,7 @@ def measure(pool: Workload, settings: search.Settings) -> Done:
     """Errors, predictions and true seconds of one sample."""
     problem = search.prepare(pool, settings)
     return Done(
+        float(problem.lengths.is_sampled.mean()),
         errors_of(problem),
         {policy: seconds_of(problem, policy, problem.drawn) for policy in POLICIES},
         {policy: seconds_of(problem, policy, problem.true_lengths) for policy in POLICIES},
@@ -116,7 +119,7 @@ def spread(values: list[float]) -> str:
     return f"{mean(values):,.0f}" + (f" ± {stdev(values):,.0f}" if len(values) > 1 else "")
 
 
-def compare_rules(name: str, pool: Workload, seeds: int, share: float) -> None:
+def compare_rules(name: str, pool: Workload, seeds: int, share: float | str) -> None:
     """A row a rule, and one with lengths known."""
     cases = {"known": [measure(pool, replace(SETTINGS, sample=1.0))]}
     for rule in RULES:
@@ -129,10 +132,11 @@ def compare_rules(name: str, pool: Workload, seeds: int, share: float) -> None:
         runs = [spread([one.seconds[policy] for one in done]) for policy in POLICIES]
         off_by = f"{mean(map(abs, off)):.1%}"
         gain = mean(one.seconds["dfs"] for one in done) / mean(one.seconds["paced"] for one in done)
-        print(row(name, rule, *cells, off_by, *runs, f"{gain:.3f}"), flush=True)
+        sampled = f"{mean(one.sampled for one in done):.1%}"
+        print(row(name, rule, sampled, *cells, off_by, *runs, f"{gain:.3f}"), flush=True)
 
 
-def plan_again(name: str, pool: Workload, seeds: int, share: float, ended: float) -> None:
+def plan_again(name: str, pool: Workload, seeds: int, share: float | str, ended: float) -> None:
     """What a second plan would gain, made with `ended` of the requests seen instead of `share`.
 
     The second plan is made for the whole pool, with the lengths of a random part visible: what
@@ -158,14 +162,15 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("--pools", default=";".join(POOLS), help="names between semicolons")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--sample", type=float, default=0.01)
+    parser.add_argument("--sample", default="0.01")
     parser.add_argument("--again", type=float)
     asked = parser.parse_args()
-    print(f"{machine()}; {today()}; {asked.sample:.1%} sampled, {asked.seeds} seeds\n")
+    share = asked.sample if asked.sample == AUTO else float(asked.sample)
+    print(f"{machine()}; {today()}; --sample {asked.sample}, {asked.seeds} seeds\n")
     if asked.again is None:
-        head = ("pool", "rule", "MAE", "RMSE", "source totals off", "prediction off")
+        head = ("pool", "rule", "sampled", "MAE", "RMSE", "source totals off", "prediction off")
         print(row(*head, "dfs, s", "blend, s", "paced, s", "dfs / paced"))
-        print(row(*["---"] * 10))
+        print(row(*["---"] * 11))
     else:
         print(row("pool", "rule", "paced, s", f"{asked.again:.0%} seen, s", "gain"))
         print(row(*["---"] * 5))
@@ -173,9 +178,9 @@ def main() -> None:
         made = POOLS[name](asked.data)
         pool = replace(made, is_known=np.zeros(len(made), np.bool_))
         if asked.again is None:
-            compare_rules(name, pool, asked.seeds, asked.sample)
+            compare_rules(name, pool, asked.seeds, share)
         else:
-            plan_again(name, pool, asked.seeds, asked.sample, asked.again)
+            plan_again(name, pool, asked.seeds, share, asked.again)
 
 
 if __name__ == "__main__":
