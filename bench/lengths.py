@@ -28,6 +28,7 @@ from blendsim.sim.timing import run_seconds
 from blendsim.synth.blend import blend
 from blendsim.synth.recipes import RECIPES, Recipe
 from blendsim.synth.sources import open_source
+from blendsim.traces.limits import without_oversize
 from blendsim.traces.load import load_pool
 from blendsim.traces.seam import ReadOptions
 
@@ -50,7 +51,10 @@ def _alone(source: str) -> Callable[[Path], Workload]:
 
 
 def _file(name: str) -> Callable[[Path], Workload]:
-    return lambda data: load_pool([str(data / name)], ReadOptions())
+    longest = SETTINGS.system.longest_request
+    return lambda data: without_oversize(
+        load_pool([str(data / name)], ReadOptions()), longest, skip=True
+    )
 
 
 POOLS: dict[str, Callable[[Path], Workload]] = {

@@ -1,6 +1,7 @@
 """`--sample auto`: as many requests run first as pay, by what a first few of them show."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 from strategies import workloads
 from test_planner_lengths import two_sources, without_outputs
 
+from blendsim.cli.options import resolve
 from blendsim.errors import InputError
 from blendsim.planner.lengths import Lengths, expect_lengths
 from blendsim.planner.sample import AUTO, MEAN_ERROR, MOST_SHARE, sizes_that_pay
@@ -96,3 +98,13 @@ def test_a_sample_is_a_share_or_auto() -> None:
     for wrong in ("much", "0.5", 0.0, 1.5, float("nan")):
         with pytest.raises(InputError, match="at most 1, or auto"):
             Settings(sample=wrong)
+
+
+def test_the_command_line_takes_a_share_or_auto(tmp_path: Path) -> None:
+    config = tmp_path / "c.toml"
+    config.write_text('[settings]\nsample = "auto"\nlength_rule = "shrunk"\n')
+    asked = {"trace": ["demo:mixed"], "config": config, "sample": None}
+    of_file = resolve(asked).settings
+    assert (of_file.sample, of_file.length_rule) == (AUTO, "shrunk")
+    assert resolve(asked | {"sample": "0.25"}).settings.sample == 0.25
+    assert resolve(asked | {"sample": "auto"}).settings.sample == AUTO
