@@ -13,7 +13,7 @@ from blendsim.compiled import kernel
 from blendsim.errors import UnknownName
 from blendsim.plan import fingerprint
 from blendsim.planner.evidence import deepest_nodes, evidence, is_alone
-from blendsim.planner.sample import AUTO, LEAST_SAMPLE, choose_sample, choose_what_pays
+from blendsim.planner.sample import AUTO, LEAST_GROWN, LEAST_SAMPLE, choose_sample, choose_what_pays
 from blendsim.planner.shrunk import shrunk
 from blendsim.planner.tree import Floats, PoolTree
 from blendsim.request import Ints, Workload
@@ -47,7 +47,7 @@ def expect_lengths(
     tree: PoolTree,
     share: float | str,
     rng: np.random.Generator,
-    least: int = LEAST_SAMPLE,
+    least: int | None = None,
     rule: str = SUBTREE_MEAN,
     system: System | None = None,
 ) -> Lengths:
@@ -62,12 +62,16 @@ def expect_lengths(
     if isinstance(share, str):
         assert share == AUTO, f"a sample is a share or {AUTO!r}, not {share!r}"
         assert system is not None, "what a sample costs depends on the system"
-        is_sampled = choose_what_pays(workload, group, system, rng, least)
+        is_sampled = choose_what_pays(
+            workload, group, system, rng, LEAST_GROWN if least is None else least
+        )
         is_visible = is_sampled | workload.is_known
     elif share >= 1.0:
         is_sampled, is_visible = np.zeros(n, np.bool_), workload.has_output.copy()
     else:
-        is_sampled = choose_sample(workload, group, share, rng, least)
+        is_sampled = choose_sample(
+            workload, group, share, rng, LEAST_SAMPLE if least is None else least
+        )
         is_visible = is_sampled | workload.is_known
     expected, notes = estimate(workload, tree, is_visible, rule)
     return Lengths(expected, is_visible, is_sampled, fingerprint(workload, is_visible), notes)

@@ -7,13 +7,14 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from blendsim.perf.density import closed_form
+from blendsim.perf.density import RequestCosts, closed_form
 from blendsim.planner.tree import Floats
 from blendsim.request import Ints, Workload
 from blendsim.specs import System
 
 AUTO = "auto"  # in place of a share: what pays
 LEAST_SAMPLE = 32  # requests of each source that are sampled at least
+LEAST_GROWN = 8  # the same where the sample grows by what it shows
 MOST_SHARE = 0.1  # of each source's requests that `AUTO` samples, unless that is fewer than least
 MEAN_ERROR = float(np.sqrt(2.0 / np.pi))  # E|x| of a normal x, in standard deviations
 
@@ -58,24 +59,33 @@ def choose_what_pays(
     group: NDArray[np.int32],
     system: System,
     rng: np.random.Generator,
-    least: int = LEAST_SAMPLE,
+    least: int = LEAST_GROWN,
 ) -> NDArray[np.bool_]:
-    """Which requests to run first on `system`: `least` of each group, and from what they show as
-    many more as `sizes_that_pay` says, at most `MOST_SHARE`.
+    """Which requests to run first on `system`: `least` of each group, and from what those sampled
+    show as many more as `sizes_that_pay` says, at most `MOST_SHARE`. A group's sample no more than
+    doubles before it is looked at again, as a few requests may miss how much all of them vary.
     """
     line = _line(workload, group, rng)
-    pilot = np.minimum(least, line.sizes)
-    rows = np.flatnonzero(line.first(pilot, len(workload)))
-    costs = closed_form(system, workload.prompt_len[rows], workload.output_len[rows])
-    _, at = np.unique(group[rows], return_inverse=True)
-    spread, price = np.zeros(len(line.sizes)), np.zeros(len(line.sizes))
-    for k in range(len(line.sizes)):
-        memory, compute = costs.memory[at == k], costs.compute[at == k]
-        spread[k] = memory.std(ddof=1) if len(memory) > 1 else 0.0
-        price[k] = abs(memory.mean() - compute.mean())
-    most = np.ceil(MOST_SHARE * line.sizes)
-    wanted = np.minimum(np.ceil(sizes_that_pay(line.sizes, spread, price)), most)
-    return line.first(np.maximum(pilot, wanted), len(workload))
+    most = np.maximum(np.ceil(MOST_SHARE * line.sizes), np.minimum(least, line.sizes))
+    quota = np.minimum(least, line.sizes)
+    while True:
+        is_sampled = line.first(quota, len(workload))
+        rows = np.flatnonzero(is_sampled)
+        costs = closed_form(system, workload.prompt_len[rows], workload.output_len[rows])
+        wanted = np.ceil(sizes_that_pay(line.sizes, *_spread_and_price(group[rows], costs)))
+        grown = np.maximum(quota, np.minimum(np.minimum(wanted, most), 2 * quota))
+        if np.array_equal(grown, quota):
+            return is_sampled
+        quota = grown
+
+
+def _spread_and_price(group: NDArray[np.int32], costs: RequestCosts) -> tuple[Floats, Floats]:
+    """Of each group: standard deviation of memory seconds, |memory − compute| of its mean."""
+    _, at, count = np.unique(group, return_inverse=True, return_counts=True)
+    memory = np.bincount(at, costs.memory) / count
+    compute = np.bincount(at, costs.compute) / count
+    squares = np.bincount(at, (costs.memory - memory[at]) ** 2)
+    return np.sqrt(squares / np.maximum(count - 1, 1)), np.abs(memory - compute)
 
 
 def sizes_that_pay(sizes: Ints, spread: Floats, price: Floats) -> Floats:
