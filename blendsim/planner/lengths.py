@@ -92,7 +92,7 @@ def draw(
     their estimate.
     """
     luck = rng.random(len(workload))
-    if rule == SHRUNK:
+    if rule == SHRUNK and not lengths.is_visible.all():
         found = shrunk(workload, tree, lengths.is_visible).draws(luck)
         by_row = np.empty(len(workload))
         by_row[tree.order] = found
@@ -136,7 +136,7 @@ def estimate(
     if rule not in RULES:
         raise UnknownName("length rule", rule, RULES)
     seen = np.where(is_visible, workload.output_len, 0)
-    if rule == SHRUNK:
+    if rule == SHRUNK and not is_visible.all():
         mean = shrunk(workload, tree, is_visible).means()
     else:
         mean = _means_of_deepest(workload, tree, is_visible)
