@@ -101,7 +101,8 @@ def read_job(planned: Planned) -> tuple[Any, dict[str, Any]]:
     require_same_workload(plan, workload)
     settings = Settings(**plan.meta["settings"])
     prompts, system = sort_prompts(workload), settings.system
-    drawn = look_ahead(workload, prompts, system.longest_request, settings.sample, settings.seed)
+    sampling = (settings.sample, settings.seed, settings.length_rule)
+    drawn = look_ahead(workload, prompts, system, *sampling)
     outputs = reported_lengths(workload, drawn.drawn)
     flavour = find_flavour(settings.engine, settings.token_budget, settings.eviction)
     meta = {

@@ -33,7 +33,7 @@ def make_small_plans(options: Options, out: Path) -> None:
         write_workload(made, out / f"{name}.parquet")
     pool = load_pool([str(out / f"{NAMES[0]}.parquet")], ReadOptions())  # as replays will read it
     prompts = sort_prompts(pool)
-    lengths = look_ahead(pool, prompts, system.longest_request, settings.sample, settings.seed)
+    lengths = look_ahead(pool, prompts, system, settings.sample, settings.seed)
     costs = closed_form(system, pool.prompt_len, lengths.lengths.expected)
     for name in NAMES:
         source = {"traces": [f"{name}.parquet"], "skip_oversize": False, "read": {}}

@@ -7,7 +7,9 @@ from dataclasses import dataclass, field, replace
 
 from blendsim.errors import InputError, UnknownName
 from blendsim.pacing import Gains
+from blendsim.planner.lengths import RULES, SUBTREE_MEAN
 from blendsim.planner.make import POLICIES
+from blendsim.planner.sample import AUTO as AUTO
 from blendsim.serving.flavour import EVICTIONS
 from blendsim.serving.knobs import AS_SHIPPED, Knobs
 from blendsim.sim.topology import COLOCATED, Topology, pools
@@ -19,8 +21,6 @@ from blendsim.specs import (
     find_link,
     find_model,
 )
-
-AUTO = "auto"
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +34,8 @@ class Settings:
     engine: str = "nanoflow"
     overlap: str = "auto"  # sum, max, table or fit; auto: fit where measured, else table
     planner: str = AUTO
-    sample: float = 0.01  # share of the requests run first to learn output lengths; 1 = known
+    sample: float | str = 0.01  # share run first to learn output lengths; 1 = known; auto: pays
+    length_rule: str = SUBTREE_MEAN  # how the others are estimated; shrunk: mixed with parents
     token_budget: int | None = None  # tokens a step; None: the engine's own
     kv_bytes: int | None = None  # KV memory of a replica; None: from the GPU's memory
     nano_batches: int | None = None  # pieces an overlapping engine runs a step in; None: its own
@@ -52,8 +53,8 @@ class Settings:
     pacing: Gains = field(default_factory=Gains)  # of the paced policy
 
     def __post_init__(self) -> None:
-        if not 0 < self.sample <= 1:
-            raise InputError(f"--sample {self.sample} must be above 0 and at most 1")
+        if self.sample != AUTO and (isinstance(self.sample, str) or not 0 < self.sample <= 1):
+            raise InputError(f"--sample {self.sample} must be above 0 and at most 1, or {AUTO}")
         if self.dp < 1:
             raise InputError(f"--dp {self.dp} must be at least 1")
         if self.nano_batches is not None and self.nano_batches < 1:
@@ -62,6 +63,8 @@ class Settings:
             raise InputError(f"--seed {self.seed} must be at least 0")
         if self.planner != AUTO and self.planner not in POLICIES:
             raise UnknownName("planner", self.planner, (AUTO, *POLICIES))
+        if self.length_rule not in RULES:
+            raise UnknownName("length_rule", self.length_rule, RULES)
         find_link(self.host_link)
         if self.link != AUTO:
             find_link(self.link)

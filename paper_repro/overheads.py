@@ -91,7 +91,7 @@ def _plan(lab: Lab, workload: Workload) -> dict[str, float]:
     marks.append(perf_counter())
     pool_tree(workload, prompts)
     marks.append(perf_counter())
-    look_ahead(workload, prompts, settings.system.longest_request, settings.sample, settings.seed)
+    look_ahead(workload, prompts, settings.system, settings.sample, settings.seed)
     marks.append(perf_counter())
     problem = lab.problem(workload)
     marks.append(perf_counter())

@@ -83,6 +83,7 @@ def test_bad_trace_is_one_line(folder: Path, command: str, kind: str) -> None:
         (["--seed", "-1"], ["--seed -1"]),
         (["--sample", "0"], ["--sample 0"]),
         (["--sample", "nan"], ["--sample nan"]),
+        (["--sample", "some"], ["--sample some", "or auto"]),
         (["--token-budget", "0"], ["token budget 0"]),
         (["--token-budget", "100000000"], ["profile covers", "100000000"]),
         (["--model", "llama-3.1-70b"], ["no KV cache", "--tp"]),

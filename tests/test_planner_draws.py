@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 from strategies import workloads
 from test_planner_lengths import two_sources
 
-from blendsim.planner import lengths as lengths_module
-from blendsim.planner.lengths import Lengths, draw, evidence, expect_lengths
+from blendsim.planner import evidence as evidence_module
+from blendsim.planner.evidence import evidence
+from blendsim.planner.lengths import Lengths, draw, expect_lengths
 from blendsim.planner.tree import PoolTree, pool_tree
 from blendsim.prefix import sort_prompts
 from blendsim.request import Ints, Prompts, Workload, from_lengths
@@ -69,7 +70,7 @@ def test_draws_do_not_depend_on_lengths_that_are_not_visible(workload: Workload,
 def test_plain_twin_finds_the_same_nodes() -> None:
     parent = np.array([-1, 0, 1, 1, 0])
     count = np.array([1, 1, 0, 1, 0])
-    kernel = lengths_module._deepest_nodes
+    kernel = evidence_module.deepest_nodes
     for twin in (kernel, kernel.py_func):
         assert twin(parent, count).tolist() == [-1, 1, 1, 3, -1]
 

@@ -4,6 +4,8 @@ orders.
 
 from dataclasses import replace
 from itertools import permutations
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -38,9 +40,14 @@ def test_regret_is_what_the_best_policy_in_hindsight_saves() -> None:
     assert choice.chosen.regret == pytest.approx(choice.chosen.seconds - best)
 
 
-def test_unsampled_lengths_do_not_change_a_byte_of_the_plan(tmp_path) -> None:  # type: ignore[no-untyped-def]
+@pytest.mark.parametrize(
+    "asked", [{}, {"length_rule": "shrunk"}, {"length_rule": "shrunk", "sample": "auto"}]
+)
+def test_unsampled_lengths_do_not_change_a_byte_of_the_plan(
+    tmp_path: Path, asked: dict[str, Any]
+) -> None:
     workload = mixed_pool(np.random.default_rng(2))
-    settings = search.Settings(seed=3)
+    settings = search.Settings(seed=3, **asked)
     first = search.choose(workload, settings)
     seen = np.zeros(len(workload), np.bool_)
     seen[first.plan.order] = first.plan.is_visible

@@ -134,8 +134,8 @@ def _job(made: "Plan", pool: "Workload", asked: Asked, wish: Wish) -> Any:
     settings, system = asked.settings, asked.settings.system
     _require_replayable(settings)
     prompts = sort_prompts(pool)
-    longest = system.longest_request
-    drawn = look_ahead(pool, prompts, longest, settings.sample, settings.seed).drawn
+    sampling = (settings.sample, settings.seed, settings.length_rule)
+    drawn = look_ahead(pool, prompts, system, *sampling).drawn
     name = settings.engine if wish.engine is Engine.BLENDRT else wish.engine.value
     flavour = find_flavour(
         name, settings.token_budget, settings.eviction, output_reserved=settings.output_reserved

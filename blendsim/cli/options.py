@@ -57,8 +57,12 @@ Planner = Annotated[
     str | None, typer.Option(help="A policy, or auto: try all and keep the best by prediction.")
 ]
 Sample = Annotated[
-    float | None,
-    typer.Option(help="Share of requests run first to learn output lengths; 1 = lengths known."),
+    str | None,
+    typer.Option(
+        metavar="SHARE|auto",
+        help="Share of requests run first to learn output lengths; 1 = lengths known, auto = as "
+        "many as pay.",
+    ),
 ]
 TokenBudget = Annotated[
     int | None, typer.Option(help="Tokens a step; by itself the engine's own budget.")
@@ -143,12 +147,20 @@ def resolve(params: dict[str, Any]) -> Asked:
     sections = read_config(path, {"settings": Settings(), "read": ReadOptions()})
     settings = overlay(Settings(), sections["settings"], f"{path}: [settings]")
     read = overlay(ReadOptions(), sections["read"], f"{path}: [read]")
-    settings = _given(settings, params)
+    settings = _given(settings, params | {"sample": _share(params.get("sample"))})
     if "seed" not in sections["read"]:
         read = replace(read, seed=settings.seed)
     return Asked(
         params["trace"], settings, _given(read, params), params.get("skip_oversize", False)
     )
+
+
+def _share(text: str | None) -> float | str | None:
+    """A share as a number; anything else is left for the settings to refuse."""
+    try:
+        return None if text is None else float(text)
+    except ValueError:
+        return text
 
 
 def _given(base: Any, params: dict[str, Any]) -> Any:

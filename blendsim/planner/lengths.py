@@ -10,11 +10,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blendsim.compiled import kernel
+from blendsim.errors import UnknownName
 from blendsim.plan import fingerprint
+from blendsim.planner.evidence import deepest_nodes, evidence, is_alone
+from blendsim.planner.sample import AUTO, LEAST_GROWN, LEAST_SAMPLE, choose_sample, choose_what_pays
+from blendsim.planner.shrunk import shrunk
 from blendsim.planner.tree import Floats, PoolTree
 from blendsim.request import Ints, Workload
+from blendsim.specs import System
 
-LEAST_SAMPLE = 32  # requests of each source that are sampled at least
+SUBTREE_MEAN, SHRUNK = "subtree-mean", "shrunk"
+RULES = (SUBTREE_MEAN, SHRUNK)  # how lengths that are not visible are estimated and drawn
 PRIOR_SHARE = 0.25  # of max_tokens, when no output length is known anywhere
 PRIOR_OUTPUT = 256  # tokens, when there is no max_tokens either: the mean the paper normalises to
 
@@ -39,82 +45,69 @@ class Estimate(NamedTuple):
 def expect_lengths(
     workload: Workload,
     tree: PoolTree,
-    share: float,
+    share: float | str,
     rng: np.random.Generator,
-    least: int = LEAST_SAMPLE,
+    least: int | None = None,
+    rule: str = SUBTREE_MEAN,
+    system: System | None = None,
 ) -> Lengths:
-    """Sample `share` of the requests and estimate the others; 1.0 makes all given lengths known.
+    """Sample `share` of the requests and estimate the others by `rule` (one of `RULES`); 1.0 makes
+    all given lengths known, `AUTO` samples what pays on `system`.
 
     `tree` is the token-level tree of the whole workload.
     """
     n = len(workload)
-    if share >= 1.0:
+    group = np.empty(n, np.int32)
+    group[tree.order] = tree.group
+    if isinstance(share, str):
+        assert share == AUTO, f"a sample is a share or {AUTO!r}, not {share!r}"
+        assert system is not None, "what a sample costs depends on the system"
+        is_sampled = choose_what_pays(
+            workload, group, system, rng, LEAST_GROWN if least is None else least
+        )
+        is_visible = is_sampled | workload.is_known
+    elif share >= 1.0:
         is_sampled, is_visible = np.zeros(n, np.bool_), workload.has_output.copy()
     else:
-        group = np.empty(n, np.int32)
-        group[tree.order] = tree.group
-        is_sampled = choose_sample(workload, group, share, rng, least)
+        is_sampled = choose_sample(
+            workload, group, share, rng, LEAST_SAMPLE if least is None else least
+        )
         is_visible = is_sampled | workload.is_known
-    expected, notes = estimate(workload, tree, is_visible)
+    expected, notes = estimate(workload, tree, is_visible, rule)
     return Lengths(expected, is_visible, is_sampled, fingerprint(workload, is_visible), notes)
 
 
-def choose_sample(
+def draw(
     workload: Workload,
-    group: NDArray[np.int32],
-    share: float,
+    tree: PoolTree,
+    lengths: Lengths,
     rng: np.random.Generator,
-    least: int = LEAST_SAMPLE,
-) -> NDArray[np.bool_]:
-    """Which requests to run first: `share` of each group's unknown ones at random, `least` or all
-    of them at least.
-
-    None when `share` is 0 (planning then goes without) or 1 (all lengths are known already).
-    Requests whose output length is not given cannot be sampled.
-    """
-    is_sampled = np.zeros(len(workload), np.bool_)
-    key = rng.random(len(workload))
-    rows = np.flatnonzero(workload.has_output & ~workload.is_known)
-    if not 0.0 < share < 1.0 or not len(rows):
-        return is_sampled
-    rows = rows[np.lexsort((key[rows], group[rows]))]
-    starts = np.flatnonzero(np.diff(group[rows], prepend=-1))
-    sizes = np.diff(starts, append=len(rows))
-    quota = np.maximum(np.ceil(share * sizes), np.minimum(least, sizes))
-    place = np.arange(len(rows)) - np.repeat(starts, sizes)
-    is_sampled[rows[place < np.repeat(quota, sizes)]] = True
-    return is_sampled
-
-
-def evidence(
-    workload: Workload, tree: PoolTree, is_visible: NDArray[np.bool_]
-) -> NDArray[np.bool_]:
-    """(n,) by leaf position: whose visible length says something about the others' lengths."""
-    is_observed = (is_visible & ~workload.is_known)[tree.order]
-    sources = int(tree.group.max(initial=-1)) + 1
-    has_sample = np.bincount(tree.group[is_observed], minlength=sources) > 0
-    return is_visible[tree.order] & (is_observed | ~has_sample[tree.group])
-
-
-def is_alone(tree: PoolTree) -> NDArray[np.bool_]:
-    """(n,) by leaf position: requests that share no prefix with anyone, so hang from their source.
-
-    They learn from each other first: requests with a common prefix are often another kind of work.
-    """
-    return np.equal(tree.parent[tree.leaf_parent], 0)
-
-
-def draw(workload: Workload, tree: PoolTree, lengths: Lengths, rng: np.random.Generator) -> Ints:
+    rule: str = SUBTREE_MEAN,
+) -> Ints:
     """One possible world: outputs as varied as the evidence, to predict a run by.
 
-    A request whose length is not visible takes that of a visible one, drawn from the deepest
-    subtree with evidence, where its estimate is from too. Means alone would predict a run without
-    long answers, and so without a tail. Requests without evidence keep their estimate.
+    A request whose length is not visible takes that of a visible one, drawn from where its estimate
+    by `rule` is from too: the deepest subtree with evidence, or `shrunk`'s mixture. Means alone
+    would predict a run without long answers, and so without a tail. Requests without evidence keep
+    their estimate.
     """
+    luck = rng.random(len(workload))
+    if rule == SHRUNK and not lengths.is_visible.all():
+        found = shrunk(workload, tree, lengths.is_visible).draws(luck)
+        by_row = np.empty(len(workload))
+        by_row[tree.order] = found
+        drawn = np.where(np.isnan(by_row), lengths.expected, by_row).astype(np.int64)
+    else:
+        drawn = _draw_of_deepest(workload, tree, lengths, luck)
+    limit = np.where(workload.output_limit > 0, workload.output_limit, np.iinfo(np.int64).max)
+    return np.where(lengths.is_visible, lengths.expected, np.minimum(drawn, limit))
+
+
+def _draw_of_deepest(workload: Workload, tree: PoolTree, lengths: Lengths, luck: Floats) -> Ints:
+    """The paper's subtrees; `luck` is a random number a leaf position."""
     found = np.flatnonzero(evidence(workload, tree, lengths.is_visible))
     low, high = np.searchsorted(found, tree.first), np.searchsorted(found, tree.last)
-    node = _deepest_nodes(tree.parent, high - low)[tree.leaf_parent]
-    luck = rng.random(len(node))
+    node = deepest_nodes(tree.parent, high - low)[tree.leaf_parent]
     drawn = lengths.expected.copy()
 
     def take(leaf: Ints, node: Ints, found: Ints, low: Ints, high: Ints) -> None:
@@ -129,33 +122,24 @@ def draw(workload: Workload, tree: PoolTree, lengths: Lengths, rng: np.random.Ge
     low, high = np.searchsorted(found, tree.first), np.searchsorted(found, tree.last)
     leaf = np.flatnonzero(alone & unseen & (high > low)[tree.leaf_parent])
     take(leaf, tree.leaf_parent[leaf], found, low, high)
-    limit = np.where(workload.output_limit > 0, workload.output_limit, np.iinfo(np.int64).max)
-    return np.where(lengths.is_visible, drawn, np.minimum(drawn, limit))
+    return drawn
 
 
-def estimate(workload: Workload, tree: PoolTree, is_visible: NDArray[np.bool_]) -> Estimate:
-    """Expected output of every request: the mean over the deepest subtree with visible leaves.
+def estimate(
+    workload: Workload, tree: PoolTree, is_visible: NDArray[np.bool_], rule: str = SUBTREE_MEAN
+) -> Estimate:
+    """Expected output of every request by `rule`, one of `RULES`.
 
-    That is the sibling rule as well: a subtree without a visible leaf takes the mean of the
-    subtrees with which it shares the longest prefix, which are those of its deepest ancestor that
-    has one; requests that share no prefix at all learn from each other. Known requests count only
-    in a source without a sample, for they are of another kind. Outside its source a request falls
-    back to the mean of all sampled ones, then to a prior.
+    Known requests count only in a source without a sample, for they are of another kind. Outside
+    its source a request falls back to the mean of all sampled ones, then to a prior.
     """
+    if rule not in RULES:
+        raise UnknownName("length rule", rule, RULES)
     seen = np.where(is_visible, workload.output_len, 0)
-    weight = evidence(workload, tree, is_visible).astype(np.float64)
-    mean = _deepest_means(
-        tree.parent,
-        tree.first,
-        tree.last,
-        np.append(0.0, np.cumsum(weight)),
-        np.append(0.0, np.cumsum(weight * seen[tree.order])),
-    )[tree.leaf_parent]
-    alone = is_alone(tree)
-    count = np.bincount(tree.group[alone], weight[alone], int(tree.group.max(initial=-1)) + 1)
-    total = np.bincount(tree.group[alone], (weight * seen[tree.order])[alone], len(count))
-    leaf = np.flatnonzero(alone & (count > 0)[tree.group])
-    mean[leaf] = (total / np.maximum(count, 1))[tree.group[leaf]]
+    if rule == SHRUNK and not is_visible.all():
+        mean = shrunk(workload, tree, is_visible).means()
+    else:
+        mean = _means_of_deepest(workload, tree, is_visible)
     guessed = np.empty(len(workload))
     guessed[tree.order] = mean
     sampled = seen[is_visible & ~workload.is_known]
@@ -182,6 +166,31 @@ def estimate(workload: Workload, tree: PoolTree, is_visible: NDArray[np.bool_]) 
     return Estimate(np.maximum(expected, 1).astype(np.int64), tuple(notes))
 
 
+def _means_of_deepest(workload: Workload, tree: PoolTree, is_visible: NDArray[np.bool_]) -> Floats:
+    """(n,) by leaf position: the mean over the deepest subtree with visible leaves; NaN where the
+    source has none.
+
+    That is the paper's sibling rule as well: a subtree without a visible leaf takes the mean of the
+    subtrees with which it shares the longest prefix, which are those of its deepest ancestor that
+    has one; requests that share no prefix at all learn from each other.
+    """
+    seen = np.where(is_visible, workload.output_len, 0)
+    weight = evidence(workload, tree, is_visible).astype(np.float64)
+    mean: Floats = _deepest_means(
+        tree.parent,
+        tree.first,
+        tree.last,
+        np.append(0.0, np.cumsum(weight)),
+        np.append(0.0, np.cumsum(weight * seen[tree.order])),
+    )[tree.leaf_parent]
+    alone = is_alone(tree)
+    count = np.bincount(tree.group[alone], weight[alone], int(tree.group.max(initial=-1)) + 1)
+    total = np.bincount(tree.group[alone], (weight * seen[tree.order])[alone], len(count))
+    leaf = np.flatnonzero(alone & (count > 0)[tree.group])
+    mean[leaf] = (total / np.maximum(count, 1))[tree.group[leaf]]
+    return mean
+
+
 @kernel
 def _deepest_means(parent: Ints, first: Ints, last: Ints, weight: Floats, total: Floats) -> Floats:
     """Each node's mean over its evidence, or its parent's where it has none; NaN at the root and
@@ -195,15 +204,3 @@ def _deepest_means(parent: Ints, first: Ints, last: Ints, weight: Floats, total:
         elif parent[k] > 0:
             mean[k] = mean[parent[k]]
     return mean
-
-
-@kernel
-def _deepest_nodes(parent: Ints, count: Ints) -> Ints:
-    """The deepest node with evidence at or above each node, the root apart; −1 without any."""
-    node = np.full(len(parent), -1)
-    for k in range(1, len(parent)):
-        if count[k] > 0:
-            node[k] = k
-        elif parent[k] > 0:
-            node[k] = node[parent[k]]
-    return node

@@ -6,10 +6,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from blendsim.planner.lengths import Lengths, draw, expect_lengths
+from blendsim.planner.lengths import SUBTREE_MEAN, Lengths, draw, expect_lengths
 from blendsim.planner.tree import pool_tree
 from blendsim.prefix import SortedPrompts
 from blendsim.request import Ints, Workload
+from blendsim.specs import System
 
 
 class Outlook(NamedTuple):
@@ -20,19 +21,24 @@ class Outlook(NamedTuple):
 
 
 def look_ahead(
-    workload: Workload, prompts: SortedPrompts, longest: int, share: float, seed: int
+    workload: Workload,
+    prompts: SortedPrompts,
+    system: System,
+    share: float | str,
+    seed: int,
+    rule: str = SUBTREE_MEAN,
 ) -> Outlook:
-    """Sample `share` of the requests, estimate the others and draw their world.
+    """Sample `share` of the requests, estimate the others by `rule` and draw their world.
 
-    A request has the room its prompt leaves of `longest` tokens: what cannot be served is not
-    expected either.
+    `share` is `sample.AUTO` for as many as pay. A request has the room its prompt leaves on
+    `system`: what cannot be served is not expected either.
     """
     rng = np.random.default_rng(seed)
     tree = pool_tree(workload, prompts)
-    lengths = expect_lengths(workload, tree, share, rng)
-    room = np.maximum(1, longest - workload.prompt_len)
+    lengths = expect_lengths(workload, tree, share, rng, rule=rule, system=system)
+    room = np.maximum(1, system.longest_request - workload.prompt_len)
     lengths = lengths._replace(expected=np.minimum(lengths.expected, room))
-    return Outlook(lengths, np.minimum(draw(workload, tree, lengths, rng), room))
+    return Outlook(lengths, np.minimum(draw(workload, tree, lengths, rng, rule), room))
 
 
 def reported_lengths(workload: Workload, drawn: Ints) -> Ints:

@@ -59,8 +59,9 @@ def expect(
 ) -> Problem:
     """What `prepare` does once prompts are sorted: sample, estimate and draw output lengths."""
     system = settings.system
-    longest = system.longest_request
-    lengths, drawn = look_ahead(workload, prompts, longest, settings.sample, settings.seed)
+    lengths, drawn = look_ahead(
+        workload, prompts, system, settings.sample, settings.seed, settings.length_rule
+    )
     costs = _costs(workload, prompts, settings, lengths.expected)
     return Problem(workload, prompts, settings, model, lengths, drawn, costs)
 

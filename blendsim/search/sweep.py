@@ -41,10 +41,12 @@ def sweep_samples(problem: Problem, schedule: Schedule) -> list[Sensitivity]:
     """What the share of sampled requests does; nothing where no length has to be sampled."""
     if not problem.lengths.is_sampled.any():
         return []
-    shares = shares_around(problem.settings.sample)
+    asked = problem.settings.sample
+    share = float(problem.lengths.is_sampled.mean()) if isinstance(asked, str) else asked
+    shares = shares_around(share)
     seconds = [resampled_seconds(problem, schedule, share) for share in shares]
-    here = shares.index(problem.settings.sample)
-    return [Sensitivity(SAMPLING, True, [f"{s:g}" for s in shares], here, seconds)]
+    here = shares.index(share)
+    return [Sensitivity(SAMPLING, True, [f"{s:.3g}" for s in shares], here, seconds)]
 
 
 def missed(swept: Sequence[Sensitivity], best: float) -> list[str]:

@@ -1,0 +1,38 @@
+"""Which visible output lengths say something of the others, and where in the tree they stand."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from blendsim.compiled import kernel
+from blendsim.planner.tree import PoolTree
+from blendsim.request import Ints, Workload
+
+
+def evidence(
+    workload: Workload, tree: PoolTree, is_visible: NDArray[np.bool_]
+) -> NDArray[np.bool_]:
+    """(n,) by leaf position: whose visible length says something about the others' lengths."""
+    is_observed = (is_visible & ~workload.is_known)[tree.order]
+    sources = int(tree.group.max(initial=-1)) + 1
+    has_sample = np.bincount(tree.group[is_observed], minlength=sources) > 0
+    return is_visible[tree.order] & (is_observed | ~has_sample[tree.group])
+
+
+def is_alone(tree: PoolTree) -> NDArray[np.bool_]:
+    """(n,) by leaf position: requests that share no prefix with anyone, so hang from their source.
+
+    They learn from each other first: requests with a common prefix are often another kind of work.
+    """
+    return np.equal(tree.parent[tree.leaf_parent], 0)
+
+
+@kernel
+def deepest_nodes(parent: Ints, count: Ints) -> Ints:
+    """The deepest node with evidence at or above each node, the root apart; −1 without any."""
+    node = np.full(len(parent), -1)
+    for k in range(1, len(parent)):
+        if count[k] > 0:
+            node[k] = k
+        elif parent[k] > 0:
+            node[k] = node[parent[k]]
+    return node
