@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from paper_repro import runner
+from paper_repro import runner, whole_run
 from paper_repro.claims import Claim, Verdict, modules, read_claims
 from paper_repro.reading import percent
 from paper_repro.table import Table, read_facts, read_table, tables_of
@@ -48,6 +48,7 @@ def shown_parts(out: Path) -> dict[str, str]:
     """The parts of the README that are made of results, by the name of their mark."""
     names = [*modules(read_claims().values())]
     parts = {"count": [_count(names, out)], "claims": lines(names, out), "whatif": changes(out)}
+    parts["run"] = [whole_run.told(out)]
     return {name: "".join(f"{line}\n" for line in part) for name, part in parts.items()}
 
 
