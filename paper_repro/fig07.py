@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from paper_repro.claims import Verdict, near, sign
 from paper_repro.lab import Lab
 from paper_repro.parts import Part, take_all
-from paper_repro.reading import mean, percent, shares, speedups, spread
+from paper_repro.reading import mean, percent, shares, speedups, spread, with_ours
 from paper_repro.runs import COMMON, OWN, compared, joined, traces
 from paper_repro.systems import BALANCE, BEYOND, BLEND, DFS, SGLANG, SYSTEMS, VLLM
 from paper_repro.table import Table
@@ -63,7 +63,7 @@ def _gain(runs: Table, claim: str, model: str, found: dict[str, float]) -> Verdi
     own = speedups(runs, BLEND, DFS, OWN, model=model)
     if own:
         shown += f"; {spread([*own.values()])} at own best"
-    return near(claim, mean(found.values()), shown)
+    return with_ours(near(claim, mean(found.values()), shown), runs, model=model)
 
 
 def _most(runs: Table, claim: str, rival: str) -> Verdict:

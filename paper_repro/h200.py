@@ -11,7 +11,7 @@ from paper_repro.claims import Verdict, sign
 from paper_repro.fig07 import MODELS, SMALL
 from paper_repro.lab import Lab
 from paper_repro.parts import Part, take_all
-from paper_repro.reading import mean, shares, speedups, spread
+from paper_repro.reading import mean, shares, speedups, spread, with_ours
 from paper_repro.runs import compared_on, joined, traces
 from paper_repro.systems import BLEND, DFS, SYSTEMS
 from paper_repro.table import Table
@@ -48,5 +48,6 @@ def verdicts(tables: dict[str, Table]) -> list[Verdict]:
         near_optimum = mean(shares(runs, BLEND, model=model).values())
         claim = "h200-8b" if model == SMALL else "h200-70b"
         words = f"{near_optimum:.1%} of the optimum; the paper has no H200"
-        found.append(sign(claim, min(gains.values()) > 1, shown, words))
+        verdict = sign(claim, min(gains.values()) > 1, shown, words)
+        found.append(with_ours(verdict, runs, model=model))
     return found

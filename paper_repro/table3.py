@@ -8,8 +8,9 @@ tokens, where no single request decides when a run ends.
 from paper_repro.claims import Verdict, near, read_claims
 from paper_repro.lab import Lab
 from paper_repro.parts import Part, take_all
-from paper_repro.reading import mean
+from paper_repro.reading import mean, noting_ours
 from paper_repro.runs import told, traces, trials, with_longest
+from paper_repro.systems import PACED
 from paper_repro.table import Cell, Table
 
 RANKS = (1, 2, 4)
@@ -57,7 +58,9 @@ def verdicts(tables: dict[str, Table]) -> list[Verdict]:
         f"{min(even.values()):.2f} … {max(even.values()):.2f}× with videos of up to {LONGEST:,}",
     )
     words = f"{verdict.words}; the longest request alone takes up to {longest:.0%} of the run"
-    return [verdict._replace(words=words), *_rates(ranks)]
+    ours = _speedups(ranks, "paced")
+    shown = f"{min(ours.values()):.2f} … {max(ours.values()):.2f}×" if ours else "not measured"
+    return [noting_ours(verdict._replace(words=words), {PACED: shown}), *_rates(ranks)]
 
 
 def _speedups(table: Table, policy: str = "blend") -> dict[str, float]:

@@ -7,11 +7,11 @@ import numpy as np
 from blendsim.request import from_lengths
 from blendsim.search.comparison import compare
 from blendsim.settings import Settings
-from paper_repro.systems import DFS, POOLS, SGLANG, system
+from paper_repro.systems import DFS, PACED, POOLS, SGLANG, system
 
 REQUESTS = 64
 #: One of each loop that is compiled apart, the dearest first.
-ENGINES = ("Paced", DFS, SGLANG, POOLS[0])
+ENGINES = (PACED, DFS, SGLANG, POOLS[0])
 
 
 def compile_engine(name: str) -> None:
