@@ -81,7 +81,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True)
     run = commands.add_parser("run", help="measure claims, draw figures, compare with the paper")
     run.add_argument("names", nargs="*", default=["all"], help="claim modules, or all")
-    run.add_argument("--quick", action="store_true", help="small pools: two minutes in all")
+    run.add_argument("--quick", action="store_true", help="small pools: minutes in all")
     run.add_argument(
         "--data", type=Path, help="directory with real traces, taken where it has them"
     )

@@ -63,8 +63,8 @@ def end_mark(name: str) -> str:
 
 
 def changes(out: Path) -> list[str]:
-    """A Markdown table of the what-ifs: blended over prefix order, and both orders' shares of the
-    optimum, on each workload.
+    """A Markdown table of the what-ifs: blended over prefix order, both orders' shares of the
+    optimum, and paced steps over prefix order, on each workload.
     """
     path = out / "whatif_changes.csv"
     if not path.exists():
@@ -84,7 +84,10 @@ def _change(rows: Table, change: str, model: str, trace: str) -> str:
     if not found:
         return ""
     dfs, blend = found["dfs"]["share_of_optimum"], found["blend"]["share_of_optimum"]
-    return f"{percent(found['blend']['over_dfs'])} ({blend:.1%}, {dfs:.1%})"
+    shown = f"{percent(found['blend']['over_dfs'])} ({blend:.1%}, {dfs:.1%})"
+    if "paced" in found:
+        shown += f"; paced {percent(found['paced']['over_dfs'])}"
+    return shown
 
 
 def _count(names: Sequence[str], out: Path) -> str:
