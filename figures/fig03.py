@@ -16,7 +16,7 @@ def draw(tables: Mapping[str, Table], out: Path) -> None:
     figure = new_figure(COLUMN, 2.5)
     panels = figure.subplots(
         2, 1, sharex=True, sharey=True,
-        gridspec_kw={"left": 0.15, "right": 0.97, "top": 0.92, "bottom": 0.16, "hspace": 0.38},
+        gridspec_kw={"left": 0.16, "right": 0.97, "top": 0.92, "bottom": 0.16, "hspace": 0.38},
     )  # fmt: skip
     runs = tables["runs"].records()
     for axes, run in zip(panels, runs, strict=True):
@@ -38,7 +38,7 @@ def draw(tables: Mapping[str, Table], out: Path) -> None:
     )  # fmt: skip
     panels[-1].set_xlim(0, max(run["seconds"] for run in runs) / 3600 * 1.005)
     panels[-1].set_xlabel("time of the run, hours")
-    figure.supylabel("compute time / memory time", size=7.5, x=0.005)
+    figure.supylabel("compute time / memory time", size=7.5, x=0.01)
     save_pair(figure, out / "fig03")
 
 

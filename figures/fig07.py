@@ -18,11 +18,11 @@ def draw(tables: Mapping[str, Table], out: Path) -> None:
 def draw_models(runs: Table, gpu: str, stem: Path) -> None:
     """A panel a model, at the common token budget."""
     models = list(dict.fromkeys(runs.column("model")))
-    high = 0.75 + 1.45 * len(models)
+    high = 0.81 + 1.45 * len(models)
     figure = new_figure(COLUMN, high)
     panels = figure.subplots(
         len(models), 1, squeeze=False,
-        gridspec_kw={"left": 0.15, "right": 0.98, "top": 1 - 0.62 / high, "bottom": 0.34 / high,
+        gridspec_kw={"left": 0.175, "right": 0.98, "top": 1 - 0.68 / high, "bottom": 0.34 / high,
                      "hspace": 0.38},
     )[:, 0]  # fmt: skip
     for axes, model in zip(panels, models, strict=True):

@@ -16,8 +16,8 @@ def draw(tables: Mapping[str, Table], out: Path) -> None:
     traces = list(dict.fromkeys(row["trace"] for row in rows))
     systems = [s for s in dict.fromkeys(row["system"] for row in rows) if s != REFERENCE]
     rate = {(row["trace"], row["system"]): row["tokens_per_second"] / row["gpus"] for row in rows}
-    figure = new_figure(COLUMN, 1.9)
-    axes = figure.add_axes((0.17, 0.17, 0.81, 0.68))
+    figure = new_figure(COLUMN, 2.0)
+    axes = figure.add_axes((0.2, 0.17, 0.78, 0.68))
     width = 0.84 / len(systems)
     for i, (system, colour) in enumerate(colours(systems).items()):
         heights = [rate[trace, system] / rate[trace, REFERENCE] for trace in traces]
@@ -29,6 +29,6 @@ def draw(tables: Mapping[str, Table], out: Path) -> None:
     axes.set_xticks(range(len(traces)), [f"#{trace[-1]}" for trace in traces])
     axes.tick_params(axis="x", length=0)
     axes.set_xlabel("workload", labelpad=1)
-    axes.set_ylabel("tokens/s a GPU\nover vLLM-DFS (dashed)")
+    axes.set_ylabel("tokens/s a GPU,\nover vLLM-DFS (dashed)")
     top_legend(figure, axes, len(systems))
     save_pair(figure, out / "fig08")

@@ -14,10 +14,10 @@ def draw(tables: Mapping[str, Table], out: Path) -> None:
         {**row, "shared": 100 * row["sharing_ratio"], "most": 100 * row["sharing_optimum"]}
         for row in tables["kept"].records()
     ]
-    figure = new_figure(COLUMN, 1.8)
-    axes = figure.add_axes((0.13, 0.18, 0.85, 0.63))
+    figure = new_figure(COLUMN, 2.1)
+    axes = figure.add_axes((0.15, 0.16, 0.83, 0.66))
     grouped_bars(axes, rows, "trace", "shared", "most")
     axes.set_ylabel("prompt tokens shared, %")
     axes.set_xlabel("workload", labelpad=1)
-    top_legend(figure, axes, 2, {"practical optimum": "most there is"})
+    top_legend(figure, axes, 3, {"practical optimum": "most there is"})
     save_pair(figure, out / "fig09")

@@ -15,12 +15,12 @@ LINES = (
 
 def draw(tables: Mapping[str, Table], out: Path) -> None:
     """Write fig10.pdf and fig10.png into `out`."""
-    figure = new_figure(COLUMN, 2.6)
-    panels = figure.subplots(
-        2, 1, sharex=True, sharey=True,
-        gridspec_kw={"left": 0.15, "right": 0.97, "top": 0.84, "bottom": 0.14, "hspace": 0.3},
-    )  # fmt: skip
     runs = tables["runs"].records()
+    figure = new_figure(COLUMN, 0.6 + 1.0 * len(runs))
+    panels = figure.subplots(
+        len(runs), 1, sharex=True, sharey=True,
+        gridspec_kw={"left": 0.16, "right": 0.97, "top": 0.87, "bottom": 0.12, "hspace": 0.36},
+    )  # fmt: skip
     for axes, run in zip(panels, runs, strict=True):
         rows = tables["slices"].records(policy=run["policy"])
         hours = [row["start_s"] / 3600 for row in rows] + [rows[-1]["end_s"] / 3600]
@@ -32,6 +32,6 @@ def draw(tables: Mapping[str, Table], out: Path) -> None:
     panels[-1].set_xlim(0, max(run["seconds"] for run in runs) / 3600 * 1.005)
     panels[-1].set_ylim(0, None)
     panels[-1].set_xlabel("time of the run, hours")
-    figure.supylabel("seconds of work per second", size=7.5, x=0.005)
+    figure.supylabel("seconds of work per second", size=7.5, x=0.01)
     top_legend(figure, panels[0], 2)
     save_pair(figure, out / "fig10")

@@ -29,6 +29,7 @@ POLICIES = {
     "random": "#cc79a7",
     "fcfs": "#56b4e9",
     "blend": "#009e73",
+    "paced": "#e69f00",
     "optimum": INK,
 }
 #: Traces, with a dash pattern each, so that they can be told apart in grey too.
@@ -51,6 +52,7 @@ NAMES = {
     "dfs": "prefix order",
     "random": "random order",
     "blend": "blended order",
+    "paced": "paced steps (ours)",
 }
 #: Series of a comparison in a fixed order.
 SERIES = ("#56b4e9", "#009e73", "#0072b2", "#e69f00", "#d55e00", "#cc79a7", "#22303c")

@@ -14,10 +14,12 @@ COLOURS = {
     "NanoFlow-DFS": POLICIES["dfs"],
     "NanoFlow-Balance": POLICIES["random"],
     "BlendServe": POLICIES["blend"],
+    "Paced": POLICIES["paced"],
 }
-OTHER = ("#e69f00", "#8796a5", "#5b3a8e", "#22303c")  # systems that are not listed above
+OTHER = ("#b8c4ce", "#8796a5", "#5b3a8e", "#22303c")  # systems that are not listed above
 WIDTH = 0.84  # of a group of bars, in units of the distance between groups
 TRACES = {f"trace{i}": f"#{i}" for i in range(1, 5)}
+BEYOND = {"Paced": "Paced (ours)"}  # systems that the paper does not have
 
 
 def colours(systems: Sequence[str]) -> dict[str, str]:
@@ -51,8 +53,9 @@ def top_legend(
     figure: Figure, axes: Axes, ncols: int, names: Mapping[str, str] | None = None
 ) -> None:
     """One legend above all panels, narrow enough for a column; `names` replaces labels."""
+    shown = {**BEYOND, **(names or {})}
     handles, labels = axes.get_legend_handles_labels()
     figure.legend(
-        handles, [(names or {}).get(label, label) for label in labels], loc="upper center",
+        handles, [shown.get(label, label) for label in labels], loc="upper center",
         ncols=ncols, fontsize=6.5, handlelength=1.2, columnspacing=1, handletextpad=0.5,
     )  # fmt: skip

@@ -2,20 +2,23 @@
 
     python -m paper_repro run [all | fig07 table3 …] [--quick] [--data DIR] [--jobs 2]
 
+A run of all modules that found nothing of them there says in results/whole_run.csv what it took.
+
 Exit 0 done (a claim that misses is a result, not an error), 1 a module failed by a bug, 2 by
 something the user can mend.
 """
 
 import argparse
+import shutil
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 from blendsim.errors import BlendsimError, InputError, UnknownName
-from paper_repro import comparison, runner
+from paper_repro import comparison, runner, whole_run
 from paper_repro.claims import modules, read_claims
-from paper_repro.lab import REPOSITORY, STORE, Lab
+from paper_repro.lab import POOLS, REPOSITORY, STORE, Lab
 
 RESULTS = REPOSITORY / "paper_repro" / "results"
 PICTURES = REPOSITORY / "figures"
@@ -45,14 +48,21 @@ def _run(asked: argparse.Namespace) -> int:
     lab = Lab(data=asked.data, quick=asked.quick, seed=asked.seed)
     out = asked.out or (STORE / "quick" if asked.quick else RESULTS)
     pictures = out / "figures" if asked.quick or asked.out else PICTURES
+    if asked.anew:
+        runner.forget(names, lab, out)
+        shutil.rmtree(POOLS, ignore_errors=True)
+    is_whole = {*names} == {*minutes} and runner.is_anew(names, lab, out)
     outcomes = runner.run(names, minutes, lab, out, asked.jobs)
     failed = [outcome for outcome in outcomes if outcome.error]
     drawn = [name for name in names if name not in {outcome.module for outcome in failed}]
     is_drawn = asked.no_figures or _draw(drawn, out, pictures)
     print("\n".join(comparison.lines(drawn, out)))
+    seconds = time.perf_counter() - start
+    print(f"{len(names)} modules in {seconds:.0f} s", file=sys.stderr)
+    if is_whole and is_drawn and not failed:
+        whole_run.write(whole_run.measured(seconds, len(names), asked.jobs), lab, out)
     if out == RESULTS:
         comparison.write_readme(out)
-    print(f"{len(names)} modules in {time.perf_counter() - start:.0f} s", file=sys.stderr)
     for outcome in failed:
         print(f"error: {outcome.module}: {outcome.error.strip()}", file=sys.stderr)
     if not is_drawn or any(outcome.is_bug for outcome in failed):
@@ -71,11 +81,12 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True)
     run = commands.add_parser("run", help="measure claims, draw figures, compare with the paper")
     run.add_argument("names", nargs="*", default=["all"], help="claim modules, or all")
-    run.add_argument("--quick", action="store_true", help="small pools: two minutes in all")
+    run.add_argument("--quick", action="store_true", help="small pools: minutes in all")
     run.add_argument(
         "--data", type=Path, help="directory with real traces, taken where it has them"
     )
-    run.add_argument("--jobs", type=int, default=2, help="modules measured at a time")
+    run.add_argument("--jobs", type=int, default=2, help="processes that measure")
+    run.add_argument("--anew", action="store_true", help="measure what is there, too")
     run.add_argument("--seed", type=int, default=0)
     run.add_argument("--out", type=Path, help="directory for tables and pictures")
     run.add_argument("--no-figures", action="store_true", help="measure only")

@@ -1,13 +1,13 @@
 """What a measurement's code does, as text to hash: syntax trees without docstrings and comments,
-and of a claim module only what its `measure` reaches. So a verdict may be reworded without
-measuring again.
+and of a claim module only what its `measure` and its parts reach. So a verdict may be reworded
+without measuring again.
 """
 
 import ast
 from pathlib import Path
 
 ROOM = Path(__file__).parent
-MEASURE = "measure"
+MEASURES = ("measure", "parts", "part")  # where measuring starts
 
 
 def whole(path: Path) -> str:
@@ -16,13 +16,13 @@ def whole(path: Path) -> str:
 
 
 def reached(path: Path) -> str:
-    """The part of a claim module that `measure` reaches, and the modules of this room that this
-    part imports from, whole.
+    """What of a claim module measuring reaches, and the modules of this room that this imports
+    from, whole.
     """
     tree = _bare(path)
     parts = {name: node for node in tree.body for name in _defined(node)}
     found: dict[str, ast.stmt] = {}
-    waiting = [MEASURE]
+    waiting = [*MEASURES]
     while waiting:
         name = waiting.pop()
         if name in found or name not in parts:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from paper_repro import runner
+from paper_repro import runner, whole_run
 from paper_repro.claims import Claim, Verdict, modules, read_claims
 from paper_repro.reading import percent
 from paper_repro.table import Table, read_facts, read_table, tables_of
@@ -48,6 +48,7 @@ def shown_parts(out: Path) -> dict[str, str]:
     """The parts of the README that are made of results, by the name of their mark."""
     names = [*modules(read_claims().values())]
     parts = {"count": [_count(names, out)], "claims": lines(names, out), "whatif": changes(out)}
+    parts["run"] = [whole_run.told(out)]
     return {name: "".join(f"{line}\n" for line in part) for name, part in parts.items()}
 
 
@@ -62,8 +63,8 @@ def end_mark(name: str) -> str:
 
 
 def changes(out: Path) -> list[str]:
-    """A Markdown table of the what-ifs: blended over prefix order, and both orders' shares of the
-    optimum, on each workload.
+    """A Markdown table of the what-ifs: blended over prefix order, both orders' shares of the
+    optimum, and paced steps over prefix order, on each workload.
     """
     path = out / "whatif_changes.csv"
     if not path.exists():
@@ -83,7 +84,10 @@ def _change(rows: Table, change: str, model: str, trace: str) -> str:
     if not found:
         return ""
     dfs, blend = found["dfs"]["share_of_optimum"], found["blend"]["share_of_optimum"]
-    return f"{percent(found['blend']['over_dfs'])} ({blend:.1%}, {dfs:.1%})"
+    shown = f"{percent(found['blend']['over_dfs'])} ({blend:.1%}, {dfs:.1%})"
+    if "paced" in found:
+        shown += f"; paced {percent(found['paced']['over_dfs'])}"
+    return shown
 
 
 def _count(names: Sequence[str], out: Path) -> str:

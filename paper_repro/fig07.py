@@ -4,9 +4,12 @@ Runs are at the common 2,048 tokens a step and at each system's own best budget.
 the recipe's density on the system it runs on.
 """
 
+from collections.abc import Sequence
+
 from paper_repro.claims import Verdict, near, sign
 from paper_repro.lab import Lab
-from paper_repro.reading import mean, percent, shares, speedups, spread
+from paper_repro.parts import Part, take_all
+from paper_repro.reading import mean, percent, shares, speedups, spread, with_ours
 from paper_repro.runs import COMMON, OWN, compared, joined, traces
 from paper_repro.systems import BALANCE, BEYOND, BLEND, DFS, SGLANG, SYSTEMS, VLLM
 from paper_repro.table import Table
@@ -16,14 +19,23 @@ SMALL, LARGE = MODELS
 HIGH, LOW = ("trace1", "trace2"), ("trace3", "trace4")  # prefix sharing
 
 
+def parts(lab: Lab, models: Sequence[str] = tuple(MODELS)) -> list[Part]:
+    """A part a model and trace."""
+    return [
+        Part("fig07", (model, trace))
+        for model in models
+        for trace in traces(lab, 2 if model == SMALL else 1)
+    ]
+
+
+def part(lab: Lab, model: str, trace: str) -> Table:
+    """A row a system and budget."""
+    return joined([compared(lab, trace, SYSTEMS, model=model, tp=MODELS[model])], model=model)
+
+
 def measure(lab: Lab) -> dict[str, Table]:
     """`runs`: a row a model, trace, system and budget."""
-    parts = []
-    for model, tp in MODELS.items():
-        wanted = traces(lab, 2 if model == SMALL else 1)
-        tables = [compared(lab, trace, SYSTEMS, model=model, tp=tp) for trace in wanted]
-        parts.append(joined(tables, model=model))
-    return {"runs": joined(parts)}
+    return {"runs": take_all(lab, parts(lab))}
 
 
 def verdicts(tables: dict[str, Table]) -> list[Verdict]:
@@ -51,7 +63,7 @@ def _gain(runs: Table, claim: str, model: str, found: dict[str, float]) -> Verdi
     own = speedups(runs, BLEND, DFS, OWN, model=model)
     if own:
         shown += f"; {spread([*own.values()])} at own best"
-    return near(claim, mean(found.values()), shown)
+    return with_ours(near(claim, mean(found.values()), shown), runs, model=model)
 
 
 def _most(runs: Table, claim: str, rival: str) -> Verdict:

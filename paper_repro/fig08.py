@@ -2,17 +2,27 @@
 
 from paper_repro.claims import Verdict, sign
 from paper_repro.lab import Lab
-from paper_repro.runs import COMMON, compared, joined, traces
+from paper_repro.parts import Part, take_all
+from paper_repro.runs import COMMON, compared, traces
 from paper_repro.systems import POOLS, VLLM
 from paper_repro.table import Table
 
 
+def parts(lab: Lab) -> list[Part]:
+    """A part a trace and topology, that of the first with vLLM's run."""
+    topologies = POOLS[:3] if lab.quick else POOLS
+    groups = [(VLLM, topologies[0]), *((name,) for name in topologies[1:])]
+    return [Part("fig08", (trace, *group)) for trace in traces(lab, 1) for group in groups]
+
+
+def part(lab: Lab, trace: str, *names: str) -> Table:
+    """A row a system."""
+    return compared(lab, trace, names, own_best=False)
+
+
 def measure(lab: Lab) -> dict[str, Table]:
     """`runs`: a row a trace and system."""
-    names = (VLLM, *(POOLS[:3] if lab.quick else POOLS))
-    return {
-        "runs": joined([compared(lab, t, names, own_best=False) for t in traces(lab, 1)]),
-    }
+    return {"runs": take_all(lab, parts(lab))}
 
 
 def verdicts(tables: dict[str, Table]) -> list[Verdict]:

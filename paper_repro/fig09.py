@@ -1,20 +1,28 @@
 """Figure 9: how much of the prefix sharing that prefix order reaches each order keeps."""
 
 from paper_repro.claims import Verdict, sign
+from paper_repro.fig07 import SMALL
+from paper_repro.fig07 import parts as fig07_parts
 from paper_repro.lab import Lab
-from paper_repro.runs import COMMON, compared, joined, traces
-from paper_repro.systems import BALANCE, BLEND, DFS, SYSTEMS
+from paper_repro.parts import Part, take_all
+from paper_repro.runs import COMMON
+from paper_repro.systems import BALANCE, BEYOND, BLEND, DFS
 from paper_repro.table import Table
 
-MODEL = "llama-3.1-8b"  # the runs of Figure 7a
+SHOWN = (DFS, BALANCE, BLEND, *BEYOND)
+
+
+def parts(lab: Lab) -> list[Part]:
+    """The runs of Figure 7a."""
+    return fig07_parts(lab, (SMALL,))
 
 
 def measure(lab: Lab) -> dict[str, Table]:
     """`kept`: a row a trace and order, prompt tokens not computed again of all prompt tokens."""
-    runs = joined([compared(lab, trace, SYSTEMS, model=MODEL, tp=1) for trace in traces(lab)])
+    runs = take_all(lab, parts(lab))
     rows = []
     for run in runs.records(at=COMMON):
-        if run["system"] not in (DFS, BALANCE, BLEND):
+        if run["system"] not in SHOWN:
             continue
         dfs = runs.record(at=COMMON, trace=run["trace"], system=DFS)
         rows.append(

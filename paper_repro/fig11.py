@@ -1,18 +1,27 @@
 """Figure 11: blended over prefix order on 65 pools of BurstGPT, MMLU and OpenVid."""
 
 from paper_repro.claims import Verdict, near, sign
-from paper_repro.grids import PAPERS_REQUESTS, REQUESTS, measure_grid, speedups, told_of
+from paper_repro.grids import PAPERS_REQUESTS, Grid, grid_parts, ours, speedups, told_of
 from paper_repro.lab import Lab
-from paper_repro.reading import mean
+from paper_repro.parts import Part, take_all
+from paper_repro.reading import mean, noting_ours
 from paper_repro.table import Table
+
+GRID = Grid("fig11", "burstgpt")
+
+
+def parts(lab: Lab) -> list[Part]:
+    """Of both tables, in a quick run the same."""
+    return list(dict.fromkeys([*GRID.parts(lab), *_small(lab)]))
+
+
+def _small(lab: Lab) -> list[Part]:
+    return grid_parts(lab, GRID.source, PAPERS_REQUESTS)
 
 
 def measure(lab: Lab) -> dict[str, Table]:
     """`grid`: a row a point; `small`: the same with as few requests as the paper's."""
-    return {
-        "grid": measure_grid(lab, "burstgpt", PAPERS_REQUESTS if lab.quick else REQUESTS),
-        "small": measure_grid(lab, "burstgpt", PAPERS_REQUESTS),
-    }
+    return {**GRID.measure(lab), "small": take_all(lab, _small(lab))}
 
 
 def verdicts(tables: dict[str, Table]) -> list[Verdict]:
@@ -26,7 +35,7 @@ def verdicts(tables: dict[str, Table]) -> list[Verdict]:
             by_density.setdefault(row["density"], []).append(row["speedup"])
     best = max(by_density, key=lambda density: mean(by_density[density]))
     return [
-        near("fig11-mean", mean(found), told_of(tables["grid"])),
+        noting_ours(near("fig11-mean", mean(found), told_of(tables["grid"])), ours(tables["grid"])),
         near("fig11-most", max(found), f"{max(found):.2f}×"),
         sign(
             "fig11-sign",

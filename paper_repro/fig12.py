@@ -11,21 +11,37 @@ from blendsim.specs import find_model
 from blendsim.traces.limits import without_oversize
 from paper_repro.claims import Verdict, near
 from paper_repro.lab import STORE, Lab
-from paper_repro.reading import mean, shares, speedups, spread
+from paper_repro.parts import Part, take_all
+from paper_repro.reading import mean, noting_ours, shares, speedups, spread
 from paper_repro.runs import compared_on, joined, traces
-from paper_repro.systems import BLEND, DFS
+from paper_repro.systems import BLEND, DFS, PACED
 from paper_repro.table import Table
 
 MODELS = {"qwen-2.5-7b": 1, "llama-2-7b": 1, "qwen-2.5-72b": 8, "deepseek-67b": 8}
+RUN = (DFS, BLEND, PACED)
 CONTEXT = 131_072  # tokens, as Llama-3.1 has
+
+
+def parts(lab: Lab) -> list[Part]:
+    """A part a model and trace."""
+    models = [*MODELS][: 2 if lab.quick else None]
+    return [Part("fig12", (model, trace)) for model in models for trace in traces(lab, 1)]
+
+
+def part(lab: Lab, model: str, trace: str) -> Table:
+    """A row a system."""
+    tp = MODELS[model]
+    settings = lab.settings(model=str(_with_context(model)), tp=tp)
+    pool = lab.pool(trace, system=settings.system)
+    fitting = without_oversize(pool, settings.system.longest_request, skip=True)
+    changes = {"model": settings.model, "tp": tp}
+    table = compared_on(lab, fitting, RUN, trace, own_best=False, **changes)
+    return joined([table], model=model, left_out=len(pool) - len(fitting))
 
 
 def measure(lab: Lab) -> dict[str, Table]:
     """`runs`: a row a model, trace and system."""
-    parts: list[Table] = []
-    for model, tp in list(MODELS.items())[: 2 if lab.quick else None]:
-        parts += [_runs(lab, model, tp, trace) for trace in traces(lab, 1)]
-    return {"runs": joined(parts)}
+    return {"runs": take_all(lab, parts(lab))}
 
 
 def verdicts(tables: dict[str, Table]) -> list[Verdict]:
@@ -33,21 +49,15 @@ def verdicts(tables: dict[str, Table]) -> list[Verdict]:
     runs = tables["runs"]
     names = list(dict.fromkeys(runs.column("model")))
     found = [s for name in names for s in speedups(runs, BLEND, DFS, model=name).values()]
+    ours = [s for name in names for s in speedups(runs, PACED, DFS, model=name).values()]
     near_optimum = mean(s for name in names for s in shares(runs, BLEND, model=name).values())
     return [
-        near("fig12-mean", mean(found), spread(found)),
+        noting_ours(
+            near("fig12-mean", mean(found), spread(found)), {PACED: spread(ours)} if ours else {}
+        ),
         near("fig12-most", max(found), f"{max(found):.2f}×"),
         near("fig12-optimum", near_optimum, f"{near_optimum:.1%}"),
     ]
-
-
-def _runs(lab: Lab, model: str, tp: int, trace: str) -> Table:
-    settings = lab.settings(model=str(_with_context(model)), tp=tp)
-    pool = lab.pool(trace, system=settings.system)
-    fitting = without_oversize(pool, settings.system.longest_request, skip=True)
-    changes = {"model": settings.model, "tp": tp}
-    table = compared_on(lab, fitting, (DFS, BLEND), trace, own_best=False, **changes)
-    return joined([table], model=model, left_out=len(pool) - len(fitting))
 
 
 def _with_context(name: str) -> Path:

@@ -10,7 +10,8 @@ from dataclasses import replace
 from paper_repro.claims import Verdict, sign
 from paper_repro.fig07 import MODELS, SMALL
 from paper_repro.lab import Lab
-from paper_repro.reading import mean, shares, speedups, spread
+from paper_repro.parts import Part, take_all
+from paper_repro.reading import mean, shares, speedups, spread, with_ours
 from paper_repro.runs import compared_on, joined, traces
 from paper_repro.systems import BLEND, DFS, SYSTEMS
 from paper_repro.table import Table
@@ -18,17 +19,23 @@ from paper_repro.table import Table
 GPU = "h200"
 
 
+def parts(lab: Lab) -> list[Part]:
+    """A part a model and trace."""
+    models = (SMALL,) if lab.quick else MODELS
+    return [Part("h200", (model, trace)) for model in models for trace in traces(lab, 1)]
+
+
+def part(lab: Lab, model: str, trace: str) -> Table:
+    """A row a system."""
+    on = {"model": model, "tp": MODELS[model]}
+    pool = lab.pool(trace, system=lab.settings(**on).system)
+    done = compared_on(replace(lab, gpu=GPU), pool, SYSTEMS, trace, own_best=False, **on)
+    return joined([done], model=model)
+
+
 def measure(lab: Lab) -> dict[str, Table]:
     """`runs`: a row a model, trace and system."""
-    new = replace(lab, gpu=GPU)
-    parts = []
-    for model, tp in list(MODELS.items())[: 1 if lab.quick else None]:
-        system = lab.settings(model=model, tp=tp).system
-        for trace in traces(lab, 1):
-            pool = lab.pool(trace, system=system)
-            done = compared_on(new, pool, SYSTEMS, trace, own_best=False, model=model, tp=tp)
-            parts.append(joined([done], model=model))
-    return {"runs": joined(parts)}
+    return {"runs": take_all(lab, parts(lab))}
 
 
 def verdicts(tables: dict[str, Table]) -> list[Verdict]:
@@ -41,5 +48,6 @@ def verdicts(tables: dict[str, Table]) -> list[Verdict]:
         near_optimum = mean(shares(runs, BLEND, model=model).values())
         claim = "h200-8b" if model == SMALL else "h200-70b"
         words = f"{near_optimum:.1%} of the optimum; the paper has no H200"
-        found.append(sign(claim, min(gains.values()) > 1, shown, words))
+        verdict = sign(claim, min(gains.values()) > 1, shown, words)
+        found.append(with_ours(verdict, runs, model=model))
     return found

@@ -1,33 +1,35 @@
 """The laboratory: where measurements get their pools and systems from, and keep what costs minutes.
 
-A `Lab` is the few things a whole run has in common. Rows that several claims need are kept under
-build/paper_repro/ by a fingerprint of all code and data they depend on. Pools are not: reading one
-back takes as long as blending it again.
+A `Lab` is the few things a whole run has in common. Parts of measurements and the pools that many
+of them take are kept under build/paper_repro/ by a fingerprint of all code and data they depend on.
 """
 
 import fcntl
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+import pickle
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache, lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from blendsim import __version__, search
-from blendsim.files import sha256
+from blendsim.files import replacing, sha256
 from blendsim.request import Workload
 from blendsim.settings import Settings
 from blendsim.specs import System
-from blendsim.synth.blend import Blend, blend
+from blendsim.synth.blend import blend
 from blendsim.synth.recipes import Recipe, recipe
 from blendsim.synth.sources import NAMES, open_source
 from paper_repro.code import whole
-from paper_repro.table import Table, read_table, write_table
+from paper_repro.table import Table, read_facts, read_table, write_table
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 STORE = REPOSITORY / "build" / "paper_repro"
+POOLS = STORE / "pools"
 #: What every measurement goes through.
 SHARED = tuple(
     REPOSITORY / "paper_repro" / f"{name}.py" for name in ("lab", "runs", "systems", "table")
@@ -58,13 +60,15 @@ class Lab:
         `system` (None: the paper's, Llama-3.1-8B on an A100).
 
         `requests` None means the recipe's own number, or QUICK_REQUESTS of a name in a quick run.
+        A named recipe's pool is kept on disk: many measurements take it.
         """
         is_named = isinstance(wanted, str)
         made = recipe(wanted) if isinstance(wanted, str) else wanted
         if requests is None and is_named and self.quick:
             requests = QUICK_REQUESTS
         made = replace(made, seed=self.seed, requests=requests or made.requests)
-        return _blended(made, system or Settings().system, self.data).workload
+        place = _pools(self.data) if is_named else None
+        return _blended(made, system or Settings().system, self.data, place)
 
     def source(self, name: str, requests: int) -> Workload:
         """Requests of one source alone, with its system prompt of the recipes' length."""
@@ -79,13 +83,11 @@ class Lab:
         """The pool on the system of `settings(**changes)`, prepared for planning."""
         return search.prepare(workload, self.settings(**changes))
 
-    def kept(self, name: str, inputs: dict[str, Any], measure: Callable[[], Table]) -> Table:
-        """The table `measure` gives, measured once for these inputs by whoever asks first."""
-        path = self._path(name, inputs)
-        with _alone(path):
-            if not path.exists():
-                write_table(measure(), path, {"module": name, **inputs})
-            return read_table(path)
+    def kept(self, name: str, of: Sequence[Any], code: str) -> "Kept":
+        """Where the table `name` of these inputs is kept, which `code` measures."""
+        text = json.dumps([name, of, self.fingerprint(code)])
+        digest = hashlib.sha256(text.encode()).hexdigest()[:16]
+        return Kept(STORE / f"{name}-{digest}.csv", {"module": name, "of": list(of)})
 
     def fingerprint(self, *code: str) -> str:
         """Hash of the simulator, its profiles, the traces, this lab's settings, what all
@@ -105,15 +107,33 @@ class Lab:
             "sources": self.sources(),
         }
 
-    def _path(self, name: str, inputs: dict[str, Any]) -> Path:
-        text = json.dumps([name, inputs, self.fingerprint()], sort_keys=True)
-        STORE.mkdir(parents=True, exist_ok=True)
-        return STORE / f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:16]}.csv"
+
+class Kept(NamedTuple):
+    """A table that is measured once by whoever asks first."""
+
+    path: Path
+    facts: dict[str, Any]
+
+    @property
+    def seconds(self) -> float | None:
+        """How long it took to measure; None if it is not there."""
+        return read_facts(self.path)["seconds"] if self.path.exists() else None
+
+    def table(self, measure: Callable[[], Table]) -> Table:
+        """What `measure` gives, or gave before."""
+        with _alone(self.path):
+            if not self.path.exists():
+                start = time.perf_counter()
+                found = measure()
+                took = round(time.perf_counter() - start, 2)
+                write_table(found, self.path, {**self.facts, "seconds": took})
+            return read_table(self.path)
 
 
 @contextmanager
 def _alone(path: Path) -> Iterator[None]:
     """Holds back other processes that want the same file, so that one makes it for all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     with path.with_suffix(".lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
@@ -139,9 +159,27 @@ def _data_hash(data: Path | None) -> str:
     return " ".join(f"{p.name} {sha256(p)}" for p in sorted(data.iterdir()) if p.is_file())
 
 
+@cache
+def _pools(data: Path | None) -> Path:
+    """Where pools of this code and data are kept."""
+    digest = hashlib.sha256(f"{_code_hash()} {_data_hash(data)}".encode()).hexdigest()[:16]
+    return POOLS / digest
+
+
 @lru_cache(maxsize=2)
-def _blended(made: Recipe, system: System, data: Path | None) -> Blend:
-    return blend(made, system, data)
+def _blended(made: Recipe, system: System, data: Path | None, place: Path | None) -> Workload:
+    """The recipe's pool, read from the directory `place` if it is there and left there if not."""
+    if place is None:
+        return blend(made, system, data).workload
+    digest = hashlib.sha256(repr((made, system)).encode()).hexdigest()[:16]
+    path = place / f"{digest}.pickle"
+    with _alone(path):
+        if not path.exists():
+            with replacing(path) as temporary:
+                temporary.write_bytes(pickle.dumps(blend(made, system, data).workload, protocol=5))
+    found = pickle.loads(path.read_bytes())
+    assert isinstance(found, Workload), f"{path} holds a workload"
+    return found
 
 
 @cache

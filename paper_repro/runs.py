@@ -24,31 +24,15 @@ def traces(lab: Lab, quick: int = 2) -> tuple[str, ...]:
 
 
 def compared(
-    lab: Lab,
-    trace: str,
-    names: Sequence[str],
-    *,
-    is_same_pool: bool = False,
-    own_best: bool = True,
-    **changes: Any,
+    lab: Lab, trace: str, names: Sequence[str], *, own_best: bool = True, **changes: Any
 ) -> Table:
     """The systems on one trace, two rows each (column `at`): at the common token budget and at its
-    own best one, the latter unless told otherwise or in a quick run. `changes` are of the settings.
-
-    A trace has its density on the system it runs on; or with `is_same_pool` on the paper's, so that
-    the requests are the same as there.
+    own best one, the latter unless told otherwise or in a quick run. `changes` are of the settings;
+    the trace has its density on the system that they give.
     """
     own_best = own_best and not lab.quick
-    inputs = {"trace": trace, "systems": list(names), "own": own_best, "same": is_same_pool}
-
-    def measure() -> Table:
-        budget = None if own_best else COMMON_BUDGET
-        settings = lab.settings(token_budget=budget, **changes)
-        system_ = None if is_same_pool else settings.system
-        pool = lab.pool(trace, system=system_)
-        return compared_on(lab, pool, names, trace, own_best=own_best, **changes)
-
-    return lab.kept("compared", {**inputs, **changes}, measure)
+    pool = lab.pool(trace, system=lab.settings(**changes).system)
+    return compared_on(lab, pool, names, trace, own_best=own_best, **changes)
 
 
 def compared_on(

@@ -2,21 +2,31 @@
 
 from paper_repro.claims import Verdict, near
 from paper_repro.lab import Lab
+from paper_repro.parts import Part, take_all
 from paper_repro.runs import told, traces, trials
 from paper_repro.table import Table
 
 SAMPLES = (0.01, 0.1, 1.0)
 
 
-def measure(lab: Lab) -> dict[str, Table]:
-    """`samples`: a row a trace and share of requests whose output length is sampled."""
+def parts(lab: Lab) -> list[Part]:
+    """A part a trace."""
+    return [Part("sec54_sampling", (trace,)) for trace in traces(lab, 1)]
+
+
+def part(lab: Lab, trace: str) -> Table:
+    """A row a share of requests whose output length is sampled."""
+    pool = lab.pool(trace)
     rows = []
-    for trace in traces(lab, 1):
-        pool = lab.pool(trace)
-        for share in SAMPLES:
-            row = trials(lab.problem(pool, sample=share), ("blend",))["blend"].row
-            rows.append(told(row, trace=trace, sample=share))
-    return {"samples": Table.of(rows)}
+    for share in SAMPLES:
+        row = trials(lab.problem(pool, sample=share), ("blend",))["blend"].row
+        rows.append(told(row, trace=trace, sample=share))
+    return Table.of(rows)
+
+
+def measure(lab: Lab) -> dict[str, Table]:
+    """`samples`: a row a trace and share."""
+    return {"samples": take_all(lab, parts(lab))}
 
 
 def verdicts(tables: dict[str, Table]) -> list[Verdict]:

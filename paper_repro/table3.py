@@ -7,33 +7,50 @@ tokens, where no single request decides when a run ends.
 
 from paper_repro.claims import Verdict, near, read_claims
 from paper_repro.lab import Lab
-from paper_repro.reading import mean
+from paper_repro.parts import Part, take_all
+from paper_repro.reading import mean, noting_ours
 from paper_repro.runs import told, traces, trials, with_longest
+from paper_repro.systems import PACED
 from paper_repro.table import Cell, Table
 
 RANKS = (1, 2, 4)
+POLICIES = ("blend", "paced")
+CAPPED = "capped"
+TABLES = ("ranks", CAPPED)
 LONGEST = 16_384  # tokens of a video in the table `capped`
 
 
+def parts(lab: Lab) -> list[Part]:
+    """A part a table and trace."""
+    return [Part("table3", (name, trace)) for name in TABLES for trace in traces(lab, 1)]
+
+
+def part(lab: Lab, table: str, trace: str) -> Table:
+    """A row a policy and number of ranks."""
+    pool = lab.pool(trace)
+    if table == CAPPED:
+        pool = with_longest(pool, LONGEST)
+    rows: list[dict[str, Cell]] = []
+    for dp in RANKS:
+        done = trials(lab.problem(pool, dp=dp), POLICIES)
+        for one in done.values():
+            longest = one.bounds.longest / one.row.reported_seconds
+            first = {"trace": trace, "ranks": dp}
+            rows.append({**told(one.row, **first), "longest_alone": longest})
+    return Table.of(rows)
+
+
 def measure(lab: Lab) -> dict[str, Table]:
-    """`ranks` and `capped`: a row a trace and number of ranks."""
-    rows: dict[str, list[dict[str, Cell]]] = {"ranks": [], "capped": []}
-    for trace in traces(lab, 1):
-        pool = lab.pool(trace)
-        for name, requests in (("ranks", pool), ("capped", with_longest(pool, LONGEST))):
-            for dp in RANKS:
-                trial = trials(lab.problem(requests, dp=dp), ("blend",))["blend"]
-                first = {"trace": trace, "ranks": dp}
-                longest = trial.bounds.longest / trial.row.reported_seconds
-                rows[name].append({**told(trial.row, **first), "longest_alone": longest})
-    return {name: Table.of(found) for name, found in rows.items()}
+    """`ranks` and `capped`: a row a trace, number of ranks and policy."""
+    found = parts(lab)
+    return {name: take_all(lab, [p for p in found if p.of[0] == name]) for name in TABLES}
 
 
 def verdicts(tables: dict[str, Table]) -> list[Verdict]:
     """Four GPUs' speed-up, and every cell in tokens/s."""
     ranks, capped = tables["ranks"], tables["capped"]
     found, even = _speedups(ranks), _speedups(capped)
-    longest = max(row["longest_alone"] for row in ranks.records(ranks=4))
+    longest = max(row["longest_alone"] for row in ranks.records(ranks=4, system="blend"))
     verdict = near(
         "table3-dp4",
         mean(found.values()),
@@ -41,13 +58,17 @@ def verdicts(tables: dict[str, Table]) -> list[Verdict]:
         f"{min(even.values()):.2f} … {max(even.values()):.2f}× with videos of up to {LONGEST:,}",
     )
     words = f"{verdict.words}; the longest request alone takes up to {longest:.0%} of the run"
-    return [verdict._replace(words=words), *_rates(ranks)]
+    ours = _speedups(ranks, "paced")
+    shown = f"{min(ours.values()):.2f} … {max(ours.values()):.2f}×" if ours else "not measured"
+    return [noting_ours(verdict._replace(words=words), {PACED: shown}), *_rates(ranks)]
 
 
-def _speedups(table: Table) -> dict[str, float]:
+def _speedups(table: Table, policy: str = "blend") -> dict[str, float]:
     """By trace, four ranks over one."""
-    alone = {row["trace"]: row["seconds"] for row in table.records(ranks=1)}
-    return {row["trace"]: alone[row["trace"]] / row["seconds"] for row in table.records(ranks=4)}
+    rows = table.records(system=policy)
+    seconds = {(row["trace"], row["ranks"]): row["seconds"] for row in rows}
+    traces_ = dict.fromkeys(trace for trace, _ in seconds)
+    return {trace: seconds[trace, 1] / seconds[trace, 4] for trace in traces_}
 
 
 def _rates(table: Table) -> list[Verdict]:
@@ -55,7 +76,7 @@ def _rates(table: Table) -> list[Verdict]:
     claims = read_claims()
     found = []
     for trace in dict.fromkeys(table.column("trace")):
-        rates = [row["tokens_per_second"] for row in table.records(trace=trace)]
+        rates = [row["tokens_per_second"] for row in table.records(trace=trace, system="blend")]
         claim = f"table3-{trace}"
         value = claims[claim].value
         assert value is not None, claim

@@ -1,7 +1,7 @@
 """What the differences from the paper come from: one thing changed at a time, on two workloads of
 the 8B model and, for what may differ there, on one of the 70B.
 
-Blended, prefix and random order at 2,048 tokens a step unless that is what changes.
+Blended and prefix order, and paced steps, at 2,048 tokens a step unless that is what changes.
 """
 
 from collections.abc import Callable
@@ -15,10 +15,12 @@ from blendsim.perf.model import StepModel
 from blendsim.request import Workload
 from blendsim.search import Problem
 from paper_repro.claims import Verdict
+from paper_repro.fig07 import LARGE, MODELS, SMALL
 from paper_repro.lab import Lab
+from paper_repro.parts import Part, take_all
 from paper_repro.runs import told, traces, trials, with_longest
 from paper_repro.systems import ORDERS
-from paper_repro.table import Cell, Table
+from paper_repro.table import Table
 
 #: The paper's Table 1: measured seconds of one layer's GEMMs by tokens of the batch.
 PAPERS_GEMMS = {512: 1.087e-3, 768: 1.537e-3, 1_024: 2.005e-3}
@@ -37,34 +39,38 @@ class Scene(NamedTuple):
 Change = Callable[[Lab, Scene], Problem]
 
 
+def parts(lab: Lab) -> list[Part]:
+    """A part a scene and change."""
+    small = [(SMALL, trace, name) for trace in traces(lab, 1)[:2] for name in ON_8B]
+    large = [(LARGE, "trace1", name) for name in ON_70B]
+    return [Part("whatif", of) for of in (small[:2] if lab.quick else small + large)]
+
+
+def part(lab: Lab, model: str, trace: str, name: str) -> Table:
+    """A row a policy."""
+    scene = Scene(model, MODELS[model], trace)
+    done = trials(CHANGES[name](lab, scene), ORDERS)
+    dfs = done["dfs"].row.tokens_per_second
+    return Table.of(
+        [
+            {
+                **told(one.row, model=model, trace=trace, change=name),
+                "over_dfs": one.row.tokens_per_second / dfs,
+            }
+            for one in done.values()
+        ]
+    )
+
+
 def measure(lab: Lab) -> dict[str, Table]:
     """`changes`: a row a model, trace, change and policy."""
-    names = ON_8B[:2] if lab.quick else ON_8B
-    rows: list[dict[str, Cell]] = []
-    for trace in traces(lab, 1)[:2]:
-        for name in names:
-            rows += _rows(lab, Scene("llama-3.1-8b", 1, trace), name)
-    for name in () if lab.quick else ON_70B:
-        rows += _rows(lab, Scene("llama-3.1-70b", 8, "trace1"), name)
-    return {"changes": Table.of(rows)}
+    return {"changes": take_all(lab, parts(lab))}
 
 
 def verdicts(tables: dict[str, Table]) -> list[Verdict]:
     """No claim of the paper: a table in the README shows what each change does."""
     count = len(set(tables["changes"].column("change")))
     return [Verdict("whatif", f"{count} changes", None, "in the table below")]
-
-
-def _rows(lab: Lab, scene: Scene, name: str) -> list[dict[str, Cell]]:
-    done = trials(CHANGES[name](lab, scene), ORDERS)
-    dfs = done["dfs"].row.tokens_per_second
-    return [
-        {
-            **told(one.row, model=scene.model, trace=scene.trace, change=name),
-            "over_dfs": one.row.tokens_per_second / dfs,
-        }
-        for one in done.values()
-    ]
 
 
 def _pool(lab: Lab, scene: Scene) -> Workload:

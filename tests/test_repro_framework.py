@@ -219,8 +219,13 @@ def test_a_grid_point_that_cannot_be_mixed_is_left_out_and_says_why() -> None:
 
 
 def test_speed_up_of_ranks_is_over_the_same_pool_on_one() -> None:
-    rows = [{"trace": "trace1", "ranks": n, "seconds": s} for n, s in ((1, 100.0), (4, 25.0))]
+    seconds = {("blend", 1): 100.0, ("blend", 4): 25.0, ("paced", 1): 90.0, ("paced", 4): 30.0}
+    rows = [
+        {"trace": "trace1", "ranks": ranks, "system": policy, "seconds": s}
+        for (policy, ranks), s in seconds.items()
+    ]
     assert table3._speedups(Table.of(rows)) == {"trace1": 4.0}
+    assert table3._speedups(Table.of(rows), "paced") == {"trace1": 3.0}
 
 
 def test_every_compared_system_is_a_baseline() -> None:

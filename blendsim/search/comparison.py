@@ -26,6 +26,7 @@ from blendsim.settings import Settings
 from blendsim.sim.pool_cores import require_room
 from blendsim.sim.run import require_modelled
 from blendsim.sim.topology import COLOCATED
+from blendsim.steplog import StepLog
 
 BUDGETS = (512, 1_024, 2_048, 4_096, 8_192)  # tokens a step each baseline is tried at
 COMMON_BUDGET = 2_048
@@ -76,13 +77,13 @@ def compare(
             scene = scenes[baseline.topology]
             plan = plans[baseline.policy, scene.settings.dp]
             bound, fact = limits[scene.settings.replicas], facts[blocks[baseline.engine]]
-            best = _best_flavour(scene, plan, baseline)
-            trial = run_trial(scene, plan, baseline.name, best, bound, fact)
             budget = settings.token_budget or COMMON_BUDGET
             common = find_engine(scene, baseline.engine, budget)
+            best, logs = _foresee(scene, plan, baseline, common)
+            trial = run_trial(scene, plan, baseline.name, best, bound, fact, logs.get(best))
             if common == best:
                 return trial.row, trial.row, trial.notes
-            other = run_trial(scene, plan, baseline.name, common, bound, fact)
+            other = run_trial(scene, plan, baseline.name, common, bound, fact, logs.get(common))
             return trial.row, other.row, trial.notes
 
         done = list(pool.map(run, baselines))
@@ -131,15 +132,24 @@ def _budgets(problem: Problem) -> list[int]:
     return [asked] if asked else [n for n in BUDGETS if n <= problem.model.coverage.tokens]
 
 
-def _best_flavour(problem: Problem, plan: Plan, baseline: Baseline) -> Flavour:
-    """The baseline's engine at the budget that is fastest by prediction; at its own where prefill
-    and decode have pools of their own, since those take long to simulate.
+def _foresee(
+    problem: Problem, plan: Plan, baseline: Baseline, common: Flavour
+) -> tuple[Flavour, dict[Flavour, StepLog]]:
+    """The baseline's engine at the budget that is fastest by prediction, at its own where prefill
+    and decode have pools of their own, since those take long to simulate; and the predicted runs
+    that are asked for again, of the best budget and the common one.
     """
     if problem.settings.cluster.is_disaggregated:
-        return find_engine(problem, baseline.engine)
+        return find_engine(problem, baseline.engine), {}
     budgets = _budgets(problem)
     tried = [find_engine(problem, baseline.engine, budget) for budget in budgets]
     if len(tried) == 1:
-        return tried[0]
-    seconds = [run_seconds(predict(problem, plan, flavour)) for flavour in tried]
-    return tried[seconds.index(min(seconds))]
+        return tried[0], {}
+    logs: dict[Flavour, StepLog] = {}
+    best = tried[0]
+    for flavour in tried:
+        logs[flavour] = predict(problem, plan, flavour)
+        if run_seconds(logs[flavour]) < run_seconds(logs[best]):
+            best = flavour
+        logs = {kept: log for kept, log in logs.items() if kept in (best, common)}
+    return best, logs
