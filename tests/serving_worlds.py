@@ -8,18 +8,38 @@ import numpy as np
 from hypothesis import strategies as st
 from oracle_serving import SlowCore, World
 
+from blendsim import search
 from blendsim.pacing import Pacing
 from blendsim.plan import DUAL_SCAN, IN_ORDER, Plan
 from blendsim.prefix import sort_prompts
 from blendsim.request import Prompts, from_lengths
 from blendsim.serving.core import ServingCore
-from blendsim.serving.flavour import BY_PLAN, LRU, PREDICTED_PEAK, PROMPT_FITS, Flavour
+from blendsim.serving.flavour import (
+    BY_PLAN,
+    LRU,
+    PREDICTED_PEAK,
+    PROMPT_FITS,
+    Flavour,
+    find_flavour,
+)
 from blendsim.serving.knobs import Knobs
 from blendsim.specs import GpuSpec, HostMemory, Link, ModelSpec, System
 
 #: One KV token of this model takes 4 bytes.
 _MODEL = ModelSpec("grain", 1, 1, 1, heads=1, kv_heads=1, head_dim=1, vocab=1, context=1 << 20)
 _GPU = GpuSpec("sand", flops=1.0, bandwidth=1.0, memory_bytes=1 << 40, sm_count=1)
+
+
+def core_of_plan(problem: search.Problem, plan: Plan, name: str = "nanoflow") -> ServingCore:
+    """The compiled core that serves the plan of a problem, on the true lengths."""
+    return ServingCore.from_plan(
+        plan,
+        problem.workload,
+        problem.workload.output_len,
+        problem.prompts,
+        problem.model.system,
+        find_flavour(name),
+    )
 
 
 def core_of(

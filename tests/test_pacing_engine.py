@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from pacing_worlds import plain_twins
+from serving_worlds import core_of_plan
 from test_pacing_plan import mixed, planned
 
 from blendsim import search
@@ -12,7 +13,6 @@ from blendsim.pacing import Gains
 from blendsim.plan import Plan
 from blendsim.request import Workload, from_lengths
 from blendsim.search import simulate_plan
-from blendsim.serving.core import ServingCore
 from blendsim.serving.flavour import find_flavour
 from blendsim.serving.knobs import Knobs
 from blendsim.sim.run import simulate
@@ -52,14 +52,7 @@ def tokens(log: StepLog) -> np.ndarray:  # type: ignore[type-arg]
 def test_compiled_run_is_that_of_the_plain_twins() -> None:
     problem, plan = planned(mixed(25), kv_bytes=TIGHT // 3, sample=0.1)
     log = log_of(problem, plan)
-    core = ServingCore.from_plan(
-        plan,
-        problem.workload,
-        problem.workload.output_len,
-        problem.prompts,
-        problem.model.system,
-        find_flavour("nanoflow"),
-    )
+    core = core_of_plan(problem, plan)
     rows = []
     with pytest.MonkeyPatch.context() as patch:
         assert plain_twins(patch) > 0

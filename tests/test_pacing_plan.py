@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from serving_worlds import core_of_plan
 from typer.testing import CliRunner
 
 from blendsim import search
@@ -20,7 +21,6 @@ from blendsim.plan import DUAL_SCAN, Plan, read_plan, write_plan
 from blendsim.planner.make import PACED, POLICIES
 from blendsim.planner.pace import SIZES
 from blendsim.request import Workload, from_lengths, pool
-from blendsim.serving.core import ServingCore
 from blendsim.serving.flavour import FLAVOURS, find_flavour
 from blendsim.serving.knobs import Knobs
 
@@ -267,16 +267,8 @@ def test_turned_knobs_cannot_be_paced(knobs: Knobs) -> None:
 @pytest.mark.parametrize("name", ["nanoflow", "sglang"])
 def test_state_is_paced_where_the_engine_can(name: str) -> None:
     problem, plan = planned(mixed(10))
-    flavour = find_flavour(name)
-    core = ServingCore.from_plan(
-        plan,
-        problem.workload,
-        problem.workload.output_len,
-        problem.prompts,
-        problem.model.system,
-        flavour,
-    )
-    assert len(core.state.pace) == flavour.can_pace
+    core = core_of_plan(problem, plan, name)
+    assert len(core.state.pace) == find_flavour(name).can_pace
 
 
 # ---- --config

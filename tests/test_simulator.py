@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from serving_worlds import core_of_plan
 
 from blendsim import search
 from blendsim.perf.kernels import overlapped
@@ -12,7 +13,6 @@ from blendsim.perf.step import step_costs
 from blendsim.plan import Plan
 from blendsim.report.metrics import Place, PoolFacts, kv_use, run_seconds, summarise
 from blendsim.request import Workload, from_lengths
-from blendsim.serving.core import ServingCore
 from blendsim.serving.flavour import find_flavour
 from blendsim.sim import engine
 from blendsim.sim.engine import Replica
@@ -34,17 +34,6 @@ def planned(
     return problem, search.plan_policy(problem, policy)
 
 
-def core_of(problem: search.Problem, plan: Plan) -> ServingCore:
-    return ServingCore.from_plan(
-        plan,
-        problem.workload,
-        problem.workload.output_len,
-        problem.prompts,
-        problem.model.system,
-        find_flavour("nanoflow"),
-    )
-
-
 def log_of(problem: search.Problem, plan: Plan, name: str = "nanoflow") -> StepLog:
     workload = problem.workload
     return simulate(
@@ -54,7 +43,7 @@ def log_of(problem: search.Problem, plan: Plan, name: str = "nanoflow") -> StepL
 
 def test_simulated_steps_are_those_of_the_core_asked_one_by_one() -> None:
     problem, plan = planned(some_requests())
-    log, core, now = log_of(problem, plan), core_of(*planned(some_requests())), 0.0
+    log, core, now = log_of(problem, plan), core_of_plan(*planned(some_requests())), 0.0
     for counts, times in zip(log.counts, log.times, strict=True):
         batch = core.step()
         core.commit()
@@ -67,7 +56,7 @@ def test_simulated_steps_are_those_of_the_core_asked_one_by_one() -> None:
 
 def test_plain_twin_runs_the_same_steps() -> None:
     problem, plan = planned(some_requests(9))
-    core, costs = core_of(problem, plan), step_costs(problem.model, True, True)
+    core, costs = core_of_plan(problem, plan), step_costs(problem.model, True, True)
     counts, times = np.zeros((500, len(COUNTS)), np.int64), np.zeros((500, len(TIMES)))
     rows = engine.run_steps.py_func(core.state, costs, 0.0, np.inf, counts, times, NO_LINK)
     log = log_of(problem, plan)
@@ -77,7 +66,7 @@ def test_plain_twin_runs_the_same_steps() -> None:
 
 def test_plain_twin_stops_at_the_time_and_at_the_end_of_its_rows() -> None:
     problem, plan = planned(some_requests(9))
-    core, costs = core_of(problem, plan), step_costs(problem.model, True, True)
+    core, costs = core_of_plan(problem, plan), step_costs(problem.model, True, True)
     counts, times = np.zeros((5, len(COUNTS)), np.int64), np.zeros((5, len(TIMES)))
     run = engine.run_steps.py_func
     assert run(core.state, costs, 1.0, 1.0, counts, times, NO_LINK) == 0
@@ -88,7 +77,7 @@ def test_plain_twin_stops_at_the_time_and_at_the_end_of_its_rows() -> None:
 def test_run_in_pieces_is_the_run_in_one_go(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine, "_FIRST_ROWS", 8)  # so that the log has to grow as well
     problem, plan = planned(some_requests())
-    replica = Replica(core_of(problem, plan), problem.model, find_flavour("nanoflow"))
+    replica = Replica(core_of_plan(problem, plan), problem.model, find_flavour("nanoflow"))
     for until in (0.1, 0.1, 0.5):
         reached = replica.advance(until)
         assert reached >= until

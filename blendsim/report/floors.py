@@ -25,7 +25,9 @@ def bound_with_floors(
     replicas: int = 1,
     nano_batches: int = 1,
 ) -> float:
-    """Seconds that any schedule of the pool takes, at least the reachable bound."""
+    """Seconds that any schedule of the pool takes without cascade attention, at least the reachable
+    bound.
+    """
     limits = bounds(workload, output_len, prompts, model, token_budget, replicas, nano_batches)
     work = least_work(workload, output_len, prompts, model.system.block_tokens)
     sizes = step_sizes(model, token_budget, nano_batches)
