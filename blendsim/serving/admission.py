@@ -41,12 +41,18 @@ def has_room(state: State, request: int) -> bool:
 def fits_beside(state: State, request: int, near: int, far: int) -> bool:
     """`has_room` if the forecast is to leave that many tokens for others, soon and later."""
     s = state.scalars[0]
+    return has_blocks(state, request) and (
+        s.predicted_peak == 0 or s.running == 0 or peak_fits(state, request, near, far)
+    )
+
+
+@kernel
+def has_blocks(state: State, request: int) -> bool:
+    """Whether the request's prompt fits in blocks that are free or can be evicted."""
+    s = state.scalars[0]
     target = state.requests[request].target
     need = (target + s.block_tokens - 1) // s.block_tokens - hit_blocks(state, request)
-    room = s.free + s.idle - idle_path_blocks(state, request)
-    if need > room:
-        return False
-    return s.predicted_peak == 0 or s.running == 0 or peak_fits(state, request, near, far)
+    return need <= s.free + s.idle - idle_path_blocks(state, request)
 
 
 @kernel

@@ -356,12 +356,12 @@ def new_state(
         chunk=np.zeros((3, width), np.int64),
         counts=np.zeros(len(COUNTS), np.int64),
         host=(host_blocks,) if host_blocks else (),
-        pace=() if pacing is None else (_pace(requests, nodes, s, seen, pacing),),
+        pace=() if pacing is None else (_pace(requests, nodes, s, seen, pacing, density),),
         cascade=(new_cascade(shared_nodes),) if flavour.cascade else (),
     )
 
 
-def _pace(requests: Any, nodes: Any, s: Any, seen: Seen | None, pacing: Pacing) -> Pace:
+def _pace(requests: Any, nodes: Any, s: Any, seen: Seen | None, pacing: Pacing, density: Any) -> Pace:
     """Pacing's part of a fresh State."""
     assert seen is not None, "pacing tells visible lengths from others"
     below = np.bincount(requests.node, minlength=len(nodes))
@@ -370,7 +370,7 @@ def _pace(requests: Any, nodes: Any, s: Any, seen: Seen | None, pacing: Pacing) 
     shared = nodes.length[1:] * np.maximum(below[1:] - 1, 0)
     block = int(s.block_tokens)
     saved = int(shared.sum()) * block
-    return new_pace(requests, saved, int(s.capacity) * block, seen.is_visible, seen.source, pacing)
+    return new_pace(requests, saved, int(s.capacity) * block, seen.is_visible, seen.source, pacing, density, float(s.root_density), block)
 
 
 def beside(state: State, line: Ints, first_count: int) -> State:

@@ -7,13 +7,13 @@ is an upper estimate of the peak. A request that outlives its estimate is expect
 long as believed so far.
 """
 
-from blendsim.compiled import kernel
+from blendsim.compiled import kernel, kernel_where
 from blendsim.serving.kinds import has_members, unknown_tokens
 from blendsim.serving.kv import unheld_path_length
 from blendsim.serving.sides import enter_side, generated_tokens, leave_side, private_tokens
 from blendsim.serving.state import BUCKETS, LEFT, NONE, RIGHT, State
 
-STRIDE = 8  # with members of kinds, whose peak may be anywhere, one bucket of so many is looked at
+STRIDE = 32  # with members of kinds, whose peak may be anywhere, one bucket of so many is looked at
 
 
 @kernel
@@ -30,19 +30,29 @@ def end_bucket(state: State, end: int) -> int:
     return min(end // s.bucket_steps, s.current_bucket + BUCKETS - 1)
 
 
+@kernel_where("pace", lambda state, request: True)
+def stands_alone(state: State, request: int) -> bool:
+    """Whether the request is forecast by its own end. Paced, the compute-heavy end is not: what it
+    holds on average is one account.
+    """
+    return state.requests[request].side == RIGHT
+
+
 @kernel
 def expect(state: State, request: int, end: int, base: int) -> None:
     """Enter a running request: it holds base + u private tokens at step u until step `end`."""
     s = state.scalars[0]
     r = state.requests[request]
     r.end_bucket = end_bucket(state, end)
-    s.last_bucket = max(s.last_bucket, r.end_bucket)
     r.end_base = base
     r.end_final = base + end
     bucket = state.buckets[r.end_bucket % BUCKETS]
-    bucket.count += 1
-    bucket.base_sum += base
-    bucket.final_sum += r.end_final
+    if stands_alone(state, request):
+        s.expected_count += 1
+        s.expected_base += base
+        bucket.count += 1
+        bucket.base_sum += base
+        bucket.final_sum += r.end_final
     r.end_previous = NONE
     r.end_next = bucket.head
     if bucket.head != NONE:
@@ -55,9 +65,12 @@ def forget(state: State, request: int) -> None:
     """Take a request out of the forecast."""
     r = state.requests[request]
     bucket = state.buckets[r.end_bucket % BUCKETS]
-    bucket.count -= 1
-    bucket.base_sum -= r.end_base
-    bucket.final_sum -= r.end_final
+    if stands_alone(state, request):
+        state.scalars[0].expected_count -= 1
+        state.scalars[0].expected_base -= r.end_base
+        bucket.count -= 1
+        bucket.base_sum -= r.end_base
+        bucket.final_sum -= r.end_final
     if r.end_previous == NONE:
         bucket.head = r.end_next
     else:
@@ -81,27 +94,28 @@ def peak_fits(state: State, request: int, near: int, far: int) -> bool:
     base = private_tokens(state, request) - s.step
     mine = end_bucket(state, end)
     is_kind_ahead = has_members(state)
-    count = 0
-    total = 0
-    for b in range(max(mine, s.last_bucket), s.current_bucket - 1, -1):
+    is_alone = stands_alone(state, request)
+    count = s.expected_count
+    total = s.expected_base
+    for b in range(s.current_bucket, mine + 1):
         bucket = state.buckets[b % BUCKETS]
-        if bucket.count == 0 and b != mine and not (is_kind_ahead and b < mine and b % STRIDE == 0):
+        if bucket.count == 0 and b != mine and not (is_kind_ahead and b % STRIDE == 0):
             continue  # NOTE: without an end in it, a bucket cannot hold the worst moment
+        count -= bucket.count
+        total -= bucket.base_sum
         upto = (b + 1) * s.bucket_steps
         if b == mine:
             upto = min(upto, end)
-        used = bucket.final_sum + total + count * upto
-        if b == mine:
+        used = total + count * upto
+        used += min(bucket.final_sum, bucket.base_sum + bucket.count * upto)
+        if is_alone and b == mine:
             used += base + end
-        elif b < mine:
+        elif is_alone:
             used += base + upto
-        if b <= mine:
-            used += near if b <= s.current_bucket + 1 else far
-            used += int(unknown_tokens(state, max(0, upto - s.step)))
-        if b <= mine and used > limit:
+        used += near if b <= s.current_bucket + 1 else far
+        used += int(unknown_tokens(state, max(0, upto - s.step)))
+        if used > limit:
             return False
-        count += bucket.count
-        total += bucket.base_sum
     return True
 
 
@@ -144,7 +158,7 @@ def renew(state: State, k: int) -> None:
     forget(state, k)
     while r.expected <= generated:
         r.expected *= 2
-    expect(state, k, s.step + r.expected - generated, base)
     if s.dual_scan == 1 and r.side == LEFT and generated >= 2 * r.estimate:
         leave_side(state, k)
         enter_side(state, k, RIGHT, True)
+    expect(state, k, s.step + r.expected - generated, base)

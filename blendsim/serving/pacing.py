@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 from blendsim.compiled import kernel, kernel_where, rare_kernel
 from blendsim.pacing import Pacing
 from blendsim.request import Ints
-from blendsim.serving.admission import fits_beside, has_room, next_request
-from blendsim.serving.forecast import last_end
+from blendsim.serving.admission import fits_beside, has_blocks, next_request
+from blendsim.serving.forecast import last_end, peak_fits
 from blendsim.serving.kinds import KIND, correction
+from blendsim.serving.sides import reservation
 from blendsim.serving.price import choose_sizes, token_price, tokens_at
 from blendsim.serving.state import LEFT, NONE, RIGHT, State
 from blendsim.steplog import COUNTS
@@ -47,12 +48,16 @@ PACE = np.dtype(
         ("next_look", np.int64),  # step
         ("blocked_until", np.int64),  # step before which the right end is not tried again
         ("holes", np.int64),  # places between front and back whose request has gone
+        ("middle", np.int64),  # place of the compute-heavy end's last request
+        ("hold_left", np.float64),  # KV tokens · steps that its waiting requests will hold
+        ("steps_left", np.float64),  # as reckoned last
     ],
     align=True,
 )
 SLICES = 17  # of the steps left
 ROWS = 128  # of the table: so many levels of KV in use
 RETRY_STEPS = 8  # steps from a request of the right end without room to the next try
+MIX = 1.0
 CREDIT = 16_384.0  # tokens of imbalance remembered at most
 GUMBEL = 1.2825498301618641  # π/√6, the standard deviation of the longest of many
 EULER = 0.5772156649015329  # the longest of n exponential lengths is about mean·(ln n + γ)
@@ -77,6 +82,9 @@ def new_pace(
     visible: NDArray[np.bool_],
     source: Ints,
     pacing: Pacing,
+    density: NDArray[np.float64],
+    root_density: float,
+    block_tokens: int,
 ) -> Pace:
     """A fresh Pace for requests in plan order; sets their `kind`.
 
@@ -86,7 +94,7 @@ def new_pace(
     record: Any = np.zeros(1, PACE).view(np.recarray)
     p = record[0]
     gains = pacing.gains
-    p.left_room = gains.left_room * pacing.left_hold
+    p.left_room = gains.left_room
     p.read_seconds = pacing.read_seconds
     p.most_reads = gains.fill * capacity * pacing.read_seconds
     p.slack, p.caution, p.spread = gains.slack, gains.caution, pacing.spread
@@ -104,6 +112,10 @@ def new_pace(
     kinds.waiting_reads = np.bincount(source[hidden], reads[hidden], minlength=len(kinds))
     p.tokens_left = float((requests.prompt + requests.estimate - 1).sum() - saved)
     p.reads_left = float(reads.sum())
+    is_left = density >= root_density
+    p.middle = np.flatnonzero(is_left).max(initial=NONE)
+    held = requests.prompt - block_tokens * requests.path_blocks + 0.5 * requests.estimate
+    p.hold_left = float((held * requests.estimate)[is_left].sum())
     return Pace(
         record,
         np.zeros((ROWS, 3), np.int64),
@@ -210,7 +222,8 @@ def look(state: State) -> None:
     tokens = max(p.tokens_left, 1.0)
     ahead = np.empty((SLICES, 2))
     foresee(state, reads, ahead)
-    p.even = tokens / ahead[:, 0].sum()
+    p.steps_left = ahead[:, 0].sum()
+    p.even = tokens / p.steps_left
     price = token_price(pace.lines, pace.sizes, pace.seconds, ahead, tokens)
     low = tokens_at(pace.lines, pace.sizes, pace.seconds, ahead, price * (1.0 - p.slack))
     high = tokens_at(pace.lines, pace.sizes, pace.seconds, ahead, price * (1.0 + p.slack))
@@ -283,7 +296,7 @@ def longest_fitting(state: State, near: int, far: int) -> int:
     """
     s = state.scalars[0]
     jump = state.pace[0].jump
-    if fits_beside(state, state.queue[s.back], near, far):
+    if fits_right(state, state.queue[s.back], near, far):
         return s.back
     low, high, found = s.front, s.back - 1, NONE
     while low <= high:
@@ -295,7 +308,7 @@ def longest_fitting(state: State, near: int, far: int) -> int:
         k = state.queue[at]
         if state.density[k] >= s.root_density:
             low = middle + 1
-        elif fits_beside(state, k, near, far):
+        elif fits_right(state, k, near, far):
             found = at
             low = middle + 1
         else:
@@ -312,12 +325,13 @@ def next_to_enter(state: State) -> int:
     p = state.pace[0].record[0]
     # NOTE: those of the left that run now end soon. Later, as many of them will run as the even
     # share of tokens feeds.
-    far = int(p.left_room * min(p.even, float(min(p.most_tokens, s.token_budget))))
-    near = max(0, far - s.left_reserved)
+    far = kept_for_left(state)
+    near = max(far, s.left_reserved)
     if s.requeued > 0:
         k = state.queue[len(state.queue) - s.requeued]
-        is_right = state.requests[k].side == RIGHT and s.front <= s.back
-        if fits_beside(state, k, near if is_right else 0, far if is_right else 0):
+        is_right = state.requests[k].side == RIGHT
+        is_fit = fits_right(state, k, near, far) if is_right else fits_left(state, k)
+        if is_fit:
             s.requeued -= 1
             return k
         if not is_right:
@@ -326,21 +340,74 @@ def next_to_enter(state: State) -> int:
         return NONE
     if s.front < s.first_count:
         k = state.queue[s.front]
-        if not has_room(state, k):
+        is_right = state.density[k] < s.root_density
+        if not (fits_right(state, k, near, far) if is_right else fits_left(state, k)):
             return NONE
-        state.requests[k].side = RIGHT if state.density[k] < s.root_density else LEFT
         return take(state, s.front)
     if s.requeued == 0 and s.step >= p.blocked_until:
         place = longest_fitting(state, near, far)
         if place != NONE:
-            state.requests[state.queue[place]].side = RIGHT
             return take(state, place)
         p.blocked_until = s.step + RETRY_STEPS
-    k = state.queue[s.front]
-    if not has_room(state, k):
+    place = left_place(state)
+    k = state.queue[place]
+    if not fits_left(state, k):
         return NONE
-    state.requests[k].side = LEFT
-    return take(state, s.front)
+    return take(state, place)
+
+
+@kernel
+def fits_right(state: State, request: int, near: int, far: int) -> bool:
+    """Whether the request may enter on the memory-heavy side, on which it is from now on."""
+    state.requests[request].side = RIGHT
+    s = state.scalars[0]
+    if s.front > s.back:
+        near = far = s.left_reserved
+    return fits_beside(state, request, near, far)
+
+
+@kernel
+def fits_left(state: State, request: int) -> bool:
+    """Whether the request may enter on the compute-heavy side, on which it is from now on."""
+    state.requests[request].side = LEFT
+    s = state.scalars[0]
+    held = s.left_reserved + reservation(state, request)
+    return has_blocks(state, request) and (
+        s.running == 0
+        or s.predicted_peak == 0
+        or held <= kept_for_left(state)
+        or peak_fits(state, request, held, held)
+    )
+
+
+@kernel
+def kept_for_left(state: State) -> int:
+    """KV tokens that the memory-heavy end leaves to the compute-heavy one: `left_room` times what
+    uses up all that end will hold in the steps left.
+    """
+    p = state.pace[0].record[0]
+    return int(p.left_room * max(p.hold_left, 0.0) / max(p.steps_left, 1.0))
+
+
+@kernel
+def left_place(state: State) -> int:
+    """The place of the next request of the compute-heavy end: its last one while that end holds
+    less KV than would use up all its waiting requests hold in the steps left, else its first.
+    """
+    s = state.scalars[0]
+    p = state.pace[0].record[0]
+    if s.left_reserved * p.steps_left >= MIX * p.hold_left:
+        return s.front
+    place = nearest_waiting(state.pace[0].jump, min(p.middle, s.back))
+    return max(place, s.front)
+
+
+@kernel
+def hold_of(state: State, request: int) -> float:
+    """KV tokens · steps the request is expected to hold for itself."""
+    r = state.requests[request]
+    held = r.prompt - state.scalars[0].block_tokens * r.path_blocks + 0.5 * r.estimate
+    return float(held * r.estimate)
 
 
 @kernel_where("pace", lambda state: 0)
@@ -355,6 +422,8 @@ def note_admitted(state: State, request: int, hit: int) -> None:
     r = state.requests[request]
     if r.was_preempted == 0:
         state.pace[0].record[0].tokens_left -= r.target - hit + r.estimate - 1
+        if state.density[request] >= state.scalars[0].root_density:
+            state.pace[0].record[0].hold_left -= hold_of(state, request)
         if r.kind != NONE:
             state.pace[0].kinds[r.kind].waiting_reads -= reads_of(state, request)
 

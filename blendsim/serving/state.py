@@ -18,7 +18,7 @@ NONE = -1  # the null link of the lists below
 WAITING, PREFILLING, DECODING, DONE = 0, 1, 2, 3
 LENT, ARRIVING = 4, 5  # its prompt's KV is on its way to another replica, or from one
 LEFT, RIGHT = 0, 1  # dual scan's ends: compute-heavy and memory-heavy
-BUCKETS = 256  # horizon of the predicted peak, in buckets of `bucket_steps` steps
+BUCKETS = 1_024  # horizon of the predicted peak, in buckets of `bucket_steps` steps
 
 _INT = np.int64
 
@@ -113,7 +113,8 @@ SCALARS = np.dtype(
         ("running", _INT),  # requests admitted and not done
         ("done", _INT),
         ("current_bucket", _INT),
-        ("last_bucket", _INT),  # no later bucket of time has held an expected end
+        ("expected_count", _INT),  # requests in all buckets of time
+        ("expected_base", _INT),  # and what they hold, Σ end_base
         # KV blocks: capacity = free + idle + shared_held + private
         ("free", _INT),
         ("idle", _INT),  # cached blocks of nodes without readers
