@@ -48,7 +48,7 @@ class Pacing:
     lines: tuple[tuple[float, float], ...]  # f(c, m) = max of a·c + b·m
     read_seconds: float  # of one context token at the best bandwidth
     left_hold: float  # KV tokens · steps that the dense requests hold per token they compute
-    spread: float  # E[d²] / E[d]² of the lengths that are not visible
+    spread: tuple[float, ...]  # by source, E[d²] / E[d]² of the lengths that are not visible
 
     def __post_init__(self) -> None:
         rises = self.sizes == tuple(sorted(set(self.sizes))) and min(self.sizes, default=0) > 0
@@ -64,7 +64,7 @@ class Pacing:
             ),
             (_above_0(self.read_seconds), "read_seconds must be above 0"),
             (self.left_hold >= 0.0, "left_hold must be at least 0"),
-            (self.spread >= 1.0, "spread must be at least 1"),
+            (all(each >= 1.0 for each in self.spread), "spread must be at least 1"),
         ):
             if not is_right:
                 raise ValueError(what)
@@ -86,7 +86,7 @@ def pacing_from_json(values: Mapping[str, Any]) -> Pacing:
         if isinstance(usual, int) and not isinstance(given[name], int):
             raise ValueError(f"{name} must be a whole number")
     gains = Gains(**given)
-    for name in ("sizes", "seconds"):
+    for name in ("sizes", "seconds", "spread"):
         fields[name] = tuple(fields[name])
     fields["lines"] = tuple((float(a), float(b)) for a, b in fields["lines"])
     return Pacing(gains=gains, **fields)

@@ -12,7 +12,7 @@ from blendsim.perf.overlap import SUM, overlap_lines
 from blendsim.plan import Plan
 from blendsim.planner.outlook import Outlook
 from blendsim.planner.tree import Floats
-from blendsim.request import Workload
+from blendsim.request import Ints, Workload
 
 #: Tokens a step that pacing chooses among: where GEMMs are tuned, and below that what decodes alone
 #: may need.
@@ -49,7 +49,7 @@ def pace(
             lines=tuple((float(a), float(b)) for a, b, _ in lines),
             read_seconds=model.best_seconds_per_context_token,
             left_hold=_left_hold(plan, p, d),
-            spread=_spread(outlook),
+            spread=_spread(outlook, workload.source),
         ),
     )
 
@@ -63,10 +63,12 @@ def _left_hold(plan: Plan, p: Floats, d: Floats) -> float:
     return float(((p[left] + 0.5 * d[left]) * d[left]).sum()) / max(computed, 1.0)
 
 
-def _spread(outlook: Outlook) -> float:
-    """E[d²] / E[d]² of the lengths that are not visible; 1 if all are."""
+def _spread(outlook: Outlook, source: Ints) -> tuple[float, ...]:
+    """E[d²] / E[d]² of the lengths that are not visible, by source; 1 where all are."""
     hidden = ~outlook.lengths.is_visible
-    guessed = float((outlook.lengths.expected[hidden].astype(np.float64) ** 2).sum())
-    if guessed == 0.0:
-        return 1.0
-    return max(1.0, float((outlook.drawn[hidden].astype(np.float64) ** 2).sum()) / guessed)
+    kinds = int(source.max(initial=0)) + 1
+    drawn, guessed = (
+        np.bincount(source[hidden], lengths[hidden].astype(np.float64) ** 2, minlength=kinds)
+        for lengths in (outlook.drawn, outlook.lengths.expected)
+    )
+    return tuple(np.maximum(1.0, drawn / np.maximum(guessed, 1.0)).tolist())

@@ -11,7 +11,7 @@ from blendsim.compiled import kernel, kernel_where
 from blendsim.serving.kinds import has_members, unknown_tokens
 from blendsim.serving.kv import unheld_path_length
 from blendsim.serving.sides import enter_side, generated_tokens, leave_side, private_tokens
-from blendsim.serving.state import BUCKETS, LEFT, NONE, RIGHT, State
+from blendsim.serving.state import BUCKETS, LEFT, NONE, RIGHT, State, is_paced
 
 STRIDE = 32  # with members of kinds, whose peak may be anywhere, one bucket of so many is looked at
 
@@ -158,7 +158,7 @@ def renew(state: State, k: int) -> None:
     forget(state, k)
     while r.expected <= generated:
         r.expected *= 2
-    if s.dual_scan == 1 and r.side == LEFT and generated >= 2 * r.estimate:
+    if s.dual_scan == 1 and not is_paced(state) and r.side == LEFT and generated >= 2 * r.estimate:
         leave_side(state, k)
         enter_side(state, k, RIGHT, True)
     expect(state, k, s.step + r.expected - generated, base)

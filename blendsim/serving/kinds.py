@@ -15,6 +15,7 @@ from blendsim.serving.state import NONE, RIGHT, State
 
 KIND = np.dtype(
     [
+        ("spread", np.float64),  # E[d²] / E[d]² of its lengths
         ("prior", np.float64),  # visible lengths of this source: ends that are worth so much
         ("running", np.int64),  # members: admitted from the right, length unknown
         ("held_base", np.int64),  # Σ private tokens, less the step: they are this + running·step
@@ -27,6 +28,13 @@ KIND = np.dtype(
     ],
     align=True,
 )
+
+
+@kernel_where("pace", lambda state, request: 1.0)
+def spread_of(state: State, request: int) -> float:
+    """E[d²] / E[d]² of the request's length as planning knew it: 1 if it was seen."""
+    kind = state.requests[request].kind
+    return 1.0 if kind == NONE else float(state.pace[0].kinds[kind].spread)
 
 
 @kernel

@@ -17,7 +17,7 @@ from blendsim.pacing import Pacing
 from blendsim.request import Ints
 from blendsim.serving.admission import fits_beside, has_blocks, next_request
 from blendsim.serving.forecast import last_end, peak_fits
-from blendsim.serving.kinds import KIND, correction
+from blendsim.serving.kinds import KIND, correction, spread_of
 from blendsim.serving.sides import reservation
 from blendsim.serving.price import choose_sizes, token_price, tokens_at
 from blendsim.serving.state import LEFT, NONE, RIGHT, State
@@ -35,7 +35,6 @@ PACE = np.dtype(
         ("most_reads", np.float64),  # seconds of a step's reads when KV is as full as expected
         ("slack", np.float64),
         ("caution", np.float64),
-        ("spread", np.float64),
         ("least_tokens", np.int64),
         ("most_tokens", np.int64),
         ("look_steps", np.int64),
@@ -97,16 +96,18 @@ def new_pace(
     p.left_room = gains.left_room
     p.read_seconds = pacing.read_seconds
     p.most_reads = gains.fill * capacity * pacing.read_seconds
-    p.slack, p.caution, p.spread = gains.slack, gains.caution, pacing.spread
+    p.slack, p.caution = gains.slack, gains.caution
     p.most_tokens, p.look_steps = gains.most_tokens, gains.look_steps
     sizes, seconds = np.array(pacing.sizes, np.int64), np.array(pacing.seconds, np.float64)
     rate = sizes / seconds
     p.least_tokens = sizes[rate >= gains.efficiency * rate.max()][0]
     p.unit = capacity // ROWS + 1
     requests.kind = np.where(visible, NONE, source)
+    by_kind = np.array(pacing.spread)
     kinds: Any = np.zeros(int(source.max(initial=0)) + 1, KIND).view(np.recarray)
+    kinds.spread = by_kind[: len(kinds)]
     kinds.prior = np.maximum(1, np.bincount(source[visible], minlength=len(kinds)))
-    spread = np.where(visible, 1.0, pacing.spread)
+    spread = np.where(visible, 1.0, by_kind[source])
     reads = expected_reads(requests.prompt, requests.estimate, spread)
     hidden = ~visible
     kinds.waiting_reads = np.bincount(source[hidden], reads[hidden], minlength=len(kinds))
@@ -114,7 +115,7 @@ def new_pace(
     p.reads_left = float(reads.sum())
     is_left = density >= root_density
     p.middle = np.flatnonzero(is_left).max(initial=NONE)
-    held = requests.prompt - block_tokens * requests.path_blocks + 0.5 * requests.estimate
+    held = requests.prompt - block_tokens * requests.path_blocks + 0.5 * spread * requests.estimate
     p.hold_left = float((held * requests.estimate)[is_left].sum())
     return Pace(
         record,
@@ -139,7 +140,7 @@ expected_reads_of_one = kernel(expected_reads)
 def reads_of(state: State, request: int) -> float:
     """Context tokens the request was expected to read when the plan was made."""
     r = state.requests[request]
-    spread = 1.0 if r.kind == NONE else state.pace[0].record[0].spread
+    spread = spread_of(state, request)
     return float(expected_reads_of_one(float(r.prompt), float(r.estimate), spread))
 
 
@@ -406,7 +407,8 @@ def left_place(state: State) -> int:
 def hold_of(state: State, request: int) -> float:
     """KV tokens · steps the request is expected to hold for itself."""
     r = state.requests[request]
-    held = r.prompt - state.scalars[0].block_tokens * r.path_blocks + 0.5 * r.estimate
+    held = r.prompt - state.scalars[0].block_tokens * r.path_blocks
+    held += 0.5 * spread_of(state, request) * r.estimate
     return float(held * r.estimate)
 
 

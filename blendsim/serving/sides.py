@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from blendsim.compiled import kernel
 from blendsim.perf.density import left_fraction
+from blendsim.serving.kinds import spread_of
 from blendsim.serving.state import DECODING, LEFT, NONE, State, is_paced
 
 
@@ -39,7 +40,8 @@ def reservation(state: State, request: int) -> int:
     """
     s = state.scalars[0]
     owed = max(1, state.requests[request].expected - generated_tokens(state, request))
-    return private_tokens(state, request) + int(s.output_reserved * owed)
+    half = s.output_reserved * spread_of(state, request)
+    return private_tokens(state, request) + int(half * owed)
 
 
 @kernel
