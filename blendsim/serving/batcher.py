@@ -29,8 +29,9 @@ from blendsim.serving.pacing import (
     note_finished,
     note_step,
     step_budget,
+    who_leaves,
 )
-from blendsim.serving.sides import generated_tokens, leave_side, victim
+from blendsim.serving.sides import generated_tokens, leave_side
 from blendsim.serving.state import DECODING, DONE, NONE, WAITING, State
 from blendsim.serving.trim import trim
 from blendsim.steplog import COUNTS
@@ -179,7 +180,7 @@ def open_decode_blocks(state: State) -> None:
     s = state.scalars[0]
     slot = s.step % s.block_tokens
     while s.free + s.idle < state.phase[slot]:
-        preempt(state, victim(state))
+        preempt(state, who_leaves(state))
     take_blocks(state, state.phase[slot])
     s.private += state.phase[slot]
     s.opened = 1
@@ -195,7 +196,7 @@ def continue_prefill(state: State, budget: int) -> int:
     r = state.requests[k]
     tokens = min(budget, r.target - r.computed)
     while missing_blocks(state, k, r.computed, r.computed + tokens) > s.free + s.idle:
-        out = victim(state)
+        out = who_leaves(state)
         preempt(state, out)
         if out == k:
             return 0

@@ -18,7 +18,7 @@ from blendsim.request import Ints
 from blendsim.serving.admission import fits_beside, has_blocks, next_request
 from blendsim.serving.forecast import last_end, peak_fits
 from blendsim.serving.kinds import KIND, correction, spread_of
-from blendsim.serving.sides import reservation
+from blendsim.serving.sides import reservation, victim
 from blendsim.serving.price import choose_sizes, token_price, tokens_at
 from blendsim.serving.state import LEFT, NONE, RIGHT, State
 from blendsim.steplog import COUNTS
@@ -379,6 +379,27 @@ def fits_left(state: State, request: int) -> bool:
         or held <= kept_for_left(state)
         or peak_fits(state, request, held, held)
     )
+
+
+@kernel_where("pace", lambda state: victim(state))
+def who_leaves(state: State) -> int:
+    """Who is preempted when blocks run out: the newest of the compute-heavy side, which has least
+    to lose; but if the memory-heavy side has outgrown its forecast and leaves that side less than
+    half of its room, its request that holds least, so that the run does not stand still.
+    """
+    s = state.scalars[0]
+    is_crowded = 2 * s.left_reserved < kept_for_left(state)
+    if s.left_newest != NONE and not (is_crowded and s.right_newest != s.right_oldest):
+        return s.left_newest
+    found = s.right_newest
+    if found == NONE:
+        return s.left_newest
+    k = found
+    while k != NONE:
+        if state.requests[k].end_base < state.requests[found].end_base:
+            found = k
+        k = state.requests[k].older
+    return found
 
 
 @kernel

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from blendsim.compiled import kernel
 from blendsim.perf.density import left_fraction
 from blendsim.serving.kinds import spread_of
-from blendsim.serving.state import DECODING, LEFT, NONE, State, is_paced
+from blendsim.serving.state import DECODING, LEFT, NONE, State
 
 
 @kernel
@@ -126,8 +126,6 @@ def victim(state: State) -> int:
         return s.left_newest
     if s.left_newest == NONE:
         return s.right_newest
-    if is_paced(state):
-        return s.left_newest  # it has least to lose
     memory = (s.capacity - s.shared_length) * s.block_tokens
     share = left_share(state)
     if s.left_reserved - share >= s.right_reserved - (memory - share):
