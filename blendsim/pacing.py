@@ -17,7 +17,7 @@ class Gains:
     """The free choices of pacing, which a search may vary."""
 
     most_tokens: int = 8_192  # of a step; a smaller budget of the engine binds too
-    left_room: float = 2.0  # KV kept for the compute-heavy end, in shares of what it needs
+    left_room: float = 1.5  # KV kept for the compute-heavy end, in its even shares
     fill: float = 0.93  # share of the KV cache that reading is expected to fill
     slack: float = 0.05  # how far a step's marginal cost may be from the price of a token
     efficiency: float = 0.85  # of the best rate of tokens: no step is smaller than gives this
@@ -47,7 +47,6 @@ class Pacing:
     seconds: tuple[float, ...]  # compute of a step of each size
     lines: tuple[tuple[float, float], ...]  # f(c, m) = max of a·c + b·m
     read_seconds: float  # of one context token at the best bandwidth
-    left_hold: float  # KV tokens · steps that the dense requests hold per token they compute
     spread: tuple[float, ...]  # by source, E[d²] / E[d]² of the lengths that are not visible
 
     def __post_init__(self) -> None:
@@ -63,7 +62,6 @@ class Pacing:
                 "lines must be pairs of at least 0",
             ),
             (_above_0(self.read_seconds), "read_seconds must be above 0"),
-            (self.left_hold >= 0.0, "left_hold must be at least 0"),
             (all(each >= 1.0 for each in self.spread), "spread must be at least 1"),
         ):
             if not is_right:

@@ -23,7 +23,7 @@ from blendsim.pacing import Pacing, pacing_from_json
 from blendsim.request import Ints, Workload
 from blendsim.steplog import read_table, require_columns
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 IN_ORDER = "in_order"  # admission takes requests as listed
 DUAL_SCAN = "dual_scan"  # admission takes from both ends of the list, §5.3 of the paper
 _SCHEMA = pa.schema(

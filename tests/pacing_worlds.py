@@ -16,13 +16,14 @@ from blendsim.serving import (
     host,
     kinds,
     kv,
+    paced_line,
     pacing,
     sides,
     trim,
 )
 from blendsim.serving.core import ServingCore
 
-MODULES = (admission, batcher, forecast, host, kinds, kv, pacing, sides, trim)
+MODULES = (admission, batcher, forecast, host, kinds, kv, paced_line, pacing, sides, trim)
 
 #: Compute of a step grows in stairs, so that some sizes are no corner of the hull.
 MACHINE = Pacing(
@@ -31,8 +32,7 @@ MACHINE = Pacing(
     seconds=(4.0, 4.0, 4.0, 5.0, 8.0, 8.5, 14.0, 18.0, 36.0),
     lines=((1.0, 0.5), (0.3, 1.0)),
     read_seconds=0.1,
-    left_hold=2.0,
-    spread=1.5,
+    spread=(1.5, 1.5, 1.5),
 )
 
 

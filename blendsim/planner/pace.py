@@ -1,5 +1,5 @@
-"""What a paced plan is told of machine and pool: how long steps of some sizes take, and how much KV
-the dense requests need.
+"""What a paced plan is told of machine and pool: how long steps of some sizes take, and how far
+lengths spread that are not known.
 """
 
 from dataclasses import replace
@@ -11,7 +11,6 @@ from blendsim.perf.model import StepModel
 from blendsim.perf.overlap import SUM, overlap_lines
 from blendsim.plan import Plan
 from blendsim.planner.outlook import Outlook
-from blendsim.planner.tree import Floats
 from blendsim.request import Ints, Workload
 
 #: Tokens a step that pacing chooses among: where GEMMs are tuned, and below that what decodes alone
@@ -48,19 +47,9 @@ def pace(
             seconds=tuple(float(layers[n] + per_token * n) for n in SIZES),
             lines=tuple((float(a), float(b)) for a, b, _ in lines),
             read_seconds=model.best_seconds_per_context_token,
-            left_hold=_left_hold(plan, p, d),
-            spread=_spread(outlook, workload.source),
+            spread=_spread(outlook, workload.source.astype(np.int64)),
         ),
     )
-
-
-def _left_hold(plan: Plan, p: Floats, d: Floats) -> float:
-    """KV tokens · steps per token computed, of the requests denser than the pool: each holds
-    p + d/2 tokens for d steps and computes p + d.
-    """
-    left = plan.order[plan.density >= plan.root_density]
-    computed = float((p[left] + d[left]).sum())
-    return float(((p[left] + 0.5 * d[left]) * d[left]).sum()) / max(computed, 1.0)
 
 
 def _spread(outlook: Outlook, source: Ints) -> tuple[float, ...]:

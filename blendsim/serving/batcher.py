@@ -22,14 +22,12 @@ from blendsim.serving.kv import (
     take_blocks,
     wait_again,
 )
+from blendsim.serving.paced_line import holes, next_to_enter, who_leaves
 from blendsim.serving.pacing import (
-    holes,
-    next_to_enter,
     note_admitted,
     note_finished,
     note_step,
     step_budget,
-    who_leaves,
 )
 from blendsim.serving.sides import generated_tokens, leave_side
 from blendsim.serving.state import DECODING, DONE, NONE, WAITING, State

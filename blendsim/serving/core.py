@@ -33,6 +33,7 @@ from blendsim.serving.state import (
     NONE,
     PREFILLING,
     REQUEST,
+    RIGHT,
     SCALARS,
     WAITING,
     State,
@@ -224,7 +225,7 @@ class ServingCore:
         away = int((-(-requests.target[lent] // block) - requests.path_blocks[lent]).sum())
         assert away == int(s.lent), f"{away} blocks are lent, counted {s.lent}"
         assert int(s.capacity + s.lent) == self._capacity, "what is lent is off the capacity"
-        readers = _readers(state, np.concatenate([running, lent]))
+        readers = _readers(nodes, requests.node[np.concatenate([running, lent])])
         assert np.array_equal(readers[1:], nodes.readers[1:]), "readers of every prefix are counted"
         held = readers > 0
         assert int(nodes.cached[held].sum()) == int(s.shared_held), "held shared blocks are counted"
@@ -236,7 +237,7 @@ class ServingCore:
         assert int(s.free) >= 0, "no block is given out twice"
         if int(s.knows_plan):
             waiting = np.flatnonzero(requests.status == WAITING)
-            expected = _readers(state, waiting)
+            expected = _readers(nodes, requests.node[waiting])
             if int(s.own_nodes):
                 expected[int(s.own_nodes) + waiting] = requests.was_preempted[waiting]
             assert np.array_equal(expected[1:], nodes.waiting[1:]), "waiting readers are counted"
@@ -248,20 +249,25 @@ class ServingCore:
         for members, counted in ((on_left, s.left_reserved), (~on_left, s.right_reserved)):
             reserved = int(requests.reserved[running[members]].sum())
             assert reserved == int(counted), f"{reserved} tokens are reserved, counted {counted}"
-        ends = len(running) - int(requests.is_member[running].sum()) + len(arriving)
-        assert int(state.buckets["count"].sum()) == ends, "every end is expected once"
+        ends = running[requests.is_member[running] == 0]
+        if state.pace:
+            ends = ends[requests.side[ends] == RIGHT]
+        expects = len(ends) + len(arriving)
+        assert int(state.buckets["count"].sum()) == expects, "every end is expected once"
+        for counted, column in ((s.expected_count, "count"), (s.expected_base, "base_sum")):
+            assert int(counted) == int(state.buckets[column].sum()), f"{column} is counted"
         if self.rounds is not None:
             check_rounds(state, self.rounds)
 
 
-def _readers(state: State, requests: Ints) -> Ints:
-    """How many of `requests` pass through each prefix node."""
-    readers = np.zeros(int(state.scalars[0].host_nodes), np.int64)
-    at = state.requests.node[requests]
-    while (at > 0).any():
+def _readers(nodes: Any, deepest: Ints) -> Ints:
+    """How many requests pass through each prefix node: `deepest` is where they hang."""
+    readers = np.zeros(len(nodes), np.int64)
+    at = deepest[deepest > 0]
+    while len(at):
+        readers += np.bincount(at, minlength=len(nodes))
+        at = nodes.parent[at]
         at = at[at > 0]
-        np.add.at(readers, at, 1)
-        at = state.nodes.parent[at]
     return readers
 
 
@@ -356,21 +362,21 @@ def new_state(
         chunk=np.zeros((3, width), np.int64),
         counts=np.zeros(len(COUNTS), np.int64),
         host=(host_blocks,) if host_blocks else (),
-        pace=() if pacing is None else (_pace(requests, nodes, s, seen, pacing, density),),
+        pace=() if pacing is None else (_pace(requests, nodes, s, density, seen, pacing),),
         cascade=(new_cascade(shared_nodes),) if flavour.cascade else (),
     )
 
 
-def _pace(requests: Any, nodes: Any, s: Any, seen: Seen | None, pacing: Pacing, density: Any) -> Pace:
+def _pace(
+    requests: Any, nodes: Any, s: Any, density: Any, seen: Seen | None, pacing: Pacing
+) -> Pace:
     """Pacing's part of a fresh State."""
     assert seen is not None, "pacing tells visible lengths from others"
-    below = np.bincount(requests.node, minlength=len(nodes))
-    for k in range(len(nodes) - 1, 0, -1):  # in preorder: a parent comes before its children
-        below[nodes.parent[k]] += below[k]
-    shared = nodes.length[1:] * np.maximum(below[1:] - 1, 0)
+    shared = nodes.length[1:] * np.maximum(_readers(nodes, requests.node)[1:] - 1, 0)
     block = int(s.block_tokens)
     saved = int(shared.sum()) * block
-    return new_pace(requests, saved, int(s.capacity) * block, seen.is_visible, seen.source, pacing, density, float(s.root_density), block)
+    capacity, is_left = int(s.capacity) * block, density >= s.root_density
+    return new_pace(requests, saved, capacity, block, seen.is_visible, seen.source, is_left, pacing)
 
 
 def beside(state: State, line: Ints, first_count: int) -> State:

@@ -1,10 +1,8 @@
-"""Paced admission: how many tokens each step computes, and who enters from which end of the line.
+"""Pacing: how many tokens each step computes.
 
-KV memory and time are spent where they are worth most. The memory-heavy end enters whenever the
-forecast has room for it beside what the compute-heavy end needs, the longest expected output first,
-so that the KV cache is read as full as it can be. What the compute-heavy end may compute beside it
-is chosen step by step (serving/price.py): what is worth its price beside the reads that are
-foreseen, at batch sizes that GEMMs run well at.
+The KV cache is read as full as it can be (serving/paced_line.py). What is computed beside it is
+chosen step by step (serving/price.py): what is worth its price beside the reads that are foreseen,
+at batch sizes that GEMMs run well at.
 """
 
 from typing import Any, NamedTuple
@@ -15,12 +13,10 @@ from numpy.typing import NDArray
 from blendsim.compiled import kernel, kernel_where, rare_kernel
 from blendsim.pacing import Pacing
 from blendsim.request import Ints
-from blendsim.serving.admission import fits_beside, has_blocks, next_request
-from blendsim.serving.forecast import last_end, peak_fits
+from blendsim.serving.forecast import last_end
 from blendsim.serving.kinds import KIND, correction, spread_of
-from blendsim.serving.sides import reservation, victim
 from blendsim.serving.price import choose_sizes, token_price, tokens_at
-from blendsim.serving.state import LEFT, NONE, RIGHT, State
+from blendsim.serving.state import NONE, State
 from blendsim.steplog import COUNTS
 
 PREFILL_TOKENS = COUNTS.index("prefill_tokens")
@@ -30,7 +26,7 @@ CONTEXT_TOKENS = COUNTS.index("context_tokens")
 PACE = np.dtype(
     [
         # rules
-        ("left_room", np.float64),  # KV tokens kept for the left per token a step computes
+        ("left_room", np.float64),  # KV kept for the compute-heavy end, in its even shares
         ("read_seconds", np.float64),
         ("most_reads", np.float64),  # seconds of a step's reads when KV is as full as expected
         ("slack", np.float64),
@@ -55,8 +51,6 @@ PACE = np.dtype(
 )
 SLICES = 17  # of the steps left
 ROWS = 128  # of the table: so many levels of KV in use
-RETRY_STEPS = 8  # steps from a request of the right end without room to the next try
-MIX = 1.0
 CREDIT = 16_384.0  # tokens of imbalance remembered at most
 GUMBEL = 1.2825498301618641  # π/√6, the standard deviation of the longest of many
 EULER = 0.5772156649015329  # the longest of n exponential lengths is about mean·(ln n + γ)
@@ -78,17 +72,17 @@ def new_pace(
     requests: Any,
     saved: int,
     capacity: int,
+    block_tokens: int,
     visible: NDArray[np.bool_],
     source: Ints,
+    is_left: NDArray[np.bool_],
     pacing: Pacing,
-    density: NDArray[np.float64],
-    root_density: float,
-    block_tokens: int,
 ) -> Pace:
     """A fresh Pace for requests in plan order; sets their `kind`.
 
-    `saved` prompt tokens are shared at best, `capacity` is that of the KV cache in tokens,
-    `visible` says whose length planning saw, and `source` where each comes from.
+    `saved` prompt tokens are shared at best, `capacity` is that of the KV cache in tokens, in
+    blocks of `block_tokens`, `visible` says whose length planning saw, `source` where each comes
+    from, and `is_left` whether it is at least as dense as the pool.
     """
     record: Any = np.zeros(1, PACE).view(np.recarray)
     p = record[0]
@@ -113,10 +107,9 @@ def new_pace(
     kinds.waiting_reads = np.bincount(source[hidden], reads[hidden], minlength=len(kinds))
     p.tokens_left = float((requests.prompt + requests.estimate - 1).sum() - saved)
     p.reads_left = float(reads.sum())
-    is_left = density >= root_density
     p.middle = np.flatnonzero(is_left).max(initial=NONE)
-    held = requests.prompt - block_tokens * requests.path_blocks + 0.5 * spread * requests.estimate
-    p.hold_left = float((held * requests.estimate)[is_left].sum())
+    private = requests.prompt - block_tokens * requests.path_blocks
+    p.hold_left = float(expected_reads(private, requests.estimate, spread)[is_left].sum())
     return Pace(
         record,
         np.zeros((ROWS, 3), np.int64),
@@ -142,6 +135,16 @@ def reads_of(state: State, request: int) -> float:
     r = state.requests[request]
     spread = spread_of(state, request)
     return float(expected_reads_of_one(float(r.prompt), float(r.estimate), spread))
+
+
+@kernel
+def hold_of(state: State, request: int) -> float:
+    """KV tokens · steps the request is expected to hold for itself: what it reads but for its
+    shared path.
+    """
+    r = state.requests[request]
+    held = float(r.prompt - state.scalars[0].block_tokens * r.path_blocks)
+    return float(expected_reads_of_one(held, float(r.estimate), spread_of(state, request)))
 
 
 @kernel
@@ -257,186 +260,6 @@ def step_budget(state: State) -> int:
     row = table_row(state)
     wanted = state.pace[0].table[row, 1 if p.credit >= 0.0 else 0]
     return min(wanted, min(p.most_tokens, state.scalars[0].token_budget))
-
-
-@kernel
-def nearest_waiting(jump: Ints, place: int) -> int:
-    """The nearest place at or left of `place` whose request waits, or NONE; shortens the way."""
-    root = place
-    while root >= 0 and jump[root] != root:
-        root = jump[root]
-    while place >= 0 and place != root:
-        following = jump[place]
-        jump[place] = root
-        place = following
-    return root
-
-
-@kernel
-def take(state: State, place: int) -> int:
-    """Take the request at a place out of the line; returns it."""
-    s = state.scalars[0]
-    p = state.pace[0].record[0]
-    jump = state.pace[0].jump
-    jump[place] = place - 1
-    p.holes += 1
-    while s.front <= s.back and jump[s.front] != s.front:
-        s.front += 1
-        p.holes -= 1
-    if s.front <= s.back and jump[s.back] != s.back:
-        before = nearest_waiting(jump, s.back)
-        p.holes -= s.back - before
-        s.back = before
-    return state.queue[place]
-
-
-@rare_kernel
-def longest_fitting(state: State, near: int, far: int) -> int:
-    """Place of the request of the memory-heavy end with the longest expected output that fits, or
-    NONE. The last in line if that fits; else by halving, as if who is further left is shorter.
-    """
-    s = state.scalars[0]
-    jump = state.pace[0].jump
-    if fits_right(state, state.queue[s.back], near, far):
-        return s.back
-    low, high, found = s.front, s.back - 1, NONE
-    while low <= high:
-        middle = (low + high + 1) // 2
-        at = nearest_waiting(jump, middle)
-        if at < low:
-            low = middle + 1
-            continue
-        k = state.queue[at]
-        if state.density[k] >= s.root_density:
-            low = middle + 1
-        elif fits_right(state, k, near, far):
-            found = at
-            low = middle + 1
-        else:
-            high = at - 1
-    return found
-
-
-@kernel_where("pace", lambda state: next_request(state))
-def next_to_enter(state: State) -> int:
-    """`next_request` for a paced plan: preempted requests, the sampled ones in order, then the
-    right end while it has room, then the left.
-    """
-    s = state.scalars[0]
-    p = state.pace[0].record[0]
-    # NOTE: those of the left that run now end soon. Later, as many of them will run as the even
-    # share of tokens feeds.
-    far = kept_for_left(state)
-    near = max(far, s.left_reserved)
-    if s.requeued > 0:
-        k = state.queue[len(state.queue) - s.requeued]
-        is_right = state.requests[k].side == RIGHT
-        is_fit = fits_right(state, k, near, far) if is_right else fits_left(state, k)
-        if is_fit:
-            s.requeued -= 1
-            return k
-        if not is_right:
-            return NONE
-    if s.front > s.back:
-        return NONE
-    if s.front < s.first_count:
-        k = state.queue[s.front]
-        is_right = state.density[k] < s.root_density
-        if not (fits_right(state, k, near, far) if is_right else fits_left(state, k)):
-            return NONE
-        return take(state, s.front)
-    if s.requeued == 0 and s.step >= p.blocked_until:
-        place = longest_fitting(state, near, far)
-        if place != NONE:
-            return take(state, place)
-        p.blocked_until = s.step + RETRY_STEPS
-    place = left_place(state)
-    k = state.queue[place]
-    if not fits_left(state, k):
-        return NONE
-    return take(state, place)
-
-
-@kernel
-def fits_right(state: State, request: int, near: int, far: int) -> bool:
-    """Whether the request may enter on the memory-heavy side, on which it is from now on."""
-    state.requests[request].side = RIGHT
-    s = state.scalars[0]
-    if s.front > s.back:
-        near = far = s.left_reserved
-    return fits_beside(state, request, near, far)
-
-
-@kernel
-def fits_left(state: State, request: int) -> bool:
-    """Whether the request may enter on the compute-heavy side, on which it is from now on."""
-    state.requests[request].side = LEFT
-    s = state.scalars[0]
-    held = s.left_reserved + reservation(state, request)
-    return has_blocks(state, request) and (
-        s.running == 0
-        or s.predicted_peak == 0
-        or held <= kept_for_left(state)
-        or peak_fits(state, request, held, held)
-    )
-
-
-@kernel_where("pace", lambda state: victim(state))
-def who_leaves(state: State) -> int:
-    """Who is preempted when blocks run out: the newest of the compute-heavy side, which has least
-    to lose; but if the memory-heavy side has outgrown its forecast and leaves that side less than
-    half of its room, its request that holds least, so that the run does not stand still.
-    """
-    s = state.scalars[0]
-    is_crowded = 2 * s.left_reserved < kept_for_left(state)
-    if s.left_newest != NONE and not (is_crowded and s.right_newest != s.right_oldest):
-        return s.left_newest
-    found = s.right_newest
-    if found == NONE:
-        return s.left_newest
-    k = found
-    while k != NONE:
-        if state.requests[k].end_base < state.requests[found].end_base:
-            found = k
-        k = state.requests[k].older
-    return found
-
-
-@kernel
-def kept_for_left(state: State) -> int:
-    """KV tokens that the memory-heavy end leaves to the compute-heavy one: `left_room` times what
-    uses up all that end will hold in the steps left.
-    """
-    p = state.pace[0].record[0]
-    return int(p.left_room * max(p.hold_left, 0.0) / max(p.steps_left, 1.0))
-
-
-@kernel
-def left_place(state: State) -> int:
-    """The place of the next request of the compute-heavy end: its last one while that end holds
-    less KV than would use up all its waiting requests hold in the steps left, else its first.
-    """
-    s = state.scalars[0]
-    p = state.pace[0].record[0]
-    if s.left_reserved * p.steps_left >= MIX * p.hold_left:
-        return s.front
-    place = nearest_waiting(state.pace[0].jump, min(p.middle, s.back))
-    return max(place, s.front)
-
-
-@kernel
-def hold_of(state: State, request: int) -> float:
-    """KV tokens · steps the request is expected to hold for itself."""
-    r = state.requests[request]
-    held = r.prompt - state.scalars[0].block_tokens * r.path_blocks
-    held += 0.5 * spread_of(state, request) * r.estimate
-    return float(held * r.estimate)
-
-
-@kernel_where("pace", lambda state: 0)
-def holes(state: State) -> int:
-    """Places of the line between front and back whose request has gone."""
-    return state.pace[0].record[0].holes
 
 
 @kernel_where("pace", lambda state, request, hit: None)

@@ -1,0 +1,191 @@
+"""The line of a paced plan: who enters from which end, and who is thrown out.
+
+The memory-heavy end enters whenever the forecast has room for it beside what is kept for the
+compute-heavy end, the longest expected output first. The compute-heavy end is taken from both its
+ends, so that the KV it holds stays the same throughout the run: long answers while it holds less
+than its even share, short ones while it holds more. The KV cache is never short of room then, nor
+steps of tokens.
+"""
+
+from blendsim.compiled import kernel, kernel_where, rare_kernel
+from blendsim.request import Ints
+from blendsim.serving.admission import fits_beside, has_blocks, next_request
+from blendsim.serving.forecast import peak_fits
+from blendsim.serving.sides import reservation, victim
+from blendsim.serving.state import LEFT, NONE, RIGHT, State
+
+RETRY_STEPS = 8  # steps from a request of the right end without room to the next try
+
+
+@kernel
+def nearest_waiting(jump: Ints, place: int) -> int:
+    """The nearest place at or left of `place` whose request waits, or NONE; shortens the way."""
+    root = place
+    while root >= 0 and jump[root] != root:
+        root = jump[root]
+    while place >= 0 and place != root:
+        following = jump[place]
+        jump[place] = root
+        place = following
+    return root
+
+
+@kernel
+def take(state: State, place: int) -> int:
+    """Take the request at a place out of the line; returns it."""
+    s = state.scalars[0]
+    p = state.pace[0].record[0]
+    jump = state.pace[0].jump
+    jump[place] = place - 1
+    p.holes += 1
+    while s.front <= s.back and jump[s.front] != s.front:
+        s.front += 1
+        p.holes -= 1
+    if s.front <= s.back and jump[s.back] != s.back:
+        before = nearest_waiting(jump, s.back)
+        p.holes -= s.back - before
+        s.back = before
+    return state.queue[place]
+
+
+@rare_kernel
+def longest_fitting(state: State, near: int, far: int) -> int:
+    """Place of the request of the memory-heavy end with the longest expected output that fits, or
+    NONE. The last in line if that fits; else by halving, as if who is further left is shorter.
+    """
+    s = state.scalars[0]
+    jump = state.pace[0].jump
+    if fits_right(state, state.queue[s.back], near, far):
+        return s.back
+    low, high, found = s.front, s.back - 1, NONE
+    while low <= high:
+        middle = (low + high + 1) // 2
+        at = nearest_waiting(jump, middle)
+        if at < low:
+            low = middle + 1
+            continue
+        k = state.queue[at]
+        if state.density[k] >= s.root_density:
+            low = middle + 1
+        elif fits_right(state, k, near, far):
+            found = at
+            low = middle + 1
+        else:
+            high = at - 1
+    return found
+
+
+@kernel_where("pace", lambda state: next_request(state))
+def next_to_enter(state: State) -> int:
+    """`next_request` for a paced plan: preempted requests, the sampled ones in order, then the
+    right end while it has room, then the left.
+    """
+    s = state.scalars[0]
+    p = state.pace[0].record[0]
+    # NOTE: those of the left that run now end soon; then it is back at its even share.
+    far = kept_for_left(state)
+    near = max(far, s.left_reserved)
+    if s.requeued > 0:
+        k = state.queue[len(state.queue) - s.requeued]
+        is_right = state.requests[k].side == RIGHT
+        is_fit = fits_right(state, k, near, far) if is_right else fits_left(state, k)
+        if is_fit:
+            s.requeued -= 1
+            return k
+        if not is_right:
+            return NONE
+    if s.front > s.back:
+        return NONE
+    if s.front < s.first_count:
+        k = state.queue[s.front]
+        is_right = state.density[k] < s.root_density
+        if not (fits_right(state, k, near, far) if is_right else fits_left(state, k)):
+            return NONE
+        return take(state, s.front)
+    if s.requeued == 0 and s.step >= p.blocked_until:
+        place = longest_fitting(state, near, far)
+        if place != NONE:
+            return take(state, place)
+        p.blocked_until = s.step + RETRY_STEPS
+    place = left_place(state)
+    k = state.queue[place]
+    if not fits_left(state, k):
+        return NONE
+    return take(state, place)
+
+
+@kernel
+def fits_right(state: State, request: int, near: int, far: int) -> bool:
+    """Whether the request may enter on the memory-heavy side, on which it is from now on; `near`
+    and `far` tokens are left to the other side, if anybody waits to fill them.
+    """
+    state.requests[request].side = RIGHT
+    s = state.scalars[0]
+    if s.front > s.back:
+        near = far = s.left_reserved
+    return fits_beside(state, request, near, far)
+
+
+@kernel
+def fits_left(state: State, request: int) -> bool:
+    """Whether the request may enter on the compute-heavy side, on which it is from now on: within
+    what is kept for that side, or where the forecast leaves more.
+    """
+    state.requests[request].side = LEFT
+    s = state.scalars[0]
+    held = s.left_reserved + reservation(state, request)
+    return has_blocks(state, request) and (
+        s.running == 0
+        or s.predicted_peak == 0
+        or held <= kept_for_left(state)
+        or peak_fits(state, request, held, held)
+    )
+
+
+@kernel_where("pace", lambda state: victim(state))
+def who_leaves(state: State) -> int:
+    """Who is preempted when blocks run out: the newest of the compute-heavy side, which has least
+    to lose; but if the memory-heavy side has outgrown its forecast and leaves that side less than
+    half of its room, its request that holds least, so that the run does not stand still.
+    """
+    s = state.scalars[0]
+    is_crowded = 2 * s.left_reserved < kept_for_left(state)
+    if s.left_newest != NONE and not (is_crowded and s.right_newest != s.right_oldest):
+        return s.left_newest
+    found = s.right_newest
+    if found == NONE:
+        return s.left_newest
+    k = found
+    while k != NONE:
+        if state.requests[k].end_base < state.requests[found].end_base:
+            found = k
+        k = state.requests[k].older
+    return found
+
+
+@kernel
+def kept_for_left(state: State) -> int:
+    """KV tokens that the memory-heavy end leaves to the compute-heavy one: `left_room` times that
+    end's even share, which in the steps left adds up to all it will hold.
+    """
+    p = state.pace[0].record[0]
+    return int(p.left_room * max(p.hold_left, 0.0) / max(p.steps_left, 1.0))
+
+
+@kernel
+def left_place(state: State) -> int:
+    """The place of the next request of the compute-heavy end: its last one while that end holds
+    less than its even share, else its first.
+    """
+    s = state.scalars[0]
+    p = state.pace[0].record[0]
+    if s.left_reserved * p.steps_left >= p.hold_left:
+        return s.front
+    place = nearest_waiting(state.pace[0].jump, min(p.middle, s.back))
+    return max(place, s.front)
+
+
+@kernel_where("pace", lambda state: 0)
+def holes(state: State) -> int:
+    """Places of the line between front and back whose request has gone."""
+    return state.pace[0].record[0].holes
