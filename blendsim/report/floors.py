@@ -34,7 +34,8 @@ def bound_with_floors(
     longest = int(output_len[prompts.order].max(initial=0))
     beside = prefill_floor(work, len(prompts.order), model)
     beside += head_floor(work, longest, model, nano_batches)
-    return max(limits.reachable, reachable_program(work, beside / replicas, model, sizes, replicas))
+    program = reachable_program(work, beside / replicas, model, sizes, replicas)
+    return max(limits.reachable, program.seconds)
 
 
 def head_floor(work: Work, longest: int, model: StepModel, nano_batches: int) -> float:
@@ -79,6 +80,16 @@ def lower_lines(x: Floats, y: Floats, steepest: float) -> Floats:
     """(k, 2) lines a + b·x with a ≥ 0 and 0 ≤ b ≤ `steepest`, none above any point (x, y): those
     through two neighbours of the points' lower hull, one through 0 and a level one.
     """
+    hull = lower_hull(x, y)
+    rise = np.diff(y[hull]) / np.diff(x[hull])
+    tried = np.concatenate([[0.0, min(float((y / x).min()), steepest)], rise])
+    tried = tried[(tried >= 0.0) & (tried <= steepest)]
+    start = (y[None, :] - tried[:, None] * x[None, :]).min(axis=1)
+    return np.asarray(np.column_stack([start, tried])[start >= 0.0], np.float64)
+
+
+def lower_hull(x: Floats, y: Floats) -> list[int]:
+    """The corners of the points' lower convex hull, x ascending."""
     hull: list[int] = []
     for i in range(len(x)):
         while len(hull) > 1:
@@ -87,8 +98,4 @@ def lower_lines(x: Floats, y: Floats, steepest: float) -> Floats:
                 break
             hull.pop()
         hull.append(i)
-    rise = np.diff(y[hull]) / np.diff(x[hull])
-    tried = np.concatenate([[0.0, min(float((y / x).min()), steepest)], rise])
-    tried = tried[(tried >= 0.0) & (tried <= steepest)]
-    start = (y[None, :] - tried[:, None] * x[None, :]).min(axis=1)
-    return np.asarray(np.column_stack([start, tried])[start >= 0.0], np.float64)
+    return hull

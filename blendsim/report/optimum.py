@@ -115,7 +115,8 @@ def bounds(
     optimum = overlapped_best(model.lines, compute, memory, network)
     longest = _longest_path(workload, output_len, prompts, model)
     sizes = step_sizes(model, token_budget, nano_batches)
-    reachable = max(optimum, longest, reachable_program(work, head, model, sizes, replicas))
+    program = reachable_program(work, head, model, sizes, replicas)
+    reachable = max(optimum, longest, program.seconds)
     return Bounds(optimum, reachable, compute, memory, longest, replicas, network)
 
 
@@ -170,6 +171,26 @@ def _longest_path(
     return float(np.max(alone, initial=0.0))
 
 
+class Prices(NamedTuple):
+    """What the program's bound grows by for one more of each thing to do: its dual solution.
+
+    The bound is Σ price × work of a replica, if no read can be spared. And a step that does some of
+    each, within its KV and step size, takes at least Σ price × what it does.
+    """
+
+    token: float  # seconds a token through the layers
+    private_read: float  # seconds a context token read that only its own request holds
+    shared_read: float  # seconds a context token read on a shared prefix
+    beside: float  # seconds a second of LM head and prefill attention at best rates, at most 1
+
+
+class Program(NamedTuple):
+    """A solved program."""
+
+    seconds: float  # the bound, a little below the optimum for the solver's tolerance
+    prices: Prices
+
+
 class StepSizes(NamedTuple):
     """Step sizes, and what a step of each takes at least."""
 
@@ -180,7 +201,7 @@ class StepSizes(NamedTuple):
 
 def reachable_program(
     work: Work, head: float, model: StepModel, kinds: StepSizes, replicas: int
-) -> float:
+) -> Program:
     """The linear program of the architecture's "Bounds": which steps must be run, if KV and step
     size are limited.
 
@@ -197,7 +218,7 @@ def reachable_program(
     from scipy.sparse import bmat, csr_matrix, diags, hstack, identity
 
     if work.tokens == 0:
-        return 0.0
+        return Program(0.0, Prices(0.0, 0.0, 0.0, 0.0))
     capacity = model.system.kv_blocks * model.system.block_tokens
     sizes, cost, network = kinds
     beta = model.best_seconds_per_context_token
@@ -242,8 +263,15 @@ def reachable_program(
         method="highs-ipm",  # ten times faster here than the simplex, to the same optimum
     )
     assert solved.status == 0, f"the reachable bound's program is feasible: {solved.message}"
+    token, private_read, shared_read, beside = (-solved.ineqlin.marginals[-4:]).tolist()
+    prices = Prices(
+        token=token * unit / tokens,
+        private_read=private_read * unit / (capacity * steps),
+        shared_read=shared_read * beta,
+        beside=beside,
+    )
     # NOTE: the solver's tolerance must not turn a bound into more than one.
-    return float(solved.fun * unit * (1 - 1e-6))
+    return Program(float(solved.fun * unit * (1 - 1e-6)), prices)
 
 
 def step_sizes(model: StepModel, token_budget: int, nano_batches: int) -> StepSizes:

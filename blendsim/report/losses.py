@@ -1,0 +1,180 @@
+"""Where the seconds go: a simulated run against the reachable bound, to the last second.
+
+The bound's program has a price for each thing to do, and the bound is Σ price × work. No step takes
+less than the prices of what it does, so what it takes beyond them is its loss; and the run's time
+above the bound is the sum of its steps' losses, plus the prices of work beyond the least. A loss is
+split by looking at the same step with one imperfection after another taken away.
+"""
+
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import NamedTuple
+
+import numpy as np
+
+from blendsim.errors import InputError
+from blendsim.perf.grids import Floats
+from blendsim.perf.model import StepModel
+from blendsim.perf.step import in_pieces
+from blendsim.prefix import SortedPrompts
+from blendsim.report.floors import lower_hull
+from blendsim.report.metrics import run_seconds
+from blendsim.report.optimum import Prices, Work, least_work, reachable_program, step_sizes
+from blendsim.request import Ints, Workload
+from blendsim.steplog import StepLog
+
+#: Why a step takes longer than its work is worth, in the order in which causes are taken away.
+CAUSES = (
+    "overlap",  # longer than f: work not run side by side, or waiting for host memory
+    "attention",  # decode attention above its best rate
+    "floors",  # LM head and prefill attention above theirs
+    "size",  # another number of tokens would have been worth more than it took
+    "kv",  # too little beside the best number: KV not full, or head and prefill in other steps
+)
+PHASES = 10  # equal parts of a run's time
+
+
+class Priced(NamedTuple):
+    """A pool's least work and its prices, found once for all schedules of it."""
+
+    work: Work
+    model: StepModel
+    prices: Prices
+    layers: Floats  # (token_budget + 1,), seconds of a step's tokens, whole or in pieces
+
+    @property
+    def read_price(self) -> float:
+        """Seconds a context token read, private or shared, in the mean over the pool.
+
+        NOTE: a step log does not say whose context was read, so every step is taken to have the
+        pool's mix of both. Sums over a run are exact; those over a part of it are nearly so.
+        """
+        private = self.prices.private_read * self.work.private_reads
+        shared = self.prices.shared_read * self.work.shared_reads
+        return (private + shared) / max(self.work.reads, 1)
+
+    def worth(self, tokens: Ints, reads: Ints, beside: Floats) -> Floats:
+        """Seconds of the bound that so much work accounts for."""
+        priced = self.prices.token * tokens + self.read_price * reads + self.prices.beside * beside
+        return np.asarray(priced, np.float64)
+
+    def beside(self, sampled: Ints, pairs: Ints) -> Floats:
+        """Seconds of LM head and prefill attention at their best rates."""
+        head = sampled * self.model.best_head_seconds_per_token
+        return np.asarray(head + pairs * self.model.best_prefill_seconds_per_pair, np.float64)
+
+    @property
+    def bound(self) -> float:
+        """Seconds of the program."""
+        work = self.work
+        beside = self.beside(np.array(work.sampled), np.array(work.pairs))
+        return float(self.worth(np.array(work.tokens), np.array(work.reads), beside))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Losses:
+    """Seconds of a run above the bound: `run` − `bound` is the sum of `steps` and `again`."""
+
+    run: float
+    bound: float  # of the program, where the longest request alone takes no longer
+    steps: Floats = field(repr=False)  # (PHASES, len(CAUSES))
+    again: float  # work beyond the least: computed again, or prefixes not shared
+
+    @property
+    def causes(self) -> dict[str, float]:
+        """Seconds lost to each cause in the whole run."""
+        lost = dict(zip(CAUSES, self.steps.sum(axis=0).tolist(), strict=True))
+        return {**lost, "again": self.again}
+
+
+def price(
+    workload: Workload,
+    output_len: Ints,
+    prompts: SortedPrompts,
+    model: StepModel,
+    token_budget: int,
+    nano_batches: int = 1,
+) -> Priced:
+    """The prices of the pool on one replica of one GPU, for steps as of `optimum.bounds`."""
+    if model.network_seconds.any():
+        raise InputError(
+            f"{model.system.tp} GPUs: losses are told for a replica of one; give it --tp 1"
+        )
+    work = least_work(workload, output_len, prompts, model.system.block_tokens)
+    layers = np.minimum(model.tables.layers, in_pieces(model.tables, nano_batches).layers)
+    unpriced = Priced(work, model, Prices(0.0, 0.0, 0.0, 0.0), layers[: token_budget + 1])
+    beside = float(unpriced.beside(np.array(work.sampled), np.array(work.pairs)))
+    sizes = step_sizes(model, token_budget, nano_batches)
+    return unpriced._replace(prices=reachable_program(work, beside, model, sizes, 1).prices)
+
+
+def losses(log: StepLog, priced: Priced) -> Losses:
+    """The account of one run of the pool: one replica, no cascade attention, within the budget."""
+    tokens = log.count("prefill_tokens") + log.count("decode_requests")
+    _refuse(log, int(tokens.max(initial=0)), len(priced.layers) - 1)
+    reads = log.count("context_tokens")
+    beside = priced.beside(log.count("sampled_tokens"), log.count("prefill_pairs"))
+    memory = np.multiply(reads, priced.model.best_seconds_per_context_token, dtype=np.float64)
+    compute, layers = log.time("compute_seconds"), priced.layers[tokens]
+    worth = priced.worth(tokens, reads, beside)
+    taken = (
+        log.time("seconds"),
+        _overlapped(priced, compute, log.time("memory_seconds")),
+        _overlapped(priced, compute, memory),
+        _overlapped(priced, layers + beside, memory),
+    )
+    # From here on a step may be another: what counts is its time above what its tokens are worth.
+    above = taken[-1] - priced.prices.token * tokens
+    best = np.minimum(above, _least_above(priced, beside, memory))
+    lost = [longer - shorter for longer, shorter in pairwise(taken)]
+    lost += [above - best, best - (worth - priced.prices.token * tokens)]
+    run = run_seconds(log)
+    phase = np.minimum((log.time("start") * (PHASES / max(run, 1e-300))).astype(int), PHASES - 1)
+    steps = np.zeros((PHASES, len(CAUSES)))
+    np.add.at(steps, phase, np.column_stack(lost))
+    return Losses(run, priced.bound, steps, float(worth.sum()) - priced.bound)
+
+
+def _refuse(log: StepLog, most: int, token_budget: int) -> None:
+    """InputError for a run that the prices do not hold for."""
+    if (log.replica != log.replica[:1]).any():
+        raise InputError("a step log of several replicas: losses are told for one; give its part")
+    if log.count("shared_reads").any():
+        raise InputError("a step log with cascade attention: losses are told for runs without it")
+    if most > token_budget:
+        raise InputError(
+            f"a step of {most} tokens: prices are of at most {token_budget}; price larger steps"
+        )
+
+
+def _overlapped(priced: Priced, compute: Floats, memory: Floats) -> Floats:
+    """f(compute, memory) of every step."""
+    lines = priced.model.lines
+    return np.asarray(np.max([a * compute + b * memory for a, b, _ in lines], axis=0), np.float64)
+
+
+def _least_above(priced: Priced, beside: Floats, memory: Floats) -> Floats:
+    """(steps,): the least of f(c_n + beside, memory) − price·n over sizes n on the lower hull of
+    their cost c_n, which are those the program gives steps to.
+
+    Along the hull this is convex in n, so its least is found by halving.
+    """
+    sizes = np.arange(1, len(priced.layers))
+    corners = lower_hull(sizes.astype(np.float64), priced.layers[1:])
+    under = np.interp(sizes, sizes[corners], priced.layers[1:][corners])
+    sizes = sizes[priced.layers[1:] <= under * (1 + 1e-12)]
+
+    def above(at: Ints) -> Floats:
+        taken = _overlapped(priced, priced.layers[sizes[at]] + beside, memory)
+        return taken - priced.prices.token * sizes[at]
+
+    low = np.zeros(len(beside), np.int64)
+    high = np.full(len(beside), len(sizes) - 1)
+    while (low < high).any():
+        middle = (low + high) // 2
+        rises = above(np.minimum(middle + 1, len(sizes) - 1)) >= above(middle)
+        low, high = (
+            np.where(rises, low, np.minimum(middle + 1, high)),
+            np.where(rises, middle, high),
+        )
+    return above(low)

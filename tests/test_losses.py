@@ -1,0 +1,200 @@
+"""The account of a run against the reachable bound: it adds up, and every cause is one thing."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_optimum import SMALL, tiny_pool
+
+from blendsim import search
+from blendsim.errors import InputError
+from blendsim.perf.model import StepModel
+from blendsim.report.losses import CAUSES, Losses, Priced, losses, price
+from blendsim.report.metrics import run_seconds
+from blendsim.report.optimum import bounds
+from blendsim.request import Workload, from_lengths
+from blendsim.serving.flavour import Flavour, find_flavour
+from blendsim.sim.run import simulate
+from blendsim.steplog import StepLog
+
+BUDGET = 2_048
+POOLS = st.integers(1, 12).flatmap(
+    lambda n: st.builds(
+        tiny_pool,
+        st.lists(st.tuples(st.integers(1, 400), st.integers(1, 200)), min_size=n, max_size=n),
+        st.lists(st.integers(0, 400), min_size=n, max_size=n),
+        st.lists(st.integers(0, 2), min_size=n, max_size=n),
+    )
+)
+MIXED = from_lengths([900, 40] * 150, [20, 400] * 150)
+
+
+def problem_of(pool: Workload, **options: object) -> search.Problem:
+    """The pool on an A100, lengths known if nothing else is said."""
+    return search.prepare(pool, search.Settings(**{"sample": 1.0, **options}))
+
+
+def run(
+    problem: search.Problem, policy: str = "blend", engine: Flavour | None = None
+) -> tuple[StepLog, Priced]:
+    """A run on the true lengths, and the pool's prices."""
+    pool, prompts, model = problem.workload, problem.prompts, problem.model
+    engine = engine or find_flavour("nanoflow", BUDGET)
+    plan = search.plan_policy(problem, policy)
+    log = simulate(plan, pool, pool.output_len, prompts, model, engine)
+    return log, price(pool, pool.output_len, prompts, model, BUDGET, engine.nano_batches)
+
+
+def account(problem: search.Problem, policy: str = "blend") -> Losses:
+    """The losses of that run."""
+    return losses(*run(problem, policy))
+
+
+def ideal(model: StepModel, *parts: str) -> StepModel:
+    """The model with these tables at their best rates whatever the size."""
+    t = model.tables
+    n = np.arange(len(t.layers), dtype=np.float64)
+    rows = np.arange(len(t.decode), dtype=np.float64)[:, None]
+    reach = np.broadcast_to(0.5 * (t.prefill_lengths + 1.0), t.prefill.shape)
+    best = {
+        "layers": model.best_layer_seconds_per_token * n,
+        "head": model.best_head_seconds_per_token * n,
+        "decode": model.best_seconds_per_context_token * rows * t.decode_contexts,
+        "prefill": model.best_prefill_seconds_per_pair * reach,
+    }
+    return replace(model, tables=t._replace(**{part: best[part] for part in parts}))
+
+
+@pytest.mark.parametrize("overlap", ["sum", "max", "table"])
+@pytest.mark.parametrize("engine", ["nanoflow", "vllm"])
+@given(pool=POOLS, sample=st.sampled_from([0.2, 1.0]), policy=st.sampled_from(["dfs", "blend"]))
+@settings(max_examples=15, deadline=None)
+def test_losses_add_up_to_the_run_above_the_bound(
+    engine: str, overlap: str, pool: Workload, sample: float, policy: str
+) -> None:
+    problem = problem_of(pool, overlap=overlap, sample=sample, kv_bytes=SMALL)
+    log, priced = run(problem, policy, find_flavour(engine, BUDGET))
+    lost = losses(log, priced)
+    assert lost.run == run_seconds(log)
+    assert sum(lost.causes.values()) == pytest.approx(lost.run - lost.bound, abs=1e-9 * lost.run)
+    assert lost.steps.shape == (10, len(CAUSES))
+
+
+@pytest.mark.parametrize("overlap", ["sum", "max", "table"])
+@pytest.mark.parametrize("pieces", [1, 2])
+@given(pool=POOLS, kv_bytes=st.sampled_from([SMALL, 400_000_000]))
+@settings(max_examples=15, deadline=None)
+def test_no_cause_gains_time_where_nothing_is_computed_twice(
+    pieces: int, overlap: str, pool: Workload, kv_bytes: int
+) -> None:
+    problem = problem_of(pool, overlap=overlap, kv_bytes=kv_bytes)
+    log, priced = run(
+        problem, "dfs", replace(find_flavour("nanoflow", BUDGET), nano_batches=pieces)
+    )
+    if not log.count("preempted").any():
+        lost = losses(log, priced)
+        assert min(lost.causes.values()) >= -1e-9 * lost.run
+
+
+@given(pool=POOLS, budget=st.sampled_from([16, 300, BUDGET]))
+@settings(max_examples=25, deadline=None)
+def test_the_bound_is_what_the_work_is_worth_at_its_prices(pool: Workload, budget: int) -> None:
+    problem = problem_of(pool, kv_bytes=SMALL)
+    asked = (pool, pool.output_len, problem.prompts, problem.model, budget)
+    limits = bounds(*asked)
+    bound = price(*asked).bound
+    assert bound <= limits.reachable * (1 + 2e-6)
+    if limits.reachable > limits.longest * (1 + 1e-9):
+        assert bound == pytest.approx(limits.reachable, rel=2e-6)
+
+
+def test_a_run_of_best_rates_one_after_another_loses_nothing() -> None:
+    problem = problem_of(MIXED, overlap="sum")
+    best = ideal(problem.model, "layers", "head", "decode", "prefill")
+    lost = account(problem._replace(model=best))
+    assert lost.run == pytest.approx(lost.bound, rel=1e-9)
+    assert list(lost.causes.values()) == pytest.approx([0.0] * 6, abs=1e-9 * lost.run)
+
+
+@pytest.mark.parametrize(
+    ("best", "cause"), [(("decode",), "attention"), (("head", "prefill"), "floors")]
+)
+def test_a_cause_taken_out_of_the_model_is_no_loss(best: tuple[str, ...], cause: str) -> None:
+    problem = problem_of(MIXED)
+    assert account(problem).causes[cause] > 1e-3 * account(problem).run
+    lost = account(problem._replace(model=ideal(problem.model, *best)))
+    assert lost.causes[cause] == pytest.approx(0.0, abs=1e-9 * lost.run)
+
+
+def test_layers_at_one_rate_leave_no_step_size_to_regret_one_after_another() -> None:
+    problem = problem_of(MIXED, overlap="sum")
+    assert account(problem).causes["size"] > 1e-3 * account(problem).run
+    lost = account(problem._replace(model=ideal(problem.model, "layers")))
+    assert lost.causes["size"] == pytest.approx(0.0, abs=1e-9 * lost.run)
+
+
+def test_only_an_engine_that_does_not_overlap_loses_to_overlap() -> None:
+    problem = problem_of(MIXED)
+    beside, after = (
+        losses(*run(problem, "dfs", find_flavour(name, BUDGET))) for name in ("nanoflow", "vllm")
+    )
+    assert beside.causes["overlap"] == pytest.approx(0.0, abs=1e-9 * beside.run)
+    assert after.causes["overlap"] > 0.05 * after.run
+
+
+def test_an_order_that_mixes_loses_less_to_kv_than_one_that_does_not() -> None:
+    """Best rates, and memory beside compute for nothing: only the order is left to blame."""
+    apart = from_lengths([900] * 400 + [40] * 400, [2] * 400 + [200] * 400)
+    mixed = from_lengths([900, 40] * 400, [2, 200] * 400)
+    lost = []
+    for pool in (apart, mixed):
+        problem = problem_of(pool, overlap="max")
+        best = ideal(problem.model, "layers", "head", "decode", "prefill")
+        lost.append(account(problem._replace(model=best), "fcfs"))
+        causes = lost[-1].causes
+        assert causes.pop("kv") + causes.pop("size") == pytest.approx(lost[-1].run - lost[-1].bound)
+        assert list(causes.values()) == pytest.approx([0.0] * 4, abs=1e-9 * lost[-1].run)
+    assert lost[1].causes["kv"] < lost[0].causes["kv"]
+
+
+def test_a_prefix_computed_again_is_worth_its_tokens_and_attention() -> None:
+    """Six groups in turn, in memory for about one: a shuffled order finds nothing in the cache."""
+    n = 60
+    pool = tiny_pool([(400, 4)] * n, [384] * n, [i % 6 for i in range(n)])
+    problem = problem_of(pool, kv_bytes=SMALL)
+    apart, priced = run(problem, "fcfs")
+    together, _ = run(problem, "dfs")
+    assert losses(together, priced).again == pytest.approx(0.0, abs=1e-9)
+    missed = int(together.count("hit_tokens").sum() - apart.count("hit_tokens").sum())
+    pairs = int((apart.count("prefill_pairs") - together.count("prefill_pairs")).sum())
+    rate = priced.model.best_prefill_seconds_per_pair * priced.prices.beside
+    assert missed > 0
+    assert losses(apart, priced).again == pytest.approx(
+        missed * priced.prices.token + pairs * rate, rel=1e-9
+    )
+
+
+def test_losses_stand_in_the_part_of_the_run_where_they_are_made() -> None:
+    """All prompts first: what follows are decodes only, fewer and fewer."""
+    log, priced = run(problem_of(from_lengths([50] * 600, list(range(1, 601)))), "fcfs")
+    lost = losses(log, priced)
+    at_last = log.time("start") >= 0.9 * lost.run
+    part = StepLog(log.counts[at_last], log.times[at_last], log.replica[at_last], log.meta)
+    assert losses(part, priced).steps.sum() == pytest.approx(lost.steps[-1].sum())
+
+
+def test_other_kinds_of_runs_are_refused() -> None:
+    log, priced = run(problem_of(MIXED))
+    two = replace(log, replica=np.arange(len(log), dtype=np.int32) % 2)
+    with pytest.raises(InputError, match="several replicas"):
+        losses(two, priced)
+    shared = replace(log, counts=log.counts + 1)
+    with pytest.raises(InputError, match="cascade attention"):
+        losses(shared, priced)
+    with pytest.raises(InputError, match="at most 15"):
+        losses(log, priced._replace(layers=priced.layers[:16]))
+    pair = problem_of(MIXED, tp=2)
+    with pytest.raises(InputError, match="2 GPUs"):
+        price(MIXED, MIXED.output_len, pair.prompts, pair.model, BUDGET)
