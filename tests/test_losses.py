@@ -11,7 +11,7 @@ from test_optimum import SMALL, tiny_pool
 from blendsim import search
 from blendsim.errors import InputError
 from blendsim.perf.model import StepModel
-from blendsim.report.losses import CAUSES, Losses, Priced, losses, price
+from blendsim.report.losses import CAUSES, Losses, Priced, _least_above, losses, price
 from blendsim.report.metrics import run_seconds
 from blendsim.report.optimum import bounds
 from blendsim.request import Workload, from_lengths
@@ -183,6 +183,30 @@ def test_a_prefix_computed_again_is_worth_its_tokens_and_attention() -> None:
     assert losses(apart, priced).again == pytest.approx(
         missed * priced.prices.token + pairs * rate, rel=1e-9
     )
+
+
+@pytest.fixture(scope="module")
+def some() -> Priced:
+    """The prices of a request."""
+    return run(problem_of(tiny_pool([(30, 3)], [0])))[1]
+
+
+@given(data=st.data())
+def test_the_best_size_is_the_best_of_all_where_cost_is_convex(
+    some: Priced, data: st.DataObject
+) -> None:
+    step = some.model.best_layer_seconds_per_token
+    slopes = sorted(data.draw(st.lists(st.floats(0.2, 5.0), min_size=1, max_size=40)))
+    layers = np.concatenate(([0.0], 300 * step + np.cumsum(slopes) * step))
+    token = data.draw(st.floats(0.0, 4.0)) * step
+    priced = some._replace(layers=layers, prices=some.prices._replace(token=token))
+    beside, memory = (data.draw(st.floats(0.0, 500 * step)) for _ in range(2))
+    best = min(
+        max(a * (layers[n] + beside) + b * memory for a, b, _ in priced.model.lines) - token * n
+        for n in range(1, len(layers))
+    )
+    found = _least_above(priced, np.array([beside]), np.array([memory]))
+    assert found == pytest.approx([best], abs=1e-9 * 300 * step)
 
 
 def test_losses_stand_in_the_part_of_the_run_where_they_are_made() -> None:

@@ -47,7 +47,8 @@ class Priced(NamedTuple):
         """Seconds a context token read, private or shared, in the mean over the pool.
 
         NOTE: a step log does not say whose context was read, so every step is taken to have the
-        pool's mix of both. Sums over a run are exact; those over a part of it are nearly so.
+        pool's mix of both. Sums over a run without preemption are exact; `kv` of a part of it is
+        nearly so, and what preemption moves from reads to prompts is priced at the mean.
         """
         private = self.prices.private_read * self.work.private_reads
         shared = self.prices.shared_read * self.work.shared_reads
@@ -76,7 +77,7 @@ class Losses:
     """Seconds of a run above the bound: `run` − `bound` is the sum of `steps` and `again`."""
 
     run: float
-    bound: float  # of the program, where the longest request alone takes no longer
+    bound: float  # of the program: the reachable bound, unless one request alone takes longer
     steps: Floats = field(repr=False)  # (PHASES, len(CAUSES))
     again: float  # work beyond the least: computed again, or prefixes not shared
 
