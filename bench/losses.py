@@ -15,6 +15,7 @@ from machine import machine, row, timed, today
 
 from blendsim import search
 from blendsim.report.losses import CAUSES, Losses, Priced, losses, price
+from blendsim.report.optimum import Prices
 from blendsim.search.comparison import BUDGETS
 from blendsim.search.trial import block_size, find_engine, predict
 from blendsim.synth.blend import blend
@@ -39,6 +40,15 @@ def shares(lost: Losses) -> Iterable[str]:
         yield f"{round(seconds / lost.run, 4) + 0.0:.2%}"  # no −0.00 %
 
 
+def told(prices: Prices) -> str:
+    """The prices in words."""
+    return (
+        f"{prices.token * 1e6:.1f} µs a token, {prices.private_read * 1e9:.1f} ns a private and "
+        f"{prices.shared_read * 1e9:.1f} ns a shared context token read, {prices.beside:.2f} s a "
+        "second of head and prefill attention"
+    )
+
+
 def phases(lost: Losses) -> Iterable[str]:
     """Cells of the second: what a tenth of the run loses, in % of that tenth."""
     for seconds in lost.steps.sum(axis=1):
@@ -56,15 +66,19 @@ def main() -> None:
     print(f"{machine()}; {today()}; {asked.gpu}, overlap {known.overlap}\n")
     print(row("workload", "schedule", "seconds", "bound", *CAUSES, "again"))
     print(row(*["---"] * (5 + len(CAUSES))))
+    pools: dict[str, Priced] = {}
     found: dict[tuple[str, str], Losses] = {}
     for trace in asked.traces:
         problem = search.prepare(blend(RECIPES[trace], known.system, asked.data).workload, known)
-        prices = priced(problem)
+        prices = pools[trace] = priced(problem)
         engine = find_engine(problem, "nanoflow", TOKENS)
         for policy in POLICIES:
             log = predict(problem, search.plan_policy(problem, policy), engine)
             lost = found[trace, policy] = losses(log, prices)
             print(row(trace, policy, *shares(lost)), flush=True)
+    print("\nPrices:\n")
+    for trace, prices in pools.items():
+        print(f"- {trace}: {told(prices.prices)}")
     tenths = range(1, 11)
     print("\nLost in each tenth of the run's time, in % of that tenth:\n")
     print(row("workload", "schedule", *map(str, tenths)))
