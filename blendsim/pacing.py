@@ -22,6 +22,7 @@ class Gains:
     slack: float = 0.05  # how far a step's marginal cost may be from the price of a token
     efficiency: float = 0.85  # of the best rate of tokens: no step is smaller than gives this
     caution: float = 1.0  # standard deviations kept free for lengths that are not known
+    trust: float = 1.0  # in the planner's mean lengths: requests that ended, per sampled one
     look_steps: int = 256  # steps from one reckoning to the next
 
     def __post_init__(self) -> None:
@@ -32,6 +33,7 @@ class Gains:
             ("slack", self.slack, 0.0 <= self.slack <= 1.0),
             ("efficiency", self.efficiency, 0.0 <= self.efficiency <= 1.0),
             ("caution", self.caution, 0.0 <= self.caution <= 10.0),
+            ("trust", self.trust, 0.0 <= self.trust <= 1e9),
             ("look_steps", self.look_steps, 1 <= self.look_steps <= 1 << 20),
         ):
             if not is_right:
@@ -62,7 +64,7 @@ class Pacing:
                 "lines must be pairs of at least 0",
             ),
             (_above_0(self.read_seconds), "read_seconds must be above 0"),
-            (all(each >= 1.0 for each in self.spread), "spread must be at least 1"),
+            (all(1.0 <= each < float("inf") for each in self.spread), "spread must be at least 1"),
         ):
             if not is_right:
                 raise ValueError(what)

@@ -21,9 +21,9 @@ from blendsim.plan import read_plan, write_plan
         {"lines": []},
         {"read_seconds": 0.0},
         {"read_seconds": "x"},
-        {"left_hold": -1.0},
         {"spread": None},
-        {"spread": 0.5},
+        {"spread": [0.5]},
+        {"spread": ["a"]},
     ],
     ids=str,
 )

@@ -10,16 +10,12 @@ from hypothesis import strategies as st
 from oracle_serving import World
 from pacing_worlds import AMPLE, PacedWorld, plain_twins, record_of
 
+from blendsim.serving import paced_line
 from blendsim.serving import pacing as pacing_module
 from blendsim.serving.core import ServingCore
-from blendsim.serving.pacing import (
-    CREDIT,
-    ROWS,
-    expected_reads,
-    nearest_waiting,
-    note_step,
-)
-from blendsim.serving.state import NONE, RIGHT, is_paced
+from blendsim.serving.paced_line import nearest_waiting
+from blendsim.serving.pacing import CREDIT, ROWS, expected_reads, note_step
+from blendsim.serving.state import NONE, is_paced
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -52,7 +48,7 @@ def test_taking_requests_out_leaves_the_line_that_a_list_would_be(data: st.DataO
     s = core.state.scalars[0]
     while line:
         place = data.draw(st.sampled_from(line))
-        assert pacing_module.take(core.state, place) == place
+        assert paced_line.take(core.state, place) == place
         line.remove(place)
         inside = int(s.back - s.front) + 1
         assert inside - int(record_of(core).holes) == len(line)
@@ -60,7 +56,7 @@ def test_taking_requests_out_leaves_the_line_that_a_list_would_be(data: st.DataO
             assert (int(s.front), int(s.back)) == (line[0], line[-1])
         for at in range(int(s.front), int(s.back) + 1):
             left = [k for k in line if k <= at]
-            found = pacing_module.nearest_waiting(core.state.pace[0].jump, at)
+            found = paced_line.nearest_waiting(core.state.pace[0].jump, at)
             assert found == left[-1]
     assert s.front > s.back
     assert record_of(core).holes == 0
@@ -110,7 +106,7 @@ def lights(room: int, gone: list[int], dense: int) -> ServingCore:
     core.commit()
     core.state.scalars[0].max_running = 32
     for place in gone:
-        pacing_module.take(core.state, place)
+        paced_line.take(core.state, place)
     return core
 
 
@@ -126,38 +122,50 @@ def test_the_longest_that_fits_is_found_where_longer_ones_stand_further_right(
     core = lights(room, gone, dense)
     s = core.state.scalars[0]
     waiting = [k for k in range(1, 13) if k not in gone]
-    last = waiting[-1]
     fitting = [
         k
         for k in waiting
-        if (k == last or core.state.density[k] < s.root_density)
-        and pacing_module.fits_beside(core.state, k, kept, kept)
+        if core.state.density[k] < s.root_density
+        and paced_line.fits_right(core.state, k, kept, kept)
     ]
-    found = pacing_module.longest_fitting(core.state, kept, kept)
+    found = paced_line.longest_fitting(core.state, kept, kept)
     assert found == (fitting[-1] if fitting else NONE)
 
 
 def test_room_kept_for_the_dense_end_keeps_long_outputs_out() -> None:
     core = lights(100, [], 3)
-    found = [pacing_module.longest_fitting(core.state, kept, kept) for kept in (0, 40, 70, 100)]
+    found = [paced_line.longest_fitting(core.state, kept, kept) for kept in (0, 40, 70, 100)]
     assert found[0] == 12
     assert found == sorted(found, reverse=True)
     assert found[-1] == NONE
 
 
-def test_right_end_without_room_is_left_alone_for_eight_steps() -> None:
-    """All memory is kept for the left, so that nobody enters from the right beside another."""
-    pacing = replace(AMPLE.pacing, left_hold=1e6)
-    core = AMPLE._replace(pacing=pacing).core()
-    p, tries = record_of(core), []
-    for step in range(20):
-        core.step()
-        if p.blocked_until != (tries[-1] + 8 if tries else 0):
-            tries.append(step)
-        core.commit()
-    assert tries[1:] == [tries[0] + 8 * k for k in range(1, len(tries))]
-    assert len(tries) >= 2
-    assert (core.state.requests.side == RIGHT).sum() == 1
+def test_right_end_without_room_is_left_alone_for_eight_steps(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """All memory is kept for the left; who is tried at each step is seen."""
+    core = lights(100, [], 0)
+    s, p, tries = core.state.scalars[0], record_of(core), []
+    p.hold_left, p.blocked_until = 1e12, 0
+    fitting = paced_line.longest_fitting
+    monkeypatch.setattr(
+        paced_line,
+        "longest_fitting",
+        lambda *given: (tries.append(int(s.step)), fitting(*given))[1],
+    )
+    for step in range(100, 120):
+        s.step = step
+        assert paced_line.next_to_enter(core.state) == NONE
+    assert tries == [100, 108, 116]
+
+
+def test_right_end_is_tried_at_once_when_nobody_runs() -> None:
+    core = lights(100, [], 0)
+    s, p = core.state.scalars[0], record_of(core)
+    p.hold_left, p.blocked_until, s.step = 1e12, 1_000, 100
+    assert paced_line.next_to_enter(core.state) == NONE
+    s.running = 0
+    assert paced_line.next_to_enter(core.state) == 12
 
 
 def test_rows_of_the_table_are_levels_of_context_up_to_the_last() -> None:
@@ -333,7 +341,7 @@ def test_shared_prompt_tokens_are_not_left_to_compute() -> None:
 def test_kernels_for_paced_states_mean_their_other_half_without_pace() -> None:
     unpaced = SimpleNamespace(pace=(), scalars=[SimpleNamespace(token_budget=77)])
     assert pacing_module.step_budget(unpaced) == 77
-    assert pacing_module.holes(unpaced) == 0
+    assert paced_line.holes(unpaced) == 0
     assert note_step(unpaced) is None
     assert not is_paced(unpaced)
     assert is_paced(AMPLE.core().state)

@@ -6,8 +6,6 @@ from hypothesis import given, settings
 from oracle_serving import World
 from serving_worlds import core_of, steps, worlds
 
-from blendsim.serving.state import BUCKETS
-
 #: Both prompts fit in 6 blocks of 2 tokens, both whole requests do not.
 PAIR = World(
     prompts=((1,) * 4, (2,) * 6),
@@ -78,13 +76,15 @@ def test_overrun_estimate_doubles_until_it_exceeds_what_was_generated() -> None:
 
 
 def test_end_beyond_the_horizon_waits_in_its_last_bucket() -> None:
-    """At step 513 the estimate has doubled to 1,024 tokens; 256 buckets of one step lie ahead."""
-    core = core_of(replace(PAIR, outputs=(600, 1), estimates=(1, 1), capacity=400))
-    for _ in range(514):
+    """At step 2,049 the estimate has doubled to 4,096 tokens; 1,024 buckets of one step lie
+    ahead.
+    """
+    core = core_of(replace(PAIR, outputs=(2_100, 1), estimates=(1, 1), capacity=1_200))
+    for _ in range(2_050):
         core.step()
         core.commit()
     request = core.state.requests[0]
-    assert (int(request.expected), int(request.end_bucket)) == (1_024, 513 + 255)
+    assert (int(request.expected), int(request.end_bucket)) == (4_096, 2_049 + 1_023)
 
 
 @settings(max_examples=100, deadline=None)
@@ -129,13 +129,11 @@ def test_true_estimates_are_hardly_ever_preempted_with_blocks_and_cut_prompts() 
 
 @given(worlds())
 @settings(max_examples=40)
-def test_no_end_is_expected_after_the_last_bucket_that_the_peak_looks_at(world: World) -> None:
+def test_the_peak_starts_from_all_that_is_expected(world: World) -> None:
     core = core_of(world)
     while not core.is_done:
         core.step()
-        s = core.state.scalars[0]
-        ahead = range(
-            max(int(s.last_bucket), int(s.current_bucket) - 1) + 1, int(s.current_bucket) + BUCKETS
-        )
-        assert all(core.state.buckets[b % BUCKETS]["count"] == 0 for b in ahead)
+        s, buckets = core.state.scalars[0], core.state.buckets
+        assert int(s.expected_count) == buckets["count"].sum()
+        assert int(s.expected_base) == buckets["base_sum"].sum()
         core.commit()

@@ -10,6 +10,7 @@ from blendsim.errors import UnknownName
 from blendsim.perf.density import RequestCosts
 from blendsim.plan import DUAL_SCAN, IN_ORDER, Plan
 from blendsim.planner.blend import BOTH_ENDS, MEMORY_FIRST, BlendSettings, blend
+from blendsim.planner.even import evened
 from blendsim.planner.lengths import Lengths
 from blendsim.planner.orders import dfs, fcfs, shuffled
 from blendsim.planner.tree import Floats, PoolTree, density, node_costs, pool_tree
@@ -115,12 +116,21 @@ def _blend(scene: _Scene) -> _Ordered:
     return _Ordered(order, rho, admission, done.root_density, {"arrange": facts})
 
 
+def _paced(scene: _Scene) -> _Ordered:
+    """As `blend`; pace.py chooses what its steps compute."""
+    done = _blend(scene)
+    if done.admission != DUAL_SCAN:
+        return done
+    places = evened(done.density, done.root_density)
+    return done._replace(order=done.order[places], density=done.density[places])
+
+
 _POLICIES: dict[str, Callable[[_Scene], _Ordered]] = {
     "fcfs": _fcfs,
     "random": _random,
     "dfs": _dfs,
     "blend": _blend,
-    PACED: _blend,  # in the same order; pace.py chooses what its steps compute
+    PACED: _paced,
 }
 
 POLICIES = tuple(_POLICIES)

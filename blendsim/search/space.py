@@ -199,6 +199,7 @@ _GAINS: dict[str, tuple[float, ...]] = {  # of pacing.Gains
     "slack": (0.0, 0.02, 0.05, 0.1, 0.2),
     "efficiency": (0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95),
     "caution": (0.0, 0.5, 1.0, 1.5, 2.0, 3.0),
+    "trust": (0.25, 1.0, 4.0),
     "look_steps": (64, 128, 256, 512, 1_024),
 }
 _UNORDERED = ("policy", "ends", "eviction")

@@ -16,7 +16,7 @@ from blendsim.serving.state import NONE, RIGHT, State
 KIND = np.dtype(
     [
         ("spread", np.float64),  # E[d²] / E[d]² of its lengths
-        ("prior", np.float64),  # visible lengths of this source: ends that are worth so much
+        ("prior", np.float64),  # ends that the planner's means are worth
         ("running", np.int64),  # members: admitted from the right, length unknown
         ("held_base", np.int64),  # Σ private tokens, less the step: they are this + running·step
         ("mean_sum", np.float64),  # Σ planner's means of the members

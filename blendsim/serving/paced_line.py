@@ -55,7 +55,10 @@ def longest_fitting(state: State, near: int, far: int) -> int:
     """
     s = state.scalars[0]
     jump = state.pace[0].jump
-    if fits_right(state, state.queue[s.back], near, far):
+    last = state.queue[s.back]
+    if state.density[last] >= s.root_density:
+        return NONE
+    if fits_right(state, last, near, far):
         return s.back
     low, high, found = s.front, s.back - 1, NONE
     while low <= high:
@@ -102,14 +105,14 @@ def next_to_enter(state: State) -> int:
         if not (fits_right(state, k, near, far) if is_right else fits_left(state, k)):
             return NONE
         return take(state, s.front)
-    if s.requeued == 0 and s.step >= p.blocked_until:
+    if s.requeued == 0 and (s.running == 0 or s.step >= p.blocked_until):
         place = longest_fitting(state, near, far)
         if place != NONE:
             return take(state, place)
         p.blocked_until = s.step + RETRY_STEPS
     place = left_place(state)
     k = state.queue[place]
-    if not fits_left(state, k):
+    if state.density[k] < s.root_density or not fits_left(state, k):
         return NONE
     return take(state, place)
 

@@ -97,11 +97,12 @@ def new_pace(
     p.least_tokens = sizes[rate >= gains.efficiency * rate.max()][0]
     p.unit = capacity // ROWS + 1
     requests.kind = np.where(visible, NONE, source)
-    by_kind = np.array(pacing.spread)
     kinds: Any = np.zeros(int(source.max(initial=0)) + 1, KIND).view(np.recarray)
-    kinds.spread = by_kind[: len(kinds)]
-    kinds.prior = np.maximum(1, np.bincount(source[visible], minlength=len(kinds)))
-    spread = np.where(visible, 1.0, by_kind[source])
+    kinds.spread = 1.0
+    kinds.spread[: len(pacing.spread)] = pacing.spread[: len(kinds)]
+    sampled = np.maximum(1, np.bincount(source[visible], minlength=len(kinds)))
+    kinds.prior = np.maximum(gains.trust * sampled, 1e-9)
+    spread = np.where(visible, 1.0, kinds.spread[source])
     reads = expected_reads(requests.prompt, requests.estimate, spread)
     hidden = ~visible
     kinds.waiting_reads = np.bincount(source[hidden], reads[hidden], minlength=len(kinds))

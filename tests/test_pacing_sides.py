@@ -1,0 +1,183 @@
+"""Paced plans' two sides: the compute-heavy end is one account, taken from both its ends."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from oracle_serving import World
+from pacing_worlds import AMPLE, PacedWorld, plain_twins, record_of
+from serving_worlds import core_of
+
+from blendsim.pacing import Gains
+from blendsim.serving import batcher, paced_line
+from blendsim.serving.core import ServingCore
+from blendsim.serving.forecast import peak_fits
+from blendsim.serving.sides import reservation
+from blendsim.serving.state import LEFT, RIGHT
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _plain_kernels():  # type: ignore[no-untyped-def]
+    with pytest.MonkeyPatch.context() as patch:
+        assert plain_twins(patch) > 0
+        yield
+
+
+def started(drawn: PacedWorld, steps: int = 1) -> ServingCore:
+    core = drawn.core()
+    for _ in range(steps):
+        core.step()
+        core.commit()
+    return core
+
+
+def test_what_the_dense_end_will_hold_is_its_private_tokens_over_its_outputs() -> None:
+    """Of 30 + 25 + 20 prompt tokens nothing is shared; outputs are 2, 3 and 4."""
+    hold = (30 + 1) * 2 + (25 + 1.5) * 3 + (20 + 2) * 4
+    assert record_of(AMPLE.core()).hold_left == pytest.approx(hold)
+
+
+def test_unknown_lengths_hold_more_by_their_spread() -> None:
+    """By MACHINE's spread of 1.5."""
+    core = AMPLE._replace(visible=(False, True, True, True, True, True)).core()
+    hold = (30 + 1.5) * 2 + (25 + 1.5) * 3 + (20 + 2) * 4
+    assert record_of(core).hold_left == pytest.approx(hold)
+
+
+def test_shared_prefixes_are_nobodys_hold() -> None:
+    prompts = tuple((7,) * 20 + (k,) for k in range(6))
+    core = AMPLE._replace(world=replace(AMPLE.world, prompts=prompts)).core()
+    assert record_of(core).hold_left == pytest.approx((1 + 1) * 2 + (1 + 1.5) * 3 + (1 + 2) * 4)
+
+
+def test_nothing_is_left_to_hold_when_all_have_entered() -> None:
+    core = AMPLE.core()
+    while not core.is_done:
+        core.step()
+        core.commit()
+    assert record_of(core).hold_left == pytest.approx(0.0, abs=1e-9)
+
+
+@pytest.mark.parametrize(("held", "place"), [(0, 2), (9, 2), (10, 0), (50, 0)])
+def test_dense_end_is_taken_from_its_last_while_it_holds_less_than_its_even_share(
+    held: int, place: int
+) -> None:
+    core = AMPLE.core()
+    p = record_of(core)
+    p.hold_left, p.steps_left = 1_000.0, 100.0
+    core.state.scalars[0].left_reserved = held
+    assert paced_line.left_place(core.state) == place
+
+
+def test_last_of_the_dense_end_is_the_last_that_still_waits() -> None:
+    core = AMPLE.core()
+    paced_line.take(core.state, 2)
+    assert paced_line.left_place(core.state) == 1
+    paced_line.take(core.state, 1)
+    assert paced_line.left_place(core.state) == 0
+    paced_line.take(core.state, 0)
+    assert paced_line.left_place(core.state) == 3  # of the other end: nobody else waits
+
+
+def test_dense_end_enters_within_its_room_though_the_forecast_has_none() -> None:
+    core = started(AMPLE)
+    s, p = core.state.scalars[0], record_of(core)
+    s.left_reserved, s.expected_base = 0, 10_000  # of requests that outgrow all memory
+    own = reservation(core.state, 0)
+    p.hold_left, p.steps_left, p.left_room = float(own), 1.0, 1.0
+    assert paced_line.kept_for_left(core.state) == own
+    assert not peak_fits(core.state, 0, own, own)
+    assert paced_line.fits_left(core.state, 0)
+    p.left_room = 0.99
+    assert not paced_line.fits_left(core.state, 0)
+
+
+def test_room_kept_is_a_multiple_of_the_even_share() -> None:
+    core = AMPLE.core()
+    p = record_of(core)
+    p.hold_left, p.steps_left, p.left_room = 1_000.0, 50.0, 1.5
+    assert paced_line.kept_for_left(core.state) == 30
+    p.hold_left = -1.0  # those that came back may have been counted twice
+    assert paced_line.kept_for_left(core.state) == 0
+
+
+def test_only_the_memory_heavy_end_is_forecast_by_its_ends() -> None:
+    core = started(AMPLE, 3)
+    requests = core.state.requests
+    running = np.flatnonzero(requests.reserved > 0)
+    assert set(requests.side[running]) == {LEFT, RIGHT}
+    assert int(core.state.scalars[0].expected_count) == (requests.side[running] == RIGHT).sum()
+    core.check()
+
+
+def overrunning(visible: bool) -> PacedWorld:
+    """One dense request with an output ten times as long as estimated."""
+    world = World(
+        prompts=((1,) * 6, (2,) * 2),
+        outputs=(60, 60),
+        estimates=(6, 60),
+        densities=(4.0, 0.2),
+        capacity=400,
+        block=1,
+        budget=32,
+        max_running=8,
+        dual=True,
+    )
+    return PacedWorld(world, AMPLE.pacing, (visible, True), (0, 0))
+
+
+def test_overrun_estimates_change_sides_only_without_pacing() -> None:
+    drawn = overrunning(False)
+    paced, plain = drawn.core(), core_of(drawn.world)
+    for core in (paced, plain):
+        for _ in range(40):
+            core.step()
+            core.commit()
+    assert int(paced.state.requests.side[0]) == LEFT
+    assert int(plain.state.requests.side[0]) == RIGHT
+
+
+def test_reservation_of_an_unknown_length_counts_its_spread() -> None:
+    seen, hidden = overrunning(True).core(), overrunning(False).core()
+    assert reservation(seen.state, 0) == 6 + 3  # blocks of one token, half the output
+    assert reservation(hidden.state, 0) == 6 + 4  # 1.5 · 3, rounded down
+
+
+def crowded(left_reserved: int) -> ServingCore:
+    """Two dense requests and two light ones run; the even share of the dense is 20 tokens."""
+    world = World(
+        prompts=((1,) * 6, (2,) * 6, (3,) * 9, (4,) * 2),
+        outputs=(20, 20, 20, 20),
+        estimates=(20, 20, 20, 20),
+        densities=(4.0, 3.0, 0.2, 0.1),
+        capacity=400,
+        block=1,
+        budget=64,
+        max_running=8,
+        dual=True,
+    )
+    pacing = replace(AMPLE.pacing, gains=Gains(left_room=1.0, efficiency=1.0))
+    core = started(PacedWorld(world, pacing, (True,) * 4, (0,) * 4), 3)
+    assert int(core.state.scalars[0].running) == 4
+    p = record_of(core)
+    p.hold_left, p.steps_left = 20.0, 1.0
+    core.state.scalars[0].left_reserved = left_reserved
+    return core
+
+
+def test_newest_of_the_dense_end_leaves_while_that_end_has_half_of_its_room() -> None:
+    core = crowded(10)
+    out = paced_line.who_leaves(core.state)
+    assert core.state.requests.side[out] == LEFT
+    assert out == int(core.state.scalars[0].left_newest)
+
+
+def test_lightest_of_the_memory_heavy_end_leaves_where_it_has_crowded_the_other_out() -> None:
+    core = crowded(9)
+    assert paced_line.who_leaves(core.state) == 3  # holds seven tokens less than the other
+
+
+def test_last_of_the_memory_heavy_end_stays_however_crowded_it_is() -> None:
+    core = crowded(9)
+    batcher.preempt(core.state, 3)
+    assert core.state.requests.side[paced_line.who_leaves(core.state)] == LEFT

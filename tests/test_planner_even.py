@@ -1,0 +1,47 @@
+"""The compute-heavy end of a paced plan, evened out."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from blendsim.planner.even import FACTOR, evened
+
+FALLING = st.lists(
+    st.sampled_from([0.1, 0.5, 0.9, 1.0, 1.5, 2.5, 7.0, 30.0, float("inf")]), max_size=40
+).map(lambda values: np.array(sorted(values, reverse=True)))
+
+
+@given(FALLING)
+def test_places_are_a_permutation_that_leaves_the_memory_heavy_end_alone(rho: np.ndarray) -> None:
+    places = evened(rho, 1.0)
+    assert sorted(places) == list(range(len(rho)))
+    light = rho < 1.0
+    assert places[light].tolist() == np.flatnonzero(light).tolist()
+
+
+@given(FALLING)
+def test_requests_of_one_node_stay_together_and_in_order(rho: np.ndarray) -> None:
+    places = evened(rho, 1.0)
+    for node in set(rho.tolist()):
+        at = np.flatnonzero(rho[places] == node)
+        assert (np.diff(at) == 1).all()
+        assert (np.diff(places[at]) == 1).all()
+
+
+def test_much_denser_nodes_come_first() -> None:
+    rho = np.array([64.0, 40.0, 9.0, 8.5, 2.0, 1.5])
+    levels = np.floor(np.log2(rho[evened(rho, 1.0)]))
+    assert (np.diff(levels) <= 0.0).all()
+
+
+def test_every_stretch_is_a_sample_of_what_is_about_as_dense() -> None:
+    rho = np.linspace(FACTOR * 0.999, 1.0, 1_000)
+    stretches = rho[evened(rho, 1.0)].reshape(20, 50).mean(axis=1)
+    assert stretches == pytest.approx(np.full(20, rho.mean()), abs=0.03)
+
+
+def test_a_pool_without_a_dense_end_stays_as_it_is() -> None:
+    assert evened(np.array([0.5, 0.2]), 1.0).tolist() == [0, 1]
+    assert evened(np.zeros(0), 1.0).tolist() == []
+    assert evened(np.zeros(3), 0.0).tolist() == [0, 1, 2]
