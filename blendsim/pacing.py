@@ -17,7 +17,7 @@ class Gains:
     """The free choices of pacing, which a search may vary."""
 
     most_tokens: int = 8_192  # of a step; a smaller budget of the engine binds too
-    left_room: float = 1.5  # KV kept for the compute-heavy end, in its even shares
+    left_room: float = 3.0  # standard deviations kept free for the compute-heavy end
     fill: float = 0.93  # share of the KV cache that reading is expected to fill
     slack: float = 0.05  # how far a step's marginal cost may be from the price of a token
     efficiency: float = 0.85  # of the best rate of tokens: no step is smaller than gives this

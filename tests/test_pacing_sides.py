@@ -56,6 +56,7 @@ def test_nothing_is_left_to_hold_when_all_have_entered() -> None:
         core.step()
         core.commit()
     assert record_of(core).hold_left == pytest.approx(0.0, abs=1e-9)
+    assert record_of(core).square_left == pytest.approx(0.0, abs=1e-9)
 
 
 @pytest.mark.parametrize(("held", "place"), [(0, 2), (9, 2), (10, 0), (50, 0)])
@@ -84,20 +85,22 @@ def test_dense_end_enters_within_its_room_though_the_forecast_has_none() -> None
     s, p = core.state.scalars[0], record_of(core)
     s.left_reserved, s.expected_base = 0, 10_000  # of requests that outgrow all memory
     own = reservation(core.state, 0)
-    p.hold_left, p.steps_left, p.left_room = float(own), 1.0, 1.0
+    p.hold_left, p.steps_left, p.left_room = float(own), 1.0, 0.0
     assert paced_line.kept_for_left(core.state) == own
     assert not peak_fits(core.state, 0, own, own)
     assert paced_line.fits_left(core.state, 0)
-    p.left_room = 0.99
+    p.hold_left -= 1.0
     assert not paced_line.fits_left(core.state, 0)
 
 
-def test_room_kept_is_a_multiple_of_the_even_share() -> None:
+def test_room_kept_is_the_even_share_and_standard_deviations_of_it() -> None:
     core = AMPLE.core()
     p = record_of(core)
-    p.hold_left, p.steps_left, p.left_room = 1_000.0, 50.0, 1.5
-    assert paced_line.kept_for_left(core.state) == 30
-    p.hold_left = -1.0  # those that came back may have been counted twice
+    squares = (30 + 1) ** 2 * 2 + (25 + 1.5) ** 2 * 3 + (20 + 2) ** 2 * 4
+    assert p.square_left == pytest.approx(squares)
+    p.hold_left, p.square_left, p.steps_left, p.left_room = 1_000.0, 800.0, 50.0, 1.5
+    assert paced_line.kept_for_left(core.state) == 20 + 1.5 * 4
+    p.hold_left = p.square_left = -1.0  # sums of floats may end below 0
     assert paced_line.kept_for_left(core.state) == 0
 
 
@@ -156,7 +159,7 @@ def crowded(left_reserved: int) -> ServingCore:
         max_running=8,
         dual=True,
     )
-    pacing = replace(AMPLE.pacing, gains=Gains(left_room=1.0, efficiency=1.0))
+    pacing = replace(AMPLE.pacing, gains=Gains(left_room=0.0, efficiency=1.0))
     core = started(PacedWorld(world, pacing, (True,) * 4, (0,) * 4), 3)
     assert int(core.state.scalars[0].running) == 4
     p = record_of(core)

@@ -194,7 +194,7 @@ _KEPT = (0.5, 0.8, 0.9, 0.95, 0.97, 0.98, 0.99, 0.995, 0.999, 1.0)
 _PLAIN = ("fcfs", "random", "dfs")  # orders that know no densities
 _GAINS: dict[str, tuple[float, ...]] = {  # of pacing.Gains
     "most_tokens": (512, 1_024, 2_048, 4_096, 8_192),
-    "left_room": (0.5, 1.0, 1.5, 2.0, 3.0, 4.0),
+    "left_room": (0.0, 1.0, 2.0, 3.0, 4.0, 6.0),
     "fill": (0.7, 0.8, 0.85, 0.9, 0.93, 0.96, 0.98, 1.0),
     "slack": (0.0, 0.02, 0.05, 0.1, 0.2),
     "efficiency": (0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95),

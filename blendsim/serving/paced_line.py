@@ -7,6 +7,8 @@ than its even share, short ones while it holds more. The KV cache is never short
 steps of tokens.
 """
 
+import numpy as np
+
 from blendsim.compiled import kernel, kernel_where, rare_kernel
 from blendsim.request import Ints
 from blendsim.serving.admission import fits_beside, has_blocks, next_request
@@ -168,11 +170,15 @@ def who_leaves(state: State) -> int:
 
 @kernel
 def kept_for_left(state: State) -> int:
-    """KV tokens that the memory-heavy end leaves to the compute-heavy one: `left_room` times that
-    end's even share, which in the steps left adds up to all it will hold.
+    """KV tokens that the memory-heavy end leaves to the compute-heavy one: that end's even share,
+    which in the steps left adds up to all it will hold, and `left_room` standard deviations.
+
+    Who enters at random, stays d steps and holds h tokens adds d·h²/steps to the variance.
     """
     p = state.pace[0].record[0]
-    return int(p.left_room * max(p.hold_left, 0.0) / max(p.steps_left, 1.0))
+    share = max(p.hold_left, 0.0) / max(p.steps_left, 1.0)
+    spread = np.sqrt(max(p.square_left, 0.0) / max(p.steps_left, 1.0))
+    return int(share + p.left_room * spread)
 
 
 @kernel

@@ -26,7 +26,7 @@ CONTEXT_TOKENS = COUNTS.index("context_tokens")
 PACE = np.dtype(
     [
         # rules
-        ("left_room", np.float64),  # KV kept for the compute-heavy end, in its even shares
+        ("left_room", np.float64),  # standard deviations kept free for the compute-heavy end
         ("read_seconds", np.float64),
         ("most_reads", np.float64),  # seconds of a step's reads when KV is as full as expected
         ("slack", np.float64),
@@ -45,6 +45,7 @@ PACE = np.dtype(
         ("holes", np.int64),  # places between front and back whose request has gone
         ("middle", np.int64),  # place of the compute-heavy end's last request
         ("hold_left", np.float64),  # KV tokens · steps that its waiting requests will hold
+        ("square_left", np.float64),  # Σ of that times the KV tokens each holds
         ("steps_left", np.float64),  # as reckoned last
     ],
     align=True,
@@ -110,7 +111,9 @@ def new_pace(
     p.reads_left = float(reads.sum())
     p.middle = np.flatnonzero(is_left).max(initial=NONE)
     private = requests.prompt - block_tokens * requests.path_blocks
-    p.hold_left = float(expected_reads(private, requests.estimate, spread)[is_left].sum())
+    hold = expected_reads(private, requests.estimate, spread)[is_left]
+    p.hold_left = float(hold.sum())
+    p.square_left = float((hold**2 / requests.estimate[is_left]).sum())
     return Pace(
         record,
         np.zeros((ROWS, 3), np.int64),
@@ -146,6 +149,15 @@ def hold_of(state: State, request: int) -> float:
     r = state.requests[request]
     held = float(r.prompt - state.scalars[0].block_tokens * r.path_blocks)
     return float(expected_reads_of_one(held, float(r.estimate), spread_of(state, request)))
+
+
+@kernel_where("pace", lambda state, request: None)
+def note_left(state: State, request: int) -> None:
+    """The request of the compute-heavy end has entered for the first time."""
+    p = state.pace[0].record[0]
+    hold = hold_of(state, request)
+    p.hold_left -= hold
+    p.square_left -= hold * hold / state.requests[request].estimate
 
 
 @kernel
@@ -270,7 +282,7 @@ def note_admitted(state: State, request: int, hit: int) -> None:
     if r.was_preempted == 0:
         state.pace[0].record[0].tokens_left -= r.target - hit + r.estimate - 1
         if state.density[request] >= state.scalars[0].root_density:
-            state.pace[0].record[0].hold_left -= hold_of(state, request)
+            note_left(state, request)
         if r.kind != NONE:
             state.pace[0].kinds[r.kind].waiting_reads -= reads_of(state, request)
 
