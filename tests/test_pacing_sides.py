@@ -9,10 +9,8 @@ from pacing_worlds import AMPLE, PacedWorld, plain_twins, record_of
 from serving_worlds import core_of
 
 from blendsim.pacing import Gains
-from blendsim.serving import batcher, paced_line
+from blendsim.serving import batcher, forecast, paced_line, sides
 from blendsim.serving.core import ServingCore
-from blendsim.serving.forecast import peak_fits
-from blendsim.serving.sides import reservation
 from blendsim.serving.state import LEFT, RIGHT
 
 
@@ -84,10 +82,10 @@ def test_dense_end_enters_within_its_room_though_the_forecast_has_none() -> None
     core = started(AMPLE)
     s, p = core.state.scalars[0], record_of(core)
     s.left_reserved, s.expected_base = 0, 10_000  # of requests that outgrow all memory
-    own = reservation(core.state, 0)
+    own = sides.reservation(core.state, 0)
     p.hold_left, p.steps_left, p.left_room = float(own), 1.0, 0.0
     assert paced_line.kept_for_left(core.state) == own
-    assert not peak_fits(core.state, 0, own, own)
+    assert not forecast.peak_fits(core.state, 0, own, own)
     assert paced_line.fits_left(core.state, 0)
     p.hold_left -= 1.0
     assert not paced_line.fits_left(core.state, 0)
@@ -142,8 +140,8 @@ def test_overrun_estimates_change_sides_only_without_pacing() -> None:
 
 def test_reservation_of_an_unknown_length_counts_its_spread() -> None:
     seen, hidden = overrunning(True).core(), overrunning(False).core()
-    assert reservation(seen.state, 0) == 6 + 3  # blocks of one token, half the output
-    assert reservation(hidden.state, 0) == 6 + 4  # 1.5 · 3, rounded down
+    assert sides.reservation(seen.state, 0) == 6 + 3  # blocks of one token, half the output
+    assert sides.reservation(hidden.state, 0) == 6 + 4  # 1.5 · 3, rounded down
 
 
 def crowded(left_reserved: int) -> ServingCore:
