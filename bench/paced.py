@@ -25,8 +25,9 @@ from blendsim.planner.split import SplitRule
 from blendsim.report.floors import bound_with_floors
 from blendsim.report.metrics import PoolFacts, Row
 from blendsim.report.optimum import Bounds
-from blendsim.request import Workload
+from blendsim.request import Ints, Workload
 from blendsim.search.comparison import BUDGETS
+from blendsim.search.schedule_search import Effort, search_prepared
 from blendsim.search.trial import block_size, find_bounds, find_engine, find_facts, run_trial
 from blendsim.serving.flavour import PROMPT_FITS, Flavour
 from blendsim.synth.blend import blend
@@ -36,14 +37,18 @@ PARTS = {
     "as it is": {},
     "no step smaller than runs well: off": {"efficiency": 0.0},
     "price of a token: off (any size near the even share)": {"slack": 1.0},
-    "room for the compute-heavy end: off": {"left_room": 0.0},
+    "deviations kept free for the compute-heavy end: off": {"left_room": 0.0},
     "spread of unknown lengths: off": {"caution": 0.0},
+    "running re-estimation of lengths: off": {"trust": 1e9},
     "reckoned once": {"look_steps": 1 << 20},
 }
 NO_PACING = "pacing: off (dual scan, 2,048 tokens a step)"
 NO_PEAK = "predicted-peak admission: off"
 NO_SPLIT = "splitting subtrees: off"
 NO_ORDER = "order of the pool: off (shuffled)"
+NO_EVEN = "evening of the compute-heavy end: off"
+SEARCHED = "search: on ({} evaluations)"
+EVALUATIONS = 96
 
 
 class Judge(NamedTuple):
@@ -94,13 +99,33 @@ def without(part: str, judged: Judge, problem: search.Problem) -> Row:
     plan = search.plan_policy(problem, policy, blended)
     if part == NO_ORDER:
         plan = shuffled(plan, np.random.default_rng(0))
+    elif part == NO_EVEN:
+        plan = by_density(plan)
     return judged.rows(problem, plan, policy, [engine])[0]
+
+
+def searched(problem: search.Problem, judged: Judge) -> float:
+    """Share of the reachable bound of the schedule that is found by prediction."""
+    found = search_prepared(problem, Effort(evaluations=EVALUATIONS))
+    return judged.limits.reachable / found.chosen.reported_seconds
 
 
 def shuffled(plan: Plan, rng: np.random.Generator) -> Plan:
     """The plan with the requests that were not sampled in any order."""
     place = np.arange(len(plan.order))
     place[~plan.is_first] = rng.permutation(place[~plan.is_first])
+    return moved(plan, place)
+
+
+def by_density(plan: Plan) -> Plan:
+    """The plan with the requests that were not sampled by the density of their nodes."""
+    first = int(plan.is_first.sum())
+    rest = first + np.argsort(-plan.density[first:], kind="stable")
+    return moved(plan, np.concatenate([np.arange(first), rest]))
+
+
+def moved(plan: Plan, place: Ints) -> Plan:
+    """The plan of one rank with its requests at other places."""
     return replace(
         plan,
         order=plan.order[place],
@@ -222,9 +247,11 @@ def show_parts(
     ]
     print("", row("part", *cases), sep="\n")
     print(row(*["---"] * (1 + len(cases))))
-    for part in (*PARTS, NO_PACING, NO_ORDER, NO_SPLIT, NO_PEAK):
+    for part in (*PARTS, NO_PACING, NO_ORDER, NO_EVEN, NO_SPLIT, NO_PEAK):
         done = [without(part, judges[trace], problem) for trace, problem in problems]
         print(row(part, *(f"{each.share_of_reachable:.1%}" for each in done)), flush=True)
+    shares = [searched(problem, judges[trace]) for trace, problem in problems]
+    print(row(SEARCHED.format(EVALUATIONS), *(f"{share:.1%}" for share in shares)), flush=True)
 
 
 def _tiny(settings: search.Settings) -> Workload:
