@@ -222,7 +222,7 @@ def test_sizes_are_reckoned_anew_every_look_steps() -> None:
     assert looks == [4] * 4 + [8] * 4 + [12]
 
 
-def test_even_share_is_the_tokens_left_over_the_steps_left() -> None:
+def test_even_tokens_are_those_left_over_the_steps_left() -> None:
     """The longest output has 50 tokens, which is more steps than reading needs."""
     core = AMPLE.core()
     p = record_of(core)
@@ -313,6 +313,9 @@ def test_first_corrections_stand_on_as_many_ends_as_lengths_are_visible() -> Non
     )
     core = drawn.core()
     assert core.state.pace[0].kinds.prior.tolist() == [3.0, 1.0, 1.0]
+    gains = replace(AMPLE.pacing.gains, trust=2.0)
+    trusting = drawn._replace(pacing=replace(AMPLE.pacing, gains=gains)).core()
+    assert trusting.state.pace[0].kinds.prior.tolist() == [6.0, 2.0, 2.0]
     assert core.state.requests.kind.tolist() == [NONE, NONE, NONE, 1, 2, NONE]
 
 

@@ -10,7 +10,7 @@ from pacing_worlds import AMPLE, PacedWorld, paced_worlds, plain_twins, record_o
 from serving_worlds import core_of, steps, triples
 
 from blendsim.pacing import Gains
-from blendsim.serving import batcher
+from blendsim.serving import batcher, pacing
 from blendsim.serving.core import ServingCore
 from blendsim.serving.kinds import correction, unknown_tokens
 from blendsim.serving.pacing import expected_reads, step_budget
@@ -23,7 +23,7 @@ slow = settings(
 
 @pytest.fixture(autouse=True, scope="module")
 def _plain_kernels():  # type: ignore[no-untyped-def]
-    """Plain twins throughout: compiled ones are compared to them in test_pacing_twins.py."""
+    """Plain twins throughout: compiled ones are compared to them in test_pacing_engine.py."""
     with pytest.MonkeyPatch.context() as patch:
         assert plain_twins(patch) > 0
         yield
@@ -123,8 +123,7 @@ def test_kinds_count_exactly_the_members(drawn: PacedWorld) -> None:
     for _ in steps(core):
         running = np.isin(requests.status, (PREFILLING, DECODING))
         unknown = ~np.array(drawn.visible) & (requests.side == RIGHT)
-        if not requests.was_preempted.any():  # overruns from the left are members once they return
-            assert (requests.is_member[running & ~unknown] == 0).all()
+        assert requests.is_member[running].tolist() == unknown[running].tolist()
         for i, kind in enumerate(core.state.pace[0].kinds):
             mine = requests[(requests.is_member == 1) & (requests.kind == i)]
             assert kind.running == len(mine)
@@ -262,6 +261,34 @@ def test_a_long_one_that_waits_to_come_back_does_not_keep_the_dense_end_out(kept
     assert waits[:-1] == [kept > 0.0] * (len(waits) - 1)
     assert not requests.was_preempted[3:5].any()
     assert requests.status[3:5].tolist() == [DECODING] * 2  # nobody had to end for it
+
+
+@slow
+@given(paced_worlds())
+def test_what_the_dense_end_has_still_to_hold_is_that_of_those_who_have_not_entered(
+    drawn: PacedWorld,
+) -> None:
+    core = drawn.core()
+    requests = core.state.requests
+    is_left = core.state.density >= core.state.scalars[0].root_density
+    hold = np.array([pacing.hold_of(core.state, k) for k in range(len(requests))])
+    square = hold**2 / requests.estimate
+    for _ in steps(core):
+        waits = is_left & (requests.status == WAITING) & (requests.was_preempted == 0)
+        p = record_of(core)
+        assert p.hold_left == pytest.approx(hold[waits].sum(), abs=1e-6 * (1 + hold.sum()))
+        assert p.square_left == pytest.approx(square[waits].sum(), abs=1e-6 * (1 + square.sum()))
+
+
+@slow
+@given(paced_worlds())
+def test_everybody_runs_on_the_side_of_its_density(drawn: PacedWorld) -> None:
+    core = drawn.core()
+    requests = core.state.requests
+    is_left = core.state.density >= core.state.scalars[0].root_density
+    for _ in steps(core):
+        running = np.isin(requests.status, (PREFILLING, DECODING))
+        assert ((requests.side == LEFT) == is_left)[running].all()
 
 
 def test_who_has_least_to_lose_is_thrown_out_first() -> None:
