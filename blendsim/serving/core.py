@@ -18,7 +18,7 @@ from blendsim.serving import batcher, rounds, turned
 from blendsim.serving.cascade import check_cascade, new_cascade
 from blendsim.serving.flavour import BY_PLAN, PREDICTED_PEAK, Flavour
 from blendsim.serving.host import check_host
-from blendsim.serving.kv import count_waiting
+from blendsim.serving.kv import readers_of
 from blendsim.serving.pacing import Pace, new_pace
 from blendsim.serving.round_state import Rounds, check_rounds, new_rounds
 from blendsim.serving.state import (
@@ -225,7 +225,7 @@ class ServingCore:
         away = int((-(-requests.target[lent] // block) - requests.path_blocks[lent]).sum())
         assert away == int(s.lent), f"{away} blocks are lent, counted {s.lent}"
         assert int(s.capacity + s.lent) == self._capacity, "what is lent is off the capacity"
-        readers = _readers(nodes, requests.node[np.concatenate([running, lent])])
+        readers = _readers(state, np.concatenate([running, lent]))
         assert np.array_equal(readers[1:], nodes.readers[1:]), "readers of every prefix are counted"
         held = readers > 0
         assert int(nodes.cached[held].sum()) == int(s.shared_held), "held shared blocks are counted"
@@ -237,7 +237,7 @@ class ServingCore:
         assert int(s.free) >= 0, "no block is given out twice"
         if int(s.knows_plan):
             waiting = np.flatnonzero(requests.status == WAITING)
-            expected = _readers(nodes, requests.node[waiting])
+            expected = _readers(state, waiting)
             if int(s.own_nodes):
                 expected[int(s.own_nodes) + waiting] = requests.was_preempted[waiting]
             assert np.array_equal(expected[1:], nodes.waiting[1:]), "waiting readers are counted"
@@ -260,15 +260,20 @@ class ServingCore:
             check_rounds(state, self.rounds)
 
 
-def _readers(nodes: Any, deepest: Ints) -> Ints:
-    """How many requests pass through each prefix node: `deepest` is where they hang."""
-    readers = np.zeros(len(nodes), np.int64)
-    at = deepest[deepest > 0]
-    while len(at):
-        readers += np.bincount(at, minlength=len(nodes))
-        at = nodes.parent[at]
+def _readers(state: State, requests: Ints) -> Ints:
+    """How many of `requests` pass through each prefix node, in another way than `readers_of`."""
+    readers = np.zeros(int(state.scalars[0].host_nodes), np.int64)
+    at = state.requests.node[requests]
+    while (at > 0).any():
         at = at[at > 0]
+        np.add.at(readers, at, 1)
+        at = state.nodes.parent[at]
     return readers
+
+
+def _all_readers(requests: Any, nodes: Any) -> Ints:
+    """How many of all requests pass through each prefix node."""
+    return readers_of(np.ascontiguousarray(nodes.parent), np.ascontiguousarray(requests.node))
 
 
 def new_state(
@@ -304,7 +309,7 @@ def new_state(
         requests.node = paths.node
         requests.path_blocks = tree.depth[paths.node]
         if flavour.eviction == BY_PLAN:
-            count_waiting(nodes, requests.node)
+            nodes.waiting = _all_readers(requests, nodes)
     shared_nodes = len(nodes)
     keeps_own = flavour.keeps_own_blocks and paths is not None
     if keeps_own:
@@ -370,13 +375,15 @@ def new_state(
 def _pace(
     requests: Any, nodes: Any, s: Any, density: Any, seen: Seen | None, pacing: Pacing
 ) -> Pace:
-    """Pacing's part of a fresh State."""
+    """Pacing's part of a fresh State; sets everybody's side."""
     assert seen is not None, "pacing tells visible lengths from others"
-    shared = nodes.length[1:] * np.maximum(_readers(nodes, requests.node)[1:] - 1, 0)
+    requests.side = np.where(density >= s.root_density, LEFT, RIGHT)
+    shared = nodes.length[1:] * np.maximum(_all_readers(requests, nodes)[1:] - 1, 0)
     block = int(s.block_tokens)
     saved = int(shared.sum()) * block
-    capacity, is_left = int(s.capacity) * block, density >= s.root_density
-    return new_pace(requests, saved, capacity, block, seen.is_visible, seen.source, is_left, pacing)
+    return new_pace(
+        requests, saved, int(s.capacity) * block, block, seen.is_visible, seen.source, pacing
+    )
 
 
 def beside(state: State, line: Ints, first_count: int) -> State:

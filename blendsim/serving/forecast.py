@@ -13,7 +13,7 @@ from blendsim.serving.kv import unheld_path_length
 from blendsim.serving.sides import enter_side, generated_tokens, leave_side, private_tokens
 from blendsim.serving.state import BUCKETS, LEFT, NONE, RIGHT, State, is_paced
 
-STRIDE = 32  # with members of kinds, whose peak may be anywhere, one bucket of so many is looked at
+STRIDE = 8  # with members of kinds, whose peak may be anywhere, one bucket of so many is looked at
 
 
 @kernel
@@ -99,15 +99,17 @@ def peak_fits(state: State, request: int, near: int, far: int) -> bool:
     total = s.expected_base
     for b in range(s.current_bucket, mine + 1):
         bucket = state.buckets[b % BUCKETS]
-        if bucket.count == 0 and b != mine and not (is_kind_ahead and b % STRIDE == 0):
-            continue  # NOTE: without an end in it, a bucket cannot hold the worst moment
+        is_near = is_paced(state) and b <= s.current_bucket + 1
+        if bucket.count == 0 and b != mine and not (is_near or (is_kind_ahead and b % STRIDE == 0)):
+            # NOTE: without an end in it, a bucket cannot hold the worst moment; but what is to be
+            # left free may be most in the first two.
+            continue
         count -= bucket.count
         total -= bucket.base_sum
         upto = (b + 1) * s.bucket_steps
         if b == mine:
             upto = min(upto, end)
-        used = total + count * upto
-        used += min(bucket.final_sum, bucket.base_sum + bucket.count * upto)
+        used = bucket.final_sum + total + count * upto
         if is_alone and b == mine:
             used += base + end
         elif is_alone:

@@ -14,7 +14,7 @@ request's own below its path: only the request itself can find them, when it com
 preemption, but they stand in the line of what is evicted first.
 """
 
-from typing import Any
+import numpy as np
 
 from blendsim.compiled import kernel
 from blendsim.request import Ints
@@ -65,12 +65,14 @@ def append_node(state: State, k: int) -> None:
 
 
 @kernel
-def count_waiting(nodes: Any, deepest: Ints) -> None:
-    """Count every node's waiting readers, at first all requests: `deepest` is where they hang."""
+def readers_of(parent: Ints, deepest: Ints) -> Ints:
+    """How many requests pass through each prefix node: `deepest` is where they hang."""
+    readers = np.zeros(len(parent), np.int64)
     for k in deepest:
-        nodes[k].waiting += 1
-    for k in range(len(nodes) - 1, 0, -1):  # in preorder: a parent comes before its children
-        nodes[nodes[k].parent].waiting += nodes[k].waiting
+        readers[k] += 1
+    for k in range(len(parent) - 1, 0, -1):  # in preorder: a parent comes before its children
+        readers[parent[k]] += readers[k]
+    return readers
 
 
 @kernel

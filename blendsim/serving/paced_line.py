@@ -2,9 +2,8 @@
 
 The memory-heavy end enters whenever the forecast has room for it beside what is kept for the
 compute-heavy end, the longest expected output first. The compute-heavy end is taken from both its
-ends, so that the KV it holds stays the same throughout the run: long answers while it holds less
-than its even share, short ones while it holds more. The KV cache is never short of room then, nor
-steps of tokens.
+ends, so that the KV it holds stays about the same throughout the run: long answers while it holds
+less than its even share, short ones while it holds more.
 """
 
 import numpy as np
@@ -58,7 +57,7 @@ def longest_fitting(state: State, near: int, far: int) -> int:
     s = state.scalars[0]
     jump = state.pace[0].jump
     last = state.queue[s.back]
-    if state.density[last] >= s.root_density:
+    if state.requests[last].side == LEFT:
         return NONE
     if fits_right(state, last, near, far):
         return s.back
@@ -70,7 +69,7 @@ def longest_fitting(state: State, near: int, far: int) -> int:
             low = middle + 1
             continue
         k = state.queue[at]
-        if state.density[k] >= s.root_density:
+        if state.requests[k].side == LEFT:
             low = middle + 1
         elif fits_right(state, k, near, far):
             found = at
@@ -92,21 +91,15 @@ def next_to_enter(state: State) -> int:
     near = max(far, s.left_reserved)
     if s.requeued > 0:
         k = state.queue[len(state.queue) - s.requeued]
-        is_right = state.requests[k].side == RIGHT
-        is_fit = fits_right(state, k, near, far) if is_right else fits_left(state, k)
-        if is_fit:
+        if fits(state, k, near, far):
             s.requeued -= 1
             return k
-        if not is_right:
+        if state.requests[k].side == LEFT:
             return NONE
     if s.front > s.back:
         return NONE
     if s.front < s.first_count:
-        k = state.queue[s.front]
-        is_right = state.density[k] < s.root_density
-        if not (fits_right(state, k, near, far) if is_right else fits_left(state, k)):
-            return NONE
-        return take(state, s.front)
+        return take(state, s.front) if fits(state, state.queue[s.front], near, far) else NONE
     if s.requeued == 0 and (s.running == 0 or s.step >= p.blocked_until):
         place = longest_fitting(state, near, far)
         if place != NONE:
@@ -114,17 +107,24 @@ def next_to_enter(state: State) -> int:
         p.blocked_until = s.step + RETRY_STEPS
     place = left_place(state)
     k = state.queue[place]
-    if state.density[k] < s.root_density or not fits_left(state, k):
+    if state.requests[k].side == RIGHT or not fits_left(state, k):
         return NONE
     return take(state, place)
 
 
 @kernel
+def fits(state: State, request: int, near: int, far: int) -> bool:
+    """Whether the request may enter on its side; `near` and `far` as in `fits_right`."""
+    if state.requests[request].side == RIGHT:
+        return fits_right(state, request, near, far)
+    return fits_left(state, request)
+
+
+@kernel
 def fits_right(state: State, request: int, near: int, far: int) -> bool:
-    """Whether the request may enter on the memory-heavy side, on which it is from now on; `near`
-    and `far` tokens are left to the other side, if anybody waits to fill them.
+    """Whether the request may enter on the memory-heavy side; `near` and `far` tokens are left to
+    the other side, if anybody waits to fill them.
     """
-    state.requests[request].side = RIGHT
     s = state.scalars[0]
     if s.front > s.back:
         near = far = s.left_reserved
@@ -133,10 +133,9 @@ def fits_right(state: State, request: int, near: int, far: int) -> bool:
 
 @kernel
 def fits_left(state: State, request: int) -> bool:
-    """Whether the request may enter on the compute-heavy side, on which it is from now on: within
-    what is kept for that side, or where the forecast leaves more.
+    """Whether the request may enter on the compute-heavy side: within what is kept for it, or where
+    the forecast leaves more.
     """
-    state.requests[request].side = LEFT
     s = state.scalars[0]
     held = s.left_reserved + reservation(state, request)
     return has_blocks(state, request) and (
@@ -158,8 +157,6 @@ def who_leaves(state: State) -> int:
     if s.left_newest != NONE and not (is_crowded and s.right_newest != s.right_oldest):
         return s.left_newest
     found = s.right_newest
-    if found == NONE:
-        return s.left_newest
     k = found
     while k != NONE:
         if state.requests[k].end_base < state.requests[found].end_base:

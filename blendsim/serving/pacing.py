@@ -16,7 +16,7 @@ from blendsim.request import Ints
 from blendsim.serving.forecast import last_end
 from blendsim.serving.kinds import KIND, correction, spread_of
 from blendsim.serving.price import choose_sizes, token_price, tokens_at
-from blendsim.serving.state import NONE, State
+from blendsim.serving.state import LEFT, NONE, State
 from blendsim.steplog import COUNTS
 
 PREFILL_TOKENS = COUNTS.index("prefill_tokens")
@@ -38,7 +38,6 @@ PACE = np.dtype(
         # where the run is
         ("tokens_left", np.float64),  # prompt and output tokens of waiting requests
         ("reads_left", np.float64),  # context tokens still to be read
-        ("even", np.float64),  # tokens a step that spread the rest evenly
         ("credit", np.float64),  # tokens the steps so far are behind what they were to compute
         ("next_look", np.int64),  # step
         ("blocked_until", np.int64),  # step before which the right end is not tried again
@@ -76,14 +75,13 @@ def new_pace(
     block_tokens: int,
     visible: NDArray[np.bool_],
     source: Ints,
-    is_left: NDArray[np.bool_],
     pacing: Pacing,
 ) -> Pace:
-    """A fresh Pace for requests in plan order; sets their `kind`.
+    """A fresh Pace for requests in plan order, whose sides are set; sets their `kind`.
 
     `saved` prompt tokens are shared at best, `capacity` is that of the KV cache in tokens, in
-    blocks of `block_tokens`, `visible` says whose length planning saw, `source` where each comes
-    from, and `is_left` whether it is at least as dense as the pool.
+    blocks of `block_tokens`, `visible` says whose length planning saw, and `source` where each
+    comes from.
     """
     record: Any = np.zeros(1, PACE).view(np.recarray)
     p = record[0]
@@ -109,6 +107,7 @@ def new_pace(
     kinds.waiting_reads = np.bincount(source[hidden], reads[hidden], minlength=len(kinds))
     p.tokens_left = float((requests.prompt + requests.estimate - 1).sum() - saved)
     p.reads_left = float(reads.sum())
+    is_left = requests.side == LEFT
     p.middle = np.flatnonzero(is_left).max(initial=NONE)
     private = requests.prompt - block_tokens * requests.path_blocks
     hold = expected_reads(private, requests.estimate, spread)[is_left]
@@ -151,7 +150,7 @@ def hold_of(state: State, request: int) -> float:
     return float(expected_reads_of_one(held, float(r.estimate), spread_of(state, request)))
 
 
-@kernel_where("pace", lambda state, request: None)
+@kernel
 def note_left(state: State, request: int) -> None:
     """The request of the compute-heavy end has entered for the first time."""
     p = state.pace[0].record[0]
@@ -168,7 +167,7 @@ def longest_of(n: float, caution: float) -> float:
 
 @kernel
 def longest_left(state: State) -> float:
-    """Steps that the longest request, running or next from the right, is expected to need yet."""
+    """Steps that the longest request of the right, running or next, is expected to need yet."""
     s = state.scalars[0]
     kinds = state.pace[0].kinds
     steps = float(last_end(state) - s.step)
@@ -240,7 +239,6 @@ def look(state: State) -> None:
     ahead = np.empty((SLICES, 2))
     foresee(state, reads, ahead)
     p.steps_left = ahead[:, 0].sum()
-    p.even = tokens / p.steps_left
     price = token_price(pace.lines, pace.sizes, pace.seconds, ahead, tokens)
     low = tokens_at(pace.lines, pace.sizes, pace.seconds, ahead, price * (1.0 - p.slack))
     high = tokens_at(pace.lines, pace.sizes, pace.seconds, ahead, price * (1.0 + p.slack))
@@ -281,7 +279,7 @@ def note_admitted(state: State, request: int, hit: int) -> None:
     r = state.requests[request]
     if r.was_preempted == 0:
         state.pace[0].record[0].tokens_left -= r.target - hit + r.estimate - 1
-        if state.density[request] >= state.scalars[0].root_density:
+        if r.side == LEFT:
             note_left(state, request)
         if r.kind != NONE:
             state.pace[0].kinds[r.kind].waiting_reads -= reads_of(state, request)

@@ -18,7 +18,7 @@ NONE = -1  # the null link of the lists below
 WAITING, PREFILLING, DECODING, DONE = 0, 1, 2, 3
 LENT, ARRIVING = 4, 5  # its prompt's KV is on its way to another replica, or from one
 LEFT, RIGHT = 0, 1  # dual scan's ends: compute-heavy and memory-heavy
-BUCKETS = 1_024  # horizon of the predicted peak, in buckets of `bucket_steps` steps
+BUCKETS = 256  # horizon of the predicted peak, in buckets of `bucket_steps` steps
 
 _INT = np.int64
 
