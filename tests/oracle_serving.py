@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from oracle_kv import Node, Reader, SlowCache, shared_paths
 
-HORIZON = 1_024  # buckets the forecast looks ahead
+HORIZON = 256  # buckets the forecast looks ahead
 LEFT, RIGHT = "left", "right"
 
 
@@ -461,11 +461,12 @@ class SlowCore:
             upto = (worst + 1) * self.bucket_steps
             if worst == mine:
                 upto = min(upto, end)
-            ending = [(base, last) for bucket, last, base in ends if bucket == worst]
-            final = sum(base + last for base, last in ending)
-            by_then = sum(base + upto for base, _ in ending)
-            later = sum(base + upto for bucket, _, base in ends if bucket > worst)
-            if min(final, by_then) + later > limit:
+            sizes = [
+                base + (last if bucket == worst else upto)
+                for bucket, last, base in ends
+                if bucket >= worst
+            ]
+            if sum(sizes) > limit:
                 return False
         return True
 

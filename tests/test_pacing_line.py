@@ -222,14 +222,14 @@ def test_sizes_are_reckoned_anew_every_look_steps() -> None:
     assert looks == [4] * 4 + [8] * 4 + [12]
 
 
-def test_even_tokens_are_those_left_over_the_steps_left() -> None:
+def test_steps_left_are_those_of_the_longest_output_if_reading_needs_fewer() -> None:
     """The longest output has 50 tokens, which is more steps than reading needs."""
     core = AMPLE.core()
     p = record_of(core)
     p.most_reads = 1e9
     pacing_module.look(core.state)
     assert p.tokens_left == 84 + 129 - 6
-    assert p.even == pytest.approx((84 + 129 - 6) / 50)
+    assert p.steps_left == 50.0
 
 
 def test_full_memory_makes_reading_need_more_steps() -> None:
@@ -237,7 +237,7 @@ def test_full_memory_makes_reading_need_more_steps() -> None:
     p = record_of(core)
     p.most_reads = p.reads_left * p.read_seconds / 500
     pacing_module.look(core.state)
-    assert p.even == pytest.approx(p.tokens_left / 500)
+    assert p.steps_left == pytest.approx(500.0)
 
 
 def foreseen(core: ServingCore, reads: float) -> np.ndarray:
@@ -288,7 +288,7 @@ def test_waiting_reads_grow_with_the_square_of_a_corrected_mean() -> None:
     p.most_reads = 1e-3
     pacing_module.look(core.state)
     steps = p.reads_left * 4.0 * p.read_seconds / p.most_reads
-    assert p.even == pytest.approx(p.tokens_left / steps)
+    assert p.steps_left == pytest.approx(steps)
 
 
 def test_longest_of_many_members_takes_the_mean_times_a_logarithm() -> None:

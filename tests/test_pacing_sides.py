@@ -111,6 +111,22 @@ def test_only_the_memory_heavy_end_is_forecast_by_its_ends() -> None:
     core.check()
 
 
+def test_what_is_left_free_now_binds_though_nobody_ends_soon() -> None:
+    """One long request runs in ample memory; more than all of it is to be left free, now or later."""
+    world = replace(AMPLE.world, outputs=(2, 3, 4, 30, 40, 900), estimates=(2, 3, 4, 30, 40, 900))
+    core = AMPLE._replace(world=replace(world, capacity=2_000)).core()
+    core.state.scalars[0].max_running = 1
+    core.step()
+    core.commit()
+    core.state.scalars[0].max_running = 32
+    s = core.state.scalars[0]
+    assert int(s.expected_count) == 1
+    assert core.state.buckets[int(s.current_bucket)]["count"] == 0
+    assert forecast.peak_fits(core.state, 4, 0, 0)
+    assert not forecast.peak_fits(core.state, 4, 10_000, 0)
+    assert not forecast.peak_fits(core.state, 4, 0, 10_000)
+
+
 def overrunning(visible: bool) -> PacedWorld:
     """One dense request with an output ten times as long as estimated."""
     world = World(

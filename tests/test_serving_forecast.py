@@ -76,15 +76,13 @@ def test_overrun_estimate_doubles_until_it_exceeds_what_was_generated() -> None:
 
 
 def test_end_beyond_the_horizon_waits_in_its_last_bucket() -> None:
-    """At step 2,049 the estimate has doubled to 4,096 tokens; 1,024 buckets of one step lie
-    ahead.
-    """
-    core = core_of(replace(PAIR, outputs=(2_100, 1), estimates=(1, 1), capacity=1_200))
-    for _ in range(2_050):
+    """At step 513 the estimate has doubled to 1,024 tokens; 256 buckets of one step lie ahead."""
+    core = core_of(replace(PAIR, outputs=(600, 1), estimates=(1, 1), capacity=400))
+    for _ in range(514):
         core.step()
         core.commit()
     request = core.state.requests[0]
-    assert (int(request.expected), int(request.end_bucket)) == (4_096, 2_049 + 1_023)
+    assert (int(request.expected), int(request.end_bucket)) == (1_024, 513 + 255)
 
 
 @settings(max_examples=100, deadline=None)
