@@ -112,7 +112,7 @@ def test_only_the_memory_heavy_end_is_forecast_by_its_ends() -> None:
 
 
 def test_what_is_left_free_now_binds_though_nobody_ends_soon() -> None:
-    """One long request runs in ample memory; more than all of it is to be left free, now or later."""
+    """One long request runs in ample memory; more than all is to be left free, now or later."""
     world = replace(AMPLE.world, outputs=(2, 3, 4, 30, 40, 900), estimates=(2, 3, 4, 30, 40, 900))
     core = AMPLE._replace(world=replace(world, capacity=2_000)).core()
     core.state.scalars[0].max_running = 1
