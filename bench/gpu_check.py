@@ -5,7 +5,8 @@
 
 Stages run one after another in the order of their value, each a process of its own with a limit of
 time, so that one that fails takes no other with it: build, attention, executors, profile, then a
-replay of every pool that bench/gpu_plans.py made plans for (else of a small one). A stage leaves
+replay of every pool that bench/gpu_plans.py made plans for (else of a small one). If attention or
+an executor is wrong, no more is measured. A stage leaves
 <stage>.json and <stage>.log in the output folder, the profile lies in profiles/, step logs in
 *.parquet, and all of it is packed after every stage. Called again with the same -o, it skips what
 is done and goes on with what is not. A short table comes last, in summary.md too. Exit 1 if a stage
@@ -38,6 +39,8 @@ MOST_REPLAY_SECONDS = 270
 LEAST_SECONDS = 30  # a stage is not begun with less
 GRACE_SECONDS = 20  # to write what there is, once told to stop
 REPLAY = "replay-"
+#: What comes after is worth nothing where one of these is wrong.
+VITAL = ("attention", "executors")
 
 Stage = Callable[[Options], Iterator[Finding]]
 
@@ -205,6 +208,9 @@ def main() -> None:
             found[name] = run_apart(name, options, sys.argv[1:], left)
             (options.out / "summary.md").write_text("\n".join(table(found)) + "\n")
             pack(options, place)
+            if name in VITAL and any(finding.ok is False for finding in found[name]):
+                say(f"{name} is wrong: the rest is left out")
+                break
     print(*table(found), sep="\n")
     if any(finding.ok is False for findings in found.values() for finding in findings):
         sys.exit(1)
