@@ -1,0 +1,163 @@
+"""Runs on a GPU as gpu_evidence.py keeps them: their findings, profile and replays, and what the
+step model says of every step that ran, by the shipped profile and by the one measured beside it.
+"""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from blendsim.perf.measured import measured_model, profile_place
+from blendsim.perf.model import StepModel, step_model
+from blendsim.perf.overlap import FILE
+from blendsim.perf.pricing import price_steps
+from blendsim.perf.step import step_costs
+from blendsim.settings import Settings
+from blendsim.specs import System
+from blendsim.steplog import MEASURED_ROWS, StepLog, read_steplog
+
+Floats = NDArray[np.float64]
+
+SHIPPED, MEASURED = "shipped", "measured"
+MODELS = (SHIPPED, MEASURED)
+KEPT_OF = "kept_of"  # key of a sampled log's meta: what the whole run is, which is not kept
+ROWS = "kernels-beside-rows.json"
+SEQUENTIAL, OVERLAP = "sequential", "overlap"
+POLICIES = ("dfs", "blend", "paced")
+_ORDER = ("first", "second", "third", "fourth", "fifth")  # other names come after
+
+
+class Replay(NamedTuple):
+    """One plan's run."""
+
+    run: str  # which visit to the GPU
+    pool: str
+    policy: str
+    executor: str
+    log: StepLog
+    prices: Mapping[str, Floats]  # seconds a step by each of MODELS
+
+    @property
+    def name(self) -> str:
+        """As tables show it."""
+        return f"{self.pool}, {self.policy}, {self.executor}"
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the run came to its end."""
+        return bool(self.log.meta["complete"])
+
+    @property
+    def is_sampled(self) -> bool:
+        """Whether only a sample of its steps was measured."""
+        return MEASURED_ROWS in self.log.meta
+
+    @property
+    def seconds(self) -> float:
+        """Until the last step ends; of a sampled run the estimate, NaN where there is none."""
+        if self.is_sampled:
+            return float(self.log.meta.get("estimate", {}).get("seconds", np.nan))
+        return float((self.log.time("start") + self.log.time("seconds")).max())
+
+    @property
+    def steps(self) -> int:
+        """Steps of the whole run."""
+        return int(self.log.meta[KEPT_OF]["steps"]) if self.is_sampled else len(self.log)
+
+    @property
+    def tokens(self) -> int:
+        """Tokens computed in the whole run."""
+        if self.is_sampled:
+            return int(self.log.meta[KEPT_OF]["tokens"])
+        return int(self.log.count("prefill_tokens").sum() + self.log.count("decode_requests").sum())
+
+    def predicted(self, model: str) -> float:
+        """Seconds of all steps by one of MODELS."""
+        if self.is_sampled:
+            return float(self.log.meta[KEPT_OF][model])
+        return float(self.prices[model].sum())
+
+
+class Run(NamedTuple):
+    """A visit to the GPU."""
+
+    name: str
+    place: Path
+    replays: tuple[Replay, ...]
+
+    @property
+    def profile(self) -> Path:
+        """The measured profile's directory."""
+        return next(iter(sorted((self.place / "profiles").glob("*/*/tp1"))))
+
+    def findings(self, stage: str) -> list[dict[str, Any]]:
+        """What a stage of the check found."""
+        path = self.place / f"{stage}.json"
+        return list(json.loads(path.read_text())["findings"]) if path.exists() else []
+
+
+def read_runs(root: Path) -> list[Run]:
+    """Every run kept under `root`, in their order."""
+    runs = [_run(place) for place in root.iterdir() if (place / "build.json").exists()]
+    places = {name: place for place, name in enumerate(_ORDER)}
+    return sorted(runs, key=lambda run: (places.get(run.name, len(_ORDER)), run.name))
+
+
+def _run(place: Path) -> Run:
+    replays = sorted(_replays(place), key=lambda r: (r.pool, POLICIES.index(r.policy), r.executor))
+    return Run(place.name, place, tuple(replays))
+
+
+def _replays(place: Path) -> Iterator[Replay]:
+    for path in place.glob("*.parquet"):
+        pool, policy, executor = path.stem.rsplit("-", 2)
+        log = read_steplog(path)
+        yield Replay(
+            place.name, pool, policy, executor, log, prices_of(log, profile_of(place, log))
+        )
+
+
+def system_of(log: StepLog) -> System:
+    """The replica a log's plan was made for."""
+    return Settings(**log.meta["settings"]).system
+
+
+def profile_of(place: Path, log: StepLog) -> Path:
+    """The profile measured beside a log."""
+    return profile_place(place / "profiles", system_of(log))
+
+
+def models_of(system: System, place: Path) -> dict[str, StepModel]:
+    """The step models of MODELS; where no overlap was measured the shipped one twice."""
+    shipped = step_model(system)
+    has_own = (place / FILE).exists()
+    return {SHIPPED: shipped, MEASURED: measured_model(place, system) if has_own else shipped}
+
+
+def prices_of(log: StepLog, place: Path) -> dict[str, Floats]:
+    """Seconds of every step: of two nano-batches side by side, or whole where that is cheaper, if
+    the executor overlaps, else one operator after another.
+    """
+    overlaps = log.meta["executor"] == OVERLAP
+    return {
+        name: price_steps(step_costs(model, overlaps, False, 2 if overlaps else 1), log.counts)
+        for name, model in models_of(system_of(log), place).items()
+    }
+
+
+def bins_of(
+    values: NDArray[Any], edges: Sequence[float]
+) -> Iterator[tuple[str, NDArray[np.bool_]]]:
+    """Bins low ≤ value < high that hold something: a name, and which values are in it."""
+    for low, high in zip(edges, edges[1:], strict=False):
+        is_here = (values >= low) & (values < high)
+        if is_here.any():
+            is_last = high == edges[-1]
+            yield f"from {_short(low)}" if is_last else f"{_short(low)} to {_short(high)}", is_here
+
+
+def _short(value: float) -> str:
+    return f"{value:,.0f}" if value >= 10 else f"{value:g}"

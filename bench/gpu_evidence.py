@@ -1,0 +1,84 @@
+"""Keep what gpu_check.py found: its output folder becomes a small folder that can be committed.
+
+    python bench/gpu_evidence.py gpu-check first [--rows rows.csv]
+
+writes bench/results/<gpu>/<name>: findings, step logs and the measured profile. Of a sampled
+replay only the steps that were measured are kept, with what the whole run is estimated to take and
+what the step models say of it. `--rows` are kernel figures of somebody else (see gpu_kernels.py):
+what the comparison gives is kept, not the rows.
+"""
+
+import argparse
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from evidence_runs import KEPT_OF, MODELS, ROWS, prices_of, profile_of
+from gpu_kernels import compare, of_rows
+
+from blendsim.perf.store import read_profile
+from blendsim.steplog import MEASURED_ROWS, StepLog, read_steplog, write_steplog
+
+RESULTS = Path(__file__).parent / "results"
+PRICED = "-priced"  # what the step model said then; it is asked again when tables are made
+DEVICE, BACKEND = "h200_sxm", "vllm"  # of --rows
+
+
+def keep(source: Path, target: Path) -> None:
+    """Copy what counts; an older folder of that name is replaced as a whole."""
+    shutil.rmtree(target, ignore_errors=True)
+    target.mkdir(parents=True)
+    for path in sorted(source.glob("*.json")):
+        shutil.copyfile(path, target / path.name)
+    place = source / "profiles"
+    shutil.copytree(place, target / "profiles", ignore=shutil.ignore_patterns(".*"))
+    for path in sorted(source.glob("*.parquet")):
+        if not path.stem.endswith(PRICED):
+            log = read_steplog(path)
+            write_steplog(_shortened(log, target), target / path.name)
+
+
+def _shortened(log: StepLog, target: Path) -> StepLog:
+    """The log, or of a sampled one the measured steps alone."""
+    if MEASURED_ROWS not in log.meta:
+        return log
+    rows, prices = log.is_measured, prices_of(log, profile_of(target, log))
+    whole = {"steps": len(log), **{name: float(prices[name].sum()) for name in MODELS}}
+    tokens = int(log.count("prefill_tokens").sum() + log.count("decode_requests").sum())
+    meta: Mapping[str, Any] = {
+        **{key: value for key, value in log.meta.items() if key != "strata"},
+        MEASURED_ROWS: np.arange(int(rows.sum())).tolist(),
+        KEPT_OF: whole | {"tokens": tokens},
+    }
+    return StepLog(log.counts[rows], log.times[rows], log.replica[rows], meta)
+
+
+def beside_rows(target: Path, rows: Path) -> None:
+    """Write what the comparison of the measured kernels with somebody else's gives."""
+    for place in sorted((target / "profiles").glob("*/*/tp1")):
+        verdicts = compare(read_profile(place), of_rows(rows, DEVICE, BACKEND))
+        told = [verdict._asdict() for verdict in verdicts]
+        (target / ROWS).write_text(json.dumps({"rows": rows.name, "verdicts": told}, indent=1))
+
+
+def main() -> None:
+    """Keep one check's output."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("source", type=Path, help="gpu_check.py's output folder")
+    parser.add_argument("name", help="of the run: first, second, …")
+    parser.add_argument("--gpu", default="h200")
+    parser.add_argument("--rows", type=Path, help="a CSV of somebody else's kernel figures")
+    given = parser.parse_args()
+    target = RESULTS / given.gpu / given.name
+    keep(given.source, target)
+    if given.rows is not None:
+        beside_rows(target, given.rows)
+    size = sum(path.stat().st_size for path in target.rglob("*") if path.is_file())
+    print(f"{target}: {size / 1e3:.0f} kB")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,119 @@
+"""The runtime on a GPU against the step model: all that is kept of runs there (gpu_evidence.py),
+as the tables of docs/validation.md and the data of its pictures.
+
+    python bench/validation.py && python figures/validation.py
+
+reads bench/results/h200/*/ and puts each table behind its `<!-- name -->`; the words around them
+are written by hand. tests/test_validation_tables.py holds the tables to the files.
+"""
+
+import csv
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+from evidence_kernels import (
+    chunk_table,
+    correctness_table,
+    decode_table,
+    gemm_table,
+    machine_table,
+    skew_table,
+    verdict_table,
+)
+from evidence_overlap import fit_table, gains, ratio_table, read_pairs, speed_table, speeds
+from evidence_replays import error_table, replay_table, speedup_table, target_table
+from evidence_runs import Run, read_runs
+from evidence_steps import cause_table, group_table, stairs_of, steps_of, twin_table
+
+ROOT = Path(__file__).resolve().parents[1]
+DOCUMENT = ROOT / "docs" / "validation.md"
+RESULTS = ROOT / "bench" / "results" / "h200"
+_BLOCK = re.compile(r"<!-- ([a-z-]+) -->\n((?:\|.*\n)*)")
+
+
+def tables(runs: list[Run]) -> dict[str, str]:
+    """Every table of the document: of all runs, or where one run says enough of the last."""
+    last = runs[-1]
+    made = {
+        "targets": target_table(runs),
+        "machine": machine_table(runs),
+        "correctness": correctness_table(runs),
+        "kernels": verdict_table(runs),
+        "gemm": gemm_table(last),
+        "decode": decode_table(last),
+        "skew": skew_table(runs),
+        "chunks": chunk_table(runs),
+        "fit": fit_table(runs),
+        "overlap": ratio_table(last),
+        "speeds": speed_table(last),
+        "replays": replay_table(runs),
+        "errors": error_table(runs),
+        "speedups": speedup_table(runs),
+        "groups": group_table(runs),
+        "causes": cause_table(runs),
+        "twins": twin_table(runs),
+    }
+    return {name: "\n".join(lines) + "\n" for name, lines in made.items()}
+
+
+def woven(text: str, made: dict[str, str]) -> str:
+    """The text with every table put behind its name; all of them are asked for, and no other."""
+    asked = [name for name, _ in _BLOCK.findall(text)]
+    assert sorted(asked) == sorted(made), f"{set(asked) ^ set(made)} is not in both"
+    return _BLOCK.sub(lambda found: f"<!-- {found[1]} -->\n{made[found[1]]}", text)
+
+
+def step_rows(runs: list[Run]) -> Iterator[list[object]]:
+    """Every measured step of the last run that replayed a plan both ways: what the pictures show,
+    in milliseconds.
+    """
+    run = runs[-1]
+    yield ["replay", "start", "group", "tokens", "measured", "price", "dense", "lines", "stairs"]
+    for replay in run.replays:
+        steps, stairs = steps_of(run, replay), stairs_of(run, replay)
+        names = np.full(len(steps.seconds), "", object)
+        for name, is_here in steps.groups.items():
+            names[is_here] = name
+        other = steps.parts.prefill + steps.parts.memory
+        dense = np.column_stack((steps.seconds, steps.parts.total, stairs.total)) - other[:, None]
+        start = replay.log.time("start")[replay.log.is_measured]
+        for i in range(len(steps.seconds)):
+            times = (steps.seconds[i], steps.price[i], *dense[i])
+            told = (f"{1e3 * x:.3f}" for x in times)
+            yield [replay.name, f"{start[i]:.2f}", names[i], int(steps.tokens[i]), *told]
+
+
+def pair_rows(runs: list[Run]) -> Iterator[list[object]]:
+    """What every pair gained under every share."""
+    pairs = read_pairs(runs[-1])
+    gain = gains(pairs)
+    yield ["memory_over_compute", "attention_sms", "gain"]
+    for i in range(len(gain)):
+        ratio = pairs.memory[i] / pairs.compute[i]
+        yield [f"{ratio:.4f}", int(pairs.attention_sms[i]), f"{gain[i]:.4f}"]
+
+
+def speed_rows(runs: list[Run]) -> Iterator[list[object]]:
+    """Speeds on a share of the GPU."""
+    yield ["attention_sms", "attention", "gemm"]
+    for sms, attention, gemm in speeds(runs[-1]):
+        yield [sms, f"{attention:.4f}", f"{gemm:.4f}"]
+
+
+def _write(path: Path, rows: Iterable[list[object]]) -> None:
+    with path.open("w", newline="") as file:
+        csv.writer(file, lineterminator="\n").writerows(rows)
+
+
+def main() -> None:
+    """Write the tables and the pictures' data."""
+    runs = read_runs(RESULTS)
+    DOCUMENT.write_text(woven(DOCUMENT.read_text(), tables(runs)))
+    for name, rows in (("steps", step_rows), ("pairs", pair_rows), ("speeds", speed_rows)):
+        _write(RESULTS / f"{name}.csv", rows(runs))
+
+
+if __name__ == "__main__":
+    main()
