@@ -45,7 +45,9 @@ def correctness_table(runs: list[Run]) -> Iterator[str]:
             for found in run.findings(stage):
                 if "error" in found["what"]:
                     judged = {True: "ok", False: "WRONG", None: "the measure"}[found["ok"]]
-                    yield row(run.name, found["what"].removesuffix(", error"), found["value"], judged)
+                    yield row(
+                        run.name, found["what"].removesuffix(", error"), found["value"], judged
+                    )
 
 
 def _shipped(profile: Profile) -> Profile:

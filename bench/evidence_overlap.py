@@ -98,9 +98,11 @@ def speeds(run: Run) -> Iterator[tuple[int, float, float]]:
 
 
 def speed_table(run: Run) -> Iterator[str]:
-    """Speeds by attention's SMs. Their sum is what a split gains at most, where both end at once."""
+    """Speeds by attention's SMs. Their sum is what a split gains where both end at once."""
     total = find_gpu(read_profile(run.profile).gpu).sm_count
-    yield row("attention's SMs", "of all", "attention's speed", "GEMMs' share", "GEMMs' speed", "sum")
+    yield row(
+        "attention's SMs", "of all", "attention's speed", "GEMMs' share", "GEMMs' speed", "sum"
+    )
     yield row(*["---"] * 6)
     for sms, attention, gemm in speeds(run):
         told = (f"{attention:.2f}", f"{(total - sms) / total:.2f}", f"{gemm:.2f}")

@@ -4,6 +4,7 @@ what one plan gains on another.
 
 import re
 from collections.abc import Iterator
+from itertools import pairwise
 
 import numpy as np
 from evidence_runs import MEASURED, MODELS, OVERLAP, POLICIES, SEQUENTIAL, Replay, Run
@@ -16,7 +17,7 @@ _HOST = re.compile(r"([\d.]+) of ([\d.]+) ms")
 def host_seconds(run: Run, replay: Replay) -> float:
     """Median host work a step, as the check noted it; NaN where it did not."""
     found = run.findings(f"replay-{replay.pool}")
-    for this, after in zip(found, found[1:], strict=False):
+    for this, after in pairwise(found):
         is_it = this["what"] == f"{replay.policy}, {replay.executor}"
         if is_it and (told := _HOST.search(after["value"])):
             return float(told[1]) / 1e3
@@ -50,7 +51,16 @@ def steady_busy(replay: Replay) -> float:
 
 def replay_table(runs: list[Run]) -> Iterator[str]:
     """Time and throughput."""
-    head = ("run", "replay", "steps", "seconds", "tokens/s", "in steps", "steady", "host a step, ms")
+    head = (
+        "run",
+        "replay",
+        "steps",
+        "seconds",
+        "tokens/s",
+        "in steps",
+        "steady",
+        "host a step, ms",
+    )
     yield row(*head)
     yield row(*["---"] * len(head))
     for run in runs:

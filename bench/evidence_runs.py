@@ -4,6 +4,7 @@ step model says of every step that ran, by the shipped profile and by the one me
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -152,7 +153,7 @@ def bins_of(
     values: NDArray[Any], edges: Sequence[float]
 ) -> Iterator[tuple[str, NDArray[np.bool_]]]:
     """Bins low ≤ value < high that hold something: a name, and which values are in it."""
-    for low, high in zip(edges, edges[1:], strict=False):
+    for low, high in pairwise(edges):
         is_here = (values >= low) & (values < high)
         if is_here.any():
             is_last = high == edges[-1]

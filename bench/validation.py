@@ -25,11 +25,19 @@ from evidence_kernels import (
 from evidence_overlap import fit_table, gains, ratio_table, read_pairs, speed_table, speeds
 from evidence_replays import error_table, replay_table, speedup_table, target_table
 from evidence_runs import Run, read_runs
-from evidence_steps import cause_table, group_table, stairs_of, steps_of, twin_table
+from evidence_steps import (
+    cause_table,
+    group_table,
+    sequential,
+    stairs_of,
+    steps_of,
+    twin_table,
+)
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENT = ROOT / "docs" / "validation.md"
 RESULTS = ROOT / "bench" / "results" / "h200"
+PICTURES = ROOT / "build" / "validation"  # their data, which is not kept
 _BLOCK = re.compile(r"<!-- ([a-z-]+) -->\n((?:\|.*\n)*)")
 
 
@@ -66,23 +74,31 @@ def woven(text: str, made: dict[str, str]) -> str:
 
 
 def step_rows(runs: list[Run]) -> Iterator[list[object]]:
-    """Every measured step of the last run that replayed a plan both ways: what the pictures show,
-    in milliseconds.
-    """
+    """Every step of the last run's full replays: what it holds, its time and its price."""
     run = runs[-1]
-    yield ["replay", "start", "group", "tokens", "measured", "price", "dense", "lines", "stairs"]
+    yield ["replay", "start", "group", "tokens", "measured", "price"]
     for replay in run.replays:
-        steps, stairs = steps_of(run, replay), stairs_of(run, replay)
-        names = np.full(len(steps.seconds), "", object)
+        if replay.is_sampled:
+            continue
+        steps = steps_of(run, replay)
+        start = replay.log.time("start")
         for name, is_here in steps.groups.items():
-            names[is_here] = name
-        other = steps.parts.prefill + steps.parts.memory
-        dense = np.column_stack((steps.seconds, steps.parts.total, stairs.total)) - other[:, None]
-        start = replay.log.time("start")[replay.log.is_measured]
-        for i in range(len(steps.seconds)):
-            times = (steps.seconds[i], steps.price[i], *dense[i])
-            told = (f"{1e3 * x:.3f}" for x in times)
-            yield [replay.name, f"{start[i]:.2f}", names[i], int(steps.tokens[i]), *told]
+            for i in np.flatnonzero(is_here):
+                told = (f"{1e3 * x:.3f}" for x in (steps.seconds[i], steps.price[i]))
+                yield [replay.name, f"{start[i]:.3f}", name, int(steps.tokens[i]), *told]
+
+
+def dense_rows(runs: list[Run]) -> Iterator[list[object]]:
+    """What decode-only steps of sequential replays take less their attention, in milliseconds:
+    measured, by lines between measured sizes, and by the staircase.
+    """
+    yield ["tokens", "measured", "lines", "stairs"]
+    for run, replay in sequential(runs[-1:]):
+        steps, stairs = steps_of(run, replay), stairs_of(run, replay)
+        times = np.column_stack((steps.seconds, steps.parts.total, stairs.total))
+        dense = times - steps.parts.memory[:, None]
+        for i in np.flatnonzero((steps.prefill_tokens == 0) & ~steps.is_late):
+            yield [int(steps.tokens[i]), *(f"{1e3 * x:.3f}" for x in dense[i])]
 
 
 def pair_rows(runs: list[Run]) -> Iterator[list[object]]:
@@ -111,8 +127,9 @@ def main() -> None:
     """Write the tables and the pictures' data."""
     runs = read_runs(RESULTS)
     DOCUMENT.write_text(woven(DOCUMENT.read_text(), tables(runs)))
-    for name, rows in (("steps", step_rows), ("pairs", pair_rows), ("speeds", speed_rows)):
-        _write(RESULTS / f"{name}.csv", rows(runs))
+    PICTURES.mkdir(parents=True, exist_ok=True)
+    for rows in (step_rows, dense_rows, pair_rows, speed_rows):
+        _write(PICTURES / f"{rows.__name__}.csv", rows(runs))
 
 
 if __name__ == "__main__":
