@@ -1,11 +1,12 @@
 """Keep what gpu_check.py found: its output folder becomes a small folder that can be committed.
 
-    python bench/gpu_evidence.py gpu-check first [--rows rows.csv]
+    python bench/gpu_evidence.py gpu-check first [--rows rows.csv] [--ship]
 
 writes bench/results/<gpu>/<name>: findings, step logs and the measured profile. Of a sampled
 replay only the steps that were measured are kept, with what the whole run is estimated to take and
 what the step models say of it. `--rows` are kernel figures of somebody else (see gpu_kernels.py):
-what the comparison gives is kept, not the rows.
+what the comparison gives is kept, not the rows. `--ship` makes the measured profiles the ones that
+`profile = "measured"` means: profiles/<gpu>/measured/<model>/tp<N>.
 """
 
 import argparse
@@ -19,7 +20,8 @@ import numpy as np
 from evidence_runs import KEPT_OF, MODELS, ROWS, prices_of, profile_of
 from gpu_kernels import compare, of_rows
 
-from blendsim.perf.store import read_profile
+from blendsim.perf.measured import MEASURED as SHIPPED_AS
+from blendsim.perf.store import profiles_directory, read_profile
 from blendsim.steplog import MEASURED_ROWS, StepLog, read_steplog, write_steplog
 
 RESULTS = Path(__file__).parent / "results"
@@ -64,6 +66,15 @@ def beside_rows(target: Path, rows: Path) -> None:
         (target / ROWS).write_text(json.dumps({"rows": rows.name, "verdicts": told}, indent=1))
 
 
+def ship(target: Path) -> None:
+    """Put the run's profiles beside the imported ones."""
+    for place in sorted((target / "profiles").glob("*/*/tp*")):
+        gpu, model, size = place.parts[-3:]
+        there = profiles_directory() / gpu / SHIPPED_AS / model / size
+        shutil.rmtree(there, ignore_errors=True)
+        shutil.copytree(place, there)
+
+
 def main() -> None:
     """Keep one check's output."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -71,11 +82,14 @@ def main() -> None:
     parser.add_argument("name", help="of the run: first, second, …")
     parser.add_argument("--gpu", default="h200")
     parser.add_argument("--rows", type=Path, help="a CSV of somebody else's kernel figures")
+    parser.add_argument("--ship", action="store_true", help="use this run's profiles from now on")
     given = parser.parse_args()
     target = RESULTS / given.gpu / given.name
     keep(given.source, target)
     if given.rows is not None:
         beside_rows(target, given.rows)
+    if given.ship:
+        ship(target)
     size = sum(path.stat().st_size for path in target.rglob("*") if path.is_file())
     print(f"{target}: {size / 1e3:.0f} kB")
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 
 from blendsim.errors import InputError, UnknownName
 from blendsim.pacing import Gains
+from blendsim.perf.measured import IMPORTED
 from blendsim.planner.lengths import RULES, SUBTREE_MEAN
 from blendsim.planner.make import POLICIES
 from blendsim.planner.sample import AUTO as AUTO
@@ -33,6 +34,7 @@ class Settings:
     dp: int = 1
     engine: str = "nanoflow"
     overlap: str = "auto"  # sum, max, table or fit; auto: fit where measured, else table
+    profile: str = IMPORTED  # of kernels; or measured, or a directory of `profile measure`
     planner: str = AUTO
     sample: float | str = 0.01  # share run first to learn output lengths; 1 = known; auto: pays
     length_rule: str = SUBTREE_MEAN  # how the others are estimated; shrunk: mixed with parents

@@ -48,7 +48,7 @@ def draw_overlap(pairs: Rows, speeds: Rows, path: Path) -> None:
     left.set(xscale="log", xlabel="memory over compute, each alone", ylabel="(c + m) / together")
     left.set_xticks([0.1, 0.2, 0.5, 1, 2, 3], ["0.1", "0.2", "0.5", "1", "2", "3"])
     left.minorticks_off()
-    left.set_ylim(0.2, 1.1)
+    left.set_ylim(0.1, 1.1)
     left.legend(loc="lower center", ncols=2, handletextpad=0.2, columnspacing=1)
     panel_title(right, "speed on a share of the GPU")
     share = numbers(speeds, "attention_sms")

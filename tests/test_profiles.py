@@ -14,6 +14,7 @@ from blendsim.perf.derive import derive_profile
 from blendsim.perf.importer import import_profiles, sensible_tp
 from blendsim.perf.kernels import memory_seconds, prefill_seconds
 from blendsim.perf.model import step_model
+from blendsim.perf.overlap import default_overlap
 from blendsim.perf.records import read_rows, write_toml
 from blendsim.perf.small import layer_bytes
 from blendsim.perf.store import load_profile, profiles_directory, read_profile, write_profile
@@ -57,6 +58,16 @@ def test_committed_profiles_are_what_the_kernels_give(gpu, tmp_path):
         committed.pop("overlap.csv", None)  # measured, not derived
         assert files_of(tmp_path / "again") == committed, place
         shutil.rmtree(tmp_path / "again")
+
+
+def test_measured_profiles_are_those_of_a_run_that_is_kept():
+    """And no step model reads them unasked: `fit` on this GPU would mean them."""
+    runs = ROOT.parent / "bench" / "results"
+    for place in ROOT.glob("*/measured/*/tp*"):
+        gpu, _, model, size = place.parts[-4:]
+        kept = runs.glob(f"{gpu}/*/profiles/{gpu}/{model}/{size}")
+        assert files_of(place) in [files_of(run) for run in kept], place
+        assert default_overlap(System(MODELS[model], GPUS[gpu], int(size[2:]))) == "table"
 
 
 def test_profiles_are_small_enough_to_ship():

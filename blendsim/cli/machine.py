@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from blendsim.cli.options import Asked, platform
 from blendsim.errors import InputError, Unavailable
+from blendsim.perf.measured import chosen_place
 
 if TYPE_CHECKING:
     from blendsim.plan import Plan
@@ -104,7 +105,8 @@ def prepare(made: "Plan", pool: "Workload", asked: Asked, wish: Wish, say: Say) 
 
         return made_of(VllmReplay(job, settings.seed), choice, len(pool), "requests")
     executor = wish.executor or _default_executor(job.flavour.overlaps and wish.gpu)
-    rule = loading.overlap_rule(system, settings.overlap, device)
+    place = chosen_place(system, settings.profile)
+    rule = loading.overlap_rule(system, settings.overlap, device, place)
     facts["executor"] = executor.value
     if executor is Executor.OVERLAP:
         facts["sm_partition"] = rule.default_sms > 0

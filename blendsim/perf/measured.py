@@ -1,5 +1,8 @@
 """Step costs from a profile that `blendsim profile measure` wrote, wherever it lies, with the
-overlap that was measured beside it.
+overlap that was measured beside it; and which profile is meant.
+
+Measured profiles that are shipped lie beside the imported ones, where nothing finds them unasked:
+profiles/<gpu>/measured/<model>/tp<N>.
 """
 
 from dataclasses import replace
@@ -10,9 +13,12 @@ from blendsim.perf.derive import shape_of
 from blendsim.perf.fit import Shares, read_shares
 from blendsim.perf.model import StepModel, step_model
 from blendsim.perf.overlap import FILE, FIT, SUM, hull
+from blendsim.perf.profile import Profile
 from blendsim.perf.records import column, read_rows
-from blendsim.perf.store import read_profile
+from blendsim.perf.store import profiles_directory, read_profile
 from blendsim.specs import System
+
+IMPORTED, MEASURED = "imported", "measured"  # what a user asks for, else a directory
 
 
 def profile_place(root: Path, system: System) -> Path:
@@ -20,22 +26,61 @@ def profile_place(root: Path, system: System) -> Path:
     return root / system.gpu.name / system.model.name / f"tp{system.tp}"
 
 
+def chosen_place(system: System, profile: str) -> Path | None:
+    """The directory of the profile that is meant: None for the imported one, else the measured one
+    that is shipped, or that under a directory named; ProfileError if there is none.
+    """
+    if profile == IMPORTED:
+        return None
+    if profile == MEASURED:
+        root = profiles_directory()
+        place = root / system.gpu.name / MEASURED / system.model.name / f"tp{system.tp}"
+    else:
+        root = Path(profile)
+        place = profile_place(root, system)
+    if not place.is_dir():
+        kept = f"*/{MEASURED}/*/tp*" if profile == MEASURED else "*/*/tp*"
+        have = sorted(str(path.relative_to(root)) for path in root.glob(kept))
+        raise ProfileError(
+            f"profile {profile!r}: no {place}; there are {', '.join(have) or 'none'}; measure it "
+            f"with `blendsim profile measure`, or leave `profile` out"
+        )
+    return place
+
+
+def chosen_model(system: System, overlap: str, profile: str = IMPORTED) -> StepModel:
+    """The step costs by the profile that is meant. A measured one brings its own overlap for `auto`
+    and `fit`.
+    """
+    place = chosen_place(system, profile)
+    if place is None:
+        return step_model(system, overlap)
+    if overlap in ("auto", FIT):
+        return measured_model(place, system)
+    return step_model(system, overlap, _read(place, system))
+
+
 def measured_model(directory: Path, system: System) -> StepModel:
     """The step costs of one GPU by the profile in `directory` (a `tp1`); ProfileError if it is of
     another model, or has no overlap.
     """
-    profile = read_profile(directory)
-    if dict(profile.shape) != shape_of(system.model) or profile.tp != system.tp:
-        raise ProfileError(
-            f"{directory}: is of {profile.model} on {profile.tp} GPU(s), not of "
-            f"{system.model.name} on {system.tp}; name the directory of that"
-        )
+    profile = _read(directory, system)
     path = directory / FILE
     if not path.exists():
         raise ProfileError(f"{directory}: has no {FILE}; measure it with more --minutes")
     _, rows = read_rows(path, ["memory_over_compute", "time_over_compute"])
     lines = hull(column(path, rows, 0), column(path, rows, 1))
     return replace(step_model(system, SUM, profile), overlap=FIT, lines=lines)
+
+
+def _read(directory: Path, system: System) -> Profile:
+    profile = read_profile(directory)
+    if dict(profile.shape) != shape_of(system.model) or profile.tp != system.tp:
+        raise ProfileError(
+            f"{directory}: is of {profile.model} on {profile.tp} GPU(s), not of "
+            f"{system.model.name} on {system.tp}; name the directory of that"
+        )
+    return profile
 
 
 def measured_shares(directory: Path) -> Shares | None:

@@ -10,7 +10,8 @@ import numpy as np
 
 from blendsim import __version__
 from blendsim.perf.density import RequestCosts, closed_form
-from blendsim.perf.model import StepModel, step_model
+from blendsim.perf.measured import chosen_model
+from blendsim.perf.model import StepModel
 from blendsim.plan import Plan
 from blendsim.planner.blend import BlendSettings
 from blendsim.planner.lengths import Lengths
@@ -47,7 +48,7 @@ class Problem(NamedTuple):
 def prepare(workload: Workload, settings: Settings, progress: Progress = lambda _: None) -> Problem:
     """Sort prompts, sample and estimate output lengths, build the step model."""
     system = settings.system
-    model = step_model(system, settings.overlap)
+    model = chosen_model(system, settings.overlap, settings.profile)
     progress("sorting prompts by prefix")
     prompts = sort_prompts(workload)
     progress("estimating output lengths")
@@ -92,7 +93,7 @@ def moved(problem: Problem, settings: Settings) -> Problem:
     lengths = problem.lengths._replace(expected=np.minimum(problem.lengths.expected, room))
     return problem._replace(
         settings=settings,
-        model=step_model(system, settings.overlap),
+        model=chosen_model(system, settings.overlap, settings.profile),
         lengths=lengths,
         drawn=np.minimum(problem.drawn, room),
         costs=_costs(problem.workload, problem.prompts, settings, lengths.expected),

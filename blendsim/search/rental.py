@@ -11,7 +11,7 @@ from itertools import groupby, product
 from typing import NamedTuple
 
 from blendsim.errors import InputError, ProfileError
-from blendsim.perf.model import step_model
+from blendsim.perf.measured import chosen_model
 from blendsim.plan import Plan
 from blendsim.planner.make import POLICIES
 from blendsim.report.metrics import PoolFacts, run_seconds, total_tokens
@@ -104,7 +104,7 @@ def find_candidates(
     for gpu, tp in product(gpus, tps):
         try:
             one = replace(settings, gpu=gpu, tp=tp, dp=1)
-            step_model(one.system, one.overlap)
+            chosen_model(one.system, one.overlap, one.profile)
         except _CANNOT_RUN as error:
             left_out.append(f"{gpu} tp {tp} is left out: {error}")
         else:

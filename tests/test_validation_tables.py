@@ -1,0 +1,150 @@
+"""docs/validation.md shows what the kept runs give; bench/gpu_evidence.py keeps what matters."""
+
+import json
+import re
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "bench"))
+
+from evidence_overlap import gains, speeds
+from evidence_replays import host_seconds, ratio_error, steady_busy, total_error
+from evidence_runs import KEPT_OF, MEASURED, Replay, Run, read_runs
+from evidence_steps import staircase, steps_of
+from gpu_evidence import keep
+from validation import DOCUMENT, RESULTS, tables, woven
+
+from blendsim.perf.fit import Pairs
+from blendsim.perf.store import read_profile
+from blendsim.steplog import MEASURED_ROWS, TIMES, StepLog, write_steplog
+
+
+@pytest.fixture(scope="module")
+def runs() -> list[Run]:
+    return read_runs(RESULTS)
+
+
+@pytest.fixture(scope="module")
+def run(runs: list[Run]) -> Run:
+    return runs[0]
+
+
+def find(run: Run, policy: str, executor: str) -> Replay:
+    return next(r for r in run.replays if (r.policy, r.executor) == (policy, executor))
+
+
+def shortened(replay: Replay, seconds: np.ndarray, starts: np.ndarray, **meta: object) -> Replay:
+    """The first steps of a replay, with other times."""
+    log, count = replay.log, len(seconds)
+    times = np.zeros((count, len(TIMES)))
+    times[:, TIMES.index("seconds")], times[:, TIMES.index("start")] = seconds, starts
+    kept = StepLog(log.counts[:count], times, log.replica[:count], {**log.meta, **meta})
+    prices = {name: price[:count] for name, price in replay.prices.items()}
+    return replay._replace(log=kept, prices=prices)
+
+
+def test_the_document_shows_what_the_kept_runs_give(runs: list[Run]) -> None:
+    text = DOCUMENT.read_text()
+    assert woven(text, tables(runs)) == text, "run python bench/validation.py"
+
+
+def test_a_table_that_nobody_asked_for_is_refused(runs: list[Run]) -> None:
+    with pytest.raises(AssertionError, match="causes"):
+        woven("<!-- machine -->\n", {"machine": "|x|\n", "causes": "|y|\n"})
+
+
+def test_links_and_pictures_of_the_document_are_there() -> None:
+    targets = re.findall(r"\]\((?!http)([^)#]+)\)", DOCUMENT.read_text())
+    assert any(target.endswith(".png") for target in targets)
+    assert [t for t in targets if not (DOCUMENT.parent / t).exists()] == []
+
+
+def test_evidence_is_small(runs: list[Run]) -> None:
+    sizes = [path.stat().st_size for path in RESULTS.rglob("*") if path.is_file()]
+    assert sum(sizes) < 2e6
+
+
+def test_both_executors_ran_the_very_same_steps(run: Run) -> None:
+    alone, beside = find(run, "dfs", "sequential"), find(run, "dfs", "overlap")
+    assert (alone.log.counts == beside.log.counts).all()
+
+
+def test_parts_of_the_model_are_all_it_says_of_a_sequential_step(run: Run) -> None:
+    steps = steps_of(run, find(run, "dfs", "sequential"))
+    assert steps.parts.total == pytest.approx(steps.price, rel=1e-9)
+    assert sum(group.sum() for group in steps.groups.values()) == len(steps.seconds)
+
+
+def test_a_staircase_never_falls_and_never_exceeds_the_next_measured_size(run: Run) -> None:
+    profile = read_profile(run.profile)
+    stairs = staircase(profile)
+    assert (np.diff(stairs.gemm, axis=0) >= 0).all()
+    assert (np.diff(stairs.tokens) > 0).all()
+    at = np.searchsorted(stairs.tokens, profile.tokens)
+    assert (stairs.gemm[at] <= profile.gemm).all()
+    behind = np.searchsorted(stairs.tokens, profile.tokens[:-1][np.diff(profile.tokens) > 1] + 1)
+    after = np.searchsorted(stairs.tokens, profile.tokens[1:][np.diff(profile.tokens) > 1])
+    assert (stairs.gemm[behind] == stairs.gemm[after]).all()
+
+
+def test_gains_are_seconds_apart_over_seconds_together() -> None:
+    whole = np.array([1])
+    times = (np.array([2.0]), np.array([1.0]), np.array([2.5]))
+    assert gains(Pairs(whole, whole, whole, whole, *times)) == pytest.approx([1.2])
+
+
+def test_attention_runs_faster_on_more_sms_and_gemms_slower(run: Run) -> None:
+    found = [one for one in speeds(run) if not np.isnan(one[1:]).any()]
+    sms, attention, gemm = (list(column) for column in zip(*found, strict=True))
+    assert sms == sorted(sms)
+    assert attention == sorted(attention)
+    assert 1 > gemm[0] > gemm[-1] > 0
+
+
+def test_host_work_is_what_the_check_noted(run: Run) -> None:
+    noted = {f["what"]: f["value"] for f in run.findings("replay-trace1")[:3]}
+    value = noted["  host work a step, median"]
+    first = host_seconds(run, find(run, "dfs", "overlap"))
+    assert value.startswith(f"{first * 1e3:.1f} of")
+    assert np.isnan(host_seconds(run, find(run, "paced", "overlap")))  # it was cut short
+
+
+def test_errors_of_a_total_leave_out_what_lies_between_steps(run: Run) -> None:
+    whole = find(run, "dfs", "sequential")
+    price = whole.prices[MEASURED][:2]
+    late = shortened(whole, 2.0 * price, np.array([0.0, 50.0]))
+    assert total_error(late, MEASURED) == pytest.approx(-0.5)
+    assert late.seconds == pytest.approx(50.0 + 2.0 * price[1])
+    assert steady_busy(late) < 0.01
+
+
+def test_a_speedup_errs_by_what_the_ratio_errs(run: Run) -> None:
+    whole = find(run, "dfs", "sequential")
+    price, zero = whole.prices[MEASURED][:1], np.zeros(1)
+    right, slow = shortened(whole, price, zero), shortened(whole, 1.25 * price, zero)
+    assert ratio_error(right, slow, MEASURED) == pytest.approx(0.25)
+
+
+def test_of_a_sampled_replay_measured_steps_are_kept_with_what_the_whole_is(
+    run: Run, tmp_path: Path
+) -> None:
+    whole = find(run, "dfs", "overlap")
+    told = {"estimate": {"seconds": 60.0, "low": 58.0, "high": 62.0}, MEASURED_ROWS: [3, 500]}
+    source = tmp_path / "gpu-check"
+    (source / "profiles" / "h200" / "llama-3.1-8b").mkdir(parents=True)
+    (source / "profiles" / "h200" / "llama-3.1-8b" / "tp1").symlink_to(run.profile)
+    (source / "build.json").write_text(json.dumps({"done": True, "findings": []}))
+    log = StepLog(whole.log.counts, whole.log.times, whole.log.replica, {**whole.log.meta, **told})
+    write_steplog(log, source / "trace1-full-dfs-overlap.parquet")
+    keep(source, tmp_path / "kept" / "first")
+    (again,) = read_runs(tmp_path / "kept")
+    (sampled,) = again.replays
+    assert (sampled.pool, sampled.policy, sampled.is_sampled) == ("trace1-full", "dfs", True)
+    assert sampled.log.counts.tolist() == whole.log.counts[[3, 500]].tolist()
+    assert sampled.log.meta[KEPT_OF]["steps"] == sampled.steps == len(whole.log)
+    assert sampled.tokens == whole.tokens
+    assert sampled.predicted(MEASURED) == pytest.approx(whole.predicted(MEASURED))
+    assert total_error(sampled, MEASURED) == pytest.approx(whole.predicted(MEASURED) / 60.0 - 1)
