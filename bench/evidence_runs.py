@@ -25,6 +25,7 @@ Floats = NDArray[np.float64]
 SHIPPED, MEASURED = "shipped", "measured"
 MODELS = (SHIPPED, MEASURED)
 KEPT_OF = "kept_of"  # key of a sampled log's meta: what the whole run is, which is not kept
+HALVED = "halved"  # key of a log's meta: ranges of rows that were cut in two halves
 ROWS = "kernels-beside-rows.json"
 SEQUENTIAL, OVERLAP = "sequential", "overlap"
 POLICIES = ("dfs", "blend", "paced")
@@ -55,6 +56,14 @@ class Replay(NamedTuple):
     def is_sampled(self) -> bool:
         """Whether only a sample of its steps was measured."""
         return MEASURED_ROWS in self.log.meta
+
+    @property
+    def is_halved(self) -> NDArray[np.bool_]:
+        """(rows,), whether the executor cut the step in two halves."""
+        halved = np.zeros(len(self.log), np.bool_)
+        for first, behind in self.log.meta[HALVED]:
+            halved[first:behind] = True
+        return halved
 
     @property
     def seconds(self) -> float:

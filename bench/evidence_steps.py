@@ -45,7 +45,7 @@ class Steps(NamedTuple):
     tokens: np.ndarray
     prefill_tokens: np.ndarray
     is_late: np.ndarray  # priced below the host's median work
-    is_cut: np.ndarray  # the model has it cheaper in two halves
+    is_cut: np.ndarray  # ran in two halves
 
     @property
     def groups(self) -> dict[str, np.ndarray]:
@@ -57,7 +57,7 @@ class Steps(NamedTuple):
         return {
             "priced below the host's work": self.is_late & ~full,
             f"{FULL_TOKENS:,} tokens and more": full,
-            "cheaper in two halves, says the model": cut,
+            "cut in two halves": cut,
             "others with prefill": rest & mixed,
             "others of decodes alone": rest & ~mixed,
         }
@@ -98,7 +98,7 @@ def steps_of(run: Run, replay: Replay) -> Steps:
         tokens=prefill + log.count("decode_requests")[rows],
         prefill_tokens=prefill,
         is_late=price < host_seconds(run, replay),  # never where that is not known
-        is_cut=price < parts.total * (1.0 - 1e-9),
+        is_cut=replay.is_halved[rows],
     )
 
 

@@ -7,6 +7,9 @@ replay only the steps that were measured are kept, with what the whole run is es
 what the step models say of it. `--rows` are kernel figures of somebody else (see gpu_kernels.py):
 what the comparison gives is kept, not the rows. `--ship` makes the measured profiles the ones that
 `profile = "measured"` means: profiles/<gpu>/measured/<model>/tp<N>.
+
+Keep a run with the code it ran with: logs do not say which steps were cut in two halves, so the
+executor's rule is asked again, by the run's own profile.
 """
 
 import argparse
@@ -17,10 +20,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from evidence_runs import KEPT_OF, MODELS, ROWS, prices_of, profile_of
+from evidence_runs import HALVED, KEPT_OF, MODELS, OVERLAP, ROWS, prices_of, profile_of, system_of
 from gpu_kernels import compare, of_rows
 
+from blendsim.batch import Batch
 from blendsim.perf.measured import MEASURED as SHIPPED_AS
+from blendsim.perf.measured import measured_model, measured_shares
 from blendsim.perf.store import profiles_directory, read_profile
 from blendsim.steplog import MEASURED_ROWS, StepLog, read_steplog, write_steplog
 
@@ -39,8 +44,26 @@ def keep(source: Path, target: Path) -> None:
     shutil.copytree(place, target / "profiles", ignore=shutil.ignore_patterns(".*"))
     for path in sorted(source.glob("*.parquet")):
         if not path.stem.endswith(PRICED):
-            log = read_steplog(path)
-            write_steplog(_shortened(log, target), target / path.name)
+            log = _shortened(read_steplog(path), target)
+            meta = {**log.meta, HALVED: halved(log, target)}
+            kept = StepLog(log.counts, log.times, log.replica, meta)
+            write_steplog(kept, target / path.name)
+
+
+def halved(log: StepLog, target: Path) -> list[list[int]]:
+    """Rows that were cut in two halves, as ranges [first, behind)."""
+    from blendrt.executor.rule import OverlapRule
+
+    if log.meta["executor"] != OVERLAP or not len(log):
+        return []
+    place = profile_of(target, log)
+    shares = measured_shares(place) if log.meta["sm_partition"] else None
+    rule = OverlapRule(model=measured_model(place, system_of(log)), shares=shares)
+    width = len(Batch._fields)
+    cut = [rule.attention_sms(Batch(*row[:width])) is not None for row in log.counts.tolist()]
+    edges = np.flatnonzero(np.diff([0, *cut, 0]))
+    ranges: list[list[int]] = edges.reshape(-1, 2).tolist()
+    return ranges
 
 
 def _shortened(log: StepLog, target: Path) -> StepLog:

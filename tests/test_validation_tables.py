@@ -12,7 +12,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "bench"))
 
 from evidence_overlap import gains, speeds
 from evidence_replays import host_seconds, ratio_error, steady_busy, total_error
-from evidence_runs import KEPT_OF, MEASURED, Replay, Run, read_runs
+from evidence_runs import HALVED, KEPT_OF, MEASURED, Replay, Run, read_runs
 from evidence_steps import staircase, steps_of
 from gpu_evidence import keep
 from validation import DOCUMENT, RESULTS, tables, woven
@@ -90,6 +90,13 @@ def test_a_staircase_never_falls_and_never_exceeds_the_next_measured_size(run: R
     assert (stairs.gemm[behind] == stairs.gemm[after]).all()
 
 
+def test_steps_that_ran_in_halves_are_known_by_row(run: Run) -> None:
+    halves = find(run, "dfs", "overlap").is_halved
+    assert halves.sum() == sum(b - a for a, b in find(run, "dfs", "overlap").log.meta[HALVED])
+    assert 0 < halves.sum() < len(halves)
+    assert not find(run, "dfs", "sequential").is_halved.any()
+
+
 def test_gains_are_seconds_apart_over_seconds_together() -> None:
     whole = np.array([1])
     times = (np.array([2.0]), np.array([1.0]), np.array([2.5]))
@@ -131,6 +138,7 @@ def test_a_speedup_errs_by_what_the_ratio_errs(run: Run) -> None:
 def test_of_a_sampled_replay_measured_steps_are_kept_with_what_the_whole_is(
     run: Run, tmp_path: Path
 ) -> None:
+    pytest.importorskip("torch", reason="the executor's rule is the runtime's")
     whole = find(run, "dfs", "overlap")
     told = {"estimate": {"seconds": 60.0, "low": 58.0, "high": 62.0}, MEASURED_ROWS: [3, 500]}
     source = tmp_path / "gpu-check"
