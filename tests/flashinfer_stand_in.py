@@ -137,7 +137,10 @@ class BatchDecodeWithPagedKVCacheWrapper(_Paged):
         *,
         q_data_type: Any = "float16",
         kv_data_type: Any = None,
+        fixed_split_size: int | None = None,
     ) -> None:
+        assert fixed_split_size is None or (self.use_tensor_cores and fixed_split_size > 0)
+        self.split_pages = fixed_split_size
         self._types = (q_data_type, kv_data_type)
         shape = (num_qo_heads, num_kv_heads, head_dim, page_size)
         self._take(indptr, indices, last_page_len, shape)

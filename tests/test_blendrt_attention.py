@@ -16,14 +16,11 @@ from torch import Tensor
 
 from blendrt.attention import Attention, reference
 from blendrt.attention.check import Deviation, Sizes, World, compare, random_world
-from blendrt.attention.flashinfer import (
-    FlashInferAttention,
-    FlashInferSettings,
-    check_supported,
-)
+from blendrt.attention.flashinfer import FlashInferAttention
 from blendrt.attention.layout import PageTable, Rows, lay_out, page_table
 from blendrt.attention.reference import ReferenceAttention
 from blendrt.attention.sharing import share
+from blendrt.attention.support import FlashInferSettings, check_supported
 from blendrt.config import TINY, DecoderConfig
 from blendrt.kv_pool import KvPool
 from blendsim.errors import InputError, Unavailable

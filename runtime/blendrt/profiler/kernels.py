@@ -108,12 +108,17 @@ def measure_skewed(rig: Rig, sizes: Sizes, is_over: IsOver) -> list[SkewRow]:
     """Decode attention of contexts that differ, which the step model takes at their mean."""
     rows = []
     for batch, context in _in_time(sizes.skewed, 1, is_over):
-        drawn = rig.rng.lognormal(0.0, 1.0, batch)
-        skewed = np.maximum(1, np.round(drawn * (context / drawn.mean()))).astype(np.int64)
+        skewed = lognormal(rig.rng, batch, context)
         uniform = decode_seconds(rig, np.full(batch, context))
         longest = int(skewed.max())
         rows.append(SkewRow(batch, context, longest, uniform, decode_seconds(rig, skewed)))
     return rows
+
+
+def lognormal(rng: np.random.Generator, batch: int, mean: int) -> Ints:
+    """Contexts of so many decodes about a mean, as unlike as σ = 1 makes them."""
+    drawn = rng.lognormal(0.0, 1.0, batch)
+    return np.maximum(1, np.round(drawn * (mean / drawn.mean()))).astype(np.int64)
 
 
 def measure_small(rig: Rig, sizes: Sizes, is_over: IsOver) -> SmallGrid:
