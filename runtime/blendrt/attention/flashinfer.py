@@ -91,23 +91,23 @@ class FlashInferAttention:
             ) from error
         wrappers.mark_copies()
 
-    def prefill(self, layer: int, q: Tensor, pool: KvPool) -> Tensor:
+    def prefill(self, layer: int, q: Tensor, pool: KvPool, out: Tensor | None = None) -> Tensor:
         """Causal attention of the planned batch's chunks."""
         if not len(q):
             return q
-        answers: Tensor = self._turns[0].prefill.run(q, pool.paged(layer))
+        answers: Tensor = self._turns[0].prefill.run(q, pool.paged(layer), out=out)
         return answers
 
-    def decode(self, layer: int, q: Tensor, pool: KvPool) -> Tensor:
+    def decode(self, layer: int, q: Tensor, pool: KvPool, out: Tensor | None = None) -> Tensor:
         """Attention of the planned batch's decodes."""
         if not len(q):
             return q
         wrappers, paged = self._turns[0], pool.paged(layer)
         shared = wrappers.shared
         if shared is None:
-            answers: Tensor = wrappers.decode.run(q, paged)
+            answers: Tensor = wrappers.decode.run(q, paged, out=out)
             return answers
-        answers = torch.empty_like(q)
+        answers = torch.empty_like(q) if out is None else out
         answers[shared.members] = wrappers.cascade.run(q[shared.members], paged)
         if len(shared.alone):
             answers[shared.lone] = wrappers.decode.run(q[shared.lone], paged)

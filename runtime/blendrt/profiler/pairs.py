@@ -81,9 +81,10 @@ def dense_work(rig: Rig, tokens: int) -> Call:
 
     def run(i: int) -> None:
         layer, following = rig.layer(i), rig.layer(i + 1)
-        y = decoder.mlp(layer, decoder.output(layer, attended, x))
-        _, k, v = decoder.qkv(following, y, turn)
-        pool.write(following, slots, k, v)
+        # NOTE: x grows with every call. Its norms, which are all that is multiplied, do not.
+        decoder.output(layer, attended, x)
+        decoder.mlp(layer, x)
+        decoder.qkv(following, x, turn, pool, slots)
 
     return run
 
