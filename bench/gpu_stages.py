@@ -16,7 +16,7 @@ ROUNDINGS = 1.5  # an executor may err so many times as much as rounding alone
 
 def build(options: Options) -> Iterator[Finding]:
     """The machine, and FlashInfer's kernels: compiled here, if they are not yet."""
-    from blendrt.executor.streams import can_steer_cublas, partition_failure
+    from blendrt.executor.streams import partition_failure
     from blendrt.machine import describe
     from blendrt.profiler.target import open_device
 
@@ -27,7 +27,6 @@ def build(options: Options) -> Iterator[Finding]:
         return
     failure = partition_failure(device)
     yield Finding("SMs can be split", failure or "yes", failure is None)
-    yield Finding("cuBLAS can be told its SMs", str(can_steer_cublas()), can_steer_cublas())
     start = time.perf_counter()
     errors = _attention_errors(options, "fa2", worlds=1)
     seconds = time.perf_counter() - start
@@ -121,8 +120,9 @@ def _small_world(options: Options, backend: str) -> tuple[Any, ...]:
     import numpy as np
 
     from blendrt.attention.check import Sizes
-    from blendrt.attention.flashinfer import FlashInferAttention, FlashInferSettings
+    from blendrt.attention.flashinfer import FlashInferAttention
     from blendrt.attention.reference import ReferenceAttention
+    from blendrt.attention.support import FlashInferSettings
     from blendrt.config import TINY
     from blendrt.executor.check import HALF
     from blendrt.profiler.target import open_device
@@ -147,4 +147,5 @@ def _small_world(options: Options, backend: str) -> tuple[Any, ...]:
     def make() -> FlashInferAttention:
         return FlashInferAttention(config, 16, device, HALF, settings)
 
-    return config, device, HALF, make, rng, Sizes()
+    # Contexts long enough for some of them to be cut.
+    return config, device, HALF, make, rng, Sizes(context_tokens=9000)

@@ -61,6 +61,14 @@ class _Paged:
         return torch.stack(answers), torch.stack(sums)
 
 
+def _into(out: Tensor | None, answers: Tensor) -> Tensor:
+    if out is None:
+        return answers
+    assert (out.shape, out.dtype) == (answers.shape, answers.dtype)
+    assert out.is_contiguous()
+    return out.copy_(answers)
+
+
 class BatchPrefillWithPagedKVCacheWrapper(_Paged):
     """Queries in runs, each over its row of the table; causal ones end at the row's end."""
 
@@ -93,8 +101,8 @@ class BatchPrefillWithPagedKVCacheWrapper(_Paged):
         shape = (num_qo_heads, num_kv_heads, head_dim_qk, page_size)
         self._take(paged_kv_indptr, paged_kv_indices, paged_kv_last_page_len, shape)
 
-    def run(self, q: Tensor, paged: tuple[Tensor, Tensor]) -> Tensor:
-        return self.run_with_sums(q, paged)[0].to(q.dtype)
+    def run(self, q: Tensor, paged: tuple[Tensor, Tensor], *, out: Tensor | None = None) -> Tensor:
+        return _into(out, self.run_with_sums(q, paged)[0].to(q.dtype))
 
     def run_with_sums(self, q: Tensor, paged: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         assert self._types == (q.dtype, paged[0].dtype)
@@ -137,15 +145,19 @@ class BatchDecodeWithPagedKVCacheWrapper(_Paged):
         *,
         q_data_type: Any = "float16",
         kv_data_type: Any = None,
+        fixed_split_size: int | None = None,
     ) -> None:
+        assert fixed_split_size is None or (self.use_tensor_cores and fixed_split_size > 0)
+        self.split_pages = fixed_split_size
         self._types = (q_data_type, kv_data_type)
         shape = (num_qo_heads, num_kv_heads, head_dim, page_size)
         self._take(indptr, indices, last_page_len, shape)
 
-    def run(self, q: Tensor, paged: tuple[Tensor, Tensor]) -> Tensor:
+    def run(self, q: Tensor, paged: tuple[Tensor, Tensor], *, out: Tensor | None = None) -> Tensor:
         assert self._types == (q.dtype, paged[0].dtype)
         assert len(q) == len(self._table[2])
-        return torch.stack([self._attend(q[i], paged, i, 0)[0] for i in range(len(q))]).to(q.dtype)
+        answers = [self._attend(q[i], paged, i, 0)[0] for i in range(len(q))]
+        return _into(out, torch.stack(answers).to(q.dtype))
 
 
 class MultiLevelCascadeAttentionWrapper:

@@ -16,14 +16,11 @@ from torch import Tensor
 
 from blendrt.attention import Attention, reference
 from blendrt.attention.check import Deviation, Sizes, World, compare, random_world
-from blendrt.attention.flashinfer import (
-    FlashInferAttention,
-    FlashInferSettings,
-    check_supported,
-)
+from blendrt.attention.flashinfer import FlashInferAttention
 from blendrt.attention.layout import PageTable, Rows, lay_out, page_table
 from blendrt.attention.reference import ReferenceAttention
 from blendrt.attention.sharing import share
+from blendrt.attention.support import FlashInferSettings, check_supported
 from blendrt.config import TINY, DecoderConfig
 from blendrt.kv_pool import KvPool
 from blendsim.errors import InputError, Unavailable
@@ -87,7 +84,8 @@ def test_a_page_list_that_does_not_fit_its_tokens_is_a_bug() -> None:
 def test_the_pool_keeps_what_is_written_to_a_slot() -> None:
     pool = KvPool(SMALL, 3, BLOCK, CPU, torch.float32)
     k, v = torch.randn(2, 2, SMALL.kv_heads, SMALL.head_dim)
-    pool.write(1, torch.tensor([9, 2]), k, v)
+    for rows, written in zip(pool.rows(1), (k, v), strict=True):
+        rows[torch.tensor([9, 2])] = written
     keys, values = pool.paged(1)
     assert torch.equal(keys[2, 1], k[0])
     assert torch.equal(values[0, 2], v[1])
@@ -174,8 +172,8 @@ def test_the_reference_in_float32_is_exact() -> None:
 class OneWrongRow(ReferenceAttention):
     """The last decode reads the first one's pages."""
 
-    def decode(self, layer: int, q: Tensor, pool: KvPool) -> Tensor:
-        answers = super().decode(layer, q, pool)
+    def decode(self, layer: int, q: Tensor, pool: KvPool, out: Tensor | None = None) -> Tensor:
+        answers = super().decode(layer, q, pool, out)
         return torch.cat((answers[:-1], answers[:1]))
 
 

@@ -20,8 +20,8 @@ OVERLAPPED = f"overlapped, {NO_PARTITION} SMs"
 class Forgetful(ReferenceAttention):
     """Leaves out the last decode."""
 
-    def decode(self, layer, q, pool):
-        answers = super().decode(layer, q, pool)
+    def decode(self, layer, q, pool, out=None):
+        answers = super().decode(layer, q, pool, out)
         answers[-1:] = 0.0
         return answers
 

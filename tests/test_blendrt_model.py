@@ -118,12 +118,12 @@ class Serving:
         turn = decoder.rotation(layout.positions)
         cut = layout.prefill_tokens
         for layer in range(decoder.config.layers):
-            q, k, v = decoder.qkv(layer, x, turn)
-            pool.write(layer, layout.slots, k, v)
+            q = decoder.qkv(layer, x, turn, pool, layout.slots)
             attended = torch.cat(
                 (attention.prefill(layer, q[:cut], pool), attention.decode(layer, q[cut:], pool))
             )
-            x = decoder.mlp(layer, decoder.output(layer, attended, x))
+            decoder.output(layer, attended, x)
+            decoder.mlp(layer, x)
         return decoder.head(x)
 
 

@@ -9,7 +9,7 @@ import torch
 from cuda_stand_in import Device, Stream, install
 
 from blendrt.executor import streams
-from blendrt.executor.schedule import Lane, Piece, build_schedule, reads, writes
+from blendrt.executor.schedule import Piece, build_schedule, reads, writes
 from blendrt.executor.streams import NO_PARTITION, CudaLanes, Partition, split_gpu
 from blendrt.profiler.timer import EventTimer
 
@@ -63,20 +63,6 @@ def test_two_nano_batches_take_little_more_than_the_longer_lane(device):
     ends = SECONDS[Piece.START] + SECONDS[Piece.REST]
     assert device.current.time == pytest.approx(gemms + ends, rel=0.03)
     assert device.current.time < 0.6 * 2 * gemms
-
-
-def test_only_gemms_on_the_partition_tell_cublas_its_sms(device, monkeypatch):
-    told: list[tuple[int, str]] = []
-
-    class Library:
-        def cublasSetSmCountTarget(self, handle, count):
-            told.append((count.value, device.current.name))
-
-    monkeypatch.setattr(streams, "_cublas", Library)
-    monkeypatch.setattr(torch.cuda, "current_blas_handle", lambda: 1)
-    run_step(device, lanes(), 0)
-    on_partition = sum(task.lane is Lane.GEMM for task in build_schedule(LAYERS).tasks)
-    assert told == [(84, "gemm"), (0, "gemm")] * on_partition
 
 
 def test_without_the_splitter_two_plain_streams_are_used(device, monkeypatch):

@@ -103,6 +103,28 @@ def memory_seconds(tables: StepTables, decode_requests: int, context_tokens: int
 
 
 @kernel
+def measured_overlap(ratios: Floats, times: Floats, compute: float, memory: float) -> float:
+    """Seconds of compute and reads side by side where `times`, in units of the compute, were
+    measured at `ratios` of memory over compute, ascending: straight lines between them, from no
+    reads at all, and beyond the last one reads alone. Never more than one after the other and never
+    less than the longer of them.
+    """
+    if compute <= 0.0:
+        return memory
+    ratio = memory / compute
+    r0, t0 = 0.0, 1.0
+    together = -1.0
+    for i in range(len(ratios)):
+        if ratio <= ratios[i]:
+            together = t0 + (times[i] - t0) * (ratio - r0) / (ratios[i] - r0)
+            break
+        r0, t0 = ratios[i], times[i]
+    if together < 0.0:
+        together = t0 + (ratio - r0)
+    return float(min(compute + memory, max(compute, memory, together * compute)))
+
+
+@kernel
 def overlapped(lines: Floats, compute: float, memory: float, network: float = 0.0) -> float:
     """f(c, m, n): a step's seconds when all kinds of work run side by side, max over
     a·c + b·m + d·n.

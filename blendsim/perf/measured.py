@@ -12,9 +12,8 @@ from blendsim.errors import ProfileError
 from blendsim.perf.derive import shape_of
 from blendsim.perf.fit import Shares, read_shares
 from blendsim.perf.model import StepModel, step_model
-from blendsim.perf.overlap import FILE, FIT, SUM, hull
+from blendsim.perf.overlap import FILE, FIT, SUM, hull, read_points
 from blendsim.perf.profile import Profile
-from blendsim.perf.records import column, read_rows
 from blendsim.perf.store import profiles_directory, read_profile
 from blendsim.specs import System
 
@@ -68,9 +67,9 @@ def measured_model(directory: Path, system: System) -> StepModel:
     path = directory / FILE
     if not path.exists():
         raise ProfileError(f"{directory}: has no {FILE}; measure it with more --minutes")
-    _, rows = read_rows(path, ["memory_over_compute", "time_over_compute"])
-    lines = hull(column(path, rows, 0), column(path, rows, 1))
-    return replace(step_model(system, SUM, profile), overlap=FIT, lines=lines)
+    points = read_points(path)
+    plain = step_model(system, SUM, profile)
+    return replace(plain, overlap=FIT, lines=hull(*points), measured=points)
 
 
 def _read(directory: Path, system: System) -> Profile:

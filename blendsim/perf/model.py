@@ -12,16 +12,17 @@ import numpy as np
 from blendsim.batch import Batch
 from blendsim.perf.coverage import Coverage, coverage_of
 from blendsim.perf.derive import gemm_shapes
-from blendsim.perf.grids import AttentionGrid, Floats, along, complete, complete_prefill
+from blendsim.perf.grids import AttentionGrid, Floats, Ints, along, complete, complete_prefill
 from blendsim.perf.kernels import (
     StepTables,
     compute_seconds,
     dense_seconds,
+    measured_overlap,
     memory_seconds,
     overlapped,
 )
 from blendsim.perf.merge import merge_seconds
-from blendsim.perf.overlap import default_overlap, overlap_lines
+from blendsim.perf.overlap import default_overlap, overlap_lines, overlap_points
 from blendsim.perf.profile import Profile
 from blendsim.perf.small import small_seconds
 from blendsim.perf.store import load_profile
@@ -49,6 +50,8 @@ class StepModel:
     best_prefill_seconds_per_pair: float
     best_seconds_per_context_token: float
     best_network_seconds_per_token: float  # min of network_seconds[n] / n
+    #: m/c and f/c of a measured overlap, ascending; empty for the others. `lines` are their hull.
+    measured: tuple[Floats, ...] = ()
 
     @property
     def layer_seconds(self) -> Floats:
@@ -74,7 +77,13 @@ class StepModel:
         )
         m = float(memory_seconds(self.tables, batch.decode_requests, batch.context_tokens))
         n = float(dense_seconds(self.tables.network, batch.tokens))
-        return c, m, float(overlapped(self.lines, c, m, n))
+        return c, m, self.together(c, m, n)
+
+    def together(self, compute: float, memory: float, network: float = 0.0) -> float:
+        """Seconds of all kinds of work side by side."""
+        if self.measured:
+            return float(measured_overlap(*self.measured, compute, memory)) + network
+        return float(overlapped(self.lines, compute, memory, network))
 
 
 def step_model(system: System, overlap: str = "auto", profile: Profile | None = None) -> StepModel:
@@ -87,12 +96,13 @@ def step_model(system: System, overlap: str = "auto", profile: Profile | None = 
     tokens = np.arange(size + 1, dtype=np.int64)
     measured = _gemm_seconds(system, profile)
     gemm = np.zeros(size + 1)
-    gemm[1:] = along(profile.tokens, measured[:, :4].sum(axis=1), tokens[1:])
+    rows = _whole_tiles(profile, tokens[1:])
+    gemm[1:] = along(profile.tokens, measured[:, :4].sum(axis=1), rows)
     reduce = _reduce_seconds(system, profile, size)
     layers = system.model.layers
     small = small_seconds(system, profile, tokens)
     head = np.zeros(size + 1)
-    head[1:] = along(profile.tokens, measured[:, 4], tokens[1:])
+    head[1:] = along(profile.tokens, measured[:, 4], rows)
     prefill = complete_prefill(profile.prefill)
     tables = StepTables(
         layers=layers * gemm + small,
@@ -106,7 +116,7 @@ def step_model(system: System, overlap: str = "auto", profile: Profile | None = 
         layers_with_network=layers * (gemm + reduce) + small,
     )
     n = np.arange(1, size + 1)
-    rows = np.arange(1, len(tables.decode))[:, None]
+    batches = np.arange(1, len(tables.decode))[:, None]
     return StepModel(
         system=system,
         overlap=name,
@@ -122,9 +132,10 @@ def step_model(system: System, overlap: str = "auto", profile: Profile | None = 
             (tables.prefill / (0.5 * (prefill.lengths + 1.0))).min()
         ),
         best_seconds_per_context_token=float(
-            (tables.decode[1:] / (rows * tables.decode_contexts)).min()
+            (tables.decode[1:] / (batches * tables.decode_contexts)).min()
         ),
         best_network_seconds_per_token=float((tables.network[1:] / n).min()),
+        measured=overlap_points(name, system),
     )
 
 
@@ -139,11 +150,20 @@ def _reduce_seconds(system: System, profile: Profile, size: int) -> Floats:
 
 def _gemm_seconds(system: System, profile: Profile) -> Floats:
     """The profile's GEMMs, none faster than its weights can stream from memory: a benchmark repeats
-    one GEMM and finds small weights in the cache, where a layer's are never found.
+    one GEMM and finds small weights in the cache, where a layer's are never found. Where sizes lie
+    as close as tiles, none is slower than a larger one: its rows could be filled up to that.
     """
     sizes = [n * k for n, k in gemm_shapes(system.model, system.tp).values()]
     least = BYTES_PER_VALUE * np.array(sizes) / system.gpu.bandwidth
-    return np.asarray(np.maximum(profile.gemm, least), np.float64)
+    seconds = np.maximum(profile.gemm, least)
+    if profile.gemm_tile > 1:
+        seconds = np.minimum.accumulate(seconds[::-1])[::-1]
+    return np.asarray(seconds, np.float64)
+
+
+def _whole_tiles(profile: Profile, tokens: Ints) -> Ints:
+    """Rows that GEMMs of so many tokens compute, since they compute in tiles."""
+    return -(-tokens // profile.gemm_tile) * profile.gemm_tile
 
 
 def _decode_rows(system: System, profile: Profile) -> Floats:

@@ -51,9 +51,24 @@ def overlap_lines(name: str, system: System) -> Floats:
         raise ProfileError(
             f"no overlap is measured yet for {system.gpu.name}; choose --overlap table"
         )
-    _, rows = read_rows(path, ["memory_over_compute", "time_over_compute"])
-    lines = hull(column(path, rows, 0), column(path, rows, 1))
+    lines = hull(*read_points(path))
     return lines if system.tp == 1 else beside_network(modes_under(lines))
+
+
+def overlap_points(name: str, system: System) -> tuple[Floats, ...]:
+    """(m/c, f/c) as measured, ascending, for `fit` on one GPU; empty for any other overlap."""
+    if name != FIT or system.tp > 1:
+        return ()
+    path = _measured(system.gpu.name, system.model.name, system.tp)
+    return () if path is None else read_points(path)
+
+
+def read_points(path: Path) -> tuple[Floats, Floats]:
+    """(m/c, f/c) of an overlap.csv, ascending."""
+    _, rows = read_rows(path, ["memory_over_compute", "time_over_compute"])
+    ratios, times = column(path, rows, 0), column(path, rows, 1)
+    order = np.argsort(ratios)
+    return ratios[order], times[order]
 
 
 def default_overlap(system: System) -> str:

@@ -23,3 +23,8 @@ class Profile:
     notes: tuple[str, ...]  # one a table: measured at this shape, or between which
     meta: Mapping[str, Any]  # provenance
     small: SmallGrid | None = None  # None: not measured, priced by their bytes
+
+    @property
+    def gemm_tile(self) -> int:
+        """Tokens that GEMMs compute at a time where `tokens` lie that close; 1: straight lines."""
+        return int(self.meta.get("gemm_tile", 1))

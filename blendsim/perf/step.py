@@ -12,6 +12,7 @@ from blendsim.perf.kernels import (
     StepTables,
     compute_seconds,
     dense_seconds,
+    measured_overlap,
     memory_seconds,
     overlapped,
     prefill_seconds,
@@ -34,6 +35,9 @@ class StepCosts(NamedTuple):
     #: Empty without cascade attention, else StepModel's `merge_seconds` alone, so that the type
     #: says whether code for it is compiled (as of serving/state.py's State).
     cascade: tuple[Any, ...] = ()
+    #: Empty unless the overlap was measured, else StepModel's `measured`: what was seen, of which
+    #: `lines` are the convex hull. As with `cascade`, the type says which code is compiled.
+    measured: tuple[Any, ...] = ()
 
 
 class StepTimes(NamedTuple):
@@ -65,6 +69,7 @@ def step_costs(
         nano_batches=nano_batches,
         whole=model.tables,
         cascade=(model.merge_seconds,) if cascade else (),
+        measured=model.measured if overlaps else (),
     )
 
 
@@ -112,6 +117,16 @@ def step_seconds(costs: StepCosts, step: Ints) -> StepTimes:
     return took
 
 
+@kernel_where("measured", lambda costs, c, m, n: overlapped(costs.lines, c, m, n))
+def side_by_side(costs: StepCosts, compute: float, memory: float, network: float) -> float:
+    """Seconds of all kinds of work together: as measured, the network after the rest, else by the
+    overlap's lines.
+    """
+    ratios, times = costs.measured
+    seconds: float = measured_overlap(ratios, times, compute, memory) + network
+    return seconds
+
+
 @kernel
 def timed(costs: StepCosts, step: Ints, added: float, memory: float) -> StepTimes:
     """The step with `memory` seconds of decode reads and `added` to its compute. With nano-batches
@@ -121,9 +136,9 @@ def timed(costs: StepCosts, step: Ints, added: float, memory: float) -> StepTime
     compute = compute_seconds(costs.tables, step[0], step[1], step[2], step[3], step[5]) + added
     network = dense_seconds(costs.tables.network, tokens)
     if costs.overlaps_network:
-        seconds = overlapped(costs.lines, compute, memory, network)
+        seconds = side_by_side(costs, compute, memory, network)
     else:
-        seconds = overlapped(costs.lines, compute, memory, 0.0)
+        seconds = side_by_side(costs, compute, memory, 0.0)
         compute -= network
     if costs.nano_batches > 1:
         whole = compute_seconds(costs.whole, step[0], step[1], step[2], step[3], step[5]) + added

@@ -39,16 +39,18 @@ class KvPool:
         self.k = torch.zeros(shape, dtype=dtype, device=device)
         self.v = torch.zeros(shape, dtype=dtype, device=device)
         row = (config.layers, pages * block_tokens, config.kv_heads, config.head_dim)
-        self._k_rows, self._v_rows = self.k.view(row), self.v.view(row)
+        k_rows, v_rows = self.k.view(row), self.v.view(row)
+        # Made once: a step asks for them in every layer.
+        self._rows = [(k_rows[layer], v_rows[layer]) for layer in range(config.layers)]
+        self._paged = [(self.k[layer], self.v[layer]) for layer in range(config.layers)]
 
-    def write(self, layer: int, slots: Tensor, k: Tensor, v: Tensor) -> None:
-        """Put k and v, (tokens, kv_heads, head_dim), into their slots, (tokens,) int64."""
-        self._k_rows[layer].index_copy_(0, slots, k)
-        self._v_rows[layer].index_copy_(0, slots, v)
+    def rows(self, layer: int) -> tuple[Tensor, Tensor]:
+        """A layer's K and V by slot, (slots, kv_heads, head_dim) each, to be written to."""
+        return self._rows[layer]
 
     def paged(self, layer: int) -> tuple[Tensor, Tensor]:
         """A layer's K and V, (pages, block_tokens, kv_heads, head_dim) each."""
-        return self.k[layer], self.v[layer]
+        return self._paged[layer]
 
 
 def page_bytes(config: DecoderConfig, block_tokens: int, dtype: torch.dtype) -> int:

@@ -1,11 +1,13 @@
 """A dense decoder cut into the pieces an executor calls one by one; attention is not among them.
 
     x = embed(ids)
-    a layer:  q, k, v = qkv(layer, x, rotation)      attended = attention over the KV pages
-              x = output(layer, attended, x)          x = mlp(layer, x)
+    a layer:  q = qkv(layer, x, rotation, pool, slots)    attended = attention over the KV pages
+              output(layer, attended, x)                  mlp(layer, x)
     logits = head(x[rows])
 
-Rows are tokens of any requests, in any order: nothing here looks from one row to another.
+Rows are tokens of any requests, in any order: nothing here looks from one row to another. `output`
+and `mlp` add to x where it lies: the GEMM reads the residual and writes the sum, and no kernel is
+spent on the addition. Between the GEMMs a layer has four kernels of our own (`blendrt.fused`).
 """
 
 import torch
@@ -13,7 +15,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from blendrt.config import DecoderConfig
-from blendrt.rope import Rotation, inverse_wavelengths, rotate, rotation
+from blendrt.fused import choose
+from blendrt.fused.norms import HeadNorms
+from blendrt.kv_pool import KvPool
+from blendrt.rope import Rotation, inverse_wavelengths, rotation
 from blendrt.weights import Weights
 
 
@@ -26,6 +31,13 @@ class Decoder:
         self.device = weights.embed.device
         self.dtype = weights.embed.dtype
         self._wavelengths = inverse_wavelengths(config, self.device)
+        self._operators = choose(self.device).operators
+        self._head_norms = [
+            None
+            if w.q_norm is None or w.k_norm is None
+            else HeadNorms(w.q_norm, w.k_norm, config.norm_eps)
+            for w in weights.layers
+        ]
 
     def embed(self, ids: Tensor) -> Tensor:
         """Rows (tokens, hidden) of token ids."""
@@ -35,11 +47,12 @@ class Decoder:
         """What turns queries and keys at these positions; once a step, for all layers."""
         return rotation(positions, self._wavelengths, self.dtype)
 
-    def qkv(self, layer: int, x: Tensor, turn: Rotation) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries, keys and values of rows x, ready for attention: (tokens, heads, head_dim) and
-        twice (tokens, kv_heads, head_dim).
+    def qkv(self, layer: int, x: Tensor, turn: Rotation, pool: KvPool, slots: Tensor) -> Tensor:
+        """Queries of rows x, (tokens, heads, head_dim), ready for attention; their K and V are in
+        the pool's slots then.
         """
-        return self.turned(layer, self.project(layer, self.attention_norm(layer, x)), turn)
+        projected = self.project(layer, self.attention_norm(layer, x))
+        return self.store(layer, projected, turn, pool, slots)
 
     def attention_norm(self, layer: int, x: Tensor) -> Tensor:
         """Rows x, normed for attention."""
@@ -50,30 +63,31 @@ class Decoder:
         weights = self.weights.layers[layer]
         return functional.linear(normed, weights.qkv, weights.qkv_bias)
 
-    def turned(
-        self, layer: int, projected: Tensor, turn: Rotation
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """The projection cut into heads, queries and keys normed (Qwen3) and rotated."""
-        config, weights = self.config, self.weights.layers[layer]
-        heads, kv_heads = config.heads, config.kv_heads
-        rows = projected.view(len(projected), heads + 2 * kv_heads, config.head_dim)
-        # Queries and keys lie side by side and are rotated as one tensor.
-        qk, v = rows[:, : heads + kv_heads], rows[:, heads + kv_heads :]
-        if weights.q_norm is not None and weights.k_norm is not None:
-            q = self._norm(qk[:, :heads], weights.q_norm)
-            k = self._norm(qk[:, heads:], weights.k_norm)
-            qk = torch.cat((q, k), dim=1)
-        qk = rotate(qk, turn)
-        return qk[:, :heads], qk[:, heads:], v
+    def store(
+        self, layer: int, projected: Tensor, turn: Rotation, pool: KvPool, slots: Tensor
+    ) -> Tensor:
+        """The projection cut into heads, queries and keys normed (Qwen3) and rotated, keys and
+        values in their slots, (tokens,) int64: the queries.
+        """
+        norms, rows = self._head_norms[layer], pool.rows(layer)
+        return self._operators.rotate_and_store(projected, turn, rows, slots, norms)
 
-    def output(self, layer: int, attended: Tensor, residual: Tensor) -> Tensor:
-        """residual + the o GEMM of what attention returned, (tokens, heads, head_dim)."""
+    def room_for_attention(self, tokens: int) -> Tensor:
+        """Where attention puts its answers, (tokens, heads, head_dim), layer after layer."""
+        shape = (tokens, self.config.heads, self.config.head_dim)
+        return torch.empty(shape, dtype=self.dtype, device=self.device)
+
+    def output(self, layer: int, attended: Tensor, x: Tensor) -> Tensor:
+        """x, with the o GEMM of what attention returned, (tokens, heads, head_dim), added in
+        place.
+        """
         weights = self.weights.layers[layer]
-        flat = attended.reshape(len(attended), self.config.q_width)
-        return functional.linear(flat, weights.o, weights.o_bias).add_(residual)
+        if weights.o_bias is not None:
+            x.add_(weights.o_bias)
+        return x.addmm_(attended.reshape(len(attended), self.config.q_width), weights.o.t())
 
     def mlp(self, layer: int, x: Tensor) -> Tensor:
-        """x + MLP(norm(x)); its four pieces below, in order."""
+        """x, with MLP(norm(x)) added in place; its four pieces below, in order."""
         hidden = self.activation(self.gate_up(layer, self.mlp_norm(layer, x)))
         return self.down(layer, hidden, x)
 
@@ -87,16 +101,15 @@ class Decoder:
 
     def activation(self, gate_up: Tensor) -> Tensor:
         """silu(gate) · up."""
-        gate, up = gate_up.chunk(2, dim=-1)
-        return functional.silu(gate).mul_(up)
+        return self._operators.silu_mul(gate_up)
 
-    def down(self, layer: int, hidden: Tensor, residual: Tensor) -> Tensor:
-        """residual + the down GEMM."""
-        return functional.linear(hidden, self.weights.layers[layer].down).add_(residual)
+    def down(self, layer: int, hidden: Tensor, x: Tensor) -> Tensor:
+        """x, with the down GEMM added in place."""
+        return x.addmm_(hidden, self.weights.layers[layer].down.t())
 
     def head(self, x: Tensor) -> Tensor:
         """Logits (rows, vocab) of the rows given: the last norm and the LM head."""
         return functional.linear(self._norm(x, self.weights.norm), self.weights.head)
 
     def _norm(self, x: Tensor, weight: Tensor) -> Tensor:
-        return functional.rms_norm(x, weight.shape, weight, self.config.norm_eps)
+        return self._operators.rms_norm(x, weight, self.config.norm_eps)

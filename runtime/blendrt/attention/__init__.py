@@ -17,10 +17,12 @@ class Attention(Protocol):
         """Host work, once a batch: the calls below are about this layout until the next."""
         ...
 
-    def prefill(self, layer: int, q: Tensor, pool: KvPool) -> Tensor:
-        """Causal attention of the chunks' queries, (prefill tokens, heads, head_dim), same out."""
+    def prefill(self, layer: int, q: Tensor, pool: KvPool, out: Tensor | None = None) -> Tensor:
+        """Causal attention of the chunks' queries, (prefill tokens, heads, head_dim), same out: in
+        `out`, which is contiguous, where one is given.
+        """
         ...
 
-    def decode(self, layer: int, q: Tensor, pool: KvPool) -> Tensor:
-        """Attention of the decodes' queries, (decodes, heads, head_dim), same out."""
+    def decode(self, layer: int, q: Tensor, pool: KvPool, out: Tensor | None = None) -> Tensor:
+        """Attention of the decodes' queries, (decodes, heads, head_dim), as `prefill`."""
         ...

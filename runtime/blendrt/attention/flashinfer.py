@@ -14,41 +14,32 @@ Written for FlashInfer 0.6.6 to 0.7.2. In 0.7 the options of decode planning are
 finds a batch's longest request in a Python loop: 2 ms of planning for 1000 decodes.
 """
 
-import importlib
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from blendrt.attention.layout import AttentionLayout, PageTable
 from blendrt.attention.sharing import SharedDecodes, share
+from blendrt.attention.splitting import MOST_CHUNKS, chunk_tokens
+from blendrt.attention.support import (
+    FlashInferSettings,
+    blocks_at_once,
+    check_supported,
+    has_fa3,
+    load_library,
+)
 from blendrt.config import DecoderConfig
 from blendrt.kv_pool import KvPool
-from blendsim.errors import InputError, Unavailable
+from blendsim.errors import Unavailable
 
-#: For partial results of requests whose KV is split over the GPU. The most FlashInfer asks for is
-#: two blocks an SM, of 128 queries by 128 dimensions for each head of a KV head, in float32: 138 MB
-#: for 8 heads a KV head on 132 SMs.
+#: For partial results of requests whose KV is split over the GPU. Left to itself FlashInfer asks
+#: for two blocks an SM at most, of 128 queries by 128 dimensions for each head of a KV head, in
+#: float32: 138 MB for 8 heads a KV head on 132 SMs.
 _WORKSPACE_BYTES = 256 << 20
-_HEAD_DIMS = (64, 128, 256)
-_TYPES = (torch.bfloat16, torch.float16)
-_LEAST_CAPABILITY = 8  # bfloat16 on tensor cores: Ampere
-#: Heads a KV head for which the decode kernel without tensor cores is compiled.
-_PLAIN_GROUPS = (1, 2, 3, 4, 8)
-
-
-@dataclass(frozen=True, slots=True)
-class FlashInferSettings:
-    """How FlashInfer is used."""
-
-    #: fa3 exists on Hopper only. Decodes always run fa2's kernels.
-    prefill: Literal["fa2", "fa3"] = "fa2"
-    #: Decode on tensor cores: pays when several heads read one KV head. None: when 4 or more do.
-    tensor_cores: bool | None = None
-    #: Read a prefix only once that at least this many decodes of a batch share. 0: never.
-    cascade_members: int = 0
-    cascade_pages: int = 16  # that they share at least
+_QUERY_TILE = 16  # rows of a decode's partial result: its queries are padded to so many
+_FLOAT_BYTES = 4
 
 
 class FlashInferAttention:
@@ -66,6 +57,10 @@ class FlashInferAttention:
         if library is None:
             library = load_library(device)
         check_supported(config, device, dtype, settings)
+        #: Whose prefill kernels run.
+        self.backend = settings.prefill
+        if self.backend == "auto":
+            self.backend = "fa3" if has_fa3(config, device, dtype) else "fa2"
         self._settings = settings
         self._block_tokens = block_tokens
         self._shape = (config.heads, config.kv_heads, config.head_dim, block_tokens)
@@ -73,9 +68,13 @@ class FlashInferAttention:
         self._missing = library.jit.MissingJITCacheError
         group = config.heads // config.kv_heads
         on_tensor_cores = group >= 4 if settings.tensor_cores is None else settings.tensor_cores
-        workspaces = _Workspaces.on(device)
+        chunk_bytes = config.heads * _QUERY_TILE * (config.head_dim + 1) * _FLOAT_BYTES
+        workspaces = _Workspaces.on(device, MOST_CHUNKS * chunk_bytes)
+        self._splits = on_tensor_cores  # FlashInfer's other decode kernel cannot be told
+        self._slots = blocks_at_once(device) // config.kv_heads
         self._turns = [
-            _Wrappers(library, workspaces, settings, on_tensor_cores, device) for _ in range(2)
+            _Wrappers(library, workspaces, self.backend, settings, on_tensor_cores, device)
+            for _ in range(2)
         ]
 
     def plan(self, layout: AttentionLayout) -> None:
@@ -92,23 +91,23 @@ class FlashInferAttention:
             ) from error
         wrappers.mark_copies()
 
-    def prefill(self, layer: int, q: Tensor, pool: KvPool) -> Tensor:
+    def prefill(self, layer: int, q: Tensor, pool: KvPool, out: Tensor | None = None) -> Tensor:
         """Causal attention of the planned batch's chunks."""
         if not len(q):
             return q
-        answers: Tensor = self._turns[0].prefill.run(q, pool.paged(layer))
+        answers: Tensor = self._turns[0].prefill.run(q, pool.paged(layer), out=out)
         return answers
 
-    def decode(self, layer: int, q: Tensor, pool: KvPool) -> Tensor:
+    def decode(self, layer: int, q: Tensor, pool: KvPool, out: Tensor | None = None) -> Tensor:
         """Attention of the planned batch's decodes."""
         if not len(q):
             return q
         wrappers, paged = self._turns[0], pool.paged(layer)
         shared = wrappers.shared
         if shared is None:
-            answers: Tensor = wrappers.decode.run(q, paged)
+            answers: Tensor = wrappers.decode.run(q, paged, out=out)
             return answers
-        answers = torch.empty_like(q)
+        answers = torch.empty_like(q) if out is None else out
         answers[shared.members] = wrappers.cascade.run(q[shared.members], paged)
         if len(shared.alone):
             answers[shared.lone] = wrappers.decode.run(q[shared.lone], paged)
@@ -144,7 +143,18 @@ class FlashInferAttention:
                 *self._shape,
                 q_data_type=self._dtype,
                 kv_data_type=self._dtype,
+                **self._split(decodes),
             )
+
+    def _split(self, decodes: PageTable) -> dict[str, int]:
+        """FlashInfer's option for cutting long contexts, where that pays."""
+        lengths = decodes.lengths(self._block_tokens).numpy()
+        chunk = self._settings.decode_chunk
+        if chunk is None:
+            chunk = chunk_tokens(lengths, self._slots)
+        if not chunk or not self._splits:
+            return {}
+        return {"fixed_split_size": -(-chunk // self._block_tokens)}
 
     def _plan_cascade(self, wrappers: "_Wrappers", shared: SharedDecodes) -> None:
         levels: list[PageTable] = [shared.shared, shared.own]
@@ -170,10 +180,13 @@ class _Workspaces:
     decode: Tensor  # cascade's too: it is a part of decoding
 
     @classmethod
-    def on(cls, device: torch.device) -> "_Workspaces":
-        size = _WORKSPACE_BYTES if device.type == "cuda" else 0
+    def on(cls, device: torch.device, decode_bytes: int) -> "_Workspaces":
+        sizes = (_WORKSPACE_BYTES, max(_WORKSPACE_BYTES, decode_bytes))
+        is_gpu = device.type == "cuda"
         # Zeros: some kernels count in it and leave it as they found it.
-        return cls(*(torch.zeros(size, dtype=torch.uint8, device=device) for _ in range(2)))
+        return cls(
+            *(torch.zeros(size * is_gpu, dtype=torch.uint8, device=device) for size in sizes)
+        )
 
 
 class _Wrappers:
@@ -183,12 +196,13 @@ class _Wrappers:
         self,
         library: Any,
         workspaces: _Workspaces,
+        backend: str,
         settings: FlashInferSettings,
         tensor_cores: bool,
         device: torch.device,
     ) -> None:
         self.prefill = library.BatchPrefillWithPagedKVCacheWrapper(
-            workspaces.prefill, "NHD", backend=settings.prefill
+            workspaces.prefill, "NHD", backend=backend
         )
         self.decode = library.BatchDecodeWithPagedKVCacheWrapper(
             workspaces.decode, "NHD", use_tensor_cores=tensor_cores, backend="fa2"
@@ -210,55 +224,6 @@ class _Wrappers:
         """All copies of this plan are on the current stream."""
         if self._copied is not None:
             self._copied.record(torch.cuda.current_stream(self._device))
-
-
-def load_library(device: torch.device) -> Any:
-    """The flashinfer package, or Unavailable."""
-    if device.type != "cuda":
-        raise Unavailable("FlashInfer needs an NVIDIA GPU; without one use the reference attention")
-    try:
-        return importlib.import_module("flashinfer")
-    except ImportError as error:
-        raise Unavailable(
-            f"FlashInfer cannot be imported ({error}): pip install 'blendsim[gpu]'"
-        ) from error
-
-
-def check_supported(
-    config: DecoderConfig, device: torch.device, dtype: torch.dtype, settings: FlashInferSettings
-) -> None:
-    """InputError for a model or a GPU that FlashInfer has no kernels for."""
-    use = "use the reference attention"
-    if config.head_dim not in _HEAD_DIMS:
-        known = ", ".join(map(str, _HEAD_DIMS))
-        raise InputError(
-            f"{config.name} has heads of {config.head_dim} dimensions, FlashInfer's kernels have "
-            f"{known}; {use}"
-        )
-    if dtype not in _TYPES:
-        raise InputError(f"FlashInfer has no kernels for {dtype}; use bfloat16, or {use}")
-    group = config.heads // config.kv_heads
-    if settings.tensor_cores is False and group not in _PLAIN_GROUPS:
-        raise InputError(
-            f"{config.name} has {group} heads a KV head, for which FlashInfer decodes on tensor "
-            "cores only; leave tensor_cores unset"
-        )
-    if device.type == "cuda":
-        _check_architecture(device, settings)
-
-
-def _check_architecture(device: torch.device, settings: FlashInferSettings) -> None:
-    major, minor = torch.cuda.get_device_capability(device)
-    has = f"{torch.cuda.get_device_name(device)} has {major}.{minor}"
-    if major < _LEAST_CAPABILITY:
-        raise InputError(
-            f"FlashInfer needs compute capability {_LEAST_CAPABILITY}.0 or more and {has}; "
-            "use another GPU, or --model tiny without --gpu"
-        )
-    if settings.prefill == "fa3" and major != 9:
-        raise InputError(
-            f"fa3 kernels exist for compute capability 9.0 alone and {has}; choose fa2"
-        )
 
 
 def _indptr(counts: Tensor) -> Tensor:

@@ -23,11 +23,11 @@ class ReferenceAttention:
         """Take the layout as it is."""
         self._layout = layout
 
-    def prefill(self, layer: int, q: Tensor, pool: KvPool) -> Tensor:
+    def prefill(self, layer: int, q: Tensor, pool: KvPool, out: Tensor | None = None) -> Tensor:
         """Chunk after chunk, each over the pages of its request."""
         layout = self._layout
         keys, values = pool.paged(layer)
-        answers = torch.empty_like(q)
+        answers = torch.empty_like(q) if out is None else out
         at = 0
         rows = layout.prefill_pages.indptr.tolist()
         chunks = zip(layout.prefill_lens.tolist(), layout.prefill_computed.tolist(), strict=True)
@@ -40,11 +40,11 @@ class ReferenceAttention:
             at += tokens
         return answers
 
-    def decode(self, layer: int, q: Tensor, pool: KvPool) -> Tensor:
+    def decode(self, layer: int, q: Tensor, pool: KvPool, out: Tensor | None = None) -> Tensor:
         """Many decodes at a time, their page lists padded to one length."""
         table = self._layout.decode_pages
         keys, values = pool.paged(layer)
-        answers = torch.empty_like(q)
+        answers = torch.empty_like(q) if out is None else out
         rows = table.indptr.tolist()
         lengths = table.lengths(pool.block_tokens).to(q.device)
         most = max((b - a for a, b in pairwise(rows)), default=0)

@@ -6,8 +6,10 @@ computed. Results equal the sequential executor's, but for rounding: a GEMM of h
 in another order.
 
 NOTE: memory. torch gives a freed tensor's memory out again on the stream it was made on, at once.
-A tensor that another stream reads is kept in `_Step` until the same piece of the next layer puts
-another in its place. That piece, and so all that its stream runs later, comes after the reader.
+Queries, which another stream reads, are kept in `_Step` until the same piece of the next layer puts
+others in their place. That piece, and so all that its stream runs later, comes after the reader.
+A nano-batch's rows and the answers of its attention are two tensors for the whole step, written
+over in every layer, each part by one kind of piece: again that piece comes after the reader.
 """
 
 from collections.abc import Callable
@@ -128,25 +130,23 @@ class _Half:
         self._layout = nano.layout
         self._turn: Rotation = decoder.rotation(nano.layout.positions)
         self.x = decoder.embed(ids[nano.tokens])
+        self._attended = decoder.room_for_attention(nano.layout.tokens)
         self._q: Tensor
-        self._prefilled: Tensor
-        self._decoded: Tensor
 
     def start(self, decoder: Decoder, pool: KvPool, layer: int) -> None:
-        self._q, k, v = decoder.qkv(layer, self.x, self._turn)
-        pool.write(layer, self._layout.slots, k, v)
+        self._q = decoder.qkv(layer, self.x, self._turn, pool, self._layout.slots)
         cut = self._layout.prefill_tokens
-        self._prefilled = self._q[:cut]
         if cut:
-            self._prefilled = self._attention.prefill(layer, self._q[:cut], pool)
+            self._attention.prefill(layer, self._q[:cut], pool, self._attended[:cut])
 
     def decode(self, pool: KvPool, layer: int) -> None:
-        queries = self._q[self._layout.prefill_tokens :]
-        self._decoded = self._attention.decode(layer, queries, pool) if len(queries) else queries
+        cut = self._layout.prefill_tokens
+        if self._layout.decodes:
+            self._attention.decode(layer, self._q[cut:], pool, self._attended[cut:])
 
     def rest(self, decoder: Decoder, layer: int) -> None:
-        attended = torch.cat((self._prefilled, self._decoded))
-        self.x = decoder.mlp(layer, decoder.output(layer, attended, self.x))
+        decoder.output(layer, self._attended, self.x)
+        decoder.mlp(layer, self.x)
 
 
 def _lanes_of(device: torch.device, attention_sms: int) -> Lanes:

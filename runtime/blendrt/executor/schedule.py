@@ -115,10 +115,12 @@ def reads(task: Task) -> set[Thing]:
 
 
 def writes(task: Task) -> set[Thing]:
-    """What a task writes. A layer's tensors are new ones, but for the memory they lie in."""
+    """What a task writes. Things of a layer are its own, though they may lie where those of the
+    layer before lay. The hidden rows do: REST adds to them, and what they were is gone.
+    """
     nano, layer = task.nano, task.layer
     if task.piece is Piece.START:
         return {Thing(kind, nano, layer) for kind in ("queries", "kv", "attended prefill")}
     if task.piece is Piece.DECODE:
         return {Thing("attended decodes", nano, layer)}
-    return {Thing("hidden", nano, layer + 1)}
+    return {Thing("hidden", nano, layer), Thing("hidden", nano, layer + 1)}

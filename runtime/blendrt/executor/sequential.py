@@ -29,20 +29,21 @@ class SequentialExecutor:
     @torch.inference_mode()
     def logits(self, inputs: StepInputs) -> Tensor:
         """Logits (samples, vocab) of the sample rows."""
-        decoder, attention, layout = self._decoder, self._attention, inputs.layout
+        decoder, attention, pool = self._decoder, self._attention, self._pool
+        layout = inputs.layout
         attention.plan(layout)
         x = decoder.embed(inputs.ids)
         turn = decoder.rotation(layout.positions)
+        attended = decoder.room_for_attention(layout.tokens)
         cut = layout.prefill_tokens
         for layer in range(decoder.config.layers):
-            q, k, v = decoder.qkv(layer, x, turn)
             # NOTE: all KV of the step is written before any is read: a chunk may read what another
             # chunk of this very step shares with it.
-            self._pool.write(layer, layout.slots, k, v)
-            attended = torch.empty_like(q)
+            q = decoder.qkv(layer, x, turn, pool, layout.slots)
             if cut:
-                attended[:cut] = attention.prefill(layer, q[:cut], self._pool)
+                attention.prefill(layer, q[:cut], pool, attended[:cut])
             if layout.decodes:
-                attended[cut:] = attention.decode(layer, q[cut:], self._pool)
-            x = decoder.mlp(layer, decoder.output(layer, attended, x))
+                attention.decode(layer, q[cut:], pool, attended[cut:])
+            decoder.output(layer, attended, x)
+            decoder.mlp(layer, x)
         return decoder.head(x[inputs.sample_rows])

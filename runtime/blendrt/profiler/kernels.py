@@ -1,7 +1,6 @@
 """Tables of GEMMs, attention and small operators: every kernel alone on the device."""
 
 from collections.abc import Callable, Iterable, Iterator
-from functools import partial
 from typing import NamedTuple, TypeVar
 
 import numpy as np
@@ -47,31 +46,26 @@ class SkewRow(NamedTuple):
 
 
 def measure_gemm(rig: Rig, sizes: Sizes, is_over: IsOver) -> GemmTable:
-    """The four GEMMs of a layer and the head."""
+    """The four GEMMs of a layer, as the executors call them (o and down add the residual), and the
+    head.
+    """
     rows = {n: _gemm_row(rig, n) for n in _in_time(sizes.tokens, sizes.least, is_over)}
     return GemmTable(np.array(sorted(rows)), np.array([rows[n] for n in sorted(rows)]))
 
 
 def _gemm_row(rig: Rig, tokens: int) -> list[float]:
-    weights = rig.decoder.weights
-    hidden, wide = rig.config.hidden, rig.config.intermediate
-    inputs = {"qkv": hidden, "o": rig.config.q_width, "gate_up": hidden, "down": wide}
-    row = []
-    for name in OPERATORS:
-        if name == "head":
-            x = rig.noise(tokens, hidden)
-            matrices: list[tuple[Tensor, Tensor | None]] = [(weights.head, None)]
-        else:
-            x = rig.noise(tokens, inputs[name])
-            biases = f"{name}_bias"
-            matrices = [(getattr(w, name), getattr(w, biases, None)) for w in weights.layers]
-        row.append(rig.timer.seconds(partial(_multiply, x, matrices)))
-    return row
-
-
-def _multiply(x: Tensor, matrices: list[tuple[Tensor, Tensor | None]], call: int) -> Tensor:
-    """x by one matrix after another."""
-    return functional.linear(x, *matrices[call % len(matrices)])
+    decoder, config = rig.decoder, rig.config
+    x, attended = rig.noise(tokens, config.hidden), rig.queries(tokens)
+    hidden = rig.noise(tokens, config.intermediate)
+    total = rig.noise(tokens, config.hidden)  # to which o and down add
+    calls: dict[str, Callable[[int], object]] = {
+        "qkv": lambda i: decoder.project(rig.layer(i), x),
+        "o": lambda i: decoder.output(rig.layer(i), attended, total),
+        "gate_up": lambda i: decoder.gate_up(rig.layer(i), x),
+        "down": lambda i: decoder.down(rig.layer(i), hidden, total),
+        "head": lambda i: functional.linear(x, decoder.weights.head),
+    }
+    return [rig.timer.seconds(calls[name]) for name in OPERATORS]
 
 
 def measure_decode(rig: Rig, sizes: Sizes, is_over: IsOver) -> AttentionGrid:
@@ -108,38 +102,42 @@ def measure_skewed(rig: Rig, sizes: Sizes, is_over: IsOver) -> list[SkewRow]:
     """Decode attention of contexts that differ, which the step model takes at their mean."""
     rows = []
     for batch, context in _in_time(sizes.skewed, 1, is_over):
-        drawn = rig.rng.lognormal(0.0, 1.0, batch)
-        skewed = np.maximum(1, np.round(drawn * (context / drawn.mean()))).astype(np.int64)
+        skewed = lognormal(rig.rng, batch, context)
         uniform = decode_seconds(rig, np.full(batch, context))
         longest = int(skewed.max())
         rows.append(SkewRow(batch, context, longest, uniform, decode_seconds(rig, skewed)))
     return rows
 
 
+def lognormal(rng: np.random.Generator, batch: int, mean: int) -> Ints:
+    """Contexts of so many decodes about a mean, as unlike as σ = 1 makes them."""
+    drawn = rng.lognormal(0.0, 1.0, batch)
+    return np.maximum(1, np.round(drawn * (mean / drawn.mean()))).astype(np.int64)
+
+
 def measure_small(rig: Rig, sizes: Sizes, is_over: IsOver) -> SmallGrid:
-    """Norm, rotary embedding, KV write, residual, activation and embedding."""
+    """Norm, rotary embedding with the KV write, activation and embedding. What has no kernel of its
+    own takes no time of its own: the KV write, and the residual, which GEMMs add.
+    """
     rows = {n: _small_row(rig, n) for n in _in_time(sizes.tokens, sizes.least, is_over)}
     return SmallGrid(np.array(sorted(rows)), np.array([rows[n] for n in sorted(rows)]))
 
 
 def _small_row(rig: Rig, tokens: int) -> list[float]:
-    decoder, config = rig.decoder, rig.config
-    x, y = rig.noise(tokens, config.hidden), rig.noise(tokens, config.hidden)
+    decoder, config, pool = rig.decoder, rig.config, rig.pool
+    x = rig.noise(tokens, config.hidden)
     projected = rig.noise(tokens, config.q_width + 2 * config.kv_width)
     wide = rig.noise(tokens, 2 * config.intermediate)
-    k = rig.noise(tokens, config.kv_heads, config.head_dim)
     ids = torch.from_numpy(rig.rng.integers(0, config.vocab, tokens)).to(rig.device)
     turn = decoder.rotation(torch.arange(tokens, device=rig.device))
     slots = some_slots(rig, tokens)
     calls: dict[str, Callable[[int], object]] = {
         "norm": lambda i: decoder.attention_norm(rig.layer(i), x),
-        "rotary": lambda i: decoder.turned(rig.layer(i), projected, turn),
-        "kv_write": lambda i: rig.pool.write(rig.layer(i), slots, k, k),
-        "residual": lambda i: x.add_(y),
+        "rotary": lambda i: decoder.store(rig.layer(i), projected, turn, pool, slots),
         "activation": lambda i: decoder.activation(wide),
         "embedding": lambda i: decoder.embed(ids),
     }
-    return [rig.timer.seconds(calls[name]) for name in SMALL_OPERATORS]
+    return [rig.timer.seconds(calls[name]) if name in calls else 0.0 for name in SMALL_OPERATORS]
 
 
 def some_slots(rig: Rig, tokens: int) -> Tensor:

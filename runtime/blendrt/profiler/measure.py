@@ -17,7 +17,7 @@ import torch
 
 import blendsim
 from blendrt.config import DecoderConfig
-from blendrt.executor.streams import can_steer_cublas, partition_failure
+from blendrt.executor.streams import partition_failure
 from blendrt.machine import describe
 from blendrt.profiler.findings import find_rules, overlap_figures
 from blendrt.profiler.rig import Rig, build_rig
@@ -160,8 +160,7 @@ def _timing(device: torch.device) -> str:
         return "wall clock, median of 3 calls; pairs run one after the other"
     failure = partition_failure(device)
     parts = "SMs split by green contexts" if failure is None else f"plain streams only ({failure})"
-    steered = "told its SMs" if can_steer_cublas() else "not told its SMs"
-    return f"CUDA events, median of 10 queued stretches; pairs: {parts}, cuBLAS {steered}"
+    return f"CUDA events, median of 10 queued stretches; pairs: {parts}"
 
 
 def _all_reduce(system: System, meta: dict[str, Any]) -> Any:

@@ -41,7 +41,7 @@ def measure_pairs(rig: Rig, sizes: Sizes, is_over: IsOver) -> Pairs:
     for ratio, tokens in product(sizes.pair_ratios, sizes.pair_tokens):
         if timings and is_over():
             break
-        timings += _pair(rig, tokens, min(tokens, sizes.pair_batch), ratio, shares)
+        timings += _pair(rig, sizes, tokens, ratio, shares)
     return as_pairs(timings)
 
 
@@ -59,10 +59,14 @@ def partition_shares(device: torch.device) -> list[int]:
     return pair_shares(torch.cuda.get_device_properties(device).multi_processor_count, SM_STEP)
 
 
-def _pair(rig: Rig, tokens: int, batch: int, ratio: float, shares: list[int]) -> Iterator[_Timing]:
+def _pair(
+    rig: Rig, sizes: Sizes, tokens: int, ratio: float, shares: list[int]
+) -> Iterator[_Timing]:
+    batch = min(tokens, sizes.pair_batch)
     dense = dense_work(rig, tokens)
     compute = rig.timer.seconds(dense)
-    context, attend, memory = _attention_of(rig, batch, ratio * compute)
+    most = sizes.most_context_tokens // batch
+    context, attend, memory = _attention_of(rig, batch, most, ratio * compute)
     for sms in shares:
         both = rig.timer.together(attend, dense, sms)
         yield _Timing(tokens, batch, context, sms, compute, memory, both)
@@ -77,20 +81,22 @@ def dense_work(rig: Rig, tokens: int) -> Call:
 
     def run(i: int) -> None:
         layer, following = rig.layer(i), rig.layer(i + 1)
-        y = decoder.mlp(layer, decoder.output(layer, attended, x))
-        _, k, v = decoder.qkv(following, y, turn)
-        pool.write(following, slots, k, v)
+        # NOTE: x grows with every call. Its norms, which are all that is multiplied, do not.
+        decoder.output(layer, attended, x)
+        decoder.mlp(layer, x)
+        decoder.qkv(following, x, turn, pool, slots)
 
     return run
 
 
-def _attention_of(rig: Rig, batch: int, wanted: float) -> tuple[int, Call, float]:
-    """A context at which `batch` decodes take about `wanted` seconds, the call, and its seconds.
+def _attention_of(rig: Rig, batch: int, longest: int, wanted: float) -> tuple[int, Call, float]:
+    """A context, `longest` at most, at which `batch` decodes take about `wanted` seconds, the call,
+    and its seconds.
 
     The rule of three, a few times: time is linear in the context, but for the launch.
     """
     block = rig.pool.block_tokens
-    most = max(block, rig.pool.pages // batch * block)
+    most = max(block, longest // block * block)
     q = rig.queries(batch)
 
     def attend(i: int) -> object:

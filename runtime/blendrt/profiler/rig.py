@@ -141,7 +141,9 @@ def _attention(
 ) -> tuple[Attention, str]:
     if device.type != "cuda":
         return ReferenceAttention(), "blendrt's reference attention"
-    from blendrt.attention.flashinfer import FlashInferAttention, load_library
+    from blendrt.attention.flashinfer import FlashInferAttention
+    from blendrt.attention.support import load_library
 
     version = getattr(load_library(device), "__version__", "of unknown version")
-    return FlashInferAttention(part, BLOCK_TOKENS, device, dtype), f"FlashInfer {version}, fa2"
+    made = FlashInferAttention(part, BLOCK_TOKENS, device, dtype)
+    return made, f"FlashInfer {version}, prefill {made.backend}, decode fa2"

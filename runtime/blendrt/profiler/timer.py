@@ -12,7 +12,7 @@ from typing import Protocol
 
 import torch
 
-from blendrt.executor.streams import Partition, cublas_sms, split_gpu
+from blendrt.executor.streams import Partition, split_gpu
 
 Call = Callable[[int], object]
 
@@ -68,7 +68,7 @@ class EventTimer:
 
     def seconds(self, call: Call) -> float:
         """See `Timer`."""
-        return self._stretches(lambda calls: [call(i) for i in range(calls)])
+        return self.stretches(lambda calls: [call(i) for i in range(calls)])
 
     def together(self, first: Call, second: Call, first_sms: int) -> float:
         """See `Timer`. Cuts of the GPU are kept: making one takes milliseconds."""
@@ -83,15 +83,16 @@ class EventTimer:
             with torch.cuda.stream(parts.attention):
                 for i in range(calls):
                     first(i)
-            with torch.cuda.stream(parts.gemm), cublas_sms(parts.gemm_sms):
+            with torch.cuda.stream(parts.gemm):
                 for i in range(calls):
                     second(i)
             caller.wait_stream(parts.attention)
             caller.wait_stream(parts.gemm)
 
-        return self._stretches(both)
+        return self.stretches(both)
 
-    def _stretches(self, run: Callable[[int], object]) -> float:
+    def stretches(self, run: Callable[[int], object]) -> float:
+        """Median seconds of one call, where `run(n)` queues n of them."""
         for _ in range(self._warm_up):
             run(1)
         torch.cuda.synchronize(self._device)
