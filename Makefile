@@ -3,7 +3,7 @@
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: check format lint types test readme figures paper paper-quick vllm-env vllm-recordings
+.PHONY: check format lint types test readme figures validation paper paper-quick vllm-env vllm-recordings
 
 check: lint types test
 
@@ -35,6 +35,11 @@ figures:
 	$(BIN)/python figures/slices.py "prefix order=build/dfs-steps.parquet" \
 	  "blended order=build/blend-steps.parquet" > figures/overview.csv
 	$(BIN)/python figures/overview.py docs/overview.svg
+
+# docs/validation.md's tables and pictures, from the GPU runs that are kept.
+validation:
+	PYTHONPATH=.:runtime $(BIN)/python bench/validation.py
+	$(BIN)/python figures/validation.py
 
 # The paper's evaluation: every claim measured, figures drawn, the table in paper_repro/README.md
 # written. DATA is a directory with real traces; without it all come from generators.

@@ -1,12 +1,13 @@
 """Keep what gpu_check.py found: its output folder becomes a small folder that can be committed.
 
-    python bench/gpu_evidence.py gpu-check first [--rows rows.csv] [--ship]
+    python bench/gpu_evidence.py gpu-check first [--rows CSV] [--partitions JSON] [--ship]
 
 writes bench/results/<gpu>/<name>: findings, step logs and the measured profile. Of a sampled
 replay only the steps that were measured are kept, with what the whole run is estimated to take and
 what the step models say of it. `--rows` are kernel figures of somebody else (see gpu_kernels.py):
-what the comparison gives is kept, not the rows. `--ship` makes the measured profiles the ones that
-`profile = "measured"` means: profiles/<gpu>/measured/<model>/tp<N>.
+what the comparison gives is kept, not the rows. `--partitions` is what gpu_partitions.py wrote.
+`--ship` makes the measured profiles the ones that `profile = "measured"` means:
+profiles/<gpu>/measured/<model>/tp<N>.
 
 Keep a run with the code it ran with: logs do not say which steps were cut in two halves, so the
 executor's rule is asked again, by the run's own profile.
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from evidence_parts import PARTITIONS
 from evidence_runs import HALVED, KEPT_OF, MODELS, OVERLAP, ROWS, prices_of, profile_of, system_of
 from gpu_kernels import compare, of_rows
 
@@ -105,12 +107,15 @@ def main() -> None:
     parser.add_argument("name", help="of the run: first, second, …")
     parser.add_argument("--gpu", default="h200")
     parser.add_argument("--rows", type=Path, help="a CSV of somebody else's kernel figures")
+    parser.add_argument("--partitions", type=Path, help="what gpu_partitions.py wrote")
     parser.add_argument("--ship", action="store_true", help="use this run's profiles from now on")
     given = parser.parse_args()
     target = RESULTS / given.gpu / given.name
     keep(given.source, target)
     if given.rows is not None:
         beside_rows(target, given.rows)
+    if given.partitions is not None:
+        shutil.copyfile(given.partitions, target / PARTITIONS)
     if given.ship:
         ship(target)
     size = sum(path.stat().st_size for path in target.rglob("*") if path.is_file())

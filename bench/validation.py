@@ -23,6 +23,7 @@ from evidence_kernels import (
     verdict_table,
 )
 from evidence_overlap import fit_table, gains, ratio_table, read_pairs, speed_table, speeds
+from evidence_parts import part_tables
 from evidence_replays import error_table, replay_table, speedup_table, target_table
 from evidence_runs import Run, read_runs
 from evidence_steps import (
@@ -62,6 +63,7 @@ def tables(runs: list[Run]) -> dict[str, str]:
         "groups": group_table(runs),
         "causes": cause_table(runs),
         "twins": twin_table(runs),
+        **part_tables(runs),
     }
     return {name: "\n".join(lines) + "\n" for name, lines in made.items()}
 

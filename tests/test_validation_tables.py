@@ -11,6 +11,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "bench"))
 
 from evidence_overlap import gains, speeds
+from evidence_parts import PARTITIONS, part_tables
 from evidence_replays import host_seconds, ratio_error, steady_busy, total_error
 from evidence_runs import HALVED, KEPT_OF, MEASURED, Replay, Run, read_runs
 from evidence_steps import staircase, steps_of
@@ -156,3 +157,24 @@ def test_of_a_sampled_replay_measured_steps_are_kept_with_what_the_whole_is(
     assert sampled.tokens == whole.tokens
     assert sampled.predicted(MEASURED) == pytest.approx(whole.predicted(MEASURED))
     assert total_error(sampled, MEASURED) == pytest.approx(whole.predicted(MEASURED) / 60.0 - 1)
+    shown = tables([again])["replays"].splitlines()[-1]
+    assert "trace1-full, dfs, overlap | 1,388, 2 measured | 60 ± 2 |" in shown
+
+
+def test_what_parts_of_the_gpu_do_is_shown_where_it_was_measured(run: Run, tmp_path: Path) -> None:
+    gemm = {"what": "gemm", "by": "cuBLAS", "tokens": 512}
+    decode = {"what": "decode", "batch": 256, "context": 1024}
+    pair = {"what": "pair", "by": "cuBLAS", "tokens": 512, "batch": 256, "context": 1024}
+    found = [
+        {**gemm, "sms": 132, "seconds": 1.0},
+        {**gemm, "sms": 66, "seconds": 1.6},
+        {**decode, "sms": 132, "seconds": 1.0},
+        {**decode, "sms": 66, "seconds": 1.25},
+        {"what": "skewed", "world": "equal", "chunk": 0, "bytes": 4e12, "seconds": 1.0},
+        {**pair, "share": 66, "compute": 1.0, "memory": 1.0, "seconds": 1.6},
+    ]
+    (tmp_path / PARTITIONS).write_text(json.dumps(found))
+    made = part_tables([run._replace(place=tmp_path)])
+    assert made["part-decodes"][-2:] == ["| 66 | 0.80 |", "| 132 | 1.00 |"]
+    assert [len(lines) for lines in made.values()] == [4, 4, 3, 3]
+    assert part_tables([run]) == {}
