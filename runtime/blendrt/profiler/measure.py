@@ -144,6 +144,7 @@ def _provenance(request: Request, system: System) -> dict[str, Any]:
         "dates": datetime.now(UTC).date().isoformat(),
         "timing": _timing(request.device),
         "shape": shape_of(model),
+        "gemm_tile": request.sizes.gemm_tile,
         "tables": {},
         "small_operators": {
             "model": "small.csv where there is one, else launch + bytes / (share × peak bandwidth)",
@@ -160,7 +161,10 @@ def _timing(device: torch.device) -> str:
         return "wall clock, median of 3 calls; pairs run one after the other"
     failure = partition_failure(device)
     parts = "SMs split by green contexts" if failure is None else f"plain streams only ({failure})"
-    return f"CUDA events, median of 10 queued stretches; pairs: {parts}"
+    return (
+        "CUDA events, median of 10 queued stretches; GEMMs from "
+        f"{GPU_SIZES.settled_tokens} tokens in a stream of 0.25 s, its second half; pairs: {parts}"
+    )
 
 
 def _all_reduce(system: System, meta: dict[str, Any]) -> Any:
