@@ -1,9 +1,9 @@
 """How far executors are from the exact logits, on fresh random steps.
 
 Exact means: the same weights and KV, widened to float32, through the sequential executor, the
-reference attention and torch's own small operators. The error of a sample is the length of the difference over the length of the
-exact logits; the worst sample counts. What rounding alone makes is told beside it, as the error of
-the same in the type that is checked.
+reference attention and torch's own small operators. The error of a sample is the length of the
+difference over the length of the exact logits; the worst sample counts. What rounding alone makes
+is told beside it, as the error of the same in the type that is checked.
 """
 
 from collections.abc import Callable, Sequence
