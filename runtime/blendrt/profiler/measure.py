@@ -18,6 +18,7 @@ import torch
 import blendsim
 from blendrt.config import DecoderConfig
 from blendrt.executor.streams import partition_failure
+from blendrt.fused import choose
 from blendrt.machine import describe
 from blendrt.profiler.findings import find_rules, overlap_figures
 from blendrt.profiler.rig import Rig, build_rig
@@ -147,6 +148,7 @@ def _provenance(request: Request, system: System) -> dict[str, Any]:
         "gemm_tile": request.sizes.gemm_tile,
         "tables": {},
         "small_operators": {
+            "kernels": _kernels(request.device),
             "model": "small.csv where there is one, else launch + bytes / (share × peak bandwidth)",
             "bandwidth_share": _BANDWIDTH_SHARE,
             "launch_seconds": _LAUNCH_SECONDS,
@@ -154,6 +156,11 @@ def _provenance(request: Request, system: System) -> dict[str, Any]:
         "waves": Waves(1, 0.0, 0.0, 0.0)._asdict(),
         "machine": machine,
     }
+
+
+def _kernels(device: torch.device) -> str:
+    failure = choose(device).failure
+    return "Triton's, one an operator" if failure is None else f"torch's own ({failure})"
 
 
 def _timing(device: torch.device) -> str:
