@@ -17,6 +17,7 @@ ROUNDINGS = 1.5  # an executor may err so many times as much as rounding alone
 def build(options: Options) -> Iterator[Finding]:
     """The machine, and FlashInfer's kernels: compiled here, if they are not yet."""
     from blendrt.executor.streams import partition_failure
+    from blendrt.fused import choose
     from blendrt.machine import describe
     from blendrt.profiler.target import open_device
 
@@ -27,6 +28,8 @@ def build(options: Options) -> Iterator[Finding]:
         return
     failure = partition_failure(device)
     yield Finding("SMs can be split", failure or "yes", failure is None)
+    slow = choose(device).failure
+    yield Finding("small operators are our kernels", slow or "yes", slow is None)
     start = time.perf_counter()
     errors = _attention_errors(options, "fa2", worlds=1)
     seconds = time.perf_counter() - start
