@@ -59,7 +59,7 @@ def executors(options: Options) -> Iterator[Finding]:
     from blendrt.executor.streams import NO_PARTITION, can_partition
     from blendrt.profiler.target import find_target
 
-    config, device, dtype, make, rng, sizes = _small_world(options, "fa2")
+    config, device, dtype, make, rng, sizes = _small_world(options, "auto")
     sms = default_sms(find_target(device).sm_count)
     shares = [NO_PARTITION, sms] if options.is_gpu and can_partition(device) else [NO_PARTITION]
     found = compare_executors(config, 16, device, dtype, make, shares, rng, 4, sizes)
