@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from gpu_conditions import watched
 from gpu_options import Finding, Options, say
 
 FIRST_POLICY = "dfs"  # what others are compared with
@@ -148,14 +149,19 @@ def measured(
     whole = FullReplay(job)
     replay: Any = whole if some is None else some
     say(f"{place.stem} …")
-    start = time.perf_counter()
+    first = job.core(job.ranks[0])  # compiles what this kind of plan needs, in no step's time
+    first.step()
+    first.commit()
+    start, conditions = time.perf_counter(), dict[str, str]()
     try:
-        replay.measure(runtime)
+        with watched(conditions, options.is_gpu):
+            replay.measure(runtime)
     finally:
-        log = replay.log(facts)
+        log = replay.log({**facts, "conditions": conditions})
         if len(log):
             write_steplog(log, place)
-    took = Finding(f"  {time.perf_counter() - start:.0f} s with all around it", "")
+    told_of = ", ".join(f"{name} {value}" for name, value in conditions.items())
+    took = Finding(f"  {time.perf_counter() - start:.0f} s with all around it", told_of)
     if some is not None:
         told = some.estimate()
         interval = f"{told['low']:.4g} to {told['high']:.4g} s, {told['level']:.0%} sure"

@@ -17,6 +17,7 @@ ROUNDINGS = 1.5  # an executor may err so many times as much as rounding alone
 def build(options: Options) -> Iterator[Finding]:
     """The machine, and FlashInfer's kernels: compiled here, if they are not yet."""
     from blendrt.executor.streams import partition_failure
+    from blendrt.fused import choose
     from blendrt.machine import describe
     from blendrt.profiler.target import open_device
 
@@ -27,6 +28,8 @@ def build(options: Options) -> Iterator[Finding]:
         return
     failure = partition_failure(device)
     yield Finding("SMs can be split", failure or "yes", failure is None)
+    slow = choose(device).failure
+    yield Finding("small operators are our kernels", slow or "yes", slow is None)
     start = time.perf_counter()
     errors = _attention_errors(options, "fa2", worlds=1)
     seconds = time.perf_counter() - start
@@ -56,7 +59,7 @@ def executors(options: Options) -> Iterator[Finding]:
     from blendrt.executor.streams import NO_PARTITION, can_partition
     from blendrt.profiler.target import find_target
 
-    config, device, dtype, make, rng, sizes = _small_world(options, "fa2")
+    config, device, dtype, make, rng, sizes = _small_world(options, "auto")
     sms = default_sms(find_target(device).sm_count)
     shares = [NO_PARTITION, sms] if options.is_gpu and can_partition(device) else [NO_PARTITION]
     found = compare_executors(config, 16, device, dtype, make, shares, rng, 4, sizes)

@@ -64,6 +64,32 @@ def test_a_step_model_is_built_from_it(measured):
     assert small[0] == 0.0
 
 
+def test_what_is_part_of_another_kernel_has_no_time_of_its_own(measured):
+    """The KV write is part of the rotary embedding, the residual of GEMMs."""
+    _, rotary, write, residual, _, _ = measured.profile.small.seconds.T
+    assert (write == 0.0).all()
+    assert (residual == 0.0).all()
+    assert (rotary > 0.0).all()
+
+
+def test_gemms_are_measured_as_executors_call_them(monkeypatch):
+    """o and down with the residual added."""
+    from blendrt.model import Decoder
+
+    called = []
+
+    def noted(name: str) -> None:
+        piece = getattr(Decoder, name)
+        monkeypatch.setattr(Decoder, name, lambda *xs: called.append(name) or piece(*xs))
+
+    pieces = ["project", "output", "gate_up", "down"]
+    for name in pieces:
+        noted(name)
+    with torch.inference_mode(), build_rig(TINY, 1, CPU, 0) as rig:
+        measure_gemm(rig, CPU_SIZES, lambda: True)
+    assert list(dict.fromkeys(called)) == pieces
+
+
 def test_every_table_says_what_it_holds_and_how_long_it_took(measured):
     meta = measured.profile.meta
     assert list(meta["tables"]) == [table.name for table in TABLES]

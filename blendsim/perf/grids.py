@@ -53,7 +53,7 @@ class SmallGrid:
     """Seconds of a decoder's small operators on `tokens` tokens, a column each."""
 
     tokens: Ints  # (M,), ascending
-    seconds: Floats  # (M, 6), the columns of small.OPERATORS
+    seconds: Floats  # (M, 6), the columns of small.OPERATORS; 0 is part of another
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -162,8 +162,11 @@ def _gemm_seconds(system: System, profile: Profile) -> Floats:
 
 
 def _whole_tiles(profile: Profile, tokens: Ints) -> Ints:
-    """Rows that GEMMs of so many tokens compute, since they compute in tiles."""
-    return -(-tokens // profile.gemm_tile) * profile.gemm_tile
+    """Rows that GEMMs of so many tokens compute, since they compute in tiles. Below one tile it is
+    the weights that take the time, and rows are what they are.
+    """
+    tile = profile.gemm_tile
+    return np.where(tokens <= tile, tokens, -(-tokens // tile) * tile)
 
 
 def _decode_rows(system: System, profile: Profile) -> Floats:

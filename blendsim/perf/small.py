@@ -4,6 +4,9 @@ A profile that measured them is asked. Else, since they move bytes and compute n
 = launch + bytes / (share × peak bandwidth). Share and launch are the profile's (the source's own
 figures); engines fuse what can be fused, so each operator reads its input once and writes its
 output once.
+
+A measured time of 0 means that the engine has no kernel for the operator: it is part of another
+one, and its time is in that one's.
 """
 
 import numpy as np

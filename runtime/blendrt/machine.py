@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-_PACKAGES = ("torch", "flashinfer-python", "vllm", "cuda-bindings", "numpy", "numba")
+_PACKAGES = ("torch", "flashinfer-python", "triton", "vllm", "cuda-bindings", "numpy", "numba")
 #: What nvidia-smi is asked for; clocks in MHz, power in W, temperature in °C.
 _QUERY = "driver_version,clocks.sm,clocks.mem,clocks.max.sm,power.limit,temperature.gpu"
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from blendrt.config import DecoderConfig
-from blendrt.fused import choose
+from blendrt.fused import Operators, choose
 from blendrt.fused.norms import HeadNorms
 from blendrt.kv_pool import KvPool
 from blendrt.rope import Rotation, inverse_wavelengths, rotation
@@ -23,15 +23,20 @@ from blendrt.weights import Weights
 
 
 class Decoder:
-    """A decoder with its weights. Its methods keep nothing between calls."""
+    """A decoder with its weights. Its methods keep nothing between calls.
 
-    def __init__(self, config: DecoderConfig, weights: Weights) -> None:
+    The small operators are those that suit the device, unless others are given.
+    """
+
+    def __init__(
+        self, config: DecoderConfig, weights: Weights, operators: Operators | None = None
+    ) -> None:
         self.config = config
         self.weights = weights
         self.device = weights.embed.device
         self.dtype = weights.embed.dtype
         self._wavelengths = inverse_wavelengths(config, self.device)
-        self._operators = choose(self.device).operators
+        self._operators = operators or choose(self.device).operators
         self._head_norms = [
             None
             if w.q_norm is None or w.k_norm is None

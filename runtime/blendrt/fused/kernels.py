@@ -8,6 +8,11 @@ Launching costs the host some microseconds, more with every argument. So sizes t
 are constants of the compiled kernel, and nothing is tuned at run time.
 """
 
+# mypy: disable-error-code="import-not-found, untyped-decorator, no-untyped-def"
+# (Triton gives kernels their types when it compiles them, and is not everywhere installed.)
+
+from functools import cache
+
 import torch
 import triton
 import triton.language as tl
@@ -17,6 +22,7 @@ from blendrt.fused.norms import HeadNorms
 from blendrt.rope import Rotation
 
 _WIDE_BLOCK = 2048  # values of a row that one program of silu_mul makes
+_padded = cache(triton.next_power_of_2)  # Triton's own takes a microsecond
 _VALUES_A_WARP = 512  # of rms_norm: 16 a thread, two loads of 16 bytes
 
 
@@ -24,7 +30,7 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """Each row over its root mean square, times `weight`."""
     rows, width = x.shape
     out = torch.empty_like(x)
-    block = triton.next_power_of_2(width)
+    block = _padded(width)
     warps = min(max(block // _VALUES_A_WARP, 1), 16)
     _rms_norm[(rows,)](x, weight, out, eps, width, block, num_warps=warps)
     return out
@@ -46,7 +52,7 @@ def silu_mul(gate_up: Tensor) -> Tensor:
     rows, both = gate_up.shape
     width = both // 2
     out = torch.empty((rows, width), dtype=gate_up.dtype, device=gate_up.device)
-    grid = (rows, triton.cdiv(width, _WIDE_BLOCK))
+    grid = (rows, -(-width // _WIDE_BLOCK))
     _silu_mul[grid](gate_up, out, width, _WIDE_BLOCK)
     return out
 
@@ -79,8 +85,7 @@ def rotate_and_store(
     _rotate_and_store[(tokens,)](
         projected, turn.cos, turn.sin, slots, q_norm, k_norm, eps, q, *rows,
         heads, kv_heads, dim // 2,
-        triton.next_power_of_2(heads), triton.next_power_of_2(kv_heads),
-        triton.next_power_of_2(dim // 2),
+        _padded(heads), _padded(kv_heads), _padded(dim // 2),
     )
     # fmt: on
     return q

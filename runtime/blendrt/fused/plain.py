@@ -39,4 +39,5 @@ def rotate_and_store(
     qk = rotate(qk, turn)
     rows[0].index_copy_(0, slots, qk[:, heads:])
     rows[1].index_copy_(0, slots, v)
-    return qk[:, :heads]
+    queries: Tensor = qk[:, :heads]
+    return queries

@@ -14,6 +14,9 @@ from blendsim.perf.derive import OPERATORS
 from blendsim.perf.grids import AttentionGrid, Floats, Ints, SmallGrid
 from blendsim.perf.small import OPERATORS as SMALL_OPERATORS
 
+#: Of GEMMs' time, what decode attention takes in a step of many tokens.
+_READS = 0.5
+
 #: Says whether a table's time is up.
 IsOver = Callable[[], bool]
 
@@ -47,13 +50,22 @@ class SkewRow(NamedTuple):
 
 def measure_gemm(rig: Rig, sizes: Sizes, is_over: IsOver) -> GemmTable:
     """The four GEMMs of a layer, as the executors call them (o and down add the residual), and the
-    head.
+    head. From `sizes.settled_tokens` on a layer's are timed in a stream of them and decodes.
     """
-    rows = {n: _gemm_row(rig, n) for n in _in_time(sizes.tokens, sizes.least, is_over)}
+    rig.attention.plan(rig.decodes(np.full(sizes.beside[0], sizes.beside[1])))
+    q = rig.queries(sizes.beside[0])
+
+    def beside(i: int) -> object:
+        return rig.attention.decode(rig.layer(i), q, rig.pool)
+
+    rows = {
+        n: _gemm_row(rig, n, beside if n >= sizes.settled_tokens else None)
+        for n in _in_time(sizes.tokens, sizes.least, is_over)
+    }
     return GemmTable(np.array(sorted(rows)), np.array([rows[n] for n in sorted(rows)]))
 
 
-def _gemm_row(rig: Rig, tokens: int) -> list[float]:
+def _gemm_row(rig: Rig, tokens: int, beside: Callable[[int], object] | None) -> list[float]:
     decoder, config = rig.decoder, rig.config
     x, attended = rig.noise(tokens, config.hidden), rig.queries(tokens)
     hidden = rig.noise(tokens, config.intermediate)
@@ -65,7 +77,10 @@ def _gemm_row(rig: Rig, tokens: int) -> list[float]:
         "down": lambda i: decoder.down(rig.layer(i), hidden, total),
         "head": lambda i: functional.linear(x, decoder.weights.head),
     }
-    return [rig.timer.seconds(calls[name]) for name in OPERATORS]
+    if beside is None:
+        return [rig.timer.seconds(calls[name]) for name in OPERATORS]
+    *layer, head = (calls[name] for name in OPERATORS)
+    return [*rig.timer.among(layer, beside, _READS), rig.timer.seconds(head)]
 
 
 def measure_decode(rig: Rig, sizes: Sizes, is_over: IsOver) -> AttentionGrid:

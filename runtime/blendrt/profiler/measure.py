@@ -18,6 +18,7 @@ import torch
 import blendsim
 from blendrt.config import DecoderConfig
 from blendrt.executor.streams import partition_failure
+from blendrt.fused import choose
 from blendrt.machine import describe
 from blendrt.profiler.findings import find_rules, overlap_figures
 from blendrt.profiler.rig import Rig, build_rig
@@ -144,8 +145,10 @@ def _provenance(request: Request, system: System) -> dict[str, Any]:
         "dates": datetime.now(UTC).date().isoformat(),
         "timing": _timing(request.device),
         "shape": shape_of(model),
+        "gemm_tile": request.sizes.gemm_tile,
         "tables": {},
         "small_operators": {
+            "kernels": _kernels(request.device),
             "model": "small.csv where there is one, else launch + bytes / (share × peak bandwidth)",
             "bandwidth_share": _BANDWIDTH_SHARE,
             "launch_seconds": _LAUNCH_SECONDS,
@@ -155,12 +158,20 @@ def _provenance(request: Request, system: System) -> dict[str, Any]:
     }
 
 
+def _kernels(device: torch.device) -> str:
+    failure = choose(device).failure
+    return "Triton's, one an operator" if failure is None else f"torch's own ({failure})"
+
+
 def _timing(device: torch.device) -> str:
     if device.type != "cuda":
         return "wall clock, median of 3 calls; pairs run one after the other"
     failure = partition_failure(device)
     parts = "SMs split by green contexts" if failure is None else f"plain streams only ({failure})"
-    return f"CUDA events, median of 10 queued stretches; pairs: {parts}"
+    return (
+        "CUDA events, median of 10 queued stretches; GEMMs from "
+        f"{GPU_SIZES.settled_tokens} tokens in a stream of 0.25 s, its second half; pairs: {parts}"
+    )
 
 
 def _all_reduce(system: System, meta: dict[str, Any]) -> Any:

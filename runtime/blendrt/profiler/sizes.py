@@ -21,6 +21,9 @@ class Sizes:
     pair_tokens: tuple[int, ...]
     pair_ratios: tuple[float, ...]  # memory over compute to aim at
     pair_batch: int  # requests decoded beside GEMMs, at most
+    gemm_tile: int  # `tokens` up to 32 of these are its multiples, so that stairs show
+    settled_tokens: int  # GEMMs of so many and more draw the power that clocks depend on
+    beside: tuple[int, int]  # (batch, context) of the decodes between them
     least: int = 2
 
 
@@ -30,8 +33,8 @@ PAIR_SHARES = (0.36, 0.24, 0.48, 0.3, 0.42, 0.18, 0.6, 0.12, 0.72)
 GPU_SIZES = Sizes(
     tokens=(
         *(1, 16_384, 256, 2048, 64, 512, 1024, 4096, 8192, 128, 1536, 768, 384, 16, 3072, 192),
-        *(6144, 12_288, 640, 896, 1280, 1792, 32, 96, 320, 448, 576, 1152, 2560, 160, 224, 8),
-        *(1408, 1664, 1920, 704, 832, 960, 2304, 3584, 5120, 10_240, 4, 2, 48, 80, 112),
+        *(640, 896, 1280, 1792, 320, 448, 576, 704, 832, 960, 1152, 1408, 1664, 1920, 2560, 32),
+        *(1088, 1216, 1344, 1472, 1600, 1728, 1856, 1984, 6144, 12_288, 8, 4, 2, 48),
     ),
     decode_batches=(1, 1024, 256, 64, 512, 128, 16, 4, 384, 768, 192, 32, 8, 2),
     decode_contexts=(16, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16_384, 32_768, 65_536),
@@ -41,12 +44,15 @@ GPU_SIZES = Sizes(
     most_prompt_tokens=1 << 15,
     chunks=tuple((q, c) for q in (512, 2048, 128) for c in (1024, 4096, 16_384)),
     skewed=((256, 1024), (64, 4096), (512, 512), (128, 2048)),
-    pair_tokens=(1024, 512, 2048, 256),
+    pair_tokens=(1024, 512, 2048, 768),
     pair_ratios=(
         *(1.0, 0.5, 2.0, 1.33, 0.25, 0.75, 3.0, 0.1),
         *(1.15, 0.6, 1.6, 0.35, 0.9, 2.4),  # between them: held back, or to predict those
     ),
     pair_batch=256,
+    gemm_tile=64,
+    settled_tokens=512,
+    beside=(128, 1024),
 )
 
 #: Enough to go through every table on a CPU in a second or two.
@@ -63,6 +69,9 @@ CPU_SIZES = Sizes(
     pair_tokens=(8, 16),
     pair_ratios=(1.0, 0.5),
     pair_batch=8,
+    gemm_tile=1,
+    settled_tokens=32,
+    beside=(2, 16),
 )
 
 

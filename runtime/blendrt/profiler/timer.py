@@ -7,7 +7,7 @@ without a gap. A call is told its number, so that it can turn through buffers to
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import torch
@@ -22,6 +22,12 @@ class Timer(Protocol):
 
     def seconds(self, call: Call) -> float:
         """Median seconds of one call, alone on the device."""
+        ...
+
+    def among(self, calls: Sequence[Call], beside: Call, share: float) -> list[float]:
+        """Median seconds of each of `calls` in a stream of work as an engine's: all of them, one
+        after another, then `beside` for `share` of their time, over and over.
+        """
         ...
 
     def together(self, first: Call, second: Call, first_sms: int) -> float:
@@ -47,6 +53,10 @@ class WallTimer:
             times.append(time.perf_counter() - start)
         return statistics.median(times)
 
+    def among(self, calls: Sequence[Call], beside: Call, share: float) -> list[float]:
+        """See `Timer`; on a CPU it makes no difference."""
+        return [self.seconds(call) for call in calls]
+
     def together(self, first: Call, second: Call, first_sms: int) -> float:
         """See `Timer`."""
         return self.seconds(lambda i: (first(i), second(i)))
@@ -58,6 +68,8 @@ class EventTimer:
     #: A stretch is at least so long, so that the events' own microseconds do not count.
     STRETCH = 300e-6
     MOST_CALLS = 24  # a stretch; a stream holds about a thousand launches before the host waits
+    SEGMENT = 100e-6  # of one call in a stream of work, again so that events do not count
+    SETTLED = 0.25  # until clocks are what the power limit leaves, and as long again
     CLOCK = 2e9  # cycles a second to sleep by; a slower GPU sleeps longer
 
     def __init__(self, device: torch.device, repeats: int = 10, warm_up: int = 3) -> None:
@@ -69,6 +81,32 @@ class EventTimer:
     def seconds(self, call: Call) -> float:
         """See `Timer`."""
         return self.stretches(lambda calls: [call(i) for i in range(calls)])
+
+    def among(self, calls: Sequence[Call], beside: Call, share: float) -> list[float]:
+        """See `Timer`. A burst runs at the highest clock; work without a pause runs at what the
+        power limit leaves. So the stream goes on for `SETTLED` seconds, and its second half counts.
+        """
+        alone = [self.seconds(call) for call in calls]
+        repeats = [max(1, round(self.SEGMENT / seconds)) for seconds in alone]
+        once = sum(n * seconds for n, seconds in zip(repeats, alone, strict=True))
+        reads = max(1, round(share * once / self.seconds(beside)))
+        rounds = max(8, round(self.SETTLED / ((1.0 + share) * once)))
+        marks = []
+        for i in range(rounds):
+            mine = [self._mark()]
+            for call, n in zip(calls, repeats, strict=True):
+                for j in range(n):
+                    call(n * i + j)
+                mine.append(self._mark())
+            for j in range(reads):
+                beside(reads * i + j)
+            marks.append(mine)
+        torch.cuda.synchronize(self._device)
+        times = [
+            [a.elapsed_time(b) / 1e3 / n for a, b, n in zip(mine, mine[1:], repeats, strict=False)]
+            for mine in marks[rounds // 2 :]
+        ]
+        return [statistics.median(column) for column in zip(*times, strict=True)]
 
     def together(self, first: Call, second: Call, first_sms: int) -> float:
         """See `Timer`. Cuts of the GPU are kept: making one takes milliseconds."""
@@ -114,6 +152,11 @@ class EventTimer:
         torch.cuda.synchronize(self._device)
         milliseconds: float = statistics.median(a.elapsed_time(b) for a, b in events)
         return milliseconds / 1e3 / calls
+
+    def _mark(self) -> torch.cuda.Event:
+        event = self._event()
+        event.record()
+        return event
 
     def _event(self) -> torch.cuda.Event:
         return torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
