@@ -69,6 +69,7 @@ def replay_table(runs: list[Run]) -> Iterator[str]:
             seconds = f"{took:,.2f}" if told is None else f"{took:,.0f} ± {_half(told):,.0f}"
             in_steps = replay.log.time("seconds").sum() / took
             host = host_seconds(run, replay)
+            conditions = replay.log.meta.get("conditions", {})
             yield row(
                 run.name,
                 replay.name + ("" if replay.is_whole else " (cut short)"),
@@ -78,6 +79,7 @@ def replay_table(runs: list[Run]) -> Iterator[str]:
                 "" if replay.is_sampled else f"{in_steps:.1%}",
                 "" if replay.is_sampled else f"{steady_busy(replay):.1%}",
                 "" if np.isnan(host) else f"{host * 1e3:.1f}",
+                *(conditions.get(name, "not noted") for name in ("clocks.sm", "power.draw")),
             )
 
 
