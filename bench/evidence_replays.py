@@ -60,6 +60,8 @@ def replay_table(runs: list[Run]) -> Iterator[str]:
         "in steps",
         "steady",
         "host a step, ms",
+        "SM clock, MHz",
+        "power, W",
     )
     yield row(*head)
     yield row(*["---"] * len(head))

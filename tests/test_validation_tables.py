@@ -52,6 +52,11 @@ def test_the_document_shows_what_the_kept_runs_give(runs: list[Run]) -> None:
     assert woven(text, tables(runs)) == text, "run python bench/validation.py"
 
 
+def test_rows_of_a_table_have_as_many_cells_as_its_head(runs: list[Run]) -> None:
+    for name, text in tables(runs).items():
+        assert len({line.count("|") for line in text.splitlines()}) == 1, name
+
+
 def test_a_table_that_nobody_asked_for_is_refused(runs: list[Run]) -> None:
     with pytest.raises(AssertionError, match="causes"):
         woven("<!-- machine -->\n", {"machine": "|x|\n", "causes": "|y|\n"})
