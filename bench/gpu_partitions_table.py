@@ -61,7 +61,7 @@ def _skewed(found: Found) -> list[str]:
     worlds = _of(found, "skewed")
     chunks = list(dict.fromkeys(f["chunk"] for f in worlds))
     names = {0: "FlashInfer's own", None: "ours"}
-    head = [names.get(chunk, f"{chunk:,} tokens") for chunk in chunks]
+    head = [names[chunk] if chunk in names else f"{chunk:,} tokens" for chunk in chunks]
     lines = [row("TB/s, contexts cut by", *head), row(*["---"] * (1 + len(chunks)))]
     for world in dict.fromkeys(f["world"] for f in worlds):
         rates = {

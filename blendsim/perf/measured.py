@@ -25,6 +25,12 @@ def profile_place(root: Path, system: System) -> Path:
     return root / system.gpu.name / system.model.name / f"tp{system.tp}"
 
 
+def shipped_place(system: System) -> Path:
+    """Where the measured profile of a system is, if one is shipped."""
+    gpu = profiles_directory() / system.gpu.name
+    return gpu / MEASURED / system.model.name / f"tp{system.tp}"
+
+
 def chosen_place(system: System, profile: str) -> Path | None:
     """The directory of the profile that is meant: None for the imported one, else the measured one
     that is shipped, or that under a directory named; ProfileError if there is none.
@@ -32,8 +38,7 @@ def chosen_place(system: System, profile: str) -> Path | None:
     if profile == IMPORTED:
         return None
     if profile == MEASURED:
-        root = profiles_directory()
-        place = root / system.gpu.name / MEASURED / system.model.name / f"tp{system.tp}"
+        root, place = profiles_directory(), shipped_place(system)
     else:
         root = Path(profile)
         place = profile_place(root, system)

@@ -23,11 +23,12 @@ from blendrt.machine import device_name, free_bytes
 from blendrt.model import Decoder
 from blendrt.weights import load_weights, random_weights, weight_bytes
 from blendsim.errors import InputError, PlanMismatch, ProfileError, Unavailable, UnknownName
-from blendsim.perf.measured import measured_model, measured_shares, profile_place
+from blendsim.perf.measured import measured_model, measured_shares, profile_place, shipped_place
 from blendsim.perf.model import step_model
 from blendsim.perf.store import profiles_directory
 from blendsim.specs import ModelSpec, System, find_model
 
+AUTO = "auto"
 SEQUENTIAL, OVERLAP = "sequential", "overlap"
 EXECUTORS = (SEQUENTIAL, OVERLAP)
 _SMALL_HIDDEN = 256
@@ -176,9 +177,12 @@ def make_executor(runtime: Runtime, pool: KvPool) -> Executor:
 def overlap_rule(
     system: System, overlap: str, device: torch.device, measured: Path | None = None
 ) -> OverlapRule:
-    """The rule by the system's kernel profile and measured SM shares, as far as there are any: the
-    shipped profile, or the one in the directory `measured`.
+    """The rule by the system's kernel profile and measured SM shares, as far as there are any: by
+    the profile in the directory `measured`, else with `auto` by the measured one that is shipped
+    (what a plan was made by need not be what this GPU does), else by the imported one.
     """
+    if measured is None and overlap == AUTO and shipped_place(system).is_dir():
+        measured = shipped_place(system)
     sms = NO_PARTITION
     if device.type == "cuda" and can_partition(device):
         sms = default_sms(torch.cuda.get_device_properties(device).multi_processor_count)

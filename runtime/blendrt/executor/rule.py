@@ -11,13 +11,11 @@ from blendrt.executor.streams import NO_PARTITION, SM_STEP
 from blendsim.batch import Batch
 from blendsim.perf.fit import Shares
 from blendsim.perf.model import StepModel
+from blendsim.perf.step import CUT_WORTH
 
 #: Without a model: below this a GEMM is bound by its weights, and half of one costs as much.
 LEAST_TOKENS = 512
 LEAST_DECODES = 64
-#: Of a step's time in one piece, at most, for it to be cut: what is cut has ends that overlap with
-#: nothing and twice the kernels to launch.
-WORTH = 0.98
 #: Attention's share where none was measured: NanoFlow's best split (OSDI'25, Table 3).
 DEFAULT_SHARE = 0.4
 
@@ -49,7 +47,7 @@ class OverlapRule:
             return None if is_small else self.default_sms
         whole, reads, _ = self.model.seconds(counts)
         compute = 2.0 * self.model.seconds(_half(counts))[0]
-        if self.model.together(compute, reads) >= WORTH * (whole + reads):
+        if self.model.together(compute, reads) >= CUT_WORTH * (whole + reads):
             return None
         return self.default_sms if self.shares is None else self.shares.at(compute, reads)
 
