@@ -1,215 +1,39 @@
-"""What a part of a GPU's SMs does: GEMMs and decode attention alone on their parts, then together.
+"""What a part of a GPU's SMs does, where the overlap of a profile comes from, piece by piece.
 
     python bench/gpu_partitions.py [-o gpu-partitions.json]
 
-For every share of the SMs: the GEMMs of a Llama-3.1-8B layer as cuBLAS runs them, told how many SMs
-it has and not told, and as a persistent kernel of so many programs (gpu_persistent.py); decode
-attention; both together. And decodes of unlike contexts by how these are cut. This is where the
-overlap of a profile comes from, piece by piece. Takes half a minute; all of it goes to the JSON
-file, a short table is printed.
+GEMMs and decode attention alone on their parts and together, and decodes of unlike contexts by how
+these are cut (blendrt.profiler.partitions). Takes half a minute on an H200; all of it goes to the
+JSON file after every measurement, tables are printed (gpu_partitions_table.py).
 """
 
 import argparse
-import ctypes
 import json
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
 from gpu_options import say
 from gpu_partitions_table import table
-from gpu_persistent import PersistentGemm
-from torch.nn import functional
-
-from blendrt.attention.flashinfer import FlashInferAttention
-from blendrt.attention.support import FlashInferSettings
-from blendrt.executor.streams import NO_PARTITION, split_gpu
-from blendrt.profiler.kernels import lognormal
-from blendrt.profiler.rig import Rig, build_rig
-from blendrt.profiler.target import find_decoder, open_device
-from blendrt.profiler.timer import Call
-
-NAMES = ("qkv", "o", "gate_up", "down")
-SHARES = (NO_PARTITION, 16, 32, 40, 48, 56, 64, 72, 80)  # attention's SMs
-TOKENS = (1024, 512, 2048)
-DECODES = ((256, 1024), (256, 3072))
-CHUNKS = (0, 512, 1024, 2048, 4096, 8192, None)  # 0: FlashInfer's own, None: ours
-
-
-class Bench:
-    """One rig, and what was found so far, on disk after every measurement."""
-
-    def __init__(self, rig: Rig, place: Path) -> None:
-        self.rig = rig
-        self.chip = torch.cuda.get_device_properties(rig.device).multi_processor_count
-        self.found: list[dict[str, Any]] = []
-        self._place = place
-
-    def note(self, **told: Any) -> None:
-        """Keep a measurement."""
-        self.found.append(told)
-        self._place.write_text(json.dumps(self.found))
-
-    def alone(self, call: Call, share: int, *, is_attention: bool = False, told: int = 0) -> float:
-        """Seconds of a call on its part of the SMs, attention's share or the rest."""
-        parts = split_gpu(self.rig.device, share)
-        stream = parts.attention if is_attention else parts.gemm
-
-        def on_part(i: int) -> None:
-            with torch.cuda.stream(stream), cublas_told(told):
-                call(i)
-            torch.cuda.current_stream().wait_stream(stream)
-
-        def run(calls: int) -> None:
-            stream.wait_stream(torch.cuda.current_stream())
-            for i in range(calls):
-                on_part(i)
-
-        return float(self.rig.timer.stretches(run))  # type: ignore[attr-defined]
-
-    def layer(self, calls: list[Call]) -> Call:
-        """A layer's GEMMs, one after another."""
-        return lambda i: [call(i) for call in calls]
-
-    def gemms(self, tokens: int) -> dict[str, Call]:
-        """Each GEMM as torch calls it, layer after layer."""
-        return {name: self._gemm(name, tokens) for name in NAMES}
-
-    def persistent(self, tokens: int) -> dict[str, Callable[[int], Call]]:
-        """Each GEMM as a persistent kernel, its programs yet to be named; checked against torch."""
-        return {name: self._persistent(name, tokens) for name in NAMES}
-
-    def attention(self, contexts: Any, chunk: int | None = None) -> Call:
-        """Decode attention of a batch."""
-        rig, q = self.rig, self.rig.queries(len(contexts))
-        settings = FlashInferSettings(decode_chunk=chunk)
-        attention = FlashInferAttention(
-            rig.config, rig.pool.block_tokens, rig.device, q.dtype, settings
-        )
-        attention.plan(rig.decodes(contexts))
-        return lambda i: attention.decode(rig.layer(i), q, rig.pool)
-
-    def _gemm(self, name: str, tokens: int) -> Call:
-        weights = [getattr(layer, name) for layer in self.rig.decoder.weights.layers]
-        x = self.rig.noise(tokens, weights[0].shape[1])
-        return lambda i: functional.linear(x, weights[i % len(weights)])
-
-    def _persistent(self, name: str, tokens: int) -> Callable[[int], Call]:
-        weights = [getattr(layer, name) for layer in self.rig.decoder.weights.layers]
-        x = self.rig.noise(tokens, weights[0].shape[1])
-        made = PersistentGemm(x, weights, 128, 256)
-        made.run(self.chip, 0)
-        right = functional.linear(x, weights[0]).float()
-        error = float((made.y.float() - right).norm() / right.norm())
-        self.note(what="check", name=name, tokens=tokens, error=error)
-        return made.of
-
-
-def measure(bench: Bench) -> None:
-    """All measurements."""
-    for tokens in TOKENS:
-        _gemms_on_parts(bench, tokens)
-        say(f"GEMMs of {tokens} tokens done")
-    for batch, context in DECODES:
-        call = bench.attention(np.full(batch, context))
-        for share in SHARES:
-            seconds = bench.alone(call, share, is_attention=True)
-            sms = share or bench.chip
-            bench.note(what="decode", batch=batch, context=context, sms=sms, seconds=seconds)
-    say("decodes done")
-    _skewed(bench)
-    say("skewed decodes done")
-    for tokens in TOKENS[:2]:
-        _pairs(bench, tokens)
-        say(f"pairs of {tokens} tokens done")
-
-
-def _gemms_on_parts(bench: Bench, tokens: int) -> None:
-    plain, own = bench.gemms(tokens), bench.persistent(tokens)
-    for share in SHARES:
-        sms = bench.chip - share
-        for name in NAMES:
-            ways = {"cuBLAS": (plain[name], 0), "persistent": (own[name](sms), 0)}
-            if share:
-                ways["cuBLAS, told"] = (plain[name], sms)
-            for by, (call, told) in ways.items():
-                seconds = bench.alone(call, share, told=told)
-                bench.note(what="gemm", by=by, name=name, tokens=tokens, sms=sms, seconds=seconds)
-
-
-def _pairs(bench: Bench, tokens: int) -> None:
-    """A layer's GEMMs beside decode attention."""
-    plain, own = bench.layer(list(bench.gemms(tokens).values())), bench.persistent(tokens)
-    together = bench.rig.timer.together
-    compute = bench.alone(plain, NO_PARTITION)
-    for batch, context in DECODES:
-        attend = bench.attention(np.full(batch, context))
-        memory = bench.alone(attend, NO_PARTITION, is_attention=True)
-        for share in SHARES:
-            ways = {"cuBLAS": plain}
-            if share:
-                ways["persistent"] = bench.layer([own[n](bench.chip - share) for n in NAMES])
-            for by, dense in ways.items():
-                seconds = together(attend, dense, share)
-                sizes = {"tokens": tokens, "batch": batch, "context": context, "share": share}
-                times = {"compute": compute, "memory": memory, "seconds": seconds}
-                bench.note(what="pair", by=by, **sizes, **times)
-
-
-def _skewed(bench: Bench) -> None:
-    """Decodes of unlike contexts, by how these are cut."""
-    rng = bench.rig.rng
-    chats, videos = rng.integers(100, 1500, 300), rng.integers(500, 30_000, 60)
-    worlds = {
-        "256 alike": np.full(256, 1024),
-        "256 lognormal": lognormal(rng, 256, 1024),
-        "64 lognormal": lognormal(rng, 64, 4096),
-        "512 lognormal": lognormal(rng, 512, 1500),
-        "300 chats, 20 videos": np.concatenate((chats, videos[:20])),
-        "60 videos": videos,
-    }
-    for world, contexts in worlds.items():
-        for chunk in CHUNKS:
-            seconds = bench.rig.timer.seconds(bench.attention(contexts, chunk))
-            tokens, longest = int(contexts.sum()), int(contexts.max())
-            read = {"tokens": tokens, "longest": longest, "bytes": tokens * _kv_bytes(bench.rig)}
-            bench.note(what="skewed", world=world, chunk=chunk, seconds=seconds, **read)
-
-
-def _kv_bytes(rig: Rig) -> int:
-    """Of a token in one layer."""
-    return 2 * rig.config.kv_width * rig.decoder.dtype.itemsize
-
-
-@contextmanager
-def cublas_told(count: int) -> Iterator[None]:
-    """cuBLAS chooses kernels for `count` SMs inside; 0 changes nothing."""
-    if not count:
-        yield
-        return
-    library = ctypes.CDLL(f"libcublas.so.{(torch.version.cuda or '0').partition('.')[0]}")
-    handle = ctypes.c_void_p(torch.cuda.current_blas_handle())  # type: ignore[no-untyped-call]
-    library.cublasSetSmCountTarget(handle, ctypes.c_int(count))
-    try:
-        yield
-    finally:
-        library.cublasSetSmCountTarget(handle, ctypes.c_int(0))
 
 
 def main() -> None:
     """Measure and print."""
+    from blendrt.profiler.partitions import measure_parts
+    from blendrt.profiler.target import find_decoder, find_target, open_device
+
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("-o", "--output", type=Path, default=Path("gpu-partitions.json"))
     parser.add_argument("--model", default="llama-3.1-8b")
     given = parser.parse_args()
-    config = find_decoder(given.model)
-    with torch.inference_mode(), build_rig(config, 1, open_device("cuda"), 0) as rig:
-        bench = Bench(rig, given.output)
-        measure(bench)
-        print(*table(bench.found, bench.chip), sep="\n")
+    found: list[dict[str, Any]] = []
+
+    def keep(told: dict[str, Any]) -> None:
+        found.append(told)
+        given.output.write_text(json.dumps(found))
+
+    device = open_device("cuda")
+    measure_parts(find_decoder(given.model), device, keep, say)
+    print(*table(found, find_target(device).sm_count), sep="\n")
 
 
 if __name__ == "__main__":

@@ -60,8 +60,9 @@ def _skewed(found: Found) -> list[str]:
     """Bytes of KV a second, by how contexts are cut."""
     worlds = _of(found, "skewed")
     chunks = list(dict.fromkeys(f["chunk"] for f in worlds))
-    names = {0: "FlashInfer's own", None: "ours"}
-    head = [names[chunk] if chunk in names else f"{chunk:,} tokens" for chunk in chunks]
+    names = {chunk: f"{chunk:,} tokens" for chunk in chunks if chunk}
+    names |= {0: "FlashInfer's own", None: "ours"}
+    head = [names[chunk] for chunk in chunks]
     lines = [row("TB/s, contexts cut by", *head), row(*["---"] * (1 + len(chunks)))]
     for world in dict.fromkeys(f["world"] for f in worlds):
         rates = {

@@ -76,8 +76,13 @@ def step_costs(
         whole=model.tables,
         cascade=(model.merge_seconds,) if cascade else (),
         measured=model.measured if overlaps else (),
-        cut_worth=CUT_WORTH if overlaps and model.measured else 1.0,
+        cut_worth=cut_worth(model) if overlaps else 1.0,
     )
+
+
+def cut_worth(model: StepModel) -> float:
+    """How much of a step's time in one piece its pieces side by side may take, for it to be cut."""
+    return CUT_WORTH if model.measured else 1.0
 
 
 def in_pieces(tables: StepTables, pieces: int) -> StepTables:

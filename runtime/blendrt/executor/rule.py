@@ -11,7 +11,7 @@ from blendrt.executor.streams import NO_PARTITION, SM_STEP
 from blendsim.batch import Batch
 from blendsim.perf.fit import Shares
 from blendsim.perf.model import StepModel
-from blendsim.perf.step import CUT_WORTH
+from blendsim.perf.step import cut_worth
 
 #: Without a model: below this a GEMM is bound by its weights, and half of one costs as much.
 LEAST_TOKENS = 512
@@ -47,7 +47,7 @@ class OverlapRule:
             return None if is_small else self.default_sms
         whole, reads, _ = self.model.seconds(counts)
         compute = 2.0 * self.model.seconds(_half(counts))[0]
-        if self.model.together(compute, reads) >= CUT_WORTH * (whole + reads):
+        if self.model.together(compute, reads) >= cut_worth(self.model) * (whole + reads):
             return None
         return self.default_sms if self.shares is None else self.shares.at(compute, reads)
 
