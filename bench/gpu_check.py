@@ -16,6 +16,7 @@ failed, was left out for want of time, or something is not as it should be.
 import argparse
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -29,7 +30,7 @@ from pathlib import Path
 from types import FrameType
 
 from gpu_options import Finding, Options, say
-from gpu_replays import pools, replay_pool
+from gpu_replays import FULL, PRICED, pools, replay_pool
 from gpu_small_plan import make_small_plans
 from gpu_stages import STAGES
 from machine import row, today
@@ -153,11 +154,21 @@ def table(found: dict[str, list[Finding]]) -> list[str]:
 
 
 def pack(options: Options, place: Path) -> None:
-    """The output folder as one file, replaced as a whole."""
+    """The output folder as one file, replaced as a whole. Logs of full pools, megabytes each, are
+    laid beside it one by one, without what can be priced again.
+    """
     part = place.with_name(f".{place.name}.part")
     with tarfile.open(part, "w:gz") as archive:
-        archive.add(options.out, options.out.name)
+        archive.add(options.out, options.out.name, filter=_unless_large)
     part.replace(place)
+    for log in options.out.glob(f"*-{FULL}-*.parquet"):
+        if not log.stem.endswith(f"-{PRICED}") and log.parent != place.parent:
+            shutil.copy(log, place.parent)
+
+
+def _unless_large(member: tarfile.TarInfo) -> tarfile.TarInfo | None:
+    is_large = f"-{FULL}-" in member.name and member.name.endswith(".parquet")
+    return None if is_large else member
 
 
 def parse() -> tuple[argparse.Namespace, Options]:

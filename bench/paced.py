@@ -1,6 +1,6 @@
 """What paced blending is worth on the paper's four workloads, and what each of its parts is.
 
-    python bench/paced.py [DIRECTORY with real traces] [--gpu h200] [--seeds 8]
+    python bench/paced.py [DIRECTORY with real traces] [--gpu h200 [--profile measured]] [--seeds 8]
 
 400,000 requests each, Llama-3.1-8B on one GPU. Seconds are simulated on the true lengths; plans see
 the lengths they say. DFS and BlendServe are shown at 2,048 tokens a step and at their best budget
@@ -159,14 +159,20 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("data", nargs="?", type=Path)
     parser.add_argument("--gpu", default="a100-80g")
+    parser.add_argument("--profile", default="imported", help="of the GPU: imported, or measured")
+    parser.add_argument("--eviction", choices=("lru", "plan"), help="by itself the engine's")
     parser.add_argument("--seeds", type=int, default=8)
     parser.add_argument("--traces", nargs="+", choices=RECIPES, default=[])
     parser.add_argument("--parts", action="store_true", help="only the parts switched off")
     asked = parser.parse_args()
-    known = search.Settings(sample=1.0, gpu=asked.gpu)
+    known = search.Settings(
+        sample=1.0, gpu=asked.gpu, profile=asked.profile, eviction=asked.eviction
+    )
     own = find_engine(search.prepare(_tiny(known), known), "nanoflow").token_budget
     most = max(BUDGETS)
-    print(f"{machine()}; {today()}; {asked.gpu}, overlap {known.overlap}\n")
+    print(
+        f"{machine()}; {today()}; {asked.gpu}, {asked.profile} profile, overlap {known.overlap}\n"
+    )
     head = ("workload", "schedule", "seconds", "of optimum", "of reachable", "with floors")
     print(row(*head, "over DFS at its best", "sharing kept", "recomputed"))
     print(row(*["---"] * 9))

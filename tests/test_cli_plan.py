@@ -261,3 +261,18 @@ def test_vllms_knobs_reach_the_simulation(folder: Path) -> None:
     assert told["one"]["seconds"] > told["none"]["seconds"]
     again = run_json("simulate", "one", "-o", "steps.parquet")
     assert again["seconds"] == told["one"]["seconds"], "the plan remembers its settings"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "is_told"),
+    [
+        (("--gpu", "h200"), True),
+        (("--gpu", "h200", "--overlap", "sum"), False),
+        (("--gpu", "h200", "--config", "measured.toml"), False),
+        ((), False),
+    ],
+)
+def test_who_was_measured_is_told_where_something_else_prices(folder, arguments, is_told):
+    (folder / "measured.toml").write_text('[settings]\nprofile = "measured"\n')
+    notes = json.loads(run("plan", "--trace", "trace.csv", "--json", *arguments))["notes"]
+    assert any("as they were measured" in note for note in notes) is is_told

@@ -20,6 +20,7 @@ from blendsim.errors import InputError
 if TYPE_CHECKING:  # nothing heavy before a command runs
     from blendsim.search import Choice
     from blendsim.search.schedule_search import Effort, Found
+    from blendsim.settings import Settings
 
 
 @takes_pool(gpu=o.Gpus, tp=o.Tps, dp=o.Dps)
@@ -55,18 +56,19 @@ def plan(
         if output is not None:
             require_place(output)
         choice, found = _choose(asked, further, say)
+        notes = [*choice.notes, *_measured_too(asked.settings)]
         if output is not None:
             meta = {**choice.plan.meta, "source": asked.source}
             write_plan(replace(choice.plan, meta=meta), output)
     if json:
-        told = {"advice": choice.advice, "notes": choice.notes}
+        told = {"advice": choice.advice, "notes": notes}
         told |= found_json(found) if found else {}
         print_json(_object(choice.rows, choice.chosen, told | {"plan": output}))
         return
     kept = f"plan written to {output}" if output else "-o plan.parquet keeps this plan"
     where = f"{o.platform(asked.settings)}, engine {asked.settings.engine}"
     advice = [*choice.advice, *(found_told(found) if found else [])]
-    print_lines(_text(choice.rows, choice.chosen, where, advice, choice.notes))
+    print_lines(_text(choice.rows, choice.chosen, where, advice, notes))
     print_lines(["", kept])
 
 
@@ -107,6 +109,7 @@ def compare(
         say("reading traces")
         workload = asked.load()
         rows, common, notes = compare_baselines(workload, asked.settings, baselines, say)
+        notes = [*notes, *_measured_too(asked.settings)]
     best = max(rows, key=lambda row: row.tokens_per_second_per_gpu)
     if json:
         from blendsim.report.metrics import as_json
@@ -126,6 +129,20 @@ def compare(
             *paragraphs([f"Note: {note}" for note in notes], columns),
         ]
     )
+
+
+def _measured_too(settings: "Settings") -> list[str]:
+    """A note where this very system was measured and something else is used."""
+    from blendsim.perf.measured import IMPORTED, shipped_place
+
+    is_published = settings.profile == IMPORTED and settings.overlap in ("auto", "table")
+    if not is_published or not shipped_place(settings.system).is_dir():
+        return []
+    return [
+        f"kernels of {settings.gpu} are priced by the imported profile and overlap by published "
+        'figures of another GPU; profile = "measured" in [settings] of a --config file prices '
+        "both as they were measured there, which is slower (docs/validation.md)"
+    ]
 
 
 def _object(rows: list[Any], best: Any, told: dict[str, Any]) -> dict[str, Any]:
