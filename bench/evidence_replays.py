@@ -2,6 +2,7 @@
 what one plan gains on another.
 """
 
+import math
 import re
 from collections.abc import Iterator
 from itertools import pairwise
@@ -123,13 +124,20 @@ def ratio_error(base: Replay, other: Replay, model: str) -> float:
     return predicted / (base.seconds / other.seconds) - 1.0
 
 
+def ratio_spread(base: Replay, other: Replay) -> float:
+    """How far, relatively, a measured speed-up may be off; 0 where every step was measured."""
+    told = [r.log.meta["estimate"] for r in (base, other) if r.is_sampled]
+    return math.hypot(*(_half(one) / one["seconds"] for one in told))
+
+
 def speedup_table(runs: list[Run]) -> Iterator[str]:
     """Speed-ups of whole runs, measured and predicted."""
     yield row("run", "faster", "than", "measured", *(f"by {m}, error" for m in MODELS))
     yield row(*["---"] * 6)
     for run in runs:
         for base, other in pairs_of(run):
-            measured = f"{base.seconds / other.seconds:.3f}"
+            ratio, spread = base.seconds / other.seconds, ratio_spread(base, other)
+            measured = f"{ratio:.3f}" + (f" ± {ratio * spread:.3f}" if spread else "")
             told = [
                 f"{base.predicted(m) / other.predicted(m):.3f}, {ratio_error(base, other, m):+.1%}"
                 for m in MODELS
@@ -142,7 +150,9 @@ def target_table(runs: list[Run]) -> Iterator[str]:
     run = runs[-1]
     steps = {r.name: float(np.median(np.abs(step_errors(r, MEASURED)))) for r in run.replays}
     totals = {r.name: abs(total_error(r, MEASURED)) for r in run.replays}
-    ratios = {f"{o.name} over {b.name}": abs(ratio_error(b, o, MEASURED)) for b, o in pairs_of(run)}
+    # A speed-up that is not known that well says nothing of the model.
+    known = [(b, o) for b, o in pairs_of(run) if ratio_spread(b, o) <= RATIO_AIM]
+    ratios = {f"{o.name} over {b.name}": abs(ratio_error(b, o, MEASURED)) for b, o in known}
     busy = {r.name: steady_busy(r) for r in run.replays if not r.is_sampled}
     yield row("run", "aim", "met by", "best", "worst")
     yield row(*["---"] * 5)

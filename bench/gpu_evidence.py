@@ -10,12 +10,15 @@ what the comparison gives is kept, not the rows. `--partitions` is what gpu_part
 profiles/<gpu>/measured/<model>/tp<N>.
 
 Keep a run with the code it ran with: logs do not say which steps were cut in two halves, so the
-executor's rule is asked again, by the run's own profile.
+executor's rule is asked again, by the run's own profile. Kept again, later, from the same folder,
+it is priced anew and what was said of halves stays. The check lays logs of full pools beside its
+archive: put them into the folder first.
 """
 
 import argparse
 import json
 import shutil
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -32,12 +35,15 @@ from blendsim.perf.store import profiles_directory, read_profile
 from blendsim.steplog import MEASURED_ROWS, StepLog, read_steplog, write_steplog
 
 RESULTS = Path(__file__).parent / "results"
+EXECUTORS = ("overlap", "sequential")
 PRICED = "-priced"  # what the step model said then; it is asked again when tables are made
 DEVICE, BACKEND = "h200_sxm", "vllm"  # of --rows
 
 
 def keep(source: Path, target: Path) -> None:
     """Copy what counts; an older folder of that name is replaced as a whole."""
+    require_logs(source)
+    before = {p.name: read_steplog(p).meta[HALVED] for p in target.glob("*.parquet")}
     shutil.rmtree(target, ignore_errors=True)
     target.mkdir(parents=True)
     for path in sorted(source.glob("*.json")):
@@ -47,9 +53,21 @@ def keep(source: Path, target: Path) -> None:
     for path in sorted(source.glob("*.parquet")):
         if not path.stem.endswith(PRICED):
             log = _shortened(read_steplog(path), target)
-            meta = {**log.meta, HALVED: halved(log, target)}
+            cut = before[path.name] if path.name in before else halved(log, target)
+            meta = {**log.meta, HALVED: cut}
             kept = StepLog(log.counts, log.times, log.replica, meta)
             write_steplog(kept, target / path.name)
+
+
+def require_logs(source: Path) -> None:
+    """Exit where a replay that was measured has no log: those of full pools lie elsewhere."""
+    for told in source.glob("replay-*.json"):
+        pool = told.stem.removeprefix("replay-")
+        for finding in json.loads(told.read_text())["findings"]:
+            policy, _, executor = finding["what"].partition(", ")
+            log = source / f"{pool}-{policy}-{executor}.parquet"
+            if executor in EXECUTORS and finding["ok"] and not log.exists():
+                sys.exit(f"error: {told} tells of a replay without {log.name}; put it there")
 
 
 def halved(log: StepLog, target: Path) -> list[list[int]]:

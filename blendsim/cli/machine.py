@@ -105,10 +105,11 @@ def prepare(made: "Plan", pool: "Workload", asked: Asked, wish: Wish, say: Say) 
 
         return made_of(VllmReplay(job, settings.seed), choice, len(pool), "requests")
     executor = wish.executor or _default_executor(job.flavour.overlaps and wish.gpu)
-    place = chosen_place(system, settings.profile)
-    rule = loading.overlap_rule(system, settings.overlap, device, place)
+    rule = loading.OverlapRule()
     facts["executor"] = executor.value
     if executor is Executor.OVERLAP:
+        place = chosen_place(system, settings.profile)
+        rule = loading.overlap_rule(system, settings.overlap, device, place)
         facts["sm_partition"] = rule.default_sms > 0
     say(f"loading {choice.config.name}")
     decoder = loading.load_decoder(choice, settings.seed, device)

@@ -23,8 +23,9 @@ from blendsim.steplog import COUNTS
 
 SHARED_READS = COUNTS.index("shared_reads")
 #: Of a step's time in one piece, at most, that a measured overlap has to promise for the step to be
-#: cut in two. On an H200 steps that were cut took 14 to 18 % longer than the pairs of kernels
-#: promised (docs/validation.md): each half waits for the other, and twice as much is launched.
+#: cut in two. On an H200, whose pairs promise 12 % at most, steps that were cut took 11 to 28 %
+#: longer than in one piece (docs/validation.md): each half waits for the other, and twice as much
+#: is launched.
 CUT_WORTH = 0.85
 
 

@@ -24,8 +24,9 @@ from blendrt.model import Decoder
 from blendrt.weights import load_weights, random_weights, weight_bytes
 from blendsim.errors import InputError, PlanMismatch, ProfileError, Unavailable, UnknownName
 from blendsim.perf.measured import measured_model, measured_shares, profile_place, shipped_place
-from blendsim.perf.model import step_model
-from blendsim.perf.store import profiles_directory
+from blendsim.perf.model import StepModel, step_model
+from blendsim.perf.overlap import FIT
+from blendsim.perf.store import profiles_directory, read_profile
 from blendsim.specs import ModelSpec, System, find_model
 
 AUTO = "auto"
@@ -134,7 +135,7 @@ def thread_for_small(decoder: Decoder) -> Iterator[None]:
 def make_pool(decoder: Decoder, pages: int, system: System) -> KvPool:
     """A KV pool of `pages` pages; InputError that says what fits if it does not."""
     size = page_bytes(decoder.config, system.block_tokens, decoder.dtype)
-    free = free_bytes(decoder.device)
+    free = max(0, free_bytes(decoder.device) - _scratch_bytes(decoder))
     if pages * size > free:
         fit = free // size * system.block_tokens * system.kv_bytes_per_token
         raise InputError(
@@ -143,6 +144,15 @@ def make_pool(decoder: Decoder, pages: int, system: System) -> KvPool:
             f"kv_bytes = {fit} in --config's [settings]"
         )
     return KvPool(decoder.config, pages, system.block_tokens, decoder.device, decoder.dtype)
+
+
+def _scratch_bytes(decoder: Decoder) -> int:
+    """What attention needs beside the KV pool: an overlapped executor has three."""
+    if not uses_flashinfer(decoder):
+        return 0
+    from blendrt.attention.flashinfer import scratch_bytes
+
+    return 3 * scratch_bytes(decoder.config)
 
 
 def require_attention_room(decoder: Decoder, budget: int, longest: int) -> None:
@@ -188,11 +198,20 @@ def overlap_rule(
         sms = default_sms(torch.cuda.get_device_properties(device).multi_processor_count)
     place = measured or profile_place(profiles_directory(), system)
     try:
-        model = step_model(system, overlap) if measured is None else measured_model(place, system)
+        model = _model_of(system, overlap, measured)
     except ProfileError:
         return OverlapRule(default_sms=sms)
     shares = measured_shares(place) if sms != NO_PARTITION else None
     return OverlapRule(default_sms=sms, model=model, shares=shares)
+
+
+def _model_of(system: System, overlap: str, measured: Path | None) -> StepModel:
+    """Step costs as `chosen_model` has them: a measured profile brings its own `auto` and `fit`."""
+    if measured is None:
+        return step_model(system, overlap)
+    if overlap in (AUTO, FIT):
+        return measured_model(measured, system)
+    return step_model(system, overlap, read_profile(measured))
 
 
 def make_attention(decoder: Decoder, pool: KvPool) -> Attention:

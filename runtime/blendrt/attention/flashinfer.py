@@ -9,9 +9,10 @@ One object serves one batch after another. Batches that run side by side (nano-b
 object each. Prefill and decode of a batch may run on two streams; they are joined, and ordered
 after the stream that planned, by whoever made the streams.
 
-Written for FlashInfer 0.6.6 to 0.7.2. In 0.7 the options of decode planning are keywords only, and
-"auto" may choose cuDNN, so we name a backend; cascade makes its own wrappers, fa3 on Hopper. 0.6.6
-finds a batch's longest request in a Python loop: 2 ms of planning for 1000 decodes.
+Written for FlashInfer 0.6.6 to 0.7.2, run with 0.6.6. In 0.7 the options of decode planning are
+keywords only, and "auto" may choose cuDNN, so we name a backend; cascade makes its own wrappers,
+fa3 on Hopper. 0.6.6 finds a batch's longest request in a Python loop: 2 ms of planning for 1000
+decodes.
 """
 
 from dataclasses import dataclass
@@ -38,7 +39,8 @@ from blendsim.errors import Unavailable
 #: for two blocks an SM at most, of 128 queries by 128 dimensions for each head of a KV head, in
 #: float32: 138 MB for 8 heads a KV head on 132 SMs.
 _WORKSPACE_BYTES = 256 << 20
-_QUERY_TILE = 16  # rows of a decode's partial result: its queries are padded to so many
+#: Rows of a decode's partial result: its queries, one a head of a KV head, are padded to so many.
+_SMALL_TILE, _TILE = 16, 64
 _FLOAT_BYTES = 4
 
 
@@ -68,8 +70,7 @@ class FlashInferAttention:
         self._missing = library.jit.MissingJITCacheError
         group = config.heads // config.kv_heads
         on_tensor_cores = group >= 4 if settings.tensor_cores is None else settings.tensor_cores
-        chunk_bytes = config.heads * _QUERY_TILE * (config.head_dim + 1) * _FLOAT_BYTES
-        workspaces = _Workspaces.on(device, MOST_CHUNKS * chunk_bytes)
+        workspaces = _Workspaces.on(device, _decode_bytes(config))
         self._splits = on_tensor_cores  # FlashInfer's other decode kernel cannot be told
         self._slots = blocks_at_once(device) // config.kv_heads
         self._turns = [
@@ -181,7 +182,7 @@ class _Workspaces:
 
     @classmethod
     def on(cls, device: torch.device, decode_bytes: int) -> "_Workspaces":
-        sizes = (_WORKSPACE_BYTES, max(_WORKSPACE_BYTES, decode_bytes))
+        sizes = (_WORKSPACE_BYTES, decode_bytes)
         is_gpu = device.type == "cuda"
         # Zeros: some kernels count in it and leave it as they found it.
         return cls(
@@ -224,6 +225,17 @@ class _Wrappers:
         """All copies of this plan are on the current stream."""
         if self._copied is not None:
             self._copied.record(torch.cuda.current_stream(self._device))
+
+
+def scratch_bytes(config: DecoderConfig) -> int:
+    """Memory of the GPU that one attention takes for itself."""
+    return _WORKSPACE_BYTES + _decode_bytes(config)
+
+
+def _decode_bytes(config: DecoderConfig) -> int:
+    tile = _SMALL_TILE if config.heads // config.kv_heads <= _SMALL_TILE else _TILE
+    chunk = config.heads * tile * (config.head_dim + 1) * _FLOAT_BYTES
+    return max(_WORKSPACE_BYTES, MOST_CHUNKS * chunk)
 
 
 def _indptr(counts: Tensor) -> Tensor:

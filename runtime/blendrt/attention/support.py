@@ -20,8 +20,8 @@ _PLAIN_GROUPS = (1, 2, 3, 4, 8)
 class FlashInferSettings:
     """How FlashInfer is used."""
 
-    #: fa3 exists on Hopper only. "auto" takes it there if it is built, which takes ten minutes on
-    #: two cores. Decodes always run fa2's kernels.
+    #: fa3 exists on Hopper only. "auto" takes it there if it is built, which takes ten minutes and
+    #: more on two cores. Decodes always run fa2's kernels.
     prefill: Literal["auto", "fa2", "fa3"] = "auto"
     #: Decode on tensor cores: pays when several heads read one KV head. None: when 4 or more do.
     tensor_cores: bool | None = None
@@ -88,8 +88,11 @@ def has_fa3(config: DecoderConfig, device: torch.device, dtype: torch.dtype) -> 
         return False
     generator = importlib.import_module("flashinfer.jit.attention").gen_batch_prefill_module
     types, heads = [dtype] * 3, [config.head_dim] * 2
-    kernel = generator("fa3", *types, torch.int32, *heads, 0, False, False, False)
-    return bool(kernel.is_compiled)
+    try:
+        kernel = generator("fa3", *types, torch.int32, *heads, 0, False, False, False)
+    except TypeError:  # another version's: fa2 needs no such question
+        return False
+    return bool(getattr(kernel, "is_compiled", False))
 
 
 def blocks_at_once(device: torch.device) -> int:

@@ -169,7 +169,7 @@ def _timing(device: torch.device) -> str:
     failure = partition_failure(device)
     parts = "SMs split by green contexts" if failure is None else f"plain streams only ({failure})"
     return (
-        "CUDA events, median of 10 queued stretches; GEMMs from "
+        "CUDA events, median of 10 queued stretches; a layer's GEMMs from "
         f"{GPU_SIZES.settled_tokens} tokens in a stream of 0.25 s, its second half; pairs: {parts}"
     )
 

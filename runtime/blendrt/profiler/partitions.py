@@ -27,6 +27,7 @@ NAMES = ("qkv", "o", "gate_up", "down")
 SHARES = (NO_PARTITION, 16, 32, 40, 48, 56, 64, 72, 80)  # attention's SMs
 TOKENS = (1024, 512, 2048)
 DECODES = ((256, 1024), (256, 3072))
+_MOST_ERROR = 0.01  # of a GEMM in bfloat16 against another
 CHUNKS = (0, 512, 1024, 2048, 4096, 8192, None)  # 0: FlashInfer's own, None: ours
 
 
@@ -94,6 +95,7 @@ class Parts:
         right = functional.linear(x, weights[0]).float()
         error = float((made.y.float() - right).norm() / right.norm())
         self.note(what="check", name=name, tokens=tokens, error=error)
+        assert error < _MOST_ERROR, f"{name} of {tokens} tokens is {error:.1%} off torch's"
         return made.of
 
 

@@ -69,7 +69,7 @@ class EventTimer:
     STRETCH = 300e-6
     MOST_CALLS = 24  # a stretch; a stream holds about a thousand launches before the host waits
     SEGMENT = 100e-6  # of one call in a stream of work, again so that events do not count
-    SETTLED = 0.25  # until clocks are what the power limit leaves, and as long again
+    SETTLED = 0.25  # half of it until clocks are what the power limit leaves, half to count
     CLOCK = 2e9  # cycles a second to sleep by; a slower GPU sleeps longer
 
     def __init__(self, device: torch.device, repeats: int = 10, warm_up: int = 3) -> None:
