@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-BENCH = Path(__file__).resolve().parents[1] / "bench"
-sys.path.insert(0, str(BENCH))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "bench"))
 
 import gpu_check
 import gpu_conditions
 import gpu_partitions_table
 from gpu_options import Finding
 
+BENCH = Path(__file__).resolve().parents[1] / "bench"
 PARTS = BENCH / "results" / "h200" / "second" / "partitions.json"
 CHIP = 132
 
