@@ -1,0 +1,177 @@
+"""An overlap that was measured is priced as measured, and steps are cut by what it promises."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from blendsim.batch import Batch
+from blendsim.perf.kernels import measured_overlap, overlapped
+from blendsim.perf.measured import chosen_model
+from blendsim.perf.model import StepModel, step_model
+from blendsim.perf.overlap import hull
+from blendsim.perf.step import CUT_WORTH, StepTimes, cut_worth, step_costs, step_seconds
+from blendsim.perf.store import load_profile
+from blendsim.specs import System, find_gpu, find_model
+from blendsim.steplog import COUNTS
+
+SYSTEM = System(find_model("llama-3.1-8b"), find_gpu("h200"))
+RATIOS, TIMES = np.array([0.5, 1.0, 2.0]), np.array([1.2, 1.6, 2.4])
+
+seconds = st.floats(1e-5, 1.0)
+
+
+def points(least: float) -> st.SearchStrategy[list[tuple[int, float]]]:
+    """Ratios in twentieths, ascending, and where each time lies: 0 at the longer kind of work, 1 at
+    one after the other; noise may put it outside.
+    """
+    share = st.tuples(st.integers(1, 80), st.floats(least, 1.2))
+    apart = st.lists(share, min_size=1, max_size=8, unique_by=lambda point: point[0])
+    return apart.map(sorted)
+
+
+def measured(found: list[tuple[int, float]]) -> tuple[np.ndarray, np.ndarray]:
+    ratios = np.array([ratio / 20 for ratio, _ in found])
+    above = np.array([share for _, share in found])
+    longer = np.maximum(1.0, ratios)
+    return ratios, longer + above * (1.0 + ratios - longer)
+
+
+@pytest.fixture(scope="module")
+def model() -> StepModel:
+    return chosen_model(SYSTEM, "auto", "measured")
+
+
+@pytest.mark.parametrize(("ratio", "time"), list(zip(RATIOS, TIMES, strict=True)))
+def test_a_measured_ratio_takes_the_measured_time(ratio: float, time: float) -> None:
+    assert measured_overlap(RATIOS, TIMES, 3.0, 3.0 * ratio) == pytest.approx(3.0 * time)
+
+
+@pytest.mark.parametrize(("ratio", "time"), [(0.25, 1.1), (0.75, 1.4), (1.5, 2.0)])
+def test_between_measured_ratios_lies_a_straight_line(ratio: float, time: float) -> None:
+    assert measured_overlap(RATIOS, TIMES, 1.0, ratio) == pytest.approx(time)
+
+
+def test_beyond_the_last_ratio_reads_are_added() -> None:
+    assert measured_overlap(RATIOS, TIMES, 2.0, 14.0) == pytest.approx(2.0 * (2.4 + 5.0))
+
+
+def test_reads_without_compute_take_their_own_time() -> None:
+    assert measured_overlap(RATIOS, TIMES, 0.0, 0.7) == 0.7
+
+
+def test_compute_without_reads_takes_its_own_time() -> None:
+    assert measured_overlap(RATIOS, TIMES, 0.7, 0.0) == pytest.approx(0.7)
+
+
+@given(points(-0.2), seconds, seconds)
+def test_it_lies_between_the_longer_and_one_after_the_other(found, compute, memory) -> None:
+    together = measured_overlap(*measured(found), compute, memory)
+    assert max(compute, memory) <= together <= compute + memory
+
+
+@given(points(0.0), seconds, seconds)
+def test_it_is_never_below_the_lines_of_its_hull(found, compute, memory) -> None:
+    """Bounds are taken from the lines."""
+    ratios, times = measured(found)
+    least = overlapped(hull(ratios, times), compute, memory)
+    assert measured_overlap(ratios, times, compute, memory) >= least * (1 - 1e-9)
+
+
+@pytest.mark.xfail(
+    strict=True, reason="the hull lifts such a point to the longer work, the price goes on from it"
+)
+def test_nor_where_noise_puts_a_time_below_the_longer_work() -> None:
+    ratios, times = np.array([0.05]), np.array([0.99])
+    least = overlapped(hull(ratios, times), 1.0, 1.0)
+    assert measured_overlap(ratios, times, 1.0, 1.0) >= least * (1 - 1e-9)
+
+
+def test_nor_by_the_overlap_that_is_shipped(model: StepModel) -> None:
+    for memory in np.geomspace(0.01, 100.0, 500):
+        least = overlapped(model.lines, 1.0, memory)
+        assert model.together(1.0, memory) >= least * (1 - 1e-9)
+
+
+def priced(model: StepModel, step: Batch) -> tuple[StepTimes, float, float]:
+    """What the step takes in nano-batches, in two pieces side by side, and in one piece."""
+    counts = np.zeros(len(COUNTS), np.int64)
+    counts[: len(step)] = step
+    costs = step_costs(model, overlaps=True, overlaps_network=True, nano_batches=2)
+    halves = replace(model, tables=costs.tables).seconds(step)[2]
+    compute, memory, _ = model.seconds(step)
+    return step_seconds(costs, counts), halves, compute + memory
+
+
+STEPS = [
+    Batch(tokens, 2, tokens * tokens // 4, decodes, decodes * context, decodes)
+    for tokens in (256, 1024, 2048, 8192)
+    for decodes in (64, 512)
+    for context in (256, 2048, 8192)
+]
+
+
+@pytest.mark.parametrize("worth", [CUT_WORTH, 0.97, 1.0])
+def test_a_step_is_cut_only_where_that_promises_enough(model: StepModel, worth: float) -> None:
+    for step in STEPS:
+        _, halves, whole = priced(model, step)
+        costs = step_costs(model, True, True, nano_batches=2)._replace(cut_worth=worth)
+        counts = np.zeros(len(COUNTS), np.int64)
+        counts[: len(step)] = step
+        expected = whole if worth * whole < halves else halves
+        assert step_seconds(costs, counts).seconds == pytest.approx(expected), step
+
+
+def test_a_measured_overlap_has_to_promise_more_than_cutting_costs(model: StepModel) -> None:
+    assert cut_worth(model) == CUT_WORTH < 1.0
+    assert step_costs(model, True, True, nano_batches=2).cut_worth == CUT_WORTH
+
+
+def test_without_a_measured_overlap_whatever_is_shorter_is_run() -> None:
+    plain = step_model(SYSTEM, "table")
+    assert cut_worth(plain) == 1.0
+    for step in STEPS:
+        took, halves, whole = priced(plain, step)
+        assert took.seconds == pytest.approx(min(halves, whole)), step
+
+
+def test_an_engine_that_does_not_overlap_takes_no_measured_overlap(model: StepModel) -> None:
+    costs = step_costs(model, overlaps=False, overlaps_network=False)
+    assert (costs.measured, costs.cut_worth) == ((), 1.0)
+
+
+def tiled(tile: int | None) -> StepModel:
+    """The measured model with GEMMs in tiles of so many rows; None: nothing said of tiles."""
+    profile = load_profile(SYSTEM.gpu, SYSTEM.model)
+    meta = {name: value for name, value in profile.meta.items() if name != "gemm_tile"}
+    if tile is not None:
+        meta["gemm_tile"] = tile
+    return step_model(SYSTEM, "table", replace(profile, meta=meta))
+
+
+def gemms(model: StepModel) -> np.ndarray:
+    return model.tables.layers - model.small_seconds
+
+
+def test_above_one_tile_gemms_cost_what_whole_tiles_cost() -> None:
+    table, n = gemms(tiled(64)), np.arange(65, 8192)
+    assert table[n] == pytest.approx(table[-(-n // 64) * 64], rel=1e-9)
+
+
+def test_below_one_tile_rows_are_what_they_are() -> None:
+    table, head = tiled(64).tables.head, tiled(None).tables.head
+    assert (table[:65] <= head[:65]).all()
+    assert len(set(table[1:65])) > 1
+
+
+def test_with_tiles_no_size_costs_more_than_a_larger_one() -> None:
+    table = tiled(64).tables.head
+    assert (np.diff(table[1:]) >= 0).all()
+
+
+def test_a_tile_of_one_row_changes_nothing() -> None:
+    one, none = tiled(1), tiled(None)
+    assert np.array_equal(one.tables.layers, none.tables.layers)
+    assert np.array_equal(one.tables.head, none.tables.head)
