@@ -12,7 +12,7 @@ from blendsim.errors import ProfileError
 from blendsim.perf.derive import shape_of
 from blendsim.perf.fit import Shares, read_shares
 from blendsim.perf.model import StepModel, step_model
-from blendsim.perf.overlap import FILE, FIT, SUM, hull, read_points
+from blendsim.perf.overlap import FILE, FIT, SUM, fitted, read_points
 from blendsim.perf.profile import Profile
 from blendsim.perf.store import profiles_directory, read_profile
 from blendsim.specs import System
@@ -74,7 +74,8 @@ def measured_model(directory: Path, system: System) -> StepModel:
         raise ProfileError(f"{directory}: has no {FILE}; measure it with more --minutes")
     points = read_points(path)
     plain = step_model(system, SUM, profile)
-    return replace(plain, overlap=FIT, lines=hull(*points), measured=points)
+    lines, seen = fitted(points, system.tp), points if system.tp == 1 else ()
+    return replace(plain, overlap=FIT, lines=lines, measured=seen)
 
 
 def _read(directory: Path, system: System) -> Profile:

@@ -51,8 +51,7 @@ def overlap_lines(name: str, system: System) -> Floats:
         raise ProfileError(
             f"no overlap is measured yet for {system.gpu.name}; choose --overlap table"
         )
-    lines = hull(*read_points(path))
-    return lines if system.tp == 1 else beside_network(modes_under(lines))
+    return fitted(read_points(path), system.tp)
 
 
 def overlap_points(name: str, system: System) -> tuple[Floats, ...]:
@@ -64,11 +63,20 @@ def overlap_points(name: str, system: System) -> tuple[Floats, ...]:
 
 
 def read_points(path: Path) -> tuple[Floats, Floats]:
-    """(m/c, f/c) of an overlap.csv, ascending."""
+    """(m/c, f/c) of an overlap.csv, ascending, held between the longer of both and their sum: what
+    is measured beyond is noise.
+    """
     _, rows = read_rows(path, ["memory_over_compute", "time_over_compute"])
     ratios, times = column(path, rows, 0), column(path, rows, 1)
     order = np.argsort(ratios)
-    return ratios[order], times[order]
+    held = np.clip(times, np.maximum(1.0, ratios), 1.0 + ratios)
+    return ratios[order], held[order]
+
+
+def fitted(points: tuple[Floats, Floats], tp: int) -> Floats:
+    """Lines of measured points; with several GPUs the network takes its share of them."""
+    lines = hull(*points)
+    return lines if tp == 1 else beside_network(modes_under(lines))
 
 
 def default_overlap(system: System) -> str:
