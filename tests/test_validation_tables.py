@@ -12,10 +12,17 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "bench"))
 
 from evidence_overlap import gains, speeds
 from evidence_parts import PARTITIONS, part_tables
-from evidence_replays import host_seconds, ratio_error, steady_busy, total_error
+from evidence_replays import (
+    host_seconds,
+    pairs_of,
+    ratio_error,
+    ratio_spread,
+    steady_busy,
+    total_error,
+)
 from evidence_runs import HALVED, KEPT_OF, MEASURED, Replay, Run, read_runs
 from evidence_steps import staircase, steps_of
-from gpu_evidence import keep
+from gpu_evidence import keep, require_logs
 from validation import DOCUMENT, RESULTS, tables, woven
 
 from blendsim.perf.fit import Pairs
@@ -139,6 +146,30 @@ def test_a_speedup_errs_by_what_the_ratio_errs(run: Run) -> None:
     price, zero = whole.prices[MEASURED][:1], np.zeros(1)
     right, slow = shortened(whole, price, zero), shortened(whole, 1.25 * price, zero)
     assert ratio_error(right, slow, MEASURED) == pytest.approx(0.25)
+
+
+def test_totals_of_sampled_replays_are_of_the_same_model_as_their_steps(runs: list[Run]) -> None:
+    """They are kept, not priced again. Today's model cuts no step of them, so both executors take
+    as long by it.
+    """
+    full = [r for r in runs[1].replays if r.is_sampled and r.policy == "dfs"]
+    assert {r.executor for r in full} == {"overlap", "sequential"}
+    assert full[0].predicted(MEASURED) == pytest.approx(full[1].predicted(MEASURED), rel=1e-9)
+
+
+def test_a_speedup_of_samples_is_told_with_what_it_may_be_off(runs: list[Run]) -> None:
+    known = {o.name: ratio_spread(b, o) for b, o in pairs_of(runs[1]) if o.policy == "blend"}
+    assert {name: spread > 0 for name, spread in known.items()} == {
+        "trace1, blend, overlap": False,
+        "trace1-full, blend, overlap": True,
+    }
+
+
+def test_a_replay_without_its_log_is_not_kept(tmp_path: Path) -> None:
+    told = [{"what": "dfs, overlap", "value": "10 steps", "ok": True}]
+    (tmp_path / "replay-trace1-full.json").write_text(json.dumps({"findings": told}))
+    with pytest.raises(SystemExit, match="without trace1-full-dfs-overlap"):
+        require_logs(tmp_path)
 
 
 def test_of_a_sampled_replay_measured_steps_are_kept_with_what_the_whole_is(
