@@ -1,9 +1,8 @@
 """Pacing: how a plan for both ends chooses each step's tokens, as numbers that travel in the plan.
 
 The rule itself is serving/pacing.py's. What it needs to know of the machine (what steps of some
-sizes take, how kinds of work overlap) and of the pool (how far its unknown
-lengths spread) is resolved when
-the plan is made, so that a simulator and a runtime with the same plan decide alike.
+sizes take, how kinds of work overlap) and of the pool (how far its unknown lengths spread) is
+resolved when the plan is made, so that a simulator and a runtime with the same plan decide alike.
 """
 
 from collections.abc import Mapping

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from blendsim.cli.options import Asked, platform
 from blendsim.errors import InputError, Unavailable
-from blendsim.perf.measured import chosen_place
 
 if TYPE_CHECKING:
     from blendsim.plan import Plan
@@ -108,6 +107,8 @@ def prepare(made: "Plan", pool: "Workload", asked: Asked, wish: Wish, say: Say) 
     rule = loading.OverlapRule()
     facts["executor"] = executor.value
     if executor is Executor.OVERLAP:
+        from blendsim.perf.measured import chosen_place
+
         place = chosen_place(system, settings.profile)
         rule = loading.overlap_rule(system, settings.overlap, device, place)
         facts["sm_partition"] = rule.default_sms > 0
