@@ -76,14 +76,20 @@ def replay_table(runs: list[Run]) -> Iterator[str]:
             yield row(
                 run.name,
                 replay.name + ("" if replay.is_whole else " (cut short)"),
-                f"{replay.steps:,}" + (f", {len(replay.log)} measured" if told else ""),
-                seconds,
-                f"{replay.tokens / took:,.0f}",
+                f"{replay.steps:,}"
+                + (f", {len(replay.log)} measured" if replay.is_sampled else ""),
+                _known(seconds, took),
+                _known(f"{replay.tokens / took:,.0f}", took),
                 "" if replay.is_sampled else f"{in_steps:.1%}",
                 "" if replay.is_sampled else f"{steady_busy(replay):.1%}",
                 "" if np.isnan(host) else f"{host * 1e3:.1f}",
                 *(conditions.get(name, "not noted") for name in ("clocks.sm", "power.draw")),
             )
+
+
+def _known(text: str, value: float) -> str:
+    """The text, unless the value it tells is not known: of a sample that was cut short."""
+    return "not known" if math.isnan(value) else text
 
 
 def _half(told: dict[str, float]) -> float:
@@ -102,7 +108,7 @@ def error_table(runs: list[Run]) -> Iterator[str]:
                 size = np.abs(error)
                 told = (total_error(replay, model), float(np.median(error)))
                 sizes = (float(np.median(size)), float(np.quantile(size, 0.9)))
-                cells = (*(f"{x:+.1%}" for x in told), *(f"{x:.1%}" for x in sizes))
+                cells = (*(_known(f"{x:+.1%}", x) for x in told), *(f"{x:.1%}" for x in sizes))
                 yield row(run.name, replay.name, model, *cells)
 
 
@@ -149,7 +155,8 @@ def target_table(runs: list[Run]) -> Iterator[str]:
     """What was aimed at, held against the last run by its own profile."""
     run = runs[-1]
     steps = {r.name: float(np.median(np.abs(step_errors(r, MEASURED)))) for r in run.replays}
-    totals = {r.name: abs(total_error(r, MEASURED)) for r in run.replays}
+    errors = {r.name: abs(total_error(r, MEASURED)) for r in run.replays}
+    totals = {name: error for name, error in errors.items() if not math.isnan(error)}
     # A speed-up that is not known that well says nothing of the model.
     known = [(b, o) for b, o in pairs_of(run) if ratio_spread(b, o) <= RATIO_AIM]
     ratios = {f"{o.name} over {b.name}": abs(ratio_error(b, o, MEASURED)) for b, o in known}

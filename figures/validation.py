@@ -103,7 +103,7 @@ def draw_dense(rows: Rows, path: Path) -> None:
     measured, lines, stairs = (numbers(rows, n)[order] for n in ("measured", "lines", "stairs"))
     axes.plot(tokens, measured, ".", ms=2, color=QUIET, label="measured step less decode attention")
     axes.plot(tokens, lines, color=COMPUTE, label="the model")
-    if not np.allclose(lines, stairs, rtol=0.01):
+    if not np.allclose(lines, stairs, rtol=0.03):
         axes.plot(tokens, stairs, color=MEMORY, label="the model with GEMMs as a staircase")
     axes.set(xlabel="tokens of the step", ylabel="ms")
     first = int(tokens.min()) // TILE * TILE
