@@ -65,6 +65,9 @@ def _check_heads(
     rows = before.clone()
     slots = torch.randperm(20, device=device)[:tokens]
     q = operators.rotate_and_store(projected, turn, (rows[0], rows[1]), slots, norms)
+    given = torch.empty((tokens, heads, dim), dtype=dtype, device=device)
+    again = operators.rotate_and_store(projected, turn, (rows[0], rows[1]), slots, norms, given)
+    assert again is given and torch.equal(q, given)
 
     cut = projected.view(tokens, heads + 2 * kv_heads, dim).double()
     expected = before.double()

@@ -1,7 +1,7 @@
 """The KV cache's tensors: numbered pages of a few tokens each, K and V of every layer.
 
 A token's place is its *slot*: page · block_tokens + offset in the page. K and V are two tensors of
-one shape, (layers, pages, block_tokens, kv_heads, head_dim): a layer of them is what FlashInfer
+one shape, (layers, pages + 1, block_tokens, kv_heads, head_dim): a layer of them is what FlashInfer
 calls a paged cache in NHD layout, and a slot is a row of the same memory seen flat.
 """
 
@@ -14,7 +14,9 @@ from blendsim.errors import InputError
 
 
 class KvPool:
-    """K and V of `pages` pages, zero at first."""
+    """K and V of `pages` pages, zero at first, and of a spare one behind them, for rows of a step
+    that stand for no token.
+    """
 
     def __init__(
         self,
@@ -26,19 +28,22 @@ class KvPool:
     ) -> None:
         self.pages = pages
         self.block_tokens = block_tokens
-        needed = pages * page_bytes(config, block_tokens, dtype)
+        #: A slot that no request has.
+        self.spare_slot = pages * block_tokens
+        there = pages + 1
+        needed = there * page_bytes(config, block_tokens, dtype)
         if device.type == "cuda":
             free = free_bytes(device)
             if needed > free:
-                fit = free // page_bytes(config, block_tokens, dtype)
+                fit = free // page_bytes(config, block_tokens, dtype) - 1
                 raise InputError(
                     f"{pages} KV blocks need {needed / 1e9:.1f} GB and {free / 1e9:.1f} GB are "
                     f"free on {torch.cuda.get_device_name(device)}; at most {fit} blocks fit"
                 )
-        shape = (config.layers, pages, block_tokens, config.kv_heads, config.head_dim)
+        shape = (config.layers, there, block_tokens, config.kv_heads, config.head_dim)
         self.k = torch.zeros(shape, dtype=dtype, device=device)
         self.v = torch.zeros(shape, dtype=dtype, device=device)
-        row = (config.layers, pages * block_tokens, config.kv_heads, config.head_dim)
+        row = (config.layers, there * block_tokens, config.kv_heads, config.head_dim)
         k_rows, v_rows = self.k.view(row), self.v.view(row)
         # Made once: a step asks for them in every layer.
         self._rows = [(k_rows[layer], v_rows[layer]) for layer in range(config.layers)]
@@ -49,7 +54,7 @@ class KvPool:
         return self._rows[layer]
 
     def paged(self, layer: int) -> tuple[Tensor, Tensor]:
-        """A layer's K and V, (pages, block_tokens, kv_heads, head_dim) each."""
+        """A layer's K and V, (pages + 1, block_tokens, kv_heads, head_dim) each."""
         return self._paged[layer]
 
 

@@ -15,7 +15,7 @@ import torch
 from blendrt.attention import Attention
 from blendrt.attention.reference import ReferenceAttention
 from blendrt.config import TINY, DecoderConfig
-from blendrt.executor import Executor
+from blendrt.executor import Executor, graphs
 from blendrt.executor.rule import OverlapRule, default_sms
 from blendrt.executor.streams import NO_PARTITION, can_partition
 from blendrt.kv_pool import KvPool, page_bytes
@@ -53,6 +53,8 @@ class Runtime:
     seed: int = 0  # of prompt tokens that are not known
     #: When OVERLAP cuts a step in two.
     rule: OverlapRule = field(default_factory=OverlapRule)
+    #: Whether small steps' dense part is launched as CUDA graphs; not on a CPU.
+    graphs: bool = True
 
     def __post_init__(self) -> None:
         if self.executor not in EXECUTORS:
@@ -135,7 +137,8 @@ def thread_for_small(decoder: Decoder) -> Iterator[None]:
 def make_pool(decoder: Decoder, pages: int, system: System) -> KvPool:
     """A KV pool of `pages` pages; InputError that says what fits if it does not."""
     size = page_bytes(decoder.config, system.block_tokens, decoder.dtype)
-    free = max(0, free_bytes(decoder.device) - _scratch_bytes(decoder))
+    # One page more than are asked for: the pool's spare one.
+    free = max(0, free_bytes(decoder.device) - _scratch_bytes(decoder) - size)
     if pages * size > free:
         fit = free // size * system.block_tokens * system.kv_bytes_per_token
         raise InputError(
@@ -147,12 +150,17 @@ def make_pool(decoder: Decoder, pages: int, system: System) -> KvPool:
 
 
 def _scratch_bytes(decoder: Decoder) -> int:
-    """What attention needs beside the KV pool: an overlapped executor has three."""
-    if not uses_flashinfer(decoder):
-        return 0
-    from blendrt.attention.flashinfer import scratch_bytes
+    """What attention and graphs need beside the KV pool: an overlapped executor has three
+    attentions.
+    """
+    needed = 0
+    if decoder.device.type == "cuda":
+        needed += graphs.scratch_bytes(decoder.config, decoder.dtype.itemsize)
+    if uses_flashinfer(decoder):
+        from blendrt.attention.flashinfer import scratch_bytes
 
-    return 3 * scratch_bytes(decoder.config)
+        needed += 3 * scratch_bytes(decoder.config)
+    return needed
 
 
 def require_attention_room(decoder: Decoder, budget: int, longest: int) -> None:
@@ -174,14 +182,22 @@ def require_attention_room(decoder: Decoder, budget: int, longest: int) -> None:
 def make_executor(runtime: Runtime, pool: KvPool) -> Executor:
     """The runtime's executor over `pool`."""
     decoder = runtime.decoder
+    captured = make_graphs(decoder, pool) if runtime.graphs else None
     if runtime.executor == OVERLAP:
         from blendrt.executor.overlap import OverlapExecutor
 
         attention = partial(make_attention, decoder, pool)
-        return OverlapExecutor(decoder, attention, pool, runtime.rule)
+        return OverlapExecutor(decoder, attention, pool, runtime.rule, graphs=captured)
     from blendrt.executor.sequential import SequentialExecutor
 
-    return SequentialExecutor(decoder, make_attention(decoder, pool), pool)
+    return SequentialExecutor(decoder, make_attention(decoder, pool), pool, captured)
+
+
+def make_graphs(decoder: Decoder, pool: KvPool) -> graphs.Graphs | None:
+    """Graphs of the decoder's small steps over `pool`; a CPU has none."""
+    if decoder.device.type != "cuda":
+        return None
+    return graphs.Graphs(decoder, pool, graphs.CudaCapture(decoder.device))
 
 
 def overlap_rule(

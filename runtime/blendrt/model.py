@@ -52,12 +52,20 @@ class Decoder:
         """What turns queries and keys at these positions; once a step, for all layers."""
         return rotation(positions, self._wavelengths, self.dtype)
 
-    def qkv(self, layer: int, x: Tensor, turn: Rotation, pool: KvPool, slots: Tensor) -> Tensor:
-        """Queries of rows x, (tokens, heads, head_dim), ready for attention; their K and V are in
-        the pool's slots then.
+    def qkv(
+        self,
+        layer: int,
+        x: Tensor,
+        turn: Rotation,
+        pool: KvPool,
+        slots: Tensor,
+        out: Tensor | None = None,
+    ) -> Tensor:
+        """Queries of rows x, (tokens, heads, head_dim), ready for attention, in `out` if it is
+        given; their K and V are in the pool's slots then.
         """
         projected = self.project(layer, self.attention_norm(layer, x))
-        return self.store(layer, projected, turn, pool, slots)
+        return self.store(layer, projected, turn, pool, slots, out)
 
     def attention_norm(self, layer: int, x: Tensor) -> Tensor:
         """Rows x, normed for attention."""
@@ -69,13 +77,19 @@ class Decoder:
         return functional.linear(normed, weights.qkv, weights.qkv_bias)
 
     def store(
-        self, layer: int, projected: Tensor, turn: Rotation, pool: KvPool, slots: Tensor
+        self,
+        layer: int,
+        projected: Tensor,
+        turn: Rotation,
+        pool: KvPool,
+        slots: Tensor,
+        out: Tensor | None = None,
     ) -> Tensor:
         """The projection cut into heads, queries and keys normed (Qwen3) and rotated, keys and
         values in their slots, (tokens,) int64: the queries.
         """
         norms, rows = self._head_norms[layer], pool.rows(layer)
-        return self._operators.rotate_and_store(projected, turn, rows, slots, norms)
+        return self._operators.rotate_and_store(projected, turn, rows, slots, norms, out)
 
     def room_for_attention(self, tokens: int) -> Tensor:
         """Where attention puts its answers, (tokens, heads, head_dim), layer after layer."""

@@ -19,6 +19,7 @@ from blendrt.attention.layout import AttentionLayout
 from blendrt.attention.reference import ReferenceAttention
 from blendrt.batch import StepInputs
 from blendrt.config import DecoderConfig
+from blendrt.executor.graphs import CudaCapture, Graphs
 from blendrt.executor.overlap import OverlapExecutor
 from blendrt.executor.rule import OverlapRule
 from blendrt.executor.sequential import SequentialExecutor
@@ -28,7 +29,7 @@ from blendrt.model import Decoder
 from blendrt.weights import Weights, random_weights
 from blendsim.batch import Batch
 
-ROUNDING, SEQUENTIAL = "rounding alone", "sequential"
+ROUNDING, SEQUENTIAL, GRAPHED = "rounding alone", "sequential", "sequential, graphs"
 HALF = torch.bfloat16  # what engines compute in
 
 
@@ -44,8 +45,8 @@ def compare_executors(
     steps: int = 4,
     sizes: Sizes = Sizes(),
 ) -> dict[str, float]:
-    """Worst errors by what was run: rounding alone, the sequential executor, and the overlapped one
-    with each of `shares` SMs for attention.
+    """Worst errors by what was run: rounding alone, the sequential executor, on a GPU also with
+    graphs, and the overlapped one with each of `shares` SMs for attention.
     """
     seed = int(rng.integers(1 << 31))
     decoder = Decoder(config, random_weights(config, seed, device, dtype))
@@ -65,6 +66,10 @@ def compare_executors(
             ROUNDING: SequentialExecutor(rounded, ReferenceAttention(), _copy(pool, dtype)),
             SEQUENTIAL: SequentialExecutor(decoder, make_attention(), _copy(pool, dtype)),
         }
+        if device.type == "cuda":
+            copy = _copy(pool, dtype)
+            captured = Graphs(decoder, copy, CudaCapture(device), sizes=(layout.tokens + 5,))
+            made[GRAPHED] = SequentialExecutor(decoder, make_attention(), copy, captured)
         found = {name: executor.logits(inputs) for name, executor in made.items()}
         for sms in shares:
             rule = OverlapRule(least_tokens=0, least_decodes=0, default_sms=sms)
@@ -120,9 +125,9 @@ def _random_pool(
 
 def _copy(pool: KvPool, dtype: torch.dtype) -> KvPool:
     """The same content, since a step writes into its pool."""
-    layers, pages, block, heads, dim = pool.k.shape
+    layers, _, block, heads, dim = pool.k.shape
     config = DecoderConfig("copy", layers, 1, 1, heads, heads, dim, 1, 1)
-    other = KvPool(config, pages, block, pool.k.device, dtype)
+    other = KvPool(config, pool.pages, block, pool.k.device, dtype)
     other.k.copy_(pool.k)
     other.v.copy_(pool.v)
     return other

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from blendrt.attention import Attention
 from blendrt.batch import StepInputs
+from blendrt.executor.graphs import Graphs
 from blendrt.executor.rule import OverlapRule
 from blendrt.executor.schedule import Piece, Task, build_schedule
 from blendrt.executor.sequential import SequentialExecutor
@@ -31,7 +32,8 @@ from blendrt.rope import Rotation
 
 
 class OverlapExecutor:
-    """Runs a step in two nano-batches where `rule` says that this pays, else in one piece.
+    """Runs a step in two nano-batches where `rule` says that this pays, else in one piece, small
+    ones by graphs if there are any.
 
     `make_attention` is called three times: a nano-batch's plan lives while the other's runs. On a
     GPU every share of SMs that is used gets a pair of streams, made when first needed.
@@ -44,11 +46,12 @@ class OverlapExecutor:
         pool: KvPool,
         rule: OverlapRule = OverlapRule(),
         make_lanes: Callable[[int], Lanes] | None = None,
+        graphs: Graphs | None = None,
     ) -> None:
         self._decoder = decoder
         self._pool = pool
         self._rule = rule
-        self._sequential = SequentialExecutor(decoder, make_attention(), pool)
+        self._sequential = SequentialExecutor(decoder, make_attention(), pool, graphs)
         self._attentions = (make_attention(), make_attention())
         self._schedule = build_schedule(decoder.config.layers)
         # NOTE: no method of this object: it would hold itself, and with it a GPU's whole KV pool.

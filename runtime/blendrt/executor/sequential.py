@@ -1,10 +1,14 @@
-"""The sequential executor: one operator after another, layer by layer, on one stream."""
+"""The sequential executor: one operator after another, layer by layer, on one stream; the dense
+ones of small steps as graphs, where there are any.
+"""
 
 import torch
 from torch import Tensor
 
 from blendrt.attention import Attention
 from blendrt.batch import StepInputs
+from blendrt.executor.dense import Dense, DirectDense
+from blendrt.executor.graphs import Graphs
 from blendrt.kv_pool import KvPool
 from blendrt.model import Decoder
 
@@ -12,10 +16,17 @@ from blendrt.model import Decoder
 class SequentialExecutor:
     """Every token of the step goes through a layer's operators together."""
 
-    def __init__(self, decoder: Decoder, attention: Attention, pool: KvPool) -> None:
+    def __init__(
+        self,
+        decoder: Decoder,
+        attention: Attention,
+        pool: KvPool,
+        graphs: Graphs | None = None,
+    ) -> None:
         self._decoder = decoder
         self._attention = attention
         self._pool = pool
+        self._graphs = graphs
 
     @torch.inference_mode()
     def run(self, inputs: StepInputs) -> Tensor:
@@ -32,18 +43,18 @@ class SequentialExecutor:
         decoder, attention, pool = self._decoder, self._attention, self._pool
         layout = inputs.layout
         attention.plan(layout)
-        x = decoder.embed(inputs.ids)
-        turn = decoder.rotation(layout.positions)
-        attended = decoder.room_for_attention(layout.tokens)
-        cut = layout.prefill_tokens
+        dense = self._dense(inputs)
+        attended, cut = dense.attended, layout.prefill_tokens
         for layer in range(decoder.config.layers):
             # NOTE: all KV of the step is written before any is read: a chunk may read what another
             # chunk of this very step shares with it.
-            q = decoder.qkv(layer, x, turn, pool, layout.slots)
+            q = dense.queries(layer)
             if cut:
                 attention.prefill(layer, q[:cut], pool, attended[:cut])
             if layout.decodes:
                 attention.decode(layer, q[cut:], pool, attended[cut:])
-            decoder.output(layer, attended, x)
-            decoder.mlp(layer, x)
-        return decoder.head(x[inputs.sample_rows])
+        return decoder.head(dense.rows()[inputs.sample_rows])
+
+    def _dense(self, inputs: StepInputs) -> Dense:
+        graphed = self._graphs.begin(inputs) if self._graphs is not None else None
+        return graphed or DirectDense(self._decoder, self._pool, inputs)

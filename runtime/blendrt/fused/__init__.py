@@ -37,8 +37,10 @@ class Operators(Protocol):
         rows: tuple[Tensor, Tensor],
         slots: Tensor,
         norms: HeadNorms | None,
+        out: Tensor | None = None,
     ) -> Tensor:
-        """Rotated queries (tokens, heads, head_dim) of a projection to queries, keys and values.
+        """Rotated queries (tokens, heads, head_dim) of a projection to queries, keys and values;
+        in `out` if it is given.
 
         Rotated keys and the values go into `rows`, K and V of a layer, (slots, kv_heads, head_dim)
         each, at `slots`, (tokens,) int64. Queries and keys are normed first where there are norms.

@@ -74,12 +74,15 @@ def rotate_and_store(
     rows: tuple[Tensor, Tensor],
     slots: Tensor,
     norms: HeadNorms | None,
+    out: Tensor | None = None,
 ) -> Tensor:
     """Rotated queries; keys and values into their slots."""
     tokens = len(projected)
     _, kv_heads, dim = rows[0].shape
     heads = projected.shape[1] // dim - 2 * kv_heads
-    q = torch.empty((tokens, heads, dim), dtype=projected.dtype, device=projected.device)
+    q = out
+    if q is None:
+        q = torch.empty((tokens, heads, dim), dtype=projected.dtype, device=projected.device)
     q_norm, k_norm, eps = norms if norms is not None else (None, None, 0.0)
     # fmt: off
     _rotate_and_store[(tokens,)](

@@ -25,6 +25,7 @@ def rotate_and_store(
     rows: tuple[Tensor, Tensor],
     slots: Tensor,
     norms: HeadNorms | None,
+    out: Tensor | None = None,
 ) -> Tensor:
     """Rotated queries; keys and values into their slots."""
     _, kv_heads, dim = rows[0].shape
@@ -40,4 +41,4 @@ def rotate_and_store(
     rows[0].index_copy_(0, slots, qk[:, heads:])
     rows[1].index_copy_(0, slots, v)
     queries: Tensor = qk[:, :heads]
-    return queries
+    return queries if out is None else out.copy_(queries)

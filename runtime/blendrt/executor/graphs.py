@@ -1,0 +1,218 @@
+"""CUDA graphs of the dense part of small steps: a launch a layer, where there were eight.
+
+Launching a step's kernels one by one takes the host about 10 ms for 32 layers, more than a GPU
+needs for a few decodes. A graph holds what lies between two attentions (`dense`) for a fixed number
+of rows; a step of fewer rows is padded. Padded rows compute what nobody reads, and put their keys
+and values into the pool's spare page.
+
+    rows of a graph  [ the step's tokens | padding: old ids and positions, the spare slot ]
+
+A size at which the GPU is no faster than at a larger one is left out: cuBLAS chooses badly at some
+(on an H200 a layer's GEMMs take longer for 448 rows than for 512).
+"""
+
+import gc
+from bisect import bisect_left
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from statistics import median
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from blendrt.batch import StepInputs
+from blendrt.config import DecoderConfig
+from blendrt.kv_pool import KvPool
+from blendrt.model import Decoder
+from blendrt.rope import Rotation
+
+#: Rows of the graphs. Above, a GPU takes longer for a step than launching does; GEMM tiles have 64.
+SIZES = (8, 16, 32, *range(64, 1_025, 64))
+_REPEATS = 3  # of timing a size
+_GAIN = 0.99  # a smaller size has to be so much faster than a larger one
+#: Memory that the driver keeps for a graph of a few kernels, generously.
+_GRAPH_BYTES = 256 << 10
+
+Work = Callable[[], None]
+
+
+class Capture(Protocol):
+    """Makes work on the device repeatable: the same kernels on the same memory, in one launch."""
+
+    def record(self, work: Work) -> Work:
+        """What repeats the work, which is done here as often as recording takes."""
+        ...
+
+    def seconds(self, works: Sequence[Work]) -> float:
+        """Time of the works one after another on the device."""
+        ...
+
+
+class Graphs:
+    """Captured dense parts of a decoder over a pool, one of every size that pays.
+
+    Steps share the rows' memory: one is begun when all of the one before is on the stream.
+    """
+
+    @torch.inference_mode()
+    def __init__(
+        self,
+        decoder: Decoder,
+        pool: KvPool,
+        capture: Capture,
+        sizes: Sequence[int] = SIZES,
+    ) -> None:
+        self._buffers = _Buffers(decoder, pool, max(sizes))
+        found: dict[int, list[Work]] = {}
+        fastest = float("inf")
+        # Largest first: what it takes as scratch is there for the others.
+        for size in sorted(sizes, reverse=True):
+            works = _works(decoder, pool, self._buffers, size)
+            recorded = [capture.record(work) for work in works]
+            seconds = median(capture.seconds(recorded) for _ in range(_REPEATS))
+            if seconds < _GAIN * fastest:
+                found[size], fastest = recorded, seconds
+        self._recorded = found
+        #: Rows of the graphs there are, ascending.
+        self.sizes = sorted(found)
+
+    def begin(self, inputs: StepInputs) -> "GraphedDense | None":
+        """The step's dense part; None if it has more tokens than any graph."""
+        tokens = inputs.layout.tokens
+        place = bisect_left(self.sizes, tokens)
+        if place == len(self.sizes):
+            return None
+        size = self.sizes[place]
+        self._buffers.take(inputs, size)
+        return GraphedDense(self._buffers, self._recorded[size], tokens)
+
+
+class GraphedDense:
+    """A step's dense part, replayed; see `Dense`."""
+
+    def __init__(self, buffers: "_Buffers", recorded: Sequence[Work], tokens: int) -> None:
+        self._recorded = recorded
+        self._queries = buffers.queries[:tokens]
+        self._x = buffers.x[:tokens]
+        self.attended = buffers.attended[:tokens]
+
+    def queries(self, layer: int) -> Tensor:
+        """The layer's queries."""
+        self._recorded[layer]()
+        return self._queries
+
+    def rows(self) -> Tensor:
+        """The last layer's rows."""
+        self._recorded[-1]()
+        return self._x
+
+
+class _Buffers:
+    """Memory that graphs read and write, for as many rows as the largest has."""
+
+    def __init__(self, decoder: Decoder, pool: KvPool, most: int) -> None:
+        config, device = decoder.config, decoder.device
+        self._spare = pool.spare_slot
+        self.ids = torch.zeros(most, dtype=torch.int64, device=device)
+        self.positions = torch.zeros_like(self.ids)
+        self.slots = torch.full_like(self.ids, self._spare)
+        self.x = torch.zeros((most, config.hidden), dtype=decoder.dtype, device=device)
+        # Zeros: padded rows are computed, too, and are to stay numbers.
+        self.queries = decoder.room_for_attention(most).zero_()
+        self.attended = decoder.room_for_attention(most).zero_()
+
+    def take(self, inputs: StepInputs, size: int) -> None:
+        """A step's tokens into the first rows of `size`."""
+        layout = inputs.layout
+        tokens = layout.tokens
+        self.ids[:tokens].copy_(inputs.ids)
+        self.positions[:tokens].copy_(layout.positions)
+        self.slots[:tokens].copy_(layout.slots)
+        self.slots[tokens:size].fill_(self._spare)
+
+
+def _works(decoder: Decoder, pool: KvPool, buffers: _Buffers, size: int) -> list[Work]:
+    """What a graph each holds: before the first attention, between two, after the last."""
+    ids, positions, slots = buffers.ids[:size], buffers.positions[:size], buffers.slots[:size]
+    x, queries, attended = buffers.x[:size], buffers.queries[:size], buffers.attended[:size]
+    layers = decoder.config.layers
+    turn = decoder.rotation(positions)
+
+    def first() -> None:
+        x.copy_(decoder.embed(ids))
+        fresh: Rotation = decoder.rotation(positions)
+        turn.cos.copy_(fresh.cos)
+        turn.sin.copy_(fresh.sin)
+        decoder.qkv(0, x, turn, pool, slots, queries)
+
+    def between(layer: int) -> None:
+        decoder.output(layer - 1, attended, x)
+        decoder.mlp(layer - 1, x)
+        if layer < layers:
+            decoder.qkv(layer, x, turn, pool, slots, queries)
+
+    def of(layer: int) -> Work:
+        return lambda: between(layer)
+
+    return [first, *(of(layer) for layer in range(1, layers + 1))]
+
+
+class CudaCapture:
+    """CUDA's graphs, all from one pool of scratch memory."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        self._pool = torch.cuda.graph_pool_handle()
+
+    def record(self, work: Work) -> Work:
+        """A graph of the work."""
+        graph = torch.cuda.CUDAGraph()
+        with self._aside(), _without_collection():
+            # NOTE: Triton compiles and cuBLAS takes its workspace, one a stream, when first called;
+            # neither may be part of a graph.
+            work()
+            # torch.cuda.graph() would empty torch's cache every time: seconds for hundreds.
+            graph.capture_begin(self._pool)
+            work()
+            graph.capture_end()
+        return graph.replay
+
+    def seconds(self, works: Sequence[Work]) -> float:
+        """By events on the current stream."""
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
+        start.record()
+        for work in works:
+            work()
+        end.record()
+        end.synchronize()
+        return start.elapsed_time(end) / 1e3
+
+    @contextmanager
+    def _aside(self) -> Iterator[None]:
+        """On a stream of its own, as capturing asks."""
+        caller = torch.cuda.current_stream()
+        self._stream.wait_stream(caller)
+        with torch.cuda.stream(self._stream):
+            yield
+        caller.wait_stream(self._stream)
+
+
+@contextmanager
+def _without_collection() -> Iterator[None]:
+    """Python's collector may free what CUDA would then have to give back, in mid-capture."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
+
+
+def scratch_bytes(config: DecoderConfig, itemsize: int, sizes: Sequence[int] = SIZES) -> int:
+    """Memory of the GPU that graphs take for themselves, no less than they need."""
+    kept = config.hidden + 2 * config.q_width
+    passing = config.hidden + config.q_width + 2 * config.kv_width + 3 * config.intermediate
+    rows = max(sizes) * (kept + passing) * itemsize
+    return rows + len(sizes) * (config.layers + 1) * _GRAPH_BYTES

@@ -1,0 +1,111 @@
+"""Graphs of small steps: the direct path's logits and KV from padded rows; which sizes there are."""
+
+from collections.abc import Sequence
+
+import pytest
+import torch
+from serving_worlds import core_of
+from test_blendrt_overlap import CONFIG, DECODER, SHARED, pool_of, steps_of
+
+from blendrt.attention.reference import ReferenceAttention
+from blendrt.executor.graphs import Graphs, Work, scratch_bytes
+from blendrt.executor.overlap import OverlapExecutor
+from blendrt.executor.sequential import SequentialExecutor
+from blendrt.kv_pool import KvPool
+from blendrt.pages import pool_pages
+
+
+class Calls:
+    """Work that is simply done again, and takes as long as the test says."""
+
+    def __init__(self, seconds: Sequence[float] = ()) -> None:
+        self.launched = 0
+        self._seconds = list(seconds)
+
+    def record(self, work: Work) -> Work:
+        def launch() -> None:
+            self.launched += 1
+            work()
+
+        return launch
+
+    def seconds(self, works: Sequence[Work]) -> float:
+        """The next of what the test gave, three times over; else ever less, so all sizes stay."""
+        if not self._seconds:
+            return 1.0 / (1 + self.calls())
+        return self._seconds[(self.calls() - 1) // 3]
+
+    def calls(self) -> int:
+        self._calls = getattr(self, "_calls", 0) + 1
+        return self._calls
+
+
+def pools() -> tuple[KvPool, KvPool]:
+    pages = pool_pages(core_of(SHARED))
+    return pool_of(SHARED, pages), pool_of(SHARED, pages)
+
+
+def test_logits_and_kv_are_those_of_the_direct_path_after_every_step():
+    """Chunks, shared prefixes and decodes, each padded to one of three sizes."""
+    mine, right = pools()
+    one = SequentialExecutor(DECODER, ReferenceAttention(), right)
+    graphs = Graphs(DECODER, mine, Calls(), sizes=(3, 7, 12))
+    two = SequentialExecutor(DECODER, ReferenceAttention(), mine, graphs)
+    sizes = set()
+    for inputs in steps_of(SHARED):
+        sizes.add(inputs.layout.tokens)
+        torch.testing.assert_close(two.logits(inputs), one.logits(inputs), rtol=1e-4, atol=1e-5)
+        # The page behind the last one is the padding's.
+        torch.testing.assert_close(mine.k[:, :-1], right.k[:, :-1], rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(mine.v[:, :-1], right.v[:, :-1], rtol=1e-4, atol=1e-5)
+    assert len(sizes - {3, 7, 12}) > 1, "some steps are padded"
+    assert mine.k[:, -1].any(), "padded rows have written somewhere"
+    assert not right.k[:, -1].any()
+
+
+def test_a_step_is_one_launch_more_than_there_are_layers():
+    pool, _ = pools()
+    capture = Calls()
+    executor = SequentialExecutor(
+        DECODER, ReferenceAttention(), pool, Graphs(DECODER, pool, capture, sizes=(12,))
+    )
+    before = capture.launched
+    executor.logits(steps_of(SHARED)[0])
+    assert capture.launched - before == CONFIG.layers + 1
+
+
+def test_a_step_larger_than_all_graphs_is_launched_directly():
+    pool, _ = pools()
+    capture = Calls()
+    graphs = Graphs(DECODER, pool, capture, sizes=(3,))
+    steps = steps_of(SHARED)
+    before = capture.launched
+    large = next(inputs for inputs in steps if inputs.layout.tokens > 3)
+    assert graphs.begin(large) is None
+    SequentialExecutor(DECODER, ReferenceAttention(), pool, graphs).logits(large)
+    assert capture.launched == before
+
+
+def test_a_size_no_faster_than_a_larger_one_is_left_out():
+    pool, _ = pools()
+    # Of 12, 9, 6 and 3 rows, in this order; 6 are slower than 9, and 3 hardly faster.
+    graphs = Graphs(DECODER, pool, Calls([4.0, 2.0, 3.0, 1.99]), sizes=(3, 6, 9, 12))
+    assert graphs.sizes == [9, 12]
+
+
+def test_the_overlapped_executor_runs_whole_steps_by_graphs():
+    pool, _ = pools()
+    capture = Calls()
+    graphs = Graphs(DECODER, pool, capture, sizes=(12,))
+    executor = OverlapExecutor(DECODER, ReferenceAttention, pool, graphs=graphs)
+    before = capture.launched
+    executor.logits(steps_of(SHARED)[0])
+    assert executor.overlapped_steps == 0
+    assert capture.launched - before == CONFIG.layers + 1
+
+
+@pytest.mark.parametrize("size", [8, 64])
+def test_scratch_is_counted_for_what_the_graphs_keep_and_pass_on(size):
+    """Rows, queries and answers are kept; a layer's widest tensors are passed on."""
+    kept = size * (CONFIG.hidden + 2 * CONFIG.q_width) * 4
+    assert scratch_bytes(CONFIG, 4, (size,)) > kept + size * 3 * CONFIG.intermediate * 4
