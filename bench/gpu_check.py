@@ -4,13 +4,13 @@
     python bench/gpu_check.py --device cpu --quick       # the same path, small, without a GPU
 
 Stages run one after another in the order of their value, each a process of its own with a limit of
-time, so that one that fails takes no other with it: build, attention, executors, profile, then a
-replay of every pool that bench/gpu_plans.py made plans for (else of a small one). If attention or
-an executor is wrong, no more is measured. A stage leaves
-<stage>.json and <stage>.log in the output folder, the profile lies in profiles/, step logs in
-*.parquet, and all of it is packed after every stage. Called again with the same -o, it skips what
-is done and goes on with what is not. A short table comes last, in summary.md too. Exit 1 if a stage
-failed, was left out for want of time, or something is not as it should be.
+time, so that one that fails takes no other with it: build, attention, executors, graphs, profile,
+then a replay of every pool that bench/gpu_plans.py made plans for (else of a small one). If
+attention or an executor is wrong, no more is measured. A stage leaves <stage>.json and <stage>.log
+in the output folder, the profile lies in profiles/, step logs in *.parquet, and all of it is packed
+after every stage. Called again with the same -o, it skips what is done and goes on with what is
+not. A short table comes last, in summary.md too. Exit 1 if a stage failed, was left out for want of
+time, or something is not as it should be.
 """
 
 import argparse
@@ -35,7 +35,7 @@ from gpu_small_plan import make_small_plans
 from gpu_stages import STAGES
 from machine import row, today
 
-MOST_SECONDS = {"build": 300, "attention": 90, "executors": 120, "profile": 360}
+MOST_SECONDS = {"build": 300, "attention": 90, "executors": 120, "graphs": 90, "profile": 360}
 MOST_REPLAY_SECONDS = 270
 LEAST_SECONDS = 30  # a stage is not begun with less
 GRACE_SECONDS = 20  # to write what there is, once told to stop
@@ -180,6 +180,7 @@ def parse() -> tuple[argparse.Namespace, Options]:
     parser.add_argument("--plans", type=Path, help="what bench/gpu_plans.py wrote")
     parser.add_argument("--requests", type=int, help="of the small pool, where there are no plans")
     parser.add_argument("--sampled", type=int, help="steps measured of a full pool")
+    parser.add_argument("--overlap-only", action="store_true", help="replay nothing sequentially")
     parser.add_argument("--quick", action="store_true", help="small sizes everywhere")
     parser.add_argument("--within", type=float, default=float("inf"), help="seconds for all stages")
     parser.add_argument("--only", action="append", help="a stage; repeat it")
@@ -195,6 +196,7 @@ def parse() -> tuple[argparse.Namespace, Options]:
         requests=given.requests or (24 if given.quick else 1600),
         sampled=given.sampled or (24 if given.quick else 120),
         plans=given.plans or given.output / "plans",
+        is_sequential_too=not given.overlap_only,
         out=given.output,
     )
     known = tuple(stages(options))

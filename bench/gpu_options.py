@@ -17,6 +17,7 @@ class Options:
     sampled: int
     plans: Path
     out: Path
+    is_sequential_too: bool = True  # of the plans that are compared with
 
     @property
     def is_gpu(self) -> bool:

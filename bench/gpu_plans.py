@@ -1,9 +1,11 @@
 """The plans that bench/gpu_check.py replays, made on any machine beforehand: GPU minutes are short.
 
     python bench/gpu_plans.py -o build/gpu-plans [--gpu h200] [--short trace1 …] [--full trace1 …]
+                              [--filled trace1 …] [--profile measured]
 
 For every short pool (`trace1.parquet`) a plan a policy (`trace1-dfs.parquet`), and the same for
-full ones (`trace1-full.parquet`, `trace1-full-dfs.parquet`), by the commands a user has. Prints
+full ones (`trace1-full.parquet`, `trace1-full-dfs.parquet`) and for short ones whose KV memory is
+cut until they fill it (`trace1-filled.parquet`), by the commands a user has. Prints
 what the simulator expects of each. Plans say how they are to be simulated: in two nano-batches, as
 the overlapped executor runs them.
 """
@@ -15,7 +17,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from gpu_workloads import PAPER_GPU, SHORT, density_and_sharing, full_pool, short_pool
+from gpu_workloads import FILLED, PAPER_GPU, SHORT, density_and_sharing, full_pool, short_pool
 from machine import row
 
 from blendsim.planner.make import POLICIES
@@ -38,15 +40,17 @@ def blendsim(*arguments: str) -> dict[str, Any]:
     return told
 
 
-def make(name: str, pool: Workload, gpu: str, out: Path) -> None:
-    """The pool and its plans, a row of the table each."""
+def make(name: str, pool: Workload, given: argparse.Namespace, kv_bytes: int = 0) -> None:
+    """The pool and its plans, a row of the table each; in so much KV memory, if it is told."""
+    gpu, out = given.gpu, given.output
     place = out / f"{name}.parquet"
     write_workload(pool, place)
     found = [density_and_sharing(pool, one) for one in (gpu, PAPER_GPU)]
     told = f"density {found[0].density:.3f} on {gpu} and {found[1].density:.3f} on {PAPER_GPU}"
     print(f"{name}: {len(pool):,} requests, {told}, sharing {found[0].sharing:.3f}", flush=True)
     config = out / SETTINGS
-    config.write_text("[settings]\nnano_batches = 2\n")
+    told_of = [f'profile = "{given.profile}"', *([f"kv_bytes = {kv_bytes}"] if kv_bytes else [])]
+    config.write_text("\n".join(["[settings]", "nano_batches = 2", *told_of, ""]))
     for policy in (p for p in COMPARED if p in POLICIES):
         plan = out / f"{name}-{policy}.parquet"
         of = ("--trace", str(place), "--gpu", gpu, "--config", str(config), "--planner", policy)
@@ -74,15 +78,20 @@ def main() -> None:
     parser.add_argument("--gpu", default="h200")
     parser.add_argument("--short", nargs="*", choices=tuple(SHORT), default=None)
     parser.add_argument("--full", nargs="*", choices=tuple(RECIPES), default=[])
+    parser.add_argument("--filled", nargs="*", choices=tuple(FILLED), default=[])
+    parser.add_argument("--profile", default="imported", help="whose kernels plans are made by")
     parser.add_argument("--requests", type=int, help="of every short pool, to try it on a CPU")
     given = parser.parse_args()
     given.output.mkdir(parents=True, exist_ok=True)
     print(row("pool", "policy", "executor", "seconds", "tokens/s", "of optimum", "KV use"))
     print(row(*["---"] * 7))
     for name in SHORT if given.short is None else given.short:
-        make(name, short_pool(name, given.gpu, given.requests), given.gpu, given.output)
+        make(name, short_pool(name, given.gpu, given.requests), given)
+    for name in given.filled:
+        pool = short_pool(name, given.gpu, given.requests)
+        make(f"{name}-filled", pool, given, FILLED[name])
     for name in given.full:
-        make(f"{name}-full", full_pool(name), given.gpu, given.output)
+        make(f"{name}-full", full_pool(name), given)
 
 
 if __name__ == "__main__":

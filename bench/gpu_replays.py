@@ -71,7 +71,8 @@ def replay_pool(options: Options, pool: str) -> Iterator[Finding]:
     decoder = load_decoder(ModelChoice(find_decoder(options.model), None), 0, device)
     ran: list[Ran] = []
     for planned in plans_of(options.plans, pool):
-        runs = (OVERLAP, SEQUENTIAL) if planned.policy == FIRST_POLICY else (OVERLAP,)
+        is_base = planned.policy == FIRST_POLICY and options.is_sequential_too
+        runs = (OVERLAP, SEQUENTIAL) if is_base else (OVERLAP,)
         job, meta = None, {}
         for executor in runs:
             place = options.out / f"{pool}-{planned.policy}-{executor}.parquet"

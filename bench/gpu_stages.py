@@ -9,6 +9,7 @@ from typing import Any
 
 from gpu_kernels import compare, of_profile
 from gpu_options import Finding, Options, say
+from gpu_small_steps import graphs
 
 ATTENTION_ERROR = 0.01  # worst token against float32; rounding to bfloat16 alone makes 0.003
 ROUNDINGS = 1.5  # an executor may err so many times as much as rounding alone
@@ -105,7 +106,7 @@ def _beside_shipped(mine: Any, request: Any) -> Iterator[Finding]:
 
 
 STAGES: dict[str, Callable[[Options], Iterator[Finding]]] = {
-    stage.__name__: stage for stage in (build, attention, executors, profile)
+    stage.__name__: stage for stage in (build, attention, executors, graphs, profile)
 }
 
 

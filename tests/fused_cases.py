@@ -67,7 +67,8 @@ def _check_heads(
     q = operators.rotate_and_store(projected, turn, (rows[0], rows[1]), slots, norms)
     given = torch.empty((tokens, heads, dim), dtype=dtype, device=device)
     again = operators.rotate_and_store(projected, turn, (rows[0], rows[1]), slots, norms, given)
-    assert again is given and torch.equal(q, given)
+    assert again is given
+    assert torch.equal(q, given)
 
     cut = projected.view(tokens, heads + 2 * kv_heads, dim).double()
     expected = before.double()

@@ -33,8 +33,8 @@ def test_the_check_sees_values_in_the_wrong_slots() -> None:
         rms_norm, silu_mul = plain.rms_norm, plain.silu_mul
 
         @staticmethod
-        def rotate_and_store(projected, turn, rows, slots, norms):  # type: ignore[no-untyped-def]
-            return plain.rotate_and_store(projected, turn, rows, slots.flip(0), norms)
+        def rotate_and_store(projected, turn, rows, slots, norms, out=None):  # type: ignore[no-untyped-def]
+            return plain.rotate_and_store(projected, turn, rows, slots.flip(0), norms, out)
 
     with pytest.raises(AssertionError, match="of the largest value"):
         fused_cases.check(Swapped, CPU, torch.float32, 4.0)  # type: ignore[arg-type]

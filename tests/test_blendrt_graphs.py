@@ -1,4 +1,4 @@
-"""Graphs of small steps: the direct path's logits and KV from padded rows; which sizes there are."""
+"""Graphs of small steps: the direct path's logits and KV, though rows are padded; their sizes."""
 
 from collections.abc import Sequence
 

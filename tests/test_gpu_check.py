@@ -17,7 +17,7 @@ from blendsim.steplog import read_steplog
 
 SCRIPT = Path(__file__).resolve().parents[1] / "bench" / "gpu_check.py"
 REPLAYS = ("replay-small", "replay-small-full")
-STAGES = ("build", "attention", "executors", "profile", *REPLAYS)
+STAGES = ("build", "attention", "executors", "graphs", "profile", *REPLAYS)
 
 
 def check(out: Path, *arguments: str) -> subprocess.CompletedProcess[str]:

@@ -1,0 +1,104 @@
+"""The `graphs` stage of gpu_check.py: what launching costs in steps of decodes alone, one kernel
+after another and by graphs.
+"""
+
+import time
+from collections.abc import Iterator
+from statistics import median
+from typing import Any, NamedTuple
+
+from gpu_options import Finding, Options
+
+DECODES = (1, 8, 64, 256, 448, 560, 768, 1_024)
+CONTEXT = 1_024  # tokens of each decode
+_STEPS = 12
+
+
+class Pace(NamedTuple):
+    """Seconds of a step in a run of equal ones, and those of its host."""
+
+    step: float
+    host: float
+
+
+def graphs(options: Options) -> Iterator[Finding]:
+    """Steps of a few decodes to many, both ways; how long capturing takes and what memory."""
+    from blendrt.executor.sequential import SequentialExecutor
+    from blendrt.kv_pool import KvPool
+    from blendrt.loading import ModelChoice, load_decoder, make_attention, make_graphs
+    from blendrt.machine import free_bytes
+    from blendrt.profiler.target import find_decoder, open_device
+    from blendsim.specs import BLOCK_TOKENS
+
+    device = open_device(options.device)
+    decoder = load_decoder(ModelChoice(find_decoder(options.model), None), 0, device)
+    context = CONTEXT if options.is_gpu else 32
+    sizes = DECODES if options.is_gpu else DECODES[:2]
+    pages = max(sizes) * -(-context // BLOCK_TOKENS)
+    pool = KvPool(decoder.config, pages, BLOCK_TOKENS, device, decoder.dtype)
+    steps = {n: decodes(n, context, pool, device) for n in sizes}
+    runs = {"one by one": SequentialExecutor(decoder, make_attention(decoder, pool), pool)}
+    before, start = free_bytes(device), time.perf_counter()
+    captured = make_graphs(decoder, pool)
+    if captured is not None:
+        took = time.perf_counter() - start
+        held = (before - free_bytes(device)) / 1e6
+        yield Finding("capturing", f"{took:.1f} s, {held:,.0f} MB")
+        yield Finding("rows of graphs", ", ".join(map(str, captured.sizes)))
+        attention = make_attention(decoder, pool)
+        runs["graphs"] = SequentialExecutor(decoder, attention, pool, captured)
+    for n, inputs in steps.items():
+        found = {name: pace(executor, inputs, device) for name, executor in runs.items()}
+        told = [
+            f"{name} {p.step * 1e3:.2f} ms, host {p.host * 1e3:.2f}" for name, p in found.items()
+        ]
+        yield Finding(f"{n:,} decodes at {context:,}", "; ".join(told))
+
+
+def decodes(number: int, context: int, pool: Any, device: Any) -> Any:
+    """A step of `number` decodes, each with pages of its own."""
+    import numpy as np
+    import torch
+
+    from blendrt.attention.layout import Rows, lay_out
+    from blendrt.batch import StepInputs
+    from blendsim.batch import Batch
+
+    block = pool.block_tokens
+    each = -(-context // block)
+    none = np.zeros(0, np.int64)
+    layout = lay_out(
+        chunks=none,
+        computed=none,
+        chunk_pages=Rows(np.zeros(1, np.int64), none),
+        contexts=np.full(number, context),
+        decode_pages=Rows(np.arange(number + 1) * each, np.arange(number * each)),
+        block_tokens=block,
+        device=device,
+    )
+    rows = torch.arange(number, device=device)
+    return StepInputs(
+        ids=torch.zeros(number, dtype=torch.int64, device=device),
+        layout=layout,
+        sample_rows=rows,
+        sample_places=rows,
+        sample_requests=np.arange(number),
+        counts=Batch(0, 0, 0, number, number * context, number),
+    )
+
+
+def pace(executor: Any, inputs: Any, device: Any) -> Pace:
+    """Of a run of the same step, issued as far ahead as a run does: one step."""
+    from blendrt.clock import clock_for
+
+    clock, host, steps = clock_for(device), [], []
+    for _ in range(_STEPS):
+        began = time.perf_counter()
+        clock.begin()
+        executor.run(inputs)
+        clock.end()
+        host.append(time.perf_counter() - began)
+        steps += [step.seconds for step in clock.ended(1)]
+    steps += [step.seconds for step in clock.ended(0)]
+    half = _STEPS // 2  # what comes before warms up
+    return Pace(median(steps[half:]), median(host[half:]))
