@@ -1,17 +1,21 @@
 """Graphs of small steps: the direct path's logits and KV, though rows are padded; their sizes."""
 
-from collections.abc import Sequence
+import gc
+import inspect
+from collections.abc import Callable, Iterator, Sequence
 
 import pytest
 import torch
 from serving_worlds import core_of
 from test_blendrt_overlap import CONFIG, DECODER, SHARED, pool_of, steps_of
+from torch.multiprocessing.reductions import StorageWeakRef
 
 from blendrt.attention.reference import ReferenceAttention
 from blendrt.executor.graphs import Graphs, Work, scratch_bytes
 from blendrt.executor.overlap import OverlapExecutor
 from blendrt.executor.sequential import SequentialExecutor
 from blendrt.kv_pool import KvPool
+from blendrt.model import Decoder
 from blendrt.pages import pool_pages
 
 
@@ -102,6 +106,39 @@ def test_the_overlapped_executor_runs_whole_steps_by_graphs():
     executor.logits(steps_of(SHARED)[0])
     assert executor.overlapped_steps == 0
     assert capture.launched - before == CONFIG.layers + 1
+
+
+def test_what_graphs_read_and_write_outlives_the_functions_they_were_recorded_from():
+    """CUDA's graphs know addresses: a tensor that only such a function held would be freed."""
+
+    class Addresses(Calls):
+        """Keeps of a work what a graph does."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.storages: list[StorageWeakRef] = []
+
+        def record(self, work: Work) -> Work:
+            self.storages += [StorageWeakRef(t.untyped_storage()) for t in tensors_of(work)]
+            return lambda: None
+
+    pool, _ = pools()
+    capture = Addresses()
+    graphs = Graphs(DECODER, pool, capture, sizes=(12,))
+    gc.collect()
+    assert graphs.sizes == [12]
+    assert len(capture.storages) > 5
+    assert not any(storage.expired() for storage in capture.storages)
+
+
+def tensors_of(function: Callable[..., None]) -> Iterator[torch.Tensor]:
+    """All tensors that a function closes over, and the functions in it."""
+    for value in inspect.getclosurevars(function).nonlocals.values():
+        if callable(value) and not isinstance(value, torch.Tensor | Decoder):
+            yield from tensors_of(value)
+        for one in value if isinstance(value, tuple) else (value,):
+            if isinstance(one, torch.Tensor):
+                yield one
 
 
 @pytest.mark.parametrize("size", [8, 64])

@@ -64,6 +64,8 @@ class Graphs:
         sizes: Sequence[int] = SIZES,
     ) -> None:
         self._buffers = _Buffers(decoder, pool, max(sizes))
+        # NOTE: a graph knows addresses only. What nobody holds would be given to others.
+        self._held = (decoder, pool)
         found: dict[int, list[Work]] = {}
         fastest = float("inf")
         # Largest first: what it takes as scratch is there for the others.
@@ -109,7 +111,9 @@ class GraphedDense:
 
 
 class _Buffers:
-    """Memory that graphs read and write, for as many rows as the largest has."""
+    """Memory that graphs read and write, for as many rows as the largest has. All of it is held
+    here, also what no step reads or writes itself.
+    """
 
     def __init__(self, decoder: Decoder, pool: KvPool, most: int) -> None:
         config, device = decoder.config, decoder.device
@@ -117,10 +121,16 @@ class _Buffers:
         self.ids = torch.zeros(most, dtype=torch.int64, device=device)
         self.positions = torch.zeros_like(self.ids)
         self.slots = torch.full_like(self.ids, self._spare)
+        turn = decoder.rotation(self.positions)
+        self._cos, self._sin = turn.cos, turn.sin
         self.x = torch.zeros((most, config.hidden), dtype=decoder.dtype, device=device)
         # Zeros: padded rows are computed, too, and are to stay numbers.
         self.queries = decoder.room_for_attention(most).zero_()
         self.attended = decoder.room_for_attention(most).zero_()
+
+    def turn(self, size: int) -> Rotation:
+        """The rotation of the first rows."""
+        return Rotation(self._cos[:size], self._sin[:size])
 
     def take(self, inputs: StepInputs, size: int) -> None:
         """A step's tokens into the first rows of `size`."""
@@ -137,7 +147,7 @@ def _works(decoder: Decoder, pool: KvPool, buffers: _Buffers, size: int) -> list
     ids, positions, slots = buffers.ids[:size], buffers.positions[:size], buffers.slots[:size]
     x, queries, attended = buffers.x[:size], buffers.queries[:size], buffers.attended[:size]
     layers = decoder.config.layers
-    turn = decoder.rotation(positions)
+    turn = buffers.turn(size)
 
     def first() -> None:
         x.copy_(decoder.embed(ids))
