@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 
 from gpu_options import Finding, Options
 
-DECODES = (1, 8, 64, 256, 448, 560, 768, 1_024)
-CONTEXT = 1_024  # tokens of each decode
+DECODES = (1, 8, 64, 192, 256, 448, 560, 768, 1_024)
+CONTEXT = 512  # tokens of each decode
 _STEPS = 12
 
 
@@ -45,6 +45,8 @@ def graphs(options: Options) -> Iterator[Finding]:
         held = (before - free_bytes(device)) / 1e6
         yield Finding("capturing", f"{took:.1f} s, {held:,.0f} MB")
         yield Finding("rows of graphs", ", ".join(map(str, captured.sizes)))
+        told = [f"{n}: {seconds * 1e3:.2f}" for n, seconds in sorted(captured.seconds.items())]
+        yield Finding("ms by rows, without attention", ", ".join(told))
         attention = make_attention(decoder, pool)
         runs["graphs"] = SequentialExecutor(decoder, attention, pool, captured)
     for n, inputs in steps.items():

@@ -15,7 +15,6 @@ import gc
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from statistics import median
 from typing import Protocol
 
 import torch
@@ -29,7 +28,7 @@ from blendrt.rope import Rotation
 
 #: Rows of the graphs. Above, a GPU takes longer for a step than launching does; GEMM tiles have 64.
 SIZES = (8, 16, 32, *range(64, 1_025, 64))
-_REPEATS = 3  # of timing a size
+_ROUNDS = 6  # of timing all sizes; the first warms up
 _GAIN = 0.99  # a smaller size has to be so much faster than a larger one
 #: Memory that the driver keeps for a graph of a few kernels, generously.
 _GRAPH_BYTES = 256 << 10
@@ -66,18 +65,16 @@ class Graphs:
         self._buffers = _Buffers(decoder, pool, max(sizes))
         # NOTE: a graph knows addresses only. What nobody holds would be given to others.
         self._held = (decoder, pool)
-        found: dict[int, list[Work]] = {}
-        fastest = float("inf")
         # Largest first: what it takes as scratch is there for the others.
-        for size in sorted(sizes, reverse=True):
-            works = _works(decoder, pool, self._buffers, size)
-            recorded = [capture.record(work) for work in works]
-            seconds = median(capture.seconds(recorded) for _ in range(_REPEATS))
-            if seconds < _GAIN * fastest:
-                found[size], fastest = recorded, seconds
-        self._recorded = found
+        recorded = {
+            size: [capture.record(work) for work in _works(decoder, pool, self._buffers, size)]
+            for size in sorted(sizes, reverse=True)
+        }
+        #: Seconds of every size that was tried, by its rows.
+        self.seconds = _fastest(capture, recorded)
         #: Rows of the graphs there are, ascending.
-        self.sizes = sorted(found)
+        self.sizes = _worthwhile(self.seconds)
+        self._recorded = {size: recorded[size] for size in self.sizes}
 
     def begin(self, inputs: StepInputs) -> "GraphedDense | None":
         """The step's dense part; None if it has more tokens than any graph."""
@@ -166,6 +163,25 @@ def _works(decoder: Decoder, pool: KvPool, buffers: _Buffers, size: int) -> list
         return lambda: between(layer)
 
     return [first, *(of(layer) for layer in range(1, layers + 1))]
+
+
+def _fastest(capture: Capture, recorded: dict[int, list[Work]]) -> dict[int, float]:
+    """The least seconds of each size. They are timed in turn, so that a clock that rises while the
+    first ones run is in no comparison.
+    """
+    rounds = [
+        {size: capture.seconds(works) for size, works in recorded.items()} for _ in range(_ROUNDS)
+    ]
+    return {size: min(times[size] for times in rounds[1:]) for size in recorded}
+
+
+def _worthwhile(seconds: dict[int, float]) -> list[int]:
+    """Sizes at which the GPU is faster than at all larger ones, ascending."""
+    kept: list[int] = []
+    for size in sorted(seconds, reverse=True):
+        if not kept or seconds[size] < _GAIN * seconds[kept[-1]]:
+            kept.append(size)
+    return kept[::-1]
 
 
 class CudaCapture:
