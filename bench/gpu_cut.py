@@ -35,7 +35,7 @@ class Pace(NamedTuple):
     row: float  # seconds of runs in a row
 
 
-PACE, PART_PACE, QUICK_PACE = Pace(3, 0.15, 0.4), Pace(1, 0.1, 0.25), Pace(1, 0.0, 0.0)
+PACE, PART_PACE, QUICK_PACE = Pace(2, 0.15, 0.35), Pace(1, 0.1, 0.25), Pace(1, 0.0, 0.0)
 
 
 class Late(Exception):

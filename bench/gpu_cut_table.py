@@ -29,6 +29,7 @@ _TRACE = (
     "kernels",
     "GEMM lane's gaps",
     "attention lane's gaps",
+    "a decode kernel",
 )
 _BEGIN = 3  # runs of a row
 
@@ -72,6 +73,7 @@ def trace_line(found: Found) -> str:
         ),
         f"{found['kernels']:,.0f}",
         *(_gaps(streams.get(lane)) for lane in lanes),
+        _spread(found["decode_tenths"]),
     )
 
 
@@ -87,6 +89,12 @@ def _gaps(stream: Found | None) -> str:
         return ""
     told = f"{stream['gaps']:,.0f}, {_ms(stream['gap_seconds'])} ms"
     return f"{told}, median {stream['gap_median'] * 1e6:.1f} µs"
+
+
+def _spread(tenths: list[float]) -> str:
+    """Median, and how far the middle four fifths go."""
+    low, middle, high = (f"{x * 1e6:.0f}" for x in tenths[1:4]) if tenths else ("", "", "")
+    return f"{middle} ({low} to {high}) µs" if tenths else ""
 
 
 def _ms(seconds: float | None) -> str:

@@ -6,6 +6,7 @@ import json
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from cuda_stand_in import install
@@ -13,6 +14,8 @@ from cuda_stand_in import install
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "bench"))
 
 from cut_model import Half, Parts, durations, main, play
+from cut_waits import of_halves, of_kernels
+from gpu_cut_table import trace_line
 from test_gpu_imports import run
 
 from blendrt.executor.schedule import Lane, Piece, build_schedule
@@ -117,6 +120,7 @@ def test_a_trace_is_summed_up_by_lane_and_by_who_is_alone() -> None:
     assert told["kinds"] == {GEMM: 2.5, SMALL: 0.5, DECODE: 2.0}
     assert told["alone"] == {"gemm lane": 1.0, "decode attention lane": 0.5, "stream 1": 0.5}
     assert (told["together"], told["idle"]) == (1.5, 0.5)
+    assert told["decode_tenths"] == [4.0] * 5
     lane = told["streams"]["gemm lane"]
     assert (lane["busy"], lane["gaps"], lane["gap_seconds"], lane["gap_median"]) == (
         2.5,
@@ -139,6 +143,15 @@ def test_a_schedule_of_equal_halves_takes_the_longer_lane_and_its_ends(decode: f
     took = play(schedule, durations(schedule, half, half))
     longer = 2 * layers * max(half.dense, half.decode)
     assert longer <= took <= longer + half.dense + half.decode
+
+
+def test_unlike_halves_and_kernels_make_even_lanes_wait() -> None:
+    alike = of_halves(1.0, 0.0)
+    assert alike < 0.02  # the ends
+    # A phase takes the larger half's longer piece, every time.
+    assert of_halves(1.0, 0.1) - alike == pytest.approx(0.1, abs=0.01)
+    assert of_kernels(1.0, 0.1, np.random.default_rng(0), draws=3) > alike + 0.02
+    assert of_halves(0.5, 0.1) < 0.02  # where one lane has time to spare nobody waits for it
 
 
 def test_lanes_that_slow_each_other_do_so_only_while_both_run() -> None:
@@ -182,3 +195,16 @@ def test_the_account_of_cut_steps_has_a_row_a_share(
         whole, halves, lanes, slowed, scheduled = map(float, line[3:8])
         assert lanes < whole < halves
         assert lanes < slowed <= scheduled
+
+
+def test_the_table_of_a_trace_tells_lanes_and_gaps() -> None:
+    lanes = [
+        Kernel(7, "nvjet_a", 0.0, 2e-3),
+        Kernel(7, "nvjet_b", 3e-3, 2e-3),
+        Kernel(9, "BatchPrefillWithPagedKVCacheKernel", 1e-3, 3e-3),
+    ]
+    found = {"step": "s", "way": "w", "how": "far ahead", **summed_up(lanes, 1)}
+    assert trace_line(found) == (
+        "| s | w | far ahead | 5.00 | 0.00 | 2.00 | 2.00 | 1.00 | 4.00 | 3.00 | 0.00 | 0.00 | 3 "
+        "| 1, 1.00 ms, median 1000.0 µs | 0, 0.00 ms, median 0.0 µs | 3000 (3000 to 3000) µs |"
+    )
