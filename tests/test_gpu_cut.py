@@ -31,7 +31,9 @@ from blendrt.profiler.tracing import (
     _union,
     kind_of,
     summed_up,
+    trace,
 )
+from blendsim.errors import Unavailable
 
 GPU = torch.device("cuda", 0)
 PLACE = Path(__file__).resolve().parents[1] / "bench" / "results" / "h200" / "second"
@@ -105,6 +107,15 @@ def test_a_run_far_ahead_begins_when_the_gpu_has_slept(monkeypatch: pytest.Monke
 )
 def test_kernels_are_told_apart_by_name(name: str, kind: str) -> None:
     assert kind_of(name) == kind
+
+
+def test_a_profiler_that_does_not_work_is_told_in_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(**_: object) -> None:
+        raise RuntimeError("no kineto")
+
+    monkeypatch.setattr(torch.profiler, "profile", refuse)
+    with pytest.raises(Unavailable, match="no trace, RuntimeError: no kineto"):
+        trace(torch.device("cpu"), lambda: None)
 
 
 def test_a_trace_is_summed_up_by_lane_and_by_who_is_alone() -> None:

@@ -55,7 +55,7 @@ def trace(device: torch.device, run: Callable[[], object]) -> list[Kernel]:
                 run()
             profiler.export_chrome_trace(str(path))
             told = json.loads(path.read_text())
-        except (RuntimeError, OSError, ValueError) as error:
+        except (RuntimeError, AssertionError, OSError, ValueError) as error:
             raise Unavailable(f"no trace, {type(error).__name__}: {error}") from error
     kernels = list(_kernels(told["traceEvents"], _CATEGORIES[device.type]))
     if not kernels:
