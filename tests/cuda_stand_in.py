@@ -41,6 +41,9 @@ class Event:
         stream = stream or self.device.current
         self.time, self.done = stream.time, stream.done
 
+    def synchronize(self) -> None:
+        """The host has no time here."""
+
     def elapsed_time(self, end: "Event") -> float:
         return (end.time - self.time) * 1e3
 
