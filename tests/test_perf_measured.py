@@ -9,6 +9,8 @@ import pytest
 from blendsim.batch import Batch
 from blendsim.errors import ProfileError
 from blendsim.perf.fit import OverlapFit, write_overlap
+from blendsim.perf.grids import ChunkTimes, walk_along
+from blendsim.perf.kernels import prefill_seconds
 from blendsim.perf.measured import (
     IMPORTED,
     chosen_model,
@@ -16,10 +18,11 @@ from blendsim.perf.measured import (
     measured_model,
     measured_shares,
     profile_place,
+    shipped_place,
 )
 from blendsim.perf.model import step_model
 from blendsim.perf.overlap import FIT, SUM
-from blendsim.perf.store import load_profile, write_profile
+from blendsim.perf.store import load_profile, read_profile, write_profile
 from blendsim.request import from_lengths
 from blendsim.search.problem import prepare
 from blendsim.settings import Settings
@@ -105,3 +108,52 @@ def test_settings_choose_the_profile_that_plans_are_priced_by(place: Path) -> No
         for profile in (str(place.parents[2]), IMPORTED)
     )
     assert slow.seconds(BUSY)[0] > 1.7 * shipped.seconds(BUSY)[0]
+
+
+# Chunks behind a prefix
+
+
+def test_a_small_chunk_behind_a_long_prefix_costs_the_walk_along_it() -> None:
+    """Two blocks a head walk along the prefix while the GPU is empty beside them."""
+    profile = read_profile(shipped_place(SYSTEM))
+    assert profile.chunks is not None
+    layers, tables = SYSTEM.model.layers, step_model(SYSTEM, SUM, profile).tables
+    without = step_model(SYSTEM, SUM, replace(profile, chunks=None)).tables
+    for tokens, computed, seconds in zip(*profile.chunks, strict=True):
+        pairs = int(tokens * computed + tokens * (tokens + 1) // 2)
+        priced = prefill_seconds(tables, int(tokens), 1, pairs) / layers
+        ruled = prefill_seconds(without, int(tokens), 1, pairs) / layers
+        if tokens == profile.chunks.tokens.min():
+            assert priced == pytest.approx(seconds, rel=0.02)
+            assert ruled < 0.5 * seconds
+        elif tokens == profile.chunks.tokens.max():
+            assert priced == ruled
+
+
+def test_whole_prompts_cost_what_they_cost_without_chunks() -> None:
+    profile = read_profile(shipped_place(SYSTEM))
+    tables = step_model(SYSTEM, SUM, profile).tables
+    without = step_model(SYSTEM, SUM, replace(profile, chunks=None)).tables
+    for length in (512, 2_048, 16_384):
+        sizes = (length, 1, length * (length + 1) // 2)
+        assert prefill_seconds(tables, *sizes) == prefill_seconds(without, *sizes)
+    # Of fewer tokens the line is a microsecond off, of ten.
+    small = (128, 1, 128 * 129 // 2)
+    priced, ruled = prefill_seconds(tables, *small), prefill_seconds(without, *small)
+    assert priced == pytest.approx(ruled, rel=0.1)
+
+
+def test_chunks_are_written_and_read(tmp_path: Path) -> None:
+    profile = read_profile(shipped_place(SYSTEM))
+    write_profile(profile, tmp_path)
+    again = read_profile(tmp_path).chunks
+    assert again is not None
+    assert profile.chunks is not None
+    assert all(np.array_equal(a, b) for a, b in zip(again, profile.chunks, strict=True))
+    (tmp_path / "prefill_chunks.csv").unlink()
+    assert read_profile(tmp_path).chunks is None
+
+
+def test_one_size_of_chunks_makes_no_line() -> None:
+    one = np.array([128.0])
+    assert walk_along(ChunkTimes(one, one, one)).tolist() == [0.0, 0.0]

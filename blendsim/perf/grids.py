@@ -27,6 +27,14 @@ class HeadShape(NamedTuple):
         return self.heads / self.kv_heads
 
 
+class ChunkTimes(NamedTuple):
+    """Seconds of one layer's attention of single prefill chunks behind computed tokens."""
+
+    tokens: Floats  # (C,), of the chunk
+    computed: Floats  # (C,), before it
+    seconds: Floats  # (C,)
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class GemmGrid:
     """Seconds of one GEMM of m tokens by an (n outputs, k inputs) weight; NaN: not measured."""
@@ -98,3 +106,19 @@ def complete_prefill(grid: AttentionGrid) -> AttentionGrid:
         is_hole = np.isnan(per_token[i])
         per_token[i, is_hole] = per_token[i - 1, is_hole]
     return AttentionGrid(batches, grid.lengths, per_token)
+
+
+def walk_along(chunks: ChunkTimes | None) -> Floats:
+    """What a block of prefill attention takes to go along the tokens it reaches, [s, s/token]: the
+    line through the smallest chunks, whose few blocks all run at once. Zeros where not measured.
+
+    Larger chunks fill the GPU with such blocks, and what counts is how many pairs there are.
+    """
+    if chunks is None:
+        return np.zeros(2)
+    smallest = chunks.tokens == chunks.tokens.min()
+    reach, seconds = (chunks.tokens + chunks.computed)[smallest], chunks.seconds[smallest]
+    if len(reach) < 2:
+        return np.zeros(2)
+    slope, start = np.polyfit(reach, seconds, 1)
+    return np.array([max(0.0, start), max(0.0, slope)])

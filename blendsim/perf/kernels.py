@@ -23,6 +23,7 @@ class StepTables(NamedTuple):
     prefill: Floats  # (P, Q), seconds per prompt token of causal attention
     network: Floats  # (N + 1,), seconds of all layers' all-reduces of n tokens; 0 on one GPU
     layers_with_network: Floats  # (N + 1,), both, one operator after another
+    walk: Floats  # (2,), least seconds of prefill attention: to begin, and a token of the reach
 
 
 @kernel
@@ -50,10 +51,12 @@ def segment(axis: Floats, value: float) -> int:
 @kernel
 def prefill_seconds(tables: StepTables, tokens: int, requests: int, pairs: int) -> float:
     """Prefill attention of all layers: the query-key pairs at the rate of whole prompts of the same
-    reach. A chunk of q tokens behind c computed ones reaches c + q, as mean over the step's chunks.
+    reach, and no less than one block takes to walk along it. A chunk of q tokens behind c computed
+    ones reaches c + q, as mean over the step's chunks.
     """
     chunk = tokens / requests
-    reach = min(max(pairs / tokens + 0.5 * (chunk - 1.0), 1.0), tables.prefill_lengths[-1])
+    whole = pairs / tokens + 0.5 * (chunk - 1.0)
+    reach = min(max(whole, 1.0), tables.prefill_lengths[-1])
     batch = min(float(requests), tables.prefill_batches[-1])
     i = segment(tables.prefill_batches, batch)
     j = segment(tables.prefill_lengths, reach)
@@ -65,7 +68,8 @@ def prefill_seconds(tables: StepTables, tokens: int, requests: int, pairs: int) 
     # NOTE: the table is per token; a batch's *time*, batch × rate, is what is linear in the batch.
     x = (batch - b0) / (b1 - b0)
     per_token = ((1.0 - x) * b0 * low + x * b1 * high) / batch
-    return float(pairs * per_token / (0.5 * (reach + 1.0)))
+    rated = pairs * per_token / (0.5 * (reach + 1.0))
+    return float(max(rated, tables.walk[0] + tables.walk[1] * whole))
 
 
 @kernel

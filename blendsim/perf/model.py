@@ -12,7 +12,15 @@ import numpy as np
 from blendsim.batch import Batch
 from blendsim.perf.coverage import Coverage, coverage_of
 from blendsim.perf.derive import gemm_shapes
-from blendsim.perf.grids import AttentionGrid, Floats, Ints, along, complete, complete_prefill
+from blendsim.perf.grids import (
+    AttentionGrid,
+    Floats,
+    Ints,
+    along,
+    complete,
+    complete_prefill,
+    walk_along,
+)
 from blendsim.perf.kernels import (
     StepTables,
     compute_seconds,
@@ -114,6 +122,7 @@ def step_model(system: System, overlap: str = "auto", profile: Profile | None = 
         prefill=layers * prefill.seconds,
         network=layers * reduce,
         layers_with_network=layers * (gemm + reduce) + small,
+        walk=layers * walk_along(profile.chunks),
     )
     n = np.arange(1, size + 1)
     batches = np.arange(1, len(tables.decode))[:, None]

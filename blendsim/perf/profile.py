@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from blendsim.perf.grids import AttentionGrid, Floats, Ints, ReduceGrid, SmallGrid
+from blendsim.perf.grids import AttentionGrid, ChunkTimes, Floats, Ints, ReduceGrid, SmallGrid
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -23,6 +23,7 @@ class Profile:
     notes: tuple[str, ...]  # one a table: measured at this shape, or between which
     meta: Mapping[str, Any]  # provenance
     small: SmallGrid | None = None  # None: not measured, priced by their bytes
+    chunks: ChunkTimes | None = None  # None: not measured, priced as whole prompts are
 
     @property
     def gemm_tile(self) -> int:

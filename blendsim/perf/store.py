@@ -16,7 +16,7 @@ import numpy as np
 from blendsim.errors import ProfileError
 from blendsim.perf.atlas import DIRECTORY, read_atlas
 from blendsim.perf.derive import OPERATORS, derive_profile, shape_of
-from blendsim.perf.grids import AttentionGrid, Floats, Ints, ReduceGrid, SmallGrid
+from blendsim.perf.grids import AttentionGrid, ChunkTimes, Floats, Ints, ReduceGrid, SmallGrid
 from blendsim.perf.profile import Profile
 from blendsim.perf.records import (
     MICRO,
@@ -36,6 +36,8 @@ _HEAD = ("gpu", "model", "tp", "notes", "shape")
 _REQUIRED = (*_HEAD, "source", "backend", "device", "small_operators", "waves")
 _GEMM_HEADER = ("tokens", *(f"{name}_us" for name in OPERATORS))
 _SMALL_HEADER = ("tokens", *(f"{name}_us" for name in SMALL_OPERATORS))
+CHUNKS = "prefill_chunks"
+CHUNK_HEADER = ("tokens", "computed", "time_us")
 
 
 def write_profile(profile: Profile, directory: Path) -> None:
@@ -48,6 +50,8 @@ def write_profile(profile: Profile, directory: Path) -> None:
         write_reduce(directory / "all_reduce.csv", profile.reduce)
     if profile.small is not None:
         write_small(directory / "small.csv", profile.small)
+    if profile.chunks is not None:
+        write_chunks(directory / f"{CHUNKS}.csv", profile.chunks)
     head = {name: getattr(profile, name) for name in _HEAD}
     write_meta(directory, head | dict(profile.meta))
 
@@ -72,6 +76,12 @@ def write_reduce(path: Path, grid: ReduceGrid) -> None:
 def write_small(path: Path, grid: SmallGrid) -> None:
     """Write a table of small operators, a row a size."""
     _write_columns(path, _SMALL_HEADER, grid.tokens, grid.seconds)
+
+
+def write_chunks(path: Path, chunks: ChunkTimes) -> None:
+    """Write a table of single prefill chunks, a row each."""
+    rows = zip(*chunks, strict=True)
+    write_rows(path, CHUNK_HEADER, ([int(q), int(c), to_text(s)] for q, c, s in rows))
 
 
 def _write_columns(path: Path, header: Sequence[str], tokens: Ints, seconds: Floats) -> None:
@@ -116,6 +126,7 @@ def read_profile(directory: Path) -> Profile:
         notes=tuple(meta["notes"]),
         meta={key: value for key, value in meta.items() if key not in own},
         small=_read_small(directory / "small.csv"),
+        chunks=_read_chunks(directory / f"{CHUNKS}.csv"),
     )
 
 
@@ -125,6 +136,14 @@ def _read_small(path: Path) -> SmallGrid | None:
     _, rows = read_rows(path, _SMALL_HEADER)
     columns = [column(path, rows, i + 1) for i in range(len(SMALL_OPERATORS))]
     return SmallGrid(column(path, rows, 0).astype(np.int64), np.column_stack(columns) * MICRO)
+
+
+def _read_chunks(path: Path) -> ChunkTimes | None:
+    if not path.exists():
+        return None
+    _, rows = read_rows(path, CHUNK_HEADER)
+    tokens, computed, times = (column(path, rows, i) for i in range(len(CHUNK_HEADER)))
+    return ChunkTimes(tokens, computed, times * MICRO)
 
 
 def _read_grid(path: Path) -> AttentionGrid:

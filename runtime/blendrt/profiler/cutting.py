@@ -58,8 +58,8 @@ class Size(NamedTuple):
         return f"{self.decodes:,} decodes at {self.context:,}{chunk}"
 
 
-#: The first, third and last are like steps that were cut in a run that is kept (docs/validation.md),
-#: with 48, 56 and 64 SMs for attention; the second is what a paced plan has most of.
+#: The first, third and last are like steps that were cut in a run that is kept
+#: (docs/validation.md), with 48, 56 and 64 SMs; the second is what a paced plan has most of.
 SIZES = (
     Size(0, 663, 880),
     Size(171, 213, 620),

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from blendrt.profiler.tables import CHUNKS, SKEWED
+from blendrt.profiler.tables import SKEWED
 from blendsim.perf.fit import OverlapFit
 from blendsim.perf.grids import Floats
 from blendsim.perf.kernels import prefill_seconds
@@ -14,6 +14,7 @@ from blendsim.perf.model import step_model
 from blendsim.perf.overlap import SUM
 from blendsim.perf.profile import Profile
 from blendsim.perf.records import MICRO, column, read_rows
+from blendsim.perf.store import CHUNK_HEADER, CHUNKS
 from blendsim.specs import System
 
 
@@ -34,7 +35,7 @@ def find_rules(profile: Profile, system: System, directory: Path) -> list[str]:
     """How far two rules of the step model are from what was measured: the price of a chunk behind a
     prefix, and that decodes cost what their mean context costs.
     """
-    chunks = _columns(directory / f"{CHUNKS}.csv", ["tokens", "computed", "time_us"])
+    chunks = _columns(directory / f"{CHUNKS}.csv", list(CHUNK_HEADER))
     tables = step_model(system, SUM, profile).tables
     errors = []
     for tokens, computed, microseconds in chunks:
@@ -45,7 +46,7 @@ def find_rules(profile: Profile, system: System, directory: Path) -> list[str]:
     ratios = skewed[:, 4] / skewed[:, 3]
     error, bias = float(np.median(np.abs(errors))), float(np.mean(errors))
     return [
-        f"prefill behind a prefix: the rule of whole prompts errs by {error:.1%} in the median of "
+        f"prefill behind a prefix: the step model errs by {error:.1%} in the median of "
         f"{len(errors)} sizes (mean {bias:+.1%})",
         f"decode attention of skewed contexts takes {np.median(ratios):.2f} times that of equal "
         f"ones of the same mean (median of {len(ratios)}, at most {np.max(ratios):.2f})",

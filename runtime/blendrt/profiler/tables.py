@@ -4,6 +4,8 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from blendrt.profiler.kernels import (
     ChunkRow,
     GemmTable,
@@ -20,13 +22,12 @@ from blendrt.profiler.pairs import measure_pairs
 from blendrt.profiler.rig import Rig
 from blendrt.profiler.sizes import Sizes
 from blendsim.perf.fit import Pairs, fit_overlap, write_overlap
-from blendsim.perf.grids import AttentionGrid, SmallGrid
+from blendsim.perf.grids import AttentionGrid, ChunkTimes, SmallGrid
 from blendsim.perf.overlap import FILE as OVERLAP_FILE
 from blendsim.perf.records import to_text, write_rows
-from blendsim.perf.store import write_attention, write_gemm, write_small
+from blendsim.perf.store import CHUNKS, write_attention, write_chunks, write_gemm, write_small
 
 PAIRS = "overlap_pairs"
-CHUNKS = "prefill_chunks"
 SKEWED = "decode_skewed"
 
 
@@ -79,7 +80,9 @@ def _save_skewed(directory: Path, rows: list[SkewRow]) -> str:
 
 
 def _save_chunks(directory: Path, rows: list[ChunkRow]) -> str:
-    return _save_rows(directory / f"{CHUNKS}.csv", ["tokens", "computed", "time_us"], rows, 2)
+    tokens, computed, seconds = (np.array(values, np.float64) for values in zip(*rows, strict=True))
+    write_chunks(directory / f"{CHUNKS}.csv", ChunkTimes(tokens, computed, seconds))
+    return f"{len(rows)} sizes"
 
 
 def _save_rows(path: Path, header: list[str], rows: Iterable[Sequence[Any]], cut: int) -> str:
