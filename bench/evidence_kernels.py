@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator
 
 import numpy as np
-from evidence_runs import ROWS, Run, bins_of
+from evidence_runs import ROWS, Run, bins_of, profile_of
 from gpu_kernels import Verdict, compare, of_profile
 from machine import row
 
@@ -31,9 +31,10 @@ def machine_table(runs: list[Run]) -> Iterator[str]:
     yield row(*["---"] * 10)
     for run in runs:
         facts = {found["what"]: found["value"] for found in run.findings("build")}
-        meta = read_profile(run.profile).meta
         cells = [facts.get(name, "") for name in FACTS]
-        yield row(run.name, meta["dates"], *cells, meta["backend"])
+        place = run.profile if run.has_profile else profile_of(run.place, run.replays[0].log)
+        meta = read_profile(place).meta
+        yield row(run.name, facts.get("date", meta["dates"]), *cells, meta["backend"])
 
 
 def correctness_table(runs: list[Run]) -> Iterator[str]:

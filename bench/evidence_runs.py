@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from blendsim.perf.measured import measured_model, profile_place
+from blendsim.perf.measured import measured_model, profile_place, shipped_place
 from blendsim.perf.model import StepModel, step_model
 from blendsim.perf.overlap import FILE
 from blendsim.perf.pricing import price_steps
@@ -24,6 +24,7 @@ Floats = NDArray[np.float64]
 
 SHIPPED, MEASURED = "shipped", "measured"
 MODELS = (SHIPPED, MEASURED)
+PROFILES = "profiles"  # a run's own
 KEPT_OF = "kept_of"  # key of a sampled log's meta: what the whole run is, which is not kept
 HALVED = "halved"  # key of a log's meta: ranges of rows that were cut in two halves
 ROWS = "kernels-beside-rows.json"
@@ -99,9 +100,14 @@ class Run(NamedTuple):
     replays: tuple[Replay, ...]
 
     @property
+    def has_profile(self) -> bool:
+        """Whether a profile was measured in this visit."""
+        return (self.place / PROFILES).is_dir()
+
+    @property
     def profile(self) -> Path:
-        """The measured profile's directory."""
-        return next(iter(sorted((self.place / "profiles").glob("*/*/tp1"))))
+        """The directory of the profile measured in this visit."""
+        return next(iter(sorted((self.place / PROFILES).glob("*/*/tp1"))))
 
     def findings(self, stage: str) -> list[dict[str, Any]]:
         """What a stage of the check found."""
@@ -136,8 +142,10 @@ def system_of(log: StepLog) -> System:
 
 
 def profile_of(place: Path, log: StepLog) -> Path:
-    """The profile measured beside a log."""
-    return profile_place(place / "profiles", system_of(log))
+    """The profile measured beside a log; where none was, the measured one that is shipped."""
+    if (place / PROFILES).is_dir():
+        return profile_place(place / PROFILES, system_of(log))
+    return shipped_place(system_of(log))
 
 
 def models_of(system: System, place: Path) -> dict[str, StepModel]:

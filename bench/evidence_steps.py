@@ -8,7 +8,17 @@ from typing import NamedTuple
 
 import numpy as np
 from evidence_replays import host_seconds
-from evidence_runs import MEASURED, OVERLAP, SEQUENTIAL, Floats, Replay, Run, bins_of, system_of
+from evidence_runs import (
+    MEASURED,
+    OVERLAP,
+    SEQUENTIAL,
+    Floats,
+    Replay,
+    Run,
+    bins_of,
+    profile_of,
+    system_of,
+)
 from machine import row
 
 from blendsim.perf.kernels import memory_seconds, prefill_seconds
@@ -88,7 +98,9 @@ def parts_of(model: StepModel, replay: Replay) -> Parts:
 def steps_of(run: Run, replay: Replay) -> Steps:
     """A replay's measured steps, with all that is told apart about them."""
     log, rows = replay.log, replay.log.is_measured
-    parts = parts_of(step_model(system_of(log), SUM, read_profile(run.profile)), replay)
+    parts = parts_of(
+        step_model(system_of(log), SUM, read_profile(profile_of(run.place, log))), replay
+    )
     price, prefill = replay.prices[MEASURED][rows], log.count("prefill_tokens")[rows]
     return Steps(
         replay=replay,

@@ -25,7 +25,17 @@ from typing import Any
 
 import numpy as np
 from evidence_parts import PARTITIONS
-from evidence_runs import HALVED, KEPT_OF, MODELS, OVERLAP, ROWS, prices_of, profile_of, system_of
+from evidence_runs import (
+    HALVED,
+    KEPT_OF,
+    MODELS,
+    OVERLAP,
+    PROFILES,
+    ROWS,
+    prices_of,
+    profile_of,
+    system_of,
+)
 from gpu_kernels import compare, of_rows
 
 from blendsim.batch import Batch
@@ -36,6 +46,7 @@ from blendsim.steplog import MEASURED_ROWS, StepLog, read_steplog, write_steplog
 
 RESULTS = Path(__file__).parent / "results"
 EXECUTORS = ("overlap", "sequential")
+PROFILE_STAGE = "profile.json"
 PRICED = "-priced"  # what the step model said then; it is asked again when tables are made
 DEVICE, BACKEND = "h200_sxm", "vllm"  # of --rows
 
@@ -48,8 +59,9 @@ def keep(source: Path, target: Path) -> None:
     target.mkdir(parents=True)
     for path in sorted(source.glob("*.json")):
         shutil.copyfile(path, target / path.name)
-    place = source / "profiles"
-    shutil.copytree(place, target / "profiles", ignore=shutil.ignore_patterns(".*"))
+    if (source / PROFILE_STAGE).exists():  # else what lies there was measured before
+        ignored = shutil.ignore_patterns(".*")
+        shutil.copytree(source / PROFILES, target / PROFILES, ignore=ignored)
     for path in sorted(source.glob("*.parquet")):
         if not path.stem.endswith(PRICED):
             log = _shortened(read_steplog(path), target)

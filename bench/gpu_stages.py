@@ -10,6 +10,7 @@ from typing import Any
 from gpu_kernels import compare, of_profile
 from gpu_options import Finding, Options, say
 from gpu_small_steps import graphs
+from machine import today
 
 ATTENTION_ERROR = 0.01  # worst token against float32; rounding to bfloat16 alone makes 0.003
 ROUNDINGS = 1.5  # an executor may err so many times as much as rounding alone
@@ -23,6 +24,7 @@ def build(options: Options) -> Iterator[Finding]:
     from blendrt.profiler.target import open_device
 
     device = open_device(options.device)
+    yield Finding("date", today())
     for name, value in describe(device).items():
         yield Finding(name, str(value))
     if not options.is_gpu:

@@ -42,26 +42,32 @@ PICTURES = ROOT / "build" / "validation"  # their data, which is not kept
 _BLOCK = re.compile(r"<!-- ([a-z-]+) -->\n((?:\|.*\n)*)")
 
 
+def profiled(runs: list[Run]) -> list[Run]:
+    """Those that measured a profile of their own."""
+    return [run for run in runs if run.has_profile]
+
+
 def tables(runs: list[Run]) -> dict[str, str]:
     """Every table of the document: of all runs, or where one run says enough of the last."""
-    last = runs[-1]
+    own = profiled(runs)
+    last = own[-1]
     made = {
         "targets": target_table(runs),
         "machine": machine_table(runs),
         "correctness": correctness_table(runs),
-        "kernels": verdict_table(runs),
+        "kernels": verdict_table(own),
         "gemm": gemm_table(last),
         "decode": decode_table(last),
-        "skew": skew_table(runs),
-        "chunks": chunk_table(runs),
-        "fit": fit_table(runs),
+        "skew": skew_table(own),
+        "chunks": chunk_table(own),
+        "fit": fit_table(own),
         "overlap": ratio_table(last),
         "speeds": speed_table(last),
         "replays": replay_table(runs),
         "errors": error_table(runs),
         "speedups": speedup_table(runs),
         "groups": group_table(runs),
-        "causes": cause_table(runs),
+        "causes": cause_table(own),
         "twins": twin_table(runs),
         **part_tables(runs),
     }
@@ -95,7 +101,7 @@ def dense_rows(runs: list[Run]) -> Iterator[list[object]]:
     measured, by lines between measured sizes, and by the staircase.
     """
     yield ["tokens", "measured", "lines", "stairs"]
-    for run, replay in sequential(runs[-1:]):
+    for run, replay in sequential(profiled(runs)[-1:]):
         steps, stairs = steps_of(run, replay), stairs_of(run, replay)
         times = np.column_stack((steps.seconds, steps.parts.total, stairs.total))
         dense = times - steps.parts.memory[:, None]
@@ -105,7 +111,7 @@ def dense_rows(runs: list[Run]) -> Iterator[list[object]]:
 
 def pair_rows(runs: list[Run]) -> Iterator[list[object]]:
     """What every pair gained under every share."""
-    pairs = read_pairs(runs[-1])
+    pairs = read_pairs(profiled(runs)[-1])
     gain = gains(pairs)
     yield ["memory_over_compute", "attention_sms", "gain"]
     for i in range(len(gain)):
@@ -116,7 +122,7 @@ def pair_rows(runs: list[Run]) -> Iterator[list[object]]:
 def speed_rows(runs: list[Run]) -> Iterator[list[object]]:
     """Speeds on a share of the GPU."""
     yield ["attention_sms", "attention", "gemm"]
-    for sms, attention, gemm in speeds(runs[-1]):
+    for sms, attention, gemm in speeds(profiled(runs)[-1]):
         yield [sms, f"{attention:.4f}", f"{gemm:.4f}"]
 
 

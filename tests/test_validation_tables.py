@@ -20,12 +20,22 @@ from evidence_replays import (
     steady_busy,
     total_error,
 )
-from evidence_runs import HALVED, KEPT_OF, MEASURED, Replay, Run, read_runs
+from evidence_runs import (
+    HALVED,
+    KEPT_OF,
+    MEASURED,
+    Replay,
+    Run,
+    prices_of,
+    read_runs,
+    system_of,
+)
 from evidence_steps import staircase, steps_of
 from gpu_evidence import keep, require_logs
-from validation import DOCUMENT, RESULTS, tables, woven
+from validation import DOCUMENT, RESULTS, profiled, tables, woven
 
 from blendsim.perf.fit import Pairs
+from blendsim.perf.measured import shipped_place
 from blendsim.perf.store import read_profile
 from blendsim.steplog import MEASURED_ROWS, TIMES, StepLog, write_steplog
 
@@ -181,7 +191,8 @@ def test_of_a_sampled_replay_measured_steps_are_kept_with_what_the_whole_is(
     source = tmp_path / "gpu-check"
     (source / "profiles" / "h200" / "llama-3.1-8b").mkdir(parents=True)
     (source / "profiles" / "h200" / "llama-3.1-8b" / "tp1").symlink_to(run.profile)
-    (source / "build.json").write_text(json.dumps({"done": True, "findings": []}))
+    for stage in ("build", "profile"):
+        (source / f"{stage}.json").write_text(json.dumps({"done": True, "findings": []}))
     log = StepLog(whole.log.counts, whole.log.times, whole.log.replica, {**whole.log.meta, **told})
     write_steplog(log, source / "trace1-full-dfs-overlap.parquet")
     keep(source, tmp_path / "kept" / "first")
@@ -195,6 +206,28 @@ def test_of_a_sampled_replay_measured_steps_are_kept_with_what_the_whole_is(
     assert total_error(sampled, MEASURED) == pytest.approx(whole.predicted(MEASURED) / 60.0 - 1)
     shown = tables([again])["replays"].splitlines()[-1]
     assert "trace1-full, dfs, overlap | 1,388, 2 measured | 60 ± 2 |" in shown
+
+
+def test_a_visit_without_a_profile_is_priced_by_the_one_that_is_shipped(
+    run: Run, tmp_path: Path
+) -> None:
+    """A profile that was brought along, to price replays with, is none that this visit measured."""
+    pytest.importorskip("torch", reason="the executor's rule is the runtime's")
+    whole = find(run, "dfs", "sequential")
+    source = tmp_path / "gpu-check"
+    (source / "profiles" / "h200" / "llama-3.1-8b").mkdir(parents=True)
+    (source / "profiles" / "h200" / "llama-3.1-8b" / "tp1").symlink_to(run.profile)
+    (source / "build.json").write_text(json.dumps({"done": True, "findings": []}))
+    write_steplog(whole.log, source / "trace1-dfs-sequential.parquet")
+    keep(source, tmp_path / "kept" / "third")
+    (again,) = read_runs(tmp_path / "kept")
+    assert not again.has_profile
+    (replay,) = again.replays
+    system = system_of(whole.log)
+    right = prices_of(whole.log, shipped_place(system))[MEASURED]
+    assert replay.predicted(MEASURED) == pytest.approx(float(right.sum()))
+    assert replay.predicted(MEASURED) != pytest.approx(whole.predicted(MEASURED), rel=1e-3)
+    assert profiled([run, again]) == [run]
 
 
 def test_what_parts_of_the_gpu_do_is_shown_where_it_was_measured(run: Run, tmp_path: Path) -> None:
