@@ -102,7 +102,7 @@ def started(stack: ExitStack, runs: list[Run], choice: Any) -> Any:
     longest = max(longest_request(one.job) for one in runs)
     engine = stack.enter_context(open_engine(largest, choice, longest=longest))
     say(f"vLLM is ready after {time.perf_counter() - start:.0f} s")
-    warm_up(engine, choice.config.vocab)
+    warm_up(engine, largest, choice.config.vocab)
     say(f"and warm after {time.perf_counter() - start:.0f} s")
     return engine
 

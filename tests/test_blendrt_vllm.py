@@ -243,10 +243,11 @@ def test_a_smaller_budget_runs_on_the_same_engine(vllm: type[StandInLLM]) -> Non
 
 
 def test_warming_up_leaves_no_prefix_behind(vllm: type[StandInLLM]) -> None:
-    with open_engine(job_of(*planned("dfs", "vllm")), ModelChoice(TINY, None)) as engine:
-        warm_up(engine, TINY.vocab, requests=40)
-    assert len(engine.given) == 40
-    assert max(len(ids) for ids, _ in engine.given) < 100
+    job = job_of(*planned("dfs", "vllm"))
+    with open_engine(job, ModelChoice(TINY, None)) as engine:
+        warm_up(engine, job, TINY.vocab, requests=40)
+    assert [ids for ids, _ in engine.given] == [prompt_of(pool(), row) for row in range(40)]
+    assert max(params["max_tokens"] for _, params in engine.given) == 12
     assert engine.resets == 1
 
 
@@ -411,7 +412,7 @@ def test_a_run_that_does_not_end_in_time_is_cut_short(
     assert script("--budget", "96", "--prepare") == ""  # compiles, out of the time below
     script("--budget", "96", "--policy", "dfs")
     monkeypatch.setattr(StandInScheduler, "schedule", slow)
-    monkeypatch.setattr("blendrt.vllm.feed.warm_up", lambda engine, vocab: None)
+    monkeypatch.setattr("blendrt.vllm.feed.warm_up", lambda engine, job, vocab: None)
     assert runs_told(script("--budget", "96", "--within", "4")) == [["dfs", "96"]]
     broken = read_steplog(tmp_path / "out" / "small-blend-vllm-96.broken.parquet")
     assert not broken.meta["complete"]

@@ -112,16 +112,15 @@ def longest_request(job: Job) -> int:
     return int((job.workload.prompt_len + job.output_len).max())
 
 
-def warm_up(engine: Any, vocab: int, requests: int = 256) -> None:
-    """Prefills, decodes and steps of both, so that nothing is compiled in a measured step."""
-    vllm = _library()
-    rng = np.random.default_rng(0)
-    prompts = [
-        vllm.TokensPrompt(prompt_token_ids=rng.integers(0, vocab, length).tolist())
-        for length in rng.integers(1, 100, requests)
-    ]
-    sampling = [_sampling(vllm, 1 + k % 12) for k in range(requests)]
-    engine.generate(prompts, sampling, use_tqdm=False)
+def warm_up(engine: Any, job: Job, vocab: int, requests: int = 256) -> None:
+    """Prefills, decodes and steps of both, so that nothing is compiled in a measured step: the
+    job's first requests, with answers of a few tokens.
+    """
+    vllm, tokens = _library(), PromptTokens(job.workload, vocab, 0)
+    rows = range(min(requests, len(job.workload)))
+    prompts = [vllm.TokensPrompt(prompt_token_ids=tokens.prompt(k).tolist()) for k in rows]
+    answers = np.minimum(job.output_len, 1 + np.arange(len(job.workload)) % 12)
+    engine.generate(prompts, [_sampling(vllm, int(answers[k])) for k in rows], use_tqdm=False)
     engine.reset_prefix_cache()
 
 
