@@ -322,6 +322,18 @@ def test_step_scheduled_ahead_begins_when_the_one_before_ends() -> None:
     assert log.count("held_blocks").tolist() == [1, 1]
 
 
+def test_step_that_was_under_way_before_is_none_of_the_log() -> None:
+    scheduler, recorder = Flight(), Recorder()
+    old = SimpleNamespace(num_scheduled_tokens={}, preempted_req_ids=None)
+    SchedulerWatch(scheduler, recorder, 0, lambda: scheduler.now)
+    first = scheduler.schedule()
+    scheduler.now = 1.0
+    scheduler.update_from_output(old)
+    scheduler.now = 3.0
+    scheduler.update_from_output(first)
+    assert recorder.log({}).time("seconds").tolist() == [3.0]
+
+
 @pytest.mark.parametrize(
     ("model", "family"),
     [("llama-3.1-8b", "Llama"), ("qwen-2.5-7b", "Qwen2"), ("qwen3-8b", "Qwen3")],

@@ -7,7 +7,6 @@ counts all that a victim had computed.
 """
 
 import time
-from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -42,9 +41,10 @@ class SchedulerWatch:
         self._computed: dict[str, int] = {}
         self._generated: dict[str, int] = {}  # output tokens of the latter, scheduled ones included
         self._seen: set[str] = set()
-        # Steps under way, oldest first: with asynchronous scheduling there are two. None: an empty
-        # one, which vLLM schedules when it has to wait.
-        self._pending: deque[tuple[float, dict[str, int]] | None] = deque()
+        # Steps under way by the id of what was scheduled, which is kept, so that no other gets its
+        # id: with asynchronous scheduling there are two. Empty ones, which vLLM schedules when it
+        # has to wait, are not listed, nor is one that was under way when the listening began.
+        self._pending: dict[int, tuple[Any, float, dict[str, int]]] = {}
         self._schedule = scheduler.schedule
         self._update = scheduler.update_from_output
         scheduler.schedule = self._on_schedule
@@ -55,17 +55,17 @@ class SchedulerWatch:
         if self._zero is None:
             self._zero = self._free = start
         output = self._schedule(*arguments, **named)
-        counts = self._count(output) if output.num_scheduled_tokens else None
-        self._pending.append(None if counts is None else (start, counts))
+        if output.num_scheduled_tokens:
+            self._pending[id(output)] = output, start, self._count(output)
         return output
 
-    def _on_update(self, *arguments: Any, **named: Any) -> Any:
+    def _on_update(self, output: Any, *arguments: Any, **named: Any) -> Any:
         before = len(self._scheduler.requests)
-        outputs = self._update(*arguments, **named)
-        step = self._pending.popleft()
+        outputs = self._update(output, *arguments, **named)
+        step = self._pending.pop(id(output), None)
         end = self._now()
         if step is not None:
-            start, counts = step
+            _, start, counts = step
             counts["finished"] = before - len(self._scheduler.requests)
             # Scheduled while the step before still ran, it began when that one ended.
             start = max(start, self._free)
