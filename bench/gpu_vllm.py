@@ -1,21 +1,27 @@
 """vLLM on the same GPU with the same pools: a plan's order, dummy weights, fixed output lengths.
 
-    python bench/gpu_vllm.py --plans build/gpu-plans --pool trace1 [--budget 8192 …] -o gpu-vllm
+    python bench/gpu_vllm.py --plans build/gpu-plans --pool trace1 [--budget 8192 …] [--within 300]
+        -o gpu-vllm
 
-Runs where vLLM and torch are (simpy is not needed), in vLLM's own environment. For every token
-budget one engine is started, with CUDA graphs and prefix caching as vLLM has them by itself, and
-every policy's order is run on it: DFS first. After each run its step log is written and a row of
-the table (summary.md): tokens a second counts prompts and outputs over the time from first step to
-last. Called again with the same -o, it leaves out what is there.
+Runs where vLLM and torch are (simpy is not needed), in vLLM's own environment. One engine is
+started, with prefix caching, asynchronous scheduling and torch.compile as vLLM has them by itself
+and CUDA graphs for every decode batch there can be. On it every policy's order is run under every
+token budget: DFS first. After each run its step log is written and a row of the table (summary.md):
+tokens a second counts prompts and outputs over the time from first step to last. Called again with
+the same -o, it leaves out what is there. With --within no run is started that would not end in that
+many seconds if it took as long as the longest before it, and one that has not ended by then is cut
+short.
 """
 
 import argparse
+import signal
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from types import FrameType
+from typing import Any, NamedTuple
 
 from gpu_options import say
 from gpu_replays import plans_of, read_job, run_seconds
@@ -24,24 +30,32 @@ from machine import row, today
 HEAD = row("pool", "policy", "token budget", "seconds", "tokens/s", "steps", "recomputed", "shared")
 
 
-def run_pool(pool: str, given: argparse.Namespace) -> Iterator[str]:
-    """A row of the table for every budget and policy."""
-    from blendrt.loading import ModelChoice
-    from blendrt.profiler.target import find_decoder
+class Run(NamedTuple):
+    """A plan under a token budget, and where its log goes."""
 
-    choice = ModelChoice(find_decoder(given.model), None)
-    for budget in given.budget:
-        with ExitStack() as stack:
-            engine: Any = None
-            for planned in plans_of(given.plans, pool):
-                if planned.policy not in given.policy:
-                    continue
-                place = given.output / f"{pool}-{planned.policy}-vllm-{budget}.parquet"
-                job, meta = vllm_job(planned, budget)
-                if not place.exists():
-                    engine = engine or started(stack, job, choice)
-                    run(job, meta, choice.config, engine, place)
-                yield line(pool, planned.policy, budget, job, place)
+    pool: str
+    policy: str
+    budget: int
+    job: Any
+    meta: dict[str, Any]
+    place: Path
+
+
+class TimeIsUp(Exception):
+    """Raised in a run that has not ended when the time given is over."""
+
+
+def asked_runs(given: argparse.Namespace) -> list[Run]:
+    """Every order under every budget, the orders of one budget together."""
+    runs = []
+    for pool in given.pool:
+        planned = [one for one in plans_of(given.plans, pool) if one.policy in given.policy]
+        for budget in given.budget:
+            for one in planned:
+                place = given.output / f"{pool}-{one.policy}-vllm-{budget}.parquet"
+                job, meta = vllm_job(one, budget)
+                runs.append(Run(pool, one.policy, budget, job, meta, place))
+    return runs
 
 
 def vllm_job(planned: Any, budget: int) -> tuple[Any, dict[str, Any]]:
@@ -52,31 +66,75 @@ def vllm_job(planned: Any, budget: int) -> tuple[Any, dict[str, Any]]:
     return job._replace(flavour=find_flavour("vllm", budget)), meta
 
 
-def started(stack: ExitStack, job: Any, choice: Any) -> Any:
-    """An engine, until the stack ends."""
-    from blendrt.vllm.feed import open_engine
+def rows(runs: list[Run], model: str, ends: float) -> Iterator[str]:
+    """A row of the table for every run that is there or can be made before `ends`."""
+    from blendrt.loading import ModelChoice
+    from blendrt.profiler.target import find_decoder
+
+    choice = ModelChoice(find_decoder(model), None)
+    longest = 0.0  # seconds of a run
+    with ExitStack() as stack:
+        engine: Any = None
+        for one in runs:
+            if not one.place.exists():
+                if time.monotonic() + longest > ends:
+                    say(f"{one.place.stem}: no time left")
+                    continue
+                engine = engine or started(stack, runs, choice)
+                start = time.monotonic()
+                try:
+                    execute(one, choice.config, engine, ends)
+                except TimeIsUp:
+                    say(f"{one.place.stem}: cut short; its first steps are kept")
+                    return
+                longest = max(longest, time.monotonic() - start)
+            yield line(one)
+
+
+def started(stack: ExitStack, runs: list[Run], choice: Any) -> Any:
+    """An engine for all runs, until the stack ends."""
+    from blendrt.vllm.feed import longest_request, open_engine, warm_up
 
     start = time.perf_counter()
-    engine = stack.enter_context(open_engine(job, choice))
+    if len({one.job.system for one in runs}) > 1:
+        raise SystemExit("the plans are for several systems; give pools of one")
+    largest = max(runs, key=lambda one: one.budget).job
+    longest = max(longest_request(one.job) for one in runs)
+    engine = stack.enter_context(open_engine(largest, choice, longest=longest))
     say(f"vLLM is ready after {time.perf_counter() - start:.0f} s")
+    warm_up(engine, largest, choice.config.vocab)
+    say(f"and warm after {time.perf_counter() - start:.0f} s")
     return engine
 
 
-def run(job: Any, meta: dict[str, Any], config: Any, engine: Any, place: Path) -> None:
+def execute(one: Run, config: Any, engine: Any, ends: float) -> None:
     """One run; if it fails, the log has the steps so far, under another name."""
     from blendrt.vllm.feed import VllmReplay
     from blendsim.steplog import write_steplog
 
-    say(f"{place.stem} …")
-    replay = VllmReplay(job)
+    say(f"{one.place.stem} …")
+    replay = VllmReplay(one.job)
+    stop_at(ends)
     try:
         replay.measure_on(engine, config.vocab)
     finally:
+        stop_at(float("inf"))
         facts = {"engine": "vllm", "runtime": "vllm", "model": config.name, "weights": "random"}
-        log = replay.log({**meta, **facts, "versions": versions()})
+        log = replay.log({**one.meta, **facts, "versions": versions()})
         if len(log):
             done = bool(log.meta["complete"])
-            write_steplog(log, place if done else place.with_suffix(".broken.parquet"))
+            write_steplog(log, one.place if done else one.place.with_suffix(".broken.parquet"))
+
+
+def stop_at(ends: float) -> None:
+    """Raise TimeIsUp in the main thread then; never at infinity."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise TimeIsUp
+
+    signal.signal(signal.SIGALRM, stop)
+    left = max(0.1, ends - time.monotonic())
+    signal.setitimer(signal.ITIMER_REAL, 0.0 if left == float("inf") else left)
 
 
 def versions() -> dict[str, str]:
@@ -90,17 +148,17 @@ def versions() -> dict[str, str]:
     return found
 
 
-def line(pool: str, policy: str, budget: int, job: Any, place: Path) -> str:
+def line(one: Run) -> str:
     """A row of the table."""
     from blendsim.steplog import read_steplog
 
-    log = read_steplog(place)
-    prompts, outputs = int(job.workload.prompt_len.sum()), int(job.output_len.sum())
+    log = read_steplog(one.place)
+    prompts, outputs = int(one.job.workload.prompt_len.sum()), int(one.job.output_len.sum())
     seconds = run_seconds(log)
     return row(
-        pool,
-        policy,
-        f"{budget:,}",
+        one.pool,
+        one.policy,
+        f"{one.budget:,}",
         f"{seconds:.1f}",
         f"{(prompts + outputs) / seconds:,.0f}",
         f"{len(log):,}",
@@ -109,23 +167,40 @@ def line(pool: str, policy: str, budget: int, job: Any, place: Path) -> str:
     )
 
 
+def prepare(runs: list[Run]) -> None:
+    """Compile what the runs call of blendsim; the code stays in numba's cache."""
+    from blendrt.vllm.feed import admission_rows
+
+    for one in runs:
+        admission_rows(one.job.core(one.job.ranks[0]))
+
+
 def main() -> None:
-    """Run all that is asked for and print the table."""
+    """Run all that is asked for; print the table row by row."""
+    begins = time.monotonic()
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--plans", type=Path, default=Path("build/gpu-plans"))
     parser.add_argument("--pool", nargs="+", default=["trace1"], help="as in the plans' names")
     parser.add_argument("--policy", nargs="+", default=["dfs", "blend"])
     parser.add_argument("--budget", nargs="+", type=int, default=[8192], help="tokens a step")
     parser.add_argument("--model", default="llama-3.1-8b", help="of the plans")
+    parser.add_argument("--within", type=float, default=float("inf"), metavar="SECONDS")
+    parser.add_argument(
+        "--prepare", action="store_true", help="compile only, which may go on beside an unpacking"
+    )
     parser.add_argument("-o", "--output", type=Path, default=Path("gpu-vllm"))
     given = parser.parse_args()
+    runs = asked_runs(given)
+    if given.prepare:
+        return prepare(runs)
     given.output.mkdir(parents=True, exist_ok=True)
     lines = [f"vLLM, {today()}, {versions()}", "", HEAD, row(*["---"] * 8)]
-    for pool in given.pool:
-        for told in run_pool(pool, given):
-            lines.append(told)
-            (given.output / "summary.md").write_text("\n".join(lines) + "\n")
-    print(*lines, sep="\n")
+    print(*lines, sep="\n", flush=True)
+    for told in rows(runs, given.model, begins + given.within):
+        lines.append(told)
+        print(told, flush=True)
+        (given.output / "summary.md").write_text("\n".join(lines) + "\n")
+    return None
 
 
 if __name__ == "__main__":

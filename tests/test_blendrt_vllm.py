@@ -6,6 +6,10 @@ own core under vLLM's rules, whose steps are held to vLLM's in test_vllm_parity.
 
 import json
 import sys
+import time
+from collections.abc import Callable
+from contextlib import redirect_stdout
+from io import StringIO
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any, ClassVar
@@ -18,14 +22,22 @@ from vllm_worlds import core_of
 from blendrt.config import TINY, DecoderConfig
 from blendrt.loading import ModelChoice
 from blendrt.recorder import Recorder
-from blendrt.vllm.feed import VllmReplay, admission_rows, open_engine, write_config
+from blendrt.vllm.feed import (
+    VllmReplay,
+    admission_rows,
+    graph_sizes,
+    open_engine,
+    warm_up,
+    write_config,
+)
 from blendrt.vllm.watch import SchedulerWatch
 from blendsim.errors import Unavailable
 from blendsim.request import select
+from blendsim.serving.flavour import find_flavour
 from blendsim.serving.state import DECODING, PREFILLING
 from blendsim.sim.run import simulate
 from blendsim.specs import find_model
-from blendsim.steplog import COUNTS
+from blendsim.steplog import COUNTS, read_steplog
 
 #: What vLLM does not say, or says otherwise.
 UNTOLD = {"cached_blocks", "left_tokens", "right_tokens", "preempted_tokens"}
@@ -34,9 +46,11 @@ UNTOLD = {"cached_blocks", "left_tokens", "right_tokens", "preempted_tokens"}
 class StandInScheduler:
     """The parts of vLLM's scheduler that are listened to."""
 
-    def __init__(self) -> None:
+    def __init__(self, budget: int, running: int) -> None:
         self.requests: dict[str, Any] = {}
         self.running: list[int] = []
+        self.max_num_scheduled_tokens = budget
+        self.max_num_running_reqs = running
         free = lambda: BLOCKS - self.core.counts()["held_blocks"]  # noqa: E731
         block_pool = SimpleNamespace(num_gpu_blocks=BLOCKS + 1, get_num_free_blocks=free)
         self.kv_cache_manager = SimpleNamespace(block_pool=block_pool)
@@ -47,8 +61,8 @@ class StandInScheduler:
             "prompts": prompts,
             "outputs": outputs,
             "capacity": BLOCKS,
-            "budget": BUDGET,
-            "max_running": BUDGET,
+            "budget": self.max_num_scheduled_tokens,
+            "max_running": self.max_num_running_reqs,
             "sharing": True,
         }
         self.core = core_of(world)
@@ -99,7 +113,9 @@ class StandInLLM:
         self.config = json.loads((Path(arguments["model"]) / "config.json").read_text())
         self.given: list[tuple[list[int], dict[str, Any]]] = []
         self.resets = 0
-        self.scheduler = StandInScheduler()
+        self.scheduler = StandInScheduler(
+            arguments["max_num_batched_tokens"], arguments["max_num_seqs"]
+        )
         core = SimpleNamespace(scheduler=self.scheduler)
         self.llm_engine = SimpleNamespace(engine_core=SimpleNamespace(engine_core=core))
         StandInLLM.made.append(self)
@@ -148,7 +164,8 @@ def test_vllm_gets_the_plans_order_lengths_and_memory(vllm: type[StandInLLM]) ->
         "skip_tokenizer_init": True,
         "block_size": 16,
         "num_gpu_blocks_override": BLOCKS + 1,
-        "max_model_len": BLOCKS * 16,
+        "kv_cache_memory_bytes": (BLOCKS + 1) * 16 * job.system.kv_bytes_per_token,
+        "max_model_len": int((job.workload.prompt_len + job.output_len).max()),
         "max_num_batched_tokens": BUDGET,
         "max_num_seqs": BUDGET,
         "enable_prefix_caching": True,
@@ -202,6 +219,44 @@ def test_one_engine_serves_one_plan_after_another(vllm: type[StandInLLM]) -> Non
     assert len(vllm.made) == 1
     assert [int(log.count("finished").sum()) for log in logs] == [200, 200]
     assert all(log.time("start")[0] == 0.0 for log in logs)
+
+
+def test_a_smaller_budget_runs_on_the_same_engine(vllm: type[StandInLLM]) -> None:
+    problem, plan = planned("dfs", "vllm")
+    job, choice = job_of(problem, plan), ModelChoice(TINY, None)
+    small = job._replace(flavour=find_flavour("vllm", BUDGET // 2))
+    with open_engine(job, choice) as engine:
+        replay = VllmReplay(small)
+        replay.measure_on(engine, choice.config.vocab)
+        scheduler = engine.llm_engine.engine_core.engine_core.scheduler
+        assert (scheduler.max_num_scheduled_tokens, scheduler.max_num_running_reqs) == (96, 96)
+    log = replay.log({})
+    of = (plan, job.workload, job.output_len, job.prompts, problem.model)
+    expected = simulate(*of, small.flavour)
+    for name in set(COUNTS) - UNTOLD:
+        assert log.count(name).tolist() == expected.count(name).tolist(), name
+    with (
+        open_engine(small, choice) as engine,
+        pytest.raises(AssertionError, match="buffers hold 48 tokens, not 96"),
+    ):
+        VllmReplay(job).measure_on(engine, choice.config.vocab)
+
+
+def test_warming_up_leaves_no_prefix_behind(vllm: type[StandInLLM]) -> None:
+    job = job_of(*planned("dfs", "vllm"))
+    with open_engine(job, ModelChoice(TINY, None)) as engine:
+        warm_up(engine, job, TINY.vocab, requests=40)
+    assert [ids for ids, _ in engine.given] == [prompt_of(pool(), row) for row in range(40)]
+    assert max(params["max_tokens"] for _, params in engine.given) == 12
+    assert engine.resets == 1
+
+
+@pytest.mark.parametrize(("most", "last"), [(7, [4, 7]), (512, [496, 512]), (1000, [992, 1000])])
+def test_every_decode_batch_has_a_graph(most: int, last: list[int]) -> None:
+    sizes = graph_sizes(most)
+    assert sizes[-2:] == last
+    assert sizes == sorted(set(sizes))
+    assert max(np.diff([0, *sizes])) <= 32
 
 
 def test_plan_from_both_ends_is_told_in_the_order_it_admits() -> None:
@@ -267,6 +322,18 @@ def test_step_scheduled_ahead_begins_when_the_one_before_ends() -> None:
     assert log.count("held_blocks").tolist() == [1, 1]
 
 
+def test_step_that_was_under_way_before_is_none_of_the_log() -> None:
+    scheduler, recorder = Flight(), Recorder()
+    old = SimpleNamespace(num_scheduled_tokens={}, preempted_req_ids=None)
+    SchedulerWatch(scheduler, recorder, 0, lambda: scheduler.now)
+    first = scheduler.schedule()
+    scheduler.now = 1.0
+    scheduler.update_from_output(old)
+    scheduler.now = 3.0
+    scheduler.update_from_output(first)
+    assert recorder.log({}).time("seconds").tolist() == [3.0]
+
+
 @pytest.mark.parametrize(
     ("model", "family"),
     [("llama-3.1-8b", "Llama"), ("qwen-2.5-7b", "Qwen2"), ("qwen3-8b", "Qwen3")],
@@ -291,31 +358,74 @@ def test_missing_vllm_says_which_extra_brings_it(monkeypatch: pytest.MonkeyPatch
         VllmReplay(job_of(*planned("dfs", "vllm"))).measure(ModelChoice(TINY, None))
 
 
-def test_the_script_runs_every_order_on_one_engine_and_goes_on_where_it_stopped(
-    vllm: type[StandInLLM],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+@pytest.fixture
+def script(
+    vllm: type[StandInLLM], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., str]:
+    """bench/gpu_vllm.py on two orders of the pool, with further arguments: what it prints."""
     monkeypatch.syspath_prepend(str(Path(__file__).resolve().parents[1] / "bench"))
-    import gpu_replays
     import gpu_vllm
 
-    plans, out = tmp_path / "plans", tmp_path / "out"
+    plans = tmp_path / "plans"
     plans.mkdir()
     jobs = {policy: job_of(*planned(policy, "vllm")) for policy in ("dfs", "blend")}
     for policy in jobs:
         (plans / f"small-{policy}.parquet").touch()
-    monkeypatch.setattr(gpu_vllm, "vllm_job", lambda one, _: (jobs[one.policy], {"a": "plan"}))
-    argv = ["gpu_vllm.py", "--plans", str(plans), "--pool", "small", "--model", "tiny"]
-    monkeypatch.setattr(sys, "argv", [*argv, "-o", str(out)])
-    gpu_vllm.main()
+
+    def job(one: Any, budget: int) -> tuple[Any, dict[str, str]]:
+        return jobs[one.policy]._replace(flavour=find_flavour("vllm", budget)), {"a": "plan"}
+
+    def run(*further: str) -> str:
+        argv = ["gpu_vllm.py", "--plans", str(plans), "--pool", "small", "--model", "tiny"]
+        monkeypatch.setattr(sys, "argv", [*argv, "-o", str(tmp_path / "out"), *further])
+        printed = StringIO()
+        with redirect_stdout(printed):
+            gpu_vllm.main()
+        return printed.getvalue()
+
+    monkeypatch.setattr(gpu_vllm, "vllm_job", job)
+    return run
+
+
+def runs_told(printed: str) -> list[list[str]]:
+    """Policy and budget of every row of the table."""
+    rows = [line.split(" | ") for line in printed.splitlines() if line.startswith("| small")]
+    return [row[1:3] for row in rows]
+
+
+def test_the_script_runs_every_order_on_one_engine_and_goes_on_where_it_stopped(
+    vllm: type[StandInLLM], script: Callable[..., str], tmp_path: Path
+) -> None:
+    first = script("--budget", "96", "48")
+    assert runs_told(first) == [["dfs", "96"], ["blend", "96"], ["dfs", "48"], ["blend", "48"]]
     assert len(vllm.made) == 1
-    first = capsys.readouterr().out
-    rows = [line for line in first.splitlines() if line.startswith("| small")]
-    assert [line.split(" | ")[1] for line in rows] == ["dfs", "blend"]
-    assert (out / "summary.md").read_text() == first
-    gpu_vllm.main()
+    assert (tmp_path / "out" / "summary.md").read_text() == first
+    assert script("--budget", "96", "48") == first
     assert len(vllm.made) == 1
-    assert capsys.readouterr().out == first
-    assert [one.policy for one in gpu_replays.plans_of(plans, "small")] == ["dfs", "blend"]
+
+
+def test_the_script_starts_no_run_when_its_time_is_over(
+    vllm: type[StandInLLM], script: Callable[..., str]
+) -> None:
+    script("--budget", "96", "--policy", "dfs")
+    assert runs_told(script("--budget", "96", "--within", "0")) == [["dfs", "96"]]
+    assert len(vllm.made) == 1
+
+
+def test_a_run_that_does_not_end_in_time_is_cut_short(
+    script: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = StandInScheduler.schedule
+
+    def slow(scheduler: StandInScheduler) -> Any:
+        time.sleep(0.2)
+        return plain(scheduler)
+
+    assert script("--budget", "96", "--prepare") == ""  # compiles, out of the time below
+    script("--budget", "96", "--policy", "dfs")
+    monkeypatch.setattr(StandInScheduler, "schedule", slow)
+    monkeypatch.setattr("blendrt.vllm.feed.warm_up", lambda engine, job, vocab: None)
+    assert runs_told(script("--budget", "96", "--within", "4")) == [["dfs", "96"]]
+    broken = read_steplog(tmp_path / "out" / "small-blend-vllm-96.broken.parquet")
+    assert not broken.meta["complete"]
+    assert 0 < broken.count("finished").sum() < 200

@@ -3,7 +3,7 @@ said to.
 
 vLLM runs in this process, so that its scheduler can be listened to, and sees all requests before
 its first step. It has the plan's token budget, running limit and KV blocks. Written against 0.20.2
-and 0.33.
+and 0.33; run with 0.20.2.
 """
 
 import json
@@ -51,12 +51,20 @@ class VllmReplay:
     def measure_on(
         self, engine: Any, vocab: int, told: Callable[[int], None] = lambda _: None
     ) -> None:
-        """The same on an engine that `open_engine` made for a plan of this system and flavour."""
+        """The same on an engine that `open_engine` made for a plan of this system and of a token
+        budget no smaller than this one's.
+        """
         vllm, job = _library(), self._job
         tokens = PromptTokens(job.workload, vocab, self._seed)
         scheduler = engine.llm_engine.engine_core.engine_core.scheduler
         plain = scheduler.schedule, scheduler.update_from_output
+        made_for = scheduler.max_num_scheduled_tokens, scheduler.max_num_running_reqs
+        asked = job.flavour.token_budget, job.flavour.max_running
+        assert asked[0] <= made_for[0], f"vLLM's buffers hold {made_for[0]} tokens, not {asked[0]}"
+        assert asked[1] <= made_for[1], f"vLLM's buffers hold {made_for[1]} requests"
         try:
+            # NOTE: its scheduler reads both at every step; its runner only sizes buffers by them.
+            scheduler.max_num_scheduled_tokens, scheduler.max_num_running_reqs = asked
             for rank in job.ranks:
                 rows = admission_rows(job.core(rank))
                 scheduler.schedule, scheduler.update_from_output = plain
@@ -73,6 +81,7 @@ class VllmReplay:
                 told(self._done)
         finally:
             scheduler.schedule, scheduler.update_from_output = plain
+            scheduler.max_num_scheduled_tokens, scheduler.max_num_running_reqs = made_for
 
     def log(self, meta: Mapping[str, Any]) -> StepLog:
         """The steps so far. `complete` in its meta says whether these are all."""
@@ -81,9 +90,12 @@ class VllmReplay:
 
 
 @contextmanager
-def open_engine(job: Job, choice: ModelChoice, seed: int = 0) -> Iterator[Any]:
-    """vLLM's `LLM` for the job's system and flavour; it is made with a model's directory, which for
-    dummy weights is a config.json alone.
+def open_engine(
+    job: Job, choice: ModelChoice, seed: int = 0, longest: int | None = None
+) -> Iterator[Any]:
+    """vLLM's `LLM` for the job's system and flavour, and for requests of at most `longest` tokens:
+    the job's own unless others are to run on it, too. It is made with a model's directory, which
+    for dummy weights is a config.json alone.
     """
     vllm = _library()
     with ExitStack() as stack:
@@ -91,7 +103,25 @@ def open_engine(job: Job, choice: ModelChoice, seed: int = 0) -> Iterator[Any]:
         if directory is None:
             directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
             write_config(choice.config, directory)
-        yield vllm.LLM(**engine_arguments(job, choice, directory, seed))
+        longest = longest_request(job) if longest is None else longest
+        yield vllm.LLM(**engine_arguments(job, choice, directory, seed, longest))
+
+
+def longest_request(job: Job) -> int:
+    """Tokens of the job's longest request with its answer."""
+    return int((job.workload.prompt_len + job.output_len).max())
+
+
+def warm_up(engine: Any, job: Job, vocab: int, requests: int = 256) -> None:
+    """Prefills, decodes and steps of both, so that nothing is compiled in a measured step: the
+    job's first requests, with answers of a few tokens.
+    """
+    vllm, tokens = _library(), PromptTokens(job.workload, vocab, 0)
+    rows = range(min(requests, len(job.workload)))
+    prompts = [vllm.TokensPrompt(prompt_token_ids=tokens.prompt(k).tolist()) for k in rows]
+    answers = np.minimum(job.output_len, 1 + np.arange(len(job.workload)) % 12)
+    engine.generate(prompts, [_sampling(vllm, int(answers[k])) for k in rows], use_tqdm=False)
+    engine.reset_prefix_cache()
 
 
 def admission_rows(core: ServingCore) -> list[int]:
@@ -110,9 +140,14 @@ def admission_rows(core: ServingCore) -> list[int]:
     return core.rows[np.concatenate(order)].tolist()  # type: ignore[no-any-return]
 
 
-def engine_arguments(job: Job, choice: ModelChoice, directory: Path, seed: int) -> dict[str, Any]:
-    """What vLLM's `LLM` is made with."""
+def engine_arguments(
+    job: Job, choice: ModelChoice, directory: Path, seed: int, longest: int
+) -> dict[str, Any]:
+    """What vLLM's `LLM` is made with: its own defaults, but for what the plan says and for three
+    things that let it run at its best.
+    """
     system, flavour = job.system, job.flavour
+    blocks, bytes_per_token = system.kv_blocks + 1, system.kv_bytes_per_token
     return {
         "model": str(directory),
         "load_format": "dummy" if choice.directory is None else "auto",
@@ -121,14 +156,26 @@ def engine_arguments(job: Job, choice: ModelChoice, directory: Path, seed: int) 
         "seed": seed,
         "tensor_parallel_size": system.tp,
         "block_size": system.block_tokens,
-        "num_gpu_blocks_override": system.kv_blocks + 1,  # one is vLLM's null block
-        "max_model_len": min(choice.config.context, system.longest_request),
+        "num_gpu_blocks_override": blocks,  # one is vLLM's null block
+        # Of one GPU. Without it vLLM would measure what is free, by capturing graphs twice.
+        "kv_cache_memory_bytes": blocks * system.block_tokens * bytes_per_token // system.tp,
+        # Every step copies a row of block ids as long as this to the GPU for each request: 33 MB
+        # for 1,024 requests of 131,072 tokens.
+        "max_model_len": min(choice.config.context, system.longest_request, longest),
         "max_num_batched_tokens": flavour.token_budget,
         "max_num_seqs": flavour.max_running,
         "enable_prefix_caching": flavour.prefix_sharing,
         "enable_chunked_prefill": True,
         "disable_log_stats": True,
+        # It captures decodes of up to 512 requests by itself, and runs larger ones without a graph.
+        "compilation_config": {"cudagraph_capture_sizes": graph_sizes(flavour.max_running)},
     }
+
+
+def graph_sizes(most: int) -> list[int]:
+    """Batch sizes with a CUDA graph: vLLM's own up to 512, and every 32 from there to `most`."""
+    own = [1, 2, 4, *range(8, 256, 8), *range(256, 513, 16)]
+    return sorted({size for size in (*own, *range(544, most, 32)) if size < most} | {most})
 
 
 def write_config(config: DecoderConfig, directory: Path) -> None:
