@@ -46,12 +46,12 @@ class TimeIsUp(Exception):
 
 
 def asked_runs(given: argparse.Namespace) -> list[Run]:
-    """Every order under every budget, the orders of one budget together."""
+    """Every order under every budget, the budgets of one order together."""
     runs = []
     for pool in given.pool:
         planned = [one for one in plans_of(given.plans, pool) if one.policy in given.policy]
-        for budget in given.budget:
-            for one in planned:
+        for one in planned:
+            for budget in given.budget:
                 place = given.output / f"{pool}-{one.policy}-vllm-{budget}.parquet"
                 job, meta = vllm_job(one, budget)
                 runs.append(Run(pool, one.policy, budget, job, meta, place))
