@@ -397,7 +397,7 @@ def test_the_script_runs_every_order_on_one_engine_and_goes_on_where_it_stopped(
     vllm: type[StandInLLM], script: Callable[..., str], tmp_path: Path
 ) -> None:
     first = script("--budget", "96", "48")
-    assert runs_told(first) == [["dfs", "96"], ["blend", "96"], ["dfs", "48"], ["blend", "48"]]
+    assert runs_told(first) == [["dfs", "96"], ["dfs", "48"], ["blend", "96"], ["blend", "48"]]
     assert len(vllm.made) == 1
     assert (tmp_path / "out" / "summary.md").read_text() == first
     assert script("--budget", "96", "48") == first
