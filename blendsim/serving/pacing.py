@@ -15,7 +15,7 @@ from blendsim.pacing import Pacing
 from blendsim.request import Ints
 from blendsim.serving.forecast import last_end
 from blendsim.serving.kinds import KIND, correction, spread_of
-from blendsim.serving.price import choose_sizes, token_price, tokens_at
+from blendsim.serving.price import Overlap, choose_sizes, token_price, tokens_at
 from blendsim.serving.state import LEFT, NONE, State
 from blendsim.steplog import COUNTS
 
@@ -63,7 +63,7 @@ class Pace(NamedTuple):
     table: Ints  # (ROWS, 3), by context in use: two sizes to alternate between, tokens to compute
     sizes: Ints
     seconds: NDArray[np.float64]
-    lines: NDArray[np.float64]
+    overlap: Overlap
     jump: Ints  # (n,), place of the line → itself while its request waits, else one further left
     kinds: Any  # (sources,) KIND
 
@@ -118,7 +118,11 @@ def new_pace(
         np.zeros((ROWS, 3), np.int64),
         sizes,
         seconds,
-        np.array(pacing.lines, np.float64),
+        Overlap(
+            np.array(pacing.lines, np.float64),
+            np.array([ratio for ratio, _ in pacing.measured], np.float64),
+            np.array([time for _, time in pacing.measured], np.float64),
+        ),
         np.arange(len(requests), dtype=np.int64),
         kinds,
     )
@@ -239,13 +243,13 @@ def look(state: State) -> None:
     ahead = np.empty((SLICES, 2))
     foresee(state, reads, ahead)
     p.steps_left = ahead[:, 0].sum()
-    price = token_price(pace.lines, pace.sizes, pace.seconds, ahead, tokens)
-    low = tokens_at(pace.lines, pace.sizes, pace.seconds, ahead, price * (1.0 - p.slack))
-    high = tokens_at(pace.lines, pace.sizes, pace.seconds, ahead, price * (1.0 + p.slack))
+    price = token_price(pace.overlap, pace.sizes, pace.seconds, ahead, tokens)
+    low = tokens_at(pace.overlap, pace.sizes, pace.seconds, ahead, price * (1.0 - p.slack))
+    high = tokens_at(pace.overlap, pace.sizes, pace.seconds, ahead, price * (1.0 + p.slack))
     share = min(max((tokens - low) / max(high - low, 1.0), 0.0), 1.0)
     choose_sizes(
         pace.table,
-        pace.lines,
+        pace.overlap,
         pace.sizes,
         pace.seconds,
         p.unit * p.read_seconds,
