@@ -7,6 +7,7 @@ resolved when the plan is made, so that a simulator and a runtime with the same 
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from typing import Any
 
 from blendsim.errors import InputError
@@ -50,11 +51,16 @@ class Pacing:
     lines: tuple[tuple[float, float], ...]  # f(c, m) = max of a·c + b·m
     read_seconds: float  # of one context token at the best bandwidth
     spread: tuple[float, ...]  # by source, E[d²] / E[d]² of the lengths that are not visible
+    #: m/c and f/c of an overlap that was measured, ascending: then f is this, and no maximum of
+    #: lines.
+    measured: tuple[tuple[float, float], ...] = ()
 
     def __post_init__(self) -> None:
-        rises = self.sizes == tuple(sorted(set(self.sizes))) and min(self.sizes, default=0) > 0
         for is_right, what in (
-            (rises and all(isinstance(n, int) for n in self.sizes), "sizes must rise from above 0"),
+            (
+                self.sizes and _rise(self.sizes) and all(isinstance(n, int) for n in self.sizes),
+                "sizes must rise from above 0",
+            ),
             (
                 len(self.seconds) == len(self.sizes) and all(_above_0(c) for c in self.seconds),
                 "seconds must be above 0, one a size",
@@ -62,6 +68,11 @@ class Pacing:
             (
                 bool(self.lines) and all(a >= 0.0 and b >= 0.0 for a, b in self.lines),
                 "lines must be pairs of at least 0",
+            ),
+            (
+                _rise(tuple(r for r, _ in self.measured))
+                and all(1.0 <= t < float("inf") for _, t in self.measured),
+                "measured must be pairs that rise from above 0, of at least 1",
             ),
             (_above_0(self.read_seconds), "read_seconds must be above 0"),
             (all(1.0 <= each < float("inf") for each in self.spread), "spread must be at least 1"),
@@ -72,6 +83,10 @@ class Pacing:
     def as_json(self) -> dict[str, Any]:
         """Plain values, for a plan file's head."""
         return asdict(self)
+
+
+def _rise(values: tuple[float, ...]) -> bool:
+    return all(map(_above_0, values)) and all(a < b for a, b in pairwise(values))
 
 
 def _above_0(value: float) -> bool:
@@ -88,5 +103,6 @@ def pacing_from_json(values: Mapping[str, Any]) -> Pacing:
     gains = Gains(**given)
     for name in ("sizes", "seconds", "spread"):
         fields[name] = tuple(fields[name])
-    fields["lines"] = tuple((float(a), float(b)) for a, b in fields["lines"])
+    for name in ("lines", "measured"):  # plans of earlier versions have no `measured`
+        fields[name] = tuple((float(a), float(b)) for a, b in fields.get(name, ()))
     return Pacing(gains=gains, **fields)

@@ -348,3 +348,41 @@ def test_kernels_for_paced_states_mean_their_other_half_without_pace() -> None:
     assert note_step(unpaced) is None
     assert not is_paced(unpaced)
     assert is_paced(AMPLE.core().state)
+
+
+# ---- pools that do not fill the cache
+
+
+@pytest.mark.parametrize(("most_reads", "is_airy"), [(4.0, 1), (0.1, 0)])
+def test_a_pool_is_airy_if_its_longest_answer_takes_longer_than_a_full_cache(
+    most_reads: float, is_airy: int
+) -> None:
+    core = AMPLE.core()
+    p = record_of(core)
+    p.most_reads = p.reads_left * p.read_seconds / (50.0 / most_reads)
+    core.step()
+    assert p.is_airy == is_airy
+    p.most_reads *= 1e-3 if is_airy else 1e3
+    core.state.scalars[0].step = 1
+    pacing_module.look(core.state)
+    assert p.is_airy == is_airy  # said once, of the whole pool
+
+
+def test_nothing_is_kept_for_the_dense_end_of_an_airy_pool() -> None:
+    core = AMPLE.core()
+    p = record_of(core)
+    p.hold_left, p.steps_left, p.is_airy = 100.0, 10.0, 0
+    assert paced_line.kept_for_left(core.state) >= 10
+    p.is_airy = 1
+    assert paced_line.kept_for_left(core.state) == 0
+
+
+def test_what_runs_in_an_airy_pool_has_its_answers_yet_to_compute() -> None:
+    """All three light ones run and have generated one token each of 30, 40 and 50."""
+    core = AMPLE.core()
+    core.step()
+    core.commit()
+    left = [
+        int(core.state.requests.expected[k] - core.state.requests.generated[k]) for k in (3, 4, 5)
+    ]
+    assert pacing_module.still_to_generate(core.state) == pytest.approx(sum(left), abs=len(left))

@@ -25,6 +25,7 @@ from blendsim.request import Workload, from_lengths, pool
 from blendsim.serving.flavour import FLAVOURS, find_flavour
 from blendsim.serving.knobs import Knobs
 
+MEASURED = {"gpu": "h200", "profile": "measured"}
 PACING = Pacing(Gains(), (16, 32), (0.5, 0.75), ((1.0, 0.5), (0.3, 1.0)), 1e-9, (1.25,))
 
 
@@ -109,10 +110,19 @@ def test_plan_file_keeps_the_pacing(tmp_path: Path) -> None:
     assert read_plan(tmp_path / "plan").pacing == PACING
 
 
-def test_pacing_that_a_planner_made_comes_back_from_a_file(tmp_path: Path) -> None:
-    plan = planned(mixed())[1]
+@pytest.mark.parametrize("settings", [{}, MEASURED], ids=["lines", "measured"])
+def test_pacing_that_a_planner_made_comes_back_from_a_file(
+    tmp_path: Path, settings: dict[str, Any]
+) -> None:
+    plan = planned(mixed(), **settings)[1]
     write_plan(plan, tmp_path / "plan")
     assert read_plan(tmp_path / "plan").pacing == plan.pacing
+
+
+def test_pacing_from_before_overlaps_were_measured_is_read(tmp_path: Path) -> None:
+    write_plan(small_plan(), tmp_path / "plan")
+    with_pacing(tmp_path / "plan", lambda p: {name: p[name] for name in p if name != "measured"})
+    assert read_plan(tmp_path / "plan").pacing == PACING
 
 
 def test_plan_file_without_pacing_is_an_unpaced_plan(tmp_path: Path) -> None:
@@ -138,9 +148,21 @@ def test_plan_file_without_pacing_is_an_unpaced_plan(tmp_path: Path) -> None:
         lambda pacing: pacing | {"sizes": 16},
         lambda pacing: pacing | {"lines": [[1.0]]},
         lambda pacing: pacing | {"lines": [["a", "b"]]},
+        lambda pacing: pacing | {"measured": 3},
         lambda pacing: [1],
     ],
-    ids=["no gains", "no spread", "field", "gain", "number", "size", "line", "words", "list"],
+    ids=[
+        "no gains",
+        "no spread",
+        "field",
+        "gain",
+        "number",
+        "size",
+        "line",
+        "words",
+        "point",
+        "list",
+    ],
 )
 def test_broken_pacing_is_one_line(tmp_path: Path, change: Callable[[dict[str, Any]], Any]) -> None:
     path = tmp_path / "plan.parquet"
@@ -209,6 +231,25 @@ def test_engines_that_do_not_overlap_are_paced_by_the_sum() -> None:
     problem, plan = planned(mixed(), overlap="max")
     lines = overlap_lines("max", problem.model.system)
     assert pacing_of(plan).lines == tuple((a, b) for a, b, _ in lines.tolist())
+
+
+def test_a_measured_overlap_is_priced_as_its_steps_are_charged() -> None:
+    problem, plan = planned(mixed(), **MEASURED)
+    ratios, times = problem.model.measured
+    assert pacing_of(plan).measured == tuple(zip(ratios.tolist(), times.tolist(), strict=True))
+
+
+def test_a_measured_overlap_for_which_no_step_is_cut_is_priced_as_the_sum() -> None:
+    """On an H200 pairs promise less than steps are cut for."""
+    pacing = pacing_of(planned(mixed(), **MEASURED, nano_batches=2)[1])
+    assert np.diff(pacing.measured) == pytest.approx(1.0)
+    assert np.array(pacing.lines) == pytest.approx(1.0)
+
+
+def test_no_overlap_is_measured_where_lines_say_all() -> None:
+    for name in ("nanoflow", "sequential"):
+        assert pacing_of(planned(mixed(), engine=name)[1]).measured == ()
+    assert pacing_of(planned(mixed(), engine="sequential", **MEASURED)[1]).measured == ()
 
 
 def test_spread_is_one_where_all_lengths_are_visible() -> None:

@@ -3,7 +3,7 @@ rest against searches too slow to be wrong.
 """
 
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -14,6 +14,7 @@ from scipy.optimize import linprog
 
 from blendsim.serving import price as price_module
 from blendsim.serving.price import (
+    Overlap,
     best_size,
     choose_sizes,
     lower_hull,
@@ -24,6 +25,7 @@ from blendsim.serving.price import (
 
 KERNELS = (
     "side_by_side",
+    "measured_overlap",
     "best_size",
     "tokens_at",
     "token_price",
@@ -38,13 +40,21 @@ Ints = NDArray[np.int64]
 class Machine(NamedTuple):
     """How steps overlap and what the compute of each size takes, in whole numbers: no rounding."""
 
-    lines: Floats
+    overlap: Overlap
     sizes: Ints
     seconds: Floats
 
     def time(self, i: int, memory: float) -> float:
         """t of size number i, in words of its own."""
-        return max(float(a * self.seconds[i] + b * memory) for a, b in self.lines)
+        return max(float(a * self.seconds[i] + b * memory) for a, b in self.overlap.lines)
+
+
+def of_lines(lines: Any) -> Overlap:
+    return Overlap(np.array(lines, np.float64), np.empty(0), np.empty(0))
+
+
+def of_points(ratios: Floats, times: Floats) -> Overlap:
+    return Overlap(np.ones((1, 2)), ratios, times)
 
 
 @st.composite
@@ -56,7 +66,7 @@ def machines(draw: st.DrawFn) -> Machine:
     )
     line = st.tuples(st.integers(1, 4), st.integers(1, 4))
     lines = draw(st.lists(line, min_size=1, max_size=4))
-    return Machine(np.array(lines, np.float64), sizes.astype(np.int64), seconds.astype(np.float64))
+    return Machine(of_lines(lines), sizes.astype(np.int64), seconds.astype(np.float64))
 
 
 def least_seconds(machine: Machine, ahead: Floats, tokens: float) -> float:
@@ -114,18 +124,18 @@ def test_a_dearer_token_never_has_fewer_computed(
 
 
 def test_steps_that_compute_enough_anyhow_leave_a_token_worth_nothing() -> None:
-    machine = Machine(np.ones((1, 2)), np.array([10]), np.array([5.0]))
+    machine = Machine(of_lines(np.ones((1, 2))), np.array([10]), np.array([5.0]))
     assert token_price(*machine, np.array([[5.0, 1.0]]), 40.0) == pytest.approx(0.0, abs=1e-6)
 
 
 def test_tokens_beyond_what_steps_ahead_may_take_are_worth_what_the_best_size_takes() -> None:
-    machine = Machine(np.ones((1, 2)), np.array([10, 20]), np.array([5.0, 6.0]))
+    machine = Machine(of_lines(np.ones((1, 2))), np.array([10, 20]), np.array([5.0, 6.0]))
     assert token_price(*machine, np.array([[1.0, 1.0]]), 1e6) == pytest.approx(0.3)
 
 
 def test_full_steps_take_what_is_free_and_later_ones_the_rest() -> None:
     """f = max(c, m): beside 8 s of reads 40 tokens are free, beside none each costs its compute."""
-    machine = Machine(np.eye(2), np.array([10, 20, 40]), np.array([2.0, 4.0, 8.0]))
+    machine = Machine(of_lines(np.eye(2)), np.array([10, 20, 40]), np.array([2.0, 4.0, 8.0]))
     ahead = np.array([[3.0, 8.0], [5.0, 0.5]])
     x = token_price(*machine, ahead, 200.0)
     assert tokens_at(*machine, ahead, x * 0.99) == 3 * 40 + 5 * 10
@@ -219,7 +229,7 @@ def test_two_different_sizes_lie_around_what_the_step_is_to_compute(
 
 def test_sizes_of_equal_slopes_are_alternated_between() -> None:
     """A token more costs 0.09 s up to 20 and 0.105 s above: both are within 30 % of 0.1 s."""
-    machine = Machine(np.ones((1, 2)), np.array([10, 20, 40]), np.array([1.0, 1.9, 4.0]))
+    machine = Machine(of_lines(np.ones((1, 2))), np.array([10, 20, 40]), np.array([1.0, 1.9, 4.0]))
     assert chosen(machine, 0.1, 0.3, 0.2)[0].tolist() == [10, 20, 16]
     assert chosen(machine, 0.1, 0.3, 0.5)[0].tolist() == [20, 40, 25]
     assert chosen(machine, 0.1, 0.3, 0.0)[0].tolist() == [10, 10, 10]
@@ -232,7 +242,9 @@ def test_sizes_of_equal_slopes_are_alternated_between() -> None:
 
 def test_the_longer_a_step_reads_beside_compute_the_more_it_computes() -> None:
     """f = max(c, m): under the reads compute is free, so that the corner moves with them."""
-    machine = Machine(np.eye(2), np.array([10, 20, 40, 80]), np.array([2.0, 4.0, 9.0, 20.0]))
+    machine = Machine(
+        of_lines(np.eye(2)), np.array([10, 20, 40, 80]), np.array([2.0, 4.0, 9.0, 20.0])
+    )
     table = chosen(machine, 0.05, 0.0, 0.0)
     assert all(a <= b for a, b in pairwise(table[:, 0].tolist()))
     assert table[0, 0] < table[-1, 0]
@@ -244,13 +256,48 @@ def test_plain_twins_price_and_choose_alike(
     machine: Machine, ahead: Floats, tokens: float, slack: float, share: float
 ) -> None:
     x = token_price(*machine, ahead, tokens)
-    t = side_by_side(machine.lines, 3.0, 2.0)
+    t = side_by_side(machine.overlap, 3.0, 2.0)
     table = chosen(machine, max(x, 0.01), slack, share)
     with pytest.MonkeyPatch.context() as patch:
         for name in KERNELS:
             patch.setattr(price_module, name, getattr(price_module, name).py_func)
         assert price_module.token_price(*machine, ahead, tokens) == pytest.approx(x, 1e-9)
-        assert price_module.side_by_side(machine.lines, 3.0, 2.0) == t
+        assert price_module.side_by_side(machine.overlap, 3.0, 2.0) == t
         again = np.zeros_like(table)
         price_module.choose_sizes(again, *machine, 4.0, max(x, 0.01), slack, share, 1)
     assert np.array_equal(again, table)
+
+
+# ---- where the overlap was measured
+
+#: Together they take the sum, but for reads as long as the compute, which save a quarter of it.
+ONE_DIP = of_points(np.array([0.5, 1.0, 2.0]), np.array([1.5, 1.5, 3.0]))
+
+
+def test_a_measured_overlap_takes_what_was_measured_and_not_its_hull() -> None:
+    assert side_by_side(ONE_DIP, 2.0, 2.0) == 3.0
+    assert side_by_side(ONE_DIP, 2.0, 1.0) == 3.0  # the hull has 2.5
+    assert side_by_side(ONE_DIP, 2.0, 8.0) == 10.0
+
+
+def test_sizes_are_chosen_where_a_measured_overlap_pays() -> None:
+    """Compute is 1 s for 10 tokens; a token is worth 0.09 s, and only the step whose compute is as
+    long as its reads, 2 s, is cheaper a token than that.
+    """
+    sizes = np.array([10, 20, 40, 80])
+    machine = Machine(ONE_DIP, sizes, sizes / 10.0)
+    assert best_size(*machine, 2.0, 0.09) == 20
+    assert chosen(machine, 0.09, 0.0, 0.0)[0].tolist() == [20, 20, 20]  # reads of 2 s
+    assert chosen(machine, 0.09, 0.0, 0.0)[4].tolist() == [10, 10, 10]  # of 18 s, too long for any
+
+
+def test_points_on_the_sum_are_priced_as_the_sum() -> None:
+    sizes = np.array([10, 20, 40, 80])
+    seconds, ahead = np.array([2.0, 3.0, 5.5, 12.0]), np.array([[5.0, 1.0], [7.0, 4.0]])
+    ratios = np.array([0.5, 1.0, 2.0])
+    plain = Machine(of_lines(np.ones((1, 2))), sizes, seconds)
+    measured = plain._replace(overlap=of_points(ratios, 1.0 + ratios))
+    for tokens in (150.0, 400.0, 900.0):
+        x = token_price(*plain, ahead, tokens)
+        assert token_price(*measured, ahead, tokens) == pytest.approx(x)
+        assert np.array_equal(chosen(measured, x, 0.05, 0.5), chosen(plain, x, 0.05, 0.5))

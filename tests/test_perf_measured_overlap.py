@@ -13,7 +13,7 @@ from blendsim.perf.kernels import measured_overlap, overlapped
 from blendsim.perf.measured import chosen_model
 from blendsim.perf.model import StepModel, step_model
 from blendsim.perf.overlap import hull, read_points
-from blendsim.perf.step import CUT_WORTH, StepTimes, cut_worth, step_costs, step_seconds
+from blendsim.perf.step import CUT_WORTH, StepTimes, charged, cut_worth, step_costs, step_seconds
 from blendsim.perf.store import load_profile
 from blendsim.specs import System, find_gpu, find_model
 from blendsim.steplog import COUNTS
@@ -124,6 +124,33 @@ def test_a_step_is_cut_only_where_that_promises_enough(model: StepModel, worth: 
         counts[: len(step)] = step
         expected = whole if worth * whole < halves else halves
         assert step_seconds(costs, counts).seconds == pytest.approx(expected), step
+
+
+def test_an_overlap_as_charged_takes_the_sum_where_no_step_is_cut_for_it(model: StepModel) -> None:
+    """Of a tenth, a fifth and a tenth of the sum only the fifth is worth a cut at 0.85."""
+    ratios, gains = np.array([0.5, 1.0, 2.0]), np.array([0.9, 0.8, 0.9])
+    seen = (ratios, gains * (1.0 + ratios))
+    costs = step_costs(model, True, True, nano_batches=2)._replace(measured=seen)
+    found = charged(costs)
+    assert (found.measured[1] / (1.0 + ratios)).tolist() == pytest.approx([1.0, 0.8, 1.0])
+    assert np.array_equal(found.lines, hull(*found.measured))
+
+
+def test_steps_in_one_piece_are_charged_an_overlap_as_it_was_measured(model: StepModel) -> None:
+    costs = step_costs(model, True, True)
+    assert charged(costs) is costs
+
+
+def test_steps_cost_the_overlap_as_charged(model: StepModel) -> None:
+    """But for what the GEMMs of halves take more, which is no matter of the overlap."""
+    costs = step_costs(model, True, True, nano_batches=2)._replace(tables=model.tables)
+    told = charged(costs)
+    for step in STEPS:
+        counts = np.zeros(len(COUNTS), np.int64)
+        counts[: len(step)] = step
+        took = step_seconds(costs, counts)
+        price = measured_overlap(*told.measured, took.compute, took.memory)
+        assert took.seconds == pytest.approx(price), step
 
 
 def test_a_measured_overlap_has_to_promise_more_than_cutting_costs(model: StepModel) -> None:

@@ -18,7 +18,7 @@ from blendsim.perf.kernels import (
     prefill_seconds,
 )
 from blendsim.perf.model import StepModel
-from blendsim.perf.overlap import SUM, overlap_lines
+from blendsim.perf.overlap import SUM, hull, overlap_lines
 from blendsim.steplog import COUNTS
 
 SHARED_READS = COUNTS.index("shared_reads")
@@ -84,6 +84,17 @@ def step_costs(
 def cut_worth(model: StepModel) -> float:
     """How much of a step's time in one piece its pieces side by side may take, for it to be cut."""
     return CUT_WORTH if model.measured else 1.0
+
+
+def charged(costs: StepCosts) -> StepCosts:
+    """The costs with an overlap as it is charged, of which `lines` are the hull again: where one
+    was measured, steps that are not worth cutting take the sum.
+    """
+    if not costs.measured or costs.nano_batches == 1:
+        return costs
+    ratios, times = costs.measured
+    times = np.where(costs.cut_worth * (1.0 + ratios) < times, 1.0 + ratios, times)
+    return costs._replace(lines=hull(ratios, times), measured=(ratios, times))
 
 
 def in_pieces(tables: StepTables, pieces: int) -> StepTables:

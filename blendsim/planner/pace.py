@@ -8,7 +8,7 @@ import numpy as np
 
 from blendsim.pacing import Gains, Pacing
 from blendsim.perf.model import StepModel
-from blendsim.perf.overlap import SUM, overlap_lines
+from blendsim.perf.step import StepCosts, charged
 from blendsim.plan import Plan
 from blendsim.planner.outlook import Outlook
 from blendsim.request import Ints, Workload
@@ -23,10 +23,10 @@ def pace(
     workload: Workload,
     outlook: Outlook,
     model: StepModel,
-    overlaps: bool,
+    costs: StepCosts,
     gains: Gains,
 ) -> Plan:
-    """`plan`, made for both ends, with its steps paced on an engine that `overlaps` or does not.
+    """`plan`, made for both ends, with its steps paced on an engine of these `costs`.
 
     A pool's totals are those of the drawn lengths: means would have no long answers, and reads grow
     with the square.
@@ -38,16 +38,17 @@ def pace(
     beside += (0.5 * p * (p + 1.0)).sum() * model.best_prefill_seconds_per_pair
     per_token = beside / (p + d).sum()
     layers = model.tables.layers_with_network
-    lines = model.lines if overlaps else overlap_lines(SUM, model.system)
+    costs = charged(costs)
     return replace(
         plan,
         pacing=Pacing(
             gains=gains,
             sizes=SIZES,
             seconds=tuple(float(layers[n] + per_token * n) for n in SIZES),
-            lines=tuple((float(a), float(b)) for a, b, _ in lines),
+            lines=tuple((float(a), float(b)) for a, b, _ in costs.lines),
             read_seconds=model.best_seconds_per_context_token,
             spread=_spread(outlook, workload.source.astype(np.int64)),
+            measured=tuple(zip(*(part.tolist() for part in costs.measured), strict=True)),
         ),
     )
 

@@ -12,6 +12,7 @@ from blendsim import __version__
 from blendsim.perf.density import RequestCosts, closed_form
 from blendsim.perf.measured import chosen_model
 from blendsim.perf.model import StepModel
+from blendsim.perf.step import step_costs
 from blendsim.plan import Plan
 from blendsim.planner.blend import BlendSettings
 from blendsim.planner.lengths import Lengths
@@ -127,12 +128,14 @@ def plan_whole(problem: Problem, policy: str, blend: BlendSettings | None = None
     )
     if policy != PACED:
         return plan
+    flavour = find_flavour(problem.settings.engine)
+    pieces = problem.settings.nano_batches or flavour.nano_batches
     return pace(
         plan,
         problem.workload,
         Outlook(problem.lengths, problem.drawn),
         problem.model,
-        find_flavour(problem.settings.engine).overlaps,
+        step_costs(problem.model, flavour.overlaps, flavour.overlaps_network, pieces),
         problem.settings.pacing,
     )
 

@@ -15,7 +15,7 @@ from blendsim.pacing import Pacing
 from blendsim.request import Ints
 from blendsim.serving.forecast import last_end
 from blendsim.serving.kinds import KIND, correction, spread_of
-from blendsim.serving.price import choose_sizes, token_price, tokens_at
+from blendsim.serving.price import Overlap, choose_sizes, token_price, tokens_at
 from blendsim.serving.state import LEFT, NONE, State
 from blendsim.steplog import COUNTS
 
@@ -46,11 +46,13 @@ PACE = np.dtype(
         ("hold_left", np.float64),  # KV tokens · steps that its waiting requests will hold
         ("square_left", np.float64),  # Σ of that times the KV tokens each holds
         ("steps_left", np.float64),  # as reckoned last
+        ("is_airy", np.int64),  # 1 if the pool as a whole does not fill the KV cache
     ],
     align=True,
 )
 SLICES = 17  # of the steps left
 ROWS = 128  # of the table: so many levels of KV in use
+ROUNDING = 1e-9
 CREDIT = 16_384.0  # tokens of imbalance remembered at most
 GUMBEL = 1.2825498301618641  # π/√6, the standard deviation of the longest of many
 EULER = 0.5772156649015329  # the longest of n exponential lengths is about mean·(ln n + γ)
@@ -63,7 +65,7 @@ class Pace(NamedTuple):
     table: Ints  # (ROWS, 3), by context in use: two sizes to alternate between, tokens to compute
     sizes: Ints
     seconds: NDArray[np.float64]
-    lines: NDArray[np.float64]
+    overlap: Overlap
     jump: Ints  # (n,), place of the line → itself while its request waits, else one further left
     kinds: Any  # (sources,) KIND
 
@@ -118,7 +120,11 @@ def new_pace(
         np.zeros((ROWS, 3), np.int64),
         sizes,
         seconds,
-        np.array(pacing.lines, np.float64),
+        Overlap(
+            np.array(pacing.lines, np.float64),
+            np.array([ratio for ratio, _ in pacing.measured], np.float64),
+            np.array([time for _, time in pacing.measured], np.float64),
+        ),
         np.arange(len(requests), dtype=np.int64),
         kinds,
     )
@@ -226,6 +232,20 @@ def foresee(state: State, reads: float, ahead: NDArray[np.float64]) -> None:
 
 
 @rare_kernel
+def still_to_generate(state: State) -> float:
+    """Tokens that those of the right who run are expected to generate yet."""
+    step = state.scalars[0].step
+    tokens = 0.0
+    for i in range(len(state.buckets)):
+        b = state.buckets[i]
+        tokens += float(b.final_sum - b.base_sum - b.count * step)
+    kinds = state.pace[0].kinds
+    for i in range(len(kinds)):
+        tokens += correction(state, i) * kinds[i].mean_sum
+    return max(tokens, 0.0)
+
+
+@rare_kernel
 def look(state: State) -> None:
     """Reckon anew: what is left, in how many steps, and which sizes steps should have."""
     pace = state.pace[0]
@@ -239,13 +259,21 @@ def look(state: State) -> None:
     ahead = np.empty((SLICES, 2))
     foresee(state, reads, ahead)
     p.steps_left = ahead[:, 0].sum()
-    price = token_price(pace.lines, pace.sizes, pace.seconds, ahead, tokens)
-    low = tokens_at(pace.lines, pace.sizes, pace.seconds, ahead, price * (1.0 - p.slack))
-    high = tokens_at(pace.lines, pace.sizes, pace.seconds, ahead, price * (1.0 + p.slack))
+    if state.scalars[0].step == 0:
+        # NOTE: not later: what is left of every pool does not fill the cache some day.
+        p.is_airy = p.steps_left * p.most_reads > reads * (1.0 + ROUNDING)
+    if p.is_airy == 1:
+        # Soon most requests run, and their answers are most of what is still to be computed.
+        tokens += still_to_generate(state)
+    price = token_price(pace.overlap, pace.sizes, pace.seconds, ahead, tokens)
+    low = tokens_at(pace.overlap, pace.sizes, pace.seconds, ahead, price * (1.0 - p.slack))
+    high = tokens_at(pace.overlap, pace.sizes, pace.seconds, ahead, price * (1.0 + p.slack))
     share = min(max((tokens - low) / max(high - low, 1.0), 0.0), 1.0)
+    if p.is_airy == 1:
+        share = 1.0  # the longest answer sets the end: the sooner all run, the better
     choose_sizes(
         pace.table,
-        pace.lines,
+        pace.overlap,
         pace.sizes,
         pace.seconds,
         p.unit * p.read_seconds,

@@ -1,16 +1,20 @@
 """What a computed token is worth, and how many a step should compute.
 
 Let a step compute n tokens and spend m seconds reading KV; it takes t(n, m) = max of
-a·c(n) + b·m. What steps ahead will read is foreseen; to compute N tokens beside it in the least
-time is a linear program, and its dual has one price, x seconds a token: every step computes the n
-with the least t(n, m) − x·n, a corner of the convex hull of t(·, m), and x is such that these are N
-in all. Steps without reads can always be added, so that x is at most what they take a token.
+a·c(n) + b·m, or as long as was measured. What steps ahead will read is foreseen; to compute N
+tokens beside it in the least time is a linear program, and its dual has one price, x seconds a
+token: every step computes the n with the least t(n, m) − x·n, a corner of the convex hull of
+t(·, m), and x is such that these are N in all. Steps without reads can always be added, so that x
+is at most what they take a token.
 """
+
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from blendsim.compiled import kernel, rare_kernel
+from blendsim.perf.kernels import measured_overlap
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -18,45 +22,57 @@ Ints = NDArray[np.int64]
 _ROUNDS = 32  # of halving: the price to 2e-10 of its range
 
 
+class Overlap(NamedTuple):
+    """How compute and reads overlap."""
+
+    lines: Floats  # (k, 2), a and b
+    ratios: Floats  # of memory over compute, ascending, where it was measured; else empty
+    times: Floats  # over compute
+
+
 @kernel
-def side_by_side(lines: Floats, compute: float, memory: float) -> float:
-    """t = max of a·compute + b·memory."""
-    seconds = 0.0
+def side_by_side(overlap: Overlap, compute: float, memory: float) -> float:
+    """t = max of a·compute + b·memory, or as measured."""
+    if len(overlap.ratios) > 0:
+        return float(measured_overlap(overlap.ratios, overlap.times, compute, memory))
+    lines, seconds = overlap.lines, 0.0
     for i in range(len(lines)):
         seconds = max(seconds, lines[i, 0] * compute + lines[i, 1] * memory)
     return seconds
 
 
 @kernel
-def best_size(lines: Floats, sizes: Ints, seconds: Floats, memory: float, price: float) -> int:
+def best_size(overlap: Overlap, sizes: Ints, seconds: Floats, memory: float, price: float) -> int:
     """The size with the least t(n, memory) − price·n, the smallest of equals."""
     best, least = 0, np.inf
     for i in range(len(sizes)):
-        cost = side_by_side(lines, seconds[i], memory) - price * sizes[i]
+        cost = side_by_side(overlap, seconds[i], memory) - price * sizes[i]
         if cost < least:
             best, least = sizes[i], cost
     return best
 
 
 @kernel
-def tokens_at(lines: Floats, sizes: Ints, seconds: Floats, ahead: Floats, price: float) -> float:
+def tokens_at(overlap: Overlap, sizes: Ints, seconds: Floats, ahead: Floats, price: float) -> float:
     """Tokens that the steps `ahead` compute if a token is worth `price` seconds."""
     total = 0.0
     for j in range(len(ahead)):
         if ahead[j, 0] > 0.0:
-            total += ahead[j, 0] * best_size(lines, sizes, seconds, ahead[j, 1], price)
+            total += ahead[j, 0] * best_size(overlap, sizes, seconds, ahead[j, 1], price)
     return total
 
 
 @rare_kernel
-def token_price(lines: Floats, sizes: Ints, seconds: Floats, ahead: Floats, tokens: float) -> float:
+def token_price(
+    overlap: Overlap, sizes: Ints, seconds: Floats, ahead: Floats, tokens: float
+) -> float:
     """The price at which the steps `ahead` compute `tokens`, or that of steps without reads."""
     low, high = 0.0, np.inf
     for i in range(len(sizes)):
-        high = min(high, side_by_side(lines, seconds[i], 0.0) / sizes[i])
+        high = min(high, side_by_side(overlap, seconds[i], 0.0) / sizes[i])
     for _ in range(_ROUNDS):
         middle = 0.5 * (low + high)
-        if tokens_at(lines, sizes, seconds, ahead, middle) < tokens:
+        if tokens_at(overlap, sizes, seconds, ahead, middle) < tokens:
             low = middle
         else:
             high = middle
@@ -64,17 +80,17 @@ def token_price(lines: Floats, sizes: Ints, seconds: Floats, ahead: Floats, toke
 
 
 @kernel
-def lower_hull(lines: Floats, sizes: Ints, seconds: Floats, memory: float, hull: Ints) -> int:
+def lower_hull(overlap: Overlap, sizes: Ints, seconds: Floats, memory: float, hull: Ints) -> int:
     """Fill `hull` with the indices of sizes on the lower convex hull of t(·, memory); returns how
     many.
     """
     n = 0
     for i in range(len(sizes)):
-        t = side_by_side(lines, seconds[i], memory)
+        t = side_by_side(overlap, seconds[i], memory)
         while n > 1:
             p, q = hull[n - 2], hull[n - 1]
-            tp = side_by_side(lines, seconds[p], memory)
-            tq = side_by_side(lines, seconds[q], memory)
+            tp = side_by_side(overlap, seconds[p], memory)
+            tq = side_by_side(overlap, seconds[q], memory)
             if (tq - tp) * (sizes[i] - sizes[p]) < (t - tp) * (sizes[q] - sizes[p]):
                 break
             n -= 1
@@ -86,7 +102,7 @@ def lower_hull(lines: Floats, sizes: Ints, seconds: Floats, memory: float, hull:
 @rare_kernel
 def choose_sizes(
     table: Ints,
-    lines: Floats,
+    overlap: Overlap,
     sizes: Ints,
     seconds: Floats,
     unit: float,
@@ -105,12 +121,12 @@ def choose_sizes(
     hull = np.empty(len(sizes), np.int64)
     for j in range(len(table)):
         memory = (j + 0.5) * unit
-        n = lower_hull(lines, sizes, seconds, memory, hull)
+        n = lower_hull(overlap, sizes, seconds, memory, hull)
         low, high = 0, 0
         for v in range(1, n):
             p, q = hull[v - 1], hull[v]
-            rise = side_by_side(lines, seconds[q], memory)
-            rise -= side_by_side(lines, seconds[p], memory)
+            rise = side_by_side(overlap, seconds[q], memory)
+            rise -= side_by_side(overlap, seconds[p], memory)
             slope = rise / (sizes[q] - sizes[p])
             if slope <= price * (1.0 - slack):
                 low = v
