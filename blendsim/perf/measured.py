@@ -53,10 +53,14 @@ def chosen_place(system: System, profile: str) -> Path | None:
 
 
 def chosen_model(system: System, overlap: str, profile: str = IMPORTED) -> StepModel:
-    """The step costs by the profile that is meant. A measured one brings its own overlap for `auto`
-    and `fit`.
+    """The step costs by the profile that is meant; see `chosen_place`, `model_at`."""
+    return model_at(chosen_place(system, profile), system, overlap)
+
+
+def model_at(place: Path | None, system: System, overlap: str) -> StepModel:
+    """The step costs by the profile in a directory (a `tp<N>`), None for the imported one. A
+    measured one brings its own overlap for `auto` and `fit`.
     """
-    place = chosen_place(system, profile)
     if place is None:
         return step_model(system, overlap)
     if overlap in ("auto", FIT):

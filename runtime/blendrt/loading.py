@@ -23,10 +23,8 @@ from blendrt.machine import device_name, free_bytes
 from blendrt.model import Decoder
 from blendrt.weights import load_weights, random_weights, weight_bytes
 from blendsim.errors import InputError, PlanMismatch, ProfileError, Unavailable, UnknownName
-from blendsim.perf.measured import measured_model, measured_shares, profile_place, shipped_place
-from blendsim.perf.model import StepModel, step_model
-from blendsim.perf.overlap import FIT
-from blendsim.perf.store import profiles_directory, read_profile
+from blendsim.perf.measured import measured_shares, model_at, profile_place, shipped_place
+from blendsim.perf.store import profiles_directory
 from blendsim.specs import ModelSpec, System, find_model
 
 AUTO = "auto"
@@ -214,20 +212,11 @@ def overlap_rule(
         sms = default_sms(torch.cuda.get_device_properties(device).multi_processor_count)
     place = measured or profile_place(profiles_directory(), system)
     try:
-        model = _model_of(system, overlap, measured)
+        model = model_at(measured, system, overlap)
     except ProfileError:
         return OverlapRule(default_sms=sms)
     shares = measured_shares(place) if sms != NO_PARTITION else None
     return OverlapRule(default_sms=sms, model=model, shares=shares)
-
-
-def _model_of(system: System, overlap: str, measured: Path | None) -> StepModel:
-    """Step costs as `chosen_model` has them: a measured profile brings its own `auto` and `fit`."""
-    if measured is None:
-        return step_model(system, overlap)
-    if overlap in (AUTO, FIT):
-        return measured_model(measured, system)
-    return step_model(system, overlap, read_profile(measured))
 
 
 def make_attention(decoder: Decoder, pool: KvPool) -> Attention:

@@ -51,7 +51,7 @@ GPU_SIZES = Sizes(
     ),
     pair_batch=256,
     gemm_tile=64,
-    settled_tokens=512,
+    settled_tokens=128,
     beside=(128, 1024),
 )
 
