@@ -5,7 +5,8 @@
 writes bench/results/<gpu>/<name>: findings, step logs and the measured profile. Of a sampled
 replay only the steps that were measured are kept, with what the whole run is estimated to take and
 what the step models say of it. `--rows` are kernel figures of somebody else (see gpu_kernels.py):
-what the comparison gives is kept, not the rows. `--partitions` is what gpu_partitions.py wrote.
+what the comparison gives is kept, not the rows. `--partitions` is what gpu_partitions.py wrote,
+`--vllm` the folder that gpu_vllm.py did.
 `--ship` makes the measured profiles the ones that `profile = "measured"` means:
 profiles/<gpu>/measured/<model>/tp<N>.
 
@@ -24,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from evidence_engines import VLLM
 from evidence_parts import PARTITIONS
 from evidence_runs import (
     HALVED,
@@ -82,6 +84,16 @@ def require_logs(source: Path) -> None:
                 sys.exit(f"error: {told} tells of a replay without {log.name}; put it there")
 
 
+def keep_vllm(source: Path, target: Path) -> None:
+    """Put the logs of runs that came to their end into a folder of the run's."""
+    place = target / VLLM
+    place.mkdir()
+    for path in sorted(source.glob("*-vllm-*.parquet")):
+        log = read_steplog(path)
+        if log.meta["complete"]:
+            write_steplog(log, place / path.name)
+
+
 def halved(log: StepLog, target: Path) -> list[list[int]]:
     """Rows that were cut in two halves, as ranges [first, behind)."""
     from blendrt.executor.rule import OverlapRule
@@ -138,6 +150,7 @@ def main() -> None:
     parser.add_argument("--gpu", default="h200")
     parser.add_argument("--rows", type=Path, help="a CSV of somebody else's kernel figures")
     parser.add_argument("--partitions", type=Path, help="what gpu_partitions.py wrote")
+    parser.add_argument("--vllm", type=Path, help="the folder that gpu_vllm.py wrote")
     parser.add_argument("--ship", action="store_true", help="use this run's profiles from now on")
     given = parser.parse_args()
     target = RESULTS / given.gpu / given.name
@@ -146,6 +159,8 @@ def main() -> None:
         beside_rows(target, given.rows)
     if given.partitions is not None:
         shutil.copyfile(given.partitions, target / PARTITIONS)
+    if given.vllm is not None:
+        keep_vllm(given.vllm, target)
     if given.ship:
         ship(target)
     size = sum(path.stat().st_size for path in target.rglob("*") if path.is_file())
