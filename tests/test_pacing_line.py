@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from oracle_serving import World
 from pacing_worlds import AMPLE, PacedWorld, plain_twins, record_of
 
-from blendsim.serving import paced_line
+from blendsim.serving import paced_line, remaining
 from blendsim.serving import pacing as pacing_module
 from blendsim.serving.core import ServingCore
 from blendsim.serving.paced_line import nearest_waiting
@@ -242,7 +242,7 @@ def test_full_memory_makes_reading_need_more_steps() -> None:
 
 def foreseen(core: ServingCore, reads: float) -> np.ndarray:
     ahead = np.empty((pacing_module.SLICES, 2))
-    pacing_module.foresee(core.state, reads, ahead)
+    remaining.foresee(core.state, reads, ahead)
     return ahead
 
 
@@ -298,12 +298,12 @@ def test_longest_of_many_members_takes_the_mean_times_a_logarithm() -> None:
     kind.running, kind.mean_sum = 20, 20 * 100.0
     numbers = 1.0 / np.arange(1, 21)  # the longest of 20: Σ 1/k, of variance Σ 1/k²
     expected = 100.0 * (numbers.sum() + np.sqrt((numbers**2).sum()))
-    assert pacing_module.longest_left(core.state) == pytest.approx(expected, rel=0.01)
+    assert remaining.longest_left(core.state) == pytest.approx(expected, rel=0.01)
     s.front = s.back + 1  # nobody waits
     kind.running, kind.mean_sum = 1, 100.0  # the mean, and a deviation of as much
-    assert pacing_module.longest_left(core.state) == pytest.approx(200.0, rel=0.05)
+    assert remaining.longest_left(core.state) == pytest.approx(200.0, rel=0.05)
     kind.running = 0
-    assert pacing_module.longest_left(core.state) == 1.0
+    assert remaining.longest_left(core.state) == 1.0
 
 
 def test_first_corrections_stand_on_as_many_ends_as_lengths_are_visible() -> None:
@@ -353,31 +353,31 @@ def test_kernels_for_paced_states_mean_their_other_half_without_pace() -> None:
 # ---- pools that do not fill the cache
 
 
-@pytest.mark.parametrize(("most_reads", "is_airy"), [(4.0, 1), (0.1, 0)])
-def test_a_pool_is_airy_if_its_longest_answer_takes_longer_than_a_full_cache(
-    most_reads: float, is_airy: int
+@pytest.mark.parametrize(("most_reads", "never_fills"), [(4.0, 1), (0.1, 0)])
+def test_a_pool_never_fills_if_its_longest_answer_takes_longer_than_a_full_cache(
+    most_reads: float, never_fills: int
 ) -> None:
     core = AMPLE.core()
     p = record_of(core)
     p.most_reads = p.reads_left * p.read_seconds / (50.0 / most_reads)
     core.step()
-    assert p.is_airy == is_airy
-    p.most_reads *= 1e-3 if is_airy else 1e3
+    assert p.never_fills == never_fills
+    p.most_reads *= 1e-3 if never_fills else 1e3
     core.state.scalars[0].step = 1
     pacing_module.look(core.state)
-    assert p.is_airy == is_airy  # said once, of the whole pool
+    assert p.never_fills == never_fills  # said once, of the whole pool
 
 
-def test_nothing_is_kept_for_the_dense_end_of_an_airy_pool() -> None:
+def test_nothing_is_kept_for_the_dense_end_where_the_cache_is_never_full() -> None:
     core = AMPLE.core()
     p = record_of(core)
-    p.hold_left, p.steps_left, p.is_airy = 100.0, 10.0, 0
+    p.hold_left, p.steps_left, p.never_fills = 100.0, 10.0, 0
     assert paced_line.kept_for_left(core.state) >= 10
-    p.is_airy = 1
+    p.never_fills = 1
     assert paced_line.kept_for_left(core.state) == 0
 
 
-def test_what_runs_in_an_airy_pool_has_its_answers_yet_to_compute() -> None:
+def test_what_runs_where_the_cache_is_never_full_has_its_answers_yet_to_compute() -> None:
     """All three light ones run and have generated one token each of 30, 40 and 50."""
     core = AMPLE.core()
     core.step()
@@ -385,4 +385,4 @@ def test_what_runs_in_an_airy_pool_has_its_answers_yet_to_compute() -> None:
     left = [
         int(core.state.requests.expected[k] - core.state.requests.generated[k]) for k in (3, 4, 5)
     ]
-    assert pacing_module.still_to_generate(core.state) == pytest.approx(sum(left), abs=len(left))
+    assert remaining.still_to_generate(core.state) == pytest.approx(sum(left), abs=len(left))

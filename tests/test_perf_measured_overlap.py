@@ -132,8 +132,25 @@ def test_an_overlap_as_charged_takes_the_sum_where_no_step_is_cut_for_it(model: 
     seen = (ratios, gains * (1.0 + ratios))
     costs = step_costs(model, True, True, nano_batches=2)._replace(measured=seen)
     found = charged(costs)
-    assert (found.measured[1] / (1.0 + ratios)).tolist() == pytest.approx([1.0, 0.8, 1.0])
+    told = np.interp(ratios, *found.measured) / (1.0 + ratios)
+    assert told.tolist() == pytest.approx([1.0, 0.8, 1.0])
     assert np.array_equal(found.lines, hull(*found.measured))
+
+
+@pytest.mark.parametrize("last", [0.9, 0.8])
+def test_between_measured_points_an_overlap_is_charged_as_steps_are(
+    model: StepModel, last: float
+) -> None:
+    """Where a cut comes to be worth it, and where it ceases to, lies between points or behind."""
+    ratios, gains = np.array([0.5, 1.0, 2.0]), np.array([0.9, 0.8, last])
+    seen = (ratios, gains * (1.0 + ratios))
+    costs = step_costs(model, True, True, nano_batches=2)._replace(measured=seen)
+    told = charged(costs)
+    for ratio in np.linspace(0.0531, 6.0, 119):
+        plain = measured_overlap(*seen, 1.0, ratio)
+        is_cut = plain <= costs.cut_worth * (1.0 + ratio)
+        right = plain if is_cut else 1.0 + ratio
+        assert measured_overlap(*told.measured, 1.0, ratio) == pytest.approx(right), ratio
 
 
 def test_steps_in_one_piece_are_charged_an_overlap_as_it_was_measured(model: StepModel) -> None:

@@ -27,6 +27,7 @@ SHARED_READS = COUNTS.index("shared_reads")
 #: longer than in one piece (docs/validation.md): each half waits for the other, and twice as much
 #: is launched.
 CUT_WORTH = 0.85
+_JUST = 1e-9  # relatively
 
 
 class StepCosts(NamedTuple):
@@ -92,9 +93,29 @@ def charged(costs: StepCosts) -> StepCosts:
     """
     if not costs.measured or costs.nano_batches == 1:
         return costs
-    ratios, times = costs.measured
+    seen_ratios, seen_times = costs.measured
+    ratios, times = _with_turns(seen_ratios, seen_times, costs.cut_worth)
     times = np.where(costs.cut_worth * (1.0 + ratios) < times, 1.0 + ratios, times)
     return costs._replace(lines=hull(ratios, times), measured=(ratios, times))
+
+
+def _with_turns(ratios: Floats, times: Floats, worth: float) -> tuple[Floats, Floats]:
+    """A measured overlap with two more points wherever it comes to be worth a cut, or ceases to be:
+    just before, and just behind.
+    """
+    # From no reads at all on, and behind the last point reads alone are added.
+    r, t = (np.concatenate(([start], part)) for start, part in ((0.0, ratios), (1.0, times)))
+    missing = t - worth * (1.0 + r)  # below 0 where a cut is worth it
+    here, there = missing[:-1], missing[1:]
+    turns = np.flatnonzero(here * there < 0.0)
+    at = r[turns] + (r[turns + 1] - r[turns]) * here[turns] / (here[turns] - there[turns])
+    if missing[-1] < 0.0:
+        at = np.append(at, r[-1] - missing[-1] / (1.0 - worth))
+    added = np.concatenate((at * (1.0 - _JUST), at * (1.0 + _JUST)))
+    beyond = np.maximum(added - r[-1], 0.0)
+    all_ratios = np.concatenate((ratios, added))
+    order = np.argsort(all_ratios, kind="stable")
+    return all_ratios[order], np.concatenate((times, np.interp(added, r, t) + beyond))[order]
 
 
 def in_pieces(tables: StepTables, pieces: int) -> StepTables:

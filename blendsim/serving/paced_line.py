@@ -174,7 +174,7 @@ def kept_for_left(state: State) -> int:
     Who enters at random, stays d steps and holds h tokens adds d·h²/steps to the variance.
     """
     p = state.pace[0].record[0]
-    if p.is_airy == 1:
+    if p.never_fills == 1:
         return 0
     share = max(p.hold_left, 0.0) / max(p.steps_left, 1.0)
     spread = np.sqrt(max(p.square_left, 0.0) / max(p.steps_left, 1.0))

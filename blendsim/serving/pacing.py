@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from blendsim.compiled import kernel, kernel_where, rare_kernel
 from blendsim.pacing import Pacing
 from blendsim.request import Ints
-from blendsim.serving.forecast import last_end
 from blendsim.serving.kinds import KIND, correction, spread_of
 from blendsim.serving.price import Overlap, choose_sizes, token_price, tokens_at
+from blendsim.serving.remaining import foresee, still_to_generate
 from blendsim.serving.state import LEFT, NONE, State
 from blendsim.steplog import COUNTS
 
@@ -46,7 +46,7 @@ PACE = np.dtype(
         ("hold_left", np.float64),  # KV tokens · steps that its waiting requests will hold
         ("square_left", np.float64),  # Σ of that times the KV tokens each holds
         ("steps_left", np.float64),  # as reckoned last
-        ("is_airy", np.int64),  # 1 if the pool as a whole does not fill the KV cache
+        ("never_fills", np.int64),  # 1 if the pool as a whole does not fill the KV cache
     ],
     align=True,
 )
@@ -54,8 +54,6 @@ SLICES = 17  # of the steps left
 ROWS = 128  # of the table: so many levels of KV in use
 ROUNDING = 1e-9
 CREDIT = 16_384.0  # tokens of imbalance remembered at most
-GUMBEL = 1.2825498301618641  # π/√6, the standard deviation of the longest of many
-EULER = 0.5772156649015329  # the longest of n exponential lengths is about mean·(ln n + γ)
 
 
 class Pace(NamedTuple):
@@ -165,86 +163,6 @@ def note_left(state: State, request: int) -> None:
     p.square_left -= hold * hold / state.requests[request].estimate
 
 
-@kernel
-def longest_of(n: float, caution: float) -> float:
-    """The longest of n exponential lengths of mean 1: expected, and `caution` deviations more."""
-    return float(np.log(n) + EULER + 0.5 / n + caution * (GUMBEL - (GUMBEL - 1.0) / n))
-
-
-@kernel
-def longest_left(state: State) -> float:
-    """Steps that the longest request of the right, running or next, is expected to need yet."""
-    s = state.scalars[0]
-    kinds = state.pace[0].kinds
-    steps = float(last_end(state) - s.step)
-    for i in range(len(kinds)):
-        k = kinds[i]
-        if k.running > 0:
-            mean = correction(state, i) * k.mean_sum / k.running
-            steps = max(steps, mean * longest_of(float(k.running), state.pace[0].record[0].caution))
-    if s.front <= s.back:
-        r = state.requests[state.queue[s.back]]
-        mean = float(r.expected)
-        if r.kind != NONE:
-            mean *= correction(state, r.kind)
-        steps = max(steps, mean)
-    return max(steps, 1.0)
-
-
-@rare_kernel
-def foresee(state: State, reads: float, ahead: NDArray[np.float64]) -> None:
-    """Fill `ahead` with the steps left, row by row: how many, and seconds of reads in each.
-
-    While requests wait KV is as full as expected. Lengths that are not known leave a tail: n that
-    hold C tokens now, of mean length m, hold (C + n·u)·e^(−u/m) u steps later, for about
-    m·(ln n + γ) steps. Of a full cache in its steady state C is n·m, and 2·C·m are read.
-    """
-    p = state.pace[0].record[0]
-    kinds = state.pace[0].kinds
-    longest = longest_left(state)
-    ahead[:] = 0.0
-    mean, age = 0.0, 0.0
-    for i in range(len(kinds)):
-        k = kinds[i]
-        if k.running > 0 and correction(state, i) * k.mean_sum / k.running > mean:
-            mean = correction(state, i) * k.mean_sum / k.running
-            age = max(1.0, k.held_base / k.running + state.scalars[0].step)
-    if mean == 0.0:
-        ahead[0, 0] = max(longest, reads / p.most_reads)
-        ahead[0, 1] = reads / ahead[0, 0]
-        return
-    if reads > 2.0 * mean * p.most_reads:
-        ahead[0, 0] = reads / p.most_reads - 2.0 * mean
-        ahead[0, 1] = p.most_reads
-        reads = 2.0 * mean * p.most_reads
-        n = max(1.0, p.most_reads / (p.read_seconds * mean))
-        longest = max(longest - ahead[0, 0], mean * longest_of(n, p.caution))
-        age = mean
-    slices = len(ahead) - 1
-    total = 0.0
-    for j in range(1, len(ahead)):
-        u = longest * (j - 0.5) / slices
-        ahead[j, 0] = longest / slices
-        ahead[j, 1] = (age + u) * np.exp(-u / mean)
-        total += ahead[j, 0] * ahead[j, 1]
-    for j in range(1, len(ahead)):
-        ahead[j, 1] *= reads / total
-
-
-@rare_kernel
-def still_to_generate(state: State) -> float:
-    """Tokens that those of the right who run are expected to generate yet."""
-    step = state.scalars[0].step
-    tokens = 0.0
-    for i in range(len(state.buckets)):
-        b = state.buckets[i]
-        tokens += float(b.final_sum - b.base_sum - b.count * step)
-    kinds = state.pace[0].kinds
-    for i in range(len(kinds)):
-        tokens += correction(state, i) * kinds[i].mean_sum
-    return max(tokens, 0.0)
-
-
 @rare_kernel
 def look(state: State) -> None:
     """Reckon anew: what is left, in how many steps, and which sizes steps should have."""
@@ -261,15 +179,15 @@ def look(state: State) -> None:
     p.steps_left = ahead[:, 0].sum()
     if state.scalars[0].step == 0:
         # NOTE: not later: what is left of every pool does not fill the cache some day.
-        p.is_airy = p.steps_left * p.most_reads > reads * (1.0 + ROUNDING)
-    if p.is_airy == 1:
+        p.never_fills = p.steps_left * p.most_reads > reads * (1.0 + ROUNDING)
+    if p.never_fills == 1:
         # Soon most requests run, and their answers are most of what is still to be computed.
         tokens += still_to_generate(state)
     price = token_price(pace.overlap, pace.sizes, pace.seconds, ahead, tokens)
     low = tokens_at(pace.overlap, pace.sizes, pace.seconds, ahead, price * (1.0 - p.slack))
     high = tokens_at(pace.overlap, pace.sizes, pace.seconds, ahead, price * (1.0 + p.slack))
     share = min(max((tokens - low) / max(high - low, 1.0), 0.0), 1.0)
-    if p.is_airy == 1:
+    if p.never_fills == 1:
         share = 1.0  # the longest answer sets the end: the sooner all run, the better
     choose_sizes(
         pace.table,

@@ -1,0 +1,94 @@
+"""What the requests of a paced run are still to do, as far as it can be told: how long the longest
+of them takes, what the steps left will read, and how much is to be generated.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from blendsim.compiled import kernel, rare_kernel
+from blendsim.serving.forecast import last_end
+from blendsim.serving.kinds import correction
+from blendsim.serving.state import NONE, State
+
+GUMBEL = 1.2825498301618641  # π/√6, the standard deviation of the longest of many
+EULER = 0.5772156649015329  # the longest of n exponential lengths is about mean·(ln n + γ)
+
+
+@kernel
+def longest_of(n: float, caution: float) -> float:
+    """The longest of n exponential lengths of mean 1: expected, and `caution` deviations more."""
+    return float(np.log(n) + EULER + 0.5 / n + caution * (GUMBEL - (GUMBEL - 1.0) / n))
+
+
+@kernel
+def longest_left(state: State) -> float:
+    """Steps that the longest request of the right, running or next, is expected to need yet."""
+    s = state.scalars[0]
+    kinds = state.pace[0].kinds
+    steps = float(last_end(state) - s.step)
+    for i in range(len(kinds)):
+        k = kinds[i]
+        if k.running > 0:
+            mean = correction(state, i) * k.mean_sum / k.running
+            steps = max(steps, mean * longest_of(float(k.running), state.pace[0].record[0].caution))
+    if s.front <= s.back:
+        r = state.requests[state.queue[s.back]]
+        mean = float(r.expected)
+        if r.kind != NONE:
+            mean *= correction(state, r.kind)
+        steps = max(steps, mean)
+    return max(steps, 1.0)
+
+
+@rare_kernel
+def foresee(state: State, reads: float, ahead: NDArray[np.float64]) -> None:
+    """Fill `ahead` with the steps left, row by row: how many, and seconds of reads in each.
+
+    While requests wait KV is as full as expected. Lengths that are not known leave a tail: n that
+    hold C tokens now, of mean length m, hold (C + n·u)·e^(−u/m) u steps later, for about
+    m·(ln n + γ) steps. Of a full cache in its steady state C is n·m, and 2·C·m are read.
+    """
+    p = state.pace[0].record[0]
+    kinds = state.pace[0].kinds
+    longest = longest_left(state)
+    ahead[:] = 0.0
+    mean, age = 0.0, 0.0
+    for i in range(len(kinds)):
+        k = kinds[i]
+        if k.running > 0 and correction(state, i) * k.mean_sum / k.running > mean:
+            mean = correction(state, i) * k.mean_sum / k.running
+            age = max(1.0, k.held_base / k.running + state.scalars[0].step)
+    if mean == 0.0:
+        ahead[0, 0] = max(longest, reads / p.most_reads)
+        ahead[0, 1] = reads / ahead[0, 0]
+        return
+    if reads > 2.0 * mean * p.most_reads:
+        ahead[0, 0] = reads / p.most_reads - 2.0 * mean
+        ahead[0, 1] = p.most_reads
+        reads = 2.0 * mean * p.most_reads
+        n = max(1.0, p.most_reads / (p.read_seconds * mean))
+        longest = max(longest - ahead[0, 0], mean * longest_of(n, p.caution))
+        age = mean
+    slices = len(ahead) - 1
+    total = 0.0
+    for j in range(1, len(ahead)):
+        u = longest * (j - 0.5) / slices
+        ahead[j, 0] = longest / slices
+        ahead[j, 1] = (age + u) * np.exp(-u / mean)
+        total += ahead[j, 0] * ahead[j, 1]
+    for j in range(1, len(ahead)):
+        ahead[j, 1] *= reads / total
+
+
+@rare_kernel
+def still_to_generate(state: State) -> float:
+    """Tokens that those of the right who run are expected to generate yet."""
+    step = state.scalars[0].step
+    tokens = 0.0
+    for i in range(len(state.buckets)):
+        b = state.buckets[i]
+        tokens += float(b.final_sum - b.base_sum - b.count * step)
+    kinds = state.pace[0].kinds
+    for i in range(len(kinds)):
+        tokens += correction(state, i) * kinds[i].mean_sum
+    return max(tokens, 0.0)
