@@ -152,8 +152,8 @@ def speedup_table(runs: list[Run]) -> Iterator[str]:
 
 
 def target_table(runs: list[Run]) -> Iterator[str]:
-    """What was aimed at, held against the last run by its own profile."""
-    run = runs[-1]
+    """What was aimed at, held against the last run with replays by its own profile."""
+    run = next(run for run in reversed(runs) if run.replays)
     steps = {r.name: float(np.median(np.abs(step_errors(r, MEASURED)))) for r in run.replays}
     errors = {r.name: abs(total_error(r, MEASURED)) for r in run.replays}
     totals = {name: error for name, error in errors.items() if not math.isnan(error)}
