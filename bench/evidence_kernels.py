@@ -58,6 +58,15 @@ def correctness_table(runs: list[Run]) -> Iterator[str]:
                     )
 
 
+def launching_table(runs: list[Run]) -> Iterator[str]:
+    """Steps of decodes alone, launched kernel by kernel and as graphs."""
+    yield row("run", "what", "found")
+    yield row(*["---"] * 3)
+    for run in runs:
+        for found in run.findings("graphs"):
+            yield row(run.name, found["what"], found["value"])
+
+
 def _shipped(profile: Profile) -> Profile:
     return load_profile(find_gpu(profile.gpu), find_model(profile.model), profile.tp)
 

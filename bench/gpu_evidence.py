@@ -1,13 +1,14 @@
 """Keep what gpu_check.py found: its output folder becomes a small folder that can be committed.
 
     python bench/gpu_evidence.py gpu-check first [--rows CSV] [--partitions JSON] [--cut JSON]
-                                                      [--ship]
+                                                      [--vllm FOLDER] [--ship]
 
 writes bench/results/<gpu>/<name>: findings, step logs and the measured profile. Of a sampled
 replay only the steps that were measured are kept, with what the whole run is estimated to take and
 what the step models say of it. `--rows` are kernel figures of somebody else (see gpu_kernels.py):
 what the comparison gives is kept, not the rows. `--partitions` is what gpu_partitions.py wrote,
-`--cut` what gpu_cut.py did, of which tenths of a microsecond are kept.
+`--cut` what gpu_cut.py did, of which tenths of a microsecond are kept,
+`--vllm` the folder that gpu_vllm.py did.
 `--ship` makes the measured profiles the ones that `profile = "measured"` means:
 profiles/<gpu>/measured/<model>/tp<N>.
 
@@ -27,6 +28,7 @@ from typing import Any
 
 import numpy as np
 from evidence_cut import CUT
+from evidence_engines import VLLM
 from evidence_parts import PARTITIONS
 from evidence_runs import (
     HALVED,
@@ -85,6 +87,16 @@ def require_logs(source: Path) -> None:
             log = source / f"{pool}-{policy}-{executor}.parquet"
             if executor in EXECUTORS and finding["ok"] and not log.exists():
                 sys.exit(f"error: {told} tells of a replay without {log.name}; put it there")
+
+
+def keep_vllm(source: Path, target: Path) -> None:
+    """Put the logs of runs that came to their end into a folder of the run's."""
+    place = target / VLLM
+    place.mkdir()
+    for path in sorted(source.glob("*-vllm-*.parquet")):
+        log = read_steplog(path)
+        if log.meta["complete"]:
+            write_steplog(log, place / path.name)
 
 
 def halved(log: StepLog, target: Path) -> list[list[int]]:
@@ -163,6 +175,7 @@ def main() -> None:
     parser.add_argument("--rows", type=Path, help="a CSV of somebody else's kernel figures")
     parser.add_argument("--partitions", type=Path, help="what gpu_partitions.py wrote")
     parser.add_argument("--cut", type=Path, help="what gpu_cut.py wrote")
+    parser.add_argument("--vllm", type=Path, help="the folder that gpu_vllm.py wrote")
     parser.add_argument("--ship", action="store_true", help="use this run's profiles from now on")
     given = parser.parse_args()
     target = RESULTS / given.gpu / given.name
@@ -173,6 +186,8 @@ def main() -> None:
         shutil.copyfile(given.partitions, target / PARTITIONS)
     if given.cut is not None:
         keep_cut(given.cut, target)
+    if given.vllm is not None:
+        keep_vllm(given.vllm, target)
     if given.ship:
         ship(target)
     size = sum(path.stat().st_size for path in target.rglob("*") if path.is_file())

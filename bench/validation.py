@@ -14,11 +14,13 @@ from pathlib import Path
 
 import numpy as np
 from evidence_cut import cut_tables
+from evidence_engines import engine_step_table, engine_table
 from evidence_kernels import (
     chunk_table,
     correctness_table,
     decode_table,
     gemm_table,
+    launching_table,
     machine_table,
     skew_table,
     verdict_table,
@@ -67,6 +69,9 @@ def tables(runs: list[Run]) -> dict[str, str]:
         "replays": replay_table(runs),
         "errors": error_table(runs),
         "speedups": speedup_table(runs),
+        "engines": engine_table(runs),
+        "engine-steps": engine_step_table(runs),
+        "launching": launching_table(runs),
         "groups": group_table(runs),
         "causes": cause_table(own),
         "twins": twin_table(runs),

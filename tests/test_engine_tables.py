@@ -1,0 +1,86 @@
+"""Tables of vLLM beside us: from logs as they are kept, priced without knowing vLLM's kernels."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "bench"))
+
+from evidence_engines import OURS, VLLM, EngineRun, engine_runs, engine_step_table, engine_table
+from evidence_runs import MEASURED, Run, read_runs
+from gpu_evidence import keep_vllm
+from validation import RESULTS
+
+from blendsim.steplog import StepLog, write_steplog
+
+
+@pytest.fixture(scope="module")
+def runs() -> list[Run]:
+    return read_runs(RESULTS)
+
+
+@pytest.fixture(scope="module")
+def found(runs: list[Run]) -> list[EngineRun]:
+    return engine_runs(runs)
+
+
+def test_vllm_stands_beside_our_runs_of_the_same_pool(found: list[EngineRun]) -> None:
+    assert {one.engine for one in found} == {VLLM, OURS}
+    assert {one.pool for one in found} == {"trace1-filled"}
+    assert [one.seconds for one in found] == sorted((one.seconds for one in found), reverse=True)
+    assert {one.budget for one in found if one.engine == VLLM} == {2_048, 8_192}
+
+
+def test_all_engines_generate_the_same_tokens(found: list[EngineRun]) -> None:
+    outputs = {int(one.log.count("sampled_tokens").sum()) for one in found}
+    contexts = {int(one.log.count("decode_requests").sum()) for one in found}
+    assert len(outputs) == len(contexts) == 1
+
+
+def test_our_runs_are_priced_as_in_the_other_tables(runs: list[Run]) -> None:
+    for one in engine_runs(runs):
+        if one.engine == OURS:
+            replay = next(
+                r for r in one.visit.replays if (r.pool, r.policy) == (one.pool, one.policy)
+            )
+            assert one.price.sum() == pytest.approx(replay.predicted(MEASURED))
+
+
+def test_tables_have_a_row_a_run_and_a_column_a_run(runs: list[Run]) -> None:
+    count = len(engine_runs(runs))
+    assert len(list(engine_table(runs))) == 2 + count
+    head, rule, *rows = engine_step_table(runs)
+    assert head.count("|") == rule.count("|") == count + 2
+    assert len(rows) > 4
+    assert all(any(cell.strip() for cell in line.split("|")[2:-1]) for line in rows)
+
+
+def test_without_vllm_there_is_nothing_to_compare(runs: list[Run]) -> None:
+    without = [run for run in runs if not (run.place / VLLM).exists()]
+    assert engine_runs(without) == []
+    assert len(list(engine_table(without))) == 2
+    assert len(list(engine_step_table(without))) == 2
+
+
+def test_only_runs_that_came_to_their_end_are_kept(found: list[EngineRun], tmp_path: Path) -> None:
+    source, target = tmp_path / "from", tmp_path / "to"
+    source.mkdir()
+    target.mkdir()
+    log = next(one.log for one in found if one.engine == VLLM)
+    write_steplog(log, source / "trace1-filled-dfs-vllm-2048.parquet")
+    some = StepLog(log.counts, log.times, log.replica, {**log.meta, "complete": False})
+    write_steplog(some, source / "trace1-filled-blend-vllm-2048.parquet")
+    keep_vllm(source, target)
+    kept = [path.name for path in (target / VLLM).iterdir()]
+    assert kept == ["trace1-filled-dfs-vllm-2048.parquet"]
+
+
+def test_dense_parts_are_positive_and_grow(runs: list[Run]) -> None:
+    _, _, *rows = engine_step_table(runs)
+    for column in range(2, rows[0].count("|")):
+        told = [line.split("|")[column].strip() for line in rows]
+        values = np.array([float(cell) for cell in told if cell])
+        assert (values > 0).all()
+        assert (np.diff(values) > -0.2).all()
