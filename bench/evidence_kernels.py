@@ -3,7 +3,7 @@ figures, and the step model's two rules beside what was measured.
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 from evidence_runs import ROWS, Run, bins_of, profile_of
@@ -32,9 +32,16 @@ def machine_table(runs: list[Run]) -> Iterator[str]:
     for run in runs:
         facts = {found["what"]: found["value"] for found in run.findings("build")}
         cells = [facts.get(name, "") for name in FACTS]
-        place = run.profile if run.has_profile else profile_of(run.place, run.replays[0].log)
-        meta = read_profile(place).meta
+        meta = _meta_of(run)
         yield row(run.name, facts.get("date", meta["dates"]), *cells, meta["backend"])
+
+
+def _meta_of(run: Run) -> Mapping[str, str]:
+    """Of the profile that a run's replays are priced by; empty where it has neither."""
+    if not run.has_profile and not run.replays:
+        return {"dates": "", "backend": ""}
+    place = run.profile if run.has_profile else profile_of(run.place, run.replays[0].log)
+    return read_profile(place).meta
 
 
 def correctness_table(runs: list[Run]) -> Iterator[str]:

@@ -1,11 +1,13 @@
 """Keep what gpu_check.py found: its output folder becomes a small folder that can be committed.
 
-    python bench/gpu_evidence.py gpu-check first [--rows CSV] [--partitions JSON] [--ship]
+    python bench/gpu_evidence.py gpu-check first [--rows CSV] [--partitions JSON] [--cut JSON]
+                                                      [--vllm FOLDER] [--ship]
 
 writes bench/results/<gpu>/<name>: findings, step logs and the measured profile. Of a sampled
 replay only the steps that were measured are kept, with what the whole run is estimated to take and
 what the step models say of it. `--rows` are kernel figures of somebody else (see gpu_kernels.py):
 what the comparison gives is kept, not the rows. `--partitions` is what gpu_partitions.py wrote,
+`--cut` what gpu_cut.py did, of which tenths of a microsecond are kept,
 `--vllm` the folder that gpu_vllm.py did.
 `--ship` makes the measured profiles the ones that `profile = "measured"` means:
 profiles/<gpu>/measured/<model>/tp<N>.
@@ -25,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from evidence_cut import CUT
 from evidence_engines import VLLM
 from evidence_parts import PARTITIONS
 from evidence_runs import (
@@ -49,6 +52,8 @@ from blendsim.steplog import MEASURED_ROWS, StepLog, read_steplog, write_steplog
 RESULTS = Path(__file__).parent / "results"
 EXECUTORS = ("overlap", "sequential")
 PROFILE_STAGE = "profile.json"
+SECONDS_PLACES = 7  # of --cut
+MEGAHERTZ = "megahertz"
 PRICED = "-priced"  # what the step model said then; it is asked again when tables are made
 DEVICE, BACKEND = "h200_sxm", "vllm"  # of --rows
 
@@ -133,6 +138,25 @@ def beside_rows(target: Path, rows: Path) -> None:
         (target / ROWS).write_text(json.dumps({"rows": rows.name, "verdicts": told}, indent=1))
 
 
+def keep_cut(found: Path, target: Path) -> None:
+    """Write what gpu_cut.py found, a measurement a line, without digits that say nothing."""
+    lines = (
+        json.dumps(_rounded(one), separators=(",", ":")) for one in json.loads(found.read_text())
+    )
+    (target / CUT).write_text("[" + ",\n".join(lines) + "]\n")
+
+
+def _rounded(told: Any, name: str = "seconds") -> Any:
+    """Seconds to a tenth of a microsecond, clocks to a megahertz."""
+    if isinstance(told, dict):
+        return {key: _rounded(value, key) for key, value in told.items()}
+    if isinstance(told, list):
+        return [_rounded(value, name) for value in told]
+    if isinstance(told, float):
+        return round(told) if name == MEGAHERTZ else round(told, SECONDS_PLACES)
+    return told
+
+
 def ship(target: Path) -> None:
     """Put the run's profiles beside the imported ones."""
     for place in sorted((target / "profiles").glob("*/*/tp*")):
@@ -150,6 +174,7 @@ def main() -> None:
     parser.add_argument("--gpu", default="h200")
     parser.add_argument("--rows", type=Path, help="a CSV of somebody else's kernel figures")
     parser.add_argument("--partitions", type=Path, help="what gpu_partitions.py wrote")
+    parser.add_argument("--cut", type=Path, help="what gpu_cut.py wrote")
     parser.add_argument("--vllm", type=Path, help="the folder that gpu_vllm.py wrote")
     parser.add_argument("--ship", action="store_true", help="use this run's profiles from now on")
     given = parser.parse_args()
@@ -159,6 +184,8 @@ def main() -> None:
         beside_rows(target, given.rows)
     if given.partitions is not None:
         shutil.copyfile(given.partitions, target / PARTITIONS)
+    if given.cut is not None:
+        keep_cut(given.cut, target)
     if given.vllm is not None:
         keep_vllm(given.vllm, target)
     if given.ship:

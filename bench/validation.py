@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
+from evidence_cut import cut_tables
 from evidence_engines import engine_step_table, engine_table
 from evidence_kernels import (
     chunk_table,
@@ -75,6 +76,7 @@ def tables(runs: list[Run]) -> dict[str, str]:
         "causes": cause_table(own),
         "twins": twin_table(runs),
         **part_tables(runs),
+        **cut_tables(runs),
     }
     return {name: "\n".join(lines) + "\n" for name, lines in made.items()}
 
@@ -87,8 +89,10 @@ def woven(text: str, made: dict[str, str]) -> str:
 
 
 def step_rows(runs: list[Run]) -> Iterator[list[object]]:
-    """Every step of the last run's full replays: what it holds, its time and its price."""
-    run = runs[-1]
+    """Every step of the full replays of the last run that has any: what it holds, its time and its
+    price.
+    """
+    run = next(run for run in reversed(runs) if run.replays)
     yield ["replay", "start", "group", "tokens", "measured", "price"]
     for replay in run.replays:
         if replay.is_sampled:

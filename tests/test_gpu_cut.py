@@ -13,6 +13,7 @@ from cuda_stand_in import install
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "bench"))
 
+import cut_said
 from cut_model import Half, Parts, durations, main, play
 from cut_waits import of_halves, of_kernels
 from gpu_cut_table import trace_line
@@ -206,6 +207,19 @@ def test_the_account_of_cut_steps_has_a_row_a_share(
         whole, halves, lanes, slowed, scheduled = map(float, line[3:8])
         assert lanes < whole < halves
         assert lanes < slowed <= scheduled
+
+
+def test_what_was_said_of_cut_steps_stands_beside_what_they_took(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """bench/cut_model.md shows this table."""
+    cut_said.main()
+    printed = capsys.readouterr().out
+    assert printed in (Path(cut_said.__file__).parent / "cut_model.md").read_text()
+    cells = [line.strip("| ").split(" | ") for line in printed.splitlines()[2:]]
+    assert {line[1] for line in cells} == {"48", "64"}
+    slowed = [tuple(map(float, line[6].split(" / "))) for line in cells]
+    assert all(1.0 < said < took for said, took in slowed)
 
 
 def test_the_table_of_a_trace_tells_lanes_and_gaps() -> None:

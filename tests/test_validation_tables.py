@@ -10,6 +10,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "bench"))
 
+from evidence_cut import CUT, Cuts, cut_tables, least, slowing
 from evidence_overlap import gains, speeds
 from evidence_parts import PARTITIONS, part_tables
 from evidence_replays import (
@@ -31,7 +32,7 @@ from evidence_runs import (
     system_of,
 )
 from evidence_steps import staircase, steps_of
-from gpu_evidence import keep, require_logs
+from gpu_evidence import keep, keep_cut, require_logs
 from validation import DOCUMENT, RESULTS, profiled, tables, woven
 
 from blendsim.perf.fit import Pairs
@@ -247,3 +248,76 @@ def test_what_parts_of_the_gpu_do_is_shown_where_it_was_measured(run: Run, tmp_p
     assert made["part-decodes"][-2:] == ["| 66 | 0.80 |", "| 132 | 1.00 |"]
     assert [len(lines) for lines in made.values()] == [4, 4, 3, 3]
     assert part_tables([run]) == {}
+
+
+def way(name: str, part: str, ahead: float, row: float, is_ahead: bool = True) -> dict[str, object]:
+    """One way of a step, as gpu_cut.py writes it; in a row it runs slow at first."""
+    ran = [{"seconds": s, "megahertz": m} for s, m in ((9.0, 1980.0), (row, 1500.4))]
+    return {
+        "what": "step",
+        "step": "s",
+        "way": name,
+        "part": part,
+        "ahead": [{"seconds": ahead, "megahertz": 1900.4}],
+        "is_ahead": is_ahead,
+        "host": 0.02,
+        "row": ran,
+    }
+
+
+CUT_FOUND = [
+    way("whole", "all", 0.030, 0.032),
+    way("halves, one stream", "all", 0.033, 0.034),
+    way("halves, 64 SMs", "all", 0.032, 0.040),
+    way("halves, 48 SMs", "all", 0.036, 0.036),
+    way("halves, 64 SMs", "without decode attention", 0.025, 0.030),
+    way("halves, 64 SMs", "decode attention alone", 0.030, 0.0201234567, is_ahead=False),
+]
+
+
+def test_steps_cut_in_two_are_shown_of_the_last_run_that_cut_some(run: Run, tmp_path: Path) -> None:
+    (tmp_path / CUT).write_text(json.dumps(CUT_FOUND))
+    made = cut_tables([run._replace(place=tmp_path), run])
+    assert made["cut-steps"][2:] == [
+        "| s | whole | 30.0 | 1.00 | 1,900 | 32.0 | 1.00 | 1,500 | 20 |",
+        "| s | halves, one stream | 33.0 | 1.10 | 1,900 | 34.0 | 1.06 | 1,500 | 20 |",
+        "| s | halves, 64 SMs | 32.0 | 1.07 | 1,900 | 40.0 | 1.25 | 1,500 | 20 |",
+    ]
+    assert made["cut-lanes"][2:] == [
+        "| s | 64 | 30.0 | 33.0 | 25.0 | ≤ 20.1 | 32.0 | 1.35 | 0.97 | 40.0 |"
+    ]
+    assert cut_tables([run]) == {}
+
+
+def test_a_way_that_was_not_far_ahead_takes_the_gpu_no_more_than_either_time() -> None:
+    cuts = Cuts(CUT_FOUND)
+    late = least(cuts.way("s", "halves, 64 SMs", "decode attention alone"))
+    assert (round(late.ms, 3), late.is_exact, str(late)) == (20.123, False, "≤ 20.1")
+
+
+def test_lanes_slow_each_other_only_while_the_shorter_runs() -> None:
+    assert slowing(10.0, 20.0, 20.0) == 1.0
+    assert slowing(20.0, 10.0, 1.2 * 10.0 + 10.0) == pytest.approx(1.2)
+
+
+def test_what_is_kept_of_cut_steps_has_no_digits_that_say_nothing(tmp_path: Path) -> None:
+    (tmp_path / "found.json").write_text(json.dumps(CUT_FOUND))
+    keep_cut(tmp_path / "found.json", tmp_path)
+    kept = json.loads((tmp_path / CUT).read_text())
+    assert kept[0] == {
+        **CUT_FOUND[0],
+        "ahead": [{"seconds": 0.03, "megahertz": 1900}],
+        "row": [{"seconds": 9.0, "megahertz": 1980}, {"seconds": 0.032, "megahertz": 1500}],
+    }
+    assert kept[-1]["row"][1]["seconds"] == 0.0201235
+
+
+def test_a_visit_with_neither_profile_nor_replays_is_shown_by_its_findings(
+    run: Run, tmp_path: Path
+) -> None:
+    found = {"what": "device", "value": "NVIDIA H200", "ok": None}
+    (tmp_path / "build.json").write_text(json.dumps({"done": True, "findings": [found]}))
+    visit = run._replace(name="fifth", place=tmp_path, replays=())
+    made = tables([run, visit])
+    assert made["machine"].splitlines()[-1].startswith("| fifth |  | NVIDIA H200 |")
+    assert made["targets"] == tables([run])["targets"]

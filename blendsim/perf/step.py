@@ -24,8 +24,8 @@ from blendsim.steplog import COUNTS
 SHARED_READS = COUNTS.index("shared_reads")
 #: Of a step's time in one piece, at most, that a measured overlap has to promise for the step to be
 #: cut in two. On an H200, whose pairs promise 12 % at most, steps that were cut took 11 to 28 %
-#: longer than in one piece (docs/validation.md): each half waits for the other, and twice as much
-#: is launched.
+#: longer than in one piece (docs/validation.md): halves cost more than the whole, lanes that run
+#: beside each other slow each other by a fifth to a quarter, and twice as much is launched.
 CUT_WORTH = 0.85
 _JUST = 1e-9  # relatively
 
