@@ -4,7 +4,9 @@ vLLM's steps are priced by our step model, too, one operator after another: by w
 put into each of them. No vLLM kernel was measured for it.
 """
 
+import json
 from collections.abc import Iterator
+from itertools import groupby
 from typing import NamedTuple
 
 import numpy as np
@@ -29,8 +31,18 @@ from blendsim.steplog import StepLog, read_steplog
 
 VLLM = "vllm"  # the folder of its logs in a run's, and the engine's name
 OURS = "blendrt"
+SIMULATED = "simulated.json"  # beside vLLM's logs: what the simulator says of the same plans
 _EDGES = (1, 65, 129, 193, 257, 321, 385, 449, 513)  # decodes of a step
 _LEAST = 20  # steps of a bin that say something
+
+
+class Simulated(NamedTuple):
+    """What the simulator says of a plan."""
+
+    seconds: float
+    steps: int
+    preempted: int
+    computed: int  # tokens
 
 
 class EngineRun(NamedTuple):
@@ -43,6 +55,7 @@ class EngineRun(NamedTuple):
     budget: int  # tokens a step at most
     log: StepLog
     price: Floats  # seconds a step by the measured profile
+    simulated: Simulated
 
     @property
     def name(self) -> str:
@@ -63,14 +76,32 @@ def engine_runs(runs: list[Run]) -> list[EngineRun]:
     return sorted(found, key=lambda one: (one.pool, -one.seconds))
 
 
+def told_by(log: StepLog) -> Simulated:
+    """Of a simulator's log."""
+    return Simulated(
+        seconds=float((log.time("start") + log.time("seconds")).max()),
+        steps=len(log),
+        preempted=int(log.count("preempted").sum()),
+        computed=computed_tokens(log),
+    )
+
+
+def computed_tokens(log: StepLog) -> int:
+    """Of prompts, recomputed ones and decodes."""
+    return int(log.count("prefill_tokens").sum() + log.count("decode_requests").sum())
+
+
 def _theirs(run: Run) -> Iterator[EngineRun]:
+    place = run.place / VLLM / SIMULATED
+    simulated = json.loads(place.read_text()) if place.exists() else {}
     for path in sorted((run.place / VLLM).glob("*.parquet")):
         named, budget = path.stem.split(f"-{VLLM}-")
         pool, _, policy = named.rpartition("-")
         log = read_steplog(path)
         told = StepLog(log.counts, log.times, log.replica, {**log.meta, "executor": SEQUENTIAL})
         price = prices_of(told, profile_of(run.place, told))[MEASURED]
-        yield EngineRun(run, VLLM, pool, policy, int(budget), told, price)
+        said = Simulated(**simulated[path.stem])
+        yield EngineRun(run, VLLM, pool, policy, int(budget), told, price, said)
 
 
 def _ours(run: Run) -> Iterator[EngineRun]:
@@ -79,30 +110,54 @@ def _ours(run: Run) -> Iterator[EngineRun]:
             log, settings = replay.log, replay.log.meta["settings"]
             budget = find_flavour(settings["engine"], settings["token_budget"]).token_budget
             price = replay.prices[MEASURED]
-            yield EngineRun(run, OURS, replay.pool, replay.policy, budget, log, price)
+            # The same core decides the steps: simulated, they are these at their prices.
+            said = told_by(log)._replace(seconds=float(price.sum()))
+            yield EngineRun(run, OURS, replay.pool, replay.policy, budget, log, price, said)
 
 
 def engine_table(runs: list[Run]) -> Iterator[str]:
-    """Time and throughput. Recomputed is what preempted requests had computed."""
-    head = ("pool", "run", "engine, order, token budget", "steps", "seconds", "output tokens/s")
-    more = ("tokens computed", "preempted", "model, error", "of a step, median")
+    """Time and throughput, and what was computed for it: more than is needed where requests are
+    preempted. Where the simulator says something else of a schedule, that stands in brackets.
+    """
+    head = ("pool", "run", "engine, order, token budget", "seconds", "output tokens/s", "steps")
+    more = ("preempted", "tokens computed", "simulated, s", "error", "its steps priced, error")
     yield row(*head, *more)
     yield row(*["---"] * len((*head, *more)))
     for one in engine_runs(runs):
-        log, seconds = one.log, one.log.time("seconds")
-        computed = log.count("prefill_tokens").sum() + log.count("decode_requests").sum()
+        log, said = one.log, one.simulated
+        preempted = int(log.count("preempted").sum())
         yield row(
             one.pool,
             one.visit.name,
             one.name,
-            f"{len(log):,}",
             f"{one.seconds:.2f}",
             f"{log.count('sampled_tokens').sum() / one.seconds:,.0f}",
-            f"{computed:,}",
-            f"{log.count('preempted').sum():,}",
-            f"{one.price.sum() / seconds.sum() - 1.0:+.1%}",
-            f"{np.median(np.abs(one.price / seconds - 1.0)):.1%}",
+            _beside(len(log), said.steps),
+            _beside(preempted, said.preempted),
+            _beside(computed_tokens(log), said.computed),
+            f"{said.seconds:.1f}",
+            f"{said.seconds / one.seconds - 1.0:+.1%}",
+            f"{one.price.sum() / log.time('seconds').sum() - 1.0:+.1%}",
         )
+
+
+def _beside(measured: int, simulated: int) -> str:
+    return f"{measured:,}" + (f" ({simulated:,})" if simulated != measured else "")
+
+
+def engine_ratio_table(runs: list[Run]) -> Iterator[str]:
+    """How much faster our runs are than vLLM's at its better budget, measured and simulated."""
+    yield row("pool", "run", "faster", "than", "measured", "simulated", "error")
+    yield row(*["---"] * 7)
+    for pool, found in groupby(engine_runs(runs), lambda one: one.pool):
+        all_runs = list(found)
+        base = min((one for one in all_runs if one.engine == VLLM), key=lambda one: one.seconds)
+        for one in all_runs:
+            if one.engine == OURS:
+                ratio = base.seconds / one.seconds
+                said = base.simulated.seconds / one.simulated.seconds
+                told = (f"{ratio:.3f}", f"{said:.3f}", f"{said / ratio - 1.0:+.1%}")
+                yield row(pool, one.visit.name, one.name, base.name, *told)
 
 
 def engine_step_table(runs: list[Run]) -> Iterator[str]:

@@ -22,13 +22,14 @@ import argparse
 import json
 import shutil
 import sys
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from evidence_cut import CUT
-from evidence_engines import VLLM
+from evidence_engines import SIMULATED, VLLM, Simulated, told_by
 from evidence_parts import PARTITIONS
 from evidence_runs import (
     HALVED,
@@ -42,6 +43,7 @@ from evidence_runs import (
     system_of,
 )
 from gpu_kernels import compare, of_rows
+from gpu_plans import blendsim
 
 from blendsim.batch import Batch
 from blendsim.perf.measured import MEASURED as SHIPPED_AS
@@ -66,7 +68,8 @@ def keep(source: Path, target: Path) -> None:
     target.mkdir(parents=True)
     for path in sorted(source.glob("*.json")):
         shutil.copyfile(path, target / path.name)
-    if (source / PROFILE_STAGE).exists():  # else what lies there was measured before
+    told = source / PROFILE_STAGE
+    if told.exists() and json.loads(told.read_text())["done"]:  # else it was measured before
         ignored = shutil.ignore_patterns(".*")
         shutil.copytree(source / PROFILES, target / PROFILES, ignore=ignored)
     for path in sorted(source.glob("*.parquet")):
@@ -89,14 +92,29 @@ def require_logs(source: Path) -> None:
                 sys.exit(f"error: {told} tells of a replay without {log.name}; put it there")
 
 
-def keep_vllm(source: Path, target: Path) -> None:
-    """Put the logs of runs that came to their end into a folder of the run's."""
+def keep_vllm(source: Path, plans: Path, target: Path) -> None:
+    """Put the logs of runs that came to their end into a folder of the run's, and what the
+    simulator says of the same plans under vLLM's rules.
+    """
     place = target / VLLM
     place.mkdir()
+    simulated = {}
     for path in sorted(source.glob("*-vllm-*.parquet")):
         log = read_steplog(path)
         if log.meta["complete"]:
             write_steplog(log, place / path.name)
+            plan, budget = path.stem.split(f"-{VLLM}-")
+            simulated[path.stem] = simulate(plans / f"{plan}.parquet", int(budget))._asdict()
+    (place / SIMULATED).write_text(json.dumps(simulated, indent=1))
+
+
+def simulate(plan: Path, budget: int) -> Simulated:
+    """A plan under vLLM's rules, by the command a user has."""
+    with tempfile.TemporaryDirectory() as folder:
+        log = Path(folder) / "steps.parquet"
+        of = ("--engine", VLLM, "--token-budget", str(budget), "-o", str(log))
+        blendsim("simulate", str(plan), *of)
+        return told_by(read_steplog(log))
 
 
 def halved(log: StepLog, target: Path) -> list[list[int]]:
@@ -176,6 +194,7 @@ def main() -> None:
     parser.add_argument("--partitions", type=Path, help="what gpu_partitions.py wrote")
     parser.add_argument("--cut", type=Path, help="what gpu_cut.py wrote")
     parser.add_argument("--vllm", type=Path, help="the folder that gpu_vllm.py wrote")
+    parser.add_argument("--plans", type=Path, help="what gpu_vllm.py ran; with --vllm")
     parser.add_argument("--ship", action="store_true", help="use this run's profiles from now on")
     given = parser.parse_args()
     target = RESULTS / given.gpu / given.name
@@ -187,7 +206,7 @@ def main() -> None:
     if given.cut is not None:
         keep_cut(given.cut, target)
     if given.vllm is not None:
-        keep_vllm(given.vllm, target)
+        keep_vllm(given.vllm, given.plans, target)
     if given.ship:
         ship(target)
     size = sum(path.stat().st_size for path in target.rglob("*") if path.is_file())

@@ -23,6 +23,7 @@ class Pace(NamedTuple):
 
 def graphs(options: Options) -> Iterator[Finding]:
     """Steps of a few decodes to many, both ways; how long capturing takes and what memory."""
+    from blendrt.executor.graphs import scratch_bytes
     from blendrt.executor.sequential import SequentialExecutor
     from blendrt.kv_pool import KvPool
     from blendrt.loading import ModelChoice, load_decoder, make_attention, make_graphs
@@ -36,57 +37,44 @@ def graphs(options: Options) -> Iterator[Finding]:
     sizes = DECODES if options.is_gpu else DECODES[:2]
     pages = max(sizes) * -(-context // BLOCK_TOKENS)
     pool = KvPool(decoder.config, pages, BLOCK_TOKENS, device, decoder.dtype)
-    steps = {n: decodes(n, context, pool, device) for n in sizes}
+    steps = {n: decodes(n, context, decoder.config, pool, device) for n in sizes}
     runs = {"one by one": SequentialExecutor(decoder, make_attention(decoder, pool), pool)}
-    before, start = free_bytes(device), time.perf_counter()
-    captured = make_graphs(decoder, pool)
-    if captured is not None:
+    if options.is_gpu:
+        before, start = free_bytes(device), time.perf_counter()
+        captured = make_graphs(decoder, pool)
         took = time.perf_counter() - start
-        held = (before - free_bytes(device)) / 1e6
-        yield Finding("capturing", f"{took:.1f} s, {held:,.0f} MB")
+        held = before - free_bytes(device)
+        reckoned = scratch_bytes(decoder.config, decoder.dtype.itemsize)
+        told = f"{took:.1f} s, {held / 1e6:,.0f} MB of {reckoned / 1e6:,.0f} reckoned with"
+        yield Finding("capturing", told, held <= reckoned)
         yield Finding("rows of graphs", ", ".join(map(str, captured.sizes)))
-        told = [f"{n}: {seconds * 1e3:.2f}" for n, seconds in sorted(captured.seconds.items())]
-        yield Finding("ms by rows, without attention", ", ".join(told))
+        by_rows = [f"{n}: {seconds * 1e3:.2f}" for n, seconds in sorted(captured.seconds.items())]
+        yield Finding("ms by rows, without attention", ", ".join(by_rows))
         attention = make_attention(decoder, pool)
         runs["graphs"] = SequentialExecutor(decoder, attention, pool, captured)
     for n, inputs in steps.items():
         found = {name: pace(executor, inputs, device) for name, executor in runs.items()}
-        told = [
+        paces = [
             f"{name} {p.step * 1e3:.2f} ms, host {p.host * 1e3:.2f}" for name, p in found.items()
         ]
-        yield Finding(f"{n:,} decodes at {context:,}", "; ".join(told))
+        yield Finding(f"{n:,} decodes at {context:,}", "; ".join(paces))
 
 
-def decodes(number: int, context: int, pool: Any, device: Any) -> Any:
+def decodes(number: int, context: int, config: Any, pool: Any, device: Any) -> Any:
     """A step of `number` decodes, each with pages of its own."""
     import numpy as np
-    import torch
 
     from blendrt.attention.layout import Rows, lay_out
-    from blendrt.batch import StepInputs
-    from blendsim.batch import Batch
+    from blendrt.executor.check import random_step
 
     block = pool.block_tokens
     each = -(-context // block)
     none = np.zeros(0, np.int64)
-    layout = lay_out(
-        chunks=none,
-        computed=none,
-        chunk_pages=Rows(np.zeros(1, np.int64), none),
-        contexts=np.full(number, context),
-        decode_pages=Rows(np.arange(number + 1) * each, np.arange(number * each)),
-        block_tokens=block,
-        device=device,
-    )
-    rows = torch.arange(number, device=device)
-    return StepInputs(
-        ids=torch.zeros(number, dtype=torch.int64, device=device),
-        layout=layout,
-        sample_rows=rows,
-        sample_places=rows,
-        sample_requests=np.arange(number),
-        counts=Batch(0, 0, 0, number, number * context, number),
-    )
+    pages = Rows(np.arange(number + 1) * each, np.arange(number * each))
+    nobody = Rows(np.zeros(1, np.int64), none)
+    contexts = np.full(number, context)
+    layout = lay_out(none, none, nobody, contexts, pages, block, device)
+    return random_step(layout, config, block, np.random.default_rng(0))
 
 
 def pace(executor: Any, inputs: Any, device: Any) -> Pace:

@@ -59,7 +59,7 @@ def attention(options: Options) -> Iterator[Finding]:
 
 def executors(options: Options) -> Iterator[Finding]:
     """Both executors' logits against float32 on random steps."""
-    from blendrt.executor.check import ROUNDING, compare_executors
+    from blendrt.executor.check import ROUNDING, compare_executors, compare_graphs
     from blendrt.executor.rule import default_sms
     from blendrt.executor.streams import NO_PARTITION, can_partition
     from blendrt.profiler.target import find_target
@@ -71,6 +71,9 @@ def executors(options: Options) -> Iterator[Finding]:
     for name, error in found.items():
         is_right = None if name == ROUNDING else error < ROUNDINGS * found[ROUNDING]
         yield Finding(f"logits, {name}, error", f"{error:.2%}", is_right)
+    error = compare_graphs(config, 16, device, dtype, make, rng, sizes=sizes)
+    is_right = error < ROUNDINGS * found[ROUNDING]
+    yield Finding("a run by graphs beside kernel by kernel, error", f"{error:.2%}", is_right)
 
 
 def profile(options: Options) -> Iterator[Finding]:

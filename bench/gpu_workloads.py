@@ -46,8 +46,8 @@ SHORT = {
     "trace4": Short(1_300, 1_536),  # lighter ones do not reach its density
 }
 
-#: Bytes of KV memory in which a short pool fills and empties it many times, as its 400,000 requests
-#: do with all of a GPU's. Without, a short run never fills it, and no order of admission matters.
+#: Bytes of KV memory that a short pool is to fill and empty many times, as its 400,000 requests do
+#: with all of a GPU's. Without, a short run never fills it, and no order of admission matters.
 FILLED = {"trace1": 24 * 10**9, "trace2": 32 * 10**9, "trace3": 32 * 10**9, "trace4": 32 * 10**9}
 
 

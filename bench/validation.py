@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 from evidence_cut import cut_tables
-from evidence_engines import engine_step_table, engine_table
+from evidence_engines import engine_ratio_table, engine_step_table, engine_table
 from evidence_kernels import (
     chunk_table,
     correctness_table,
@@ -70,6 +70,7 @@ def tables(runs: list[Run]) -> dict[str, str]:
         "errors": error_table(runs),
         "speedups": speedup_table(runs),
         "engines": engine_table(runs),
+        "engine-ratios": engine_ratio_table(runs),
         "engine-steps": engine_step_table(runs),
         "launching": launching_table(runs),
         "groups": group_table(runs),

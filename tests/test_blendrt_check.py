@@ -9,7 +9,14 @@ import torch
 from blendrt.attention.check import Sizes
 from blendrt.attention.reference import ReferenceAttention
 from blendrt.config import TINY
-from blendrt.executor.check import HALF, ROUNDING, SEQUENTIAL, compare_executors
+from blendrt.executor import graphs
+from blendrt.executor.check import (
+    HALF,
+    ROUNDING,
+    SEQUENTIAL,
+    compare_executors,
+    compare_graphs,
+)
 from blendrt.executor.streams import NO_PARTITION, can_partition
 
 CPU = torch.device("cpu")
@@ -47,6 +54,26 @@ def test_one_wrong_row_shows():
     errors = found(HALF, Forgetful)
     assert errors[SEQUENTIAL] > 5 * errors[ROUNDING]
     assert errors[OVERLAPPED] > 5 * errors[ROUNDING]
+
+
+def graphs_beside_kernels(dtype: torch.dtype) -> float:
+    rng = np.random.default_rng(0)
+    return compare_graphs(TINY, 16, CPU, dtype, ReferenceAttention, rng, 6, SIZES)
+
+
+def test_a_run_by_graphs_is_the_run_without():
+    assert graphs_beside_kernels(torch.float32) < 1e-5
+
+
+def test_padding_that_writes_where_an_earlier_step_wrote_shows(monkeypatch: pytest.MonkeyPatch):
+    def take(self, inputs, size):  # leaves the padding's slots as they were
+        tokens = inputs.layout.tokens
+        self.ids[:tokens].copy_(inputs.ids)
+        self.positions[:tokens].copy_(inputs.layout.positions)
+        self.slots[:tokens].copy_(inputs.layout.slots)
+
+    monkeypatch.setattr(graphs._Buffers, "take", take)
+    assert graphs_beside_kernels(torch.float32) > 0.01
 
 
 @pytest.mark.gpu

@@ -31,7 +31,7 @@ from blendrt.vllm.feed import (
     write_config,
 )
 from blendrt.vllm.watch import SchedulerWatch
-from blendsim.errors import Unavailable
+from blendsim.errors import InputError, Unavailable
 from blendsim.request import select
 from blendsim.serving.flavour import find_flavour
 from blendsim.serving.state import DECODING, PREFILLING
@@ -237,7 +237,7 @@ def test_a_smaller_budget_runs_on_the_same_engine(vllm: type[StandInLLM]) -> Non
         assert log.count(name).tolist() == expected.count(name).tolist(), name
     with (
         open_engine(small, choice) as engine,
-        pytest.raises(AssertionError, match="buffers hold 48 tokens, not 96"),
+        pytest.raises(InputError, match="made for 48 tokens"),
     ):
         VllmReplay(job).measure_on(engine, choice.config.vocab)
 

@@ -8,9 +8,20 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "bench"))
 
-from evidence_engines import OURS, VLLM, EngineRun, engine_runs, engine_step_table, engine_table
+import gpu_evidence
+from evidence_engines import (
+    OURS,
+    SIMULATED,
+    VLLM,
+    EngineRun,
+    Simulated,
+    computed_tokens,
+    engine_ratio_table,
+    engine_runs,
+    engine_step_table,
+    engine_table,
+)
 from evidence_runs import MEASURED, Run, read_runs
-from gpu_evidence import keep_vllm
 from validation import RESULTS
 
 from blendsim.steplog import StepLog, write_steplog
@@ -51,6 +62,8 @@ def test_our_runs_are_priced_as_in_the_other_tables(runs: list[Run]) -> None:
 def test_tables_have_a_row_a_run_and_a_column_a_run(runs: list[Run]) -> None:
     count = len(engine_runs(runs))
     assert len(list(engine_table(runs))) == 2 + count
+    ours = sum(one.engine == OURS for one in engine_runs(runs))
+    assert len(list(engine_ratio_table(runs))) == 2 + ours
     head, rule, *rows = engine_step_table(runs)
     assert head.count("|") == rule.count("|") == count + 2
     assert len(rows) > 4
@@ -64,17 +77,37 @@ def test_without_vllm_there_is_nothing_to_compare(runs: list[Run]) -> None:
     assert len(list(engine_step_table(without))) == 2
 
 
-def test_only_runs_that_came_to_their_end_are_kept(found: list[EngineRun], tmp_path: Path) -> None:
+def test_only_runs_that_came_to_their_end_are_kept_and_simulated(
+    found: list[EngineRun], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     source, target = tmp_path / "from", tmp_path / "to"
     source.mkdir()
     target.mkdir()
     log = next(one.log for one in found if one.engine == VLLM)
+    asked = []
+
+    def simulated(plan: Path, budget: int) -> Simulated:
+        asked.append((plan, budget))
+        return Simulated(1.0, 2, 3, 4)
+
+    monkeypatch.setattr(gpu_evidence, "simulate", simulated)
     write_steplog(log, source / "trace1-filled-dfs-vllm-2048.parquet")
     some = StepLog(log.counts, log.times, log.replica, {**log.meta, "complete": False})
     write_steplog(some, source / "trace1-filled-blend-vllm-2048.parquet")
-    keep_vllm(source, target)
-    kept = [path.name for path in (target / VLLM).iterdir()]
-    assert kept == ["trace1-filled-dfs-vllm-2048.parquet"]
+    gpu_evidence.keep_vllm(source, tmp_path, target)
+    kept = sorted(path.name for path in (target / VLLM).iterdir())
+    assert kept == [SIMULATED, "trace1-filled-dfs-vllm-2048.parquet"]
+    assert asked == [(tmp_path / "trace1-filled-dfs.parquet", 2_048)]
+
+
+def test_vllms_schedule_is_the_one_that_was_simulated(found: list[EngineRun]) -> None:
+    """But for what scheduling one step ahead changes; times are another matter."""
+    for one in found:
+        if one.engine == VLLM:
+            said, preempted = one.simulated, int(one.log.count("preempted").sum())
+            assert said.steps == pytest.approx(len(one.log), rel=0.002)
+            assert said.preempted == pytest.approx(preempted, rel=0.005)
+            assert said.computed == pytest.approx(computed_tokens(one.log), rel=0.002)
 
 
 def test_dense_parts_are_positive_and_grow(runs: list[Run]) -> None:

@@ -28,8 +28,6 @@ from blendrt.profiler.tracing import (
     PREFILL,
     SMALL,
     Kernel,
-    _alone,
-    _union,
     kind_of,
     summed_up,
     trace,
@@ -143,8 +141,9 @@ def test_a_trace_is_summed_up_by_lane_and_by_who_is_alone() -> None:
 
 
 def test_kernels_that_overlap_on_one_stream_count_once() -> None:
-    spans = {1: _union([Kernel(1, "a", 0.0, 3.0), Kernel(1, "b", 1.0, 1.0)])}
-    assert _alone(spans) == ({1: 3.0}, 0.0)
+    told = summed_up([Kernel(1, "a", 0.0, 3.0), Kernel(1, "b", 1.0, 1.0)], 1)
+    assert told["alone"] == {"stream 1": 3.0}
+    assert (told["together"], told["idle"]) == (0.0, 0.0)
 
 
 @pytest.mark.parametrize("decode", [1.0, 5.0, 6.0, 9.0])

@@ -35,7 +35,7 @@ class KvPool:
         if device.type == "cuda":
             free = free_bytes(device)
             if needed > free:
-                fit = free // page_bytes(config, block_tokens, dtype) - 1
+                fit = max(0, free // page_bytes(config, block_tokens, dtype) - 1)
                 raise InputError(
                     f"{pages} KV blocks need {needed / 1e9:.1f} GB and {free / 1e9:.1f} GB are "
                     f"free on {torch.cuda.get_device_name(device)}; at most {fit} blocks fit"

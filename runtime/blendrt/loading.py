@@ -51,12 +51,17 @@ class Runtime:
     seed: int = 0  # of prompt tokens that are not known
     #: When OVERLAP cuts a step in two.
     rule: OverlapRule = field(default_factory=OverlapRule)
-    #: Whether small steps' dense part is launched as CUDA graphs; not on a CPU.
-    graphs: bool = True
+    #: Whether small steps' dense part may be launched as CUDA graphs.
+    may_graph: bool = True
 
     def __post_init__(self) -> None:
         if self.executor not in EXECUTORS:
             raise UnknownName("executor", self.executor, EXECUTORS)
+
+    @property
+    def uses_graphs(self) -> bool:
+        """On a GPU, unless told not to."""
+        return self.may_graph and self.decoder.device.type == "cuda"
 
 
 def find_device(gpu: bool) -> torch.device:
@@ -132,27 +137,28 @@ def thread_for_small(decoder: Decoder) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def make_pool(decoder: Decoder, pages: int, system: System) -> KvPool:
+def make_pool(runtime: Runtime, pages: int, system: System) -> KvPool:
     """A KV pool of `pages` pages; InputError that says what fits if it does not."""
+    decoder = runtime.decoder
     size = page_bytes(decoder.config, system.block_tokens, decoder.dtype)
     # One page more than are asked for: the pool's spare one.
-    free = max(0, free_bytes(decoder.device) - _scratch_bytes(decoder) - size)
+    free = max(0, free_bytes(decoder.device) - _scratch_bytes(runtime) - size)
     if pages * size > free:
         fit = free // size * system.block_tokens * system.kv_bytes_per_token
         raise InputError(
             f"{pages:,} KV blocks need {pages * size / 1e9:.1f} GB and {free / 1e9:.1f} GB are "
-            f"free on {device_name(decoder.device)}; {free // size:,} blocks fit: plan again with "
-            f"kv_bytes = {fit} in --config's [settings]"
+            f"free on {device_name(decoder.device)} beside what steps need; {free // size:,} "
+            f"blocks fit: plan again with kv_bytes = {fit} in --config's [settings]"
         )
     return KvPool(decoder.config, pages, system.block_tokens, decoder.device, decoder.dtype)
 
 
-def _scratch_bytes(decoder: Decoder) -> int:
+def _scratch_bytes(runtime: Runtime) -> int:
     """What attention and graphs need beside the KV pool: an overlapped executor has three
     attentions.
     """
-    needed = 0
-    if decoder.device.type == "cuda":
+    decoder, needed = runtime.decoder, 0
+    if runtime.uses_graphs:
         needed += graphs.scratch_bytes(decoder.config, decoder.dtype.itemsize)
     if uses_flashinfer(decoder):
         from blendrt.attention.flashinfer import scratch_bytes
@@ -180,7 +186,7 @@ def require_attention_room(decoder: Decoder, budget: int, longest: int) -> None:
 def make_executor(runtime: Runtime, pool: KvPool) -> Executor:
     """The runtime's executor over `pool`."""
     decoder = runtime.decoder
-    captured = make_graphs(decoder, pool) if runtime.graphs else None
+    captured = make_graphs(decoder, pool) if runtime.uses_graphs else None
     if runtime.executor == OVERLAP:
         from blendrt.executor.overlap import OverlapExecutor
 
@@ -191,10 +197,8 @@ def make_executor(runtime: Runtime, pool: KvPool) -> Executor:
     return SequentialExecutor(decoder, make_attention(decoder, pool), pool, captured)
 
 
-def make_graphs(decoder: Decoder, pool: KvPool) -> graphs.Graphs | None:
-    """Graphs of the decoder's small steps over `pool`; a CPU has none."""
-    if decoder.device.type != "cuda":
-        return None
+def make_graphs(decoder: Decoder, pool: KvPool) -> graphs.Graphs:
+    """Graphs of the decoder's small steps over `pool`, on a GPU."""
     return graphs.Graphs(decoder, pool, graphs.CudaCapture(decoder.device))
 
 

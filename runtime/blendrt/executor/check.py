@@ -19,7 +19,7 @@ from blendrt.attention.layout import AttentionLayout
 from blendrt.attention.reference import ReferenceAttention
 from blendrt.batch import StepInputs
 from blendrt.config import DecoderConfig
-from blendrt.executor.graphs import CudaCapture, Graphs
+from blendrt.executor.graphs import CalledAgain, Capture, CudaCapture, Graphs
 from blendrt.executor.overlap import OverlapExecutor
 from blendrt.executor.rule import OverlapRule
 from blendrt.executor.sequential import SequentialExecutor
@@ -81,6 +81,48 @@ def compare_executors(
     return worst
 
 
+@torch.inference_mode()
+def compare_graphs(
+    config: DecoderConfig,
+    block_tokens: int,
+    device: torch.device,
+    dtype: torch.dtype,
+    make_attention: Callable[[], Attention],
+    rng: np.random.Generator,
+    steps: int = 8,
+    sizes: Sizes = Sizes(),
+) -> float:
+    """The worst difference between a run of steps by graphs and the same run launched kernel by
+    kernel, in the logits and in the KV pool's pages: relative, as errors are above.
+
+    Steps of several sizes share graphs and pages, and are issued without waiting for any.
+    """
+    weights = random_weights(config, int(rng.integers(1 << 31)), device, dtype)
+    decoder = Decoder(config, weights)
+    layouts = [
+        random_world(rng, config, block_tokens, device, dtype, sizes).layout for _ in range(steps)
+    ]
+    inputs = [random_step(layout, config, block_tokens, rng) for layout in layouts]
+    tokens = sorted(layout.tokens for layout in layouts)
+    largest = max(inputs, key=lambda one: int(_numbers(one).max()))
+    pools = [_random_pool(config, largest, block_tokens, device, dtype)]
+    pools.append(_copy(pools[0], dtype))
+    capture: Capture = CudaCapture(device) if device.type == "cuda" else CalledAgain()
+    graphs = Graphs(decoder, pools[0], capture, sizes=(tokens[steps // 2], tokens[-1] + 5))
+    runs = [
+        [executor.logits(one) for one in inputs]
+        for executor in (
+            SequentialExecutor(decoder, make_attention(), pools[0], graphs),
+            SequentialExecutor(decoder, make_attention(), pools[1]),
+        )
+    ]
+    found = [_error(mine, right.float()) for mine, right in zip(*runs, strict=True)]
+    for mine, right in ((pools[0].k, pools[1].k), (pools[0].v, pools[1].v)):
+        difference = (mine[:, :-1].float() - right[:, :-1].float()).norm()
+        found.append(float(difference / right[:, :-1].float().norm()))
+    return max(found)
+
+
 def random_step(
     layout: AttentionLayout, config: DecoderConfig, block_tokens: int, rng: np.random.Generator
 ) -> StepInputs:
@@ -115,12 +157,16 @@ def _random_pool(
     dtype: torch.dtype,
 ) -> KvPool:
     """Random K and V in all pages that the step names."""
-    layout = inputs.layout
-    numbers = torch.cat((layout.prefill_pages.numbers, layout.decode_pages.numbers))
-    pool = KvPool(config, int(numbers.max()) + 1, block_tokens, device, dtype)
+    pool = KvPool(config, int(_numbers(inputs).max()) + 1, block_tokens, device, dtype)
     pool.k.normal_()
     pool.v.normal_()
     return pool
+
+
+def _numbers(inputs: StepInputs) -> Tensor:
+    """Of all pages that a step names."""
+    layout = inputs.layout
+    return torch.cat((layout.prefill_pages.numbers, layout.decode_pages.numbers))
 
 
 def _copy(pool: KvPool, dtype: torch.dtype) -> KvPool:

@@ -57,4 +57,4 @@ class SequentialExecutor:
 
     def _dense(self, inputs: StepInputs) -> Dense:
         graphed = self._graphs.begin(inputs) if self._graphs is not None else None
-        return graphed or DirectDense(self._decoder, self._pool, inputs)
+        return DirectDense(self._decoder, self._pool, inputs) if graphed is None else graphed

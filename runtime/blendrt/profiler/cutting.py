@@ -78,7 +78,7 @@ class Way(NamedTuple):
     run: Callable[[], object]
 
 
-class Told:
+class SwitchedAttention:
     """An attention whose decodes can be left out. It adds up how long planning took the host."""
 
     def __init__(self, attention: Attention) -> None:
@@ -102,7 +102,7 @@ class Told:
 
 
 @dataclass(slots=True)
-class Chosen:
+class PartialLanes:
     """Lanes that others are put into, and which of their tasks are run."""
 
     lanes: Lanes
@@ -134,9 +134,9 @@ class CutWorld:
         self._dtype = dtype
         self._decoder = Decoder(config, random_weights(config, 0, device, dtype))
         self._pool = self._filled_pool(kv_bytes)
-        self.attentions: list[Told] = []
+        self.attentions: list[SwitchedAttention] = []
         self._whole = SequentialExecutor(self._decoder, self._make_attention(), self._pool)
-        self._chosen = Chosen(OneThread())
+        self._chosen = PartialLanes(OneThread())
         rule = OverlapRule(least_tokens=0, least_decodes=0, default_sms=NO_PARTITION)
         self._cut = OverlapExecutor(
             self._decoder, self._make_attention, self._pool, rule, lambda _: self._chosen
@@ -162,7 +162,7 @@ class CutWorld:
         parted = {ONE_STREAM, *map(_name, apart)}
         for name, lanes in self._lanes(shares).items():
             for part in (ALL, GEMMS, ATTENTION) if name in parted else (ALL,):
-                yield Way(name, part, partial(self._run_cut, inputs, Chosen(lanes, part)))
+                yield Way(name, part, partial(self._run_cut, inputs, PartialLanes(lanes, part)))
 
     def planned(self) -> float:
         """Seconds that the host spent planning attention since this was asked last."""
@@ -177,7 +177,7 @@ class CutWorld:
         self.attentions[0].decodes = True
         return tokens
 
-    def _run_cut(self, inputs: StepInputs, chosen: Chosen) -> Tensor:
+    def _run_cut(self, inputs: StepInputs, chosen: PartialLanes) -> Tensor:
         self._chosen.lanes, self._chosen.part = chosen.lanes, chosen.part
         return self._cut.run(inputs)
 
@@ -189,8 +189,8 @@ class CutWorld:
                 lanes[_name(sms)] = CudaLanes(split_gpu(self.device, sms))
         return lanes
 
-    def _make_attention(self) -> Told:
-        self.attentions.append(Told(self._kernels()))
+    def _make_attention(self) -> SwitchedAttention:
+        self.attentions.append(SwitchedAttention(self._kernels()))
         return self.attentions[-1]
 
     def _kernels(self) -> Attention:

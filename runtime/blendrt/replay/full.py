@@ -52,7 +52,7 @@ class FullReplay:
         longest = int((job.workload.prompt_len + job.output_len).max())
         require_attention_room(decoder, job.flavour.token_budget, longest)
         cores = {rank: job.core(rank) for rank in job.ranks}
-        pool = make_pool(decoder, max(map(pool_pages, cores.values())), job.system)
+        pool = make_pool(runtime, max(map(pool_pages, cores.values())), job.system)
         tokens = PromptTokens(job.workload, decoder.config.vocab, runtime.seed)
         try:
             with thread_for_small(decoder):

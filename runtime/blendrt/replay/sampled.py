@@ -124,7 +124,7 @@ class SampledReplay:
         device, budget = decoder.device, job.flavour.token_budget
         longest = int((job.workload.prompt_len + job.output_len).max())
         require_attention_room(decoder, budget, longest)
-        pool = make_pool(decoder, max(pool_pages(rank.core) for rank in self.ranks), job.system)
+        pool = make_pool(runtime, max(pool_pages(rank.core) for rank in self.ranks), job.system)
         try:
             with thread_for_small(decoder):
                 if timer is None:

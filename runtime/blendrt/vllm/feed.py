@@ -23,7 +23,7 @@ from blendrt.recorder import Recorder
 from blendrt.replay.job import Job
 from blendrt.tokens import PromptTokens
 from blendrt.vllm.watch import NOT_TOLD, SchedulerWatch
-from blendsim.errors import Unavailable
+from blendsim.errors import InputError, Unavailable
 from blendsim.serving.core import ServingCore
 from blendsim.steplog import NOT_COUNTED, StepLog
 
@@ -52,7 +52,7 @@ class VllmReplay:
         self, engine: Any, vocab: int, told: Callable[[int], None] = lambda _: None
     ) -> None:
         """The same on an engine that `open_engine` made for a plan of this system and of a token
-        budget no smaller than this one's.
+        budget no smaller than this one's, else InputError.
         """
         vllm, job = _library(), self._job
         tokens = PromptTokens(job.workload, vocab, self._seed)
@@ -60,8 +60,11 @@ class VllmReplay:
         plain = scheduler.schedule, scheduler.update_from_output
         made_for = scheduler.max_num_scheduled_tokens, scheduler.max_num_running_reqs
         asked = job.flavour.token_budget, job.flavour.max_running
-        assert asked[0] <= made_for[0], f"vLLM's buffers hold {made_for[0]} tokens, not {asked[0]}"
-        assert asked[1] <= made_for[1], f"vLLM's buffers hold {made_for[1]} requests"
+        if asked[0] > made_for[0] or asked[1] > made_for[1]:
+            raise InputError(
+                f"the engine was made for {made_for[0]:,} tokens and {made_for[1]:,} requests a "
+                f"step, not for {asked[0]:,} and {asked[1]:,}; make it for the largest"
+            )
         try:
             # NOTE: its scheduler reads both at every step; its runner only sizes buffers by them.
             scheduler.max_num_scheduled_tokens, scheduler.max_num_running_reqs = asked
