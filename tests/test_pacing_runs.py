@@ -252,7 +252,6 @@ def test_a_long_one_that_waits_to_come_back_does_not_keep_the_dense_end_out(kept
     s.opened = 0
     batcher.preempt(core.state, 5)
     record_of(core).left_room = kept
-    record_of(core).never_fills = 0  # nothing is kept where memory is for all
     waits = []
     while s.front <= s.back:
         core.step()

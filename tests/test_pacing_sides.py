@@ -84,7 +84,6 @@ def test_dense_end_enters_within_its_room_though_the_forecast_has_none() -> None
     s.left_reserved, s.expected_base = 0, 10_000  # of requests that outgrow all memory
     own = sides.reservation(core.state, 0)
     p.hold_left, p.steps_left, p.left_room = float(own), 1.0, 0.0
-    p.never_fills = 0
     assert paced_line.kept_for_left(core.state) == own
     assert not forecast.peak_fits(core.state, 0, own, own)
     assert paced_line.fits_left(core.state, 0)
@@ -179,7 +178,6 @@ def crowded(left_reserved: int) -> ServingCore:
     assert int(core.state.scalars[0].running) == 4
     p = record_of(core)
     p.hold_left, p.steps_left = 20.0, 1.0
-    p.never_fills = 0
     core.state.scalars[0].left_reserved = left_reserved
     return core
 

@@ -168,14 +168,11 @@ def who_leaves(state: State) -> int:
 @kernel
 def kept_for_left(state: State) -> int:
     """KV tokens that the memory-heavy end leaves to the compute-heavy one: that end's even share,
-    which in the steps left adds up to all it will hold, and `left_room` standard deviations. None
-    in a pool that does not fill the cache, where nobody long has to wait for room.
+    which in the steps left adds up to all it will hold, and `left_room` standard deviations.
 
     Who enters at random, stays d steps and holds h tokens adds d·h²/steps to the variance.
     """
     p = state.pace[0].record[0]
-    if p.never_fills == 1:
-        return 0
     share = max(p.hold_left, 0.0) / max(p.steps_left, 1.0)
     spread = np.sqrt(max(p.square_left, 0.0) / max(p.steps_left, 1.0))
     return int(share + p.left_room * spread)

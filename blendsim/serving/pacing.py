@@ -15,7 +15,7 @@ from blendsim.pacing import Pacing
 from blendsim.request import Ints
 from blendsim.serving.kinds import KIND, correction, spread_of
 from blendsim.serving.price import Overlap, choose_sizes, token_price, tokens_at
-from blendsim.serving.remaining import foresee, still_to_generate
+from blendsim.serving.remaining import foresee
 from blendsim.serving.state import LEFT, NONE, State
 from blendsim.steplog import COUNTS
 
@@ -46,13 +46,11 @@ PACE = np.dtype(
         ("hold_left", np.float64),  # KV tokens · steps that its waiting requests will hold
         ("square_left", np.float64),  # Σ of that times the KV tokens each holds
         ("steps_left", np.float64),  # as reckoned last
-        ("never_fills", np.int64),  # 1 if the pool as a whole does not fill the KV cache
     ],
     align=True,
 )
 SLICES = 17  # of the steps left
 ROWS = 128  # of the table: so many levels of KV in use
-ROUNDING = 1e-9
 CREDIT = 16_384.0  # tokens of imbalance remembered at most
 
 
@@ -177,18 +175,10 @@ def look(state: State) -> None:
     ahead = np.empty((SLICES, 2))
     foresee(state, reads, ahead)
     p.steps_left = ahead[:, 0].sum()
-    if state.scalars[0].step == 0:
-        # NOTE: not later: what is left of every pool does not fill the cache some day.
-        p.never_fills = p.steps_left * p.most_reads > reads * (1.0 + ROUNDING)
-    if p.never_fills == 1:
-        # Soon most requests run, and their answers are most of what is still to be computed.
-        tokens += still_to_generate(state)
     price = token_price(pace.overlap, pace.sizes, pace.seconds, ahead, tokens)
     low = tokens_at(pace.overlap, pace.sizes, pace.seconds, ahead, price * (1.0 - p.slack))
     high = tokens_at(pace.overlap, pace.sizes, pace.seconds, ahead, price * (1.0 + p.slack))
     share = min(max((tokens - low) / max(high - low, 1.0), 0.0), 1.0)
-    if p.never_fills == 1:
-        share = 1.0  # the longest answer sets the end: the sooner all run, the better
     choose_sizes(
         pace.table,
         pace.overlap,

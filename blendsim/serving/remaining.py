@@ -1,5 +1,5 @@
 """What the requests of a paced run are still to do, as far as it can be told: how long the longest
-of them takes, what the steps left will read, and how much is to be generated.
+of them takes, and what the steps left will read.
 """
 
 import numpy as np
@@ -78,17 +78,3 @@ def foresee(state: State, reads: float, ahead: NDArray[np.float64]) -> None:
         total += ahead[j, 0] * ahead[j, 1]
     for j in range(1, len(ahead)):
         ahead[j, 1] *= reads / total
-
-
-@rare_kernel
-def still_to_generate(state: State) -> float:
-    """Tokens that those of the right who run are expected to generate yet."""
-    step = state.scalars[0].step
-    tokens = 0.0
-    for i in range(len(state.buckets)):
-        b = state.buckets[i]
-        tokens += float(b.final_sum - b.base_sum - b.count * step)
-    kinds = state.pace[0].kinds
-    for i in range(len(kinds)):
-        tokens += correction(state, i) * kinds[i].mean_sum
-    return max(tokens, 0.0)
