@@ -1,23 +1,18 @@
 """vLLM as an engine: what it is given, and what is read off its scheduler.
 
-vLLM itself is not run here. A stand-in has the attributes that are used of it, and schedules by our
-own core under vLLM's rules, whose steps are held to vLLM's in test_vllm_parity.
+vLLM itself is not run here: a stand-in is (vllm_stand_in).
 """
 
 import json
 import sys
-import time
-from collections.abc import Callable
-from contextlib import redirect_stdout
-from io import StringIO
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
-from typing import Any, ClassVar
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 from replay_worlds import BLOCKS, BUDGET, job_of, planned, pool, prompt_of
-from vllm_worlds import core_of
+from vllm_stand_in import StandInLLM, install
 
 from blendrt.config import TINY, DecoderConfig
 from blendrt.loading import ModelChoice
@@ -34,117 +29,17 @@ from blendrt.vllm.watch import SchedulerWatch
 from blendsim.errors import InputError, Unavailable
 from blendsim.request import select
 from blendsim.serving.flavour import find_flavour
-from blendsim.serving.state import DECODING, PREFILLING
 from blendsim.sim.run import simulate
 from blendsim.specs import find_model
-from blendsim.steplog import COUNTS, read_steplog
+from blendsim.steplog import COUNTS
 
 #: What vLLM does not say, or says otherwise.
 UNTOLD = {"cached_blocks", "left_tokens", "right_tokens", "preempted_tokens"}
 
 
-class StandInScheduler:
-    """The parts of vLLM's scheduler that are listened to."""
-
-    def __init__(self, budget: int, running: int) -> None:
-        self.requests: dict[str, Any] = {}
-        self.running: list[int] = []
-        self.max_num_scheduled_tokens = budget
-        self.max_num_running_reqs = running
-        free = lambda: BLOCKS - self.core.counts()["held_blocks"]  # noqa: E731
-        block_pool = SimpleNamespace(num_gpu_blocks=BLOCKS + 1, get_num_free_blocks=free)
-        self.kv_cache_manager = SimpleNamespace(block_pool=block_pool)
-
-    def add(self, prompts: list[list[int]], outputs: list[int]) -> None:
-        """The requests of one run."""
-        world = {
-            "prompts": prompts,
-            "outputs": outputs,
-            "capacity": BLOCKS,
-            "budget": self.max_num_scheduled_tokens,
-            "max_running": self.max_num_running_reqs,
-            "sharing": True,
-        }
-        self.core = core_of(world)
-        self.requests = {
-            str(i): SimpleNamespace(
-                num_prompt_tokens=len(prompt), num_tokens=len(prompt), num_computed_tokens=0
-            )
-            for i, prompt in enumerate(prompts)
-        }
-
-    def _now_running(self) -> list[int]:
-        status = self.core.state.requests.status
-        return np.flatnonzero(np.isin(status, (PREFILLING, DECODING))).tolist()
-
-    def schedule(self) -> Any:
-        before = self._now_running()
-        self.core.step()
-        self.running = self._now_running()
-        out = {str(k) for k in before if k not in self.running}
-        for name in out:
-            self.requests[name].num_computed_tokens = 0
-        tokens = {}
-        for row, computed, number in zip(*self.core.scheduled(), strict=True):
-            tokens[str(row)] = int(number)
-            self.requests[str(row)].num_computed_tokens = int(computed + number)
-        return SimpleNamespace(num_scheduled_tokens=tokens, preempted_req_ids=out)
-
-    def update_from_output(self, output: Any, tokens: Any) -> None:
-        assert tokens == "tokens"
-        for name in output.num_scheduled_tokens:
-            request = self.requests[name]
-            if request.num_computed_tokens == request.num_tokens:
-                request.num_tokens += 1
-        self.core.commit()
-        done = self.core.state.requests.status
-        for name in output.num_scheduled_tokens:
-            if done[int(name)] not in (PREFILLING, DECODING):
-                del self.requests[name]
-
-
-class StandInLLM:
-    """The parts of vLLM's offline engine that are used."""
-
-    made: ClassVar[list["StandInLLM"]] = []
-
-    def __init__(self, **arguments: Any) -> None:
-        self.arguments = arguments
-        self.config = json.loads((Path(arguments["model"]) / "config.json").read_text())
-        self.given: list[tuple[list[int], dict[str, Any]]] = []
-        self.resets = 0
-        self.scheduler = StandInScheduler(
-            arguments["max_num_batched_tokens"], arguments["max_num_seqs"]
-        )
-        core = SimpleNamespace(scheduler=self.scheduler)
-        self.llm_engine = SimpleNamespace(engine_core=SimpleNamespace(engine_core=core))
-        StandInLLM.made.append(self)
-
-    def generate(self, prompts: list[Any], params: list[Any], use_tqdm: bool) -> list[Any]:
-        assert not use_tqdm
-        ids = [prompt["prompt_token_ids"] for prompt in prompts]
-        self.given += list(zip(ids, params, strict=True))
-        lengths = [param["max_tokens"] for param in params]
-        self.scheduler.add(ids, lengths)
-        while self.scheduler.requests:
-            self.scheduler.update_from_output(self.scheduler.schedule(), "tokens")
-        answers = [SimpleNamespace(token_ids=[7] * length) for length in lengths]
-        return [SimpleNamespace(outputs=[answer]) for answer in answers]
-
-    def reset_prefix_cache(self) -> None:
-        self.resets += 1
-
-
 @pytest.fixture
 def vllm(monkeypatch: pytest.MonkeyPatch) -> type[StandInLLM]:
-    module = ModuleType("vllm")
-    module.LLM = StandInLLM  # type: ignore[attr-defined]
-    module.SamplingParams = dict  # type: ignore[attr-defined]
-    module.TokensPrompt = dict  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "vllm", module)
-    monkeypatch.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", "1")
-    monkeypatch.setattr(StandInLLM, "made", [])
-    return StandInLLM
+    return install(monkeypatch)
 
 
 def test_vllm_gets_the_plans_order_lengths_and_memory(vllm: type[StandInLLM]) -> None:
@@ -356,76 +251,3 @@ def test_missing_vllm_says_which_extra_brings_it(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", "1")
     with pytest.raises(Unavailable, match=r"vllm.*pip install 'blendsim\[vllm\]'"):
         VllmReplay(job_of(*planned("dfs", "vllm"))).measure(ModelChoice(TINY, None))
-
-
-@pytest.fixture
-def script(
-    vllm: type[StandInLLM], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Callable[..., str]:
-    """bench/gpu_vllm.py on two orders of the pool, with further arguments: what it prints."""
-    monkeypatch.syspath_prepend(str(Path(__file__).resolve().parents[1] / "bench"))
-    import gpu_vllm
-
-    plans = tmp_path / "plans"
-    plans.mkdir()
-    jobs = {policy: job_of(*planned(policy, "vllm")) for policy in ("dfs", "blend")}
-    for policy in jobs:
-        (plans / f"small-{policy}.parquet").touch()
-
-    def job(one: Any, budget: int) -> tuple[Any, dict[str, str]]:
-        return jobs[one.policy]._replace(flavour=find_flavour("vllm", budget)), {"a": "plan"}
-
-    def run(*further: str) -> str:
-        argv = ["gpu_vllm.py", "--plans", str(plans), "--pool", "small", "--model", "tiny"]
-        monkeypatch.setattr(sys, "argv", [*argv, "-o", str(tmp_path / "out"), *further])
-        printed = StringIO()
-        with redirect_stdout(printed):
-            gpu_vllm.main()
-        return printed.getvalue()
-
-    monkeypatch.setattr(gpu_vllm, "vllm_job", job)
-    return run
-
-
-def runs_told(printed: str) -> list[list[str]]:
-    """Policy and budget of every row of the table."""
-    rows = [line.split(" | ") for line in printed.splitlines() if line.startswith("| small")]
-    return [row[1:3] for row in rows]
-
-
-def test_the_script_runs_every_order_on_one_engine_and_goes_on_where_it_stopped(
-    vllm: type[StandInLLM], script: Callable[..., str], tmp_path: Path
-) -> None:
-    first = script("--budget", "96", "48")
-    assert runs_told(first) == [["dfs", "96"], ["dfs", "48"], ["blend", "96"], ["blend", "48"]]
-    assert len(vllm.made) == 1
-    assert (tmp_path / "out" / "summary.md").read_text() == first
-    assert script("--budget", "96", "48") == first
-    assert len(vllm.made) == 1
-
-
-def test_the_script_starts_no_run_when_its_time_is_over(
-    vllm: type[StandInLLM], script: Callable[..., str]
-) -> None:
-    script("--budget", "96", "--policy", "dfs")
-    assert runs_told(script("--budget", "96", "--within", "0")) == [["dfs", "96"]]
-    assert len(vllm.made) == 1
-
-
-def test_a_run_that_does_not_end_in_time_is_cut_short(
-    script: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    plain = StandInScheduler.schedule
-
-    def slow(scheduler: StandInScheduler) -> Any:
-        time.sleep(0.2)
-        return plain(scheduler)
-
-    assert script("--budget", "96", "--prepare") == ""  # compiles, out of the time below
-    script("--budget", "96", "--policy", "dfs")
-    monkeypatch.setattr(StandInScheduler, "schedule", slow)
-    monkeypatch.setattr("blendrt.vllm.feed.warm_up", lambda engine, job, vocab: None)
-    assert runs_told(script("--budget", "96", "--within", "4")) == [["dfs", "96"]]
-    broken = read_steplog(tmp_path / "out" / "small-blend-vllm-96.broken.parquet")
-    assert not broken.meta["complete"]
-    assert 0 < broken.count("finished").sum() < 200

@@ -1,0 +1,94 @@
+"""bench/gpu_vllm.py on a stand-in for vLLM: which runs it makes on one engine, when it stops."""
+
+import sys
+import time
+from collections.abc import Callable
+from contextlib import redirect_stdout
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+from replay_worlds import job_of, planned
+from vllm_stand_in import StandInLLM, StandInScheduler, install
+
+from blendsim.serving.flavour import find_flavour
+from blendsim.steplog import read_steplog
+
+
+@pytest.fixture
+def vllm(monkeypatch: pytest.MonkeyPatch) -> type[StandInLLM]:
+    return install(monkeypatch)
+
+
+@pytest.fixture
+def script(
+    vllm: type[StandInLLM], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., str]:
+    """bench/gpu_vllm.py on two orders of the pool, with further arguments: what it prints."""
+    monkeypatch.syspath_prepend(str(Path(__file__).resolve().parents[1] / "bench"))
+    import gpu_vllm
+
+    plans = tmp_path / "plans"
+    plans.mkdir()
+    jobs = {policy: job_of(*planned(policy, "vllm")) for policy in ("dfs", "blend")}
+    for policy in jobs:
+        (plans / f"small-{policy}.parquet").touch()
+
+    def job(one: Any, budget: int) -> tuple[Any, dict[str, str]]:
+        return jobs[one.policy]._replace(flavour=find_flavour("vllm", budget)), {"a": "plan"}
+
+    def run(*further: str) -> str:
+        argv = ["gpu_vllm.py", "--plans", str(plans), "--pool", "small", "--model", "tiny"]
+        monkeypatch.setattr(sys, "argv", [*argv, "-o", str(tmp_path / "out"), *further])
+        printed = StringIO()
+        with redirect_stdout(printed):
+            gpu_vllm.main()
+        return printed.getvalue()
+
+    monkeypatch.setattr(gpu_vllm, "vllm_job", job)
+    return run
+
+
+def runs_told(printed: str) -> list[list[str]]:
+    """Policy and budget of every row of the table."""
+    rows = [line.split(" | ") for line in printed.splitlines() if line.startswith("| small")]
+    return [row[1:3] for row in rows]
+
+
+def test_the_script_runs_every_order_on_one_engine_and_goes_on_where_it_stopped(
+    vllm: type[StandInLLM], script: Callable[..., str], tmp_path: Path
+) -> None:
+    first = script("--budget", "96", "48")
+    assert runs_told(first) == [["dfs", "96"], ["dfs", "48"], ["blend", "96"], ["blend", "48"]]
+    assert len(vllm.made) == 1
+    assert (tmp_path / "out" / "summary.md").read_text() == first
+    assert script("--budget", "96", "48") == first
+    assert len(vllm.made) == 1
+
+
+def test_the_script_starts_no_run_when_its_time_is_over(
+    vllm: type[StandInLLM], script: Callable[..., str]
+) -> None:
+    script("--budget", "96", "--policy", "dfs")
+    assert runs_told(script("--budget", "96", "--within", "0")) == [["dfs", "96"]]
+    assert len(vllm.made) == 1
+
+
+def test_a_run_that_does_not_end_in_time_is_cut_short(
+    script: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = StandInScheduler.schedule
+
+    def slow(scheduler: StandInScheduler) -> Any:
+        time.sleep(0.2)
+        return plain(scheduler)
+
+    assert script("--budget", "96", "--prepare") == ""  # compiles, out of the time below
+    script("--budget", "96", "--policy", "dfs")
+    monkeypatch.setattr(StandInScheduler, "schedule", slow)
+    monkeypatch.setattr("blendrt.vllm.feed.warm_up", lambda engine, job, vocab: None)
+    assert runs_told(script("--budget", "96", "--within", "4")) == [["dfs", "96"]]
+    broken = read_steplog(tmp_path / "out" / "small-blend-vllm-96.broken.parquet")
+    assert not broken.meta["complete"]
+    assert 0 < broken.count("finished").sum() < 200
