@@ -92,9 +92,11 @@ def computed_tokens(log: StepLog) -> int:
 
 
 def _theirs(run: Run) -> Iterator[EngineRun]:
-    place = run.place / VLLM / SIMULATED
-    simulated = json.loads(place.read_text()) if place.exists() else {}
-    for path in sorted((run.place / VLLM).glob("*.parquet")):
+    place = run.place / VLLM
+    if not place.exists():
+        return
+    simulated = json.loads((place / SIMULATED).read_text())
+    for path in sorted(place.glob("*.parquet")):
         named, budget = path.stem.split(f"-{VLLM}-")
         pool, _, policy = named.rpartition("-")
         log = read_steplog(path)

@@ -3,12 +3,13 @@
     python bench/gpu_cut.py [--within 45] [-o gpu-cut.json]
     python bench/gpu_cut.py --device cpu --quick         # the same path, small, without a GPU
 
-Steps with about as many seconds of reads as of GEMMs, whole, in halves one after another, and in
-halves on parts of the SMs, with both lanes and with one alone (blendrt.profiler.cutting). Each is
-run far ahead, all of it issued before it begins, and in a row as an engine does; beside the seconds
-stands the clock the GPU had. Traces tell kernels and lanes apart. All of it goes to the JSON file
-after every measurement, tables are printed as they come (gpu_cut_table.py). About
-twelve seconds a step on an H200.
+Steps with about as many seconds of reads as of GEMMs, whole (launched kernel by kernel, as halves
+are, and not by graphs), in halves one after another, and in halves on parts of the SMs, with both
+lanes and with one alone (blendrt.profiler.cutting). Each is run far ahead, all of it issued before
+it begins, and in a row, issued one run ahead as an engine does; beside the seconds stands the clock
+the GPU had. Traces tell kernels and lanes apart. All of it goes to the JSON file after every
+measurement, tables are printed as they come (gpu_cut_table.py). About twelve seconds a step on an
+H200.
 """
 
 import argparse
