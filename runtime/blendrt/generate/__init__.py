@@ -1,0 +1,1 @@
+"""Generation: answers to a pool's requests, each as long as the model makes it."""
