@@ -129,7 +129,10 @@ SHARED = World(
 def steps_of(world: World) -> list[StepInputs]:
     """The inputs of every step; decodes compute token 0, since nobody samples here."""
     core = core_of(world)
-    builder, pager = BatchBuilder(core, Ids(world), OutputTokens(core.state.requests.output, CPU), CPU), Pager(core)  # type: ignore[arg-type]
+    builder, pager = (
+        BatchBuilder(core, Ids(world), OutputTokens(core.state.requests.output, CPU), CPU),
+        Pager(core),
+    )  # type: ignore[arg-type]
     made = []
     while not core.is_done:
         counts = core.step()

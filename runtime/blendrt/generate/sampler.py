@@ -51,7 +51,7 @@ class Sampler:
         luck = self._upload(uniforms(self._wanted.seed[rows], places))[:, None]
         # NOTE: scaled before it is divided by a temperature that may be tiny.
         scaled = (logits.double() - logits.double().amax(-1, keepdim=True)) / temperature
-        shares, order = scaled.softmax(-1).sort(-1, descending=True, stable=True)
+        shares, order = scaled.softmax(-1).sort(dim=-1, descending=True, stable=True)
         upto = shares.cumsum(-1)
         kept = (upto - shares) < top_p
         whole = (shares * kept).sum(-1, keepdim=True)
