@@ -6,7 +6,7 @@ Jinja's sandbox. It is given what `transformers` gives it, so that the text is t
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from jinja2.parser import Parser
 
 Message = dict[str, Any]  # has a role and a content, both text
+
+RESERVED = frozenset({"messages", "tools", "documents", "add_generation_prompt"})
 
 _FILE = "chat_template.jinja"
 _CONFIG = "tokenizer_config.json"
@@ -40,6 +42,10 @@ class Chat(Protocol):
         """Whether the text has all its special tokens in it, the first one included."""
         ...
 
+    def with_settings(self, settings: dict[str, Any]) -> "Chat":
+        """The same with what one request sets of the template's own, `RESERVED` names aside."""
+        ...
+
     def write(self, messages: Sequence[Message], where: str) -> str:
         """The text, or InputError beginning with `where`."""
         ...
@@ -52,6 +58,10 @@ class PlainChat:
     note: str = ""
     has_special: bool = False
 
+    def with_settings(self, settings: dict[str, Any]) -> "PlainChat":
+        """Itself: there is nothing to set."""
+        return self
+
     def write(self, messages: Sequence[Message], where: str) -> str:
         """The messages one after another, then the assistant's turn."""
         pieces = [f"<|{message['role']}|>\n{message['content']}\n" for message in messages]
@@ -63,9 +73,13 @@ class ModelChat:
     """A model's own chat template."""
 
     template: "Template"
-    special: dict[str, str]  # names of special tokens, such as bos_token, to their text
+    given: dict[str, Any]  # special tokens' texts by names such as bos_token, and a request's own
     note: str = ""
     has_special: bool = True
+
+    def with_settings(self, settings: dict[str, Any]) -> "ModelChat":
+        """With more variables for the template."""
+        return replace(self, given=self.given | settings)
 
     def write(self, messages: Sequence[Message], where: str) -> str:
         """What the template makes of the messages, without tools, up to the answer."""
@@ -75,11 +89,13 @@ class ModelChat:
         wrong = (TemplateError, TypeError, ValueError, LookupError, AttributeError)
         try:
             return self.template.render(
-                messages=list(messages),
-                tools=None,
-                documents=None,
-                add_generation_prompt=True,
-                **self.special,
+                self.given
+                | {
+                    "messages": list(messages),
+                    "tools": None,
+                    "documents": None,
+                    "add_generation_prompt": True,
+                }
             )
         except (*wrong, ArithmeticError, RecursionError) as error:
             raise InputError(

@@ -8,6 +8,8 @@ from blendsim.errors import InputError
 from blendsim.traces.chat import Chat, Message
 from blendsim.traces.counts import shown
 
+PROMPT_NAMES = ("messages", "prompt", "input")  # of which the first that is there counts
+
 
 class Content(NamedTuple):
     """One prompt, as text or as token ids."""
@@ -21,11 +23,13 @@ class Content(NamedTuple):
 
 def content(body: dict[str, Any], chat: Chat, where: str) -> Content:
     """The prompt of a request's body, its messages written by `chat`."""
-    if "messages" in body:
-        return _chat(body["messages"], chat, f"{where}, column 'body.messages'")
-    name = "prompt" if "prompt" in body else "input"
+    name = next((name for name in PROMPT_NAMES if name in body), PROMPT_NAMES[-1])
     prompt = body.get(name)
+    settings = body.get("chat_template_kwargs")
+    chat = chat.with_settings(settings) if isinstance(settings, dict) else chat
     where = f"{where}, column 'body.{name}'"
+    if name == "messages":
+        return _chat(prompt, chat, where)
     if isinstance(prompt, list) and len(prompt) == 1 and not isinstance(prompt[0], int | dict):
         prompt = prompt[0]
     lead = body.get("instructions") if name == "input" else None
