@@ -47,6 +47,7 @@ HELD = {
     "numba": {"compiled"},
     "typer": {"cli"},
     "tokenizers": {"traces"},
+    "jinja2": {"traces"},
     "aiconfigurator": {"perf"},
     "aiconfigurator_core": {"perf"},
 }

@@ -30,8 +30,8 @@ class Encoder(Protocol):
         """What a reader of the workload must know about these tokens."""
         ...
 
-    def encode(self, texts: Sequence[str]) -> Tokens:
-        """Token ids of each text."""
+    def encode(self, texts: Sequence[str], has_special: bool = False) -> Tokens:
+        """Token ids of each text, which may have its special tokens in it already."""
         ...
 
 
@@ -44,8 +44,8 @@ class Bytes:
         "too long, which prefixes are shared is right"
     )
 
-    def encode(self, texts: Sequence[str]) -> Tokens:
-        """The bytes of each text."""
+    def encode(self, texts: Sequence[str], has_special: bool = False) -> Tokens:
+        """The bytes of each text; bytes have no special ones."""
         lists = [
             np.frombuffer(text.encode("utf-8", "surrogatepass"), np.uint8).astype(np.int32)
             for text in texts
@@ -61,12 +61,15 @@ class Model:
     space: str
     note: str = ""
 
-    def encode(self, texts: Sequence[str]) -> Tokens:
-        """The tokenizer's ids of each text, special tokens of a single sequence included."""
+    def encode(self, texts: Sequence[str], has_special: bool = False) -> Tokens:
+        """The tokenizer's ids of each text, with those it puts around a single sequence unless the
+        text has them.
+        """
         lists: list[NDArray[np.int32]] = []
         for start in range(0, len(texts), _CHUNK):
             chunk = [_without_surrogates(text) for text in texts[start : start + _CHUNK]]
-            lists += [np.array(e.ids, np.int32) for e in self.tokenizer.encode_batch(chunk)]
+            encoded = self.tokenizer.encode_batch(chunk, add_special_tokens=not has_special)
+            lists += [np.array(e.ids, np.int32) for e in encoded]
         return Tokens(lists, self.space, is_model=True)
 
 

@@ -1,0 +1,190 @@
+"""What each request of an OpenAI batch file asks for besides its prompt, for those who answer it.
+
+Planning needs none of this and reads the same files leniently. Here a request that asks for what
+we cannot do is refused: an answer to another question is worse than none.
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from blendsim.errors import InputError
+from blendsim.request import Workload
+from blendsim.traces.body_settings import require_doable
+from blendsim.traces.chat import chat_of
+from blendsim.traces.counts import shown
+from blendsim.traces.openai_batch import OPENAI_BATCH, BatchLine, batch_lines, workload_of
+from blendsim.traces.prompt_forms import PROMPT_NAMES
+from blendsim.traces.seam import head
+from blendsim.traces.tokens import encoder
+
+MOST_STOPS = 4  # as many as OpenAI takes
+_SEEDS = range(-(2**63), 2**63)
+
+
+class Kind(StrEnum):
+    """Which endpoint a request is for, by the name of the object that answers it."""
+
+    CHAT = "chat.completion"
+    TEXT = "text_completion"
+    RESPONSE = "response"
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What one request asks for. The defaults are OpenAI's."""
+
+    custom_id: str
+    kind: Kind
+    model: str = ""  # as the request calls it
+    temperature: float = 1.0  # in [0, 2]
+    top_p: float = 1.0  # in (0, 1]
+    seed: int | None = None  # of 64 bits
+    stop: tuple[str, ...] = ()  # at most MOST_STOPS, none empty
+    limit: int = 0  # tokens of the answer at most; 0 = none given
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class BatchFile:
+    """A batch file that can be answered; `asked[i]` is of row i of the workload."""
+
+    workload: Workload
+    asked: tuple[Asked, ...]
+
+
+#: Endpoints' ends, the kind of answer, and where the prompt stands.
+_ENDPOINTS = {
+    "/chat/completions": (Kind.CHAT, "messages"),
+    "/completions": (Kind.TEXT, "prompt"),
+    "/responses": (Kind.RESPONSE, "input"),
+}
+
+
+def read_batch(path: Path, tokenizer: Path) -> BatchFile:
+    """The requests in the model's own tokens and what they ask for, or InputError at the first
+    that cannot be answered. `tokenizer` is the model's directory.
+    """
+    if not head(path).keys & {"custom_id", "body"}:
+        raise InputError(
+            f"{path}: is no OpenAI batch file ({OPENAI_BATCH.expects}); write one request a line"
+        )
+    chat = chat_of(str(tokenizer))
+    encode = encoder(str(tokenizer))
+    requests, asked = [], []
+    for line in batch_lines(path, chat):
+        asked.append(_asked(line))
+        requests.append(line.request)
+    return BatchFile(workload_of(path, requests, encode, chat), tuple(asked))
+
+
+def _asked(line: BatchLine) -> Asked:
+    body, where = line.row["body"], line.where
+    for name, value in body.items():
+        if value is not None:
+            require_doable(name, value, where)
+    kind = _kind(line)
+    if line.request.prompt.has_media:
+        raise InputError(
+            f"{where}, column 'body': the prompt has parts that are not text (images, files), "
+            "which cannot be read; remove the row"
+        )
+    return Asked(
+        custom_id=line.request.custom_id,
+        kind=kind,
+        model=_model(body, where),
+        temperature=_number(body, "temperature", where),
+        top_p=_number(body, "top_p", where),
+        seed=_seed(body.get("seed"), where),
+        stop=_stop(body.get("stop"), where),
+        limit=line.request.limit,
+    )
+
+
+def _kind(line: BatchLine) -> Kind:
+    """By the url where there is one, else by how the prompt is given."""
+    row, where = line.row, line.where
+    given = next(name for name in PROMPT_NAMES if name in row["body"])
+    url = row.get("url")
+    ends = [end for end in _ENDPOINTS if not url or (isinstance(url, str) and _leads(url, end))]
+    if not ends:
+        raise InputError(
+            f"{where}, column 'url': {shown(url)} is no endpoint that is answered; those are "
+            f"{', '.join(f'/v1{end}' for end in _ENDPOINTS)}"
+        )
+    kinds = [kind for kind, name in map(_ENDPOINTS.__getitem__, ends) if name == given]
+    if not kinds:
+        wants = _ENDPOINTS[ends[0]][1]
+        raise InputError(
+            f"{where}, column 'url': {shown(url)} takes body.{wants}, not body.{given}; mend one"
+        )
+    if given == "input":
+        _require_messages(row["body"]["input"], where)
+    return kinds[0]
+
+
+def _leads(url: str, end: str) -> bool:
+    path = url.rstrip("/")
+    return path.endswith(end) and not (end == "/completions" and path.endswith("/chat" + end))
+
+
+def _require_messages(items: object, where: str) -> None:
+    """The Responses API mixes messages with calls of tools and what they gave."""
+    for item in items if isinstance(items, list) else ():
+        kind = item.get("type", "message") if isinstance(item, dict) else "message"
+        if kind != "message":
+            raise InputError(
+                f"{where}, column 'body.input': an item of type {shown(kind)} is no message; "
+                "remove it"
+            )
+
+
+def _model(body: dict[str, Any], where: str) -> str:
+    model = body.get("model")
+    if model is not None and not isinstance(model, str):
+        raise InputError(f"{where}, column 'body.model': {shown(model)} is not a name")
+    return model or ""
+
+
+def _number(body: dict[str, Any], name: str, where: str) -> float:
+    value = body.get(name)
+    if value is None:
+        return 1.0
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if name == "temperature":
+        is_fine, span = is_number and 0 <= value <= 2, "0 to 2"
+    else:
+        is_fine, span = is_number and 0 < value <= 1, "above 0 to 1"
+    if not is_fine:
+        raise InputError(
+            f"{where}, column 'body.{name}': {shown(value)} is not a number from {span}; mend or "
+            "remove it"
+        )
+    return float(value)
+
+
+def _seed(value: object, where: str) -> int | None:
+    if value is None:
+        return None
+    if not isinstance(value, int) or isinstance(value, bool) or value not in _SEEDS:
+        raise InputError(
+            f"{where}, column 'body.seed': {shown(value)} is not a whole number of 64 bits; mend "
+            "or remove it"
+        )
+    return value
+
+
+def _stop(value: object, where: str) -> tuple[str, ...]:
+    if value is None:
+        return ()
+    texts = [value] if isinstance(value, str) else value
+    if not isinstance(texts, list) or not all(isinstance(text, str) and text for text in texts):
+        raise InputError(
+            f"{where}, column 'body.stop': {shown(value)} is neither a text nor a list of texts, "
+            "none of them empty; mend or remove it"
+        )
+    if len(texts) > MOST_STOPS:
+        raise InputError(
+            f"{where}, column 'body.stop': {len(texts)} texts; give at most {MOST_STOPS}"
+        )
+    return tuple(texts)

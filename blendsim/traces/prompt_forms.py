@@ -1,0 +1,73 @@
+"""What a request of an OpenAI batch file gives as its prompt: messages, text or token ids, under
+one of three names.
+"""
+
+from typing import Any, NamedTuple
+
+from blendsim.errors import InputError
+from blendsim.traces.chat import Chat, Message
+from blendsim.traces.counts import shown
+
+PROMPT_NAMES = ("messages", "prompt", "input")  # of which the first that is there counts
+
+
+class Content(NamedTuple):
+    """One prompt, as text or as token ids."""
+
+    text: str  # empty when the prompt is given as tokens
+    tokens: list[int] | None
+    is_chat: bool = False
+    has_special: bool = False  # whether the text has its special tokens in it
+    has_media: bool = False  # whether there was content that is neither
+
+
+def content(body: dict[str, Any], chat: Chat, where: str) -> Content:
+    """The prompt of a request's body, its messages written by `chat`."""
+    name = next((name for name in PROMPT_NAMES if name in body), PROMPT_NAMES[-1])
+    prompt = body.get(name)
+    settings = body.get("chat_template_kwargs")
+    chat = chat.with_settings(settings) if isinstance(settings, dict) else chat
+    where = f"{where}, column 'body.{name}'"
+    if name == "messages":
+        return _chat(prompt, chat, where)
+    if isinstance(prompt, list) and len(prompt) == 1 and not isinstance(prompt[0], int | dict):
+        prompt = prompt[0]
+    lead = body.get("instructions") if name == "input" else None
+    before = [{"role": "system", "content": lead}] if isinstance(lead, str) else []
+    if isinstance(prompt, str) and not before:
+        return Content(prompt, None)
+    if isinstance(prompt, str):
+        return _chat([*before, {"role": "user", "content": prompt}], chat, where)
+    if isinstance(prompt, list) and all(isinstance(item, dict) for item in prompt):
+        return _chat(before + prompt if prompt else prompt, chat, where)
+    if isinstance(prompt, list) and all(_is_token(item) for item in prompt):
+        return Content("", prompt)
+    raise InputError(
+        f"{where}: {shown(prompt)} is neither text, messages nor token ids of one prompt; give "
+        "messages, prompt or input"
+    )
+
+
+def _chat(messages: object, chat: Chat, where: str) -> Content:
+    if not isinstance(messages, list) or not messages:
+        raise InputError(f"{where}: {shown(messages)} is not a list of messages")
+    plain: list[Message] = []
+    has_media = False
+    for message in messages:
+        if not isinstance(message, dict) or not isinstance(message.get("role", "user"), str):
+            raise InputError(f"{where}: {shown(message)} is not a message with role and content")
+        text = message.get("content")
+        if isinstance(text, list):
+            parts = [part for part in text if isinstance(part, dict)]
+            texts = [part["text"] for part in parts if isinstance(part.get("text"), str)]
+            has_media |= len(texts) < len(text)
+            text = "".join(texts)
+        if text is not None and not isinstance(text, str):
+            raise InputError(f"{where}: content {shown(text)} is neither text nor parts")
+        plain.append({**message, "role": message.get("role", "user"), "content": text or ""})
+    text = chat.write(plain, where)
+    return Content(text, None, True, chat.has_special, has_media)
+
+
+def _is_token(item: object) -> bool:
+    return isinstance(item, int) and not isinstance(item, bool) and 0 <= item < 2**31
