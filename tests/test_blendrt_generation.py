@@ -1,5 +1,6 @@
 """Answers that end by themselves: those of a run with forced lengths, cut where they end."""
 
+from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -7,7 +8,9 @@ import pytest
 import torch
 from replay_worlds import VOCAB, job_of, planned, pool
 
+from blendrt.clock import StepTime, WallClock
 from blendrt.config import TINY
+from blendrt.generate import answering
 from blendrt.generate.answering import answer, require_own_ids
 from blendrt.generate.wanted import Answer, Finish, Wanted
 from blendrt.loading import OVERLAP, ModelChoice, Runtime, load_decoder
@@ -56,6 +59,20 @@ def answers_of(job: Job, runtime: Runtime, asked: Wanted) -> tuple[list[Answer],
     return told, recorder.log({})
 
 
+class LateClock(WallClock):
+    """Tells of a step when the next one has been issued, as a GPU does that is busy."""
+
+    def ended(self, pending: int) -> Iterator[StepTime]:
+        while len(self._ended) > pending:
+            yield self._ended.popleft()
+
+
+@pytest.fixture(params=[WallClock, LateClock], ids=["at once", "a step late"])
+def clock(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When a step's tokens come to the host."""
+    monkeypatch.setattr(answering, "clock_for", lambda _: request.param())
+
+
 @pytest.fixture(scope="module")
 def whole(runtime: Runtime) -> list[list[int]]:
     """What each request is answered if nothing ends it."""
@@ -70,6 +87,7 @@ def cut(tokens: list[int], ends: frozenset[int] = ENDS) -> list[int]:
     return tokens[: places[0] + 1] if places else tokens
 
 
+@pytest.mark.usefixtures("clock")
 @pytest.mark.parametrize("policy", ["dfs", "blend", "paced"])
 def test_answers_are_those_of_forced_lengths_up_to_their_ends(
     runtime: Runtime, whole: list[list[int]], policy: str
