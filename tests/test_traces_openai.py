@@ -241,7 +241,7 @@ def test_lengths_do_not_change_lengths_that_are_given(tmp_path: Path) -> None:
         ([result("a", -5)], "column 'response.body.usage.completion_tokens': -5 is negative"),
         ([result("a", None)], "nothing is missing"),
         ([{"custom_id": "a", "response": {"body": {}}}], "response.body.usage is missing"),
-        ([{"id": "a"}], "column 'custom_id': nothing is not a name; --lengths takes"),
+        ([{"id": "a"}], "column 'custom_id': nothing is not a name; results are lines of"),
         ([], "is empty|holds no requests"),
     ],
 )

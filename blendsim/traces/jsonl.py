@@ -16,10 +16,11 @@ def objects(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         for number, line in enumerate(lines, start=1):
             if line.strip():
                 where = f"{path}, line {number}"
-                yield where, _object(line, where)
+                yield where, json_object(line, where)
 
 
-def _object(line: str, where: str) -> dict[str, Any]:
+def json_object(line: str | bytes, where: str) -> dict[str, Any]:
+    """The object a line holds, or InputError beginning with `where`."""
     try:
         row = json.loads(line)
     except ValueError as error:

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -12,28 +12,42 @@ from blendsim.traces.counts import require_rows, shown, whole
 from blendsim.traces.jsonl import objects
 
 
+class Result(NamedTuple):
+    """What one line says came of a request."""
+
+    custom_id: str
+    tokens: int | None  # generated; None if the request failed
+
+
 def read_results(path: Path) -> dict[str, int]:
     """Tokens generated for each custom_id; failed requests are left out."""
     lengths: dict[str, int] = {}
     rows = 0
     for where, row in objects(path):
         rows += 1
-        custom_id = row.get("custom_id")
-        if not isinstance(custom_id, str):
-            raise InputError(
-                f"{where}, column 'custom_id': {shown(custom_id)} is not a name; --lengths takes "
-                "the results file of an OpenAI batch"
-            )
+        custom_id, tokens = result(row, where)
         if custom_id in lengths:
             raise InputError(f"{where}, column 'custom_id': {shown(custom_id)} was given before")
-        response = row.get("response")
-        if row.get("error") or not isinstance(response, dict):
-            continue
-        if response.get("status_code", 200) != 200:
-            continue
-        lengths[custom_id] = _generated(response.get("body"), where)
+        if tokens is not None:
+            lengths[custom_id] = tokens
     require_rows(rows, path)
     return lengths
+
+
+def result(row: dict[str, Any], where: str) -> Result:
+    """One line's result, or InputError beginning with `where`."""
+    custom_id = row.get("custom_id")
+    if not isinstance(custom_id, str):
+        raise InputError(
+            f"{where}, column 'custom_id': {shown(custom_id)} is not a name; results are lines of "
+            "an OpenAI batch's results file"
+        )
+    response = row.get("response")
+    if row.get("error") or not isinstance(response, dict):
+        return Result(custom_id, None)
+    if response.get("status_code", 200) != 200:
+        return Result(custom_id, None)
+    return Result(custom_id, _generated(response.get("body"), where))
 
 
 def with_lengths(workload: Workload, lengths: dict[str, int]) -> Workload:
@@ -49,6 +63,6 @@ def with_lengths(workload: Workload, lengths: dict[str, int]) -> Workload:
 def _generated(body: Any, where: str) -> int:
     usage = body.get("usage") if isinstance(body, dict) else None
     if not isinstance(usage, dict):
-        raise InputError(f"{where}: response.body.usage is missing; --lengths needs token counts")
+        raise InputError(f"{where}: response.body.usage is missing; results need token counts")
     name = "completion_tokens" if "completion_tokens" in usage else "output_tokens"
     return whole(usage.get(name), "output", f"{where}, column 'response.body.usage.{name}'")
