@@ -4,6 +4,7 @@ the runtime that is asked for.
 torch and what stands on it are loaded here and in machine.py, and nowhere else in the command line.
 """
 
+import time
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 from blendsim.cli.machine import Engine, Say, libraries, require_runnable
 from blendsim.errors import InputError
 from blendsim.specs import GPUS
+from blendsim.traces.answers import Reply, answer_line, error_line
 
 if TYPE_CHECKING:
     from blendrt.generate.wanted import Answer, Wanted
@@ -24,8 +26,8 @@ if TYPE_CHECKING:
     from blendsim.search import Problem
     from blendsim.settings import Settings
     from blendsim.steplog import StepLog
-    from blendsim.traces.answers import ResultsFile
     from blendsim.traces.asked import BatchFile
+    from blendsim.traces.results_file import ResultsFile
 
 FIRST = "dfs"  # order of those answered first: nothing is known of their lengths
 Answered = Callable[["Answer"], None]
@@ -52,9 +54,10 @@ class Course:
         self.lengths: Ints = np.zeros(n, np.int64)  # output tokens of those answered
         self.refused = np.zeros(n, np.bool_)
         rows = {str(name): row for row, name in enumerate(file.workload.ids)}
-        for name, tokens in results.before.items():
+        for name, tokens in results.done.items():
             self.lengths[rows[name]] = max(1, tokens)
         self.before = self.answered.copy()
+        self._done = int(self.before.sum())
 
     @property
     def answered(self) -> NDArray[np.bool_]:
@@ -71,21 +74,18 @@ class Course:
         prompt_len = self.file.workload.prompt_len
         for row in np.flatnonzero(self.left & (prompt_len >= longest)).tolist():
             self.refused[row] = True
-            self.results.refuse(
-                self.file.asked[row],
-                f"the prompt has {prompt_len[row]:,} tokens and prompt and answer may have "
-                f"{longest:,}",
-            )
+            message = f"the prompt has {prompt_len[row]} tokens, with its answer {longest} fit"
+            self.results.write(error_line(self.file.asked[row].custom_id, message))
 
     def take(self, row: int, answer: "Answer") -> None:
         """Keep the answer to request `row`."""
-        prompt = int(self.file.workload.prompt_len[row])
-        self.results.write(
-            self.file.asked[row], answer.text, answer.finish.value, prompt, len(answer.tokens)
-        )
-        self.lengths[row] = len(answer.tokens)
-        done, n = int((self.answered | self.refused).sum()), len(self.lengths)
-        self._say(f"{done * 100 // n} % of {n:,} requests answered")
+        prompt, tokens = int(self.file.workload.prompt_len[row]), len(answer.tokens)
+        reply = Reply(answer.text, answer.finish == "length", prompt, tokens)
+        self.results.write(answer_line(self.file.asked[row], reply, int(time.time())))
+        self.lengths[row] = tokens
+        self._done += 1
+        n = len(self.lengths)
+        self._say(f"{self._done * 10 // n * 10} % of {n:,} requests answered")
 
 
 class Stage(NamedTuple):
@@ -110,8 +110,8 @@ def answer_batch(
 ) -> dict[str, Any]:
     """Answer what `output` has no answer to; the keys of --json."""
     from blendsim.search import first_stage, prepare_rest
-    from blendsim.traces.answers import ResultsFile
     from blendsim.traces.asked import read_batch
+    from blendsim.traces.results_file import ResultsFile
 
     share = _share(settings)
     require_runnable(settings, "run")
@@ -121,7 +121,7 @@ def answer_batch(
     text, ends = text_of(directory), answer_ends(directory)
     say("reading requests")
     file = read_batch(batch, directory)
-    with ResultsFile(output, [str(name) for name in file.workload.ids], resume) as results:
+    with ResultsFile.open(output, file.workload.ids.tolist(), resume=resume) as results:
         ready = _ready(settings, gpu, engine, ends, text, say)
         course = Course(file, results, say)
         longest = min(ready.context, ready.settings.system.longest_request)
@@ -298,7 +298,8 @@ def _result(course: Course, output: Path, ready: Answerer, stages: list[Stage]) 
         "preempted_tokens": sum(int(s.log.count("preempted_tokens").sum()) for s in stages),
         "policy": planned.policy if planned else None,
         "predicted_seconds": planned.predicted_seconds if planned else None,
-        "planned_gpu": ready.settings.gpu,
+        "planned_for": ready.settings.gpu,
+        "is_planned_for_it": ready.settings.gpu.split("-")[0] in ready.facts["device"].lower(),
         "first": sum(len(stage.rows) for stage in stages if stage is not planned),
         "first_seconds": sum(t for t, s in zip(took, stages, strict=True) if s is not planned),
         "rest_seconds": sum(t for t, s in zip(took, stages, strict=True) if s is planned),

@@ -86,10 +86,10 @@ def _sentences(result: dict[str, Any]) -> list[str]:
             f"{result['runtime']}"
         )
     if result["policy"]:
+        predicted = f", predicted to take {result['predicted_seconds']:.4g} s"
         lines.append(
-            f"Of these {result['first']:,} were answered first, which took "
-            f"{result['first_seconds']:.4g} s; the rest was planned as {result['policy']}, for "
-            f"{result['predicted_seconds']:.4g} s on a {result['planned_gpu']}, and took "
-            f"{result['rest_seconds']:.4g} s"
+            f"{result['first']:,} were answered first, in {result['first_seconds']:.4g} s; the "
+            f"rest was planned as {result['policy']}{predicted * result['is_planned_for_it']}, and "
+            f"took {result['rest_seconds']:.4g} s"
         )
     return [*lines, *(f"Note: {note}" for note in result["notes"])]
