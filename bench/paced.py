@@ -41,6 +41,7 @@ PARTS = {
     "spread of unknown lengths: off": {"caution": 0.0},
     "running re-estimation of lengths: off": {"trust": 1e9},
     "reckoned once": {"look_steps": 1 << 20},
+    "prefixes that somebody waits for evicted last: off": {"keeps_awaited": False},
 }
 NO_PACING = "pacing: off (dual scan, 2,048 tokens a step)"
 NO_PEAK = "predicted-peak admission: off"
@@ -160,14 +161,11 @@ def main() -> None:
     parser.add_argument("data", nargs="?", type=Path)
     parser.add_argument("--gpu", default="a100-80g")
     parser.add_argument("--profile", default="imported", help="of the GPU: imported, or measured")
-    parser.add_argument("--eviction", choices=("lru", "plan"), help="by itself the engine's")
     parser.add_argument("--seeds", type=int, default=8)
     parser.add_argument("--traces", nargs="+", choices=RECIPES, default=[])
     parser.add_argument("--parts", action="store_true", help="only the parts switched off")
     asked = parser.parse_args()
-    known = search.Settings(
-        sample=1.0, gpu=asked.gpu, profile=asked.profile, eviction=asked.eviction
-    )
+    known = search.Settings(sample=1.0, gpu=asked.gpu, profile=asked.profile)
     own = find_engine(search.prepare(_tiny(known), known), "nanoflow").token_budget
     most = max(BUDGETS)
     print(

@@ -25,6 +25,9 @@ class Gains:
     caution: float = 1.0  # standard deviations kept free for lengths that are not known
     trust: float = 1.0  # in the planner's mean lengths: requests that ended, per sampled one
     look_steps: int = 256  # steps from one reckoning to the next
+    #: Idle prefixes that somebody waits for are evicted last, whatever the engine does by itself:
+    #: the compute-heavy end is taken from both its ends, so a prefix may wait for long.
+    keeps_awaited: bool = True
 
     def __post_init__(self) -> None:
         for name, value, is_right in (
@@ -96,10 +99,11 @@ def _above_0(value: float) -> bool:
 def pacing_from_json(values: Mapping[str, Any]) -> Pacing:
     """The reverse of `as_json`; TypeError, ValueError or KeyError where fields do not fit."""
     fields = dict(values)
-    given = fields.pop("gains")
+    given = {"keeps_awaited": False, **fields.pop("gains")}  # plans of earlier versions did not
     for name, usual in asdict(Gains()).items():
-        if isinstance(usual, int) and not isinstance(given[name], int):
-            raise ValueError(f"{name} must be a whole number")
+        if isinstance(usual, int) and type(given[name]) is not type(usual):
+            kind = "true or false" if isinstance(usual, bool) else "a whole number"
+            raise ValueError(f"{name} must be {kind}")
     gains = Gains(**given)
     for name in ("sizes", "seconds", "spread"):
         fields[name] = tuple(fields[name])

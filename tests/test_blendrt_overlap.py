@@ -14,7 +14,7 @@ from oracle_serving import World
 from serving_worlds import core_of, worlds_without_host
 
 from blendrt.attention.reference import ReferenceAttention
-from blendrt.batch import BatchBuilder, StepInputs
+from blendrt.batch import BatchBuilder, OutputTokens, StepInputs
 from blendrt.clock import WallClock
 from blendrt.config import TINY
 from blendrt.engine import Engine
@@ -83,7 +83,7 @@ def pool_of(world: World, pages: int) -> KvPool:
 def outputs(world: World, make: Callable[[KvPool], Executor]) -> list[list[int]]:
     """Every request's tokens, run by an engine to the end."""
     core = core_of(world)
-    builder = BatchBuilder(core, Ids(world), CPU)  # type: ignore[arg-type]
+    builder = BatchBuilder(core, Ids(world), OutputTokens(core.state.requests.output, CPU), CPU)  # type: ignore[arg-type]
     executor = make(pool_of(world, pool_pages(core)))
     Engine(core, builder, executor, WallClock()).run(Recorder())
     return builder.outputs.lists()
@@ -129,7 +129,10 @@ SHARED = World(
 def steps_of(world: World) -> list[StepInputs]:
     """The inputs of every step; decodes compute token 0, since nobody samples here."""
     core = core_of(world)
-    builder, pager = BatchBuilder(core, Ids(world), CPU), Pager(core)  # type: ignore[arg-type]
+    builder, pager = (
+        BatchBuilder(core, Ids(world), OutputTokens(core.state.requests.output, CPU), CPU),
+        Pager(core),
+    )  # type: ignore[arg-type]
     made = []
     while not core.is_done:
         counts = core.step()

@@ -105,6 +105,19 @@ def with_pacing(path: Path, change: Callable[[dict[str, Any]], Any]) -> None:
     pq.write_table(table.replace_schema_metadata({b"blendsim": json.dumps(head)}), path)
 
 
+def test_plans_from_before_a_gain_are_served_without_it(tmp_path: Path) -> None:
+    write_plan(small_plan(), tmp_path / "plan")
+
+    def before(pacing: dict[str, Any]) -> dict[str, Any]:
+        del pacing["gains"]["keeps_awaited"]
+        return pacing
+
+    with_pacing(tmp_path / "plan", before)
+    read = read_plan(tmp_path / "plan").pacing
+    assert read is not None
+    assert not read.gains.keeps_awaited
+
+
 def test_plan_file_keeps_the_pacing(tmp_path: Path) -> None:
     write_plan(small_plan(), tmp_path / "plan")
     assert read_plan(tmp_path / "plan").pacing == PACING

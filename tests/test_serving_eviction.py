@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from oracle_serving import World
+from pacing_worlds import AMPLE
 from serving_worlds import compare, core_of, steps
 
 from blendsim.errors import UnknownName
@@ -147,6 +148,14 @@ def test_check_finds_a_waiting_reader_too_many() -> None:
 def test_every_flavour_evicts_by_last_use_unless_asked() -> None:
     assert {flavour.eviction for flavour in FLAVOURS.values()} == {LRU}
     assert find_flavour("vllm", eviction="plan").eviction == "plan"
+
+
+def test_paced_steps_evict_by_the_plan_unless_told_otherwise() -> None:
+    gains = replace(AMPLE.pacing.gains, keeps_awaited=False)
+    as_the_engine = AMPLE._replace(pacing=replace(AMPLE.pacing, gains=gains))
+    told = as_the_engine._replace(world=replace(AMPLE.world, knows_plan=True))
+    knowing = [int(w.core().state.scalars[0].knows_plan) for w in (AMPLE, as_the_engine, told)]
+    assert knowing == [1, 0, 1]
 
 
 def test_unknown_eviction_names_the_known() -> None:

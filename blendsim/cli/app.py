@@ -11,7 +11,7 @@ import typer
 from typer.core import TyperGroup
 
 import blendsim
-from blendsim.cli import planning, profile, replay, search, simulate, synth, trace, validate
+from blendsim.cli import planning, profile, replay, run, search, simulate, synth, trace, validate
 from blendsim.cli.options import WithDefaults
 from blendsim.errors import BlendsimError
 
@@ -91,6 +91,7 @@ def _root(
 app.command(cls=WithDefaults)(planning.plan)
 app.command()(simulate.simulate)
 app.command()(replay.replay)
+app.command()(run.run)
 app.command(cls=WithDefaults)(planning.compare)
 app.command(cls=WithDefaults)(search.search)
 app.command()(synth.synth)

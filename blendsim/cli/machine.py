@@ -72,7 +72,7 @@ class Run(NamedTuple):
 
 def prepare(made: "Plan", pool: "Workload", asked: Asked, wish: Wish, say: Say) -> Run:
     """Choose device and model, load them, and make the replay."""
-    with _libraries():
+    with libraries("replay"):
         from blendrt import loading
         from blendrt.machine import describe
     settings, system = asked.settings, asked.settings.system
@@ -136,7 +136,7 @@ def _job(made: "Plan", pool: "Workload", asked: Asked, wish: Wish) -> Any:
     from blendsim.serving.flavour import find_flavour
 
     settings, system = asked.settings, asked.settings.system
-    _require_replayable(settings)
+    require_runnable(settings, "replay")
     prompts = sort_prompts(pool)
     sampling = (settings.sample, settings.seed, settings.length_rule)
     drawn = look_ahead(pool, prompts, system, *sampling).drawn
@@ -152,7 +152,7 @@ def _job(made: "Plan", pool: "Workload", asked: Asked, wish: Wish) -> Any:
     return Job(made, pool, reported_lengths(pool, drawn), prompts, system, flavour)
 
 
-def _require_replayable(settings: "Settings") -> None:
+def require_runnable(settings: "Settings", command: str) -> None:
     """InputError for what only the simulator models."""
     from blendsim.serving.knobs import AS_SHIPPED
 
@@ -164,7 +164,9 @@ def _require_replayable(settings: "Settings") -> None:
         (settings.cascade, "cascade attention"),
     ):
         if is_asked:
-            raise InputError(f"replay has no {what}; plan again without it, or simulate the plan")
+            raise InputError(
+                f"{command} has no {what}; leave it out, or simulate a plan that has it"
+            )
 
 
 def _tell(say: Say, total: int, what: str, done: int) -> None:
@@ -187,13 +189,14 @@ def _notes(model: str, asked: Asked, device: str) -> list[str]:
 
 
 @contextmanager
-def _libraries() -> Iterator[None]:
+def libraries(command: str) -> Iterator[None]:
     """Unavailable for a library that is not installed, and the extra that brings it."""
     try:
         yield
     except ModuleNotFoundError as error:
         if error.name not in _LIBRARIES:
             raise
+        extra = _LIBRARIES[error.name]
         raise Unavailable(
-            f"blendsim replay needs {error.name}: pip install 'blendsim[{_LIBRARIES[error.name]}]'"
+            f"blendsim {command} needs {error.name}: pip install 'blendsim[{extra}]'"
         ) from error

@@ -36,7 +36,11 @@ def choose(workload: Workload, settings: Settings, progress: Progress = lambda _
     """Plan with `settings.planner`, or with every policy for `auto`, and keep the best by
     prediction.
     """
-    problem = prepare(workload, settings, progress)
+    return choose_for(prepare(workload, settings, progress), progress)
+
+
+def choose_for(problem: Problem, progress: Progress = lambda _: None) -> Choice:
+    """`choose` for a pool that is prepared."""
     trials = try_policies(problem, progress)
     best = min(range(len(trials)), key=lambda i: trials[i].row.predicted_seconds)
     rows = [trial.row for trial in trials]
@@ -53,7 +57,7 @@ def choose(workload: Workload, settings: Settings, progress: Progress = lambda _
         log=trials[best].log,
         bounds=limits,
         advice=advise(rows, chosen, limits, problem.model),
-        notes=[*workload.notes, *problem.lengths.notes, *trials[best].notes],
+        notes=[*problem.workload.notes, *problem.lengths.notes, *trials[best].notes],
     )
 
 

@@ -64,11 +64,11 @@ def expect(
     lengths, drawn = look_ahead(
         workload, prompts, system, settings.sample, settings.seed, settings.length_rule
     )
-    costs = _costs(workload, prompts, settings, lengths.expected)
+    costs = costs_of(workload, prompts, settings, lengths.expected)
     return Problem(workload, prompts, settings, model, lengths, drawn, costs)
 
 
-def _costs(
+def costs_of(
     workload: Workload, prompts: SortedPrompts, settings: Settings, expected: Ints
 ) -> RequestCosts:
     """What requests of these lengths cost, in closed form."""
@@ -97,7 +97,7 @@ def moved(problem: Problem, settings: Settings) -> Problem:
         model=chosen_model(system, settings.overlap, settings.profile),
         lengths=lengths,
         drawn=np.minimum(problem.drawn, room),
-        costs=_costs(problem.workload, problem.prompts, settings, lengths.expected),
+        costs=costs_of(problem.workload, problem.prompts, settings, lengths.expected),
     )
 
 

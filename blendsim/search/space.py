@@ -99,7 +99,7 @@ def axes_of(problem: Problem) -> tuple[Axis, ...]:
             () if asked.eviction else _evictions(problem),
             own.eviction,
             _setting("eviction"),
-            _always,
+            _evicts_as_the_engine,
         ),
     )
     return tuple(
@@ -225,6 +225,10 @@ def _evictions(problem: Problem) -> tuple[str, ...]:
 
 def _always(_: Schedule) -> bool:
     return True
+
+
+def _evicts_as_the_engine(schedule: Schedule) -> bool:
+    return schedule.policy != PACED or not schedule.settings.pacing.keeps_awaited
 
 
 def _blended(schedule: Schedule) -> bool:

@@ -294,6 +294,7 @@ def new_state(
 ) -> State:
     """A fresh State for requests in plan order (`paths` None: no prefix is shared)."""
     n = len(prompt)
+    knows_plan = flavour.eviction == BY_PLAN or (pacing is not None and pacing.gains.keeps_awaited)
     requests: Any = np.zeros(n, REQUEST).view(np.recarray)
     requests.prompt = requests.target = prompt
     requests.output = output
@@ -308,7 +309,7 @@ def new_state(
         nodes.length = tree.depth - tree.depth[nodes.parent]
         requests.node = paths.node
         requests.path_blocks = tree.depth[paths.node]
-        if flavour.eviction == BY_PLAN:
+        if knows_plan:
             nodes.waiting = _all_readers(requests, nodes)
     shared_nodes = len(nodes)
     keeps_own = flavour.keeps_own_blocks and paths is not None
@@ -344,7 +345,7 @@ def new_state(
     s.prefilling = s.oldest_node = s.newest_node = NONE
     s.left_newest = s.left_oldest = s.right_newest = s.right_oldest = NONE
     s.dense_multiple = flavour.dense_multiple
-    s.knows_plan = flavour.eviction == BY_PLAN
+    s.knows_plan = knows_plan
     s.oldest_live = s.newest_live = s.oldest_hosted = s.newest_hosted = NONE
     knobs = flavour.knobs
     s.watermark = knobs.blocks_kept_free(capacity)

@@ -1,14 +1,15 @@
 """StepInputs: what one engine step computes, as tensors, made on the host without waiting for the
 device.
 
-Output lengths are forced, so scheduling never needs a token's value. Where a token is one that the
-model generated, its id is fetched on the device from where an earlier step put it. A token at
-position i of a request is prompt token i, or output token i − prompt; computing position i yields
-output token i + 1 − prompt.
+A step is made before the tokens of the one before are known: where a token is one that the model
+generated, its id is fetched on the device from where an earlier step put it. A token at position i
+of a request is prompt token i, or output token i − prompt; computing position i yields output token
+i + 1 − prompt.
 """
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import torch
@@ -34,12 +35,21 @@ class StepInputs:
     counts: Batch
 
 
-class OutputTokens:
-    """Output tokens of all requests of a core, on the device until somebody asks."""
+class Outputs(ABC):
+    """Output tokens of a core's requests on the device, each in its place among `tokens`."""
 
-    def __init__(self, output_len: Ints, device: torch.device) -> None:
-        self.first: Ints = np.concatenate([np.zeros(1, np.int64), np.cumsum(output_len)])
-        self.tokens = torch.zeros(int(self.first[-1]), dtype=torch.int32, device=device)
+    def __init__(self, places: int, device: torch.device) -> None:
+        self.tokens = torch.zeros(places, dtype=torch.int32, device=device)
+
+    @abstractmethod
+    def places(self, requests: Ints, positions: Ints) -> Ints:
+        """Where output token `positions[i]` of `requests[i]` is kept, the newest one of each."""
+
+    @abstractmethod
+    def sources(self, request: int, start: int, stop: int) -> Ints:
+        """What `fetch` reads for output tokens `start` … `stop` − 1 of one request, its newest
+        being the last.
+        """
 
     def store(self, places: Tensor, tokens: Tensor) -> None:
         """Keep a step's sampled tokens."""
@@ -50,18 +60,41 @@ class OutputTokens:
         places = (-1 - source).clamp_(min=0)
         return torch.where(source >= 0, source, self.tokens[places].long())
 
+
+class OutputTokens(Outputs):
+    """All output tokens of a core whose output lengths are forced: nobody has to read them before
+    the end.
+    """
+
+    def __init__(self, output_len: Ints, device: torch.device) -> None:
+        self._first: Ints = np.concatenate([np.zeros(1, np.int64), np.cumsum(output_len)])
+        super().__init__(int(self._first[-1]), device)
+
+    def places(self, requests: Ints, positions: Ints) -> Ints:
+        """Every token has one of its own."""
+        return self._first[requests] + positions
+
+    def sources(self, request: int, start: int, stop: int) -> Ints:
+        """See `Outputs`."""
+        return -1 - self._first[request] - np.arange(start, stop)
+
     def lists(self) -> list[list[int]]:
         """Every request's output; waits for the device."""
         flat = self.tokens.tolist()
-        return [flat[a:b] for a, b in zip(self.first, self.first[1:], strict=False)]
+        return [flat[a:b] for a, b in zip(self._first, self._first[1:], strict=False)]
 
 
-class BatchBuilder:
+Kept = TypeVar("Kept", bound=Outputs)
+
+
+class BatchBuilder(Generic[Kept]):
     """Makes a core's steps into inputs."""
 
-    def __init__(self, core: ServingCore, prompts: PromptTokens, device: torch.device) -> None:
+    def __init__(
+        self, core: ServingCore, prompts: PromptTokens, outputs: Kept, device: torch.device
+    ) -> None:
         requests: Any = core.state.requests
-        self.outputs = OutputTokens(requests.output, device)
+        self.outputs = outputs
         self._prompt_len: Ints = requests.prompt.copy()
         self._rows = core.rows
         self._block = int(core.state.scalars[0].block_tokens)
@@ -73,7 +106,7 @@ class BatchBuilder:
         ends = np.cumsum(step.tokens)
         sampled = step.requests[step.samples]
         done = (step.computed + step.tokens)[step.samples]
-        places = self.outputs.first[sampled] + done - self._prompt_len[sampled]
+        places = self.outputs.places(sampled, done - self._prompt_len[sampled])
         return StepInputs(
             ids=self.outputs.fetch(self._upload(self._sources(step))),
             layout=self._layout(step),
@@ -97,13 +130,11 @@ class BatchBuilder:
                 self._prompts.ids(int(self._rows[request]), min(start, prompt), min(stop, prompt))
             )
             # Recomputed after a preemption: the prompt, then what had been generated.
-            first = int(self.outputs.first[request])
-            parts.append(
-                -1 - first - np.arange(max(start, prompt) - prompt, max(stop, prompt) - prompt)
-            )
+            ends = max(start, prompt) - prompt, max(stop, prompt) - prompt
+            parts.append(self.outputs.sources(request, *ends))
         requests = step.requests[n:]
         generated = step.computed[n:] - self._prompt_len[requests]
-        return np.concatenate([*parts, -1 - self.outputs.first[requests] - generated])
+        return np.concatenate([*parts, -1 - self.outputs.places(requests, generated)])
 
     def _layout(self, step: PagedStep) -> AttentionLayout:
         n = step.chunks

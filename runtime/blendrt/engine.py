@@ -7,6 +7,7 @@ core needs no token's value to decide the next step.
 import time
 from collections import deque
 from collections.abc import Callable
+from typing import Any
 
 from blendrt.batch import BatchBuilder
 from blendrt.clock import Clock
@@ -25,7 +26,7 @@ class Engine:
     """
 
     def __init__(
-        self, core: ServingCore, builder: BatchBuilder, executor: Executor, clock: Clock
+        self, core: ServingCore, builder: BatchBuilder[Any], executor: Executor, clock: Clock
     ) -> None:
         self.core = core
         self._builder = builder

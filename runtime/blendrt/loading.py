@@ -31,6 +31,7 @@ AUTO = "auto"
 SEQUENTIAL, OVERLAP = "sequential", "overlap"
 EXECUTORS = (SEQUENTIAL, OVERLAP)
 _SMALL_HIDDEN = 256
+_CPU_SHARE = 4  # one part of so many of a CPU's free memory is for KV: other work goes on there
 _SCORE_COPIES = 3  # of a chunk's scores that torch holds at a time: raw, masked, softmax
 
 
@@ -141,8 +142,7 @@ def make_pool(runtime: Runtime, pages: int, system: System) -> KvPool:
     """A KV pool of `pages` pages; InputError that says what fits if it does not."""
     decoder = runtime.decoder
     size = page_bytes(decoder.config, system.block_tokens, decoder.dtype)
-    # One page more than are asked for: the pool's spare one.
-    free = max(0, free_bytes(decoder.device) - _scratch_bytes(runtime) - size)
+    free = _pool_room(runtime, size)
     if pages * size > free:
         fit = free // size * system.block_tokens * system.kv_bytes_per_token
         raise InputError(
@@ -151,6 +151,23 @@ def make_pool(runtime: Runtime, pages: int, system: System) -> KvPool:
             f"blocks fit: plan again with kv_bytes = {fit} in --config's [settings]"
         )
     return KvPool(decoder.config, pages, system.block_tokens, decoder.device, decoder.dtype)
+
+
+def kv_bytes_that_fit(runtime: Runtime, system: System) -> int:
+    """KV memory, as `system` counts it, that a pool on the runtime's device may have: of a CPU's
+    memory, in which a token may take more, a quarter.
+    """
+    decoder = runtime.decoder
+    size = page_bytes(decoder.config, system.block_tokens, decoder.dtype)
+    share = 1 if decoder.device.type == "cuda" else _CPU_SHARE
+    return (
+        _pool_room(runtime, size) // share // size * system.block_tokens * system.kv_bytes_per_token
+    )
+
+
+def _pool_room(runtime: Runtime, page: int) -> int:
+    """Bytes for a pool's pages, beside what steps need and its spare one of `page` bytes."""
+    return max(0, free_bytes(runtime.decoder.device) - _scratch_bytes(runtime) - page)
 
 
 def _scratch_bytes(runtime: Runtime) -> int:

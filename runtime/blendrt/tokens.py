@@ -46,11 +46,11 @@ class PromptTokens:
 
     def _draw(self, unit: Ints, salt: int, offset: Ints) -> Ints:
         """An id for each (unit, salt, offset): a hash, so that no order of asking matters."""
-        mixed = _mix(_mix(_mix(np.array([salt])) ^ unit.view(np.uint64)) ^ offset.view(np.uint64))
+        mixed = mix(mix(mix(np.array([salt])) ^ unit.view(np.uint64)) ^ offset.view(np.uint64))
         return (mixed % np.uint64(self._vocab)).astype(np.int64)
 
 
-def _mix(values: NDArray[Any]) -> NDArray[np.uint64]:
+def mix(values: NDArray[Any]) -> NDArray[np.uint64]:
     """The finaliser of SplitMix64: a bijection of 64-bit numbers that looks random."""
     z = values.view(np.uint64) + _GOLDEN
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)

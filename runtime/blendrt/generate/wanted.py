@@ -36,6 +36,17 @@ class Wanted:
         """(n,), whether the likeliest token is always taken."""
         return self.temperature == 0.0
 
+    def select(self, rows: Ints) -> "Wanted":
+        """What is wanted of these requests, in that order."""
+        return Wanted(
+            temperature=self.temperature[rows],
+            top_p=self.top_p[rows],
+            seed=self.seed[rows],
+            most=self.most[rows],
+            stop=tuple(self.stop[row] for row in rows.tolist()),
+            ends=self.ends,
+        )
+
 
 class Answer(NamedTuple):
     """One request's answer."""

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from blendrt.batch import BatchBuilder
+from blendrt.batch import BatchBuilder, OutputTokens
 from blendrt.clock import clock_for
 from blendrt.engine import Engine
 from blendrt.loading import (
@@ -60,11 +60,12 @@ class FullReplay:
                 if decoder.device.type == "cuda":
                     warm_up(executor, pool, job.flavour.token_budget, decoder.device)
                 for rank, core in cores.items():
-                    builder = BatchBuilder(core, tokens, decoder.device)
+                    outputs = OutputTokens(core.state.requests.output, decoder.device)
+                    builder = BatchBuilder(core, tokens, outputs, decoder.device)
                     engine = Engine(core, builder, executor, clock_for(decoder.device))
                     engine.run(self._recorder, rank, lambda done: told(self._done + done))
                     self.host_seconds += engine.host_seconds
-                    self._keep(core, builder)
+                    self._keep(core, outputs)
         except torch.OutOfMemoryError as error:
             raise InputError(
                 f"{device_name(decoder.device)} ran out of memory in step {len(self._recorder)}: "
@@ -72,10 +73,10 @@ class FullReplay:
                 "plan again with fewer kv_bytes or a smaller --token-budget"
             ) from error
 
-    def _keep(self, core: ServingCore, builder: BatchBuilder) -> None:
+    def _keep(self, core: ServingCore, kept: OutputTokens) -> None:
         """A rank is done; its requests' outputs come off the device."""
         self._done += len(core.rows)
-        for row, output in zip(core.rows.tolist(), builder.outputs.lists(), strict=True):
+        for row, output in zip(core.rows.tolist(), kept.lists(), strict=True):
             self.outputs[row] = output
 
     def log(self, meta: Mapping[str, Any]) -> StepLog:

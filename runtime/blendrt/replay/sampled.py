@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from blendrt.batch import BatchBuilder
+from blendrt.batch import BatchBuilder, OutputTokens
 from blendrt.kv_pool import KvPool
 from blendrt.loading import (
     Runtime,
@@ -145,9 +145,10 @@ class SampledReplay:
         tokens = PromptTokens(self._job.workload, vocab, runtime.seed)
         for rank in self.ranks:
             core = _copied(rank.core)
-            builder = BatchBuilder(core, tokens, device)
+            outputs = OutputTokens(core.state.requests.output, device)
+            builder = BatchBuilder(core, tokens, outputs, device)
             # Which tokens were generated is not known; equal ones would be one embedding row.
-            builder.outputs.tokens.random_(vocab)
+            outputs.tokens.random_(vocab)
             rebuilder = Rebuilder(core, pool.pages)
             for step in visit(core, rank.sample.chosen):
                 counts = Batch(*rank.counts[step, : len(Batch._fields)].tolist())

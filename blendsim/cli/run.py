@@ -1,0 +1,95 @@
+"""`blendsim run BATCH`: answer an OpenAI batch file with a model, in the order that is planned."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from blendsim.cli import options as o
+from blendsim.cli.machine import Engine
+from blendsim.cli.output import print_json, print_lines, width
+from blendsim.cli.progress import Progress
+
+
+def run(
+    batch: Annotated[Path, typer.Argument(help="An OpenAI batch file: one request a line.")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Answers go here, one a line, as they end.")
+    ],
+    model: Annotated[
+        str,
+        typer.Option(metavar="DIR", help="A Hugging Face directory: weights and tokenizer."),
+    ],
+    gpu: Annotated[
+        bool, typer.Option("--gpu", help="Run on this machine's GPU, else on the CPU.")
+    ] = False,
+    engine: Annotated[Engine, typer.Option(help="What answers.")] = Engine.BLENDRT,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on where a run into the same file broke off.")
+    ] = False,
+    planner: o.Planner = None,
+    sample: Annotated[
+        str | None,
+        typer.Option(metavar="SHARE", help="Share answered first to learn output lengths."),
+    ] = None,
+    token_budget: o.TokenBudget = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Of requests that give none, and of the sample.")
+    ] = None,
+    config: o.Config = None,
+    log: Annotated[Path | None, typer.Option(help="Write the step log here.")] = None,
+    json: o.Json = False,
+) -> None:
+    """Answer an OpenAI batch file: a sample first, then the rest in the order that its answers'
+    lengths plan.
+    """
+    with Progress(is_whole_run=True) as say:
+        from blendsim.cli.answering import answer_batch
+        from blendsim.files import require_place
+
+        for place in (output, log):
+            if place is not None:
+                require_place(place)
+        asked = {
+            "trace": [str(batch)],
+            "model": model,
+            "planner": planner,
+            "sample": sample,
+            "token_budget": token_budget,
+            "seed": seed,
+            "config": config,
+        }
+        settings = o.resolve(asked).settings
+        result = answer_batch(batch, output, settings, gpu, engine, resume, log, say)
+    if json:
+        print_json(result)
+        return
+    from blendsim.report.tables import paragraphs
+
+    print_lines(paragraphs(_sentences(result), width()))
+
+
+def _sentences(result: dict[str, Any]) -> list[str]:
+    """The result for a reader."""
+    before = f", {result['answered_before']:,} were before" if result["answered_before"] else ""
+    lines = [
+        f"{result['answered']:,} of {result['requests']:,} requests were answered{before}; "
+        f"{result['results']} has them",
+    ]
+    if result["refused"]:
+        lines.append(f"{result['refused']:,} cannot be answered; their lines say why")
+    if result["steps"]:
+        lines.append(
+            f"{result['input_tokens']:,} prompt and {result['output_tokens']:,} output tokens in "
+            f"{result['steps']:,} steps and {result['seconds']:.4g} s "
+            f"({result['tokens_per_second']:,.0f} tokens/s) on {result['device']}, "
+            f"{result['runtime']}"
+        )
+    if result["policy"]:
+        lines.append(
+            f"Of these {result['first']:,} were answered first, which took "
+            f"{result['first_seconds']:.4g} s; the rest was planned as {result['policy']}, for "
+            f"{result['predicted_seconds']:.4g} s on a {result['planned_gpu']}, and took "
+            f"{result['rest_seconds']:.4g} s"
+        )
+    return [*lines, *(f"Note: {note}" for note in result["notes"])]

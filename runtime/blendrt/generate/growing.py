@@ -1,0 +1,83 @@
+"""Answers while they grow: their newest tokens on the device, all others on the host, and when one
+is over.
+"""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+
+from blendrt.batch import Outputs
+from blendrt.generate.wanted import Answer, Finish, Wanted
+from blendsim.request import Ints
+
+Text = Callable[[Sequence[int]], str]  # what token ids say, without special tokens
+
+_TOKENS_A_CHARACTER = 4  # at most, where a tokenizer falls back to bytes
+
+
+class GrowingTokens(Outputs):
+    """Output tokens of requests that end when they end. The device keeps the newest one of each,
+    which is all that decoding needs; what recomputing needs comes from the host.
+    """
+
+    def __init__(self, requests: int, device: torch.device) -> None:
+        super().__init__(requests, device)
+        self._known: list[list[int]] = [[] for _ in range(requests)]
+
+    def places(self, requests: Ints, positions: Ints) -> Ints:
+        """A place a request, written over by every token."""
+        return requests
+
+    def sources(self, request: int, start: int, stop: int) -> Ints:
+        """See `Outputs`. The host knows all but the newest at least: whoever was thrown out enters
+        in a later step.
+        """
+        known = self._known[request][start:stop]
+        assert start + len(known) >= stop - 1, "only the newest token may be on its way"
+        on_device = np.full(stop - start - len(known), -1 - request)
+        return np.concatenate([np.array(known, np.int64), on_device])
+
+    def note(self, request: int, token: int) -> list[int]:
+        """The request's next token has come to the host; returns all of them so far."""
+        known = self._known[request]
+        known.append(token)
+        return known
+
+    def drop(self, request: int) -> None:
+        """The request is over: nobody will ask again."""
+        self._known[request] = []
+
+
+class Ending:
+    """Says when an answer is over, and what it is then."""
+
+    def __init__(self, wanted: Wanted, text: Text) -> None:
+        self._wanted = wanted
+        self._text = text
+
+    def answer(self, row: int, tokens: list[int]) -> Answer | None:
+        """The answer to request `row` if its last token ended it."""
+        wanted = self._wanted
+        if tokens[-1] in wanted.ends:
+            return Answer(row, tokens, self._text(tokens[:-1]), Finish.STOP)
+        if (cut := self._before_stop(row, tokens)) is not None:
+            return Answer(row, tokens, cut, Finish.STOP)
+        if len(tokens) == wanted.most[row]:
+            return Answer(row, tokens, self._text(tokens), Finish.LENGTH)
+        return None
+
+    def _before_stop(self, row: int, tokens: list[int]) -> str | None:
+        """The text before the first stop text, if there is one by now."""
+        stops = self._wanted.stop[row]
+        if not stops:
+            return None
+        # A stop text that was not there before ends in the last token. The whole text is looked at
+        # only if the end has one, for an answer's cost would grow with its square.
+        longest = max(len(stop.encode()) for stop in stops)
+        end = self._text(tokens[-(longest + _TOKENS_A_CHARACTER) :])
+        if not any(stop in end for stop in stops):
+            return None
+        text = self._text(tokens)
+        found = [at for at in map(text.find, stops) if at >= 0]
+        return text[: min(found)] if found else None

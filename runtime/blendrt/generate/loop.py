@@ -1,0 +1,129 @@
+"""The generation loop: asks the serving core for a step, executes it, chooses its tokens, and tells
+the core which answers were over.
+
+A step's tokens are read when the one after it has been issued, so that the device never waits for
+the host. An answer's end is known one step late, then: what it computed in between is dropped.
+"""
+
+from collections import deque
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from blendrt.batch import BatchBuilder, StepInputs
+from blendrt.clock import Clock
+from blendrt.executor.sequential import SequentialExecutor
+from blendrt.generate.growing import Ending, GrowingTokens
+from blendrt.generate.sampler import Sampler
+from blendrt.generate.wanted import Answer
+from blendrt.pages import Pager
+from blendrt.recorder import Recorder
+from blendsim.request import Ints
+from blendsim.serving.core import ServingCore
+from blendsim.serving.state import DONE
+
+#: Steps the device may still have to run when the host starts to prepare the next one.
+UNFINISHED = 1
+
+
+class _Issued(NamedTuple):
+    """A step on its way."""
+
+    counts: dict[str, int]
+    requests: Ints  # (samples,) whose tokens they are
+    tokens: Tensor  # (samples,) on the host, or on their way there
+
+
+class Machine(NamedTuple):
+    """What a core's requests are answered with."""
+
+    builder: BatchBuilder[GrowingTokens]
+    executor: SequentialExecutor
+    sampler: Sampler
+    ending: Ending
+    clock: Clock
+
+
+class GenerationLoop:
+    """One core's requests, each answered until its answer is over."""
+
+    def __init__(self, core: ServingCore, machine: Machine) -> None:
+        self.core = core
+        self._machine = machine
+        self._pager = Pager(core)
+        self._chosen = np.zeros(len(core.rows), np.int64)  # tokens chosen so far, by request
+        self._over = np.zeros(len(core.rows), np.bool_)
+        self._ended = 0  # answers since the last step was issued that the core was told of
+
+    def run(self, recorder: Recorder, answered: Callable[[Answer], None]) -> None:
+        """Run until all requests are answered; each answer is told when it is over.
+
+        If a step fails, the recorder holds all steps known to have been executed.
+        """
+        issued: deque[_Issued] = deque()
+
+        def take(pending: int) -> None:
+            for time in self._machine.clock.ended(pending):
+                step = issued.popleft()
+                recorder.add(0, step.counts, time)
+                self._take(step, answered)
+
+        try:
+            while not self.core.is_done:
+                issued.append(self._issue())
+                take(UNFINISHED)
+        finally:
+            take(0)
+        self.core.check()
+
+    def _issue(self) -> _Issued:
+        """Decide the next step and put it on the device."""
+        core, machine = self.core, self._machine
+        counts = core.step()
+        inputs = machine.builder.build(self._pager.follow(), counts)
+        machine.clock.begin()
+        tokens = self._choose(inputs)
+        machine.builder.outputs.store(inputs.sample_places, tokens)
+        arriving = _to_host(tokens)
+        machine.clock.end()
+        core.commit()
+        told = core.counts()
+        told["finished"] += self._ended
+        self._ended = 0
+        return _Issued(told, inputs.sample_requests, arriving)
+
+    def _choose(self, inputs: StepInputs) -> Tensor:
+        requests = inputs.sample_requests
+        places = self._chosen[requests]
+        self._chosen[requests] += 1
+        logits = self._machine.executor.logits(inputs)
+        return self._machine.sampler.pick(logits, self.core.rows[requests], places)
+
+    def _take(self, step: _Issued, answered: Callable[[Answer], None]) -> None:
+        """The step's tokens have come: tell what answers they end."""
+        outputs, ending = self._machine.builder.outputs, self._machine.ending
+        over: list[int] = []
+        for request, token in zip(step.requests.tolist(), step.tokens.tolist(), strict=True):
+            if self._over[request]:
+                continue
+            answer = ending.answer(int(self.core.rows[request]), outputs.note(request, token))
+            if answer is None:
+                continue
+            self._over[request] = True
+            outputs.drop(request)
+            if self.core.state.requests.status[request] != DONE:
+                over.append(request)
+            answered(answer)
+        self._ended += self.core.end(np.array(over, np.int64))
+
+
+def _to_host(tokens: Tensor) -> Tensor:
+    """The tokens in host memory as soon as the device gets there; nobody waits."""
+    if tokens.device.type != "cuda":
+        return tokens
+    arriving = torch.empty(tokens.shape, dtype=tokens.dtype, pin_memory=True)
+    arriving.copy_(tokens, non_blocking=True)
+    return arriving
