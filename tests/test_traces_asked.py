@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from test_traces_openai import BAD as BAD_FOR_PLANNING
 from test_traces_openai import lines, request, tokenizer
 
@@ -234,3 +236,36 @@ def test_settings_of_a_chat_template_reach_it(tmp_path: Path) -> None:
     (tmp_path / "tokenizer_config.json").write_text(json.dumps({"chat_template": template}))
     rows = [chat(chat_template_kwargs={"think": True}), chat() | {"custom_id": "c"}]
     assert read(tmp_path, *rows).workload.prompts.units.tolist() == [1, 2, 3]
+
+
+_VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: (
+        st.lists(inner, max_size=5) | st.dictionaries(st.text(max_size=5), inner, max_size=2)
+    ),
+    max_leaves=8,
+)
+_NAMES = st.sampled_from(sorted(HONOURED | IDLE | set(REFUSED))) | st.text(max_size=5)
+
+
+@settings(
+    max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(body=st.dictionaries(_NAMES, _VALUES, max_size=3), url=st.none() | _VALUES)
+def test_any_body_is_read_or_refused_in_one_line(
+    tmp_path: Path, body: dict[str, Any], url: object
+) -> None:
+    row = chat(**body) | {"url": url}
+    try:
+        batch = read(tmp_path, row)
+    except InputError as error:
+        message = str(error)
+        assert "batch.jsonl" in message
+        assert "\n" not in message
+        return
+    batch.workload.check()
+    one = batch.asked[0]
+    assert 0 <= one.temperature <= 2
+    assert 0 < one.top_p <= 1
+    assert all(one.stop)
+    assert len(one.stop) <= 4

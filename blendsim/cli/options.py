@@ -76,7 +76,7 @@ Lengths = Annotated[
     Path | None, typer.Option(help="Results of an earlier run, for traces without output lengths.")
 ]
 Tokenizer = Annotated[
-    str | None, typer.Option(help="tokenizer.json (or its directory) for OpenAI batch files.")
+    str | None, typer.Option(help="The model's directory, or a tokenizer.json, for OpenAI batches.")
 ]
 Format = Annotated[str | None, typer.Option(help="Read traces as this format, do not guess.")]
 SkipOversize = Annotated[

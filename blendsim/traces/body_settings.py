@@ -82,7 +82,7 @@ REFUSED: dict[str, tuple[str, tuple[object, ...]]] = {
 
 def require_doable(name: str, value: object, where: str) -> None:
     """InputError beginning with `where` if this setting cannot be honoured."""
-    where = f"{where}, column 'body.{name}'"
+    where = f"{where}, column {shown(f'body.{name}')}"
     if name in REFUSED:
         reason, harmless = REFUSED[name]
         # NOTE: by type, too: False is no probabilities, 0 is those of the tokens that are taken.

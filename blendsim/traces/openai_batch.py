@@ -107,7 +107,9 @@ def _request(row: dict[str, Any], chat: Chat, where: str) -> BatchRequest:
     if not isinstance(body, dict):
         raise InputError(f"{where}, column 'body': {shown(body)} is not a request object")
     if str(row.get("url", "")).rstrip("/").endswith(("/embeddings", "/moderations")):
-        raise InputError(f"{where}, column 'url': {row['url']} generates no tokens; remove the row")
+        raise InputError(
+            f"{where}, column 'url': {shown(row['url'])} generates no tokens; remove the row"
+        )
     if body.get("n") not in (None, 1):
         raise InputError(
             f"{where}, column 'body.n': {shown(body['n'])} answers of one request; write one "
