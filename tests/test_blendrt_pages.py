@@ -5,10 +5,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from hypothesis import example, given, settings
+from hypothesis import strategies as st
 from oracle_serving import World
 from serving_worlds import core_of, worlds_without_host
 
 from blendrt.pages import PagedStep, Pager, pool_pages
+from blendsim.serving.state import DECODING, DONE
 
 FLAVOURS = {
     "nanoflow": {"predicted_peak": True},
@@ -87,6 +89,31 @@ EVICTS_AND_FREES = World(
 @settings(max_examples=150)
 def test_every_page_a_request_reads_holds_its_own_prefix(flavour: str, world: World) -> None:
     Mirror(world, flavour).run()
+
+
+@pytest.mark.parametrize("flavour", FLAVOURS)
+@given(world=worlds_without_host(), seed=st.integers(0, 2**32))
+@settings(max_examples=50)
+def test_pages_of_answers_that_end_early_are_given_back(
+    flavour: str, world: World, seed: int
+) -> None:
+    """The checks of the mirror go on while requests leave between steps, whatever they do."""
+    mirror, luck = Mirror(replace(world, cascade=False), flavour), np.random.default_rng(seed)
+    core, steps = mirror.core, 0
+    while not core.is_done:
+        core.step()
+        step = mirror.pager.follow()
+        mirror.pager.check()
+        mirror.read_and_write(step)
+        core.commit()
+        requests = core.state.requests
+        has_token = (requests.status == DECODING) | (
+            (requests.status != DONE) & (requests.generated > 0)
+        )
+        could = np.flatnonzero(has_token)
+        core.end(could[luck.random(len(could)) < 0.15])
+        steps += 1
+        assert steps < 20_000
 
 
 @given(world=worlds_without_host())

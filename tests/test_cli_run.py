@@ -12,8 +12,8 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from blendsim.cli import answering
 from blendsim.cli.app import app
+from blendsim.cli.course import Course
 from blendsim.steplog import read_steplog
 
 CHAT = "{{ bos_token }}{% for m in messages %}[{{ m.role }}] {{ m.content }}\n{% endfor %}[answer]"
@@ -22,7 +22,7 @@ REQUESTS = 90
 
 
 def body(i: int) -> dict[str, Any]:
-    """Every third request is sampled, the others take the likeliest tokens; prompts share a head."""
+    """Every third request draws its tokens, the others take the likeliest; prompts share a head."""
     asked = f"what does number {i} of the foxes do?" * (1 + i % 5)
     messages = [{"role": "system", "content": HEAD}, {"role": "user", "content": asked}]
     temperature = 1.0 if i % 3 == 0 else 0.0
@@ -193,10 +193,10 @@ def test_a_run_that_breaks_off_goes_on(
     after: int,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    take = answering.Course.take
+    take = Course.take
     taken = 0
 
-    def breaks(course: answering.Course, row: int, answer: Any) -> None:
+    def breaks(course: Course, row: int, answer: Any) -> None:
         nonlocal taken
         if taken == after:
             raise KeyboardInterrupt
@@ -204,7 +204,7 @@ def test_a_run_that_breaks_off_goes_on(
         take(course, row, answer)
 
     with monkeypatch.context() as patch:
-        patch.setattr(answering.Course, "take", breaks)
+        patch.setattr(Course, "take", breaks)
         assert run(model).exit_code == 130
     path = folder / "out.jsonl"
     kept = path.read_text() if path.exists() else ""

@@ -4,19 +4,17 @@ the runtime that is asked for.
 torch and what stands on it are loaded here and in machine.py, and nowhere else in the command line.
 """
 
-import time
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
+from blendsim.cli.course import Course
 from blendsim.cli.machine import Engine, Say, libraries, require_runnable
 from blendsim.errors import InputError
 from blendsim.specs import GPUS
-from blendsim.traces.answers import Reply, answer_line, error_line
 
 if TYPE_CHECKING:
     from blendrt.generate.wanted import Answer, Wanted
@@ -27,7 +25,6 @@ if TYPE_CHECKING:
     from blendsim.settings import Settings
     from blendsim.steplog import StepLog
     from blendsim.traces.asked import BatchFile
-    from blendsim.traces.results_file import ResultsFile
 
 FIRST = "dfs"  # order of those answered first: nothing is known of their lengths
 Answered = Callable[["Answer"], None]
@@ -41,51 +38,6 @@ class Answerer(NamedTuple):
     ends: frozenset[int]  # tokens that end an answer
     context: int  # tokens of prompt and answer at most
     facts: dict[str, Any]  # what it is and runs on
-
-
-class Course:
-    """A batch on its way: what is answered, and how long the answers are."""
-
-    def __init__(self, file: "BatchFile", results: "ResultsFile", say: Say) -> None:
-        self.file = file
-        self.results = results
-        self._say = say
-        n = len(file.workload)
-        self.lengths: Ints = np.zeros(n, np.int64)  # output tokens of those answered
-        self.refused = np.zeros(n, np.bool_)
-        rows = {str(name): row for row, name in enumerate(file.workload.ids)}
-        for name, tokens in results.done.items():
-            self.lengths[rows[name]] = max(1, tokens)
-        self.before = self.answered.copy()
-        self._done = int(self.before.sum())
-
-    @property
-    def answered(self) -> NDArray[np.bool_]:
-        """(n,) which requests have an answer in the file."""
-        return self.lengths > 0
-
-    @property
-    def left(self) -> NDArray[np.bool_]:
-        """(n,) which still want one."""
-        return ~self.answered & ~self.refused
-
-    def refuse(self, longest: int) -> None:
-        """Write an error for every request whose prompt leaves no room for an answer."""
-        prompt_len = self.file.workload.prompt_len
-        for row in np.flatnonzero(self.left & (prompt_len >= longest)).tolist():
-            self.refused[row] = True
-            message = f"the prompt has {prompt_len[row]} tokens, with its answer {longest} fit"
-            self.results.write(error_line(self.file.asked[row].custom_id, message))
-
-    def take(self, row: int, answer: "Answer") -> None:
-        """Keep the answer to request `row`."""
-        prompt, tokens = int(self.file.workload.prompt_len[row]), len(answer.tokens)
-        reply = Reply(answer.text, answer.finish == "length", prompt, tokens)
-        self.results.write(answer_line(self.file.asked[row], reply, int(time.time())))
-        self.lengths[row] = tokens
-        self._done += 1
-        n = len(self.lengths)
-        self._say(f"{self._done * 10 // n * 10} % of {n:,} requests answered")
 
 
 class Stage(NamedTuple):
@@ -112,13 +64,16 @@ def answer_batch(
     from blendsim.search import first_stage, prepare_rest
     from blendsim.traces.asked import read_batch
     from blendsim.traces.results_file import ResultsFile
+    from blendsim.traces.tokens import model_tokens
 
     share = _share(settings)
     require_runnable(settings, "run")
+    if engine is Engine.VLLM and not gpu:
+        raise InputError("--engine vllm runs on a GPU only; add --gpu")
     directory = Path(settings.model)
     with libraries("run"):
-        from blendrt.generate.vocabulary import answer_ends, text_of
-    text, ends = text_of(directory), answer_ends(directory)
+        from blendrt.generate.ends import answer_ends
+    text, ends = model_tokens(settings.model).text, answer_ends(directory)
     say("reading requests")
     file = read_batch(batch, directory)
     with ResultsFile.open(output, file.workload.ids.tolist(), resume=resume) as results:

@@ -4,6 +4,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from blendsim.perf.coverage import Coverage
 from blendsim.report.optimum import Bounds
@@ -81,8 +82,13 @@ def outside_notes(log: StepLog, coverage: Coverage) -> list[str]:
     """Sentences on steps larger than the kernel profile was measured at."""
     factors = coverage.factors(log.counts)
     seconds = log.time("seconds")
+
+    def share(outside: NDArray[np.bool_]) -> str:
+        part = seconds[outside].sum() / seconds.sum()
+        return f"{part:.1%}" if part >= 0.001 else "less than 0.1%"
+
     return [
-        f"{seconds[factor > 1].sum() / seconds.sum():.1%} of the time has more {what} than "
+        f"{share(factor > 1)} of the time has more {what} than "
         f"the kernel profile was measured at (up to {factor.max():.1f} times); the rates of the "
         "largest size measured are used there"
         for what, factor in factors.items()

@@ -14,7 +14,7 @@ from blendsim.pacing import Pacing
 from blendsim.plan import DUAL_SCAN, Plan
 from blendsim.prefix import PrefixTree, SortedPrompts, build_tree, common_blocks, subset
 from blendsim.request import Ints, Workload
-from blendsim.serving import batcher, rounds, turned
+from blendsim.serving import batcher, ending, rounds, turned
 from blendsim.serving.cascade import check_cascade, new_cascade
 from blendsim.serving.flavour import BY_PLAN, PREDICTED_PEAK, Flavour
 from blendsim.serving.host import check_host
@@ -170,6 +170,14 @@ class ServingCore:
             batcher.commit(self.state)
         else:
             rounds.commit_round(self.state, self.rounds)
+
+    def end(self, requests: Ints) -> int:
+        """Between steps: the model has ended these requests' answers (numbers in the core), so that
+        what they have generated is their whole output, and they leave now. Those that are done
+        already are passed over. Returns how many are left: they are in no step's `finished`.
+        """
+        assert self.rounds is None and not self.is_turned, "rounds and knobs end no answers"
+        return int(ending.end_requests(self.state, requests))
 
     def counts(self) -> dict[str, int]:
         """The step's counts by their StepLog names; `finished` is complete after `commit()`."""

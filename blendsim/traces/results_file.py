@@ -79,6 +79,8 @@ class ResultsFile:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        if kind is not None and os.fstat(self._file.fileno()).st_size == 0:
+            self._path.unlink(missing_ok=True)  # a run that failed before it began leaves nothing
         self.close()
 
 

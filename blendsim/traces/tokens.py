@@ -72,11 +72,18 @@ class Model:
             lists += [np.array(e.ids, np.int32) for e in encoded]
         return Tokens(lists, self.space, is_model=True)
 
+    def text(self, ids: Sequence[int]) -> str:
+        """What token ids say, without special tokens."""
+        return str(self.tokenizer.decode(list(ids), skip_special_tokens=True))
+
 
 def encoder(path: str | None) -> Encoder:
     """The encoder for `--tokenizer PATH`, or bytes without one."""
-    if path is None:
-        return Bytes()
+    return Bytes() if path is None else model_tokens(path)
+
+
+def model_tokens(path: str) -> Model:
+    """The tokenizer at `path`, a tokenizer.json or a directory with one."""
     file = Path(path)
     if file.is_dir():
         file = file / "tokenizer.json"

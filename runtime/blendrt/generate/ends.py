@@ -1,11 +1,8 @@
-"""What a model directory says of its tokens: which end an answer, and what ids say."""
+"""Which tokens end an answer, as a model directory says."""
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from blendrt.generate.growing import Text
 from blendsim.errors import InputError
 
 _SAYS_ENDS = ("generation_config.json", "config.json")  # the first that does
@@ -30,21 +27,3 @@ def answer_ends(directory: Path) -> frozenset[int]:
         f"{directory}: neither {' nor '.join(_SAYS_ENDS)} has an eos_token_id, so that no answer "
         "would end; add it"
     )
-
-
-def text_of(directory: Path) -> Text:
-    """What token ids say by the directory's tokenizer."""
-    from tokenizers import Tokenizer
-
-    path = directory / "tokenizer.json"
-    if not path.is_file():
-        raise InputError(f"{path}: no such file; --model takes a directory with its tokenizer")
-    try:
-        tokenizer: Any = Tokenizer.from_file(str(path))
-    except Exception as error:  # the library raises nothing more special
-        raise InputError(f"{path}: not a tokenizer.json ({error})") from error
-
-    def text(ids: Sequence[int]) -> str:
-        return str(tokenizer.decode(list(ids), skip_special_tokens=True))
-
-    return text
