@@ -176,7 +176,8 @@ class ServingCore:
         what they have generated is their whole output, and they leave now. Those that are done
         already are passed over. Returns how many are left: they are in no step's `finished`.
         """
-        assert self.rounds is None and not self.is_turned, "rounds and knobs end no answers"
+        is_plain = self.rounds is None and not self.is_turned
+        assert is_plain, "rounds and knobs end no answers"
         return int(ending.end_requests(self.state, requests))
 
     def counts(self) -> dict[str, int]:

@@ -35,29 +35,46 @@ class Sampler:
     def pick(self, logits: Tensor, rows: Ints, places: Ints) -> Tensor:
         """(n,) int64: token `places[i]` of the answer to `rows[i]`, by logits (n, vocab)."""
         tokens = logits.argmax(-1)
-        drawn = np.flatnonzero(~self._wanted.is_greedy[rows])
-        for start in range(0, len(drawn), _ROWS):
-            some = drawn[start : start + _ROWS]
-            index = self._upload(some)
-            tokens[index] = self._draw(logits[index], rows[some], places[some])
+        is_drawn = ~self._wanted.is_greedy[rows]
+        is_cut = self._wanted.top_p[rows] < 1.0
+        for among, draw in ((is_drawn & ~is_cut, self._of_all), (is_drawn & is_cut, self._of_top)):
+            drawn = np.flatnonzero(among)
+            for start in range(0, len(drawn), _ROWS):
+                some = drawn[start : start + _ROWS]
+                index = self._upload(some)
+                shares = self._shares(logits[index], rows[some])
+                luck = self._upload(uniforms(self._wanted.seed[rows[some]], places[some]))[:, None]
+                tokens[index] = draw(shares, luck, rows[some])
         return tokens
 
-    def _draw(self, logits: Tensor, rows: Ints, places: Ints) -> Tensor:
-        """The token in whose share of the probabilities, likeliest first, the random number lies.
-        Tokens behind the first ones that reach top_p together have no share.
-        """
+    def _shares(self, logits: Tensor, rows: Ints) -> Tensor:
+        """(n, vocab) probabilities at the requests' temperatures."""
         temperature = self._upload(self._wanted.temperature[rows])[:, None]
-        top_p = self._upload(self._wanted.top_p[rows])[:, None]
-        luck = self._upload(uniforms(self._wanted.seed[rows], places))[:, None]
         # NOTE: scaled before it is divided by a temperature that may be tiny.
-        scaled = (logits.double() - logits.double().amax(-1, keepdim=True)) / temperature
-        shares, order = scaled.softmax(-1).sort(dim=-1, descending=True, stable=True)
+        return ((logits.double() - logits.amax(-1, keepdim=True)) / temperature).softmax(-1)
+
+    def _of_all(self, shares: Tensor, luck: Tensor, rows: Ints) -> Tensor:
+        """The token in whose share the random number lies, by id. Nothing is sorted: that takes
+        longer than all else here.
+        """
         upto = shares.cumsum(-1)
-        kept = (upto - shares) < top_p
-        whole = (shares * kept).sum(-1, keepdim=True)
-        chosen = (upto <= luck * whole).sum(-1, keepdim=True)
-        last = kept.sum(-1, keepdim=True) - 1
-        return order.gather(-1, torch.minimum(chosen, last)).squeeze(-1)
+        return _place(upto, luck * upto[:, -1:], shares.shape[-1] - 1)
+
+    def _of_top(self, shares: Tensor, luck: Tensor, rows: Ints) -> Tensor:
+        """The same among the likeliest tokens, of which the last one reaches top_p."""
+        top_p = self._upload(self._wanted.top_p[rows])[:, None]
+        sorted_shares, order = shares.sort(dim=-1, descending=True, stable=True)
+        upto = sorted_shares.cumsum(-1)
+        kept = (upto - sorted_shares) < top_p
+        whole = (sorted_shares * kept).sum(-1, keepdim=True)
+        last = kept.sum(-1) - 1
+        return order.gather(-1, _place(upto, luck * whole, last)[:, None]).squeeze(-1)
 
     def _upload(self, values: Ints | Floats) -> Tensor:
         return upload(torch.from_numpy(np.ascontiguousarray(values)), self._device)
+
+
+def _place(upto: Tensor, at: Tensor, last: Tensor | int) -> Tensor:
+    """(n,) the first place whose sum is above `at`, (n, 1); at most `last`."""
+    place = torch.searchsorted(upto, at, right=True).squeeze(-1)
+    return torch.minimum(place, torch.as_tensor(last, device=place.device))
