@@ -14,7 +14,7 @@ from blendsim.pacing import Pacing
 from blendsim.plan import DUAL_SCAN, Plan
 from blendsim.prefix import PrefixTree, SortedPrompts, build_tree, common_blocks, subset
 from blendsim.request import Ints, Workload
-from blendsim.serving import batcher, rounds, turned
+from blendsim.serving import batcher, ending, rounds, turned
 from blendsim.serving.cascade import check_cascade, new_cascade
 from blendsim.serving.flavour import BY_PLAN, PREDICTED_PEAK, Flavour
 from blendsim.serving.host import check_host
@@ -170,6 +170,18 @@ class ServingCore:
             batcher.commit(self.state)
         else:
             rounds.commit_round(self.state, self.rounds)
+
+    def end(self, requests: Ints) -> int:
+        """What these requests (numbers in the core) have generated, a token at least, is their whole
+        output: they leave now, in this order. Those that are done already are passed over.
+
+        Between steps only; the `finished` of the step committed last grows by what is returned, the
+        number that ended. Not for engines in rounds or with vLLM's knobs turned.
+        """
+        assert self.rounds is None and not self.is_turned, "this engine's answers end as given"
+        assert bool((self.holder[requests] == self.number).all()), "who ends is served here"
+        ending.check_ends(self.state, requests)
+        return int(ending.end(self.state, np.ascontiguousarray(requests, np.int64)))
 
     def counts(self) -> dict[str, int]:
         """The step's counts by their StepLog names; `finished` is complete after `commit()`."""
