@@ -5,8 +5,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from hypothesis import example, given, settings
+from hypothesis import strategies as st
 from oracle_serving import World
-from serving_worlds import core_of, worlds_without_host
+from serving_worlds import core_of, some_that_can_end, worlds_without_host
 
 from blendrt.pages import PagedStep, Pager, pool_pages
 
@@ -33,7 +34,8 @@ class Mirror:
         tokens += [(request, j) for j in range(self.world.outputs[request])]  # type: ignore[misc]
         return np.array([hash(tuple(tokens[: i + 1])) for i in range(len(tokens))])
 
-    def run(self) -> list[PagedStep]:
+    def run(self, rng: np.random.Generator | None = None) -> list[PagedStep]:
+        """Run to the end; with `rng`, some answers end early."""
         steps = []
         while not self.core.is_done:
             self.core.step()
@@ -41,6 +43,8 @@ class Mirror:
             self.pager.check()
             self.read_and_write(steps[-1])
             self.core.commit()
+            if rng is not None:
+                self.core.end(some_that_can_end(self.core, rng))
             assert len(steps) < 20_000
         return steps
 
@@ -87,6 +91,13 @@ EVICTS_AND_FREES = World(
 @settings(max_examples=150)
 def test_every_page_a_request_reads_holds_its_own_prefix(flavour: str, world: World) -> None:
     Mirror(world, flavour).run()
+
+
+@pytest.mark.parametrize("flavour", FLAVOURS)
+@given(world=worlds_without_host(), seed=st.integers(0, 2**32 - 1))
+@settings(max_examples=100)
+def test_pages_are_right_when_answers_end_early(flavour: str, world: World, seed: int) -> None:
+    Mirror(world, flavour).run(np.random.default_rng(seed))
 
 
 @given(world=worlds_without_host())

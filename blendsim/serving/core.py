@@ -172,13 +172,14 @@ class ServingCore:
             rounds.commit_round(self.state, self.rounds)
 
     def end(self, requests: Ints) -> int:
-        """What these requests (numbers in the core) have generated, a token at least, is their whole
-        output: they leave now, in this order. Those that are done already are passed over.
+        """What these requests (numbers in the core) have generated, a token at least, is their
+        whole output: they leave now, in this order. Those that are done already are passed over.
 
-        Between steps only; the `finished` of the step committed last grows by what is returned, the
-        number that ended. Not for engines in rounds or with vLLM's knobs turned.
+        Between steps only. Returns how many ended; the `finished` of the step committed last grows
+        by them. Not for engines in rounds or with vLLM's knobs turned.
         """
-        assert self.rounds is None and not self.is_turned, "this engine's answers end as given"
+        assert self.rounds is None, "in rounds, answers end as given"
+        assert not self.is_turned, "with vLLM's knobs turned, answers end as given"
         assert bool((self.holder[requests] == self.number).all()), "who ends is served here"
         ending.check_ends(self.state, requests)
         return int(ending.end(self.state, np.ascontiguousarray(requests, np.int64)))
