@@ -202,11 +202,24 @@ def test_compiled_paced_steps_see_an_answer_end_early() -> None:
 def test_paced_accounts_hold_what_was_read_and_who_ended(
     plain_kernels: int, drawn: PacedWorld, seed: int
 ) -> None:
+    check_accounts(drawn, seed)
+
+
+def test_paced_accounts_of_a_crowd_hold_who_ended_while_waiting(plain_kernels: int) -> None:
+    drawn = PacedWorld(replace(CROWD, dual=True), AMPLE.pacing, (False,) * 60, (0,) * 60)
+    assert WAITING in check_accounts(drawn, 1)
+
+
+def check_accounts(drawn: PacedWorld, seed: int) -> set[int]:
+    """Run it, ending some; returns what those were doing."""
+    doing: set[int] = set()
     core, rng = drawn.core(), np.random.default_rng(seed)
     while not core.is_done:
         core.step()
         core.commit()
-        core.end(some_that_can_end(core, rng))
+        ended = some_that_can_end(core, rng)
+        doing |= set(core.state.requests.status[ended].tolist())
+        core.end(ended)
         core.check()
         check_idle_lists(core)
     requests = core.state.requests
@@ -219,6 +232,7 @@ def test_paced_accounts_hold_what_was_read_and_who_ended(
     assert kinds.ended.sum() == of_kind.sum()
     served = (requests.output / requests.estimate)[of_kind].sum()
     assert kinds.served.sum() == pytest.approx(served)
+    return doing
 
 
 # ---- what is refused
