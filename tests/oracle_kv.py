@@ -256,6 +256,17 @@ class SlowCache:
         for node in [*job.path, job.own] if is_own else job.path:
             node.waiting.add(job.number)
 
+    def abandon(self, job: Reader) -> None:
+        """The request, which waits to come back, will not: what idles for nobody now is young."""
+        for node in [job.own, *reversed(job.path)]:
+            node.waiting.discard(job.number)
+            if self.knows_plan and not node.waiting and node in self.idle:
+                self.idle.remove(node)
+                self.idle.append(node)
+        job.own.hosted = job.hosted = 0
+        if job in self.away:
+            self.away.remove(job)
+
     def release(self, job: Reader) -> None:
         """Its own blocks are free, or idle the full ones that it keeps, and prefixes that it read
         last are idle, deepest first.

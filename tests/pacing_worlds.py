@@ -12,6 +12,7 @@ from blendsim.pacing import Gains, Pacing
 from blendsim.serving import (
     admission,
     batcher,
+    ending,
     forecast,
     host,
     kinds,
@@ -23,7 +24,19 @@ from blendsim.serving import (
 )
 from blendsim.serving.core import ServingCore
 
-MODULES = (admission, batcher, forecast, host, kinds, kv, paced_line, pacing, sides, trim)
+MODULES = (
+    admission,
+    batcher,
+    ending,
+    forecast,
+    host,
+    kinds,
+    kv,
+    paced_line,
+    pacing,
+    sides,
+    trim,
+)
 
 #: Compute of a step grows in stairs, so that some sizes are no corner of the hull.
 MACHINE = Pacing(

@@ -12,7 +12,7 @@ from blendsim import search
 from blendsim.pacing import Pacing
 from blendsim.plan import DUAL_SCAN, IN_ORDER, Plan
 from blendsim.prefix import sort_prompts
-from blendsim.request import Prompts, from_lengths
+from blendsim.request import Ints, Prompts, from_lengths
 from blendsim.serving.core import ServingCore
 from blendsim.serving.flavour import (
     BY_PLAN,
@@ -23,6 +23,7 @@ from blendsim.serving.flavour import (
     find_flavour,
 )
 from blendsim.serving.knobs import Knobs
+from blendsim.serving.state import DONE
 from blendsim.specs import GpuSpec, HostMemory, Link, ModelSpec, System
 
 #: One KV token of this model takes 4 bytes.
@@ -140,6 +141,16 @@ def compare(world: World, limit: int = 20_000) -> int:
         fast.check()
         assert fast.counts() == slow.counts, f"step {step}: other counts"
     raise AssertionError(f"not done after {limit} steps")
+
+
+def some_that_can_end(core: ServingCore, rng: np.random.Generator) -> Ints:
+    """Requests with a token, some that decode, more that wait and whoever recomputes, in any
+    order.
+    """
+    requests = core.state.requests
+    able = np.flatnonzero((requests.status != DONE) & (requests.generated > 0))
+    chance = np.array([0.2, 1.0, 0.05])[requests.status[able]]
+    return rng.permutation(able[rng.random(len(able)) < chance])
 
 
 @st.composite

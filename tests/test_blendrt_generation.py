@@ -109,6 +109,15 @@ def test_answers_are_those_of_forced_lengths_up_to_their_ends(
     assert log.count("finished").sum() == len(whole)
 
 
+@pytest.mark.usefixtures("clock")
+def test_every_end_is_in_some_step_of_the_log(runtime: Runtime, whole: list[list[int]]) -> None:
+    """The last answers too, though no step comes after them."""
+    ends = frozenset(token for tokens in whole for token in tokens[: MOST // 2])
+    told, log = answers_of(forced("dfs"), runtime, wanted(len(whole), ends=ends))
+    assert {each.finish for each in told} == {Finish.STOP}
+    assert log.count("finished").sum() == len(whole)
+
+
 def test_answers_are_told_while_others_still_grow(runtime: Runtime) -> None:
     told, log = answers_of(forced("dfs"), runtime, wanted(len(pool())))
     finished = np.cumsum(log.count("finished"))

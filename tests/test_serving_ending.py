@@ -1,223 +1,292 @@
-"""Answers that end before their room is used up: the core ends them as if it had known."""
+"""Answers that end before the length they were given, whatever the request does then."""
 
 from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from oracle_serving import World
-from pacing_worlds import PacedWorld, paced_worlds
-from serving_worlds import core_of, worlds, worlds_without_host
+from oracle_serving import SlowCore, World
+from oracle_sglang import RoundWorld
+from pacing_worlds import AMPLE, PacedWorld, paced_worlds, plain_twins, record_of
+from serving_worlds import core_of, some_that_can_end, triples, worlds
+from sglang_worlds import rounds_of
 
 from blendsim.serving.core import ServingCore
-from blendsim.serving.state import DECODING, DONE, PREFILLING, WAITING
+from blendsim.serving.state import DECODING, DONE, NONE, PREFILLING, RIGHT, WAITING
 
-FINISHED = "finished"
+slow = settings(
+    max_examples=30,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+)
+seeds = st.integers(0, 2**32 - 1)
 
+HEADS = [tuple(range(100 * h, 100 * h + 24)) for h in range(3)]
 
-class Ends:
-    """Says in which order the requests that end in a step leave the core that knows."""
-
-    def __init__(self, core: ServingCore, oldest_first: bool) -> None:
-        self._core = core
-        self._oldest_first = oldest_first
-        self._entry: dict[int, int] = {}  # when each that decodes began to
-        self._count = 0
-
-    def after(self, before: np.ndarray, lengths: np.ndarray) -> list[int]:
-        """Requests that have all their output now, decodes first; `before` is who decoded before
-        the commit.
-        """
-        requests = self._core.state.requests
-        chunks = self._core.state.chunk[0, : int(self._core.state.scalars[0].chunks)].tolist()
-        started = [k for k in chunks if requests.status[k] == DECODING and not before[k]]
-        over = set(np.flatnonzero(generated(self._core) == lengths).tolist())
-        decodes = sorted((k for k in over if before[k]), key=self._entry.__getitem__)
-        for k in started:
-            self._count += 1
-            self._entry[k] = self._count
-        return [
-            *(decodes if self._oldest_first else decodes[::-1]),
-            *(k for k in started if k in over),
-        ]
-
-
-def generated(core: ServingCore) -> np.ndarray:
-    """Tokens each request has generated so far; −1 for those that do not decode."""
-    requests, step = core.state.requests, int(core.state.scalars[0].step)
-    tokens = requests.generated + step - requests.start_step
-    return np.where(requests.status == DECODING, tokens, -1)
-
-
-def run_both(known: ServingCore, told: ServingCore, lengths: np.ndarray, oldest: bool) -> None:
-    """Step by step the same, whether the core knows `lengths` or is told in time."""
-    ends = Ends(told, oldest)
-    for _ in range(20_000):
-        assert known.is_done == told.is_done
-        if known.is_done:
-            assert bool((told.state.requests.status == DONE).all())
-            assert told.state.requests.generated.tolist() == lengths.tolist()
-            return
-        known.step()
-        told.step()
-        assert [c.tolist() for c in known.scheduled()] == [c.tolist() for c in told.scheduled()]
-        decoded = told.state.requests.status == DECODING
-        known.commit()
-        told.commit()
-        over = ends.after(decoded, lengths)
-        counts = told.counts()
-        counts[FINISHED] += told.end(np.array(over, np.int64))
-        told.check()
-        assert counts == known.counts()
-    raise AssertionError("not done")
-
-
-def roomy(world: World, room: list[int]) -> World:
-    """The world with `room` more tokens for each output than come."""
-    more = zip(world.outputs, room, strict=True)
-    return replace(world, outputs=tuple(output + extra for output, extra in more))
-
-
-@st.composite
-def rooms(draw: st.DrawFn, n: int) -> list[int]:
-    return draw(st.lists(st.integers(0, 9), min_size=n, max_size=n))
-
-
-#: Every kind of state has kernels of its own to compile. Cascade attention is simulated only.
-IN_MEMORY = worlds_without_host().map(lambda world: replace(world, cascade=False))
-WITH_HOST = worlds().map(lambda w: replace(w, cascade=False, host=max(3, w.host), keeps_own=False))
-PACED = paced_worlds().map(lambda p: p._replace(world=replace(p.world, cascade=False)))
-
-
-@given(st.data(), IN_MEMORY)
-@settings(max_examples=200, deadline=None)
-def test_an_end_that_is_told_in_time_is_an_end_that_was_known(
-    data: st.DataObject, world: World
-) -> None:
-    room = data.draw(rooms(len(world.outputs)))
-    known, told = core_of(world), core_of(roomy(world, room))
-    run_both(known, told, np.array(world.outputs), world.oldest_first)
-
-
-@given(st.data(), PACED)
-@settings(max_examples=100, deadline=None)
-def test_the_same_where_steps_are_paced(data: st.DataObject, drawn: PacedWorld) -> None:
-    room = data.draw(rooms(len(drawn.world.outputs)))
-    told = drawn._replace(world=roomy(drawn.world, room)).core()
-    run_both(drawn.core(), told, np.array(drawn.world.outputs), drawn.world.oldest_first)
-
-
-def ends_at_random(core: ServingCore, luck: np.random.Generator) -> Iterator[list[int]]:
-    """Run the core; before every step some of those that generated a token end, whatever they do.
-    Yields who.
-    """
-    for _ in range(20_000):
-        if core.is_done:
-            return
-        core.step()
-        core.commit()
-        core.check()
-        requests = core.state.requests
-        has_token = (requests.status == DECODING) | (
-            np.isin(requests.status, (WAITING, PREFILLING)) & (requests.generated > 0)
-        )
-        could = np.flatnonzero(has_token)
-        over = could[luck.random(len(could)) < 0.15]
-        assert core.end(over) == len(over)
-        core.check()
-        assert bool((requests.status[over] == DONE).all())
-        yield over.tolist()
-    raise AssertionError("not done")
-
-
-@given(IN_MEMORY | WITH_HOST, st.integers(0, 2**32))
-@settings(max_examples=300, deadline=None)
-def test_requests_may_end_whatever_they_do(world: World, seed: int) -> None:
-    core = core_of(world)
-    list(ends_at_random(core, np.random.default_rng(seed)))
-    assert bool((core.state.requests.status == DONE).all())
-
-
-@given(PACED, st.integers(0, 2**32))
-@settings(max_examples=100, deadline=None)
-def test_requests_may_end_whatever_they_do_where_steps_are_paced(
-    drawn: PacedWorld, seed: int
-) -> None:
-    core = drawn.core()
-    list(ends_at_random(core, np.random.default_rng(seed)))
-    assert bool((core.state.requests.status == DONE).all())
-
-
-#: The second request has to leave when the first one's context grows; a third waits behind it.
-CROWDED = World(
-    prompts=(tuple(range(10)), tuple(range(100, 108)), tuple(range(200, 204))),
-    outputs=(9, 9, 2),
-    estimates=(9, 9, 2),
-    densities=(1.0,) * 3,
-    capacity=6,
-    block=4,
-    budget=32,
+#: Sixty requests behind three heads, in memory for a few, so that many are thrown out.
+CROWD = World(
+    prompts=tuple(HEADS[k % 3] + (1_000 + k,) * (k % 11) for k in range(60)),
+    outputs=tuple(3 + k * 7 % 23 for k in range(60)),
+    estimates=tuple(1 + k * 5 % 29 for k in range(60)),
+    densities=tuple(3.0 - k / 30 for k in range(60)),
+    root_density=1.5,
+    capacity=30,
+    budget=10,
+    max_running=10,
     predicted_peak=False,
-    keeps_own=True,
 )
 
 
-def preempted(world: World = CROWDED) -> tuple[ServingCore, int]:
-    """A core between two steps, and who has just been thrown out."""
-    core = core_of(world)
-    while not core.is_done:
-        core.step()
-        core.commit()
-        waiting = np.flatnonzero(
-            (core.state.requests.status == WAITING) & (core.state.requests.was_preempted == 1)
+@pytest.fixture
+def plain_kernels() -> Iterator[int]:
+    """Every kernel replaced by its plain-Python function; gives how many there are."""
+    with pytest.MonkeyPatch.context() as patch:
+        yield plain_twins(patch)
+
+
+def check_idle_lists(core: ServingCore) -> None:
+    """Assert that a node idles where its waiting readers say, once."""
+    s, nodes = core.state.scalars[0], core.state.nodes
+    seen = []
+    for oldest, is_live in ((s.oldest_node, False), (s.oldest_live, True)):
+        k = int(oldest)
+        while k != NONE:
+            assert (nodes[k].waiting > 0) == is_live
+            assert nodes[k].cached > 0
+            seen.append(k)
+            k = int(nodes[k].newer)
+    idle = np.flatnonzero((nodes.cached > 0) & (nodes.readers == 0))
+    assert sorted(seen) == [k for k in idle.tolist() if 0 < k < int(s.host_nodes)]
+
+
+def compare_ends(world: World, seed: int) -> set[int]:
+    """Run both cores, end the same answers in both, and assert that they agree in every step;
+    returns what those were doing that ended early.
+    """
+    fast, twin, rng = core_of(world), SlowCore(world), np.random.default_rng(seed)
+    doing = set()
+    for _ in range(20_000):
+        assert fast.is_done == twin.is_done
+        if fast.is_done:
+            return doing
+        fast.step()
+        twin.step()
+        assert triples(fast) == twin.scheduled()
+        fast.commit()
+        twin.commit()
+        ended = some_that_can_end(fast, rng)
+        doing |= set(fast.state.requests.status[ended].tolist())
+        assert fast.end(ended) == len(ended)
+        for k in ended.tolist():
+            twin.end(k)
+        fast.check()
+        check_idle_lists(fast)
+        assert fast.counts() == twin.counts
+        assert [job.output for job in twin.jobs if job.status == "done"] == (
+            fast.state.requests.output[fast.state.requests.status == DONE].tolist()
         )
-        if len(waiting):
-            return core, int(waiting[0])
-    raise AssertionError("nobody was thrown out")
+    raise AssertionError("not done")
 
 
-def test_who_was_thrown_out_does_not_come_back_once_it_is_over() -> None:
-    core, k = preempted()
-    assert core.end(np.array([k])) == 1
-    core.check()
-    assert int(core.state.scalars[0].requeued) == 0
-    admitted = 0
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(worlds(), seeds)
+def test_both_cores_take_the_same_steps_when_answers_end_early(world: World, seed: int) -> None:
+    compare_ends(world, seed)
+
+
+@slow
+@given(worlds(), seeds)
+def test_plain_kernels_take_the_same_steps_when_answers_end_early(
+    plain_kernels: int, world: World, seed: int
+) -> None:
+    assert plain_kernels > 0
+    compare_ends(world, seed)
+
+
+@pytest.mark.parametrize(
+    "rules",
+    [
+        {},
+        {"dual": True},
+        {"keeps_own": True},
+        {"keeps_own": True, "knows_plan": True},
+    ],
+    ids=lambda rules: "+".join(rules) or "in order",
+)
+def test_crowd_sees_answers_end_of_requests_that_decode_wait_and_recompute(
+    rules: dict[str, int],
+) -> None:
+    doing: set[int] = set()
+    for seed in range(10):
+        doing |= compare_ends(replace(CROWD, **rules), seed)  # type: ignore[arg-type]
+    assert doing == {DECODING, WAITING, PREFILLING}
+
+
+@pytest.mark.parametrize("rules", [{"dual": True}, {"keeps_own": True, "knows_plan": True}])
+def test_answers_end_whose_tokens_are_on_the_host(rules: dict[str, bool]) -> None:
+    """Nearly nobody recomputes anything there."""
+    doing: set[int] = set()
+    for seed in range(10):
+        doing |= compare_ends(replace(CROWD, host=30, **rules), seed)  # type: ignore[arg-type]
+    assert WAITING in doing
+
+
+# ---- an answer that ends is one that was that long from the beginning
+
+
+def leaving(core: ServingCore) -> list[int]:
+    """Who has its last token in the step that was just decided, as they leave."""
+    s, requests = core.state.scalars[0], core.state.requests
+    found = []
+    k = int(core.state.finish[int(s.step) % len(core.state.finish)])
+    while k != NONE:
+        found.append(k)
+        k = int(requests[k].finish_next)
+    if s.oldest_first:
+        found.reverse()
+    complete = core.state.ended[: int(s.completed)].tolist()
+    return found + [k for k in complete if requests[k].generated + 1 == requests[k].output]
+
+
+def assert_same_steps(known: ServingCore, longer: ServingCore) -> None:
+    """Assert that `longer`, whose answers end where those of `known` do, takes the same steps."""
+    while not known.is_done:
+        known.step()
+        longer.step()
+        assert triples(known) == triples(longer)
+        ends = leaving(known)
+        known.commit()
+        longer.commit()
+        assert longer.end(np.array(ends, np.int64)) == len(ends)
+        longer.check()
+        assert known.counts() == longer.counts()
+        if known.state.pace:
+            assert record_of(known) == record_of(longer)
+            assert known.state.pace[0].kinds.tobytes() == longer.state.pace[0].kinds.tobytes()
+    assert longer.is_done
+    assert known.state.requests.output.tolist() == longer.state.requests.output.tolist()
+
+
+def outlasting(world: World, seed: int) -> World:
+    """The world with more tokens to generate a request, and the same estimates."""
+    more = np.random.default_rng(seed).integers(1, 30, len(world.outputs))
+    return replace(world, outputs=tuple((np.array(world.outputs) + more).tolist()))
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(worlds(), seeds)
+def test_answer_that_ends_early_is_as_if_it_had_been_that_long(world: World, seed: int) -> None:
+    assert_same_steps(core_of(world), core_of(outlasting(world, seed)))
+
+
+@slow
+@given(paced_worlds(), seeds)
+def test_answer_that_ends_early_is_as_if_it_had_been_that_long_in_paced_steps(
+    plain_kernels: int, drawn: PacedWorld, seed: int
+) -> None:
+    assert plain_kernels > 0
+    assert_same_steps(drawn.core(), drawn._replace(world=outlasting(drawn.world, seed)).core())
+
+
+def test_compiled_paced_steps_see_an_answer_end_early() -> None:
+    assert_same_steps(AMPLE.core(), AMPLE._replace(world=outlasting(AMPLE.world, 1)).core())
+
+
+# ---- paced accounts
+
+
+@slow
+@given(paced_worlds(), seeds)
+def test_paced_accounts_hold_what_was_read_and_who_ended(
+    plain_kernels: int, drawn: PacedWorld, seed: int
+) -> None:
+    check_accounts(drawn, seed)
+
+
+def test_paced_accounts_of_a_crowd_hold_who_ended_while_waiting(plain_kernels: int) -> None:
+    drawn = PacedWorld(replace(CROWD, dual=True), AMPLE.pacing, (False,) * 60, (0,) * 60)
+    assert WAITING in check_accounts(drawn, 1)
+
+
+def check_accounts(drawn: PacedWorld, seed: int) -> set[int]:
+    """Run it, ending some; returns what those were doing."""
+    doing: set[int] = set()
+    core, rng = drawn.core(), np.random.default_rng(seed)
     while not core.is_done:
         core.step()
-        assert k not in core.scheduled().rows
         core.commit()
-        admitted += core.counts()["admitted"]
-    assert admitted <= 1  # the third, if it was not in yet
-    assert core.state.requests.generated[k] < CROWDED.outputs[k]
+        ended = some_that_can_end(core, rng)
+        doing |= set(core.state.requests.status[ended].tolist())
+        core.end(ended)
+        core.check()
+        check_idle_lists(core)
+    requests = core.state.requests
+    assert set(requests.status.tolist()) == {DONE}
+    # p·d + d²/2 were reckoned, Σ (p + j) for j = 1 … d − 1 were read.
+    over = float((requests.prompt + requests.output / 2).sum())
+    assert record_of(core).reads_left == pytest.approx(over, abs=1e-6)
+    of_kind = (requests.side == RIGHT) & (requests.kind != NONE)
+    kinds = core.state.pace[0].kinds
+    assert kinds.ended.sum() == of_kind.sum()
+    served = (requests.output / requests.estimate)[of_kind].sum()
+    assert kinds.served.sum() == pytest.approx(served)
+    return doing
 
 
-def test_what_it_left_in_the_cache_stays_there_for_others_to_evict() -> None:
-    core, k = preempted(replace(CROWDED, block=1, capacity=24))
-    idle = int(core.state.scalars[0].idle)
-    assert idle > 0
-    core.end(np.array([k]))
-    assert int(core.state.scalars[0].idle) == idle
+# ---- what is refused
 
 
-def test_who_is_done_is_passed_over() -> None:
-    core = core_of(replace(CROWDED, outputs=(1, 9, 2)))
+def begun() -> ServingCore:
+    """Two requests of which the first has a token and the second none."""
+    core = core_of(
+        World(
+            prompts=((1,), (2,)),
+            outputs=(5, 5),
+            estimates=(5, 5),
+            densities=(1.0, 1.0),
+            max_running=1,
+        )
+    )
     core.step()
     core.commit()
-    done = np.flatnonzero(core.state.requests.status == DONE)
-    assert len(done) == 1
-    assert core.end(done) == 0
-    assert int(core.state.scalars[0].done) == 1
+    return core
 
 
-def test_nobody_ends_without_a_token() -> None:
-    core = core_of(CROWDED)
-    with pytest.raises(AssertionError, match="whoever ends has generated a token"):
+def test_request_without_a_token_does_not_end() -> None:
+    core = begun()
+    with pytest.raises(AssertionError, match="has a token at least"):
+        core.end(np.array([0, 1]))
+    assert core.state.requests.status.tolist() == [DECODING, WAITING]
+
+
+def test_request_that_is_done_is_passed_over() -> None:
+    core = begun()
+    assert core.end(np.array([0, 0])) == 1
+    assert core.end(np.array([0])) == 0
+    assert core.state.requests.output.tolist() == [1, 5]
+
+
+def test_ends_count_among_those_of_the_last_step() -> None:
+    core = begun()
+    assert core.counts()["finished"] == 0
+    core.end(np.array([0]))
+    assert core.counts()["finished"] == 1
+
+
+def test_engines_in_rounds_refuse() -> None:
+    world = RoundWorld(
+        prompts=((1,),), outputs=(5,), estimates=(5,), densities=(1.0,), limits=(5,), block=1
+    )
+    core = rounds_of(world)
+    with pytest.raises(AssertionError, match="in rounds"):
         core.end(np.array([0]))
 
 
-def test_engines_that_work_otherwise_end_no_answers() -> None:
-    core = core_of(replace(CROWDED, watermark=1, oldest_first=True, multiple=1))
-    with pytest.raises(AssertionError, match="rounds and knobs end no answers"):
-        core.end(np.array([0]))
+def test_engines_with_vllms_knobs_turned_refuse() -> None:
+    world = World(
+        prompts=((1,),), outputs=(5,), estimates=(5,), densities=(1.0,), oldest_first=True, slice=2
+    )
+    with pytest.raises(AssertionError, match="knobs"):
+        core_of(world).end(np.array([0]))

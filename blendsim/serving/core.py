@@ -172,13 +172,17 @@ class ServingCore:
             rounds.commit_round(self.state, self.rounds)
 
     def end(self, requests: Ints) -> int:
-        """Between steps: the model has ended these requests' answers (numbers in the core), so that
-        what they have generated is their whole output, and they leave now. Those that are done
-        already are passed over. Returns how many are left: they are in no step's `finished`.
+        """What these requests (numbers in the core) have generated, a token at least, is their
+        whole output: they leave now, in this order. Those that are done already are passed over.
+
+        Between steps only. Returns how many ended; the `finished` of the step committed last grows
+        by them. Not for engines in rounds or with vLLM's knobs turned.
         """
-        is_plain = self.rounds is None and not self.is_turned
-        assert is_plain, "rounds and knobs end no answers"
-        return int(ending.end_requests(self.state, requests))
+        assert self.rounds is None, "in rounds, answers end as given"
+        assert not self.is_turned, "with vLLM's knobs turned, answers end as given"
+        assert bool((self.holder[requests] == self.number).all()), "who ends is served here"
+        ending.check_ends(self.state, requests)
+        return int(ending.end(self.state, np.ascontiguousarray(requests, np.int64)))
 
     def counts(self) -> dict[str, int]:
         """The step's counts by their StepLog names; `finished` is complete after `commit()`."""

@@ -1,78 +1,135 @@
-"""Answers that end before the output they were given room for: the model ended them.
+"""Answers that end early: a request whose output turns out to be over before the length it was
+given, as when the model ends it.
 
-Whoever executes the steps learns that when a step's tokens are known, which may be after the next
-step is decided. So a request may be ended in any state but done: while it decodes, and also when it
-has been preempted since, or recomputes what that lost.
+Whoever drives the core learns of it between steps, when the request decodes, waits to come back
+from a preemption or recomputes after one. It leaves as if what it has generated had been its output
+from the beginning.
 """
 
-from blendsim.compiled import rare_kernel
+from typing import Any
+
+import numpy as np
+
+from blendsim.compiled import kernel, kernel_where, rare_kernel
 from blendsim.request import Ints
-from blendsim.serving.batcher import finish, stop_decoding
-from blendsim.serving.host import drop_private, has_host
-from blendsim.serving.kinds import note_end
-from blendsim.serving.kv import append_node, hold_path, leave_path, left_behind
+from blendsim.serving.batcher import FINISHED, finish, stop_decoding
+from blendsim.serving.host import forget_hosted, has_host, hosted_blocks
+from blendsim.serving.kv import append_node, private_blocks, unlink_node
 from blendsim.serving.pacing import note_finished
 from blendsim.serving.sides import generated_tokens
-from blendsim.serving.state import DECODING, DONE, NONE, PREFILLING, WAITING, State
+from blendsim.serving.state import DECODING, DONE, NONE, PREFILLING, RIGHT, WAITING, State
+
+
+@kernel
+def leave_stack(state: State, request: int) -> None:
+    """Take a preempted request out of the stack of those that are to come back."""
+    s = state.scalars[0]
+    queue = state.queue
+    top = len(queue) - s.requeued
+    at = top
+    while queue[at] != request:
+        at += 1
+    for place in range(at, top, -1):
+        queue[place] = queue[place - 1]
+    s.requeued -= 1
+
+
+@kernel
+def lose_waiting(state: State, k: int) -> None:
+    """Node k has one waiting reader less; idle and without any it is dead, the youngest of those.
+
+    NOTE: whatever hangs from it died before it and is older, so it is still evicted first.
+    """
+    node = state.nodes[k]
+    if node.waiting > 1 or node.readers > 0 or node.cached == 0:
+        node.waiting -= 1
+        return
+    unlink_node(state, k)
+    node.waiting = 0
+    append_node(state, k)
+
+
+@kernel
+def await_no_more(state: State, request: int) -> None:
+    """The request is no waiting reader any more, and will not enter either."""
+    own = state.scalars[0].own_nodes
+    if own > 0:
+        lose_waiting(state, own + request)
+    k = state.requests[request].node
+    while k > 0:
+        lose_waiting(state, k)
+        k = state.nodes[k].parent
+
+
+@kernel
+def forget_stored(state: State, request: int) -> None:
+    """What the host keeps for the request alone leaves it."""
+    s = state.scalars[0]
+    r = state.requests[request]
+    number = private_blocks(state, request, r.hosted)
+    s.host_private -= number
+    s.host_free += number
+    r.hosted = 0
+    if s.own_nodes > 0:
+        own = s.own_nodes + request
+        forget_hosted(state, own, hosted_blocks(state, own))
+
+
+@kernel_where("pace", lambda state, request: None)
+def count_end(state: State, request: int) -> None:
+    """The request, which was a member of its kind until it was preempted, counts among the kind's
+    ends.
+    """
+    r = state.requests[request]
+    if r.side == RIGHT and r.kind != NONE:
+        k = state.pace[0].kinds[r.kind]
+        k.ended += 1.0
+        k.served += r.output / r.estimate
+
+
+@kernel
+def finish_waiting(state: State, request: int) -> None:
+    """`finish` for a preempted request, which has left but for its place in line."""
+    s = state.scalars[0]
+    leave_stack(state, request)
+    if s.knows_plan == 1:
+        await_no_more(state, request)
+    if has_host(state):
+        forget_stored(state, request)
+    note_finished(state, request)
+    count_end(state, request)
+    state.requests[request].status = DONE
+    s.done += 1
+    state.counts[FINISHED] += 1
 
 
 @rare_kernel
-def end_requests(state: State, requests: Ints) -> int:
-    """Between steps: what these requests have generated is their whole output. Returns how many of
-    them were not done yet.
-    """
+def end(state: State, requests: Ints) -> int:
+    """These requests have their whole output; returns how many of them had not before."""
     s = state.scalars[0]
-    ended = 0
+    number = 0
     for k in requests:
         r = state.requests[k]
         if r.status == DONE:
             continue
-        ended += 1
+        number += 1
+        r.output = generated_tokens(state, k)
         if r.status == DECODING:
-            r.output = generated_tokens(state, k)
-            computed = r.start_context + s.step - 1 - r.start_step
             stop_decoding(state, k, s.step)
-            finish(state, k, computed)
-            continue
-        assert r.generated > 0, "whoever ends has generated a token"
-        r.output = r.generated
-        if r.status == PREFILLING:
-            assert s.prefilling == k, "one prompt at most is in progress"
+            finish(state, k, r.start_context + s.step - r.start_step - 1)
+        elif r.status == PREFILLING:
             s.prefilling = NONE
             finish(state, k, r.computed)
-            continue
-        assert r.status == WAITING, "prompts that are handed over are not ended"
-        leave_line(state, k)
-    return ended
+        else:
+            finish_waiting(state, k)
+    return number
 
 
-@rare_kernel
-def leave_line(state: State, request: int) -> None:
-    """A preempted request ends where it waits, as one that came back and left at once: what it and
-    its path have in the cache has just been used.
-    """
-    s = state.scalars[0]
-    r = state.requests[request]
-    last = len(state.queue)
-    place = last - s.requeued
-    while state.queue[place] != request:
-        place += 1
-        assert place < last, "who was preempted waits to come back"
-    while place > last - s.requeued:
-        state.queue[place] = state.queue[place - 1]
-        place -= 1
-    s.requeued -= 1
-    left = left_behind(state, request)
-    hold_path(state, request)  # NOTE: this takes back what it left behind, as private blocks
-    s.private -= left
-    if left > 0:
-        state.nodes[s.own_nodes + request].cached = left
-        append_node(state, s.own_nodes + request)
-        s.idle += left
-    leave_path(state, request)
-    if has_host(state):
-        drop_private(state, request)
-    note_finished(state, request)
-    note_end(state, request)
-    r.status = DONE
-    s.done += 1
+def check_ends(state: State, requests: Ints) -> None:
+    """Assert that each of the requests is done or can be."""
+    columns: Any = state.requests[requests]
+    known = np.isin(columns.status, (WAITING, PREFILLING, DECODING, DONE))
+    assert bool(known.all()), "nothing ends while its KV is on its way"
+    # NOTE: a decoding request has generated the token that its prompt ended with.
+    begun = (columns.status == DONE) | (columns.generated > 0)
+    assert bool(begun.all()), "an answer that ends has a token at least"

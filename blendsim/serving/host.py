@@ -131,25 +131,6 @@ def store_private(state: State, request: int, computed: int, number: int) -> boo
 
 
 @kernel
-def drop_private(state: State, request: int) -> None:
-    """What the preempted request stored for itself is of no use any more."""
-    s = state.scalars[0]
-    r = state.requests[request]
-    number = private_stored(state, request)
-    s.host_private -= number
-    s.host_free += number
-    r.hosted = 0
-
-
-@kernel
-def private_stored(state: State, request: int) -> int:
-    """Private blocks of the request that are on the host."""
-    r = state.requests[request]
-    block = state.scalars[0].block_tokens
-    return (r.hosted + block - 1) // block - min(r.hosted // block, r.path_blocks)
-
-
-@kernel
 def forget_computed(state: State, request: int, upto: int) -> None:
     """Blocks of the request's path that it is about to compute up to token `upto` leave the host:
     they will be on the GPU.
@@ -201,7 +182,7 @@ def fetch(state: State, request: int) -> int:
     start = block * min(there, (r.target - 1) // block)
     loaded = 0
     if r.hosted > 0:
-        number = private_stored(state, request)
+        number = (r.hosted + block - 1) // block - min(r.hosted // block, r.path_blocks)
         if there >= min(r.hosted // block, r.path_blocks) and r.hosted > start:
             start = r.hosted
             loaded += number

@@ -105,17 +105,6 @@ def leave_kind(state: State, request: int, has_ended: bool) -> None:
         k.served += r.output / r.estimate
 
 
-@kernel_where("pace", lambda state, request: None)
-def note_end(state: State, request: int) -> None:
-    """A request that was a member until it was preempted has ended since."""
-    r = state.requests[request]
-    if r.side != RIGHT or r.kind == NONE:
-        return
-    k = state.pace[0].kinds[r.kind]
-    k.ended += 1.0
-    k.served += r.output / r.estimate
-
-
 @kernel_where("pace", lambda state: False)
 def has_members(state: State) -> bool:
     """Whether any request that runs is forecast by its kind."""

@@ -56,7 +56,6 @@ class GenerationLoop:
         self._pager = Pager(core)
         self._chosen = np.zeros(len(core.rows), np.int64)  # tokens chosen so far, by request
         self._over = np.zeros(len(core.rows), np.bool_)
-        self._ended = 0  # answers since the last step was issued that the core was told of
 
     def run(self, recorder: Recorder, answered: Callable[[Answer], None]) -> None:
         """Run until all requests are answered; each answer is told when it is over.
@@ -68,8 +67,11 @@ class GenerationLoop:
         def take(pending: int) -> None:
             for time in self._machine.clock.ended(pending):
                 step = issued.popleft()
-                recorder.add(0, step.counts, time)
-                self._take(step, answered)
+                last = issued[-1] if issued else step
+                try:
+                    last.counts["finished"] += self._take(step, answered)
+                finally:
+                    recorder.add(0, step.counts, time)
 
         try:
             while not self.core.is_done:
@@ -90,10 +92,7 @@ class GenerationLoop:
         arriving = _to_host(tokens)
         machine.clock.end()
         core.commit()
-        told = core.counts()
-        told["finished"] += self._ended
-        self._ended = 0
-        return _Issued(told, inputs.sample_requests, arriving)
+        return _Issued(core.counts(), inputs.sample_requests, arriving)
 
     def _choose(self, inputs: StepInputs) -> Tensor:
         requests = inputs.sample_requests
@@ -102,8 +101,10 @@ class GenerationLoop:
         logits = self._machine.executor.logits(inputs)
         return self._machine.sampler.pick(logits, self.core.rows[requests], places)
 
-    def _take(self, step: _Issued, answered: Callable[[Answer], None]) -> None:
-        """The step's tokens have come: tell what answers they end."""
+    def _take(self, step: _Issued, answered: Callable[[Answer], None]) -> int:
+        """The step's tokens have come: tell what answers they end. Returns how many of those the
+        core had not ended.
+        """
         outputs, ending = self._machine.builder.outputs, self._machine.ending
         over: list[int] = []
         for request, token in zip(step.requests.tolist(), step.tokens.tolist(), strict=True):
@@ -117,7 +118,7 @@ class GenerationLoop:
             if self.core.state.requests.status[request] != DONE:
                 over.append(request)
             answered(answer)
-        self._ended += self.core.end(np.array(over, np.int64))
+        return self.core.end(np.array(over, np.int64))
 
 
 def _to_host(tokens: Tensor) -> Tensor:
