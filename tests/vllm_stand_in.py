@@ -76,6 +76,72 @@ class StandInScheduler:
                 del self.requests[name]
 
 
+class StandInLoop:
+    """The parts of vLLM's engine that are used to step it: it answers with `StandInLLM.answer_of`.
+    Its own decoding goes on from a prompt, so that all answers begin with a space.
+    """
+
+    def __init__(self, engine: "StandInLLM") -> None:
+        self._engine = engine
+        self._added: list[tuple[str, list[int], dict[str, Any]]] = []
+        self._begun: list[tuple[str, list[int], dict[str, Any]]] = []
+        self.engine_core = SimpleNamespace(
+            engine_core=SimpleNamespace(scheduler=engine.scheduler),
+        )
+
+    def add_request(self, name: str, prompt: Any, params: dict[str, Any]) -> None:
+        ids = prompt["prompt_token_ids"]
+        assert len(ids) + params["max_tokens"] <= self._engine.arguments["max_model_len"]
+        assert not params["stop"] or not self._engine.arguments["skip_tokenizer_init"]
+        self._engine.given.append((ids, params))
+        self._added.append((name, ids, params))
+
+    def has_unfinished_requests(self) -> bool:
+        return bool(self._added or self._engine.scheduler.requests)
+
+    def step(self) -> list[Any]:
+        """A step of all requests, which answers those that it ends."""
+        scheduler = self._engine.scheduler
+        if self._added:
+            self._begun, self._added = self._added, []
+            wholes = [self._whole(ids, params) for _, ids, params in self._begun]
+            scheduler.add([ids for _, ids, _ in self._begun], list(map(len, wholes)))
+        before = dict(scheduler.requests)
+        output = scheduler.schedule()
+        scheduler.update_from_output(output, "tokens")
+        told = [self._output(int(k), request, k) for k, request in before.items()]
+        return [each for each in told if each is not None]
+
+    def _whole(self, ids: list[int], params: dict[str, Any]) -> list[int]:
+        """The answer but for stop texts."""
+        drawn = StandInLLM.answer_of(ids)[: params["max_tokens"]]
+        ends = [k for k, token in enumerate(drawn) if token in params["stop_token_ids"]]
+        return drawn[: ends[0] + 1] if ends else drawn
+
+    def _output(self, place: int, request: Any, key: str) -> Any:
+        """What is said of the request if its answer is over; a stop text is found only here, so
+        that the scheduler does not know of it.
+        """
+        name, ids, params = self._begun[place]
+        scheduler = self._engine.scheduler
+        tokens = self._whole(ids, params)[: request.num_tokens - request.num_prompt_tokens]
+        text = " " + "".join(f"<{token}>" for token in tokens) if params["detokenize"] else ""
+        found = [stop for stop in params["stop"] if stop in text]
+        if key in scheduler.requests:
+            if not found:
+                return None
+            del scheduler.requests[key]
+            scheduler.core.end(np.array([place]))
+        is_end = tokens[-1] in params["stop_token_ids"]
+        answer = SimpleNamespace(
+            token_ids=tokens,
+            text=text[: text.index(found[0])] if found else text,
+            finish_reason="stop" if found or is_end else "length",
+            stop_reason=found[0] if found else None,
+        )
+        return SimpleNamespace(request_id=name, finished=True, outputs=[answer])
+
+
 class StandInLLM:
     """The parts of vLLM's offline engine that are used."""
 
@@ -89,9 +155,14 @@ class StandInLLM:
         self.scheduler = StandInScheduler(
             arguments["max_num_batched_tokens"], arguments["max_num_seqs"]
         )
-        core = SimpleNamespace(scheduler=self.scheduler)
-        self.llm_engine = SimpleNamespace(engine_core=SimpleNamespace(engine_core=core))
+        self.llm_engine = StandInLoop(self)
         StandInLLM.made.append(self)
+
+    @staticmethod
+    def answer_of(prompt: list[int]) -> list[int]:
+        """What is answered to a prompt if nothing cuts it short: tokens from 6 on, then a 5."""
+        rng = np.random.default_rng(prompt)
+        return [*rng.integers(6, 10, 1 + int(rng.exponential(18))).tolist(), 5]
 
     def generate(self, prompts: list[Any], params: list[Any], use_tqdm: bool) -> list[Any]:
         assert not use_tqdm
@@ -114,6 +185,8 @@ def install(monkeypatch: pytest.MonkeyPatch) -> type[StandInLLM]:
     module.LLM = StandInLLM  # type: ignore[attr-defined]
     module.SamplingParams = dict  # type: ignore[attr-defined]
     module.TokensPrompt = dict  # type: ignore[attr-defined]
+    kinds = SimpleNamespace(RequestOutputKind=SimpleNamespace(FINAL_ONLY="final only"))
+    module.sampling_params = kinds  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "vllm", module)
     monkeypatch.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", "1")
     monkeypatch.setattr(StandInLLM, "made", [])

@@ -1,1 +1,3 @@
-"""vLLM as an engine: fed in plan order with fixed output lengths, its steps kept as a step log."""
+"""vLLM as an engine: fed in plan order, its steps kept as a step log; answers of fixed lengths, or
+as long as the model makes them.
+"""

@@ -54,7 +54,7 @@ class VllmReplay:
         """The same on an engine that `open_engine` made for a plan of this system and of a token
         budget no smaller than this one's, else InputError.
         """
-        vllm, job = _library(), self._job
+        vllm, job = library(), self._job
         tokens = PromptTokens(job.workload, vocab, self._seed)
         scheduler = engine.llm_engine.engine_core.engine_core.scheduler
         plain = scheduler.schedule, scheduler.update_from_output
@@ -94,20 +94,25 @@ class VllmReplay:
 
 @contextmanager
 def open_engine(
-    job: Job, choice: ModelChoice, seed: int = 0, longest: int | None = None
+    job: Job,
+    choice: ModelChoice,
+    seed: int = 0,
+    longest: int | None = None,
+    has_tokenizer: bool = False,
 ) -> Iterator[Any]:
     """vLLM's `LLM` for the job's system and flavour, and for requests of at most `longest` tokens:
     the job's own unless others are to run on it, too. It is made with a model's directory, which
-    for dummy weights is a config.json alone.
+    for dummy weights is a config.json alone. It finds stop texts only if it has the tokenizer.
     """
-    vllm = _library()
+    vllm = library()
     with ExitStack() as stack:
         directory = choice.directory
         if directory is None:
             directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
             write_config(choice.config, directory)
         longest = longest_request(job) if longest is None else longest
-        yield vllm.LLM(**engine_arguments(job, choice, directory, seed, longest))
+        given = engine_arguments(job, choice, directory, seed, longest)
+        yield vllm.LLM(**given | {"skip_tokenizer_init": not has_tokenizer})
 
 
 def longest_request(job: Job) -> int:
@@ -119,7 +124,7 @@ def warm_up(engine: Any, job: Job, vocab: int, requests: int = 256) -> None:
     """Prefills, decodes and steps of both, so that nothing is compiled in a measured step: the
     job's first requests, with answers of a few tokens.
     """
-    vllm, tokens = _library(), PromptTokens(job.workload, vocab, 0)
+    vllm, tokens = library(), PromptTokens(job.workload, vocab, 0)
     rows = range(min(requests, len(job.workload)))
     prompts = [vllm.TokensPrompt(prompt_token_ids=tokens.prompt(k).tolist()) for k in rows]
     answers = np.minimum(job.output_len, 1 + np.arange(len(job.workload)) % 12)
@@ -154,7 +159,6 @@ def engine_arguments(
     return {
         "model": str(directory),
         "load_format": "dummy" if choice.directory is None else "auto",
-        "skip_tokenizer_init": True,
         "dtype": "bfloat16",
         "seed": seed,
         "tensor_parallel_size": system.tp,
@@ -211,7 +215,7 @@ def _sampling(vllm: Any, tokens: int) -> Any:
     )
 
 
-def _library() -> Any:
+def library() -> Any:
     """vLLM, told to stay in this process."""
     # NOTE: vLLM reads it when it starts its engine.
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"

@@ -1,0 +1,109 @@
+"""Answers by vLLM: requests in the order their plan admits them, each answer as long as the model
+makes it and told as soon as it is over.
+
+vLLM chooses the tokens and knows when an answer is over, stop texts included. Its loop is run from
+here, a step at a time, since `LLM.generate` tells nothing before the last request is done.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from blendrt.generate.answering import require_own_ids
+from blendrt.generate.growing import Ending, Text
+from blendrt.generate.wanted import Answer, Finish, Wanted
+from blendrt.loading import ModelChoice
+from blendrt.recorder import Recorder
+from blendrt.replay.job import Job
+from blendrt.tokens import PromptTokens
+from blendrt.vllm.feed import admission_rows, library, open_engine
+from blendrt.vllm.watch import SchedulerWatch
+
+_SEEDS = 2**63 - 1
+
+
+def answer(
+    job: Job,
+    choice: ModelChoice,
+    wanted: Wanted,
+    text: Text,
+    answered: Callable[[Answer], None],
+    recorder: Recorder,
+) -> None:
+    """Answer the job's requests on an engine that is started for them (see `VllmAnswers`)."""
+    require_own_ids(job.workload, choice.config.vocab)
+    has_stops = any(wanted.stop)
+    assert choice.directory is not None or not has_stops, "stop texts need the model's tokenizer"
+    longest = int((job.workload.prompt_len + wanted.most).max())
+    with open_engine(job, choice, longest=longest, has_tokenizer=has_stops) as engine:
+        VllmAnswers(engine, choice.config.vocab, text).answer(job, wanted, answered, recorder)
+
+
+class VllmAnswers:
+    """An engine that `open_engine` made, with a tokenizer if there are stop texts, answering one
+    job after another.
+    """
+
+    def __init__(self, engine: Any, vocab: int, text: Text) -> None:
+        self._engine = engine
+        self._vocab = vocab
+        self._text = text
+
+    def answer(
+        self,
+        job: Job,
+        wanted: Wanted,
+        answered: Callable[[Answer], None],
+        recorder: Recorder,
+    ) -> None:
+        """Answer all requests of the job, rank after rank, each answer told when it is over; steps
+        are added to `recorder`, where a request that a stop text ended is not counted as finished.
+
+        The job's `output_len`, what planning expects, decides in which order requests are given to
+        vLLM, and nothing else. If it fails, what was told stays told.
+        """
+        vllm, loop = library(), self._engine.llm_engine
+        tokens, ending = PromptTokens(job.workload, self._vocab), Ending(wanted, self._text)
+        scheduler = loop.engine_core.engine_core.scheduler
+        plain = scheduler.schedule, scheduler.update_from_output
+        try:
+            for rank in job.ranks:
+                scheduler.schedule, scheduler.update_from_output = plain
+                SchedulerWatch(scheduler, recorder, rank)
+                for row in admission_rows(job.core(rank)):
+                    prompt = vllm.TokensPrompt(prompt_token_ids=tokens.prompt(row).tolist())
+                    loop.add_request(str(row), prompt, sampling(vllm, wanted, row))
+                while loop.has_unfinished_requests():
+                    for output in loop.step():
+                        row = int(output.request_id)
+                        answered(self._answer(row, output.outputs[0], ending))
+                self._engine.reset_prefix_cache()
+        finally:
+            scheduler.schedule, scheduler.update_from_output = plain
+
+    def _answer(self, row: int, output: Any, ending: Ending) -> Answer:
+        """What our own engine makes of the tokens, if it would have ended the answer, too."""
+        tokens = list(output.token_ids)
+        if (ours := ending.answer(row, tokens)) is not None:
+            return ours
+        # vLLM alone ends it: where its context is full, at the tokenizer's end of text if that is
+        # none of the ends, or at a stop text in its own decoding, which goes on from the prompt.
+        is_cut = isinstance(output.stop_reason, str)
+        text = output.text if is_cut else self._text(tokens)
+        return Answer(row, tokens, text, Finish(output.finish_reason))
+
+
+def sampling(vllm: Any, wanted: Wanted, row: int) -> Any:
+    """What vLLM is told of one request's answer."""
+    return vllm.SamplingParams(
+        temperature=float(wanted.temperature[row]),
+        top_p=float(wanted.top_p[row]),
+        # NOTE: vLLM takes a seed of -1 for none.
+        seed=int(wanted.seed[row]) & _SEEDS,
+        max_tokens=int(wanted.most[row]),
+        stop=list(wanted.stop[row]),
+        stop_token_ids=sorted(wanted.ends),
+        # It looks for a stop text in the text as that grows; other texts nobody reads.
+        detokenize=bool(wanted.stop[row]),
+        # Else every step would bring the whole answer so far of every running request.
+        output_kind=vllm.sampling_params.RequestOutputKind.FINAL_ONLY,
+    )

@@ -1,0 +1,218 @@
+"""Answers by vLLM: what it is told of each request, in which order, and what comes of its outputs.
+
+vLLM itself is not run here: a stand-in is (vllm_stand_in), whose answers are drawn beforehand.
+"""
+
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from replay_worlds import job_of, planned, pool, prompt_of
+from vllm_stand_in import StandInLLM, StandInLoop, install
+
+from blendrt.config import TINY
+from blendrt.generate.growing import Ending
+from blendrt.generate.wanted import Answer, Finish, Wanted
+from blendrt.loading import ModelChoice
+from blendrt.recorder import Recorder
+from blendrt.replay.job import Job
+from blendrt.vllm.feed import admission_rows, open_engine
+from blendrt.vllm.generate import VllmAnswers, answer
+from blendsim.errors import InputError
+from blendsim.request import select
+
+CHOICE = ModelChoice(TINY, None)
+END = 5  # a token
+MOST = 400
+
+
+@pytest.fixture
+def vllm(monkeypatch: pytest.MonkeyPatch) -> type[StandInLLM]:
+    return install(monkeypatch)
+
+
+def said(ids: Any) -> str:
+    return "".join(f"<{token}>" for token in ids)
+
+
+def job(policy: str = "blend", dp: int = 1) -> Job:
+    return job_of(*planned(policy, "vllm", select(pool(), np.arange(60)), dp=dp))
+
+
+def wanted(n: int = 60, **other: Any) -> Wanted:
+    """The likeliest tokens, until `END` or `MOST`."""
+    plain = Wanted(
+        temperature=np.zeros(n),
+        top_p=np.ones(n),
+        seed=np.arange(n),
+        most=np.full(n, MOST),
+        stop=((),) * n,
+        ends=frozenset({END}),
+    )
+    return replace(plain, **other)
+
+
+def answers(of: Job, asked: Wanted) -> list[Answer]:
+    told: list[Answer] = []
+    answer(of, CHOICE, asked, said, told.append, Recorder())
+    return told
+
+
+def with_tokenizer(asked: Wanted) -> tuple[list[Answer], Recorder]:
+    """Answers of an engine that has one, which a stand-in needs no directory for."""
+    told: list[Answer] = []
+    recorder = Recorder()
+    with open_engine(job(), CHOICE, longest=1000, has_tokenizer=True) as engine:
+        VllmAnswers(engine, TINY.vocab, said).answer(job(), asked, told.append, recorder)
+    return told, recorder
+
+
+def test_requests_are_given_in_the_order_the_plan_admits_them(vllm: type[StandInLLM]) -> None:
+    of = job()
+    answers(of, wanted())
+    (engine,) = vllm.made
+    rows = admission_rows(of.core(0))
+    assert [ids for ids, _ in engine.given] == [prompt_of(pool(), row) for row in rows]
+    assert rows != list(range(60))
+
+
+def test_each_request_is_answered_as_it_asks(vllm: type[StandInLLM]) -> None:
+    asked = wanted(
+        temperature=np.linspace(0, 1, 60),
+        top_p=np.linspace(1, 0.5, 60),
+        seed=np.arange(60) - 1,
+        most=MOST + np.arange(60),
+        ends=frozenset({END, 3}),
+    )
+    of = job()
+    answers(of, asked)
+    (engine,) = vllm.made
+    for row, (_, params) in zip(admission_rows(of.core(0)), engine.given, strict=True):
+        assert params == {
+            "temperature": asked.temperature[row],
+            "top_p": asked.top_p[row],
+            "seed": row - 1 if row else 2**63 - 1,  # -1 would be none
+            "max_tokens": MOST + row,
+            "stop": [],
+            "stop_token_ids": [3, END],
+            "detokenize": False,
+            "output_kind": "final only",
+        }
+
+
+def test_the_engine_has_room_for_the_longest_answer_there_may_be(vllm: type[StandInLLM]) -> None:
+    of = job()
+    answers(of, wanted())
+    (engine,) = vllm.made
+    assert engine.arguments["max_model_len"] == int(of.workload.prompt_len.max()) + MOST
+    assert engine.arguments["skip_tokenizer_init"] is True
+
+
+def test_answers_are_told_as_they_end(vllm: type[StandInLLM]) -> None:
+    left: list[int] = []
+    told: list[Answer] = []
+
+    def take(each: Answer) -> None:
+        told.append(each)
+        left.append(len(vllm.made[0].scheduler.requests))
+
+    recorder = Recorder()
+    answer(job(), CHOICE, wanted(), said, take, recorder)
+    assert sorted(each.row for each in told) == list(range(60))
+    assert left[0] > 50
+    assert left == sorted(left, reverse=True)
+    log = recorder.log({})
+    assert int(log.count("finished").sum()) == 60
+    assert int(log.count("sampled_tokens").sum()) == sum(len(each.tokens) for each in told)
+
+
+def test_an_answer_ends_at_an_ending_token_or_at_its_limit(vllm: type[StandInLLM]) -> None:
+    most = np.where(np.arange(60) % 2, 3, MOST)
+    for each in answers(job(), wanted(most=most)):
+        drawn = vllm.answer_of(prompt_of(pool(), each.row))
+        if each.row % 2 and len(drawn) > 3:
+            assert each == (each.row, drawn[:3], said(drawn[:3]), Finish.LENGTH)
+        else:
+            assert each == (each.row, drawn, said(drawn[:-1]), Finish.STOP)
+            assert each.tokens[-1] == END
+
+
+def test_an_answer_ends_before_a_stop_text(vllm: type[StandInLLM]) -> None:
+    told, _ = with_tokenizer(wanted(stop=(("<7><8>", "never"),) * 60))
+    assert vllm.made[0].arguments["skip_tokenizer_init"] is False
+    assert vllm.made[0].given[0][1]["stop"] == ["<7><8>", "never"]
+    assert vllm.made[0].given[0][1]["detokenize"] is True
+    cut = [each for each in told if each.tokens[-1] == 8]
+    assert len(cut) > 20
+    for each in cut:
+        assert each.text == said(each.tokens[:-2])
+        assert each.finish is Finish.STOP
+
+
+def test_an_end_that_only_vllm_sees_is_taken_from_it(vllm: type[StandInLLM]) -> None:
+    """Its own decoding goes on from the prompt, and may show a stop text where ours does not."""
+    told, _ = with_tokenizer(wanted(stop=((" <",),) * 60))
+    for each in told:
+        first = vllm.answer_of(prompt_of(pool(), each.row))[:1]
+        assert each == (each.row, first, "", Finish.STOP)
+
+
+def test_an_answer_ends_where_vllms_context_is_full(vllm: type[StandInLLM]) -> None:
+    def full(answer: SimpleNamespace) -> Answer:
+        model = VllmAnswers(None, TINY.vocab, said)
+        return model._answer(3, answer, Ending(wanted(), said))
+
+    output = SimpleNamespace(token_ids=[7], text="", finish_reason="length", stop_reason=None)
+    assert full(output) == (3, [7], "<7>", Finish.LENGTH)
+
+
+def test_ranks_are_answered_one_after_another(vllm: type[StandInLLM]) -> None:
+    of = job("dfs", dp=2)
+    told = answers(of, wanted())
+    (engine,) = vllm.made
+    assert engine.resets == 2
+    ranks = of.plan.rank[np.argsort(of.plan.order)][[each.row for each in told]]
+    assert ranks.tolist() == sorted(ranks.tolist())
+    assert np.bincount(ranks).min() > 0
+
+
+def test_one_engine_answers_one_job_after_another(vllm: type[StandInLLM]) -> None:
+    told: list[Answer] = []
+    with open_engine(job(), CHOICE, longest=1000) as engine:
+        scheduler = engine.llm_engine.engine_core.engine_core.scheduler
+        plain = scheduler.schedule
+        model = VllmAnswers(engine, TINY.vocab, said)
+        for policy in ("dfs", "blend"):
+            model.answer(job(policy), wanted(), told.append, Recorder())
+        assert scheduler.schedule == plain
+    assert sorted(told[:60]) == sorted(told[60:])
+
+
+def test_what_was_told_before_a_failure_stays_told(
+    vllm: type[StandInLLM], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = StandInLoop.step
+    told: list[Answer] = []
+
+    def failing(loop: StandInLoop) -> Any:
+        if len(told) > 10:
+            raise RuntimeError("the GPU is gone")
+        return plain(loop)
+
+    monkeypatch.setattr(StandInLoop, "step", failing)
+    recorder = Recorder()
+    with pytest.raises(RuntimeError, match="gone"):
+        answer(job(), CHOICE, wanted(), said, told.append, recorder)
+    assert 10 < len(told) < 60
+    assert int(recorder.log({}).count("finished").sum()) == len(told)
+
+
+def test_prompts_of_another_tokenizer_are_refused_before_vllm_starts(
+    vllm: type[StandInLLM],
+) -> None:
+    small = ModelChoice(replace(TINY, vocab=100), None)
+    with pytest.raises(InputError, match="beyond the model's vocabulary"):
+        answer(job(), small, wanted(), said, [].append, Recorder())
+    assert vllm.made == []
