@@ -206,7 +206,8 @@ def test_paced_accounts_hold_what_was_read_and_who_ended(
 
 
 def test_paced_accounts_of_a_crowd_hold_who_ended_while_waiting(plain_kernels: int) -> None:
-    drawn = PacedWorld(replace(CROWD, dual=True), AMPLE.pacing, (False,) * 60, (0,) * 60)
+    crowd = replace(CROWD, dual=True, densities=(0.5,) * 60)  # all of the memory-heavy end
+    drawn = PacedWorld(crowd, AMPLE.pacing, (False,) * 60, (0,) * 60)
     assert WAITING in check_accounts(drawn, 1)
 
 
