@@ -82,8 +82,8 @@ def _sentences(result: dict[str, Any]) -> list[str]:
         lines.append(
             f"{result['input_tokens']:,} prompt and {result['output_tokens']:,} output tokens in "
             f"{result['steps']:,} steps and {result['seconds']:.4g} s "
-            f"({result['tokens_per_second']:,.0f} tokens/s) on {result['device']}, "
-            f"{result['runtime']}"
+            f"({result['tokens_per_second']:,.0f} tokens/s) on "
+            f"{result['machine']['device']}, {result['runtime']}"
         )
     if result["policy"]:
         predicted = f", predicted to take {result['predicted_seconds']:.4g} s"

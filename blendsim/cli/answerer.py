@@ -1,0 +1,141 @@
+"""A model that is ready to answer: on our runtime, or in vLLM.
+
+torch and what stands on it are loaded here and in machine.py, and nowhere else in the command line.
+"""
+
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from blendsim.cli.machine import Engine, Say, libraries, require_runnable
+from blendsim.errors import InputError
+from blendsim.specs import GPUS
+
+if TYPE_CHECKING:
+    from blendrt.generate.wanted import Answer, Wanted
+    from blendrt.loading import ModelChoice
+    from blendrt.recorder import Recorder
+    from blendrt.replay.job import Job
+    from blendsim.request import Workload
+    from blendsim.settings import Settings
+
+Answered = Callable[["Answer"], None]
+Answers = Callable[["Job", "Wanted", Answered, "Recorder"], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Answerer:
+    """What is to answer: found and checked, not loaded yet."""
+
+    settings: "Settings"  # those asked for, for the GPU found and the engine's rules
+    engine: Engine
+    choice: "ModelChoice"
+    device: Any
+    machine: dict[str, Any]  # what it runs on
+    ends: frozenset[int]  # tokens that end an answer
+    text: Callable[[Sequence[int]], str]
+
+    @property
+    def longest(self) -> int:
+        """Tokens of prompt and answer at most, as far as planning knows the memory."""
+        context: int = self.choice.config.context
+        return min(context, self.settings.system.longest_request)
+
+    @property
+    def is_planned_for_it(self) -> bool:
+        """Whether plans are made by the profile of what runs them."""
+        return _is_of(self.settings.gpu, self.machine["device"])
+
+    def require_own_ids(self, workload: "Workload") -> None:
+        """InputError unless prompts are wholly ids of the model's vocabulary."""
+        from blendrt.generate.answering import require_own_ids
+
+        require_own_ids(workload, self.choice.config.vocab)
+
+    def load(self, stack: ExitStack, longest: int, has_stops: bool, say: Say) -> "Loaded":
+        """Load it, for requests of at most `longest` tokens with their answers; `stack` lets go of
+        it.
+        """
+        say(f"loading {self.choice.config.name}")
+        if self.engine is Engine.VLLM:
+            return Loaded(self.settings, _in_vllm(self, stack, longest, has_stops))
+        return _on_blendrt(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A model that can be asked."""
+
+    settings: "Settings"  # with the KV memory there is
+    answer: Answers
+
+
+def find_answerer(settings: "Settings", gpu: bool, engine: Engine) -> Answerer:
+    """What is asked for, or an error in a line."""
+    from blendsim.traces.tokens import model_tokens
+
+    require_runnable(settings, "run")
+    if settings.tp > 1 or settings.dp > 1:
+        raise InputError(f"tp = {settings.tp}, dp = {settings.dp}: run answers on one GPU")
+    if engine is Engine.VLLM and not gpu:
+        raise InputError("--engine vllm runs on a GPU only; add --gpu")
+    with libraries("run"):
+        from blendrt import loading
+        from blendrt.generate.ends import answer_ends
+        from blendrt.machine import describe
+    device = loading.find_device(gpu)
+    choice = loading.choose_model(settings.model, settings.system.model, gpu)
+    if choice.directory is None:
+        raise InputError(
+            f"{settings.model}: no *.safetensors there; --model takes a Hugging Face directory "
+            "with the model's weights"
+        )
+    text, ends = model_tokens(settings.model).text, answer_ends(Path(settings.model))
+    if engine is Engine.VLLM:
+        from blendrt.vllm.feed import library
+
+        library()
+    machine = describe(device)
+    found = next((name for name in GPUS if _is_of(name, machine["device"])), settings.gpu)
+    rules = Engine.VLLM.value if engine is Engine.VLLM else loading.SEQUENTIAL
+    settings = replace(settings, gpu=found, engine=rules)
+    return Answerer(settings, engine, choice, device, machine, ends, text)
+
+
+def _is_of(gpu: str, device: str) -> bool:
+    return gpu.split("-")[0] in device.lower()
+
+
+def _on_blendrt(found: Answerer) -> Loaded:
+    from blendrt import loading
+    from blendrt.generate.answering import answer
+
+    decoder = loading.load_decoder(found.choice, found.settings.seed, found.device)
+    runtime = loading.Runtime(decoder, loading.SEQUENTIAL, found.settings.seed)
+    room = loading.kv_bytes_that_fit(runtime, found.settings.system)
+    kv_bytes = min(room, found.settings.system.kv_capacity_bytes)
+
+    def answer_job(job: "Job", wanted: "Wanted", told: Answered, recorder: "Recorder") -> None:
+        answer(job, runtime, wanted, found.text, told, recorder)
+
+    return Loaded(replace(found.settings, kv_bytes=kv_bytes), answer_job)
+
+
+def _in_vllm(found: Answerer, stack: ExitStack, longest: int, has_stops: bool) -> Answers:
+    """vLLM starts with the first job, as it is made for a plan's rules, and stays for the next."""
+    from blendrt.vllm.feed import open_engine
+    from blendrt.vllm.generate import VllmAnswers
+
+    started: list[VllmAnswers] = []
+    start = partial(open_engine, longest=longest, has_tokenizer=has_stops)
+
+    def answer_job(job: "Job", wanted: "Wanted", told: Answered, recorder: "Recorder") -> None:
+        if not started:
+            engine = stack.enter_context(start(job, found.choice))
+            started.append(VllmAnswers(engine, found.choice.config.vocab, found.text))
+        started[0].answer(job, wanted, told, recorder)
+
+    return answer_job
