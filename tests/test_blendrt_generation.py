@@ -42,6 +42,7 @@ def wanted(n: int, temperature: float = 0.0, ends: frozenset[int] = ENDS) -> Wan
         temperature=np.full(n, temperature),
         top_p=np.ones(n),
         seed=np.arange(n),
+        is_seeded=np.ones(n, np.bool_),
         most=np.full(n, MOST),
         stop=((),) * n,
         ends=ends,

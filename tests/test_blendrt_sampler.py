@@ -22,6 +22,7 @@ def wanted(n: int, **changes: object) -> Wanted:
         temperature=np.ones(n),
         top_p=np.ones(n),
         seed=np.arange(n),
+        is_seeded=np.ones(n, np.bool_),
         most=np.full(n, 100),
         stop=((),) * n,
         ends=frozenset({END}),

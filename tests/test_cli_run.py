@@ -10,8 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import vllm_stand_in
 from typer.testing import CliRunner
 
+from blendrt import loading
 from blendsim.cli.app import app
 from blendsim.cli.course import Course
 from blendsim.steplog import read_steplog
@@ -342,3 +344,24 @@ def test_seeds_of_lines_that_give_none_are_the_runs(model: Path, folder: Path) -
     assert found[0] == found[1]
     same = np.mean([found[0][name] == found[2][name] for name in found[0]])
     assert same < 0.5
+
+
+def test_vllm_answers_on_one_engine_in_the_planned_order(
+    model: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vllm = vllm_stand_in.install(monkeypatch)
+    monkeypatch.setattr(loading, "find_device", lambda gpu: torch.device("cpu"))
+    done = run(model, "--gpu", "--engine", "vllm", "--json")
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout)["runtime"] == "vllm"
+    (engine,) = vllm.made
+    assert engine.resets == 2  # of the sample, then of the rest
+    assert engine.arguments["load_format"] == "auto"
+    answers = results(folder)
+    assert len(answers) == REQUESTS
+    for i in range(REQUESTS):
+        prompt, output = told(answers[f"request-{i}"])[2:]
+        assert 1 <= output <= body(i)["max_tokens"]
+        assert prompt in {len(ids) for ids, _ in engine.given}
+    seeds = sorted(params["seed"] for _, params in engine.given)
+    assert seeds == list(range(REQUESTS))

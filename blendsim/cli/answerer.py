@@ -130,7 +130,8 @@ def _in_vllm(found: Answerer, stack: ExitStack, longest: int, has_stops: bool) -
     from blendrt.vllm.generate import VllmAnswers
 
     started: list[VllmAnswers] = []
-    start = partial(open_engine, longest=longest, has_tokenizer=has_stops)
+    seed = found.settings.seed
+    start = partial(open_engine, seed=seed, longest=longest, has_tokenizer=has_stops)
 
     def answer_job(job: "Job", wanted: "Wanted", told: Answered, recorder: "Recorder") -> None:
         if not started:

@@ -128,6 +128,7 @@ def _wanted(file: "BatchFile", longest: int, found: Answerer) -> tuple["Workload
         seed=np.array(
             [int(d) if g is None else g for g, d in zip(given, drawn, strict=True)], np.int64
         ),
+        is_seeded=np.array([g is not None for g in given], np.bool_),
         most=most,
         stop=tuple(each.stop for each in asked),
         ends=found.ends,

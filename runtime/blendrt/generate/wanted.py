@@ -27,6 +27,7 @@ class Wanted:
     temperature: Floats  # (n,), 0: the likeliest token
     top_p: Floats  # (n,), the likeliest tokens that have this probability together, in (0, 1]
     seed: Ints  # (n,), of the request's own random numbers
+    is_seeded: NDArray[np.bool_]  # (n,), whether the request itself gave its seed
     most: Ints  # (n,), tokens of the answer at most, ≥ 1
     stop: tuple[tuple[str, ...], ...]  # (n,), texts that end an answer and are not part of it
     ends: frozenset[int]  # token ids that end any answer
@@ -42,6 +43,7 @@ class Wanted:
             temperature=self.temperature[rows],
             top_p=self.top_p[rows],
             seed=self.seed[rows],
+            is_seeded=self.is_seeded[rows],
             most=self.most[rows],
             stop=tuple(self.stop[row] for row in rows.tolist()),
             ends=self.ends,

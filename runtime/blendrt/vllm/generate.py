@@ -8,34 +8,15 @@ here, a step at a time, since `LLM.generate` tells nothing before the last reque
 from collections.abc import Callable
 from typing import Any
 
-from blendrt.generate.answering import require_own_ids
 from blendrt.generate.growing import Ending, Text
 from blendrt.generate.wanted import Answer, Finish, Wanted
-from blendrt.loading import ModelChoice
 from blendrt.recorder import Recorder
 from blendrt.replay.job import Job
 from blendrt.tokens import PromptTokens
-from blendrt.vllm.feed import admission_rows, library, open_engine
+from blendrt.vllm.feed import admission_rows, library
 from blendrt.vllm.watch import SchedulerWatch
 
 _SEEDS = 2**63 - 1
-
-
-def answer(
-    job: Job,
-    choice: ModelChoice,
-    wanted: Wanted,
-    text: Text,
-    answered: Callable[[Answer], None],
-    recorder: Recorder,
-) -> None:
-    """Answer the job's requests on an engine that is started for them (see `VllmAnswers`)."""
-    require_own_ids(job.workload, choice.config.vocab)
-    has_stops = any(wanted.stop)
-    assert choice.directory is not None or not has_stops, "stop texts need the model's tokenizer"
-    longest = int((job.workload.prompt_len + wanted.most).max())
-    with open_engine(job, choice, longest=longest, has_tokenizer=has_stops) as engine:
-        VllmAnswers(engine, choice.config.vocab, text).answer(job, wanted, answered, recorder)
 
 
 class VllmAnswers:
@@ -97,8 +78,8 @@ def sampling(vllm: Any, wanted: Wanted, row: int) -> Any:
     return vllm.SamplingParams(
         temperature=float(wanted.temperature[row]),
         top_p=float(wanted.top_p[row]),
-        # NOTE: vLLM takes a seed of -1 for none.
-        seed=int(wanted.seed[row]) & _SEEDS,
+        # NOTE: vLLM takes a seed of -1 for none. One a request makes it draw request by request.
+        seed=int(wanted.seed[row]) & _SEEDS if wanted.is_seeded[row] else None,
         max_tokens=int(wanted.most[row]),
         stop=list(wanted.stop[row]),
         stop_token_ids=sorted(wanted.ends),
