@@ -10,8 +10,8 @@ from replay_worlds import VOCAB, job_of, planned, pool
 
 from blendrt.clock import StepTime, WallClock
 from blendrt.config import TINY
-from blendrt.generate import answering
-from blendrt.generate.answering import answer, require_own_ids
+from blendrt.generate import answer as answering
+from blendrt.generate.answer import answer, require_own_ids
 from blendrt.generate.wanted import Answer, Finish, Wanted
 from blendrt.loading import OVERLAP, ModelChoice, Runtime, load_decoder
 from blendrt.recorder import Recorder

@@ -150,6 +150,24 @@ def test_a_stop_text_in_pieces_of_characters_is_found() -> None:
     assert ends[-1].text == "n"
 
 
+@pytest.mark.parametrize("between", [1, 8, 40])
+def test_a_stop_text_with_tokens_that_say_nothing_inside_is_found(between: int) -> None:
+    tokens = [*ids("xa"), *[END] * between, *ids("b!")]
+    ending = Ending(wanted(1, stop=(("ab",),), ends=frozenset()), text)
+    ends = [ending.answer(0, tokens[:upto]) for upto in range(1, len(tokens) + 1)]
+    first = next(each for each in ends if each is not None)
+    assert first.text == "x"
+    assert len(first.tokens) == len(tokens) - 1
+
+
+def test_a_stop_text_may_begin_a_long_way_before_a_long_token_ends() -> None:
+    words = ["a", "b", "c", "d and many more letters"]
+    ending = Ending(wanted(1, stop=(("abcd",),)), lambda found: "".join(words[i] for i in found))
+    answer = ending.answer(0, [3, 0, 1, 2, 3])
+    assert answer is not None
+    assert answer.text == words[3]
+
+
 # ---- where tokens are kept
 
 

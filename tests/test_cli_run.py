@@ -4,6 +4,7 @@ breaks off in between.
 
 import json
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ import vllm_stand_in
 from typer.testing import CliRunner
 
 from blendrt import loading
+from blendrt.clock import StepTime, WallClock
+from blendrt.generate import answer as answer_module
 from blendsim.cli.app import app
 from blendsim.cli.course import Course
 from blendsim.steplog import read_steplog
@@ -94,6 +97,14 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     write_lines(tmp_path / "batch.jsonl", [line_of(i) for i in range(REQUESTS)])
     return tmp_path
+
+
+class LateClock(WallClock):
+    """Tells of a step when the next one has been issued, as a GPU does that is busy."""
+
+    def ended(self, pending: int) -> Iterator[StepTime]:
+        while len(self._ended) > pending:
+            yield self._ended.popleft()
 
 
 def run(model: Path, *arguments: str, batch: str = "batch.jsonl") -> Any:
@@ -207,7 +218,10 @@ def test_a_run_that_breaks_off_goes_on(
 
     with monkeypatch.context() as patch:
         patch.setattr(Course, "take", breaks)
-        assert run(model).exit_code == 130
+        broken = run(model)
+    assert broken.exit_code == 130
+    if after:
+        assert f"out.jsonl has {after} of 90 answers; --resume goes on" in broken.stderr
     path = folder / "out.jsonl"
     kept = path.read_text() if path.exists() else ""
     assert len(kept.splitlines()) == after
@@ -223,12 +237,84 @@ def test_a_run_that_breaks_off_goes_on(
     assert result["first"] == max(0, 32 - after)
 
 
+def test_what_was_told_before_an_interrupt_is_right(
+    model: Path,
+    folder: Path,
+    expected: dict[str, tuple[str, str, int, int]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A GPU has a step under way then, whose tokens come behind those that nobody looked at."""
+    monkeypatch.setattr(answer_module, "clock_for", lambda _: LateClock())
+    take = Course.take
+    for after in (3, 20, 40, 41, 42):
+        count = 0
+
+        def once(course: Course, row: int, answer: Any, after: int = after) -> None:
+            nonlocal count
+            count += 1
+            if count == after:
+                raise KeyboardInterrupt
+            take(course, row, answer)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Course, "take", once)
+            assert run(model).exit_code == 130
+        answers = results(folder)
+        assert len(answers) == after - 1
+        assert all(told(answers[name]) == expected[name] for name in answers.keys() & expected)
+        (folder / "out.jsonl").unlink()
+
+
+def test_what_fits_the_model_but_not_the_memory_is_refused(model: Path, folder: Path) -> None:
+    size = 2 * 2 * 2 * 16 * 2  # bytes of K and V of a token: layers, heads of 16, bfloat16
+    (folder / "small.toml").write_text(f"[settings]\nkv_bytes = {16 * 9 * size}\n")
+    done = run(model, "--config", "small.toml", "--json")
+    assert done.exit_code == 0, done.output
+    answers = results(folder)
+    assert 0 < json.loads(done.stdout)["refused"] < REQUESTS
+    for i in range(REQUESTS):
+        response = answers[f"request-{i}"]
+        if response["status_code"] == 400:
+            assert "KV memory has room for 144" in response["body"]["error"]["message"]
+        elif told(response)[1] == "length":
+            assert told(response)[3] == body(i)["max_tokens"]
+    assert run(model, "--resume").exit_code == 0
+    assert all(response["status_code"] == 200 for response in results(folder).values())
+
+
+@pytest.mark.parametrize("log", ["out.jsonl", "batch.jsonl", "./out.jsonl"])
+def test_files_are_not_written_over_each_other(model: Path, folder: Path, log: str) -> None:
+    kept = (folder / "batch.jsonl").read_bytes()
+    assert "are to be different files" in complaint(model, "--log", log)
+    assert (folder / "batch.jsonl").read_bytes() == kept
+
+
+def test_odd_ids_and_stops_are_served(model: Path, folder: Path) -> None:
+    odd = line_of(1, stop=["\ud800"]) | {"custom_id": "a\u0000"}
+    write_lines(folder / "batch.jsonl", [odd])
+    assert run(model).exit_code == 0
+    assert run(model, "--resume").exit_code == 0
+    assert results(folder).keys() == {"a\u0000"}
+
+
+def test_a_note_is_said_once(model: Path, folder: Path) -> None:
+    directory = folder / "plain"
+    directory.mkdir()
+    for part in model.iterdir():
+        (directory / part.name).write_bytes(part.read_bytes())
+    (directory / "tokenizer_config.json").write_text("{}")
+    done = run(directory, "--json")
+    assert done.exit_code == 0, done.output
+    notes = json.loads(done.stdout)["notes"]
+    assert sum("chat template" in note for note in notes) == 1
+
+
 def test_a_run_that_is_done_has_nothing_left_to_do(model: Path, folder: Path) -> None:
     assert run(model).exit_code == 0
     kept = (folder / "out.jsonl").read_bytes()
     done = run(model, "--resume")
     assert done.exit_code == 0, done.output
-    assert f"{REQUESTS} of {REQUESTS} requests were answered, {REQUESTS} were before" in done.stdout
+    assert f"answers to {REQUESTS} of {REQUESTS} requests, {REQUESTS} of them before" in done.stdout
     assert (folder / "out.jsonl").read_bytes() == kept
 
 
@@ -245,7 +331,7 @@ def test_a_prompt_without_room_for_an_answer_gets_an_error_line(model: Path, fol
     assert done.exit_code == 0, done.output
     response = results(folder)["request-200"]
     assert response["status_code"] == 400
-    assert "tokens, with its answer 512 fit" in response["body"]["error"]["message"]
+    assert "tokens and the model's context is 512" in response["body"]["error"]["message"]
     result = json.loads(done.stdout)
     assert (result["answered"], result["refused"]) == (2, 1)
 
@@ -365,3 +451,17 @@ def test_vllm_answers_on_one_engine_in_the_planned_order(
         assert prompt in {len(ids) for ids, _ in engine.given}
     seeds = sorted(params["seed"] for _, params in engine.given)
     assert seeds == list(range(REQUESTS))
+    assert engine.arguments["skip_tokenizer_init"] is True
+
+
+def test_vllm_has_its_tokenizer_for_stop_texts_and_no_seeds_but_those_given(
+    model: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vllm = vllm_stand_in.install(monkeypatch)
+    monkeypatch.setattr(loading, "find_device", lambda gpu: torch.device("cpu"))
+    lines = [line_of(1, seed=None), line_of(2, stop=["never"])]
+    write_lines(folder / "batch.jsonl", lines)
+    assert run(model, "--gpu", "--engine", "vllm").exit_code == 0
+    (engine,) = vllm.made
+    assert engine.arguments["skip_tokenizer_init"] is False
+    assert {params["seed"] for _, params in engine.given} == {None, 2}

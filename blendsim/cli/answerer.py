@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from blendsim.request import Workload
     from blendsim.settings import Settings
 
-Answered = Callable[["Answer"], None]
-Answers = Callable[["Job", "Wanted", Answered, "Recorder"], None]
+Told = Callable[["Answer"], None]
+AnswerJob = Callable[["Job", "Wanted", Told, "Recorder"], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,10 +39,9 @@ class Answerer:
     text: Callable[[Sequence[int]], str]
 
     @property
-    def longest(self) -> int:
-        """Tokens of prompt and answer at most, as far as planning knows the memory."""
-        context: int = self.choice.config.context
-        return min(context, self.settings.system.longest_request)
+    def context(self) -> int:
+        """Tokens of prompt and answer that the model takes at most."""
+        return int(self.choice.config.context)
 
     @property
     def is_planned_for_it(self) -> bool:
@@ -51,7 +50,7 @@ class Answerer:
 
     def require_own_ids(self, workload: "Workload") -> None:
         """InputError unless prompts are wholly ids of the model's vocabulary."""
-        from blendrt.generate.answering import require_own_ids
+        from blendrt.generate.answer import require_own_ids
 
         require_own_ids(workload, self.choice.config.vocab)
 
@@ -69,8 +68,8 @@ class Answerer:
 class Loaded:
     """A model that can be asked."""
 
-    settings: "Settings"  # with the KV memory there is
-    answer: Answers
+    settings: "Settings"  # on our runtime with the KV memory there is
+    answer: AnswerJob
 
 
 def find_answerer(settings: "Settings", gpu: bool, engine: Engine) -> Answerer:
@@ -111,20 +110,24 @@ def _is_of(gpu: str, device: str) -> bool:
 
 def _on_blendrt(found: Answerer) -> Loaded:
     from blendrt import loading
-    from blendrt.generate.answering import answer
+    from blendrt.generate.answer import answer
+    from blendrt.generate.sampler import scratch_bytes
+    from blendsim.serving.flavour import find_flavour
 
     decoder = loading.load_decoder(found.choice, found.settings.seed, found.device)
     runtime = loading.Runtime(decoder, loading.SEQUENTIAL, found.settings.seed)
-    room = loading.kv_bytes_that_fit(runtime, found.settings.system)
+    samples = find_flavour(found.settings.engine).max_running
+    spared = scratch_bytes(decoder.config.vocab, samples, decoder.dtype.itemsize)
+    room = loading.kv_bytes_that_fit(runtime, found.settings.system, spared)
     kv_bytes = min(room, found.settings.system.kv_capacity_bytes)
 
-    def answer_job(job: "Job", wanted: "Wanted", told: Answered, recorder: "Recorder") -> None:
+    def answer_job(job: "Job", wanted: "Wanted", told: Told, recorder: "Recorder") -> None:
         answer(job, runtime, wanted, found.text, told, recorder)
 
     return Loaded(replace(found.settings, kv_bytes=kv_bytes), answer_job)
 
 
-def _in_vllm(found: Answerer, stack: ExitStack, longest: int, has_stops: bool) -> Answers:
+def _in_vllm(found: Answerer, stack: ExitStack, longest: int, has_stops: bool) -> AnswerJob:
     """vLLM starts with the first job, as it is made for a plan's rules, and stays for the next."""
     from blendrt.vllm.feed import open_engine
     from blendrt.vllm.generate import VllmAnswers
@@ -133,7 +136,7 @@ def _in_vllm(found: Answerer, stack: ExitStack, longest: int, has_stops: bool) -
     seed = found.settings.seed
     start = partial(open_engine, seed=seed, longest=longest, has_tokenizer=has_stops)
 
-    def answer_job(job: "Job", wanted: "Wanted", told: Answered, recorder: "Recorder") -> None:
+    def answer_job(job: "Job", wanted: "Wanted", told: Told, recorder: "Recorder") -> None:
         if not started:
             engine = stack.enter_context(start(job, found.choice))
             started.append(VllmAnswers(engine, found.choice.config.vocab, found.text))

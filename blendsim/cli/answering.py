@@ -2,20 +2,25 @@
 is known by then.
 """
 
-from contextlib import ExitStack
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+import typer
+from numpy.typing import NDArray
 
-from blendsim.cli.answerer import Answerer, Loaded, find_answerer
+from blendsim.cli.answerer import Answerer, Loaded
 from blendsim.cli.course import Course
-from blendsim.cli.machine import Engine, Say
+from blendsim.cli.machine import Say
 from blendsim.errors import InputError
 
 if TYPE_CHECKING:
     from blendrt.generate.wanted import Wanted
+    from blendsim.plan import Plan
     from blendsim.request import Ints, Workload
     from blendsim.search import Problem
     from blendsim.settings import Settings
@@ -25,73 +30,153 @@ if TYPE_CHECKING:
 FIRST = "dfs"  # order of those answered first: nothing is known of their lengths
 
 
-class Stage(NamedTuple):
-    """What a stage of the run came to."""
+class Files(NamedTuple):
+    """What is read and written."""
 
-    rows: "Ints"
-    log: "StepLog"
-    policy: str
-    predicted_seconds: float | None
+    batch: Path
+    output: Path
+    log: Path | None
+    resume: bool
+
+    def check(self) -> None:
+        """InputError unless they can be, and are different files."""
+        from blendsim.files import require_place
+
+        written = [path for path in (self.output, self.log) if path is not None]
+        for path in written:
+            require_place(path)
+        real = [path.resolve() for path in (self.batch, *written)]
+        if len(set(real)) < len(real):
+            raise InputError("the batch, -o and --log are to be different files; rename one")
+
+
+class Planned(NamedTuple):
+    """A stage's plan, and what was foreseen of it."""
+
+    plan: "Plan"
+    predicted_seconds: float | None  # None: it was not chosen among several
     notes: list[str]
 
 
-def answer_batch(
-    batch: Path,
-    output: Path,
-    settings: "Settings",
-    gpu: bool,
-    engine: Engine,
-    resume: bool,
-    log: Path | None,
-    say: Say,
-) -> dict[str, Any]:
-    """Answer what `output` has no answer to; the keys of --json."""
+class Stage(NamedTuple):
+    """What a stage of the run came to."""
+
+    planned: Planned
+    log: "StepLog"
+
+
+class Stages:
+    """A batch, how it is to be answered, and the model that answers."""
+
+    def __init__(
+        self, course: Course, wanted: "Wanted", workload: "Workload", loaded: Loaded, say: Say
+    ) -> None:
+        self._course = course
+        self._wanted = wanted
+        self._workload = workload  # with the most tokens of each answer as its limit
+        self._loaded = loaded
+        self._say = say
+
+    def run(self, is_first: NDArray[np.bool_]) -> list[Stage]:
+        """Answer those of `is_first`, (n,), that have no answer, then all others."""
+        course, stages = self._course, []
+        for is_last in (False, True):
+            rows = np.flatnonzero(course.left if is_last else course.left & is_first)
+            if len(rows):
+                problem = self._problem(rows, is_first)
+                stages.append(self._answer(problem, rows, self._plan(problem, is_last)))
+        return stages
+
+    def _problem(self, rows: "Ints", is_first: NDArray[np.bool_]) -> "Problem":
+        """The requests `rows`, expected to answer as those of the sample did so far."""
+        from blendsim.search import prepare_rest
+
+        course = self._course
+        seen = course.answered & is_first
+        settings = self._loaded.settings
+        return prepare_rest(self._workload, settings, rows, seen, course.lengths, self._say)
+
+    def _plan(self, problem: "Problem", is_last: bool) -> Planned:
+        """Those answered first go in prefix order; for the others a policy is chosen."""
+        from blendsim.search import choose_for, plan_policy
+
+        if not is_last:
+            return Planned(plan_policy(problem, FIRST), None, [])
+        choice = choose_for(problem, self._say)
+        return Planned(choice.plan, choice.chosen.predicted_seconds, choice.notes)
+
+    def _answer(self, problem: "Problem", rows: "Ints", planned: Planned) -> Stage:
+        from blendrt.recorder import Recorder
+        from blendrt.replay.job import Job
+        from blendsim.serving.flavour import find_flavour
+
+        settings, recorder = self._loaded.settings, Recorder()
+        flavour = find_flavour(
+            settings.engine,
+            settings.token_budget,
+            settings.eviction,
+            output_reserved=settings.output_reserved,
+        )
+        job = Job(
+            plan=planned.plan,
+            workload=problem.workload,
+            output_len=problem.lengths.expected,
+            prompts=problem.prompts,
+            system=settings.system,
+            flavour=flavour,
+        )
+        self._say(f"answering {len(rows):,} requests")
+        self._loaded.answer(
+            job,
+            self._wanted.select(rows),
+            lambda each: self._course.take(int(rows[each.row]), each),
+            recorder,
+        )
+        return Stage(planned, recorder.log({"policy": planned.plan.policy}))
+
+
+def answer_batch(files: Files, found: Answerer, say: Say) -> dict[str, Any]:
+    """Answer what has no answer in the results file; the keys of --json."""
     from blendsim.search import first_stage
     from blendsim.traces.asked import read_batch
     from blendsim.traces.results_file import ResultsFile
 
-    share = _share(settings)
-    found = find_answerer(settings, gpu, engine)
+    began = time.perf_counter()
+    settings, share = found.settings, _share(found.settings)
     say("reading requests")
-    file = read_batch(batch, Path(settings.model))
+    file = read_batch(files.batch, Path(settings.model))
     found.require_own_ids(file.workload)
-    ids = file.workload.ids.tolist()
+    ids = [asked.custom_id for asked in file.asked]
+    stages: list[Stage] = []
     with ExitStack() as stack:
-        results = stack.enter_context(ResultsFile.open(output, ids, resume=resume))
-        course = Course(file, results, say)
-        stages: list[Stage] = []
+        opened = ResultsFile.open(files.output, ids, resume=files.resume)
+        course = Course(file, stack.enter_context(opened), say)
+        stack.enter_context(_told_if_broken(course, files.output))
         if course.left.any():
-            has_stops = any(each.stop for each in file.asked)
-            loaded = found.load(stack, _longest(file.workload, found.longest), has_stops, say)
-            longest = min(found.longest, loaded.settings.system.longest_request)
-            course.refuse(longest)
-            workload, wanted = _wanted(file, longest, found)
+            has_stops = any(asked.stop for asked in file.asked)
+            most = min(found.context, settings.system.longest_request)
+            loaded = found.load(stack, _longest(file.workload, most), has_stops, say)
+            memory = loaded.settings.system.kv_blocks * loaded.settings.system.block_tokens
+            course.refuse(found.context, memory)
+            workload, wanted = _wanted(file, min(found.context, memory), found)
             is_first = first_stage(workload, share, settings.seed) & ~course.refused
-            stages = _run(course, workload, wanted, loaded, is_first, say)
-    if log is not None and stages:
-        _write_log(stages[-1], log, batch, found)
-    return _result(course, output, found, stages)
+            stages = Stages(course, wanted, workload, loaded, say).run(is_first)
+    if files.log is not None and stages:
+        _write_log(stages[-1], files, found)
+    wall = time.perf_counter() - began
+    return _result(course, files, found, stages) | {"wall_seconds": wall}
 
 
-def _run(
-    course: Course,
-    workload: "Workload",
-    wanted: "Wanted",
-    loaded: Loaded,
-    is_first: Any,
-    say: Say,
-) -> list[Stage]:
-    """Answer those of `is_first`, (n,), that have no answer, then all others."""
-    from blendsim.search import prepare_rest
-
-    stages = []
-    for is_last in (False, True):
-        rows = np.flatnonzero(course.left if is_last else course.left & is_first)
-        if len(rows):
-            seen = course.answered & is_first
-            problem = prepare_rest(workload, loaded.settings, rows, seen, course.lengths, say)
-            stages.append(_answer(course, problem, rows, wanted, loaded, is_last, say))
-    return stages
+@contextmanager
+def _told_if_broken(course: Course, output: Path) -> Iterator[None]:
+    """Say what is kept when a run breaks off."""
+    try:
+        yield
+    except BaseException:
+        done, n = int(course.answered.sum()), len(course.lengths)
+        if done:
+            typer.echo(f"{output} has {done:,} of {n:,} answers; --resume goes on", err=True)
+        raise
 
 
 def _share(settings: "Settings") -> float:
@@ -120,15 +205,14 @@ def _wanted(file: "BatchFile", longest: int, found: Answerer) -> tuple["Workload
     room = np.maximum(1, longest - workload.prompt_len)
     limit = workload.output_limit
     most = np.where(limit > 0, np.minimum(limit, room), room)
-    drawn = np.random.default_rng(found.settings.seed).integers(0, 2**62, len(asked))
-    given = [each.seed for each in asked]
+    seeds = np.random.default_rng(found.settings.seed).integers(0, 2**62, len(asked))
+    is_seeded = np.array([each.seed is not None for each in asked], np.bool_)
+    seeds[is_seeded] = [each.seed for each in asked if each.seed is not None]
     wanted = Wanted(
         temperature=np.array([each.temperature for each in asked], np.float64),
         top_p=np.array([each.top_p for each in asked], np.float64),
-        seed=np.array(
-            [int(d) if g is None else g for g, d in zip(given, drawn, strict=True)], np.int64
-        ),
-        is_seeded=np.array([g is not None for g in given], np.bool_),
+        seed=seeds,
+        is_seeded=is_seeded,
         most=most,
         stop=tuple(each.stop for each in asked),
         ends=found.ends,
@@ -136,94 +220,51 @@ def _wanted(file: "BatchFile", longest: int, found: Answerer) -> tuple["Workload
     return replace(workload, output_limit=most), wanted
 
 
-def _answer(
-    course: Course,
-    problem: "Problem",
-    rows: "Ints",
-    wanted: "Wanted",
-    loaded: Loaded,
-    is_last: bool,
-    say: Say,
-) -> Stage:
-    """Plan one stage and answer it. Those answered first go in prefix order, without a choice."""
-    from blendrt.recorder import Recorder
-    from blendrt.replay.job import Job
-    from blendsim.search import choose_for, plan_policy
-    from blendsim.serving.flavour import find_flavour
-
-    settings = loaded.settings
-    if is_last:
-        choice = choose_for(problem, say)
-        plan, policy = choice.plan, choice.chosen.policy
-        predicted: float | None = choice.chosen.predicted_seconds
-        notes = choice.notes
-    else:
-        plan, policy, predicted, notes = plan_policy(problem, FIRST), FIRST, None, []
-    flavour = find_flavour(
-        settings.engine,
-        settings.token_budget,
-        settings.eviction,
-        output_reserved=settings.output_reserved,
-    )
-    job = Job(
-        plan,
-        problem.workload,
-        problem.lengths.expected,
-        problem.prompts,
-        settings.system,
-        flavour,
-    )
-    recorder = Recorder()
-    say(f"answering {len(rows):,} requests")
-    loaded.answer(
-        job,
-        wanted.select(rows),
-        lambda each: course.take(int(rows[each.row]), each),
-        recorder,
-    )
-    return Stage(rows, recorder.log({"policy": policy}), policy, predicted, notes)
-
-
-def _write_log(stage: Stage, path: Path, batch: Path, found: Answerer) -> None:
-    """The steps of the last stage, the one that was planned."""
+def _write_log(stage: Stage, files: Files, found: Answerer) -> None:
+    """The steps of the last stage."""
     from blendsim.steplog import write_steplog
 
-    meta = {"settings": asdict(found.settings), "batch": str(batch), "machine": found.machine}
-    write_steplog(replace(stage.log, meta={**stage.log.meta, **meta}), path)
+    assert files.log is not None, "somebody asked for it"
+    meta = {"settings": asdict(found.settings), "batch": str(files.batch), "machine": found.machine}
+    write_steplog(replace(stage.log, meta={**stage.log.meta, **meta}), files.log)
 
 
-def _result(course: Course, output: Path, found: Answerer, stages: list[Stage]) -> dict[str, Any]:
+def _result(course: Course, files: Files, found: Answerer, stages: list[Stage]) -> dict[str, Any]:
     """The keys of --json: of this run's work, not of what was answered before."""
     from blendsim.report.metrics import run_seconds
 
-    now = course.answered & ~course.before
-    prompts = int(course.file.workload.prompt_len[now].sum())
-    outputs = int(course.lengths[now].sum())
-    took = [run_seconds(stage.log) for stage in stages]
-    planned = next((s for s in stages if s.predicted_seconds is not None), None)
-    seconds = sum(took)
+    now = course.answered & ~course.answered_before
+    workload = course.file.workload
+    prompts, outputs = int(workload.prompt_len[now].sum()), int(course.lengths[now].sum())
+    first = [stage for stage in stages if stage.planned.predicted_seconds is None]
+    rest = [stage for stage in stages if stage.planned.predicted_seconds is not None]
+    planned = rest[0].planned if rest else None
+    seconds = sum(run_seconds(stage.log) for stage in stages)
+    total = {
+        name: sum(int(stage.log.count(name).sum()) for stage in stages)
+        for name in ("hit_tokens", "preempted_tokens")
+    }
     return {
         "requests": len(now),
         "answered": int(course.answered.sum()),
-        "answered_before": int(course.before.sum()),
+        "answered_before": int(course.answered_before.sum()),
         "refused": int(course.refused.sum()),
-        "results": output,
+        "results": files.output,
         "input_tokens": prompts,
         "output_tokens": outputs,
         "seconds": seconds,
         "tokens_per_second": (prompts + outputs) / seconds if seconds else None,
         "steps": sum(len(stage.log) for stage in stages),
-        "hit_tokens": sum(int(stage.log.count("hit_tokens").sum()) for stage in stages),
-        "preempted_tokens": sum(int(s.log.count("preempted_tokens").sum()) for s in stages),
-        "policy": planned.policy if planned else None,
+        **total,
+        "policy": planned.plan.policy if planned else None,
         "predicted_seconds": planned.predicted_seconds if planned else None,
         "planned_for": found.settings.gpu,
         "is_planned_for_it": found.is_planned_for_it,
-        "first": sum(len(stage.rows) for stage in stages if stage is not planned),
-        "first_seconds": sum(t for t, s in zip(took, stages, strict=True) if s is not planned),
-        "rest_seconds": sum(t for t, s in zip(took, stages, strict=True) if s is planned),
+        "first": sum(len(stage.planned.plan) for stage in first),
+        "first_seconds": sum(run_seconds(stage.log) for stage in first),
+        "rest_seconds": sum(run_seconds(stage.log) for stage in rest),
         "model": found.settings.model,
         "runtime": found.engine.value,
         "machine": found.machine,
-        "notes": [*course.file.workload.notes, *(planned.notes if planned else [])],
+        "notes": planned.notes if planned else list(workload.notes),
     }

@@ -19,44 +19,53 @@ if TYPE_CHECKING:
 
 
 class Course:
-    """A batch on its way: what is answered, and how long the answers are."""
+    """A batch and its results. Masks (n,) say something of every request of the batch."""
 
     def __init__(self, file: "BatchFile", results: "ResultsFile", say: Say) -> None:
         self.file = file
-        self.results = results
+        self._results = results
         self._say = say
-        n = len(file.workload)
+        n = len(file.asked)
         self.lengths: Ints = np.zeros(n, np.int64)  # output tokens of those answered
         self.refused = np.zeros(n, np.bool_)
-        rows = {str(name): row for row, name in enumerate(file.workload.ids)}
-        for name, tokens in results.done.items():
-            self.lengths[rows[name]] = max(1, tokens)
-        self.before = self.answered.copy()
-        self._done = int(self.before.sum())
+        for row, asked in enumerate(file.asked):
+            if asked.custom_id in results.done:
+                self.lengths[row] = max(1, results.done[asked.custom_id])
+        self.answered_before = self.answered.copy()
+        self._done = int(self.answered.sum())
 
     @property
     def answered(self) -> NDArray[np.bool_]:
-        """(n,) which requests have an answer in the file."""
+        """Whether it has an answer in the file."""
         return self.lengths > 0
 
     @property
     def left(self) -> NDArray[np.bool_]:
-        """(n,) which still want one."""
+        """Whether it still wants one."""
         return ~self.answered & ~self.refused
 
-    def refuse(self, longest: int) -> None:
-        """Write an error for every request whose prompt leaves no room for an answer."""
-        prompt_len = self.file.workload.prompt_len
-        for row in np.flatnonzero(self.left & (prompt_len >= longest)).tolist():
+    def refuse(self, context: int, memory: int) -> None:
+        """Write an error for every request that, with the answer it asks for, has more tokens than
+        the model's `context` or the KV memory takes.
+        """
+        workload = self.file.workload
+        least = np.maximum(1, np.minimum(workload.output_limit, context - workload.prompt_len))
+        for row in np.flatnonzero(self.left & (workload.prompt_len + least > min(context, memory))):
+            prompt, answer = int(workload.prompt_len[row]), int(least[row])
+            what = f"the prompt has {prompt} tokens and the model's context is {context}"
+            if prompt + 1 <= context:
+                what = (
+                    f"the prompt has {prompt} tokens, its answer may have {answer}, and KV memory "
+                    f"has room for {memory}; ask for less, or go on with --resume and more memory"
+                )
             self.refused[row] = True
-            message = f"the prompt has {prompt_len[row]} tokens, with its answer {longest} fit"
-            self.results.write(error_line(self.file.asked[row].custom_id, message))
+            self._results.write(error_line(self.file.asked[row].custom_id, what))
 
     def take(self, row: int, answer: "Answer") -> None:
         """Keep the answer to request `row`."""
         prompt, tokens = int(self.file.workload.prompt_len[row]), len(answer.tokens)
         reply = Reply(answer.text, answer.finish == "length", prompt, tokens)
-        self.results.write(answer_line(self.file.asked[row], reply, int(time.time())))
+        self._results.write(answer_line(self.file.asked[row], reply, int(time.time())))
         self.lengths[row] = tokens
         self._done += 1
         n = len(self.lengths)

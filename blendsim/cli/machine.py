@@ -1,6 +1,6 @@
 """From what the user wants a plan replayed on to a run that is ready to start.
 
-torch and what stands on it are loaded here and nowhere else in the command line.
+torch and what stands on it are loaded here and in answerer.py, nowhere else in the command line.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from blendsim.steplog import StepLog
 
 Say = Callable[[str], None]
-_LIBRARIES = {"torch": "runtime", "safetensors": "runtime"}  # and the extra that brings them
+#: And the extra that brings them.
+_LIBRARIES = dict.fromkeys(("torch", "safetensors", "tokenizers", "jinja2"), "runtime")
 
 
 class Engine(StrEnum):

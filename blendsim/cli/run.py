@@ -44,12 +44,11 @@ def run(
     lengths plan.
     """
     with Progress(is_whole_run=True) as say:
-        from blendsim.cli.answering import answer_batch
-        from blendsim.files import require_place
+        from blendsim.cli.answerer import find_answerer
+        from blendsim.cli.answering import Files, answer_batch
 
-        for place in (output, log):
-            if place is not None:
-                require_place(place)
+        files = Files(batch, output, log, resume)
+        files.check()
         asked = {
             "trace": [str(batch)],
             "model": model,
@@ -59,8 +58,8 @@ def run(
             "seed": seed,
             "config": config,
         }
-        settings = o.resolve(asked).settings
-        result = answer_batch(batch, output, settings, gpu, engine, resume, log, say)
+        found = find_answerer(o.resolve(asked).settings, gpu, engine)
+        result = answer_batch(files, found, say)
     if json:
         print_json(result)
         return
@@ -71,10 +70,10 @@ def run(
 
 def _sentences(result: dict[str, Any]) -> list[str]:
     """The result for a reader."""
-    before = f", {result['answered_before']:,} were before" if result["answered_before"] else ""
+    before = f", {result['answered_before']:,} of them before" if result["answered_before"] else ""
     lines = [
-        f"{result['answered']:,} of {result['requests']:,} requests were answered{before}; "
-        f"{result['results']} has them",
+        f"{result['results']} has answers to {result['answered']:,} of {result['requests']:,} "
+        f"requests{before}"
     ]
     if result["refused"]:
         lines.append(f"{result['refused']:,} cannot be answered; their lines say why")
@@ -82,14 +81,15 @@ def _sentences(result: dict[str, Any]) -> list[str]:
         lines.append(
             f"{result['input_tokens']:,} prompt and {result['output_tokens']:,} output tokens in "
             f"{result['steps']:,} steps and {result['seconds']:.4g} s "
-            f"({result['tokens_per_second']:,.0f} tokens/s) on "
-            f"{result['machine']['device']}, {result['runtime']}"
+            f"({result['tokens_per_second']:,.0f} tokens/s) on {result['machine']['device']}, "
+            f"{result['runtime']}; with loading and planning {result['wall_seconds']:.4g} s"
         )
+    if result["first"]:
+        lines.append(f"{result['first']:,} were answered first, in {result['first_seconds']:.4g} s")
     if result["policy"]:
         predicted = f", predicted to take {result['predicted_seconds']:.4g} s"
         lines.append(
-            f"{result['first']:,} were answered first, in {result['first_seconds']:.4g} s; the "
-            f"rest was planned as {result['policy']}{predicted * result['is_planned_for_it']}, and "
-            f"took {result['rest_seconds']:.4g} s"
+            f"The rest was planned as {result['policy']}"
+            f"{predicted * result['is_planned_for_it']}, and took {result['rest_seconds']:.4g} s"
         )
     return [*lines, *(f"Note: {note}" for note in result["notes"])]

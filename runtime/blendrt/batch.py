@@ -30,7 +30,7 @@ class StepInputs:
     ids: Tensor  # (tokens,) int64, device
     layout: AttentionLayout
     sample_rows: Tensor  # (samples,) int64, device: tokens whose logits give an output token
-    sample_places: Tensor  # (samples,) int64, device: where OutputTokens keeps it
+    sample_places: Tensor  # (samples,) int64, device: where Outputs keeps it
     sample_requests: Ints  # (samples,) whose it is, by the core's numbers
     counts: Batch
 
@@ -120,7 +120,7 @@ class BatchBuilder(Generic[Kept]):
         return upload(torch.from_numpy(values), self._device)
 
     def _sources(self, step: PagedStep) -> Ints:
-        """What `OutputTokens.fetch` reads, of every token of the step."""
+        """What `Outputs.fetch` reads, of every token of the step."""
         n = step.chunks
         parts: list[Ints] = []
         columns = (step.requests[:n], step.computed[:n], step.tokens[:n])

@@ -153,16 +153,15 @@ def make_pool(runtime: Runtime, pages: int, system: System) -> KvPool:
     return KvPool(decoder.config, pages, system.block_tokens, decoder.device, decoder.dtype)
 
 
-def kv_bytes_that_fit(runtime: Runtime, system: System) -> int:
-    """KV memory, as `system` counts it, that a pool on the runtime's device may have: of a CPU's
-    memory, in which a token may take more, a quarter.
+def kv_bytes_that_fit(runtime: Runtime, system: System, spared: int) -> int:
+    """KV memory, as `system` counts it, that a pool on the runtime's device may have if `spared`
+    bytes are to be left: of a CPU's memory, in which a token may take more, a quarter.
     """
     decoder = runtime.decoder
     size = page_bytes(decoder.config, system.block_tokens, decoder.dtype)
     share = 1 if decoder.device.type == "cuda" else _CPU_SHARE
-    return (
-        _pool_room(runtime, size) // share // size * system.block_tokens * system.kv_bytes_per_token
-    )
+    room = max(0, _pool_room(runtime, size) - spared) // share
+    return room // size * system.block_tokens * system.kv_bytes_per_token
 
 
 def _pool_room(runtime: Runtime, page: int) -> int:

@@ -74,10 +74,21 @@ class Ending:
             return None
         # A stop text that was not there before ends in the last token. The whole text is looked at
         # only if the end has one, for an answer's cost would grow with its square.
-        longest = max(len(stop.encode()) for stop in stops)
-        end = self._text(tokens[-(longest + _TOKENS_A_CHARACTER) :])
+        end = self._end(tokens, max(len(stop) for stop in stops))
         if not any(stop in end for stop in stops):
             return None
         text = self._text(tokens)
         found = [at for at in map(text.find, stops) if at >= 0]
         return text[: min(found)] if found else None
+
+    def _end(self, tokens: list[int], characters: int) -> str:
+        """The end of the text, so many characters and the last token, or all of it. Tokens may be
+        parts of characters, or special ones, which say nothing.
+        """
+        number = characters * _TOKENS_A_CHARACTER
+        wanted = characters + len(self._text(tokens[-1:]))
+        while True:
+            end = self._text(tokens[-number:])
+            if len(end) > wanted or number >= len(tokens):
+                return end
+            number *= 2

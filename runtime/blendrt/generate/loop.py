@@ -60,7 +60,8 @@ class GenerationLoop:
     def run(self, recorder: Recorder, answered: Callable[[Answer], None]) -> None:
         """Run until all requests are answered; each answer is told when it is over.
 
-        If a step fails, the recorder holds all steps known to have been executed.
+        If a step fails, or `answered` does, what was told stays true: no token is looked at after
+        one that was not.
         """
         issued: deque[_Issued] = deque()
 
@@ -68,17 +69,13 @@ class GenerationLoop:
             for time in self._machine.clock.ended(pending):
                 step = issued.popleft()
                 last = issued[-1] if issued else step
-                try:
-                    last.counts["finished"] += self._take(step, answered)
-                finally:
-                    recorder.add(0, step.counts, time)
+                last.counts["finished"] += self._take(step, answered)
+                recorder.add(0, step.counts, time)
 
-        try:
-            while not self.core.is_done:
-                issued.append(self._issue())
-                take(UNFINISHED)
-        finally:
-            take(0)
+        while not self.core.is_done:
+            issued.append(self._issue())
+            take(UNFINISHED)
+        take(0)
         self.core.check()
 
     def _issue(self) -> _Issued:

@@ -14,7 +14,8 @@ from blendrt.tokens import mix
 from blendsim.perf.grids import Floats
 from blendsim.request import Ints
 
-_ROWS = 256  # sampled at a time: a row of 128,000 tokens takes 2.5 MB on the way
+_ROWS = 256  # sampled at a time
+_BYTES = 56  # of a token's probability on the way, where tokens are sorted
 _BITS = 53  # of a random number: those of a float
 
 
@@ -22,6 +23,11 @@ def uniforms(seed: Ints, place: Ints) -> Floats:
     """(n,) numbers in [0, 1), one for each seed and place of a token in its answer."""
     mixed = mix(mix(seed) ^ place.view(np.uint64))
     return np.asarray((mixed >> np.uint64(64 - _BITS)) * 2.0**-_BITS, np.float64)
+
+
+def scratch_bytes(vocab: int, samples: int, itemsize: int) -> int:
+    """Memory for the logits of a step's `samples` and for drawing from some of them."""
+    return vocab * (samples * itemsize + min(samples, _ROWS) * _BYTES)
 
 
 class Sampler:
@@ -35,7 +41,7 @@ class Sampler:
     def pick(self, logits: Tensor, rows: Ints, places: Ints) -> Tensor:
         """(n,) int64: token `places[i]` of the answer to `rows[i]`, by logits (n, vocab)."""
         tokens = logits.argmax(-1)
-        is_drawn = ~self._wanted.is_greedy[rows]
+        is_drawn = self._wanted.temperature[rows] > 0.0
         is_cut = self._wanted.top_p[rows] < 1.0
         for among, draw in ((is_drawn & ~is_cut, self._of_all), (is_drawn & is_cut, self._of_top)):
             drawn = np.flatnonzero(among)
@@ -76,5 +82,5 @@ class Sampler:
 
 def _place(upto: Tensor, at: Tensor, last: Tensor | int) -> Tensor:
     """(n,) the first place whose sum is above `at`, (n, 1); at most `last`."""
-    place = torch.searchsorted(upto, at, right=True).squeeze(-1)
-    return torch.minimum(place, torch.as_tensor(last, device=place.device))
+    # NOTE: a tensor made of a number would be copied to the GPU, and the host would wait for it.
+    return torch.searchsorted(upto, at, right=True).squeeze(-1).clamp(max=last)

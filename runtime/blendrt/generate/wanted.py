@@ -32,11 +32,6 @@ class Wanted:
     stop: tuple[tuple[str, ...], ...]  # (n,), texts that end an answer and are not part of it
     ends: frozenset[int]  # token ids that end any answer
 
-    @property
-    def is_greedy(self) -> NDArray[np.bool_]:
-        """(n,), whether the likeliest token is always taken."""
-        return self.temperature == 0.0
-
     def select(self, rows: Ints) -> "Wanted":
         """What is wanted of these requests, in that order."""
         return Wanted(
