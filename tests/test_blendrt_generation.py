@@ -1,14 +1,14 @@
 """Answers that end by themselves: those of a run with forced lengths, cut where they end."""
 
-from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from late_clock import LateClock
 from replay_worlds import VOCAB, job_of, planned, pool
 
-from blendrt.clock import StepTime, WallClock
+from blendrt.clock import WallClock
 from blendrt.config import TINY
 from blendrt.generate import answer as answering
 from blendrt.generate.answer import answer, require_own_ids
@@ -58,14 +58,6 @@ def answers_of(job: Job, runtime: Runtime, asked: Wanted) -> tuple[list[Answer],
     recorder = Recorder()
     answer(job, runtime, asked, said, told.append, recorder)
     return told, recorder.log({})
-
-
-class LateClock(WallClock):
-    """Tells of a step when the next one has been issued, as a GPU does that is busy."""
-
-    def ended(self, pending: int) -> Iterator[StepTime]:
-        while len(self._ended) > pending:
-            yield self._ended.popleft()
 
 
 @pytest.fixture(params=[WallClock, LateClock], ids=["at once", "a step late"])

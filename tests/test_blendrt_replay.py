@@ -19,6 +19,7 @@ from blendrt.executor.rule import OverlapRule
 from blendrt.kv_pool import KvPool
 from blendrt.loading import ModelChoice, Runtime, load_decoder, make_executor
 from blendrt.replay import full
+from blendrt.replay import warm_up as warm_up_module
 from blendrt.replay.full import FullReplay
 from blendrt.replay.job import Job
 from blendrt.replay.warm_up import warm_up
@@ -186,7 +187,7 @@ class Breaking:
 def broken(monkeypatch: pytest.MonkeyPatch) -> Callable[[Exception], None]:
     def arrange(error: Exception) -> None:
         monkeypatch.setattr(
-            full,
+            warm_up_module,
             "make_executor",
             lambda runtime, pool: Breaking(make_executor(runtime, pool), 5, error),
         )
@@ -249,7 +250,7 @@ def test_warm_up_changes_no_token(
         warm_up(executor, pool, BUDGET, CPU)
         return executor
 
-    monkeypatch.setattr(full, "make_executor", warmed)
+    monkeypatch.setattr(warm_up_module, "make_executor", warmed)
     assert replayed(job, Runtime(tiny))[1] == expected
 
 

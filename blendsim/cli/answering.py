@@ -108,22 +108,16 @@ class Stages:
     def _answer(self, problem: "Problem", rows: "Ints", planned: Planned) -> Stage:
         from blendrt.recorder import Recorder
         from blendrt.replay.job import Job
-        from blendsim.serving.flavour import find_flavour
+        from blendsim.search.trial import find_engine
 
         settings, recorder = self._loaded.settings, Recorder()
-        flavour = find_flavour(
-            settings.engine,
-            settings.token_budget,
-            settings.eviction,
-            output_reserved=settings.output_reserved,
-        )
         job = Job(
             plan=planned.plan,
             workload=problem.workload,
             output_len=problem.lengths.expected,
             prompts=problem.prompts,
             system=settings.system,
-            flavour=flavour,
+            flavour=find_engine(problem, settings.engine),
         )
         self._say(f"answering {len(rows):,} requests")
         self._loaded.answer(

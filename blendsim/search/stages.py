@@ -1,5 +1,5 @@
 """Planning a pool that is answered for real, in two stages: a sample first, then the rest by what
-it showed. Where a run goes on that broke off, what it had answered counts as seen.
+it showed. Where a run goes on that broke off, its sample's answers count as seen.
 """
 
 from dataclasses import replace

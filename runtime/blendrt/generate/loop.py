@@ -15,6 +15,7 @@ from torch import Tensor
 
 from blendrt.batch import BatchBuilder, StepInputs
 from blendrt.clock import Clock
+from blendrt.engine import UNFINISHED
 from blendrt.executor.sequential import SequentialExecutor
 from blendrt.generate.growing import Ending, GrowingTokens
 from blendrt.generate.sampler import Sampler
@@ -24,9 +25,6 @@ from blendrt.recorder import Recorder
 from blendsim.request import Ints
 from blendsim.serving.core import ServingCore
 from blendsim.serving.state import DONE
-
-#: Steps the device may still have to run when the host starts to prepare the next one.
-UNFINISHED = 1
 
 
 class _Issued(NamedTuple):

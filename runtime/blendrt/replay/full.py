@@ -7,25 +7,19 @@ are the simulator's, row by row, and only the times are found out.
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import torch
-
 from blendrt.batch import BatchBuilder, OutputTokens
 from blendrt.clock import clock_for
 from blendrt.engine import Engine
 from blendrt.loading import (
     Runtime,
-    make_executor,
     make_pool,
     require_attention_room,
-    thread_for_small,
 )
-from blendrt.machine import device_name
 from blendrt.pages import pool_pages
 from blendrt.recorder import Recorder
 from blendrt.replay.job import Job
-from blendrt.replay.warm_up import warm_up
+from blendrt.replay.warm_up import warm_executor
 from blendrt.tokens import PromptTokens
-from blendsim.errors import InputError
 from blendsim.serving.core import ServingCore
 from blendsim.steplog import StepLog
 
@@ -54,24 +48,16 @@ class FullReplay:
         cores = {rank: job.core(rank) for rank in job.ranks}
         pool = make_pool(runtime, max(map(pool_pages, cores.values())), job.system)
         tokens = PromptTokens(job.workload, decoder.config.vocab, runtime.seed)
-        try:
-            with thread_for_small(decoder):
-                executor = make_executor(runtime, pool)
-                if decoder.device.type == "cuda":
-                    warm_up(executor, pool, job.flavour.token_budget, decoder.device)
-                for rank, core in cores.items():
-                    outputs = OutputTokens(core.state.requests.output, decoder.device)
-                    builder = BatchBuilder(core, tokens, outputs, decoder.device)
-                    engine = Engine(core, builder, executor, clock_for(decoder.device))
-                    engine.run(self._recorder, rank, lambda done: told(self._done + done))
-                    self.host_seconds += engine.host_seconds
-                    self._keep(core, outputs)
-        except torch.OutOfMemoryError as error:
-            raise InputError(
-                f"{device_name(decoder.device)} ran out of memory in step {len(self._recorder)}: "
-                f"up to {job.flavour.token_budget} tokens a step beside {pool.pages:,} KV blocks; "
-                "plan again with fewer kv_bytes or a smaller --token-budget"
-            ) from error
+        advice = "plan again with fewer kv_bytes or a smaller --token-budget"
+        budget = job.flavour.token_budget
+        with warm_executor(runtime, pool, budget, lambda: len(self._recorder), advice) as executor:
+            for rank, core in cores.items():
+                outputs = OutputTokens(core.state.requests.output, decoder.device)
+                builder = BatchBuilder(core, tokens, outputs, decoder.device)
+                engine = Engine(core, builder, executor, clock_for(decoder.device))
+                engine.run(self._recorder, rank, lambda done: told(self._done + done))
+                self.host_seconds += engine.host_seconds
+                self._keep(core, outputs)
 
     def _keep(self, core: ServingCore, kept: OutputTokens) -> None:
         """A rank is done; its requests' outputs come off the device."""

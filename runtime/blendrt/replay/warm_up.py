@@ -1,5 +1,8 @@
 """Warm-up: a few steps nobody times, so that loading kernels and libraries is in no step's time."""
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
 import numpy as np
 import torch
 
@@ -7,11 +10,35 @@ from blendrt.attention.layout import Rows, lay_out
 from blendrt.batch import StepInputs
 from blendrt.executor import Executor
 from blendrt.kv_pool import KvPool
+from blendrt.loading import Runtime, make_executor, thread_for_small
+from blendrt.machine import device_name
 from blendsim.batch import Batch
+from blendsim.errors import InputError
 
 _ROUNDS = 2
 _DECODES = 64
 _HALVINGS = 5  # of the tokens a step may have: other sizes are other GEMM kernels
+
+
+@contextmanager
+def warm_executor(
+    runtime: Runtime, pool: KvPool, budget: int, steps: Callable[[], int], advice: str
+) -> Iterator[Executor]:
+    """The runtime's executor for steps of up to `budget` tokens, warm on a GPU. Memory that runs
+    out inside is an InputError, in step `steps()`, that ends in `advice`.
+    """
+    device = runtime.decoder.device
+    try:
+        with thread_for_small(runtime.decoder):
+            executor = make_executor(runtime, pool)
+            if device.type == "cuda":
+                warm_up(executor, pool, budget, device)
+            yield executor
+    except torch.OutOfMemoryError as error:
+        raise InputError(
+            f"{device_name(device)} ran out of memory in step {steps()}: up to {budget} tokens a "
+            f"step beside {pool.pages:,} KV blocks; {advice}"
+        ) from error
 
 
 def warm_up(executor: Executor, pool: KvPool, budget: int, device: torch.device) -> None:
