@@ -125,10 +125,14 @@ class FollowsPlan:
             return super().schedule(*arguments, **named)
         orders = following.lead.step()
         out = self._throw_out(following, orders)
+        longer = self._found_less(following, orders)
         entering = self._entering(following, orders)
         self.waiting.let_in(entering)
         usual = self.max_num_scheduled_tokens
-        budget = orders.tokens if following.agrees else self._lacking(following, orders, entering)
+        if following.agrees:
+            budget = orders.tokens + sum(longer.values())
+        else:
+            budget = self._lacking(following, orders, entering)
         most = self.scheduler_config.max_num_batched_tokens
         self.max_num_scheduled_tokens = min(budget, most)
         try:
@@ -138,7 +142,7 @@ class FollowsPlan:
         # vLLM's worker learns from it who left its batch.
         own = set(output.preempted_req_ids or ()) - out
         output.preempted_req_ids = own | out
-        self._compare(following, orders, output, len(own))
+        self._compare(following, orders, output, longer, len(own))
         return output
 
     def _free_request(self, request: Any, *arguments: Any, **named: Any) -> Any:
@@ -196,6 +200,21 @@ class FollowsPlan:
         ]
         return late + entering
 
+    def _found_less(self, following: _Following, orders: Orders) -> dict[int, int]:
+        """By how much more than decided those are to compute that come back, where vLLM finds less
+        of what they left behind than the core believes: scheduling ahead, it leaves out a block
+        whose last token it has not seen yet. (That it finds more is not said before decodes have
+        taken their blocks.)
+        """
+        longer: dict[int, int] = {}
+        for chunk in orders.entering:
+            request = following.requests.get(chunk.number)
+            if request is not None and request.num_preemptions > 0:
+                found = self.kv_cache_manager.get_computed_blocks(request)[1]
+                if found < chunk.computed:
+                    longer[chunk.number] = chunk.computed - found
+        return longer
+
     def _lacking(self, following: _Following, orders: Orders, entering: list[Any]) -> int:
         """Tokens vLLM has to compute to be where the core believes it to be."""
         tokens = {chunk.number: chunk.tokens for chunk in orders.entering}
@@ -213,31 +232,37 @@ class FollowsPlan:
             lacking += tokens.get(number, request.num_tokens)
         return max(1, lacking)
 
-    def _compare(self, following: _Following, orders: Orders, output: Any, own: int) -> None:
-        """Whether the step is the one that was decided."""
+    def _compare(
+        self,
+        following: _Following,
+        orders: Orders,
+        output: Any,
+        longer: dict[int, int],
+        own: int,
+    ) -> None:
+        """Whether the step is the one that was decided; `own` is how many vLLM threw out."""
         course, scheduled = following.course, output.num_scheduled_tokens
         if not scheduled and orders.tokens == 0:
             return
         course.steps += 1
         course.preempted += own
         requests = following.requests
-        same = (
+        as_asked = (
             own == 0
             and len(scheduled) == orders.decodes - orders.over + len(orders.chunks)
-            and output.total_num_scheduled_tokens == orders.tokens
+            and output.total_num_scheduled_tokens == orders.tokens + sum(longer.values())
             and all(
-                chunk.number in requests
-                and scheduled.get(requests[chunk.number].request_id) == chunk.tokens
-                for chunk in orders.chunks
+                number in requests
+                and scheduled.get(requests[number].request_id) == tokens + longer.get(number, 0)
+                and requests[number].num_computed_tokens == computed + tokens
+                for number, computed, tokens in orders.chunks
             )
         )
-        if same and following.agrees:
-            return
-        if not same:
+        if not as_asked or longer:
             course.differed += 1
-            if not course.first:
-                course.first = _difference(orders, output, own, course.steps)
-        self._look_how_far_apart(following, same)
+            course.first = course.first or _difference(orders, output, own, course.steps)
+        if not (as_asked and following.agrees):
+            self._look_how_far_apart(following, as_asked)
 
     def _look_how_far_apart(self, following: _Following, same: bool) -> None:
         """Agree again if the same requests run, else count; give up when it goes on for long."""
