@@ -169,10 +169,10 @@ def model_output(sampled):
 
 def main():
     """Read jobs, write runs."""
+    out, sys.stdout = sys.stdout, sys.stderr  # vLLM may print
     import vllm
 
     jobs = pickle.loads(Path(sys.argv[1]).read_bytes())
-    out, sys.stdout = sys.stdout, sys.stderr  # vLLM may print
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "config.json").write_text(json.dumps(LLAMA))
         runs = {name: run(job, case, folder) for name, job, case in jobs}

@@ -1,5 +1,6 @@
 """Feeding vLLM: a plan's requests in the order it admits them, each made to answer as long as it is
-said to.
+said to. Of a plan that is taken from both ends vLLM follows every step (following.py), unless that
+is turned off.
 
 vLLM runs in this process, so that its scheduler can be listened to, and sees all requests before
 its first step. It has the plan's token budget, running limit and KV blocks. Written against 0.20.2
@@ -11,6 +12,7 @@ import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -22,18 +24,28 @@ from blendrt.loading import ModelChoice
 from blendrt.recorder import Recorder
 from blendrt.replay.job import Job
 from blendrt.tokens import PromptTokens
+from blendrt.vllm.following import ROW, SCHEDULER, Course, FollowsPlan
+from blendrt.vllm.lead import follows, leading_core
 from blendrt.vllm.watch import NOT_TOLD, SchedulerWatch
 from blendsim.errors import InputError, Unavailable
+from blendsim.request import Ints
 from blendsim.serving.core import ServingCore
 from blendsim.steplog import NOT_COUNTED, StepLog
 
 
 class VllmReplay:
-    """A plan's run on vLLM: its step log while it grows, and what the model answered."""
+    """A plan's run on vLLM: its step log while it grows, and what the model answered.
 
-    def __init__(self, job: Job, seed: int = 0) -> None:
+    With `is_plain` vLLM is only fed in the plan's order, whatever the plan is.
+    """
+
+    def __init__(self, job: Job, seed: int = 0, is_plain: bool = False) -> None:
         self._job = job
         self._seed = seed  # of prompt tokens that are not known
+        #: Whether vLLM is to follow the plan's steps.
+        self.follows = follows(job) and not is_plain
+        #: How far it did, by rank.
+        self.courses: list[Course] = []
         self._recorder = Recorder()
         self._done = 0
         #: Output tokens of each request that is done, by workload row; filled rank by rank.
@@ -45,14 +57,14 @@ class VllmReplay:
         Ranks run one after another on one engine, whose cache is emptied between them. If it fails,
         `log` holds the steps executed so far.
         """
-        with open_engine(self._job, choice, self._seed) as engine:
+        with open_engine(self._job, choice, self._seed, can_follow=self.follows) as engine:
             self.measure_on(engine, choice.config.vocab, told)
 
     def measure_on(
         self, engine: Any, vocab: int, told: Callable[[int], None] = lambda _: None
     ) -> None:
         """The same on an engine that `open_engine` made for a plan of this system and of a token
-        budget no smaller than this one's, else InputError.
+        budget no smaller than this one's, and that can follow if this is to; else InputError.
         """
         vllm, job = library(), self._job
         tokens = PromptTokens(job.workload, vocab, self._seed)
@@ -71,12 +83,16 @@ class VllmReplay:
             for rank in job.ranks:
                 rows = admission_rows(job.core(rank))
                 scheduler.schedule, scheduler.update_from_output = plain
-                SchedulerWatch(scheduler, self._recorder, rank)
-                answers = engine.generate(
-                    [vllm.TokensPrompt(prompt_token_ids=tokens.prompt(k).tolist()) for k in rows],
-                    [_sampling(vllm, int(job.output_len[k])) for k in rows],
-                    use_tqdm=False,
-                )
+                with led(scheduler, job, rank, self.follows, self.courses):
+                    SchedulerWatch(scheduler, self._recorder, rank)
+                    answers = engine.generate(
+                        [
+                            vllm.TokensPrompt(prompt_token_ids=tokens.prompt(k).tolist())
+                            for k in rows
+                        ],
+                        [_sampling(vllm, int(job.output_len[k]), k) for k in rows],
+                        use_tqdm=False,
+                    )
                 for row, answer in zip(rows, answers, strict=True):
                     self.outputs[row] = list(answer.outputs[0].token_ids)
                 engine.reset_prefix_cache()
@@ -89,7 +105,40 @@ class VllmReplay:
     def log(self, meta: Mapping[str, Any]) -> StepLog:
         """The steps so far. `complete` in its meta says whether these are all."""
         complete = self._done == len(self._job.workload)
-        return self._recorder.log({**meta, "complete": complete, NOT_COUNTED: list(NOT_TOLD)})
+        followed = {"followed": [asdict(course) for course in self.courses]} if self.follows else {}
+        told = {"complete": complete, NOT_COUNTED: list(NOT_TOLD)}
+        return self._recorder.log({**meta, **followed, **told})
+
+    @property
+    def notes(self) -> list[str]:
+        """Where vLLM did not follow, in a sentence a rank."""
+        return [note for course in self.courses if (note := course.note()) is not None]
+
+
+@contextmanager
+def led(
+    scheduler: Any,
+    job: Job,
+    rank: int,
+    is_led: bool,
+    courses: list[Course],
+    most: Ints | None = None,
+) -> Iterator[None]:
+    """While it lasts the scheduler follows the rank's plan, if it is led at all; how far it did is
+    added to `courses`. `most` is the longest that answers may get, if not the job's `output_len`.
+    """
+    if not is_led:
+        yield
+        return
+    if not isinstance(scheduler, FollowsPlan):
+        raise InputError(
+            "this engine’s scheduler follows no plan; open the engine with can_follow, or run it plain"
+        )
+    scheduler.follow(leading_core(job, rank, scheduler.blocks_to_give, most))
+    try:
+        yield
+    finally:
+        courses.append(scheduler.unfollow())
 
 
 @contextmanager
@@ -99,10 +148,12 @@ def open_engine(
     seed: int = 0,
     longest: int | None = None,
     has_tokenizer: bool = False,
+    can_follow: bool = True,
 ) -> Iterator[Any]:
     """vLLM's `LLM` for the job's system and flavour, and for requests of at most `longest` tokens:
     the job's own unless others are to run on it, too. It is made with a model's directory, which
-    for dummy weights is a config.json alone. It finds stop texts only if it has the tokenizer.
+    for dummy weights is a config.json alone. It finds stop texts only if it has the tokenizer, and
+    follows plans only if it `can_follow`; as long as it follows none it schedules as ever.
     """
     vllm = library()
     with ExitStack() as stack:
@@ -112,6 +163,7 @@ def open_engine(
             write_config(choice.config, directory)
         longest = longest_request(job) if longest is None else longest
         given = engine_arguments(job, choice, directory, seed, longest)
+        given |= {"scheduler_cls": SCHEDULER} if can_follow else {}
         yield vllm.LLM(**given | {"skip_tokenizer_init": not has_tokenizer})
 
 
@@ -208,10 +260,14 @@ def write_config(config: DecoderConfig, directory: Path) -> None:
     (directory / "config.json").write_text(json.dumps(text))
 
 
-def _sampling(vllm: Any, tokens: int) -> Any:
-    """Greedy, and exactly that many tokens."""
+def _sampling(vllm: Any, tokens: int, row: int | None = None) -> Any:
+    """Greedy, and exactly that many tokens; `row` of a plan, if it is of one."""
     return vllm.SamplingParams(
-        max_tokens=tokens, ignore_eos=True, temperature=0.0, detokenize=False
+        max_tokens=tokens,
+        ignore_eos=True,
+        temperature=0.0,
+        detokenize=False,
+        extra_args=None if row is None else {ROW: row},
     )
 
 

@@ -1,12 +1,13 @@
 """What makes a scheduler of vLLM's follow a plan: before every step the serving core decides, and
 vLLM's own `schedule` is left no other choice.
 
-The requests the core throws out are preempted, those it admits are let in through the gate, and the
-token budget is what the core's step computes. vLLM then allocates blocks, finds cached prefixes and
-builds the step as ever. What it made of it is compared with what was decided. They can part: a
-block stored twice, a prefix evicted in another order. From then on the budget is reckoned from what
-vLLM lacks, until both agree again; and if a good part of the requests stays apart for long, vLLM
-goes on alone. A class of vLLM's is to stand behind this one (scheduler.py).
+The requests the core throws out are preempted, those it admits are let in through the gate, and
+where its step ends in the middle of a prompt the token budget is what it computes. vLLM then
+allocates blocks, finds cached prefixes and builds the step as ever; what it made of it is compared
+with what was decided. They can part: a block stored twice, a prefix evicted in another order. A
+request that found no room is let in again with the next step, one that lags ends later, and one
+that is ahead ends earlier, which the core is told. If a good part of the requests finds no room for
+long, vLLM goes on alone. A class of vLLM's is to stand behind this one (scheduler.py).
 """
 
 import logging
@@ -21,9 +22,11 @@ from blendsim.serving.core import ServingCore
 
 #: Where a request's `SamplingParams.extra_args` say which row of the workload it is.
 ROW = "blendsim_row"
+#: What vLLM is given as `scheduler_cls`.
+SCHEDULER = "blendrt.vllm.scheduler.PlannedScheduler"
 
-_APART_SHARE = 0.25  # of running requests that only one side has running …
-_APART_LEAST = 8  # … and so many at least …
+_LATE_SHARE = 0.25  # of running requests, as many that the core runs and vLLM has no room for, …
+_LATE_LEAST = 8  # … and so many at least, …
 _PATIENCE = 256  # … for so many steps on end: the core's memory is not vLLM's any more
 
 _log = logging.getLogger(__name__)
@@ -66,8 +69,8 @@ class _Following:
     number_of: dict[str, int] = field(default_factory=dict)  # by vLLM's id
     over: list[int] = field(default_factory=list)  # ended in vLLM, not yet told
     early: list[int] = field(default_factory=list)  # and not begun in the core
-    agrees: bool = True  # the same requests run, each as far, as the core believes
-    apart: int = 0  # steps on end with many that only one side has running
+    late: list[int] = field(default_factory=list)  # the core runs them, vLLM has them wait
+    crowded: int = 0  # steps on end with many of those
 
 
 class FollowsPlan:
@@ -125,24 +128,18 @@ class FollowsPlan:
             return super().schedule(*arguments, **named)
         orders = following.lead.step()
         out = self._throw_out(following, orders)
-        longer = self._found_less(following, orders)
-        entering = self._entering(following, orders)
-        self.waiting.let_in(entering)
+        self.waiting.let_in(self._entering(following, orders))
         usual = self.max_num_scheduled_tokens
-        if following.agrees:
-            budget = orders.tokens + sum(longer.values())
-        else:
-            budget = self._lacking(following, orders, entering)
-        most = self.scheduler_config.max_num_batched_tokens
-        self.max_num_scheduled_tokens = min(budget, most)
+        # NOTE: else nobody is let in who would take more, and whoever lags can catch up.
+        if orders.is_cut and not following.late:
+            self.max_num_scheduled_tokens = min(orders.tokens, usual)
         try:
             output = super().schedule(*arguments, **named)
         finally:
             self.max_num_scheduled_tokens = usual
-        # vLLM's worker learns from it who left its batch.
         own = set(output.preempted_req_ids or ()) - out
-        output.preempted_req_ids = own | out
-        self._compare(following, orders, output, longer, len(own))
+        output.preempted_req_ids = own | out  # vLLM's worker learns from it who left its batch
+        self._compare(following, orders, output, own)
         return output
 
     def _free_request(self, request: Any, *arguments: Any, **named: Any) -> Any:
@@ -178,129 +175,69 @@ class FollowsPlan:
         return names
 
     def _entering(self, following: _Following, orders: Orders) -> list[Any]:
-        """Who is let in: whom the core admitted earlier and vLLM had no room for, then whom it
-        admits now. Nobody in a step that throws out: its outputs may be on their way still.
+        """Who is let in: whom vLLM had no room for before, then whom the core admits now. Nobody in
+        a step that throws out: its outputs may be on their way still.
         """
+        following.early += [
+            chunk.number for chunk in orders.entering if chunk.number not in following.requests
+        ]
+        following.late = [k for k in following.late if self._is_late(following, k)]
         if orders.out:
             return []
-        numbers = [chunk.number for chunk in orders.entering]
-        requests = following.requests
-        missing = [number for number in numbers if number not in requests]
-        if missing:
-            following.early += missing
-            following.agrees = False
-        entering = [requests[number] for number in numbers if number in requests]
-        if following.agrees:
-            return entering
-        now = set(numbers)
-        late = [
-            requests[number]
-            for number in following.lead.running().tolist()
-            if number not in now and number in requests and requests[number] in self.waiting
-        ]
-        return late + entering
+        numbers = [*following.late, *(chunk.number for chunk in orders.entering)]
+        return [following.requests[k] for k in numbers if k in following.requests]
 
-    def _found_less(self, following: _Following, orders: Orders) -> dict[int, int]:
-        """By how much more than decided those are to compute that come back, where vLLM finds less
-        of what they left behind than the core believes: scheduling ahead, it leaves out a block
-        whose last token it has not seen yet. (That it finds more is not said before decodes have
-        taken their blocks.)
-        """
-        longer: dict[int, int] = {}
-        for chunk in orders.entering:
-            request = following.requests.get(chunk.number)
-            if request is not None and request.num_preemptions > 0:
-                found = self.kv_cache_manager.get_computed_blocks(request)[1]
-                if found < chunk.computed:
-                    longer[chunk.number] = chunk.computed - found
-        return longer
+    def _is_late(self, following: _Following, number: int) -> bool:
+        request = following.requests.get(number)
+        return request is not None and following.lead.runs(number) and request in self.waiting
 
-    def _lacking(self, following: _Following, orders: Orders, entering: list[Any]) -> int:
-        """Tokens vLLM has to compute to be where the core believes it to be."""
-        tokens = {chunk.number: chunk.tokens for chunk in orders.entering}
-        number_of = following.number_of
-        lacking = 0
-        for request in self.running:
-            left = _left(request)
-            number = number_of.get(request.request_id)
-            target = None if number is None else following.lead.computed(number)
-            if target is not None:
-                left = min(left, target - request.num_computed_tokens)
-            lacking += max(0, left)
-        for request in entering:
-            number = number_of.get(request.request_id, -1)
-            lacking += tokens.get(number, request.num_tokens)
-        return max(1, lacking)
-
-    def _compare(
-        self,
-        following: _Following,
-        orders: Orders,
-        output: Any,
-        longer: dict[int, int],
-        own: int,
-    ) -> None:
-        """Whether the step is the one that was decided; `own` is how many vLLM threw out."""
+    def _compare(self, following: _Following, orders: Orders, output: Any, own: set[str]) -> None:
+        """Whether the step is the one that was decided; `own` are those vLLM threw out itself."""
         course, scheduled = following.course, output.num_scheduled_tokens
         if not scheduled and orders.tokens == 0:
             return
         course.steps += 1
-        course.preempted += own
+        course.preempted += len(own)
         requests = following.requests
-        as_asked = (
-            own == 0
-            and len(scheduled) == orders.decodes - orders.over + len(orders.chunks)
-            and output.total_num_scheduled_tokens == orders.tokens + sum(longer.values())
+        as_decided = (
+            not own
+            and len(scheduled) == orders.requests
+            and output.total_num_scheduled_tokens == orders.tokens
             and all(
                 number in requests
-                and scheduled.get(requests[number].request_id) == tokens + longer.get(number, 0)
+                and scheduled.get(requests[number].request_id) == tokens
                 and requests[number].num_computed_tokens == computed + tokens
                 for number, computed, tokens in orders.chunks
             )
         )
-        if not as_asked or longer:
-            course.differed += 1
-            course.first = course.first or _difference(orders, output, own, course.steps)
-        if not (as_asked and following.agrees):
-            self._look_how_far_apart(following, as_asked)
-
-    def _look_how_far_apart(self, following: _Following, same: bool) -> None:
-        """Agree again if the same requests run, else count; give up when it goes on for long."""
-        theirs = set(following.lead.running().tolist())
-        ours = {following.number_of[request.request_id]: request for request in self.running}
-        # Those whose last token is on its way the core has ended already.
-        apart = len(theirs - ours.keys())
-        apart += sum(_left(ours[number]) > 0 for number in ours.keys() - theirs)
-        following.agrees = same and apart == 0
-        if apart <= max(_APART_LEAST, _APART_SHARE * len(self.running)):
-            following.apart = 0
+        if as_decided and not following.late:
             return
-        following.apart += 1
-        if following.apart < _PATIENCE:
+        course.differed += 1
+        course.first = course.first or _difference(orders, output, own, course.steps)
+        stayed = [chunk.number for chunk in orders.entering] + [
+            following.number_of[name] for name in own
+        ]
+        following.late += [k for k in stayed if k not in following.late]
+        following.late = [k for k in following.late if self._is_late(following, k)]
+        self._lose_patience(following)
+
+    def _lose_patience(self, following: _Following) -> None:
+        """Give up when many have been late for long."""
+        crowd = max(_LATE_LEAST, _LATE_SHARE * len(self.running))
+        following.crowded = following.crowded + 1 if len(following.late) > crowd else 0
+        if following.crowded < _PATIENCE:
             return
         following.course.given_up = following.course.steps
         self.waiting.stand_open()
         _log.warning("blendsim: %s", following.course.note())
 
 
-def _left(request: Any) -> int:
-    """Tokens of the request that vLLM could compute now: those of its prompt that are left, or one,
-    or none if all its tokens are on their way.
-    """
-    on_their_way = request.num_output_placeholders
-    known = request.num_computed_tokens + 2 - on_their_way
-    if on_their_way > 0 and known >= request.num_prompt_tokens + request.max_tokens:
-        return 0
-    return int(request.num_tokens_with_spec + on_their_way - request.num_computed_tokens)
-
-
-def _difference(orders: Orders, output: Any, own: int, step: int) -> str:
+def _difference(orders: Orders, output: Any, own: set[str], step: int) -> str:
     """A difference in a few words."""
     if own:
-        return f"step {step:,}, for which vLLM had not the memory and threw out {own}"
-    decided = orders.decodes - orders.over + len(orders.chunks)
+        return f"step {step:,}, for which vLLM had not the memory and threw out {len(own)}"
     return (
         f"step {step:,}: {len(output.num_scheduled_tokens):,} requests and "
-        f"{output.total_num_scheduled_tokens:,} tokens, decided were {decided:,} and "
+        f"{output.total_num_scheduled_tokens:,} tokens, decided were {orders.requests:,} and "
         f"{orders.tokens:,}"
     )

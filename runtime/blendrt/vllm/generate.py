@@ -13,7 +13,9 @@ from blendrt.generate.wanted import Answer, Finish, Wanted
 from blendrt.recorder import Recorder
 from blendrt.replay.job import Job
 from blendrt.tokens import PromptTokens
-from blendrt.vllm.feed import admission_rows, library
+from blendrt.vllm.feed import admission_rows, led, library
+from blendrt.vllm.following import ROW, Course
+from blendrt.vllm.lead import follows
 from blendrt.vllm.watch import SchedulerWatch
 
 _SEEDS = 2**63 - 1
@@ -24,10 +26,11 @@ class VllmAnswers:
     job after another.
     """
 
-    def __init__(self, engine: Any, vocab: int, text: Text) -> None:
+    def __init__(self, engine: Any, vocab: int, text: Text, is_plain: bool = False) -> None:
         self._engine = engine
         self._vocab = vocab
         self._text = text
+        self._is_plain = is_plain  # vLLM is to follow no plan, and only to be fed in its order
 
     def answer(
         self,
@@ -35,9 +38,10 @@ class VllmAnswers:
         wanted: Wanted,
         answered: Callable[[Answer], None],
         recorder: Recorder,
-    ) -> None:
+    ) -> list[Course]:
         """Answer all requests of the job, rank after rank, each answer told when it is over; steps
         are added to `recorder`, where a request that a stop text ended is not counted as finished.
+        Returns how far vLLM followed each rank of a plan that is taken from both ends.
 
         The job's `output_len`, what planning expects, decides in which order requests are given to
         vLLM, and nothing else. If it fails, what was told stays told.
@@ -46,20 +50,24 @@ class VllmAnswers:
         tokens, ending = PromptTokens(job.workload, self._vocab), Ending(wanted, self._text)
         scheduler = loop.engine_core.engine_core.scheduler
         plain = scheduler.schedule, scheduler.update_from_output
+        courses: list[Course] = []
+        is_led = follows(job) and not self._is_plain
         try:
             for rank in job.ranks:
                 scheduler.schedule, scheduler.update_from_output = plain
-                SchedulerWatch(scheduler, recorder, rank)
-                for row in admission_rows(job.core(rank)):
-                    prompt = vllm.TokensPrompt(prompt_token_ids=tokens.prompt(row).tolist())
-                    loop.add_request(str(row), prompt, sampling(vllm, wanted, row))
-                while loop.has_unfinished_requests():
-                    for output in loop.step():
-                        row = int(output.request_id)
-                        answered(self._answer(row, output.outputs[0], ending))
+                with led(scheduler, job, rank, is_led, courses, wanted.most):
+                    SchedulerWatch(scheduler, recorder, rank)
+                    for row in admission_rows(job.core(rank)):
+                        prompt = vllm.TokensPrompt(prompt_token_ids=tokens.prompt(row).tolist())
+                        loop.add_request(str(row), prompt, sampling(vllm, wanted, row))
+                    while loop.has_unfinished_requests():
+                        for output in loop.step():
+                            row = int(output.request_id)
+                            answered(self._answer(row, output.outputs[0], ending))
                 self._engine.reset_prefix_cache()
         finally:
             scheduler.schedule, scheduler.update_from_output = plain
+        return courses
 
     def _answer(self, row: int, output: Any, ending: Ending) -> Answer:
         """What our own engine makes of the tokens, if it would have ended the answer, too."""
@@ -87,4 +95,5 @@ def sampling(vllm: Any, wanted: Wanted, row: int) -> Any:
         detokenize=bool(wanted.stop[row]),
         # Else every step would bring the whole answer so far of every running request.
         output_kind=vllm.sampling_params.RequestOutputKind.FINAL_ONLY,
+        extra_args={ROW: row},
     )

@@ -13,10 +13,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from blendrt.replay.job import Job
+from blendsim.plan import DUAL_SCAN
 from blendsim.request import Ints
 from blendsim.serving.core import ServingCore
 from blendsim.serving.flavour import LRU
-from blendsim.serving.state import DECODING, DONE, PREFILLING, WAITING
+from blendsim.serving.state import DECODING, DONE, NONE, PREFILLING
 from blendsim.steplog import COUNTS
 
 _FINISHED = COUNTS.index("finished")
@@ -38,11 +39,17 @@ class Orders(NamedTuple):
     entering: list[Chunk]  # in this order
     decodes: int  # requests, one token each, the following included
     over: int  # of those, how many have all the tokens they may have: vLLM computes none for them
+    is_cut: bool  # the last prompt is not computed to its end: the step has so many tokens
 
     @property
     def chunks(self) -> list[Chunk]:
         """All of them."""
         return [*([] if self.going_on is None else [self.going_on]), *self.entering]
+
+    @property
+    def requests(self) -> int:
+        """That vLLM computes tokens for."""
+        return self.decodes - self.over + len(self.chunks)
 
     @property
     def tokens(self) -> int:
@@ -54,7 +61,8 @@ class Lead:
     """A fresh core, asked step by step."""
 
     def __init__(self, core: ServingCore) -> None:
-        assert core.rounds is None and not core.is_turned, "whose answers may end early"
+        assert core.rounds is None, "in rounds, answers cannot end early"
+        assert not core.is_turned, "with vLLM's knobs turned, answers cannot end early"
         self.core = core
         #: Of every workload row, the number in the core.
         self.number_of = {int(row): number for number, row in enumerate(core.rows)}
@@ -92,20 +100,19 @@ class Lead:
         going_on = chunks.pop(0) if chunks and chunks[0].number == in_progress else None
         decodes = int(s.decodes)
         core.commit()
-        return Orders(out, going_on, chunks, decodes, int(state.counts[_FINISHED]))
+        over, is_cut = int(state.counts[_FINISHED]), int(s.prefilling) != NONE
+        return Orders(out, going_on, chunks, decodes, over, is_cut)
 
-    def running(self) -> Ints:
-        """Who runs now, that is after the step decided last."""
-        return np.flatnonzero(np.isin(self.core.state.requests.status, (PREFILLING, DECODING)))
+    def runs(self, number: int) -> bool:
+        """Whether it runs, after the step decided last."""
+        return int(self.core.state.requests[number].status) in (PREFILLING, DECODING)
 
-    def computed(self, number: int) -> int | None:
-        """How far its prompt is, after that step; None if it is done with it or does not run."""
-        request = self.core.state.requests[number]
-        return int(request.computed) if request.status == PREFILLING else None
 
-    def waits(self, number: int) -> bool:
-        """Whether it is still to enter, again or at all."""
-        return bool(self.core.state.requests.status[number] == WAITING)
+def follows(job: Job) -> bool:
+    """Whether vLLM is to follow the plan step by step. One that is served in order need not be: fed
+    so, vLLM does the same by itself.
+    """
+    return job.plan.admission == DUAL_SCAN and job.flavour.can_pace
 
 
 def leading_core(job: Job, rank: int, blocks: int, most: Ints | None = None) -> ServingCore:
