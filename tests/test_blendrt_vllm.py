@@ -25,6 +25,7 @@ from blendrt.vllm.feed import (
     warm_up,
     write_config,
 )
+from blendrt.vllm.following import ROW
 from blendrt.vllm.watch import SchedulerWatch
 from blendsim.errors import InputError, Unavailable
 from blendsim.request import select
@@ -50,8 +51,14 @@ def test_vllm_gets_the_plans_order_lengths_and_memory(vllm: type[StandInLLM]) ->
     (engine,) = vllm.made
     assert [ids for ids, _ in engine.given] == [prompt_of(pool(), row) for row in plan.order]
     assert [params for _, params in engine.given] == [
-        {"max_tokens": d, "ignore_eos": True, "temperature": 0.0, "detokenize": False}
-        for d in job.output_len[plan.order].tolist()
+        {
+            "max_tokens": int(job.output_len[row]),
+            "ignore_eos": True,
+            "temperature": 0.0,
+            "detokenize": False,
+            "extra_args": {ROW: row},
+        }
+        for row in plan.order.tolist()
     ]
     assert [len(output) for output in replay.outputs] == job.output_len.tolist()
     told = {

@@ -20,6 +20,7 @@ from blendrt.loading import ModelChoice
 from blendrt.recorder import Recorder
 from blendrt.replay.job import Job
 from blendrt.vllm.feed import admission_rows, open_engine
+from blendrt.vllm.following import ROW
 from blendrt.vllm.generate import VllmAnswers
 from blendsim.request import select
 
@@ -111,6 +112,7 @@ def test_each_request_is_answered_as_it_asks(vllm: type[StandInLLM]) -> None:
             "stop_token_ids": [3, END],
             "detokenize": False,
             "output_kind": "final only",
+            "extra_args": {ROW: row},
         }
 
 

@@ -132,7 +132,7 @@ def led(
         return
     if not isinstance(scheduler, FollowsPlan):
         raise InputError(
-            "this engine’s scheduler follows no plan; open the engine with can_follow, or run it plain"
+            "this engine’s scheduler follows no plan; open it with can_follow, or run it plain"
         )
     scheduler.follow(leading_core(job, rank, scheduler.blocks_to_give, most))
     try:
