@@ -41,7 +41,9 @@ class StandInLoop:
         assert not params["stop"] or not self._engine.arguments["skip_tokenizer_init"]
         self._engine.given.append((ids, params))
         self._asked[name] = ids, params
-        self._engine.scheduler.add_request(request_of(name, ids, params))
+        request = request_of(name, ids, params)
+        request.max_tokens = min(request.max_tokens, len(StandInLLM.answer_of(ids)))
+        self._engine.scheduler.add_request(request)
 
     def has_unfinished_requests(self) -> bool:
         return bool(self._engine.scheduler.requests)

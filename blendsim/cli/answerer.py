@@ -10,7 +10,13 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from blendsim.cli.machine import Engine, Say, libraries, require_runnable
+from blendsim.cli.machine import (
+    Engine,
+    Say,
+    libraries,
+    require_runnable,
+    require_vllm_if_plain,
+)
 from blendsim.errors import InputError
 from blendsim.specs import GPUS
 
@@ -23,7 +29,8 @@ if TYPE_CHECKING:
     from blendsim.settings import Settings
 
 Told = Callable[["Answer"], None]
-AnswerJob = Callable[["Job", "Wanted", Told, "Recorder"], None]
+#: Returns what is to be noted.
+AnswerJob = Callable[["Job", "Wanted", Told, "Recorder"], list[str]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +44,7 @@ class Answerer:
     machine: dict[str, Any]  # what it runs on
     ends: frozenset[int]  # tokens that end an answer
     text: Callable[[Sequence[int]], str]
+    is_plain: bool = False  # vLLM follows no plan
 
     @property
     def context(self) -> int:
@@ -72,10 +80,13 @@ class Loaded:
     answer: AnswerJob
 
 
-def find_answerer(settings: "Settings", gpu: bool, engine: Engine) -> Answerer:
+def find_answerer(
+    settings: "Settings", gpu: bool, engine: Engine, is_plain: bool = False
+) -> Answerer:
     """What is asked for, or an error in a line."""
     from blendsim.traces.tokens import model_tokens
 
+    require_vllm_if_plain(engine, is_plain)
     require_runnable(settings, "run")
     if settings.tp > 1 or settings.dp > 1:
         raise InputError(f"tp = {settings.tp}, dp = {settings.dp}: run answers on one GPU")
@@ -101,7 +112,7 @@ def find_answerer(settings: "Settings", gpu: bool, engine: Engine) -> Answerer:
     found = next((name for name in GPUS if _is_of(name, machine["device"])), settings.gpu)
     rules = Engine.VLLM.value if engine is Engine.VLLM else loading.SEQUENTIAL
     settings = replace(settings, gpu=found, engine=rules)
-    return Answerer(settings, engine, choice, device, machine, ends, text)
+    return Answerer(settings, engine, choice, device, machine, ends, text, is_plain)
 
 
 def _is_of(gpu: str, device: str) -> bool:
@@ -121,8 +132,9 @@ def _on_blendrt(found: Answerer) -> Loaded:
     room = loading.kv_bytes_that_fit(runtime, found.settings.system, spared)
     kv_bytes = min(room, found.settings.system.kv_capacity_bytes)
 
-    def answer_job(job: "Job", wanted: "Wanted", told: Told, recorder: "Recorder") -> None:
+    def answer_job(job: "Job", wanted: "Wanted", told: Told, recorder: "Recorder") -> list[str]:
         answer(job, runtime, wanted, found.text, told, recorder)
+        return []
 
     return Loaded(replace(found.settings, kv_bytes=kv_bytes), answer_job)
 
@@ -133,13 +145,20 @@ def _in_vllm(found: Answerer, stack: ExitStack, longest: int, has_stops: bool) -
     from blendrt.vllm.generate import VllmAnswers
 
     started: list[VllmAnswers] = []
-    seed = found.settings.seed
-    start = partial(open_engine, seed=seed, longest=longest, has_tokenizer=has_stops)
+    start = partial(
+        open_engine,
+        seed=found.settings.seed,
+        longest=longest,
+        has_tokenizer=has_stops,
+        can_follow=not found.is_plain,
+    )
+    how = found.choice.config.vocab, found.text, found.is_plain
 
-    def answer_job(job: "Job", wanted: "Wanted", told: Told, recorder: "Recorder") -> None:
+    def answer_job(job: "Job", wanted: "Wanted", told: Told, recorder: "Recorder") -> list[str]:
         if not started:
             engine = stack.enter_context(start(job, found.choice))
-            started.append(VllmAnswers(engine, found.choice.config.vocab, found.text))
-        started[0].answer(job, wanted, told, recorder)
+            started.append(VllmAnswers(engine, *how))
+        courses = started[0].answer(job, wanted, told, recorder)
+        return [note for course in courses if (note := course.note()) is not None]
 
     return answer_job

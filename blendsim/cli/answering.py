@@ -120,12 +120,13 @@ class Stages:
             flavour=find_engine(problem, settings.engine),
         )
         self._say(f"answering {len(rows):,} requests")
-        self._loaded.answer(
+        notes = self._loaded.answer(
             job,
             self._wanted.select(rows),
             lambda each: self._course.take(int(rows[each.row]), each),
             recorder,
         )
+        planned = planned._replace(notes=[*planned.notes, *notes])
         return Stage(planned, recorder.log({"policy": planned.plan.policy}))
 
 

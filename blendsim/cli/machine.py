@@ -45,11 +45,13 @@ class Wish(NamedTuple):
     model: str | None
     sampled: int | None  # steps; None: all
     executor: Executor | None
+    is_plain: bool = False  # vLLM is fed in the plan's order and follows no plan
 
     def check(self) -> None:
         """InputError for what does not go together."""
         if self.sampled is not None and self.sampled < 1:
             raise InputError(f"--sampled {self.sampled} must be at least 1")
+        require_vllm_if_plain(self.engine, self.is_plain)
         if self.engine is Engine.BLENDRT:
             return
         if not self.gpu:
@@ -61,6 +63,12 @@ class Wish(NamedTuple):
                 )
 
 
+def require_vllm_if_plain(engine: Engine, is_plain: bool) -> None:
+    """InputError for --plain with an engine whose only scheduler is the plan's."""
+    if is_plain and engine is not Engine.VLLM:
+        raise InputError(f"--plain is for --engine vllm, not {engine.value}; drop it")
+
+
 class Run(NamedTuple):
     """A replay that is ready to start."""
 
@@ -68,7 +76,7 @@ class Run(NamedTuple):
     log: Callable[[Mapping[str, Any]], "StepLog"]  # at any time, of the steps so far
     output_tokens: int
     facts: dict[str, Any]  # what it runs on, for the step log
-    notes: list[str]
+    notes: list[str]  # complete when it has run
 
 
 def prepare(made: "Plan", pool: "Workload", asked: Asked, wish: Wish, say: Say) -> Run:
@@ -103,7 +111,10 @@ def prepare(made: "Plan", pool: "Workload", asked: Asked, wish: Wish, say: Say) 
     if wish.engine is Engine.VLLM:
         from blendrt.vllm.feed import VllmReplay
 
-        return made_of(VllmReplay(job, settings.seed), choice, len(pool), "requests")
+        fed = VllmReplay(job, settings.seed, wish.is_plain)
+        facts["scheduler"] = "plan" if fed.follows else "vllm"
+        run = made_of(fed, choice, len(pool), "requests")
+        return run._replace(measure=partial(_measure_and_note, run, fed))
     executor = wish.executor or _default_executor(job.flavour.overlaps and wish.gpu)
     rule = loading.OverlapRule()
     facts["executor"] = executor.value
@@ -125,6 +136,12 @@ def prepare(made: "Plan", pool: "Workload", asked: Asked, wish: Wish, say: Say) 
     price = profile_price(system, settings.overlap, job.flavour)
     some = SampledReplay(job, wish.sampled, settings.seed, price)
     return made_of(some, runtime, some.chosen, "steps")
+
+
+def _measure_and_note(run: Run, fed: Any) -> None:
+    """Measure it, and note where vLLM did not follow."""
+    run.measure()
+    run.notes.extend(fed.notes)
 
 
 def _job(made: "Plan", pool: "Workload", asked: Asked, wish: Wish) -> Any:

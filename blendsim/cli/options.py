@@ -100,6 +100,10 @@ FurtherBudget = Annotated[
     str | None,
     typer.Option(metavar="60s", help="With auto: search schedules for so long, as in 90s or 2m."),
 ]
+Plain = Annotated[
+    bool,
+    typer.Option("--plain", help="vLLM schedules by itself, fed in the order the plan admits."),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 
 

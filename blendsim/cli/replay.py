@@ -45,6 +45,7 @@ def replay(
         Executor | None,
         typer.Option(help="By itself what the plan's engine does on a GPU, else sequential."),
     ] = None,
+    plain: o.Plain = False,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Write the step log here.")
     ] = None,
@@ -59,7 +60,7 @@ def replay(
         made, asked = read_planned(plan, workload)
         if full and sampled is not None:
             raise InputError("--full runs every step, --sampled some; give one of the two")
-        wish = Wish(gpu, engine, model, sampled, executor)
+        wish = Wish(gpu, engine, model, sampled, executor, plain)
         wish.check()
         if output is not None:
             require_place(output)

@@ -24,6 +24,7 @@ def run(
         bool, typer.Option("--gpu", help="Run on this machine's GPU, else on the CPU.")
     ] = False,
     engine: Annotated[Engine, typer.Option(help="What answers.")] = Engine.BLENDRT,
+    plain: o.Plain = False,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on where a run into the same file broke off.")
     ] = False,
@@ -58,7 +59,7 @@ def run(
             "seed": seed,
             "config": config,
         }
-        found = find_answerer(o.resolve(asked).settings, gpu, engine)
+        found = find_answerer(o.resolve(asked).settings, gpu, engine, plain)
         result = answer_batch(files, found, say)
     if json:
         print_json(result)
