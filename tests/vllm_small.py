@@ -23,6 +23,7 @@ class Request:
         self.num_computed_tokens = 0
         self.num_output_placeholders = 0  # tokens on their way
         self.num_preemptions = 0
+        self.is_prefill_chunk = False  # whether its last step yields no token
         self.max_tokens = most
         self.ends = frozenset(ends)
         self.blocks: list[int] = []
@@ -39,10 +40,6 @@ class Request:
     @property
     def is_over(self) -> bool:
         return len(self.output) == self.max_tokens or self.tokens[-1] in self.ends
-
-    @property
-    def is_prefill_chunk(self) -> bool:
-        return self.num_computed_tokens < self.num_tokens + self.num_output_placeholders
 
     def key(self, block: int) -> int:
         """What the block is found by: all tokens up to its end."""
@@ -143,6 +140,8 @@ class SmallScheduler:
         self.max_num_scheduled_tokens = budget
         self.max_num_running_reqs = running
         self.scheduler_config = SimpleNamespace(policy="fcfs")
+        self.cache_config = SimpleNamespace(enable_prefix_caching=is_sharing)
+        self.block_size, self.max_model_len = BLOCK, 1 << 17
         self.kv_cache_manager = SimpleNamespace(block_pool=Blocks(blocks, is_sharing))
         self.is_ahead = is_ahead  # steps are scheduled before the last one's tokens are back
         self._pool = self.kv_cache_manager.block_pool
@@ -174,8 +173,9 @@ class SmallScheduler:
         for name, number in tokens.items():
             request = self.requests[name]
             request.num_computed_tokens += number
-            if self.is_ahead and not request.is_prefill_chunk:
-                request.num_output_placeholders += 1
+            known = request.num_tokens + request.num_output_placeholders
+            request.is_prefill_chunk = request.num_computed_tokens < known
+            request.num_output_placeholders += self.is_ahead and not request.is_prefill_chunk
         total = sum(tokens.values())
         return SimpleNamespace(
             num_scheduled_tokens=tokens, total_num_scheduled_tokens=total, preempted_req_ids=out

@@ -3,17 +3,18 @@
     python tests/vllm_oracle/follow.py JOBS.pickle > runs.json
 
 Runs inside the environment of requirements.txt with the checkout on PYTHONPATH. JOBS.pickle has a
-list of (name, job, case); a case has `lengths` (tokens that each row's model would answer),
-`is_async` and `is_plain`, and perhaps `blocks` (vLLM's KV blocks if not the job's). A run has
-`steps` (tokens and requests scheduled, requests admitted, preempted, KV blocks in use, of every
-step that computed something), `rows` ({row: tokens} of each), `answered` (tokens of every row) and
-`course`.
+list of (name, job, case). A case has `lengths` (tokens that each row's model would answer),
+`is_async` and `is_plain`, and perhaps `blocks` (vLLM's KV blocks if not the job's) and `told` (as
+many as the plan believes in, if not those). A run has `steps` (tokens and requests scheduled,
+requests admitted, preempted, KV blocks in use, of every step that computed something), `answered`
+(tokens of every row), `course`, and `seconds` spent in schedule().
 """
 
 import json
 import pickle
 import sys
 import tempfile
+import time
 from collections import deque
 from dataclasses import asdict
 from pathlib import Path
@@ -116,7 +117,7 @@ def run(job, case, folder):
     for request in requests_of(job, admission_rows(job.core(0)), job.output_len):
         scheduler.add_request(request)
     pool = scheduler.kv_cache_manager.block_pool
-    steps, scheduled, answered = [], [], {}
+    steps, answered, seconds = [], {}, 0.0
     pending = deque()
     idle = 0
 
@@ -129,7 +130,9 @@ def run(job, case, folder):
 
     while scheduler.has_unfinished_requests():
         before = {request.request_id for request in scheduler.running}
+        begun = time.perf_counter()
         output = scheduler.schedule()
+        seconds += time.perf_counter() - begun
         tokens = output.num_scheduled_tokens
         idle = 0 if tokens else idle + 1
         assert idle < 50, f"step {len(steps)}: nothing runs though requests are left"
@@ -139,7 +142,6 @@ def run(job, case, folder):
             held = pool.num_gpu_blocks - 1 - pool.get_num_free_blocks()
             admitted = sum(name not in before for name in now)
             steps.append([sum(tokens.values()), len(tokens), admitted, len(out), held])
-            scheduled.append({int(name.split()[1]): n for name, n in tokens.items()})
         sampled = {}
         for name in tokens:
             request, row = scheduler.requests[name], int(name.split()[1])
@@ -149,7 +151,7 @@ def run(job, case, folder):
         pending.append((output, sampled))
         if len(pending) > int(case["is_async"]) or not tokens:
             take()
-    result = {"steps": steps, "rows": scheduled, "answered": answered}
+    result = {"steps": steps, "answered": answered, "seconds": seconds}
     if not case["is_plain"]:
         result["course"] = asdict(scheduler.unfollow())
     return result

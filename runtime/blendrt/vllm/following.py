@@ -27,7 +27,7 @@ SCHEDULER = "blendrt.vllm.scheduler.PlannedScheduler"
 
 _LATE_SHARE = 0.25  # of running requests, as many that the core runs and vLLM has no room for, …
 _LATE_LEAST = 8  # … and so many at least, …
-_PATIENCE = 256  # … for so many steps on end: the core's memory is not vLLM's any more
+_PATIENCE = 64  # … for so many steps on end: the core's memory is not vLLM's any more
 
 _log = logging.getLogger(__name__)
 

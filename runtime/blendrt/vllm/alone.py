@@ -1,0 +1,72 @@
+"""A plan followed by somebody else's vLLM: made by hand, with whatever model and settings it has.
+
+`LLM(…, scheduler_cls=SCHEDULER)` in one process (`VLLM_ENABLE_V1_MULTIPROCESSING=0`), requests
+whose `SamplingParams.extra_args` have `{ROW: i}` for row i of the plan's workload, and
+
+    with following(llm, plan, workload) as courses:
+        answers = llm.generate(prompts, params)
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from blendrt.replay.job import Job
+from blendrt.vllm.feed import led
+from blendrt.vllm.following import ROW, SCHEDULER, Course
+from blendsim.plan import Plan, require_same_workload
+from blendsim.prefix import sort_prompts
+from blendsim.request import Ints, Workload
+from blendsim.serving.flavour import FLAVOURS
+from blendsim.specs import GpuSpec, ModelSpec, System
+
+__all__ = ["ROW", "SCHEDULER", "following"]
+
+# Of a system only the number and size of its KV blocks are asked for, and vLLM says those.
+_MODEL = ModelSpec("any", 1, 1, 1, heads=1, kv_heads=1, head_dim=1, vocab=1, context=1 << 20)
+_GPU = GpuSpec("any", flops=1.0, bandwidth=1.0, memory_bytes=1 << 40, sm_count=1)
+
+
+@contextmanager
+def following(
+    llm: Any, plan: Plan, workload: Workload, rank: int = 0, most: Ints | None = None
+) -> Iterator[list[Course]]:
+    """While it lasts `llm` follows the rank's plan, whatever order that is served in; all its
+    requests are to be added before the first step. The list holds how far it did, afterwards.
+
+    `most` is the longest that answers may get, by workload row: the workload's `output_limit`
+    unless given, and as long as vLLM allows where that says nothing. When answers end, vLLM tells.
+    """
+    require_same_workload(plan, workload)
+    scheduler = llm.llm_engine.engine_core.engine_core.scheduler
+    courses: list[Course] = []
+    limit = workload.output_limit if most is None else most
+    room = np.maximum(1, scheduler.max_model_len - workload.prompt_len)
+    longest = np.where(limit > 0, np.minimum(limit, room), room)
+    with led(scheduler, _job(scheduler, plan, workload), rank, True, courses, longest):
+        yield courses
+
+
+def _job(scheduler: Any, plan: Plan, workload: Workload) -> Job:
+    """The plan under the rules that vLLM was made with."""
+    budget = int(scheduler.max_num_scheduled_tokens)
+    settings = plan.meta.get("settings", {})
+    flavour = replace(
+        FLAVOURS["vllm"],
+        token_budget=budget,
+        max_running=min(int(scheduler.max_num_running_reqs), budget),
+        prefix_sharing=bool(scheduler.cache_config.enable_prefix_caching),
+    )
+    if (reserved := settings.get("output_reserved")) is not None:
+        flavour = replace(flavour, output_reserved=reserved)
+    return Job(
+        plan=plan,
+        workload=workload,
+        output_len=workload.output_limit,
+        prompts=sort_prompts(workload),
+        system=System(_MODEL, _GPU, block_tokens=int(scheduler.block_size)),
+        flavour=flavour,
+    )
