@@ -1,7 +1,7 @@
 """vLLM on the same GPU with the same pools: a plan's order, dummy weights, fixed output lengths.
 
-    python bench/gpu_vllm.py --plans build/gpu-plans --pool trace1 [--budget 8192 …] [--within 300]
-        -o gpu-vllm
+    python bench/gpu_vllm.py --plans build/gpu-plans --pool trace1 [--policy dfs blend paced]
+        [--scheduler plan vllm] [--budget 8192 …] [--within 300] -o gpu-vllm
 
 Runs where vLLM and torch are (simpy is not needed), in vLLM's own environment. One engine is
 started, with prefix caching, asynchronous scheduling and torch.compile as vLLM has them by itself
@@ -11,6 +11,10 @@ tokens a second counts prompts and outputs over the time from first step to last
 the same -o, it leaves out what is there. With --within no run is started that would not end in that
 many seconds if it took as long as the longest before it, and one that has not ended by then is cut
 short.
+
+With `--scheduler plan vllm` orders that are taken from both ends are run twice on the engine: with
+vLLM following the plan step by step, and scheduling by itself. Such runs' logs are called
+…-followed-… instead of …-vllm-….
 """
 
 import argparse
@@ -27,7 +31,11 @@ from gpu_options import say
 from gpu_replays import plans_of, read_job, run_seconds
 from machine import row, today
 
-HEAD = row("pool", "policy", "token budget", "seconds", "tokens/s", "steps", "recomputed", "shared")
+HEAD = row(
+    "pool", "policy", "token budget", "scheduler", "seconds", "tokens/s", "steps", "differed",
+    "recomputed", "shared",
+)  # fmt: skip
+VLLM, PLAN = "vllm", "plan"  # who decides the steps
 
 
 class Run(NamedTuple):
@@ -36,6 +44,7 @@ class Run(NamedTuple):
     pool: str
     policy: str
     budget: int
+    scheduler: str
     job: Any
     meta: dict[str, Any]
     place: Path
@@ -46,15 +55,23 @@ class TimeIsUp(Exception):
 
 
 def asked_runs(given: argparse.Namespace) -> list[Run]:
-    """Every order under every budget, the budgets of one order together."""
+    """Every order under every budget, the budgets of one order together, and of a budget the
+    schedulers.
+    """
+    from blendrt.vllm.lead import follows
+
     runs = []
     for pool in given.pool:
         planned = [one for one in plans_of(given.plans, pool) if one.policy in given.policy]
         for one in planned:
             for budget in given.budget:
-                place = given.output / f"{pool}-{one.policy}-vllm-{budget}.parquet"
                 job, meta = vllm_job(one, budget)
-                runs.append(Run(pool, one.policy, budget, job, meta, place))
+                for scheduler in given.scheduler:
+                    if scheduler == PLAN and not follows(job):
+                        continue
+                    how = "followed" if scheduler == PLAN else "vllm"
+                    place = given.output / f"{pool}-{one.policy}-{how}-{budget}.parquet"
+                    runs.append(Run(pool, one.policy, budget, scheduler, job, meta, place))
     return runs
 
 
@@ -100,7 +117,9 @@ def started(stack: ExitStack, runs: list[Run], choice: Any) -> Any:
         raise SystemExit("the plans are for several systems; give pools of one")
     largest = max(runs, key=lambda one: one.budget).job
     longest = max(longest_request(one.job) for one in runs)
-    engine = stack.enter_context(open_engine(largest, choice, longest=longest))
+    can_follow = any(one.scheduler == PLAN for one in runs)
+    opened = open_engine(largest, choice, longest=longest, can_follow=can_follow)
+    engine = stack.enter_context(opened)
     say(f"vLLM is ready after {time.perf_counter() - start:.0f} s")
     warm_up(engine, largest, choice.config.vocab)
     say(f"and warm after {time.perf_counter() - start:.0f} s")
@@ -113,7 +132,7 @@ def execute(one: Run, config: Any, engine: Any, ends: float) -> None:
     from blendsim.steplog import write_steplog
 
     say(f"{one.place.stem} …")
-    replay = VllmReplay(one.job)
+    replay = VllmReplay(one.job, is_plain=one.scheduler == VLLM)
     stop_at(ends)
     try:
         replay.measure_on(engine, config.vocab)
@@ -159,20 +178,34 @@ def line(one: Run) -> str:
         one.pool,
         one.policy,
         f"{one.budget:,}",
+        one.scheduler,
         f"{seconds:.1f}",
         f"{(prompts + outputs) / seconds:,.0f}",
         f"{len(log):,}",
+        differed(log),
         f"{int(log.count('preempted_tokens').sum()):,}",
         f"{log.count('hit_tokens').sum() / prompts:.1%}",
     )
 
 
+def differed(log: Any) -> str:
+    """Steps that were not as the plan decided, and those after which vLLM went on alone."""
+    if (courses := log.meta.get("followed")) is None:
+        return "–"
+    given_up = [f", alone from {course['given_up']:,}" for course in courses if course["given_up"]]
+    return f"{sum(course['differed'] for course in courses):,}{''.join(given_up)}"
+
+
 def prepare(runs: list[Run]) -> None:
     """Compile what the runs call of blendsim; the code stays in numba's cache."""
     from blendrt.vllm.feed import admission_rows
+    from blendrt.vllm.lead import Lead, leading_core
 
     for one in runs:
-        admission_rows(one.job.core(one.job.ranks[0]))
+        rank = one.job.ranks[0]
+        admission_rows(one.job.core(rank))
+        if one.scheduler == PLAN:
+            Lead(leading_core(one.job, rank, one.job.system.kv_blocks))
 
 
 def main() -> None:
@@ -182,6 +215,9 @@ def main() -> None:
     parser.add_argument("--plans", type=Path, default=Path("build/gpu-plans"))
     parser.add_argument("--pool", nargs="+", default=["trace1"], help="as in the plans' names")
     parser.add_argument("--policy", nargs="+", default=["dfs", "blend"])
+    parser.add_argument(
+        "--scheduler", nargs="+", choices=[VLLM, PLAN], default=[VLLM], help="who decides the steps"
+    )
     parser.add_argument("--budget", nargs="+", type=int, default=[8192], help="tokens a step")
     parser.add_argument("--model", default="llama-3.1-8b", help="of the plans")
     parser.add_argument("--within", type=float, default=float("inf"), metavar="SECONDS")
@@ -194,7 +230,7 @@ def main() -> None:
     if given.prepare:
         return prepare(runs)
     given.output.mkdir(parents=True, exist_ok=True)
-    lines = [f"vLLM, {today()}, {versions()}", "", HEAD, row(*["---"] * 8)]
+    lines = [f"vLLM, {today()}, {versions()}", "", HEAD, row(*["---"] * 10)]
     print(*lines, sep="\n", flush=True)
     for told in rows(runs, given.model, begins + given.within):
         lines.append(told)

@@ -67,6 +67,20 @@ def test_the_script_runs_every_order_on_one_engine_and_goes_on_where_it_stopped(
     assert len(vllm.made) == 1
 
 
+def test_vllm_follows_plans_for_both_ends_beside_itself(
+    vllm: type[StandInLLM], script: Callable[..., str], tmp_path: Path
+) -> None:
+    printed = script("--budget", "96", "--scheduler", "plan", "vllm")
+    rows = [line.split(" | ") for line in printed.splitlines() if line.startswith("| small")]
+    told = [[each[1], each[3], each[7]] for each in rows]
+    assert told == [["dfs", "vllm", "–"], ["blend", "plan", "0"], ["blend", "vllm", "–"]]
+    assert len(vllm.made) == 1
+    followed = read_steplog(tmp_path / "out" / "small-blend-followed-96.parquet")
+    by_itself = read_steplog(tmp_path / "out" / "small-blend-vllm-96.parquet")
+    assert followed.meta["followed"][0]["steps"] == len(followed)
+    assert followed.count("held_blocks").tolist() != by_itself.count("held_blocks").tolist()
+
+
 def test_the_script_starts_no_run_when_its_time_is_over(
     vllm: type[StandInLLM], script: Callable[..., str]
 ) -> None:

@@ -132,7 +132,7 @@ class FollowsPlan:
         usual = self.max_num_scheduled_tokens
         # NOTE: else nobody is let in who would take more, and whoever lags can catch up.
         if orders.is_cut and not following.late:
-            self.max_num_scheduled_tokens = min(orders.tokens, usual)
+            self.max_num_scheduled_tokens = min(orders.tokens + _behind(following, orders), usual)
         try:
             output = super().schedule(*arguments, **named)
         finally:
@@ -230,6 +230,14 @@ class FollowsPlan:
         following.course.given_up = following.course.steps
         self.waiting.stand_open()
         _log.warning("blendsim: %s", following.course.note())
+
+
+def _behind(following: _Following, orders: Orders) -> int:
+    """Tokens of the prompt in progress that vLLM has still to compute, or has already."""
+    if orders.going_on is None or orders.going_on.number not in following.requests:
+        return 0
+    request = following.requests[orders.going_on.number]
+    return int(orders.going_on.computed - request.num_computed_tokens)
 
 
 def _difference(orders: Orders, output: Any, own: set[str], step: int) -> str:
