@@ -132,7 +132,7 @@ class FollowsPlan:
         usual = self.max_num_scheduled_tokens
         # NOTE: else nobody is let in who would take more, and whoever lags can catch up.
         if orders.is_cut and not following.late:
-            self.max_num_scheduled_tokens = min(orders.tokens + _behind(following, orders), usual)
+            self.max_num_scheduled_tokens = min(orders.tokens + _more(following, orders), usual)
         try:
             output = super().schedule(*arguments, **named)
         finally:
@@ -232,12 +232,15 @@ class FollowsPlan:
         _log.warning("blendsim: %s", following.course.note())
 
 
-def _behind(following: _Following, orders: Orders) -> int:
-    """Tokens of the prompt in progress that vLLM has still to compute, or has already."""
-    if orders.going_on is None or orders.going_on.number not in following.requests:
+def _more(following: _Following, orders: Orders) -> int:
+    """Tokens by which vLLM lags with the prompt in progress, or is ahead (below 0)."""
+    chunk = orders.going_on
+    if chunk is None or chunk.number not in following.requests:
         return 0
-    request = following.requests[orders.going_on.number]
-    return int(orders.going_on.computed - request.num_computed_tokens)
+    request = following.requests[chunk.number]
+    if not request.is_prefill_chunk:
+        return 1 - chunk.tokens  # its prompt is done, it decodes
+    return max(0, chunk.computed + chunk.tokens - int(request.num_computed_tokens)) - chunk.tokens
 
 
 def _difference(orders: Orders, output: Any, own: set[str], step: int) -> str:
