@@ -2,18 +2,20 @@
 
 import builtins
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from typer.testing import CliRunner
+from vllm_stand_in import install
 
 from blendrt import loading
 from blendrt.config import TINY, DecoderConfig
 from blendrt.executor.sequential import SequentialExecutor
 from blendrt.vllm.feed import write_config
+from blendrt.vllm.following import Course
 from blendsim.cli.app import app
 from blendsim.specs import find_model
 from blendsim.steplog import read_steplog
@@ -154,6 +156,7 @@ WRONG: dict[str, tuple[list[str], list[str]]] = {
         ["--engine", "vllm", "--gpu", "--executor", "overlap"],
         ["--executor", "drop it"],
     ),
+    "plain, not vLLM": (["--plain"], ["--plain is for --engine vllm, not blendrt", "drop it"]),
     "unknown engine": (["--engine", "orca"], ["'orca'", "blendrt", "vllm"]),
 }
 
@@ -247,3 +250,18 @@ def test_plans_own_model_runs_on_a_gpu_without_being_named() -> None:
     choice = loading.ModelChoice(DecoderConfig.from_spec(spec), None)
     assert loading.choose_model(None, spec, gpu=True) == choice
     assert loading.choose_model("llama-3.1-8b", spec, gpu=False) == choice
+
+
+def test_vllm_follows_the_plan_and_the_log_says_how_far(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loading, "find_device", lambda gpu: torch.device("cpu"))
+    install(monkeypatch)
+    asked = ("--engine", "vllm", "--gpu", "--model", "tiny", "-o", "steps.parquet", "--json")
+    followed = json.loads(run(*asked).stdout)
+    log = read_steplog(folder / "steps.parquet")
+    assert (followed["scheduler"], log.meta["scheduler"]) == ("plan", "plan")
+    assert log.meta["followed"] == [asdict(Course(steps=len(log)))]
+    plain = json.loads(run(*asked, "--plain").stdout)
+    assert plain["scheduler"] == "vllm"
+    assert "followed" not in read_steplog(folder / "steps.parquet").meta

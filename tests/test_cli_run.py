@@ -22,6 +22,7 @@ from batch_worlds import (
 from vllm_stand_in import StandInLLM, install
 
 from blendrt import loading
+from blendrt.vllm.following import SCHEDULER, Course
 from blendsim.steplog import read_steplog
 
 model = pytest.fixture(scope="module")(make_model)
@@ -157,3 +158,18 @@ def test_vllm_has_its_tokenizer_for_stop_texts_and_no_seeds_but_those_given(
     (engine,) = vllm.made
     assert engine.arguments["skip_tokenizer_init"] is False
     assert {params["seed"] for _, params in engine.given} == {None, 2}
+
+
+def test_vllm_follows_the_plan_unless_it_is_to_be_plain(
+    model: Path, folder: Path, vllm: type[StandInLLM], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = ("--gpu", "--engine", "vllm", "--planner", "blend", "--json")
+    monkeypatch.setattr(Course, "note", lambda course: f"{course.steps} steps")
+    followed = json.loads(run(model, *asked, "--log", "steps.parquet").stdout)
+    steps = len(read_steplog(folder / "steps.parquet"))
+    assert f"{steps} steps" in followed["notes"]
+    (folder / "out.jsonl").unlink()
+    plain = json.loads(run(model, *asked, "--plain").stdout)
+    assert not any(note.endswith(" steps") for note in plain["notes"])
+    assert [one.arguments.get("scheduler_cls") for one in vllm.made] == [SCHEDULER, None]
+    assert len(results(folder)) == REQUESTS
