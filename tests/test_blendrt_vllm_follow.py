@@ -27,7 +27,7 @@ from vllm_small import Request, SmallScheduler
 from vllm_worlds import environment
 
 from blendrt.vllm.alone import following
-from blendrt.vllm.following import Course
+from blendrt.vllm.following import ROW, Course
 from blendrt.vllm.gate import Gate
 from blendrt.vllm.lead import follows
 from blendsim.errors import InputError, PlanMismatch
@@ -119,6 +119,15 @@ def test_requests_of_no_plan_run_when_it_is_done() -> None:
     _, answered = drive(scheduler)
     assert list(answered)[-1] == 1000
     assert answered == answers_of("blend") | {1000: 3}
+
+
+def test_of_two_requests_with_one_row_both_are_answered() -> None:
+    job = followed("blend")
+    scheduler = scheduler_for(job)
+    scheduler.follow(lead(job))
+    give(scheduler, job, job.plan.order.tolist())
+    scheduler.add_request(Request("request 1000", [1] * 40, 3, [END], {ROW: 7}))
+    assert drive(scheduler)[1] == answers_of("blend") | {1000: 3}
 
 
 def test_requests_that_never_came_are_passed_over() -> None:
@@ -222,6 +231,16 @@ def test_a_plan_for_another_workload_is_refused() -> None:
     with (
         pytest.raises(PlanMismatch, match="another workload"),
         following(engine_of(scheduler_for(job)), job.plan, other),
+    ):
+        pass
+
+
+def test_vllm_in_another_process_is_refused() -> None:
+    job = followed("blend")
+    engine = SimpleNamespace(llm_engine=SimpleNamespace(engine_core=SimpleNamespace()))
+    with (
+        pytest.raises(InputError, match="VLLM_ENABLE_V1_MULTIPROCESSING=0"),
+        following(engine, job.plan, job.workload),
     ):
         pass
 

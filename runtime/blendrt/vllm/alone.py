@@ -17,6 +17,7 @@ import numpy as np
 from blendrt.replay.job import Job
 from blendrt.vllm.feed import led
 from blendrt.vllm.following import ROW, SCHEDULER, Course
+from blendsim.errors import InputError
 from blendsim.plan import Plan, require_same_workload
 from blendsim.prefix import sort_prompts
 from blendsim.request import Ints, Workload
@@ -41,7 +42,13 @@ def following(
     unless given, and as long as vLLM allows where that says nothing. When answers end, vLLM tells.
     """
     require_same_workload(plan, workload)
-    scheduler = llm.llm_engine.engine_core.engine_core.scheduler
+    core = getattr(llm.llm_engine.engine_core, "engine_core", None)
+    if core is None:
+        raise InputError(
+            "vLLM schedules in another process; set VLLM_ENABLE_V1_MULTIPROCESSING=0 before it "
+            "is imported"
+        )
+    scheduler = core.scheduler
     courses: list[Course] = []
     limit = workload.output_limit if most is None else most
     room = np.maximum(1, scheduler.max_model_len - workload.prompt_len)

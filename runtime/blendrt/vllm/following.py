@@ -69,7 +69,7 @@ class _Following:
     number_of: dict[str, int] = field(default_factory=dict)  # by vLLM's id
     over: list[int] = field(default_factory=list)  # ended in vLLM, not yet told
     early: list[int] = field(default_factory=list)  # and not begun in the core
-    late: list[int] = field(default_factory=list)  # the core runs them, vLLM has them wait
+    late: list[int] = field(default_factory=list)  # run or over in the core, vLLM has them wait
     crowded: int = 0  # steps on end with many of those
 
 
@@ -111,7 +111,8 @@ class FollowsPlan:
         if following is not None:
             row = ((request.sampling_params and request.sampling_params.extra_args) or {}).get(ROW)
             number = following.lead.number_of.get(row)
-            if number is not None:
+            # NOTE: of two with one row the second is none of the plan's.
+            if number is not None and number not in following.requests:
                 following.requests[number] = request
                 following.number_of[request.request_id] = number
         super().add_request(request)
@@ -189,7 +190,8 @@ class FollowsPlan:
 
     def _is_late(self, following: _Following, number: int) -> bool:
         request = following.requests.get(number)
-        return request is not None and following.lead.runs(number) and request in self.waiting
+        has_entered = request is not None and not following.lead.waits(number)
+        return has_entered and request in self.waiting
 
     def _compare(self, following: _Following, orders: Orders, output: Any, own: set[str]) -> None:
         """Whether the step is the one that was decided; `own` are those vLLM threw out itself."""
@@ -211,6 +213,7 @@ class FollowsPlan:
             )
         )
         if as_decided and not following.late:
+            following.crowded = 0
             return
         course.differed += 1
         course.first = course.first or _difference(orders, output, own, course.steps)

@@ -17,7 +17,7 @@ from blendsim.plan import DUAL_SCAN
 from blendsim.request import Ints
 from blendsim.serving.core import ServingCore
 from blendsim.serving.flavour import LRU
-from blendsim.serving.state import DECODING, DONE, NONE, PREFILLING
+from blendsim.serving.state import DECODING, DONE, NONE, WAITING
 from blendsim.steplog import COUNTS
 
 _FINISHED = COUNTS.index("finished")
@@ -105,9 +105,9 @@ class Lead:
         over, is_cut = int(state.counts[_FINISHED]), int(s.prefilling) != NONE
         return Orders(out, going_on, chunks, decodes, over, is_cut)
 
-    def runs(self, number: int) -> bool:
-        """Whether it runs, after the step decided last."""
-        return int(self.core.state.requests[number].status) in (PREFILLING, DECODING)
+    def waits(self, number: int) -> bool:
+        """Whether it is still to enter, or to come back, after the step decided last."""
+        return int(self.core.state.requests[number].status) == WAITING
 
 
 def follows(job: Job) -> bool:
