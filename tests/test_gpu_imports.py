@@ -77,3 +77,8 @@ def test_replay_and_profile_measure_run_without_them(tmp_path: Path) -> None:
         assert done.returncode == 0, done.stderr
     assert (tmp_path / "log.parquet").exists()
     assert (tmp_path / "cpu" / "tiny" / "tp1" / "overlap.csv").exists()
+
+
+def test_what_vllm_follows_by_is_imported_without_them() -> None:
+    done = run(["x"], "import blendrt.vllm.alone, blendrt.vllm.generate")
+    assert done.returncode == 0, done.stderr
