@@ -13,15 +13,20 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from replay_worlds import BLOCKS, BUDGET, job_of, planned, pool, prompt_of
+from replay_worlds import BLOCKS, job_of, planned, pool, prompt_of
 from vllm_small import Request, SmallScheduler
-from vllm_worlds import environment
+from vllm_worlds import World, environment
 
 from blendrt.replay.job import Job
 from blendrt.vllm.following import ROW, Course, FollowsPlan
 from blendrt.vllm.lead import leading_core
+from blendsim.plan import DUAL_SCAN, Plan
+from blendsim.prefix import sort_prompts
+from blendsim.request import Prompts, from_lengths
 from blendsim.serving.core import ServingCore
+from blendsim.serving.flavour import FLAVOURS
 from blendsim.sim.run import simulate
+from blendsim.specs import System, find_gpu, find_model
 from blendsim.steplog import StepLog
 
 POLICIES = ("dfs", "blend", "paced")
@@ -139,8 +144,46 @@ def drive(
                 row = int(request.request_id.split()[1])
                 assert row not in answered, "nobody is answered twice"
                 answered[row] = len(request.output)
-    assert max((step[0] for step in steps), default=0) <= BUDGET, "no step is larger than asked"
+    largest = max((step[0] for step in steps), default=0)
+    assert largest <= scheduler.max_num_scheduled_tokens, "no step is larger than asked"
     return steps, answered
+
+
+def drawn_job(world: World, rng: np.random.Generator) -> Job:
+    """A world of vllm_worlds under an order for both ends, whose lengths are guessed badly."""
+    prompts, outputs = world["prompts"], np.array(world["outputs"])
+    n = len(prompts)
+    content = Prompts(
+        offsets=np.cumsum([0, *map(len, prompts)]),
+        units=np.concatenate(prompts),
+        space=np.zeros(n, np.int32),
+        unit_tokens=np.ones(1, np.int32),
+        space_names=("tokens",),
+    )
+    workload = from_lengths([len(prompt) for prompt in prompts], outputs, prompts=content)
+    plan = Plan(
+        policy="drawn",
+        admission=DUAL_SCAN,
+        order=rng.permutation(n),
+        rank=np.zeros(n, np.int32),
+        is_first=np.arange(n) < n // 10,
+        is_visible=np.zeros(n, np.bool_),
+        expected_output=np.maximum(1, (outputs * rng.uniform(0.3, 2, n)).astype(np.int64)),
+        density=np.sort(rng.exponential(1, n))[::-1].copy(),
+        root_density=1.0,
+        workload_hash="",
+        meta={},
+    )
+    flavour = replace(
+        FLAVOURS["vllm"],
+        token_budget=world["budget"],
+        max_running=world["max_running"],
+        prefix_sharing=world["sharing"],
+    )
+    model = find_model("llama-3.1-8b")
+    kv_bytes = world["capacity"] * 16 * model.kv_bytes_per_token
+    system = System(model, find_gpu("a100-80g"), kv_bytes=kv_bytes)
+    return Job(plan, workload, outputs, sort_prompts(workload), system, flavour)
 
 
 def stepped_on_vllm(jobs: list[tuple[str, Job, dict[str, Any]]], folder: Path) -> dict[str, Any]:

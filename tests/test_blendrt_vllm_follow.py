@@ -11,6 +11,7 @@ import pytest
 from follow_worlds import (
     END,
     POLICIES,
+    drawn_job,
     drive,
     followed,
     give,
@@ -24,7 +25,7 @@ from follow_worlds import (
 )
 from replay_worlds import BLOCKS, prompt_of
 from vllm_small import Request, SmallScheduler
-from vllm_worlds import environment
+from vllm_worlds import environment, small_worlds
 
 from blendrt.vllm.alone import following
 from blendrt.vllm.following import ROW, Course
@@ -89,6 +90,24 @@ def test_nobody_is_lost_where_memory_is_less_than_the_plan_believes(
     assert ran.course is not None
     assert ran.course.differed > 0
     assert ran.course.preempted > 0
+
+
+@pytest.mark.parametrize("aligned", [False, True])
+def test_whatever_the_pool_nobody_is_lost(aligned: bool) -> None:
+    """Where no prompt ends with a block that is shared, every step is as decided, too."""
+    differed = 0
+    for number, world in enumerate(small_worlds(10, aligned, start=7)):
+        job = drawn_job(world, np.random.default_rng(number))
+        room = world["capacity"] * 16 - job.workload.prompt_len
+        loose = job._replace(output_len=np.minimum(2 * job.output_len + 3, room))
+        answers = dict(enumerate(job.output_len.tolist()))
+        for is_ahead in (False, True):
+            for asked in (job, loose):
+                ran = run(asked, job.output_len, world["capacity"], world["capacity"], is_ahead)
+                assert ran.answered == answers
+                assert ran.course is not None
+                differed += 0 if is_ahead else ran.course.differed
+    assert (differed > 0) == aligned
 
 
 def test_vllm_goes_on_alone_when_the_plans_memory_is_not_its_own(
