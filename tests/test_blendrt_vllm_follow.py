@@ -27,6 +27,7 @@ from replay_worlds import BLOCKS, prompt_of
 from vllm_small import Request, SmallScheduler
 from vllm_worlds import environment, small_worlds
 
+from blendrt.replay.job import Job
 from blendrt.vllm.alone import following
 from blendrt.vllm.following import ROW, Course
 from blendrt.vllm.gate import Gate
@@ -231,13 +232,22 @@ def engine_of(scheduler: Any) -> Any:
     return SimpleNamespace(llm_engine=SimpleNamespace(engine_core=core))
 
 
+def params_of(job: Job) -> list[Any]:
+    """vLLM's SamplingParams, as far as they are read."""
+    return [SimpleNamespace(max_tokens=int(most), extra_args=None) for most in job.output_len]
+
+
 @pytest.mark.parametrize("policy", POLICIES)
 def test_somebody_elses_vllm_follows_too(policy: str) -> None:
     """It says its own rules; lengths of answers are not known before."""
     job = followed(policy)
     scheduler = scheduler_for(job)
-    with following(engine_of(scheduler), job.plan, job.workload) as courses:
-        give(scheduler, with_room_to_answer(job), list(range(300)))
+    params = params_of(with_room_to_answer(job))
+    with following(engine_of(scheduler), job.plan, job.workload, params) as courses:
+        for row, each in enumerate(params):
+            prompt, most = prompt_of(job.workload, row), each.max_tokens
+            request = Request(f"request {row}", prompt, most, [END], each.extra_args)
+            scheduler.add_request(request)
         steps, answered = drive(scheduler, job.output_len)
     assert steps == steps_of(simulated(policy))
     assert answered == answers_of(policy)
@@ -249,7 +259,7 @@ def test_a_plan_for_another_workload_is_refused() -> None:
     other = select(job.workload, np.arange(299, -1, -1))
     with (
         pytest.raises(PlanMismatch, match="another workload"),
-        following(engine_of(scheduler_for(job)), job.plan, other),
+        following(engine_of(scheduler_for(job)), job.plan, other, params_of(job)),
     ):
         pass
 
@@ -259,16 +269,27 @@ def test_vllm_in_another_process_is_refused() -> None:
     engine = SimpleNamespace(llm_engine=SimpleNamespace(engine_core=SimpleNamespace()))
     with (
         pytest.raises(InputError, match="VLLM_ENABLE_V1_MULTIPROCESSING=0"),
-        following(engine, job.plan, job.workload),
+        following(engine, job.plan, job.workload, params_of(job)),
+    ):
+        pass
+
+
+def test_one_set_of_params_for_all_is_refused() -> None:
+    job = followed("blend")
+    engine = engine_of(scheduler_for(job))
+    with (
+        pytest.raises(InputError, match="give each its own"),
+        following(engine, job.plan, job.workload, params_of(job)[:1] * 300),
     ):
         pass
 
 
 def test_a_scheduler_that_cannot_follow_is_refused() -> None:
     job = followed("blend")
+    engine = engine_of(SmallScheduler(BLOCKS, 96, 96))
     with (
         pytest.raises(InputError, match="follows no plan"),
-        following(engine_of(SmallScheduler(BLOCKS, 96, 96)), job.plan, job.workload),
+        following(engine, job.plan, job.workload, params_of(job)),
     ):
         pass
 

@@ -1,13 +1,12 @@
 """A plan followed by somebody else's vLLM: made by hand, with whatever model and settings it has.
 
-`LLM(…, scheduler_cls=SCHEDULER)` in one process (`VLLM_ENABLE_V1_MULTIPROCESSING=0`), requests
-whose `SamplingParams.extra_args` have `{ROW: i}` for row i of the plan's workload, and
+`LLM(…, scheduler_cls=SCHEDULER)` in one process (`VLLM_ENABLE_V1_MULTIPROCESSING=0`), and
 
-    with following(llm, plan, workload) as courses:
+    with following(llm, plan, workload, params) as courses:
         answers = llm.generate(prompts, params)
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -20,11 +19,11 @@ from blendrt.vllm.following import ROW, SCHEDULER, Course
 from blendsim.errors import InputError
 from blendsim.plan import Plan, require_same_workload
 from blendsim.prefix import sort_prompts
-from blendsim.request import Ints, Workload
+from blendsim.request import Workload
 from blendsim.serving.flavour import FLAVOURS
 from blendsim.specs import GpuSpec, ModelSpec, System
 
-__all__ = ["ROW", "SCHEDULER", "following"]
+__all__ = ["SCHEDULER", "following"]
 
 # Of a system only the number and size of its KV blocks are asked for, and vLLM says those.
 _MODEL = ModelSpec("any", 1, 1, 1, heads=1, kv_heads=1, head_dim=1, vocab=1, context=1 << 20)
@@ -33,15 +32,20 @@ _GPU = GpuSpec("any", flops=1.0, bandwidth=1.0, memory_bytes=1 << 40, sm_count=1
 
 @contextmanager
 def following(
-    llm: Any, plan: Plan, workload: Workload, rank: int = 0, most: Ints | None = None
+    llm: Any, plan: Plan, workload: Workload, params: Sequence[Any], rank: int = 0
 ) -> Iterator[list[Course]]:
-    """While it lasts `llm` follows the rank's plan, whatever order that is served in; all its
-    requests are to be added before the first step. The list holds how far it did, afterwards.
+    """While it lasts `llm` follows the rank's plan, whatever order that is served in. The list
+    holds how far it did, afterwards.
 
-    `most` is the longest that answers may get, by workload row: the workload's `output_limit`
-    unless given, and as long as vLLM allows where that says nothing. When answers end, vLLM tells.
+    `params` are the `SamplingParams` of the workload's requests, an object each, in its order; they
+    are told which request they are of, so that requests may be added in any order, all before the
+    first step. When answers end, vLLM tells.
     """
     require_same_workload(plan, workload)
+    if len({id(each) for each in params}) != len(workload):
+        raise InputError(
+            f"{len(params)} SamplingParams for {len(workload)} requests; give each its own"
+        )
     core = getattr(llm.llm_engine.engine_core, "engine_core", None)
     if core is None:
         raise InputError(
@@ -50,9 +54,11 @@ def following(
         )
     scheduler = core.scheduler
     courses: list[Course] = []
-    limit = workload.output_limit if most is None else most
+    for row, each in enumerate(params):
+        each.extra_args = {**(each.extra_args or {}), ROW: row}
+    limit = np.array([each.max_tokens or scheduler.max_model_len for each in params], np.int64)
     room = np.maximum(1, scheduler.max_model_len - workload.prompt_len)
-    longest = np.where(limit > 0, np.minimum(limit, room), room)
+    longest = np.minimum(limit, room)
     with led(scheduler, _job(scheduler, plan, workload), rank, True, courses, longest):
         yield courses
 
