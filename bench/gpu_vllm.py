@@ -58,7 +58,7 @@ def asked_runs(given: argparse.Namespace) -> list[Run]:
     """Every order under every budget, the budgets of one order together, and of a budget the
     schedulers.
     """
-    from blendrt.vllm.lead import follows
+    from blendrt.vllm.lead import admitting_as, follows
 
     runs = []
     for pool in given.pool:
@@ -66,12 +66,24 @@ def asked_runs(given: argparse.Namespace) -> list[Run]:
         for one in planned:
             for budget in given.budget:
                 job, meta = vllm_job(one, budget)
+                engine = meta.get("settings", {}).get("engine")
                 for scheduler in given.scheduler:
                     if scheduler == PLAN and not follows(job):
                         continue
-                    how = "followed" if scheduler == PLAN else "vllm"
+                    is_led = scheduler == PLAN
+                    how = "followed" if is_led else "vllm"
                     place = given.output / f"{pool}-{one.policy}-{how}-{budget}.parquet"
-                    runs.append(Run(pool, one.policy, budget, scheduler, job, meta, place))
+                    runs.append(
+                        Run(
+                            pool=pool,
+                            policy=one.policy,
+                            budget=budget,
+                            scheduler=scheduler,
+                            job=admitting_as(job, engine) if is_led else job,
+                            meta=meta,
+                            place=place,
+                        )
+                    )
     return runs
 
 

@@ -24,7 +24,7 @@ from blendsim.plan import DUAL_SCAN, Plan
 from blendsim.prefix import sort_prompts
 from blendsim.request import Prompts, from_lengths
 from blendsim.serving.core import ServingCore
-from blendsim.serving.flavour import FLAVOURS
+from blendsim.serving.flavour import FLAVOURS, PROMPT_FITS
 from blendsim.sim.run import simulate
 from blendsim.specs import System, find_gpu, find_model
 from blendsim.steplog import StepLog
@@ -54,12 +54,14 @@ def with_room_to_answer(job: Job) -> Job:
 
 
 @cache
-def simulated(policy: str) -> StepLog:
-    """What the simulator does with the plan, as the vLLM flavour."""
+def simulated(policy: str, admission: str = PROMPT_FITS) -> StepLog:
+    """What the simulator does with the plan, as the vLLM flavour; perhaps by another rule who is
+    admitted.
+    """
     problem, _ = planned(policy, "vllm", pool(300))
     job = followed(policy)
     of = (job.plan, job.workload, job.output_len, job.prompts)
-    return simulate(*of, problem.model, job.flavour)
+    return simulate(*of, problem.model, replace(job.flavour, admission=admission))
 
 
 def steps_of(log: StepLog) -> list[list[int]]:

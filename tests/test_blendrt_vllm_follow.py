@@ -31,9 +31,10 @@ from blendrt.replay.job import Job
 from blendrt.vllm.alone import following
 from blendrt.vllm.following import ROW, Course
 from blendrt.vllm.gate import Gate
-from blendrt.vllm.lead import follows
+from blendrt.vllm.lead import admitting_as, follows
 from blendsim.errors import InputError, PlanMismatch
 from blendsim.request import select
+from blendsim.serving.flavour import PREDICTED_PEAK
 
 
 def answers_of(policy: str) -> dict[int, int]:
@@ -47,6 +48,25 @@ def test_every_step_is_the_simulators(policy: str) -> None:
     assert ran.answered == answers_of(policy)
     assert ran.course == Course(steps=len(ran.steps))
     assert sum(step[2] for step in ran.steps) > 20
+
+
+@pytest.mark.parametrize("policy", ["blend", "paced"])
+def test_requests_enter_while_their_predicted_peak_fits_if_the_plan_is_for_that(
+    policy: str,
+) -> None:
+    """As vLLM by itself never does."""
+    job = admitting_as(followed(policy), "nanoflow")
+    assert job.flavour.admission == PREDICTED_PEAK
+    ran = run(job)
+    assert ran.steps == steps_of(simulated(policy, PREDICTED_PEAK))
+    assert ran.steps != steps_of(simulated(policy))
+    assert ran.answered == answers_of(policy)
+
+
+def test_plans_served_in_order_are_admitted_as_vllm_does() -> None:
+    job = followed("dfs")
+    assert admitting_as(job, "nanoflow") is job
+    assert admitting_as(followed("blend"), None) is followed("blend")
 
 
 @pytest.mark.parametrize("policy", ["blend", "paced"])

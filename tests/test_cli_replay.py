@@ -14,9 +14,11 @@ from vllm_stand_in import install
 from blendrt import loading
 from blendrt.config import TINY, DecoderConfig
 from blendrt.executor.sequential import SequentialExecutor
+from blendrt.vllm import feed
 from blendrt.vllm.feed import write_config
 from blendrt.vllm.following import Course
 from blendsim.cli.app import app
+from blendsim.serving.flavour import PREDICTED_PEAK
 from blendsim.specs import find_model
 from blendsim.steplog import read_steplog
 
@@ -265,3 +267,22 @@ def test_vllm_follows_the_plan_and_the_log_says_how_far(
     plain = json.loads(run(*asked, "--plain").stdout)
     assert plain["scheduler"] == "vllm"
     assert "followed" not in read_steplog(folder / "steps.parquet").meta
+
+
+def test_a_followed_plan_admits_by_the_rule_of_the_engine_it_is_for(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of nanoflow here, where requests enter while their predicted peak fits."""
+    monkeypatch.setattr(loading, "find_device", lambda gpu: torch.device("cpu"))
+    install(monkeypatch)
+    rules = []
+    own = feed.leading_core
+
+    def noted(job: Any, *rest: Any) -> Any:
+        rules.append(job.flavour)
+        return own(job, *rest)
+
+    monkeypatch.setattr(feed, "leading_core", noted)
+    assert run("--engine", "vllm", "--gpu", "--model", "tiny").exit_code == 0
+    (flavour,) = rules
+    assert (flavour.name, flavour.admission) == ("vllm", PREDICTED_PEAK)

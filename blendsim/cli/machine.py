@@ -167,7 +167,12 @@ def _job(made: "Plan", pool: "Workload", asked: Asked, wish: Wish) -> Any:
             f"replay runs no rounds as {name} does; give --engine vllm, or plan with --engine "
             "nanoflow, vllm or sequential"
         )
-    return Job(made, pool, reported_lengths(pool, drawn), prompts, system, flavour)
+    job = Job(made, pool, reported_lengths(pool, drawn), prompts, system, flavour)
+    if wish.engine is Engine.BLENDRT or wish.is_plain:
+        return job
+    from blendrt.vllm.lead import admitting_as
+
+    return admitting_as(job, settings.engine)
 
 
 def require_runnable(settings: "Settings", command: str) -> None:

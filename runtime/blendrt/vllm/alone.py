@@ -16,6 +16,7 @@ import numpy as np
 from blendrt.replay.job import Job
 from blendrt.vllm.feed import led
 from blendrt.vllm.following import ROW, SCHEDULER, Course
+from blendrt.vllm.lead import admitting_as
 from blendsim.errors import InputError
 from blendsim.plan import Plan, require_same_workload
 from blendsim.prefix import sort_prompts
@@ -75,7 +76,7 @@ def _job(scheduler: Any, plan: Plan, workload: Workload) -> Job:
     )
     if (reserved := settings.get("output_reserved")) is not None:
         flavour = replace(flavour, output_reserved=reserved)
-    return Job(
+    job = Job(
         plan=plan,
         workload=workload,
         output_len=workload.output_limit,
@@ -83,3 +84,4 @@ def _job(scheduler: Any, plan: Plan, workload: Workload) -> Job:
         system=System(_MODEL, _GPU, block_tokens=int(scheduler.block_size)),
         flavour=flavour,
     )
+    return admitting_as(job, settings.get("engine"))

@@ -16,7 +16,7 @@ from blendrt.replay.job import Job
 from blendsim.plan import DUAL_SCAN
 from blendsim.request import Ints
 from blendsim.serving.core import ServingCore
-from blendsim.serving.flavour import LRU
+from blendsim.serving.flavour import FLAVOURS, LRU
 from blendsim.serving.state import DECODING, DONE, NONE, WAITING
 from blendsim.steplog import COUNTS
 
@@ -115,6 +115,15 @@ def follows(job: Job) -> bool:
     so, vLLM does the same by itself.
     """
     return job.plan.admission == DUAL_SCAN and job.flavour.can_pace
+
+
+def admitting_as(job: Job, engine: str | None) -> Job:
+    """The job with requests admitted by the rule of the engine that its plan is for, where vLLM is
+    to follow it: while their predicted peak fits, say, and not as soon as their prompts do.
+    """
+    if engine not in FLAVOURS or not follows(job):
+        return job
+    return job._replace(flavour=replace(job.flavour, admission=FLAVOURS[engine].admission))
 
 
 def leading_core(job: Job, rank: int, blocks: int, most: Ints | None = None) -> ServingCore:
