@@ -1,0 +1,275 @@
+"""The page of a run: what ran, its key figures, its steps over time, where the seconds went, the
+steps that stand out, its ranks, and a second log beside it.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from blendsim.files import replacing
+from blendsim.perf.pricing import StepWork
+from blendsim.report import html
+from blendsim.report.gist import Gist, Hindsight, heading
+from blendsim.report.losses import Losses
+from blendsim.report.plots import run as plots
+from blendsim.report.tables import Column, number, share
+from blendsim.report.timeline import durations, longest_steps, ranks, timeline
+from blendsim.report.validate import Validation
+from blendsim.report.validation_text import sentences, strata_columns
+from blendsim.steplog import StepLog
+
+#: Causes in the order of losses.CAUSES, then `again`: a word for the picture, a sentence for the table.
+CAUSES = (
+    ("overlap", "kinds of work that did not run side by side, or waited for host memory"),
+    ("attention", "decode attention slower than its best rate"),
+    ("floors", "LM head and prefill attention slower than their best rates"),
+    ("step size", "another number of tokens in the step would have been worth more"),
+    ("KV and mix", "too little beside the best size: KV not full, or other work in other steps"),
+    ("again", "work beyond the least: computed again, or prefixes not shared"),
+)
+
+
+class Beside(NamedTuple):
+    """A second log of the same schedule."""
+
+    name: str
+    figures: Gist
+    validation: Validation  # the first log's seconds against this one's
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Report:
+    """A run and all that was found out about it."""
+
+    name: str  # of the log's file
+    log: StepLog
+    figures: Gist
+    capacity_blocks: int | None  # of a replica
+    work: StepWork | None
+    pool: Hindsight | None
+    notes: list[str]  # what is left out and why, one sentence each
+    against: Beside | None = None
+
+
+def write_report(report: Report, path: Path) -> None:
+    """The page as one file."""
+    with replacing(path) as temporary:
+        temporary.write_text(run_page(report), encoding="utf-8")
+
+
+def run_page(report: Report) -> str:
+    """The page as HTML. The log has at least one step."""
+    log = report.log
+    line = timeline(log, report.work)
+    account = report.pool.account if report.pool else None
+    parts = [
+        _summary(report),
+        html.tiles(_tiles(report.figures)),
+        *(html.paragraph(note, "note") for note in report.notes),
+        html.section("Over time", _pictures(plots.over_time(line, report.capacity_blocks))),
+        html.section("Where the seconds go", *(_account(account) if account else _no_account(report))),
+        html.section("Steps", _steps(report)),
+        html.section("Ranks", *_ranks(report)),
+        html.section("Against a second log", *_against(report)),
+        html.section("What follows", *map(html.paragraph, report.pool.advice if report.pool else [])),
+        html.section("What ran", html.facts([("Log", report.name), *heading(log, report.figures)])),
+    ]  # fmt: skip
+    return html.page(_title(report), parts)
+
+
+def _title(report: Report) -> str:
+    told = dict(heading(report.log, report.figures))
+    kind = "Measured run" if report.figures.is_measured else "Simulated run"
+    where = told.get("Planned for")
+    parts = [told.get("Policy"), told.get("Model"), where]
+    return ": ".join(filter(None, [kind, ", ".join(filter(None, parts))]))
+
+
+def _summary(report: Report) -> str:
+    figures = report.figures
+    text = (
+        f"{figures.requests:,} requests finished in {figures.steps:,} steps and "
+        f"{_duration(figures.seconds)}."
+    )
+    if (estimate := report.log.meta.get("estimate")) is not None:
+        text += (
+            f" {estimate['measured']:,} of the steps were measured, the others are estimates: the "
+            f"run takes {number(estimate['low'], 1)} to {number(estimate['high'], 1)} s, "
+            f"{estimate['level']:.0%} sure."
+        )
+    return html.paragraph(text)
+
+
+def _duration(seconds: float) -> str:
+    if seconds >= 3600:
+        return f"{number(seconds, 1)} s ({number(seconds / 3600, 2)} h)"
+    if seconds >= 60:
+        return f"{number(seconds, 1)} s ({number(seconds / 60, 1)} min)"
+    return f"{seconds:.4g} s"
+
+
+def _tiles(figures: Gist) -> list[html.Tile]:
+    """What is known of the key figures, most important first."""
+    rate, per = figures.tokens_per_second, "input and output"
+    if rate is None:
+        rate, per = figures.computed_tokens_per_second, "computed"
+    shown = [html.Tile("Time", *_split(_duration(figures.seconds)))]
+    shown.append(html.Tile("Tokens a second", number(rate), per))
+    if figures.gpu_hours is not None and figures.gpus is not None:
+        gpus = f"on {figures.gpus:,} GPU{'s' if figures.gpus > 1 else ''}"
+        shown.append(html.Tile("GPU-hours", number(figures.gpu_hours, 2), gpus))
+    for what, part, seconds in (
+        ("Of reachable bound", figures.share_of_reachable, figures.reachable_seconds),
+        ("Of practical optimum", figures.share_of_optimum, figures.optimum_seconds),
+    ):
+        if part is not None:
+            shown.append(html.Tile(what, share(part), f"that is {number(seconds, 1)} s"))
+    if figures.sharing_ratio is not None:
+        shown.append(
+            html.Tile("Prompt tokens shared", share(figures.sharing_ratio), _kept(figures))
+        )
+    if figures.preempted_tokens is not None:
+        shown.append(html.Tile("Tokens recomputed", number(figures.preempted_tokens)))
+    if figures.kv_use is not None:
+        most = f"at most {share(figures.kv_most)}"
+        shown.append(html.Tile("KV use, mean", share(figures.kv_use), most))
+    return shown
+
+
+def _split(text: str) -> tuple[str, str]:
+    """“1,415.2 s (23.6 min)” as the figure and what stands below."""
+    first, _, rest = text.partition(" (")
+    return first, rest.rstrip(")")
+
+
+def _kept(figures: Gist) -> str:
+    if not figures.sharing_optimum or figures.sharing_ratio is None:
+        return ""
+    kept = figures.sharing_ratio / figures.sharing_optimum
+    return f"{share(kept)} of what can be shared"
+
+
+def _pictures(panels: list[plots.Panel]) -> str:
+    return html.pictures(html.Picture(one.title, one.note, one.svg) for one in panels)
+
+
+def _account(account: Losses) -> list[str]:
+    lost = list(account.causes.values())
+    rows = [
+        (
+            "reachable bound",
+            "the work itself, each piece at the price of the best mix",
+            account.bound,
+        ),
+        *((word, why, seconds) for (word, why), seconds in zip(CAUSES, lost, strict=True)),
+        ("run", "", account.run),
+    ]
+    columns = [
+        Column("", [row[0] for row in rows], is_text=True),
+        Column("seconds", [number(row[2], 1) for row in rows]),
+        Column("of the run", [share(row[2] / account.run) for row in rows]),
+        Column("what it is", [row[1] for row in rows], is_text=True),
+    ]
+    panel = plots.losses_panel(account, [word for word, _ in CAUSES[:-1]])
+    return [html.table(columns), _pictures([panel])]
+
+
+def _no_account(report: Report) -> list[str]:
+    if report.pool is None:
+        return []
+    return [html.paragraph(f"No account of the seconds: {report.pool.no_account}.", "quiet")]
+
+
+def _steps(report: Report) -> str:
+    log, found = report.log, durations(report.log)
+    told = [
+        *((f"P{100 * at:g}" if at != 0.5 else "median", s) for at, s in found.quantiles.items()),
+        ("longest", found.longest),
+    ]
+    spread = [
+        Column("", ["milliseconds"], is_text=True),
+        *(Column(name, [number(1e3 * seconds, 2)]) for name, seconds in told),
+    ]
+    rows = longest_steps(log)
+    within = [int((log.replica[:row] == log.replica[row]).sum()) for row in rows]
+    of_rank = [Column("rank", [str(each) for each in log.replica[rows]])]
+    shown = [
+        *(of_rank if len(set(log.replica.tolist())) > 1 else []),
+        Column("step", [number(at) for at in within]),
+        Column("at, s", [number(at, 1) for at in log.time("start")[rows]]),
+        Column("ms", [number(1e3 * at, 2) for at in log.time("seconds")[rows]]),
+        *(
+            Column(title, [number(value) for value in log.count(name)[rows]])
+            for title, name in (
+                ("prefill tokens", "prefill_tokens"),
+                ("decodes", "decode_requests"),
+                ("context read", "context_tokens"),
+                ("admitted", "admitted"),
+                ("preempted", "preempted"),
+                ("running", "running"),
+            )
+        ),
+    ]
+    which = "" if found.steps == len(log) else f" Of the {found.steps:,} that were measured."
+    return "\n".join(
+        [
+            _pictures([plots.durations_panel(found)]),
+            html.table(spread),
+            html.paragraph(f"The {len(rows)} longest steps.{which}"),
+            html.table(shown),
+        ]
+    )
+
+
+def _ranks(report: Report) -> list[str]:
+    each = ranks(report.log)
+    if len(each) < 2:
+        return []
+    kinds = report.log.meta.get("pools") or []
+    last, first = (pick(each, key=lambda rank: rank.ends) for pick in (max, min))
+    columns = [
+        Column("rank", [str(rank.replica) for rank in each]),
+        *([Column("pool", [_pool(kinds, rank.replica) for rank in each], is_text=True)] if kinds else []),
+        Column("ends at, s", [number(rank.ends, 1) for rank in each]),
+        Column("busy", [share(rank.busy / last.ends) for rank in each]),
+        Column("steps", [number(rank.steps) for rank in each]),
+        Column("finished", [number(rank.finished) for rank in each]),
+        Column("computed tokens", [number(rank.tokens) for rank in each]),
+        Column("found in KV cache", [number(rank.hit_tokens) for rank in each]),
+        Column("recomputed", [number(rank.preempted_tokens) for rank in each]),
+    ]  # fmt: skip
+    text = (
+        f"Rank {last.replica} finishes last, at {number(last.ends, 1)} s; rank {first.replica} "
+        f"first, {number(last.ends - first.ends, 1)} s before ({share(1 - first.ends / last.ends)})."
+    )
+    return [html.paragraph(text), html.table(columns)]
+
+
+def _pool(kinds: object, replica: int) -> str:
+    return str(kinds[replica]) if isinstance(kinds, list) and replica < len(kinds) else ""
+
+
+def _against(report: Report) -> list[str]:
+    if report.against is None:
+        return []
+    name, other, found = report.against
+    both = (report.figures, other)
+    rows = [
+        ("seconds", [number(one.seconds, 1) for one in both]),
+        ("computed tokens/s", [number(one.computed_tokens_per_second) for one in both]),
+        ("steps", [number(one.steps) for one in both]),
+        ("requests finished", [number(one.requests) for one in both]),
+        ("prompt tokens shared", [share(one.sharing_ratio) for one in both]),
+        ("tokens recomputed", [number(one.preempted_tokens) for one in both]),
+        ("KV use, mean", [share(one.kv_use) for one in both]),
+    ]
+    columns = [
+        Column("", [what for what, _ in rows], is_text=True),
+        *(Column(title, [cells[at] for _, cells in rows]) for at, title in enumerate((report.name, name))),
+    ]  # fmt: skip
+    return [
+        html.table(columns),
+        *map(html.paragraph, sentences(found, name)),
+        _pictures(plots.validation_panels(found)),
+        html.table(strata_columns(found.strata)),
+    ]

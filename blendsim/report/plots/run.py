@@ -1,0 +1,332 @@
+"""Pictures of one run for its page: small panels as SVG text, each with a scale and a key of its own,
+so that a telephone shows them one below the other.
+"""
+
+import io
+import re
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, PercentFormatter
+
+from blendsim.report.losses import PHASES, Losses
+from blendsim.report.plots import COLOURS, INK, QUIET
+from blendsim.report.timeline import Durations, Floats, Line, Timeline
+from blendsim.report.validate import KINDS, Validation
+
+COMPUTE, MEMORY = "#0072b2", "#e69f00"  # as figures/style.py has them, Okabe and Ito's
+HELD, CACHED, RUNNING, WAITING = "#009e73", "#56b4e9", "#009e73", "#cc79a7"
+#: A rank each, told apart by dashes too; ranks beyond begin again.
+RANKS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", INK)
+DASHES: tuple[Any, ...] = ("-", (0, (5, 1)), (0, (1, 1)), (0, (3, 1, 1, 1)), (0, (7, 2)))
+#: Causes of report/losses.py and what is computed again, from the paper's kinds of work outwards.
+CAUSE_COLOURS = ("#d55e00", "#e69f00", "#cc79a7", "#0072b2", "#009e73")
+WIDTH, HEIGHT = 5.2, 2.5  # inches, 72 units of the SVG each
+POINTS = 400  # of a distribution
+
+Draw = Callable[[Any], None]
+
+
+class Panel(NamedTuple):
+    """A picture and what it is called."""
+
+    name: str  # of the file's own names, letters and dashes
+    title: str
+    note: str  # what a reader must know to read it
+    svg: str
+
+
+def over_time(line: Timeline, capacity_blocks: int | None) -> list[Panel]:
+    """What steps did over the run: areas of one rank, or a line a rank."""
+    scale = _time_scale(float(line.edges[-1]))
+    if len(line.lines) == 1:
+        return _of_one(line.edges / scale.size, line.lines[0], scale.unit, capacity_blocks)
+    return _of_several(line, scale, capacity_blocks)
+
+
+def _of_one(edges: Floats, one: Line, unit: str, capacity: int | None) -> list[Panel]:
+    held = one.held
+
+    def tokens(axis: Any) -> None:
+        parts = (held["prefill_tokens"], held["decode_requests"])
+        _areas(axis, edges, parts, (COMPUTE, MEMORY), ("prefill", "decode"))
+
+    def decodes(axis: Any) -> None:
+        _line(axis, edges, held["decode_requests"], color=MEMORY, label="requests that decode")
+        right = _second_scale(axis)
+        context = held["context_tokens"]
+        _line(right, edges, context, color=INK, linestyle=(0, (3, 1)), label="tokens they read")
+        _key(axis, right)
+
+    def blocks(axis: Any) -> None:
+        parts = [held["held_blocks"], held["cached_blocks"]]
+        names = ["held by running requests", "cached"]
+        if capacity is not None:
+            parts.append(np.maximum(capacity - parts[0] - parts[1], 0.0))
+            names.append("free")
+        _areas(axis, edges, parts, (HELD, CACHED, "#e6eaee"), names)
+
+    def requests(axis: Any) -> None:
+        _line(axis, edges, held["running"], color=RUNNING, label="running")
+        right = _second_scale(axis)
+        waiting = held["waiting"]
+        _line(right, edges, waiting, color=WAITING, linestyle=(0, (3, 1)), label="waiting")
+        _key(axis, right)
+
+    drawn = [
+        ("tokens", "Tokens a step", "Stacked; means over the time that steps run.", tokens),
+        ("decodes", "Decodes and the context they read", _TWO_SCALES, decodes),
+        ("blocks", "KV blocks", "Stacked; shared blocks count once.", blocks),
+        ("requests", "Requests in the engine and in line", _TWO_SCALES, requests),
+    ]
+    panels = [_panel(name, title, note, draw, f"time, {unit}") for name, title, note, draw in drawn]
+    return [*panels[:1], *_work([one], edges, unit), *panels[1:]]
+
+
+_TWO_SCALES = "Solid: left scale. Dashed: right scale."
+
+
+def _of_several(line: Timeline, scale: "_Scale", capacity: int | None) -> list[Panel]:
+    edges = line.edges / scale.size
+
+    def each(values: Callable[[Line], Floats]) -> Draw:
+        def draw(axis: Any) -> None:
+            for at, one in enumerate(line.lines):
+                _line(
+                    axis, edges, values(one), color=RANKS[at % len(RANKS)],
+                    linestyle=DASHES[at % len(DASHES)], linewidth=1.0, label=f"{one.replica}",
+                )  # fmt: skip
+            if len(line.lines) <= 16:
+                _key(axis, columns=8)
+
+        return draw
+
+    def kv(one: Line) -> Floats:
+        return one.held["held_blocks"] / (capacity or 1)
+
+    blocks = "KV blocks held, of all" if capacity else "KV blocks held"
+    told: list[tuple[str, str, Callable[[Line], Floats]]] = [
+        ("prefill", "Prefill tokens a step", lambda one: one.held["prefill_tokens"]),
+        ("decodes", "Decodes a step", lambda one: one.held["decode_requests"]),
+        ("context", "Context tokens that decodes read", lambda one: one.held["context_tokens"]),
+        ("blocks", blocks, kv),
+        ("running", "Running requests", lambda one: one.held["running"]),
+        ("waiting", "Waiting requests", lambda one: one.held["waiting"]),
+    ]
+    panels = [
+        _panel(name, title, "A line a rank.", each(values), f"time, {scale.unit}")
+        for name, title, values in told
+    ]
+    return [*panels[:2], *_work(line.lines, edges, scale.unit), *panels[2:]]
+
+
+def _work(lines: Sequence[Line], edges: Floats, unit: str) -> list[Panel]:
+    """Figure 10 of the paper: seconds of either kind of work a second, the mean over ranks."""
+    compute = [one.compute for one in lines if one.compute is not None]
+    memory = [one.memory for one in lines if one.memory is not None]
+    if not (compute and memory):
+        return []
+
+    def draw(axis: Any) -> None:
+        _line(axis, edges, np.mean(compute, axis=0), color=COMPUTE, label="compute: GEMMs, prefill")
+        _line(
+            axis, edges, np.mean(memory, axis=0), color=MEMORY, linestyle=(0, (3, 1)),
+            label="memory: decode attention",
+        )  # fmt: skip
+        _key(axis)
+
+    mean = "" if len(lines) == 1 else " Mean of the ranks."
+    note = "Seconds each kind would take alone, for every second of the run." + mean
+    return [_panel("work", "Compute and memory work a second", note, draw, f"time, {unit}")]
+
+
+def durations_panel(found: Durations) -> Panel:
+    """Share of the run's time by how long a step takes, stacked by kind of step."""
+
+    def draw(axis: Any) -> None:
+        bottom = np.zeros(found.shares.shape[1])
+        ends = found.edges * 1e3
+        for shares, colour, name in zip(found.shares, COLOURS, KINDS, strict=True):
+            axis.stairs(bottom + shares, ends, baseline=bottom, fill=True, color=colour, label=name)
+            bottom = bottom + shares
+        axis.set(xscale="log", xlim=(ends[0], ends[-1]), ylim=(0, None))
+        axis.yaxis.set_major_formatter(PercentFormatter(1))
+        few = ends[-1] / ends[0] < 30
+        axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if few else (1,), numticks=12))
+        axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axis.xaxis.set_minor_formatter(FuncFormatter(lambda *_: ""))
+        _key(axis)
+
+    note = "Share of the steps’ time; mixed steps have prefill and decodes."
+    return _panel("durations", "How long steps take", note, draw, "milliseconds a step")
+
+
+def losses_panel(account: Losses, names: Sequence[str]) -> Panel:
+    """Seconds lost in every tenth of the run, stacked by cause."""
+
+    def draw(axis: Any) -> None:
+        places = np.arange(1, PHASES + 1)
+        above, below = np.zeros(PHASES), np.zeros(PHASES)
+        for lost, colour, name in zip(account.steps.T, CAUSE_COLOURS, names, strict=True):
+            bottom = np.where(lost >= 0, above, below)
+            axis.bar(places, lost, 0.8, bottom=bottom, color=colour, label=name)
+            above, below = above + np.maximum(lost, 0), below + np.minimum(lost, 0)
+        axis.axhline(0, color=INK, linewidth=0.7)
+        axis.set_xticks(places)
+        axis.yaxis.set_major_formatter(FuncFormatter(_short))
+        _key(axis, columns=2)
+
+    note = "Seconds above the reachable bound."
+    return _panel("losses", "Lost by tenth of the run", note, draw, "tenth of the run’s time")
+
+
+def validation_panels(run: Validation) -> list[Panel]:
+    """Simulated against measured: seconds a step over the run, and how far off steps are."""
+    compared = run.compared
+
+    def seconds(axis: Any) -> None:
+        parts = min(200, len(compared.step))
+        edges = np.linspace(0, len(compared.step), parts + 1)
+        at = np.arange(len(compared.step) + 1)
+        for values, colour, dashes, label in (
+            (compared.measured, INK, "-", "measured"),
+            (compared.simulated, COLOURS[0], (0, (3, 1)), "simulated"),
+        ):
+            sums = np.interp(edges, at, np.concatenate([[0.0], np.cumsum(values)]))
+            means = np.diff(sums) / np.diff(edges) * 1e3
+            _line(axis, edges, means, color=colour, linestyle=dashes, label=label)
+        _key(axis)
+
+    def errors(axis: Any) -> None:
+        shares = np.linspace(0, 1, POINTS)
+        for kind, (name, colour) in enumerate(zip(KINDS, COLOURS, strict=True)):
+            inside = compared.kind == kind
+            if inside.any():
+                axis.plot(
+                    np.quantile(compared.error[inside], shares), shares, color=colour, label=name
+                )
+        reach = max(0.02, 1.15 * float(np.quantile(np.abs(compared.error), 0.97)))
+        axis.axvline(0, color=QUIET, linewidth=0.9)
+        axis.set(xlim=(-reach, reach), ylim=(0, 1))
+        axis.xaxis.set_major_formatter(PercentFormatter(1, decimals=1 if reach < 0.05 else 0))
+        axis.yaxis.set_major_formatter(PercentFormatter(1))
+        _key(axis)
+
+    return [
+        _panel("compared", "Milliseconds a step", "Means of equal parts.", seconds, "steps compared"),
+        _panel(
+            "errors", "Steps with at most that error", "Simulated over measured, less 1.",
+            errors, "error of a step",
+        ),
+    ]  # fmt: skip
+
+
+class _Scale(NamedTuple):
+    size: float  # seconds
+    unit: str
+
+
+def _time_scale(seconds: float) -> _Scale:
+    """Hours for a run of hours, minutes of minutes."""
+    if seconds >= 2 * 3600:
+        return _Scale(3600.0, "hours")
+    return _Scale(60.0, "minutes") if seconds >= 240 else _Scale(1.0, "seconds")
+
+
+def _line(axis: Any, edges: Floats, values: Floats, **style: Any) -> None:
+    axis.stairs(values, edges, baseline=None, **{"linewidth": 1.3, **style})
+    axis.set_xlim(edges[0], edges[-1])
+    axis.set_ylim(0, None)
+    axis.yaxis.set_major_formatter(FuncFormatter(_short))
+
+
+def _areas(
+    axis: Any, edges: Floats, parts: Sequence[Floats], colours: Sequence[str], names: Sequence[str]
+) -> None:
+    bottom = np.zeros(len(edges) - 1)
+    for part, colour, name in zip(parts, colours, names, strict=False):
+        top = bottom + np.nan_to_num(part)
+        axis.stairs(top, edges, baseline=bottom, fill=True, color=colour, label=name)
+        bottom = top
+    axis.set(xlim=(edges[0], edges[-1]), ylim=(0, None))
+    axis.yaxis.set_major_formatter(FuncFormatter(_short))
+    _key(axis, columns=3)
+
+
+def _second_scale(axis: Any) -> Any:
+    right = axis.twinx()
+    right.spines[["top", "left"]].set_visible(False)
+    right.spines["right"].set_color(QUIET)
+    return right
+
+
+def _key(axis: Any, *others: Any, columns: int = 3) -> None:
+    """The names of what is drawn, in a line above the picture."""
+    handles, names = axis.get_legend_handles_labels()
+    for other in others:
+        more, called = other.get_legend_handles_labels()
+        handles, names = [*handles, *more], [*names, *called]
+    axis.legend(
+        handles, names, frameon=False, loc="lower left", bbox_to_anchor=(-0.02, 0.99),
+        ncols=min(columns, len(names)), handlelength=1.8, columnspacing=1.2, borderaxespad=0.2,
+    )  # fmt: skip
+
+
+def _short(value: float, _: int = 0) -> str:
+    """1.5k, 20k, 3M: a scale's figures must not need room."""
+    for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= size:
+            return f"{value / size:g}{unit}"
+    return f"{value:g}"
+
+
+_STYLE: dict[Any, Any] = {
+    "font.size": 9,
+    "font.family": "sans-serif",
+    "axes.edgecolor": QUIET,
+    "axes.labelcolor": INK,
+    "text.color": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "svg.fonttype": "none",  # letters stay letters: small, and a reader can search them
+    "svg.hashsalt": "blendsim",
+}
+
+
+def _panel(name: str, title: str, note: str, draw: Draw, below: str) -> Panel:
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=(WIDTH, HEIGHT), layout="constrained")
+        FigureCanvasSVG(figure)
+        axis = figure.subplots()
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.grid(color="#e6eaee", linewidth=0.6)
+        axis.set_axisbelow(True)
+        draw(axis)
+        if axis.get_xscale() != "log" and name != "losses":
+            axis.xaxis.set_major_locator(MaxNLocator(6))
+        if name == "compared":
+            axis.xaxis.set_major_formatter(FuncFormatter(_short))
+        axis.set_xlabel(below)
+        text = io.StringIO()
+        # NOTE: no date in the file: the same results are the same bytes.
+        figure.savefig(text, format="svg", metadata={"Date": None}, transparent=True)
+    return Panel(name, title, note, _inline(text.getvalue(), name))
+
+
+def _inline(svg: str, name: str) -> str:
+    """The picture as part of a page: as wide as its place, no names that another picture has, and
+    nothing but the picture.
+    """
+    body = svg[svg.index("<svg") :]
+    body = re.sub(r"<metadata>.*?</metadata>", "", body, flags=re.DOTALL)
+    body = re.sub(r"<!--.*?-->", "", body, flags=re.DOTALL)
+    body = re.sub(r'\bid="', f'id="{name}-', body)
+    body = re.sub(r'href="#', f'href="#{name}-', body)
+    body = body.replace("url(#", f"url(#{name}-")
+    box = re.search(r'viewBox="[^"]*"', body)
+    assert box is not None, "matplotlib writes a viewBox"
+    return re.sub(r"<svg[^>]*>", f'<svg {box[0]} aria-hidden="true">', body, count=1)
