@@ -1,5 +1,5 @@
-"""One self-contained HTML page out of parts: no network, no script. What comes from files is text and
-is escaped here, in the one place that writes tags.
+"""One self-contained HTML page out of parts: no network, no script. What comes from files is text
+and is escaped here, in the one place that writes tags.
 """
 
 from collections.abc import Iterable, Sequence
@@ -22,8 +22,8 @@ p { max-width: 52rem; margin: .5rem 0; overflow-wrap: anywhere; }
 .tiles dd { margin: 0; font-size: 1.3rem; font-variant-numeric: tabular-nums; }
 .tiles dd small { display: block; font-size: .8rem; color: #566573; line-height: 1.3; }
 .panels { display: grid; gap: 1.4rem 1.6rem; margin: 1rem 0;
-  grid-template-columns: repeat(auto-fit, minmax(min(100%, 21rem), 1fr)); }
-figure { margin: 0; max-width: 40rem; }
+  grid-template-columns: repeat(auto-fit, minmax(min(100%, 27rem), 1fr)); }
+figure { margin: 0; max-width: 34rem; }
 figcaption p { margin: 0 0 .3rem; }
 svg { width: 100%; height: auto; display: block; }
 .wide { overflow-x: auto; }
@@ -31,7 +31,7 @@ table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabul
 th, td { padding: .25rem .7rem; text-align: right; border-bottom: 1px solid #e6eaee; }
 th { color: #566573; font-weight: 600; vertical-align: bottom; }
 td { white-space: nowrap; }
-th.text, td.text { text-align: left; white-space: normal; min-width: 6rem; }
+th.text, td.text { text-align: left; white-space: normal; min-width: 6.5rem; max-width: 34rem; }
 .facts { display: grid; grid-template-columns: max-content 1fr; gap: .2rem 1rem; margin: 0; }
 .facts dt { color: #566573; }
 .facts dd { margin: 0; overflow-wrap: anywhere; min-width: 0; }

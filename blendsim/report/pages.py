@@ -10,7 +10,6 @@ from blendsim.files import replacing
 from blendsim.perf.pricing import StepWork
 from blendsim.report import html
 from blendsim.report.gist import Gist, Hindsight, heading
-from blendsim.report.losses import Losses
 from blendsim.report.plots import run as plots
 from blendsim.report.tables import Column, number, share
 from blendsim.report.timeline import durations, longest_steps, ranks, timeline
@@ -18,14 +17,14 @@ from blendsim.report.validate import Validation
 from blendsim.report.validation_text import sentences, strata_columns
 from blendsim.steplog import StepLog
 
-#: Causes in the order of losses.CAUSES, then `again`: a word for the picture, a sentence for the table.
+#: Causes in the order of losses.CAUSES, then `again`: a word for the picture and its meaning.
 CAUSES = (
     ("overlap", "kinds of work that did not run side by side, or waited for host memory"),
     ("attention", "decode attention slower than its best rate"),
-    ("floors", "LM head and prefill attention slower than their best rates"),
+    ("head, prefill", "LM head and prefill attention slower than their best rates"),
     ("step size", "another number of tokens in the step would have been worth more"),
-    ("KV and mix", "too little beside the best size: KV not full, or other work in other steps"),
-    ("again", "work beyond the least: computed again, or prefixes not shared"),
+    ("KV, mix", "too little beside the best size: KV not full, or other work in other steps"),
+    ("done again", "work beyond the least: computed again, or prefixes not shared"),
 )
 
 
@@ -60,20 +59,22 @@ def write_report(report: Report, path: Path) -> None:
 def run_page(report: Report) -> str:
     """The page as HTML. The log has at least one step."""
     log = report.log
-    line = timeline(log, report.work)
-    account = report.pool.account if report.pool else None
+    pool = report.pool
+    panels = plots.over_time(timeline(log, report.work), report.capacity_blocks)
+    advice = pool.advice if pool else []
+    ran = [("Log", report.name), *heading(log, report.figures)]
     parts = [
         _summary(report),
         html.tiles(_tiles(report.figures)),
         *(html.paragraph(note, "note") for note in report.notes),
-        html.section("Over time", _pictures(plots.over_time(line, report.capacity_blocks))),
-        html.section("Where the seconds go", *(_account(account) if account else _no_account(report))),
+        html.section("Over time", _pictures(panels)),
+        html.section("Where the seconds go", *_account(pool)),
         html.section("Steps", _steps(report)),
         html.section("Ranks", *_ranks(report)),
         html.section("Against a second log", *_against(report)),
-        html.section("What follows", *map(html.paragraph, report.pool.advice if report.pool else [])),
-        html.section("What ran", html.facts([("Log", report.name), *heading(log, report.figures)])),
-    ]  # fmt: skip
+        html.section("What follows", *map(html.paragraph, advice)),
+        html.section("What ran", html.facts(ran)),
+    ]
     return html.page(_title(report), parts)
 
 
@@ -153,31 +154,26 @@ def _pictures(panels: list[plots.Panel]) -> str:
     return html.pictures(html.Picture(one.title, one.note, one.svg) for one in panels)
 
 
-def _account(account: Losses) -> list[str]:
+def _account(pool: Hindsight | None) -> list[str]:
+    if pool is None:
+        return []
+    account = pool.account
+    if account is None:
+        return [html.paragraph(f"No account of the seconds: {pool.no_account}.", "quiet")]
     lost = list(account.causes.values())
+    bound = "reachable bound: the work itself, each piece at its price in the best mix"
     rows = [
-        (
-            "reachable bound",
-            "the work itself, each piece at the price of the best mix",
-            account.bound,
-        ),
-        *((word, why, seconds) for (word, why), seconds in zip(CAUSES, lost, strict=True)),
-        ("run", "", account.run),
+        (bound, account.bound),
+        *((f"{word}: {why}", seconds) for (word, why), seconds in zip(CAUSES, lost, strict=True)),
+        ("the run", account.run),
     ]
     columns = [
-        Column("", [row[0] for row in rows], is_text=True),
-        Column("seconds", [number(row[2], 1) for row in rows]),
-        Column("of the run", [share(row[2] / account.run) for row in rows]),
-        Column("what it is", [row[1] for row in rows], is_text=True),
+        Column("", [what for what, _ in rows], is_text=True),
+        Column("seconds", [number(seconds, 1) for _, seconds in rows]),
+        Column("of the run", [share(seconds / account.run) for _, seconds in rows]),
     ]
     panel = plots.losses_panel(account, [word for word, _ in CAUSES[:-1]])
     return [html.table(columns), _pictures([panel])]
-
-
-def _no_account(report: Report) -> list[str]:
-    if report.pool is None:
-        return []
-    return [html.paragraph(f"No account of the seconds: {report.pool.no_account}.", "quiet")]
 
 
 def _steps(report: Report) -> str:
@@ -227,9 +223,10 @@ def _ranks(report: Report) -> list[str]:
         return []
     kinds = report.log.meta.get("pools") or []
     last, first = (pick(each, key=lambda rank: rank.ends) for pick in (max, min))
+    pools = [_pool(kinds, rank.replica) for rank in each]
     columns = [
         Column("rank", [str(rank.replica) for rank in each]),
-        *([Column("pool", [_pool(kinds, rank.replica) for rank in each], is_text=True)] if kinds else []),
+        *([Column("pool", pools, is_text=True)] if kinds else []),
         Column("ends at, s", [number(rank.ends, 1) for rank in each]),
         Column("busy", [share(rank.busy / last.ends) for rank in each]),
         Column("steps", [number(rank.steps) for rank in each]),
@@ -237,7 +234,7 @@ def _ranks(report: Report) -> list[str]:
         Column("computed tokens", [number(rank.tokens) for rank in each]),
         Column("found in KV cache", [number(rank.hit_tokens) for rank in each]),
         Column("recomputed", [number(rank.preempted_tokens) for rank in each]),
-    ]  # fmt: skip
+    ]
     text = (
         f"Rank {last.replica} finishes last, at {number(last.ends, 1)} s; rank {first.replica} "
         f"first, {number(last.ends - first.ends, 1)} s before ({share(1 - first.ends / last.ends)})."
@@ -265,8 +262,9 @@ def _against(report: Report) -> list[str]:
     ]
     columns = [
         Column("", [what for what, _ in rows], is_text=True),
-        *(Column(title, [cells[at] for _, cells in rows]) for at, title in enumerate((report.name, name))),
-    ]  # fmt: skip
+        Column(report.name, [cells[0] for _, cells in rows]),
+        Column(name, [cells[1] for _, cells in rows]),
+    ]
     return [
         html.table(columns),
         *map(html.paragraph, sentences(found, name)),
