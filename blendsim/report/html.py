@@ -16,7 +16,7 @@ h2 { font-size: 1.2rem; margin: 2.2rem 0 .6rem; border-bottom: 1px solid #d5dce3
 h3 { font-size: 1rem; margin: 0; }
 p { max-width: 52rem; margin: .5rem 0; overflow-wrap: anywhere; }
 .note { border-left: 3px solid #e69f00; padding-left: .7rem; }
-.tiles { display: grid; gap: .6rem; grid-template-columns: repeat(auto-fill, minmax(9.5rem, 1fr)); }
+.tiles { display: grid; gap: .6rem; grid-template-columns: repeat(auto-fill, minmax(max(9.5rem, 23%), 1fr)); }
 .tiles div { background: #f3f6f8; border-radius: 6px; padding: .5rem .7rem; }
 .tiles dt, .quiet { color: #566573; font-size: .85rem; }
 .tiles dd { margin: 0; font-size: 1.3rem; font-variant-numeric: tabular-nums; }
@@ -112,11 +112,14 @@ def table(columns: Sequence[Column]) -> str:
     return f'<div class="wide"><table><thead>{head}</thead><tbody>\n{body}\n</tbody></table></div>'
 
 
-def pictures(each: Iterable[Picture]) -> str:
-    """Pictures side by side, as many as the screen holds."""
-    shown = (
+def beside(parts: Iterable[str]) -> str:
+    """Parts side by side, as many as the screen holds."""
+    return f'<div class="panels">{"".join(parts)}</div>'
+
+
+def picture(one: Picture) -> str:
+    """A picture with its title."""
+    return (
         f"<figure><figcaption><h3>{escape(one.title)}</h3>"
         f"{paragraph(one.note, 'quiet')}</figcaption>{one.svg}</figure>"
-        for one in each
     )
-    return f'<div class="panels">{"".join(shown)}</div>'

@@ -151,7 +151,11 @@ def _kept(figures: Gist) -> str:
 
 
 def _pictures(panels: list[plots.Panel]) -> str:
-    return html.pictures(html.Picture(one.title, one.note, one.svg) for one in panels)
+    return html.beside(map(_picture, panels))
+
+
+def _picture(one: plots.Panel) -> str:
+    return html.picture(html.Picture(one.title, one.note, one.svg))
 
 
 def _account(pool: Hindsight | None) -> list[str]:
@@ -173,7 +177,7 @@ def _account(pool: Hindsight | None) -> list[str]:
         Column("of the run", [share(seconds / account.run) for _, seconds in rows]),
     ]
     panel = plots.losses_panel(account, [word for word, _ in CAUSES[:-1]])
-    return [html.table(columns), _pictures([panel])]
+    return [html.beside([html.table(columns), _picture(panel)])]
 
 
 def _steps(report: Report) -> str:
@@ -183,8 +187,8 @@ def _steps(report: Report) -> str:
         ("longest", found.longest),
     ]
     spread = [
-        Column("", ["milliseconds"], is_text=True),
-        *(Column(name, [number(1e3 * seconds, 2)]) for name, seconds in told),
+        Column("steps", [name for name, _ in told], is_text=True),
+        Column("milliseconds", [number(1e3 * seconds, 2) for _, seconds in told]),
     ]
     rows = longest_steps(log)
     within = [int((log.replica[:row] == log.replica[row]).sum()) for row in rows]
@@ -209,8 +213,7 @@ def _steps(report: Report) -> str:
     which = "" if found.steps == len(log) else f" Of the {found.steps:,} that were measured."
     return "\n".join(
         [
-            _pictures([plots.durations_panel(found)]),
-            html.table(spread),
+            html.beside([_picture(plots.durations_panel(found)), html.table(spread)]),
             html.paragraph(f"The {len(rows)} longest steps.{which}"),
             html.table(shown),
         ]
@@ -237,7 +240,7 @@ def _ranks(report: Report) -> list[str]:
     ]
     text = (
         f"Rank {last.replica} finishes last, at {number(last.ends, 1)} s; rank {first.replica} "
-        f"first, {number(last.ends - first.ends, 1)} s before ({share(1 - first.ends / last.ends)})."
+        f"first, {number(last.ends - first.ends, 1)} s before."
     )
     return [html.paragraph(text), html.table(columns)]
 

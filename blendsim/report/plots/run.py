@@ -132,10 +132,10 @@ def _work(lines: Sequence[Line], edges: Floats, unit: str) -> list[Panel]:
         return []
 
     def draw(axis: Any) -> None:
-        _line(axis, edges, np.mean(compute, axis=0), color=COMPUTE, label="compute: GEMMs, prefill")
+        _line(axis, edges, np.mean(compute, axis=0), color=COMPUTE, label="compute")
         _line(
             axis, edges, np.mean(memory, axis=0), color=MEMORY, linestyle=(0, (3, 1)),
-            label="memory: decode attention",
+            label="decode attention",
         )  # fmt: skip
         _key(axis)
 
@@ -153,7 +153,7 @@ def durations_panel(found: Durations) -> Panel:
         for shares, colour, name in zip(found.shares, COLOURS, KINDS, strict=True):
             axis.stairs(bottom + shares, ends, baseline=bottom, fill=True, color=colour, label=name)
             bottom = bottom + shares
-        axis.set(xscale="log", xlim=(ends[0], ends[-1]), ylim=(0, None))
+        axis.set(xscale="log", xlim=(ends[0], ends[-1]))
         axis.yaxis.set_major_formatter(PercentFormatter(1))
         few = ends[-1] / ends[0] < 30
         axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if few else (1,), numticks=12))
@@ -180,8 +180,10 @@ def losses_panel(account: Losses, names: Sequence[str]) -> Panel:
         axis.yaxis.set_major_formatter(FuncFormatter(_short))
         _key(axis, columns=2)
 
-    note = "Seconds above the reachable bound."
-    return _panel("losses", "Lost by tenth of the run", note, draw, "tenth of the run’s time")
+    note = "Above the reachable bound."
+    return _panel(
+        "losses", "Seconds lost by tenth of the run", note, draw, "tenth of the run’s time"
+    )
 
 
 def validation_panels(run: Validation) -> list[Panel]:
@@ -241,7 +243,6 @@ def _time_scale(seconds: float) -> _Scale:
 def _line(axis: Any, edges: Floats, values: Floats, **style: Any) -> None:
     axis.stairs(values, edges, baseline=None, **{"linewidth": 1.3, **style})
     axis.set_xlim(edges[0], edges[-1])
-    axis.set_ylim(0, None)
     axis.yaxis.set_major_formatter(FuncFormatter(_short))
 
 
@@ -253,7 +254,7 @@ def _areas(
         top = bottom + np.nan_to_num(part)
         axis.stairs(top, edges, baseline=bottom, fill=True, color=colour, label=name)
         bottom = top
-    axis.set(xlim=(edges[0], edges[-1]), ylim=(0, None))
+    axis.set_xlim(edges[0], edges[-1])
     axis.yaxis.set_major_formatter(FuncFormatter(_short))
     _key(axis, columns=3)
 
@@ -307,10 +308,12 @@ def _panel(name: str, title: str, note: str, draw: Draw, below: str) -> Panel:
         axis.grid(color="#e6eaee", linewidth=0.6)
         axis.set_axisbelow(True)
         draw(axis)
-        if axis.get_xscale() != "log" and name != "losses":
-            axis.xaxis.set_major_locator(MaxNLocator(6))
-        if name == "compared":
-            axis.xaxis.set_major_formatter(FuncFormatter(_short))
+        if name != "losses":
+            for each in figure.axes:  # NOTE: last, as a scale that is set follows no further line
+                each.set_ylim(0, None)
+            if axis.get_xscale() == "linear" and name != "errors":
+                axis.xaxis.set_major_locator(MaxNLocator(6))
+                axis.xaxis.set_major_formatter(FuncFormatter(_short))
         axis.set_xlabel(below)
         text = io.StringIO()
         # NOTE: no date in the file: the same results are the same bytes.
