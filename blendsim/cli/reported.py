@@ -36,8 +36,8 @@ def find(log: "StepLog", plan: Path | None, workload: Path | None, say: Say) -> 
     notes = []
     if log.meta.get("complete") is False:
         notes.append("The run broke off: this is what it did until then.")
-    is_asked = plan is not None or workload is not None
-    ground, work = None, None
+    is_named = plan is not None or workload is not None
+    ground, work, pool = None, None, None
     try:
         asked = _asked(log.meta, workload)
         ground = find_ground(asked.settings, log)
@@ -45,7 +45,7 @@ def find(log: "StepLog", plan: Path | None, workload: Path | None, say: Say) -> 
         pool = _pool(log, plan, asked, say)
         return Found(ground, work, look_back(log, ground, pool, say), notes)
     except BlendsimError as error:
-        if is_asked:
+        if is_named and pool is None:
             raise
         notes.append(f"Bounds and the account of the seconds are left out: {error}.")
     return Found(ground, work, None, notes)

@@ -71,6 +71,7 @@ def gist(log: StepLog, place: Place | None, pool: Hindsight | None) -> Gist:
     is_known = inputs is not None and outputs is not None
     counts_kv = place is not None and "held_blocks" not in unknown
     limits = pool.limits if pool else None
+    gpus = place.gpus if place and device(log) != "cpu" else None
     return Gist(
         policy=_text(log.meta, "policy"),
         engine=_text(log.meta, "engine"),
@@ -84,8 +85,8 @@ def gist(log: StepLog, place: Place | None, pool: Hindsight | None) -> Gist:
         computed_tokens=computed,
         tokens_per_second=(inputs + outputs) / seconds if is_known else None,  # type: ignore[operator]
         computed_tokens_per_second=computed / seconds,
-        gpus=place.gpus if place else None,
-        gpu_hours=place.gpus * seconds / 3600 if place else None,
+        gpus=gpus,
+        gpu_hours=None if gpus is None else gpus * seconds / 3600,
         token_budget=place.token_budget if place else None,
         sharing_ratio=hits / inputs if inputs and hits is not None else None,
         sharing_optimum=pool.shareable_tokens / inputs if pool and inputs else None,
@@ -97,6 +98,11 @@ def gist(log: StepLog, place: Place | None, pool: Hindsight | None) -> Gist:
         reachable_seconds=limits.reachable if limits else None,
         share_of_reachable=limits.reachable / seconds if limits else None,
     )
+
+
+def device(log: StepLog) -> str | None:
+    """The machine that ran the steps, by name, where the log tells it."""
+    return _text(_part(log.meta, "machine"), "device")
 
 
 def is_measured(log: StepLog) -> bool:

@@ -16,7 +16,8 @@ h2 { font-size: 1.2rem; margin: 2.2rem 0 .6rem; border-bottom: 1px solid #d5dce3
 h3 { font-size: 1rem; margin: 0; }
 p { max-width: 52rem; margin: .5rem 0; overflow-wrap: anywhere; }
 .note { border-left: 3px solid #e69f00; padding-left: .7rem; }
-.tiles { display: grid; gap: .6rem; grid-template-columns: repeat(auto-fill, minmax(max(9.5rem, 23%), 1fr)); }
+.tiles { display: grid; gap: .6rem;
+  grid-template-columns: repeat(auto-fill, minmax(max(9.5rem, 23%), 1fr)); }
 .tiles div { background: #f3f6f8; border-radius: 6px; padding: .5rem .7rem; }
 .tiles dt, .quiet { color: #566573; font-size: .85rem; }
 .tiles dd { margin: 0; font-size: 1.3rem; font-variant-numeric: tabular-nums; }

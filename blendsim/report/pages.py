@@ -9,8 +9,9 @@ from typing import NamedTuple
 from blendsim.files import replacing
 from blendsim.perf.pricing import StepWork
 from blendsim.report import html
-from blendsim.report.gist import Gist, Hindsight, heading
+from blendsim.report.gist import Gist, Hindsight, device, heading
 from blendsim.report.plots import run as plots
+from blendsim.report.plots.panel import Panel
 from blendsim.report.tables import Column, number, share
 from blendsim.report.timeline import durations, longest_steps, ranks, timeline
 from blendsim.report.validate import Validation
@@ -81,32 +82,43 @@ def run_page(report: Report) -> str:
 def _title(report: Report) -> str:
     told = dict(heading(report.log, report.figures))
     kind = "Measured run" if report.figures.is_measured else "Simulated run"
-    where = told.get("Planned for")
+    where = device(report.log) or told.get("Planned for")
     parts = [told.get("Policy"), told.get("Model"), where]
     return ": ".join(filter(None, [kind, ", ".join(filter(None, parts))]))
 
 
 def _summary(report: Report) -> str:
     figures = report.figures
+    tokens = ""
+    if figures.input_tokens is not None:
+        outputs = number(figures.output_tokens)
+        tokens = f" of {figures.input_tokens:,} prompt and {outputs} output tokens"
+    rules = f" Engine {figures.engine}" if figures.engine else ""
+    if rules and figures.token_budget:
+        rules += f", at most {figures.token_budget:,} tokens a step"
     text = (
-        f"{figures.requests:,} requests finished in {figures.steps:,} steps and "
-        f"{_duration(figures.seconds)}."
+        f"{figures.requests:,} requests{tokens} finished in {figures.steps:,} steps and "
+        f"{_duration(figures.seconds)}.{rules}{'.' if rules else ''}"
     )
     if (estimate := report.log.meta.get("estimate")) is not None:
         text += (
             f" {estimate['measured']:,} of the steps were measured, the others are estimates: the "
-            f"run takes {number(estimate['low'], 1)} to {number(estimate['high'], 1)} s, "
+            f"run takes {_seconds(estimate['low'])} to {_seconds(estimate['high'])} s, "
             f"{estimate['level']:.0%} sure."
         )
     return html.paragraph(text)
 
 
 def _duration(seconds: float) -> str:
+    told = f"{_seconds(seconds)} s"
     if seconds >= 3600:
-        return f"{number(seconds, 1)} s ({number(seconds / 3600, 2)} h)"
-    if seconds >= 60:
-        return f"{number(seconds, 1)} s ({number(seconds / 60, 1)} min)"
-    return f"{seconds:.4g} s"
+        return f"{told} ({number(seconds / 3600, 2)} h)"
+    return f"{told} ({number(seconds / 60, 1)} min)" if seconds >= 60 else told
+
+
+def _seconds(seconds: float) -> str:
+    """A tenth of a second for runs of minutes, four digits for shorter ones."""
+    return number(seconds, 1) if abs(seconds) >= 100 else f"{seconds:.4g}"
 
 
 def _tiles(figures: Gist) -> list[html.Tile]:
@@ -118,13 +130,13 @@ def _tiles(figures: Gist) -> list[html.Tile]:
     shown.append(html.Tile("Tokens a second", number(rate), per))
     if figures.gpu_hours is not None and figures.gpus is not None:
         gpus = f"on {figures.gpus:,} GPU{'s' if figures.gpus > 1 else ''}"
-        shown.append(html.Tile("GPU-hours", number(figures.gpu_hours, 2), gpus))
+        shown.append(html.Tile("GPU-hours", f"{figures.gpu_hours:,.3g}", gpus))
     for what, part, seconds in (
         ("Of reachable bound", figures.share_of_reachable, figures.reachable_seconds),
         ("Of practical optimum", figures.share_of_optimum, figures.optimum_seconds),
     ):
-        if part is not None:
-            shown.append(html.Tile(what, share(part), f"that is {number(seconds, 1)} s"))
+        if part is not None and seconds is not None:
+            shown.append(html.Tile(what, share(part), f"that is {_seconds(seconds)} s"))
     if figures.sharing_ratio is not None:
         shown.append(
             html.Tile("Prompt tokens shared", share(figures.sharing_ratio), _kept(figures))
@@ -150,11 +162,11 @@ def _kept(figures: Gist) -> str:
     return f"{share(kept)} of what can be shared"
 
 
-def _pictures(panels: list[plots.Panel]) -> str:
+def _pictures(panels: list[Panel]) -> str:
     return html.beside(map(_picture, panels))
 
 
-def _picture(one: plots.Panel) -> str:
+def _picture(one: Panel) -> str:
     return html.picture(html.Picture(one.title, one.note, one.svg))
 
 
@@ -171,9 +183,10 @@ def _account(pool: Hindsight | None) -> list[str]:
         *((f"{word}: {why}", seconds) for (word, why), seconds in zip(CAUSES, lost, strict=True)),
         ("the run", account.run),
     ]
+    digits = 1 if account.run >= 100 else 4
     columns = [
         Column("", [what for what, _ in rows], is_text=True),
-        Column("seconds", [number(seconds, 1) for _, seconds in rows]),
+        Column("seconds", [number(seconds, digits) for _, seconds in rows]),
         Column("of the run", [share(seconds / account.run) for _, seconds in rows]),
     ]
     panel = plots.losses_panel(account, [word for word, _ in CAUSES[:-1]])
@@ -196,7 +209,7 @@ def _steps(report: Report) -> str:
     shown = [
         *(of_rank if len(set(log.replica.tolist())) > 1 else []),
         Column("step", [number(at) for at in within]),
-        Column("at, s", [number(at, 1) for at in log.time("start")[rows]]),
+        Column("at, s", [_seconds(at) for at in log.time("start")[rows]]),
         Column("ms", [number(1e3 * at, 2) for at in log.time("seconds")[rows]]),
         *(
             Column(title, [number(value) for value in log.count(name)[rows]])
@@ -230,7 +243,7 @@ def _ranks(report: Report) -> list[str]:
     columns = [
         Column("rank", [str(rank.replica) for rank in each]),
         *([Column("pool", pools, is_text=True)] if kinds else []),
-        Column("ends at, s", [number(rank.ends, 1) for rank in each]),
+        Column("ends at, s", [_seconds(rank.ends) for rank in each]),
         Column("busy", [share(rank.busy / last.ends) for rank in each]),
         Column("steps", [number(rank.steps) for rank in each]),
         Column("finished", [number(rank.finished) for rank in each]),
@@ -239,8 +252,8 @@ def _ranks(report: Report) -> list[str]:
         Column("recomputed", [number(rank.preempted_tokens) for rank in each]),
     ]
     text = (
-        f"Rank {last.replica} finishes last, at {number(last.ends, 1)} s; rank {first.replica} "
-        f"first, {number(last.ends - first.ends, 1)} s before."
+        f"Rank {last.replica} finishes last, at {_seconds(last.ends)} s; rank {first.replica} "
+        f"first, {_seconds(last.ends - first.ends)} s before."
     )
     return [html.paragraph(text), html.table(columns)]
 
@@ -255,7 +268,7 @@ def _against(report: Report) -> list[str]:
     name, other, found = report.against
     both = (report.figures, other)
     rows = [
-        ("seconds", [number(one.seconds, 1) for one in both]),
+        ("seconds", [_seconds(one.seconds) for one in both]),
         ("computed tokens/s", [number(one.computed_tokens_per_second) for one in both]),
         ("steps", [number(one.steps) for one in both]),
         ("requests finished", [number(one.requests) for one in both]),

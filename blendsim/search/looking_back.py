@@ -40,12 +40,14 @@ def find_ground(settings: Settings, log: StepLog) -> Ground:
     return Ground(settings, engine, find_place(settings, engine), model)
 
 
-def work_of(log: StepLog, ground: Ground) -> StepWork:
+def work_of(log: StepLog, ground: Ground) -> StepWork | None:
     """Compute and memory seconds of every step: the log's own, or by the model if a machine ran it
-    and only the whole step was timed.
+    and only the whole step was timed. None if that was another machine than the settings'.
     """
     if not is_measured(log):
         return StepWork(log.time("compute_seconds"), log.time("memory_seconds"))
+    if differing_machines(log.meta, log.meta):
+        return None
     engine = ground.engine
     costs = step_costs(
         ground.model,
@@ -66,7 +68,7 @@ def look_back(
     """
     _require_whole(log, workload)
     if differs := differing_machines(log.meta, log.meta):
-        raise InputError(f"{differs[0]}: bounds of one say nothing of the other")
+        raise InputError(f"{differs[0]}, so the bounds are not this run's")
     problem = prepare(workload, ground.settings, progress)
     _require_outputs(log, problem)
     progress("finding bounds")

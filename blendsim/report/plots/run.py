@@ -2,19 +2,24 @@
 own, so that a telephone shows them one below the other.
 """
 
-import io
-import re
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-import matplotlib as mpl
 import numpy as np
-from matplotlib.backends.backend_svg import FigureCanvasSVG
-from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, PercentFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, PercentFormatter
 
 from blendsim.report.losses import PHASES, Losses
 from blendsim.report.plots import COLOURS, INK, QUIET
+from blendsim.report.plots.panel import (
+    Draw,
+    Panel,
+    areas,
+    draw_panel,
+    key,
+    line,
+    second_scale,
+    short,
+)
 from blendsim.report.timeline import Durations, Floats, Line, Timeline
 from blendsim.report.validate import KINDS, Validation
 
@@ -25,27 +30,15 @@ RANKS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", INK)
 DASHES: tuple[Any, ...] = ("-", (0, (5, 1)), (0, (1, 1)), (0, (3, 1, 1, 1)), (0, (7, 2)))
 #: Causes of report/losses.py and what is computed again, from the paper's kinds of work outwards.
 CAUSE_COLOURS = ("#d55e00", "#e69f00", "#cc79a7", "#0072b2", "#009e73")
-WIDTH, HEIGHT = 4.6, 2.5  # inches, 72 units of the SVG each
 POINTS = 400  # of a distribution
 
-Draw = Callable[[Any], None]
 
-
-class Panel(NamedTuple):
-    """A picture and what it is called."""
-
-    name: str  # of the file's own names, letters and dashes
-    title: str
-    note: str  # what a reader must know to read it
-    svg: str
-
-
-def over_time(line: Timeline, capacity_blocks: int | None) -> list[Panel]:
+def over_time(course: Timeline, capacity_blocks: int | None) -> list[Panel]:
     """What steps did over the run: areas of one rank, or a line a rank."""
-    scale = _time_scale(float(line.edges[-1]))
-    if len(line.lines) == 1:
-        return _of_one(line.edges / scale.size, line.lines[0], scale.unit, capacity_blocks)
-    return _of_several(line, scale, capacity_blocks)
+    scale = _time_scale(float(course.edges[-1]))
+    if len(course.lines) == 1:
+        return _of_one(course.edges / scale.size, course.lines[0], scale.unit, capacity_blocks)
+    return _of_several(course, scale, capacity_blocks)
 
 
 def _of_one(edges: Floats, one: Line, unit: str, capacity: int | None) -> list[Panel]:
@@ -53,14 +46,14 @@ def _of_one(edges: Floats, one: Line, unit: str, capacity: int | None) -> list[P
 
     def tokens(axis: Any) -> None:
         parts = (held["prefill_tokens"], held["decode_requests"])
-        _areas(axis, edges, parts, (COMPUTE, MEMORY), ("prefill", "decode"))
+        areas(axis, edges, parts, (COMPUTE, MEMORY), ("prefill", "decode"))
 
     def decodes(axis: Any) -> None:
-        _line(axis, edges, held["decode_requests"], color=MEMORY, label="requests that decode")
-        right = _second_scale(axis)
+        line(axis, edges, held["decode_requests"], color=MEMORY, label="requests that decode")
+        right = second_scale(axis)
         context = held["context_tokens"]
-        _line(right, edges, context, color=INK, linestyle=(0, (3, 1)), label="tokens they read")
-        _key(axis, right)
+        line(right, edges, context, color=INK, linestyle=(0, (3, 1)), label="tokens they read")
+        key(axis, right)
 
     def blocks(axis: Any) -> None:
         parts = [held["held_blocks"], held["cached_blocks"]]
@@ -68,14 +61,14 @@ def _of_one(edges: Floats, one: Line, unit: str, capacity: int | None) -> list[P
         if capacity is not None:
             parts.append(np.maximum(capacity - parts[0] - parts[1], 0.0))
             names.append("free")
-        _areas(axis, edges, parts, (HELD, CACHED, "#e6eaee"), names)
+        areas(axis, edges, parts, (HELD, CACHED, "#e6eaee"), names)
 
     def requests(axis: Any) -> None:
-        _line(axis, edges, held["running"], color=RUNNING, label="running")
-        right = _second_scale(axis)
+        line(axis, edges, held["running"], color=RUNNING, label="running")
+        right = second_scale(axis)
         waiting = held["waiting"]
-        _line(right, edges, waiting, color=WAITING, linestyle=(0, (3, 1)), label="waiting")
-        _key(axis, right)
+        line(right, edges, waiting, color=WAITING, linestyle=(0, (3, 1)), label="waiting")
+        key(axis, right)
 
     drawn = [
         ("tokens", "Tokens a step", "Stacked; means over the time that steps run.", tokens),
@@ -83,25 +76,27 @@ def _of_one(edges: Floats, one: Line, unit: str, capacity: int | None) -> list[P
         ("blocks", "KV blocks", "Stacked; shared blocks count once.", blocks),
         ("requests", "Requests in the engine and in line", _TWO_SCALES, requests),
     ]
-    panels = [_panel(name, title, note, draw, f"time, {unit}") for name, title, note, draw in drawn]
+    panels = [
+        draw_panel(name, title, note, draw, f"time, {unit}") for name, title, note, draw in drawn
+    ]
     return [*panels[:1], *_work([one], edges, unit), *panels[1:]]
 
 
 _TWO_SCALES = "Solid: left scale. Dashed: right scale."
 
 
-def _of_several(line: Timeline, scale: "_Scale", capacity: int | None) -> list[Panel]:
-    edges = line.edges / scale.size
+def _of_several(course: Timeline, scale: "_Scale", capacity: int | None) -> list[Panel]:
+    edges = course.edges / scale.size
 
     def each(values: Callable[[Line], Floats]) -> Draw:
         def draw(axis: Any) -> None:
-            for at, one in enumerate(line.lines):
-                _line(
+            for at, one in enumerate(course.lines):
+                line(
                     axis, edges, values(one), color=RANKS[at % len(RANKS)],
                     linestyle=DASHES[at % len(DASHES)], linewidth=1.0, label=f"{one.replica}",
                 )  # fmt: skip
-            if len(line.lines) <= 16:
-                _key(axis, columns=8)
+            if len(course.lines) <= 16:
+                key(axis, columns=8)
 
         return draw
 
@@ -118,10 +113,10 @@ def _of_several(line: Timeline, scale: "_Scale", capacity: int | None) -> list[P
         ("waiting", "Waiting requests", lambda one: one.held["waiting"]),
     ]
     panels = [
-        _panel(name, title, "A line a rank.", each(values), f"time, {scale.unit}")
+        draw_panel(name, title, "A line a rank.", each(values), f"time, {scale.unit}")
         for name, title, values in told
     ]
-    return [*panels[:2], *_work(line.lines, edges, scale.unit), *panels[2:]]
+    return [*panels[:2], *_work(course.lines, edges, scale.unit), *panels[2:]]
 
 
 def _work(lines: Sequence[Line], edges: Floats, unit: str) -> list[Panel]:
@@ -132,16 +127,16 @@ def _work(lines: Sequence[Line], edges: Floats, unit: str) -> list[Panel]:
         return []
 
     def draw(axis: Any) -> None:
-        _line(axis, edges, np.mean(compute, axis=0), color=COMPUTE, label="compute")
-        _line(
+        line(axis, edges, np.mean(compute, axis=0), color=COMPUTE, label="compute")
+        line(
             axis, edges, np.mean(memory, axis=0), color=MEMORY, linestyle=(0, (3, 1)),
             label="decode attention",
         )  # fmt: skip
-        _key(axis)
+        key(axis)
 
     mean = "" if len(lines) == 1 else " Mean of the ranks."
     note = "Seconds each kind would take alone, for every second of the run." + mean
-    return [_panel("work", "Compute and memory work a second", note, draw, f"time, {unit}")]
+    return [draw_panel("work", "Compute and memory work a second", note, draw, f"time, {unit}")]
 
 
 def durations_panel(found: Durations) -> Panel:
@@ -159,10 +154,10 @@ def durations_panel(found: Durations) -> Panel:
         axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if few else (1,), numticks=12))
         axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axis.xaxis.set_minor_formatter(FuncFormatter(lambda *_: ""))
-        _key(axis)
+        key(axis)
 
     note = "Share of the steps’ time; mixed steps have prefill and decodes."
-    return _panel("durations", "How long steps take", note, draw, "milliseconds a step")
+    return draw_panel("durations", "How long steps take", note, draw, "milliseconds a step")
 
 
 def losses_panel(account: Losses, names: Sequence[str]) -> Panel:
@@ -177,11 +172,11 @@ def losses_panel(account: Losses, names: Sequence[str]) -> Panel:
             above, below = above + np.maximum(lost, 0), below + np.minimum(lost, 0)
         axis.axhline(0, color=INK, linewidth=0.7)
         axis.set_xticks(places)
-        axis.yaxis.set_major_formatter(FuncFormatter(_short))
-        _key(axis, columns=2)
+        axis.yaxis.set_major_formatter(FuncFormatter(short))
+        key(axis, columns=2)
 
     note = "Above the reachable bound."
-    return _panel(
+    return draw_panel(
         "losses", "Seconds lost by tenth of the run", note, draw, "tenth of the run’s time"
     )
 
@@ -200,8 +195,8 @@ def validation_panels(run: Validation) -> list[Panel]:
         ):
             sums = np.interp(edges, at, np.concatenate([[0.0], np.cumsum(values)]))
             means = np.diff(sums) / np.diff(edges) * 1e3
-            _line(axis, edges, means, color=colour, linestyle=dashes, label=label)
-        _key(axis)
+            line(axis, edges, means, color=colour, linestyle=dashes, label=label)
+        key(axis)
 
     def errors(axis: Any) -> None:
         shares = np.linspace(0, 1, POINTS)
@@ -216,13 +211,13 @@ def validation_panels(run: Validation) -> list[Panel]:
         axis.set(xlim=(-reach, reach), ylim=(0, 1))
         axis.xaxis.set_major_formatter(PercentFormatter(1, decimals=1 if reach < 0.05 else 0))
         axis.yaxis.set_major_formatter(PercentFormatter(1))
-        _key(axis)
+        key(axis)
 
     told: list[tuple[str, str, str, Draw, str]] = [
         ("compared", "Milliseconds a step", "Means of equal parts.", seconds, "steps compared"),
         ("errors", "Steps with at most that error", _ERROR, errors, "error of a step"),
     ]
-    return [_panel(*each) for each in told]
+    return [draw_panel(*each) for each in told]
 
 
 _ERROR = "Simulated over measured seconds, less 1."
@@ -238,99 +233,3 @@ def _time_scale(seconds: float) -> _Scale:
     if seconds >= 2 * 3600:
         return _Scale(3600.0, "hours")
     return _Scale(60.0, "minutes") if seconds >= 240 else _Scale(1.0, "seconds")
-
-
-def _line(axis: Any, edges: Floats, values: Floats, **style: Any) -> None:
-    axis.stairs(values, edges, baseline=None, **{"linewidth": 1.3, **style})
-    axis.set_xlim(edges[0], edges[-1])
-    axis.yaxis.set_major_formatter(FuncFormatter(_short))
-
-
-def _areas(
-    axis: Any, edges: Floats, parts: Sequence[Floats], colours: Sequence[str], names: Sequence[str]
-) -> None:
-    bottom = np.zeros(len(edges) - 1)
-    for part, colour, name in zip(parts, colours, names, strict=False):
-        top = bottom + np.nan_to_num(part)
-        axis.stairs(top, edges, baseline=bottom, fill=True, color=colour, label=name)
-        bottom = top
-    axis.set_xlim(edges[0], edges[-1])
-    axis.yaxis.set_major_formatter(FuncFormatter(_short))
-    _key(axis, columns=3)
-
-
-def _second_scale(axis: Any) -> Any:
-    right = axis.twinx()
-    right.spines[["top", "left"]].set_visible(False)
-    right.spines["right"].set_color(QUIET)
-    return right
-
-
-def _key(axis: Any, *others: Any, columns: int = 3) -> None:
-    """The names of what is drawn, in a line above the picture."""
-    handles, names = axis.get_legend_handles_labels()
-    for other in others:
-        more, called = other.get_legend_handles_labels()
-        handles, names = [*handles, *more], [*names, *called]
-    axis.legend(
-        handles, names, frameon=False, loc="lower left", bbox_to_anchor=(-0.02, 0.99),
-        ncols=min(columns, len(names)), handlelength=1.8, columnspacing=1.2, borderaxespad=0.2,
-    )  # fmt: skip
-
-
-def _short(value: float, _: int = 0) -> str:
-    """1.5k, 20k, 3M: a scale's figures must not need room."""
-    for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if abs(value) >= size:
-            return f"{value / size:g}{unit}"
-    return f"{value:g}"
-
-
-_STYLE: dict[Any, Any] = {
-    "font.size": 9.5,
-    "font.family": "sans-serif",
-    "axes.edgecolor": QUIET,
-    "axes.labelcolor": INK,
-    "text.color": INK,
-    "xtick.color": INK,
-    "ytick.color": INK,
-    "svg.fonttype": "none",  # letters stay letters: small, and a reader can search them
-    "svg.hashsalt": "blendsim",
-}
-
-
-def _panel(name: str, title: str, note: str, draw: Draw, below: str) -> Panel:
-    with mpl.rc_context(_STYLE):
-        figure = Figure(figsize=(WIDTH, HEIGHT), layout="constrained")
-        FigureCanvasSVG(figure)
-        axis = figure.subplots()
-        axis.spines[["top", "right"]].set_visible(False)
-        axis.grid(color="#e6eaee", linewidth=0.6)
-        axis.set_axisbelow(True)
-        draw(axis)
-        if name != "losses":
-            for each in figure.axes:  # NOTE: last, as a scale that is set follows no further line
-                each.set_ylim(0, None)
-            if axis.get_xscale() == "linear" and name != "errors":
-                axis.xaxis.set_major_locator(MaxNLocator(6))
-                axis.xaxis.set_major_formatter(FuncFormatter(_short))
-        axis.set_xlabel(below)
-        text = io.StringIO()
-        # NOTE: no date in the file: the same results are the same bytes.
-        figure.savefig(text, format="svg", metadata={"Date": None}, transparent=True)
-    return Panel(name, title, note, _inline(text.getvalue(), name))
-
-
-def _inline(svg: str, name: str) -> str:
-    """The picture as part of a page: as wide as its place, no names that another picture has, and
-    nothing but the picture.
-    """
-    body = svg[svg.index("<svg") :]
-    body = re.sub(r"<metadata>.*?</metadata>", "", body, flags=re.DOTALL)
-    body = re.sub(r"<!--.*?-->", "", body, flags=re.DOTALL)
-    body = re.sub(r'\bid="', f'id="{name}-', body)
-    body = re.sub(r'href="#', f'href="#{name}-', body)
-    body = body.replace("url(#", f"url(#{name}-")
-    box = re.search(r'viewBox="[^"]*"', body)
-    assert box is not None, "matplotlib writes a viewBox"
-    return re.sub(r"<svg[^>]*>", f'<svg {box[0]} aria-hidden="true">', body, count=1)
