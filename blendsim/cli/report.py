@@ -110,7 +110,7 @@ def _object(told: "Report", run: Path, page: Path | None) -> dict[str, Any]:
     account = told.pool.account if told.pool else None
     beside = told.against
     return asdict(told.figures) | {
-        "losses": account.causes if account else None,
+        "losses": {"bound": account.bound, **account.causes} if account else None,
         "advice": told.pool.advice if told.pool else [],
         "notes": told.notes,
         "against": asdict(beside.figures) if beside else None,
