@@ -124,9 +124,9 @@ def test_page_shows_the_figures_that_json_tells(home: Path, page: Page) -> None:
 
 def test_account_adds_up_to_the_run(home: Path) -> None:
     told = figures_of(home / "one.parquet")
-    assert told["reachable_seconds"] + sum(told["losses"].values()) == pytest.approx(
-        told["seconds"]
-    )
+    assert sum(told["losses"].values()) == pytest.approx(told["seconds"])
+    assert told["losses"]["bound"] == pytest.approx(told["reachable_seconds"], 1e-5)
+    assert told["losses"]["size"] > 1.0
 
 
 def test_page_stands_alone(page: Page) -> None:

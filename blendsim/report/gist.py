@@ -127,11 +127,10 @@ def heading(log: StepLog, figures: Gist) -> list[tuple[str, str]]:
     told = [
         ("Policy", figures.policy),
         ("Model", _text(meta, "model") or _text(settings, "model")),
-        ("Planned for", _system(settings)),
+        ("Planned for", _system(settings, _topology(meta))),
         ("Ran on", _machine(_part(meta, "machine")) if "machine" in meta else None),
         ("Runtime", " ".join(filter(None, (_text(meta, "runtime"), _text(meta, "executor"))))),
         ("Engine rules", figures.engine),
-        ("Topology", _topology(meta)),
         ("Tokens a step", f"{figures.token_budget:,} at most" if figures.token_budget else None),
         ("Requests", f"{figures.requests:,} finished"),
         ("Prompt tokens", _count(figures.input_tokens)),
@@ -149,12 +148,12 @@ def heading(log: StepLog, figures: Gist) -> list[tuple[str, str]]:
     return [(what, value) for what, value in told if value]
 
 
-def _system(settings: Mapping[str, Any]) -> str | None:
+def _system(settings: Mapping[str, Any], topology: str | None) -> str | None:
     if "gpu" not in settings:
         return None
-    ranks = int(settings.get("dp", 1))
-    gpus = f"{settings.get('tp', 1)} × {settings['gpu']}"
-    return f"{gpus}, {ranks} replicas" if ranks > 1 else gpus
+    ranks = settings.get("dp", 1)
+    several = f"{ranks} replicas" if ranks != 1 else topology
+    return ", ".join(filter(None, [f"{settings.get('tp', 1)} × {settings['gpu']}", several]))
 
 
 def _machine(machine: Mapping[str, Any]) -> str:

@@ -150,7 +150,7 @@ def durations_panel(found: Durations) -> Panel:
             bottom = bottom + shares
         axis.set(xscale="log", xlim=(ends[0], ends[-1]))
         axis.yaxis.set_major_formatter(PercentFormatter(1))
-        few = ends[-1] / ends[0] < 30
+        few = ends[-1] / ends[0] < 300
         axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if few else (1,), numticks=12))
         axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axis.xaxis.set_minor_formatter(FuncFormatter(lambda *_: ""))
