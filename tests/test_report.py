@@ -13,6 +13,8 @@ from typer.testing import CliRunner
 
 from blendsim.cli.app import app
 from blendsim.perf.pricing import StepWork
+from blendsim.report.pages import _duration
+from blendsim.report.plots.panel import draw_panel, line
 from blendsim.report.timeline import PARTS, durations, longest_steps, ranks, timeline
 from blendsim.report.validate import as_json, validate
 from blendsim.steplog import COUNTS, MEASURED_ROWS, TIMES, StepLog, read_steplog, write_steplog
@@ -167,6 +169,14 @@ def test_text_from_the_log_is_escaped(home: Path, tmp_path: Path) -> None:
     assert page.text.count(EVIL) > 6
 
 
+def test_name_of_the_second_log_is_escaped(home: Path, tmp_path: Path) -> None:
+    log = changed(home / "one.parquet", tmp_path / "a.parquet")
+    other = measured(home, tmp_path / "<script>m.parquet", "NVIDIA A100 80GB")
+    page = Page(page_of(log, "--against", other))
+    assert "script" not in page.tags
+    assert "<script>m.parquet" in page.text
+
+
 def test_every_rank_has_its_line_and_the_last_is_named(home: Path, tmp_path: Path) -> None:
     log = changed(home / "two.parquet", tmp_path / "a.parquet")
     text = Page(page_of(log)).text
@@ -239,11 +249,33 @@ def test_log_without_settings_is_shown_as_far_as_it_tells(home: Path, tmp_path: 
 
 
 def test_columns_that_were_not_counted_are_left_out(home: Path, tmp_path: Path) -> None:
-    unknown = ["hit_tokens", "held_blocks"]
-    log = changed(home / "one.parquet", tmp_path / "a.parquet", not_counted=unknown, source=None)
-    told = figures_of(log)
-    assert (told["sharing_ratio"], told["kv_use"], told["input_tokens"]) == (None, None, None)
-    assert "KV use" not in Page(page_of(log)).text
+    unknown = ["hit_tokens", "held_blocks", "preempted", "preempted_tokens"]
+    for name in ("one", "two"):
+        log = changed(home / f"{name}.parquet", tmp_path / "a.parquet", not_counted=unknown)
+        log = changed(log, log, source=None)
+        told = figures_of(log)
+        assert {told[key] for key in ("sharing_ratio", "kv_use", "input_tokens")} == {None}
+        assert told["preempted_tokens"] is None
+        assert "KV" not in Page(page_of(log)).text.split("Steps")[0]
+
+
+def test_blocks_that_were_not_counted_are_not_shown_as_free(home: Path, tmp_path: Path) -> None:
+    log = changed(home / "one.parquet", tmp_path / "a.parquet", not_counted=["cached_blocks"])
+    text = Page(page_of(log)).text
+    assert "held by running requests" in text
+    assert "free" not in text.split("Where the seconds go")[0]
+
+
+def test_tokens_are_known_where_an_engine_does_not_tell_those_it_lost(
+    home: Path, tmp_path: Path
+) -> None:
+    full = figures_of(home / "one.parquet")
+    unknown = ["preempted_tokens", "cached_blocks"]
+    told = figures_of(
+        changed(home / "one.parquet", tmp_path / "a.parquet", not_counted=unknown, source=None)
+    )
+    for name in ("input_tokens", "output_tokens", "preempted_tokens"):
+        assert told[name] == full[name]
 
 
 def measured(home: Path, place: Path, device: str) -> Path:
@@ -400,3 +432,36 @@ def test_longest_steps_come_first_and_are_measured_ones() -> None:
     log = log_of([1.0, 5.0, 3.0, 9.0])
     assert longest_steps(log).tolist() == [3, 1, 2, 0]
     assert longest_steps(replace(log, meta={MEASURED_ROWS: [0, 2]})).tolist() == [2, 0]
+
+
+def test_scale_holds_every_line() -> None:
+    axes = []
+
+    def draw(axis: Any) -> None:
+        axes.append(axis)
+        for high in (1.0, 50.0):
+            line(axis, np.array([0.0, 1.0]), np.array([high]))
+
+    draw_panel("name", "", "", draw, "time")
+    low, high = axes[0].get_ylim()
+    assert low == 0.0
+    assert high >= 50.0
+
+
+def test_time_of_a_long_run_is_told_in_hours_too() -> None:
+    assert _duration(9_107.9) == "9,107.9 s (2.53 h)"
+    assert _duration(90.0) == "90 s (1.5 min)"
+    assert _duration(0.51236) == "0.5124 s"
+
+
+def test_last_word_on_bounds_is_that_of_the_work_where_one_request_takes_longest(
+    tmp_path: Path,
+) -> None:
+    trace = tmp_path / "t.csv"
+    trace.write_text("num_prefill_tokens,num_decode_tokens\n" + "20,5\n" * 40 + "20,400\n")
+    plan, log = tmp_path / "p.parquet", tmp_path / "s.parquet"
+    run("plan", "--trace", trace, "--planner", "fcfs", "-o", plan)
+    run("simulate", plan, "-o", log)
+    told = figures_of(log)
+    assert told["losses"]["bound"] < 0.9 * told["reachable_seconds"]
+    assert "bound of the work:" in Page(page_of(log)).text

@@ -65,8 +65,10 @@ def gist(log: StepLog, place: Place | None, pool: Hindsight | None) -> Gist:
     def total(name: str) -> int | None:
         return None if name in unknown else int(log.count(name).sum())
 
-    hits, lost = total("hit_tokens"), total("preempted_tokens")
-    inputs, outputs = (pool.input_tokens, pool.output_tokens) if pool else _tokens(log, hits, lost)
+    hits, is_undisturbed = total("hit_tokens"), total("preempted") == 0
+    inputs, outputs = _tokens(log, hits) if is_undisturbed else (None, None)
+    if pool:
+        inputs, outputs = pool.input_tokens, pool.output_tokens
     computed = int(log.count("prefill_tokens").sum() + log.count("decode_requests").sum())
     is_known = inputs is not None and outputs is not None
     counts_kv = place is not None and "held_blocks" not in unknown
@@ -90,7 +92,7 @@ def gist(log: StepLog, place: Place | None, pool: Hindsight | None) -> Gist:
         token_budget=place.token_budget if place else None,
         sharing_ratio=hits / inputs if inputs and hits is not None else None,
         sharing_optimum=pool.shareable_tokens / inputs if pool and inputs else None,
-        preempted_tokens=lost,
+        preempted_tokens=0 if is_undisturbed else total("preempted_tokens"),
         kv_use=kv_use(log, place.capacity_blocks) if place and counts_kv else None,
         kv_most=_most(log, place) if place and counts_kv else None,
         optimum_seconds=limits.optimum if limits else None,
@@ -110,11 +112,10 @@ def is_measured(log: StepLog) -> bool:
     return "machine" in log.meta or not log.time("compute_seconds").any()
 
 
-def _tokens(log: StepLog, hits: int | None, lost: int | None) -> tuple[int | None, int | None]:
-    """Prompt and output tokens by the log alone: known where nothing was computed again."""
-    if hits is None or lost is None or lost:
-        return None, None
-    return int(log.count("prefill_tokens").sum()) + hits, int(log.count("sampled_tokens").sum())
+def _tokens(log: StepLog, hits: int | None) -> tuple[int | None, int]:
+    """Prompt and output tokens by the log alone, if nothing was computed again."""
+    inputs = None if hits is None else int(log.count("prefill_tokens").sum()) + hits
+    return inputs, int(log.count("sampled_tokens").sum())
 
 
 def _most(log: StepLog, place: Place) -> float:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from blendsim.perf.pricing import StepWork
 from blendsim.report.metrics import run_seconds
 from blendsim.report.validate import KINDS, step_kinds
-from blendsim.steplog import StepLog
+from blendsim.steplog import NOT_COUNTED, StepLog
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -38,7 +38,7 @@ class Line(NamedTuple):
     """
 
     replica: int
-    held: dict[str, Floats]  # by name of HELD: the mean over the time that steps ran
+    held: dict[str, Floats]  # by name of HELD, if counted: the mean over the time that steps ran
     compute: Floats | None  # seconds of work a second of the run
     memory: Floats | None
 
@@ -76,6 +76,7 @@ def _line(log: StepLog, work: StepWork | None, replica: int, edges: Floats) -> L
         held = {
             name: np.where(is_idle, np.nan, within(log.count(name)[rows] * seconds) / busy)
             for name in HELD
+            if name not in log.meta.get(NOT_COUNTED, [])
         }
     if work is None:
         return Line(int(replica), held, None, None)

@@ -92,7 +92,7 @@ def _require_whole(log: StepLog, workload: Workload) -> None:
     finished = int(log.count("finished").sum())
     if log.meta.get("complete") is False or finished != len(workload):
         raise InputError(f"the log has {finished:,} of {len(workload):,} requests finished")
-    if NOT_COUNTED in log.meta or log.count("preempted").any():
+    if not _tells_lengths(log):
         return
     served = int(log.count("prefill_tokens").sum() + log.count("hit_tokens").sum())
     held = int(workload.prompt_len.sum())
@@ -100,8 +100,15 @@ def _require_whole(log: StepLog, workload: Workload) -> None:
         raise InputError(f"the log is of {served:,} prompt tokens, the traces have {held:,}")
 
 
+def _tells_lengths(log: StepLog) -> bool:
+    """Whether its sums are those of the pool: all is counted, nothing computed twice."""
+    needed = {"prefill_tokens", "hit_tokens", "sampled_tokens", "preempted"}
+    is_counted = needed.isdisjoint(log.meta.get(NOT_COUNTED, []))
+    return is_counted and not log.count("preempted").any()
+
+
 def _require_outputs(log: StepLog, problem: Problem) -> None:
-    if NOT_COUNTED in log.meta or log.count("preempted").any():
+    if not _tells_lengths(log):
         return
     generated, held = int(log.count("sampled_tokens").sum()), int(problem.true_lengths.sum())
     if generated != held:

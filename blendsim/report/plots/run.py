@@ -24,7 +24,8 @@ from blendsim.report.timeline import Durations, Floats, Line, Timeline
 from blendsim.report.validate import KINDS, Validation
 
 COMPUTE, MEMORY = "#0072b2", "#e69f00"  # as figures/style.py has them, Okabe and Ito's
-HELD, CACHED, RUNNING, WAITING = "#009e73", "#56b4e9", "#009e73", "#cc79a7"
+HELD, CACHED, FREE = "#009e73", "#56b4e9", "#e6eaee"
+RUNNING, WAITING = "#009e73", "#cc79a7"
 #: A rank each, told apart by dashes too; ranks beyond begin again.
 RANKS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", INK)
 DASHES: tuple[Any, ...] = ("-", (0, (5, 1)), (0, (1, 1)), (0, (3, 1, 1, 1)), (0, (7, 2)))
@@ -56,12 +57,13 @@ def _of_one(edges: Floats, one: Line, unit: str, capacity: int | None) -> list[P
         key(axis, right)
 
     def blocks(axis: Any) -> None:
-        parts = [held["held_blocks"], held["cached_blocks"]]
-        names = ["held by running requests", "cached"]
-        if capacity is not None:
-            parts.append(np.maximum(capacity - parts[0] - parts[1], 0.0))
-            names.append("free")
-        areas(axis, edges, parts, (HELD, CACHED, "#e6eaee"), names)
+        parts, names = [held["held_blocks"]], ["held by running requests"]
+        if "cached_blocks" in held:
+            parts, names = [*parts, held["cached_blocks"]], [*names, "cached"]
+            if capacity is not None:
+                parts.append(np.maximum(capacity - parts[0] - parts[1], 0.0))
+                names.append("free")
+        areas(axis, edges, parts, (HELD, CACHED, FREE), names)
 
     def requests(axis: Any) -> None:
         line(axis, edges, held["running"], color=RUNNING, label="running")
@@ -70,14 +72,17 @@ def _of_one(edges: Floats, one: Line, unit: str, capacity: int | None) -> list[P
         line(right, edges, waiting, color=WAITING, linestyle=(0, (3, 1)), label="waiting")
         key(axis, right)
 
-    drawn = [
-        ("tokens", "Tokens a step", "Stacked; means over the time that steps run.", tokens),
-        ("decodes", "Decodes and the context they read", _TWO_SCALES, decodes),
-        ("blocks", "KV blocks", "Stacked; shared blocks count once.", blocks),
-        ("requests", "Requests in the engine and in line", _TWO_SCALES, requests),
+    stacked = "Stacked; means over the time that steps run."
+    drawn: list[tuple[str, str, str, Draw, set[str]]] = [
+        ("tokens", "Tokens a step", stacked, tokens, {"prefill_tokens", "decode_requests"}),
+        ("decodes", "Decodes and the context they read", _TWO_SCALES, decodes, {"context_tokens"}),
+        ("blocks", "KV blocks", "Stacked; shared blocks count once.", blocks, {"held_blocks"}),
+        ("requests", "Requests in the engine and in line", _TWO_SCALES, requests, {"waiting"}),
     ]
     panels = [
-        draw_panel(name, title, note, draw, f"time, {unit}") for name, title, note, draw in drawn
+        draw_panel(name, title, note, draw, f"time, {unit}")
+        for name, title, note, draw, needed in drawn
+        if needed <= held.keys()
     ]
     return [*panels[:1], *_work([one], edges, unit), *panels[1:]]
 
@@ -100,21 +105,22 @@ def _of_several(course: Timeline, scale: "_Scale", capacity: int | None) -> list
 
         return draw
 
-    def kv(one: Line) -> Floats:
-        return one.held["held_blocks"] / (capacity or 1)
+    def held(name: str, unit: int = 1) -> Draw:
+        return each(lambda one: one.held[name] / unit)
 
     blocks = "KV blocks held, of all" if capacity else "KV blocks held"
-    told: list[tuple[str, str, Callable[[Line], Floats]]] = [
-        ("prefill", "Prefill tokens a step", lambda one: one.held["prefill_tokens"]),
-        ("decodes", "Decodes a step", lambda one: one.held["decode_requests"]),
-        ("context", "Context tokens that decodes read", lambda one: one.held["context_tokens"]),
-        ("blocks", blocks, kv),
-        ("running", "Running requests", lambda one: one.held["running"]),
-        ("waiting", "Waiting requests", lambda one: one.held["waiting"]),
+    told = [
+        ("prefill", "Prefill tokens a step", "prefill_tokens", 1),
+        ("decodes", "Decodes a step", "decode_requests", 1),
+        ("context", "Context tokens that decodes read", "context_tokens", 1),
+        ("blocks", blocks, "held_blocks", capacity or 1),
+        ("running", "Running requests", "running", 1),
+        ("waiting", "Waiting requests", "waiting", 1),
     ]
     panels = [
-        draw_panel(name, title, "A line a rank.", each(values), f"time, {scale.unit}")
-        for name, title, values in told
+        draw_panel(name, title, "A line a rank.", held(column, unit), f"time, {scale.unit}")
+        for name, title, column, unit in told
+        if column in course.lines[0].held
     ]
     return [*panels[:2], *_work(course.lines, edges, scale.unit), *panels[2:]]
 
