@@ -10,11 +10,12 @@ from hypothesis import strategies as st
 from oracle_serving import World
 from pacing_worlds import AMPLE, PacedWorld, plain_twins, record_of
 
-from blendsim.serving import paced_line, remaining
+from blendsim.serving import kinds, paced_line, remaining
 from blendsim.serving import pacing as pacing_module
 from blendsim.serving.core import ServingCore
 from blendsim.serving.paced_line import nearest_waiting
-from blendsim.serving.pacing import CREDIT, ROWS, expected_reads, note_step
+from blendsim.serving.pacing import CREDIT, ROWS, note_step
+from blendsim.serving.reads import expected_reads
 from blendsim.serving.state import NONE, is_paced
 
 
@@ -262,13 +263,50 @@ def test_all_reads_left_are_foreseen(number: int, mean: float, held: int, reads:
     assert (ahead >= 0.0).all()
 
 
+def carefree(core: ServingCore) -> ServingCore:
+    """The core, keeping nothing free for lengths that are not known."""
+    record_of(core).caution = 0.0
+    return core
+
+
 def test_memory_is_full_until_what_is_left_is_a_tail_of_two_mean_lengths() -> None:
-    ahead = foreseen(with_members(4, 100.0, 50), 40.0 * 500)
+    ahead = foreseen(carefree(with_members(4, 100.0, 50)), 40.0 * 500)
     assert ahead[0].tolist() == [300.0, 40.0]
     tail = ahead[1:]
     assert (np.diff(tail[:, 1]) < 0.0).all()
-    assert 40.0 < tail[0, 1] < 46.0  # full, and what the cut-off end would read
-    assert foreseen(with_members(4, 100.0, 50), 40.0 * 199)[0].tolist() == [0.0, 0.0]
+    # Full, and what would be read after the longest of four is expected to end: ∫ (1 + x)·e^(−x).
+    long = float(remaining.longest_of(4.0, 0.0))
+    cut_off = 2.0 / (2.0 - (2.0 + long) * np.exp(-long))
+    assert tail[0, 1] == pytest.approx(40.0 * cut_off, rel=0.01)
+    assert foreseen(carefree(with_members(4, 100.0, 50)), 40.0 * 199)[0].tolist() == [0.0, 0.0]
+
+
+def test_what_the_forecast_keeps_free_of_a_full_cache_is_not_read() -> None:
+    """40 seconds of reads are 40 requests of 100 tokens, at 0.01 seconds a token."""
+    core = with_members(4, 100.0, 50)
+    p = record_of(core)
+    p.caution, p.read_seconds = 1.0, 0.01
+    peak = float(remaining.peak_of(40.0, 1.0))
+    assert 1.05 < peak < 1.15
+    steps, reads = foreseen(core, 40.0 * 500)[0]
+    assert reads == pytest.approx(40.0 / peak)
+    assert steps == pytest.approx(500.0 * peak - 200.0)
+
+
+def test_the_forecast_of_a_steady_state_peaks_at_once_unless_room_is_kept() -> None:
+    assert remaining.peak_of(27.0, 0.0) == 1.0
+    peaks = [float(remaining.peak_of(27.0, caution)) for caution in (0.5, 1.0, 2.0)]
+    assert peaks == sorted(peaks)
+    assert peaks[0] > 1.0
+
+
+@pytest.mark.parametrize("n", [3, 27, 300])
+def test_the_peak_is_that_of_members_as_old_as_their_mean_length(n: int) -> None:
+    """The forecast that admission asks for, of n members that hold their mean each."""
+    core = with_members(n, 1e4, 1e4)
+    record_of(core).caution = 1.0
+    most = max(float(kinds.unknown_tokens(core.state, u)) for u in range(0, 20_001, 100))
+    assert remaining.peak_of(float(n), 1.0) == pytest.approx(most / (n * 1e4), rel=2e-3)
 
 
 def test_known_lengths_are_foreseen_to_be_read_evenly() -> None:

@@ -13,7 +13,8 @@ from blendsim.pacing import Gains
 from blendsim.serving import batcher, pacing
 from blendsim.serving.core import ServingCore
 from blendsim.serving.kinds import correction, unknown_tokens
-from blendsim.serving.pacing import expected_reads, step_budget
+from blendsim.serving.pacing import step_budget
+from blendsim.serving.reads import expected_reads
 from blendsim.serving.state import DECODING, LEFT, PREFILLING, RIGHT, WAITING
 
 slow = settings(

@@ -13,6 +13,7 @@ import numpy as np
 import typer
 from numpy.typing import NDArray
 
+from blendsim import __version__
 from blendsim.cli.answerer import Answerer, Loaded
 from blendsim.cli.course import Course
 from blendsim.cli.machine import Say
@@ -221,6 +222,7 @@ def _write_log(stage: Stage, files: Files, found: Answerer) -> None:
 
     assert files.log is not None, "somebody asked for it"
     meta = {"settings": asdict(found.settings), "batch": str(files.batch), "machine": found.machine}
+    meta |= {"blendsim": __version__}
     write_steplog(replace(stage.log, meta={**stage.log.meta, **meta}), files.log)
 
 

@@ -11,7 +11,18 @@ import typer
 from typer.core import TyperGroup
 
 import blendsim
-from blendsim.cli import planning, profile, replay, run, search, simulate, synth, trace, validate
+from blendsim.cli import (
+    planning,
+    profile,
+    replay,
+    report,
+    run,
+    search,
+    simulate,
+    synth,
+    trace,
+    validate,
+)
 from blendsim.cli.options import WithDefaults
 from blendsim.errors import BlendsimError
 
@@ -96,6 +107,7 @@ app.command(cls=WithDefaults)(planning.compare)
 app.command(cls=WithDefaults)(search.search)
 app.command()(synth.synth)
 app.command()(validate.validate)
+app.command()(report.report)
 app.add_typer(trace.app, name="trace")
 app.add_typer(profile.app, name="profile")
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from blendsim import __version__
 from blendsim.cli import options as o
 from blendsim.cli.machine import Engine, Executor, Run, Wish, prepare
 from blendsim.cli.output import print_json, print_lines, width
@@ -70,6 +71,7 @@ def replay(
         run = prepare(made, pool, asked, wish, say)
         settings = {"plan_sha256": sha256(plan), "settings": asdict(asked.settings)}
         meta = {"policy": made.policy, **run.facts, **settings, "source": asked.source}
+        meta |= {"blendsim": __version__}
         log = _measure(run, meta, output)
     result = _result(made, pool, run, log)
     if json:

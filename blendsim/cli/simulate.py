@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from blendsim import __version__
 from blendsim.cli import options as o
 from blendsim.cli.output import print_json, print_lines, width
 from blendsim.cli.planned import given, read_planned
@@ -53,6 +54,7 @@ def simulate(
         row, log, notes = simulate_plan(asked.load(), made, settings, say)
         if output is not None:
             meta = {"plan_sha256": sha256(plan), "settings": asdict(settings)}
+            meta |= {"blendsim": __version__}
             write_steplog(replace(log, meta={**log.meta, **meta, "source": asked.source}), output)
     if json:
         from blendsim.report.metrics import as_json

@@ -1,5 +1,7 @@
 """Pricing many steps at once: what an engine is charged for a whole table of counts."""
 
+from typing import NamedTuple
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -15,3 +17,20 @@ def price_steps(costs: StepCosts, counts: NDArray[np.int64]) -> Floats:
     for i in range(len(counts)):
         seconds[i] = step_seconds(costs, counts[i]).seconds
     return seconds
+
+
+class StepWork(NamedTuple):
+    """Seconds of each step's compute-bound work and of its decode attention, each alone."""
+
+    compute: Floats
+    memory: Floats
+
+
+@kernel
+def price_work(costs: StepCosts, counts: NDArray[np.int64]) -> StepWork:
+    """What the engine is charged for in every row of `counts`, which begins with Batch's fields."""
+    compute, memory = np.empty(len(counts)), np.empty(len(counts))
+    for i in range(len(counts)):
+        times = step_seconds(costs, counts[i])
+        compute[i], memory[i] = times.compute, times.memory
+    return StepWork(compute, memory)

@@ -74,11 +74,12 @@ def _fitted(partner: Partner, longest: int) -> Partner:
 
 def advise(rows: Sequence[Row], chosen: Row, limits: Bounds, model: StepModel) -> list[str]:
     """Sentences for the user, most important first. Times are the simulated ones of `rows`."""
-    return [
-        _why(rows, chosen),
-        _bound(rows, limits, model),
-        *_partner(limits, model),
-    ]
+    return [_why(rows, chosen), *of_pool(rows, limits, model)]
+
+
+def of_pool(rows: Sequence[Row], limits: Bounds, model: StepModel) -> list[str]:
+    """What bounds the pool, and what would run cheaply beside it; `rows` may be few or none."""
+    return [_bound(rows, limits, model), *_partner(limits, model)]
 
 
 def _why(rows: Sequence[Row], chosen: Row) -> str:
@@ -112,8 +113,7 @@ def _bound(rows: Sequence[Row], limits: Bounds, model: StepModel) -> str:
     )
     most = sum(kinds.values()) / overlapped_best(model.lines, *kinds.values()) - 1
     times = [row.reported_seconds for row in rows]
-    spread = max(times) / min(times) - 1
-    if len(rows) > 1 and spread < NEAR:
+    if len(rows) > 1 and (spread := max(times) / min(times) - 1) < NEAR:
         text += (
             f" Order buys next to nothing here: all policies lie within {spread:.1%}, and even "
             f"the best overlap would gain {most:.1%} over none."

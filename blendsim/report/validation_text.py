@@ -10,18 +10,23 @@ from blendsim.report.validate import Errors, Speedup, Validation
 
 def validation_lines(run: Validation, name: str, width: int) -> list[str]:
     """What one pair of logs says: whole run, errors by stratum, notes."""
+    table = lay_out(strata_columns(run.strata), width)
+    return [*paragraphs(sentences(run, name), width), "", *table]
+
+
+def sentences(run: Validation, name: str) -> list[str]:
+    """The whole run and the notes; `name` is the measured log's, for one that names no policy."""
     total = run.total
     interval = f" ({number(total.low, 1)} to {number(total.high, 1)})" if _is_estimate(run) else ""
     rates = [total.tokens / seconds for seconds in (total.simulated, total.measured)]
     who = " ".join(filter(None, (run.policy, f"on {run.engine}" if run.engine else "")))
-    sentences = [
+    return [
         f"{who or name}: {number(total.simulated, 1)} s simulated, {number(total.measured, 1)} s "
         f"measured{interval}: {signed(total.error)}. {number(rates[0])} against "
         f"{number(rates[1])} tokens computed a second.",
         f"{number(total.between_steps, 1)} s of the measured time lie between steps.",
         *(f"Note: {note}" for note in run.notes),
     ]
-    return [*paragraphs(sentences, width), "", *_table(run.strata, width)]
 
 
 def speedup_line(ratio: Speedup | None) -> str:
@@ -56,8 +61,9 @@ def _is_estimate(run: Validation) -> bool:
     return run.total.high > run.total.low
 
 
-def _table(strata: Sequence[Errors], width: int) -> list[str]:
-    columns = [
+def strata_columns(strata: Sequence[Errors]) -> list[Column]:
+    """The errors, a row a stratum, for a table on screen or on a page."""
+    return [
         Column("steps", [row.kind for row in strata], is_text=True),
         Column("KV tokens read", [_range(row) for row in strata], dispensable=2),
         Column("number", [number(row.steps) for row in strata]),
@@ -69,7 +75,6 @@ def _table(strata: Sequence[Errors], width: int) -> list[str]:
         Column("|error| median", [f"{100 * row.absolute_median:.1f} %" for row in strata]),
         Column("|error| P90", [f"{100 * row.absolute_p90:.1f} %" for row in strata]),
     ]
-    return lay_out(columns, width)
 
 
 def _range(row: Errors) -> str:

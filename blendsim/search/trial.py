@@ -18,6 +18,7 @@ from blendsim.report.optimum import Bounds, bounds
 from blendsim.request import Ints
 from blendsim.search.problem import Problem
 from blendsim.serving.flavour import Flavour, find_flavour
+from blendsim.settings import Settings
 from blendsim.sim.run import simulate
 from blendsim.steplog import StepLog
 
@@ -36,7 +37,13 @@ def find_engine(problem: Problem, name: str, token_budget: int | None = None) ->
     """The engine at this token budget, else the asked one; ProfileError if the profile does not
     reach that far.
     """
-    settings = problem.settings
+    flavour = asked_engine(problem.settings, name, token_budget)
+    problem.model.coverage.require(flavour.token_budget)
+    return flavour
+
+
+def asked_engine(settings: Settings, name: str, token_budget: int | None = None) -> Flavour:
+    """The engine by the rules that are asked for, at this token budget or the asked one."""
     flavour = find_flavour(
         name,
         token_budget or settings.token_budget,
@@ -46,9 +53,15 @@ def find_engine(problem: Problem, name: str, token_budget: int | None = None) ->
         settings.cascade,
     )
     if settings.nano_batches is not None and flavour.overlaps:
-        flavour = replace(flavour, nano_batches=settings.nano_batches)
-    problem.model.coverage.require(flavour.token_budget)
+        return replace(flavour, nano_batches=settings.nano_batches)
     return flavour
+
+
+def find_place(settings: Settings, flavour: Flavour) -> Place:
+    """What runs of that engine take place on."""
+    system = flavour.divide(settings.system)
+    gpus = settings.replicas * system.tp
+    return Place(flavour.name, flavour.token_budget, gpus, system.kv_blocks)
 
 
 def predict(problem: Problem, plan: Plan, flavour: Flavour) -> StepLog:
@@ -86,10 +99,7 @@ def run_trial(
     predicted = run_seconds(log)
     if not np.array_equal(truth, problem.drawn):
         log = _simulate(problem, plan, flavour, truth)
-    system = flavour.divide(problem.model.system)
-    place = Place(
-        flavour.name, flavour.token_budget, problem.settings.replicas * system.tp, system.kv_blocks
-    )
+    place = find_place(problem.settings, flavour)
     row = summarise(
         name,
         problem.workload,

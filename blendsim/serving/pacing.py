@@ -15,6 +15,12 @@ from blendsim.pacing import Pacing
 from blendsim.request import Ints
 from blendsim.serving.kinds import KIND, correction, spread_of
 from blendsim.serving.price import Overlap, choose_sizes, token_price, tokens_at
+from blendsim.serving.reads import (
+    expected_reads,
+    expected_reads_of_one,
+    reads_of,
+    unfinished_reads,
+)
 from blendsim.serving.remaining import foresee
 from blendsim.serving.state import LEFT, NONE, State
 from blendsim.steplog import COUNTS
@@ -126,22 +132,6 @@ def new_pace(
     )
 
 
-def expected_reads(prompt: Any, output: Any, spread: Any) -> Any:
-    """Context tokens that decoding reads: p·d + ½·E[d²], E[d²] = spread·d². Of one or of many."""
-    return (prompt + 0.5 * spread * output) * output
-
-
-expected_reads_of_one = kernel(expected_reads)
-
-
-@kernel
-def reads_of(state: State, request: int) -> float:
-    """Context tokens the request was expected to read when the plan was made."""
-    r = state.requests[request]
-    spread = spread_of(state, request)
-    return float(expected_reads_of_one(float(r.prompt), float(r.estimate), spread))
-
-
 @kernel
 def hold_of(state: State, request: int) -> float:
     """KV tokens · steps the request is expected to hold for itself: what it reads but for its
@@ -170,6 +160,7 @@ def look(state: State) -> None:
     reads = p.reads_left
     for i in range(len(pace.kinds)):
         reads += pace.kinds[i].waiting_reads * (correction(state, i) ** 2 - 1.0)
+    reads += unfinished_reads(state)
     reads = max(reads, 1.0) * p.read_seconds
     tokens = max(p.tokens_left, 1.0)
     ahead = np.empty((SLICES, 2))

@@ -11,6 +11,7 @@ from blendsim.serving.kinds import correction
 from blendsim.serving.state import NONE, State
 
 GUMBEL = 1.2825498301618641  # π/√6, the standard deviation of the longest of many
+PEAK_POINTS = 40  # at which a forecast's peak is looked for, up to two mean lengths ahead
 EULER = 0.5772156649015329  # the longest of n exponential lengths is about mean·(ln n + γ)
 
 
@@ -40,13 +41,30 @@ def longest_left(state: State) -> float:
     return max(steps, 1.0)
 
 
+@kernel
+def peak_of(n: float, caution: float) -> float:
+    """Times what n requests hold in their steady state that their forecast peaks at.
+
+    Their mean age is m, so u = x·m steps from now e^(−x) of them hold 1 + x times as much each, and
+    `caution` standard deviations more are kept free (kinds.py). The cache is that much less full.
+    """
+    most = 1.0
+    for j in range(1, PEAK_POINTS + 1):
+        x = 2.0 * j / PEAK_POINTS
+        q = np.exp(-x)
+        share = q + caution * np.sqrt(2.0 * q * (1.0 - q) / n)
+        most = max(most, (1.0 + x) * min(share, 1.0))
+    return most
+
+
 @rare_kernel
 def foresee(state: State, reads: float, ahead: NDArray[np.float64]) -> None:
     """Fill `ahead` with the steps left, row by row: how many, and seconds of reads in each.
 
-    While requests wait KV is as full as expected. Lengths that are not known leave a tail: n that
-    hold C tokens now, of mean length m, hold (C + n·u)·e^(−u/m) u steps later, for about
-    m·(ln n + γ) steps. Of a full cache in its steady state C is n·m, and 2·C·m are read.
+    While requests wait KV is as full as expected, or as the forecast of unknown lengths lets it be.
+    Those leave a tail: n that hold C tokens now, of mean length m, hold (C + n·u)·e^(−u/m) u steps
+    later, for about m·(ln n + γ) steps. Of a full cache in its steady state C is n·m, and 2·C·m are
+    read.
     """
     p = state.pace[0].record[0]
     kinds = state.pace[0].kinds
@@ -62,11 +80,13 @@ def foresee(state: State, reads: float, ahead: NDArray[np.float64]) -> None:
         ahead[0, 0] = max(longest, reads / p.most_reads)
         ahead[0, 1] = reads / ahead[0, 0]
         return
-    if reads > 2.0 * mean * p.most_reads:
-        ahead[0, 0] = reads / p.most_reads - 2.0 * mean
-        ahead[0, 1] = p.most_reads
-        reads = 2.0 * mean * p.most_reads
-        n = max(1.0, p.most_reads / (p.read_seconds * mean))
+    n = max(1.0, p.most_reads / (p.read_seconds * mean))
+    most = p.most_reads / peak_of(n, p.caution)
+    if reads > 2.0 * mean * most:
+        ahead[0, 0] = reads / most - 2.0 * mean
+        ahead[0, 1] = most
+        reads = 2.0 * mean * most
+        n = max(1.0, most / (p.read_seconds * mean))
         longest = max(longest - ahead[0, 0], mean * longest_of(n, p.caution))
         age = mean
     slices = len(ahead) - 1

@@ -1,0 +1,91 @@
+"""What a step log remembers of where it came from, read again: settings, traces, the plan."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from blendsim.cli import options as o
+from blendsim.cli.planned import given
+
+if TYPE_CHECKING:
+    from blendsim.perf.pricing import StepWork
+    from blendsim.report.gist import Hindsight
+    from blendsim.request import Workload
+    from blendsim.search.looking_back import Ground
+    from blendsim.steplog import StepLog
+
+Say = Callable[[str], None]
+
+
+class Found(NamedTuple):
+    """What was found out about a log; None where it could not be, and `notes` say why."""
+
+    ground: "Ground | None"
+    work: "StepWork | None"
+    pool: "Hindsight | None"
+    notes: list[str]
+
+
+def find(log: "StepLog", plan: Path | None, workload: Path | None, say: Say) -> Found:
+    """Everything that the log's metadata lead to. What cannot be read is a note, unless it was
+    named on the command line: then it is an error.
+    """
+    from blendsim.errors import BlendsimError
+    from blendsim.search.looking_back import find_ground, look_back, work_of
+
+    notes = []
+    if log.meta.get("complete") is False:
+        notes.append("The run broke off: this is what it did until then.")
+    is_named = plan is not None or workload is not None
+    ground, work, pool = None, None, None
+    try:
+        asked = _asked(log.meta, workload)
+        ground = find_ground(asked.settings, log)
+        work = work_of(log, ground)
+        pool = _pool(log, plan, asked, say)
+        return Found(ground, work, look_back(log, ground, pool, say), notes)
+    except BlendsimError as error:
+        if is_named and pool is None:
+            raise
+        notes.append(f"Bounds and the account of the seconds are left out: {error}.")
+    return Found(ground, work, None, notes)
+
+
+def _asked(meta: Mapping[str, Any], workload: Path | None) -> o.Asked:
+    """The settings and the pool that a log names."""
+    from blendsim.cli.config import overlay
+    from blendsim.errors import InputError
+    from blendsim.settings import Settings
+    from blendsim.traces.seam import ReadOptions
+
+    if not isinstance(meta.get("settings"), dict):
+        raise InputError("the log does not say by which settings it ran")
+    settings = overlay(Settings(), given(meta["settings"]), "the log's settings")
+    source = meta.get("source")
+    if not isinstance(source, dict):
+        if workload is None:
+            return o.Asked([], settings, ReadOptions(), False)
+        return o.Asked([str(workload)], settings, ReadOptions(), False)
+    read = overlay(ReadOptions(), given(source["read"]), "the log's source")
+    traces = source["traces"] if workload is None else [str(workload)]
+    return o.Asked(traces, settings, read, source["skip_oversize"])
+
+
+def _pool(log: "StepLog", plan: Path | None, asked: o.Asked, say: Say) -> "Workload":
+    """The pool of the log's traces, or of the plan's; held against the plan where one is given."""
+    from blendsim.errors import InputError, PlanMismatch
+    from blendsim.files import sha256
+    from blendsim.plan import read_plan, require_same_workload
+
+    made = None
+    if plan is not None:
+        made = read_plan(plan)
+        if log.meta.get("plan_sha256") not in (None, sha256(plan)):
+            raise PlanMismatch(f"{plan}: the log is of another plan; give the one that ran")
+    if not asked.traces:
+        raise InputError("the log does not say which traces it is of; --workload names them")
+    say("reading traces")
+    pool = asked.load()
+    if made is not None:
+        require_same_workload(made, pool)
+    return pool

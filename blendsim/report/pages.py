@@ -1,0 +1,294 @@
+"""The page of a run: what ran, its key figures, its steps over time, where the seconds went, the
+steps that stand out, its ranks, and a second log beside it.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from blendsim.files import replacing
+from blendsim.perf.pricing import StepWork
+from blendsim.report import html
+from blendsim.report.gist import Gist, Hindsight, device, heading
+from blendsim.report.plots import run as plots
+from blendsim.report.plots.panel import Panel
+from blendsim.report.tables import Column, number, share
+from blendsim.report.timeline import durations, longest_steps, ranks, timeline
+from blendsim.report.validate import Validation
+from blendsim.report.validation_text import sentences, strata_columns
+from blendsim.steplog import StepLog
+
+#: Causes in the order of losses.CAUSES, then `again`: a word for the picture and its meaning.
+CAUSES = (
+    ("overlap", "kinds of work that did not run side by side, or waited for host memory"),
+    ("attention", "decode attention slower than its best rate"),
+    ("head, prefill", "LM head and prefill attention slower than their best rates"),
+    ("step size", "another number of tokens in the step would have been worth more"),
+    ("KV, mix", "too little beside the best size: KV not full, or other work in other steps"),
+    ("done again", "work beyond the least: computed again, or prefixes not shared"),
+)
+
+
+WORK = "what all of it takes, each piece at its price in the best mix"
+
+
+class Beside(NamedTuple):
+    """A second log of the same schedule."""
+
+    name: str
+    figures: Gist
+    validation: Validation  # the first log's seconds against this one's
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Report:
+    """A run and all that was found out about it."""
+
+    name: str  # of the log's file
+    log: StepLog
+    figures: Gist
+    capacity_blocks: int | None  # of a replica
+    work: StepWork | None
+    pool: Hindsight | None
+    notes: list[str]  # what is left out and why, one sentence each
+    against: Beside | None = None
+
+
+def write_report(report: Report, path: Path) -> None:
+    """The page as one file."""
+    with replacing(path) as temporary:
+        temporary.write_text(run_page(report), encoding="utf-8")
+
+
+def run_page(report: Report) -> str:
+    """The page as HTML. The log has at least one step."""
+    log = report.log
+    pool = report.pool
+    panels = plots.over_time(timeline(log, report.work), report.capacity_blocks)
+    advice = pool.advice if pool else []
+    ran = [("Log", report.name), *heading(log, report.figures)]
+    parts = [
+        _summary(report),
+        html.tiles(_tiles(report.figures)),
+        *(html.paragraph(note, "note") for note in report.notes),
+        html.section("Over time", _pictures(panels)),
+        html.section("Where the seconds go", *_account(pool)),
+        html.section("Steps", _steps(report)),
+        html.section("Ranks", *_ranks(report)),
+        html.section("Against a second log", *_against(report)),
+        html.section("What follows", *map(html.paragraph, advice)),
+        html.section("What ran", html.facts(ran)),
+    ]
+    return html.page(_title(report), parts)
+
+
+def _title(report: Report) -> str:
+    told = dict(heading(report.log, report.figures))
+    kind = "Measured run" if report.figures.is_measured else "Simulated run"
+    where = device(report.log) or told.get("Planned for")
+    parts = [told.get("Policy"), told.get("Model"), where]
+    return ": ".join(filter(None, [kind, ", ".join(filter(None, parts))]))
+
+
+def _summary(report: Report) -> str:
+    figures = report.figures
+    tokens = ""
+    if figures.input_tokens is not None:
+        outputs = number(figures.output_tokens)
+        tokens = f" of {figures.input_tokens:,} prompt and {outputs} output tokens"
+    rules = f" Engine {figures.engine}" if figures.engine else ""
+    if rules and figures.token_budget:
+        rules += f", at most {figures.token_budget:,} tokens a step"
+    text = (
+        f"{figures.requests:,} requests{tokens} finished in {figures.steps:,} steps and "
+        f"{_duration(figures.seconds)}.{rules}{'.' if rules else ''}"
+    )
+    if (estimate := report.log.meta.get("estimate")) is not None:
+        text += (
+            f" {estimate['measured']:,} of the steps were measured, the others are estimates: the "
+            f"run takes {_seconds(estimate['low'])} to {_seconds(estimate['high'])} s, "
+            f"{estimate['level']:.0%} sure."
+        )
+    return html.paragraph(text)
+
+
+def _duration(seconds: float) -> str:
+    told = f"{_seconds(seconds)} s"
+    if seconds >= 3600:
+        return f"{told} ({number(seconds / 3600, 2)} h)"
+    return f"{told} ({number(seconds / 60, 1)} min)" if seconds >= 60 else told
+
+
+def _seconds(seconds: float) -> str:
+    """A tenth of a second for runs of minutes, four digits for shorter ones."""
+    return number(seconds, 1) if abs(seconds) >= 100 else f"{seconds:.4g}"
+
+
+def _tiles(figures: Gist) -> list[html.Tile]:
+    """What is known of the key figures, most important first."""
+    rate, per = figures.tokens_per_second, "input and output"
+    if rate is None:
+        rate, per = figures.computed_tokens_per_second, "computed"
+    shown = [html.Tile("Time", *_split(_duration(figures.seconds)))]
+    shown.append(html.Tile("Tokens a second", number(rate), per))
+    if figures.gpu_hours is not None and figures.gpus is not None:
+        gpus = f"on {figures.gpus:,} GPU{'s' if figures.gpus > 1 else ''}"
+        shown.append(html.Tile("GPU-hours", f"{figures.gpu_hours:,.3g}", gpus))
+    for what, part, seconds in (
+        ("Of reachable bound", figures.share_of_reachable, figures.reachable_seconds),
+        ("Of practical optimum", figures.share_of_optimum, figures.optimum_seconds),
+    ):
+        if part is not None and seconds is not None:
+            shown.append(html.Tile(what, share(part), f"that is {_seconds(seconds)} s"))
+    if figures.sharing_ratio is not None:
+        shown.append(
+            html.Tile("Prompt tokens shared", share(figures.sharing_ratio), _kept(figures))
+        )
+    if figures.preempted_tokens is not None:
+        shown.append(html.Tile("Tokens recomputed", number(figures.preempted_tokens)))
+    if figures.kv_use is not None:
+        most = f"at most {share(figures.kv_most)}"
+        shown.append(html.Tile("KV use, mean", share(figures.kv_use), most))
+    return shown
+
+
+def _split(text: str) -> tuple[str, str]:
+    """“1,415.2 s (23.6 min)” as the figure and what stands below."""
+    first, _, rest = text.partition(" (")
+    return first, rest.rstrip(")")
+
+
+def _kept(figures: Gist) -> str:
+    if not figures.sharing_optimum or figures.sharing_ratio is None:
+        return ""
+    kept = figures.sharing_ratio / figures.sharing_optimum
+    return f"{share(kept)} of what can be shared"
+
+
+def _pictures(panels: list[Panel]) -> str:
+    return html.beside(map(_picture, panels))
+
+
+def _picture(one: Panel) -> str:
+    return html.picture(html.Picture(one.title, one.note, one.svg))
+
+
+def _account(pool: Hindsight | None) -> list[str]:
+    if pool is None:
+        return []
+    account = pool.account
+    if account is None:
+        return [html.paragraph(f"No account of the seconds: {pool.no_account}.", "quiet")]
+    lost = list(account.causes.values())
+    # NOTE: where the longest request alone is the reachable bound, the work's own bound is lower.
+    is_work = account.bound > 0.999999 * pool.limits.reachable
+    bound = f"{'reachable bound' if is_work else 'bound of the work'}: {WORK}"
+    rows = [
+        (bound, account.bound),
+        *((f"{word}: {why}", seconds) for (word, why), seconds in zip(CAUSES, lost, strict=True)),
+        ("the run", account.run),
+    ]
+    digits = 1 if account.run >= 100 else 4
+    columns = [
+        Column("", [what for what, _ in rows], is_text=True),
+        Column("seconds", [number(seconds, digits) for _, seconds in rows]),
+        Column("of the run", [share(seconds / account.run) for _, seconds in rows]),
+    ]
+    panel = plots.losses_panel(account, [word for word, _ in CAUSES[:-1]])
+    return [html.beside([html.table(columns), _picture(panel)])]
+
+
+def _steps(report: Report) -> str:
+    log, found = report.log, durations(report.log)
+    told = [
+        *((f"P{100 * at:g}" if at != 0.5 else "median", s) for at, s in found.quantiles.items()),
+        ("longest", found.longest),
+    ]
+    spread = [
+        Column("steps", [name for name, _ in told], is_text=True),
+        Column("milliseconds", [number(1e3 * seconds, 2) for _, seconds in told]),
+    ]
+    rows = longest_steps(log)
+    within = [int((log.replica[:row] == log.replica[row]).sum()) for row in rows]
+    of_rank = [Column("rank", [str(each) for each in log.replica[rows]])]
+    shown = [
+        *(of_rank if len(set(log.replica.tolist())) > 1 else []),
+        Column("step", [number(at) for at in within]),
+        Column("at, s", [_seconds(at) for at in log.time("start")[rows]]),
+        Column("ms", [number(1e3 * at, 2) for at in log.time("seconds")[rows]]),
+        *(
+            Column(title, [number(value) for value in log.count(name)[rows]])
+            for title, name in (
+                ("prefill tokens", "prefill_tokens"),
+                ("decodes", "decode_requests"),
+                ("context read", "context_tokens"),
+                ("admitted", "admitted"),
+                ("preempted", "preempted"),
+                ("running", "running"),
+            )
+        ),
+    ]
+    which = "" if found.steps == len(log) else f" Of the {found.steps:,} that were measured."
+    return "\n".join(
+        [
+            html.beside([_picture(plots.durations_panel(found)), html.table(spread)]),
+            html.paragraph(f"The {len(rows)} longest steps.{which}"),
+            html.table(shown),
+        ]
+    )
+
+
+def _ranks(report: Report) -> list[str]:
+    each = ranks(report.log)
+    if len(each) < 2:
+        return []
+    kinds = report.log.meta.get("pools") or []
+    last, first = (pick(each, key=lambda rank: rank.ends) for pick in (max, min))
+    pools = [_pool(kinds, rank.replica) for rank in each]
+    columns = [
+        Column("rank", [str(rank.replica) for rank in each]),
+        *([Column("pool", pools, is_text=True)] if kinds else []),
+        Column("ends at, s", [_seconds(rank.ends) for rank in each]),
+        Column("busy", [share(rank.busy / last.ends) for rank in each]),
+        Column("steps", [number(rank.steps) for rank in each]),
+        Column("finished", [number(rank.finished) for rank in each]),
+        Column("computed tokens", [number(rank.tokens) for rank in each]),
+        Column("found in KV cache", [number(rank.hit_tokens) for rank in each]),
+        Column("recomputed", [number(rank.preempted_tokens) for rank in each]),
+    ]
+    text = (
+        f"Rank {last.replica} finishes last, at {_seconds(last.ends)} s; rank {first.replica} "
+        f"first, {_seconds(last.ends - first.ends)} s before."
+    )
+    return [html.paragraph(text), html.table(columns)]
+
+
+def _pool(kinds: object, replica: int) -> str:
+    return str(kinds[replica]) if isinstance(kinds, list) and replica < len(kinds) else ""
+
+
+def _against(report: Report) -> list[str]:
+    if report.against is None:
+        return []
+    name, other, found = report.against
+    both = (report.figures, other)
+    rows = [
+        ("seconds", [_seconds(one.seconds) for one in both]),
+        ("computed tokens/s", [number(one.computed_tokens_per_second) for one in both]),
+        ("steps", [number(one.steps) for one in both]),
+        ("requests finished", [number(one.requests) for one in both]),
+        ("prompt tokens shared", [share(one.sharing_ratio) for one in both]),
+        ("tokens recomputed", [number(one.preempted_tokens) for one in both]),
+        ("KV use, mean", [share(one.kv_use) for one in both]),
+    ]
+    columns = [
+        Column("", [what for what, _ in rows], is_text=True),
+        Column(report.name, [cells[0] for _, cells in rows]),
+        Column(name, [cells[1] for _, cells in rows]),
+    ]
+    return [
+        html.table(columns),
+        *map(html.paragraph, sentences(found, name)),
+        _pictures(plots.validation_panels(found)),
+        html.table(strata_columns(found.strata)),
+    ]

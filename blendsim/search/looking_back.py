@@ -1,0 +1,136 @@
+"""Looking back at a run: what its step log is held against, found from the settings that it names
+and, where it can be read, from the pool that it served.
+"""
+
+from dataclasses import replace
+from typing import NamedTuple
+
+from blendsim.errors import BlendsimError, InputError
+from blendsim.perf.measured import chosen_model
+from blendsim.perf.model import StepModel
+from blendsim.perf.pricing import StepWork, price_work
+from blendsim.perf.step import step_costs
+from blendsim.prefix import shareable_tokens
+from blendsim.report.advice import of_pool
+from blendsim.report.gist import Hindsight, is_measured
+from blendsim.report.losses import Losses, losses, price
+from blendsim.report.matching import differing_machines
+from blendsim.report.metrics import Place
+from blendsim.request import Workload
+from blendsim.search.problem import Problem, Progress, prepare
+from blendsim.search.trial import asked_engine, block_size, find_bounds, find_place
+from blendsim.serving.flavour import Flavour
+from blendsim.settings import Settings
+from blendsim.steplog import NOT_COUNTED, StepLog
+
+
+class Ground(NamedTuple):
+    """What a run took place on."""
+
+    settings: Settings
+    engine: Flavour
+    place: Place
+    model: StepModel
+
+
+def find_ground(settings: Settings, log: StepLog) -> Ground:
+    """By the settings, and the engine that the log names."""
+    engine = asked_engine(settings, str(log.meta.get("engine", settings.engine)))
+    model = chosen_model(settings.system, settings.overlap, settings.profile)
+    return Ground(settings, engine, find_place(settings, engine), model)
+
+
+def work_of(log: StepLog, ground: Ground) -> StepWork | None:
+    """Compute and memory seconds of every step: the log's own, or by the model if a machine ran it
+    and only the whole step was timed. None if that was another machine than the settings'.
+    """
+    if not is_measured(log):
+        return StepWork(log.time("compute_seconds"), log.time("memory_seconds"))
+    if differing_machines(log.meta, log.meta):
+        return None
+    engine = ground.engine
+    costs = step_costs(
+        ground.model,
+        engine.overlaps,
+        engine.overlaps_network,
+        engine.nano_batches,
+        engine.cascade,
+    )
+    priced: StepWork = price_work(costs, log.counts)
+    return priced
+
+
+def look_back(
+    log: StepLog, ground: Ground, workload: Workload, progress: Progress = lambda _: None
+) -> Hindsight:
+    """The run beside its pool. InputError if the log is not a whole run of this pool on the system
+    that the bounds would be of.
+    """
+    _require_whole(log, workload)
+    if differs := differing_machines(log.meta, log.meta):
+        raise InputError(f"{differs[0]}, so the bounds are not this run's")
+    problem = prepare(workload, ground.settings, progress)
+    _require_outputs(log, problem)
+    progress("finding bounds")
+    block = block_size(problem, [ground.engine])
+    limits = find_bounds(problem, ground.engine.token_budget, block)
+    account, lacking = _account(log, ground, problem, block)
+    return Hindsight(
+        requests=len(workload),
+        input_tokens=int(workload.prompt_len.sum()),
+        output_tokens=int(problem.true_lengths.sum()),
+        shareable_tokens=shareable_tokens(workload, problem.prompts, block),
+        limits=limits,
+        account=account,
+        no_account=lacking,
+        advice=of_pool([], limits, ground.model),
+    )
+
+
+def _require_whole(log: StepLog, workload: Workload) -> None:
+    """By what the log counts: every request finished, every prompt token computed or found."""
+    finished = int(log.count("finished").sum())
+    if log.meta.get("complete") is False or finished != len(workload):
+        raise InputError(f"the log has {finished:,} of {len(workload):,} requests finished")
+    if not _tells_lengths(log):
+        return
+    served = int(log.count("prefill_tokens").sum() + log.count("hit_tokens").sum())
+    held = int(workload.prompt_len.sum())
+    if served != held:
+        raise InputError(f"the log is of {served:,} prompt tokens, the traces have {held:,}")
+
+
+def _tells_lengths(log: StepLog) -> bool:
+    """Whether its sums are those of the pool: all is counted, nothing computed twice."""
+    needed = {"prefill_tokens", "hit_tokens", "sampled_tokens", "preempted"}
+    is_counted = needed.isdisjoint(log.meta.get(NOT_COUNTED, []))
+    return is_counted and not log.count("preempted").any()
+
+
+def _require_outputs(log: StepLog, problem: Problem) -> None:
+    if not _tells_lengths(log):
+        return
+    generated, held = int(log.count("sampled_tokens").sum()), int(problem.true_lengths.sum())
+    if generated != held:
+        raise InputError(f"the log is of {generated:,} output tokens, the traces have {held:,}")
+
+
+def _account(
+    log: StepLog, ground: Ground, problem: Problem, block: int
+) -> tuple[Losses | None, str]:
+    """Where the seconds went; or None and why."""
+    if is_measured(log):
+        return None, "they are told apart for simulated runs; report the simulated log"
+    engine, model = ground.engine, problem.model
+    try:
+        prices = price(
+            problem.workload,
+            problem.true_lengths,
+            problem.prompts,
+            replace(model, system=replace(model.system, block_tokens=block)),
+            engine.token_budget,
+            engine.nano_batches,
+        )
+        return losses(log, prices), ""
+    except BlendsimError as error:
+        return None, str(error)
