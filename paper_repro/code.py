@@ -4,6 +4,7 @@ without measuring again.
 """
 
 import ast
+from collections.abc import Iterable
 from pathlib import Path
 
 ROOM = Path(__file__).parent
@@ -37,6 +38,40 @@ def reached(path: Path) -> str:
         if isinstance(node, ast.ImportFrom) and str(node.module).startswith(f"{ROOM.name}.")
     }
     return "\n".join([*kept, *(whole(ROOM / f"{room}.py") for room in sorted(rooms))])
+
+
+def imported(roots: Iterable[Path], package: Path) -> set[Path]:
+    """Files of the package that the roots import, wherever in their code, and what those do: all
+    that can run when they run.
+    """
+    found: set[Path] = set()
+    waiting = [file for root in roots for file in _imports(root, package)]
+    while waiting:
+        file = waiting.pop()
+        if file not in found:
+            found.add(file)
+            waiting += _imports(file, package)
+    return found
+
+
+def _imports(file: Path, package: Path) -> list[Path]:
+    """The package's files that one file's import statements name, and their packages' own."""
+    names: list[str] = []
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{file}: imports are absolute here"
+            names += [str(node.module), *(f"{node.module}.{alias.name}" for alias in node.names)]
+    files = []
+    for name in names:
+        parts = name.split(".")
+        if parts[0] != package.name:
+            continue
+        for end in range(1, len(parts) + 1):
+            place = package.parent.joinpath(*parts[:end])
+            files += [place.with_suffix(".py"), place / "__init__.py"]
+    return [file for file in files if file.is_file()]
 
 
 def _defined(node: ast.stmt) -> list[str]:

@@ -24,7 +24,7 @@ from blendsim.specs import System
 from blendsim.synth.blend import blend
 from blendsim.synth.recipes import Recipe, recipe
 from blendsim.synth.sources import NAMES, open_source
-from paper_repro.code import whole
+from paper_repro.code import imported, whole
 from paper_repro.table import Table, read_facts, read_table, write_table
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -141,11 +141,10 @@ def _alone(path: Path) -> Iterator[None]:
 
 @cache
 def _code_hash() -> str:
-    """Of every module that a simulated figure depends on, and of the kernel profiles."""
-    package = REPOSITORY / "blendsim"
-    code = [p for p in package.rglob("*.py") if p.relative_to(package).parts[0] != "cli"]
+    """Of every module that can run in a measurement, and of the kernel profiles."""
+    roots = (REPOSITORY / "paper_repro").glob("*.py")
     digest = hashlib.sha256()
-    for path in sorted(code):
+    for path in sorted(imported(roots, REPOSITORY / "blendsim")):
         digest.update(f"{path.relative_to(REPOSITORY)} {whole(path)}".encode())
     for path in sorted((REPOSITORY / "profiles").rglob("*.csv")):
         digest.update(f"{path.relative_to(REPOSITORY)} {sha256(path)}".encode())

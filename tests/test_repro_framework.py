@@ -163,6 +163,32 @@ def test_only_what_measuring_reaches_makes_a_result_stale(
     assert (found[0] != found[1]) is is_stale
 
 
+def test_all_that_a_measurement_can_import_counts_and_nothing_else(tmp_path: Path) -> None:
+    package = tmp_path / "pack"
+    (package / "inner").mkdir(parents=True)
+    for name, text in {
+        "__init__": "",
+        "used": "def later():\n    import pack.inner.deep\n",
+        "unused": "from pack import used\n",
+        "inner/__init__": "from pack.named import one\n",
+        "inner/deep": "import os\n",
+        "named": "one = 1\n",
+    }.items():
+        (package / f"{name}.py").write_text(text)
+    root = tmp_path / "root.py"
+    root.write_text("from pack import used\nimport packet\n")
+    found = {str(p.relative_to(package)) for p in code.imported([root], package)}
+    assert found == {"__init__.py", "used.py", "inner/__init__.py", "inner/deep.py", "named.py"}
+
+
+def test_the_simulator_is_part_of_what_measurements_depend_on() -> None:
+    package = REPOSITORY / "blendsim"
+    found = code.imported((REPOSITORY / "paper_repro").glob("*.py"), package)
+    names = {str(path.relative_to(package)) for path in found}
+    assert {"serving/core.py", "sim/engine.py", "planner/pace.py", "perf/step.py"} <= names
+    assert not any(name.startswith("cli/") for name in names)
+
+
 def test_a_pool_has_the_density_of_the_system_it_is_for() -> None:
     wanted = Recipe(1.4, 0.35, 6_000)
     small = Lab().pool(wanted)

@@ -84,6 +84,7 @@ def find_answerer(
     settings: "Settings", gpu: bool, engine: Engine, is_plain: bool = False
 ) -> Answerer:
     """What is asked for, or an error in a line."""
+    from blendsim.serving.flavour import VLLM_PLANNED
     from blendsim.traces.tokens import model_tokens
 
     require_vllm_if_plain(engine, is_plain)
@@ -110,7 +111,9 @@ def find_answerer(
         library()
     machine = describe(device)
     found = next((name for name in GPUS if _is_of(name, machine["device"])), settings.gpu)
-    rules = Engine.VLLM.value if engine is Engine.VLLM else loading.SEQUENTIAL
+    rules = loading.SEQUENTIAL
+    if engine is Engine.VLLM:
+        rules = Engine.VLLM.value if is_plain else VLLM_PLANNED
     settings = replace(settings, gpu=found, engine=rules)
     return Answerer(settings, engine, choice, device, machine, ends, text, is_plain)
 

@@ -18,6 +18,7 @@ QUEUE_ORDERS = (FCFS, LPM, DFS_WEIGHT)
 LRU = "lru"  # evict the prefix that lost its last reader first
 BY_PLAN = "plan"  # evict prefixes without waiting readers before those with some
 EVICTIONS = (LRU, BY_PLAN)
+VLLM_PLANNED = "vllm-planned"  # vLLM with our scheduler in it, which follows a plan step by step
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,6 +167,13 @@ FLAVOURS: dict[str, Flavour] = {
             "vllm",
             "0.33",
             admission=PROMPT_FITS,
+            keeps_own_blocks=True,
+            oldest_leaves_first=True,
+            overlaps=False,
+        ),
+        Flavour(
+            VLLM_PLANNED,
+            "0.33",
             keeps_own_blocks=True,
             oldest_leaves_first=True,
             overlaps=False,

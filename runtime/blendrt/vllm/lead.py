@@ -13,10 +13,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from blendrt.replay.job import Job
-from blendsim.plan import DUAL_SCAN
+from blendsim.plan import IN_ORDER
 from blendsim.request import Ints
 from blendsim.serving.core import ServingCore
-from blendsim.serving.flavour import FLAVOURS, LRU
+from blendsim.serving.flavour import FLAVOURS, LRU, PROMPT_FITS, VLLM_PLANNED
 from blendsim.serving.state import DECODING, DONE, NONE, WAITING
 from blendsim.steplog import COUNTS
 
@@ -111,17 +111,18 @@ class Lead:
 
 
 def follows(job: Job) -> bool:
-    """Whether vLLM is to follow the plan step by step. One that is served in order need not be: fed
-    so, vLLM does the same by itself.
+    """Whether vLLM is to follow the plan step by step. One that is served in order, whoever's
+    prompt fits, need not be: fed so, vLLM does the same by itself.
     """
-    return job.plan.admission == DUAL_SCAN and job.flavour.can_pace
+    is_plain = job.plan.admission == IN_ORDER and job.flavour.admission == PROMPT_FITS
+    return job.flavour.can_pace and not is_plain
 
 
 def admitting_as(job: Job, engine: str | None) -> Job:
     """The job with requests admitted by the rule of the engine that its plan is for, where vLLM is
     to follow it: while their predicted peak fits, say, and not as soon as their prompts do.
     """
-    if engine not in FLAVOURS or not follows(job):
+    if engine not in FLAVOURS or not (follows(job) or engine == VLLM_PLANNED):
         return job
     return job._replace(flavour=replace(job.flavour, admission=FLAVOURS[engine].admission))
 
