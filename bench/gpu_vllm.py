@@ -69,6 +69,7 @@ def asked_runs(given: argparse.Namespace) -> list[Run]:
                 engine = meta.get("settings", {}).get("engine")
                 for scheduler in given.scheduler:
                     if scheduler == PLAN and not follows(job):
+                        say(f"{pool}-{one.policy}: served in order, so vLLM need not follow it")
                         continue
                     is_led = scheduler == PLAN
                     how = "followed" if is_led else "vllm"
@@ -151,6 +152,7 @@ def execute(one: Run, config: Any, engine: Any, ends: float) -> None:
     finally:
         stop_at(float("inf"))
         facts = {"engine": "vllm", "runtime": "vllm", "model": config.name, "weights": "random"}
+        facts["scheduler"] = one.scheduler
         log = replay.log({**one.meta, **facts, "versions": versions()})
         if len(log):
             done = bool(log.meta["complete"])

@@ -34,7 +34,7 @@ from blendrt.vllm.gate import Gate
 from blendrt.vllm.lead import admitting_as, follows
 from blendsim.errors import InputError, PlanMismatch
 from blendsim.request import select
-from blendsim.serving.flavour import PREDICTED_PEAK
+from blendsim.serving.flavour import PREDICTED_PEAK, VLLM_PLANNED
 
 
 def answers_of(policy: str) -> dict[int, int]:
@@ -50,13 +50,16 @@ def test_every_step_is_the_simulators(policy: str) -> None:
     assert sum(step[2] for step in ran.steps) > 20
 
 
-@pytest.mark.parametrize("policy", ["blend", "paced"])
+@pytest.mark.parametrize(
+    ("policy", "engine"), [("blend", "nanoflow"), ("paced", "nanoflow"), ("dfs", VLLM_PLANNED)]
+)
 def test_requests_enter_while_their_predicted_peak_fits_if_the_plan_is_for_that(
-    policy: str,
+    policy: str, engine: str
 ) -> None:
     """As vLLM by itself never does."""
-    job = admitting_as(followed(policy), "nanoflow")
+    job = admitting_as(followed(policy), engine)
     assert job.flavour.admission == PREDICTED_PEAK
+    assert follows(job)
     ran = run(job)
     assert ran.steps == steps_of(simulated(policy, PREDICTED_PEAK))
     assert ran.steps != steps_of(simulated(policy))
@@ -308,10 +311,54 @@ def test_a_scheduler_that_cannot_follow_is_refused() -> None:
     job = followed("blend")
     engine = engine_of(SmallScheduler(BLOCKS, 96, 96))
     with (
-        pytest.raises(InputError, match="follows no plan"),
+        pytest.raises(InputError, match="another scheduler"),
         following(engine, job.plan, job.workload, params_of(job)),
     ):
         pass
+
+
+def test_a_rank_that_the_plan_has_not_is_refused() -> None:
+    job = followed("blend")
+    engine = engine_of(scheduler_for(job))
+    with (
+        pytest.raises(InputError, match="no rank 7; it has 1"),
+        following(engine, job.plan, job.workload, params_of(job), rank=7),
+    ):
+        pass
+
+
+def test_params_are_afterwards_what_they_were() -> None:
+    job = followed("blend")
+    params = params_of(job)
+    params[3].extra_args = {"mine": 1}
+    engine = engine_of(scheduler_for(job))
+    with following(engine, job.plan, job.workload, params):
+        assert params[3].extra_args == {"mine": 1, ROW: 3}
+        with (
+            pytest.raises(InputError, match="follows one already"),
+            following(engine, job.plan, job.workload, params),
+        ):
+            pass
+        assert params[3].extra_args == {"mine": 1, ROW: 3}
+    assert [each.extra_args for each in params[2:5]] == [None, {"mine": 1}, None]
+
+
+def test_one_that_has_requests_already_is_refused() -> None:
+    scheduler = scheduler_for(followed("blend"))
+    scheduler.add_request(waiting("a")[0])
+    with pytest.raises(InputError, match="has requests already"):
+        scheduler.follow(lead(followed("blend")))
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "what"),
+    [("num_spec_tokens", 3, "speculatively"), ("use_pp", True, "several GPUs in turn")],
+)
+def test_what_the_core_knows_nothing_of_is_refused(name: str, value: object, what: str) -> None:
+    scheduler = scheduler_for(followed("blend"))
+    setattr(scheduler, name, value)
+    with pytest.raises(InputError, match=what):
+        scheduler.follow(lead(followed("blend")))
 
 
 def waiting(*names: str) -> list[Any]:
@@ -324,6 +371,8 @@ def test_the_gate_shows_those_let_in_and_counts_all() -> None:
     assert (bool(gate), len(gate), gate.peek_request()) == (True, 3, a)
     gate.let_in([c, a])
     assert (gate.pop_request(), gate.peek_request(), len(gate)) == (c, a, 2)
+    gate.let_in([c, b])  # c waits elsewhere
+    assert (gate.peek_request(), len(gate)) == (b, 2)
     gate.let_in([])
     assert (bool(gate), len(gate), list(gate)) == (False, 2, [a, b])
     with pytest.raises(IndexError):

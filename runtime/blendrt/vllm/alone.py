@@ -15,7 +15,7 @@ import numpy as np
 
 from blendrt.replay.job import Job
 from blendrt.vllm.feed import led
-from blendrt.vllm.following import ROW, SCHEDULER, Course
+from blendrt.vllm.following import ROW, SCHEDULER, Course, FollowsPlan
 from blendrt.vllm.lead import admitting_as
 from blendsim.errors import InputError
 from blendsim.plan import Plan, require_same_workload
@@ -54,14 +54,32 @@ def following(
             "is imported"
         )
     scheduler = core.scheduler
+    if not isinstance(scheduler, FollowsPlan):
+        raise InputError("vLLM was made with another scheduler; make it with LLM(scheduler_cls=…)")
+    if not (plan.rank == rank).any():
+        raise InputError(f"the plan has no rank {rank}; it has {int(plan.rank.max()) + 1}")
     courses: list[Course] = []
-    for row, each in enumerate(params):
-        each.extra_args = {**(each.extra_args or {}), ROW: row}
     limit = np.array([each.max_tokens or scheduler.max_model_len for each in params], np.int64)
     room = np.maximum(1, scheduler.max_model_len - workload.prompt_len)
     longest = np.minimum(limit, room)
-    with led(scheduler, _job(scheduler, plan, workload), rank, True, courses, longest):
+    with (
+        led(scheduler, _job(scheduler, plan, workload), rank, True, courses, longest),
+        _told_rows(params),
+    ):
         yield courses
+
+
+@contextmanager
+def _told_rows(params: Sequence[Any]) -> Iterator[None]:
+    """While it lasts each says which row of the workload it is of."""
+    before = [each.extra_args for each in params]
+    for row, each in enumerate(params):
+        each.extra_args = {**(each.extra_args or {}), ROW: row}
+    try:
+        yield
+    finally:
+        for each, extra in zip(params, before, strict=True):
+            each.extra_args = extra
 
 
 def _job(scheduler: Any, plan: Plan, workload: Workload) -> Job:

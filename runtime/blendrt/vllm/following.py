@@ -83,13 +83,22 @@ class FollowsPlan:
     def follow(self, core: ServingCore) -> None:
         """From now on do as this fresh core decides, with requests whose `extra_args` have a `ROW`
         of its rows; others wait until it is done. It is to have as many KV blocks as vLLM has to
-        give (`blocks_to_give`).
+        give (`blocks_to_give`). InputError where vLLM works in a way that the core knows nothing of.
         """
-        if self.scheduler_config.policy != "fcfs":
-            raise InputError("vLLM runs by priority, and cannot follow a plan; leave its policy")
-        assert not self.requests, "a plan is followed from its beginning"
+        self._require_followable()
         self._following = _Following(Lead(core), self.waiting)
         self.waiting = Gate()
+
+    def _require_followable(self) -> None:
+        for is_so, what in (
+            (self._following is not None, "it follows one already; end that first"),
+            (bool(self.requests), "it has requests already; add them when it follows"),
+            (self.scheduler_config.policy != "fcfs", "it runs by priority; leave its policy"),
+            (getattr(self, "num_spec_tokens", 0) > 0, "it decodes speculatively; turn that off"),
+            (getattr(self, "use_pp", False), "its layers are on several GPUs in turn; use one"),
+        ):
+            if is_so:
+                raise InputError(f"vLLM cannot follow a plan: {what}")
 
     def unfollow(self) -> Course:
         """Be vLLM's own scheduler again; says how far the plan was followed."""

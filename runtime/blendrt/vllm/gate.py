@@ -19,8 +19,11 @@ class Gate:
             self.add_request(request)
 
     def let_in(self, requests: Iterable[Any]) -> None:
-        """From now on these may enter, in this order, and nobody else."""
-        self._inside = deque(request.request_id for request in requests)
+        """From now on these may enter, in this order, and nobody else; those that are not here are
+        passed over, since vLLM has them wait for something else.
+        """
+        names = (request.request_id for request in requests)
+        self._inside = deque(name for name in names if name in self._waiting)
 
     def stand_open(self) -> None:
         """All may enter, those thrown out first, the others as they came."""
