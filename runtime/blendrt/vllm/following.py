@@ -83,7 +83,7 @@ class FollowsPlan:
     def follow(self, core: ServingCore) -> None:
         """From now on do as this fresh core decides, with requests whose `extra_args` have a `ROW`
         of its rows; others wait until it is done. It is to have as many KV blocks as vLLM has to
-        give (`blocks_to_give`). InputError where vLLM works in a way that the core knows nothing of.
+        give (`blocks_to_give`). InputError where vLLM works in a way the core knows nothing of.
         """
         self._require_followable()
         self._following = _Following(Lead(core), self.waiting)
