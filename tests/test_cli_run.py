@@ -168,7 +168,8 @@ def test_vllm_follows_the_plan_unless_it_is_to_be_plain(
     followed = json.loads(run(model, *asked, "--log", "steps.parquet").stdout)
     steps = len(read_steplog(folder / "steps.parquet"))
     assert f"{steps} steps" in followed["notes"]
-    assert read_steplog(folder / "steps.parquet").meta["engine"] == "vllm-planned"
+    meta = read_steplog(folder / "steps.parquet").meta
+    assert meta["settings"]["engine"] == "vllm-planned"
     (folder / "out.jsonl").unlink()
     plain = json.loads(run(model, *asked, "--plain").stdout)
     assert not any(note.endswith(" steps") for note in plain["notes"])
