@@ -201,7 +201,7 @@ def test_broken_off_run_says_so_and_has_no_bounds(home: Path, tmp_path: Path) ->
     assert told["is_complete"] is False
     assert told["reachable_seconds"] is None
     assert "The run broke off" in told["notes"][0]
-    assert "requests finished" in told["notes"][1]
+    assert "did not serve all of its pool" in told["notes"][1]
     assert "The run broke off" in Page(page_of(tmp_path / "a.parquet")).text
 
 
@@ -228,6 +228,37 @@ def test_traces_that_changed_are_noticed(home: Path, tmp_path: Path) -> None:
     lines[-1] = lines[-1].split(",")[0] + ",1000"
     other.write_text("\n".join(lines) + "\n")
     assert "output tokens, the traces have" in figures_of(log)["notes"][0]
+
+
+@pytest.fixture(scope="module")
+def full_memory(home: Path) -> Path:
+    """The simulated log of a pool that threw requests out for want of memory."""
+    (home / "c.toml").write_text(f"[settings]\nkv_bytes = {4_000 * 131_072}\nengine = 'vllm'\n")
+    plan, log = home / "full-plan.parquet", home / "full.parquet"
+    asked = ("--trace", home / "t.csv", "--config", home / "c.toml")
+    run("plan", *asked, "--planner", "fcfs", "-o", plan)
+    run("simulate", plan, "-o", log)
+    assert read_steplog(log).count("preempted").any()
+    return log
+
+
+def test_another_pool_is_noticed_though_requests_were_thrown_out(
+    home: Path, full_memory: Path, tmp_path: Path
+) -> None:
+    assert figures_of(full_memory)["notes"] == []
+    other = tmp_path / "t.csv"
+    source = {"traces": [str(other)], "skip_oversize": False, "read": {}}
+    log = changed(full_memory, tmp_path / "a.parquet", source=source)
+    first, *lines = (home / "t.csv").read_text().splitlines()
+    for change, complaint in (
+        (lambda prompt, _: f"{prompt},5", "output tokens, the traces have"),
+        (lambda _, output: f"2000,{output}", "prompt tokens, the traces have"),
+    ):
+        rows = [change(*line.split(",")) for line in lines]
+        other.write_text("\n".join([first, *rows]) + "\n")
+        told = figures_of(log)
+        assert complaint in told["notes"][0]
+        assert told["share_of_reachable"] is None
 
 
 def test_workload_that_is_named_takes_the_place_of_the_lost_one(home: Path, tmp_path: Path) -> None:

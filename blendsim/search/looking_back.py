@@ -87,32 +87,40 @@ def look_back(
     )
 
 
+class AnotherPool(InputError):
+    """The pool is not the one that the log is of."""
+
+
 def _require_whole(log: StepLog, workload: Workload) -> None:
     """By what the log counts: every request finished, every prompt token computed or found."""
-    finished = int(log.count("finished").sum())
-    if log.meta.get("complete") is False or finished != len(workload):
-        raise InputError(f"the log has {finished:,} of {len(workload):,} requests finished")
-    if not _tells_lengths(log):
+    if log.meta.get("complete") is False:
+        raise InputError("the run did not serve all of its pool")
+    finished, requests = int(log.count("finished").sum()), len(workload)
+    if _counts(log, "finished") and finished != requests:
+        raise AnotherPool(f"the log has {finished:,} of {requests:,} requests finished")
+    if not _counts(log, "prefill_tokens", "hit_tokens"):
         return
     served = int(log.count("prefill_tokens").sum() + log.count("hit_tokens").sum())
     held = int(workload.prompt_len.sum())
-    if served != held:
-        raise InputError(f"the log is of {served:,} prompt tokens, the traces have {held:,}")
-
-
-def _tells_lengths(log: StepLog) -> bool:
-    """Whether its sums are those of the pool: all is counted, nothing computed twice."""
-    needed = {"prefill_tokens", "hit_tokens", "sampled_tokens", "preempted"}
-    is_counted = needed.isdisjoint(log.meta.get(NOT_COUNTED, []))
-    return is_counted and not log.count("preempted").any()
+    # NOTE: what was thrown out is computed again, outputs too, so there may be more than prompts.
+    if served < held or (served > held and not _may_compute_again(log)):
+        raise AnotherPool(f"the log is of {served:,} prompt tokens, the traces have {held:,}")
 
 
 def _require_outputs(log: StepLog, problem: Problem) -> None:
-    if not _tells_lengths(log):
-        return
+    """Every output token is sampled once, though its KV may be computed again."""
     generated, held = int(log.count("sampled_tokens").sum()), int(problem.true_lengths.sum())
-    if generated != held:
-        raise InputError(f"the log is of {generated:,} output tokens, the traces have {held:,}")
+    if _counts(log, "sampled_tokens") and generated != held:
+        raise AnotherPool(f"the log is of {generated:,} output tokens, the traces have {held:,}")
+
+
+def _counts(log: StepLog, *names: str) -> bool:
+    """Whether the engine told these columns."""
+    return set(names).isdisjoint(log.meta.get(NOT_COUNTED, []))
+
+
+def _may_compute_again(log: StepLog) -> bool:
+    return not _counts(log, "preempted") or bool(log.count("preempted").any())
 
 
 def _account(
