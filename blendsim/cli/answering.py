@@ -17,6 +17,7 @@ from blendsim import __version__
 from blendsim.cli.answerer import Answerer, Loaded
 from blendsim.cli.course import Course
 from blendsim.cli.machine import Say
+from blendsim.cli.places import require_places
 from blendsim.errors import InputError
 
 if TYPE_CHECKING:
@@ -44,8 +45,8 @@ class Files(NamedTuple):
         from blendsim.files import require_place
 
         written = [path for path in (self.output, self.log) if path is not None]
-        for path in written:
-            require_place(path)
+        require_place(self.output)  # which may be a link: answers are added to its file
+        require_places([self.log], [])
         real = [path.resolve() for path in (self.batch, *written)]
         if len(set(real)) < len(real):
             raise InputError("the batch, -o and --log are to be different files; rename one")

@@ -7,8 +7,9 @@ import typer
 
 from blendsim.cli import options as o
 from blendsim.cli.output import print_json, print_lines
+from blendsim.cli.places import require_places
 from blendsim.cli.progress import Progress
-from blendsim.cli.reported import Found, find
+from blendsim.cli.reported import Found, find, traces_of
 
 if TYPE_CHECKING:
     from blendsim.report.pages import Beside, Report
@@ -45,12 +46,10 @@ def report(
     """Write a page on a run: key figures, its steps over time, where the seconds went."""
     place = output if json else output or PAGE
     with Progress() as say:
-        from blendsim.files import require_place
-
-        if place is not None:
-            require_place(place)
+        require_places([place], [run, plan, workload, against])
         say("reading the step log")
         log = _read(run)
+        require_places([place], traces_of(log))
         found = find(log, plan, workload, say)
         told = _report(run, log, found, against)
         if place is not None:

@@ -51,6 +51,12 @@ def find(log: "StepLog", plan: Path | None, workload: Path | None, say: Say) -> 
     return Found(ground, work, None, notes)
 
 
+def traces_of(log: "StepLog") -> list[str]:
+    """The traces that a log names."""
+    source = log.meta.get("source")
+    return source["traces"] if isinstance(source, dict) else []
+
+
 def _asked(meta: Mapping[str, Any], workload: Path | None) -> o.Asked:
     """The settings and the pool that a log names."""
     from blendsim.cli.config import overlay
