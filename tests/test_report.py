@@ -270,6 +270,36 @@ def test_workload_that_is_named_takes_the_place_of_the_lost_one(home: Path, tmp_
         assert figures_of(log)["share_of_optimum"] is None
 
 
+def test_workload_that_is_named_must_be_that_of_the_log(home: Path, tmp_path: Path) -> None:
+    other = tmp_path / "t.csv"
+    other.write_text((home / "t.csv").read_text().replace("\n", "\n1000,5\n", 1))
+    told = run("report", home / "one.parquet", "--workload", other, "--json", code=2)
+    assert "150 of 151 requests" in told
+
+
+def test_workload_that_is_named_for_a_run_that_broke_off_is_no_error(
+    home: Path, tmp_path: Path
+) -> None:
+    log = changed(home / "one.parquet", tmp_path / "a.parquet", complete=False)
+    assert "broke off" in figures_of(log, "--workload", home / "t.csv")["notes"][0]
+
+
+def test_lost_profile_costs_the_bounds_and_nothing_else(home: Path, tmp_path: Path) -> None:
+    full = figures_of(home / "one.parquet")
+    settings = read_steplog(home / "one.parquet").meta["settings"] | {"profile": "gone"}
+    log = changed(home / "one.parquet", tmp_path / "a.parquet", settings=settings)
+    told = figures_of(log)
+    assert "gone" in told["notes"][0]
+    assert told["share_of_optimum"] is None
+    for name in ("kv_use", "kv_most", "gpus", "gpu_hours", "token_budget", "input_tokens"):
+        assert told[name] == full[name]
+    assert "Compute and memory work" in Page(page_of(log)).text
+    other = measured(home, tmp_path / "m.parquet", "NVIDIA A100 80GB")
+    changed(other, other, settings=settings)
+    assert figures_of(other)["kv_use"] == pytest.approx(full["kv_use"])
+    assert "Compute and memory work" not in Page(page_of(other)).text
+
+
 def test_log_without_settings_is_shown_as_far_as_it_tells(home: Path, tmp_path: Path) -> None:
     bare = dict.fromkeys(("settings", "source", "policy", "engine", "topology", "plan_sha256"))
     log = changed(home / "one.parquet", tmp_path / "a.parquet", **bare)
@@ -341,8 +371,8 @@ def test_measured_steps_are_priced_by_the_model_of_their_settings(
     assert found.work is not None
     assert found.work.compute == pytest.approx(simulated.time("compute_seconds"))
     assert found.work.memory == pytest.approx(simulated.time("memory_seconds"))
-    assert found.pool is not None
-    assert found.pool.account is None
+    assert found.hindsight is not None
+    assert found.hindsight.account is None
 
 
 def test_another_machine_than_planned_has_no_bounds_and_no_priced_work(

@@ -218,9 +218,7 @@ def _wanted(file: "BatchFile", longest: int, found: Answerer) -> tuple["Workload
     return replace(workload, output_limit=most), wanted
 
 
-def _write_log(
-    stage: Stage, files: Files, machine: dict[str, Any], settings: "Settings"
-) -> None:
+def _write_log(stage: Stage, files: Files, machine: dict[str, Any], settings: "Settings") -> None:
     """The steps of the last stage, with the settings of what answered."""
     from blendsim.steplog import write_steplog
 

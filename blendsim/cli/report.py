@@ -81,10 +81,10 @@ def _report(run: Path, log: "StepLog", found: Found, against: Path | None) -> "R
     return Report(
         name=run.name,
         log=log,
-        figures=gist(log, ground.place if ground else None, found.pool),
+        figures=gist(log, ground.place if ground else None, found.hindsight),
         capacity_blocks=ground.place.capacity_blocks if ground else None,
         work=found.work,
-        pool=found.pool,
+        hindsight=found.hindsight,
         notes=found.notes,
         against=None if against is None else _beside(run, log, against, found),
     )
@@ -106,11 +106,12 @@ def _object(told: "Report", run: Path, page: Path | None) -> dict[str, Any]:
 
     from blendsim.report.validate import as_json
 
-    account = told.pool.account if told.pool else None
+    hindsight = told.hindsight
+    account = hindsight.account if hindsight else None
     beside = told.against
     return asdict(told.figures) | {
         "losses": {"bound": account.bound, **account.causes} if account else None,
-        "advice": told.pool.advice if told.pool else [],
+        "advice": hindsight.advice if hindsight else [],
         "notes": told.notes,
         "against": asdict(beside.figures) if beside else None,
         "validation": as_json(beside.validation) if beside else None,

@@ -49,7 +49,7 @@ class Report:
     figures: Gist
     capacity_blocks: int | None  # of a replica
     work: StepWork | None
-    pool: Hindsight | None
+    hindsight: Hindsight | None  # where the pool that was served could be read
     notes: list[str]  # what is left out and why, one sentence each
     against: Beside | None = None
 
@@ -63,16 +63,15 @@ def write_report(report: Report, path: Path) -> None:
 def run_page(report: Report) -> str:
     """The page as HTML. The log has at least one step."""
     log = report.log
-    pool = report.pool
     panels = plots.over_time(timeline(log, report.work), report.capacity_blocks)
-    advice = pool.advice if pool else []
+    advice = report.hindsight.advice if report.hindsight else []
     ran = [("Log", report.name), *heading(log, report.figures)]
     parts = [
         _summary(report),
         html.tiles(_tiles(report.figures)),
         *(html.paragraph(note, "note") for note in report.notes),
         html.section("Over time", _pictures(panels)),
-        html.section("Where the seconds go", *_account(pool)),
+        html.section("Where the seconds go", *_account(report.hindsight)),
         html.section("Steps", _steps(report)),
         html.section("Ranks", *_ranks(report)),
         html.section("Against a second log", *_against(report)),
@@ -173,15 +172,15 @@ def _picture(one: Panel) -> str:
     return html.picture(html.Picture(one.title, one.note, one.svg))
 
 
-def _account(pool: Hindsight | None) -> list[str]:
-    if pool is None:
+def _account(found: Hindsight | None) -> list[str]:
+    if found is None:
         return []
-    account = pool.account
+    account = found.account
     if account is None:
-        return [html.paragraph(f"No account of the seconds: {pool.no_account}.", "quiet")]
+        return [html.paragraph(f"No account of the seconds: {found.no_account}.", "quiet")]
     lost = list(account.causes.values())
     # NOTE: where the longest request alone is the reachable bound, the work's own bound is lower.
-    is_work = account.bound > 0.999999 * pool.limits.reachable
+    is_work = account.bound > 0.999999 * found.limits.reachable
     bound = f"{'reachable bound' if is_work else 'bound of the work'}: {WORK}"
     rows = [
         (bound, account.bound),
@@ -244,7 +243,7 @@ def _ranks(report: Report) -> list[str]:
         return []
     kinds = report.log.meta.get("pools") or []
     last, first = (pick(each, key=lambda rank: rank.ends) for pick in (max, min))
-    pools = [_pool(kinds, rank.replica) for rank in each]
+    pools = [_kind(kinds, rank.replica) for rank in each]
     columns = [
         Column("rank", [str(rank.replica) for rank in each]),
         *([Column("pool", pools, is_text=True)] if kinds else []),
@@ -263,7 +262,7 @@ def _ranks(report: Report) -> list[str]:
     return [html.paragraph(text), html.table(columns)]
 
 
-def _pool(kinds: object, replica: int) -> str:
+def _kind(kinds: object, replica: int) -> str:
     return str(kinds[replica]) if isinstance(kinds, list) and replica < len(kinds) else ""
 
 
