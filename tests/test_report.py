@@ -360,6 +360,61 @@ def test_second_log_is_set_beside_the_first(home: Path, tmp_path: Path) -> None:
     assert f"{100 * found.total.error:+.1f} %" in text
 
 
+def test_errors_are_of_the_simulated_log_whichever_comes_first(home: Path, tmp_path: Path) -> None:
+    log = changed(home / "one.parquet", tmp_path / "a.parquet")
+    other = measured(home, tmp_path / "m.parquet", "NVIDIA A100 80GB")
+    told = figures_of(other, "--against", log)
+    found = validate(read_steplog(log), read_steplog(other), (str(log), str(other)))
+    assert told["validation"] == json.loads(json.dumps(as_json(found)))
+    assert told["against"]["seconds"] == pytest.approx(told["seconds"] / 1.1)
+    text = Page(page_of(other, "--against", log)).text
+    assert f"{100 * found.total.error:+.1f} %" in text
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("source", {}),
+        ("source", {"traces": None, "read": {}, "skip_oversize": False}),
+        ("source", {"traces": ["t.csv"], "skip_oversize": False}),
+        ("settings", "llama"),
+        ("machine", "NVIDIA A100"),
+        ("machine", {"device": 5}),
+        ("estimate", {}),
+        ("estimate", {"measured": 3, "low": float("nan"), "high": 2.0, "level": 0.95}),
+        (MEASURED_ROWS, []),
+        (MEASURED_ROWS, None),
+        ("not_counted", None),
+        ("not_counted", "hit_tokens"),
+        ("complete", "no"),
+    ],
+)
+def test_damaged_metadata_are_told_in_one_line(
+    home: Path, tmp_path: Path, name: str, value: object
+) -> None:
+    read = read_steplog(home / "one.parquet")
+    log = tmp_path / "a.parquet"
+    write_steplog(replace(read, meta={**read.meta, name: value}), log)
+    for arguments in ((log,), (home / "one.parquet", "--against", log)):
+        told = run("report", *arguments, "-o", tmp_path / "a.html", code=2)
+        assert [line[:7] for line in told.splitlines()] == ["error: "]
+        assert f"{log}: {name}" in told
+    assert not (tmp_path / "a.html").exists()
+
+
+@pytest.mark.parametrize("name", TIMES)
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -1.0])
+def test_times_that_cannot_be_are_told_in_one_line(
+    home: Path, tmp_path: Path, name: str, value: float
+) -> None:
+    read = read_steplog(home / "one.parquet")
+    times = read.times.copy()
+    times[3, TIMES.index(name)] = value
+    write_steplog(replace(read, times=times), tmp_path / "a.parquet")
+    told = run("report", tmp_path / "a.parquet", "--json", code=2)
+    assert f"a.parquet: {name} = {value:g} in row 3" in told
+
+
 def test_measured_steps_are_priced_by_the_model_of_their_settings(
     home: Path, tmp_path: Path
 ) -> None:
@@ -410,7 +465,8 @@ def test_plan_that_is_named_must_be_the_one_that_ran(home: Path) -> None:
         (["one.parquet", "-o", "none/a.html"], "does not exist"),
         (["one.parquet", "-o", "."], "is a directory"),
         (["one.parquet", "--workload", "gone.csv"], "no such file"),
-        (["one.parquet", "--against", "two.parquet"], "is of plan"),
+        (["one.parquet", "--against", "measured.parquet"], "is of plan"),
+        (["one.parquet", "--against", "two.parquet"], "both logs were simulated"),
         (["empty.parquet"], "holds no steps"),
     ],
 )
@@ -420,10 +476,11 @@ def test_what_cannot_be_reported_is_one_line(
     log = read_steplog(home / "one.parquet")
     empty = StepLog(log.counts[:0], log.times[:0], log.replica[:0], log.meta)
     write_steplog(empty, home / "empty.parquet")
+    changed(home / "two.parquet", home / "measured.parquet", machine={"device": "cpu"})
     monkeypatch.chdir(home)
     told = run("report", *arguments, code=2)
     assert complaint in told
-    assert told.splitlines()[-1].startswith("error: ")
+    assert [line[:7] for line in told.splitlines()] == ["error: "]
     assert not (home / "report.html").exists()
 
 

@@ -10,6 +10,7 @@ from blendsim.cli.output import print_json, print_lines
 from blendsim.cli.places import require_places
 from blendsim.cli.progress import Progress
 from blendsim.cli.reported import Found, find, traces_of
+from blendsim.cli.sound import read_sound
 
 if TYPE_CHECKING:
     from blendsim.report.pages import Beside, Report
@@ -32,7 +33,8 @@ def report(
     against: Annotated[
         Path | None,
         typer.Option(
-            metavar="MEASURED", help="A measured log of the same plan: sets it beside RUN."
+            metavar="MEASURED",
+            help="A log of the same plan, one of them measured: sets it beside RUN.",
         ),
     ] = None,
     output: Annotated[
@@ -48,7 +50,7 @@ def report(
     with Progress() as say:
         require_places([place], [run, plan, workload, against])
         say("reading the step log")
-        log = _read(run)
+        log = read_sound(run)
         require_places([place], traces_of(log))
         found = find(log, plan, workload, say)
         told = _report(run, log, found, against)
@@ -61,16 +63,6 @@ def report(
         print_json(_object(told, run, place))
         return
     print_lines([f"page written to {place}"])
-
-
-def _read(path: Path) -> "StepLog":
-    from blendsim.errors import InputError
-    from blendsim.steplog import read_steplog
-
-    log = read_steplog(path)
-    if not len(log) or not log.time("seconds").sum() > 0:
-        raise InputError(f"{path}: holds no steps that took time; run it again")
-    return log
 
 
 def _report(run: Path, log: "StepLog", found: Found, against: Path | None) -> "Report":
@@ -91,14 +83,27 @@ def _report(run: Path, log: "StepLog", found: Found, against: Path | None) -> "R
 
 
 def _beside(run: Path, log: "StepLog", against: Path, found: Found) -> "Beside":
-    from blendsim.report.gist import gist
+    from blendsim.errors import InputError
+    from blendsim.report.gist import gist, is_measured
     from blendsim.report.pages import Beside
     from blendsim.report.validate import validate
 
-    other = _read(against)
+    other = read_sound(against)
     place = found.ground.place if found.ground else None
-    validation = validate(log, other, (str(run), str(against)))
-    return Beside(against.name, gist(other, place, None), validation)
+    figures = gist(other, place, None)
+    first, second = (run, log), (against, other)
+    if figures.is_measured and not is_measured(log):
+        pair = first, second
+    elif is_measured(log) and not figures.is_measured:
+        pair = second, first
+    else:
+        kind = "measured" if figures.is_measured else "simulated"
+        raise InputError(
+            f"--against {against}: both logs were {kind}; give a simulated and a measured one"
+        )
+    (simulated, left), (timed, right) = pair
+    validation = validate(left, right, (str(simulated), str(timed)))
+    return Beside(against.name, figures, validation, timed.name)
 
 
 def _object(told: "Report", run: Path, page: Path | None) -> dict[str, Any]:

@@ -37,7 +37,8 @@ class Beside(NamedTuple):
 
     name: str
     figures: Gist
-    validation: Validation  # the first log's seconds against this one's
+    validation: Validation  # the simulated log's seconds against the measured one's
+    measured: str  # name of the measured log
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -269,7 +270,7 @@ def _kind(kinds: object, replica: int) -> str:
 def _against(report: Report) -> list[str]:
     if report.against is None:
         return []
-    name, other, found = report.against
+    name, other, found, measured = report.against
     both = (report.figures, other)
     rows = [
         ("seconds", [_seconds(one.seconds) for one in both]),
@@ -287,7 +288,7 @@ def _against(report: Report) -> list[str]:
     ]
     return [
         html.table(columns),
-        *map(html.paragraph, sentences(found, name)),
+        *map(html.paragraph, sentences(found, measured)),
         _pictures(plots.validation_panels(found)),
         html.table(strata_columns(found.strata)),
     ]
