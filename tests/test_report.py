@@ -202,7 +202,23 @@ def test_broken_off_run_says_so_and_has_no_bounds(home: Path, tmp_path: Path) ->
     assert told["reachable_seconds"] is None
     assert "The run broke off" in told["notes"][0]
     assert "did not serve all of its pool" in told["notes"][1]
-    assert "The run broke off" in Page(page_of(tmp_path / "a.parquet")).text
+    text = Page(page_of(tmp_path / "a.parquet")).text
+    assert "The run broke off" in text
+    told_tokens = f"{told['input_tokens']:,} prompt and {told['output_tokens']:,} output tokens"
+    assert 0 < told["requests"] < 150
+    assert f"{told['requests']} requests finished; {told_tokens} processed, in {half:,}" in text
+
+
+def test_sampled_replay_that_broke_off_is_told_as_a_guess(home: Path, tmp_path: Path) -> None:
+    rows = {MEASURED_ROWS: list(range(12)), "complete": False}
+    log = changed(home / "one.parquet", tmp_path / "a.parquet", **rows)
+    steps = f"12 of {len(read_steplog(log)):,} steps were measured"
+    told, text = figures_of(log), Page(page_of(log)).text
+    assert steps in told["notes"][0]
+    assert "a guess" in told["notes"][0]
+    assert "150 of 150" not in told["notes"][1]
+    assert f"{steps}; the whole" in text
+    assert "finished" not in text
 
 
 def test_lost_traces_cost_the_bounds_and_nothing_else(home: Path, tmp_path: Path) -> None:
@@ -317,7 +333,28 @@ def test_columns_that_were_not_counted_are_left_out(home: Path, tmp_path: Path) 
         told = figures_of(log)
         assert {told[key] for key in ("sharing_ratio", "kv_use", "input_tokens")} == {None}
         assert told["preempted_tokens"] is None
-        assert "KV" not in Page(page_of(log)).text.split("Steps")[0]
+        page = Page(page_of(log)).text
+        shown = page.split("Over time")[1]
+        assert "KV" not in shown
+        assert "recomputed" not in shown
+        assert "preempted" not in shown
+
+
+@pytest.mark.parametrize(
+    ("unknown", "title"),
+    [
+        ("decode_requests", "Decodes and the context they read"),
+        ("context_tokens", "Decodes and the context they read"),
+        ("running", "Requests in the engine and in line"),
+        ("waiting", "Requests in the engine and in line"),
+    ],
+)
+def test_pictures_of_what_was_not_counted_are_left_out(
+    home: Path, tmp_path: Path, page: Page, unknown: str, title: str
+) -> None:
+    log = changed(home / "one.parquet", tmp_path / "a.parquet", not_counted=[unknown])
+    assert title in page.text
+    assert title not in Page(page_of(log)).text
 
 
 def test_blocks_that_were_not_counted_are_not_shown_as_free(home: Path, tmp_path: Path) -> None:

@@ -51,8 +51,15 @@ def find(log: "StepLog", plan: Path | None, workload: Path | None, say: Say) -> 
 
 def _broken_off(log: "StepLog") -> list[str]:
     """A note on a run that did not come to its end."""
+    from blendsim.steplog import MEASURED_ROWS
+
     if log.meta.get("complete") is not False:
         return []
+    if (rows := log.meta.get(MEASURED_ROWS)) is not None:
+        return [
+            f"The replay broke off: {len(rows):,} of {len(log):,} steps were measured. All other "
+            "seconds are a guess at the rate of those, and so is what is made of them."
+        ]
     return ["The run broke off: this is what it did until then."]
 
 

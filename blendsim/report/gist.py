@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from blendsim.report.losses import Losses
 from blendsim.report.metrics import Place, kv_use, run_seconds
 from blendsim.report.optimum import Bounds
-from blendsim.steplog import NOT_COUNTED, StepLog
+from blendsim.steplog import MEASURED_ROWS, NOT_COUNTED, StepLog
 
 
 class Hindsight(NamedTuple):
@@ -124,6 +124,8 @@ def _most(log: StepLog, place: Place) -> float:
 def heading(log: StepLog, figures: Gist) -> list[tuple[str, str]]:
     """What ran, as (what, value): only what the log says."""
     meta, settings = log.meta, _part(log.meta, "settings")
+    is_guess = MEASURED_ROWS in meta and not figures.is_complete  # its steps did not all run
+    done = "" if figures.is_complete or is_guess else " processed"
     told = [
         ("Policy", figures.policy),
         ("Model", _text(meta, "model") or _text(settings, "model")),
@@ -132,9 +134,9 @@ def heading(log: StepLog, figures: Gist) -> list[tuple[str, str]]:
         ("Runtime", " ".join(filter(None, (_text(meta, "runtime"), _text(meta, "executor"))))),
         ("Engine rules", figures.engine),
         ("Tokens a step", f"{figures.token_budget:,} at most" if figures.token_budget else None),
-        ("Requests", f"{figures.requests:,} finished"),
-        ("Prompt tokens", _count(figures.input_tokens)),
-        ("Output tokens", _count(figures.output_tokens)),
+        ("Requests", f"{figures.requests:,}{'' if is_guess else ' finished'}"),
+        (f"Prompt tokens{done}", _count(figures.input_tokens)),
+        (f"Output tokens{done}", _count(figures.output_tokens)),
         ("Computed tokens", _count(figures.computed_tokens)),
         ("Steps", f"{figures.steps:,}"),
         ("Traces", ", ".join(map(str, _part(meta, "source").get("traces", [])))),

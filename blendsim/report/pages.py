@@ -10,23 +10,27 @@ from blendsim.files import replacing
 from blendsim.perf.pricing import StepWork
 from blendsim.report import html
 from blendsim.report.gist import Gist, Hindsight, device, heading
+from blendsim.report.losses import CAUSES as STEP_CAUSES
 from blendsim.report.plots import run as plots
 from blendsim.report.plots.panel import Panel
 from blendsim.report.tables import Column, number, share
 from blendsim.report.timeline import durations, longest_steps, ranks, timeline
 from blendsim.report.validate import Validation
 from blendsim.report.validation_text import sentences, strata_columns
-from blendsim.steplog import StepLog
+from blendsim.steplog import MEASURED_ROWS, NOT_COUNTED, StepLog
 
-#: Causes in the order of losses.CAUSES, then `again`: a word for the picture and its meaning.
-CAUSES = (
-    ("overlap", "kinds of work that did not run side by side, or waited for host memory"),
-    ("attention", "decode attention slower than its best rate"),
-    ("head, prefill", "LM head and prefill attention slower than their best rates"),
-    ("step size", "another number of tokens in the step would have been worth more"),
-    ("KV, mix", "too little beside the best size: KV not full, or other work in other steps"),
-    ("done again", "work beyond the least: computed again, or prefixes not shared"),
-)
+#: Of every cause of Losses.causes, a word for the picture and its meaning.
+CAUSES = {
+    "overlap": (
+        "overlap",
+        "kinds of work that did not run side by side, or waited for host memory",
+    ),
+    "attention": ("attention", "decode attention slower than its best rate"),
+    "floors": ("head, prefill", "LM head and prefill attention slower than their best rates"),
+    "size": ("step size", "another number of tokens in the step would have been worth more"),
+    "kv": ("KV, mix", "too little beside the best size: KV not full, or other work in other steps"),
+    "again": ("done again", "work beyond the least: computed again, or prefixes not shared"),
+}
 
 
 WORK = "what all of it takes, each piece at its price in the best mix"
@@ -92,17 +96,10 @@ def _title(report: Report) -> str:
 
 def _summary(report: Report) -> str:
     figures = report.figures
-    tokens = ""
-    if figures.input_tokens is not None:
-        outputs = number(figures.output_tokens)
-        tokens = f" of {figures.input_tokens:,} prompt and {outputs} output tokens"
     rules = f" Engine {figures.engine}" if figures.engine else ""
     if rules and figures.token_budget:
         rules += f", at most {figures.token_budget:,} tokens a step"
-    text = (
-        f"{figures.requests:,} requests{tokens} finished in {figures.steps:,} steps and "
-        f"{_duration(figures.seconds)}.{rules}{'.' if rules else ''}"
-    )
+    text = f"{_done(report)}{rules}{'.' if rules else ''}"
     if (estimate := report.log.meta.get("estimate")) is not None:
         text += (
             f" {estimate['measured']:,} of the steps were measured, the others are estimates: the "
@@ -110,6 +107,25 @@ def _summary(report: Report) -> str:
             f"{estimate['level']:.0%} sure."
         )
     return html.paragraph(text)
+
+
+def _done(report: Report) -> str:
+    """What was served, in how many steps and how long; of a run that broke off, what of it was."""
+    figures, log = report.figures, report.log
+    taken, tokens = f"in {figures.steps:,} steps and {_duration(figures.seconds)}.", ""
+    if figures.input_tokens is not None:
+        outputs = number(figures.output_tokens)
+        tokens = f"{figures.input_tokens:,} prompt and {outputs} output tokens"
+    if figures.is_complete:
+        return f"{figures.requests:,} requests{tokens and f' of {tokens}'} finished {taken}"
+    if MEASURED_ROWS in log.meta:
+        whole = f"{figures.requests:,} requests{tokens and f' of {tokens}'}"
+        return (
+            f"{int(log.is_measured.sum()):,} of {figures.steps:,} steps were measured; the whole, "
+            f"{whole}, would take {_duration(figures.seconds)} by a guess."
+        )
+    processed = tokens and f"; {tokens} processed"
+    return f"{figures.requests:,} requests finished{processed}, {taken}"
 
 
 def _duration(seconds: float) -> str:
@@ -179,13 +195,13 @@ def _account(found: Hindsight | None) -> list[str]:
     account = found.account
     if account is None:
         return [html.paragraph(f"No account of the seconds: {found.no_account}.", "quiet")]
-    lost = list(account.causes.values())
+    lost = [(*CAUSES[cause], seconds) for cause, seconds in account.causes.items()]
     # NOTE: where the longest request alone is the reachable bound, the work's own bound is lower.
     is_work = account.bound > 0.999999 * found.limits.reachable
     bound = f"{'reachable bound' if is_work else 'bound of the work'}: {WORK}"
     rows = [
         (bound, account.bound),
-        *((f"{word}: {why}", seconds) for (word, why), seconds in zip(CAUSES, lost, strict=True)),
+        *((f"{word}: {why}", seconds) for word, why, seconds in lost),
         ("the run", account.run),
     ]
     digits = 1 if account.run >= 100 else 4
@@ -194,7 +210,7 @@ def _account(found: Hindsight | None) -> list[str]:
         Column("seconds", [number(seconds, digits) for _, seconds in rows]),
         Column("of the run", [share(seconds / account.run) for _, seconds in rows]),
     ]
-    panel = plots.losses_panel(account, [word for word, _ in CAUSES[:-1]])
+    panel = plots.losses_panel(account, [CAUSES[cause][0] for cause in STEP_CAUSES])
     return [html.beside([html.table(columns), _picture(panel)])]
 
 
@@ -208,7 +224,7 @@ def _steps(report: Report) -> str:
         Column("steps", [name for name, _ in told], is_text=True),
         Column("milliseconds", [number(1e3 * seconds, 2) for _, seconds in told]),
     ]
-    rows = longest_steps(log)
+    rows, unknown = longest_steps(log), log.meta.get(NOT_COUNTED, [])
     within = [int((log.replica[:row] == log.replica[row]).sum()) for row in rows]
     of_rank = [Column("rank", [str(each) for each in log.replica[rows]])]
     shown = [
@@ -226,6 +242,7 @@ def _steps(report: Report) -> str:
                 ("preempted", "preempted"),
                 ("running", "running"),
             )
+            if name not in unknown
         ),
     ]
     which = "" if found.steps == len(log) else f" Of the {found.steps:,} that were measured."
@@ -244,6 +261,7 @@ def _ranks(report: Report) -> list[str]:
         return []
     kinds = report.log.meta.get("pools") or []
     last, first = (pick(each, key=lambda rank: rank.ends) for pick in (max, min))
+    computed = {"prefill_tokens", "decode_requests"}
     pools = [_kind(kinds, rank.replica) for rank in each]
     columns = [
         Column("rank", [str(rank.replica) for rank in each]),
@@ -251,10 +269,16 @@ def _ranks(report: Report) -> list[str]:
         Column("ends at, s", [_seconds(rank.ends) for rank in each]),
         Column("busy", [share(rank.busy / last.ends) for rank in each]),
         Column("steps", [number(rank.steps) for rank in each]),
-        Column("finished", [number(rank.finished) for rank in each]),
-        Column("computed tokens", [number(rank.tokens) for rank in each]),
-        Column("found in KV cache", [number(rank.hit_tokens) for rank in each]),
-        Column("recomputed", [number(rank.preempted_tokens) for rank in each]),
+        *(
+            Column(title, [number(value) for value in values])
+            for title, needed, values in (
+                ("finished", {"finished"}, [rank.finished for rank in each]),
+                ("computed tokens", computed, [rank.tokens for rank in each]),
+                ("found in KV cache", {"hit_tokens"}, [rank.hit_tokens for rank in each]),
+                ("recomputed", {"preempted_tokens"}, [rank.preempted_tokens for rank in each]),
+            )
+            if needed.isdisjoint(report.log.meta.get(NOT_COUNTED, []))
+        ),
     ]
     text = (
         f"Rank {last.replica} finishes last, at {_seconds(last.ends)} s; rank {first.replica} "
