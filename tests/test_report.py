@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from blendsim.cli.app import app
 from blendsim.perf.pricing import StepWork
-from blendsim.report.pages import _duration
+from blendsim.report.opening import duration
 from blendsim.report.plots.panel import draw_panel, line
 from blendsim.report.timeline import PARTS, durations, longest_steps, ranks, timeline
 from blendsim.report.validate import as_json, validate
@@ -604,9 +604,9 @@ def test_scale_holds_every_line() -> None:
 
 
 def test_time_of_a_long_run_is_told_in_hours_too() -> None:
-    assert _duration(9_107.9) == "9,107.9 s (2.53 h)"
-    assert _duration(90.0) == "90 s (1.5 min)"
-    assert _duration(0.51236) == "0.5124 s"
+    assert duration(9_107.9) == "9,107.9 s (2.53 h)"
+    assert duration(90.0) == "90 s (1.5 min)"
+    assert duration(0.51236) == "0.5124 s"
 
 
 def test_last_word_on_bounds_is_that_of_the_work_where_one_request_takes_longest(

@@ -11,13 +11,14 @@ from blendsim.perf.pricing import StepWork
 from blendsim.report import html
 from blendsim.report.gist import Gist, Hindsight, device, heading
 from blendsim.report.losses import CAUSES as STEP_CAUSES
+from blendsim.report.opening import duration, opening, seconds_text
 from blendsim.report.plots import run as plots
 from blendsim.report.plots.panel import Panel
 from blendsim.report.tables import Column, number, share
 from blendsim.report.timeline import durations, longest_steps, ranks, timeline
 from blendsim.report.validate import Validation
 from blendsim.report.validation_text import sentences, strata_columns
-from blendsim.steplog import MEASURED_ROWS, NOT_COUNTED, StepLog
+from blendsim.steplog import NOT_COUNTED, StepLog
 
 #: Of every cause of Losses.causes, a word for the picture and its meaning.
 CAUSES = {
@@ -72,7 +73,7 @@ def run_page(report: Report) -> str:
     advice = report.hindsight.advice if report.hindsight else []
     ran = [("Log", report.name), *heading(log, report.figures)]
     parts = [
-        _summary(report),
+        html.paragraph(opening(report.log, report.figures)),
         html.tiles(_tiles(report.figures)),
         *(html.paragraph(note, "note") for note in report.notes),
         html.section("Over time", _pictures(panels)),
@@ -94,58 +95,12 @@ def _title(report: Report) -> str:
     return ": ".join(filter(None, [kind, ", ".join(filter(None, parts))]))
 
 
-def _summary(report: Report) -> str:
-    figures = report.figures
-    rules = f" Engine {figures.engine}" if figures.engine else ""
-    if rules and figures.token_budget:
-        rules += f", at most {figures.token_budget:,} tokens a step"
-    text = f"{_done(report)}{rules}{'.' if rules else ''}"
-    if (estimate := report.log.meta.get("estimate")) is not None:
-        text += (
-            f" {estimate['measured']:,} of the steps were measured, the others are estimates: the "
-            f"run takes {_seconds(estimate['low'])} to {_seconds(estimate['high'])} s, "
-            f"{estimate['level']:.0%} sure."
-        )
-    return html.paragraph(text)
-
-
-def _done(report: Report) -> str:
-    """What was served, in how many steps and how long; of a run that broke off, what of it was."""
-    figures, log = report.figures, report.log
-    taken, tokens = f"in {figures.steps:,} steps and {_duration(figures.seconds)}.", ""
-    if figures.input_tokens is not None:
-        outputs = number(figures.output_tokens)
-        tokens = f"{figures.input_tokens:,} prompt and {outputs} output tokens"
-    if figures.is_complete:
-        return f"{figures.requests:,} requests{tokens and f' of {tokens}'} finished {taken}"
-    if MEASURED_ROWS in log.meta:
-        whole = f"{figures.requests:,} requests{tokens and f' of {tokens}'}"
-        return (
-            f"{int(log.is_measured.sum()):,} of {figures.steps:,} steps were measured; the whole, "
-            f"{whole}, would take {_duration(figures.seconds)} by a guess."
-        )
-    processed = tokens and f"; {tokens} processed"
-    return f"{figures.requests:,} requests finished{processed}, {taken}"
-
-
-def _duration(seconds: float) -> str:
-    told = f"{_seconds(seconds)} s"
-    if seconds >= 3600:
-        return f"{told} ({number(seconds / 3600, 2)} h)"
-    return f"{told} ({number(seconds / 60, 1)} min)" if seconds >= 60 else told
-
-
-def _seconds(seconds: float) -> str:
-    """A tenth of a second for runs of minutes, four digits for shorter ones."""
-    return number(seconds, 1) if abs(seconds) >= 100 else f"{seconds:.4g}"
-
-
 def _tiles(figures: Gist) -> list[html.Tile]:
     """What is known of the key figures, most important first."""
     rate, per = figures.tokens_per_second, "input and output"
     if rate is None:
         rate, per = figures.computed_tokens_per_second, "computed"
-    shown = [html.Tile("Time", *_split(_duration(figures.seconds)))]
+    shown = [html.Tile("Time", *_split(duration(figures.seconds)))]
     shown.append(html.Tile("Tokens a second", number(rate), per))
     if figures.gpu_hours is not None and figures.gpus is not None:
         gpus = f"on {figures.gpus:,} GPU{'s' if figures.gpus > 1 else ''}"
@@ -155,7 +110,7 @@ def _tiles(figures: Gist) -> list[html.Tile]:
         ("Of practical optimum", figures.share_of_optimum, figures.optimum_seconds),
     ):
         if part is not None and seconds is not None:
-            shown.append(html.Tile(what, share(part), f"that is {_seconds(seconds)} s"))
+            shown.append(html.Tile(what, share(part), f"that is {seconds_text(seconds)} s"))
     if figures.sharing_ratio is not None:
         shown.append(
             html.Tile("Prompt tokens shared", share(figures.sharing_ratio), _kept(figures))
@@ -230,7 +185,7 @@ def _steps(report: Report) -> str:
     shown = [
         *(of_rank if len(set(log.replica.tolist())) > 1 else []),
         Column("step", [number(at) for at in within]),
-        Column("at, s", [_seconds(at) for at in log.time("start")[rows]]),
+        Column("at, s", [seconds_text(at) for at in log.time("start")[rows]]),
         Column("ms", [number(1e3 * at, 2) for at in log.time("seconds")[rows]]),
         *(
             Column(title, [number(value) for value in log.count(name)[rows]])
@@ -266,7 +221,7 @@ def _ranks(report: Report) -> list[str]:
     columns = [
         Column("rank", [str(rank.replica) for rank in each]),
         *([Column("pool", pools, is_text=True)] if kinds else []),
-        Column("ends at, s", [_seconds(rank.ends) for rank in each]),
+        Column("ends at, s", [seconds_text(rank.ends) for rank in each]),
         Column("busy", [share(rank.busy / last.ends) for rank in each]),
         Column("steps", [number(rank.steps) for rank in each]),
         *(
@@ -281,8 +236,8 @@ def _ranks(report: Report) -> list[str]:
         ),
     ]
     text = (
-        f"Rank {last.replica} finishes last, at {_seconds(last.ends)} s; rank {first.replica} "
-        f"first, {_seconds(last.ends - first.ends)} s before."
+        f"Rank {last.replica} finishes last, at {seconds_text(last.ends)} s; rank {first.replica} "
+        f"first, {seconds_text(last.ends - first.ends)} s before."
     )
     return [html.paragraph(text), html.table(columns)]
 
@@ -297,7 +252,7 @@ def _against(report: Report) -> list[str]:
     name, other, found, measured = report.against
     both = (report.figures, other)
     rows = [
-        ("seconds", [_seconds(one.seconds) for one in both]),
+        ("seconds", [seconds_text(one.seconds) for one in both]),
         ("computed tokens/s", [number(one.computed_tokens_per_second) for one in both]),
         ("steps", [number(one.steps) for one in both]),
         ("requests finished", [number(one.requests) for one in both]),
