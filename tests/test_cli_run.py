@@ -50,6 +50,15 @@ def test_answers_are_those_of_transformers(
     assert log.meta["policy"] == result["policy"]
 
 
+def test_log_says_with_how_much_kv_memory_it_ran(
+    model: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loading, "kv_bytes_that_fit", lambda *_: 12_345_678)
+    done = run(model, "--log", "steps.parquet")
+    assert done.exit_code == 0, done.output
+    assert read_steplog(folder / "steps.parquet").meta["settings"]["kv_bytes"] == 12_345_678
+
+
 def test_a_request_is_answered_the_same_in_another_order(model: Path, folder: Path) -> None:
     assert run(model, "--planner", "dfs").exit_code == 0
     one = results(folder)

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from blendsim.cli.app import app
 from blendsim.perf.pricing import StepWork
-from blendsim.report.pages import _duration
+from blendsim.report.opening import duration
 from blendsim.report.plots.panel import draw_panel, line
 from blendsim.report.timeline import PARTS, durations, longest_steps, ranks, timeline
 from blendsim.report.validate import as_json, validate
@@ -201,8 +201,24 @@ def test_broken_off_run_says_so_and_has_no_bounds(home: Path, tmp_path: Path) ->
     assert told["is_complete"] is False
     assert told["reachable_seconds"] is None
     assert "The run broke off" in told["notes"][0]
-    assert "requests finished" in told["notes"][1]
-    assert "The run broke off" in Page(page_of(tmp_path / "a.parquet")).text
+    assert "did not serve all of its pool" in told["notes"][1]
+    text = Page(page_of(tmp_path / "a.parquet")).text
+    assert "The run broke off" in text
+    told_tokens = f"{told['input_tokens']:,} prompt and {told['output_tokens']:,} output tokens"
+    assert 0 < told["requests"] < 150
+    assert f"{told['requests']} requests finished; {told_tokens} processed, in {half:,}" in text
+
+
+def test_sampled_replay_that_broke_off_is_told_as_a_guess(home: Path, tmp_path: Path) -> None:
+    rows = {MEASURED_ROWS: list(range(12)), "complete": False}
+    log = changed(home / "one.parquet", tmp_path / "a.parquet", **rows)
+    steps = f"12 of {len(read_steplog(log)):,} steps were measured"
+    told, text = figures_of(log), Page(page_of(log)).text
+    assert steps in told["notes"][0]
+    assert "a guess" in told["notes"][0]
+    assert "150 of 150" not in told["notes"][1]
+    assert f"{steps}; the whole" in text
+    assert "finished" not in text
 
 
 def test_lost_traces_cost_the_bounds_and_nothing_else(home: Path, tmp_path: Path) -> None:
@@ -230,6 +246,37 @@ def test_traces_that_changed_are_noticed(home: Path, tmp_path: Path) -> None:
     assert "output tokens, the traces have" in figures_of(log)["notes"][0]
 
 
+@pytest.fixture(scope="module")
+def full_memory(home: Path) -> Path:
+    """The simulated log of a pool that threw requests out for want of memory."""
+    (home / "c.toml").write_text(f"[settings]\nkv_bytes = {4_000 * 131_072}\nengine = 'vllm'\n")
+    plan, log = home / "full-plan.parquet", home / "full.parquet"
+    asked = ("--trace", home / "t.csv", "--config", home / "c.toml")
+    run("plan", *asked, "--planner", "fcfs", "-o", plan)
+    run("simulate", plan, "-o", log)
+    assert read_steplog(log).count("preempted").any()
+    return log
+
+
+def test_another_pool_is_noticed_though_requests_were_thrown_out(
+    home: Path, full_memory: Path, tmp_path: Path
+) -> None:
+    assert figures_of(full_memory)["notes"] == []
+    other = tmp_path / "t.csv"
+    source = {"traces": [str(other)], "skip_oversize": False, "read": {}}
+    log = changed(full_memory, tmp_path / "a.parquet", source=source)
+    first, *lines = (home / "t.csv").read_text().splitlines()
+    for change, complaint in (
+        (lambda prompt, _: f"{prompt},5", "output tokens, the traces have"),
+        (lambda _, output: f"2000,{output}", "prompt tokens, the traces have"),
+    ):
+        rows = [change(*line.split(",")) for line in lines]
+        other.write_text("\n".join([first, *rows]) + "\n")
+        told = figures_of(log)
+        assert complaint in told["notes"][0]
+        assert told["share_of_reachable"] is None
+
+
 def test_workload_that_is_named_takes_the_place_of_the_lost_one(home: Path, tmp_path: Path) -> None:
     full = figures_of(home / "one.parquet")
     for source in ({"traces": ["gone.csv"], "skip_oversize": False, "read": {}}, None):
@@ -237,6 +284,36 @@ def test_workload_that_is_named_takes_the_place_of_the_lost_one(home: Path, tmp_
         told = figures_of(log, "--workload", home / "t.csv")
         assert told["share_of_optimum"] == full["share_of_optimum"]
         assert figures_of(log)["share_of_optimum"] is None
+
+
+def test_workload_that_is_named_must_be_that_of_the_log(home: Path, tmp_path: Path) -> None:
+    other = tmp_path / "t.csv"
+    other.write_text((home / "t.csv").read_text().replace("\n", "\n1000,5\n", 1))
+    told = run("report", home / "one.parquet", "--workload", other, "--json", code=2)
+    assert "150 of 151 requests" in told
+
+
+def test_workload_that_is_named_for_a_run_that_broke_off_is_no_error(
+    home: Path, tmp_path: Path
+) -> None:
+    log = changed(home / "one.parquet", tmp_path / "a.parquet", complete=False)
+    assert "broke off" in figures_of(log, "--workload", home / "t.csv")["notes"][0]
+
+
+def test_lost_profile_costs_the_bounds_and_nothing_else(home: Path, tmp_path: Path) -> None:
+    full = figures_of(home / "one.parquet")
+    settings = read_steplog(home / "one.parquet").meta["settings"] | {"profile": "gone"}
+    log = changed(home / "one.parquet", tmp_path / "a.parquet", settings=settings)
+    told = figures_of(log)
+    assert "gone" in told["notes"][0]
+    assert told["share_of_optimum"] is None
+    for name in ("kv_use", "kv_most", "gpus", "gpu_hours", "token_budget", "input_tokens"):
+        assert told[name] == full[name]
+    assert "Compute and memory work" in Page(page_of(log)).text
+    other = measured(home, tmp_path / "m.parquet", "NVIDIA A100 80GB")
+    changed(other, other, settings=settings)
+    assert figures_of(other)["kv_use"] == pytest.approx(full["kv_use"])
+    assert "Compute and memory work" not in Page(page_of(other)).text
 
 
 def test_log_without_settings_is_shown_as_far_as_it_tells(home: Path, tmp_path: Path) -> None:
@@ -256,7 +333,28 @@ def test_columns_that_were_not_counted_are_left_out(home: Path, tmp_path: Path) 
         told = figures_of(log)
         assert {told[key] for key in ("sharing_ratio", "kv_use", "input_tokens")} == {None}
         assert told["preempted_tokens"] is None
-        assert "KV" not in Page(page_of(log)).text.split("Steps")[0]
+        page = Page(page_of(log)).text
+        shown = page.split("Over time")[1]
+        assert "KV" not in shown
+        assert "recomputed" not in shown
+        assert "preempted" not in shown
+
+
+@pytest.mark.parametrize(
+    ("unknown", "title"),
+    [
+        ("decode_requests", "Decodes and the context they read"),
+        ("context_tokens", "Decodes and the context they read"),
+        ("running", "Requests in the engine and in line"),
+        ("waiting", "Requests in the engine and in line"),
+    ],
+)
+def test_pictures_of_what_was_not_counted_are_left_out(
+    home: Path, tmp_path: Path, page: Page, unknown: str, title: str
+) -> None:
+    log = changed(home / "one.parquet", tmp_path / "a.parquet", not_counted=[unknown])
+    assert title in page.text
+    assert title not in Page(page_of(log)).text
 
 
 def test_blocks_that_were_not_counted_are_not_shown_as_free(home: Path, tmp_path: Path) -> None:
@@ -299,6 +397,61 @@ def test_second_log_is_set_beside_the_first(home: Path, tmp_path: Path) -> None:
     assert f"{100 * found.total.error:+.1f} %" in text
 
 
+def test_errors_are_of_the_simulated_log_whichever_comes_first(home: Path, tmp_path: Path) -> None:
+    log = changed(home / "one.parquet", tmp_path / "a.parquet")
+    other = measured(home, tmp_path / "m.parquet", "NVIDIA A100 80GB")
+    told = figures_of(other, "--against", log)
+    found = validate(read_steplog(log), read_steplog(other), (str(log), str(other)))
+    assert told["validation"] == json.loads(json.dumps(as_json(found)))
+    assert told["against"]["seconds"] == pytest.approx(told["seconds"] / 1.1)
+    text = Page(page_of(other, "--against", log)).text
+    assert f"{100 * found.total.error:+.1f} %" in text
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("source", {}),
+        ("source", {"traces": None, "read": {}, "skip_oversize": False}),
+        ("source", {"traces": ["t.csv"], "skip_oversize": False}),
+        ("settings", "llama"),
+        ("machine", "NVIDIA A100"),
+        ("machine", {"device": 5}),
+        ("estimate", {}),
+        ("estimate", {"measured": 3, "low": float("nan"), "high": 2.0, "level": 0.95}),
+        (MEASURED_ROWS, []),
+        (MEASURED_ROWS, None),
+        ("not_counted", None),
+        ("not_counted", "hit_tokens"),
+        ("complete", "no"),
+    ],
+)
+def test_damaged_metadata_are_told_in_one_line(
+    home: Path, tmp_path: Path, name: str, value: object
+) -> None:
+    read = read_steplog(home / "one.parquet")
+    log = tmp_path / "a.parquet"
+    write_steplog(replace(read, meta={**read.meta, name: value}), log)
+    for arguments in ((log,), (home / "one.parquet", "--against", log)):
+        told = run("report", *arguments, "-o", tmp_path / "a.html", code=2)
+        assert [line[:7] for line in told.splitlines()] == ["error: "]
+        assert f"{log}: {name}" in told
+    assert not (tmp_path / "a.html").exists()
+
+
+@pytest.mark.parametrize("name", TIMES)
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -1.0])
+def test_times_that_cannot_be_are_told_in_one_line(
+    home: Path, tmp_path: Path, name: str, value: float
+) -> None:
+    read = read_steplog(home / "one.parquet")
+    times = read.times.copy()
+    times[3, TIMES.index(name)] = value
+    write_steplog(replace(read, times=times), tmp_path / "a.parquet")
+    told = run("report", tmp_path / "a.parquet", "--json", code=2)
+    assert f"a.parquet: {name} = {value:g} in row 3" in told
+
+
 def test_measured_steps_are_priced_by_the_model_of_their_settings(
     home: Path, tmp_path: Path
 ) -> None:
@@ -310,8 +463,8 @@ def test_measured_steps_are_priced_by_the_model_of_their_settings(
     assert found.work is not None
     assert found.work.compute == pytest.approx(simulated.time("compute_seconds"))
     assert found.work.memory == pytest.approx(simulated.time("memory_seconds"))
-    assert found.pool is not None
-    assert found.pool.account is None
+    assert found.hindsight is not None
+    assert found.hindsight.account is None
 
 
 def test_another_machine_than_planned_has_no_bounds_and_no_priced_work(
@@ -349,7 +502,8 @@ def test_plan_that_is_named_must_be_the_one_that_ran(home: Path) -> None:
         (["one.parquet", "-o", "none/a.html"], "does not exist"),
         (["one.parquet", "-o", "."], "is a directory"),
         (["one.parquet", "--workload", "gone.csv"], "no such file"),
-        (["one.parquet", "--against", "two.parquet"], "is of plan"),
+        (["one.parquet", "--against", "measured.parquet"], "is of plan"),
+        (["one.parquet", "--against", "two.parquet"], "both logs were simulated"),
         (["empty.parquet"], "holds no steps"),
     ],
 )
@@ -359,10 +513,11 @@ def test_what_cannot_be_reported_is_one_line(
     log = read_steplog(home / "one.parquet")
     empty = StepLog(log.counts[:0], log.times[:0], log.replica[:0], log.meta)
     write_steplog(empty, home / "empty.parquet")
+    changed(home / "two.parquet", home / "measured.parquet", machine={"device": "cpu"})
     monkeypatch.chdir(home)
     told = run("report", *arguments, code=2)
     assert complaint in told
-    assert told.splitlines()[-1].startswith("error: ")
+    assert [line[:7] for line in told.splitlines()] == ["error: "]
     assert not (home / "report.html").exists()
 
 
@@ -449,9 +604,9 @@ def test_scale_holds_every_line() -> None:
 
 
 def test_time_of_a_long_run_is_told_in_hours_too() -> None:
-    assert _duration(9_107.9) == "9,107.9 s (2.53 h)"
-    assert _duration(90.0) == "90 s (1.5 min)"
-    assert _duration(0.51236) == "0.5124 s"
+    assert duration(9_107.9) == "9,107.9 s (2.53 h)"
+    assert duration(90.0) == "90 s (1.5 min)"
+    assert duration(0.51236) == "0.5124 s"
 
 
 def test_last_word_on_bounds_is_that_of_the_work_where_one_request_takes_longest(

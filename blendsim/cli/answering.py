@@ -17,6 +17,7 @@ from blendsim import __version__
 from blendsim.cli.answerer import Answerer, Loaded
 from blendsim.cli.course import Course
 from blendsim.cli.machine import Say
+from blendsim.cli.places import require_places
 from blendsim.errors import InputError
 
 if TYPE_CHECKING:
@@ -44,8 +45,8 @@ class Files(NamedTuple):
         from blendsim.files import require_place
 
         written = [path for path in (self.output, self.log) if path is not None]
-        for path in written:
-            require_place(path)
+        require_place(self.output)  # which may be a link: answers are added to its file
+        require_places([self.log], [])
         real = [path.resolve() for path in (self.batch, *written)]
         if len(set(real)) < len(real):
             raise InputError("the batch, -o and --log are to be different files; rename one")
@@ -152,13 +153,14 @@ def answer_batch(files: Files, found: Answerer, say: Say) -> dict[str, Any]:
             has_stops = any(asked.stop for asked in file.asked)
             most = min(found.context, settings.system.longest_request)
             loaded = found.load(stack, _longest(file.workload, most), has_stops, say)
-            memory = loaded.settings.system.kv_blocks * loaded.settings.system.block_tokens
+            ran_by = loaded.settings
+            memory = ran_by.system.kv_blocks * ran_by.system.block_tokens
             course.refuse(found.context, memory)
             workload, wanted = _wanted(file, min(found.context, memory), found)
             is_first = first_stage(workload, share, settings.seed) & ~course.refused
             stages = Stages(course, wanted, workload, loaded, say).run(is_first)
     if files.log is not None and stages:
-        _write_log(stages[-1], files, found)
+        _write_log(stages[-1], files, found.machine, ran_by)
     wall = time.perf_counter() - began
     return _result(course, files, found, stages) | {"wall_seconds": wall}
 
@@ -216,12 +218,12 @@ def _wanted(file: "BatchFile", longest: int, found: Answerer) -> tuple["Workload
     return replace(workload, output_limit=most), wanted
 
 
-def _write_log(stage: Stage, files: Files, found: Answerer) -> None:
-    """The steps of the last stage."""
+def _write_log(stage: Stage, files: Files, machine: dict[str, Any], settings: "Settings") -> None:
+    """The steps of the last stage, with the settings of what answered."""
     from blendsim.steplog import write_steplog
 
     assert files.log is not None, "somebody asked for it"
-    meta = {"settings": asdict(found.settings), "batch": str(files.batch), "machine": found.machine}
+    meta = {"settings": asdict(settings), "batch": str(files.batch), "machine": machine}
     meta |= {"blendsim": __version__}
     write_steplog(replace(stage.log, meta={**stage.log.meta, **meta}), files.log)
 

@@ -134,6 +134,12 @@ class Asked(NamedTuple):
         return {"traces": self.traces, "skip_oversize": self.skip_oversize, "read": plain}
 
 
+def files_read(params: dict[str, Any]) -> list[Path | str | None]:
+    """What the parameters of a command that reads traces name as its inputs."""
+    named = (params.get(name) for name in ("lengths", "tokenizer", "config", "price"))
+    return [*params["trace"], *named]
+
+
 def platform(settings: "Settings") -> str:
     """Model, GPUs and replicas in a few words."""
     replicas = f", {settings.dp} replicas" if settings.dp > 1 else ""

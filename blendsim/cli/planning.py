@@ -11,6 +11,7 @@ import typer
 from blendsim.cli import options as o
 from blendsim.cli.lists import read_systems
 from blendsim.cli.output import print_json, print_lines, width
+from blendsim.cli.places import require_places
 from blendsim.cli.pooled import takes_pool
 from blendsim.cli.progress import Progress
 from blendsim.cli.rental import Wanted, rent
@@ -49,12 +50,10 @@ def plan(
         rent(ctx.params | systems.first, wanted, output, json)
         return
     with Progress(is_whole_run=True) as say:
-        from blendsim.files import require_place
         from blendsim.plan import write_plan
 
         asked = o.resolve(ctx.params | systems.first)
-        if output is not None:
-            require_place(output)
+        require_places([output], o.files_read(ctx.params))
         choice, found = _choose(asked, further, say)
         notes = [*choice.notes, *_measured_too(asked.settings)]
         if output is not None:

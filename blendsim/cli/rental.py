@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from blendsim.cli import options as o
 from blendsim.cli.lists import Systems, read_seconds
 from blendsim.cli.output import print_json, print_lines, width
+from blendsim.cli.places import require_places
 from blendsim.cli.progress import Progress
 from blendsim.errors import InputError
 from blendsim.specs import find_gpu
@@ -36,14 +37,12 @@ def rent(params: dict[str, Any], wanted: Wanted, output: Path | None, json: bool
     kept. InputError, after showing them, if none meets the limits.
     """
     with Progress(is_whole_run=True) as say:
-        from blendsim.files import require_place
         from blendsim.plan import write_plan
         from blendsim.search import find_candidates
         from blendsim.search import rent as rent_systems
 
         asked = o.resolve(params)
-        if output is not None:
-            require_place(output)
+        require_places([output], o.files_read(params))
         settings, systems = asked.settings, wanted.systems
         gpus = systems.gpus or [settings.gpu]
         goal, prices = _goal(wanted, gpus)

@@ -11,6 +11,7 @@ from blendsim import __version__
 from blendsim.cli import options as o
 from blendsim.cli.machine import Engine, Executor, Run, Wish, prepare
 from blendsim.cli.output import print_json, print_lines, width
+from blendsim.cli.places import require_places
 from blendsim.cli.planned import read_planned
 from blendsim.cli.progress import Progress
 
@@ -55,7 +56,7 @@ def replay(
     """Run a plan on a GPU, or its schedule on the CPU with a tiny model, and time its steps."""
     with Progress(is_whole_run=True) as say:
         from blendsim.errors import InputError
-        from blendsim.files import require_place, sha256
+        from blendsim.files import sha256
         from blendsim.plan import require_same_workload
 
         made, asked = read_planned(plan, workload)
@@ -63,8 +64,7 @@ def replay(
             raise InputError("--full runs every step, --sampled some; give one of the two")
         wish = Wish(gpu, engine, model, sampled, executor, plain)
         wish.check()
-        if output is not None:
-            require_place(output)
+        require_places([output], [plan, *asked.traces])
         say("reading traces")
         pool = asked.load()
         require_same_workload(made, pool)

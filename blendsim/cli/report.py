@@ -7,8 +7,10 @@ import typer
 
 from blendsim.cli import options as o
 from blendsim.cli.output import print_json, print_lines
+from blendsim.cli.places import require_places
 from blendsim.cli.progress import Progress
-from blendsim.cli.reported import Found, find
+from blendsim.cli.reported import Found, find, traces_of
+from blendsim.cli.sound import read_sound
 
 if TYPE_CHECKING:
     from blendsim.report.pages import Beside, Report
@@ -31,7 +33,8 @@ def report(
     against: Annotated[
         Path | None,
         typer.Option(
-            metavar="MEASURED", help="A measured log of the same plan: sets it beside RUN."
+            metavar="MEASURED",
+            help="A log of the same plan, one of them measured: sets it beside RUN.",
         ),
     ] = None,
     output: Annotated[
@@ -45,12 +48,10 @@ def report(
     """Write a page on a run: key figures, its steps over time, where the seconds went."""
     place = output if json else output or PAGE
     with Progress() as say:
-        from blendsim.files import require_place
-
-        if place is not None:
-            require_place(place)
+        require_places([place], [run, plan, workload, against])
         say("reading the step log")
-        log = _read(run)
+        log = read_sound(run)
+        require_places([place], traces_of(log))
         found = find(log, plan, workload, say)
         told = _report(run, log, found, against)
         if place is not None:
@@ -64,16 +65,6 @@ def report(
     print_lines([f"page written to {place}"])
 
 
-def _read(path: Path) -> "StepLog":
-    from blendsim.errors import InputError
-    from blendsim.steplog import read_steplog
-
-    log = read_steplog(path)
-    if not len(log) or not log.time("seconds").sum() > 0:
-        raise InputError(f"{path}: holds no steps that took time; run it again")
-    return log
-
-
 def _report(run: Path, log: "StepLog", found: Found, against: Path | None) -> "Report":
     from blendsim.report.gist import gist
     from blendsim.report.pages import Report
@@ -82,24 +73,37 @@ def _report(run: Path, log: "StepLog", found: Found, against: Path | None) -> "R
     return Report(
         name=run.name,
         log=log,
-        figures=gist(log, ground.place if ground else None, found.pool),
+        figures=gist(log, ground.place if ground else None, found.hindsight),
         capacity_blocks=ground.place.capacity_blocks if ground else None,
         work=found.work,
-        pool=found.pool,
+        hindsight=found.hindsight,
         notes=found.notes,
         against=None if against is None else _beside(run, log, against, found),
     )
 
 
 def _beside(run: Path, log: "StepLog", against: Path, found: Found) -> "Beside":
-    from blendsim.report.gist import gist
+    from blendsim.errors import InputError
+    from blendsim.report.gist import gist, is_measured
     from blendsim.report.pages import Beside
     from blendsim.report.validate import validate
 
-    other = _read(against)
+    other = read_sound(against)
     place = found.ground.place if found.ground else None
-    validation = validate(log, other, (str(run), str(against)))
-    return Beside(against.name, gist(other, place, None), validation)
+    figures = gist(other, place, None)
+    first, second = (run, log), (against, other)
+    if figures.is_measured and not is_measured(log):
+        pair = first, second
+    elif is_measured(log) and not figures.is_measured:
+        pair = second, first
+    else:
+        kind = "measured" if figures.is_measured else "simulated"
+        raise InputError(
+            f"--against {against}: both logs were {kind}; give a simulated and a measured one"
+        )
+    (simulated, left), (timed, right) = pair
+    validation = validate(left, right, (str(simulated), str(timed)))
+    return Beside(against.name, figures, validation, timed.name)
 
 
 def _object(told: "Report", run: Path, page: Path | None) -> dict[str, Any]:
@@ -107,11 +111,12 @@ def _object(told: "Report", run: Path, page: Path | None) -> dict[str, Any]:
 
     from blendsim.report.validate import as_json
 
-    account = told.pool.account if told.pool else None
+    hindsight = told.hindsight
+    account = hindsight.account if hindsight else None
     beside = told.against
     return asdict(told.figures) | {
         "losses": {"bound": account.bound, **account.causes} if account else None,
-        "advice": told.pool.advice if told.pool else [],
+        "advice": hindsight.advice if hindsight else [],
         "notes": told.notes,
         "against": asdict(beside.figures) if beside else None,
         "validation": as_json(beside.validation) if beside else None,

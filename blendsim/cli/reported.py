@@ -22,33 +22,62 @@ class Found(NamedTuple):
 
     ground: "Ground | None"
     work: "StepWork | None"
-    pool: "Hindsight | None"
+    hindsight: "Hindsight | None"
     notes: list[str]
 
 
 def find(log: "StepLog", plan: Path | None, workload: Path | None, say: Say) -> Found:
-    """Everything that the log's metadata lead to. What cannot be read is a note, unless it was
-    named on the command line: then it is an error.
+    """Everything that the log's metadata lead to. What cannot be read, or is of another pool, is a
+    note, unless it was named on the command line: then it is an error.
     """
     from blendsim.errors import BlendsimError
-    from blendsim.search.looking_back import find_ground, look_back, work_of
+    from blendsim.search.looking_back import AnotherPool, find_ground, look_back, own_work
 
-    notes = []
-    if log.meta.get("complete") is False:
-        notes.append("The run broke off: this is what it did until then.")
+    notes = _broken_off(log)
     is_named = plan is not None or workload is not None
-    ground, work, pool = None, None, None
+    ground, work, served = None, own_work(log), None
     try:
         asked = _asked(log.meta, workload)
         ground = find_ground(asked.settings, log)
-        work = work_of(log, ground)
-        pool = _pool(log, plan, asked, say)
-        return Found(ground, work, look_back(log, ground, pool, say), notes)
+        work = work or _priced(log, ground)
+        served = _served(log, plan, asked, say)
+        return Found(ground, work, look_back(log, ground, served, say), notes)
     except BlendsimError as error:
-        if is_named and pool is None:
+        if is_named and (served is None or isinstance(error, AnotherPool)):
             raise
         notes.append(f"Bounds and the account of the seconds are left out: {error}.")
     return Found(ground, work, None, notes)
+
+
+def _broken_off(log: "StepLog") -> list[str]:
+    """A note on a run that did not come to its end."""
+    from blendsim.steplog import MEASURED_ROWS
+
+    if log.meta.get("complete") is not False:
+        return []
+    if (rows := log.meta.get(MEASURED_ROWS)) is not None:
+        return [
+            f"The replay broke off: {len(rows):,} of {len(log):,} steps were measured. All other "
+            "seconds are a guess at the rate of those, and so is what is made of them."
+        ]
+    return ["The run broke off: this is what it did until then."]
+
+
+def _priced(log: "StepLog", ground: "Ground") -> "StepWork | None":
+    """The steps' work; None without a profile, as the bounds then say."""
+    from blendsim.errors import ProfileError
+    from blendsim.search.looking_back import priced_work
+
+    try:
+        return priced_work(log, ground)
+    except ProfileError:
+        return None
+
+
+def traces_of(log: "StepLog") -> list[str]:
+    """The traces that a log names."""
+    source = log.meta.get("source")
+    return source["traces"] if isinstance(source, dict) else []
 
 
 def _asked(meta: Mapping[str, Any], workload: Path | None) -> o.Asked:
@@ -71,7 +100,7 @@ def _asked(meta: Mapping[str, Any], workload: Path | None) -> o.Asked:
     return o.Asked(traces, settings, read, source["skip_oversize"])
 
 
-def _pool(log: "StepLog", plan: Path | None, asked: o.Asked, say: Say) -> "Workload":
+def _served(log: "StepLog", plan: Path | None, asked: o.Asked, say: Say) -> "Workload":
     """The pool of the log's traces, or of the plan's; held against the plan where one is given."""
     from blendsim.errors import InputError, PlanMismatch
     from blendsim.files import sha256

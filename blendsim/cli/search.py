@@ -8,6 +8,7 @@ import typer
 
 from blendsim.cli import options as o
 from blendsim.cli.output import print_json, print_lines, width
+from blendsim.cli.places import require_places
 from blendsim.cli.pooled import takes_pool
 from blendsim.cli.progress import Progress
 from blendsim.cli.searching import effort_told, found_json, read_effort
@@ -36,15 +37,12 @@ def search(
     tried.
     """
     with Progress(is_whole_run=True) as say:
-        from blendsim.files import require_place
         from blendsim.plan import write_plan
         from blendsim.search.schedule_search import search as find
 
         effort = replace(read_effort(evaluations, budget), is_swept=picture is not None)
         asked = o.resolve(ctx.params)
-        for path in (output, picture):
-            if path is not None:
-                require_place(path)
+        require_places([output, picture], o.files_read(ctx.params))
         if picture is not None:
             _require_kind(picture)
         say("reading traces")

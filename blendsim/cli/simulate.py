@@ -9,6 +9,7 @@ import typer
 from blendsim import __version__
 from blendsim.cli import options as o
 from blendsim.cli.output import print_json, print_lines, width
+from blendsim.cli.places import require_places
 from blendsim.cli.planned import given, read_planned
 from blendsim.cli.progress import Progress
 
@@ -31,13 +32,12 @@ def simulate(
 ) -> None:
     """Simulate a plan step by step."""
     with Progress(is_whole_run=True) as say:
-        from blendsim.files import require_place, sha256
+        from blendsim.files import sha256
         from blendsim.search import simulate_plan
         from blendsim.steplog import write_steplog
 
         made, asked = read_planned(plan, workload)
-        if output is not None:
-            require_place(output)
+        require_places([output], [plan, *asked.traces])
         changes = given(
             {
                 "engine": engine,

@@ -7,6 +7,7 @@ import typer
 
 from blendsim.cli import options as o
 from blendsim.cli.output import print_json, print_lines, width
+from blendsim.cli.places import require_places
 from blendsim.cli.progress import Progress
 
 if TYPE_CHECKING:
@@ -49,14 +50,12 @@ def synth(
 ) -> None:
     """Blend sources to a wanted density and prefix sharing, or to one of the paper's workloads."""
     with Progress() as say:
-        from blendsim.files import require_place
         from blendsim.synth.blend import blend
         from blendsim.traces.workload_file import write_workload
 
         wanted = _wanted(ctx.params)
         system = o.resolve({**ctx.params, "trace": []}).settings.system
-        if output is not None:
-            require_place(output)
+        require_places([output], [])
         say("blending sources")
         made = blend(wanted, system, data)
         if output is not None:

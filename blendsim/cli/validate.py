@@ -7,6 +7,7 @@ import typer
 
 from blendsim.cli import options as o
 from blendsim.cli.output import print_json, print_lines, width
+from blendsim.cli.places import require_places
 from blendsim.cli.progress import Progress
 
 if TYPE_CHECKING:
@@ -84,6 +85,7 @@ def _write(runs: "list[Validation]", pairs: list[tuple[Path, Path]], directory: 
             f"{directory}: no directory can be there ({error.strerror}); choose another -o"
         ) from error
     picture, table = directory / PICTURE, directory / TABLE
+    require_places([picture, table], [path for pair in pairs for path in pair])
     titled = [(run.policy or str(p[1]), run) for run, p in zip(runs, pairs, strict=True)]
     draw_validation(titled, picture)
     with replacing(table) as temporary:

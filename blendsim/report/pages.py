@@ -10,23 +10,28 @@ from blendsim.files import replacing
 from blendsim.perf.pricing import StepWork
 from blendsim.report import html
 from blendsim.report.gist import Gist, Hindsight, device, heading
+from blendsim.report.losses import CAUSES as STEP_CAUSES
+from blendsim.report.opening import duration, opening, seconds_text
 from blendsim.report.plots import run as plots
 from blendsim.report.plots.panel import Panel
 from blendsim.report.tables import Column, number, share
 from blendsim.report.timeline import durations, longest_steps, ranks, timeline
 from blendsim.report.validate import Validation
 from blendsim.report.validation_text import sentences, strata_columns
-from blendsim.steplog import StepLog
+from blendsim.steplog import NOT_COUNTED, StepLog
 
-#: Causes in the order of losses.CAUSES, then `again`: a word for the picture and its meaning.
-CAUSES = (
-    ("overlap", "kinds of work that did not run side by side, or waited for host memory"),
-    ("attention", "decode attention slower than its best rate"),
-    ("head, prefill", "LM head and prefill attention slower than their best rates"),
-    ("step size", "another number of tokens in the step would have been worth more"),
-    ("KV, mix", "too little beside the best size: KV not full, or other work in other steps"),
-    ("done again", "work beyond the least: computed again, or prefixes not shared"),
-)
+#: Of every cause of Losses.causes, a word for the picture and its meaning.
+CAUSES = {
+    "overlap": (
+        "overlap",
+        "kinds of work that did not run side by side, or waited for host memory",
+    ),
+    "attention": ("attention", "decode attention slower than its best rate"),
+    "floors": ("head, prefill", "LM head and prefill attention slower than their best rates"),
+    "size": ("step size", "another number of tokens in the step would have been worth more"),
+    "kv": ("KV, mix", "too little beside the best size: KV not full, or other work in other steps"),
+    "again": ("done again", "work beyond the least: computed again, or prefixes not shared"),
+}
 
 
 WORK = "what all of it takes, each piece at its price in the best mix"
@@ -37,7 +42,8 @@ class Beside(NamedTuple):
 
     name: str
     figures: Gist
-    validation: Validation  # the first log's seconds against this one's
+    validation: Validation  # the simulated log's seconds against the measured one's
+    measured: str  # name of the measured log
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -49,7 +55,7 @@ class Report:
     figures: Gist
     capacity_blocks: int | None  # of a replica
     work: StepWork | None
-    pool: Hindsight | None
+    hindsight: Hindsight | None  # where the pool that was served could be read
     notes: list[str]  # what is left out and why, one sentence each
     against: Beside | None = None
 
@@ -63,16 +69,15 @@ def write_report(report: Report, path: Path) -> None:
 def run_page(report: Report) -> str:
     """The page as HTML. The log has at least one step."""
     log = report.log
-    pool = report.pool
     panels = plots.over_time(timeline(log, report.work), report.capacity_blocks)
-    advice = pool.advice if pool else []
+    advice = report.hindsight.advice if report.hindsight else []
     ran = [("Log", report.name), *heading(log, report.figures)]
     parts = [
-        _summary(report),
+        html.paragraph(opening(report.log, report.figures)),
         html.tiles(_tiles(report.figures)),
         *(html.paragraph(note, "note") for note in report.notes),
         html.section("Over time", _pictures(panels)),
-        html.section("Where the seconds go", *_account(pool)),
+        html.section("Where the seconds go", *_account(report.hindsight)),
         html.section("Steps", _steps(report)),
         html.section("Ranks", *_ranks(report)),
         html.section("Against a second log", *_against(report)),
@@ -90,46 +95,12 @@ def _title(report: Report) -> str:
     return ": ".join(filter(None, [kind, ", ".join(filter(None, parts))]))
 
 
-def _summary(report: Report) -> str:
-    figures = report.figures
-    tokens = ""
-    if figures.input_tokens is not None:
-        outputs = number(figures.output_tokens)
-        tokens = f" of {figures.input_tokens:,} prompt and {outputs} output tokens"
-    rules = f" Engine {figures.engine}" if figures.engine else ""
-    if rules and figures.token_budget:
-        rules += f", at most {figures.token_budget:,} tokens a step"
-    text = (
-        f"{figures.requests:,} requests{tokens} finished in {figures.steps:,} steps and "
-        f"{_duration(figures.seconds)}.{rules}{'.' if rules else ''}"
-    )
-    if (estimate := report.log.meta.get("estimate")) is not None:
-        text += (
-            f" {estimate['measured']:,} of the steps were measured, the others are estimates: the "
-            f"run takes {_seconds(estimate['low'])} to {_seconds(estimate['high'])} s, "
-            f"{estimate['level']:.0%} sure."
-        )
-    return html.paragraph(text)
-
-
-def _duration(seconds: float) -> str:
-    told = f"{_seconds(seconds)} s"
-    if seconds >= 3600:
-        return f"{told} ({number(seconds / 3600, 2)} h)"
-    return f"{told} ({number(seconds / 60, 1)} min)" if seconds >= 60 else told
-
-
-def _seconds(seconds: float) -> str:
-    """A tenth of a second for runs of minutes, four digits for shorter ones."""
-    return number(seconds, 1) if abs(seconds) >= 100 else f"{seconds:.4g}"
-
-
 def _tiles(figures: Gist) -> list[html.Tile]:
     """What is known of the key figures, most important first."""
     rate, per = figures.tokens_per_second, "input and output"
     if rate is None:
         rate, per = figures.computed_tokens_per_second, "computed"
-    shown = [html.Tile("Time", *_split(_duration(figures.seconds)))]
+    shown = [html.Tile("Time", *_split(duration(figures.seconds)))]
     shown.append(html.Tile("Tokens a second", number(rate), per))
     if figures.gpu_hours is not None and figures.gpus is not None:
         gpus = f"on {figures.gpus:,} GPU{'s' if figures.gpus > 1 else ''}"
@@ -139,7 +110,7 @@ def _tiles(figures: Gist) -> list[html.Tile]:
         ("Of practical optimum", figures.share_of_optimum, figures.optimum_seconds),
     ):
         if part is not None and seconds is not None:
-            shown.append(html.Tile(what, share(part), f"that is {_seconds(seconds)} s"))
+            shown.append(html.Tile(what, share(part), f"that is {seconds_text(seconds)} s"))
     if figures.sharing_ratio is not None:
         shown.append(
             html.Tile("Prompt tokens shared", share(figures.sharing_ratio), _kept(figures))
@@ -173,19 +144,19 @@ def _picture(one: Panel) -> str:
     return html.picture(html.Picture(one.title, one.note, one.svg))
 
 
-def _account(pool: Hindsight | None) -> list[str]:
-    if pool is None:
+def _account(found: Hindsight | None) -> list[str]:
+    if found is None:
         return []
-    account = pool.account
+    account = found.account
     if account is None:
-        return [html.paragraph(f"No account of the seconds: {pool.no_account}.", "quiet")]
-    lost = list(account.causes.values())
+        return [html.paragraph(f"No account of the seconds: {found.no_account}.", "quiet")]
+    lost = [(*CAUSES[cause], seconds) for cause, seconds in account.causes.items()]
     # NOTE: where the longest request alone is the reachable bound, the work's own bound is lower.
-    is_work = account.bound > 0.999999 * pool.limits.reachable
+    is_work = account.bound > 0.999999 * found.limits.reachable
     bound = f"{'reachable bound' if is_work else 'bound of the work'}: {WORK}"
     rows = [
         (bound, account.bound),
-        *((f"{word}: {why}", seconds) for (word, why), seconds in zip(CAUSES, lost, strict=True)),
+        *((f"{word}: {why}", seconds) for word, why, seconds in lost),
         ("the run", account.run),
     ]
     digits = 1 if account.run >= 100 else 4
@@ -194,7 +165,7 @@ def _account(pool: Hindsight | None) -> list[str]:
         Column("seconds", [number(seconds, digits) for _, seconds in rows]),
         Column("of the run", [share(seconds / account.run) for _, seconds in rows]),
     ]
-    panel = plots.losses_panel(account, [word for word, _ in CAUSES[:-1]])
+    panel = plots.losses_panel(account, [CAUSES[cause][0] for cause in STEP_CAUSES])
     return [html.beside([html.table(columns), _picture(panel)])]
 
 
@@ -208,13 +179,13 @@ def _steps(report: Report) -> str:
         Column("steps", [name for name, _ in told], is_text=True),
         Column("milliseconds", [number(1e3 * seconds, 2) for _, seconds in told]),
     ]
-    rows = longest_steps(log)
+    rows, unknown = longest_steps(log), log.meta.get(NOT_COUNTED, [])
     within = [int((log.replica[:row] == log.replica[row]).sum()) for row in rows]
     of_rank = [Column("rank", [str(each) for each in log.replica[rows]])]
     shown = [
         *(of_rank if len(set(log.replica.tolist())) > 1 else []),
         Column("step", [number(at) for at in within]),
-        Column("at, s", [_seconds(at) for at in log.time("start")[rows]]),
+        Column("at, s", [seconds_text(at) for at in log.time("start")[rows]]),
         Column("ms", [number(1e3 * at, 2) for at in log.time("seconds")[rows]]),
         *(
             Column(title, [number(value) for value in log.count(name)[rows]])
@@ -226,6 +197,7 @@ def _steps(report: Report) -> str:
                 ("preempted", "preempted"),
                 ("running", "running"),
             )
+            if name not in unknown
         ),
     ]
     which = "" if found.steps == len(log) else f" Of the {found.steps:,} that were measured."
@@ -244,36 +216,43 @@ def _ranks(report: Report) -> list[str]:
         return []
     kinds = report.log.meta.get("pools") or []
     last, first = (pick(each, key=lambda rank: rank.ends) for pick in (max, min))
-    pools = [_pool(kinds, rank.replica) for rank in each]
+    computed = {"prefill_tokens", "decode_requests"}
+    pools = [_kind(kinds, rank.replica) for rank in each]
     columns = [
         Column("rank", [str(rank.replica) for rank in each]),
         *([Column("pool", pools, is_text=True)] if kinds else []),
-        Column("ends at, s", [_seconds(rank.ends) for rank in each]),
+        Column("ends at, s", [seconds_text(rank.ends) for rank in each]),
         Column("busy", [share(rank.busy / last.ends) for rank in each]),
         Column("steps", [number(rank.steps) for rank in each]),
-        Column("finished", [number(rank.finished) for rank in each]),
-        Column("computed tokens", [number(rank.tokens) for rank in each]),
-        Column("found in KV cache", [number(rank.hit_tokens) for rank in each]),
-        Column("recomputed", [number(rank.preempted_tokens) for rank in each]),
+        *(
+            Column(title, [number(value) for value in values])
+            for title, needed, values in (
+                ("finished", {"finished"}, [rank.finished for rank in each]),
+                ("computed tokens", computed, [rank.tokens for rank in each]),
+                ("found in KV cache", {"hit_tokens"}, [rank.hit_tokens for rank in each]),
+                ("recomputed", {"preempted_tokens"}, [rank.preempted_tokens for rank in each]),
+            )
+            if needed.isdisjoint(report.log.meta.get(NOT_COUNTED, []))
+        ),
     ]
     text = (
-        f"Rank {last.replica} finishes last, at {_seconds(last.ends)} s; rank {first.replica} "
-        f"first, {_seconds(last.ends - first.ends)} s before."
+        f"Rank {last.replica} finishes last, at {seconds_text(last.ends)} s; rank {first.replica} "
+        f"first, {seconds_text(last.ends - first.ends)} s before."
     )
     return [html.paragraph(text), html.table(columns)]
 
 
-def _pool(kinds: object, replica: int) -> str:
+def _kind(kinds: object, replica: int) -> str:
     return str(kinds[replica]) if isinstance(kinds, list) and replica < len(kinds) else ""
 
 
 def _against(report: Report) -> list[str]:
     if report.against is None:
         return []
-    name, other, found = report.against
+    name, other, found, measured = report.against
     both = (report.figures, other)
     rows = [
-        ("seconds", [_seconds(one.seconds) for one in both]),
+        ("seconds", [seconds_text(one.seconds) for one in both]),
         ("computed tokens/s", [number(one.computed_tokens_per_second) for one in both]),
         ("steps", [number(one.steps) for one in both]),
         ("requests finished", [number(one.requests) for one in both]),
@@ -288,7 +267,7 @@ def _against(report: Report) -> list[str]:
     ]
     return [
         html.table(columns),
-        *map(html.paragraph, sentences(found, name)),
+        *map(html.paragraph, sentences(found, measured)),
         _pictures(plots.validation_panels(found)),
         html.table(strata_columns(found.strata)),
     ]

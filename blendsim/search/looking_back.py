@@ -7,7 +7,6 @@ from typing import NamedTuple
 
 from blendsim.errors import BlendsimError, InputError
 from blendsim.perf.measured import chosen_model
-from blendsim.perf.model import StepModel
 from blendsim.perf.pricing import StepWork, price_work
 from blendsim.perf.step import step_costs
 from blendsim.prefix import shareable_tokens
@@ -30,27 +29,34 @@ class Ground(NamedTuple):
     settings: Settings
     engine: Flavour
     place: Place
-    model: StepModel
+
+
+class AnotherPool(InputError):
+    """The pool is not the one that the log is of."""
 
 
 def find_ground(settings: Settings, log: StepLog) -> Ground:
     """By the settings, and the engine that the log names."""
     engine = asked_engine(settings, str(log.meta.get("engine", settings.engine)))
-    model = chosen_model(settings.system, settings.overlap, settings.profile)
-    return Ground(settings, engine, find_place(settings, engine), model)
+    return Ground(settings, engine, find_place(settings, engine))
 
 
-def work_of(log: StepLog, ground: Ground) -> StepWork | None:
-    """Compute and memory seconds of every step: the log's own, or by the model if a machine ran it
-    and only the whole step was timed. None if that was another machine than the settings'.
+def own_work(log: StepLog) -> StepWork | None:
+    """Compute and memory seconds of every step, as a simulated log has them."""
+    if is_measured(log):
+        return None
+    return StepWork(log.time("compute_seconds"), log.time("memory_seconds"))
+
+
+def priced_work(log: StepLog, ground: Ground) -> StepWork | None:
+    """Compute and memory seconds of every step by the model of the settings. None if the log is of
+    another machine than theirs.
     """
-    if not is_measured(log):
-        return StepWork(log.time("compute_seconds"), log.time("memory_seconds"))
     if differing_machines(log.meta, log.meta):
         return None
-    engine = ground.engine
+    settings, engine = ground.settings, ground.engine
     costs = step_costs(
-        ground.model,
+        chosen_model(settings.system, settings.overlap, settings.profile),
         engine.overlaps,
         engine.overlaps_network,
         engine.nano_batches,
@@ -76,43 +82,46 @@ def look_back(
     limits = find_bounds(problem, ground.engine.token_budget, block)
     account, lacking = _account(log, ground, problem, block)
     return Hindsight(
-        requests=len(workload),
         input_tokens=int(workload.prompt_len.sum()),
         output_tokens=int(problem.true_lengths.sum()),
         shareable_tokens=shareable_tokens(workload, problem.prompts, block),
         limits=limits,
         account=account,
         no_account=lacking,
-        advice=of_pool([], limits, ground.model),
+        advice=of_pool([], limits, problem.model),
     )
 
 
 def _require_whole(log: StepLog, workload: Workload) -> None:
     """By what the log counts: every request finished, every prompt token computed or found."""
-    finished = int(log.count("finished").sum())
-    if log.meta.get("complete") is False or finished != len(workload):
-        raise InputError(f"the log has {finished:,} of {len(workload):,} requests finished")
-    if not _tells_lengths(log):
+    if log.meta.get("complete") is False:
+        raise InputError("the run did not serve all of its pool")
+    finished, requests = int(log.count("finished").sum()), len(workload)
+    if _counts(log, "finished") and finished != requests:
+        raise AnotherPool(f"the log has {finished:,} of {requests:,} requests finished")
+    if not _counts(log, "prefill_tokens", "hit_tokens"):
         return
     served = int(log.count("prefill_tokens").sum() + log.count("hit_tokens").sum())
     held = int(workload.prompt_len.sum())
-    if served != held:
-        raise InputError(f"the log is of {served:,} prompt tokens, the traces have {held:,}")
-
-
-def _tells_lengths(log: StepLog) -> bool:
-    """Whether its sums are those of the pool: all is counted, nothing computed twice."""
-    needed = {"prefill_tokens", "hit_tokens", "sampled_tokens", "preempted"}
-    is_counted = needed.isdisjoint(log.meta.get(NOT_COUNTED, []))
-    return is_counted and not log.count("preempted").any()
+    # NOTE: what was thrown out is computed again, outputs too, so there may be more than prompts.
+    if served < held or (served > held and not _may_compute_again(log)):
+        raise AnotherPool(f"the log is of {served:,} prompt tokens, the traces have {held:,}")
 
 
 def _require_outputs(log: StepLog, problem: Problem) -> None:
-    if not _tells_lengths(log):
-        return
+    """Every output token is sampled once, though its KV may be computed again."""
     generated, held = int(log.count("sampled_tokens").sum()), int(problem.true_lengths.sum())
-    if generated != held:
-        raise InputError(f"the log is of {generated:,} output tokens, the traces have {held:,}")
+    if _counts(log, "sampled_tokens") and generated != held:
+        raise AnotherPool(f"the log is of {generated:,} output tokens, the traces have {held:,}")
+
+
+def _counts(log: StepLog, *names: str) -> bool:
+    """Whether the engine told these columns."""
+    return set(names).isdisjoint(log.meta.get(NOT_COUNTED, []))
+
+
+def _may_compute_again(log: StepLog) -> bool:
+    return not _counts(log, "preempted") or bool(log.count("preempted").any())
 
 
 def _account(

@@ -73,11 +73,12 @@ def _of_one(edges: Floats, one: Line, unit: str, capacity: int | None) -> list[P
         key(axis, right)
 
     stacked = "Stacked; means over the time that steps run."
+    of_decodes, of_requests = {"decode_requests", "context_tokens"}, {"running", "waiting"}
     drawn: list[tuple[str, str, str, Draw, set[str]]] = [
         ("tokens", "Tokens a step", stacked, tokens, {"prefill_tokens", "decode_requests"}),
-        ("decodes", "Decodes and the context they read", _TWO_SCALES, decodes, {"context_tokens"}),
+        ("decodes", "Decodes and the context they read", _TWO_SCALES, decodes, of_decodes),
         ("blocks", "KV blocks", "Stacked; shared blocks count once.", blocks, {"held_blocks"}),
-        ("requests", "Requests in the engine and in line", _TWO_SCALES, requests, {"waiting"}),
+        ("requests", "Requests in the engine and in line", _TWO_SCALES, requests, of_requests),
     ]
     panels = [
         draw_panel(name, title, note, draw, f"time, {unit}")

@@ -1,0 +1,51 @@
+"""The first sentences of a run's page: what was served and how long it took."""
+
+from blendsim.report.gist import Gist
+from blendsim.report.tables import number
+from blendsim.steplog import MEASURED_ROWS, StepLog
+
+
+def opening(log: StepLog, figures: Gist) -> str:
+    """What was served, by which rules, and how sure the seconds are."""
+    rules = f" Engine {figures.engine}" if figures.engine else ""
+    if rules and figures.token_budget:
+        rules += f", at most {figures.token_budget:,} tokens a step"
+    text = f"{_done(log, figures)}{rules}{'.' if rules else ''}"
+    if (estimate := log.meta.get("estimate")) is not None:
+        text += (
+            f" {estimate['measured']:,} of the steps were measured, the others are estimates: the "
+            f"run takes {seconds_text(estimate['low'])} to {seconds_text(estimate['high'])} s, "
+            f"{estimate['level']:.0%} sure."
+        )
+    return text
+
+
+def _done(log: StepLog, figures: Gist) -> str:
+    """What was served, in how many steps and how long; of a run that broke off, what of it was."""
+    taken, tokens = f"in {figures.steps:,} steps and {duration(figures.seconds)}.", ""
+    if figures.input_tokens is not None:
+        outputs = number(figures.output_tokens)
+        tokens = f"{figures.input_tokens:,} prompt and {outputs} output tokens"
+    if figures.is_complete:
+        return f"{figures.requests:,} requests{tokens and f' of {tokens}'} finished {taken}"
+    if MEASURED_ROWS in log.meta:
+        whole = f"{figures.requests:,} requests{tokens and f' of {tokens}'}"
+        return (
+            f"{int(log.is_measured.sum()):,} of {figures.steps:,} steps were measured; the whole, "
+            f"{whole}, would take {duration(figures.seconds)} by a guess."
+        )
+    processed = tokens and f"; {tokens} processed"
+    return f"{figures.requests:,} requests finished{processed}, {taken}"
+
+
+def duration(seconds: float) -> str:
+    """Seconds, and minutes or hours where there are as many."""
+    told = f"{seconds_text(seconds)} s"
+    if seconds >= 3600:
+        return f"{told} ({number(seconds / 3600, 2)} h)"
+    return f"{told} ({number(seconds / 60, 1)} min)" if seconds >= 60 else told
+
+
+def seconds_text(seconds: float) -> str:
+    """A tenth of a second for runs of minutes, four digits for shorter ones."""
+    return number(seconds, 1) if abs(seconds) >= 100 else f"{seconds:.4g}"
