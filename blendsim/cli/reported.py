@@ -91,13 +91,11 @@ def _asked(meta: Mapping[str, Any], workload: Path | None) -> o.Asked:
         raise InputError("the log does not say by which settings it ran")
     settings = overlay(Settings(), given(meta["settings"]), "the log's settings")
     source = meta.get("source")
+    named = None if workload is None else [str(workload)]
     if not isinstance(source, dict):
-        if workload is None:
-            return o.Asked([], settings, ReadOptions(), False)
-        return o.Asked([str(workload)], settings, ReadOptions(), False)
+        return o.Asked(named or [], settings, ReadOptions(), False)
     read = overlay(ReadOptions(), given(source["read"]), "the log's source")
-    traces = source["traces"] if workload is None else [str(workload)]
-    return o.Asked(traces, settings, read, source["skip_oversize"])
+    return o.Asked(named or source["traces"], settings, read, source["skip_oversize"])
 
 
 def _served(log: "StepLog", plan: Path | None, asked: o.Asked, say: Say) -> "Workload":
