@@ -205,3 +205,7 @@ def stepped_on_vllm(jobs: list[tuple[str, Job, dict[str, Any]]], folder: Path) -
     assert done.returncode == 0, done.stderr[-2_000:]
     runs: dict[str, Any] = json.loads(done.stdout)["runs"]
     return runs
+
+
+def answers_of(policy: str) -> dict[int, int]:
+    return dict(enumerate(followed(policy).output_len.tolist()))

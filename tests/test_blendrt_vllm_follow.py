@@ -3,7 +3,6 @@ vLLM is installed, on its own (vllm_oracle/follow.py).
 """
 
 import logging
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -11,6 +10,7 @@ import pytest
 from follow_worlds import (
     END,
     POLICIES,
+    answers_of,
     drawn_job,
     drive,
     followed,
@@ -24,21 +24,14 @@ from follow_worlds import (
     with_room_to_answer,
 )
 from replay_worlds import BLOCKS, prompt_of
-from vllm_small import Request, SmallScheduler
+from vllm_small import Request
 from vllm_worlds import environment, small_worlds
 
-from blendrt.replay.job import Job
-from blendrt.vllm.alone import following
 from blendrt.vllm.following import ROW, Course
 from blendrt.vllm.gate import Gate
 from blendrt.vllm.lead import admitting_as, follows
-from blendsim.errors import InputError, PlanMismatch
-from blendsim.request import select
+from blendsim.errors import InputError
 from blendsim.serving.flavour import PREDICTED_PEAK, VLLM_PLANNED
-
-
-def answers_of(policy: str) -> dict[int, int]:
-    return dict(enumerate(followed(policy).output_len.tolist()))
 
 
 @pytest.mark.parametrize("policy", POLICIES)
@@ -247,100 +240,6 @@ def test_who_is_thrown_out_is_told_to_vllms_worker() -> None:
     job = followed("blend")
     expected = simulated("blend").count("preempted").tolist()
     assert [step[2] for step in run(job).steps] == expected
-
-
-def engine_of(scheduler: Any) -> Any:
-    """What somebody's own vLLM is asked for."""
-    core = SimpleNamespace(engine_core=SimpleNamespace(scheduler=scheduler))
-    return SimpleNamespace(llm_engine=SimpleNamespace(engine_core=core))
-
-
-def params_of(job: Job) -> list[Any]:
-    """vLLM's SamplingParams, as far as they are read."""
-    return [SimpleNamespace(max_tokens=int(most), extra_args=None) for most in job.output_len]
-
-
-@pytest.mark.parametrize("policy", POLICIES)
-def test_somebody_elses_vllm_follows_too(policy: str) -> None:
-    """It says its own rules; lengths of answers are not known before."""
-    job = followed(policy)
-    scheduler = scheduler_for(job)
-    params = params_of(with_room_to_answer(job))
-    with following(engine_of(scheduler), job.plan, job.workload, params) as courses:
-        for row, each in enumerate(params):
-            prompt, most = prompt_of(job.workload, row), each.max_tokens
-            request = Request(f"request {row}", prompt, most, [END], each.extra_args)
-            scheduler.add_request(request)
-        steps, answered = drive(scheduler, job.output_len)
-    assert steps == steps_of(simulated(policy))
-    assert answered == answers_of(policy)
-    assert courses == [Course(steps=len(steps))]
-
-
-def test_a_plan_for_another_workload_is_refused() -> None:
-    job = followed("blend")
-    other = select(job.workload, np.arange(299, -1, -1))
-    with (
-        pytest.raises(PlanMismatch, match="another workload"),
-        following(engine_of(scheduler_for(job)), job.plan, other, params_of(job)),
-    ):
-        pass
-
-
-def test_vllm_in_another_process_is_refused() -> None:
-    job = followed("blend")
-    engine = SimpleNamespace(llm_engine=SimpleNamespace(engine_core=SimpleNamespace()))
-    with (
-        pytest.raises(InputError, match="VLLM_ENABLE_V1_MULTIPROCESSING=0"),
-        following(engine, job.plan, job.workload, params_of(job)),
-    ):
-        pass
-
-
-def test_one_set_of_params_for_all_is_refused() -> None:
-    job = followed("blend")
-    engine = engine_of(scheduler_for(job))
-    with (
-        pytest.raises(InputError, match="give each its own"),
-        following(engine, job.plan, job.workload, params_of(job)[:1] * 300),
-    ):
-        pass
-
-
-def test_a_scheduler_that_cannot_follow_is_refused() -> None:
-    job = followed("blend")
-    engine = engine_of(SmallScheduler(BLOCKS, 96, 96))
-    with (
-        pytest.raises(InputError, match="another scheduler"),
-        following(engine, job.plan, job.workload, params_of(job)),
-    ):
-        pass
-
-
-def test_a_rank_that_the_plan_has_not_is_refused() -> None:
-    job = followed("blend")
-    engine = engine_of(scheduler_for(job))
-    with (
-        pytest.raises(InputError, match="no rank 7; it has 1"),
-        following(engine, job.plan, job.workload, params_of(job), rank=7),
-    ):
-        pass
-
-
-def test_params_are_afterwards_what_they_were() -> None:
-    job = followed("blend")
-    params = params_of(job)
-    params[3].extra_args = {"mine": 1}
-    engine = engine_of(scheduler_for(job))
-    with following(engine, job.plan, job.workload, params):
-        assert params[3].extra_args == {"mine": 1, ROW: 3}
-        with (
-            pytest.raises(InputError, match="follows one already"),
-            following(engine, job.plan, job.workload, params),
-        ):
-            pass
-        assert params[3].extra_args == {"mine": 1, ROW: 3}
-    assert [each.extra_args for each in params[2:5]] == [None, {"mine": 1}, None]
 
 
 def test_one_that_has_requests_already_is_refused() -> None:
