@@ -19,61 +19,9 @@ from collections import deque
 from dataclasses import asdict
 from pathlib import Path
 
-from record import BLOCK, LLAMA
+from record import BLOCK, LLAMA, scheduler_of
 
 END = 5  # the token that ends an answer
-
-
-def scheduler_of(job, case, folder):
-    """`PlannedScheduler` at default settings but for what the job says."""
-    import torch
-    from vllm.config import (
-        CacheConfig,
-        DeviceConfig,
-        ModelConfig,
-        ParallelConfig,
-        SchedulerConfig,
-        VllmConfig,
-    )
-    from vllm.v1.kv_cache_interface import FullAttentionSpec, KVCacheConfig, KVCacheGroupSpec
-    from vllm.v1.structured_output import StructuredOutputManager
-
-    model = ModelConfig(model=folder, skip_tokenizer_init=True, dtype="bfloat16")
-    config = VllmConfig(
-        model_config=model,
-        cache_config=CacheConfig(
-            block_size=BLOCK,
-            gpu_memory_utilization=0.9,
-            enable_prefix_caching=job.flavour.prefix_sharing,
-        ),
-        scheduler_config=SchedulerConfig(
-            max_num_batched_tokens=job.flavour.token_budget,
-            max_num_seqs=job.flavour.max_running,
-            max_model_len=model.max_model_len,
-            is_encoder_decoder=False,
-            enable_chunked_prefill=True,
-            async_scheduling=case["is_async"],
-            scheduler_cls="blendrt.vllm.scheduler.PlannedScheduler",
-        ),
-        parallel_config=ParallelConfig(),
-        device_config=DeviceConfig("cpu"),
-    )
-    blocks = case.get("blocks", job.system.kv_blocks) + 1
-    config.cache_config.num_gpu_blocks = blocks
-    spec = FullAttentionSpec(block_size=BLOCK, num_kv_heads=8, head_size=128, dtype=torch.bfloat16)
-    made = config.scheduler_config.get_scheduler_cls()
-    return made(
-        vllm_config=config,
-        kv_cache_config=KVCacheConfig(
-            num_blocks=blocks,
-            kv_cache_tensors=[],
-            kv_cache_groups=[KVCacheGroupSpec(["layer"], spec)],
-        ),
-        structured_output_manager=StructuredOutputManager(config),
-        block_size=BLOCK,
-        hash_block_size=BLOCK,
-        log_stats=False,
-    )
 
 
 def requests_of(job, rows, most):
@@ -109,7 +57,15 @@ def run(job, case, folder):
     from blendrt.vllm.feed import admission_rows
     from blendrt.vllm.lead import leading_core
 
-    scheduler = scheduler_of(job, case, folder)
+    scheduler = scheduler_of(
+        folder,
+        case.get("blocks", job.system.kv_blocks),
+        job.flavour.prefix_sharing,
+        max_num_batched_tokens=job.flavour.token_budget,
+        max_num_seqs=job.flavour.max_running,
+        async_scheduling=case["is_async"],
+        scheduler_cls="blendrt.vllm.scheduler.PlannedScheduler",
+    )
     lengths = case["lengths"]
     if not case["is_plain"]:
         told = case.get("told", scheduler.blocks_to_give)

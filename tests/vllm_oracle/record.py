@@ -37,8 +37,10 @@ def token_ids(prompt, number):
     return prompt if isinstance(prompt, list) else [10_000_000 + number] * prompt
 
 
-def scheduler_of(world, folder):
-    """A synchronous Scheduler at default settings but for what the world says."""
+def scheduler_of(folder, blocks, sharing, **asked):
+    """vLLM's scheduler with so many KV blocks to give, at default settings but for what is asked:
+    fields of SchedulerConfig.
+    """
     import torch
     from vllm.config import (
         CacheConfig,
@@ -48,7 +50,6 @@ def scheduler_of(world, folder):
         SchedulerConfig,
         VllmConfig,
     )
-    from vllm.v1.core.sched.scheduler import Scheduler
     from vllm.v1.kv_cache_interface import FullAttentionSpec, KVCacheConfig, KVCacheGroupSpec
     from vllm.v1.structured_output import StructuredOutputManager
 
@@ -58,28 +59,24 @@ def scheduler_of(world, folder):
         cache_config=CacheConfig(
             block_size=BLOCK,
             gpu_memory_utilization=0.9,
-            enable_prefix_caching=world["sharing"],
+            enable_prefix_caching=sharing,
         ),
         scheduler_config=SchedulerConfig(
-            max_num_batched_tokens=world["budget"],
-            max_num_seqs=world["max_running"],
             max_model_len=model.max_model_len,
             is_encoder_decoder=False,
             enable_chunked_prefill=True,
-            async_scheduling=False,
-            **world.get("knobs", {}),
+            **asked,
         ),
         parallel_config=ParallelConfig(),
         device_config=DeviceConfig("cpu"),
     )
     # NOTE: one block more: vLLM keeps the first one as its null block.
-    blocks = world["capacity"] + 1
-    config.cache_config.num_gpu_blocks = blocks
+    config.cache_config.num_gpu_blocks = blocks + 1
     spec = FullAttentionSpec(block_size=BLOCK, num_kv_heads=8, head_size=128, dtype=torch.bfloat16)
-    return Scheduler(
+    return config.scheduler_config.get_scheduler_cls()(
         vllm_config=config,
         kv_cache_config=KVCacheConfig(
-            num_blocks=blocks,
+            num_blocks=blocks + 1,
             kv_cache_tensors=[],
             kv_cache_groups=[KVCacheGroupSpec(["layer"], spec)],
         ),
@@ -116,7 +113,15 @@ def record(world, folder):
     """Run the world to its end; returns its recording."""
     from vllm.v1.outputs import ModelRunnerOutput
 
-    scheduler = scheduler_of(world, folder)
+    scheduler = scheduler_of(
+        folder,
+        world["capacity"],
+        world["sharing"],
+        max_num_batched_tokens=world["budget"],
+        max_num_seqs=world["max_running"],
+        async_scheduling=False,
+        **world.get("knobs", {}),
+    )
     for request in requests_of(world):
         scheduler.add_request(request)
     pool = scheduler.kv_cache_manager.block_pool
