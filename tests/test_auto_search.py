@@ -14,11 +14,13 @@ from blendsim.planner.make import POLICIES
 from blendsim.report.metrics import Row
 from blendsim.request import Workload
 from blendsim.search.auto_search import Searched, choose_and_search
+from blendsim.search.judging import WORLDS
 from blendsim.search.schedule_search import SEARCHED, Effort
 from blendsim.search.schedule_search import search as find
 from blendsim.settings import Settings
 
 FEW = Effort(evaluations=45)
+KNOWN = Settings(sample=1.0)
 NO_BOUNDS = {
     "optimum_seconds": 0.0,
     "share_of_optimum": 0.0,
@@ -52,17 +54,30 @@ def test_policies_are_those_of_auto_without_a_search(workload: Workload, done: S
     assert list(map(without_bounds, policies)) == list(map(without_bounds, alone))
 
 
-def test_choice_is_never_behind_a_policy_by_prediction(done: Searched) -> None:
-    least = min(row.predicted_seconds for row in done.choice.rows)
-    assert done.choice.chosen.predicted_seconds == least
-    assert done.choice.plan.meta["predicted_seconds"] == least
+def test_choice_is_never_behind_a_policy_by_prediction(workload: Workload, done: Searched) -> None:
+    assert done.found.seconds <= min(done.found.fixed_seconds.values())
+    chosen = choose_and_search(workload, KNOWN, FEW).choice
+    least = min(row.predicted_seconds for row in chosen.rows)
+    assert chosen.chosen.predicted_seconds == least
+    assert chosen.plan.meta["predicted_seconds"] == least
+
+
+def test_advice_says_by_how_much_in_how_many_worlds(done: Searched) -> None:
+    second = min(done.found.fixed_seconds.values())
+    margin = second / done.found.seconds - 1
+    assert done.choice.advice[0].startswith(
+        f"search is chosen: typically {done.found.seconds:,.1f} s in {WORLDS} worlds that the "
+        f"sample allows, {margin:.1%} faster than "
+    )
 
 
 def test_search_goes_on_from_the_race_of_the_policies(workload: Workload, done: Searched) -> None:
-    alone = find(workload, Settings(), FEW)
-    assert done.found.leaderboard == alone.leaderboard
-    again = alone.tally.whole - done.found.tally.whole
-    assert again == len({row.predicted_seconds for row in done.choice.rows[:-1]}), "none run twice"
+    assert done.found.leaderboard == find(workload, Settings(), FEW).leaderboard
+    both = choose_and_search(workload, KNOWN, FEW)
+    alone = find(workload, KNOWN, FEW)
+    assert both.found.leaderboard == alone.leaderboard
+    again = alone.tally.whole - both.found.tally.whole
+    assert again == len({row.predicted_seconds for row in both.choice.rows[:-1]}), "none run twice"
 
 
 def test_the_plan_is_the_one_that_search_finds(
@@ -106,13 +121,20 @@ def test_unsampled_lengths_do_not_change_a_byte(
 
 
 def test_budget_that_ends_at_once_leaves_the_best_policy(workload: Workload) -> None:
-    hurried = choose_and_search(workload, Settings(), Effort(budget_seconds=1e-9))
-    alone = search.choose(workload, Settings())
+    hurried = choose_and_search(workload, KNOWN, Effort(budget_seconds=1e-9))
+    alone = search.choose(workload, KNOWN)
     assert not hurried.found.is_searched
     assert hurried.found.tally.whole == 0
     assert [row.policy for row in hurried.choice.rows] == list(POLICIES)
     assert hurried.choice.chosen == alone.chosen
     assert np.array_equal(hurried.choice.plan.order, alone.plan.order)
+
+
+def test_budget_that_ends_at_once_compares_the_policies_in_all_worlds(workload: Workload) -> None:
+    found = choose_and_search(workload, Settings(), Effort(budget_seconds=1e-9)).found
+    assert not found.is_searched
+    assert found.seconds == min(found.fixed_seconds.values())
+    assert found.tally.whole > WORLDS, "one policy in all, the others in one at least"
 
 
 def test_one_policy_is_not_searched_on() -> None:

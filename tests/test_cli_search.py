@@ -12,6 +12,7 @@ from blendsim.cli.app import app
 from blendsim.plan import read_plan
 from blendsim.planner.make import POLICIES
 from blendsim.report.tables import leaderboard_table
+from blendsim.search.judging import WORLDS
 
 __all__ = ["folder"]
 
@@ -21,7 +22,7 @@ def test_plan_file_reproduces_what_search_predicted(folder: Path) -> None:
     told = json.loads(run("search", *made))
     assert told.keys() >= KEYS
     assert told["search"]["evaluations"] == 30
-    assert told["leaderboard"][0]["predicted_seconds"] == told["predicted_seconds"]
+    assert told["search"]["worlds"] == WORLDS
     again = json.loads(run("simulate", "plan.parquet", "--json"))
     assert again["predicted_seconds"] == told["predicted_seconds"]
     assert again["seconds"] == told["seconds"]

@@ -132,7 +132,10 @@ def test_draws_have_the_estimates_as_their_means() -> None:
     workload = families([60] * 8, answers)
     tree, lengths, _ = world_of(workload, 0.2)
     found = shrunk(workload, tree, lengths.is_visible)
-    mean = np.mean([found.draws(np.random.default_rng(k).random(480)) for k in range(800)], axis=0)
+    even = np.ones(len(found.groups.value))
+    mean = np.mean(
+        [found.draws(np.random.default_rng(k).random(480), even) for k in range(800)], axis=0
+    )
     assert 0 < found.belief.weight[1] < 1
     error = abs(mean - found.means()) / workload.output_len.std()
     assert error.max() < 5 / np.sqrt(800)
@@ -187,11 +190,12 @@ def test_the_plain_twin_draws_the_same(workload: Workload, seed: int) -> None:
     tree, lengths, _ = world_of(workload, 0.5, seed, least=1)
     found = shrunk(workload, tree, lengths.is_visible)
     luck = np.random.default_rng(seed).random(len(workload))
-    compiled = found.draws(luck)
+    likely = np.random.default_rng(seed).exponential(size=len(found.groups.value))
+    compiled = found.draws(luck, likely)
     kernel, levels = shrunk_module._draws, shrunk_module._levels
     try:
         shrunk_module._draws, shrunk_module._levels = kernel.py_func, levels.py_func
-        again = shrunk(workload, tree, lengths.is_visible).draws(luck)
+        again = shrunk(workload, tree, lengths.is_visible).draws(luck, likely)
     finally:
         shrunk_module._draws, shrunk_module._levels = kernel, levels
     np.testing.assert_array_equal(compiled, again)

@@ -12,14 +12,17 @@ from blendsim.cli.config import overlay
 from blendsim.cli.planned import given
 from blendsim.errors import InputError
 from blendsim.plan import Plan, write_plan
+from blendsim.planner.make import POLICIES
 from blendsim.request import Workload
-from blendsim.search import evaluation
+from blendsim.search import evaluation, judging
+from blendsim.search.judging import WORLDS
 from blendsim.search.schedule_search import SEARCHED, Effort, Found
 from blendsim.search.schedule_search import search as find
 from blendsim.search.sweep import SAMPLING
 from blendsim.settings import Settings
 
 FEW = Effort(evaluations=45)
+KNOWN = Settings(sample=1.0)
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +32,13 @@ def workload() -> Workload:
 
 @pytest.fixture(scope="module")
 def found(workload: Workload) -> Found:
+    """With a sample, so in several worlds."""
     return find(workload, Settings(), replace(FEW, is_swept=True))
+
+
+@pytest.fixture(scope="module")
+def known(workload: Workload) -> Found:
+    return find(workload, KNOWN, FEW)
 
 
 def settings_of(plan: Plan) -> Settings:
@@ -43,32 +52,45 @@ def same(a: Plan, b: Plan, folder: Path) -> bool:
     return (folder / "a.parquet").read_bytes() == (folder / "b.parquet").read_bytes()
 
 
-def test_found_plan_is_not_behind_any_policy_of_auto(workload: Workload, found: Found) -> None:
-    rows = search.choose(workload, Settings()).rows
-    assert found.chosen.predicted_seconds <= min(row.predicted_seconds for row in rows)
-    fixed = {e.values["policy"]: e.seconds for e in found.leaderboard if e.is_fixed}
-    assert fixed == {row.policy: row.predicted_seconds for row in rows}
+def test_found_plan_is_not_behind_any_policy_of_auto(workload: Workload, known: Found) -> None:
+    rows = search.choose(workload, KNOWN).rows
+    assert known.chosen.predicted_seconds <= min(row.predicted_seconds for row in rows)
+    assert known.fixed_seconds == {row.policy: row.predicted_seconds for row in rows}
 
 
-def test_search_gains_on_a_pool_that_has_something_to_gain(found: Found) -> None:
-    assert found.chosen.predicted_seconds < found.rows[0].predicted_seconds
-    assert [row.policy for row in found.rows][-1] == SEARCHED
+def test_found_plan_is_not_behind_a_policy_in_the_worlds_either(found: Found) -> None:
+    assert found.worlds == WORLDS
+    assert found.fixed_seconds.keys() == set(POLICIES)
+    assert found.seconds <= min(found.fixed_seconds.values())
+
+
+@pytest.mark.parametrize("which", ["found", "known"])
+def test_search_gains_on_a_pool_that_has_something_to_gain(
+    which: str, request: pytest.FixtureRequest
+) -> None:
+    made: Found = request.getfixturevalue(which)
+    assert made.seconds < min(made.fixed_seconds.values())
+    assert [row.policy for row in made.rows][-1] == SEARCHED
 
 
 def test_simulating_the_found_plan_gives_what_was_predicted(
-    workload: Workload, found: Found
+    workload: Workload, found: Found, known: Found
 ) -> None:
-    row = search.simulate_plan(workload, found.plan, settings_of(found.plan)).row
-    assert row.predicted_seconds == found.plan.meta["predicted_seconds"]
-    assert row.predicted_seconds == found.leaderboard[0].seconds
-    assert row.seconds == found.chosen.seconds
+    for made in (found, known):
+        row = search.simulate_plan(workload, made.plan, settings_of(made.plan)).row
+        assert row.predicted_seconds == made.plan.meta["predicted_seconds"]
+        assert row.predicted_seconds == made.chosen.predicted_seconds
+        assert row.seconds == made.chosen.seconds
+    assert known.chosen.predicted_seconds == known.seconds == known.leaderboard[0].seconds
 
 
 def test_plan_tells_how_it_was_found(found: Found) -> None:
     told = found.plan.meta["search"]
     assert told["evaluations"] == found.tally.evaluations == 45
-    assert settings_of(found.plan).planner == found.leaderboard[0].values["policy"]
-    assert settings_of(found.plan).token_budget == found.leaderboard[0].values["token budget"]
+    assert told["worlds"] == WORLDS
+    chosen = next(entry for entry in found.leaderboard if entry.seconds == found.seconds)
+    assert settings_of(found.plan).planner == chosen.values["policy"]
+    assert settings_of(found.plan).token_budget == chosen.values["token budget"]
 
 
 def test_leaderboard_rises(found: Found) -> None:
@@ -82,7 +104,7 @@ def test_sensitivities_meet_at_the_chosen_schedule(found: Found) -> None:
     assert len(each_axis) >= 4
     assert samples.axis == SAMPLING
     for each in each_axis:
-        assert each.seconds[each.chosen] == found.chosen.predicted_seconds
+        assert each.seconds[each.chosen] == found.seconds
         assert len(each.seconds) == len(each.labels)
     assert found.tally.swept > 0
 
@@ -124,20 +146,40 @@ def test_large_pools_are_tried_in_small_first(
     workload: Workload, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(evaluation, "LEAST_REQUESTS", 30)
-    thinned = find(workload, Settings(), FEW)
+    thinned = find(workload, KNOWN, FEW)
     assert thinned.tally.thinned > 0
     assert thinned.tally.whole + thinned.tally.thinned <= 45
     assert min(entry.seconds for entry in thinned.leaderboard) == thinned.chosen.predicted_seconds
+    unsure = find(workload, Settings(), FEW)
+    assert unsure.tally.thinned > thinned.tally.thinned, "in several worlds"
+    assert unsure.seconds <= min(unsure.fixed_seconds.values())
 
 
-def test_equal_plans_are_simulated_once(workload: Workload, found: Found) -> None:
-    assert found.tally.whole < found.tally.evaluations
+def test_equal_plans_are_simulated_once(known: Found) -> None:
+    assert known.tally.whole < known.tally.evaluations
+
+
+def test_what_chance_may_give_is_not_taken(
+    workload: Workload, found: Found, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(judging, "SURE", 1e9)
+    kept = find(workload, Settings(), FEW)
+    assert not kept.is_searched
+    assert kept.chosen.policy == min(kept.fixed_seconds, key=lambda name: kept.fixed_seconds[name])
+    assert kept.leaderboard == found.leaderboard
+
+
+def test_without_worlds_the_drawn_lengths_decide(workload: Workload) -> None:
+    plain = find(workload, Settings(), replace(FEW, worlds=0))
+    rows = search.choose(workload, Settings()).rows
+    assert plain.fixed_seconds == {row.policy: row.predicted_seconds for row in rows}
+    assert plain.worlds == 0
 
 
 def test_sweep_that_sees_something_faster_says_so(found: Found) -> None:
     seen = min(min(each.seconds) for each in found.sensitivities if each.axis != SAMPLING)
     is_missed = any("a longer search may take it" in note for note in found.notes)
-    assert is_missed == (seen < found.chosen.predicted_seconds)
+    assert is_missed == (seen < found.seconds)
 
 
 def test_larger_samples_are_tried_in_the_same_world(found: Found) -> None:
@@ -163,8 +205,7 @@ def test_other_clusters_and_engines_are_searched_too(
     workload: Workload, settings: dict[str, object]
 ) -> None:
     chosen = find(workload, Settings(**settings), Effort(evaluations=8))  # type: ignore[arg-type]
-    least = min(entry.seconds for entry in chosen.leaderboard if entry.is_fixed)
-    assert chosen.chosen.predicted_seconds <= least
+    assert chosen.seconds <= min(chosen.fixed_seconds.values())
 
 
 def test_progress_says_what_is_best_so_far(workload: Workload) -> None:

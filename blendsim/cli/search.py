@@ -11,7 +11,7 @@ from blendsim.cli.output import print_json, print_lines, width
 from blendsim.cli.places import require_places
 from blendsim.cli.pooled import takes_pool
 from blendsim.cli.progress import Progress
-from blendsim.cli.searching import effort_told, found_json, read_effort
+from blendsim.cli.searching import effort_told, found_json, none_told, read_effort, worlds_told
 
 if TYPE_CHECKING:
     from blendsim.search.schedule_search import Found
@@ -53,7 +53,7 @@ def search(
         if picture is not None:
             from blendsim.report.plots import draw_sensitivities
 
-            draw_sensitivities(found.sensitivities, found.chosen.predicted_seconds, picture)
+            draw_sensitivities(found.sensitivities, found.seconds, picture)
     if json:
         print_json(_object(found, output, picture))
         return
@@ -91,16 +91,14 @@ def _text(found: "Found", where: str) -> list[str]:
     )
 
     columns = width()
-    best_fixed = found.rows[0].predicted_seconds
-    gain = 1 - found.chosen.predicted_seconds / best_fixed
+    gain = 1 - found.seconds / min(found.fixed_seconds.values())
     fixed = [k for k, entry in enumerate(found.leaderboard) if entry.is_fixed]
     shown = sorted({*range(min(SHOWN, len(found.leaderboard))), *fixed})
     entries = [(k + 1, found.leaderboard[k]) for k in shown]
     better = (
-        f"Found: predicted {found.chosen.predicted_seconds:,.1f} s, {gain:.1%} less than the best "
-        f"fixed policy."
-        if gain > 0
-        else "No schedule is predicted to be faster than the best fixed policy."
+        f"Found: predicted {found.seconds:,.1f} s, {gain:.1%} less than the best fixed policy."
+        if found.is_searched
+        else none_told(found)
     )
     return [
         *paragraphs([pool_line(found.chosen, where)], columns),
@@ -110,6 +108,12 @@ def _text(found: "Found", where: str) -> list[str]:
         *leaderboard_table(entries, columns),
         "",
         *paragraphs(
-            [better, effort_told(found), *(f"Note: {note}" for note in found.notes)], columns
+            [
+                better,
+                *worlds_told(found),
+                effort_told(found),
+                *(f"Note: {note}" for note in found.notes),
+            ],
+            columns,
         ),
     ]

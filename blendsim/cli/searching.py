@@ -40,15 +40,35 @@ def effort_told(found: "Found") -> str:
     )
 
 
+def none_told(found: "Found") -> str:
+    """That a fixed policy was kept, and why."""
+    best = found.leaderboard[0]
+    if best.is_fixed or best.seconds == found.seconds:
+        return "No other schedule is predicted to be faster than the policies."
+    gain = 1 - best.seconds / found.seconds
+    return (
+        f"The best schedule tried gains {gain:.1%} on {found.chosen.policy}, which may be chance: "
+        f"{found.chosen.policy} is kept."
+    )
+
+
+def worlds_told(found: "Found") -> list[str]:
+    """What schedules were compared by, where lengths are not known."""
+    if not found.worlds:
+        return []
+    return [
+        f"Not all lengths are known: schedules were compared in {found.worlds} worlds that the "
+        "sample allows, by the geometric mean of their seconds. Predicted seconds of policies are "
+        "those of the one world that simulate shows."
+    ]
+
+
 def found_told(found: "Found") -> list[str]:
     """Which schedule was found, and what the search did."""
     if not found.is_searched:
-        return [
-            "No other schedule is predicted to be faster than the policies.",
-            effort_told(found),
-        ]
+        return [none_told(found), *worlds_told(found), effort_told(found)]
     values = ", ".join(f"{name} {value}" for name, value in found.schedule.items())
-    return [f"The searched schedule: {values}.", effort_told(found)]
+    return [f"The searched schedule: {values}.", *worlds_told(found), effort_told(found)]
 
 
 def found_json(found: "Found") -> dict[str, Any]:
@@ -58,5 +78,5 @@ def found_json(found: "Found") -> dict[str, Any]:
             {"predicted_seconds": entry.seconds, "is_fixed": entry.is_fixed, **entry.values}
             for entry in found.leaderboard
         ],
-        "search": found.tally._asdict(),
+        "search": {"worlds": found.worlds, **found.tally._asdict()},
     }

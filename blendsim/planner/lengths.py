@@ -83,6 +83,7 @@ def draw(
     lengths: Lengths,
     rng: np.random.Generator,
     rule: str = SUBTREE_MEAN,
+    is_doubted: bool = False,
 ) -> Ints:
     """One possible world: outputs as varied as the evidence, to predict a run by.
 
@@ -90,38 +91,57 @@ def draw(
     by `rule` is from too: the deepest subtree with evidence, or `shrunk`'s mixture. Means alone
     would predict a run without long answers, and so without a tail. Requests without evidence keep
     their estimate.
+
+    A sample is not the pool. Where it `is_doubted`, its lengths are not equally likely: each gets
+    an exponential weight, the same for all who draw from it, so that worlds differ as much as the
+    sample leaves open (the Bayesian bootstrap: Rubin, Annals of Statistics 9(1), 1981).
     """
     luck = rng.random(len(workload))
+    found = np.flatnonzero(evidence(workload, tree, lengths.is_visible))
+    weight = rng.exponential(size=len(found)) if is_doubted else np.ones(len(found))
     if rule == SHRUNK and not lengths.is_visible.all():
-        found = shrunk(workload, tree, lengths.is_visible).draws(luck)
+        by_leaf = shrunk(workload, tree, lengths.is_visible).draws(luck, weight)
         by_row = np.empty(len(workload))
-        by_row[tree.order] = found
+        by_row[tree.order] = by_leaf
         drawn = np.where(np.isnan(by_row), lengths.expected, by_row).astype(np.int64)
     else:
-        drawn = _draw_of_deepest(workload, tree, lengths, luck)
+        drawn = _draw_of_deepest(workload, tree, lengths, found, weight, luck)
     limit = np.where(workload.output_limit > 0, workload.output_limit, np.iinfo(np.int64).max)
     return np.where(lengths.is_visible, lengths.expected, np.minimum(drawn, limit))
 
 
-def _draw_of_deepest(workload: Workload, tree: PoolTree, lengths: Lengths, luck: Floats) -> Ints:
-    """The paper's subtrees; `luck` is a random number a leaf position."""
-    found = np.flatnonzero(evidence(workload, tree, lengths.is_visible))
+def _draw_of_deepest(
+    workload: Workload,
+    tree: PoolTree,
+    lengths: Lengths,
+    found: Ints,
+    weight: Floats,
+    luck: Floats,
+) -> Ints:
+    """The paper's subtrees. `found` are the leaf positions with evidence, `weight` says how likely
+    each is drawn beside the others of its subtree, `luck` is a random number a leaf position.
+    """
     low, high = np.searchsorted(found, tree.first), np.searchsorted(found, tree.last)
     node = deepest_nodes(tree.parent, high - low)[tree.leaf_parent]
     drawn = lengths.expected.copy()
 
-    def take(leaf: Ints, node: Ints, found: Ints, low: Ints, high: Ints) -> None:
-        place = low[node] + (luck[leaf] * (high - low)[node]).astype(np.int64)
+    def take(leaf: Ints, node: Ints, found: Ints, weight: Floats) -> None:
+        low, high = np.searchsorted(found, tree.first), np.searchsorted(found, tree.last)
+        total = np.append(0.0, np.cumsum(weight))
+        first, last = low[node], high[node]
+        aim = total[first] + luck[leaf] * (total[last] - total[first])
+        place = np.searchsorted(total, aim, side="right") - 1
+        place = np.clip(place, first, last - 1)
         drawn[tree.order[leaf]] = workload.output_len[tree.order[found[place]]]
 
     unseen = ~lengths.is_visible[tree.order]
     leaf = np.flatnonzero((node >= 0) & unseen)
-    take(leaf, node[leaf], found, low, high)
+    take(leaf, node[leaf], found, weight)
     alone = is_alone(tree)
-    found = found[alone[found]]
-    low, high = np.searchsorted(found, tree.first), np.searchsorted(found, tree.last)
+    mine = alone[found]
+    low, high = np.searchsorted(found[mine], tree.first), np.searchsorted(found[mine], tree.last)
     leaf = np.flatnonzero(alone & unseen & (high > low)[tree.leaf_parent])
-    take(leaf, tree.leaf_parent[leaf], found, low, high)
+    take(leaf, tree.leaf_parent[leaf], found[mine], weight[mine])
     return drawn
 
 

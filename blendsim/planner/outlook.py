@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from blendsim.planner.evidence import evidence
 from blendsim.planner.lengths import SUBTREE_MEAN, Lengths, draw, expect_lengths
 from blendsim.planner.tree import pool_tree
 from blendsim.prefix import SortedPrompts
@@ -39,6 +40,29 @@ def look_ahead(
     room = np.maximum(1, system.longest_request - workload.prompt_len)
     lengths = lengths._replace(expected=np.minimum(lengths.expected, room))
     return Outlook(lengths, np.minimum(draw(workload, tree, lengths, rng, rule), room))
+
+
+def possible_worlds(
+    workload: Workload,
+    prompts: SortedPrompts,
+    system: System,
+    lengths: Lengths,
+    count: int,
+    seed: int,
+    rule: str = SUBTREE_MEAN,
+) -> tuple[Ints, ...]:
+    """`count` times (n,) outputs that what is visible leaves possible, as far from it as a sample
+    of its size may be from its pool; none where every length is visible, or where nothing says how
+    long the others may be.
+    """
+    tree = pool_tree(workload, prompts)
+    if lengths.is_visible.all() or not evidence(workload, tree, lengths.is_visible).any():
+        return ()
+    room = np.maximum(1, system.longest_request - workload.prompt_len)
+    rngs = map(np.random.default_rng, np.random.SeedSequence(seed).spawn(count))
+    return tuple(
+        np.minimum(draw(workload, tree, lengths, rng, rule, is_doubted=True), room) for rng in rngs
+    )
 
 
 def reported_lengths(workload: Workload, drawn: Ints) -> Ints:

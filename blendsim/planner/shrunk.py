@@ -52,9 +52,10 @@ class Beliefs(NamedTuple):
         mean[direct] = self.belief.bin_mean[self.node[direct], self.bin[direct]]
         return mean
 
-    def draws(self, luck: Floats) -> Floats:
+    def draws(self, luck: Floats, likely: Floats) -> Floats:
         """(n,) by leaf position: one output of each request's distribution, found by a random
-        number of 0 … 1 each; NaN where the source has no sample.
+        number of 0 … 1 each; NaN where the source has no sample. `likely` (e,) says how likely a
+        sample is taken beside the others of its node and bin.
         """
         count = self.belief.bin_mean.shape[1]
         key = self.groups.home * count + self.bins
@@ -69,8 +70,10 @@ class Beliefs(NamedTuple):
             *self.belief[::2],
             self.low,
             self.high,
+            np.append(0.0, np.cumsum(likely)),
             by_bin,
             start,
+            np.append(0.0, np.cumsum(likely[by_bin])),
         )
         return drawn
 
@@ -201,6 +204,22 @@ def _left(u: float, z: float) -> float:
     return min((u - z) / (1.0 - z), BELOW_ONE)
 
 
+@kernel
+def _place(total: Floats, first: int, last: int, share: float) -> int:
+    """Which of first … last a share of their summed likelihoods falls to; `total` are running
+    sums.
+    """
+    aim = total[first] + share * (total[last] - total[first])
+    low, high = first, last - 1
+    while low < high:
+        middle = (low + high) // 2
+        if total[middle + 1] > aim:
+            high = middle
+        else:
+            low = middle + 1
+    return low
+
+
 @rare_kernel
 def _draws(
     node: Ints,
@@ -212,8 +231,10 @@ def _draws(
     bin_weight: Floats,
     low: Ints,
     high: Ints,
+    total: Floats,
     by_bin: Ints,
     start: Ints,
+    bin_total: Floats,
 ) -> Floats:
     """Up from each leaf until a group's own sample is taken. What is left of the random number
     once it has decided that is as random as it was, and chooses among the samples.
@@ -228,12 +249,11 @@ def _draws(
             z = bin_weight[k, bin[i]]
             if u < z:
                 first, last = start[k * count + bin[i]], start[k * count + bin[i] + 1]
-                drawn[i] = value[by_bin[first + min(int(u / z * (last - first)), last - first - 1)]]
+                drawn[i] = value[by_bin[_place(bin_total, first, last, u / z)]]
                 continue
             u = _left(u, z)
         while parent[k] >= 0 and u >= weight[k]:
             u = _left(u, weight[k])
             k = parent[k]
-        size = high[k] - low[k]
-        drawn[i] = value[low[k] + min(int(u / weight[k] * size), size - 1)]
+        drawn[i] = value[_place(total, low[k], high[k], u / weight[k])]
     return drawn

@@ -2,7 +2,7 @@
 free beside it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -72,9 +72,22 @@ def _fitted(partner: Partner, longest: int) -> Partner:
     return partner._replace(prompt=prompt, output=min(partner.output, longest - prompt))
 
 
-def advise(rows: Sequence[Row], chosen: Row, limits: Bounds, model: StepModel) -> list[str]:
+class Judged(NamedTuple):
+    """What policies were chosen by, where that is not the run on the drawn lengths."""
+
+    worlds: int
+    seconds: Mapping[str, float]  # by policy, typical of the worlds
+
+
+def advise(
+    rows: Sequence[Row],
+    chosen: Row,
+    limits: Bounds,
+    model: StepModel,
+    judged: Judged | None = None,
+) -> list[str]:
     """Sentences for the user, most important first. Times are the simulated ones of `rows`."""
-    return [_why(rows, chosen), *of_pool(rows, limits, model)]
+    return [_why(rows, chosen, judged), *of_pool(rows, limits, model)]
 
 
 def of_pool(rows: Sequence[Row], limits: Bounds, model: StepModel) -> list[str]:
@@ -82,17 +95,20 @@ def of_pool(rows: Sequence[Row], limits: Bounds, model: StepModel) -> list[str]:
     return [_bound(rows, limits, model), *_partner(limits, model)]
 
 
-def _why(rows: Sequence[Row], chosen: Row) -> str:
+def _why(rows: Sequence[Row], chosen: Row, judged: Judged | None) -> str:
+    predicted = {row.policy: row.predicted_seconds for row in rows}
+    said = "predicted {:,.1f} s"
+    if judged is not None:
+        predicted = {row.policy: judged.seconds[row.policy] for row in rows}
+        said = f"typically {{:,.1f}} s in {judged.worlds} worlds that the sample allows"
     others = [row for row in rows if row is not chosen]
+    own = predicted[chosen.policy]
     if not others:
-        return f"{chosen.policy}: predicted {chosen.predicted_seconds:,.1f} s."
-    second = min(others, key=lambda row: row.predicted_seconds)
-    margin = second.predicted_seconds / chosen.predicted_seconds - 1
+        return f"{chosen.policy}: {said.format(own)}."
+    second = min(others, key=lambda row: predicted[row.policy])
+    margin = predicted[second.policy] / own - 1
     lead = "as fast as" if margin < 0.0005 else f"{margin:.1%} faster than"
-    text = (
-        f"{chosen.policy} is chosen: predicted {chosen.predicted_seconds:,.1f} s, "
-        f"{lead} {second.policy}, the next best."
-    )
+    text = f"{chosen.policy} is chosen: {said.format(own)}, {lead} {second.policy}, the next best."
     if chosen.regret and chosen.regret > 0:
         best = min(rows, key=lambda row: row.reported_seconds)
         text += f" On the true lengths {best.policy} would have been {chosen.regret:,.1f} s faster."

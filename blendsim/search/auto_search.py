@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from blendsim.errors import InputError
-from blendsim.report.advice import advise
+from blendsim.report.advice import Judged, advise
 from blendsim.report.metrics import beside
 from blendsim.report.optimum import Bounds
 from blendsim.request import Workload
@@ -57,10 +57,17 @@ def choose_and_search(
         rows=rows,
         log=found.log,
         bounds=limits,
-        advice=advise(rows, rows[at], limits, problem.model),
+        advice=advise(rows, rows[at], limits, problem.model, judged(found)),
         notes=found.notes,
     )
     return Searched(choice, found)
+
+
+def judged(found: Found) -> Judged | None:
+    """What the choice went by, where it was not the drawn lengths."""
+    if not found.worlds:
+        return None
+    return Judged(found.worlds, {**found.fixed_seconds, found.chosen.policy: found.seconds})
 
 
 def _widest(trials: list[Trial], found: Found) -> Bounds:

@@ -1,19 +1,23 @@
 """Predicted seconds of many schedules of one pool. What does not depend on a schedule is made once,
 schedules that differ in the engine's rules share a plan, and equal plans are run once.
+
+Where lengths are known, that is the run on them; else what is typical of several possible worlds.
 """
 
 import hashlib
 import os
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields, replace
 from typing import NamedTuple, TypeVar
 
 import numpy as np
 
+from blendsim.perf.grids import Floats
 from blendsim.plan import Plan
 from blendsim.planner.blend import BlendSettings
+from blendsim.search.judging import judge, sure_gain
 from blendsim.search.problem import Problem, plan_policy
 from blendsim.search.race import Heat
 from blendsim.search.space import Point, Schedule, Space
@@ -51,7 +55,9 @@ class _Kept(NamedTuple):
 
 
 class Evaluator:
-    """Predicts the points of a space, on all cores."""
+    """Predicts the points of a space, on all cores. The problem's `worlds`, where it has any, are
+    what schedules are judged by, and not its drawn lengths, which plans are made of.
+    """
 
     def __init__(self, problem: Problem, space: Space) -> None:
         self.space = space
@@ -61,9 +67,12 @@ class Evaluator:
         self.simulations = [0] * len(self.parts)  # that were run, by level
         self._plans: OrderedDict[_PlanKey, _Kept] = OrderedDict()
         self._seconds: dict[_RunKey, float] = {}
+        self._best: dict[int, Floats] = {}  # by level, logarithms of seconds in each world
+        self._logs: dict[_RunKey, Floats] = {}  # the same of every run that was judged by worlds
+        self._run_of: dict[Heat, _RunKey] = {}
 
     def seconds(self, heats: Sequence[Heat]) -> list[float]:
-        """Predicted seconds of the whole pool for each: on the drawn lengths, never the true ones.
+        """Predicted seconds of the whole pool for each, never on the true lengths.
 
         Those of a small pool on a small machine stand for the whole ones (thinning.py).
         """
@@ -79,17 +88,45 @@ class Evaluator:
             for run, key in zip(runs, wanted, strict=True)
             if run not in self._seconds
         }
-        for run in fresh:
-            self.simulations[run.level] += 1
-        found = _on_all_cores(lambda pair: self._run(*pair), list(fresh.items()))
-        self._seconds.update(zip(fresh, found, strict=True))
+        self._judge(fresh)
+        self._run_of.update(zip(heats, runs, strict=True))
         return [self._seconds[run] for run in runs]
 
+    def sure_gain(self, usual: Point, other: Point) -> float:
+        """What `other` surely gains over `usual` on the whole pool (judging.py), both judged by
+        worlds before.
+        """
+        logs = [self._logs[self._run_of[Heat(point, 0)]] for point in (usual, other)]
+        return sure_gain(*logs)
+
+    def _judge(self, fresh: Mapping[_RunKey, Plan]) -> None:
+        """Run what is new, level by level."""
+
+        def run(pairs: Sequence[tuple[_RunKey, int]]) -> list[float]:
+            for key, _ in pairs:
+                self.simulations[key.level] += 1
+            return _on_all_cores(lambda pair: self._run(pair[0], fresh[pair[0]], pair[1]), pairs)
+
+        for level, problem in enumerate(self.levels):
+            keys = [key for key in fresh if key.level == level]
+            if not keys:
+                continue
+            if problem.worlds:
+                verdict = judge(keys, len(problem.worlds), run, self._best.get(level))
+                found, self._best[level] = verdict.seconds, verdict.best
+                self._logs.update(zip(keys, verdict.logs, strict=True))
+            else:
+                found = run([(key, 0) for key in keys])
+            self._seconds.update(zip(keys, found, strict=True))
+
     def remember(self, point: Point, plan: Plan, seconds: float) -> None:
-        """The plan at a point and its predicted seconds, where both are known: not run again."""
+        """The plan at a point and its seconds on the drawn lengths, where both are known: neither
+        made nor run again.
+        """
         made, kept = self.space.schedule(point), _Kept(plan, _digest(plan))
         self._plans[_plan_key(0, made)] = kept
-        self._seconds[_RunKey(0, kept.digest, self._flavour(made))] = seconds
+        if not self.levels[0].worlds:
+            self._seconds[_RunKey(0, kept.digest, self._flavour(made))] = seconds
 
     def _plans_of(self, wanted: Iterable[_PlanKey]) -> dict[_PlanKey, _Kept]:
         """The plans, made where they are not among the latest ones."""
@@ -113,13 +150,13 @@ class Evaluator:
         problem = self.levels[0]._replace(settings=schedule.settings)
         return find_engine(problem, schedule.settings.engine)
 
-    def _run(self, key: _RunKey, plan: Plan) -> float:
+    def _run(self, key: _RunKey, plan: Plan, world: int) -> float:
         problem = self.levels[key.level]
         settings = problem.settings
         return run_seconds(
             plan,
             problem.workload,
-            problem.drawn,
+            problem.worlds[world] if problem.worlds else problem.drawn,
             problem.prompts,
             problem.model,
             divide_flavour(key.flavour, self.parts[key.level]),

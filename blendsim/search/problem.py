@@ -17,7 +17,7 @@ from blendsim.plan import Plan
 from blendsim.planner.blend import BlendSettings
 from blendsim.planner.lengths import Lengths
 from blendsim.planner.make import PACED, make_plan
-from blendsim.planner.outlook import Outlook, look_ahead, reported_lengths
+from blendsim.planner.outlook import Outlook, look_ahead, possible_worlds, reported_lengths
 from blendsim.planner.pace import pace
 from blendsim.planner.partition import partition, sharing_lost
 from blendsim.planner.together import share_reads
@@ -39,6 +39,7 @@ class Problem(NamedTuple):
     lengths: Lengths
     drawn: Ints  # (n,) outputs to predict by: as varied as the sample, true where visible
     costs: RequestCosts  # of the expected lengths, in closed form
+    worlds: tuple[Ints, ...] = ()  # (n,) each; more outputs to judge schedules by, if any
 
     @property
     def true_lengths(self) -> Ints:
@@ -66,6 +67,23 @@ def expect(
     )
     costs = costs_of(workload, prompts, settings, lengths.expected)
     return Problem(workload, prompts, settings, model, lengths, drawn, costs)
+
+
+def with_worlds(problem: Problem, count: int) -> Problem:
+    """The problem with `count` possible worlds to judge schedules by; with none where lengths leave
+    only one.
+    """
+    settings, workload = problem.settings, problem.workload
+    worlds = possible_worlds(
+        workload,
+        problem.prompts,
+        settings.system,
+        problem.lengths,
+        count,
+        settings.seed,
+        settings.length_rule,
+    )
+    return problem._replace(worlds=worlds)
 
 
 def costs_of(
@@ -97,6 +115,7 @@ def moved(problem: Problem, settings: Settings) -> Problem:
         model=chosen_model(system, settings.overlap, settings.profile),
         lengths=lengths,
         drawn=np.minimum(problem.drawn, room),
+        worlds=tuple(np.minimum(world, room) for world in problem.worlds),
         costs=costs_of(problem.workload, problem.prompts, settings, lengths.expected),
     )
 

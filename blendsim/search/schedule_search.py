@@ -14,7 +14,8 @@ from blendsim.report.metrics import Row
 from blendsim.report.optimum import Bounds
 from blendsim.request import Workload
 from blendsim.search.evaluation import Evaluator
-from blendsim.search.problem import Problem, Progress, plan_policy, prepare
+from blendsim.search.judging import WORLDS
+from blendsim.search.problem import Problem, Progress, plan_policy, prepare, with_worlds
 from blendsim.search.race import Run, best_of, race
 from blendsim.search.space import Point, Schedule, Space, axes_of, plain
 from blendsim.search.sweep import Sensitivity, missed, sweep, sweep_samples
@@ -34,6 +35,7 @@ class Effort:
     evaluations: int | None = None
     budget_seconds: float | None = None  # stops early, after the batch that passes it
     is_swept: bool = False  # at the end every parameter is varied alone, for a picture
+    worlds: int = WORLDS  # to judge by where lengths are not known; 0: by the drawn lengths alone
 
     def __post_init__(self) -> None:
         if self.evaluations is not None and self.evaluations < 1:
@@ -52,7 +54,7 @@ class Effort:
 class Entry(NamedTuple):
     """A schedule that was simulated on the whole pool."""
 
-    seconds: float  # predicted
+    seconds: float  # predicted; typical of the worlds where there are several
     is_fixed: bool  # a policy as `plan` runs it
     values: dict[str, Any]  # of the axes that mean something for it
 
@@ -75,6 +77,8 @@ class Found(NamedTuple):
     rows: list[Row]  # the best fixed policy as `plan` runs it, and the chosen schedule
     leaderboard: list[Entry]  # by predicted seconds
     sensitivities: list[Sensitivity]  # empty unless asked for
+    seconds: float  # what the schedule was chosen by
+    worlds: int  # that schedules were judged by; 0: lengths leave only one
     tally: Tally
     schedule: dict[str, str]  # the chosen one's policy and what else is unusual, in words
     log: StepLog  # of the chosen one, on true lengths where the trace has them
@@ -86,6 +90,11 @@ class Found(NamedTuple):
         """Whether the chosen schedule is none of the fixed policies."""
         return self.chosen.policy == SEARCHED
 
+    @property
+    def fixed_seconds(self) -> dict[str, float]:
+        """`seconds` of every fixed policy."""
+        return {e.values["policy"]: e.seconds for e in self.leaderboard if e.is_fixed}
+
 
 def search(
     workload: Workload,
@@ -95,6 +104,10 @@ def search(
 ) -> Found:
     """Race schedules by predicted seconds and keep the fastest. The fixed policies are always among
     them, so the result is never behind them by prediction.
+
+    Where lengths are not known all are predicted in several possible worlds, and what gains no more
+    over the best fixed policy than chance may give is not taken (judging.py). A row's predicted
+    seconds are those on the drawn lengths, as everywhere.
     """
     start = time.perf_counter()
     return search_prepared(prepare(workload, settings, progress), effort, progress, start)
@@ -111,6 +124,7 @@ def search_prepared(
     `time.perf_counter`. Fixed policies that were `tried` before are not run again.
     """
     began = time.perf_counter()
+    problem = with_worlds(problem, effort.worlds)
     space = Space(axes_of(problem), plain(problem))
     evaluator = Evaluator(problem, space)
     known = {trial.row.policy: trial for trial in tried}
@@ -131,16 +145,33 @@ def search_prepared(
     )
     wall = time.perf_counter() - began
     ran = list(evaluator.simulations)
-    best = best_of(runs)
+    chosen = _surest(runs, space, evaluator) if problem.worlds else best_of(runs)
     swept: list[Sensitivity] = []
     if effort.is_swept:
         progress("varying each parameter alone")
-        swept = sweep(space, best.heat.point, evaluator)
+        swept = sweep(space, chosen.heat.point, evaluator)
         progress("drawing other samples")
-        swept += sweep_samples(problem, space.schedule(best.heat.point))
+        swept += sweep_samples(problem, space.schedule(chosen.heat.point))
     tally = Tally(len(runs), ran[0], sum(ran[1:]), wall, sum(evaluator.simulations) - sum(ran))
     progress("simulating the chosen schedule on the true lengths")
-    return _report(problem, space, runs, swept, tally, known)
+    return _report(problem, space, runs, chosen, swept, tally, known)
+
+
+def _surest(runs: Sequence[Run], space: Space, evaluator: Evaluator) -> Run:
+    """The run on the whole pool that surely gains most over the best fixed policy."""
+    usual = _best_fixed(space, runs)
+    gains = {
+        run: evaluator.sure_gain(usual.heat.point, run.heat.point)
+        for run in runs
+        if run.heat.level == 0
+    }
+    best = max(gains, key=lambda run: gains[run])
+    return best if gains[best] > 0.0 else usual
+
+
+def _best_fixed(space: Space, runs: Sequence[Run]) -> Run:
+    fixed = set(space.fixed())
+    return best_of([run for run in runs if run.heat.point in fixed])
 
 
 def _standing(space: Space, runs: Sequence[Run]) -> str:
@@ -163,16 +194,16 @@ def _report(
     problem: Problem,
     space: Space,
     runs: Sequence[Run],
+    best: Run,
     swept: list[Sensitivity],
     tally: Tally,
     known: Mapping[str, Trial],
 ) -> Found:
-    """The chosen schedule and the best fixed policy, simulated on the true lengths unless the
-    policy is `known`.
+    """The chosen schedule, `best`, and the best fixed policy, simulated on the true lengths unless
+    the policy is `known`.
     """
     fixed = set(space.fixed())
-    best = best_of(runs)
-    usual = best_of([run for run in runs if run.heat.point in fixed])
+    usual = _best_fixed(space, runs)
     trials = []
     for run in dict.fromkeys((usual, best)):
         schedule = space.schedule(run.heat.point)
@@ -180,14 +211,16 @@ def _report(
         if trial is None:
             name = schedule.policy if run.heat.point in fixed else SEARCHED
             trial = _try(problem, schedule, name)
-        assert trial.row.predicted_seconds == run.seconds, "a search predicts what simulate does"
+        if not problem.worlds:
+            assert trial.row.predicted_seconds == run.seconds, "a search predicts as simulate does"
         trials.append(trial)
     chosen = trials[-1]
     meta = {
         **chosen.plan.meta,
-        "predicted_seconds": best.seconds,
+        "predicted_seconds": chosen.row.predicted_seconds,
         "search": {
             "evaluations": tally.evaluations,
+            "worlds": len(problem.worlds),
             "schedule": _plainly(space.schedule(best.heat.point)),
         },
     }
@@ -200,6 +233,8 @@ def _report(
         rows=rows,
         leaderboard=_ranked(space, runs, fixed),
         sensitivities=swept,
+        seconds=best.seconds,
+        worlds=len(problem.worlds),
         tally=tally,
         schedule=unusual(space, best.heat.point),
         log=chosen.log,

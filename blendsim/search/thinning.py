@@ -60,6 +60,7 @@ def thin(problem: Problem, parts: int, seed: int) -> Problem:
             is_sampled=lengths.is_sampled[rows],
         ),
         drawn=np.minimum(problem.drawn[rows], room),
+        worlds=tuple(np.minimum(world[rows], room) for world in problem.worlds),
         costs=costs._replace(compute=costs.compute[rows], memory=costs.memory[rows]),
     )
 
