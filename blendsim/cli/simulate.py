@@ -25,6 +25,15 @@ def simulate(
     link: o.Link = None,
     token_budget: o.TokenBudget = None,
     cascade: o.Cascade = None,
+    worlds: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            max=1_000,
+            metavar="N",
+            help="Also run it in N worlds that the sample allows, to tell how sure the time is.",
+        ),
+    ] = 0,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Write the step log here.")
     ] = None,
@@ -51,7 +60,7 @@ def simulate(
             changes |= {"dp": 1, "steals": False}
         settings = replace(asked.settings, **changes)
         say("reading traces")
-        row, log, notes = simulate_plan(asked.load(), made, settings, say)
+        row, log, notes, seconds = simulate_plan(asked.load(), made, settings, say, worlds)
         if output is not None:
             meta = {"plan_sha256": sha256(plan), "settings": asdict(settings)}
             meta |= {"blendsim": __version__}
@@ -59,7 +68,8 @@ def simulate(
     if json:
         from blendsim.report.metrics import as_json
 
-        print_json(as_json(row) | {"engine": settings.engine, "notes": notes, "log": output})
+        told = {"engine": settings.engine, "worlds": seconds, "notes": notes, "log": output}
+        print_json(as_json(row) | told)
         return
     from blendsim.report.tables import paragraphs, policy_table, pool_line
 
@@ -71,7 +81,22 @@ def simulate(
             "",
             *policy_table([row], None, width()),
             "",
+            *paragraphs(_worlds_told(worlds, seconds), width()),
             *paragraphs([f"Note: {note}" for note in notes], width()),
             kept,
         ]
     )
+
+
+def _worlds_told(asked: int, seconds: list[float]) -> list[str]:
+    """How far apart runs in possible worlds are."""
+    if not asked:
+        return []
+    if not seconds:
+        return ["Planning sees every length or none, so there is one world only."]
+    from statistics import geometric_mean
+
+    return [
+        f"In {len(seconds)} worlds that the sample allows it takes {seconds[0]:,.1f} to "
+        f"{seconds[-1]:,.1f} s, typically {geometric_mean(seconds):,.1f} s."
+    ]

@@ -1,13 +1,17 @@
-"""Simulating a plan that was made before."""
+"""Simulating a plan that was made before, in one world or in several."""
 
+import os
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 from blendsim.plan import Plan, require_same_workload
 from blendsim.report.metrics import Row
-from blendsim.request import Workload
-from blendsim.search.problem import Progress, prepare
+from blendsim.request import Ints, Workload
+from blendsim.search.problem import Problem, Progress, prepare, with_worlds
 from blendsim.search.trial import block_size, find_bounds, find_engine, find_facts, run_trial
+from blendsim.serving.flavour import Flavour
 from blendsim.settings import Settings
+from blendsim.sim.timing import run_seconds
 from blendsim.steplog import StepLog
 
 
@@ -17,12 +21,19 @@ class Simulation(NamedTuple):
     row: Row
     log: StepLog  # on true lengths where the trace has them
     notes: list[str]
+    worlds: list[float]  # seconds in each world that the sample allows, ascending; where asked for
 
 
 def simulate_plan(
-    workload: Workload, plan: Plan, settings: Settings, progress: Progress = lambda _: None
+    workload: Workload,
+    plan: Plan,
+    settings: Settings,
+    progress: Progress = lambda _: None,
+    worlds: int = 0,
 ) -> Simulation:
-    """Simulate a plan that was made before. Raises PlanMismatch if it is for another workload."""
+    """Simulate a plan that was made before, and in so many `worlds` that what planning sees leaves
+    possible: none where it sees every length. Raises PlanMismatch if it is for another workload.
+    """
     require_same_workload(plan, workload)
     problem = prepare(workload, settings, progress)
     flavour = find_engine(problem, settings.engine)
@@ -31,4 +42,27 @@ def simulate_plan(
     limits = find_bounds(problem, flavour.token_budget, block)
     trial = run_trial(problem, plan, plan.policy, flavour, limits, find_facts(problem, block))
     notes = [*workload.notes, *problem.lengths.notes, *trial.notes]
-    return Simulation(trial.row, trial.log, notes)
+    seconds: list[float] = []
+    if worlds:
+        progress(f"simulating {plan.policy} in {worlds} worlds")
+        seconds = _in_worlds(with_worlds(problem, worlds), plan, flavour)
+    return Simulation(trial.row, trial.log, notes, seconds)
+
+
+def _in_worlds(problem: Problem, plan: Plan, flavour: Flavour) -> list[float]:
+    settings = problem.settings
+
+    def run(output_len: Ints) -> float:
+        return run_seconds(
+            plan,
+            problem.workload,
+            output_len,
+            problem.prompts,
+            problem.model,
+            flavour,
+            settings.cluster,
+            settings.host,
+        )
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # compiled code runs outside the lock
+        return sorted(pool.map(run, problem.worlds))
