@@ -2,6 +2,7 @@
 is known by then.
 """
 
+import os
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -45,9 +46,10 @@ class Files(NamedTuple):
         from blendsim.files import require_place
 
         written = [path for path in (self.output, self.log) if path is not None]
-        require_place(self.output)  # which may be a link: answers are added to its file
+        # It may be a link: answers are added to its file.
+        require_place(Path(os.path.realpath(self.output)))
         require_places([self.log], [])
-        real = [path.resolve() for path in (self.batch, *written)]
+        real = [os.path.realpath(path) for path in (self.batch, *written)]
         if len(set(real)) < len(real):
             raise InputError("the batch, -o and --log are to be different files; rename one")
 
