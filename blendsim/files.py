@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from blendsim.errors import InputError
+from blendsim.printable import printable
 
 
 def require_place(path: Path) -> None:
@@ -84,6 +85,12 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file as UTF-8; names in it that are no Unicode are escaped."""
+    with replacing(path) as temporary:
+        temporary.write_text(printable(text), encoding="utf-8")
 
 
 def sha256(path: Path) -> str:

@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-import typer
 from numpy.typing import NDArray
 
 from blendsim import __version__
 from blendsim.cli.answerer import Answerer, Loaded
 from blendsim.cli.course import Course
 from blendsim.cli.machine import Say
+from blendsim.cli.output import tell
 from blendsim.cli.places import require_places
 from blendsim.errors import InputError
 
@@ -175,7 +175,7 @@ def _told_if_broken(course: Course, output: Path) -> Iterator[None]:
     except BaseException:
         done, n = int(course.answered.sum()), len(course.lengths)
         if done:
-            typer.echo(f"{output} has {done:,} of {n:,} answers; --resume goes on", err=True)
+            tell(f"{output} has {done:,} of {n:,} answers; --resume goes on")
         raise
 
 

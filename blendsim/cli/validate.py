@@ -9,6 +9,7 @@ from blendsim.cli import options as o
 from blendsim.cli.output import print_json, print_lines, width
 from blendsim.cli.places import require_places
 from blendsim.cli.progress import Progress
+from blendsim.printable import printable
 
 if TYPE_CHECKING:
     from blendsim.report.validate import Validation
@@ -85,14 +86,13 @@ def _read(simulated: Path, measured: Path) -> "Validation":
 
 
 def _write(runs: "list[Validation]", pairs: list[tuple[Path, Path]], directory: Path) -> list[Path]:
-    from blendsim.files import make_directory, replacing
+    from blendsim.files import make_directory, write_text
     from blendsim.report.plots import draw_validation
     from blendsim.report.validation_text import strata_csv
 
     make_directory(directory)
     picture, table = directory / PICTURE, directory / TABLE
-    titled = [(run.policy or str(p[1]), run) for run, p in zip(runs, pairs, strict=True)]
+    titled = [(printable(run.policy or str(p[1])), run) for run, p in zip(runs, pairs, strict=True)]
     draw_validation(titled, picture)
-    with replacing(table) as temporary:
-        temporary.write_text(strata_csv(titled), encoding="utf-8")
+    write_text(table, strata_csv(titled))
     return [picture, table]
