@@ -4,6 +4,7 @@ Because both write this table, checking the performance model is subtracting two
 """
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -155,6 +156,8 @@ def read_table(path: Path, schema: str, version: int) -> tuple[pa.Table, dict[st
     """A Parquet table of ours and its metadata, or InputError if it is another file or of an
     unknown version.
     """
+    if os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path)):
+        raise InputError(f"{path}: is a pipe or device, read more than once; save it as a file")
     try:
         # NOTE: read by us, not by Arrow, which takes a directory for a table in parts and wants
         # names in UTF-8.
