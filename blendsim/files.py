@@ -4,22 +4,61 @@ one.
 
 import hashlib
 import os
+import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from blendsim.errors import InputError
+from blendsim.printable import printable
 
 
 def require_place(path: Path) -> None:
-    """InputError unless a file can have that path. Ask it before long work, too."""
-    if not path.parent.is_dir():
-        raise InputError(
-            f"{path}: the directory {path.parent} does not exist; create it or choose another -o"
-        )
-    if os.path.isdir(path):  # NOTE: Path.is_dir raises for a name that is too long
+    """InputError unless a file can be written there: the directory is there, and the name is free
+    or a plain file's. A link, a pipe, a device or a socket is not replaced. Ask it before long
+    work, too.
+    """
+    if not os.path.isdir(path.parent):  # NOTE: Path.is_dir raises for a name that is too long
+        is_there = os.path.lexists(path.parent)
+        why = "is no directory" if is_there else "does not exist; create it"
+        joint = ";" if is_there else " or"
+        raise InputError(f"{path}: the directory {path.parent} {why}{joint} choose another -o")
+    try:
+        mode = os.lstat(path).st_mode
+    except OSError:  # nothing there; or a name that cannot be, which the writer says
+        return
+    if stat.S_ISLNK(mode):
+        raise InputError(f"{path}: is a link, which would be replaced; give the file's own name")
+    if stat.S_ISDIR(mode):
         raise InputError(f"{path}: is a directory; give a file's name with -o")
+    if not stat.S_ISREG(mode):
+        raise InputError(f"{path}: is a pipe or device; write to a file")
+
+
+def require_directory(path: Path, names: Iterable[str] = ()) -> None:
+    """InputError unless `path` is a directory or can be made one, and files of these names can be
+    written in it. Ask it before long work.
+    """
+    if os.path.isdir(path):
+        for name in names:
+            require_place(path / name)
+        return
+    for there in (path, *path.parents):
+        if os.path.lexists(there):
+            if not os.path.isdir(there):
+                raise InputError(f"{path}: {there} is no directory; choose another -o")
+            return
+
+
+def make_directory(path: Path) -> None:
+    """Make a directory, those above it too, unless it is there; InputError where none can be."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(
+            f"{path}: no directory can be there ({error.strerror}); choose another -o"
+        ) from error
 
 
 @contextmanager
@@ -46,6 +85,12 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file as UTF-8; names in it that are no Unicode are escaped."""
+    with replacing(path) as temporary:
+        temporary.write_text(printable(text), encoding="utf-8")
 
 
 def sha256(path: Path) -> str:

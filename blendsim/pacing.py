@@ -12,6 +12,8 @@ from typing import Any
 
 from blendsim.errors import InputError
 
+_MOST_TOKENS = 1 << 20  # of a step
+
 
 @dataclass(frozen=True, slots=True)
 class Gains:
@@ -31,7 +33,7 @@ class Gains:
 
     def __post_init__(self) -> None:
         for name, value, is_right in (
-            ("most_tokens", self.most_tokens, 1 <= self.most_tokens <= 1 << 20),
+            ("most_tokens", self.most_tokens, 1 <= self.most_tokens <= _MOST_TOKENS),
             ("left_room", self.left_room, 0.0 <= self.left_room <= 100.0),
             ("fill", self.fill, 0.0 < self.fill <= 1.0),
             ("slack", self.slack, 0.0 <= self.slack <= 1.0),
@@ -61,15 +63,17 @@ class Pacing:
     def __post_init__(self) -> None:
         for is_right, what in (
             (
-                self.sizes and _rise(self.sizes) and all(isinstance(n, int) for n in self.sizes),
-                "sizes must rise from above 0",
+                self.sizes
+                and all(type(n) is int and n <= _MOST_TOKENS for n in self.sizes)
+                and _rise(self.sizes),
+                f"sizes must be whole numbers that rise from above 0 to {_MOST_TOKENS:,} at most",
             ),
             (
                 len(self.seconds) == len(self.sizes) and all(_above_0(c) for c in self.seconds),
                 "seconds must be above 0, one a size",
             ),
             (
-                bool(self.lines) and all(a >= 0.0 and b >= 0.0 for a, b in self.lines),
+                bool(self.lines) and all(0.0 <= x < float("inf") for ab in self.lines for x in ab),
                 "lines must be pairs of at least 0",
             ),
             (
@@ -105,8 +109,20 @@ def pacing_from_json(values: Mapping[str, Any]) -> Pacing:
             kind = "true or false" if isinstance(usual, bool) else "a whole number"
             raise ValueError(f"{name} must be {kind}")
     gains = Gains(**given)
-    for name in ("sizes", "seconds", "spread"):
-        fields[name] = tuple(fields[name])
+    fields["sizes"] = tuple(fields["sizes"])
+    fields["read_seconds"] = _number(fields["read_seconds"])
+    for name in ("seconds", "spread"):
+        fields[name] = tuple(map(_number, fields[name]))
     for name in ("lines", "measured"):  # plans of earlier versions have no `measured`
-        fields[name] = tuple((float(a), float(b)) for a, b in fields.get(name, ()))
+        fields[name] = tuple((_number(a), _number(b)) for a, b in fields.get(name, ()))
     return Pacing(gains=gains, **fields)
+
+
+def _number(value: object) -> float:
+    """A JSON number, whose whole ones may be of any length, as a float."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{value!r} is no number")
+    try:
+        return float(value)
+    except OverflowError as error:
+        raise ValueError("a number is too large") from error

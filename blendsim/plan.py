@@ -7,23 +7,23 @@ output lengths are.
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from blendsim.errors import InputError, PlanMismatch
-from blendsim.files import replacing
 from blendsim.pacing import Pacing, pacing_from_json
 from blendsim.request import Ints, Workload
-from blendsim.steplog import read_table, require_columns
+from blendsim.soundness import is_number, require_metadata
+from blendsim.steplog import read_table, require_columns, write_parquet
 
 SCHEMA_VERSION = 3
+MOST_EXPECTED = 1 << 30  # output tokens of a request; no model's context comes near
 IN_ORDER = "in_order"  # admission takes requests as listed
 DUAL_SCAN = "dual_scan"  # admission takes from both ends of the list, §5.3 of the paper
 _SCHEMA = pa.schema(
@@ -71,7 +71,14 @@ class Plan:
             "a plan is a permutation of the workload's rows"
         )
         assert bool((np.diff(self.rank) >= 0).all()), "a plan lists rank after rank"
+        assert bool((self.rank >= 0).all()), "ranks are counted from 0"
+        is_late = self.is_first[1:] & ~self.is_first[:-1] & (np.diff(self.rank) == 0)
+        assert not bool(is_late.any()), "the first of a rank are listed before its others"
         assert bool((self.expected_output >= 1).all()), "every request is expected to answer"
+        assert bool((self.expected_output <= MOST_EXPECTED).all()), (
+            f"no request answers more than {MOST_EXPECTED:,} tokens"
+        )
+        assert bool((self.density >= 0).all()), "densities are at least 0"
         for name in _SCHEMA.names:
             assert len(getattr(self, name)) == n, f"{name} has one value a request"
 
@@ -143,23 +150,24 @@ def write_plan(plan: Plan, path: Path) -> None:
         "pacing": None if plan.pacing is None else plan.pacing.as_json(),
     }
     table = pa.table({name: pa.array(getattr(plan, name)) for name in _SCHEMA.names})
-    with replacing(path) as temporary:
-        pq.write_table(
-            table.replace_schema_metadata({b"blendsim": json.dumps(head, sort_keys=True).encode()}),
-            temporary,
-            compression="zstd",
-        )
+    write_parquet(
+        table.replace_schema_metadata({b"blendsim": json.dumps(head, sort_keys=True).encode()}),
+        path,
+    )
 
 
 def read_plan(path: Path) -> Plan:
     """Read what `write_plan` wrote; refuses other files, newer schemas and broken plans."""
     table, head = read_table(path, "plan", SCHEMA_VERSION)
     require_columns(table, _SCHEMA, path)
-    names = ("policy", "admission", "root_density", "workload_hash", "meta")
-    if missing := [name for name in names if name not in head]:
-        raise InputError(f"{path}: its metadata lack {missing[0]!r}; plan again with -o")
+    for name, (is_sound, kind) in _HEAD.items():
+        if name not in head:
+            raise InputError(f"{path}: its metadata lack {name!r}; plan again with -o")
+        if not is_sound(head[name]):
+            raise InputError(f"{path}: {name} in its metadata is not {kind}; plan again with -o")
+    require_metadata(head["meta"], len(table), path)
     plan = Plan(
-        **{name: head[name] for name in names},
+        **{name: head[name] for name in _HEAD},
         **{name: table[name].to_numpy() for name in _SCHEMA.names},
         pacing=_read_pacing(head.get("pacing"), path),
     )
@@ -168,6 +176,20 @@ def read_plan(path: Path) -> Plan:
     except AssertionError as error:
         raise InputError(f"{path}: is no sound plan ({error}); plan again with -o") from error
     return plan
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str)
+
+
+#: What the metadata say of the plan: whether a value is sound, and what it should be.
+_HEAD: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "policy": (_is_text, "a text"),
+    "admission": (lambda value: value in (IN_ORDER, DUAL_SCAN), f"{IN_ORDER} or {DUAL_SCAN}"),
+    "root_density": (lambda value: is_number(value) and value >= 0, "a number of at least 0"),
+    "workload_hash": (_is_text, "a text"),
+    "meta": (lambda value: isinstance(value, Mapping), "an object"),
+}
 
 
 def _read_pacing(head: Mapping[str, Any] | None, path: Path) -> Pacing | None:

@@ -4,6 +4,7 @@ Because both write this table, checking the performance model is subtracting two
 """
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 
 from blendsim.errors import InputError
 from blendsim.files import replacing
+from blendsim.soundness import MOST_COUNT, MOST_SECONDS, require_metadata, require_range
 
 SCHEMA_VERSION = 3
 MEASURED_ROWS = "measured_rows"  # key of meta: rows of a sampled replay that were measured
@@ -104,21 +106,19 @@ def write_steplog(log: StepLog, path: Path) -> None:
             {"schema": "steplog", "version": SCHEMA_VERSION, **log.meta}
         ).encode()
     }
-    with replacing(path) as temporary:
-        pq.write_table(
-            pa.table(columns).replace_schema_metadata(meta), temporary, compression="zstd"
-        )
+    write_parquet(pa.table(columns).replace_schema_metadata(meta), path)
 
 
 def read_steplog(path: Path) -> StepLog:
-    """Read what `write_steplog` wrote; refuses other files and newer schemas."""
+    """Read what `write_steplog` wrote; refuses other files, newer schemas and values that no run
+    has.
+    """
     table, meta = read_table(path, "steplog", SCHEMA_VERSION)
     require_columns(table, _SCHEMA, path)
-    rows = meta.get(MEASURED_ROWS, [])
-    if not all(isinstance(row, int) and 0 <= row < len(table) for row in rows):
-        raise InputError(
-            f"{path}: {MEASURED_ROWS} in its metadata names rows it lacks; replay again"
-        )
+    require_metadata(meta, len(table), path)
+    for name in _SCHEMA.names:
+        most = MOST_SECONDS if name in TIMES else MOST_COUNT
+        require_range(name, table[name].to_numpy(), most, path)
     return StepLog(
         counts=np.column_stack([table[name].to_numpy() for name in COUNTS]),
         times=np.column_stack([table[name].to_numpy() for name in TIMES]),
@@ -127,16 +127,28 @@ def read_steplog(path: Path) -> StepLog:
     )
 
 
+def write_parquet(table: pa.Table, path: Path, **options: Any) -> None:
+    """Write a table, as a whole or not at all."""
+    # NOTE: opened by us: Arrow wants names in UTF-8.
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        pq.write_table(table, file, compression="zstd", **options)
+
+
 def require_columns(table: pa.Table, schema: pa.Schema, path: Path) -> None:
     """InputError unless the table has the columns of `schema`, of its types and without gaps."""
     for field in schema:
         if field.name not in table.column_names:
             raise InputError(f"{path}: lacks column {field.name!r}; write it with blendsim again")
         column = table[field.name]
-        if column.type != field.type or column.null_count:
-            what = f"{column.null_count} missing values" if column.null_count else str(column.type)
+        if column.type != field.type:
             raise InputError(
-                f"{path}, column {field.name!r}: has {what}; {field.type} without gaps is needed"
+                f"{path}, column {field.name!r}: has {column.type}; {field.type} is needed"
+            )
+        if column.null_count:
+            row = column.is_null().index(True).as_py()
+            raise InputError(
+                f"{path}, column {field.name!r}: has {column.null_count:,} missing values, the "
+                f"first in row {row:,} (from 0); {field.type} without gaps is needed"
             )
 
 
@@ -144,18 +156,26 @@ def read_table(path: Path, schema: str, version: int) -> tuple[pa.Table, dict[st
     """A Parquet table of ours and its metadata, or InputError if it is another file or of an
     unknown version.
     """
+    if os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path)):
+        raise InputError(f"{path}: is a pipe or device, read more than once; save it as a file")
     try:
-        table = pq.read_table(path)
+        # NOTE: read by us, not by Arrow, which takes a directory for a table in parts and wants
+        # names in UTF-8.
+        table = pq.read_table(pa.BufferReader(path.read_bytes()))
+        table.validate(full=True)  # texts are UTF-8, lists end where they say
+        str(table.column_names)  # and so are these
     except FileNotFoundError as error:
         raise InputError(f"{path}: no such file; check the path") from error
-    except (OSError, pa.ArrowInvalid) as error:
+    except IsADirectoryError as error:
+        raise InputError(f"{path}: is a directory; give a {schema} file") from error
+    except (OSError, ValueError, pa.ArrowException) as error:
         raise InputError(
             f"{path}: not a Parquet file blendsim can read; give a {schema} file"
         ) from error
     raw = (table.schema.metadata or {}).get(b"blendsim", b"{}")
     try:
         meta = dict(json.loads(raw))
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, RecursionError) as error:
         raise InputError(
             f"{path}: its blendsim metadata are damaged ({error}); give a {schema} file"
         ) from error

@@ -16,7 +16,7 @@ from blendrt.profiler.measure import Measured, Request, measure_profile
 from blendrt.profiler.pairs import dense_work, measure_pairs
 from blendrt.profiler.rig import build_rig, rank_part
 from blendrt.profiler.sizes import CPU_SIZES, GPU_SIZES, pair_shares
-from blendrt.profiler.tables import TABLES
+from blendrt.profiler.tables import TABLE_FILES, TABLES
 from blendrt.profiler.target import CPU_SPEC, match_gpu, spec_of
 from blendrt.profiler.timer import WallTimer
 from blendsim.batch import Batch
@@ -24,7 +24,7 @@ from blendsim.cli.app import app
 from blendsim.errors import InputError, ProfileError
 from blendsim.perf.derive import gemm_shapes
 from blendsim.perf.model import step_model
-from blendsim.perf.store import load_profile, read_profile, write_profile
+from blendsim.perf.store import FILES, load_profile, read_profile, write_profile
 from blendsim.specs import GPUS, MODELS, System
 
 CPU = torch.device("cpu")
@@ -102,6 +102,22 @@ def test_every_table_says_what_it_holds_and_how_long_it_took(measured):
 
 def test_the_parts_of_the_time_are_all_of_it():
     assert sum(table.part for table in TABLES) == pytest.approx(1.0)
+
+
+def test_every_file_of_a_profile_is_known_beforehand(measured: Measured) -> None:
+    found = {path.name for path in measured.directory.iterdir()}
+    assert found == {*FILES, *TABLE_FILES} - {"all_reduce.csv"}
+
+
+def test_a_table_that_cannot_be_written_is_told_before_anything_is_measured(tmp_path: Path) -> None:
+    place = tmp_path / CPU_SPEC.name / SPEC.name / "tp1" / "overlap.csv"
+    place.parent.mkdir(parents=True)
+    place.symlink_to("elsewhere")
+    said: list[str] = []
+    with pytest.raises(InputError, match=r"overlap\.csv: is a link"):
+        measure_profile(Request(TINY, 1, CPU, minutes=0.01), tmp_path, said.append)
+    assert said == []
+    assert [path for path in tmp_path.rglob("*") if not path.is_dir()] == [place]
 
 
 def test_a_crash_keeps_the_tables_before_it(tmp_path, monkeypatch):

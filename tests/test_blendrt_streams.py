@@ -26,7 +26,7 @@ def device(monkeypatch: pytest.MonkeyPatch) -> Iterator[Device]:
 
 
 def lanes() -> CudaLanes:
-    return CudaLanes(Partition(Stream("attention"), Stream("gemm"), 48, 84))
+    return CudaLanes(Partition(Stream("attention"), Stream("gemm"), 48))
 
 
 def run_step(device: Device, on: CudaLanes, step: int) -> None:
@@ -68,7 +68,7 @@ def test_two_nano_batches_take_little_more_than_the_longer_lane(device):
 def test_without_the_splitter_two_plain_streams_are_used(device, monkeypatch):
     monkeypatch.setattr(streams, "can_partition", lambda _: False)
     parts = split_gpu(GPU, 48)
-    assert (parts.attention_sms, parts.gemm_sms) == (NO_PARTITION, NO_PARTITION)
+    assert parts.attention_sms == NO_PARTITION
     assert parts.attention is not parts.gemm
 
 
@@ -89,7 +89,7 @@ def test_the_splitter_gives_attention_its_share_and_gemms_the_rest(device, monke
     assert split_gpu(GPU, 44) is parts
     assert asked == [(GPU, [44])]
     assert (parts.attention.name, parts.gemm.name) == ("share", "rest")  # type: ignore[attr-defined]
-    assert (parts.attention_sms, parts.gemm_sms) == (48, 84)
+    assert parts.attention_sms == 48
 
 
 def test_the_event_timer_tells_seconds_of_one_call(device):

@@ -1,6 +1,7 @@
 """`blendsim validate` on logs of the simulator, some with times as a machine might have."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -101,6 +102,18 @@ def test_other_files_are_one_line(logs: Path, tmp_path: Path) -> None:
     (tmp_path / "a").write_text("x")
     line = complain(logs / "blend.parquet", logs / "blend-m.parquet", "-o", tmp_path / "a")
     assert "choose another -o" in line
+
+
+def test_room_for_the_picture_is_asked_for_before_logs_are_compared(
+    logs: Path, tmp_path: Path
+) -> None:
+    log = tmp_path / "strata.csv"
+    shutil.copy(logs / "blend.parquet", log)
+    assert "is read by this command" in complain(log, logs / "blend-m.parquet", "-o", tmp_path)
+    log.unlink()
+    log.symlink_to("elsewhere")
+    assert "strata.csv: is a link" in complain("no", "neither", "-o", tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["strata.csv"]
 
 
 def test_another_schedule_of_the_plan_is_one_line(logs: Path, tmp_path: Path) -> None:

@@ -33,7 +33,7 @@ FLOORS = {
     "bench": 7,
     "figures": 8,  # draws the tables of paper_repro
 }
-GROUND = {"files", "pacing", "request", "specs", "steplog", "prefix"}
+GROUND = {"files", "pacing", "request", "specs", "printable", "steplog", "soundness", "prefix"}
 PACKAGES = {"blendsim", "blendrt", "paper_repro", "bench", "figures"}
 
 #: Heavy or far-reaching libraries and the only rooms (or modules) that may import them.

@@ -1,5 +1,6 @@
 """The committed profiles and their importer: what is shipped, whence, and what is refused."""
 
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -7,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from blendsim.errors import ProfileError, Unavailable, UnknownName
+from blendsim.errors import InputError, ProfileError, Unavailable, UnknownName
 from blendsim.perf import importer
 from blendsim.perf.atlas import read_atlas, write_atlas
 from blendsim.perf.derive import derive_profile
@@ -247,3 +248,18 @@ def test_import_of_an_unknown_name_is_refused(tmp_path):
         import_profiles(tmp_path, ["a100"])
     with pytest.raises(UnknownName, match="unknown model 'llama-3-8b'"):
         import_profiles(tmp_path, ["h100"], ["llama-3-8b"])
+
+
+@pytest.mark.parametrize("kind", ["file", "pipe"])
+def test_import_asks_for_room_before_it_reads_anything(tmp_path: Path, kind: str) -> None:
+    if kind == "file":
+        (tmp_path / "h100").write_text("")
+    else:
+        (tmp_path / "h100" / "llama-3.1-8b" / "tp1").mkdir(parents=True)
+        os.mkfifo(tmp_path / "h100" / "llama-3.1-8b" / "tp1" / "gemm.csv")
+    before = sorted(tmp_path.rglob("*"))
+    said: list[str] = []
+    with pytest.raises(InputError, match=r"h100 is no directory|is a pipe"):
+        import_profiles(tmp_path, ["h100"], ["llama-3.1-8b"], said.append)
+    assert said == []
+    assert sorted(tmp_path.rglob("*")) == before

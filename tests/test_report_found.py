@@ -14,6 +14,11 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return runs_in(tmp_path_factory.mktemp("runs"))
 
 
+def complaints(told: str) -> list[str]:
+    """The lines of stderr but for stages, which a slow machine says."""
+    return [line for line in told.splitlines() if not line.endswith("…")]
+
+
 def test_lost_traces_cost_the_bounds_and_nothing_else(home: Path, tmp_path: Path) -> None:
     gone = {"traces": ["gone.csv"], "skip_oversize": False, "read": {}}
     log = changed(home / "one.parquet", tmp_path / "a.parquet", source=gone)
@@ -142,7 +147,7 @@ def test_damaged_metadata_are_told_in_one_line(
     write_steplog(replace(read, meta={**read.meta, name: value}), log)
     for arguments in ((log,), (home / "one.parquet", "--against", log)):
         told = run("report", *arguments, "-o", tmp_path / "a.html", code=2)
-        assert [line[:7] for line in told.splitlines()] == ["error: "]
+        assert [line[:7] for line in complaints(told)] == ["error: "]
         assert f"{log}: {name}" in told
     assert not (tmp_path / "a.html").exists()
 
@@ -184,5 +189,5 @@ def test_what_cannot_be_reported_is_one_line(
     monkeypatch.chdir(home)
     told = run("report", *arguments, code=2)
     assert complaint in told
-    assert [line[:7] for line in told.splitlines()] == ["error: "]
+    assert [line[:7] for line in complaints(told)] == ["error: "]
     assert not (home / "report.html").exists()

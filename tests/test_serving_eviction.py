@@ -8,8 +8,12 @@ from oracle_serving import World
 from pacing_worlds import AMPLE
 from serving_worlds import compare, core_of, steps
 
-from blendsim.errors import UnknownName
-from blendsim.serving.flavour import FLAVOURS, LRU, Flavour, find_flavour
+from blendsim import search
+from blendsim.errors import InputError, UnknownName
+from blendsim.plan import Plan
+from blendsim.request import Prompts, Workload, from_lengths
+from blendsim.request import pool as pooled
+from blendsim.serving.flavour import FLAVOURS, LRU, VLLM_PLANNED, Flavour, find_flavour
 
 LEFT, RIGHT, THIRD = (1,) * 4, (2,) * 4, (3,) * 4
 
@@ -156,6 +160,51 @@ def test_paced_steps_evict_by_the_plan_unless_told_otherwise() -> None:
     told = as_the_engine._replace(world=replace(AMPLE.world, knows_plan=True))
     knowing = [int(w.core().state.scalars[0].knows_plan) for w in (AMPLE, as_the_engine, told)]
     assert knowing == [1, 0, 1]
+
+
+def test_vllm_that_follows_a_plan_evicts_by_last_use_whatever_the_plan_wants() -> None:
+    assert AMPLE.pacing.gains.keeps_awaited
+    assert not FLAVOURS[VLLM_PLANNED].evicts_by_plan(AMPLE.pacing)
+    assert FLAVOURS["nanoflow"].evicts_by_plan(AMPLE.pacing)
+    assert not FLAVOURS["nanoflow"].evicts_by_plan(None)
+
+
+def test_vllm_that_follows_a_plan_cannot_be_asked_to_evict_by_it() -> None:
+    with pytest.raises(InputError, match="vllm-planned evicts by last use"):
+        find_flavour(VLLM_PLANNED, eviction="plan")
+
+
+def crowded() -> Workload:
+    """Twelve prefixes of 512 tokens with ten readers each, beside long answers; the KV cache that
+    the test gives them holds few at a time.
+    """
+    readers, prefix = 120, 512
+    prompts = Prompts(
+        np.arange(readers + 1) * prefix,
+        np.concatenate([np.arange(prefix, dtype=np.int32) + 1_000 * (k % 12) for k in range(120)]),
+        np.zeros(readers, np.int32),
+        np.ones(1, np.int32),
+        ("tokens",),
+    )
+    heads = from_lengths([prefix + 40] * readers, [8] * readers, source="heads", prompts=prompts)
+    return pooled([heads, from_lengths([20] * 60, [400] * 60, source="long")])
+
+
+def test_simulated_vllm_planned_is_the_same_with_and_without_awaited_prefixes() -> None:
+    """In a pool in which keeping them changes the steps of an engine that can."""
+    workload = crowded()
+    settings = search.Settings(engine=VLLM_PLANNED, kv_bytes=1 << 29)
+    plan = search.plan_policy(search.prepare(workload, settings), "paced")
+    assert plan.pacing is not None
+    gains = replace(plan.pacing.gains, keeps_awaited=False)
+    told = replace(plan, pacing=replace(plan.pacing, gains=gains))
+
+    def counts(engine: str, plan: Plan) -> list[list[int]]:
+        asked = replace(settings, engine=engine)
+        return search.simulate_plan(workload, plan, asked).log.counts.tolist()
+
+    assert counts(VLLM_PLANNED, plan) == counts(VLLM_PLANNED, told)
+    assert counts("sequential", plan) != counts("sequential", told)
 
 
 def test_unknown_eviction_names_the_known() -> None:

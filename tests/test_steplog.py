@@ -1,5 +1,6 @@
 """The step log's file, and the one reader of all our Parquet tables."""
 
+import os
 import re
 from pathlib import Path
 
@@ -68,7 +69,19 @@ def test_other_bytes_are_not_a_step_log(tmp_path: Path, content: bytes) -> None:
 
 
 def test_directory_is_not_a_step_log(tmp_path: Path) -> None:
-    with pytest.raises(InputError):
+    with pytest.raises(InputError, match="is a directory; give a steplog file"):
+        read_steplog(tmp_path)
+
+
+def test_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(InputError, match="is a pipe or device"):
+        read_steplog(tmp_path / "pipe")
+
+
+def test_directory_of_tables_is_not_read_as_one(tmp_path: Path) -> None:
+    write_steplog(small_log(), tmp_path / "a.parquet")
+    with pytest.raises(InputError, match="is a directory"):
         read_steplog(tmp_path)
 
 

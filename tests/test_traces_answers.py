@@ -293,7 +293,7 @@ def test_failing_to_write_anew_keeps_the_old(
 PLACES = {
     "nowhere": ("none/r", "the directory .* does not exist"),
     "a directory": (".", "is a directory"),
-    "a pipe": ("pipe", "is a pipe or device; choose another -o"),
+    "a pipe": ("pipe", "is a pipe or device; write to a file"),
     "a long name": ("n" * 300, "cannot write there"),
 }
 

@@ -1,6 +1,7 @@
 """The catalog of public traces, and fetching from a server on this machine."""
 
 import hashlib
+import os
 import re
 import socket
 from collections.abc import Iterator
@@ -54,6 +55,24 @@ def test_a_good_checksum_stores_the_file(server: str, tmp_path: Path) -> None:
     assert path == tmp_path / "a.csv"
     assert path.read_bytes() == DATA
     assert load(str(path)).prompt_len.tolist() == [5]
+
+
+@pytest.mark.parametrize("kind", ["pipe", "link"])
+def test_a_pipe_or_link_is_not_replaced(server: str, tmp_path: Path, kind: str) -> None:
+    place = tmp_path / "a.csv"
+    if kind == "pipe":
+        os.mkfifo(place)
+    else:
+        place.symlink_to("kept")
+    with pytest.raises(InputError, match=f"is a {kind}"):
+        fetch("mine", tmp_path, source(f"{server}/a.csv", SUM))
+    assert [path.name for path in tmp_path.iterdir()] == ["a.csv"]
+
+
+def test_a_file_is_no_directory_to_fetch_into(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("kept")
+    with pytest.raises(InputError, match="file is no directory"):
+        fetch("mine", tmp_path / "file", source("http://127.0.0.1:9/a.csv", SUM))
 
 
 def test_a_bad_checksum_stores_nothing(server: str, tmp_path: Path) -> None:

@@ -175,8 +175,11 @@ BROKEN = {
     ),
     "duplicate id": (put("id", pa.array(["a", "a"])), "column 'id': 'a' is given twice"),
     "no spaces": (lambda columns, meta: meta.pop("spaces"), "metadata lack 'spaces'"),
-    "odd spaces": (tell("spaces", [{"name": "t"}]), "metadata lack 'unit_tokens'"),
-    "no unit": (tell("spaces", [{"name": "t", "unit_tokens": 0}]), "less than one token"),
+    "odd spaces": (tell("spaces", [{"name": "t"}]), "spaces in its metadata is not"),
+    "no unit": (
+        tell("spaces", [{"name": "t", "unit_tokens": 0}]),
+        "each with unit_tokens of at least 1",
+    ),
     "another schema": (tell("schema", "steplog"), "holds 'steplog'; a workload file"),
     "newer": (tell("version", 99), "workload schema version 99"),
 }

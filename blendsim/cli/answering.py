@@ -2,6 +2,7 @@
 is known by then.
 """
 
+import os
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -10,13 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-import typer
 from numpy.typing import NDArray
 
 from blendsim import __version__
 from blendsim.cli.answerer import Answerer, Loaded
 from blendsim.cli.course import Course
 from blendsim.cli.machine import Say
+from blendsim.cli.output import tell
 from blendsim.cli.places import require_places
 from blendsim.errors import InputError
 
@@ -45,9 +46,10 @@ class Files(NamedTuple):
         from blendsim.files import require_place
 
         written = [path for path in (self.output, self.log) if path is not None]
-        require_place(self.output)  # which may be a link: answers are added to its file
+        # It may be a link: answers are added to its file.
+        require_place(Path(os.path.realpath(self.output)))
         require_places([self.log], [])
-        real = [path.resolve() for path in (self.batch, *written)]
+        real = [os.path.realpath(path) for path in (self.batch, *written)]
         if len(set(real)) < len(real):
             raise InputError("the batch, -o and --log are to be different files; rename one")
 
@@ -173,7 +175,7 @@ def _told_if_broken(course: Course, output: Path) -> Iterator[None]:
     except BaseException:
         done, n = int(course.answered.sum()), len(course.lengths)
         if done:
-            typer.echo(f"{output} has {done:,} of {n:,} answers; --resume goes on", err=True)
+            tell(f"{output} has {done:,} of {n:,} answers; --resume goes on")
         raise
 
 

@@ -24,6 +24,7 @@ from blendsim.cli import (
     validate,
 )
 from blendsim.cli.options import WithDefaults
+from blendsim.cli.output import tell
 from blendsim.errors import BlendsimError
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells say it
@@ -40,7 +41,7 @@ def _told(error: Any) -> Exception:
         return error  # type: ignore[no-any-return]
     message = " ".join(error.format_message().split()).rstrip(".")
     where = error.ctx.command_path if error.ctx else "blendsim"
-    typer.echo(f"error: {message}; see {where} -h", err=True)
+    tell(f"error: {message}; see {where} -h")
     return typer.Exit(2)
 
 
@@ -59,7 +60,7 @@ class Group(TyperGroup):
             sys.stdout.flush()
             return result
         except BlendsimError as error:
-            typer.echo(f"error: {' '.join(str(error).split())}", err=True)
+            tell(f"error: {' '.join(str(error).split())}")
             raise typer.Exit(2) from error
         except _UsageError as error:
             raise _told(error) from error

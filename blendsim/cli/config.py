@@ -1,6 +1,7 @@
 """`--config FILE.toml`: sections are our dataclasses; what stands on the command line wins."""
 
 import difflib
+import math
 import tomllib
 import types
 import typing
@@ -50,6 +51,17 @@ def overlay(base: T, section: Section, where: str) -> T:
     return cast("T", replace(cast("Any", base), **changes))
 
 
+def in_range(value: T, where: str) -> T:
+    """A value as it is, or InputError beginning with `where` for a number that no column and no
+    kernel holds: a whole one of more than 64 bits, or one that is not finite.
+    """
+    if isinstance(value, int) and not -(2**63) <= value < 2**63:
+        raise InputError(f"{where} is beyond 64 bits; give a smaller number")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise InputError(f"{where} is not finite; give a number")
+    return value
+
+
 def _typed(value: Any, hint: Any, where: str) -> Any:
     """`value` as the field's type, or InputError."""
     choices = (
@@ -64,8 +76,8 @@ def _typed(value: Any, hint: Any, where: str) -> Any:
         if kind is Path and isinstance(value, str):
             return Path(value)
         if kind is float and isinstance(value, int) and not isinstance(value, bool):
-            return float(value)
+            return float(in_range(value, where))
         if isinstance(kind, type) and type(value) is kind:
-            return value
+            return in_range(value, where)
     names = " or ".join(getattr(c, "__name__", str(c)) for c in choices if c is not type(None))
     raise InputError(f"{where} is not of type {names}; mend it")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 import typer
 from typer.core import TyperCommand
 
-from blendsim.cli.config import overlay, read_config
+from blendsim.cli.config import in_range, overlay, read_config
 
 if TYPE_CHECKING:  # nothing heavy before a command runs
     from blendsim.request import Workload
@@ -175,7 +175,10 @@ def _share(text: str | None) -> float | str | None:
 
 def _given(base: Any, params: dict[str, Any]) -> Any:
     names = {field.name for field in fields(base)}
-    return replace(base, **{k: v for k, v in params.items() if k in names and v is not None})
+    given = {k: v for k, v in params.items() if k in names and v is not None}
+    for name, value in given.items():
+        in_range(value, f"--{name.replace('_', '-')} {value}")
+    return replace(base, **given)
 
 
 class WithDefaults(TyperCommand):

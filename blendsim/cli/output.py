@@ -1,4 +1,6 @@
-"""What goes to stdout: one JSON object and nothing else, or lines for a reader."""
+"""What goes to stdout: one JSON object and nothing else, or lines for a reader; and what is told
+beside it, on stderr.
+"""
 
 import json
 import math
@@ -9,16 +11,24 @@ from typing import Any
 
 import typer
 
+from blendsim.printable import json_escapes, printable
+
 
 def print_json(result: Mapping[str, Any]) -> None:
     """Print one JSON object. A figure that is not finite is null: JSON has no other word for it."""
-    typer.echo(json.dumps(_plain(result), allow_nan=False, ensure_ascii=False))
+    text = json.dumps(_plain(result), allow_nan=False, ensure_ascii=False)
+    typer.echo(json_escapes(text))
 
 
 def print_lines(lines: Iterable[str]) -> None:
     """Print text lines."""
     for line in lines:
-        typer.echo(line)
+        typer.echo(printable(line))
+
+
+def tell(line: str) -> None:
+    """Print one line to stderr."""
+    typer.echo(printable(line), err=True)
 
 
 def width() -> int:

@@ -28,6 +28,8 @@ def read_planned(path: Path, workload: Path | None) -> Planned:
     source = plan.meta.get("source")
     if source is None:
         raise InputError(f"{path}: does not say which traces it is for; plan again with -o")
+    if "settings" not in plan.meta:
+        raise InputError(f"{path}: does not say by which settings it was made; plan again with -o")
     settings = overlay(Settings(), given(plan.meta["settings"]), f"{path}: settings")
     read = overlay(ReadOptions(), given(source["read"]), f"{path}: read")
     traces = source["traces"] if workload is None else [str(workload)]

@@ -5,6 +5,8 @@ import threading
 from types import TracebackType
 from typing import Any, Self
 
+from blendsim.printable import printable
+
 PATIENCE = 1.0  # seconds of silence
 COLD_SECONDS = 70  # compiling all kernels: one core's time, as numba compiles one at a time
 
@@ -25,7 +27,7 @@ class Progress:
 
     def __call__(self, stage: str) -> None:
         with self._lock:
-            is_new, self._stage = stage != self._stage, stage
+            is_new, self._stage = stage != self._stage, printable(stage)
             if is_new and self._is_shown:
                 self._say()
 

@@ -10,7 +10,6 @@ from blendsim.cli.output import print_json, print_lines
 from blendsim.cli.places import require_places
 from blendsim.cli.progress import Progress
 from blendsim.cli.reported import Found, find, traces_of
-from blendsim.cli.sound import read_sound
 
 if TYPE_CHECKING:
     from blendsim.report.pages import Beside, Report
@@ -50,7 +49,7 @@ def report(
     with Progress() as say:
         require_places([place], [run, plan, workload, against])
         say("reading the step log")
-        log = read_sound(run)
+        log = _read(run)
         require_places([place], traces_of(log))
         found = find(log, plan, workload, say)
         told = _report(run, log, found, against)
@@ -63,6 +62,17 @@ def report(
         print_json(_object(told, run, place))
         return
     print_lines([f"page written to {place}"])
+
+
+def _read(path: Path) -> "StepLog":
+    """The log at `path`. InputError unless it has steps that took time."""
+    from blendsim.errors import InputError
+    from blendsim.steplog import read_steplog
+
+    log = read_steplog(path)
+    if not len(log) or not log.time("seconds")[log.is_measured].sum() > 0:
+        raise InputError(f"{path}: holds no steps that took time; run it again")
+    return log
 
 
 def _report(run: Path, log: "StepLog", found: Found, against: Path | None) -> "Report":
@@ -88,7 +98,7 @@ def _beside(run: Path, log: "StepLog", against: Path, found: Found) -> "Beside":
     from blendsim.report.pages import Beside
     from blendsim.report.validate import validate
 
-    other = read_sound(against)
+    other = _read(against)
     place = found.ground.place if found.ground else None
     figures = gist(other, place, None)
     first, second = (run, log), (against, other)

@@ -9,6 +9,7 @@ from blendsim.cli import options as o
 from blendsim.cli.output import print_json, print_lines, width
 from blendsim.cli.places import require_places
 from blendsim.cli.progress import Progress
+from blendsim.printable import printable
 
 if TYPE_CHECKING:
     from blendsim.report.validate import Validation
@@ -36,6 +37,8 @@ def validate(
     with Progress() as say:
         from blendsim.report import validate as report
 
+        if output is not None:
+            _require_room(output, pairs)
         say("comparing step logs")
         runs = [_read(*pair) for pair in pairs]
         ratio = report.speedup(*runs) if against else None
@@ -64,6 +67,16 @@ def validate(
     print_lines(written if files else ["-o DIR draws a picture"])
 
 
+def _require_room(directory: Path, pairs: list[tuple[Path, Path]]) -> None:
+    """InputError unless both files can be written, and are not among the logs."""
+    from blendsim.files import require_directory
+
+    require_directory(directory)
+    if directory.is_dir():
+        written = [directory / PICTURE, directory / TABLE]
+        require_places(written, [path for pair in pairs for path in pair])
+
+
 def _read(simulated: Path, measured: Path) -> "Validation":
     from blendsim.report.validate import validate as compare
     from blendsim.steplog import read_steplog
@@ -73,21 +86,13 @@ def _read(simulated: Path, measured: Path) -> "Validation":
 
 
 def _write(runs: "list[Validation]", pairs: list[tuple[Path, Path]], directory: Path) -> list[Path]:
-    from blendsim.errors import InputError
-    from blendsim.files import replacing
+    from blendsim.files import make_directory, write_text
     from blendsim.report.plots import draw_validation
     from blendsim.report.validation_text import strata_csv
 
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(
-            f"{directory}: no directory can be there ({error.strerror}); choose another -o"
-        ) from error
+    make_directory(directory)
     picture, table = directory / PICTURE, directory / TABLE
-    require_places([picture, table], [path for pair in pairs for path in pair])
-    titled = [(run.policy or str(p[1]), run) for run, p in zip(runs, pairs, strict=True)]
+    titled = [(printable(run.policy or str(p[1])), run) for run, p in zip(runs, pairs, strict=True)]
     draw_validation(titled, picture)
-    with replacing(table) as temporary:
-        temporary.write_text(strata_csv(titled), encoding="utf-8")
+    write_text(table, strata_csv(titled))
     return [picture, table]

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from blendsim.errors import ProfileError
+from blendsim.files import make_directory
 from blendsim.perf.grids import AttentionGrid, GemmGrid, HeadShape, Ints, ReduceGrid
 from blendsim.perf.records import (
     MICRO,
@@ -43,7 +44,7 @@ class KernelAtlas:
 
 def write_atlas(atlas: KernelAtlas, directory: Path) -> None:
     """Write `kernels/` of one GPU."""
-    directory.mkdir(parents=True, exist_ok=True)
+    make_directory(directory)
     grid = atlas.gemm
     write_rows(
         directory / "gemm.csv",

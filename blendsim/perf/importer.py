@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 
 from blendsim.errors import Unavailable, UnknownName
-from blendsim.files import sha256
+from blendsim.files import require_directory, sha256
 from blendsim.perf.atlas import DIRECTORY, KernelAtlas, read_atlas, write_atlas
 from blendsim.perf.derive import derive_profile
 from blendsim.perf.grids import AttentionGrid, GemmGrid, HeadShape, ReduceGrid
-from blendsim.perf.store import write_profile
+from blendsim.perf.store import FILES, write_profile
 from blendsim.perf.waves import fit_waves
 from blendsim.specs import BYTES_PER_VALUE, GPUS, MODELS, GpuSpec, ModelSpec
 
@@ -52,6 +52,7 @@ def import_profiles(
     for name in gpus:
         if name not in _SYSTEMS:
             raise UnknownName("GPU", name, _SYSTEMS)
+    _require_room(out, gpus, models)
     systems = _package_directory() / "systems"
     written = []
     for name in gpus:
@@ -67,6 +68,15 @@ def import_profiles(
                 written.append(place)
         progress(f"{name}: wrote {sum(out / name in path.parents for path in written)} tables")
     return written
+
+
+def _require_room(out: Path, gpus: Sequence[str], models: Sequence[str]) -> None:
+    """InputError unless all the profiles can be written."""
+    for name in gpus:
+        require_directory(out / name / DIRECTORY, FILES)
+        for model in (MODELS[m] for m in models):
+            for tp in sensible_tp(model, GPUS[name]):
+                require_directory(out / name / model.name / f"tp{tp}", FILES)
 
 
 def sensible_tp(model: ModelSpec, gpu: GpuSpec) -> list[int]:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from blendsim.errors import ProfileError
-from blendsim.files import replacing
+from blendsim.files import replacing, write_text
 from blendsim.perf.grids import Floats
 
 MICRO = 1e-6
@@ -29,7 +29,7 @@ def to_seconds(text: str) -> float:
 
 def write_rows(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """Write a CSV table."""
-    with replacing(path) as temporary, temporary.open("w", newline="") as file:
+    with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(header)
         writer.writerows(rows)
@@ -38,13 +38,13 @@ def write_rows(path: Path, header: Sequence[str], rows: Iterable[Sequence[object
 def read_rows(path: Path, first: Sequence[str]) -> tuple[list[str], list[list[str]]]:
     """Header and rows of a CSV table whose header begins with `first`."""
     try:
-        with path.open(newline="") as file:
+        with path.open(newline="", encoding="utf-8") as file:
             header, *rows = csv.reader(file)
     except FileNotFoundError as error:
         raise ProfileError(
             f"{path}: missing; run `blendsim profile import` or `measure` again"
         ) from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, csv.Error) as error:
         raise ProfileError(f"{path}: not a readable CSV table ({error})") from error
     if header[: len(first)] != list(first):
         raise ProfileError(f"{path}: line 1: columns {header[:4]}, expected {','.join(first)},…")
@@ -73,8 +73,7 @@ def write_toml(path: Path, content: Mapping[str, Any]) -> None:
     for key, table in content.items():
         if isinstance(table, Mapping):
             lines += ["", f"[{key}]", *(f"{name} = {_value(v)}" for name, v in table.items())]
-    with replacing(path) as temporary:
-        temporary.write_text("\n".join(lines) + "\n")
+    write_text(path, "\n".join(lines) + "\n")
 
 
 def _value(value: object) -> str:
@@ -92,7 +91,7 @@ def _value(value: object) -> str:
 def read_toml(path: Path, schema: str, version: int) -> dict[str, Any]:
     """A meta.toml of ours, or ProfileError if it is another file or of an unknown version."""
     try:
-        content = tomllib.loads(path.read_text())
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise ProfileError(
             f"{path}: missing; run `blendsim profile import` or `measure` again"

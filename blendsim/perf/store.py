@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from blendsim.errors import ProfileError
+from blendsim.files import make_directory
 from blendsim.perf.atlas import DIRECTORY, read_atlas
 from blendsim.perf.derive import OPERATORS, derive_profile, shape_of
 from blendsim.perf.grids import AttentionGrid, ChunkTimes, Floats, Ints, ReduceGrid, SmallGrid
@@ -38,11 +39,22 @@ _GEMM_HEADER = ("tokens", *(f"{name}_us" for name in OPERATORS))
 _SMALL_HEADER = ("tokens", *(f"{name}_us" for name in SMALL_OPERATORS))
 CHUNKS = "prefill_chunks"
 CHUNK_HEADER = ("tokens", "computed", "time_us")
+META = "meta.toml"
+#: The files of a profile; a GPU's kernels have the first four and the last.
+FILES = (
+    "gemm.csv",
+    "decode_attention.csv",
+    "prefill_attention.csv",
+    "all_reduce.csv",
+    "small.csv",
+    f"{CHUNKS}.csv",
+    META,
+)
 
 
 def write_profile(profile: Profile, directory: Path) -> None:
     """Write one `tp<N>` directory."""
-    directory.mkdir(parents=True, exist_ok=True)
+    make_directory(directory)
     write_gemm(directory / "gemm.csv", profile.tokens, profile.gemm)
     write_attention(directory / "decode_attention.csv", profile.decode)
     write_attention(directory / "prefill_attention.csv", profile.prefill)
@@ -59,7 +71,7 @@ def write_profile(profile: Profile, directory: Path) -> None:
 def write_meta(directory: Path, content: Mapping[str, Any]) -> None:
     """Write what a profile says of itself: the fields of _REQUIRED, and what else there is."""
     head = {"schema": SCHEMA, "version": SCHEMA_VERSION}
-    write_toml(directory / "meta.toml", head | dict(content))
+    write_toml(directory / META, head | dict(content))
 
 
 def write_gemm(path: Path, tokens: Ints, seconds: Floats) -> None:
@@ -98,11 +110,11 @@ def write_attention(path: Path, grid: AttentionGrid) -> None:
 
 def read_profile(directory: Path) -> Profile:
     """Read what `write_profile` wrote; refuses other files and unknown schema versions."""
-    meta = read_toml(directory / "meta.toml", SCHEMA, SCHEMA_VERSION)
+    meta = read_toml(directory / META, SCHEMA, SCHEMA_VERSION)
     for key in _REQUIRED:
         if key not in meta:
             raise ProfileError(
-                f"{directory / 'meta.toml'}: no {key!r}; a profile states {', '.join(_REQUIRED)}"
+                f"{directory / META}: no {key!r}; a profile states {', '.join(_REQUIRED)}"
             )
     path = directory / "gemm.csv"
     _, rows = read_rows(path, _GEMM_HEADER)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from blendsim.files import replacing
+from blendsim.files import write_text
 from blendsim.perf.pricing import StepWork
 from blendsim.report import html
 from blendsim.report.gist import Gist, Hindsight, device, heading
@@ -62,8 +62,7 @@ class Report:
 
 def write_report(report: Report, path: Path) -> None:
     """The page as one file."""
-    with replacing(path) as temporary:
-        temporary.write_text(run_page(report), encoding="utf-8")
+    write_text(path, run_page(report))
 
 
 def run_page(report: Report) -> str:

@@ -16,7 +16,7 @@ from blendsim.prefix import PrefixTree, SortedPrompts, build_tree, common_blocks
 from blendsim.request import Ints, Workload
 from blendsim.serving import batcher, ending, rounds, turned
 from blendsim.serving.cascade import check_cascade, new_cascade
-from blendsim.serving.flavour import BY_PLAN, PREDICTED_PEAK, Flavour
+from blendsim.serving.flavour import PREDICTED_PEAK, Flavour
 from blendsim.serving.host import check_host
 from blendsim.serving.kv import readers_of
 from blendsim.serving.pacing import Pace, new_pace
@@ -307,7 +307,7 @@ def new_state(
 ) -> State:
     """A fresh State for requests in plan order (`paths` None: no prefix is shared)."""
     n = len(prompt)
-    knows_plan = flavour.eviction == BY_PLAN or (pacing is not None and pacing.gains.keeps_awaited)
+    knows_plan = flavour.evicts_by_plan(pacing)
     requests: Any = np.zeros(n, REQUEST).view(np.recarray)
     requests.prompt = requests.target = prompt
     requests.output = output

@@ -5,6 +5,7 @@ of its own.
 from dataclasses import dataclass, replace
 
 from blendsim.errors import InputError, UnknownName
+from blendsim.pacing import Pacing
 from blendsim.serving.knobs import AS_SHIPPED, Knobs
 from blendsim.specs import System
 
@@ -54,6 +55,7 @@ class Flavour:
     #: Pieces a step's batch is run in to overlap; 1: priced whole, as published figures are.
     nano_batches: int = 1
     eviction: str = LRU
+    always_lru: bool = False  # the cache is another's: no plan changes its eviction
     cascade: bool = False  # decodes read a prefix they share once a step
     knobs: Knobs = AS_SHIPPED  # of vLLM's scheduler
 
@@ -65,6 +67,10 @@ class Flavour:
             )
         if self.eviction not in EVICTIONS:
             raise UnknownName("eviction", self.eviction, EVICTIONS)
+        if self.always_lru and self.eviction != LRU:
+            raise InputError(
+                f"{self.name} evicts by last use, as vLLM's cache does; leave eviction at {LRU}"
+            )
         if not self.output_reserved >= 0:
             raise InputError(
                 f"output_reserved {self.output_reserved} is a share of the expected output; "
@@ -126,6 +132,13 @@ class Flavour:
             self, prefill_first=False, mixed_chunk=False, queue_order=FCFS, cascade=False
         )
 
+    def evicts_by_plan(self, pacing: Pacing | None) -> bool:
+        """Whether prefixes that somebody waits for go last: where it was asked for, and where a
+        paced plan wants it and the engine's eviction is ours to choose.
+        """
+        wants = pacing is not None and pacing.gains.keeps_awaited and not self.always_lru
+        return self.eviction == BY_PLAN or wants
+
     @property
     def can_pace(self) -> bool:
         """Whether a paced plan's steps are paced; else it is served by dual scan."""
@@ -177,6 +190,7 @@ FLAVOURS: dict[str, Flavour] = {
             keeps_own_blocks=True,
             oldest_leaves_first=True,
             overlaps=False,
+            always_lru=True,
         ),
         _SGLANG,
         replace(_SGLANG, name="sglang-mixed", mixed_chunk=True),

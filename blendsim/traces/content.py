@@ -4,6 +4,7 @@ InputError.
 
 import gzip
 import io
+import os
 import zlib
 from codecs import BOM_UTF8
 from collections.abc import Iterator
@@ -69,8 +70,18 @@ def _line_of_bad_text(path: Path) -> int:
     raise AssertionError("text that does not decode has a line that does not")
 
 
+def _can_be(path: Path) -> bool:
+    """Whether a file can have that name, as one in a settings file may not."""
+    try:
+        return b"\0" not in os.fsencode(path)
+    except UnicodeEncodeError:
+        return False
+
+
 @contextmanager
 def _readable(path: Path) -> Iterator[None]:
+    if not _can_be(path):
+        raise InputError(f"{path}: no file can be called so; check the path")
     try:
         if path.exists() and not (path.is_file() or path.is_dir()):
             raise InputError(f"{path}: is a pipe or device, read more than once; save it as a file")

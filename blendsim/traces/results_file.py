@@ -35,10 +35,8 @@ class ResultsFile:
         """The results of the batch with these ids: a new file, or with `resume` one that is there
         (or not yet), without its failed requests and without half a line at its end.
         """
-        require_place(path)
         path = Path(os.path.realpath(path))
-        if os.path.exists(path) and not os.path.isfile(path):
-            raise InputError(f"{path}: is a pipe or device; choose another -o")
+        require_place(path)
         file = _opened(path)
         try:
             done: dict[str, int] = {}

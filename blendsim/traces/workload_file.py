@@ -9,14 +9,13 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from blendsim.errors import InputError
-from blendsim.files import replacing
 from blendsim.request import Prompts, Workload
-from blendsim.steplog import read_table, require_columns
-from blendsim.traces.counts import are_wrong, compact, fault, require_rows, shown
+from blendsim.soundness import are_texts, is_whole
+from blendsim.steplog import read_table, require_columns, write_parquet
+from blendsim.traces.counts import MOST_TOKENS, are_wrong, compact, fault, require_rows, shown
 from blendsim.traces.seam import Head, ReadOptions
 
 SCHEMA_VERSION = 1
@@ -73,8 +72,7 @@ def write_workload(workload: Workload, path: Path) -> None:
         "notes": workload.notes,
     }
     table = pa.table(columns).replace_schema_metadata({b"blendsim": json.dumps(meta).encode()})
-    with replacing(path) as temporary:
-        pq.write_table(table, temporary, compression="zstd", row_group_size=1 << 16)
+    write_parquet(table, path, row_group_size=1 << 16)
 
 
 def read_workload(path: Path) -> Workload:
@@ -84,15 +82,14 @@ def read_workload(path: Path) -> Workload:
     require_rows(table.num_rows, path)
     columns = {name: _column(table, name) for name in _TYPES}
     offsets, units = _lists(table, path)
-    try:
-        spaces = meta["spaces"]
-        space_names = tuple(str(space["name"]) for space in spaces)
-        unit_tokens = np.array([space["unit_tokens"] for space in spaces], np.int32)
-        sources, notes = tuple(meta["source_names"]), tuple(meta["notes"])
-    except (KeyError, TypeError) as error:
-        raise InputError(
-            f"{path}: its metadata lack {error}; write it with blendsim again"
-        ) from error
+    for name, (is_sound, kind) in _HEAD.items():
+        if name not in meta:
+            raise InputError(f"{path}: its metadata lack {name!r}; write it with blendsim again")
+        if not is_sound(meta[name]):
+            raise InputError(f"{path}: {name} in its metadata is not {kind}; write it again")
+    space_names = tuple(space["name"] for space in meta["spaces"])
+    unit_tokens = np.array([space["unit_tokens"] for space in meta["spaces"]], np.int32)
+    sources, notes = tuple(meta["source_names"]), tuple(meta["notes"])
     _check(columns, np.diff(offsets), unit_tokens, len(sources), path)
     ids, space = columns.pop("id"), columns.pop("space")
     return Workload(
@@ -103,6 +100,23 @@ def read_workload(path: Path) -> Workload:
         notes=notes,
         **columns,
     )
+
+
+def _are_spaces(value: object) -> bool:
+    return isinstance(value, list) and all(
+        isinstance(space, dict)
+        and isinstance(space.get("name"), str)
+        and is_whole(space.get("unit_tokens"), 1, MOST_TOKENS)
+        for space in value
+    )
+
+
+#: What the metadata say of the workload: whether a value is sound, and what it should be.
+_HEAD: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "spaces": (_are_spaces, "a list of names, each with unit_tokens of at least 1"),
+    "source_names": (are_texts, "a list of names"),
+    "notes": (are_texts, "a list of sentences"),
+}
 
 
 def _column(table: pa.Table, name: str) -> NDArray[Any]:
@@ -137,8 +151,6 @@ def _check(
 ) -> None:
     """Refuse what a hand or another tool may have put into the columns."""
     has, prompt, output = columns["has_output"], columns["prompt_len"], columns["output_len"]
-    if (unit_tokens < 1).any():
-        raise InputError(f"{path}: a space has units of less than one token; write it again")
     rules: tuple[tuple[str, NDArray[np.bool_], Callable[[Any], str | None]], ...] = (
         ("prompt_len", are_wrong(prompt), lambda value: fault(value, "prompt")),
         ("output_len", are_wrong(output) & has, lambda value: fault(value, "output")),

@@ -36,12 +36,11 @@ class OneThread:
 
 
 class Partition(NamedTuple):
-    """Two streams and how many SMs each has; the SMs are NO_PARTITION when both have all."""
+    """Two streams, and how many SMs attention's has; NO_PARTITION when both have all."""
 
     attention: torch.cuda.Stream
     gemm: torch.cuda.Stream
     attention_sms: int
-    gemm_sms: int
 
 
 class CudaLanes:
@@ -86,7 +85,7 @@ def split_gpu(device: torch.device, attention_sms: int) -> Partition:
     """
     if attention_sms == NO_PARTITION or not can_partition(device):
         plain = [torch.cuda.Stream(device) for _ in range(2)]  # type: ignore[no-untyped-call]
-        return Partition(plain[0], plain[1], NO_PARTITION, NO_PARTITION)
+        return Partition(plain[0], plain[1], NO_PARTITION)
     return _split(device, attention_sms)
 
 
@@ -127,5 +126,4 @@ def _split(device: torch.device, attention_sms: int) -> Partition:
     green_ctx = importlib.import_module("flashinfer.green_ctx")
     place = torch.device("cuda", device.index if device.index is not None else 0)
     streams, parts = green_ctx.split_device_green_ctx_by_sm_count(place, [attention_sms])
-    sms = [int(part.sm.smCount) for part in parts]
-    return Partition(streams[0], streams[1], sms[0], sms[1])
+    return Partition(streams[0], streams[1], int(parts[0].sm.smCount))

@@ -43,14 +43,15 @@ class Sampler:
         tokens = logits.argmax(-1)
         is_drawn = self._wanted.temperature[rows] > 0.0
         is_cut = self._wanted.top_p[rows] < 1.0
-        for among, draw in ((is_drawn & ~is_cut, self._of_all), (is_drawn & is_cut, self._of_top)):
-            drawn = np.flatnonzero(among)
+        for cuts in (False, True):
+            drawn = np.flatnonzero(is_drawn & (is_cut == cuts))
             for start in range(0, len(drawn), _ROWS):
                 some = drawn[start : start + _ROWS]
                 index = self._upload(some)
                 shares = self._shares(logits[index], rows[some])
                 luck = self._upload(uniforms(self._wanted.seed[rows[some]], places[some]))[:, None]
-                tokens[index] = draw(shares, luck, rows[some])
+                top_p = self._wanted.top_p[rows[some]]
+                tokens[index] = self._of_top(shares, luck, top_p) if cuts else _of_all(shares, luck)
         return tokens
 
     def _shares(self, logits: Tensor, rows: Ints) -> Tensor:
@@ -59,25 +60,25 @@ class Sampler:
         # NOTE: scaled before it is divided by a temperature that may be tiny.
         return ((logits.double() - logits.amax(-1, keepdim=True)) / temperature).softmax(-1)
 
-    def _of_all(self, shares: Tensor, luck: Tensor, rows: Ints) -> Tensor:
-        """The token in whose share the random number lies, by id. Nothing is sorted: that takes
-        longer than all else here.
-        """
-        upto = shares.cumsum(-1)
-        return _place(upto, luck * upto[:, -1:], shares.shape[-1] - 1)
-
-    def _of_top(self, shares: Tensor, luck: Tensor, rows: Ints) -> Tensor:
-        """The same among the likeliest tokens, of which the last one reaches top_p."""
-        top_p = self._upload(self._wanted.top_p[rows])[:, None]
+    def _of_top(self, shares: Tensor, luck: Tensor, top_p: Floats) -> Tensor:
+        """As `_of_all`, among the likeliest tokens, of which the last one reaches top_p."""
         sorted_shares, order = shares.sort(dim=-1, descending=True, stable=True)
         upto = sorted_shares.cumsum(-1)
-        kept = (upto - sorted_shares) < top_p
+        kept = (upto - sorted_shares) < self._upload(top_p)[:, None]
         whole = (sorted_shares * kept).sum(-1, keepdim=True)
         last = kept.sum(-1) - 1
         return order.gather(-1, _place(upto, luck * whole, last)[:, None]).squeeze(-1)
 
     def _upload(self, values: Ints | Floats) -> Tensor:
         return upload(torch.from_numpy(np.ascontiguousarray(values)), self._device)
+
+
+def _of_all(shares: Tensor, luck: Tensor) -> Tensor:
+    """The token in whose share the random number lies, by id. Nothing is sorted: that takes longer
+    than all else here.
+    """
+    upto = shares.cumsum(-1)
+    return _place(upto, luck * upto[:, -1:], shares.shape[-1] - 1)
 
 
 def _place(upto: Tensor, at: Tensor, last: Tensor | int) -> Tensor:

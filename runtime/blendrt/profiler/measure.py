@@ -23,14 +23,15 @@ from blendrt.machine import describe
 from blendrt.profiler.findings import find_rules, overlap_figures
 from blendrt.profiler.rig import Rig, build_rig
 from blendrt.profiler.sizes import CPU_SIZES, GPU_SIZES, Sizes
-from blendrt.profiler.tables import PAIRS, TABLES
+from blendrt.profiler.tables import PAIRS, TABLE_FILES, TABLES
 from blendrt.profiler.target import CPU_SPEC, conditions, find_target, spec_of
 from blendsim.errors import InputError
+from blendsim.files import make_directory, require_directory
 from blendsim.perf.derive import gemm_shapes, head_shape, shape_of
 from blendsim.perf.fit import OverlapFit, fit_overlap
 from blendsim.perf.grids import AttentionGrid
 from blendsim.perf.profile import Profile
-from blendsim.perf.store import load_profile, read_profile, write_meta, write_reduce
+from blendsim.perf.store import FILES, load_profile, read_profile, write_meta, write_reduce
 from blendsim.perf.waves import Waves, fit_waves
 from blendsim.specs import GpuSpec, System
 
@@ -76,7 +77,8 @@ def measure_profile(
     # This checks the split. Any KV memory will do: the rig has a pool of its own.
     system = System(spec_of(request.config), gpu, request.tp, kv_bytes=1 << 40)
     directory = out / gpu.name / system.model.name / f"tp{request.tp}"
-    directory.mkdir(parents=True, exist_ok=True)
+    require_directory(directory, {*FILES, *TABLE_FILES})
+    make_directory(directory)
     meta = _provenance(request, system)
     if request.tp > 1:
         write_reduce(directory / "all_reduce.csv", _all_reduce(system, meta))

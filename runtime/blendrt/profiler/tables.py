@@ -102,3 +102,6 @@ TABLES = (
     Table(SKEWED, 0.05, measure_skewed, _save_skewed),
     Table(CHUNKS, 0.05, measure_chunks, _save_chunks),
 )
+
+#: What they are written to.
+TABLE_FILES = (*(f"{table.name}.csv" for table in TABLES), OVERLAP_FILE)
