@@ -70,6 +70,14 @@ BAD = {
         'currency = "EUR"\n[[offer]]\ngpu = "h100"\ngpu_hour = 1\nbilling_minutes = -1\n',
         "billing_minutes = -1 must be a number",
     ),
+    "minutes that time cannot be divided by": (
+        'currency = "EUR"\n[[offer]]\ngpu = "h100"\ngpu_hour = 1\nbilling_minutes = 1e-310\n',
+        "billing_minutes = 1e-310 is below 1e-06",
+    ),
+    "more GPUs than there are": (
+        f'currency = "EUR"\n[[offer]]\ngpu = "h100"\ngpu_hour = 1\ngpus = 1{"0" * 400}\n',
+        "must be a whole number from 1 to 1,048,576",
+    ),
 }
 
 

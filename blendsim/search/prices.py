@@ -14,6 +14,8 @@ from blendsim.errors import InputError
 
 _TOP = ("currency", "gpu_hour", "offer")
 _MOST = 1e12  # in any currency, and of minutes
+_MOST_GPUS = 1 << 20  # in one unit
+_LEAST_UNIT = 1e-6  # minutes; less is no unit that anyone bills by
 
 
 class Offer(NamedTuple):
@@ -100,13 +102,21 @@ def _offer(entry: Any, where: str) -> Offer:
         if not isinstance(entry.get(key, ""), str):
             raise InputError(f"{where}: {key} = {entry[key]!r} is no text; mend it")
     units = entry.get("gpus", 1)
-    if type(units) is not int or units < 1:
-        raise InputError(f"{where}: gpus = {units!r} must be a whole number of at least 1")
+    if type(units) is not int or not 1 <= units <= _MOST_GPUS:
+        raise InputError(
+            f"{where}: gpus = {repr(units)[:24]} must be a whole number from 1 to {_MOST_GPUS:,}"
+        )
+    billed = _number(entry.get("billing_minutes", 0), f"{where}: billing_minutes")
+    if 0.0 < billed < _LEAST_UNIT:
+        raise InputError(
+            f"{where}: billing_minutes = {billed:g} is below {_LEAST_UNIT:g}; give 0 for time "
+            "that is billed as long as it takes"
+        )
     return Offer(
         entry["gpu"],
         _number(entry["gpu_hour"], f"{where}: gpu_hour"),
         entry.get("name", ""),
-        _number(entry.get("billing_minutes", 0), f"{where}: billing_minutes"),
+        billed,
         units,
     )
 
