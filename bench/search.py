@@ -86,13 +86,13 @@ def whole_search(name: str, workload: Workload, settings: search.Settings, space
             f"{used:.0f}",
             f"{first:,.0f}",
             f"{at_budgets:,.0f}",
-            f"{chosen.predicted_seconds:,.0f}",
+            f"{found.seconds:,.0f}",
             f"{found.rows[0].seconds:,.0f}",
             f"{chosen.seconds:,.0f}",
             f"{chosen.share_of_reachable:.1%}",
         )
     )
-    print(found.leaderboard[0].values, file=sys.stderr)
+    print(found.schedule, file=sys.stderr)
     return found
 
 
