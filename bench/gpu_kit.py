@@ -29,6 +29,7 @@ PINS = Path(__file__).with_suffix(".toml")
 RUN = "bench/gpu_kit_run.sh"
 KERNELS = ("decode", "fa2")
 FA3_KERNELS = ("page", "fa3")
+TOO_MUCH = "raise --limit or carry fewer pools"
 
 
 class Call(NamedTuple):
@@ -73,7 +74,7 @@ def finish(kit: Kit, missing: dict[str, str], is_only_listed: bool) -> None:
         try:
             cut = parts(kit) if kit.with_vllm else []
         except ValueError as error:
-            missing["parts of vLLM"] = f"{error}; raise --limit or carry fewer pools"
+            missing["parts of vLLM"] = f"{error}; {TOO_MUCH}"
         missing |= lacking(cut) if is_only_listed else make_all(cut)
     print(*listed(kit, cut), sep="\n")
     if missing:
@@ -83,8 +84,8 @@ def finish(kit: Kit, missing: dict[str, str], is_only_listed: bool) -> None:
         remove_others(kit, cut)
     found = list(calls(kit, cut))
     if weight(found[0].carried) > kit.room:
-        weighs = f"{kit.base} weighs {told(weight([kit.base]))}"
-        fail(f"{weighs}, the tree leaves {told(kit.room)}; raise --limit or carry fewer pools")
+        weighs, left = told(weight(found[0].carried)), told(max(kit.room, 0))
+        fail(f"{kit.base} weighs {weighs}, the tree leaves {left}; {TOO_MUCH}")
     print("", *table(kit, found), sep="\n")
 
 

@@ -18,6 +18,12 @@ place=${GPU_KIT_LOCAL:-/tmp/gpu-kit}
 out=${OUT:-$PWD/gpu-out}
 python=${PYTHON:-python3}
 largest=$((16 * 1024 * 1024 - 1)) # of a file in OUT
+asked=(--plans "$place/base/plans" --pool trace1-filled --policy dfs paced blend
+  --scheduler plan vllm --budget 8192 -o "$place/gpu-vllm") # of gpu_vllm.py
+# Compiles what the runs call of blendsim, which takes a minute and no GPU. One process at a time: the
+# next one finds it done.
+preparing=(env "PYTHONPATH=$tree:$tree/runtime" flock "$place/prepare.lock" "$python"
+  "$tree/bench/gpu_vllm.py" "${asked[@]}" --prepare)
 
 fail() {
   echo "error: $*" >&2
@@ -97,15 +103,14 @@ ours() {
 
 vllm() {
   local total=${1:-250} status=0
-  local asked=(--plans "$place/base/plans" --pool trace1-filled --policy dfs paced blend
-    --scheduler plan vllm --budget 8192 -o "$place/gpu-vllm" "${@:2}")
+  asked+=("${@:2}")
   require_base
   [ -d "$place/vllm" ] || require_vllm
   mkdir -p "$out"
   # vLLM must not find FlashInfer: it would compile it.
   export PYTHONPATH="$tree:$tree/runtime:$place/vllm" HF_HUB_OFFLINE=1 VLLM_NO_USAGE_STATS=1
   if [ ! -d "$place/vllm" ]; then
-    "$python" "$tree/bench/gpu_vllm.py" "${asked[@]}" --prepare &
+    "${preparing[@]}" &
     unpack_vllm
     wait
   fi
@@ -128,7 +133,10 @@ gather
 case $verb in
   gather)
     [ -d "$place/part-$2" ] || fail "part $2 of vLLM is neither in $kit nor in $place"
-    echo "in $place: $(ls "$place" | tr '\n' ' ')"
+    require_base
+    # In a session of its own, so that it goes on while the next part is on its way.
+    setsid "${preparing[@]}" >"$place/prepare.log" 2>&1 </dev/null &
+    echo "in $place: $(cd "$place" && echo base part-*)"
     ;;
   *) "$@" ;;
 esac

@@ -15,7 +15,7 @@ from typing import Any
 from gpu_workloads import FILLED, SHORT
 from kit_packages import PREBUILD, archive, build_kernels, fetch, install, split
 from kit_pieces import Piece, fingerprint, run
-from kit_weights import cut, weight
+from kit_weights import MIB, cut, weight
 
 from blendsim.synth.recipes import RECIPES
 
@@ -27,7 +27,7 @@ POOLS = {
     **{f"{name}-full": ("--short", "--full", name) for name in RECIPES},
 }
 ARCHIVE = "vllm.tar.xz"
-SLACK = 64 * 2**10  # bytes of a call's folders and of an archive's end
+SLACK = MIB  # of a call: folders, and whatever else is counted that is not in a tar
 
 
 @dataclass(frozen=True, slots=True)

@@ -203,7 +203,7 @@ def test_vllm_is_packed_without_what_is_left_out(place: Path) -> None:
     assert not {"vllm/large.so", "vllm/third_party"} & names
 
 
-@pytest.mark.parametrize(("limit", "number"), [(3 * MIB, 2), (5 * MIB, 1)])
+@pytest.mark.parametrize(("limit", "number"), [(4 * MIB, 2), (6 * MIB, 1)])
 def test_every_call_fits_and_parts_are_cut_again_for_another_limit(
     place: Path, limit: int, number: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
