@@ -132,10 +132,9 @@ def _plans(kit: Kit, pool: str) -> Piece:
     name = f"plans-{pool}"
 
     def fill(part: Path) -> None:
-        script, asked = REPOSITORY / "bench" / "gpu_plans.py", ["--policy", *kit.policies]
-        system = ["--gpu", kit.gpu, "--profile", kit.profile]
-        command = [sys.executable, script, "-o", part, *system, *asked, *POOLS[pool]]
-        run(command, kit.log(name))
+        command: list[str | Path] = [sys.executable, REPOSITORY / "bench" / "gpu_plans.py"]
+        system = ("--gpu", kit.gpu, "--profile", kit.profile)
+        run([*command, "-o", part, *system, "--policy", *kit.policies, *POOLS[pool]], kit.log(name))
         shutil.copy(kit.log(name), part / f"{pool}.md")  # what the simulator expects
 
     return Piece(f"plans of {pool}", kit.work / name, of, fill)

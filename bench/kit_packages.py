@@ -46,7 +46,15 @@ def build_kernels(tools: Path, kernels: Sequence[str], jobs: int, log: Path, int
     """FlashInfer with compiled kernels. What was compiled before a build broke off is kept, in a
     folder beside `into`, and is not compiled again.
     """
-    command = [sys.executable, PREBUILD, *kernels, "-o", into, "--jobs", str(jobs)]
+    command: list[str | Path] = [
+        sys.executable,
+        PREBUILD,
+        *kernels,
+        "-o",
+        into,
+        "--jobs",
+        str(jobs),
+    ]
     tools = tools.resolve()  # compilers run elsewhere
     places = [str(tools), *filter(None, [os.environ.get("PYTHONPATH")])]
     path = [str(tools / "bin"), os.environ["PATH"]]  # ninja
