@@ -4,6 +4,7 @@ The base is carried in every call that starts a machine. vLLM is too large for o
 parts: the first one beside the base, every other alone.
 """
 
+import json
 import shutil
 import sys
 from collections.abc import Iterator, Mapping
@@ -14,7 +15,7 @@ from typing import Any
 
 from gpu_workloads import FILLED, SHORT
 from kit_packages import PREBUILD, archive, build_kernels, fetch, install, split
-from kit_pieces import Piece, fingerprint, run
+from kit_pieces import NOTE, Piece, fingerprint, run
 from kit_weights import MIB, cut, weight
 
 from blendsim.synth.recipes import RECIPES
@@ -78,15 +79,28 @@ def pieces(kit: Kit) -> list[Piece]:
 
 
 def parts(kit: Kit) -> list[Piece]:
-    """vLLM's parts, once it is packed and the base is there. ValueError if there is no room."""
+    """vLLM's parts, once it is packed and the base is there. ValueError if there is no room.
+
+    They stay as they were cut before while the tree grows by no more than half the slack: some may
+    be on the machine already.
+    """
     packed = kit.work / "vllm" / ARCHIVE
-    sizes = cut(packed.stat().st_size, kit.room - weight([kit.base]), kit.room)
-    of = {"archive": fingerprint([packed]), "sizes": sizes}
+    first = kit.room - weight([kit.base])
+    sizes = cut(packed.stat().st_size, first, kit.room)
+    digest = fingerprint([packed])
+    note = kit.out / "part-1" / NOTE
+    if note.exists():
+        before = json.loads(note.read_text())
+        known: list[int] = before["sizes"]
+        more = SLACK // 2
+        fits = known[0] <= first + more and max(known) <= kit.room + more
+        fits = fits and len(known) <= len(sizes)
+        sizes = known if fits and before["archive"] == digest else sizes
     return [
         Piece(
             f"part {number} of vLLM",
             kit.out / f"part-{number}",
-            {**of, "number": number},
+            {"archive": digest, "sizes": sizes, "number": number},
             partial(split, packed, number, sizes),
         )
         for number in range(1, len(sizes) + 1)

@@ -220,6 +220,16 @@ def test_every_call_fits_and_parts_are_cut_again_for_another_limit(
     assert all(f"| {one.command} |" in told for one in found)
 
 
+def test_parts_stay_as_they_were_cut_while_they_fit(place: Path) -> None:
+    """A line more in the tree must not make parts of another kit of those on the machine."""
+    finish(kit_in(place, limit=4 * MIB), {}, is_only_listed=False)
+    for tree in (MIB - 2000, MIB + 2000, MIB + 600_000):
+        kit = kit_in(place, limit=4 * MIB, tree=tree)
+        found = parts(kit)
+        assert [one.is_made for one in found] == [tree < MIB + 2**19] * len(found)
+        assert max(weight(one.carried) + tree for one in calls(kit, found)) <= kit.limit
+
+
 @pytest.mark.parametrize("with_vllm", [True, False])
 def test_what_does_not_fit_is_told_in_a_line(
     place: Path, with_vllm: bool, capsys: pytest.CaptureFixture[str]
