@@ -3,7 +3,8 @@
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: check format lint types test readme figures validation paper paper-quick vllm-env vllm-recordings
+.PHONY: check format lint types test readme figures validation gpu-kit paper paper-quick vllm-env \
+  vllm-recordings
 
 check: lint types test
 
@@ -40,6 +41,11 @@ figures:
 validation:
 	PYTHONPATH=.:runtime $(BIN)/python bench/validation.py
 	$(BIN)/python figures/validation.py
+
+# All that a GPU machine without a network needs, in build/gpu-kit (docs/runtime.md). KIT has options:
+# make gpu-kit KIT="--vllm --fa3".
+gpu-kit:
+	PYTHONPATH=.:runtime $(BIN)/python bench/gpu_kit.py $(KIT)
 
 # The paper's evaluation: every claim measured, figures drawn, the table in paper_repro/README.md
 # written. DATA is a directory with real traces; without it all come from generators.

@@ -30,7 +30,7 @@ from pathlib import Path
 from types import FrameType
 
 from gpu_options import Finding, Options, say
-from gpu_replays import FULL, PRICED, pools, replay_pool
+from gpu_replays import FULL, POLICIES, PRICED, pools, replay_pool
 from gpu_small_plan import make_small_plans
 from gpu_stages import STAGES
 from machine import row, today
@@ -180,6 +180,9 @@ def parse() -> tuple[argparse.Namespace, Options]:
     parser.add_argument("--plans", type=Path, help="what bench/gpu_plans.py wrote")
     parser.add_argument("--requests", type=int, help="of the small pool, where there are no plans")
     parser.add_argument("--sampled", type=int, help="steps measured of a full pool")
+    parser.add_argument(
+        "--policy", nargs="+", choices=POLICIES, default=POLICIES, help="whose plans are replayed"
+    )
     parser.add_argument("--overlap-only", action="store_true", help="replay nothing sequentially")
     parser.add_argument("--quick", action="store_true", help="small sizes everywhere")
     parser.add_argument("--within", type=float, default=float("inf"), help="seconds for all stages")
@@ -197,6 +200,7 @@ def parse() -> tuple[argparse.Namespace, Options]:
         sampled=given.sampled or (24 if given.quick else 120),
         plans=given.plans or given.output / "plans",
         is_sequential_too=not given.overlap_only,
+        policies=tuple(policy for policy in POLICIES if policy in given.policy),
         out=given.output,
     )
     known = tuple(stages(options))

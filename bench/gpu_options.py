@@ -18,6 +18,7 @@ class Options:
     plans: Path
     out: Path
     is_sequential_too: bool = True  # of the plans that are compared with
+    policies: tuple[str, ...] = ()  # whose plans are replayed; all there are, if none is named
 
     @property
     def is_gpu(self) -> bool:

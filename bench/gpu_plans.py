@@ -1,7 +1,7 @@
 """The plans that bench/gpu_check.py replays, made on any machine beforehand: GPU minutes are short.
 
     python bench/gpu_plans.py -o build/gpu-plans [--gpu h200] [--short trace1 …] [--full trace1 …]
-                              [--filled trace1 …] [--profile measured]
+                              [--filled trace1 …] [--policy dfs …] [--profile measured]
 
 For every short pool (`trace1.parquet`) a plan a policy (`trace1-dfs.parquet`), and the same for
 full ones (`trace1-full.parquet`, `trace1-full-dfs.parquet`) and for short ones whose KV memory is
@@ -51,7 +51,7 @@ def make(name: str, pool: Workload, given: argparse.Namespace, kv_bytes: int = 0
     config = out / SETTINGS
     told_of = [f'profile = "{given.profile}"', *([f"kv_bytes = {kv_bytes}"] if kv_bytes else [])]
     config.write_text("\n".join(["[settings]", "nano_batches = 2", *told_of, ""]))
-    for policy in (p for p in COMPARED if p in POLICIES):
+    for policy in (p for p in COMPARED if p in given.policy and p in POLICIES):
         plan = out / f"{name}-{policy}.parquet"
         of = ("--trace", str(place), "--gpu", gpu, "--config", str(config), "--planner", policy)
         figured = blendsim("plan", *of, "-o", str(plan))
@@ -79,6 +79,7 @@ def main() -> None:
     parser.add_argument("--short", nargs="*", choices=tuple(SHORT), default=None)
     parser.add_argument("--full", nargs="*", choices=tuple(RECIPES), default=[])
     parser.add_argument("--filled", nargs="*", choices=tuple(FILLED), default=[])
+    parser.add_argument("--policy", nargs="+", choices=COMPARED, default=COMPARED)
     parser.add_argument("--profile", default="imported", help="whose kernels plans are made by")
     parser.add_argument("--requests", type=int, help="of every short pool, to try it on a CPU")
     given = parser.parse_args()

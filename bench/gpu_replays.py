@@ -6,7 +6,7 @@ and complete is not measured again: a check that was cut short goes on where it 
 """
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -55,9 +55,9 @@ def is_full(pool: str) -> bool:
     return pool.endswith(f"-{FULL}")
 
 
-def plans_of(plans: Path, pool: str) -> list[Planned]:
-    """A pool's plans."""
-    places = [(policy, plans / f"{pool}-{policy}.parquet") for policy in POLICIES]
+def plans_of(plans: Path, pool: str, policies: Sequence[str] = POLICIES) -> list[Planned]:
+    """A pool's plans by these policies, in their order, as far as there are any."""
+    places = [(policy, plans / f"{pool}-{policy}.parquet") for policy in policies]
     workload = plans / f"{pool}.parquet"
     return [Planned(pool, policy, place, workload) for policy, place in places if place.exists()]
 
@@ -70,7 +70,7 @@ def replay_pool(options: Options, pool: str) -> Iterator[Finding]:
     device = open_device(options.device)
     decoder = load_decoder(ModelChoice(find_decoder(options.model), None), 0, device)
     ran: list[Ran] = []
-    for planned in plans_of(options.plans, pool):
+    for planned in plans_of(options.plans, pool, options.policies or POLICIES):
         is_base = planned.policy == FIRST_POLICY and options.is_sequential_too
         runs = (OVERLAP, SEQUENTIAL) if is_base else (OVERLAP,)
         job, meta = None, {}

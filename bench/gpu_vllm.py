@@ -6,11 +6,11 @@
 Runs where vLLM and torch are (simpy is not needed), in vLLM's own environment. One engine is
 started, with prefix caching, asynchronous scheduling and torch.compile as vLLM has them by itself
 and CUDA graphs for every decode batch there can be. On it every policy's order is run under every
-token budget: DFS first. After each run its step log is written and a row of the table (summary.md):
-tokens a second counts prompts and outputs over the time from first step to last. Called again with
-the same -o, it leaves out what is there. With --within no run is started that would not end in that
-many seconds if it took as long as the longest before it, and one that has not ended by then is cut
-short.
+token budget, in the order in which policies are named. After each run its step log is written and a
+row of the table (summary.md): tokens a second counts prompts and outputs over the time from first
+step to last. Called again with the same -o, it leaves out what is there. With --within no run is
+started that would not end in that many seconds if it took as long as the longest before it, and one
+that has not ended by then is cut short.
 
 With `--scheduler plan vllm` orders that are taken from both ends are run twice on the engine: with
 vLLM following the plan step by step, and scheduling by itself. Such runs' logs are called
@@ -62,8 +62,7 @@ def asked_runs(given: argparse.Namespace) -> list[Run]:
 
     runs = []
     for pool in given.pool:
-        planned = [one for one in plans_of(given.plans, pool) if one.policy in given.policy]
-        for one in planned:
+        for one in plans_of(given.plans, pool, given.policy):
             for budget in given.budget:
                 job, meta = vllm_job(one, budget)
                 engine = meta.get("settings", {}).get("engine")
