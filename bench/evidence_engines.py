@@ -5,8 +5,10 @@ put into each of them. No vLLM kernel was measured for it.
 """
 
 import json
+import re
 from collections.abc import Iterator
 from itertools import groupby
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -26,11 +28,16 @@ from blendsim.perf.kernels import dense_seconds, memory_seconds
 from blendsim.perf.model import step_model
 from blendsim.perf.overlap import SUM
 from blendsim.perf.store import read_profile
-from blendsim.serving.flavour import find_flavour
+from blendsim.serving.flavour import VLLM_PLANNED, find_flavour
 from blendsim.steplog import StepLog, read_steplog
 
 VLLM = "vllm"  # the folder of its logs in a run's, and the engine's name
+#: By what gpu_vllm.py calls a log: the engine that simulates what vLLM did there, scheduling by
+#: itself or following a plan.
+ENGINES = {"vllm": VLLM, "followed": VLLM_PLANNED}
+_NAME = re.compile(rf"(.+)-(.+)-({'|'.join(ENGINES)})-(\d+)")
 OURS = "blendrt"
+DFS = "dfs"
 SIMULATED = "simulated.json"  # beside vLLM's logs: what the simulator says of the same plans
 _EDGES = (1, 65, 129, 193, 257, 321, 385, 449, 513)  # decodes of a step
 _LEAST = 20  # steps of a bin that say something
@@ -43,6 +50,28 @@ class Simulated(NamedTuple):
     steps: int
     preempted: int
     computed: int  # tokens
+
+
+class Called(NamedTuple):
+    """What the name of a log of vLLM's says."""
+
+    pool: str
+    policy: str
+    engine: str
+    budget: int
+
+    @property
+    def plan(self) -> str:
+        """The name of the plan that was run."""
+        return f"{self.pool}-{self.policy}"
+
+
+def called(path: Path) -> Called | None:
+    """None if it is no log that gpu_vllm.py writes."""
+    if (found := _NAME.fullmatch(path.stem)) is None:
+        return None
+    pool, policy, how, budget = found.groups()
+    return Called(pool, policy, ENGINES[how], int(budget))
 
 
 class EngineRun(NamedTuple):
@@ -97,13 +126,14 @@ def _theirs(run: Run) -> Iterator[EngineRun]:
         return
     simulated = json.loads((place / SIMULATED).read_text())
     for path in sorted(place.glob("*.parquet")):
-        named, budget = path.stem.split(f"-{VLLM}-")
-        pool, _, policy = named.rpartition("-")
+        name = called(path)
+        assert name is not None, f"{path}: gpu_evidence.py keeps no such log"
         log = read_steplog(path)
         told = StepLog(log.counts, log.times, log.replica, {**log.meta, "executor": SEQUENTIAL})
         price = prices_of(told, profile_of(run.place, told))[MEASURED]
         said = Simulated(**simulated[path.stem])
-        yield EngineRun(run, VLLM, pool, policy, int(budget), told, price, said)
+        pool, policy, engine, budget = name
+        yield EngineRun(run, engine, pool, policy, budget, told, price, said)
 
 
 def _ours(run: Run) -> Iterator[EngineRun]:
@@ -148,14 +178,19 @@ def _beside(measured: int, simulated: int) -> str:
 
 
 def engine_ratio_table(runs: list[Run]) -> Iterator[str]:
-    """How much faster our runs are than vLLM's at its better budget, measured and simulated."""
+    """How much faster our runs, and vLLM's that follow a plan or are fed another order, are than
+    vLLM in prefix order at its better budget, measured and simulated.
+    """
     yield row("pool", "run", "faster", "than", "measured", "simulated", "error")
     yield row(*["---"] * 7)
     for pool, found in groupby(engine_runs(runs), lambda one: one.pool):
         all_runs = list(found)
-        base = min((one for one in all_runs if one.engine == VLLM), key=lambda one: one.seconds)
+        usual = [one for one in all_runs if (one.engine, one.policy) == (VLLM, DFS)]
+        if not usual:
+            continue
+        base = min(usual, key=lambda one: one.seconds)
         for one in all_runs:
-            if one.engine == OURS:
+            if one not in usual:
                 ratio = base.seconds / one.seconds
                 said = base.simulated.seconds / one.simulated.seconds
                 told = (f"{ratio:.3f}", f"{said:.3f}", f"{said / ratio - 1.0:+.1%}")

@@ -29,7 +29,7 @@ from typing import Any
 
 import numpy as np
 from evidence_cut import CUT
-from evidence_engines import SIMULATED, VLLM, Simulated, told_by
+from evidence_engines import SIMULATED, VLLM, Simulated, called, told_by
 from evidence_parts import PARTITIONS
 from evidence_runs import (
     HALVED,
@@ -99,20 +99,22 @@ def keep_vllm(source: Path, plans: Path, target: Path) -> None:
     place = target / VLLM
     place.mkdir()
     simulated = {}
-    for path in sorted(source.glob("*-vllm-*.parquet")):
+    for path in sorted(source.glob("*.parquet")):
+        if (name := called(path)) is None:
+            continue
         log = read_steplog(path)
         if log.meta["complete"]:
             write_steplog(log, place / path.name)
-            plan, budget = path.stem.split(f"-{VLLM}-")
-            simulated[path.stem] = simulate(plans / f"{plan}.parquet", int(budget))._asdict()
+            plan = plans / f"{name.plan}.parquet"
+            simulated[path.stem] = simulate(plan, name.engine, name.budget)._asdict()
     (place / SIMULATED).write_text(json.dumps(simulated, indent=1))
 
 
-def simulate(plan: Path, budget: int) -> Simulated:
-    """A plan under vLLM's rules, by the command a user has."""
+def simulate(plan: Path, engine: str, budget: int) -> Simulated:
+    """A plan on vLLM, scheduling by itself or following it, by the command a user has."""
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / "steps.parquet"
-        of = ("--engine", VLLM, "--token-budget", str(budget), "-o", str(log))
+        of = ("--engine", engine, "--token-budget", str(budget), "-o", str(log))
         blendsim("simulate", str(plan), *of)
         return told_by(read_steplog(log))
 

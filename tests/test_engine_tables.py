@@ -1,5 +1,7 @@
 """Tables of vLLM beside us: from logs as they are kept, priced without knowing vLLM's kernels."""
 
+import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -24,7 +26,8 @@ from evidence_engines import (
 from evidence_runs import MEASURED, Run, read_runs
 from validation import RESULTS
 
-from blendsim.steplog import StepLog, write_steplog
+from blendsim.serving.flavour import VLLM_PLANNED
+from blendsim.steplog import StepLog, read_steplog, write_steplog
 
 
 @pytest.fixture(scope="module")
@@ -62,8 +65,8 @@ def test_our_runs_are_priced_as_in_the_other_tables(runs: list[Run]) -> None:
 def test_tables_have_a_row_a_run_and_a_column_a_run(runs: list[Run]) -> None:
     count = len(engine_runs(runs))
     assert len(list(engine_table(runs))) == 2 + count
-    ours = sum(one.engine == OURS for one in engine_runs(runs))
-    assert len(list(engine_ratio_table(runs))) == 2 + ours
+    others = sum((one.engine, one.policy) != (VLLM, "dfs") for one in engine_runs(runs))
+    assert len(list(engine_ratio_table(runs))) == 2 + others
     head, rule, *rows = engine_step_table(runs)
     assert head.count("|") == rule.count("|") == count + 2
     assert len(rows) > 4
@@ -86,18 +89,48 @@ def test_only_runs_that_came_to_their_end_are_kept_and_simulated(
     log = next(one.log for one in found if one.engine == VLLM)
     asked = []
 
-    def simulated(plan: Path, budget: int) -> Simulated:
-        asked.append((plan, budget))
+    def simulated(plan: Path, engine: str, budget: int) -> Simulated:
+        asked.append((plan.name, engine, budget))
         return Simulated(1.0, 2, 3, 4)
 
     monkeypatch.setattr(gpu_evidence, "simulate", simulated)
     write_steplog(log, source / "trace1-filled-dfs-vllm-2048.parquet")
+    write_steplog(log, source / "trace1-filled-paced-followed-8192.parquet")
+    write_steplog(log, source / "another.parquet")
     some = StepLog(log.counts, log.times, log.replica, {**log.meta, "complete": False})
     write_steplog(some, source / "trace1-filled-blend-vllm-2048.parquet")
     gpu_evidence.keep_vllm(source, tmp_path, target)
     kept = sorted(path.name for path in (target / VLLM).iterdir())
-    assert kept == [SIMULATED, "trace1-filled-dfs-vllm-2048.parquet"]
-    assert asked == [(tmp_path / "trace1-filled-dfs.parquet", 2_048)]
+    assert kept == [
+        SIMULATED,
+        "trace1-filled-dfs-vllm-2048.parquet",
+        "trace1-filled-paced-followed-8192.parquet",
+    ]
+    assert asked == [
+        ("trace1-filled-dfs.parquet", VLLM, 2_048),
+        ("trace1-filled-paced.parquet", VLLM_PLANNED, 8_192),
+    ]
+
+
+def test_vllm_that_follows_a_plan_stands_beside_vllm_by_itself(
+    runs: list[Run], tmp_path: Path
+) -> None:
+    """A run as the fourth, with one log more: of the paced plan, 5 % faster."""
+    fourth = next(run for run in runs if (run.place / VLLM).exists())
+    place = tmp_path / "vllm"
+    shutil.copytree(fourth.place / VLLM, place)
+    told = json.loads((place / SIMULATED).read_text())
+    name = "trace1-filled-paced-followed-8192"
+    told[name] = {**told["trace1-filled-dfs-vllm-8192"], "seconds": 50.0}
+    (place / SIMULATED).write_text(json.dumps(told))
+    dfs = read_steplog(place / "trace1-filled-dfs-vllm-8192.parquet")
+    faster = StepLog(dfs.counts, dfs.times * 0.95, dfs.replica, dfs.meta)
+    write_steplog(faster, place / f"{name}.parquet")
+    table = list(engine_ratio_table([fourth._replace(place=tmp_path, replays=())]))
+    assert len(table) == 3
+    assert f"{VLLM_PLANNED}, paced, 8,192" in table[2]
+    assert "vllm, dfs, 8,192" in table[2]
+    assert "1.053" in table[2]
 
 
 def test_vllms_schedule_is_the_one_that_was_simulated(found: list[EngineRun]) -> None:
