@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 from gpu_plans import COMPARED
 from kit_contents import POOLS, REPOSITORY, Kit, parts, pieces
-from kit_pieces import Piece, make_all
+from kit_pieces import NOTE, Piece, make_all
 from kit_weights import read_size, told, tree_files, weight
 from machine import row
 
@@ -80,7 +80,7 @@ def finish(kit: Kit, missing: dict[str, str], is_only_listed: bool) -> None:
     if missing:
         why = [f"{name} ({told_of})" if told_of else name for name, told_of in missing.items()]
         fail(f"missing in {kit.out}: {', '.join(why)}")
-    if kit.with_vllm:
+    if kit.with_vllm and not is_only_listed:
         remove_others(kit, cut)
     found = list(calls(kit, cut))
     if weight(found[0].carried) > kit.room:
@@ -97,7 +97,8 @@ def lacking(made: list[Piece]) -> dict[str, str]:
 def remove_others(kit: Kit, cut: list[Piece]) -> None:
     """Parts of a former cut."""
     for place in set(kit.out.glob("part-*")) - {one.place for one in cut}:
-        shutil.rmtree(place)
+        if (place / NOTE).exists():
+            shutil.rmtree(place)
 
 
 def fail(text: str) -> None:

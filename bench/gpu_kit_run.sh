@@ -74,7 +74,7 @@ unpack_vllm() {
   cat "${parts[@]}" | "$python" -c '
 import sys, tarfile
 with tarfile.open(fileobj=sys.stdin.buffer, mode="r|xz") as packed:
-    packed.extractall(sys.argv[1], filter="tar")' "$place/.vllm"
+    packed.extractall(sys.argv[1], filter="data")' "$place/.vllm"
   mv "$place/.vllm" "$place/vllm"
 }
 
@@ -87,32 +87,34 @@ fit() {
 }
 
 ours() {
-  local total=${1:-560}
+  local total=$((10#${1:-560}))
   require_base
   mkdir -p "$out"
+  rm -f "$out"/gpu-check.md "$out"/gpu-check.tar.gz*
   local status=0
   PYTHONPATH="$tree:$tree/runtime:$place/base/packages" FLASHINFER_DISABLE_JIT=1 \
     "$python" "$tree/bench/gpu_check.py" --plans "$place/base/plans" --policy dfs paced \
     --overlap-only --minutes 1.25 --within $((total - SECONDS)) \
     -o "$place/gpu-check" --pack "$out/gpu-check.tar.gz" "${@:2}" || status=$?
-  [ -f "$out/gpu-check.tar.gz" ] || exit "$status" # it says why
+  [ -f "$out/gpu-check.tar.gz" ] || exit $((status ? status : 1)) # it says why
   cp "$place/gpu-check/summary.md" "$out/gpu-check.md"
   fit "$out/gpu-check.tar.gz"
   exit "$status"
 }
 
 vllm() {
-  local total=${1:-250} status=0
+  local total=$((10#${1:-250})) status=0
   asked+=("${@:2}")
   require_base
   [ -d "$place/vllm" ] || require_vllm
   mkdir -p "$out"
+  rm -f "$out"/gpu-vllm.md "$out"/gpu-vllm.tar.gz*
   # vLLM must not find FlashInfer: it would compile it.
   export PYTHONPATH="$tree:$tree/runtime:$place/vllm" HF_HUB_OFFLINE=1 VLLM_NO_USAGE_STATS=1
   if [ ! -d "$place/vllm" ]; then
     "${preparing[@]}" &
     unpack_vllm
-    wait
+    wait $! || echo "blendsim's kernels are not compiled yet; the run will do it" >&2
   fi
   "$python" "$tree/bench/gpu_vllm.py" "${asked[@]}" --within $((total - SECONDS)) || status=$?
   [ -f "$place/gpu-vllm/summary.md" ] || exit "$status" # it says why

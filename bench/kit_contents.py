@@ -57,7 +57,7 @@ class Kit:
     @property
     def work(self) -> Path:
         """Where what is not carried lies."""
-        return self.out.with_name(f"{self.out.name}-work")
+        return self.out.parent / f"{self.out.resolve().name}-work"
 
     @property
     def room(self) -> int:

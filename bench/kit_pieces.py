@@ -46,6 +46,8 @@ def make(one: Piece) -> None:
         say(f"{one.name}: done before")
         return
     say(f"{one.name} …")
+    if one.place.exists() and not (one.place / NOTE).exists():
+        raise Missing(f"{one.place} is there and is not of a kit; choose another -o or move it")
     part = one.place.with_name(f".{one.place.name}.part")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
@@ -78,7 +80,9 @@ def run(command: Sequence[str | Path], log: Path, **environment: str) -> None:
             command, stdout=file, stderr=file, check=False, env=os.environ | environment
         )
     if done.returncode:
-        said = [line.strip() for line in log.read_text().splitlines() if line.strip()]
+        said = [
+            line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()
+        ]
         raise Missing(f"{(said or ['it failed without a word'])[-1]} (see {log})")
 
 

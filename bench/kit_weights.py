@@ -1,5 +1,6 @@
 """What a kit weighs beside what may be carried in at once, and an archive cut to fit."""
 
+import os
 import re
 import subprocess
 from collections.abc import Iterable
@@ -40,7 +41,7 @@ def tree_files(root: Path) -> list[Path]:
     done = subprocess.run([*command, "--exclude-standard"], capture_output=True, check=False)
     if done.returncode:
         raise ValueError(f"{root} is no git checkout, so it cannot be told what travels with it")
-    named = (root / name.decode() for name in done.stdout.split(b"\0") if name)
+    named = (root / os.fsdecode(name) for name in done.stdout.split(b"\0") if name)
     return [path for path in named if path.is_file()]
 
 

@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "bench"))
 from gpu_kit import calls, finish
 from kit_contents import parts
 from kit_packages import fetch, split
-from kit_pieces import Missing, Piece, make, make_all, run
+from kit_pieces import NOTE, Missing, Piece, make, make_all, run
 from kit_weights import MIB, cut, read_size, tree_files, weight
 from kit_worlds import REPOSITORY, kit_in, quick_pieces, write_wheels
 
@@ -208,11 +208,14 @@ def test_every_call_fits_and_parts_are_cut_again_for_another_limit(
     place: Path, limit: int, number: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
     kit = kit_in(place, limit=limit)
-    (kit.out / "part-9").mkdir(exist_ok=True)  # of a former cut
+    for name, note in (("part-9", NOTE), ("part-others", "notes.txt")):  # one of a former cut
+        (kit.out / name).mkdir(exist_ok=True)
+        (kit.out / name / note).write_text("{}")
     finish(kit, {}, is_only_listed=False)
     found = list(calls(kit, parts(kit)))
     cut_to = [f"part-{n}" for n in range(1, number + 1)]
-    assert sorted(path.name for path in kit.out.glob("part-*")) == cut_to
+    left = sorted(path.name for path in kit.out.glob("part-*"))
+    assert left == [*cut_to, "part-others"], "what is not of a kit is left alone"
     assert max(weight(one.carried) + kit.tree for one in found) <= limit
     assert found[0].carried == (kit.base,)
     assert found[1].carried == (kit.base, kit.out / "part-1")
@@ -269,3 +272,12 @@ def test_the_kit_has_the_flashinfer_that_we_test_with() -> None:
     versions = dict(pin.split("==") for pin in several)
     assert all(f"{name}=={version}" in several for name, version in versions.items())
     assert len(set(several)) == len(versions)
+
+
+def test_a_folder_of_somebody_else_is_not_replaced(tmp_path: Path) -> None:
+    place = tmp_path / "base"
+    place.mkdir()
+    (place / "thesis.txt").write_text("years")
+    with pytest.raises(Missing, match="is not of a kit"):
+        make(Piece("base", place, {}, lambda part: None))
+    assert (place / "thesis.txt").read_text() == "years"

@@ -169,6 +169,26 @@ def test_what_chance_may_give_is_not_taken(
     assert kept.leaderboard == found.leaderboard
 
 
+def test_what_gains_in_other_worlds_only_by_luck_is_not_taken(
+    workload: Workload, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the worlds to confirm it in, what was found takes as long as the policy."""
+    monkeypatch.setattr(
+        evaluation.Evaluator, "logs_in", lambda self, points, worlds: [np.zeros(len(worlds))] * 2
+    )
+    kept = find(workload, Settings(), FEW)
+    assert not kept.is_searched
+    assert not kept.leaderboard[0].is_fixed
+
+
+def test_fewer_evaluations_are_the_first_of_more(workload: Workload) -> None:
+    """Whoever is given up, whichever batch is cut."""
+    more = {(str(e.values), e.seconds) for e in find(workload, Settings(), FEW).leaderboard}
+    for count in (23, 31):
+        less = find(workload, Settings(), Effort(evaluations=count)).leaderboard
+        assert {(str(e.values), e.seconds) for e in less} <= more
+
+
 def test_without_worlds_the_drawn_lengths_decide(workload: Workload) -> None:
     plain = find(workload, Settings(), replace(FEW, worlds=0))
     rows = search.choose(workload, Settings()).rows
@@ -176,10 +196,12 @@ def test_without_worlds_the_drawn_lengths_decide(workload: Workload) -> None:
     assert plain.worlds == 0
 
 
-def test_sweep_that_sees_something_faster_says_so(found: Found) -> None:
-    seen = min(min(each.seconds) for each in found.sensitivities if each.axis != SAMPLING)
-    is_missed = any("a longer search may take it" in note for note in found.notes)
-    assert is_missed == (seen < found.seconds)
+def test_sweep_that_sees_something_faster_says_so(workload: Workload, found: Found) -> None:
+    swept = find(workload, KNOWN, replace(FEW, evaluations=20, is_swept=True))
+    seen = min(min(each.seconds) for each in swept.sensitivities if each.axis != SAMPLING)
+    is_missed = any("a longer search may take it" in note for note in swept.notes)
+    assert is_missed == (seen < swept.seconds)
+    assert not any("may take it" in note for note in found.notes), "it may be chance"
 
 
 def test_larger_samples_are_tried_in_the_same_world(found: Found) -> None:
@@ -219,3 +241,6 @@ def test_effort_that_is_none_is_refused() -> None:
         Effort(evaluations=0)
     with pytest.raises(InputError, match="--budget 0s must be above 0"):
         Effort(budget_seconds=0)
+    for worlds in (-1, 1):
+        with pytest.raises(InputError, match="worlds: give 0, or as many as have a spread"):
+            Effort(worlds=worlds)

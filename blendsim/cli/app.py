@@ -5,6 +5,7 @@
 import os
 import signal
 import sys
+from contextlib import suppress
 from typing import Any
 
 import typer
@@ -27,6 +28,7 @@ from blendsim.cli.options import WithDefaults
 from blendsim.cli.output import tell
 from blendsim.errors import BlendsimError
 
+WRONG_INPUT = 2
 INTERRUPTED = 130  # 128 + SIGINT, as shells say it
 BROKEN_PIPE = 141  # 128 + SIGPIPE
 
@@ -42,7 +44,7 @@ def _told(error: Any) -> Exception:
     message = " ".join(error.format_message().split()).rstrip(".")
     where = error.ctx.command_path if error.ctx else "blendsim"
     tell(f"error: {message}; see {where} -h")
-    return typer.Exit(2)
+    return typer.Exit(WRONG_INPUT)
 
 
 class Group(TyperGroup):
@@ -61,7 +63,7 @@ class Group(TyperGroup):
             return result
         except BlendsimError as error:
             tell(f"error: {' '.join(str(error).split())}")
-            raise typer.Exit(2) from error
+            raise typer.Exit(WRONG_INPUT) from error
         except _UsageError as error:
             raise _told(error) from error
         except KeyboardInterrupt as error:
@@ -123,4 +125,14 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         # A terminal that cannot show ρ gets a question mark, not a traceback.
         getattr(stream, "reconfigure", lambda **_: None)(errors="replace")
-    app()
+    try:
+        app()
+    except SystemExit as done:
+        if done.code == WRONG_INPUT and "vllm" not in sys.modules:  # which tidies up at exit
+            # NOTE: a command that is over right after it read a file may end while a thread of
+            # Arrow's still lets go of the file's bytes; the interpreter would abort.
+            for stream in (sys.stdout, sys.stderr):
+                with suppress(OSError, AttributeError):  # None where it was closed
+                    stream.flush()
+            os._exit(WRONG_INPUT)
+        raise

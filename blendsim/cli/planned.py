@@ -32,6 +32,11 @@ def read_planned(path: Path, workload: Path | None) -> Planned:
         raise InputError(f"{path}: does not say by which settings it was made; plan again with -o")
     settings = overlay(Settings(), given(plan.meta["settings"]), f"{path}: settings")
     read = overlay(ReadOptions(), given(source["read"]), f"{path}: read")
+    if len(plan.rank) and int(plan.rank.max()) >= settings.dp:
+        raise InputError(
+            f"{path}: a request is on rank {plan.rank.max():,}, the settings have dp = "
+            f"{settings.dp}; plan again with -o"
+        )
     traces = source["traces"] if workload is None else [str(workload)]
     return Planned(plan, o.Asked(traces, settings, read, source["skip_oversize"]))
 

@@ -33,7 +33,7 @@ def search(
     ] = None,
     json: o.Json = False,
 ) -> None:
-    """Search for the schedule with the least predicted seconds, the fixed policies among those
+    """Search for the schedule that is fastest by prediction, the fixed policies among those
     tried.
     """
     with Progress(is_whole_run=True) as say:
@@ -53,7 +53,7 @@ def search(
         if picture is not None:
             from blendsim.report.plots import draw_sensitivities
 
-            draw_sensitivities(found.sensitivities, found.seconds, picture)
+            draw_sensitivities(found.sensitivities, picture)
     if json:
         print_json(_object(found, output, picture))
         return
@@ -96,7 +96,8 @@ def _text(found: "Found", where: str) -> list[str]:
     shown = sorted({*range(min(SHOWN, len(found.leaderboard))), *fixed})
     entries = [(k + 1, found.leaderboard[k]) for k in shown]
     better = (
-        f"Found: predicted {found.seconds:,.1f} s, {gain:.1%} less than the best fixed policy."
+        f"Found: {'typically' if found.worlds else 'predicted'} {found.seconds:,.1f} s, "
+        f"{gain:.1%} less than the best fixed policy."
         if found.is_searched
         else none_told(found)
     )

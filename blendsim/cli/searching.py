@@ -58,8 +58,8 @@ def worlds_told(found: "Found") -> list[str]:
         return []
     return [
         f"Not all lengths are known: schedules were compared in {found.worlds} worlds that the "
-        "sample allows, by the geometric mean of their seconds. Predicted seconds of policies are "
-        "those of the one world that simulate shows."
+        "sample allows, by the geometric mean of their seconds, which the leaderboard shows. The "
+        "predicted seconds of a policy's row are those in the one world that simulate shows."
     ]
 
 
@@ -73,10 +73,11 @@ def found_told(found: "Found") -> list[str]:
 
 def found_json(found: "Found") -> dict[str, Any]:
     """What `--json` tells of a search besides rows."""
+    name = "typical_seconds" if found.worlds else "predicted_seconds"
     return {
         "leaderboard": [
-            {"predicted_seconds": entry.seconds, "is_fixed": entry.is_fixed, **entry.values}
+            {name: entry.seconds, "is_fixed": entry.is_fixed, **entry.values}
             for entry in found.leaderboard
         ],
-        "search": {"worlds": found.worlds, **found.tally._asdict()},
+        "search": {name: found.seconds, "worlds": found.worlds, **found.tally._asdict()},
     }

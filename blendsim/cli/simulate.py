@@ -29,9 +29,9 @@ def simulate(
         int,
         typer.Option(
             min=0,
-            max=1_000,
+            max=100,
             metavar="N",
-            help="Also run it in N worlds that the sample allows, to tell how sure the time is.",
+            help="Also run it in N worlds that the sample allows, to tell what it leaves open.",
         ),
     ] = 0,
     output: Annotated[
@@ -96,7 +96,9 @@ def _worlds_told(asked: int, seconds: list[float]) -> list[str]:
         return ["Planning sees every length or none, so there is one world only."]
     from statistics import geometric_mean
 
+    several = f"{seconds[0]:,.1f} to {seconds[-1]:,.1f} s, typically {geometric_mean(seconds):,.1f}"
     return [
-        f"In {len(seconds)} worlds that the sample allows it takes {seconds[0]:,.1f} to "
-        f"{seconds[-1]:,.1f} s, typically {geometric_mean(seconds):,.1f} s."
+        f"In {len(seconds)} world{'s' * (len(seconds) > 1)} that the sample allows it takes "
+        f"{several if len(seconds) > 1 else f'{seconds[0]:,.1f}'} s; none has a longer answer than "
+        "the longest that was sampled."
     ]

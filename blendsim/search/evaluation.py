@@ -17,6 +17,7 @@ import numpy as np
 from blendsim.perf.grids import Floats
 from blendsim.plan import Plan
 from blendsim.planner.blend import BlendSettings
+from blendsim.request import Ints
 from blendsim.search.judging import judge, sure_gain
 from blendsim.search.problem import Problem, plan_policy
 from blendsim.search.race import Heat
@@ -99,6 +100,22 @@ class Evaluator:
         logs = [self._logs[self._run_of[Heat(point, 0)]] for point in (usual, other)]
         return sure_gain(*logs)
 
+    def logs_in(self, points: Sequence[Point], worlds: Sequence[Ints]) -> list[Floats]:
+        """(worlds,) logarithms of each point's seconds on the whole pool in worlds like the
+        problem's.
+        """
+        schedules = [self.space.schedule(point) for point in points]
+        keys = [_plan_key(0, made) for made in schedules]
+        plans = self._plans_of(keys)
+        runs = [
+            (plans[key].plan, self._flavour(made), world)
+            for key, made in zip(keys, schedules, strict=True)
+            for world in worlds
+        ]
+        self.simulations[0] += len(runs)
+        seconds = _on_all_cores(lambda run: self._simulate(0, *run), runs)
+        return list(np.log(seconds).reshape(len(points), len(worlds)))
+
     def _judge(self, fresh: Mapping[_RunKey, Plan]) -> None:
         """Run what is new, level by level."""
 
@@ -152,14 +169,19 @@ class Evaluator:
 
     def _run(self, key: _RunKey, plan: Plan, world: int) -> float:
         problem = self.levels[key.level]
+        lengths = problem.worlds[world] if problem.worlds else problem.drawn
+        return self._simulate(key.level, plan, key.flavour, lengths)
+
+    def _simulate(self, level: int, plan: Plan, flavour: Flavour, output_len: Ints) -> float:
+        problem = self.levels[level]
         settings = problem.settings
         return run_seconds(
             plan,
             problem.workload,
-            problem.worlds[world] if problem.worlds else problem.drawn,
+            output_len,
             problem.prompts,
             problem.model,
-            divide_flavour(key.flavour, self.parts[key.level]),
+            divide_flavour(flavour, self.parts[level]),
             settings.cluster,
             settings.host,
         )

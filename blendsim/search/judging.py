@@ -4,8 +4,8 @@ What is best in one drawn world may be good only there: with 32 sampled videos o
 reads are half as many again as another's. So a schedule is run in several and its time is the
 geometric mean of theirs, in which a world with few long answers counts as much as one with many.
 Not all of them are run for all: who has fallen too far behind the best in the first ones is given
-up. And of many that differ by chance one always looks best, so that another schedule has to be
-better than a fixed policy by more than chance.
+up. And of many that differ by chance one always looks best, so that what is found is held against
+the best fixed policy once more, in worlds that had no part in finding it.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,7 +19,7 @@ WORLDS = 8
 #: Of its logarithms of seconds, summed over the worlds that were run: who is this much behind the
 #: best is given up. About what a good schedule may lose in one world and win back in the others.
 GIVEN_UP = 0.05
-SURE = 2.0  # standard errors of a mean gain that are not counted as gained
+SURE = 2.0  # standard errors of a mean gain that are not counted as gained (one-sided: 4 %)
 
 _Key = TypeVar("_Key")
 
@@ -52,26 +52,28 @@ def judge(
         for (i, k), took in zip(pairs, seconds, strict=True):
             logs[i, k] = np.log(took)
         mean = logs[running, :upto].mean(axis=1)
-        lead = min(mean.min(), np.inf if best is None else best[:upto].mean())
+        # NOTE: not by the others of the batch, of which a search may run the first ones only.
+        lead = mean.min() if best is None else best[:upto].mean()
         gap = mean - lead
         is_kept = gap * upto <= GIVEN_UP if upto < worlds else np.ones(len(gap), np.bool_)
         behind[running[~is_kept]] = gap[~is_kept]
         running = running[is_kept]
         done = upto
     score = logs.mean(axis=1)
+    before = best
     for i in running.tolist():
         if best is None or score[i] < best.mean():
             best = logs[i]
     assert best is not None, "of a first batch somebody is best"
     given_up = np.setdiff1d(np.arange(len(keys)), running)
-    score[given_up] = best.mean() + behind[given_up]
+    score[given_up] = (best if before is None else before).mean() + behind[given_up]
     return Verdict(np.exp(score).tolist(), logs, best)
 
 
 def sure_gain(usual: Floats, other: Floats) -> float:
-    """What `other` surely gains over `usual`, both (worlds,) logarithms of seconds in the same
-    worlds: the mean of the differences less SURE standard errors of it. −∞ where one of them was
-    given up.
+    """What `other` surely gains over `usual` in the mean of such worlds, both (worlds,) logarithms
+    of seconds in the same ones: the mean of the differences less SURE standard errors of it. −∞
+    where one of them was given up. In a single world, as the true one is, it may lose yet.
     """
     gain = usual - other
     if np.isnan(gain).any():

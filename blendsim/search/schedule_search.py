@@ -12,9 +12,9 @@ from blendsim.errors import InputError
 from blendsim.plan import Plan
 from blendsim.report.metrics import Row
 from blendsim.report.optimum import Bounds
-from blendsim.request import Workload
+from blendsim.request import Ints, Workload
 from blendsim.search.evaluation import Evaluator
-from blendsim.search.judging import WORLDS
+from blendsim.search.judging import WORLDS, sure_gain
 from blendsim.search.problem import Problem, Progress, plan_policy, prepare, with_worlds
 from blendsim.search.race import Run, best_of, race
 from blendsim.search.space import Point, Schedule, Space, axes_of, plain
@@ -42,6 +42,8 @@ class Effort:
             raise InputError(f"--evaluations {self.evaluations} must be at least 1")
         if self.budget_seconds is not None and not self.budget_seconds > 0:
             raise InputError(f"--budget {self.budget_seconds:g}s must be above 0")
+        if self.worlds < 0 or self.worlds == 1:
+            raise InputError(f"{self.worlds} worlds: give 0, or as many as have a spread")
 
     @property
     def most(self) -> int:
@@ -105,9 +107,9 @@ def search(
     """Race schedules by predicted seconds and keep the fastest. The fixed policies are always among
     them, so the result is never behind them by prediction.
 
-    Where lengths are not known all are predicted in several possible worlds, and what gains no more
-    over the best fixed policy than chance may give is not taken (judging.py). A row's predicted
-    seconds are those on the drawn lengths, as everywhere.
+    Where lengths are not known all are compared in several possible worlds, and what is best is
+    taken only if it also gains over the best fixed policy in as many others (judging.py). A row's
+    predicted seconds are those on the drawn lengths, as everywhere.
     """
     start = time.perf_counter()
     return search_prepared(prepare(workload, settings, progress), effort, progress, start)
@@ -121,10 +123,11 @@ def search_prepared(
     tried: Sequence[Trial] = (),
 ) -> Found:
     """`search` of a problem that is prepared; `start` is when its time budget began, by
-    `time.perf_counter`. Fixed policies that were `tried` before are not run again.
+    `time.perf_counter`. Fixed policies that were `tried` before are not planned again, and run
+    again in other worlds only.
     """
     began = time.perf_counter()
-    problem = with_worlds(problem, effort.worlds)
+    problem, fresh = _with_worlds(problem, effort.worlds)
     space = Space(axes_of(problem), plain(problem))
     evaluator = Evaluator(problem, space)
     known = {trial.row.policy: trial for trial in tried}
@@ -145,7 +148,10 @@ def search_prepared(
     )
     wall = time.perf_counter() - began
     ran = list(evaluator.simulations)
-    chosen = _surest(runs, space, evaluator) if problem.worlds else best_of(runs)
+    chosen = best_of(runs)
+    if problem.worlds:
+        progress("comparing what was found in other worlds")
+        chosen = _confirmed(_surest(runs, space, evaluator), runs, fresh, evaluator)
     swept: list[Sensitivity] = []
     if effort.is_swept:
         progress("varying each parameter alone")
@@ -167,6 +173,21 @@ def _surest(runs: Sequence[Run], space: Space, evaluator: Evaluator) -> Run:
     }
     best = max(gains, key=lambda run: gains[run])
     return best if gains[best] > 0.0 else usual
+
+
+def _with_worlds(problem: Problem, count: int) -> tuple[Problem, tuple[Ints, ...]]:
+    """The problem with worlds to search by, and as many others to confirm in what was found."""
+    worlds = with_worlds(problem, 2 * count).worlds
+    return problem._replace(worlds=worlds[:count]), worlds[count:]
+
+
+def _confirmed(best: Run, runs: Sequence[Run], fresh: Sequence[Ints], evaluator: Evaluator) -> Run:
+    """The run if its schedule gains in fresh worlds too, else the best fixed policy."""
+    usual = _best_fixed(evaluator.space, runs)
+    if best == usual:
+        return usual
+    logs = evaluator.logs_in([usual.heat.point, best.heat.point], fresh)
+    return best if sure_gain(*logs) > 0.0 else usual
 
 
 def _best_fixed(space: Space, runs: Sequence[Run]) -> Run:
@@ -243,7 +264,7 @@ def _report(
             *problem.workload.notes,
             *problem.lengths.notes,
             *chosen.notes,
-            *missed(swept, best.seconds),
+            *([] if problem.worlds else missed(swept, best.seconds)),
         ],
     )
 

@@ -31,13 +31,16 @@ MOST_CUT = 0.3  # of the pool's context tokens read that may be lost by that
 
 def can_thin(problem: Problem, parts: int) -> bool:
     """Whether few requests are too long for a machine divided by `parts`."""
-    p, d = problem.workload.prompt_len, problem.drawn
-    longest = _longest(problem.model, parts)
+    p, longest = problem.workload.prompt_len, _longest(problem.model, parts)
     if bool((p >= longest).any()):
         return False
-    short = np.minimum(d, longest - p)
-    reads = float((p * d + d * d / 2.0).sum())
-    return reads - float((p * short + short * short / 2.0).sum()) <= MOST_CUT * reads
+
+    def is_whole(d: Ints) -> bool:
+        short = np.minimum(d, longest - p)
+        reads = float((p * d + d * d / 2.0).sum())
+        return reads - float((p * short + short * short / 2.0).sum()) <= MOST_CUT * reads
+
+    return all(map(is_whole, problem.worlds or (problem.drawn,)))
 
 
 def thin(problem: Problem, parts: int, seed: int) -> Problem:

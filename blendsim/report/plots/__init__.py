@@ -145,7 +145,7 @@ class Sensitivity(Protocol):
     def seconds(self) -> Sequence[float]: ...
 
 
-def draw_sensitivities(each: Sequence[Sensitivity], best: float, path: Path) -> None:
+def draw_sensitivities(each: Sequence[Sensitivity], path: Path) -> None:
     """A panel a parameter: predicted seconds over its values, all panels on one scale, the chosen
     value marked. PNG or PDF by the name's end.
     """
@@ -156,7 +156,7 @@ def draw_sensitivities(each: Sequence[Sensitivity], best: float, path: Path) -> 
         FigureCanvasAgg(figure)
         axes = figure.subplots(rows, columns, squeeze=False, sharey=True).flatten()
         for axis, one in zip(axes, each, strict=False):
-            _sensitivity(axis, one, best)
+            _sensitivity(axis, one)
         for axis in axes[len(each) :]:
             axis.set_visible(False)
         for axis in axes[::columns]:
@@ -168,12 +168,12 @@ def draw_sensitivities(each: Sequence[Sensitivity], best: float, path: Path) -> 
             figure.savefig(temporary, dpi=150, format="pdf" if is_pdf else "png", metadata=dateless)
 
 
-def _sensitivity(axis: Any, one: Sensitivity, best: float) -> None:
+def _sensitivity(axis: Any, one: Sensitivity) -> None:
     axis.spines[["top", "right"]].set_visible(False)
     axis.grid(color="#e6eaee", linewidth=0.6, axis="y")
     axis.set_axisbelow(True)
     places = np.arange(len(one.labels))
-    axis.axhline(best, color=QUIET, linewidth=0.8, linestyle=":")
+    axis.axhline(one.seconds[one.chosen], color=QUIET, linewidth=0.8, linestyle=":")
     line = "-" if one.is_ordered else ""
     axis.plot(places, one.seconds, f"o{line}", color=COLOURS[2], markersize=3.5, linewidth=1.2)
     axis.plot(one.chosen, one.seconds[one.chosen], "o", color=COLOURS[0], markersize=7)
