@@ -229,10 +229,20 @@ def test_log_whose_measured_rows_are_none_is_refused() -> None:
         validate(log_of([1.0] * 3), log_of([1.0] * 3, **{MEASURED_ROWS: []}), ("s", "m"))
 
 
-@pytest.mark.parametrize("rows", [[3], [-1], ["0"], [0.5]])
-def test_file_with_measured_rows_it_lacks_is_refused(tmp_path: Path, rows: list[Any]) -> None:
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([3], "names row 3, there are 3"),
+        ([-1], "names row -1, there are 3"),
+        (["0"], "is not a list of rows"),
+        ([0.5], "is not a list of rows"),
+    ],
+)
+def test_file_with_measured_rows_it_lacks_is_refused(
+    tmp_path: Path, rows: list[Any], message: str
+) -> None:
     write_steplog(log_of([1.0] * 3, **{MEASURED_ROWS: rows}), tmp_path / "m.parquet")
-    with pytest.raises(InputError, match="measured_rows in its metadata names rows it lacks"):
+    with pytest.raises(InputError, match=f"measured_rows in its metadata {message}"):
         read_steplog(tmp_path / "m.parquet")
 
 

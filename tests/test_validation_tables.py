@@ -188,7 +188,8 @@ def test_of_a_sampled_replay_measured_steps_are_kept_with_what_the_whole_is(
 ) -> None:
     pytest.importorskip("torch", reason="the executor's rule is the runtime's")
     whole = find(run, "dfs", "overlap")
-    told = {"estimate": {"seconds": 60.0, "low": 58.0, "high": 62.0}, MEASURED_ROWS: [3, 500]}
+    estimate = {"seconds": 60.0, "low": 58.0, "high": 62.0, "level": 0.95, "measured": 2}
+    told = {"estimate": estimate, MEASURED_ROWS: [3, 500]}
     source = tmp_path / "gpu-check"
     (source / "profiles" / "h200" / "llama-3.1-8b").mkdir(parents=True)
     (source / "profiles" / "h200" / "llama-3.1-8b" / "tp1").symlink_to(run.profile)
