@@ -146,12 +146,12 @@ def search_prepared(
         lambda: time.perf_counter() >= end,
         lambda runs: progress(_standing(space, runs)),
     )
-    wall = time.perf_counter() - began
-    ran = list(evaluator.simulations)
     chosen = best_of(runs)
     if problem.worlds:
         progress("comparing what was found in other worlds")
         chosen = _confirmed(_surest(runs, space, evaluator), runs, fresh, evaluator)
+    wall = time.perf_counter() - began
+    ran = list(evaluator.simulations)
     swept: list[Sensitivity] = []
     if effort.is_swept:
         progress("varying each parameter alone")
