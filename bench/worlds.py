@@ -22,7 +22,7 @@ from blendsim.request import Workload
 from blendsim.search.judging import WORLDS
 from blendsim.search.schedule_search import Effort, search_prepared
 from blendsim.search.trial import find_engine
-from blendsim.sim.timing import run_seconds
+from blendsim.search.world_run import seconds_in
 from blendsim.synth.blend import blend
 from blendsim.synth.recipes import RECIPES
 
@@ -32,16 +32,8 @@ LOOSE = 0.5  # how far a small pool of few videos may be from its recipe's densi
 
 def true_seconds(problem: search.Problem) -> float:
     """Of `paced` on the true lengths."""
-    return run_seconds(
-        search.plan_policy(problem, PACED),
-        problem.workload,
-        problem.true_lengths,
-        problem.prompts,
-        problem.model,
-        find_engine(problem, problem.settings.engine),
-        problem.settings.cluster,
-        problem.settings.host,
-    )
+    engine = find_engine(problem, problem.settings.engine)
+    return seconds_in(problem, search.plan_policy(problem, PACED), engine, problem.true_lengths)
 
 
 def pool(name: str, requests: int, settings: search.Settings, data: Path | None) -> Workload:
@@ -51,6 +43,11 @@ def pool(name: str, requests: int, settings: search.Settings, data: Path | None)
         recipe = replace(recipe, requests=requests, tolerance=LOOSE)
     made = blend(recipe, settings.system, data).workload
     return replace(made, is_known=np.zeros(len(made), np.bool_))
+
+
+def told(worlds: int) -> str:
+    """What schedules were judged by."""
+    return f"{worlds} worlds" if worlds else "one drawn world"
 
 
 def main() -> None:
@@ -86,7 +83,7 @@ def main() -> None:
                 gain = usual / found.chosen.reported_seconds - 1
                 gains.setdefault(worlds, []).append(gain)
                 cells = (
-                    f"{worlds} worlds" if worlds else "one drawn world",
+                    told(worlds),
                     f"{found.tally.whole} + {found.tally.thinned}",
                     f"{took:.0f}",
                     f"{found.fixed_seconds[PACED] / found.seconds - 1:+.1%}",
@@ -96,7 +93,7 @@ def main() -> None:
                 )
                 print(row(trace, str(seed), *cells), flush=True)
     for worlds, each in gains.items():
-        print(f"\n- {worlds or 1} worlds: {mean(each):+.1%} in the mean, {min(each):+.1%} at worst")
+        print(f"\n- {told(worlds)}: {mean(each):+.1%} in the mean, {min(each):+.1%} at worst")
 
 
 if __name__ == "__main__":

@@ -46,8 +46,7 @@ def test_worlds_differ_as_a_sample_of_that_size_does(rule: str) -> None:
     assert abs(means.mean() / outputs[sampled].mean() - 1) < 0.02
 
 
-def test_subtrees_have_weights_of_their_own_samples() -> None:
-    """Two sources: what one's sample weighs says nothing of the other's."""
+def test_each_source_draws_its_worlds_from_its_own_sample() -> None:
     short, long = np.tile([10, 30], 500), np.tile([1_000, 3_000], 500)
     workload = from_lengths([50] * 2_000, np.append(short, long))
     workload = replace(workload, source=np.repeat([0, 1], 1_000).astype(np.int32))

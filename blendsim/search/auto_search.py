@@ -37,7 +37,9 @@ def require_auto(settings: Settings) -> None:
 def choose_and_search(
     workload: Workload, settings: Settings, effort: Effort, progress: Progress = lambda _: None
 ) -> Searched:
-    """Plan with every policy, then search on; never behind a policy by prediction."""
+    """Plan with every policy, then search on; never behind a policy by what schedules are compared
+    by: predicted seconds, or typical ones of several worlds where lengths are not known.
+    """
     require_auto(settings)
     start = time.perf_counter()
     problem = prepare(workload, settings, progress)

@@ -24,9 +24,9 @@ from blendsim.search.race import Heat
 from blendsim.search.space import Point, Schedule, Space
 from blendsim.search.thinning import can_thin, divide_flavour, divide_settings, thin
 from blendsim.search.trial import find_engine
+from blendsim.search.world_run import seconds_in
 from blendsim.serving.flavour import Flavour
 from blendsim.settings import Settings
-from blendsim.sim.timing import run_seconds
 from blendsim.sim.topology import COLOCATED
 
 PARTS = (1, 4, 16)  # into which pool and machine are divided, by level
@@ -173,18 +173,8 @@ class Evaluator:
         return self._simulate(key.level, plan, key.flavour, lengths)
 
     def _simulate(self, level: int, plan: Plan, flavour: Flavour, output_len: Ints) -> float:
-        problem = self.levels[level]
-        settings = problem.settings
-        return run_seconds(
-            plan,
-            problem.workload,
-            output_len,
-            problem.prompts,
-            problem.model,
-            divide_flavour(flavour, self.parts[level]),
-            settings.cluster,
-            settings.host,
-        )
+        divided = divide_flavour(flavour, self.parts[level])
+        return seconds_in(self.levels[level], plan, divided, output_len)
 
 
 def _plan_key(level: int, made: Schedule) -> _PlanKey:

@@ -15,7 +15,7 @@ import numpy as np
 from blendsim.search.problem import Problem, expect, plan_policy
 from blendsim.search.space import Schedule
 from blendsim.search.trial import find_engine
-from blendsim.sim.timing import run_seconds
+from blendsim.search.world_run import seconds_in
 
 REPEATS = 3  # samples of each share, of which the mean is told
 _FACTORS = (0.25, 0.5, 1.0, 2.0, 4.0)
@@ -38,8 +38,7 @@ def resampled_seconds(problem: Problem, schedule: Schedule, share: float) -> flo
         scene = expect(world, problem.prompts, settings, problem.model)
         plan = plan_policy(scene, schedule.policy, schedule.blend)
         flavour = find_engine(scene, settings.engine)
-        pool = (plan, world, problem.drawn, problem.prompts, problem.model, flavour)
-        return run_seconds(*pool, settings.cluster, settings.host)
+        return seconds_in(scene, plan, flavour, problem.drawn)
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         return float(np.mean(list(pool.map(run, range(REPEATS)))))

@@ -1,0 +1,22 @@
+"""A plan's run in one world, for its seconds alone: no step log is built."""
+
+from blendsim.plan import Plan
+from blendsim.request import Ints
+from blendsim.search.problem import Problem
+from blendsim.serving.flavour import Flavour
+from blendsim.sim.timing import run_seconds
+
+
+def seconds_in(problem: Problem, plan: Plan, flavour: Flavour, output_len: Ints) -> float:
+    """Seconds of the plan on the problem's machine if requests answer with (n,) `output_len`."""
+    settings = problem.settings
+    return run_seconds(
+        plan,
+        problem.workload,
+        output_len,
+        problem.prompts,
+        problem.model,
+        flavour,
+        settings.cluster,
+        settings.host,
+    )
