@@ -23,7 +23,7 @@ class Gains:
     left_room: float = 3.0  # standard deviations kept free for the compute-heavy end
     fill: float = 0.93  # share of the KV cache that reading is expected to fill
     slack: float = 0.05  # how far a step's marginal cost may be from the price of a token
-    efficiency: float = 0.85  # of the best rate of tokens: no step is smaller than gives this
+    efficiency: float = 0.85  # of the best rate of tokens: steps of less only if all could be even
     caution: float = 1.0  # standard deviations kept free for lengths that are not known
     trust: float = 1.0  # in the planner's mean lengths: requests that ended, per sampled one
     look_steps: int = 256  # steps from one reckoning to the next

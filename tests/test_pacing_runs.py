@@ -15,7 +15,7 @@ from blendsim.serving.core import ServingCore
 from blendsim.serving.kinds import correction, unknown_tokens
 from blendsim.serving.pacing import step_budget
 from blendsim.serving.reads import expected_reads
-from blendsim.serving.state import DECODING, LEFT, PREFILLING, RIGHT, WAITING
+from blendsim.serving.state import DECODING, DONE, LEFT, PREFILLING, RIGHT, WAITING
 
 slow = settings(
     max_examples=20, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
@@ -253,6 +253,7 @@ def test_a_long_one_that_waits_to_come_back_does_not_keep_the_dense_end_out(kept
     s.opened = 0
     batcher.preempt(core.state, 5)
     record_of(core).left_room = kept
+    record_of(core).left_longest = 1_000  # steps as large as run well: it all ends early
     waits = []
     while s.front <= s.back:
         core.step()
@@ -261,7 +262,7 @@ def test_a_long_one_that_waits_to_come_back_does_not_keep_the_dense_end_out(kept
     assert len(waits) > 3
     assert waits[:-1] == [kept > 0.0] * (len(waits) - 1)
     assert not requests.was_preempted[3:5].any()
-    assert requests.status[3:5].tolist() == [DECODING] * 2  # nobody had to end for it
+    assert DONE not in requests.status[3:5]  # nobody had to end for it
 
 
 @slow

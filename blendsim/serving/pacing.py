@@ -21,7 +21,7 @@ from blendsim.serving.reads import (
     reads_of,
     unfinished_reads,
 )
-from blendsim.serving.remaining import foresee
+from blendsim.serving.remaining import foresee, steps_for_compute
 from blendsim.serving.state import LEFT, NONE, State
 from blendsim.steplog import COUNTS
 
@@ -51,6 +51,7 @@ PACE = np.dtype(
         ("middle", np.int64),  # place of the compute-heavy end's last request
         ("hold_left", np.float64),  # KV tokens · steps that its waiting requests will hold
         ("square_left", np.float64),  # Σ of that times the KV tokens each holds
+        ("left_longest", np.int64),  # tokens, expected, of that end's longest answer
         ("steps_left", np.float64),  # as reckoned last
     ],
     align=True,
@@ -117,6 +118,7 @@ def new_pace(
     hold = expected_reads(private, requests.estimate, spread)[is_left]
     p.hold_left = float(hold.sum())
     p.square_left = float((hold**2 / requests.estimate[is_left]).sum())
+    p.left_longest = requests.estimate[is_left].max(initial=0)
     return Pace(
         record,
         np.zeros((ROWS, 3), np.int64),
@@ -151,6 +153,22 @@ def note_left(state: State, request: int) -> None:
     p.square_left -= hold * hold / state.requests[request].estimate
 
 
+@kernel
+def least_size(pace: Pace, even: float) -> int:
+    """Tokens that a step is to have at least: as many as run well, but no more than `even`, which
+    each step would have if all that is left were spread evenly over them.
+
+    In a run that takes that many steps anyway, larger ones would leave some with decodes alone. In
+    others the floor guards against having too few tokens computed by a price that foresees more
+    steps than there will be.
+    """
+    least = 0
+    for size in pace.sizes:
+        if size <= min(even, float(pace.record[0].least_tokens)):
+            least = size
+    return least
+
+
 @rare_kernel
 def look(state: State) -> None:
     """Reckon anew: what is left, in how many steps, and which sizes steps should have."""
@@ -179,7 +197,7 @@ def look(state: State) -> None:
         price,
         p.slack,
         share,
-        p.least_tokens,
+        least_size(pace, tokens / steps_for_compute(state, reads)),
     )
 
 

@@ -22,11 +22,25 @@ def longest_of(n: float, caution: float) -> float:
 
 
 @kernel
+def longest_visible(state: State) -> float:
+    """Steps that the longest request of the right, running or next, needs yet, of those whose
+    lengths are visible.
+    """
+    s = state.scalars[0]
+    steps = float(last_end(state) - s.step)
+    if s.front <= s.back:
+        r = state.requests[state.queue[s.back]]
+        if r.kind == NONE:
+            steps = max(steps, float(r.expected))
+    return max(steps, 1.0)
+
+
+@kernel
 def longest_left(state: State) -> float:
     """Steps that the longest request of the right, running or next, is expected to need yet."""
     s = state.scalars[0]
     kinds = state.pace[0].kinds
-    steps = float(last_end(state) - s.step)
+    steps = longest_visible(state)
     for i in range(len(kinds)):
         k = kinds[i]
         if k.running > 0:
@@ -34,11 +48,20 @@ def longest_left(state: State) -> float:
             steps = max(steps, mean * longest_of(float(k.running), state.pace[0].record[0].caution))
     if s.front <= s.back:
         r = state.requests[state.queue[s.back]]
-        mean = float(r.expected)
         if r.kind != NONE:
-            mean *= correction(state, r.kind)
-        steps = max(steps, mean)
-    return max(steps, 1.0)
+            steps = max(steps, r.expected * correction(state, r.kind))
+    return steps
+
+
+@kernel
+def steps_for_compute(state: State, reads: float) -> float:
+    """Steps there are for computing, whatever is computed: as many as `reads` seconds take with KV
+    as full as expected, or as the longest visible length takes, less those that the longest answer
+    of the compute-heavy end decodes after it has been computed.
+    """
+    p = state.pace[0].record[0]
+    steps = max(longest_visible(state), reads / p.most_reads)
+    return max(steps - float(p.left_longest), 1.0)
 
 
 @kernel
