@@ -5,8 +5,9 @@ sizes take, how kinds of work overlap) and of the pool (how far its unknown leng
 resolved when the plan is made, so that a simulator and a runtime with the same plan decide alike.
 """
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
 from itertools import pairwise
 from typing import Any
 
@@ -100,29 +101,80 @@ def _above_0(value: float) -> bool:
     return 0.0 < value < float("inf")
 
 
-def pacing_from_json(values: Mapping[str, Any]) -> Pacing:
-    """The reverse of `as_json`; TypeError, ValueError or KeyError where fields do not fit."""
-    fields = dict(values)
-    given = {"keeps_awaited": False, **fields.pop("gains")}  # plans of earlier versions did not
-    for name, usual in asdict(Gains()).items():
-        if isinstance(usual, int) and type(given[name]) is not type(usual):
-            kind = "true or false" if isinstance(usual, bool) else "a whole number"
-            raise ValueError(f"{name} must be {kind}")
-    gains = Gains(**given)
-    fields["sizes"] = tuple(fields["sizes"])
-    fields["read_seconds"] = _number(fields["read_seconds"])
-    for name in ("seconds", "spread"):
-        fields[name] = tuple(map(_number, fields[name]))
-    for name in ("lines", "measured"):  # plans of earlier versions have no `measured`
-        fields[name] = tuple((_number(a), _number(b)) for a, b in fields.get(name, ()))
-    return Pacing(gains=gains, **fields)
+def pacing_from_json(values: object) -> Pacing:
+    """The reverse of `as_json`. ValueError says which field does not fit, InputError which gain is
+    out of range.
+    """
+    given = {"measured": [], **_object("it", values)}  # plans of earlier versions have none
+    _require_names("field", given, {field.name for field in fields(Pacing)})
+    return Pacing(
+        gains=_gains(given["gains"]),
+        sizes=tuple(_list("sizes", given["sizes"])),
+        seconds=_numbers("seconds", given["seconds"]),
+        lines=_pairs("lines", given["lines"]),
+        read_seconds=_number("read_seconds", given["read_seconds"]),
+        spread=_numbers("spread", given["spread"]),
+        measured=_pairs("measured", given["measured"]),
+    )
 
 
-def _number(value: object) -> float:
+def _gains(values: object) -> Gains:
+    # NOTE: plans of earlier versions are served as they were, without this gain.
+    given = {"keeps_awaited": False, **_object("gains", values)}
+    usual = asdict(Gains())
+    _require_names("gain", given, set(usual))
+    for name, value in given.items():
+        if isinstance(usual[name], float):
+            _number(name, value)
+        elif type(value) is not type(usual[name]):
+            kind = "true or false" if isinstance(usual[name], bool) else "a whole number"
+            raise ValueError(f"{name} must be {kind}, not {_told(value)}")
+    return Gains(**given)
+
+
+def _require_names(what: str, given: Mapping[str, Any], known: set[str]) -> None:
+    for name in sorted(given.keys() - known):
+        raise ValueError(f"{what} {name!r:.40} is unknown")
+    for name in sorted(known - given.keys()):
+        raise ValueError(f"{what} {name!r} is missing")
+
+
+def _object(name: str, value: object) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping):
+        raise ValueError(f"{name} must be an object, not {_told(value)}")
+    return value
+
+
+def _list(name: str, value: object) -> Sequence[Any]:
+    if not isinstance(value, list | tuple):
+        raise ValueError(f"{name} must be a list, not {_told(value)}")
+    return value
+
+
+def _pairs(name: str, values: object) -> tuple[tuple[float, float], ...]:
+    pairs = [_numbers(f"a pair of {name}", pair) for pair in _list(name, values)]
+    if any(len(pair) != 2 for pair in pairs):
+        raise ValueError(f"{name} must be a list of pairs")
+    return tuple((a, b) for a, b in pairs)
+
+
+def _numbers(name: str, values: object) -> tuple[float, ...]:
+    return tuple(_number(f"a value of {name}", value) for value in _list(name, values))
+
+
+def _number(name: str, value: object) -> float:
     """A JSON number, whose whole ones may be of any length, as a float."""
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise TypeError(f"{value!r} is no number")
+        raise ValueError(f"{name} must be a number, not {_told(value)}")
     try:
         return float(value)
     except OverflowError as error:
-        raise ValueError("a number is too large") from error
+        raise ValueError(f"{name} has a number that is too large") from error
+
+
+def _told(value: object) -> str:
+    """A JSON value in a few letters."""
+    for kind, word in ((str, "a text"), (list, "a list"), (Mapping, "an object")):
+        if isinstance(value, kind):
+            return word
+    return json.dumps(value)[:20]

@@ -192,10 +192,12 @@ _HEAD: dict[str, tuple[Callable[[Any], bool], str]] = {
 }
 
 
-def _read_pacing(head: Mapping[str, Any] | None, path: Path) -> Pacing | None:
+def _read_pacing(head: object, path: Path) -> Pacing | None:
     if head is None:
         return None
     try:
         return pacing_from_json(head)
-    except (KeyError, TypeError, ValueError) as error:
+    except ValueError as error:
         raise InputError(f"{path}: its pacing is broken ({error}); plan again with -o") from error
+    except InputError as error:
+        raise InputError(f"{path}: {error}, or plan again with -o") from error

@@ -23,6 +23,8 @@ from blendsim.specs import (
     find_model,
 )
 
+MOST_REPLICAS = 4_096  # of one system; each is simulated on its own
+
 
 @dataclass(frozen=True, slots=True)
 class Settings:
@@ -59,6 +61,11 @@ class Settings:
             raise InputError(f"--sample {self.sample} must be above 0 and at most 1, or {AUTO}")
         if self.dp < 1:
             raise InputError(f"--dp {self.dp} must be at least 1")
+        if self.dp > MOST_REPLICAS:
+            raise InputError(
+                f"--dp {self.dp} is above {MOST_REPLICAS:,}, the most replicas that are simulated; "
+                "give fewer"
+            )
         if self.nano_batches is not None and self.nano_batches < 1:
             raise InputError(f"nano_batches = {self.nano_batches} must be at least 1")
         if self.seed < 0:
@@ -74,6 +81,11 @@ class Settings:
             raise InputError(
                 f"--dp {self.dp} is for colocated replicas, {self.topology} names its own; "
                 "give one of the two"
+            )
+        if self.replicas > MOST_REPLICAS:
+            raise InputError(
+                f"{self.topology} has more than {MOST_REPLICAS:,} replicas, the most that are "
+                "simulated; give smaller pools"
             )
         if self.eviction is not None and self.eviction not in EVICTIONS:
             raise UnknownName("eviction", self.eviction, EVICTIONS)

@@ -5,6 +5,7 @@ Because both write this table, checking the performance model is subtracting two
 
 import json
 import os
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -160,10 +161,12 @@ def read_table(path: Path, schema: str, version: int) -> tuple[pa.Table, dict[st
         raise InputError(f"{path}: is a pipe or device, read more than once; save it as a file")
     try:
         # NOTE: read by us, not by Arrow, which takes a directory for a table in parts and wants
-        # names in UTF-8.
-        table = pq.read_table(pa.BufferReader(path.read_bytes()))
+        # names in UTF-8. And on no thread of Arrow's, as `pq.read_table` is even without
+        # use_threads: one that still lets go of the bytes when the interpreter ends aborts it.
+        file = pq.ParquetFile(pa.BufferReader(path.read_bytes()), pre_buffer=False)
+        table = file.read(use_threads=False)
         table.validate(full=True)  # texts are UTF-8, lists end where they say
-        str(table.column_names)  # and so are these
+        names = Counter(map(str, table.column_names))  # and so are these
     except FileNotFoundError as error:
         raise InputError(f"{path}: no such file; check the path") from error
     except IsADirectoryError as error:
@@ -172,6 +175,9 @@ def read_table(path: Path, schema: str, version: int) -> tuple[pa.Table, dict[st
         raise InputError(
             f"{path}: not a Parquet file blendsim can read; give a {schema} file"
         ) from error
+    for name, times in names.items():
+        if times > 1:
+            raise InputError(f"{path}: has {times} columns {name!r}; write it with blendsim again")
     raw = (table.schema.metadata or {}).get(b"blendsim", b"{}")
     try:
         meta = dict(json.loads(raw))

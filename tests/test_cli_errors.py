@@ -6,6 +6,7 @@ import pytest
 from typer.testing import CliRunner
 
 from blendsim.cli.app import app
+from blendsim.settings import MOST_REPLICAS, Settings
 
 HEADER = "num_prefill_tokens,num_decode_tokens\n"
 GOOD = HEADER + "".join(f"{100 + i},{10 + i}\n" for i in range(40))
@@ -76,8 +77,13 @@ def test_bad_trace_is_one_line(folder: Path, command: str, kind: str) -> None:
         (["--tp", "0"], ["--tp 0"]),
         (["--dp", "0"], ["--dp 0"]),
         (["--dp", "41"], ["41 ranks", "40 requests"]),
+        (["--dp", "1000000000"], ["--dp 1000000000", "above 4,096", "give fewer"]),
+        (["--dp", "1,4097"], ["--dp 4097", "above 4,096"]),
+        (["--dp", "1..100000"], ["--dp 1..100000", "more than 1,024 values"]),
+        (["--tp", "1000000000"], ["--tp 1000000000 does not divide the 32 heads"]),
         (["--topology", "0P1D"], ["0P1D lacks a pool"]),
         (["--topology", "41P1D"], ["41P1D", "40 requests"]),
+        (["--topology", "4000P97D"], ["4000P97D", "more than 4,096 replicas"]),
         (["--topology", "1P1D", "--link", "nvlnk3"], ["nvlnk3", "nvlink3"]),
         (["--topology", "1P1D", "--model", "llama-3.1-70b"], ["no KV cache", "--tp"]),
         (["--seed", "-1"], ["--seed -1"]),
@@ -104,6 +110,23 @@ def test_unknown_setting_names_the_file_and_the_nearest(folder: Path) -> None:
     (folder / "c.toml").write_text("[settings]\nsampel = 0.1\n")
     line = complaint(folder, "plan", "--trace", "good.csv", "--config", "c.toml")
     assert "c.toml: [settings]: no setting 'sampel'; nearest known: sample" in line
+
+
+@pytest.mark.parametrize(
+    ("name", "words"), [("dp", "is above 4,096"), ("tp", "does not divide the 32 heads")]
+)
+@pytest.mark.parametrize("command", ["plan", "compare", "search"])
+def test_too_many_gpus_in_a_config_file_are_one_line(
+    folder: Path, command: str, name: str, words: str
+) -> None:
+    (folder / "c.toml").write_text(f"[settings]\n{name} = 1000000000\n")
+    line = complaint(folder, command, "--trace", "good.csv", "--config", "c.toml")
+    assert f"--{name} 1000000000 {words}" in line
+
+
+def test_as_many_replicas_as_are_simulated_may_be_asked_for() -> None:
+    assert Settings(dp=MOST_REPLICAS).replicas == MOST_REPLICAS
+    assert Settings(topology=f"{MOST_REPLICAS - 1}P1D").replicas == MOST_REPLICAS
 
 
 @pytest.fixture

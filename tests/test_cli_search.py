@@ -1,6 +1,7 @@
 """`blendsim search` from end to end."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -86,6 +87,23 @@ def test_leaderboard_has_columns_for_what_differs() -> None:
         "   1        9.0         blend            512",
         "   4       10.0  fixed  dfs            2,048",
     ]
+    assert leaderboard_table(entries, 120, is_typical=True) == [
+        "rank  typical         policy  token budget",
+        "──────────────────────────────────────────",
+        "   1      9.0         blend            512",
+        "   4     10.0  fixed  dfs            2,048",
+    ]
+
+
+def test_leaderboard_says_whether_seconds_are_typical_of_several_worlds(folder: Path) -> None:
+    asked = ("search", "--trace", "trace.csv", "--evaluations", "30")
+    said, told = run(*asked), json.loads(run(*asked, "--json"))
+    assert re.search(r"^rank +typical ", said, re.MULTILINE)
+    assert "compared by typical seconds, the geometric mean" in " ".join(said.split())
+    assert f"{told['leaderboard'][0]['typical_seconds']:,.1f}" in said
+    known = run(*asked, "--sample", "1")
+    assert re.search(r"^rank +predicted ", known, re.MULTILINE)
+    assert "typical" not in known
 
 
 def test_auto_searches_on_and_says_so(folder: Path) -> None:

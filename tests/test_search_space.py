@@ -79,6 +79,7 @@ def test_what_the_user_fixed_is_no_axis() -> None:
 
 def test_what_an_engine_does_not_model_is_no_axis() -> None:
     assert "eviction" not in names(engine="sglang")
+    assert "eviction" not in names(engine="vllm")
 
 
 def test_budgets_end_where_the_profile_does() -> None:

@@ -151,7 +151,7 @@ def test_check_finds_a_waiting_reader_too_many() -> None:
 
 def test_every_flavour_evicts_by_last_use_unless_asked() -> None:
     assert {flavour.eviction for flavour in FLAVOURS.values()} == {LRU}
-    assert find_flavour("vllm", eviction="plan").eviction == "plan"
+    assert find_flavour("sequential", eviction="plan").eviction == "plan"
 
 
 def test_paced_steps_evict_by_the_plan_unless_told_otherwise() -> None:
@@ -162,16 +162,23 @@ def test_paced_steps_evict_by_the_plan_unless_told_otherwise() -> None:
     assert knowing == [1, 0, 1]
 
 
-def test_vllm_that_follows_a_plan_evicts_by_last_use_whatever_the_plan_wants() -> None:
+VLLMS = ["vllm", VLLM_PLANNED]
+
+
+def test_only_vllm_s_cache_evicts_by_last_use_whatever_the_plan_wants() -> None:
     assert AMPLE.pacing.gains.keeps_awaited
-    assert not FLAVOURS[VLLM_PLANNED].evicts_by_plan(AMPLE.pacing)
-    assert FLAVOURS["nanoflow"].evicts_by_plan(AMPLE.pacing)
+    paces = {name for name, flavour in FLAVOURS.items() if flavour.can_pace}
+    by_plan = {name for name in paces if FLAVOURS[name].evicts_by_plan(AMPLE.pacing)}
+    assert by_plan == {"nanoflow", "sequential"}
+    assert paces - by_plan == set(VLLMS)
     assert not FLAVOURS["nanoflow"].evicts_by_plan(None)
 
 
-def test_vllm_that_follows_a_plan_cannot_be_asked_to_evict_by_it() -> None:
-    with pytest.raises(InputError, match="vllm-planned evicts by last use"):
-        find_flavour(VLLM_PLANNED, eviction="plan")
+@pytest.mark.parametrize("engine", VLLMS)
+def test_vllm_cannot_be_asked_to_evict_by_the_plan(engine: str) -> None:
+    with pytest.raises(InputError, match=f"^{engine} evicts by last use, .*leave eviction at lru$"):
+        find_flavour(engine, eviction="plan")
+    assert find_flavour(engine, eviction="lru") == FLAVOURS[engine]
 
 
 def crowded() -> Workload:
@@ -190,10 +197,11 @@ def crowded() -> Workload:
     return pooled([heads, from_lengths([20] * 60, [400] * 60, source="long")])
 
 
-def test_simulated_vllm_planned_is_the_same_with_and_without_awaited_prefixes() -> None:
+@pytest.mark.parametrize("engine", VLLMS)
+def test_simulated_vllm_is_the_same_with_and_without_awaited_prefixes(engine: str) -> None:
     """In a pool in which keeping them changes the steps of an engine that can."""
     workload = crowded()
-    settings = search.Settings(engine=VLLM_PLANNED, kv_bytes=1 << 29)
+    settings = search.Settings(engine=engine, kv_bytes=1 << 29)
     plan = search.plan_policy(search.prepare(workload, settings), "paced")
     assert plan.pacing is not None
     gains = replace(plan.pacing.gains, keeps_awaited=False)
@@ -203,7 +211,7 @@ def test_simulated_vllm_planned_is_the_same_with_and_without_awaited_prefixes() 
         asked = replace(settings, engine=engine)
         return search.simulate_plan(workload, plan, asked).log.counts.tolist()
 
-    assert counts(VLLM_PLANNED, plan) == counts(VLLM_PLANNED, told)
+    assert counts(engine, plan) == counts(engine, told)
     assert counts("sequential", plan) != counts("sequential", told)
 
 

@@ -107,6 +107,15 @@ def test_log_without_one_of_its_columns_is_refused(tmp_path: Path) -> None:
         read_steplog(path)
 
 
+def test_log_with_a_column_twice_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "steps.parquet"
+    write_steplog(small_log(), path)
+    table = pq.read_table(path)
+    pq.write_table(table.append_column("waiting", table["waiting"]), path)
+    with pytest.raises(InputError, match="has 2 columns 'waiting'; write it with blendsim again"):
+        read_steplog(path)
+
+
 def test_newer_schema_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "steps.parquet"
     write_steplog(small_log(), path)

@@ -5,7 +5,6 @@
 import os
 import signal
 import sys
-from contextlib import suppress
 from typing import Any
 
 import typer
@@ -125,14 +124,4 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         # A terminal that cannot show ρ gets a question mark, not a traceback.
         getattr(stream, "reconfigure", lambda **_: None)(errors="replace")
-    try:
-        app()
-    except SystemExit as done:
-        if done.code == WRONG_INPUT and "vllm" not in sys.modules:  # which tidies up at exit
-            # NOTE: a command that is over right after it read a file may end while a thread of
-            # Arrow's still lets go of the file's bytes; the interpreter would abort.
-            for stream in (sys.stdout, sys.stderr):
-                with suppress(OSError, AttributeError):  # None where it was closed
-                    stream.flush()
-            os._exit(WRONG_INPUT)
-        raise
+    app()

@@ -106,7 +106,7 @@ def _text(found: "Found", where: str) -> list[str]:
         "",
         *policy_table(found.rows, found.chosen.policy, columns),
         "",
-        *leaderboard_table(entries, columns),
+        *leaderboard_table(entries, columns, is_typical=found.worlds > 0),
         "",
         *paragraphs(
             [

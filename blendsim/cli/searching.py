@@ -57,9 +57,9 @@ def worlds_told(found: "Found") -> list[str]:
     if not found.worlds:
         return []
     return [
-        f"Not all lengths are known: schedules were compared in {found.worlds} worlds that the "
-        "sample allows, by the geometric mean of their seconds, which the leaderboard shows. The "
-        "predicted seconds of a policy's row are those in the one world that simulate shows."
+        "Not all lengths are known: schedules were compared by typical seconds, the geometric "
+        f"mean of those in {found.worlds} worlds that the sample allows. The predicted seconds of "
+        "a policy's row are those in the one world that simulate shows."
     ]
 
 

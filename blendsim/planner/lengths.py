@@ -121,27 +121,30 @@ def _draw_of_deepest(
     """The paper's subtrees. `found` are the leaf positions with evidence, `weight` says how likely
     each is drawn beside the others of its subtree, `luck` is a random number a leaf position.
     """
-    low, high = np.searchsorted(found, tree.first), np.searchsorted(found, tree.last)
-    node = deepest_nodes(tree.parent, high - low)[tree.leaf_parent]
     drawn = lengths.expected.copy()
 
-    def take(leaf: Ints, node: Ints, found: Ints, weight: Floats) -> None:
-        low, high = np.searchsorted(found, tree.first), np.searchsorted(found, tree.last)
+    def below(found: Ints) -> tuple[Ints, Ints]:
+        """The range of `found` that each node holds."""
+        return np.searchsorted(found, tree.first), np.searchsorted(found, tree.last)
+
+    def take(leaf: Ints, first: Ints, last: Ints, found: Ints, weight: Floats) -> None:
         total = np.append(0.0, np.cumsum(weight))
-        first, last = low[node], high[node]
         aim = total[first] + luck[leaf] * (total[last] - total[first])
         place = np.searchsorted(total, aim, side="right") - 1
         place = np.clip(place, first, last - 1)
         drawn[tree.order[leaf]] = workload.output_len[tree.order[found[place]]]
 
     unseen = ~lengths.is_visible[tree.order]
+    low, high = below(found)
+    node = deepest_nodes(tree.parent, high - low)[tree.leaf_parent]
     leaf = np.flatnonzero((node >= 0) & unseen)
-    take(leaf, node[leaf], found, weight)
+    take(leaf, low[node[leaf]], high[node[leaf]], found, weight)
     alone = is_alone(tree)
     mine = alone[found]
-    low, high = np.searchsorted(found[mine], tree.first), np.searchsorted(found[mine], tree.last)
+    low, high = below(found[mine])
     leaf = np.flatnonzero(alone & unseen & (high > low)[tree.leaf_parent])
-    take(leaf, tree.leaf_parent[leaf], found[mine], weight[mine])
+    at = tree.leaf_parent[leaf]
+    take(leaf, low[at], high[at], found[mine], weight[mine])
     return drawn
 
 

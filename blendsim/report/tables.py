@@ -82,10 +82,13 @@ class Ranked(Protocol):
     def values(self) -> Mapping[str, Any]: ...
 
 
-def leaderboard_table(entries: Sequence[tuple[int, Ranked]], width: int) -> list[str]:
+def leaderboard_table(
+    entries: Sequence[tuple[int, Ranked]], width: int, is_typical: bool = False
+) -> list[str]:
     """A line a schedule with its rank; `fixed` marks the policies as `plan` runs them. What all
-    have in common takes no column.
+    have in common takes no column. Seconds are predicted ones, or typical ones of several worlds.
     """
+    seconds = "typical" if is_typical else "predicted"
     found: dict[str, set[Any]] = {}
     for _, entry in entries:
         for name, value in entry.values.items():
@@ -97,7 +100,7 @@ def leaderboard_table(entries: Sequence[tuple[int, Ranked]], width: int) -> list
     ]
     columns = [
         Column("rank", [number(rank) for rank, _ in entries]),
-        Column("predicted", [number(entry.seconds, 1) for _, entry in entries]),
+        Column(seconds, [number(entry.seconds, 1) for _, entry in entries]),
         Column("", ["fixed" if entry.is_fixed else "" for _, entry in entries], is_text=True),
         *(
             Column(name, cells, 0 if name == "policy" else 1, is_text=not _has_figures(cells))

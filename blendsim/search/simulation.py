@@ -9,9 +9,9 @@ from blendsim.report.metrics import Row
 from blendsim.request import Ints, Workload
 from blendsim.search.problem import Problem, Progress, prepare, with_worlds
 from blendsim.search.trial import block_size, find_bounds, find_engine, find_facts, run_trial
+from blendsim.search.world_run import seconds_in
 from blendsim.serving.flavour import Flavour
 from blendsim.settings import Settings
-from blendsim.sim.timing import run_seconds
 from blendsim.steplog import StepLog
 
 
@@ -50,19 +50,8 @@ def simulate_plan(
 
 
 def _in_worlds(problem: Problem, plan: Plan, flavour: Flavour) -> list[float]:
-    settings = problem.settings
-
     def run(output_len: Ints) -> float:
-        return run_seconds(
-            plan,
-            problem.workload,
-            output_len,
-            problem.prompts,
-            problem.model,
-            flavour,
-            settings.cluster,
-            settings.host,
-        )
+        return seconds_in(problem, plan, flavour, output_len)
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # compiled code runs outside the lock
         return sorted(pool.map(run, problem.worlds))

@@ -183,6 +183,7 @@ FLAVOURS: dict[str, Flavour] = {
             keeps_own_blocks=True,
             oldest_leaves_first=True,
             overlaps=False,
+            always_lru=True,
         ),
         Flavour(
             VLLM_PLANNED,
