@@ -158,7 +158,7 @@ def _text(rows: list[Any], best: Any, where: str, advice: list[str], notes: list
     return [
         *paragraphs([pool_line(best, where)], columns),
         "",
-        *policy_table(rows, best.policy, columns),
+        *policy_table(rows, best, columns),
         "",
         *paragraphs(advice, columns),
         *paragraphs([f"Note: {note}" for note in notes], columns),

@@ -104,7 +104,7 @@ def _text(found: "Found", where: str) -> list[str]:
     return [
         *paragraphs([pool_line(found.chosen, where)], columns),
         "",
-        *policy_table(found.rows, found.chosen.policy, columns),
+        *policy_table(found.rows, found.chosen, columns),
         "",
         *leaderboard_table(entries, columns, is_typical=found.worlds > 0),
         "",

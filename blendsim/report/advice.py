@@ -96,23 +96,42 @@ def of_pool(rows: Sequence[Row], limits: Bounds, model: StepModel) -> list[str]:
 
 
 def _why(rows: Sequence[Row], chosen: Row, judged: Judged | None) -> str:
-    predicted = {row.policy: row.predicted_seconds for row in rows}
     said = "predicted {:,.1f} s"
     if judged is not None:
-        predicted = {row.policy: judged.seconds[row.policy] for row in rows}
         said = f"typically {{:,.1f}} s in {judged.worlds} worlds that the sample allows"
-    others = [row for row in rows if row is not chosen]
-    own = predicted[chosen.policy]
+
+    def seconds(row: Row) -> float:
+        return row.predicted_seconds if judged is None else judged.seconds[row.policy]
+
+    own = seconds(chosen)
+    others = [row for row in rows if row.policy != chosen.policy]
     if not others:
         return f"{chosen.policy}: {said.format(own)}."
-    second = min(others, key=lambda row: predicted[row.policy])
-    margin = predicted[second.policy] / own - 1
-    lead = "as fast as" if margin < 0.0005 else f"{margin:.1%} faster than"
-    text = f"{chosen.policy} is chosen: {said.format(own)}, {lead} {second.policy}, the next best."
+    second = min(others, key=seconds)
+    usual = next((row for row in rows if row.policy == chosen.policy and row is not chosen), None)
+    name = chosen.policy if usual is None else _at_budget(chosen)
+    text = f"{name} is chosen: {said.format(own)}, "
+    if usual is None:
+        text += f"{_lead(own, seconds(second))} {second.policy}, the next best."
+    else:
+        text += (
+            f"{_lead(own, seconds(usual))} at the engine's own {usual.token_budget:,} and "
+            f"{_lead(own, seconds(second))} {second.policy} there, the next best policy."
+        )
     if chosen.regret and chosen.regret > 0:
         best = min(rows, key=lambda row: row.reported_seconds)
-        text += f" On the true lengths {best.policy} would have been {chosen.regret:,.1f} s faster."
+        name = best.policy if usual is None else _at_budget(best)
+        text += f" On the true lengths {name} would have been {chosen.regret:,.1f} s faster."
     return text
+
+
+def _lead(own: float, other: float) -> str:
+    margin = other / own - 1
+    return "as fast as" if margin < 0.0005 else f"{margin:.1%} faster than"
+
+
+def _at_budget(row: Row) -> str:
+    return f"{row.policy} at {row.token_budget:,} tokens a step"
 
 
 def _bound(rows: Sequence[Row], limits: Bounds, model: StepModel) -> str:
@@ -128,8 +147,9 @@ def _bound(rows: Sequence[Row], limits: Bounds, model: StepModel) -> str:
         f"{limits.memory:,.1f} s of decode reads, each at its best rate."
     )
     most = sum(kinds.values()) / overlapped_best(model.lines, *kinds.values()) - 1
-    times = [row.reported_seconds for row in rows]
-    if len(rows) > 1 and (spread := max(times) / min(times) - 1) < NEAR:
+    # NOTE: the first row of each policy: one at another token budget says nothing of orders.
+    times = list({row.policy: row.reported_seconds for row in reversed(rows)}.values())
+    if len(times) > 1 and (spread := max(times) / min(times) - 1) < NEAR:
         text += (
             f" Order buys next to nothing here: all policies lie within {spread:.1%}, and even "
             f"the best overlap would gain {most:.1%} over none."

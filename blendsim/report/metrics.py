@@ -153,9 +153,9 @@ def summarise(
     )
 
 
-def beside(row: Row, bounds: Bounds) -> Row:
-    """The row beside other bounds of its pool."""
-    seconds = row.reported_seconds
+def beside(row: Row, log: StepLog, bounds: Bounds) -> Row:
+    """The row of a run, whose `log` is that on true lengths, beside other bounds of its pool."""
+    seconds = run_seconds(log)
     return replace(
         row,
         optimum_seconds=bounds.optimum,

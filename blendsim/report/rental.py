@@ -48,6 +48,7 @@ class RentalRow:
     dp: int
     pools: str | None  # of prefill and decode replicas, such as 1P2D, instead of dp equal ones
     row: Row
+    other_budget: int | None  # tokens a step, where another than the engine's own is better
     gpu_hours: float
     billed_gpu_hours: float | None  # in the units that are sold; None without prices
     cost: float | None
@@ -60,6 +61,12 @@ class RentalRow:
     def system(self) -> str:
         """The system in a few words."""
         return system_name(self.gpu, self.tp, self.dp, self.pools)
+
+    @property
+    def policy(self) -> str:
+        """The policy that is best there, with the token budget where that is not the engine's."""
+        budget = "" if self.other_budget is None else f", {self.other_budget:,}"
+        return f"{self.row.policy}{budget}"
 
     def spent(self) -> float:
         """Money, or GPU-hours where there are no prices."""
@@ -79,7 +86,7 @@ def system_name(gpu: str, tp: int, dp: int, pools: str | None) -> str:
 
 def rental_json(row: RentalRow, chosen: RentalRow | None) -> dict[str, Any]:
     """The row under its public keys: those of the policy that is best there, and the system's."""
-    own = {key: value for key, value in asdict(row).items() if key != "row"}
+    own = {key: value for key, value in asdict(row).items() if key not in ("row", "other_budget")}
     return own | as_json(row.row) | {"chosen": row is chosen}
 
 
@@ -91,7 +98,7 @@ def rental_table(
         Column("gpu", [f"{'*' if row is chosen else ' '} {row.gpu}" for row in rows], is_text=True),
         Column("tp", [number(row.tp) for row in rows]),
         Column("dp", [row.pools or number(row.dp) for row in rows]),
-        Column("policy", [row.row.policy for row in rows], is_text=True),
+        Column("policy", [row.policy for row in rows], is_text=True),
         Column("predicted", [number(row.row.predicted_seconds, 1) for row in rows]),
         Column("GPU-hours", _spends([row.gpu_hours for row in rows])),
         *_money_columns(rows, goal),

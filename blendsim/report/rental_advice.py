@@ -45,8 +45,9 @@ def _why(rows: Sequence[RentalRow], chosen: RentalRow, goal: Goal) -> str:
     if len(fit) == 1:
         among = "is the only one that meets what is asked" if _limits(goal) else "is the only one"
     paid = "" if goal.currency is None else f", {_money(chosen, goal)}"
+    at = "" if chosen.other_budget is None else f" at {chosen.other_budget:,} tokens a step"
     text = (
-        f"{chosen.system} with {chosen.row.policy} is chosen: it {among}. Predicted: "
+        f"{chosen.system} with {chosen.row.policy}{at} is chosen: it {among}. Predicted: "
         f"{_seconds(chosen)}, {spend(chosen.gpu_hours)} GPU-hours{paid}."
     )
     if len(fit) == 1:

@@ -30,13 +30,15 @@ def lay_out(columns: Sequence[Column], width: int) -> list[str]:
     return [titles, "─" * len(titles), *(_line(shown, row, widths) for row in rows)]
 
 
-def policy_table(rows: "Sequence[Row]", chosen: str | None, width: int) -> list[str]:
-    """A line a policy, the chosen one marked. Seconds are on true lengths, predicted ones on what
+def policy_table(rows: "Sequence[Row]", chosen: "Row | None", width: int) -> list[str]:
+    """A line a row, the chosen one marked. Seconds are on true lengths, predicted ones on what
     planning may see.
     """
+    marks = ["*" if row is chosen else " " for row in rows]
+    names = [f"{mark} {name}" for mark, name in zip(marks, policy_labels(rows), strict=True)]
     kept = [_kept(row) for row in rows]
     columns = [
-        Column("policy", [_marked(row.policy, chosen) for row in rows], is_text=True),
+        Column("policy", names, is_text=True),
         Column("seconds", [number(row.seconds, 1) for row in rows]),
         Column("predicted", [number(row.predicted_seconds, 1) for row in rows]),
         Column("tokens/s", [number(row.tokens_per_second) for row in rows]),
@@ -48,6 +50,17 @@ def policy_table(rows: "Sequence[Row]", chosen: str | None, width: int) -> list[
         Column("steps", [number(row.steps) for row in rows], dispensable=4),
     ]
     return lay_out(columns, width)
+
+
+def policy_labels(rows: "Sequence[Row]") -> list[str]:
+    """The rows' policies; of several rows of one policy the later ones with their token budget."""
+    seen: set[str] = set()
+    labels = []
+    for row in rows:
+        is_again = row.policy in seen
+        labels.append(f"{row.policy}, {row.token_budget:,}" if is_again else row.policy)
+        seen.add(row.policy)
+    return labels
 
 
 def comparison_table(

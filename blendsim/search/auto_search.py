@@ -46,10 +46,9 @@ def choose_and_search(
     trials = try_policies(problem, progress)
     found = search_prepared(problem, effort, progress, start, trials)
     limits = _widest(trials, found)
-    rows = [trial.row for trial in trials]
+    rows = [beside(trial.row, trial.log, limits) for trial in trials]
     if found.is_searched:
-        rows.append(found.chosen)
-    rows = [beside(row, limits) for row in rows]
+        rows.append(beside(found.chosen, found.log, limits))
     at = [row.policy for row in rows].index(found.chosen.policy)
     least = min(row.reported_seconds for row in rows)
     rows[at] = replace(rows[at], regret=rows[at].reported_seconds - least)

@@ -1,19 +1,21 @@
-"""Choosing a plan: make one with every policy, simulate each, keep the best by prediction.
+"""Choosing a plan: make one with every policy, simulate each, keep the best by prediction, at
+another token budget if that pays.
 
 The choice uses `predicted_seconds`, simulated on what planning may see. The true lengths are
 simulated only to report what the choice was worth.
 """
 
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import NamedTuple
 
 from blendsim.plan import Plan
 from blendsim.planner.make import POLICIES
 from blendsim.report.advice import advise
-from blendsim.report.metrics import Row
+from blendsim.report.metrics import Row, beside
 from blendsim.report.optimum import Bounds
 from blendsim.request import Workload
+from blendsim.search.budgets import better_engine, other_budgets
 from blendsim.search.problem import Problem, Progress, plan_policy, prepare
 from blendsim.search.trial import Trial, block_size, find_bounds, find_engine, find_facts, run_trial
 from blendsim.settings import AUTO, Settings
@@ -25,7 +27,9 @@ class Choice(NamedTuple):
 
     plan: Plan  # the chosen one
     chosen: Row
-    rows: list[Row]  # one a policy, in the order tried
+    rows: list[
+        Row
+    ]  # one a policy, in the order tried; last the best at another token budget, if so
     log: StepLog  # of the chosen plan, on true lengths where the trace has them
     bounds: Bounds
     advice: list[str]  # why this plan, what bounds the pool, what would run almost free beside it
@@ -34,7 +38,7 @@ class Choice(NamedTuple):
 
 def choose(workload: Workload, settings: Settings, progress: Progress = lambda _: None) -> Choice:
     """Plan with `settings.planner`, or with every policy for `auto`, and keep the best by
-    prediction.
+    prediction; for `auto` at the token budget that is best for it, unless one is asked for.
     """
     return choose_for(prepare(workload, settings, progress), progress)
 
@@ -42,22 +46,28 @@ def choose(workload: Workload, settings: Settings, progress: Progress = lambda _
 def choose_for(problem: Problem, progress: Progress = lambda _: None) -> Choice:
     """`choose` for a pool that is prepared."""
     trials = try_policies(problem, progress)
-    best = min(range(len(trials)), key=lambda i: trials[i].row.predicted_seconds)
-    rows = [trial.row for trial in trials]
+    at = min(range(len(trials)), key=lambda i: trials[i].row.predicted_seconds)
+    other = _at_other_budget(problem, trials[at], progress)
+    if other is not None:
+        at = len(trials)
+        trials.append(other)
+    best = trials[at]
+    # Of the bounds for different token budgets those of the largest, which hold for all rows.
+    limits = max(trials, key=lambda trial: trial.row.token_budget).bounds
+    rows = [beside(trial.row, trial.log, limits) for trial in trials]
     least = min(row.reported_seconds for row in rows)
-    chosen = replace(rows[best], regret=rows[best].reported_seconds - least)
-    rows[best] = chosen
-    limits = trials[best].bounds
-    plan = trials[best].plan
+    chosen = replace(rows[at], regret=rows[at].reported_seconds - least)
+    rows[at] = chosen
+    plan = best.plan
     plan = replace(plan, meta={**plan.meta, "predicted_seconds": chosen.predicted_seconds})
     return Choice(
         plan=plan,
         chosen=chosen,
         rows=rows,
-        log=trials[best].log,
+        log=best.log,
         bounds=limits,
         advice=advise(rows, chosen, limits, problem.model),
-        notes=[*problem.workload.notes, *problem.lengths.notes, *trials[best].notes],
+        notes=[*problem.workload.notes, *problem.lengths.notes, *best.notes],
     )
 
 
@@ -80,3 +90,24 @@ def try_policies(problem: Problem, progress: Progress) -> list[Trial]:
 
     with ThreadPoolExecutor(2) as pool:
         return list(pool.map(run, policies))
+
+
+def _at_other_budget(problem: Problem, best: Trial, progress: Progress) -> Trial | None:
+    """The best policy's plan at another token budget, if that is worth it."""
+    flavour = find_engine(problem, problem.settings.engine)
+    if not other_budgets(problem, flavour.token_budget):
+        return None
+    policy, seconds = best.row.policy, best.row.predicted_seconds
+    progress(f"simulating {policy} at other token budgets")
+    with ThreadPoolExecutor(2) as pool:
+        better = better_engine(problem, best.plan, flavour, seconds, pool)
+    if better is None:
+        return None
+    settings = replace(problem.settings, token_budget=better.token_budget)
+    plan = replace(best.plan, meta={**best.plan.meta, "settings": asdict(settings)})
+    limits, block = best.bounds, block_size(problem, [flavour])
+    if better.token_budget > flavour.token_budget:
+        progress(f"bounds for {better.token_budget} tokens a step")
+        limits = find_bounds(problem, better.token_budget, block)
+    facts = find_facts(problem, block)
+    return run_trial(problem._replace(settings=settings), plan, policy, better, limits, facts)

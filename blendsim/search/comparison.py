@@ -12,6 +12,8 @@ from blendsim.errors import BlendsimError, InputError
 from blendsim.plan import Plan
 from blendsim.report.metrics import Row, run_seconds
 from blendsim.request import Workload
+from blendsim.search.budgets import BUDGETS as BUDGETS  # those each baseline is tried at
+from blendsim.search.budgets import covered_budgets
 from blendsim.search.problem import Problem, Progress, plan_policy, prepare
 from blendsim.search.trial import (
     block_size,
@@ -28,7 +30,6 @@ from blendsim.sim.run import require_modelled
 from blendsim.sim.topology import COLOCATED
 from blendsim.steplog import StepLog
 
-BUDGETS = (512, 1_024, 2_048, 4_096, 8_192)  # tokens a step each baseline is tried at
 COMMON_BUDGET = 2_048
 
 
@@ -57,7 +58,7 @@ def compare(
     blocks = {b.engine: block_size(problem, [find_flavour(b.engine)]) for b in baselines}
     facts = {block: find_facts(problem, block) for block in set(blocks.values())}
     finest = min(blocks.values())
-    most = max(_budgets(problem))
+    most = max(covered_budgets(problem))
     progress(f"bounds for {most} tokens a step")
     limits = {
         scene.settings.replicas: find_bounds(scene, most, finest) for scene in scenes.values()
@@ -127,11 +128,6 @@ def _runnable(
     return kept, left_out
 
 
-def _budgets(problem: Problem) -> list[int]:
-    asked = problem.settings.token_budget
-    return [asked] if asked else [n for n in BUDGETS if n <= problem.model.coverage.tokens]
-
-
 def _foresee(
     problem: Problem, plan: Plan, baseline: Baseline, common: Flavour
 ) -> tuple[Flavour, dict[Flavour, StepLog]]:
@@ -141,7 +137,7 @@ def _foresee(
     """
     if problem.settings.cluster.is_disaggregated:
         return find_engine(problem, baseline.engine), {}
-    budgets = _budgets(problem)
+    budgets = covered_budgets(problem)
     tried = [find_engine(problem, baseline.engine, budget) for budget in budgets]
     if len(tried) == 1:
         return tried[0], {}

@@ -18,6 +18,7 @@ from blendsim.report.metrics import PoolFacts, run_seconds, total_tokens
 from blendsim.report.optimum import Bounds
 from blendsim.report.rental import Goal, RentalRow, system_name
 from blendsim.request import Workload
+from blendsim.search.budgets import better_engine
 from blendsim.search.prices import Prices
 from blendsim.search.problem import (
     Problem,
@@ -41,6 +42,7 @@ from blendsim.serving.flavour import Flavour
 from blendsim.settings import AUTO, Settings
 from blendsim.sim.pool_cores import require_room
 from blendsim.sim.run import require_modelled
+from blendsim.sim.topology import COLOCATED
 from blendsim.steplog import StepLog
 from blendsim.traces.limits import oversize
 
@@ -75,8 +77,18 @@ class _Scene(NamedTuple):
     problem: Problem
     flavour: Flavour
     plans: dict[str, Plan]  # by policy, made for one replica
-    limits: Bounds
+    limits: dict[int, Bounds]  # of one replica, by token budget, as far as they were asked for
     facts: PoolFacts
+
+    def limits_up_to(self, token_budget: int) -> Bounds:
+        """Bounds of engines of up to so many tokens a step, on the replicas asked for."""
+        wide = max(token_budget, self.flavour.token_budget)
+        settings = self.problem.settings
+        if wide not in self.limits:
+            one = replace(settings, dp=1, topology=COLOCATED.name)
+            block = block_size(self.problem, [self.flavour])
+            self.limits[wide] = find_bounds(self.problem._replace(settings=one), wide, block)
+        return self.limits[wide].over(settings.replicas)
 
 
 class _Foreseen(NamedTuple):
@@ -128,7 +140,7 @@ def rent(
     left_out = list(candidates.left_out)
     with ThreadPoolExecutor(2) as pool:  # compiled code runs outside the interpreter's lock
         done = [
-            _Outcome(problem.settings, _row(problem, trial, goal, prices))
+            _Outcome(problem.settings, _row(problem, trial, goal, prices, base.settings))
             for problem, trial in _trials(base, candidates.settings, left_out, pool, progress)
         ]
     if not done:
@@ -140,7 +152,7 @@ def rent(
     if best.misses:
         return Rental(rows, None, None, left_out, notes)
     progress(f"planning for {best.system}")
-    there = moved(base, done[0].settings)
+    there = moved(base, done[0].settings)  # with the token budget that is best there
     # NOTE: made again, since the plans of all systems together are more than memory may hold.
     plan = plan_policy(there, best.row.policy)
     plan = replace(plan, meta={**plan.meta, "predicted_seconds": best.row.predicted_seconds})
@@ -167,7 +179,7 @@ def _trials(
             name = system_name(settings.gpu, settings.tp, settings.dp, _pools(settings))
             progress(f"simulating {name}, {candidates.index(settings) + 1} of {len(candidates)}")
             try:
-                yield problem, _best_trial(scene._replace(problem=problem), pool)
+                yield _best_trial(scene._replace(problem=problem), pool)
             except _CANNOT_RUN as error:
                 left_out.append(f"{name} is left out: {error}")
 
@@ -192,14 +204,14 @@ def _scene(
         require_room(problem.workload, problem.true_lengths, problem.model, settings.cluster)
     policies = POLICIES if settings.planner == AUTO else (settings.planner,)
     plans = pool.map(lambda policy: plan_whole(problem, policy), policies)
-    block = block_size(problem, [flavour])
-    limits = find_bounds(problem, flavour.token_budget, block)
-    facts = find_facts(problem, block)
-    return _Scene(problem, flavour, dict(zip(policies, plans, strict=True)), limits, facts)
+    facts = find_facts(problem, block_size(problem, [flavour]))
+    return _Scene(problem, flavour, dict(zip(policies, plans, strict=True)), {}, facts)
 
 
-def _best_trial(scene: _Scene, pool: ThreadPoolExecutor) -> Trial:
-    """The policy that is best by prediction, and only that one simulated on the true lengths."""
+def _best_trial(scene: _Scene, pool: ThreadPoolExecutor) -> tuple[Problem, Trial]:
+    """The policy that is best by prediction, at another token budget if that pays, and only that
+    simulated on the true lengths; and the problem, which asks for that budget then.
+    """
     problem, flavour = scene.problem, scene.flavour
 
     def foresee(policy: str) -> _Foreseen:
@@ -208,11 +220,19 @@ def _best_trial(scene: _Scene, pool: ThreadPoolExecutor) -> Trial:
 
     foreseen = list(pool.map(foresee, scene.plans))
     best = min(foreseen, key=lambda trial: run_seconds(trial.log))
-    limits = scene.limits.over(problem.settings.replicas)
-    return run_trial(problem, best.plan, best.policy, flavour, limits, scene.facts, best.log)
+    better = better_engine(problem, best.plan, flavour, run_seconds(best.log), pool)
+    if better is None:
+        limits = scene.limits_up_to(flavour.token_budget)
+        trial = run_trial(problem, best.plan, best.policy, flavour, limits, scene.facts, best.log)
+        return problem, trial
+    settings = replace(problem.settings, token_budget=better.token_budget)
+    there, limits = problem._replace(settings=settings), scene.limits_up_to(better.token_budget)
+    return there, run_trial(there, best.plan, best.policy, better, limits, scene.facts)
 
 
-def _row(problem: Problem, trial: Trial, goal: Goal, prices: Prices | None) -> RentalRow:
+def _row(
+    problem: Problem, trial: Trial, goal: Goal, prices: Prices | None, asked: Settings
+) -> RentalRow:
     settings, row = problem.settings, trial.row
     seconds = row.predicted_seconds
     bill = None if prices is None else prices.bill(settings.gpu, row.gpus, seconds)
@@ -224,6 +244,7 @@ def _row(problem: Problem, trial: Trial, goal: Goal, prices: Prices | None) -> R
         dp=settings.dp,
         pools=_pools(settings),
         row=row,
+        other_budget=None if settings.token_budget == asked.token_budget else row.token_budget,
         gpu_hours=row.gpus * seconds / 3_600,
         billed_gpu_hours=None if bill is None else bill.gpu_hours,
         cost=cost,

@@ -12,7 +12,7 @@ from blendsim.errors import BlendsimError
 from blendsim.perf.grids import Floats
 from blendsim.planner.blend import BOTH_ENDS, ENDS, BlendSettings
 from blendsim.planner.make import PACED, POLICIES
-from blendsim.search.comparison import BUDGETS
+from blendsim.search.budgets import BUDGETS
 from blendsim.search.problem import Problem
 from blendsim.search.trial import find_engine
 from blendsim.serving.flavour import EVICTIONS

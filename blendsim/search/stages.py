@@ -13,6 +13,7 @@ from blendsim.planner.tree import pool_tree
 from blendsim.prefix import sort_prompts
 from blendsim.request import Ints, Workload, select
 from blendsim.search.problem import Problem, Progress, costs_of, prepare
+from blendsim.search.trial import asked_engine
 from blendsim.settings import Settings
 
 
@@ -37,8 +38,11 @@ def prepare_rest(
     progress: Progress = lambda _: None,
 ) -> Problem:
     """The requests `rest` as a pool of its own, expected to answer as those in the mask `seen` did:
-    request i of these with `lengths[i]` tokens. Nobody is sampled any more.
+    request i of these with `lengths[i]` tokens. Nobody is sampled any more. The engine that is to
+    answer runs by then, so that its token budget is settled.
     """
+    budget = asked_engine(settings, settings.engine).token_budget
+    settings = replace(settings, token_budget=budget)
     known = replace(
         workload, output_len=np.where(seen, lengths, 0), has_output=seen, is_known=seen & False
     )
