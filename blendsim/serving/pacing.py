@@ -197,7 +197,7 @@ def look(state: State) -> None:
         price,
         p.slack,
         share,
-        least_size(pace, tokens / steps_for_compute(state, reads)),
+        least_size(pace, tokens / steps_for_compute(state, ahead[0, 0])),
     )
 
 

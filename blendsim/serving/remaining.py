@@ -54,14 +54,13 @@ def longest_left(state: State) -> float:
 
 
 @kernel
-def steps_for_compute(state: State, reads: float) -> float:
-    """Steps there are for computing, whatever is computed: as many as `reads` seconds take with KV
-    as full as expected, or as the longest visible length takes, less those that the longest answer
-    of the compute-heavy end decodes after it has been computed.
+def steps_for_compute(state: State, full: float) -> float:
+    """Steps there are for computing, whatever is computed: those foreseen with KV `full`, or as many
+    as the longest visible length takes, less those that the longest answer of the compute-heavy end
+    decodes after it has been computed.
     """
-    p = state.pace[0].record[0]
-    steps = max(longest_visible(state), reads / p.most_reads)
-    return max(steps - float(p.left_longest), 1.0)
+    steps = max(longest_visible(state), full)
+    return max(steps - float(state.pace[0].record[0].left_longest), 1.0)
 
 
 @kernel
