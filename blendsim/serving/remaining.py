@@ -55,9 +55,9 @@ def longest_left(state: State) -> float:
 
 @kernel
 def steps_for_compute(state: State, full: float) -> float:
-    """Steps there are for computing, whatever is computed: those foreseen with KV `full`, or as many
-    as the longest visible length takes, less those that the longest answer of the compute-heavy end
-    decodes after it has been computed.
+    """Steps there are for computing, whatever is computed: those foreseen with KV `full`, or as
+    many as the longest visible length takes, less those that the longest answer of the
+    compute-heavy end decodes after it has been computed.
     """
     steps = max(longest_visible(state), full)
     return max(steps - float(state.pace[0].record[0].left_longest), 1.0)
