@@ -31,12 +31,14 @@ import blendsim
 from blendsim import search
 from blendsim.errors import InputError
 from blendsim.planner.make import POLICIES
+from blendsim.serving.flavour import find_flavour
 from blendsim.synth.blend import blend
 from blendsim.synth.recipes import GRID_SOURCES, Recipe, grid
 from blendsim.traces.limits import without_oversize
 
 PROCESSES = 2
 BATCH = 4 * PROCESSES  # points after which the clock is looked at
+TOKEN_BUDGET = find_flavour(search.Settings().engine).token_budget  # asked for: auto keeps it
 SMALL = 0.005  # regret that is aimed at, of the best policy's seconds
 LEFT_OUT = "left out"
 
@@ -121,7 +123,7 @@ def measured(tasks: list[Task], end: float) -> Iterator[Point]:
 
 def measure(task: Task) -> Point:
     """Plan the point's pool with `auto`; its seconds by policy, simulated and predicted."""
-    settings = search.Settings(sample=task.sample)
+    settings = search.Settings(sample=task.sample, token_budget=TOKEN_BUDGET)
     try:
         drawn = blend(task.recipe, settings.system, task.data).workload
     except InputError:  # no mix of so many requests has that density and sharing

@@ -1,0 +1,259 @@
+"""`auto` at another token budget: taken where it gains enough, told, and kept by the plan."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from test_schedule_search import settings_of
+from test_search import mixed_pool
+from typer.testing import CliRunner
+
+from blendsim import search
+from blendsim.cli.app import app
+from blendsim.plan import write_plan
+from blendsim.planner.make import POLICIES
+from blendsim.report.rental import Goal
+from blendsim.report.tables import policy_labels, policy_table
+from blendsim.request import Workload, from_lengths
+from blendsim.search import budgets
+from blendsim.search.budgets import BUDGETS, WORTH, other_budgets
+from blendsim.search.choice import Choice
+from blendsim.search.rental import find_candidates, rent
+from blendsim.serving.flavour import find_flavour
+from blendsim.serving.knobs import Knobs
+from blendsim.settings import Settings
+
+OWN = find_flavour("nanoflow").token_budget
+A100, H200 = Settings(sample=1.0), Settings(sample=1.0, gpu="h200")
+
+
+def prompts(n: int = 200) -> Workload:
+    """Long prompts and short answers: an A100 prefills them fastest in large steps, and these few
+    an H200 in small ones.
+    """
+    return from_lengths([3_000] * n, [20] * n)
+
+
+@pytest.fixture(scope="module", params=[A100, H200], ids=["larger", "smaller"])
+def settings(request: pytest.FixtureRequest) -> Settings:
+    return request.param  # type: ignore[no-any-return]
+
+
+@pytest.fixture(scope="module")
+def choice(settings: Settings) -> Choice:
+    return search.choose(prompts(), settings)
+
+
+def at(workload: Workload, settings: Settings, policy: str, budget: int) -> float:
+    """Predicted seconds of the policy where that token budget is asked for."""
+    asked = replace(settings, planner=policy, token_budget=budget)
+    return search.choose(workload, asked).chosen.predicted_seconds
+
+
+def test_the_best_policy_takes_the_budget_that_is_best_for_it(
+    settings: Settings, choice: Choice
+) -> None:
+    chosen = choice.chosen
+    seconds = {n: at(prompts(), settings, chosen.policy, n) for n in BUDGETS}
+    assert chosen.token_budget == min(seconds, key=lambda n: seconds[n]) != OWN
+    assert chosen.predicted_seconds == seconds[chosen.token_budget] < (1 - WORTH) * seconds[OWN]
+
+
+def test_the_chosen_row_comes_behind_those_of_the_race(choice: Choice) -> None:
+    race = choice.rows[:-1]
+    assert [row.policy for row in race] == list(POLICIES)
+    assert {row.token_budget for row in race} == {OWN}
+    assert choice.rows[-1] is choice.chosen
+    fastest = min(race, key=lambda row: row.predicted_seconds)
+    assert choice.chosen.policy == fastest.policy
+
+
+def test_rows_stand_beside_the_bounds_of_the_largest_budget(
+    settings: Settings, choice: Choice
+) -> None:
+    most = max(row.token_budget for row in choice.rows)
+    asked = replace(settings, planner="dfs", token_budget=most)
+    assert choice.bounds == search.choose(prompts(), asked).bounds
+    for row in choice.rows:
+        assert row.reachable_seconds == choice.bounds.reachable
+        assert row.share_of_reachable == row.reachable_seconds / row.reported_seconds <= 1
+        assert row.share_of_optimum == row.optimum_seconds / row.reported_seconds <= 1
+
+
+def test_shares_are_of_the_run_that_is_reported_where_few_lengths_are_given() -> None:
+    """Its seconds are those of the lengths that are given, drawn ones for the others."""
+    workload = from_lengths([3_000] * 200, [5 + k % 30 for k in range(200)])
+    partly = replace(workload, has_output=np.arange(200) % 2 == 0)
+    choice = search.choose(partly, Settings(sample=0.1))
+    assert len(choice.rows) == len(POLICIES) + 1
+    for row in choice.rows:
+        assert row.seconds is None
+        tokens = row.tokens_per_second * row.reachable_seconds / row.share_of_reachable
+        assert tokens == pytest.approx(tokens_of(choice))
+        assert row.share_of_reachable <= 1
+
+
+def tokens_of(choice: Choice) -> float:
+    """Tokens of the chosen run, which ends with its log."""
+    end = float((choice.log.time("start") + choice.log.time("seconds")).max())
+    return choice.chosen.tokens_per_second * end
+
+
+def test_the_plan_names_its_budget_and_runs_as_predicted(
+    settings: Settings, choice: Choice
+) -> None:
+    kept = settings_of(choice.plan)
+    assert kept == replace(settings, token_budget=choice.chosen.token_budget)
+    assert choice.plan.meta["predicted_seconds"] == choice.chosen.predicted_seconds
+    row = search.simulate_plan(prompts(), choice.plan, kept).row
+    assert row.predicted_seconds == choice.chosen.predicted_seconds
+    assert row.seconds == choice.chosen.seconds
+    assert row.token_budget == choice.chosen.token_budget
+
+
+def test_the_same_pool_gives_the_same_bytes(
+    settings: Settings, choice: Choice, tmp_path: Path
+) -> None:
+    again = search.choose(prompts(), settings)
+    write_plan(choice.plan, tmp_path / "a")
+    write_plan(again.plan, tmp_path / "b")
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+    assert again.rows == choice.rows
+
+
+def test_what_gains_too_little_is_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    usual = search.choose(prompts(), A100)
+    own = min(row.predicted_seconds for row in usual.rows[:-1])
+    gain = 1 - usual.chosen.predicted_seconds / own
+    monkeypatch.setattr(budgets, "WORTH", gain * 1.001)
+    assert search.choose(prompts(), A100).rows == [
+        replace(row, regret=0.0 if row.policy == usual.chosen.policy else None)
+        for row in at_own(usual)
+    ]
+    monkeypatch.setattr(budgets, "WORTH", gain * 0.999)
+    assert search.choose(prompts(), A100).chosen == usual.chosen
+
+
+def at_own(choice: Choice) -> list[Any]:
+    """The race's rows, beside the bounds of the engine's own budget."""
+    asked = replace(A100, token_budget=OWN)
+    return [replace(row, regret=None) for row in search.choose(prompts(), asked).rows]
+
+
+def test_unsampled_lengths_do_not_change_the_budget(tmp_path: Path) -> None:
+    settings, workload = Settings(), prompts(400)
+    first = search.choose(workload, settings)
+    assert first.chosen.token_budget != OWN, "or this says nothing"
+    seen = np.zeros(len(workload), np.bool_)
+    seen[first.plan.order] = first.plan.is_visible
+    assert 0 < seen.sum() < len(workload)
+    other = replace(workload, output_len=np.where(seen, workload.output_len, 900))
+    second = search.choose(other, settings)
+    write_plan(first.plan, tmp_path / "a")
+    write_plan(second.plan, tmp_path / "b")
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+    assert first.chosen.seconds != second.chosen.seconds
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [{"token_budget": OWN}, {"token_budget": 512}, {"planner": "dfs"}, {"topology": "1P1D"}],
+)
+def test_what_is_asked_for_is_kept(asked: dict[str, Any]) -> None:
+    settings = replace(A100, **asked)
+    rows = search.choose(prompts(40), settings).rows
+    assert {row.token_budget for row in rows} == {settings.token_budget or OWN}
+    assert len({row.policy for row in rows}) == len(rows)
+
+
+def test_no_budget_is_below_the_running_limit_that_is_asked_for() -> None:
+    knobs = Knobs(max_num_active_seqs=1_000)
+    problem = search.prepare(prompts(40), replace(A100, engine="vllm", knobs=knobs))
+    assert other_budgets(problem, OWN) == [1_024, 4_096, 8_192]
+    assert search.choose_for(problem).chosen.predicted_seconds > 0
+
+
+def test_rows_of_one_policy_are_told_apart(choice: Choice) -> None:
+    name = f"{choice.chosen.policy}, {choice.chosen.token_budget:,}"
+    assert policy_labels(choice.rows) == [*POLICIES, name]
+    marked = [line for line in policy_table(choice.rows, choice.chosen, 120) if line[0] == "*"]
+    assert len(marked) == 1
+    assert marked[0].startswith(f"* {name} ")
+
+
+def test_advice_compares_with_the_own_budget_and_the_next_policy(choice: Choice) -> None:
+    chosen, race = choice.chosen, choice.rows[:-1]
+    usual = next(row for row in race if row.policy == chosen.policy)
+    others = [row for row in race if row is not usual]
+    second = min(others, key=lambda row: row.predicted_seconds)
+    gains = [row.predicted_seconds / chosen.predicted_seconds - 1 for row in (usual, second)]
+    assert choice.advice[0] == (
+        f"{chosen.policy} at {chosen.token_budget:,} tokens a step is chosen: predicted "
+        f"{chosen.predicted_seconds:,.1f} s, {gains[0]:.1%} faster than at the engine's own 2,048 "
+        f"and {gains[1]:.1%} faster than {second.policy} there, the next best policy."
+    )
+    assert "all policies lie within 0.0%" in choice.advice[1], "the budget is no order"
+
+
+def test_each_system_to_rent_runs_at_its_best_budget(tmp_path: Path) -> None:
+    candidates = find_candidates(Settings(sample=1.0), ["a100-80g", "h200"], [1], [2, 1])
+    rental = rent(prompts(), candidates, Goal())
+    for row in rental.rows:
+        settings = replace(A100, gpu=row.gpu, dp=row.dp)
+        alone = search.choose(prompts(), settings)
+        assert row.row.token_budget == alone.chosen.token_budget
+        assert row.row.predicted_seconds == alone.chosen.predicted_seconds
+        assert row.row.reachable_seconds == pytest.approx(alone.bounds.reachable, rel=1e-5)
+        changed = row.row.token_budget != OWN
+        assert row.policy == row.row.policy + f", {row.row.token_budget:,}" * changed
+        if row is rental.chosen:
+            assert changed, "or the plan says nothing"
+            assert rental.plan is not None
+            write_plan(rental.plan, tmp_path / "a")
+            write_plan(alone.plan, tmp_path / "b")
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+def test_a_run_keeps_the_budget_its_engine_has() -> None:
+    workload = prompts()
+    nothing = np.zeros(len(workload), np.int64)
+    blind = replace(workload, output_len=nothing, has_output=nothing > 0, output_limit=nothing + 20)
+    seen = nothing == 0
+    for asked, budget in ((None, OWN), (4_096, 4_096)):
+        settings = replace(Settings(), token_budget=asked)
+        rest = search.prepare_rest(blind, settings, np.arange(100), seen, nothing + 20)
+        choice = search.choose_for(rest)
+        assert {row.token_budget for row in choice.rows} == {budget}
+        assert len(choice.rows) == len(POLICIES)
+
+
+def test_commands_tell_and_keep_the_budget(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    lines = ["num_prefill_tokens,num_decode_tokens", *["3000,20"] * 200]
+    Path("trace.csv").write_text("\n".join(lines) + "\n")
+    made = told("plan", "--trace", "trace.csv", "-o", "plan.parquet")
+    assert made["token_budget"] == 4_096
+    assert [row["policy"] for row in made["rows"]] == [*POLICIES, made["policy"]]
+    assert [row["chosen"] for row in made["rows"]] == [False] * len(POLICIES) + [True]
+    assert [row["token_budget"] for row in made["rows"]] == [OWN] * len(POLICIES) + [4_096]
+    again = told("simulate", "plan.parquet")
+    for key in ("predicted_seconds", "seconds", "token_budget", "reachable_seconds"):
+        assert again[key] == made[key], key
+
+
+def told(*arguments: str) -> dict[str, Any]:
+    result = CliRunner().invoke(app, [*arguments, "--json"])
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.stdout)
+    assert isinstance(found, dict)
+    return found
+
+
+def test_a_pool_whose_steps_are_small_keeps_the_engine_s_own_budget() -> None:
+    choice = search.choose(mixed_pool(np.random.default_rng(0), 100), A100)
+    assert [row.policy for row in choice.rows] == list(POLICIES)
+    assert choice.plan.meta["settings"]["token_budget"] is None
+    assert choice.advice[0].endswith("the next best.")
