@@ -228,6 +228,10 @@ def test_settings_of_the_kv_cache_reach_the_simulation(folder: Path) -> None:
     assert told["host"]["seconds"] < told["none"]["seconds"]
     assert told["plan"]["seconds"] < told["none"]["seconds"], "who waits finds its own blocks"
     assert read_plan(folder / "plan").meta["settings"]["eviction"] == "plan"
+    for engine in ("vllm", "vllm-planned"):  # whose cache evicts by last use
+        simulated = run_json("simulate", "plan", "--engine", engine, "-o", "steps.parquet")
+        assert simulated["engine"] == engine
+        assert read_steplog(folder / "steps.parquet").meta["settings"]["eviction"] is None
     again = run_json("simulate", "host", "-o", "steps.parquet")
     assert again["seconds"] == told["host"]["seconds"], "the plan remembers its settings"
     log = read_steplog(folder / "steps.parquet")

@@ -390,7 +390,7 @@ def test_there_are_as_many_steps_for_compute_as_full_ones_or_a_visible_length_ta
     assert remaining.steps_for_compute(core.state, 0.0) == 1.0
 
 
-def test_of_who_is_next_only_a_visible_length_makes_steps_for_compute() -> None:
+def test_beside_full_steps_only_a_visible_length_makes_steps_for_compute() -> None:
     hidden = AMPLE._replace(visible=(True,) * 5 + (False,)).core()
     assert remaining.steps_for_compute(hidden.state, 0.0) == 1.0
     assert remaining.longest_left(hidden.state) > 1.0

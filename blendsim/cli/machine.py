@@ -10,6 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from blendsim.cli.options import Asked, platform
+from blendsim.cli.planned import eviction_on
 from blendsim.errors import InputError, Unavailable
 
 if TYPE_CHECKING:
@@ -160,7 +161,10 @@ def _job(made: "Plan", pool: "Workload", asked: Asked, wish: Wish) -> Any:
     drawn = look_ahead(pool, prompts, system, *sampling).drawn
     name = settings.engine if wish.engine is Engine.BLENDRT else wish.engine.value
     flavour = find_flavour(
-        name, settings.token_budget, settings.eviction, output_reserved=settings.output_reserved
+        name,
+        settings.token_budget,
+        eviction_on(name, settings),
+        output_reserved=settings.output_reserved,
     )
     if flavour.prefill_first:
         raise InputError(

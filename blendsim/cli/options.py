@@ -65,7 +65,7 @@ Sample = Annotated[
     ),
 ]
 TokenBudget = Annotated[
-    int | None, typer.Option(help="Tokens a step; by itself the engine's own, or what auto finds.")
+    int | None, typer.Option(help="Tokens a step at most; else as the plan or the engine has it.")
 ]
 Cascade = Annotated[
     bool | None,

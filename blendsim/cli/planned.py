@@ -7,6 +7,7 @@ from blendsim.cli import options as o
 
 if TYPE_CHECKING:
     from blendsim.plan import Plan
+    from blendsim.settings import Settings
 
 
 class Planned(NamedTuple):
@@ -39,6 +40,17 @@ def read_planned(path: Path, workload: Path | None) -> Planned:
         )
     traces = source["traces"] if workload is None else [str(workload)]
     return Planned(plan, o.Asked(traces, settings, read, source["skip_oversize"]))
+
+
+def eviction_on(engine: str, settings: "Settings") -> str | None:
+    """The eviction that an engine is to have under a plan's settings: none of theirs where they
+    were for another engine and its cache evicts by last use whatever a plan says.
+    """
+    from blendsim.serving.flavour import FLAVOURS
+
+    if engine != settings.engine and engine in FLAVOURS and FLAVOURS[engine].always_lru:
+        return None
+    return settings.eviction
 
 
 def given(fields: dict[str, Any]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from blendsim import __version__
 from blendsim.cli import options as o
 from blendsim.cli.output import print_json, print_lines, width
 from blendsim.cli.places import require_places
-from blendsim.cli.planned import given, read_planned
+from blendsim.cli.planned import eviction_on, given, read_planned
 from blendsim.cli.progress import Progress
 
 
@@ -58,7 +58,8 @@ def simulate(
         )
         if topology is not None:  # its pools replace the ranks the plan was made for
             changes |= {"dp": 1, "steals": False}
-        settings = replace(asked.settings, **changes)
+        eviction = eviction_on(engine or asked.settings.engine, asked.settings)
+        settings = replace(asked.settings, **changes, eviction=eviction)
         say("reading traces")
         row, log, notes, seconds = simulate_plan(asked.load(), made, settings, say, worlds)
         if output is not None:

@@ -147,7 +147,7 @@ class Space:
         )
 
     def fixed(self) -> list[Point]:
-        """Every policy as `auto` tries it: the engine's own rules, the planner's own settings."""
+        """Every policy by the engine's own rules and the planner's own settings."""
         usual = [axis.default for axis in self.axes]
         return [self.tidy([k, *usual[1:]]) for k in range(len(self.axes[0].values))]
 
