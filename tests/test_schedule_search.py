@@ -27,7 +27,7 @@ KNOWN = Settings(sample=1.0)
 
 @pytest.fixture(scope="module")
 def workload() -> Workload:
-    return mixed_pool(np.random.default_rng(0), 300)
+    return mixed_pool(np.random.default_rng(1), 300)  # in which a search finds something
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +55,8 @@ def same(a: Plan, b: Plan, folder: Path) -> bool:
 def test_found_plan_is_not_behind_any_policy_of_auto(workload: Workload, known: Found) -> None:
     rows = search.choose(workload, KNOWN).rows
     assert known.chosen.predicted_seconds <= min(row.predicted_seconds for row in rows)
-    assert known.fixed_seconds == {row.policy: row.predicted_seconds for row in rows}
+    policies = rows[: len(POLICIES)]  # behind them one at another token budget, if that pays
+    assert known.fixed_seconds == {row.policy: row.predicted_seconds for row in policies}
 
 
 def test_found_plan_is_not_behind_a_policy_in_the_worlds_either(found: Found) -> None:
