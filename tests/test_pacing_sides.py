@@ -103,7 +103,7 @@ def test_room_kept_is_the_even_share_and_standard_deviations_of_it() -> None:
 
 
 def test_only_the_memory_heavy_end_is_forecast_by_its_ends() -> None:
-    core = started(AMPLE, 3)
+    core = started(AMPLE, 8)
     requests = core.state.requests
     running = np.flatnonzero(requests.reserved > 0)
     assert set(requests.side[running]) == {LEFT, RIGHT}
