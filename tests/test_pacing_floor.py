@@ -1,0 +1,77 @@
+"""How small a paced step may be: as small as runs well, or as all steps could be."""
+
+from dataclasses import replace
+
+import pytest
+from pacing_worlds import AMPLE, PacedWorld, plain_twins, record_of
+from serving_worlds import steps
+
+from blendsim.serving import pacing as pacing_module
+from blendsim.serving import remaining
+from blendsim.serving.core import ServingCore
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _plain_kernels():  # type: ignore[no-untyped-def]
+    with pytest.MonkeyPatch.context() as patch:
+        assert plain_twins(patch) > 0
+        yield
+
+
+def test_smallest_step_has_the_asked_share_of_the_best_rate() -> None:
+    for efficiency, least in ((0.0, 1), (0.5, 4), (0.85, 8), (1.0, 16)):
+        gains = replace(AMPLE.pacing.gains, efficiency=efficiency)
+        core = AMPLE._replace(pacing=replace(AMPLE.pacing, gains=gains)).core()
+        assert record_of(core).least_tokens == least
+
+
+def test_a_step_may_be_as_small_as_even_steps_are() -> None:
+    """The floor is the largest size above neither what runs well nor the even tokens."""
+    core = AMPLE.core()
+    pace = core.state.pace[0]
+    least = int(record_of(core).least_tokens)
+    below = [n for n in pace.sizes.tolist() if n <= least]
+    assert len(below) > 2
+    assert [pacing_module.least_size(pace, n + 0.5) for n in below] == below
+    assert [pacing_module.least_size(pace, n - 0.5) for n in below] == [0, *below[:-1]]
+    assert pacing_module.least_size(pace, 1e9) == least
+
+
+def test_there_are_as_many_steps_for_compute_as_full_ones_or_a_visible_length_takes() -> None:
+    """Less the longest answer of the compute-heavy end, 4 tokens here."""
+    core = AMPLE.core()
+    p, s = record_of(core), core.state.scalars[0]
+    assert p.left_longest == 4
+    longest = float(core.state.requests.expected[core.state.queue[s.back]])
+    assert longest == 50.0
+    assert remaining.steps_for_compute(core.state, 0.0) == 46.0
+    assert remaining.steps_for_compute(core.state, 90.0) == 86.0
+    p.left_longest = 1_000
+    assert remaining.steps_for_compute(core.state, 0.0) == 1.0
+
+
+def test_beside_full_steps_only_a_visible_length_makes_steps_for_compute() -> None:
+    hidden = AMPLE._replace(visible=(True,) * 5 + (False,)).core()
+    assert remaining.steps_for_compute(hidden.state, 0.0) == 1.0
+    assert remaining.longest_left(hidden.state) > 1.0
+
+
+def test_where_one_answer_takes_most_steps_what_is_computed_is_spread_over_them() -> None:
+    """Steps as large as run well would have computed all prompts in an eighth of its 400."""
+    world = replace(
+        AMPLE.world,
+        prompts=tuple((k,) * 20 for k in range(20)),
+        outputs=(*[2] * 19, 400),
+        estimates=(*[2] * 19, 400),
+        densities=(*[9.0] * 19, 0.1),
+        capacity=1_000,
+    )
+    drawn = PacedWorld(world, AMPLE.pacing, (True,) * 20, (0,) * 20)
+
+    def last_prompt(core: ServingCore) -> int:
+        return max(step for step, counts in enumerate(steps(core)) if counts["prefill_requests"])
+
+    core = drawn.core()
+    record_of(core).left_longest = 1_000
+    assert last_prompt(core) < 60  # of 8 tokens
+    assert last_prompt(drawn.core()) > 120  # of 4, which take as long as 1
