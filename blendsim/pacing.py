@@ -14,6 +14,7 @@ from typing import Any
 from blendsim.errors import InputError
 
 _MOST_TOKENS = 1 << 20  # of a step
+_NO_CROWD = 1e9  # that many times the even ones never end together
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +29,7 @@ class Gains:
     caution: float = 1.0  # standard deviations kept free for lengths that are not known
     trust: float = 1.0  # in the planner's mean lengths: requests that ended, per sampled one
     look_steps: int = 256  # steps from one reckoning to the next
+    crowd: float = 1.3  # times as many may end together as if ends were even
     #: Idle prefixes that somebody waits for are evicted last, whatever the engine does by itself:
     #: the compute-heavy end is taken from both its ends, so a prefix may wait for long.
     keeps_awaited: bool = True
@@ -42,6 +44,7 @@ class Gains:
             ("caution", self.caution, 0.0 <= self.caution <= 10.0),
             ("trust", self.trust, 0.0 <= self.trust <= 1e9),
             ("look_steps", self.look_steps, 1 <= self.look_steps <= 1 << 20),
+            ("crowd", self.crowd, 0.0 <= self.crowd <= _NO_CROWD),
         ):
             if not is_right:
                 raise InputError(f"pacing: {name} {value} is out of range; see docs/serving.md")
@@ -119,8 +122,8 @@ def pacing_from_json(values: object) -> Pacing:
 
 
 def _gains(values: object) -> Gains:
-    # NOTE: plans of earlier versions are served as they were, without this gain.
-    given = {"keeps_awaited": False, **_object("gains", values)}
+    # NOTE: plans of earlier versions are served as they were, without these gains.
+    given = {"keeps_awaited": False, "crowd": _NO_CROWD, **_object("gains", values)}
     usual = asdict(Gains())
     _require_names("gain", given, set(usual))
     for name, value in given.items():

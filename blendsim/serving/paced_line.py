@@ -4,6 +4,10 @@ The memory-heavy end enters whenever the forecast has room for it beside what is
 compute-heavy end, the longest expected output first. The compute-heavy end is taken from both its
 ends, so that the KV it holds stays about the same throughout the run: long answers while it holds
 less than its even share, short ones while it holds more.
+
+Answers of one length that enter together would end together, and the cache be half empty in the
+mean: it is full only just before. So the memory-heavy end enters no faster than lets its ends
+spread over time.
 """
 
 import numpy as np
@@ -11,9 +15,9 @@ import numpy as np
 from blendsim.compiled import kernel, kernel_where, rare_kernel
 from blendsim.request import Ints
 from blendsim.serving.admission import fits_beside, has_blocks, next_request
-from blendsim.serving.forecast import peak_fits
-from blendsim.serving.sides import reservation, victim
-from blendsim.serving.state import LEFT, NONE, RIGHT, State
+from blendsim.serving.forecast import end_bucket, expected_end, peak_fits
+from blendsim.serving.sides import private_tokens, reservation, victim
+from blendsim.serving.state import BUCKETS, LEFT, NONE, RIGHT, State
 
 RETRY_STEPS = 8  # steps from a request of the right end without room to the next try
 
@@ -128,7 +132,30 @@ def fits_right(state: State, request: int, near: int, far: int) -> bool:
     s = state.scalars[0]
     if s.front > s.back:
         near = far = s.left_reserved
-    return fits_beside(state, request, near, far)
+    return ends_apart(state, request) and fits_beside(state, request, near, far)
+
+
+@kernel
+def ends_apart(state: State, request: int) -> bool:
+    """Whether the request and those that are expected to end in the same bucket of time hold no
+    more at their ends than `crowd` times what such requests would if they ended evenly.
+
+    Requests like this one, which holds F tokens when it ends d steps from now, would fill a cache
+    of C tokens with C/(F − d/2) of them if their ages were spread evenly, and F·C/(F − d/2)/d
+    tokens would leave it a step. Lengths that are not known end apart by themselves.
+    """
+    s = state.scalars[0]
+    if s.running == 0 or state.requests[request].kind != NONE:
+        return True
+    end = expected_end(state, request)
+    bucket = state.buckets[end_bucket(state, end) % BUCKETS]
+    if bucket.count == 0:
+        return True
+    stays = float(end - s.step)
+    final = float(private_tokens(state, request)) + stays
+    capacity = float((s.capacity - s.shared_length) * s.block_tokens)
+    even = final * capacity / (final - stays / 2.0) / stays * s.bucket_steps
+    return bool(float(bucket.final_sum) + final <= state.pace[0].record[0].crowd * even)
 
 
 @kernel

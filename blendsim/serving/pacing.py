@@ -37,6 +37,7 @@ PACE = np.dtype(
         ("most_reads", np.float64),  # seconds of a step's reads when KV is as full as expected
         ("slack", np.float64),
         ("caution", np.float64),
+        ("crowd", np.float64),
         ("least_tokens", np.int64),
         ("most_tokens", np.int64),
         ("look_steps", np.int64),
@@ -94,7 +95,7 @@ def new_pace(
     p.left_room = gains.left_room
     p.read_seconds = pacing.read_seconds
     p.most_reads = gains.fill * capacity * pacing.read_seconds
-    p.slack, p.caution = gains.slack, gains.caution
+    p.slack, p.caution, p.crowd = gains.slack, gains.caution, gains.crowd
     p.most_tokens, p.look_steps = gains.most_tokens, gains.look_steps
     sizes, seconds = np.array(pacing.sizes, np.int64), np.array(pacing.seconds, np.float64)
     rate = sizes / seconds
