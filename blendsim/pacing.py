@@ -25,11 +25,14 @@ class Gains:
     left_room: float = 3.0  # standard deviations kept free for the compute-heavy end
     fill: float = 0.93  # share of the KV cache that reading is expected to fill
     slack: float = 0.05  # how far a step's marginal cost may be from the price of a token
-    efficiency: float = 0.85  # of the best rate of tokens: steps of less only if all could be even
+    #: Of the best rate of tokens a second. Sizes of less are taken only where what is left, spread
+    #: over the steps there are anyway, makes no larger ones.
+    efficiency: float = 0.85
     caution: float = 1.0  # standard deviations kept free for lengths that are not known
     trust: float = 1.0  # in the planner's mean lengths: requests that ended, per sampled one
     look_steps: int = 256  # steps from one reckoning to the next
-    crowd: float = 1.3  # times as many may end together as if ends were even
+    #: Of the memory-heavy end may end together, as a multiple of what would if ends were even.
+    crowd: float = 1.0
     #: Idle prefixes that somebody waits for are evicted last, whatever the engine does by itself:
     #: the compute-heavy end is taken from both its ends, so a prefix may wait for long.
     keeps_awaited: bool = True

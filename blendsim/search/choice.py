@@ -27,9 +27,9 @@ class Choice(NamedTuple):
 
     plan: Plan  # the chosen one
     chosen: Row
-    rows: list[
-        Row
-    ]  # one a policy, in the order tried; last the best at another token budget, if so
+    #: One a policy, in the order tried; the last one is the best at another token budget, if it is
+    #: the chosen one.
+    rows: list[Row]
     log: StepLog  # of the chosen plan, on true lengths where the trace has them
     bounds: Bounds
     advice: list[str]  # why this plan, what bounds the pool, what would run almost free beside it

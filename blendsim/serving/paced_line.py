@@ -19,6 +19,9 @@ from blendsim.serving.forecast import end_bucket, expected_end, peak_fits
 from blendsim.serving.sides import private_tokens, reservation, victim
 from blendsim.serving.state import BUCKETS, LEFT, NONE, RIGHT, State
 
+#: Ends are counted over as many buckets of time as so many requests of one kind end in: of fewer
+#: one more or less would be too much.
+ALIKE = 4
 RETRY_STEPS = 8  # steps from a request of the right end without room to the next try
 
 
@@ -55,15 +58,16 @@ def take(state: State, place: int) -> int:
 
 @rare_kernel
 def longest_fitting(state: State, near: int, far: int) -> int:
-    """Place of the request of the memory-heavy end with the longest expected output that fits, or
-    NONE. The last in line if that fits; else by halving, as if who is further left is shorter.
+    """Place of the request of the memory-heavy end with the longest expected output that may enter,
+    or NONE. The last in line if that one may; else by halving, as if who is further left is
+    shorter.
     """
     s = state.scalars[0]
     jump = state.pace[0].jump
     last = state.queue[s.back]
     if state.requests[last].side == LEFT:
         return NONE
-    if fits_right(state, last, near, far):
+    if may_enter(state, last, near, far):
         return s.back
     low, high, found = s.front, s.back - 1, NONE
     while low <= high:
@@ -75,12 +79,22 @@ def longest_fitting(state: State, near: int, far: int) -> int:
         k = state.queue[at]
         if state.requests[k].side == LEFT:
             low = middle + 1
-        elif fits_right(state, k, near, far):
+        elif may_enter(state, k, near, far):
             found = at
             low = middle + 1
         else:
             high = at - 1
     return found
+
+
+@kernel
+def retry_steps(state: State) -> int:
+    """Steps until the right end is tried again: `RETRY_STEPS`, or fewer if the last in line would
+    end in the next bucket of time by then.
+    """
+    s = state.scalars[0]
+    end = expected_end(state, state.queue[s.back])
+    return min(RETRY_STEPS, s.bucket_steps - end % s.bucket_steps)
 
 
 @kernel_where("pace", lambda state: next_request(state))
@@ -108,7 +122,7 @@ def next_to_enter(state: State) -> int:
         place = longest_fitting(state, near, far)
         if place != NONE:
             return take(state, place)
-        p.blocked_until = s.step + RETRY_STEPS
+        p.blocked_until = s.step + retry_steps(state)
     place = left_place(state)
     k = state.queue[place]
     if state.requests[k].side == RIGHT or not fits_left(state, k):
@@ -132,30 +146,39 @@ def fits_right(state: State, request: int, near: int, far: int) -> bool:
     s = state.scalars[0]
     if s.front > s.back:
         near = far = s.left_reserved
-    return ends_apart(state, request) and fits_beside(state, request, near, far)
+    return fits_beside(state, request, near, far)
+
+
+@kernel
+def may_enter(state: State, request: int, near: int, far: int) -> bool:
+    """Whether the request may enter from the right end of the line."""
+    return ends_apart(state, request) and fits_right(state, request, near, far)
 
 
 @kernel
 def ends_apart(state: State, request: int) -> bool:
-    """Whether the request and those that are expected to end in the same bucket of time hold no
-    more at their ends than `crowd` times what such requests would if they ended evenly.
+    """Whether the request and those expected to end about when it does hold no more at their ends
+    than `crowd` times what would leave in that time if the cache were full of requests like this
+    one, their ages spread evenly.
 
-    Requests like this one, which holds F tokens when it ends d steps from now, would fill a cache
-    of C tokens with C/(F − d/2) of them if their ages were spread evenly, and F·C/(F − d/2)/d
-    tokens would leave it a step. Lengths that are not known end apart by themselves.
+    Of requests that stay d steps and hold F tokens at last, C / (F − d/2) fill a cache of C tokens
+    so, and F / d tokens of each leave it a step. Lengths that are not known end apart by
+    themselves.
     """
     s = state.scalars[0]
     if s.running == 0 or state.requests[request].kind != NONE:
         return True
     end = expected_end(state, request)
-    bucket = state.buckets[end_bucket(state, end) % BUCKETS]
-    if bucket.count == 0:
-        return True
     stays = float(end - s.step)
     final = float(private_tokens(state, request)) + stays
     capacity = float((s.capacity - s.shared_length) * s.block_tokens)
-    even = final * capacity / (final - stays / 2.0) / stays * s.bucket_steps
-    return bool(float(bucket.final_sum) + final <= state.pace[0].record[0].crowd * even)
+    even = final * capacity / (final - stays / 2.0) / stays * s.bucket_steps  # in a bucket of time
+    wide = min(int(np.ceil(ALIKE * final / even)), BUCKETS // 4)
+    first = max(s.current_bucket, end_bucket(state, end) - wide // 2)
+    together = final / 2.0  # a half: their number is rounded to the nearest, not down
+    for b in range(first, min(first + wide, s.current_bucket + BUCKETS)):
+        together += float(state.buckets[b % BUCKETS].final_sum)
+    return bool(together <= state.pace[0].record[0].crowd * even * wide)
 
 
 @kernel
