@@ -7,8 +7,7 @@ put into each of them. No vLLM kernel was measured for it.
 import json
 import re
 from collections.abc import Iterator
-from itertools import groupby
-from pathlib import Path
+from itertools import groupby, pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -17,7 +16,6 @@ from evidence_runs import (
     SEQUENTIAL,
     Floats,
     Run,
-    bins_of,
     prices_of,
     profile_of,
     system_of,
@@ -44,12 +42,13 @@ _LEAST = 20  # steps of a bin that say something
 
 
 class Simulated(NamedTuple):
-    """What the simulator says of a plan."""
+    """What the simulator says of a plan, or of its first steps."""
 
     seconds: float
     steps: int
     preempted: int
     computed: int  # tokens
+    whole: float | None = None  # seconds of the whole plan, where the others are of first steps
 
 
 class Called(NamedTuple):
@@ -66,16 +65,16 @@ class Called(NamedTuple):
         return f"{self.pool}-{self.policy}"
 
 
-def called(path: Path) -> Called | None:
-    """None if it is no log that gpu_vllm.py writes."""
-    if (found := _NAME.fullmatch(path.stem)) is None:
+def called(stem: str) -> Called | None:
+    """None if no log that gpu_vllm.py writes is called so."""
+    if (found := _NAME.fullmatch(stem)) is None:
         return None
     pool, policy, how, budget = found.groups()
     return Called(pool, policy, ENGINES[how], int(budget))
 
 
 class EngineRun(NamedTuple):
-    """A pool served by an engine to its end."""
+    """A pool served by an engine, to its end or cut short."""
 
     visit: Run
     engine: str
@@ -92,9 +91,20 @@ class EngineRun(NamedTuple):
         return f"{self.engine}, {self.policy}, {self.budget:,}"
 
     @property
+    def is_whole(self) -> bool:
+        """Whether it came to its end."""
+        return bool(self.log.meta["complete"])
+
+    @property
     def seconds(self) -> float:
-        """Until the last step ends."""
+        """Until the last step that ran ends."""
         return float((self.log.time("start") + self.log.time("seconds")).max())
+
+    @property
+    def stretch(self) -> float:
+        """The whole over what ran, by simulated seconds; 1 for a run that came to its end."""
+        said = self.simulated
+        return 1.0 if said.whole is None else said.whole / said.seconds
 
 
 def engine_runs(runs: list[Run]) -> list[EngineRun]:
@@ -102,7 +112,7 @@ def engine_runs(runs: list[Run]) -> list[EngineRun]:
     theirs = [one for run in runs for one in _theirs(run)]
     pools = {one.pool for one in theirs}
     found = [*theirs, *(one for run in runs for one in _ours(run) if one.pool in pools)]
-    return sorted(found, key=lambda one: (one.pool, -one.seconds))
+    return sorted(found, key=lambda one: (one.pool, -one.seconds * one.stretch))
 
 
 def told_by(log: StepLog) -> Simulated:
@@ -113,6 +123,12 @@ def told_by(log: StepLog) -> Simulated:
         preempted=int(log.count("preempted").sum()),
         computed=computed_tokens(log),
     )
+
+
+def told_by_first(log: StepLog, steps: int) -> Simulated:
+    """Of the first steps of a simulator's log."""
+    first = StepLog(log.counts[:steps], log.times[:steps], log.replica[:steps], log.meta)
+    return told_by(first)._replace(whole=told_by(log).seconds)
 
 
 def computed_tokens(log: StepLog) -> int:
@@ -126,7 +142,7 @@ def _theirs(run: Run) -> Iterator[EngineRun]:
         return
     simulated = json.loads((place / SIMULATED).read_text())
     for path in sorted(place.glob("*.parquet")):
-        name = called(path)
+        name = called(path.stem)
         assert name is not None, f"{path}: gpu_evidence.py keeps no such log"
         log = read_steplog(path)
         told = StepLog(log.counts, log.times, log.replica, {**log.meta, "executor": SEQUENTIAL})
@@ -161,7 +177,7 @@ def engine_table(runs: list[Run]) -> Iterator[str]:
         yield row(
             one.pool,
             one.visit.name,
-            one.name,
+            one.name + ("" if one.is_whole else " (cut short)"),
             f"{one.seconds:.2f}",
             f"{log.count('sampled_tokens').sum() / one.seconds:,.0f}",
             _beside(len(log), said.steps),
@@ -179,44 +195,43 @@ def _beside(measured: int, simulated: int) -> str:
 
 def engine_ratio_table(runs: list[Run]) -> Iterator[str]:
     """How much faster our runs, and vLLM's that follow a plan or are fed another order, are than
-    vLLM in prefix order at its better budget, measured and simulated.
+    vLLM in prefix order at its better budget, in the same visit if it ran there, measured and
+    simulated. Where vLLM was cut short the ratio is a lower bound, with an estimate beside it.
     """
     yield row("pool", "run", "faster", "than", "measured", "simulated", "error")
     yield row(*["---"] * 7)
     for pool, found in groupby(engine_runs(runs), lambda one: one.pool):
         all_runs = list(found)
         usual = [one for one in all_runs if (one.engine, one.policy) == (VLLM, DFS)]
-        if not usual:
-            continue
-        base = min(usual, key=lambda one: one.seconds)
         for one in all_runs:
-            if one not in usual:
-                ratio = base.seconds / one.seconds
-                said = base.simulated.seconds / one.simulated.seconds
-                told = (f"{ratio:.3f}", f"{said:.3f}", f"{said / ratio - 1.0:+.1%}")
-                yield row(pool, one.visit.name, one.name, base.name, *told)
+            beside = [base for base in usual if base.visit.name == one.visit.name] or usual
+            if one in usual or not one.is_whole or not beside:
+                continue
+            base = min(beside, key=lambda base: base.seconds * base.stretch)
+            least, factor = base.seconds / one.seconds, base.stretch
+            said = base.simulated.seconds * factor / one.simulated.seconds
+            told = f"{least:.3f}" if base.is_whole else f"> {least:.3f}, about {least * factor:.3f}"
+            error = f"{said / (least * factor) - 1.0:+.1%}"
+            than = f"{base.visit.name}: {base.name}"
+            yield row(pool, one.visit.name, one.name, than, told, f"{said:.3f}", error)
 
 
 def engine_step_table(runs: list[Run]) -> Iterator[str]:
     """What steps of decodes alone take less their attention and LM head as priced, by how many
     decodes there are: milliseconds, medians.
     """
-    found = engine_runs(runs)
-    made = [(one.name, _dense(one)) for one in found]
-    yield row(
-        "decodes",
-        *(f"{one.visit.name}: {name}" for one, (name, _) in zip(found, made, strict=True)),
-    )
-    yield row(*["---"] * (1 + len(made)))
-    decodes = np.concatenate([of.decodes for _, of in made]) if made else np.zeros(0)
-    for name, _ in bins_of(decodes, _EDGES):
+    sizes = list(pairwise(_EDGES))
+    names = [f"{low} to {high - 1} decodes" for low, high in sizes]
+    yield row("pool", "run", "engine, order, token budget", *names)
+    yield row(*["---"] * (3 + len(names)))
+    for one in engine_runs(runs):
+        dense = _dense(one)
         cells = []
-        for _, of in made:
-            here = dict(bins_of(of.decodes, _EDGES)).get(name, np.zeros(len(of.decodes), np.bool_))
+        for low, high in sizes:
+            here = (dense.decodes >= low) & (dense.decodes < high)
             enough = here.sum() >= _LEAST
-            told = f"{1e3 * np.median(of.seconds[here]):.2f}" if enough else ""
-            cells.append(told)
-        yield row(name, *cells)
+            cells.append(f"{1e3 * np.median(dense.seconds[here]):.2f}" if enough else "")
+        yield row(one.pool, one.visit.name, one.name, *cells)
 
 
 class Dense(NamedTuple):

@@ -1,5 +1,6 @@
 """Runs on a GPU as gpu_evidence.py keeps them: their findings, profile and replays, and what the
-step model says of every step that ran, by the shipped profile and by the one measured beside it.
+step model says of every step that ran, by the imported profile and by a measured one: that of the
+plan, or where a plan was made by the imported one that of the visit.
 """
 
 import json
@@ -11,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from blendsim.perf.measured import MEASURED as SHIPPED_AS
 from blendsim.perf.measured import measured_model, profile_place, shipped_place
 from blendsim.perf.model import StepModel, step_model
 from blendsim.perf.overlap import FILE
@@ -30,7 +32,7 @@ HALVED = "halved"  # key of a log's meta: ranges of rows that were cut in two ha
 ROWS = "kernels-beside-rows.json"
 SEQUENTIAL, OVERLAP = "sequential", "overlap"
 POLICIES = ("dfs", "blend", "paced")
-_ORDER = ("first", "second", "third", "fourth", "fifth")  # other names come after
+_ORDER = ("first", "second", "third", "fourth", "fifth", "sixth")  # other names come after
 
 
 class Replay(NamedTuple):
@@ -105,6 +107,12 @@ class Run(NamedTuple):
         return (self.place / PROFILES).is_dir()
 
     @property
+    def prices_itself(self) -> bool:
+        """Whether its replays are priced by the profile measured in this visit."""
+        own = self.place / PROFILES
+        return any(profile_of(self.place, r.log).is_relative_to(own) for r in self.replays)
+
+    @property
     def profile(self) -> Path:
         """The directory of the profile measured in this visit."""
         return next(iter(sorted((self.place / PROFILES).glob("*/*/tp1"))))
@@ -142,8 +150,11 @@ def system_of(log: StepLog) -> System:
 
 
 def profile_of(place: Path, log: StepLog) -> Path:
-    """The profile measured beside a log; where none was, the measured one that is shipped."""
-    if (place / PROFILES).is_dir():
+    """The measured profile a log is priced by: the shipped one if its plan was made by that or
+    none was measured beside it, else the one beside it.
+    """
+    is_by_shipped = log.meta["settings"].get("profile") == SHIPPED_AS
+    if not is_by_shipped and (place / PROFILES).is_dir():
         return profile_place(place / PROFILES, system_of(log))
     return shipped_place(system_of(log))
 

@@ -4,6 +4,7 @@ causes are taken away. Sequential runs tell kernels apart; overlapped ones are h
 
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -11,6 +12,7 @@ from evidence_replays import host_seconds
 from evidence_runs import (
     MEASURED,
     OVERLAP,
+    POLICIES,
     SEQUENTIAL,
     Floats,
     Replay,
@@ -28,6 +30,7 @@ from blendsim.perf.profile import Profile
 from blendsim.perf.store import read_profile
 
 FULL_TOKENS = 2000  # a step with a full budget's tokens
+_SINCE = (0.1, 0.8, 1.1, 4.0, 20.0, 100.0)  # seconds; before that the host may be late
 _RATIOS = (0.0, 0.05, 0.2, 0.4, 0.6, 0.8, 1.0, 1.3, 100.0)
 
 
@@ -132,9 +135,29 @@ def group_table(runs: list[Run]) -> Iterator[str]:
                 yield row(run.name, replay.name, name, f"{is_here.sum():,}", *cells, *ends)
 
 
+def settling_table(runs: list[Run]) -> Iterator[str]:
+    """Errors of prefix order's full steps, and how many, by how long the GPU has worked; of whole
+    replays in which no step is cut.
+    """
+    names = [f"{low:g} to {high:g} s" for low, high in pairwise(_SINCE[:-1])]
+    yield row("run", "replay", *names, f"from {_SINCE[-2]:g} s")
+    yield row(*["---"] * (2 + len(_SINCE) - 1))
+    for run in runs:
+        for replay in run.replays:
+            if replay.policy != POLICIES[0] or replay.is_sampled or replay.is_halved.any():
+                continue
+            steps, start = steps_of(run, replay), replay.log.time("start")
+            cells = []
+            for low, high in pairwise(_SINCE):
+                here = (steps.tokens >= FULL_TOKENS) & (start >= low) & (start < high)
+                took, price = steps.seconds[here].sum(), steps.price[here].sum()
+                cells.append(f"{price / took - 1.0:+.1%}, {here.sum()}" if here.any() else "")
+            yield row(run.name, replay.name, *cells)
+
+
 def stairs_of(run: Run, replay: Replay) -> Parts:
     """The parts of each measured step with GEMMs as a staircase."""
-    profile = staircase(read_profile(run.profile))
+    profile = staircase(read_profile(profile_of(run.place, replay.log)))
     return parts_of(step_model(system_of(replay.log), SUM, profile), replay)
 
 

@@ -1,14 +1,15 @@
 """Keep what gpu_check.py found: its output folder becomes a small folder that can be committed.
 
     python bench/gpu_evidence.py gpu-check first [--rows CSV] [--partitions JSON] [--cut JSON]
-                                                      [--vllm FOLDER] [--ship]
+                                    [--vllm FOLDER --plans FOLDER] [--gemms JSON] [--ship]
 
 writes bench/results/<gpu>/<name>: findings, step logs and the measured profile. Of a sampled
 replay only the steps that were measured are kept, with what the whole run is estimated to take and
 what the step models say of it. `--rows` are kernel figures of somebody else (see gpu_kernels.py):
 what the comparison gives is kept, not the rows. `--partitions` is what gpu_partitions.py wrote,
-`--cut` what gpu_cut.py did, of which tenths of a microsecond are kept,
-`--vllm` the folder that gpu_vllm.py did.
+`--cut` what gpu_cut.py did, of which tenths of a microsecond are kept, `--gemms` what gpu_gemms.py
+did, of which what its table shows is kept, and `--vllm` the folder that gpu_vllm.py did, of the
+plans in `--plans`; of a run that was cut short the steps there are.
 `--ship` makes the measured profiles the ones that `profile = "measured"` means:
 profiles/<gpu>/measured/<model>/tp<N>.
 
@@ -29,7 +30,8 @@ from typing import Any
 
 import numpy as np
 from evidence_cut import CUT
-from evidence_engines import SIMULATED, VLLM, Simulated, called, told_by
+from evidence_engines import SIMULATED, VLLM, Called, called, told_by, told_by_first
+from evidence_gemms import ALGORITHMS, summary
 from evidence_parts import PARTITIONS
 from evidence_runs import (
     HALVED,
@@ -56,6 +58,7 @@ EXECUTORS = ("overlap", "sequential")
 PROFILE_STAGE = "profile.json"
 SECONDS_PLACES = 7  # of --cut
 MEGAHERTZ = "megahertz"
+BROKEN = ".broken"  # what gpu_vllm.py adds to the name of a log that was cut short
 PRICED = "-priced"  # what the step model said then; it is asked again when tables are made
 DEVICE, BACKEND = "h200_sxm", "vllm"  # of --rows
 
@@ -93,30 +96,35 @@ def require_logs(source: Path) -> None:
 
 
 def keep_vllm(source: Path, plans: Path, target: Path) -> None:
-    """Put the logs of runs that came to their end into a folder of the run's, and what the
-    simulator says of the same plans under vLLM's rules.
+    """Put vLLM's logs into a folder of the run's, and what the simulator says of the same plans
+    under vLLM's rules: of a run that was cut short, of as many steps.
     """
     place = target / VLLM
     place.mkdir()
     simulated = {}
     for path in sorted(source.glob("*.parquet")):
-        if (name := called(path)) is None:
+        stem = path.stem.removesuffix(BROKEN)
+        if (name := called(stem)) is None:
             continue
         log = read_steplog(path)
-        if log.meta["complete"]:
-            write_steplog(log, place / path.name)
-            plan = plans / f"{name.plan}.parquet"
-            simulated[path.stem] = simulate(plan, name.engine, name.budget)._asdict()
-    (place / SIMULATED).write_text(json.dumps(simulated, indent=1))
+        write_steplog(log, place / f"{stem}.parquet")
+        said = simulate(plans, name)
+        whole = bool(log.meta["complete"])
+        simulated[stem] = (told_by(said) if whole else told_by_first(said, len(log)))._asdict()
+    (place / SIMULATED).write_text(json.dumps(simulated, indent=1) + "\n")
 
 
-def simulate(plan: Path, engine: str, budget: int) -> Simulated:
-    """A plan on vLLM, scheduling by itself or following it, by the command a user has."""
+def simulate(plans: Path, name: Called) -> StepLog:
+    """A plan on vLLM, scheduling by itself or following it, by the command a user has. The pool
+    beside the plan is taken: plans that came from elsewhere tell where it lay there.
+    """
+    pool = plans / f"{name.pool}.parquet"
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / "steps.parquet"
-        of = ("--engine", engine, "--token-budget", str(budget), "-o", str(log))
-        blendsim("simulate", str(plan), *of)
-        return told_by(read_steplog(log))
+        of = ("--engine", name.engine, "--token-budget", str(name.budget), "-o", str(log))
+        beside = ("--workload", str(pool)) if pool.exists() else ()
+        blendsim("simulate", str(plans / f"{name.plan}.parquet"), *beside, *of)
+        return read_steplog(log)
 
 
 def halved(log: StepLog, target: Path) -> list[list[int]]:
@@ -166,6 +174,14 @@ def keep_cut(found: Path, target: Path) -> None:
     (target / CUT).write_text("[" + ",\n".join(lines) + "]\n")
 
 
+def keep_gemms(found: Path, target: Path) -> None:
+    """Write what is shown of gpu_gemms.py's findings, a size a line."""
+    told = summary(json.loads(found.read_text()))
+    sizes = ",\n".join(json.dumps(one) for one in told.pop("microseconds"))
+    facts = json.dumps(told)[:-1]
+    (target / ALGORITHMS).write_text(f'{facts}, "microseconds": [\n{sizes}]}}\n')
+
+
 def _rounded(told: Any, name: str = "seconds") -> Any:
     """Seconds to a tenth of a microsecond, clocks to a megahertz."""
     if isinstance(told, dict):
@@ -195,6 +211,7 @@ def main() -> None:
     parser.add_argument("--rows", type=Path, help="a CSV of somebody else's kernel figures")
     parser.add_argument("--partitions", type=Path, help="what gpu_partitions.py wrote")
     parser.add_argument("--cut", type=Path, help="what gpu_cut.py wrote")
+    parser.add_argument("--gemms", type=Path, help="what gpu_gemms.py wrote")
     parser.add_argument("--vllm", type=Path, help="the folder that gpu_vllm.py wrote")
     parser.add_argument("--plans", type=Path, help="what gpu_vllm.py ran; with --vllm")
     parser.add_argument("--ship", action="store_true", help="use this run's profiles from now on")
@@ -207,6 +224,8 @@ def main() -> None:
         shutil.copyfile(given.partitions, target / PARTITIONS)
     if given.cut is not None:
         keep_cut(given.cut, target)
+    if given.gemms is not None:
+        keep_gemms(given.gemms, target)
     if given.vllm is not None:
         keep_vllm(given.vllm, given.plans, target)
     if given.ship:

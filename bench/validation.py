@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 from evidence_cut import cut_tables
 from evidence_engines import engine_ratio_table, engine_step_table, engine_table
+from evidence_gemms import algorithm_tables
 from evidence_kernels import (
     chunk_table,
     correctness_table,
@@ -33,10 +34,12 @@ from evidence_steps import (
     cause_table,
     group_table,
     sequential,
+    settling_table,
     stairs_of,
     steps_of,
     twin_table,
 )
+from evidence_visits import own_table, visit_table
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENT = ROOT / "docs" / "validation.md"
@@ -50,10 +53,17 @@ def profiled(runs: list[Run]) -> list[Run]:
     return [run for run in runs if run.has_profile]
 
 
+def priced_by_own(runs: list[Run]) -> list[Run]:
+    """Those of them whose replays are priced by it; the last one's is shipped."""
+    return [run for run in profiled(runs) if run.prices_itself]
+
+
 def tables(runs: list[Run]) -> dict[str, str]:
-    """Every table of the document: of all runs, or where one run says enough of the last."""
+    """Every table of the document: of all runs, or where one run says enough of the last whose
+    own profile prices it.
+    """
     own = profiled(runs)
-    last = own[-1]
+    last = priced_by_own(runs)[-1]
     made = {
         "targets": target_table(runs),
         "machine": machine_table(runs),
@@ -69,6 +79,8 @@ def tables(runs: list[Run]) -> dict[str, str]:
         "replays": replay_table(runs),
         "errors": error_table(runs),
         "speedups": speedup_table(runs),
+        "own-errors": own_table(runs),
+        "own-kernels": visit_table(runs),
         "engines": engine_table(runs),
         "engine-ratios": engine_ratio_table(runs),
         "engine-steps": engine_step_table(runs),
@@ -76,8 +88,10 @@ def tables(runs: list[Run]) -> dict[str, str]:
         "groups": group_table(runs),
         "causes": cause_table(own),
         "twins": twin_table(runs),
+        "settling": settling_table(runs),
         **part_tables(runs),
         **cut_tables(runs),
+        **algorithm_tables(runs),
     }
     return {name: "\n".join(lines) + "\n" for name, lines in made.items()}
 
@@ -111,7 +125,7 @@ def dense_rows(runs: list[Run]) -> Iterator[list[object]]:
     measured, by lines between measured sizes, and by the staircase.
     """
     yield ["tokens", "measured", "lines", "stairs"]
-    for run, replay in sequential(profiled(runs)[-1:]):
+    for run, replay in sequential(priced_by_own(runs)[-1:]):
         steps, stairs = steps_of(run, replay), stairs_of(run, replay)
         times = np.column_stack((steps.seconds, steps.parts.total, stairs.total))
         dense = times - steps.parts.memory[:, None]
@@ -121,7 +135,7 @@ def dense_rows(runs: list[Run]) -> Iterator[list[object]]:
 
 def pair_rows(runs: list[Run]) -> Iterator[list[object]]:
     """What every pair gained under every share."""
-    pairs = read_pairs(profiled(runs)[-1])
+    pairs = read_pairs(priced_by_own(runs)[-1])
     gain = gains(pairs)
     yield ["memory_over_compute", "attention_sms", "gain"]
     for i in range(len(gain)):
@@ -132,7 +146,7 @@ def pair_rows(runs: list[Run]) -> Iterator[list[object]]:
 def speed_rows(runs: list[Run]) -> Iterator[list[object]]:
     """Speeds on a share of the GPU."""
     yield ["attention_sms", "attention", "gemm"]
-    for sms, attention, gemm in speeds(profiled(runs)[-1]):
+    for sms, attention, gemm in speeds(priced_by_own(runs)[-1]):
         yield [sms, f"{attention:.4f}", f"{gemm:.4f}"]
 
 

@@ -15,6 +15,7 @@ from evidence_engines import (
     OURS,
     SIMULATED,
     VLLM,
+    Called,
     EngineRun,
     Simulated,
     computed_tokens,
@@ -22,6 +23,7 @@ from evidence_engines import (
     engine_runs,
     engine_step_table,
     engine_table,
+    told_by,
 )
 from evidence_runs import MEASURED, Run, read_runs
 from validation import RESULTS
@@ -42,15 +44,18 @@ def found(runs: list[Run]) -> list[EngineRun]:
 
 def test_vllm_stands_beside_our_runs_of_the_same_pool(found: list[EngineRun]) -> None:
     assert {one.engine for one in found} == {VLLM, OURS}
-    assert {one.pool for one in found} == {"trace1-filled"}
-    assert [one.seconds for one in found] == sorted((one.seconds for one in found), reverse=True)
+    assert {one.pool for one in found} == {"trace1-filled", "trace2-filled"}
+    whole = [(one.pool, -one.seconds * one.stretch) for one in found]
+    assert whole == sorted(whole)
     assert {one.budget for one in found if one.engine == VLLM} == {2_048, 8_192}
 
 
 def test_all_engines_generate_the_same_tokens(found: list[EngineRun]) -> None:
-    outputs = {int(one.log.count("sampled_tokens").sum()) for one in found}
-    contexts = {int(one.log.count("decode_requests").sum()) for one in found}
-    assert len(outputs) == len(contexts) == 1
+    for pool in ("trace1-filled", "trace2-filled"):
+        logs = [one.log for one in found if one.pool == pool and one.is_whole]
+        assert len(logs) > 2
+        for name in ("sampled_tokens", "decode_requests"):
+            assert len({int(log.count(name).sum()) for log in logs}) == 1
 
 
 def test_our_runs_are_priced_as_in_the_other_tables(runs: list[Run]) -> None:
@@ -62,15 +67,14 @@ def test_our_runs_are_priced_as_in_the_other_tables(runs: list[Run]) -> None:
             assert one.price.sum() == pytest.approx(replay.predicted(MEASURED))
 
 
-def test_tables_have_a_row_a_run_and_a_column_a_run(runs: list[Run]) -> None:
+def test_tables_have_a_row_a_run(runs: list[Run]) -> None:
     count = len(engine_runs(runs))
     assert len(list(engine_table(runs))) == 2 + count
     others = sum((one.engine, one.policy) != (VLLM, "dfs") for one in engine_runs(runs))
     assert len(list(engine_ratio_table(runs))) == 2 + others
-    head, rule, *rows = engine_step_table(runs)
-    assert head.count("|") == rule.count("|") == count + 2
-    assert len(rows) > 4
-    assert all(any(cell.strip() for cell in line.split("|")[2:-1]) for line in rows)
+    _, _, *rows = engine_step_table(runs)
+    assert len(rows) == count
+    assert all(any(cell.strip() for cell in line.split("|")[4:-1]) for line in rows)
 
 
 def test_without_vllm_there_is_nothing_to_compare(runs: list[Run]) -> None:
@@ -80,36 +84,75 @@ def test_without_vllm_there_is_nothing_to_compare(runs: list[Run]) -> None:
     assert len(list(engine_step_table(without))) == 2
 
 
-def test_only_runs_that_came_to_their_end_are_kept_and_simulated(
+def test_logs_of_vllm_are_kept_with_what_is_simulated_of_as_many_steps(
     found: list[EngineRun], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source, target = tmp_path / "from", tmp_path / "to"
     source.mkdir()
     target.mkdir()
-    log = next(one.log for one in found if one.engine == VLLM)
+    log = next(one.log for one in found if one.engine == VLLM and one.is_whole)
     asked = []
 
-    def simulated(plan: Path, engine: str, budget: int) -> Simulated:
-        asked.append((plan.name, engine, budget))
-        return Simulated(1.0, 2, 3, 4)
+    def simulated(plans: Path, name: Called) -> StepLog:
+        asked.append((name.plan, name.engine, name.budget))
+        return log
 
     monkeypatch.setattr(gpu_evidence, "simulate", simulated)
     write_steplog(log, source / "trace1-filled-dfs-vllm-2048.parquet")
     write_steplog(log, source / "trace1-filled-paced-followed-8192.parquet")
     write_steplog(log, source / "another.parquet")
-    some = StepLog(log.counts, log.times, log.replica, {**log.meta, "complete": False})
-    write_steplog(some, source / "trace1-filled-blend-vllm-2048.parquet")
+    some = first_steps(log, 100)
+    write_steplog(some, source / "trace1-filled-blend-vllm-2048.broken.parquet")
     gpu_evidence.keep_vllm(source, tmp_path, target)
     kept = sorted(path.name for path in (target / VLLM).iterdir())
     assert kept == [
         SIMULATED,
+        "trace1-filled-blend-vllm-2048.parquet",
         "trace1-filled-dfs-vllm-2048.parquet",
         "trace1-filled-paced-followed-8192.parquet",
     ]
     assert asked == [
-        ("trace1-filled-dfs.parquet", VLLM, 2_048),
-        ("trace1-filled-paced.parquet", VLLM_PLANNED, 8_192),
+        ("trace1-filled-blend", VLLM, 2_048),
+        ("trace1-filled-dfs", VLLM, 2_048),
+        ("trace1-filled-paced", VLLM_PLANNED, 8_192),
     ]
+    told = json.loads((target / VLLM / SIMULATED).read_text())
+    all_of_it, part = told_by(log), told_by(some)
+    assert Simulated(**told["trace1-filled-dfs-vllm-2048"]) == all_of_it
+    assert Simulated(**told["trace1-filled-blend-vllm-2048"]) == part._replace(
+        whole=all_of_it.seconds
+    )
+
+
+def test_against_a_run_that_was_cut_short_a_gain_is_a_bound_and_an_estimate(
+    runs: list[Run], tmp_path: Path
+) -> None:
+    """Ours takes 10 s; vLLM had taken 12 when it was cut short, two thirds of it simulated."""
+    fourth = next(run for run in runs if (run.place / VLLM).exists())
+    place = tmp_path / "vllm"
+    place.mkdir()
+    name = "trace1-filled-dfs-vllm-8192"
+    whole = read_steplog(fourth.place / VLLM / f"{name}.parquet")
+    cut = first_steps(whole, 100)
+    seconds = (cut.time("start") + cut.time("seconds")).max()
+    times = cut.times * (12.0 / seconds)
+    write_steplog(StepLog(cut.counts, times, cut.replica, cut.meta), place / f"{name}.parquet")
+    told = {name: Simulated(10.0, 100, 0, 5, whole=15.0)._asdict()}
+    (place / SIMULATED).write_text(json.dumps(told))
+    ours = next(r for r in fourth.replays if r.pool == "trace1-filled")
+    faster = StepLog(
+        ours.log.counts, ours.log.times * (10.0 / ours.seconds), ours.log.replica, ours.log.meta
+    )
+    visit = fourth._replace(place=tmp_path, replays=(ours._replace(log=faster),))
+    (line,) = list(engine_ratio_table([visit]))[2:]
+    assert "| > 1.200, about 1.800 |" in line
+    assert "vllm, dfs, 8,192 (cut short)" in "".join(engine_table([visit]))
+
+
+def test_a_run_is_held_against_vllm_of_its_own_visit(runs: list[Run]) -> None:
+    lines = [line.split(" | ") for line in list(engine_ratio_table(runs))[2:]]
+    bases = {(cells[1], cells[3].split(":")[0]) for cells in lines if "trace1" in cells[0]}
+    assert bases == {("third", "fifth"), ("fourth", "fourth"), ("fifth", "fifth")}
 
 
 def test_vllm_that_follows_a_plan_stands_beside_vllm_by_itself(
@@ -133,6 +176,12 @@ def test_vllm_that_follows_a_plan_stands_beside_vllm_by_itself(
     assert "1.053" in table[2]
 
 
+def first_steps(log: StepLog, steps: int) -> StepLog:
+    """A run that was cut short after them."""
+    meta = {**log.meta, "complete": False}
+    return StepLog(log.counts[:steps], log.times[:steps], log.replica[:steps], meta)
+
+
 def test_vllms_schedule_is_the_one_that_was_simulated(found: list[EngineRun]) -> None:
     """But for what scheduling one step ahead changes; times are another matter."""
     for one in found:
@@ -145,8 +194,8 @@ def test_vllms_schedule_is_the_one_that_was_simulated(found: list[EngineRun]) ->
 
 def test_dense_parts_are_positive_and_grow(runs: list[Run]) -> None:
     _, _, *rows = engine_step_table(runs)
-    for column in range(2, rows[0].count("|")):
-        told = [line.split("|")[column].strip() for line in rows]
+    for line in rows:
+        told = [cell.strip() for cell in line.split("|")[4:-1]]
         values = np.array([float(cell) for cell in told if cell])
         assert (values > 0).all()
         assert (np.diff(values) > -0.2).all()

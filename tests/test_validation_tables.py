@@ -11,6 +11,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "bench"))
 
 from evidence_cut import CUT, Cuts, cut_tables, least, slowing
+from evidence_gemms import ALGORITHMS, algorithm_tables
 from evidence_overlap import gains, speeds
 from evidence_parts import PARTITIONS, part_tables
 from evidence_replays import (
@@ -31,9 +32,10 @@ from evidence_runs import (
     read_runs,
     system_of,
 )
-from evidence_steps import staircase, steps_of
-from gpu_evidence import keep, keep_cut, require_logs
-from validation import DOCUMENT, RESULTS, profiled, tables, woven
+from evidence_steps import settling_table, staircase, steps_of
+from evidence_visits import OWN, beside_others, own_table, visit_table, with_own
+from gpu_evidence import keep, keep_cut, keep_gemms, require_logs
+from validation import DOCUMENT, RESULTS, priced_by_own, profiled, tables, woven
 
 from blendsim.perf.fit import Pairs
 from blendsim.perf.measured import shipped_place
@@ -88,7 +90,7 @@ def test_links_and_pictures_of_the_document_are_there() -> None:
 
 def test_evidence_is_small(runs: list[Run]) -> None:
     sizes = [path.stat().st_size for path in RESULTS.rglob("*") if path.is_file()]
-    assert sum(sizes) < 2e6
+    assert sum(sizes) < 3e6
 
 
 def test_both_executors_ran_the_very_same_steps(run: Run) -> None:
@@ -230,6 +232,59 @@ def test_a_visit_without_a_profile_is_priced_by_the_one_that_is_shipped(
     assert replay.predicted(MEASURED) == pytest.approx(float(right.sum()))
     assert replay.predicted(MEASURED) != pytest.approx(whole.predicted(MEASURED), rel=1e-3)
     assert profiled([run, again]) == [run]
+
+
+def test_replays_of_plans_made_by_the_shipped_profile_are_priced_by_it(runs: list[Run]) -> None:
+    """Whatever was measured beside them, of which a table of its own tells."""
+    assert [run.name for run in profiled(runs)] == ["first", "second", "fifth"]
+    assert [run.name for run in priced_by_own(runs)] == ["first", "second"]
+    (fifth,) = beside_others(runs)
+    replay = with_own(fifth).replays[0]
+    shipped = prices_of(replay.log, shipped_place(system_of(replay.log)))[MEASURED]
+    assert (replay.prices[MEASURED] == shipped).all()
+    assert (replay.prices[OWN] == prices_of(replay.log, fifth.profile)[MEASURED]).all()
+    assert abs(total_error(replay, OWN) - total_error(replay, MEASURED)) > 0.01
+    _, _, *rows = own_table(runs)
+    assert len(rows) == len(fifth.replays)
+    own = f"| {total_error(replay, MEASURED):+.1%} | {total_error(replay, OWN):+.1%} |"
+    assert own in next(line for line in rows if f"| {replay.name} |" in line)
+
+
+def test_kernels_of_a_profile_beside_itself_take_as_long(runs: list[Run]) -> None:
+    """The second visit's is the shipped one; replays of the fifth are priced by that."""
+    second, fifth = (next(r for r in runs if r.name == name) for name in ("second", "fifth"))
+    same = second._replace(replays=fifth.replays)
+    cells = [line.split(" | ") for line in list(visit_table([same]))[2:]]
+    assert {cell[1] for cell in cells} == {"a layer's GEMMs", "LM head", "decode attention"}
+    assert all(float(x.strip(" |")) == 1.0 for cell in cells for x in cell[4:])
+    assert list(visit_table([second]))[2:] == []
+
+
+def test_full_steps_are_told_apart_by_how_long_the_gpu_has_worked(run: Run) -> None:
+    """Twice as long as priced in the first second, half as long from the twentieth on."""
+    whole = find(run, "dfs", "sequential")
+    full = np.flatnonzero(whole.log.count("prefill_tokens") > 1000)[:2]
+    times = np.zeros((2, len(TIMES)))
+    times[:, TIMES.index("start")] = 0.5, 30.0
+    times[:, TIMES.index("seconds")] = np.array([2.0, 0.5]) * whole.prices[MEASURED][full]
+    log = StepLog(whole.log.counts[full], times, whole.log.replica[full], whole.log.meta)
+    prices = {name: price[full] for name, price in whole.prices.items()}
+    settled = run._replace(replays=(whole._replace(log=log, prices=prices),))
+    assert list(settling_table([settled]))[2:] == [
+        "| first | trace1, dfs, sequential | -50.0%, 1 |  |  |  | +100.0%, 1 |"
+    ]
+
+
+def test_of_other_gemm_algorithms_the_best_in_a_stream_is_shown(run: Run, tmp_path: Path) -> None:
+    took = {"torch": 10.04, "3": 9.0, "5": 8.06}
+    burst = {name: {"torch": 1.0, "sustained": took} for name in ("qkv", "o", "gate_up", "down")}
+    found = {"lt": 1, "torch": "2", "burst": {"512": burst}, "stream": {"512": [40.0, 30.0]}}
+    (tmp_path / "gemms.json").write_text(json.dumps(found))
+    keep_gemms(tmp_path / "gemms.json", tmp_path)
+    assert json.loads((tmp_path / ALGORITHMS).read_text())["cublasLt"] == 1
+    (lines,) = algorithm_tables([run._replace(place=tmp_path), run]).values()
+    assert lines[2:] == ["| 512 | 40.0 → 30.0 | 0.750 |" + " 10.0 → 8.1 |" * 4]
+    assert algorithm_tables([run]) == {}
 
 
 def test_what_parts_of_the_gpu_do_is_shown_where_it_was_measured(run: Run, tmp_path: Path) -> None:
