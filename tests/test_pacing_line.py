@@ -141,23 +141,25 @@ def test_room_kept_for_the_dense_end_keeps_long_outputs_out() -> None:
     assert found[-1] == NONE
 
 
-def test_right_end_without_room_is_left_alone_for_eight_steps(
+def test_right_end_without_room_is_left_alone_for_eight_steps_or_a_bucket(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """All memory is kept for the left; who is tried at each step is seen."""
+    """All memory is kept for the left; who is tried at each step is seen. The last in line would
+    end 60 steps after it enters: in step 180, where a bucket of time begins, if that is 120.
+    """
     core = lights(100, [], 0)
     s, p, tries = core.state.scalars[0], record_of(core), []
-    p.hold_left, p.blocked_until = 1e12, 0
+    p.hold_left, p.blocked_until, s.bucket_steps = 1e12, 0, 20
     fitting = paced_line.longest_fitting
     monkeypatch.setattr(
         paced_line,
         "longest_fitting",
         lambda *given: (tries.append(int(s.step)), fitting(*given))[1],
     )
-    for step in range(100, 120):
+    for step in range(100, 130):
         s.step = step
         assert paced_line.next_to_enter(core.state) == NONE
-    assert tries == [100, 108, 116]
+    assert tries == [100, 108, 116, 120, 128]
 
 
 def test_right_end_is_tried_at_once_when_nobody_runs() -> None:

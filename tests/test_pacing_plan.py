@@ -75,6 +75,8 @@ def test_pacing_comes_back_from_json() -> None:
         ("trust", 1.1e9),
         ("look_steps", 0),
         ("look_steps", (1 << 20) + 1),
+        ("crowd", -0.1),
+        ("crowd", 1.1e9),
     ],
 )
 def test_gains_out_of_range_are_refused_by_name(name: str, value: float) -> None:
@@ -85,7 +87,7 @@ def test_gains_out_of_range_are_refused_by_name(name: str, value: float) -> None
 @pytest.mark.parametrize("name", [*asdict(Gains())])
 def test_gains_at_the_ends_of_their_ranges_are_taken(name: str) -> None:
     ends = {"most_tokens": (1, 1 << 20), "look_steps": (1, 1 << 20), "fill": (1e-9, 1.0)}
-    ends |= {"left_room": (0.0, 100.0), "caution": (0.0, 10.0), "trust": (0.0, 1e9)}
+    ends |= {"left_room": (0.0, 100.0), "caution": (0.0, 10.0), "trust": (0.0, 1e9), "crowd": (0.0, 1e9)}
     for value in ends.get(name, (0.0, 1.0)):
         assert getattr(Gains(**{name: value}), name) == value  # type: ignore[arg-type]
 
@@ -109,13 +111,14 @@ def test_plans_from_before_a_gain_are_served_without_it(tmp_path: Path) -> None:
     write_plan(small_plan(), tmp_path / "plan")
 
     def before(pacing: dict[str, Any]) -> dict[str, Any]:
-        del pacing["gains"]["keeps_awaited"]
+        del pacing["gains"]["keeps_awaited"], pacing["gains"]["crowd"]
         return pacing
 
     with_pacing(tmp_path / "plan", before)
     read = read_plan(tmp_path / "plan").pacing
     assert read is not None
     assert not read.gains.keeps_awaited
+    assert read.gains.crowd == 1e9  # so many never end together
 
 
 def test_plan_file_keeps_the_pacing(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from blendsim.serving.state import BUCKETS, LEFT, NONE, RIGHT, State
 #: Ends are counted over as many buckets of time as so many requests of one kind end in: of fewer
 #: one more or less would be too much.
 ALIKE = 4
+TURNS = 2.0  # requests like one that is held up could still follow each other so many times
 RETRY_STEPS = 8  # steps from a request of the right end without room to the next try
 
 
@@ -163,13 +164,15 @@ def ends_apart(state: State, request: int) -> bool:
 
     Of requests that stay d steps and hold F tokens at last, C / (F − d/2) fill a cache of C tokens
     so, and F / d tokens of each leave it a step. Lengths that are not known end apart by
-    themselves.
+    themselves, and who takes long beside the steps left is not to begin late.
     """
     s = state.scalars[0]
     if s.running == 0 or state.requests[request].kind != NONE:
         return True
     end = expected_end(state, request)
     stays = float(end - s.step)
+    if TURNS * stays > state.pace[0].record[0].steps_left:
+        return True
     final = float(private_tokens(state, request)) + stays
     capacity = float((s.capacity - s.shared_length) * s.block_tokens)
     even = final * capacity / (final - stays / 2.0) / stays * s.bucket_steps  # in a bucket of time
