@@ -4,7 +4,8 @@
                             [--vllm] [--limit 64MiB] [--list]
 
 Makes FlashInfer with its kernels built (runtime/prebuild.py), plans of the pools
-(bench/gpu_plans.py) and, with --vllm, vLLM in parts that fit under the limit beside the tree.
+(bench/gpu_plans.py) and, with --vllm, vLLM for one kind of GPU (bench/kit_thin.py), in parts that
+fit under the limit beside the tree.
 Versions stand in bench/gpu_kit.toml. What is there is not made again, and what broke off is made
 anew. Prints what is in the kit, what it weighs, and what to run there (bench/gpu_kit_run.sh).
 With --list nothing is made. Exit 2, with a line that names it, if a piece is missing.
@@ -20,7 +21,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from gpu_plans import COMPARED
-from kit_contents import POOLS, REPOSITORY, Kit, parts, pieces
+from kit_contents import POOLS, REPOSITORY, Kit, goes_with_base, parts, pieces
 from kit_pieces import NOTE, Piece, make_all
 from kit_weights import read_size, told, tree_files, weight
 from machine import row
@@ -40,10 +41,14 @@ class Call(NamedTuple):
 
 
 def calls(kit: Kit, cut: list[Piece]) -> Iterator[Call]:
-    """The calls that the kit is for: our runtime's, and vLLM's on one machine that stays warm."""
+    """The calls that the kit is for: our runtime's, and vLLM's on one machine that stays warm.
+
+    A part that goes alone needs the base there, from a call before.
+    """
     yield Call((kit.base,), f"bash {RUN} ours")
     for number, part in enumerate(cut, 1):
-        carried = (kit.base, part.place) if number == 1 else (part.place,)
+        is_beside = number == 1 and goes_with_base(kit, part)
+        carried = (kit.base, part.place) if is_beside else (part.place,)
         yield Call(carried, f"bash {RUN} {'vllm' if number == len(cut) else f'gather {number}'}")
 
 

@@ -2,7 +2,7 @@
 # Runs on the GPU machine, from the tree, with what bench/gpu_kit.py made and what was carried there.
 #
 #   bash bench/gpu_kit_run.sh ours [SECONDS] [more for gpu_check.py]     560 s by itself
-#   bash bench/gpu_kit_run.sh gather NUMBER                              keep a part of vLLM
+#   bash bench/gpu_kit_run.sh gather [NUMBER]                            keep the base, or a part of vLLM
 #   bash bench/gpu_kit_run.sh vllm [SECONDS] [more for gpu_vllm.py]      250 s by itself
 #
 # Whatever was carried in is copied to GPU_KIT_LOCAL first, so that parts that do not fit into one
@@ -31,7 +31,7 @@ fail() {
 }
 
 usage() {
-  fail "expected ours [SECONDS], gather NUMBER or vllm [SECONDS], not: $*"
+  fail "expected ours [SECONDS], gather [NUMBER] or vllm [SECONDS], not: $*"
 }
 
 # Copy what was carried in, each folder as a whole.
@@ -127,18 +127,18 @@ vllm() {
 verb=${1:-nothing}
 seconds=${2:-}
 case $verb in
-  ours | vllm) [[ $seconds =~ ^[0-9]*$ ]] || usage "$@" ;;
-  gather) [[ $seconds =~ ^[0-9]+$ ]] || usage "$@" ;;
+  ours | vllm | gather) [[ $seconds =~ ^[0-9]*$ ]] || usage "$@" ;;
   *) usage "$@" ;;
 esac
 gather
 case $verb in
   gather)
-    [ -d "$place/part-$2" ] || fail "part $2 of vLLM is neither in $kit nor in $place"
+    [ -z "$seconds" ] || [ -d "$place/part-$seconds" ] ||
+      fail "part $seconds of vLLM is neither in $kit nor in $place"
     require_base
     # In a session of its own, so that it goes on while the next part is on its way.
     setsid "${preparing[@]}" >"$place/prepare.log" 2>&1 </dev/null &
-    echo "in $place: $(cd "$place" && echo base part-*)"
+    echo "in $place: $(cd "$place" && shopt -s nullglob && echo base part-*)"
     ;;
   *) "$@" ;;
 esac

@@ -1,7 +1,7 @@
 """What a kit for a GPU machine is made of: packages, plans and, if it is asked for, vLLM.
 
-The base is carried in every call that starts a machine. vLLM is too large for one call, and goes in
-parts: the first one beside the base, every other alone.
+The base is carried in the call that starts a machine. vLLM goes in calls of its own, in as few
+parts as can be: the first one beside the base if it fits, every other alone.
 """
 
 import json
@@ -13,14 +13,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from gpu_options import say
 from gpu_workloads import FILLED, SHORT
 from kit_packages import PREBUILD, archive, build_kernels, fetch, install, split
 from kit_pieces import NOTE, Piece, fingerprint, run
-from kit_weights import MIB, cut, weight
+from kit_thin import thin
+from kit_weights import MIB, cut, told, weight
 
 from blendsim.synth.recipes import RECIPES
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+THIN = Path(__file__).with_name("kit_thin.py")
 #: What gpu_plans.py is asked for to make plans of a pool.
 POOLS = {
     **{name: ("--short", name) for name in SHORT},
@@ -29,6 +32,7 @@ POOLS = {
 }
 ARCHIVE = "vllm.tar.xz"
 SLACK = MIB  # of a call: folders, and whatever else is counted that is not in a tar
+_MORE = SLACK // 2  # that the tree may grow by before parts are cut anew
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,20 +85,17 @@ def pieces(kit: Kit) -> list[Piece]:
 def parts(kit: Kit) -> list[Piece]:
     """vLLM's parts, once it is packed and the base is there. ValueError if there is no room.
 
-    They stay as they were cut before while the tree grows by no more than half the slack: some may
-    be on the machine already.
+    They stay as they were cut before while the tree grows by no more than half the slack and they
+    are as few: some may be on the machine already.
     """
     packed = kit.work / "vllm" / ARCHIVE
-    first = kit.room - weight([kit.base])
-    sizes = cut(packed.stat().st_size, first, kit.room)
+    sizes = cut(packed.stat().st_size, kit.room - weight([kit.base]), kit.room)
     digest = fingerprint([packed])
     note = kit.out / "part-1" / NOTE
     if note.exists():
         before = json.loads(note.read_text())
         known: list[int] = before["sizes"]
-        more = SLACK // 2
-        fits = known[0] <= first + more and max(known) <= kit.room + more
-        fits = fits and len(known) <= len(sizes)
+        fits = max(known) <= kit.room + _MORE and len(known) <= len(sizes)
         sizes = known if fits and before["archive"] == digest else sizes
     return [
         Piece(
@@ -105,6 +106,12 @@ def parts(kit: Kit) -> list[Piece]:
         )
         for number in range(1, len(sizes) + 1)
     ]
+
+
+def goes_with_base(kit: Kit, first: Piece) -> bool:
+    """Whether the first part of vLLM fits beside the base, and so may begin a machine."""
+    size: int = first.of["sizes"][0]
+    return weight([kit.base]) + size <= kit.room + _MORE
 
 
 def _tools(kit: Kit) -> Piece:
@@ -175,17 +182,22 @@ def _base(kit: Kit, kernels: Piece, plans: list[Piece]) -> Piece:
 
 
 def _vllm(kit: Kit) -> Iterator[Piece]:
-    """vLLM and its packages, as wheels and as one archive."""
+    """vLLM and its packages, as wheels and as one archive without what that machine cannot use."""
     there, packages, log = kit.pins["there"], kit.pins["packages"], kit.log("vllm")
-    left_out = packages["vllm_left_out"]
+    left_out, archs = packages["vllm_left_out"], packages["vllm_archs"]
     of = {"pins": packages["vllm"], "there": there}
     get = partial(fetch, packages["vllm"], there, log)
     wheels = Piece("wheels of vLLM", kit.work / "vllm-wheels", of, get)
 
     def fill(part: Path) -> None:
         install(wheels.place, there, log, part / "tree")
+        done = thin(part / "tree", archs)
+        say(f"vLLM: {told(done.zeroed)} of other GPUs' code zeroed in {done.files} libraries")
+        if done.odd:
+            say(f"vLLM: left as they are: {', '.join(path.name for path in done.odd)}")
         archive(part / "tree", left_out, part / ARCHIVE)
         shutil.rmtree(part / "tree")
 
     yield wheels
-    yield Piece("vLLM", kit.work / "vllm", {**of, "left_out": left_out}, fill, (wheels.name,))
+    packed = {**of, "left_out": left_out, "archs": archs, "code": fingerprint([THIN])}
+    yield Piece("vLLM", kit.work / "vllm", packed, fill, (wheels.name,))

@@ -45,13 +45,16 @@ def tree_files(root: Path) -> list[Path]:
     return [path for path in named if path.is_file()]
 
 
-def cut(total: int, first: int, other: int) -> list[int]:
-    """Sizes of the parts that `total` bytes are carried in, of which the first has room for `first`
-    and every other for `other`. ValueError if there is no room.
+def cut(total: int, beside: int, alone: int) -> list[int]:
+    """Sizes of the parts that `total` bytes are carried in, as few as can be, each with a call that
+    has room for `alone`. The first is no more than `beside`, the room that the base leaves, where
+    that makes no part more. ValueError if there is no room.
     """
-    if first <= 0 or other <= 0:
-        raise ValueError(f"{told(max(first, 0))} are left for parts of {told(total)}")
-    sizes = [min(total, first)]
+    if beside <= 0 or alone <= 0:
+        raise ValueError(f"{told(max(beside, 0))} are left for parts of {told(total)}")
+    fewest = -(-total // alone)
+    fits_beside = total <= beside + (fewest - 1) * alone
+    sizes = [min(total, beside if fits_beside else alone)]
     while sum(sizes) < total:
-        sizes.append(min(total - sum(sizes), other))
+        sizes.append(min(total - sum(sizes), alone))
     return sizes

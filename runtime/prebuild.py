@@ -50,6 +50,7 @@ def cuda_home() -> Path:
 def prepare(work: Path, arch: str, jobs: int) -> None:
     """The environment FlashInfer reads when it is imported and when it compiles."""
     work.mkdir(parents=True, exist_ok=True)
+    forget_places(work)
     os.environ["CUDA_HOME"] = str(cuda_home())
     os.environ["FLASHINFER_CUDA_ARCH_LIST"] = arch
     os.environ["FLASHINFER_WORKSPACE_BASE"] = str(work)
@@ -61,6 +62,15 @@ def prepare(work: Path, arch: str, jobs: int) -> None:
     headers = curand_headers(work)
     if headers is not None:
         os.environ["FLASHINFER_EXTRA_CUDAFLAGS"] = f"-I{headers}"
+
+
+def forget_places(work: Path) -> None:
+    """Remove the ninja files of a build before. They name all places in full, and FlashInfer writes
+    none where there is one: once a folder has been moved they name what is no more. Ninja itself
+    tells what was compiled at this very place, and that is not compiled again.
+    """
+    for path in (work / ".cache" / "flashinfer").rglob("build.ninja"):
+        path.unlink()
 
 
 def stub_driver(work: Path) -> Path:

@@ -2,6 +2,7 @@
 long (compiling kernels, making plans).
 """
 
+import struct
 import sys
 import zipfile
 from pathlib import Path
@@ -21,9 +22,24 @@ PINS = {
         "to_build": [],
         "to_build_fa3": [],
         "vllm": ["vllm==0.1", "beside==0.1"],
+        "vllm_archs": [90],
         "vllm_left_out": ["vllm/large.so", "vllm/third_party"],
     },
 }
+
+
+CODE, PTX = 2, 1  # kinds of entries of a fat binary
+
+
+def fat_binary(*entries: tuple[int, int, bytes], entry_header: int = 64) -> bytes:
+    """Entries of (kind, architecture, payload) as nvcc puts them into a library."""
+    packed = b"".join(
+        struct.pack("<HHIQ12xI", kind, 0x101, entry_header, len(payload), arch)
+        + bytes(entry_header - 32)
+        + payload
+        for kind, arch, payload in entries
+    )
+    return struct.pack("<IHHQ", 0xBA55ED50, 1, 16, len(packed)) + packed
 
 
 def write_wheel(
@@ -48,7 +64,8 @@ def write_wheels(folder: Path, noise: bytes) -> None:
     write_wheel(
         folder, "tvm_ffi", {"tvm_ffi/core.so": b"code"}, "cp312-cp312-manylinux_2_24_x86_64"
     )
-    kept = {"vllm/__init__.py": b"", "vllm/noise.bin": noise}
+    code = fat_binary((CODE, 80, b"Ampere"), (CODE, 90, b"Hopper"))
+    kept = {"vllm/__init__.py": b"", "vllm/noise.bin": noise, "vllm/_C.abi3.so": b"ELF" + code}
     left = {"vllm/large.so": b"large", "vllm/third_party/deep.h": b"deep"}
     write_wheel(folder, "vllm", kept | left, "cp38-abi3-manylinux_2_35_x86_64")
     write_wheel(folder, "beside", {"beside.py": b""})

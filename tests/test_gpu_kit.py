@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -22,7 +23,7 @@ from kit_contents import parts
 from kit_packages import fetch, split
 from kit_pieces import NOTE, Missing, Piece, make, make_all, run
 from kit_weights import MIB, cut, read_size, tree_files, weight
-from kit_worlds import REPOSITORY, kit_in, quick_pieces, write_wheels
+from kit_worlds import CODE, PINS, REPOSITORY, fat_binary, kit_in, quick_pieces, write_wheels
 
 NOISE = np.random.default_rng(0).bytes(3 * MIB)  # nothing packs it
 
@@ -91,17 +92,28 @@ def test_a_folder_that_is_no_checkout_is_named(tmp_path: Path) -> None:
 
 
 @given(st.integers(1, 500), st.integers(1, 60), st.integers(1, 60))
-def test_parts_fill_their_calls_and_are_as_few_as_can_be(total: int, first: int, more: int) -> None:
-    sizes = cut(total, first, first + more)
+def test_parts_fill_their_calls_and_are_as_few_as_can_be(
+    total: int, beside: int, base: int
+) -> None:
+    sizes = cut(total, beside, beside + base)
     assert sum(sizes) == total
-    assert 0 < sizes[0] <= first
-    assert all(0 < size <= first + more for size in sizes[1:])
-    assert first + (len(sizes) - 2) * (first + more) < total or len(sizes) == 1
+    assert all(0 < size <= beside + base for size in sizes)
+    assert (len(sizes) - 1) * (beside + base) < total
+
+
+@given(st.integers(1, 500), st.integers(1, 60), st.integers(1, 60))
+def test_the_first_part_fits_beside_the_base_unless_that_makes_one_more(
+    total: int, beside: int, base: int
+) -> None:
+    sizes = cut(total, beside, beside + base)
+    rest = total - beside
+    number = 1 + max(0, -(-rest // (beside + base)))  # were it to fit
+    assert (sizes[0] <= beside) is (number == len(sizes))
 
 
 def test_without_room_nothing_is_cut() -> None:
     with pytest.raises(ValueError, match=r"0\.0 MiB are left for parts of 2\.0 MiB"):
-        cut(2 * MIB, -1, 10)
+        cut(2 * MIB, 0, 10)
 
 
 def test_parts_are_the_archive_again(tmp_path: Path) -> None:
@@ -203,6 +215,26 @@ def test_vllm_is_packed_without_what_is_left_out(place: Path) -> None:
     assert not {"vllm/large.so", "vllm/third_party"} & names
 
 
+def test_vllm_is_packed_with_the_code_of_one_gpu(place: Path) -> None:
+    with tarfile.open(kit_in(place).work / "vllm" / "vllm.tar.xz") as packed:
+        content = packed.extractfile("./vllm/_C.abi3.so").read()  # type: ignore[union-attr]
+    assert content == b"ELF" + fat_binary((CODE, 80, bytes(6)), (CODE, 90, b"Hopper"))
+
+
+def test_vllm_is_packed_anew_for_another_gpu(place: Path) -> None:
+    pins = PINS | {"packages": PINS["packages"] | {"vllm_archs": [80]}}
+    assert [one.name for one in quick_pieces(kit_in(place)) if not one.is_made] == []
+    other = quick_pieces(kit_in(place, pins=pins))
+    assert [one.name for one in other if not one.is_made] == ["vLLM"]
+
+
+def test_an_archive_from_before_it_was_thinned_is_made_anew(place: Path) -> None:
+    packed = quick_pieces(kit_in(place))[-1]
+    kept = {name: what for name, what in packed.of.items() if name not in ("archs", "code")}
+    assert packed.is_made
+    assert not packed._replace(of=kept).is_made, "the note tells them apart"
+
+
 @pytest.mark.parametrize(("limit", "number"), [(4 * MIB, 2), (6 * MIB, 1)])
 def test_every_call_fits_and_parts_are_cut_again_for_another_limit(
     place: Path, limit: int, number: int, capsys: pytest.CaptureFixture[str]
@@ -231,6 +263,19 @@ def test_parts_stay_as_they_were_cut_while_they_fit(place: Path) -> None:
         found = parts(kit)
         assert [one.is_made for one in found] == [tree < MIB + 2**19] * len(found)
         assert max(weight(one.carried) + tree for one in calls(kit, found)) <= kit.limit
+
+
+def test_one_part_that_does_not_fit_beside_the_base_goes_alone(place: Path, tmp_path: Path) -> None:
+    """The call before brought the base: two parts would be a call more."""
+    shutil.copytree(place, tmp_path / "made")
+    whole = (kit_in(place).work / "vllm" / "vllm.tar.xz").stat().st_size
+    kit = kit_in(tmp_path / "made", limit=whole + 2 * MIB)  # the tree, and the slack
+    (kit.base / "plans" / "large").write_bytes(bytes(MIB))
+    finish(kit, {}, is_only_listed=False)
+    found = list(calls(kit, parts(kit)))
+    run = "bash bench/gpu_kit_run.sh"
+    assert found == [((kit.base,), f"{run} ours"), ((kit.out / "part-1",), f"{run} vllm")]
+    assert max(weight(one.carried) + kit.tree for one in found) <= kit.limit
 
 
 @pytest.mark.parametrize("with_vllm", [True, False])

@@ -168,6 +168,20 @@ def test_parts_carried_in_one_by_one_come_together(machine: Run, kit: Path, tmp_
     assert out == ["gpu-vllm.md", "gpu-vllm.tar.gz"]
 
 
+def test_one_part_alone_is_enough_where_the_base_was_carried_before(
+    machine: Run, kit: Path, tmp_path: Path
+) -> None:
+    told = machine("gather")
+    assert (told.returncode, told.stderr) == (0, "")
+    assert told.stdout == f"in {tmp_path / 'local'}: base\n"
+    shutil.rmtree(kit / "base")
+    parts_of(kit, "told = 1", number=1)
+    done = machine("vllm")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "local" / "vllm" / "vllm.py").read_text() == "told = 1"
+    assert len(running(tmp_path)) == 1
+
+
 def test_vllm_is_unpacked_once(machine: Run, kit: Path, tmp_path: Path) -> None:
     parts_of(kit, "told = 1")
     assert machine("vllm").returncode == 0
@@ -195,7 +209,8 @@ def test_parts_of_two_kits_are_not_put_together(machine: Run, kit: Path, tmp_pat
         (["vllm"], "the base is not in"),
         (["gather", "2"], "part 2 of vLLM is neither in"),
         ([], "expected ours"),
-        (["gather"], "expected ours"),
+        (["gather"], "the base is not in"),
+        (["gather", "first"], "expected ours"),
         (["ours", "--quick"], "not: ours --quick"),
         (["theirs", "5"], "not: theirs 5"),
     ],

@@ -63,6 +63,66 @@ def test_packaging_again_leaves_nothing_of_before(prebuild, installed, tmp_path)
     assert [path.name for path in (target / "data" / "aot").iterdir()] == ["new"]
 
 
+class Spec:
+    """Builds like FlashInfer: its ninja file names all places, and one that is there stays."""
+
+    name = "decode"
+
+    def __init__(self, work: Path, sources: Path) -> None:
+        self._source = sources / "decode.cu"
+        self._folder = work / ".cache" / "flashinfer" / "0.6.6" / "90a" / "cached_ops" / self.name
+        self.jit_library_path = self._folder / "decode.so"
+
+    def build(self, verbose: bool) -> None:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        ninja = self._folder / "build.ninja"
+        if not ninja.exists():
+            ninja.write_text(f"{self._source}\n{self.jit_library_path}")
+        source, library = map(Path, ninja.read_text().split())
+        library.write_text(source.read_text())
+
+
+@pytest.fixture
+def toolkit(prebuild: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a build needs, all but compilers; the environment is the test's own."""
+    (tmp_path / "cuda" / "bin").mkdir(parents=True)
+    (tmp_path / "cuda" / "bin" / "nvcc").touch()
+    monkeypatch.setattr(os, "environ", os.environ | {"CUDA_HOME": str(tmp_path / "cuda")})
+    monkeypatch.setattr(ctypes.util, "find_library", lambda _: "libcuda.so.1")
+    monkeypatch.setattr(prebuild, "curand_headers", lambda _: None)
+
+
+def test_a_build_goes_on_in_a_folder_that_was_moved(prebuild, toolkit, monkeypatch, tmp_path):
+    """The folder and the sources have come from elsewhere; what is left of that build names it."""
+
+    def build(place: Path) -> str:
+        spec = Spec(place / "work", place / "sources")
+        monkeypatch.setattr(prebuild, "specs", lambda: {"decode": lambda: spec})
+        prebuild.prepare(place / "work", "9.0a", 1)
+        return prebuild.build(["decode"])["decode"].read_text()
+
+    here, there = tmp_path / "here", tmp_path / "there"
+    (here / "sources").mkdir(parents=True)
+    (here / "sources" / "decode.cu").write_text("kernel")
+    assert build(here) == "kernel"
+    shutil.move(here, there)
+    (there / "sources" / "decode.cu").write_text("kernel of today")
+    assert build(there) == "kernel of today"
+    assert not here.exists()
+
+
+def test_what_was_compiled_before_a_build_broke_off_is_kept(prebuild, tmp_path):
+    built = tmp_path / ".cache" / "flashinfer" / "0.6.6" / "90a" / "cached_ops" / "decode"
+    built.mkdir(parents=True)
+    for name in ("build.ninja", ".ninja_log", ".ninja_deps", "decode.cuda.o", "decode.so"):
+        (built / name).touch()
+    (tmp_path / "build.ninja").touch()  # of somebody else
+    prebuild.forget_places(tmp_path)
+    left = {path.name for path in built.iterdir()}
+    assert left == {".ninja_log", ".ninja_deps", "decode.cuda.o", "decode.so"}
+    assert (tmp_path / "build.ninja").exists()
+
+
 @pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler")
 def test_the_stand_in_for_the_driver_loads_under_the_drivers_name(prebuild, tmp_path):
     folder = prebuild.stub_driver(tmp_path)

@@ -66,21 +66,27 @@ def measure_gemm(rig: Rig, sizes: Sizes, is_over: IsOver) -> GemmTable:
 
 
 def _gemm_row(rig: Rig, tokens: int, beside: Callable[[int], object] | None) -> list[float]:
-    decoder, config = rig.decoder, rig.config
-    x, attended = rig.noise(tokens, config.hidden), rig.queries(tokens)
-    hidden = rig.noise(tokens, config.intermediate)
-    total = rig.noise(tokens, config.hidden)  # to which o and down add
-    calls: dict[str, Callable[[int], object]] = {
-        "qkv": lambda i: decoder.project(rig.layer(i), x),
-        "o": lambda i: decoder.output(rig.layer(i), attended, total),
-        "gate_up": lambda i: decoder.gate_up(rig.layer(i), x),
-        "down": lambda i: decoder.down(rig.layer(i), hidden, total),
-        "head": lambda i: functional.linear(x, decoder.weights.head),
-    }
+    x = rig.noise(tokens, rig.config.hidden)
+    calls = layer_gemms(rig, tokens)
+    calls["head"] = lambda i: functional.linear(x, rig.decoder.weights.head)
     if beside is None:
         return [rig.timer.seconds(calls[name]) for name in OPERATORS]
     *layer, head = (calls[name] for name in OPERATORS)
     return [*rig.timer.among(layer, beside, _READS), rig.timer.seconds(head)]
+
+
+def layer_gemms(rig: Rig, tokens: int) -> dict[str, Callable[[int], object]]:
+    """The four GEMMs of a layer, by name and in order; a call's number says of which layer."""
+    decoder, config = rig.decoder, rig.config
+    x, attended = rig.noise(tokens, config.hidden), rig.queries(tokens)
+    hidden = rig.noise(tokens, config.intermediate)
+    total = rig.noise(tokens, config.hidden)  # to which o and down add
+    return {
+        "qkv": lambda i: decoder.project(rig.layer(i), x),
+        "o": lambda i: decoder.output(rig.layer(i), attended, total),
+        "gate_up": lambda i: decoder.gate_up(rig.layer(i), x),
+        "down": lambda i: decoder.down(rig.layer(i), hidden, total),
+    }
 
 
 def measure_decode(rig: Rig, sizes: Sizes, is_over: IsOver) -> AttentionGrid:

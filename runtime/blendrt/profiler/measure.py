@@ -1,7 +1,8 @@
 """Measure a model's profile: table after table, the most needed first, each on disk when done.
 
-The minutes are shared out beforehand; what a table leaves over the next ones have. If the run is
-cut short, what was measured stays; a profile loads once it has GEMMs and both attentions.
+A GPU is warmed up first. The minutes left are then shared out; what a table leaves over the next
+ones have. If the run is cut short, what was measured stays; a profile loads once it has GEMMs and
+both attentions.
 """
 
 import math
@@ -25,6 +26,7 @@ from blendrt.profiler.rig import Rig, build_rig
 from blendrt.profiler.sizes import CPU_SIZES, GPU_SIZES, Sizes
 from blendrt.profiler.tables import PAIRS, TABLE_FILES, TABLES
 from blendrt.profiler.target import CPU_SPEC, conditions, find_target, spec_of
+from blendrt.profiler.warming import MOST, gemm_stretch, warm_up
 from blendsim.errors import InputError
 from blendsim.files import make_directory, require_directory
 from blendsim.perf.derive import gemm_shapes, head_shape, shape_of
@@ -36,6 +38,7 @@ from blendsim.perf.waves import Waves, fit_waves
 from blendsim.specs import GpuSpec, System
 
 _BANDWIDTH_SHARE, _LAUNCH_SECONDS = 0.8, 3e-6  # where small operators were not measured
+_WARM_SHARE = 0.25  # of the minutes, at most
 _LEAST_WAVE_BATCHES = 4  # a cliff is found by leaving a batch out between two others
 
 
@@ -104,10 +107,14 @@ def _measure_tables(
     say: Callable[[str], None],
 ) -> OverlapFit:
     """All tables, each written with its provenance before the next begins."""
+    begun = time.perf_counter()
+    if request.device.type == "cuda":
+        _warm(rig, request, meta, say)
     start, share, fit = time.perf_counter(), 0.0, None
+    left = 60.0 * request.minutes - (start - begun)
     for table in TABLES:
         share += table.part
-        deadline = start + 60.0 * request.minutes * share
+        deadline = start + left * share
         say(f"measuring {table.name}")
         before, began = conditions(request.device), time.perf_counter()
         found = table.measure(rig, request.sizes, partial(_is_past, deadline))
@@ -123,6 +130,15 @@ def _measure_tables(
         write_meta(directory, meta)
     assert fit is not None, "pairs are a table"
     return fit
+
+
+def _warm(rig: Rig, request: Request, meta: dict[str, Any], say: Callable[[str], None]) -> None:
+    """Warm the GPU up, and note what that came to."""
+    say("warming the GPU up")
+    before = conditions(request.device)
+    done = warm_up(gemm_stretch(rig), min(MOST, _WARM_SHARE * 60.0 * request.minutes))
+    told = [done.told, *([f"from {before} to {conditions(request.device)}"] if before else [])]
+    meta["warm_up"] = ", ".join(told)
 
 
 def _is_past(deadline: float) -> bool:
@@ -148,6 +164,7 @@ def _provenance(request: Request, system: System) -> dict[str, Any]:
         "timing": _timing(request.device),
         "shape": shape_of(model),
         "gemm_tile": request.sizes.gemm_tile,
+        "warm_up": "none",
         "tables": {},
         "small_operators": {
             "kernels": _kernels(request.device),
