@@ -1,7 +1,7 @@
 """Warming a GPU up: large GEMMs until they take no longer than before, ahead of all that is timed.
 
-A cool GPU needs less power for the same clock, so under its power limit it runs faster than minutes
-into a run. A profile that begins on one prices those runs too low.
+Under its power limit a GPU that has just begun to work runs faster than one that has worked for a
+while. A profile that is timed then prices runs too low.
 """
 
 import statistics
