@@ -5,7 +5,7 @@ from dataclasses import replace
 from math import ceil
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from oracle_serving import World
 from pacing_worlds import MACHINE, PacedWorld, paced_worlds, plain_twins, record_of
 from serving_worlds import steps
@@ -62,9 +62,11 @@ def test_answers_of_one_length_end_apart_and_fill_the_cache_better() -> None:
     apart, held = run(alike(1.0))
     assert sum(together) == sum(apart) == 60
     assert most_within(together, 20) == 11  # all that fit end at once
-    assert most_within(apart, 20) < 8
-    assert len(apart) < len(together)
-    assert sum(held) / len(held) > sum(held_before) / len(held_before)
+    early = apart[: len(apart) // 3]  # later ones take long beside the steps left
+    assert sum(early) > 11
+    assert most_within(early, 20) < 8
+    assert len(apart) < 0.9 * len(together)
+    assert sum(held) / len(held) > 1.1 * sum(held_before) / len(held_before)
 
 
 def test_answers_of_unlike_lengths_are_not_held_up() -> None:
@@ -98,6 +100,7 @@ def apart_by_hand(core: ServingCore, request: int) -> bool:
     return bool(together + final / 2 <= record_of(core).crowd * even * wide)
 
 
+@settings(max_examples=15, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 @given(paced_worlds())
 def test_who_would_end_apart_is_who_does_by_hand(drawn: PacedWorld) -> None:
     core = drawn.core()
