@@ -87,7 +87,12 @@ def test_gains_out_of_range_are_refused_by_name(name: str, value: float) -> None
 @pytest.mark.parametrize("name", [*asdict(Gains())])
 def test_gains_at_the_ends_of_their_ranges_are_taken(name: str) -> None:
     ends = {"most_tokens": (1, 1 << 20), "look_steps": (1, 1 << 20), "fill": (1e-9, 1.0)}
-    ends |= {"left_room": (0.0, 100.0), "caution": (0.0, 10.0), "trust": (0.0, 1e9), "crowd": (0.0, 1e9)}
+    ends |= {
+        "left_room": (0.0, 100.0),
+        "caution": (0.0, 10.0),
+        "trust": (0.0, 1e9),
+        "crowd": (0.0, 1e9),
+    }
     for value in ends.get(name, (0.0, 1.0)):
         assert getattr(Gains(**{name: value}), name) == value  # type: ignore[arg-type]
 
