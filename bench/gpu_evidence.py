@@ -46,6 +46,7 @@ from evidence_runs import (
 )
 from gpu_kernels import compare, of_rows
 from gpu_plans import blendsim
+from gpu_vllm import BROKEN
 
 from blendsim.batch import Batch
 from blendsim.perf.measured import MEASURED as SHIPPED_AS
@@ -58,7 +59,6 @@ EXECUTORS = ("overlap", "sequential")
 PROFILE_STAGE = "profile.json"
 SECONDS_PLACES = 7  # of --cut
 MEGAHERTZ = "megahertz"
-BROKEN = ".broken"  # what gpu_vllm.py adds to the name of a log that was cut short
 PRICED = "-priced"  # what the step model said then; it is asked again when tables are made
 DEVICE, BACKEND = "h200_sxm", "vllm"  # of --rows
 

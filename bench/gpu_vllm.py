@@ -36,6 +36,7 @@ HEAD = row(
     "recomputed", "shared",
 )  # fmt: skip
 VLLM, PLAN = "vllm", "plan"  # who decides the steps
+BROKEN = ".broken"  # ends the name of a log that was cut short
 
 
 class Run(NamedTuple):
@@ -155,7 +156,7 @@ def execute(one: Run, config: Any, engine: Any, ends: float) -> None:
         log = replay.log({**one.meta, **facts, "versions": versions()})
         if len(log):
             done = bool(log.meta["complete"])
-            write_steplog(log, one.place if done else one.place.with_suffix(".broken.parquet"))
+            write_steplog(log, one.place if done else one.place.with_suffix(f"{BROKEN}.parquet"))
 
 
 def stop_at(ends: float) -> None:

@@ -31,7 +31,8 @@ class Gains:
     caution: float = 1.0  # standard deviations kept free for lengths that are not known
     trust: float = 1.0  # in the planner's mean lengths: requests that ended, per sampled one
     look_steps: int = 256  # steps from one reckoning to the next
-    #: Of the memory-heavy end may end together, as a multiple of what would if ends were even.
+    #: How much of the memory-heavy end may end together, as a multiple of what would if its ends
+    #: were spread evenly.
     crowd: float = 1.0
     #: Idle prefixes that somebody waits for are evicted last, whatever the engine does by itself:
     #: the compute-heavy end is taken from both its ends, so a prefix may wait for long.
