@@ -1,8 +1,7 @@
 """Answers of the memory-heavy end that would end together enter one after another."""
 
-from collections import Counter
 from dataclasses import replace
-from math import ceil
+from math import floor
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -89,15 +88,18 @@ def apart_by_hand(core: ServingCore, request: int) -> bool:
     final = int(sides.private_tokens(state, request)) + stays
     capacity = int((s.capacity - s.shared_length) * s.block_tokens)
     even = final * capacity / (final - stays / 2) / stays * width
-    wide = min(ceil(ALIKE * final / even), BUCKETS // 4)
+    wide = min(ALIKE * final / even, BUCKETS / 4)
     now, last = int(s.current_bucket), int(s.current_bucket) + BUCKETS - 1
-    first = max(now, min(end // width, last) - wide // 2)
-    ends: Counter[int] = Counter()
-    for r in state.requests:
-        if r.status != WAITING and r.side == RIGHT and r.is_member == 0 and r.end_bucket >= now:
-            ends[int(r.end_bucket)] += int(r.end_final)
-    together = sum(ends[b] for b in range(first, min(first + wide, last + 1)))
-    return bool(together + final / 2 <= record_of(core).crowd * even * wide)
+    first = min(end / width, last + 1) - wide
+    together = final / 2
+    for b in range(max(now, floor(first)), min(end // width, last) + 1):
+        ends = sum(
+            int(r.end_final)
+            for r in state.requests
+            if r.status != WAITING and r.side == RIGHT and r.is_member == 0 and r.end_bucket == b
+        )
+        together += min(1.0, b + 1 - first) * ends
+    return bool(together <= record_of(core).crowd * even * wide)
 
 
 @settings(max_examples=15, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])

@@ -19,8 +19,8 @@ from blendsim.serving.forecast import end_bucket, expected_end, peak_fits
 from blendsim.serving.sides import private_tokens, reservation, victim
 from blendsim.serving.state import BUCKETS, LEFT, NONE, RIGHT, State
 
-#: Ends are counted over as many buckets of time as so many requests of one kind end in: of fewer
-#: one more or less would be too much.
+#: Ends are counted over the time in which so many requests of one kind end: of fewer one more or
+#: less would be too much.
 ALIKE = 4
 TURNS = 2.0  # requests like one that is held up could still follow each other so many times
 RETRY_STEPS = 8  # steps from a request of the right end without room to the next try
@@ -158,9 +158,9 @@ def may_enter(state: State, request: int, near: int, far: int) -> bool:
 
 @kernel
 def ends_apart(state: State, request: int) -> bool:
-    """Whether the request and those expected to end about when it does hold no more at their ends
-    than `crowd` times what would leave in that time if the cache were full of requests like this
-    one, their ages spread evenly.
+    """Whether the request and those expected to end up to so long before it hold no more at their
+    ends than `crowd` times what would leave in that time if the cache were full of requests like
+    this one, their ages spread evenly.
 
     Of requests that stay d steps and hold F tokens at last, C / (F − d/2) fill a cache of C tokens
     so, and F / d tokens of each leave it a step. Lengths that are not known end apart by
@@ -176,11 +176,13 @@ def ends_apart(state: State, request: int) -> bool:
     final = float(private_tokens(state, request)) + stays
     capacity = float((s.capacity - s.shared_length) * s.block_tokens)
     even = final * capacity / (final - stays / 2.0) / stays * s.bucket_steps  # in a bucket of time
-    wide = min(int(np.ceil(ALIKE * final / even)), BUCKETS // 4)
-    first = max(s.current_bucket, end_bucket(state, end) - wide // 2)
+    wide = min(ALIKE * final / even, BUCKETS / 4.0)
+    last = end_bucket(state, end)
+    first = min(end / s.bucket_steps, last + 1.0) - wide
     together = final / 2.0  # a half: their number is rounded to the nearest, not down
-    for b in range(first, min(first + wide, s.current_bucket + BUCKETS)):
-        together += float(state.buckets[b % BUCKETS].final_sum)
+    for b in range(max(s.current_bucket, int(np.floor(first))), last + 1):
+        share = min(1.0, b + 1.0 - first)
+        together += share * float(state.buckets[b % BUCKETS].final_sum)
     return bool(together <= state.pace[0].record[0].crowd * even * wide)
 
 
