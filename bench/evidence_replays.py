@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from itertools import pairwise
 
 import numpy as np
-from evidence_runs import MEASURED, MODELS, OVERLAP, POLICIES, SEQUENTIAL, Replay, Run
+from evidence_runs import MEASURED, MODELS, OVERLAP, SEQUENTIAL, Replay, Run
+from gpu_options import POLICIES
 from machine import row
 
 STEP_AIM, TOTAL_AIM, RATIO_AIM, BUSY_AIM = 0.03, 0.03, 0.01, 0.97

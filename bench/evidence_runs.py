@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from gpu_options import POLICIES
 from numpy.typing import NDArray
 
 from blendsim.perf.measured import MEASURED as SHIPPED_AS
@@ -31,7 +32,6 @@ KEPT_OF = "kept_of"  # key of a sampled log's meta: what the whole run is, which
 HALVED = "halved"  # key of a log's meta: ranges of rows that were cut in two halves
 ROWS = "kernels-beside-rows.json"
 SEQUENTIAL, OVERLAP = "sequential", "overlap"
-POLICIES = ("dfs", "blend", "paced")
 _ORDER = ("first", "second", "third", "fourth", "fifth", "sixth")  # other names come after
 
 

@@ -12,7 +12,6 @@ from evidence_replays import host_seconds
 from evidence_runs import (
     MEASURED,
     OVERLAP,
-    POLICIES,
     SEQUENTIAL,
     Floats,
     Replay,
@@ -21,6 +20,7 @@ from evidence_runs import (
     profile_of,
     system_of,
 )
+from gpu_options import POLICIES
 from machine import row
 
 from blendsim.perf.kernels import memory_seconds, prefill_seconds

@@ -29,8 +29,8 @@ from functools import partial
 from pathlib import Path
 from types import FrameType
 
-from gpu_options import Finding, Options, say
-from gpu_replays import FULL, POLICIES, PRICED, pools, replay_pool
+from gpu_options import POLICIES, Finding, Options, say
+from gpu_replays import FULL, PRICED, pools, replay_pool
 from gpu_small_plan import make_small_plans
 from gpu_stages import STAGES
 from machine import row, today

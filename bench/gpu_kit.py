@@ -20,6 +20,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from gpu_options import POLICIES
 from gpu_plans import COMPARED
 from kit_contents import POOLS, REPOSITORY, Kit, goes_with_base, parts, pieces
 from kit_pieces import NOTE, Piece, make_all
@@ -119,7 +120,7 @@ def parse() -> tuple[Kit, bool]:
     parser.add_argument(
         "--pools", nargs="+", choices=POOLS, default=["trace1-filled", "trace2-filled"]
     )
-    parser.add_argument("--policy", nargs="+", choices=COMPARED, default=COMPARED)
+    parser.add_argument("--policy", nargs="+", choices=POLICIES, default=COMPARED)
     parser.add_argument("--gpu", default="h200", help="that plans are made for")
     parser.add_argument("--profile", default="measured", help="whose kernels plans are made by")
     parser.add_argument("--fa3", action="store_true", help="build fa3 too: 20 minutes, two cores")
@@ -135,7 +136,7 @@ def parse() -> tuple[Kit, bool]:
     kit = Kit(
         out=given.output,
         pools=tuple(dict.fromkeys(given.pools)),
-        policies=tuple(name for name in COMPARED if name in given.policy),
+        policies=tuple(name for name in POLICIES if name in given.policy),
         gpu=given.gpu,
         profile=given.profile,
         kernels=(*KERNELS, *(FA3_KERNELS if given.fa3 else ())),

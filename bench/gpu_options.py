@@ -5,6 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+SEARCHED = "search"  # the plan that `blendsim search` finds
+#: Whose plans are compared, in this order: with the first.
+POLICIES = ("dfs", "blend", "paced", SEARCHED)
+
 
 @dataclass(frozen=True, slots=True)
 class Options:

@@ -17,16 +17,19 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from gpu_options import POLICIES, SEARCHED
 from gpu_workloads import FILLED, PAPER_GPU, SHORT, density_and_sharing, full_pool, short_pool
 from machine import row
 
-from blendsim.planner.make import POLICIES
 from blendsim.request import Workload
 from blendsim.synth.recipes import RECIPES
 from blendsim.traces.workload_file import write_workload
 
-#: What is compared; a policy that this version does not have is left out.
-COMPARED = ("dfs", "blend", "paced")
+#: What is compared if nobody says; a search takes minutes a pool, an hour and more of a full one.
+COMPARED = tuple(policy for policy in POLICIES if policy != SEARCHED)
+#: How the searched plan is found: as many requests sampled as pay, for of so short a pool 1 % are a
+#: dozen chats, and so many schedules.
+SEARCH = ("--sample", "auto", "--evaluations", "300")
 SETTINGS = "settings.toml"
 
 
@@ -51,10 +54,12 @@ def make(name: str, pool: Workload, given: argparse.Namespace, kv_bytes: int = 0
     config = out / SETTINGS
     told_of = [f'profile = "{given.profile}"', *([f"kv_bytes = {kv_bytes}"] if kv_bytes else [])]
     config.write_text("\n".join(["[settings]", "nano_batches = 2", *told_of, ""]))
-    for policy in (p for p in COMPARED if p in given.policy and p in POLICIES):
+    for policy in (p for p in POLICIES if p in given.policy):
         plan = out / f"{name}-{policy}.parquet"
-        of = ("--trace", str(place), "--gpu", gpu, "--config", str(config), "--planner", policy)
-        figured = blendsim("plan", *of, "-o", str(plan))
+        of = ("--trace", str(place), "--gpu", gpu, "--config", str(config), "-o", str(plan))
+        is_searched = policy == SEARCHED
+        how = ("search", *SEARCH) if is_searched else ("plan", "--planner", policy)
+        figured = blendsim(*how, *of)
         print(row(name, policy, "overlap", *figures(figured)), flush=True)
         if policy == "dfs":
             figured = blendsim("simulate", str(plan), "--engine", "sequential")
@@ -79,7 +84,7 @@ def main() -> None:
     parser.add_argument("--short", nargs="*", choices=tuple(SHORT), default=None)
     parser.add_argument("--full", nargs="*", choices=tuple(RECIPES), default=[])
     parser.add_argument("--filled", nargs="*", choices=tuple(FILLED), default=[])
-    parser.add_argument("--policy", nargs="+", choices=COMPARED, default=COMPARED)
+    parser.add_argument("--policy", nargs="+", choices=POLICIES, default=COMPARED)
     parser.add_argument("--profile", default="imported", help="whose kernels plans are made by")
     parser.add_argument("--requests", type=int, help="of every short pool, to try it on a CPU")
     given = parser.parse_args()

@@ -14,12 +14,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from gpu_conditions import watched
-from gpu_options import Finding, Options, say
+from gpu_options import POLICIES, Finding, Options, say
 
-FIRST_POLICY = "dfs"  # what others are compared with
+FIRST_POLICY = POLICIES[0]  # what others are compared with
 FULL = "full"  # ends the name of a pool too long for every step
 PRICED = "priced"  # ends the name of a log by the step model
-POLICIES = ("dfs", "blend", "paced")
 
 
 class Planned(NamedTuple):
@@ -108,7 +107,7 @@ def read_job(planned: Planned) -> tuple[Any, dict[str, Any]]:
     outputs = reported_lengths(workload, drawn.drawn)
     flavour = find_flavour(settings.engine, settings.token_budget, settings.eviction)
     meta = {
-        "policy": plan.policy,
+        "policy": planned.policy,
         "plan_sha256": sha256(planned.plan),
         "settings": asdict(settings),
         "source": plan.meta["source"],
