@@ -53,7 +53,7 @@ def search(
         if picture is not None:
             from blendsim.report.plots import draw_sensitivities
 
-            draw_sensitivities(found.sensitivities, picture)
+            draw_sensitivities(found.sensitivities, picture, is_typical=found.worlds > 0)
     if json:
         print_json(_object(found, output, picture))
         return

@@ -145,9 +145,9 @@ class Sensitivity(Protocol):
     def seconds(self) -> Sequence[float]: ...
 
 
-def draw_sensitivities(each: Sequence[Sensitivity], path: Path) -> None:
-    """A panel a parameter: predicted seconds over its values, all panels on one scale, the chosen
-    value marked. PNG or PDF by the name's end.
+def draw_sensitivities(each: Sequence[Sensitivity], path: Path, is_typical: bool = False) -> None:
+    """A panel a parameter: predicted seconds over its values (`is_typical`: those typical of
+    several worlds), all panels on one scale, the chosen value marked. PNG or PDF by the name's end.
     """
     columns = min(3, len(each))
     rows = -(-len(each) // columns)
@@ -160,7 +160,7 @@ def draw_sensitivities(each: Sequence[Sensitivity], path: Path) -> None:
         for axis in axes[len(each) :]:
             axis.set_visible(False)
         for axis in axes[::columns]:
-            axis.set_ylabel("predicted seconds")
+            axis.set_ylabel("typical seconds" if is_typical else "predicted seconds")
         is_pdf = path.suffix.lower() == ".pdf"
         dateless = {"CreationDate": None} if is_pdf else {"Software": None}
         with replacing(path) as temporary:
