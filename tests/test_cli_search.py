@@ -17,6 +17,7 @@ from blendsim.planner.make import POLICIES
 from blendsim.report import plots
 from blendsim.report.tables import leaderboard_table
 from blendsim.search.judging import WORLDS
+from blendsim.search.sweep import SAMPLING
 
 __all__ = ["folder"]
 
@@ -54,7 +55,9 @@ def test_picture_is_written_and_the_same_again(folder: Path, name: str) -> None:
 def test_picture_says_which_seconds_it_draws(
     folder: Path, monkeypatch: pytest.MonkeyPatch, sample: str, seconds: str
 ) -> None:
-    """As the leaderboard does: typical ones where not all lengths are known."""
+    """As the leaderboard does: typical ones where not all lengths are known, but for other
+    samples.
+    """
     drawn = []
 
     def noted(figure: Figure) -> Any:
@@ -65,8 +68,11 @@ def test_picture_says_which_seconds_it_draws(
     asked = ("--trace", "trace.csv", "--sample", sample, "--evaluations", "12")
     said = run("search", *asked, "--picture", "all.png")
     assert f"rank  {seconds}" in said
-    labels = {axis.get_ylabel() for axis in drawn[0].axes}
-    assert labels == {f"{seconds} seconds", ""}
+    labels = {axis.get_title(loc="left"): axis.get_ylabel() for axis in drawn[0].axes}
+    assert labels["policy"] == f"{seconds} seconds"
+    if seconds == "typical":
+        assert labels.pop(SAMPLING) == "predicted seconds"
+    assert set(labels.values()) <= {f"{seconds} seconds", ""}
 
 
 def test_budget_ends_the_search(folder: Path) -> None:
