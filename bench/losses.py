@@ -16,7 +16,7 @@ from machine import machine, row, timed, today
 from blendsim import search
 from blendsim.report.losses import CAUSES, Losses, Priced, losses, price
 from blendsim.report.optimum import Prices
-from blendsim.search.comparison import BUDGETS
+from blendsim.search.budgets import BUDGETS
 from blendsim.search.trial import block_size, find_engine, predict
 from blendsim.synth.blend import blend
 from blendsim.synth.recipes import RECIPES

@@ -6,14 +6,18 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 from test_cli_plan import KEYS, folder, run
 from typer.testing import CliRunner
 
 from blendsim.cli.app import app
 from blendsim.plan import read_plan
 from blendsim.planner.make import POLICIES
+from blendsim.report import plots
 from blendsim.report.tables import leaderboard_table
 from blendsim.search.judging import WORLDS
+from blendsim.search.sweep import SAMPLING
 
 __all__ = ["folder"]
 
@@ -45,6 +49,30 @@ def test_picture_is_written_and_the_same_again(folder: Path, name: str) -> None:
     first = (folder / name).read_bytes()
     assert first[:4] in (b"\x89PNG", b"%PDF")
     assert first == (folder / f"again-{name}").read_bytes()
+
+
+@pytest.mark.parametrize(("sample", "seconds"), [("1", "predicted"), ("0.1", "typical")])
+def test_picture_says_which_seconds_it_draws(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, sample: str, seconds: str
+) -> None:
+    """As the leaderboard does: typical ones where not all lengths are known, but for other
+    samples.
+    """
+    drawn = []
+
+    def noted(figure: Figure) -> Any:
+        drawn.append(figure)
+        return FigureCanvasAgg(figure)
+
+    monkeypatch.setattr(plots, "FigureCanvasAgg", noted)
+    asked = ("--trace", "trace.csv", "--sample", sample, "--evaluations", "12")
+    said = run("search", *asked, "--picture", "all.png")
+    assert f"rank  {seconds}" in said
+    labels = {axis.get_title(loc="left"): axis.get_ylabel() for axis in drawn[0].axes}
+    assert labels["policy"] == f"{seconds} seconds"
+    if seconds == "typical":
+        assert labels.pop(SAMPLING) == "predicted seconds"
+    assert set(labels.values()) <= {f"{seconds} seconds", ""}
 
 
 def test_budget_ends_the_search(folder: Path) -> None:

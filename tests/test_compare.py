@@ -9,7 +9,8 @@ from test_search import mixed_pool
 from blendsim import search
 from blendsim.baselines import BASELINES, Baseline, find_baselines
 from blendsim.errors import InputError, UnknownName
-from blendsim.search.comparison import BUDGETS, COMMON_BUDGET
+from blendsim.search.budgets import BUDGETS
+from blendsim.search.comparison import COMMON_BUDGET
 
 POOL = mixed_pool(np.random.default_rng(3), 150)
 DFS, BLEND = Baseline("DFS", "dfs", "nanoflow"), Baseline("Blend", "blend", "nanoflow")

@@ -6,35 +6,8 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from oracle_serving import World
+from plain_kernels import plain_twins
 from serving_worlds import compare, worlds, worlds_with_knobs
-
-from blendsim.serving import (
-    admission,
-    batcher,
-    cadence,
-    forecast,
-    host,
-    kv,
-    prompts,
-    sides,
-    slices,
-    trim,
-    turned,
-)
-
-MODULES = (
-    admission,
-    batcher,
-    cadence,
-    forecast,
-    host,
-    kv,
-    prompts,
-    sides,
-    slices,
-    trim,
-    turned,
-)
 
 HEADS = [tuple(range(100 * h, 100 * h + 24)) for h in range(3)]
 
@@ -70,13 +43,7 @@ def test_both_cores_take_the_same_steps_with_vllms_knobs(world: World) -> None:
 @pytest.fixture
 def plain_kernels(monkeypatch: pytest.MonkeyPatch) -> int:
     """Every serving kernel replaced by its plain-Python function; gives how many there are."""
-    count = 0
-    for module in MODULES:
-        for name, value in list(vars(module).items()):
-            if hasattr(value, "py_func"):
-                monkeypatch.setattr(module, name, value.py_func)
-                count += 1
-    return count
+    return plain_twins(monkeypatch)
 
 
 @settings(

@@ -6,34 +6,10 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from oracle_sglang import RoundWorld
+from plain_kernels import plain_twins
 from sglang_worlds import compare, roomy, round_worlds, rounds_of
 
-from blendsim.serving import (
-    admission,
-    batcher,
-    cache_order,
-    forecast,
-    kv,
-    line,
-    new_tokens,
-    retraction,
-    rounds,
-    sides,
-)
 from blendsim.serving.state import NONE, WAITING
-
-_MODULES = (
-    kv,
-    sides,
-    forecast,
-    admission,
-    batcher,
-    new_tokens,
-    line,
-    cache_order,
-    retraction,
-    rounds,
-)
 
 
 def crowd(n: int, order: str, **rules: object) -> RoundWorld:
@@ -72,13 +48,7 @@ def test_both_cores_take_the_same_rounds(world: RoundWorld) -> None:
 @pytest.fixture
 def plain_kernels(monkeypatch: pytest.MonkeyPatch) -> int:
     """Every serving kernel replaced by its plain-Python function; gives how many there are."""
-    count = 0
-    for module in _MODULES:
-        for name, value in list(vars(module).items()):
-            if hasattr(value, "py_func"):
-                monkeypatch.setattr(module, name, value.py_func)
-                count += 1
-    return count
+    return plain_twins(monkeypatch)
 
 
 @settings(

@@ -11,7 +11,14 @@ from blendsim.cli.output import print_json, print_lines, width
 from blendsim.cli.places import require_places
 from blendsim.cli.pooled import takes_pool
 from blendsim.cli.progress import Progress
-from blendsim.cli.searching import effort_told, found_json, none_told, read_effort, worlds_told
+from blendsim.cli.searching import (
+    effort_told,
+    found_json,
+    measures_drawn,
+    none_told,
+    read_effort,
+    worlds_told,
+)
 
 if TYPE_CHECKING:
     from blendsim.search.schedule_search import Found
@@ -53,7 +60,7 @@ def search(
         if picture is not None:
             from blendsim.report.plots import draw_sensitivities
 
-            draw_sensitivities(found.sensitivities, picture)
+            draw_sensitivities(found.sensitivities, measures_drawn(found), picture)
     if json:
         print_json(_object(found, output, picture))
         return

@@ -63,6 +63,18 @@ def worlds_told(found: "Found") -> list[str]:
     ]
 
 
+def measures_drawn(found: "Found") -> list[str]:
+    """What each of the sensitivities is in. Other samples are drawn for one world, whatever
+    schedules are compared by.
+    """
+    from blendsim.search.sweep import SAMPLING
+
+    return [
+        "typical seconds" if found.worlds and each.axis != SAMPLING else "predicted seconds"
+        for each in found.sensitivities
+    ]
+
+
 def found_told(found: "Found") -> list[str]:
     """Which schedule was found, and what the search did."""
     if not found.is_searched:

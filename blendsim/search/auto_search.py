@@ -9,12 +9,11 @@ from typing import NamedTuple
 from blendsim.errors import InputError
 from blendsim.report.advice import Judged, advise
 from blendsim.report.metrics import beside
-from blendsim.report.optimum import Bounds
 from blendsim.request import Workload
 from blendsim.search.choice import Choice, try_policies
 from blendsim.search.problem import Progress, prepare
 from blendsim.search.schedule_search import Effort, Found, search_prepared
-from blendsim.search.trial import Trial
+from blendsim.search.trial import widest
 from blendsim.settings import AUTO, Settings
 
 
@@ -45,7 +44,12 @@ def choose_and_search(
     problem = prepare(workload, settings, progress)
     trials = try_policies(problem, progress)
     found = search_prepared(problem, effort, progress, start, trials)
-    limits = _widest(trials, found)
+    limits = widest(
+        [
+            *((trial.row.token_budget, trial.bounds) for trial in trials),
+            (found.chosen.token_budget, found.bounds),
+        ]
+    )
     rows = [beside(trial.row, trial.log, limits) for trial in trials]
     if found.is_searched:
         rows.append(beside(found.chosen, found.log, limits))
@@ -69,9 +73,3 @@ def judged(found: Found) -> Judged | None:
     if not found.worlds:
         return None
     return Judged(found.worlds, {**found.fixed_seconds, found.chosen.policy: found.seconds})
-
-
-def _widest(trials: list[Trial], found: Found) -> Bounds:
-    """Of the bounds for different token budgets those of the largest, which hold for all rows."""
-    fixed = trials[0]
-    return found.bounds if found.chosen.token_budget > fixed.row.token_budget else fixed.bounds

@@ -6,7 +6,7 @@ simulated only to report what the choice was worth.
 """
 
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import NamedTuple
 
 from blendsim.plan import Plan
@@ -17,7 +17,16 @@ from blendsim.report.optimum import Bounds
 from blendsim.request import Workload
 from blendsim.search.budgets import better_engine, other_budgets
 from blendsim.search.problem import Problem, Progress, plan_policy, prepare
-from blendsim.search.trial import Trial, block_size, find_bounds, find_engine, find_facts, run_trial
+from blendsim.search.trial import (
+    Trial,
+    block_size,
+    find_bounds,
+    find_engine,
+    find_facts,
+    run_at_budget,
+    run_trial,
+    widest,
+)
 from blendsim.settings import AUTO, Settings
 from blendsim.steplog import StepLog
 
@@ -52,8 +61,7 @@ def choose_for(problem: Problem, progress: Progress = lambda _: None) -> Choice:
         at = len(trials)
         trials.append(other)
     best = trials[at]
-    # Of the bounds for different token budgets those of the largest, which hold for all rows.
-    limits = max(trials, key=lambda trial: trial.row.token_budget).bounds
+    limits = widest((trial.row.token_budget, trial.bounds) for trial in trials)
     rows = [beside(trial.row, trial.log, limits) for trial in trials]
     least = min(row.reported_seconds for row in rows)
     chosen = replace(rows[at], regret=rows[at].reported_seconds - least)
@@ -103,11 +111,8 @@ def _at_other_budget(problem: Problem, best: Trial, progress: Progress) -> Trial
         better = better_engine(problem, best.plan, flavour, seconds, pool)
     if better is None:
         return None
-    settings = replace(problem.settings, token_budget=better.token_budget)
-    plan = replace(best.plan, meta={**best.plan.meta, "settings": asdict(settings)})
-    limits, block = best.bounds, block_size(problem, [flavour])
+    limits = best.bounds
     if better.token_budget > flavour.token_budget:
         progress(f"bounds for {better.token_budget} tokens a step")
-        limits = find_bounds(problem, better.token_budget, block)
-    facts = find_facts(problem, block)
-    return run_trial(problem._replace(settings=settings), plan, policy, better, limits, facts)
+        limits = find_bounds(problem, better.token_budget, block_size(problem, [flavour]))
+    return run_at_budget(problem, best.plan, policy, better, limits, best.facts)[1]

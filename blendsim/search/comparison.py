@@ -12,7 +12,6 @@ from blendsim.errors import BlendsimError, InputError
 from blendsim.plan import Plan
 from blendsim.report.metrics import Row, run_seconds
 from blendsim.request import Workload
-from blendsim.search.budgets import BUDGETS as BUDGETS  # those each baseline is tried at
 from blendsim.search.budgets import covered_budgets
 from blendsim.search.problem import Problem, Progress, plan_policy, prepare
 from blendsim.search.trial import (

@@ -36,6 +36,7 @@ from blendsim.search.trial import (
     find_engine,
     find_facts,
     predict,
+    run_at_budget,
     run_trial,
 )
 from blendsim.serving.flavour import Flavour
@@ -225,9 +226,8 @@ def _best_trial(scene: _Scene, pool: ThreadPoolExecutor) -> tuple[Problem, Trial
         limits = scene.limits_up_to(flavour.token_budget)
         trial = run_trial(problem, best.plan, best.policy, flavour, limits, scene.facts, best.log)
         return problem, trial
-    settings = replace(problem.settings, token_budget=better.token_budget)
-    there, limits = problem._replace(settings=settings), scene.limits_up_to(better.token_budget)
-    return there, run_trial(there, best.plan, best.policy, better, limits, scene.facts)
+    limits = scene.limits_up_to(better.token_budget)
+    return run_at_budget(problem, best.plan, best.policy, better, limits, scene.facts)
 
 
 def _row(

@@ -21,7 +21,7 @@ class Sensitivity(NamedTuple):
     is_ordered: bool
     labels: list[str]
     chosen: int
-    seconds: list[float]  # predicted
+    seconds: list[float]  # what schedules are compared by; of other samples, predicted
 
 
 def sweep(space: Space, point: Point, evaluator: Evaluator) -> list[Sensitivity]:

@@ -3,7 +3,7 @@ put beside the bounds.
 """
 
 from collections.abc import Iterable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -30,6 +30,7 @@ class Trial(NamedTuple):
     row: Row
     log: StepLog  # on true lengths where the trace has them
     bounds: Bounds
+    facts: PoolFacts
     notes: list[str]  # what was extrapolated
 
 
@@ -113,7 +114,19 @@ def run_trial(
     notes = outside_notes(log, problem.model.coverage)
     if flavour.cascade:
         notes.append(_cascade_note(problem, flavour, log))
-    return Trial(plan, row, log, limits, notes)
+    return Trial(plan, row, log, limits, facts, notes)
+
+
+def run_at_budget(
+    problem: Problem, plan: Plan, name: str, flavour: Flavour, limits: Bounds, facts: PoolFacts
+) -> tuple[Problem, Trial]:
+    """`run_trial` of a problem and a plan that ask for the token budget of `flavour`, whatever they
+    asked for before; and that problem.
+    """
+    settings = replace(problem.settings, token_budget=flavour.token_budget)
+    there = problem._replace(settings=settings)
+    plan = replace(plan, meta={**plan.meta, "settings": asdict(settings)})
+    return there, run_trial(there, plan, name, flavour, limits, facts)
 
 
 def _cascade_note(problem: Problem, flavour: Flavour, log: StepLog) -> str:
@@ -151,6 +164,13 @@ def find_bounds(problem: Problem, token_budget: int, block_tokens: int) -> Bound
         problem.settings.nano_batches or 1,
         problem.settings.cascade,
     )
+
+
+def widest(found: Iterable[tuple[int, Bounds]]) -> Bounds:
+    """Of bounds with the token budgets that they are for, those of the largest, which hold for runs
+    at all of them.
+    """
+    return max(found, key=lambda one: one[0])[1]
 
 
 def find_facts(problem: Problem, block_tokens: int) -> PoolFacts:

@@ -131,7 +131,7 @@ def _running_total(axis: Any, run: Validation) -> None:
 
 
 class Sensitivity(Protocol):
-    """Predicted seconds over one parameter's values, the others as chosen."""
+    """Seconds over one parameter's values, the others as chosen."""
 
     @property
     def axis(self) -> str: ...
@@ -145,9 +145,10 @@ class Sensitivity(Protocol):
     def seconds(self) -> Sequence[float]: ...
 
 
-def draw_sensitivities(each: Sequence[Sensitivity], path: Path) -> None:
-    """A panel a parameter: predicted seconds over its values, all panels on one scale, the chosen
-    value marked. PNG or PDF by the name's end.
+def draw_sensitivities(each: Sequence[Sensitivity], measures: Sequence[str], path: Path) -> None:
+    """A panel a parameter: seconds over its values, predicted ones or whatever `measures` calls
+    them, one of each; all panels on one scale, the chosen value marked. PNG or PDF by the name's
+    end.
     """
     columns = min(3, len(each))
     rows = -(-len(each) // columns)
@@ -159,8 +160,9 @@ def draw_sensitivities(each: Sequence[Sensitivity], path: Path) -> None:
             _sensitivity(axis, one)
         for axis in axes[len(each) :]:
             axis.set_visible(False)
-        for axis in axes[::columns]:
-            axis.set_ylabel("predicted seconds")
+        for at, measure in enumerate(measures):
+            if at % columns == 0 or measure != measures[at - 1]:  # else as its left neighbour
+                axes[at].set_ylabel(measure)
         is_pdf = path.suffix.lower() == ".pdf"
         dateless = {"CreationDate": None} if is_pdf else {"Software": None}
         with replacing(path) as temporary:

@@ -133,15 +133,11 @@ def leading_core(job: Job, rank: int, blocks: int, most: Ints | None = None) -> 
 
     It evicts by last use whatever the plan says, since that is what vLLM does.
     """
-    system, plan = job.system, job.plan
+    system = job.system
     per_block = system.block_tokens * system.kv_bytes_per_token
-    if plan.pacing is not None:
-        gains = replace(plan.pacing.gains, keeps_awaited=False)
-        plan = replace(plan, pacing=replace(plan.pacing, gains=gains))
     longest = job.output_len if most is None else most
     return job._replace(
-        plan=plan,
         output_len=np.asarray(longest, np.int64) + 1,
         system=replace(system, kv_bytes=blocks * per_block),
-        flavour=replace(job.flavour, eviction=LRU),
+        flavour=replace(job.flavour, eviction=LRU, always_lru=True),
     ).core(rank)
