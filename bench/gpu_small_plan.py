@@ -9,10 +9,13 @@ import numpy as np
 from gpu_options import Options
 
 from blendsim.perf.density import closed_form
+from blendsim.perf.model import step_model
+from blendsim.perf.step import step_costs
 from blendsim.plan import write_plan
 from blendsim.planner.blend import BlendSettings
-from blendsim.planner.make import make_plan
+from blendsim.planner.make import PACED, make_plan
 from blendsim.planner.outlook import look_ahead
+from blendsim.planner.pace import pace
 from blendsim.prefix import sort_prompts
 from blendsim.request import Prompts, Workload, from_lengths
 from blendsim.settings import Settings
@@ -21,7 +24,8 @@ from blendsim.traces.seam import ReadOptions
 from blendsim.traces.workload_file import write_workload
 
 NAMES = ("small", "small-full")  # the same twice: every step, and a sample of them
-POLICIES = ("dfs", "blend")
+#: One of every way to serve a plan, so that a check that only compiles compiles all.
+POLICIES = ("dfs", "blend", PACED)
 
 
 def make_small_plans(options: Options, out: Path) -> None:
@@ -42,6 +46,10 @@ def make_small_plans(options: Options, out: Path) -> None:
             plan = make_plan(
                 policy, pool, prompts, lengths.lengths, costs, BlendSettings(), settings.seed, meta
             )
+            if policy == PACED:
+                model = step_model(system)
+                steps = step_costs(model, True, True, settings.nano_batches or 1)
+                plan = pace(plan, pool, lengths, model, steps, settings.pacing)
             write_plan(plan, out / f"{name}-{policy}.parquet")
 
 

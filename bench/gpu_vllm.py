@@ -14,7 +14,8 @@ that has not ended by then is cut short.
 
 With `--scheduler plan vllm` orders that are taken from both ends are run twice on the engine: with
 vLLM following the plan step by step, and scheduling by itself. Such runs' logs are called
-…-followed-… instead of …-vllm-….
+…-followed-… instead of …-vllm-…. A plan made under a token budget of its own is followed under that
+one alone.
 """
 
 import argparse
@@ -23,6 +24,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from importlib.metadata import PackageNotFoundError, version
+from itertools import product
 from pathlib import Path
 from types import FrameType
 from typing import Any, NamedTuple
@@ -61,31 +63,25 @@ def asked_runs(given: argparse.Namespace) -> list[Run]:
     """
     from blendrt.vllm.lead import admitting_as, follows
 
-    runs = []
+    runs: dict[Path, Run] = {}
     for pool in given.pool:
         for one in plans_of(given.plans, pool, given.policy):
-            for budget in given.budget:
+            for budget, scheduler in product(given.budget, given.scheduler):
                 job, meta = vllm_job(one, budget)
-                engine = meta.get("settings", {}).get("engine")
-                for scheduler in given.scheduler:
-                    if scheduler == PLAN and not follows(job):
-                        say(f"{pool}-{one.policy}: served in order, so vLLM need not follow it")
-                        continue
-                    is_led = scheduler == PLAN
-                    how = "followed" if is_led else "vllm"
-                    place = given.output / f"{pool}-{one.policy}-{how}-{budget}.parquet"
-                    runs.append(
-                        Run(
-                            pool=pool,
-                            policy=one.policy,
-                            budget=budget,
-                            scheduler=scheduler,
-                            job=admitting_as(job, engine) if is_led else job,
-                            meta=meta,
-                            place=place,
-                        )
-                    )
-    return runs
+                is_led = scheduler == PLAN
+                if is_led and not follows(job):
+                    say(f"{pool}-{one.policy}: served in order, so vLLM need not follow it")
+                    continue
+                settings = meta.get("settings", {})
+                own = settings.get("token_budget")
+                if is_led and own:  # the plan was found under it
+                    budget = own
+                    job, meta = vllm_job(one, budget)
+                how = "followed" if is_led else "vllm"
+                place = given.output / f"{pool}-{one.policy}-{how}-{budget}.parquet"
+                job = admitting_as(job, settings.get("engine")) if is_led else job
+                runs.setdefault(place, Run(pool, one.policy, budget, scheduler, job, meta, place))
+    return list(runs.values())
 
 
 def vllm_job(planned: Any, budget: int) -> tuple[Any, dict[str, Any]]:
