@@ -39,6 +39,8 @@ DFS = "dfs"
 SIMULATED = "simulated.json"  # beside vLLM's logs: what the simulator says of the same plans
 _EDGES = (1, 65, 129, 193, 257, 321, 385, 449, 513)  # decodes of a step
 _LEAST = 20  # steps of a bin that say something
+_SMALL = 512  # tokens of a step, prompts' and decodes'
+_KINDS = ("decodes alone", f"prompts too, up to {_SMALL} tokens", "more")
 
 
 class Simulated(NamedTuple):
@@ -232,6 +234,30 @@ def engine_step_table(runs: list[Run]) -> Iterator[str]:
             enough = here.sum() >= _LEAST
             cells.append(f"{1e3 * np.median(dense.seconds[here]):.2f}" if enough else "")
         yield row(one.pool, one.visit.name, one.name, *cells)
+
+
+def engine_kind_table(runs: list[Run]) -> Iterator[str]:
+    """Steps by what is in them: how many, the mean of their milliseconds, and how far the price by
+    our kernels is from that.
+    """
+    yield row(
+        "pool", "run", "engine, order, token budget", *(f"{kind}: steps, ms" for kind in _KINDS)
+    )
+    yield row(*["---"] * (3 + len(_KINDS)))
+    for one in engine_runs(runs):
+        prompts = one.log.count("prefill_tokens")
+        tokens = prompts + one.log.count("decode_requests")
+        is_small = tokens <= _SMALL
+        kinds = (prompts == 0, (prompts > 0) & is_small, (prompts > 0) & ~is_small)
+        yield row(one.pool, one.visit.name, one.name, *(_of_kind(one, here) for here in kinds))
+
+
+def _of_kind(one: EngineRun, here: np.ndarray) -> str:
+    if here.sum() < _LEAST:
+        return ""
+    seconds, price = one.log.time("seconds")[here], one.price[here]
+    error = price.sum() / seconds.sum() - 1.0
+    return f"{here.sum():,}, {1e3 * seconds.mean():.1f} ({error:+.1%})"
 
 
 class Dense(NamedTuple):

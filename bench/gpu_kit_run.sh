@@ -18,7 +18,7 @@ place=${GPU_KIT_LOCAL:-/tmp/gpu-kit}
 out=${OUT:-$PWD/gpu-out}
 python=${PYTHON:-python3}
 largest=$((16 * 1024 * 1024 - 1)) # of a file in OUT
-asked=(--plans "$place/base/plans" --pool trace1-filled --policy dfs paced blend
+asked=(--plans "$place/base/plans" --pool trace1-filled --policy dfs paced search
   --scheduler plan vllm --budget 8192 -o "$place/gpu-vllm") # of gpu_vllm.py
 # Compiles what the runs call of blendsim, which takes a minute and no GPU. One process at a time: the
 # next one finds it done.
@@ -93,7 +93,7 @@ ours() {
   rm -f "$out"/gpu-check.md "$out"/gpu-check.tar.gz*
   local status=0
   PYTHONPATH="$tree:$tree/runtime:$place/base/packages" FLASHINFER_DISABLE_JIT=1 \
-    "$python" "$tree/bench/gpu_check.py" --plans "$place/base/plans" --policy dfs paced \
+    "$python" "$tree/bench/gpu_check.py" --plans "$place/base/plans" --policy dfs paced search \
     --overlap-only --minutes 1.25 --within $((total - SECONDS)) \
     -o "$place/gpu-check" --pack "$out/gpu-check.tar.gz" "${@:2}" || status=$?
   [ -f "$out/gpu-check.tar.gz" ] || exit $((status ? status : 1)) # it says why

@@ -105,7 +105,12 @@ def read_job(planned: Planned) -> tuple[Any, dict[str, Any]]:
     sampling = (settings.sample, settings.seed, settings.length_rule)
     drawn = look_ahead(workload, prompts, system, *sampling)
     outputs = reported_lengths(workload, drawn.drawn)
-    flavour = find_flavour(settings.engine, settings.token_budget, settings.eviction)
+    flavour = find_flavour(
+        settings.engine,
+        settings.token_budget,
+        settings.eviction,
+        output_reserved=settings.output_reserved,
+    )
     meta = {
         "policy": planned.policy,
         "plan_sha256": sha256(planned.plan),

@@ -89,7 +89,8 @@ def vllm_job(planned: Any, budget: int) -> tuple[Any, dict[str, Any]]:
     from blendsim.serving.flavour import find_flavour
 
     job, meta = read_job(planned)
-    return job._replace(flavour=find_flavour("vllm", budget)), meta
+    reserved = job.flavour.output_reserved
+    return job._replace(flavour=find_flavour("vllm", budget, output_reserved=reserved)), meta
 
 
 def rows(runs: list[Run], model: str, ends: float) -> Iterator[str]:

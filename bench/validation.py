@@ -14,7 +14,12 @@ from pathlib import Path
 
 import numpy as np
 from evidence_cut import cut_tables
-from evidence_engines import engine_ratio_table, engine_step_table, engine_table
+from evidence_engines import (
+    engine_kind_table,
+    engine_ratio_table,
+    engine_step_table,
+    engine_table,
+)
 from evidence_gemms import algorithm_tables
 from evidence_kernels import (
     chunk_table,
@@ -83,6 +88,7 @@ def tables(runs: list[Run]) -> dict[str, str]:
         "own-kernels": visit_table(runs),
         "engines": engine_table(runs),
         "engine-ratios": engine_ratio_table(runs),
+        "engine-kinds": engine_kind_table(runs),
         "engine-steps": engine_step_table(runs),
         "launching": launching_table(runs),
         "groups": group_table(runs),

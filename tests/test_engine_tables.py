@@ -19,6 +19,7 @@ from evidence_engines import (
     EngineRun,
     Simulated,
     computed_tokens,
+    engine_kind_table,
     engine_ratio_table,
     engine_runs,
     engine_step_table,
@@ -43,7 +44,7 @@ def found(runs: list[Run]) -> list[EngineRun]:
 
 
 def test_vllm_stands_beside_our_runs_of_the_same_pool(found: list[EngineRun]) -> None:
-    assert {one.engine for one in found} == {VLLM, OURS}
+    assert {one.engine for one in found} == {VLLM, VLLM_PLANNED, OURS}
     assert {one.pool for one in found} == {"trace1-filled", "trace2-filled"}
     whole = [(one.pool, -one.seconds * one.stretch) for one in found]
     assert whole == sorted(whole)
@@ -75,6 +76,19 @@ def test_tables_have_a_row_a_run(runs: list[Run]) -> None:
     _, _, *rows = engine_step_table(runs)
     assert len(rows) == count
     assert all(any(cell.strip() for cell in line.split("|")[4:-1]) for line in rows)
+
+
+def test_kinds_of_steps_are_all_steps_but_a_few(runs: list[Run]) -> None:
+    """A kind with fewer than 20 steps is left out."""
+    _, _, *rows = engine_kind_table(runs)
+    for line, one in zip(rows, engine_runs(runs), strict=True):
+        told = [cell.strip() for cell in line.split("|")[4:-1]]
+        steps = sum(int(cell.split(", ")[0].replace(",", "")) for cell in told if cell)
+        assert 0 <= len(one.log) - steps < 2 * 20
+        alone = one.log.count("prefill_tokens") == 0
+        assert told[0].startswith(
+            f"{alone.sum():,}, {1e3 * one.log.time('seconds')[alone].mean():.1f} "
+        )
 
 
 def test_without_vllm_there_is_nothing_to_compare(runs: list[Run]) -> None:
@@ -152,7 +166,12 @@ def test_against_a_run_that_was_cut_short_a_gain_is_a_bound_and_an_estimate(
 def test_a_run_is_held_against_vllm_of_its_own_visit(runs: list[Run]) -> None:
     lines = [line.split(" | ") for line in list(engine_ratio_table(runs))[2:]]
     bases = {(cells[1], cells[3].split(":")[0]) for cells in lines if "trace1" in cells[0]}
-    assert bases == {("third", "fifth"), ("fourth", "fourth"), ("fifth", "fifth")}
+    assert bases == {
+        ("third", "fifth"),
+        ("fourth", "fourth"),
+        ("fifth", "fifth"),
+        ("sixth", "fifth"),
+    }
 
 
 def test_vllm_that_follows_a_plan_stands_beside_vllm_by_itself(

@@ -81,6 +81,23 @@ def test_vllm_follows_plans_for_both_ends_beside_itself(
     assert followed.count("held_blocks").tolist() != by_itself.count("held_blocks").tolist()
 
 
+def test_a_plan_with_a_token_budget_of_its_own_is_followed_under_that_alone(
+    script: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import gpu_vllm
+
+    usual = gpu_vllm.vllm_job
+
+    def job(one: Any, budget: int) -> tuple[Any, dict[str, Any]]:
+        made, meta = usual(one, budget)
+        return made, {**meta, "settings": {"engine": "vllm", "token_budget": 48}}
+
+    monkeypatch.setattr(gpu_vllm, "vllm_job", job)
+    printed = script("--policy", "blend", "--budget", "96", "72", "--scheduler", "plan", "vllm")
+    rows = [line.split(" | ") for line in printed.splitlines() if line.startswith("| small")]
+    assert [row[2:4] for row in rows] == [["48", "plan"], ["96", "vllm"], ["72", "vllm"]]
+
+
 def test_the_script_starts_no_run_when_its_time_is_over(
     vllm: type[StandInLLM], script: Callable[..., str]
 ) -> None:
