@@ -9,7 +9,7 @@ import numpy as np
 from blendsim.perf.derive import OPERATORS
 from blendsim.perf.kernels import memory_seconds, prefill_seconds
 from blendsim.perf.measured import model_at, shipped_place
-from blendsim.perf.model import StepModel, operator_seconds
+from blendsim.perf.model import StepModel
 from blendsim.perf.overlap import SUM
 from blendsim.perf.profile import Profile
 from blendsim.perf.store import read_profile
@@ -53,7 +53,9 @@ def prices(priced: Sequence[Priced], found: Sequence[Found]) -> Iterator[Found]:
 
 
 def parts_of(priced: Priced, counts: Mapping[str, int]) -> Found:
-    """Seconds of a step by kind, as `tracing` names them, and by GEMM; the LM head is a GEMM."""
+    """Seconds of a step by kind, as `tracing` names them, and by GEMM as the profile has it; the LM
+    head is a GEMM.
+    """
     from blendrt.profiler.tracing import DECODE, GEMM, PREFILL, SMALL
 
     model, tables = priced.model, priced.model.tables
@@ -66,8 +68,22 @@ def parts_of(priced: Priced, counts: Mapping[str, int]) -> Found:
         PREFILL: float(prefill_seconds(tables, *chunks)) if chunks[0] else 0.0,
         SMALL: small,
     }
-    sizes = np.array([tokens, counts["sampled_tokens"]])
-    layer, sampled = operator_seconds(model.system, priced.profile, sizes)
-    in_layers = model.system.model.layers * layer[:-1]
-    operators = dict(zip(OPERATORS, [*in_layers.tolist(), float(sampled[-1])], strict=True))
+    layers = model.system.model.layers
+    times = (*[layers] * (len(OPERATORS) - 1), 1)
+    rows = (*[tokens] * (len(OPERATORS) - 1), counts["sampled_tokens"])
+    operators = {
+        name: n * measured_gemm(priced.profile, at, m)
+        for at, (name, n, m) in enumerate(zip(OPERATORS, times, rows, strict=True))
+    }
     return {"seconds": sum(kinds.values()), "kinds": kinds, "operators": operators}
+
+
+def measured_gemm(profile: Profile, operator: int, tokens: int) -> float:
+    """Seconds of one of a layer's GEMMs, or the LM head, by the profile's rows: for whole tiles
+    above one, between two sizes on a straight line, and for no more than a larger size takes, which
+    the rows could be filled up to.
+    """
+    tile, seconds = profile.gemm_tile, profile.gemm[:, operator]
+    rows = tokens if tokens <= tile else -(-tokens // tile) * tile
+    filled = np.minimum.accumulate(seconds[::-1])[::-1] if tile > 1 else seconds
+    return float(np.interp(rows, profile.tokens, filled))

@@ -153,6 +153,7 @@ def test_the_parts_of_a_step_are_those_of_the_step_model() -> None:
     for one in (shipped, own):
         told = parts_of(one, MIXED._asdict())
         assert told["seconds"] == pytest.approx(sum(one.model.seconds(MIXED)[:2]))
+        # The step model's weights stream no faster than memory does; none of these would.
         assert told["kinds"][GEMM] == pytest.approx(sum(told["operators"].values()))
     assert parts_of(own, Batch(0, 0, 0, 8, 80, 8)._asdict())["kinds"][PREFILL] == 0.0
 

@@ -148,15 +148,6 @@ def step_model(system: System, overlap: str = "auto", profile: Profile | None = 
     )
 
 
-def operator_seconds(system: System, profile: Profile, tokens: Ints) -> Floats:
-    """One layer's GEMMs and the LM head, each for so many tokens, as step models of the profile
-    have them: (len(tokens), 5) seconds, in the order of `derive.OPERATORS`.
-    """
-    rows = _whole_tiles(profile, tokens)
-    columns = _gemm_seconds(system, profile).T
-    return np.column_stack([along(profile.tokens, column, rows) for column in columns])
-
-
 def _reduce_seconds(system: System, profile: Profile, size: int) -> Floats:
     """All-reduce of one layer: after attention and after the MLP, hidden bf16 values a token."""
     seconds = np.zeros(size + 1)
