@@ -99,6 +99,7 @@ def test_a_run_far_ahead_begins_when_the_gpu_has_slept(monkeypatch: pytest.Monke
     [
         ("nvjet_sm90_tst_128x256_64x4_2x1_v_bz_coopA_TNT", GEMM),
         ("void flashinfer::BatchPrefillWithPagedKVCacheKernel<KernelTraits<(MaskMode)0>>", DECODE),
+        ("void flashinfer::BatchPrefillWithPagedKVCacheKernel<KernelTraits<(MaskMode)1>>", PREFILL),
         ("void flashinfer::PersistentVariableLengthMergeStatesKernel<8u, 16u>", DECODE),
         ("void cutlass::device_kernel<flashinfer::PrefillWithKVCacheKernel<Mainloop>>", PREFILL),
         ("_rms_norm", SMALL),

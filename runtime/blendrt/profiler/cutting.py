@@ -133,7 +133,7 @@ class CutWorld:
         self._config = config
         self._dtype = dtype
         self._decoder = Decoder(config, random_weights(config, 0, device, dtype))
-        self._pool = self._filled_pool(kv_bytes)
+        self._pool = filled_pool(config, kv_bytes, device, dtype)
         self.attentions: list[SwitchedAttention] = []
         self._whole = SequentialExecutor(self._decoder, self._make_attention(), self._pool)
         self._chosen = PartialLanes(OneThread())
@@ -200,20 +200,26 @@ class CutWorld:
 
         return FlashInferAttention(self._config, BLOCK_TOKENS, self.device, self._dtype)
 
-    def _filled_pool(self, kv_bytes: int) -> KvPool:
-        pages = _CPU_PAGES
-        if self.device.type == "cuda":
-            most = min(kv_bytes, int(_MOST_OF_FREE * free_bytes(self.device)))
-            pages = most // page_bytes(self._config, BLOCK_TOKENS, self._dtype)
-        pool = KvPool(self._config, pages, BLOCK_TOKENS, self.device, self._dtype)
-        pool.k.normal_()
-        pool.v.normal_()
-        return pool
-
     def _pages(self, lengths: Ints) -> Rows:
         """Pages by chance: some are read twice, too far apart to be in a cache still."""
         ends = np.concatenate((np.zeros(1, np.int64), np.cumsum(-(-lengths // BLOCK_TOKENS))))
         return Rows(ends, self._rng.integers(0, self._pool.pages, ends[-1]))
+
+
+def filled_pool(
+    config: DecoderConfig, kv_bytes: int, device: torch.device, dtype: torch.dtype
+) -> KvPool:
+    """A pool of random KV: of so many bytes where a GPU has that much left beside what kernels
+    need, of a few pages on a CPU.
+    """
+    pages = _CPU_PAGES
+    if device.type == "cuda":
+        most = min(kv_bytes, int(_MOST_OF_FREE * free_bytes(device)))
+        pages = most // page_bytes(config, BLOCK_TOKENS, dtype)
+    pool = KvPool(config, pages, BLOCK_TOKENS, device, dtype)
+    pool.k.normal_()
+    pool.v.normal_()
+    return pool
 
 
 def _name(sms: int) -> str:

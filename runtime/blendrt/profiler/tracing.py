@@ -11,12 +11,16 @@ from typing import Any, NamedTuple
 import torch
 
 from blendsim.errors import Unavailable
+from blendsim.perf.derive import OPERATORS
 
 GEMM, DECODE, PREFILL, SMALL = "gemm", "decode attention", "prefill attention", "small"
 _SPIN = "spin_kernel"  # torch's sleep
+_REDUCE = "splitkreduce"  # adds up what a GEMM left in parts
 #: Parts of kernels' names, the first that is found counts. FlashInfer's fa2 runs decodes, on tensor
-#: cores by its kernel for prefills of a batch; fa3's runs prefills. Operators' names are a CPU's.
+#: cores by its kernel for prefills of a batch, and with a causal mask prefills; fa3's runs prefills
+#: only. Operators' names are a CPU's.
 _KINDS = (
+    (PREFILL, ("MaskMode)1",)),
     (DECODE, ("BatchPrefillWithPagedKV", "BatchDecodeWithPagedKV", "MergeStates")),
     (PREFILL, ("PrefillWithKVCache", "PrefillWithPagedKV")),
     (
@@ -102,6 +106,39 @@ def summed_up(kernels: Sequence[Kernel], runs: int) -> dict[str, Any]:
         "idle": (span - busy) / runs,
         "decode_tenths": _tenths([k.seconds for k in kernels if kind_of(k.name) == DECODE]),
     }
+
+
+def by_operator(kernels: Iterable[Kernel], layers: int, runs: int) -> dict[str, float]:
+    """Seconds a run of each of a decoder's GEMMs, all layers together, by the order in which they
+    run; empty where there are more or fewer of them than a decoder has.
+    """
+    took: list[float] = []
+    for kernel in sorted(kernels, key=lambda kernel: kernel.start):
+        if kind_of(kernel.name) != GEMM:
+            continue
+        if took and _REDUCE in kernel.name.lower():
+            took[-1] += kernel.seconds
+        else:
+            took.append(kernel.seconds)
+    *in_a_layer, head = OPERATORS
+    names = [*in_a_layer * layers, head] * runs
+    if len(took) != len(names):
+        return {}
+    told = dict.fromkeys(OPERATORS, 0.0)
+    for name, seconds in zip(names, took, strict=True):
+        told[name] += seconds / runs
+    return told
+
+
+def last_runs(kernels: Sequence[Kernel], runs: int) -> tuple[list[Kernel], int]:
+    """The kernels of the second half of some like runs in a row, and how many runs that are; all of
+    them where a run's share of the kernels is no whole number.
+    """
+    ordered = sorted(kernels, key=lambda kernel: kernel.start)
+    kept = max(1, runs // 2)
+    if len(ordered) % runs:
+        return ordered, runs
+    return ordered[len(ordered) // runs * (runs - kept) :], kept
 
 
 def _tenths(values: Sequence[float]) -> list[float]:
