@@ -1,4 +1,6 @@
-"""Warming a GPU up before a profile: until the same work takes no longer, within a limit."""
+"""A GPU before a profile is measured and meanwhile: warmed up until the same work takes no longer,
+then kept at work, both within a limit.
+"""
 
 from collections.abc import Callable
 from types import SimpleNamespace
@@ -11,8 +13,10 @@ from blendrt.config import TINY
 from blendrt.model import Decoder
 from blendrt.profiler import measure
 from blendrt.profiler.measure import Request
-from blendrt.profiler.rig import build_rig
+from blendrt.profiler.rig import Rig, build_rig
+from blendrt.profiler.sizes import GPU_SIZES
 from blendrt.profiler.tables import Table
+from blendrt.profiler.timer import EventTimer
 from blendrt.profiler.warming import LEAST, MOST, Warmth, gemm_stretch, warm_up
 from blendsim.specs import GPUS
 
@@ -114,32 +118,57 @@ def test_a_stretch_is_a_quarter_of_a_second_of_a_layers_gemms(
 def measured_by(
     monkeypatch: pytest.MonkeyPatch, device: torch.device, minutes: float, warm: float
 ) -> tuple[list[bool], dict[str, Any]]:
-    """One table with half of the time, on a clock of the test; warming takes `warm` seconds.
+    """One table with half of the time, on a clock of the test; warming takes `warm` seconds. Where
+    the timer has filler the table asks for 2 s of it, and holds how much it may have.
 
     Whether its time was up after each further second, and the provenance.
     """
     clock = Device(lambda now: 1.0)
     over: list[bool] = []
 
+    class Filler:
+        """As much as is asked for."""
+
+        def __init__(self, rig: Rig, decodes: tuple[int, int]) -> None:
+            self.told, self.queued, self.most = f"filler like {decodes}", 0.0, 0.0
+
+        @property
+        def is_spent(self) -> bool:
+            return self.queued >= self.most
+
+        def queue(self, seconds: float) -> float:
+            self.queued += seconds
+            return seconds
+
     def told(stretch: object, most: float) -> Warmth:
         clock.now += min(warm, most)
         return Warmth(min(warm, most), 1e-3, 2e-3, True)
 
-    def table(rig: object, sizes: object, is_over: Callable[[], bool]) -> None:
+    def table(rig: Rig, sizes: object, is_over: Callable[[], bool]) -> str:
+        holds = "nothing"
+        if isinstance(rig.timer, EventTimer):
+            assert isinstance(rig.timer._filler, Filler)
+            rig.timer._filler.queue(2.0)
+            holds = f"{rig.timer._filler.most:g} s at most"
         for _ in range(int(60 * minutes)):
             clock.now += 1.0
             over.append(is_over())
+        return holds
 
     monkeypatch.setattr(measure, "time", SimpleNamespace(perf_counter=clock.clock))
     monkeypatch.setattr(measure, "warm_up", told)
     monkeypatch.setattr(measure, "gemm_stretch", lambda rig: None)
+    monkeypatch.setattr(measure, "StepFiller", Filler)
     monkeypatch.setattr(measure, "conditions", lambda device: f"{clock.now:g} °C")
-    monkeypatch.setattr(measure, "TABLES", [Table("one", 0.5, table, lambda *_: "nothing")])
+    monkeypatch.setattr(measure, "TABLES", [Table("one", 0.5, table, lambda _, held: held)])
     monkeypatch.setattr(measure, "write_meta", lambda *_: None)
-    meta: dict[str, Any] = {"tables": {}, "warm_up": "none"}
+    meta: dict[str, Any] = {"tables": {}, "warm_up": "none", "timing": "events"}
     request = Request(TINY, 1, device, minutes)
-    with pytest.raises(AssertionError, match="pairs are a table"):
-        measure._measure_tables(None, request, None, meta, GPUS["h200"], lambda _: None)  # type: ignore[arg-type]
+    with (
+        build_rig(TINY, 1, CPU, 0) as rig,
+        pytest.raises(AssertionError, match="pairs are a table"),
+    ):
+        measure._measure_tables(rig, request, None, meta, GPUS["h200"], lambda _: None)  # type: ignore[arg-type]
     return over, meta
 
 
@@ -162,3 +191,23 @@ def test_a_cpu_is_not_warmed_up(monkeypatch: pytest.MonkeyPatch) -> None:
     over, meta = measured_by(monkeypatch, CPU, 1.0, warm=100.0)
     assert over.index(True) == 30
     assert meta["warm_up"] == "none"
+
+
+def test_a_third_of_a_tables_time_may_be_filler(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half of 108 s are the table's. What it had is noted, without what ran for the readings."""
+    _, meta = measured_by(monkeypatch, torch.device("cuda"), 2.0, warm=12.0)
+    assert meta["timing"] == f"events; filler like {GPU_SIZES.beside}"
+    assert meta["tables"]["one"] == (
+        "18 s at most in 120.0 s, 2.0 s of filler, from 12 °C to 132 °C"
+    )
+
+
+def test_a_table_that_had_all_its_filler_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    _, meta = measured_by(monkeypatch, torch.device("cuda"), 0.1, warm=0.0)
+    assert "2.0 s of filler (all of its part)" in meta["tables"]["one"]
+
+
+def test_a_cpu_has_no_filler(monkeypatch: pytest.MonkeyPatch) -> None:
+    _, meta = measured_by(monkeypatch, CPU, 1.0, warm=0.0)
+    assert meta["timing"] == "events"
+    assert "filler" not in meta["tables"]["one"]

@@ -1,14 +1,14 @@
 """Measure a model's profile: table after table, the most needed first, each on disk when done.
 
-A GPU is warmed up first. The minutes left are then shared out; what a table leaves over the next
-ones have. If the run is cut short, what was measured stays; a profile loads once it has GEMMs and
-both attentions.
+A GPU is warmed up first, and kept at work from then on. The minutes left are shared out; what a
+table leaves over the next ones have. If the run is cut short, what was measured stays; a profile
+loads once it has GEMMs and both attentions.
 """
 
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -21,11 +21,13 @@ from blendrt.config import DecoderConfig
 from blendrt.executor.streams import partition_failure
 from blendrt.fused import choose
 from blendrt.machine import describe
+from blendrt.profiler.filler import StepFiller
 from blendrt.profiler.findings import find_rules, overlap_figures
 from blendrt.profiler.rig import Rig, build_rig
 from blendrt.profiler.sizes import CPU_SIZES, GPU_SIZES, Sizes
 from blendrt.profiler.tables import PAIRS, TABLE_FILES, TABLES
 from blendrt.profiler.target import CPU_SPEC, conditions, find_target, spec_of
+from blendrt.profiler.timer import EventTimer
 from blendrt.profiler.warming import MOST, gemm_stretch, warm_up
 from blendsim.errors import InputError
 from blendsim.files import make_directory, require_directory
@@ -39,6 +41,10 @@ from blendsim.specs import GpuSpec, System
 
 _BANDWIDTH_SHARE, _LAUNCH_SECONDS = 0.8, 3e-6  # where small operators were not measured
 _WARM_SHARE = 0.25  # of the minutes, at most
+#: Of a table's part of the time, in seconds of filler at most: in a short profile sizes count for
+#: more. By the times of an H200's profile of 46 s filler for all of it is some 23 s.
+_FILLER_SHARE = 1 / 3
+_READING = 0.1  # seconds of filler while conditions are read, which takes the driver about as long
 _LEAST_WAVE_BATCHES = 4  # a cliff is found by leaving a batch out between two others
 
 
@@ -107,20 +113,29 @@ def _measure_tables(
     say: Callable[[str], None],
 ) -> OverlapFit:
     """All tables, each written with its provenance before the next begins."""
-    begun = time.perf_counter()
+    end, filler = time.perf_counter() + 60.0 * request.minutes, None
     if request.device.type == "cuda":
         _warm(rig, request, meta, say)
+        filler = StepFiller(rig, request.sizes.beside)
+        rig = replace(rig, timer=EventTimer(request.device, filler=filler))
+        meta["timing"] += f"; {filler.told}"
     start, share, fit = time.perf_counter(), 0.0, None
-    left = 60.0 * request.minutes - (start - begun)
+    left = end - start
     for table in TABLES:
         share += table.part
         deadline = start + left * share
+        if filler is not None:
+            filler.most = _FILLER_SHARE * left * share
         say(f"measuring {table.name}")
-        before, began = conditions(request.device), time.perf_counter()
+        before, filled = _state(request.device, filler), filler.queued if filler else 0.0
+        began = time.perf_counter()
         found = table.measure(rig, request.sizes, partial(_is_past, deadline))
         holds = table.save(directory, found)
         told = [f"{holds} in {time.perf_counter() - began:.1f} s"]
-        told += [f"from {before} to {conditions(request.device)}"] if before else []
+        if filler is not None:
+            spent = " (all of its part)" if filler.is_spent else ""
+            told.append(f"{filler.queued - filled:.1f} s of filler{spent}")
+        told += [f"from {before} to {_state(request.device, filler)}"] if before else []
         meta["tables"][table.name] = ", ".join(told)
         if table.name == "decode_attention":
             meta["waves"] = _waves(found, rig, gpu)._asdict()
@@ -139,6 +154,13 @@ def _warm(rig: Rig, request: Request, meta: dict[str, Any], say: Callable[[str],
     done = warm_up(gemm_stretch(rig), min(MOST, _WARM_SHARE * 60.0 * request.minutes))
     told = [done.told, *([f"from {before} to {conditions(request.device)}"] if before else [])]
     meta["warm_up"] = ", ".join(told)
+
+
+def _state(device: torch.device, filler: StepFiller | None) -> str:
+    """Clock, power and temperature of a device, at work where there is filler."""
+    if filler is not None:
+        filler.queue(_READING)
+    return conditions(device)
 
 
 def _is_past(deadline: float) -> bool:

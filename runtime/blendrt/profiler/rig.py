@@ -98,7 +98,7 @@ def build_rig(config: DecoderConfig, tp: int, device: torch.device, seed: int) -
     pool = KvPool(part, _pages(part, device, dtype), BLOCK_TOKENS, device, dtype)
     pool.k.normal_()
     pool.v.normal_()
-    attention, backend = _attention(part, device, dtype)
+    attention, backend = make_attention(part, device, dtype)
     rng = np.random.default_rng(seed)
     try:
         yield Rig(decoder, attention, backend, pool, timer_for(device), rng)
@@ -136,9 +136,10 @@ def _pages(part: DecoderConfig, device: torch.device, dtype: torch.dtype) -> int
     )
 
 
-def _attention(
+def make_attention(
     part: DecoderConfig, device: torch.device, dtype: torch.dtype
 ) -> tuple[Attention, str]:
+    """The attention of a device, with a plan of its own, and whose kernels it runs."""
     if device.type != "cuda":
         return ReferenceAttention(), "blendrt's reference attention"
     from blendrt.attention.flashinfer import FlashInferAttention

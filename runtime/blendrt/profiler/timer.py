@@ -3,6 +3,9 @@
 On a GPU launches must not show, as they do not in a busy engine. So the stream is first put to
 sleep for as long as the host takes to queue the work, and CUDA events bracket what then runs
 without a gap. A call is told its number, so that it can turn through buffers too large for a cache.
+
+With a filler the stream works instead of sleeping, and goes on while the host prepares what is
+timed next, so that clocks are what a power limit leaves to a GPU that is never idle.
 """
 
 import statistics
@@ -15,6 +18,16 @@ import torch
 from blendrt.executor.streams import Partition, split_gpu
 
 Call = Callable[[int], object]
+
+
+class Filler(Protocol):
+    """Work that keeps a GPU as busy as serving does. Nobody reads what comes of it."""
+
+    def queue(self, seconds: float) -> float:
+        """Queue about so many seconds of it on the current stream, without waiting. Tells how many
+        seconds that is; 0 when none is left.
+        """
+        ...
 
 
 class Timer(Protocol):
@@ -71,11 +84,28 @@ class EventTimer:
     SEGMENT = 100e-6  # of one call in a stream of work, again so that events do not count
     SETTLED = 0.25  # half of it until clocks are what the power limit leaves, half to count
     CLOCK = 2e9  # cycles a second to sleep by; a slower GPU sleeps longer
+    ROUGH = 3  # stretches, where it only matters how long a call takes about
+    #: Seconds of a stretch and the filler ahead of it together. So most of a kernel's timing is
+    #: filler, and a stretch that is work as in serving itself (a pair) needs little of it.
+    BUSY = 2e-3
+    #: The filler's own launches take a part of what it covers: this many times the time to cover,
+    #: of which `SURE` counts, should a higher clock make it shorter than it says.
+    COVERED, SURE = 2.5, 0.75
+    #: Filler behind a timing, at most. It is as long as the host last took between two.
+    MOST_BEHIND = 20e-3
 
-    def __init__(self, device: torch.device, repeats: int = 10, warm_up: int = 3) -> None:
+    def __init__(
+        self,
+        device: torch.device,
+        repeats: int = 10,
+        warm_up: int = 3,
+        filler: Filler | None = None,
+    ) -> None:
         self._device = device
         self._repeats = repeats
         self._warm_up = warm_up
+        self._filler = filler
+        self._ended = time.perf_counter()
         self._partitions: dict[int, Partition] = {}
 
     def seconds(self, call: Call) -> float:
@@ -86,10 +116,11 @@ class EventTimer:
         """See `Timer`. A burst runs at the highest clock; work without a pause runs at what the
         power limit leaves. So the stream goes on for `SETTLED` seconds, and its second half counts.
         """
-        alone = [self.seconds(call) for call in calls]
+        prepared = time.perf_counter() - self._ended
+        alone = [self._rough(call) for call in calls]
         repeats = [max(1, round(self.SEGMENT / seconds)) for seconds in alone]
         once = sum(n * seconds for n, seconds in zip(repeats, alone, strict=True))
-        reads = max(1, round(share * once / self.seconds(beside)))
+        reads = max(1, round(share * once / self._rough(beside)))
         rounds = max(8, round(self.SETTLED / ((1.0 + share) * once)))
         marks = []
         for i in range(rounds):
@@ -101,7 +132,7 @@ class EventTimer:
             for j in range(reads):
                 beside(reads * i + j)
             marks.append(mine)
-        torch.cuda.synchronize(self._device)
+        self._wait(marks[-1][-1], prepared)
         times = [
             [a.elapsed_time(b) / 1e3 / n for a, b, n in zip(mine, mine[1:], repeats, strict=False)]
             for mine in marks[rounds // 2 :]
@@ -129,8 +160,11 @@ class EventTimer:
 
         return self.stretches(both)
 
-    def stretches(self, run: Callable[[int], object]) -> float:
-        """Median seconds of one call, where `run(n)` queues n of them."""
+    def stretches(self, run: Callable[[int], object], repeats: int | None = None) -> float:
+        """Median seconds of one call, where `run(n)` queues n of them; of `repeats` stretches, the
+        timer's own number by itself.
+        """
+        prepared = time.perf_counter() - self._ended
         for _ in range(self._warm_up):
             run(1)
         torch.cuda.synchronize(self._device)
@@ -141,17 +175,39 @@ class EventTimer:
         taken = time.perf_counter() - start
         calls = max(1, min(self.MOST_CALLS, int(self.STRETCH / taken) + 1))
         events = []
-        for _ in range(self._repeats):
+        for _ in range(repeats or self._repeats):
             begin, end = (self._event() for _ in range(2))
-            sleep = 1.5 * calls * issued + 50e-6
-            torch.cuda._sleep(int(sleep * self.CLOCK))  # type: ignore[no-untyped-call]
+            self._cover(1.5 * calls * issued + 50e-6, calls * taken)
             begin.record()
             run(calls)
             end.record()
             events.append((begin, end))
-        torch.cuda.synchronize(self._device)
+        self._wait(events[-1][1], prepared)
         milliseconds: float = statistics.median(a.elapsed_time(b) for a, b in events)
         return milliseconds / 1e3 / calls
+
+    def _rough(self, call: Call) -> float:
+        return self.stretches(lambda calls: [call(i) for i in range(calls)], self.ROUGH)
+
+    def _cover(self, seconds: float, stretch: float) -> None:
+        """Keep the stream from the next stretch, of about `stretch` seconds, for as long as it
+        takes to queue it: by filler, and by sleep as far as that falls short.
+        """
+        if self._filler is not None:
+            start = time.perf_counter()
+            queued = self._filler.queue(max(self.BUSY - stretch, self.COVERED * seconds))
+            seconds -= self.SURE * queued - (time.perf_counter() - start)
+        if seconds > 0:
+            torch.cuda._sleep(int(seconds * self.CLOCK))  # type: ignore[no-untyped-call]
+
+    def _wait(self, last: torch.cuda.Event, prepared: float) -> None:
+        """Until `last` has come. Filler goes on behind it, for as long as the host took to prepare
+        this timing: it may well take as long for the next.
+        """
+        if self._filler is not None:
+            self._filler.queue(min(prepared, self.MOST_BEHIND))
+        last.synchronize()
+        self._ended = time.perf_counter()
 
     def _mark(self) -> torch.cuda.Event:
         event = self._event()
