@@ -94,7 +94,7 @@ ours() {
   local status=0
   PYTHONPATH="$tree:$tree/runtime:$place/base/packages" FLASHINFER_DISABLE_JIT=1 \
     "$python" "$tree/bench/gpu_check.py" --plans "$place/base/plans" --policy dfs paced search \
-    --overlap-only --minutes 1.25 --within $((total - SECONDS)) \
+    --overlap-only --minutes 1.5 --within $((total - SECONDS)) \
     -o "$place/gpu-check" --pack "$out/gpu-check.tar.gz" "${@:2}" || status=$?
   [ -f "$out/gpu-check.tar.gz" ] || exit $((status ? status : 1)) # it says why
   cp "$place/gpu-check/summary.md" "$out/gpu-check.md"
