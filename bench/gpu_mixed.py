@@ -5,12 +5,12 @@
 
 Whole steps (blendrt.profiler.mixing), as an engine runs them, by graphs, and some kernel by kernel
 too. Each is run in a row, issued one run ahead as an engine does, until the power limit has had its
-effect; then seconds and clock are told. When they are timed, so that the profiler slows none, they
-are traced in rows: seconds of every kind of kernel and of every GEMM, and how long nothing runs.
-Those of unlike contexts come last. The step model's parts stand beside them, by the measured
-profile that is shipped and by those of `--profile`. All of it goes to the JSON file after every
-step; tables come last (gpu_mixed_table.py). About a minute on an H200, by reckoning; it has not run
-on one yet.
+effect; then seconds and clock are told. When a group of steps is timed, so that the profiler slows
+none of it, they are traced in rows: seconds of every kind of kernel and of every GEMM, and how long
+nothing runs. The mixed ones as an engine runs them come first, those of unlike contexts last. The
+step model's parts stand beside them, by the measured profile that is shipped and by those of
+`--profile`. All of it goes to the JSON file after every step; tables come last
+(gpu_mixed_table.py). About a minute on an H200, by reckoning; it has not run on one yet.
 """
 
 import argparse
@@ -162,13 +162,15 @@ def findings(given: argparse.Namespace, began: float, device: Any) -> Iterator[F
     mixes, both = (QUICK_MIXES, QUICK_MIXES[:1]) if given.quick else (MIXES, BOTH_WAYS)
     engines = [world.step(mix, world.engines_way(mix)) for mix in mixes]
     alike = [step for step in engines if not step.mix.is_unlike]
-    unlike = [step for step in engines if step.mix.is_unlike]
-    for steps in (alike + [world.step(mix, DIRECT) for mix in both], unlike):
-        for measure in (rows, traces):
+    first = [step for step in alike if step.mix in both]
+    others = [step for step in alike if step.mix not in both]
+    others += [world.step(mix, DIRECT) for mix in both]
+    for steps in (first, others, [step for step in engines if step.mix.is_unlike]):
+        for told in (rows, traces):
             try:
-                yield from measure(bench, steps)
+                yield from told(bench, steps)
             except Late:
-                why = f"{measure.__name__} from some step on: {given.within:g} s are over"
+                why = f"{told.__name__} from some step on: {given.within:g} s are over"
                 yield {"what": "left out", "why": why}
                 return
 

@@ -49,10 +49,10 @@ def prices(priced: Sequence[Priced], found: Sequence[Found]) -> Iterator[Found]:
     steps = {one["step"]: one["counts"] for one in found if one["what"] == "row"}
     for name, counts in steps.items():
         for one in priced:
-            yield {"what": "model", "step": name, "by": one.name, **parts_of(one, counts)}
+            yield {"what": "model", "step": name, "by": one.name, **priced_parts(one, counts)}
 
 
-def parts_of(priced: Priced, counts: Mapping[str, int]) -> Found:
+def priced_parts(priced: Priced, counts: Mapping[str, int]) -> Found:
     """Seconds of a step by kind, as `tracing` names them, and by GEMM as the profile has it; the LM
     head is a GEMM.
     """

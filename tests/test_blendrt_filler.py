@@ -1,5 +1,6 @@
 """Filler: a GPU works like one in serving while kernels are timed, and nothing else changes."""
 
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,7 +15,8 @@ from blendrt.executor import streams
 from blendrt.executor.streams import NO_PARTITION, split_gpu
 from blendrt.model import Decoder
 from blendrt.profiler import timer as timers
-from blendrt.profiler.filler import _TOKENS, _TRIED, StepFiller
+from blendrt.profiler.clocks import CYCLES
+from blendrt.profiler.filler import _SETTLING, _TOKENS, _TRIED, StepFiller
 from blendrt.profiler.rig import build_rig
 from blendrt.profiler.timer import EventTimer, timer_for
 
@@ -61,6 +63,11 @@ class World:
     def timer(self, repeats: int = 3) -> EventTimer:
         return EventTimer(GPU, repeats=repeats, filler=self)
 
+    @property
+    def slept(self) -> float:
+        """Cycles before one timing's stretches, without those that the clock is told by."""
+        return self.device.slept - CYCLES
+
     def _wait(self, how: str) -> None:
         self.now += self._waiting
         self._waiting = 0.0
@@ -88,7 +95,7 @@ def test_filler_is_ahead_of_every_stretch_and_nobody_waits_in_between(world: Wor
 def test_a_stretch_and_the_filler_ahead_take_so_long(world: World) -> None:
     world.timer().seconds(world.call)
     assert world.filled[:3] == pytest.approx([EventTimer.BUSY - 0.5 * MILLISECOND] * 3)
-    assert world.device.slept == 0
+    assert world.slept == 0
 
 
 def test_ahead_of_a_long_stretch_there_is_as_much_as_hides_its_launches(world: World) -> None:
@@ -100,7 +107,7 @@ def test_ahead_of_a_long_stretch_there_is_as_much_as_hides_its_launches(world: W
     world.timer().seconds(long)
     launched = 1.5 * 0.2 * MILLISECOND + 50e-6
     assert world.filled[:3] == pytest.approx([EventTimer.COVERED * launched] * 3)
-    assert world.device.slept == 0
+    assert world.slept == 0
 
 
 def test_what_filler_does_not_hide_is_slept(world: World) -> None:
@@ -108,13 +115,13 @@ def test_what_filler_does_not_hide_is_slept(world: World) -> None:
     world.slow = 1.0
     assert world.timer().seconds(world.call) == pytest.approx(0.5 * MILLISECOND)
     short = 50e-6 + (1.0 - EventTimer.SURE) * (EventTimer.BUSY - 0.5 * MILLISECOND)
-    assert world.device.slept / EventTimer.CLOCK == pytest.approx(3 * short, rel=1e-3)
+    assert world.slept / EventTimer.CLOCK == pytest.approx(3 * short, rel=1e-3)
 
 
 def test_without_filler_left_a_timer_sleeps_as_it_did(monkeypatch: pytest.MonkeyPatch) -> None:
     world = World(monkeypatch, most=0.0)
     world.timer().seconds(world.call)
-    assert world.device.slept / EventTimer.CLOCK == pytest.approx(3 * 50e-6)
+    assert world.slept / EventTimer.CLOCK == pytest.approx(3 * 50e-6)
 
 
 def test_behind_a_timing_there_is_as_much_as_the_host_took_before_it(world: World) -> None:
@@ -128,13 +135,22 @@ def test_behind_a_timing_there_is_as_much_as_the_host_took_before_it(world: Worl
 
 
 def test_a_stream_of_work_has_filler_behind_it_too(world: World) -> None:
-    """And little ahead: how long a call takes about is found in a few stretches."""
+    """Once. How long a call takes about is found in a few stretches, with filler ahead alone."""
     timer = world.timer(repeats=10)
     world.now += 4 * MILLISECOND
     timer.among([world.call], world.call, 0.5)
     assert world.log[-2:] == ["filler", "wait for an event"]
     assert world.filled[-1] == pytest.approx(4 * MILLISECOND)
-    assert world.log.count("filler") == 2 * (EventTimer.ROUGH + 1) + 1
+    assert world.log.count("filler") == 2 * EventTimer.ROUGH + 1
+
+
+def test_behind_every_timing_the_gpu_tells_its_clock(world: World) -> None:
+    """But not behind those that only tell how long a call takes about."""
+    timer = world.timer()
+    timer.seconds(world.call)
+    timer.among([world.call], world.call, 0.5)
+    assert timer.clocks == pytest.approx([2000.0] * 2)
+    assert "call" in world.device.before["filler"]
 
 
 def test_pairs_are_timed_behind_filler(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -152,10 +168,13 @@ def test_a_timer_has_no_filler_by_itself() -> None:
 
 
 class Noted:
-    """A clock by which each piece of a layer takes a millisecond, and the pieces called."""
+    """A clock by which a piece of a layer takes a millisecond, and the pieces called."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(
+        self, monkeypatch: pytest.MonkeyPatch, seconds: Callable[[float], float] = lambda _: 1e-3
+    ) -> None:
         self.now = 0.0
+        self.seconds = seconds  # of a piece, by what the clock says
         self.called: list[tuple[str, int, int]] = []  # piece, layer, tokens
         for name in PIECES[:-1]:
             self._note(monkeypatch, Decoder, name)
@@ -164,7 +183,7 @@ class Noted:
     def _note(self, monkeypatch: pytest.MonkeyPatch, owner: type, name: str) -> None:
         def run(_: object, layer: int, x: torch.Tensor, *rest: object) -> None:
             self.called.append((name, layer, len(x)))
-            self.now += MILLISECOND
+            self.now += self.seconds(self.now)
 
         monkeypatch.setattr(owner, name, run)
 
@@ -178,14 +197,37 @@ def test_filler_is_layers_of_gemms_and_then_decodes(monkeypatch: pytest.MonkeyPa
     with torch.inference_mode(), build_rig(TINY, 1, CPU, 0) as rig:
         filler = StepFiller(rig, (2, 16), noted.clock)
         filler.most = 1.0
+        first = (noted.called[-1][1] + 1) % TINY.layers
         noted.called.clear()
         assert filler.queue(12 * MILLISECOND) == pytest.approx(15 * MILLISECOND)
     tokens = (*[_TOKENS] * 4, 2)
-    first = (TINY.layers + _TRIED) % TINY.layers
     layers = [(first + i) % TINY.layers for i in range(3)]
     assert noted.called == [
         (piece, layer, n) for layer in layers for piece, n in zip(PIECES, tokens, strict=True)
     ]
+
+
+def test_a_layer_takes_what_it_does_once_the_clock_has_settled(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A fifth more than at first."""
+    noted = Noted(monkeypatch, lambda now: (1.0 if now < 0.9 * _SETTLING else 1.2) * 0.1e-3)
+    with torch.inference_mode(), build_rig(TINY, 1, CPU, 0) as rig:
+        filler = StepFiller(rig, (2, 16), noted.clock)
+        filler.most = 1.0
+        assert filler.queue(1e-6) == pytest.approx(1.2 * len(PIECES) * 0.1e-3)
+    assert len(noted.called) > 5 * _TRIED * len(PIECES)
+
+
+def test_filler_beside_something_else_counts_for_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where there is none left, too."""
+    noted = Noted(monkeypatch)
+    with torch.inference_mode(), build_rig(TINY, 1, CPU, 0) as rig:
+        filler = StepFiller(rig, (2, 16), noted.clock)
+        noted.called.clear()
+        filler.fill_until(lambda: len(noted.called) >= 3 * len(PIECES))
+    assert len(noted.called) == 3 * len(PIECES)
+    assert filler.queued == 0.0
 
 
 def test_there_is_no_more_filler_than_its_share_of_the_time(

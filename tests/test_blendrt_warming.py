@@ -2,7 +2,7 @@
 then kept at work, both within a limit.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -116,21 +116,31 @@ def test_a_stretch_is_a_quarter_of_a_second_of_a_layers_gemms(
 
 
 def measured_by(
-    monkeypatch: pytest.MonkeyPatch, device: torch.device, minutes: float, warm: float
+    monkeypatch: pytest.MonkeyPatch,
+    device: torch.device,
+    minutes: float,
+    warm: float,
+    *,
+    clocks: Sequence[float] = (),
+    tables: int = 1,
+    log: list[str] | None = None,
 ) -> tuple[list[bool], dict[str, Any]]:
     """One table with half of the time, on a clock of the test; warming takes `warm` seconds. Where
-    the timer has filler the table asks for 2 s of it, and holds how much it may have.
+    the timer has filler the table asks for 2 s of it, is told `clocks`, and holds how much filler
+    it may have. What is done is noted in `log`.
 
     Whether its time was up after each further second, and the provenance.
     """
     clock = Device(lambda now: 1.0)
     over: list[bool] = []
+    log = [] if log is None else log
 
     class Filler:
         """As much as is asked for."""
 
         def __init__(self, rig: Rig, decodes: tuple[int, int]) -> None:
             self.told, self.queued, self.most = f"filler like {decodes}", 0.0, 0.0
+            log.append("filler is there")
 
         @property
         def is_spent(self) -> bool:
@@ -139,6 +149,11 @@ def measured_by(
         def queue(self, seconds: float) -> float:
             self.queued += seconds
             return seconds
+
+        def fill_until(self, is_done: Callable[[], bool]) -> None:
+            log.append("work until it is read")
+            while not is_done():
+                pass
 
     def told(stretch: object, most: float) -> Warmth:
         clock.now += min(warm, most)
@@ -149,10 +164,17 @@ def measured_by(
         if isinstance(rig.timer, EventTimer):
             assert isinstance(rig.timer._filler, Filler)
             rig.timer._filler.queue(2.0)
+            rig.timer.clocks += clocks
             holds = f"{rig.timer._filler.most:g} s at most"
         for _ in range(int(60 * minutes)):
             clock.now += 1.0
             over.append(is_over())
+        log.append("measured")
+        return holds
+
+    def save(_: object, holds: str) -> str:
+        clock.now += 5.0
+        log.append("saved")
         return holds
 
     monkeypatch.setattr(measure, "time", SimpleNamespace(perf_counter=clock.clock))
@@ -160,7 +182,7 @@ def measured_by(
     monkeypatch.setattr(measure, "gemm_stretch", lambda rig: None)
     monkeypatch.setattr(measure, "StepFiller", Filler)
     monkeypatch.setattr(measure, "conditions", lambda device: f"{clock.now:g} °C")
-    monkeypatch.setattr(measure, "TABLES", [Table("one", 0.5, table, lambda _, held: held)])
+    monkeypatch.setattr(measure, "TABLES", [Table("one", 0.5, table, save)] * tables)
     monkeypatch.setattr(measure, "write_meta", lambda *_: None)
     meta: dict[str, Any] = {"tables": {}, "warm_up": "none", "timing": "events"}
     request = Request(TINY, 1, device, minutes)
@@ -194,11 +216,36 @@ def test_a_cpu_is_not_warmed_up(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_third_of_a_tables_time_may_be_filler(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Half of 108 s are the table's. What it had is noted, without what ran for the readings."""
+    """Half of 108 s are the table's. What it had is noted."""
     _, meta = measured_by(monkeypatch, torch.device("cuda"), 2.0, warm=12.0)
     assert meta["timing"] == f"events; filler like {GPU_SIZES.beside}"
     assert meta["tables"]["one"] == (
         "18 s at most in 120.0 s, 2.0 s of filler, from 12 °C to 132 °C"
+    )
+
+
+def test_the_driver_is_asked_at_once_behind_a_table_while_the_gpu_works(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Not after it is saved, which takes 5 s here; nor again ahead of the next."""
+    log: list[str] = []
+    _, meta = measured_by(monkeypatch, torch.device("cuda"), 0.1, warm=0.0, tables=2, log=log)
+    assert log == [
+        *("filler is there", "work until it is read"),
+        *("measured", "work until it is read", "saved") * 2,
+    ]
+    assert meta["tables"]["one"].endswith("from 6 °C to 17 °C")
+
+
+def test_the_gpus_own_clock_while_a_table_was_timed_is_noted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of each table by itself: two that have three clocks each."""
+    told = (1700.4, 1590.0, 1612.3)
+    _, meta = measured_by(monkeypatch, torch.device("cuda"), 2.0, 12.0, clocks=told, tables=2)
+    assert (
+        ", clock while timing 1,612 MHz in the median (1,590 to 1,700), from"
+        in (meta["tables"]["one"])
     )
 
 

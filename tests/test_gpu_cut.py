@@ -21,7 +21,7 @@ from test_gpu_imports import run
 
 from blendrt.executor.schedule import Lane, Piece, build_schedule
 from blendrt.profiler.cutting import ALL, ATTENTION, GEMMS, is_in
-from blendrt.profiler.stepping import Ran, far_ahead, in_a_row
+from blendrt.profiler.stepping import Ran, far_ahead, in_a_row, issue_seconds
 from blendrt.profiler.tracing import (
     DECODE,
     GEMM,
@@ -92,6 +92,16 @@ def test_a_run_far_ahead_begins_when_the_gpu_has_slept(monkeypatch: pytest.Monke
     assert ahead.ran == Ran(pytest.approx(0.04), pytest.approx(2000.0))
     assert ahead.is_ahead  # issuing takes microseconds here, and the sleep 1.5 s of nobody's time
     assert device.current.time > 1.5
+
+
+def test_a_run_is_issued_to_a_gpu_that_has_nothing_else_to_do(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    install(monkeypatch)
+    log: list[str] = []
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda _: log.append("wait"))
+    issue_seconds(GPU, lambda: log.append("run"))
+    assert log == ["wait", "run", "wait"]
 
 
 @pytest.mark.parametrize(

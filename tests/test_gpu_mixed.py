@@ -2,6 +2,7 @@
 parts of them.
 """
 
+import argparse
 import json
 import sys
 from pathlib import Path
@@ -15,8 +16,8 @@ from cuda_stand_in import install
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "bench"))
 
-from gpu_mixed import Bench, Pace, counted, traced
-from gpu_mixed_parts import models_of, parts_of
+from gpu_mixed import Bench, Late, Pace, counted, findings, traced
+from gpu_mixed_parts import models_of, priced_parts
 from gpu_mixed_table import main, tables
 from test_gpu_imports import run
 
@@ -56,23 +57,27 @@ def bench(out: Path, *more: str) -> tuple[list[Found], str]:
     return json.loads((out / "mixed.json").read_text()), done.stdout
 
 
-def test_steps_are_timed_then_traced_then_priced(tmp_path: Path, profile: Path) -> None:
+def test_steps_are_timed_and_traced_the_mixed_ones_first_and_then_priced(
+    tmp_path: Path, profile: Path
+) -> None:
     found, printed = bench(tmp_path, "--profile", str(profile))
     mixed, unlike, larger = (
         "6 decodes at 20, 5 prompt tokens",
         "6 decodes at 20, unlike",
         "6 decodes at 20, 14 prompt tokens",
     )
-    first = [(mixed, GRAPHS), (larger, DIRECT), (mixed, DIRECT)]
+    others = [(larger, DIRECT), (mixed, DIRECT)]
     assert [(f["what"], f["step"], f.get("way", "model")) for f in found[1:]] == [
-        *(("row", *one) for one in first),
-        *(("trace", *one) for one in first),
+        ("row", mixed, GRAPHS),
+        ("trace", mixed, GRAPHS),
+        *(("row", *one) for one in others),
+        *(("trace", *one) for one in others),
         ("row", unlike, GRAPHS),
         ("trace", unlike, GRAPHS),
         *(("model", step, "model") for step in (mixed, larger, unlike)),
     ]
     assert found[1]["counts"] == Batch(5, 1, 15, 6, 120, 7)._asdict()
-    assert found[2]["counts"]["prefill_pairs"] == 2 * (7 * 4 + 7 * 8 // 2)
+    assert found[3]["counts"]["prefill_pairs"] == 2 * (7 * 4 + 7 * 8 // 2)
     # Each way of a step, then the model and what it misses; operators of a CPU are no decoder's.
     lines = [line for line in printed.splitlines() if line.startswith("| 6 decodes")]
     assert len(lines) == 4 + 2 * 3 + 3
@@ -82,6 +87,22 @@ def test_nothing_begins_when_the_time_is_over(tmp_path: Path) -> None:
     found, printed = bench(tmp_path, "--within", "0")
     assert [f["what"] for f in found] == ["machine", "left out"]
     assert "Left out: rows from some step on: 0 s are over" in printed
+
+
+def test_a_slow_start_leaves_a_trace_of_the_mixed_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The time is up as the second of three groups of steps begins."""
+    checks = iter(range(99))
+
+    def check(*_: object) -> None:
+        if next(checks) >= 3:  # a row, traces, a trace
+            raise Late
+
+    monkeypatch.setattr(Bench, "check_time", check)
+    given = argparse.Namespace(model="tiny", kv_gb=0.0, quick=True, within=75.0)
+    with torch.inference_mode():
+        found = list(findings(given, 0.0, CPU))
+    assert [f["what"] for f in found] == ["machine", "row", "trace", "left out"]
+    assert found[-1]["why"] == "rows from some step on: 75 s are over"
 
 
 def test_a_profile_of_another_model_is_an_error_in_a_line(tmp_path: Path) -> None:
@@ -147,15 +168,15 @@ def test_the_second_half_of_a_row_counts() -> None:
     assert last_runs(kernels[1:], 4) == (kernels[1:], 4)
 
 
-def test_the_parts_of_a_step_are_those_of_the_step_model() -> None:
+def test_the_priced_parts_a_step_are_those_of_the_step_model() -> None:
     shipped, own = models_of("llama-3.1-8b", "h200", [OWN])
     assert (shipped.name, own.name) == ("shipped", str(OWN))
     for one in (shipped, own):
-        told = parts_of(one, MIXED._asdict())
+        told = priced_parts(one, MIXED._asdict())
         assert told["seconds"] == pytest.approx(sum(one.model.seconds(MIXED)[:2]))
         # The step model's weights stream no faster than memory does; none of these would.
         assert told["kinds"][GEMM] == pytest.approx(sum(told["operators"].values()))
-    assert parts_of(own, Batch(0, 0, 0, 8, 80, 8)._asdict())["kinds"][PREFILL] == 0.0
+    assert priced_parts(own, Batch(0, 0, 0, 8, 80, 8)._asdict())["kinds"][PREFILL] == 0.0
 
 
 def test_a_traced_run_takes_its_own_time_without_the_clocks_spin(

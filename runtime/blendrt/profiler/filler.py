@@ -17,6 +17,9 @@ from blendrt.profiler.rig import Rig, make_attention
 
 _TOKENS = 512  # of the GEMMs: a kernel takes several times its launch, and draws what a step's does
 _TRIED = 100  # layers, whose mean seconds count; their launches fit a stream's queue
+#: Seconds for which they are tried over and over, of which the last counts: first at the clock of a
+#: GPU that has just begun.
+_SETTLING = 0.5
 _SEED = 1  # of the pages that are read; the rig's own generator is left to what is measured
 
 
@@ -47,9 +50,13 @@ class StepFiller:
         self._layers = 0
         self._run(rig.config.layers)  # loads the kernels
         self._finish()
-        start = clock()
-        self._run(_TRIED)
-        self._finish()
+        begun = clock()
+        while True:
+            start = clock()
+            self._run(_TRIED)
+            self._finish()
+            if clock() >= begun + _SETTLING:
+                break
         self._layer_seconds = (clock() - start) / _TRIED
         #: Seconds queued so far, and how many there may be.
         self.queued, self.most = 0.0, 0.0
@@ -77,6 +84,14 @@ class StepFiller:
         queued = layers * self._layer_seconds
         self.queued += queued
         return queued
+
+    def fill_until(self, is_done: Callable[[], bool]) -> None:
+        """Queue layers until something else is done. They do not count, and `most` does not hold.
+
+        NOTE: Where a stream's queue is full this waits, so that it is never far ahead.
+        """
+        while not is_done():
+            self._run(1)
 
     def _run(self, layers: int) -> None:
         for i in range(self._layers, self._layers + layers):

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from blendrt.attention.layout import upload
 from blendrt.profiler.rig import Rig
 from blendrt.profiler.sizes import Sizes
 from blendsim.perf.derive import OPERATORS
@@ -149,7 +150,7 @@ def _small_row(rig: Rig, tokens: int) -> list[float]:
     x = rig.noise(tokens, config.hidden)
     projected = rig.noise(tokens, config.q_width + 2 * config.kv_width)
     wide = rig.noise(tokens, 2 * config.intermediate)
-    ids = torch.from_numpy(rig.rng.integers(0, config.vocab, tokens)).to(rig.device)
+    ids = upload(torch.from_numpy(rig.rng.integers(0, config.vocab, tokens)), rig.device)
     turn = decoder.rotation(torch.arange(tokens, device=rig.device))
     slots = some_slots(rig, tokens)
     calls: dict[str, Callable[[int], object]] = {

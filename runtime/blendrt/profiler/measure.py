@@ -8,6 +8,7 @@ loads once it has GEMMs and both attentions.
 import math
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -21,6 +22,7 @@ from blendrt.config import DecoderConfig
 from blendrt.executor.streams import partition_failure
 from blendrt.fused import choose
 from blendrt.machine import describe
+from blendrt.profiler import clocks
 from blendrt.profiler.filler import StepFiller
 from blendrt.profiler.findings import find_rules, overlap_figures
 from blendrt.profiler.rig import Rig, build_rig
@@ -41,10 +43,9 @@ from blendsim.specs import GpuSpec, System
 
 _BANDWIDTH_SHARE, _LAUNCH_SECONDS = 0.8, 3e-6  # where small operators were not measured
 _WARM_SHARE = 0.25  # of the minutes, at most
-#: Of a table's part of the time, in seconds of filler at most: in a short profile sizes count for
-#: more. By the times of an H200's profile of 46 s filler for all of it is some 23 s.
+#: Of the parts of the tables so far, in seconds of filler at most: in a short profile sizes count
+#: for more. By the times of an H200's profile of 46 s filler for all of it is some 23 s.
 _FILLER_SHARE = 1 / 3
-_READING = 0.1  # seconds of filler while conditions are read, which takes the driver about as long
 _LEAST_WAVE_BATCHES = 4  # a cliff is found by leaving a batch out between two others
 
 
@@ -104,6 +105,29 @@ def measure_profile(
     return Measured(directory, read_profile(directory), fit, time.perf_counter() - begun)
 
 
+class _Busy:
+    """What keeps a GPU at work while tables are measured: filler, and the timer that has it."""
+
+    def __init__(self, filler: StepFiller, device: torch.device) -> None:
+        self.filler = filler
+        self.timer = EventTimer(device, filler=filler)
+        self._filled = 0.0
+
+    def begin(self, most: float) -> None:
+        """A table begins, at the end of which there may have been so many seconds of filler."""
+        self.filler.most, self._filled = most, self.filler.queued
+        self.timer.clocks.clear()
+
+    @property
+    def told(self) -> list[str]:
+        """Of the table's time, as provenance has it: its filler, and the GPU's clock."""
+        spent = " (all of its part)" if self.filler.is_spent else ""
+        told = [f"{self.filler.queued - self._filled:.1f} s of filler{spent}"]
+        if self.timer.clocks:
+            told.append(f"clock while timing {clocks.summary(self.timer.clocks)}")
+        return told
+
+
 def _measure_tables(
     rig: Rig,
     request: Request,
@@ -113,30 +137,28 @@ def _measure_tables(
     say: Callable[[str], None],
 ) -> OverlapFit:
     """All tables, each written with its provenance before the next begins."""
-    end, filler = time.perf_counter() + 60.0 * request.minutes, None
+    end, busy = time.perf_counter() + 60.0 * request.minutes, None
     if request.device.type == "cuda":
         _warm(rig, request, meta, say)
-        filler = StepFiller(rig, request.sizes.beside)
-        rig = replace(rig, timer=EventTimer(request.device, filler=filler))
-        meta["timing"] += f"; {filler.told}"
+        busy = _Busy(StepFiller(rig, request.sizes.beside), request.device)
+        rig = replace(rig, timer=busy.timer)
+        meta["timing"] += f"; {busy.filler.told}"
     start, share, fit = time.perf_counter(), 0.0, None
     left = end - start
+    before = _state(request.device, busy)
     for table in TABLES:
         share += table.part
         deadline = start + left * share
-        if filler is not None:
-            filler.most = _FILLER_SHARE * left * share
+        if busy is not None:
+            busy.begin(_FILLER_SHARE * left * share)
         say(f"measuring {table.name}")
-        before, filled = _state(request.device, filler), filler.queued if filler else 0.0
         began = time.perf_counter()
         found = table.measure(rig, request.sizes, partial(_is_past, deadline))
-        holds = table.save(directory, found)
-        told = [f"{holds} in {time.perf_counter() - began:.1f} s"]
-        if filler is not None:
-            spent = " (all of its part)" if filler.is_spent else ""
-            told.append(f"{filler.queued - filled:.1f} s of filler{spent}")
-        told += [f"from {before} to {_state(request.device, filler)}"] if before else []
-        meta["tables"][table.name] = ", ".join(told)
+        took = time.perf_counter() - began
+        after = _state(request.device, busy)  # at once, while the GPU is as it was
+        told = [f"{table.save(directory, found)} in {took:.1f} s", *(busy.told if busy else [])]
+        told += [f"from {before} to {after}"] if before else []
+        meta["tables"][table.name], before = ", ".join(told), after
         if table.name == "decode_attention":
             meta["waves"] = _waves(found, rig, gpu)._asdict()
         if table.name == PAIRS:
@@ -156,11 +178,16 @@ def _warm(rig: Rig, request: Request, meta: dict[str, Any], say: Callable[[str],
     meta["warm_up"] = ", ".join(told)
 
 
-def _state(device: torch.device, filler: StepFiller | None) -> str:
-    """Clock, power and temperature of a device, at work where there is filler."""
-    if filler is not None:
-        filler.queue(_READING)
-    return conditions(device)
+def _state(device: torch.device, busy: _Busy | None) -> str:
+    """Clock, power and temperature of a device. A GPU that is kept busy is so meanwhile, however
+    long the driver takes.
+    """
+    if busy is None:
+        return conditions(device)
+    with ThreadPoolExecutor(1) as thread:
+        told = thread.submit(conditions, device)
+        busy.filler.fill_until(told.done)
+    return told.result()
 
 
 def _is_past(deadline: float) -> bool:

@@ -1,7 +1,5 @@
 """How long runs of a step take, one after another as an engine makes them and far ahead, and at
-which clock.
-
-The clock is told by the GPU itself: a kernel that spins for so many cycles, between two events.
+which clock (clocks.py).
 """
 
 import time
@@ -10,9 +8,10 @@ from typing import NamedTuple
 
 import torch
 
+from blendrt.profiler.clocks import megahertz, spin
+
 Run = Callable[[], object]
 
-_CYCLES = 200_000  # to tell the clock by: a tenth of a millisecond
 LEAST_RUNS = 4  # in a row
 _CLOCK = 2e9  # cycles a second to sleep by; a slower GPU sleeps longer
 _MARGIN = 1.5  # the GPU sleeps so many times as long as issuing takes
@@ -50,7 +49,11 @@ def in_a_row(device: torch.device, run: Run, least_seconds: float) -> list[Ran]:
 
 
 def issue_seconds(device: torch.device, run: Run) -> float:
-    """What the host takes to issue a run while the GPU has nothing else to do."""
+    """What the host takes to issue a run while the GPU has nothing else to do; it waits for what
+    the GPU has to do.
+    """
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
     start = time.perf_counter()
     run()
     issued = time.perf_counter() - start
@@ -86,14 +89,14 @@ def _marked(run: Run) -> tuple[torch.cuda.Event, ...]:
     marks[0].record()
     run()
     marks[1].record()
-    torch.cuda._sleep(_CYCLES)  # type: ignore[no-untyped-call]
+    spin()
     marks[2].record()
     return marks
 
 
 def _ran(marks: tuple[torch.cuda.Event, ...]) -> Ran:
     begin, end, spun = marks
-    return Ran(begin.elapsed_time(end) / 1e3, _CYCLES / (end.elapsed_time(spun) / 1e3) / 1e6)
+    return Ran(begin.elapsed_time(end) / 1e3, megahertz(end, spun))
 
 
 def _on_cpu(run: Run, until: float) -> list[Ran]:

@@ -5,17 +5,19 @@ sleep for as long as the host takes to queue the work, and CUDA events bracket w
 without a gap. A call is told its number, so that it can turn through buffers too large for a cache.
 
 With a filler the stream works instead of sleeping, and goes on while the host prepares what is
-timed next, so that clocks are what a power limit leaves to a GPU that is never idle.
+timed next, so that clocks are what a power limit leaves to a GPU that is never idle. Behind every
+timing the GPU then tells its clock.
 """
 
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 
 from blendrt.executor.streams import Partition, split_gpu
+from blendrt.profiler import clocks
 
 Call = Callable[[int], object]
 
@@ -75,6 +77,19 @@ class WallTimer:
         return self.seconds(lambda i: (first(i), second(i)))
 
 
+class _Queued(NamedTuple):
+    """Stretches of so many calls, each between two events."""
+
+    events: list[tuple[torch.cuda.Event, torch.cuda.Event]]
+    calls: int
+
+    @property
+    def seconds(self) -> float:
+        """Median of one call, once the last event has come."""
+        milliseconds: float = statistics.median(a.elapsed_time(b) for a, b in self.events)
+        return milliseconds / 1e3 / self.calls
+
+
 class EventTimer:
     """For a GPU: medians over `repeats` stretches of back-to-back calls."""
 
@@ -107,6 +122,8 @@ class EventTimer:
         self._filler = filler
         self._ended = time.perf_counter()
         self._partitions: dict[int, Partition] = {}
+        #: Megahertz right behind each timing so far, where there is a filler.
+        self.clocks: list[float] = []
 
     def seconds(self, call: Call) -> float:
         """See `Timer`."""
@@ -132,7 +149,7 @@ class EventTimer:
             for j in range(reads):
                 beside(reads * i + j)
             marks.append(mine)
-        self._wait(marks[-1][-1], prepared)
+        self._wait(prepared)
         times = [
             [a.elapsed_time(b) / 1e3 / n for a, b, n in zip(mine, mine[1:], repeats, strict=False)]
             for mine in marks[rounds // 2 :]
@@ -160,11 +177,21 @@ class EventTimer:
 
         return self.stretches(both)
 
-    def stretches(self, run: Callable[[int], object], repeats: int | None = None) -> float:
-        """Median seconds of one call, where `run(n)` queues n of them; of `repeats` stretches, the
-        timer's own number by itself.
-        """
+    def stretches(self, run: Callable[[int], object]) -> float:
+        """Median seconds of one call, where `run(n)` queues n of them."""
         prepared = time.perf_counter() - self._ended
+        queued = self._queue(run, self._repeats)
+        self._wait(prepared)
+        return queued.seconds
+
+    def _rough(self, call: Call) -> float:
+        """About what a call takes. More is timed at once, so there is no filler behind."""
+        queued = self._queue(lambda calls: [call(i) for i in range(calls)], self.ROUGH)
+        queued.events[-1][1].synchronize()
+        return queued.seconds
+
+    def _queue(self, run: Callable[[int], object], repeats: int) -> _Queued:
+        """So many stretches, on their way."""
         for _ in range(self._warm_up):
             run(1)
         torch.cuda.synchronize(self._device)
@@ -175,19 +202,14 @@ class EventTimer:
         taken = time.perf_counter() - start
         calls = max(1, min(self.MOST_CALLS, int(self.STRETCH / taken) + 1))
         events = []
-        for _ in range(repeats or self._repeats):
+        for _ in range(repeats):
             begin, end = (self._event() for _ in range(2))
             self._cover(1.5 * calls * issued + 50e-6, calls * taken)
             begin.record()
             run(calls)
             end.record()
             events.append((begin, end))
-        self._wait(events[-1][1], prepared)
-        milliseconds: float = statistics.median(a.elapsed_time(b) for a, b in events)
-        return milliseconds / 1e3 / calls
-
-    def _rough(self, call: Call) -> float:
-        return self.stretches(lambda calls: [call(i) for i in range(calls)], self.ROUGH)
+        return _Queued(events, calls)
 
     def _cover(self, seconds: float, stretch: float) -> None:
         """Keep the stream from the next stretch, of about `stretch` seconds, for as long as it
@@ -200,13 +222,20 @@ class EventTimer:
         if seconds > 0:
             torch.cuda._sleep(int(seconds * self.CLOCK))  # type: ignore[no-untyped-call]
 
-    def _wait(self, last: torch.cuda.Event, prepared: float) -> None:
-        """Until `last` has come. Filler goes on behind it, for as long as the host took to prepare
-        this timing: it may well take as long for the next.
+    def _wait(self, prepared: float) -> None:
+        """Until all that is queued is done. With a filler the GPU then tells its clock, and filler
+        goes on for as long as the host took to prepare this timing: it may well take as long for
+        the next.
         """
-        if self._filler is not None:
+        last = self._mark()
+        if self._filler is None:
+            last.synchronize()
+        else:
+            clocks.spin()
+            spun = self._mark()
             self._filler.queue(min(prepared, self.MOST_BEHIND))
-        last.synchronize()
+            spun.synchronize()
+            self.clocks.append(clocks.megahertz(last, spun))
         self._ended = time.perf_counter()
 
     def _mark(self) -> torch.cuda.Event:
