@@ -53,7 +53,7 @@ def test_another_overlap_is_that_of_the_imported_profile() -> None:
 
 
 def test_where_no_measured_profile_is_shipped_the_imported_one_makes_the_rule() -> None:
-    rule = overlap_rule(System(find_model("qwen-2.5-7b"), find_gpu("h200")), "auto", CPU)
+    rule = overlap_rule(System(find_model("qwen3-8b"), find_gpu("h200")), "auto", CPU)
     assert rule.model is not None
     assert rule.model.measured == ()
 

@@ -94,7 +94,7 @@ def test_another_overlap_may_be_asked_of_measured_tables(place: Path) -> None:
 
 
 def test_a_profile_that_is_not_there_names_those_that_are(place: Path) -> None:
-    other = System(find_model("qwen-2.5-7b"), find_gpu("h200"))
+    other = System(find_model("qwen3-8b"), find_gpu("h200"))
     with pytest.raises(ProfileError, match=r"there are h200/llama-3\.1-8b/tp1; measure it"):
         chosen_place(other, str(place.parents[2]))
     with pytest.raises(ProfileError, match=r"h200/measured/llama-3\.1-8b/tp1"):
