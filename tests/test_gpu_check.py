@@ -52,7 +52,7 @@ def test_every_stage_runs_on_a_cpu_and_leaves_its_results(done: tuple[Path, str]
     assert sum(finding["ok"] is True for finding in judged) >= 6
     assert not any(finding["ok"] is False for finding in judged)
     assert (out / "profiles" / "cpu" / "tiny" / "tp1" / "overlap.csv").exists()
-    runs = ("dfs-overlap", "dfs-sequential", "blend-overlap")
+    runs = ("dfs-overlap", "dfs-sequential", "blend-overlap", "paced-overlap")
     pools = ("small", "small-full")
     measured = {f"{pool}-{run}" for pool in pools for run in runs}
     priced = {f"{name}-priced" for name in measured}
