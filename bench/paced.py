@@ -45,6 +45,7 @@ PARTS = {
     "running re-estimation of lengths: off": {"trust": 1e9},
     "reckoned once": {"look_steps": 1 << 20},
     "prefixes that somebody waits for evicted last: off": {"keeps_awaited": False},
+    "answers of one length end apart: off": {"crowd": 1e9},
 }
 NO_PACING = "pacing: off (dual scan, 2,048 tokens a step)"
 NO_PEAK = "predicted-peak admission: off"
