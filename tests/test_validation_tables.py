@@ -34,13 +34,13 @@ from evidence_runs import (
 )
 from evidence_steps import settling_table, staircase, steps_of
 from evidence_visits import OWN, beside_others, own_table, visit_table, with_own
-from gpu_evidence import keep, keep_cut, keep_gemms, require_logs
+from gpu_evidence import GRAIN, in_grains, keep, keep_cut, keep_gemms, require_logs
 from validation import DOCUMENT, RESULTS, priced_by_own, profiled, tables, woven
 
 from blendsim.perf.fit import Pairs
 from blendsim.perf.measured import shipped_place
 from blendsim.perf.store import read_profile
-from blendsim.steplog import MEASURED_ROWS, TIMES, StepLog, write_steplog
+from blendsim.steplog import COUNTS, MEASURED_ROWS, TIMES, StepLog, write_steplog
 
 
 @pytest.fixture(scope="module")
@@ -92,8 +92,17 @@ def test_evidence_is_small(runs: list[Run]) -> None:
     """A visit's, of which there will be more."""
     for run in runs:
         sizes = [path.stat().st_size for path in run.place.rglob("*") if path.is_file()]
-        assert 0 < sum(sizes) < 1.1e6
-        assert max(sizes) < 0.4e6
+        assert 0 < sum(sizes) < 0.9e6
+
+
+def test_logs_are_kept_to_an_eighth_of_a_microsecond() -> None:
+    times = np.random.default_rng(0).random((50, len(TIMES))) * 60.0
+    log = StepLog(np.zeros((50, len(COUNTS)), np.int64), times, np.zeros(50, np.int64), {"a": 1})
+    kept = in_grains(log)
+    assert 0 < np.abs(kept.times - times).max() <= 0.5 * GRAIN < 0.1e-6
+    assert (kept.times / GRAIN == np.round(kept.times / GRAIN)).all()
+    assert (kept.counts == log.counts).all()
+    assert kept.meta == log.meta
 
 
 def test_both_executors_ran_the_very_same_steps(run: Run) -> None:
