@@ -66,31 +66,29 @@ def asked_runs(given: argparse.Namespace) -> list[Run]:
     runs: dict[Path, Run] = {}
     for pool in given.pool:
         for one in plans_of(given.plans, pool, given.policy):
+            planned, meta = read_job(one)
+            settings = meta["settings"]
             for budget, scheduler in product(given.budget, given.scheduler):
-                job, meta = vllm_job(one, budget)
                 is_led = scheduler == PLAN
+                if is_led:  # by a plan that was found under a budget under that one
+                    budget = settings["token_budget"] or budget
+                job = vllm_job(planned, budget)
                 if is_led and not follows(job):
                     say(f"{pool}-{one.policy}: served in order, so vLLM need not follow it")
                     continue
-                settings = meta.get("settings", {})
-                own = settings.get("token_budget")
-                if is_led and own:  # the plan was found under it
-                    budget = own
-                    job, meta = vllm_job(one, budget)
                 how = "followed" if is_led else "vllm"
                 place = given.output / f"{pool}-{one.policy}-{how}-{budget}.parquet"
-                job = admitting_as(job, settings.get("engine")) if is_led else job
+                job = admitting_as(job, settings["engine"]) if is_led else job
                 runs.setdefault(place, Run(pool, one.policy, budget, scheduler, job, meta, place))
     return list(runs.values())
 
 
-def vllm_job(planned: Any, budget: int) -> tuple[Any, dict[str, Any]]:
-    """The plan under vLLM's rules at a token budget."""
+def vllm_job(planned: Any, budget: int) -> Any:
+    """A plan's job under vLLM's rules at a token budget, with as much reserved of outputs."""
     from blendsim.serving.flavour import find_flavour
 
-    job, meta = read_job(planned)
-    reserved = job.flavour.output_reserved
-    return job._replace(flavour=find_flavour("vllm", budget, output_reserved=reserved)), meta
+    reserved = planned.flavour.output_reserved
+    return planned._replace(flavour=find_flavour("vllm", budget, output_reserved=reserved))
 
 
 def rows(runs: list[Run], model: str, ends: float) -> Iterator[str]:

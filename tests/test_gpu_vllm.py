@@ -4,6 +4,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import redirect_stdout
+from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -35,8 +36,8 @@ def script(
     for policy in jobs:
         (plans / f"small-{policy}.parquet").touch()
 
-    def job(one: Any, budget: int) -> tuple[Any, dict[str, str]]:
-        return jobs[one.policy]._replace(flavour=find_flavour("vllm", budget)), {"a": "plan"}
+    def job(one: Any) -> tuple[Any, dict[str, Any]]:
+        return jobs[one.policy], {"settings": {"engine": "vllm", "token_budget": None}}
 
     def run(*further: str) -> str:
         argv = ["gpu_vllm.py", "--plans", str(plans), "--pool", "small", "--model", "tiny"]
@@ -46,7 +47,7 @@ def script(
             gpu_vllm.main()
         return printed.getvalue()
 
-    monkeypatch.setattr(gpu_vllm, "vllm_job", job)
+    monkeypatch.setattr(gpu_vllm, "read_job", job)
     return run
 
 
@@ -86,16 +87,25 @@ def test_a_plan_with_a_token_budget_of_its_own_is_followed_under_that_alone(
 ) -> None:
     import gpu_vllm
 
-    usual = gpu_vllm.vllm_job
+    usual = gpu_vllm.read_job
 
-    def job(one: Any, budget: int) -> tuple[Any, dict[str, Any]]:
-        made, meta = usual(one, budget)
-        return made, {**meta, "settings": {"engine": "vllm", "token_budget": 48}}
+    def job(one: Any) -> tuple[Any, dict[str, Any]]:
+        return usual(one)[0], {"settings": {"engine": "vllm", "token_budget": 48}}
 
-    monkeypatch.setattr(gpu_vllm, "vllm_job", job)
+    monkeypatch.setattr(gpu_vllm, "read_job", job)
     printed = script("--policy", "blend", "--budget", "96", "72", "--scheduler", "plan", "vllm")
     rows = [line.split(" | ") for line in printed.splitlines() if line.startswith("| small")]
     assert [row[2:4] for row in rows] == [["48", "plan"], ["96", "vllm"], ["72", "vllm"]]
+
+
+def test_vllm_reserves_of_outputs_what_the_plan_asks_for(script: Callable[..., str]) -> None:
+    import gpu_vllm
+
+    made = job_of(*planned("blend", "vllm"))
+    asked = made._replace(flavour=replace(made.flavour, output_reserved=0.125))
+    flavour = gpu_vllm.vllm_job(asked, 96).flavour
+    assert flavour == find_flavour("vllm", 96, output_reserved=0.125)
+    assert flavour != find_flavour("vllm", 96)
 
 
 def test_the_script_starts_no_run_when_its_time_is_over(
