@@ -22,11 +22,9 @@ from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
 
-from gpu_mixed_parts import Priced, models_of, prices
+from gpu_mixed_parts import Found, Priced, models_of, prices
 from gpu_mixed_table import tables
 from gpu_options import say
-
-Found = dict[str, Any]
 
 
 class Pace(NamedTuple):

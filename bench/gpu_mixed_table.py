@@ -7,14 +7,12 @@ import argparse
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
-from gpu_mixed_parts import models_of, prices
+from gpu_mixed_parts import Found, models_of, prices
 from machine import row
 
 from blendsim.errors import ProfileError
 
-Found = dict[str, Any]
 KINDS = ("gemm", "decode attention", "prefill attention", "small")
 HEAD = "head"
 _STEP = (

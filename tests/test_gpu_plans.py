@@ -43,17 +43,18 @@ def test_the_same_pool_comes_again() -> None:
     assert np.array_equal(one.prompts.units, two.prompts.units)
 
 
+def made(place: Path, *further: str) -> str:
+    """The script's plans in a folder, with further arguments: what it prints."""
+    command = [sys.executable, str(SCRIPT), "-o", str(place), *further]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
 def test_plans_are_made_of_the_pool_beside_them_and_priced_in_two_nano_batches(
     tmp_path: Path,
 ) -> None:
-    command = [sys.executable, str(SCRIPT), "-o", str(tmp_path)]
-    done = subprocess.run(
-        [*command, "--short", "trace3", "--requests", "300"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+    printed = made(tmp_path, "--short", "trace3", "--requests", "300")
     compared = [policy for policy in ("dfs", "blend", "paced") if policy in POLICIES]
     pool = load_pool([str(tmp_path / "trace3.parquet")], ReadOptions())
     for policy in compared:
@@ -61,7 +62,7 @@ def test_plans_are_made_of_the_pool_beside_them_and_priced_in_two_nano_batches(
         require_same_workload(plan, pool)
         assert plan.policy == policy
         assert plan.meta["settings"]["nano_batches"] == 2
-    rows = [line.split(" | ")[1:3] for line in done.stdout.splitlines() if "| trace3 |" in line]
+    rows = [line.split(" | ")[1:3] for line in printed.splitlines() if "| trace3 |" in line]
     runs = [[policy, "overlap"] for policy in compared]
     assert rows == [runs[0], ["dfs", "sequential"], *runs[1:]]
 
@@ -103,14 +104,7 @@ def core_steps(job: Any) -> int:
 
 
 def test_a_searched_plan_is_made_where_it_is_asked_for(tmp_path: Path) -> None:
-    command = [sys.executable, str(SCRIPT), "-o", str(tmp_path), "--policy", "dfs", "search"]
-    done = subprocess.run(
-        [*command, "--short", "trace3", "--requests", "40"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+    made(tmp_path, "--short", "trace3", "--requests", "40", "--policy", "dfs", "search")
     plan = read_plan(tmp_path / "trace3-search.parquet")
     assert plan.meta["search"]["evaluations"] == 300
     assert plan.meta["settings"]["sample"] == "auto"
