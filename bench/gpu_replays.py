@@ -86,38 +86,27 @@ def replay_pool(options: Options, pool: str) -> Iterator[Finding]:
     yield from speedups(ran)
 
 
-def read_job(planned: Planned) -> tuple[Any, dict[str, Any]]:
-    """A job of a plan file, and what its log says of it."""
-    from blendrt.replay.job import Job
+def read_job(planned: Planned, engine: str | None = None) -> tuple[Any, dict[str, Any]]:
+    """A job of a plan file, on its own engine or another, and what its log says of it. InputError
+    for a plan that only the simulator runs, as `blendsim replay` has it.
+    """
+    from blendrt.replay.asked import asked_job
     from blendsim.files import sha256
     from blendsim.plan import read_plan, require_same_workload
-    from blendsim.planner.outlook import look_ahead, reported_lengths
-    from blendsim.prefix import sort_prompts
-    from blendsim.serving.flavour import find_flavour
-    from blendsim.settings import Settings
+    from blendsim.settings import remembered
     from blendsim.traces.load import load_pool
     from blendsim.traces.seam import ReadOptions
 
     plan, workload = read_plan(planned.plan), load_pool([str(planned.workload)], ReadOptions())
     require_same_workload(plan, workload)
-    settings = Settings(**plan.meta["settings"])
-    prompts, system = sort_prompts(workload), settings.system
-    sampling = (settings.sample, settings.seed, settings.length_rule)
-    drawn = look_ahead(workload, prompts, system, *sampling)
-    outputs = reported_lengths(workload, drawn.drawn)
-    flavour = find_flavour(
-        settings.engine,
-        settings.token_budget,
-        settings.eviction,
-        output_reserved=settings.output_reserved,
-    )
+    settings = remembered(plan.meta["settings"], f"{planned.plan}: settings")
     meta = {
         "policy": planned.policy,
         "plan_sha256": sha256(planned.plan),
         "settings": asdict(settings),
         "source": plan.meta["source"],
     }
-    return Job(plan, workload, outputs, prompts, system, flavour), meta
+    return asked_job(plan, workload, settings, engine), meta
 
 
 def measured(

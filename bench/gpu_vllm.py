@@ -62,33 +62,31 @@ def asked_runs(given: argparse.Namespace) -> list[Run]:
     schedulers.
     """
     from blendrt.vllm.lead import admitting_as, follows
+    from blendsim.settings import remembered
 
     runs: dict[Path, Run] = {}
     for pool in given.pool:
         for one in plans_of(given.plans, pool, given.policy):
-            planned, meta = read_job(one)
-            settings = meta["settings"]
+            planned, meta = read_job(one, VLLM)
+            settings = remembered(meta["settings"], f"{one.plan}: settings")
             for budget, scheduler in product(given.budget, given.scheduler):
                 is_led = scheduler == PLAN
                 if is_led:  # by a plan that was found under a budget under that one
-                    budget = settings["token_budget"] or budget
-                job = vllm_job(planned, budget)
+                    budget = settings.token_budget or budget
+                job = vllm_job(planned, settings, budget)
                 if is_led and not follows(job):
                     say(f"{pool}-{one.policy}: served in order, so vLLM need not follow it")
                     continue
                 how = "followed" if is_led else "vllm"
                 place = given.output / f"{pool}-{one.policy}-{how}-{budget}.parquet"
-                job = admitting_as(job, settings["engine"]) if is_led else job
+                job = admitting_as(job, settings.engine) if is_led else job
                 runs.setdefault(place, Run(pool, one.policy, budget, scheduler, job, meta, place))
     return list(runs.values())
 
 
-def vllm_job(planned: Any, budget: int) -> Any:
-    """A plan's job under vLLM's rules at a token budget, with as much reserved of outputs."""
-    from blendsim.serving.flavour import find_flavour
-
-    reserved = planned.flavour.output_reserved
-    return planned._replace(flavour=find_flavour("vllm", budget, output_reserved=reserved))
+def vllm_job(planned: Any, settings: Any, budget: int) -> Any:
+    """A plan's job on vLLM at this token budget, and by its settings for the rest."""
+    return planned._replace(flavour=settings.for_engine(VLLM).flavour(token_budget=budget))
 
 
 def rows(runs: list[Run], model: str, ends: float) -> Iterator[str]:

@@ -3,15 +3,18 @@
 A room of its own because the GPU runtime's commands read it where the simulator is not installed.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from blendsim.errors import InputError, UnknownName
+from blendsim.fields import overlay
 from blendsim.pacing import Gains
 from blendsim.perf.measured import IMPORTED
 from blendsim.planner.lengths import RULES, SUBTREE_MEAN
 from blendsim.planner.make import POLICIES
 from blendsim.planner.sample import AUTO as AUTO
-from blendsim.serving.flavour import EVICTIONS
+from blendsim.serving.flavour import EVICTIONS, FLAVOURS, Flavour, find_flavour
 from blendsim.serving.knobs import AS_SHIPPED, Knobs
 from blendsim.sim.topology import COLOCATED, Topology, pools
 from blendsim.specs import (
@@ -118,3 +121,52 @@ class Settings:
         host = HostMemory(self.host_memory_bytes, find_link(self.host_link))
         host.blocks(self.system)  # refuses what holds none
         return host
+
+    def for_engine(self, name: str) -> "Settings":
+        """The same for the engine of that name. The eviction that was asked for is left out where
+        it was asked of another engine and the cache of this one evicts by last use whatever a plan
+        says.
+        """
+        if name == self.engine:
+            return self
+        is_lru = name in FLAVOURS and FLAVOURS[name].always_lru
+        return replace(self, engine=name, eviction=None if is_lru else self.eviction)
+
+    def flavour(self, name: str | None = None, token_budget: int | None = None) -> Flavour:
+        """The engine by the rules that are asked for: the one that is asked for, or that of another
+        name, at this token budget or the asked one. UnknownName for an engine that is not known,
+        InputError for rules that this one has not; `for_engine` leaves out those that a plan for
+        another engine may have.
+        """
+        flavour = find_flavour(
+            self.engine if name is None else name,
+            token_budget or self.token_budget,
+            self.eviction,
+            self.knobs,
+            self.output_reserved,
+            self.cascade,
+        )
+        if self.nano_batches is not None and flavour.overlaps:
+            return replace(flavour, nano_batches=self.nano_batches)
+        return flavour
+
+    def require_runnable(self, command: str) -> None:
+        """InputError for what only the simulator models, and `command` cannot run."""
+        for is_asked, what in (
+            (self.topology != COLOCATED.name, f"topology {self.topology}"),
+            (self.steals, "stealing between ranks"),
+            (self.host is not None, "host memory"),
+            (self.knobs != AS_SHIPPED, "knobs of vLLM’s scheduler"),
+            (self.cascade, "cascade attention"),
+        ):
+            if is_asked:
+                raise InputError(
+                    f"{command} has no {what}; leave it out, or simulate a plan that has it"
+                )
+
+
+def remembered(values: Mapping[str, Any], where: str) -> Settings:
+    """The settings that a plan or a step log keeps as plain values; InputError that begins with
+    `where` for one that is unknown or not of its type.
+    """
+    return overlay(Settings(), {k: v for k, v in values.items() if v is not None}, where)

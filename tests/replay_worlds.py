@@ -6,11 +6,11 @@ from functools import cache
 
 import numpy as np
 
+from blendrt.replay.asked import asked_job
 from blendrt.replay.job import Job
 from blendsim import search
 from blendsim.plan import Plan
 from blendsim.request import Prompts, Workload, from_lengths
-from blendsim.serving.flavour import find_flavour
 from blendsim.specs import BLOCK_TOKENS, find_model
 
 VOCAB = 512
@@ -62,9 +62,5 @@ def planned(
 
 
 def job_of(problem: search.Problem, plan: Plan) -> Job:
-    """What replaying the plan takes; requests answer as long as the trace says."""
-    flavour = find_flavour(problem.settings.engine, problem.settings.token_budget)
-    system = problem.model.system
-    return Job(
-        plan, problem.workload, problem.workload.output_len, problem.prompts, system, flavour
-    )
+    """What replaying the plan takes."""
+    return asked_job(plan, problem.workload, problem.settings)

@@ -15,11 +15,12 @@ from typer.main import get_command
 from blendsim import compiled
 from blendsim.cli import progress
 from blendsim.cli.app import app
-from blendsim.cli.config import overlay, read_config
+from blendsim.cli.config import read_config
 from blendsim.cli.options import Gpus
 from blendsim.cli.output import print_json, print_lines, width
 from blendsim.cli.pooled import OPTIONS, takes_pool
 from blendsim.errors import InputError
+from blendsim.fields import overlay
 from blendsim.report.tables import Column, lay_out, number, paragraphs, share
 
 

@@ -4,7 +4,6 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import redirect_stdout
-from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from replay_worlds import job_of, planned
 from vllm_stand_in import StandInLLM, StandInScheduler, install
 
 from blendsim.serving.flavour import find_flavour
+from blendsim.settings import Settings
 from blendsim.steplog import read_steplog
 
 
@@ -36,7 +36,7 @@ def script(
     for policy in jobs:
         (plans / f"small-{policy}.parquet").touch()
 
-    def job(one: Any) -> tuple[Any, dict[str, Any]]:
+    def job(one: Any, engine: str) -> tuple[Any, dict[str, Any]]:
         return jobs[one.policy], {"settings": {"engine": "vllm", "token_budget": None}}
 
     def run(*further: str) -> str:
@@ -89,8 +89,8 @@ def test_a_plan_with_a_token_budget_of_its_own_is_followed_under_that_alone(
 
     usual = gpu_vllm.read_job
 
-    def job(one: Any) -> tuple[Any, dict[str, Any]]:
-        return usual(one)[0], {"settings": {"engine": "vllm", "token_budget": 48}}
+    def job(one: Any, engine: str) -> tuple[Any, dict[str, Any]]:
+        return usual(one, engine)[0], {"settings": {"engine": "vllm", "token_budget": 48}}
 
     monkeypatch.setattr(gpu_vllm, "read_job", job)
     printed = script("--policy", "blend", "--budget", "96", "72", "--scheduler", "plan", "vllm")
@@ -101,9 +101,8 @@ def test_a_plan_with_a_token_budget_of_its_own_is_followed_under_that_alone(
 def test_vllm_reserves_of_outputs_what_the_plan_asks_for(script: Callable[..., str]) -> None:
     import gpu_vllm
 
-    made = job_of(*planned("blend", "vllm"))
-    asked = made._replace(flavour=replace(made.flavour, output_reserved=0.125))
-    flavour = gpu_vllm.vllm_job(asked, 96).flavour
+    asked = Settings(token_budget=512, output_reserved=0.125)
+    flavour = gpu_vllm.vllm_job(job_of(*planned("blend", "vllm")), asked, 96).flavour
     assert flavour == find_flavour("vllm", 96, output_reserved=0.125)
     assert flavour != find_flavour("vllm", 96)
 

@@ -81,3 +81,14 @@ def test_sampled_replay_that_broke_off_is_told_as_a_guess(home: Path, tmp_path: 
     assert "150 of 150" not in told["notes"][1]
     assert f"{steps}; the whole" in text
     assert "finished" not in text
+
+
+def test_a_run_on_vllm_is_told_though_its_plan_wants_another_eviction(
+    home: Path, tmp_path: Path
+) -> None:
+    """As `blendsim replay --engine vllm` writes it: by last use, whatever the plan's settings."""
+    log = measured(home, tmp_path / "m.parquet", "NVIDIA A100 80GB")
+    settings = read_steplog(log).meta["settings"] | {"eviction": "plan"}
+    told = figures_of(changed(log, tmp_path / "a.parquet", engine="vllm", settings=settings))
+    assert told["share_of_optimum"] is not None
+    assert told["notes"] == figures_of(log)["notes"]

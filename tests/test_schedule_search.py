@@ -8,8 +8,6 @@ import pytest
 from test_search import mixed_pool
 
 from blendsim import search
-from blendsim.cli.config import overlay
-from blendsim.cli.planned import given
 from blendsim.errors import InputError
 from blendsim.plan import Plan, write_plan
 from blendsim.planner.make import POLICIES
@@ -19,7 +17,7 @@ from blendsim.search.judging import WORLDS
 from blendsim.search.schedule_search import SEARCHED, Effort, Found
 from blendsim.search.schedule_search import search as find
 from blendsim.search.sweep import SAMPLING
-from blendsim.settings import Settings
+from blendsim.settings import Settings, remembered
 
 FEW = Effort(evaluations=45)
 KNOWN = Settings(sample=1.0)
@@ -42,7 +40,7 @@ def known(workload: Workload) -> Found:
 
 
 def settings_of(plan: Plan) -> Settings:
-    return overlay(Settings(), given(plan.meta["settings"]), "plan")
+    return remembered(plan.meta["settings"], "plan")
 
 
 def same(a: Plan, b: Plan, folder: Path) -> bool:

@@ -10,13 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from blendsim.cli.machine import (
-    Engine,
-    Say,
-    libraries,
-    require_runnable,
-    require_vllm_if_plain,
-)
+from blendsim.cli.machine import Engine, Say, libraries, require_vllm_if_plain
 from blendsim.errors import InputError
 from blendsim.specs import GPUS
 
@@ -88,7 +82,7 @@ def find_answerer(
     from blendsim.traces.tokens import model_tokens
 
     require_vllm_if_plain(engine, is_plain)
-    require_runnable(settings, "run")
+    settings.require_runnable("run")
     if settings.tp > 1 or settings.dp > 1:
         raise InputError(f"tp = {settings.tp}, dp = {settings.dp}: run answers on one GPU")
     if engine is Engine.VLLM and not gpu:

@@ -1,19 +1,11 @@
 """`--config FILE.toml`: sections are our dataclasses; what stands on the command line wins."""
 
-import difflib
-import math
 import tomllib
-import types
-import typing
 from collections.abc import Mapping
-from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar, cast
 
 from blendsim.errors import InputError
-
-T = TypeVar("T")
-Section = Mapping[str, Any]
+from blendsim.fields import Section
 
 
 def read_config(path: Path | None, sections: Mapping[str, object]) -> dict[str, Section]:
@@ -32,52 +24,3 @@ def read_config(path: Path | None, sections: Mapping[str, object]) -> dict[str, 
                 f"{path}: {name!r} is not a section; known: {', '.join(f'[{s}]' for s in sections)}"
             )
     return {name: raw.get(name, {}) for name in sections}
-
-
-def overlay(base: T, section: Section, where: str) -> T:
-    """`base` with the fields that `section` names replaced, after checking names and types."""
-    hints = typing.get_type_hints(type(base))
-    known = {field.name for field in fields(cast("Any", base))}
-    changes: dict[str, Any] = {}
-    for name, value in section.items():
-        if name not in known:
-            near = difflib.get_close_matches(name, known, n=3, cutoff=0.4) or sorted(known)
-            raise InputError(f"{where}: no setting {name!r}; nearest known: {', '.join(near)}")
-        now = getattr(base, name)
-        if isinstance(value, dict) and is_dataclass(now) and not isinstance(now, type):
-            changes[name] = overlay(now, value, f"{where}.{name}")
-        else:
-            changes[name] = _typed(value, hints[name], f"{where}: {name} = {value!r}")
-    return cast("T", replace(cast("Any", base), **changes))
-
-
-def in_range(value: T, where: str) -> T:
-    """A value as it is, or InputError beginning with `where` for a number that no column and no
-    kernel holds: a whole one of more than 64 bits, or one that is not finite.
-    """
-    if isinstance(value, int) and not -(2**63) <= value < 2**63:
-        raise InputError(f"{where} is beyond 64 bits; give a smaller number")
-    if isinstance(value, float) and not math.isfinite(value):
-        raise InputError(f"{where} is not finite; give a number")
-    return value
-
-
-def _typed(value: Any, hint: Any, where: str) -> Any:
-    """`value` as the field's type, or InputError."""
-    choices = (
-        typing.get_args(hint)
-        if typing.get_origin(hint) in (types.UnionType, typing.Union)
-        else (hint,)
-    )
-    for choice in choices:
-        kind = typing.get_origin(choice) or choice
-        if kind is tuple and isinstance(value, list):
-            return tuple(value)
-        if kind is Path and isinstance(value, str):
-            return Path(value)
-        if kind is float and isinstance(value, int) and not isinstance(value, bool):
-            return float(in_range(value, where))
-        if isinstance(kind, type) and type(value) is kind:
-            return in_range(value, where)
-    names = " or ".join(getattr(c, "__name__", str(c)) for c in choices if c is not type(None))
-    raise InputError(f"{where} is not of type {names}; mend it")

@@ -10,13 +10,11 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from blendsim.cli.options import Asked, platform
-from blendsim.cli.planned import eviction_on
 from blendsim.errors import InputError, Unavailable
 
 if TYPE_CHECKING:
     from blendsim.plan import Plan
     from blendsim.request import Workload
-    from blendsim.settings import Settings
     from blendsim.steplog import StepLog
 
 Say = Callable[[str], None]
@@ -89,7 +87,7 @@ def prepare(made: "Plan", pool: "Workload", asked: Asked, wish: Wish, say: Say) 
     device = loading.find_device(wish.gpu)
     choice = loading.choose_model(wish.model, system.model, wish.gpu)
     say("sorting prompts by prefix")
-    job = _job(made, pool, asked, wish)
+    job = make_job(made, pool, asked, wish)
     facts: dict[str, Any] = {
         "engine": job.flavour.name,
         "runtime": wish.engine.value,
@@ -145,55 +143,18 @@ def _measure_and_note(run: Run, fed: Any) -> None:
     run.notes.extend(fed.notes)
 
 
-def _job(made: "Plan", pool: "Workload", asked: Asked, wish: Wish) -> Any:
-    """The plan with all that a run of it takes. Outputs are as long as `simulate` takes them: the
-    trace's, or drawn where it has none.
-    """
-    from blendrt.replay.job import Job
-    from blendsim.planner.outlook import look_ahead, reported_lengths
-    from blendsim.prefix import sort_prompts
-    from blendsim.serving.flavour import find_flavour
+def make_job(made: "Plan", pool: "Workload", asked: Asked, wish: Wish) -> Any:
+    """The plan with all that a run of it takes, by the rules of what runs it."""
+    from blendrt.replay.asked import asked_job
 
-    settings, system = asked.settings, asked.settings.system
-    require_runnable(settings, "replay")
-    prompts = sort_prompts(pool)
-    sampling = (settings.sample, settings.seed, settings.length_rule)
-    drawn = look_ahead(pool, prompts, system, *sampling).drawn
-    name = settings.engine if wish.engine is Engine.BLENDRT else wish.engine.value
-    flavour = find_flavour(
-        name,
-        settings.token_budget,
-        eviction_on(name, settings),
-        output_reserved=settings.output_reserved,
-    )
-    if flavour.prefill_first:
-        raise InputError(
-            f"replay runs no rounds as {name} does; give --engine vllm, or plan with --engine "
-            "nanoflow, vllm or sequential"
-        )
-    job = Job(made, pool, reported_lengths(pool, drawn), prompts, system, flavour)
-    if wish.engine is Engine.BLENDRT or wish.is_plain:
+    if wish.engine is Engine.BLENDRT:
+        return asked_job(made, pool, asked.settings)
+    job = asked_job(made, pool, asked.settings, wish.engine.value)
+    if wish.is_plain:
         return job
     from blendrt.vllm.lead import admitting_as
 
-    return admitting_as(job, settings.engine)
-
-
-def require_runnable(settings: "Settings", command: str) -> None:
-    """InputError for what only the simulator models."""
-    from blendsim.serving.knobs import AS_SHIPPED
-
-    for is_asked, what in (
-        (settings.topology != "colocated", f"topology {settings.topology}"),
-        (settings.steals, "stealing between ranks"),
-        (settings.host is not None, "host memory"),
-        (settings.knobs != AS_SHIPPED, "knobs of vLLM’s scheduler"),
-        (settings.cascade, "cascade attention"),
-    ):
-        if is_asked:
-            raise InputError(
-                f"{command} has no {what}; leave it out, or simulate a plan that has it"
-            )
+    return admitting_as(job, asked.settings.engine)
 
 
 def _tell(say: Say, total: int, what: str, done: int) -> None:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 import typer
 from typer.core import TyperCommand
 
-from blendsim.cli.config import in_range, overlay, read_config
+from blendsim.cli.config import read_config
+from blendsim.fields import in_range, overlay
 
 if TYPE_CHECKING:  # nothing heavy before a command runs
     from blendsim.request import Workload

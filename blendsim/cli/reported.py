@@ -82,14 +82,14 @@ def traces_of(log: "StepLog") -> list[str]:
 
 def _asked(meta: Mapping[str, Any], workload: Path | None) -> o.Asked:
     """The settings and the pool that a log names."""
-    from blendsim.cli.config import overlay
     from blendsim.errors import InputError
-    from blendsim.settings import Settings
+    from blendsim.fields import overlay
+    from blendsim.settings import remembered
     from blendsim.traces.seam import ReadOptions
 
     if not isinstance(meta.get("settings"), dict):
         raise InputError("the log does not say by which settings it ran")
-    settings = overlay(Settings(), given(meta["settings"]), "the log's settings")
+    settings = remembered(meta["settings"], "the log's settings")
     source = meta.get("source")
     named = None if workload is None else [str(workload)]
     if not isinstance(source, dict):

@@ -10,7 +10,7 @@ from blendsim import __version__
 from blendsim.cli import options as o
 from blendsim.cli.output import print_json, print_lines, width
 from blendsim.cli.places import require_places
-from blendsim.cli.planned import eviction_on, given, read_planned
+from blendsim.cli.planned import given, read_planned
 from blendsim.cli.progress import Progress
 
 
@@ -49,7 +49,6 @@ def simulate(
         require_places([output], [plan, *asked.traces])
         changes = given(
             {
-                "engine": engine,
                 "topology": topology,
                 "link": link,
                 "token_budget": token_budget,
@@ -58,8 +57,8 @@ def simulate(
         )
         if topology is not None:  # its pools replace the ranks the plan was made for
             changes |= {"dp": 1, "steals": False}
-        eviction = eviction_on(engine or asked.settings.engine, asked.settings)
-        settings = replace(asked.settings, **changes, eviction=eviction)
+        settings = asked.settings if engine is None else asked.settings.for_engine(engine)
+        settings = replace(settings, **changes)
         say("reading traces")
         row, log, notes, seconds = simulate_plan(asked.load(), made, settings, say, worlds)
         if output is not None:

@@ -17,7 +17,7 @@ from blendsim.report.matching import differing_machines
 from blendsim.report.metrics import Place
 from blendsim.request import Workload
 from blendsim.search.problem import Problem, Progress, prepare
-from blendsim.search.trial import asked_engine, block_size, find_bounds, find_place
+from blendsim.search.trial import block_size, find_bounds, find_place
 from blendsim.serving.flavour import Flavour
 from blendsim.settings import Settings
 from blendsim.steplog import NOT_COUNTED, StepLog
@@ -37,7 +37,7 @@ class AnotherPool(InputError):
 
 def find_ground(settings: Settings, log: StepLog) -> Ground:
     """By the settings, and the engine that the log names."""
-    engine = asked_engine(settings, str(log.meta.get("engine", settings.engine)))
+    engine = settings.for_engine(str(log.meta.get("engine", settings.engine))).flavour()
     return Ground(settings, engine, find_place(settings, engine))
 
 

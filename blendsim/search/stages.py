@@ -13,7 +13,6 @@ from blendsim.planner.tree import pool_tree
 from blendsim.prefix import sort_prompts
 from blendsim.request import Ints, Workload, select
 from blendsim.search.problem import Problem, Progress, costs_of, prepare
-from blendsim.search.trial import asked_engine
 from blendsim.settings import Settings
 
 
@@ -41,7 +40,7 @@ def prepare_rest(
     request i of these with `lengths[i]` tokens. Nobody is sampled any more. The engine that is to
     answer runs by then, so that its token budget is settled.
     """
-    budget = asked_engine(settings, settings.engine).token_budget
+    budget = settings.flavour().token_budget
     settings = replace(settings, token_budget=budget)
     known = replace(
         workload, output_len=np.where(seen, lengths, 0), has_output=seen, is_known=seen & False

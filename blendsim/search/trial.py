@@ -17,7 +17,7 @@ from blendsim.report.metrics import Place, PoolFacts, Row, outside_notes, run_se
 from blendsim.report.optimum import Bounds, bounds
 from blendsim.request import Ints
 from blendsim.search.problem import Problem
-from blendsim.serving.flavour import Flavour, find_flavour
+from blendsim.serving.flavour import Flavour
 from blendsim.settings import Settings
 from blendsim.sim.run import simulate
 from blendsim.steplog import StepLog
@@ -38,23 +38,8 @@ def find_engine(problem: Problem, name: str, token_budget: int | None = None) ->
     """The engine at this token budget, else the asked one; ProfileError if the profile does not
     reach that far.
     """
-    flavour = asked_engine(problem.settings, name, token_budget)
+    flavour = problem.settings.flavour(name, token_budget)
     problem.model.coverage.require(flavour.token_budget)
-    return flavour
-
-
-def asked_engine(settings: Settings, name: str, token_budget: int | None = None) -> Flavour:
-    """The engine by the rules that are asked for, at this token budget or the asked one."""
-    flavour = find_flavour(
-        name,
-        token_budget or settings.token_budget,
-        settings.eviction,
-        settings.knobs,
-        settings.output_reserved,
-        settings.cascade,
-    )
-    if settings.nano_batches is not None and flavour.overlaps:
-        return replace(flavour, nano_batches=settings.nano_batches)
     return flavour
 
 

@@ -1,0 +1,74 @@
+"""What settings ask of an engine, of another one, and how they are read back from plain values."""
+
+import json
+from dataclasses import asdict, replace
+from typing import Any
+
+import pytest
+
+from blendsim.errors import InputError, UnknownName
+from blendsim.pacing import Gains
+from blendsim.serving.flavour import FLAVOURS, LRU
+from blendsim.serving.knobs import Knobs
+from blendsim.settings import Settings, remembered
+
+ASKED = Settings(
+    token_budget=512, eviction="plan", output_reserved=0.25, nano_batches=2, cascade=True
+)
+RULES: dict[str, Any] = {
+    "token_budget": 512,
+    "max_running": 512,
+    "output_reserved": 0.25,
+    "cascade": True,
+}
+
+
+def test_an_engine_has_all_rules_that_are_asked_for() -> None:
+    asked = replace(FLAVOURS["nanoflow"], **RULES, eviction="plan", nano_batches=2)
+    assert ASKED.flavour() == ASKED.flavour("nanoflow") == asked
+    knobs = Knobs(watermark=0.01)
+    assert Settings(engine="vllm", knobs=knobs).flavour().knobs == knobs
+
+
+def test_nothing_asked_for_is_the_engine_as_it_is() -> None:
+    assert {name: Settings().flavour(name) for name in FLAVOURS} == FLAVOURS
+
+
+def test_a_token_budget_goes_before_the_asked_one() -> None:
+    assert ASKED.flavour(token_budget=1_024).token_budget == 1_024
+    assert ASKED.flavour(token_budget=1_024).max_running == 1_024
+
+
+def test_nano_batches_are_not_those_of_an_engine_that_does_not_overlap() -> None:
+    assert ASKED.flavour("sequential").nano_batches == 1
+
+
+@pytest.mark.parametrize("engine", ["vllm", "vllm-planned"])
+def test_another_engine_whose_cache_goes_by_last_use_keeps_the_other_rules(engine: str) -> None:
+    with pytest.raises(InputError, match=f"{engine} evicts by last use"):
+        ASKED.flavour(engine)
+    assert ASKED.for_engine(engine).flavour() == replace(FLAVOURS[engine], **RULES, eviction=LRU)
+
+
+def test_the_same_engine_is_refused_an_eviction_that_it_has_not() -> None:
+    asked = replace(ASKED, engine="vllm")
+    assert asked.for_engine("vllm") == asked
+    with pytest.raises(InputError, match="vllm evicts by last use"):
+        asked.for_engine("vllm").flavour()
+
+
+def test_another_engine_that_can_evict_by_the_plan_does() -> None:
+    assert ASKED.for_engine("sequential") == replace(ASKED, engine="sequential")
+
+
+def test_an_unknown_engine_is_told_where_its_rules_are_asked_for() -> None:
+    with pytest.raises(UnknownName, match="unknown engine 'orca'"):
+        ASKED.for_engine("orca").flavour()
+
+
+def test_what_a_file_keeps_is_read_back() -> None:
+    asked = replace(ASKED, engine="vllm", knobs=Knobs(watermark=0.5), pacing=Gains(crowd=0.5))
+    assert remembered(json.loads(json.dumps(asdict(asked))), "plan") == asked
+    assert remembered({"dp": 2, "kv_bytes": None}, "plan") == Settings(dp=2)  # of an older version
+    with pytest.raises(InputError, match=r"^plan: no setting 'dpp'"):
+        remembered({"dpp": 2}, "plan")
