@@ -72,18 +72,23 @@ def mark_warm() -> None:
 
 def kernel(function: Callable[..., Any]) -> Any:
     """Compile `function` on first call, with its result cached on disk. `.py_func` is its plain
-    twin.
+    twin. It makes no arrays and returns none.
     """
     # NOTE: inlining by force: a State passed by value to a small function costs more than the
     # function (steps are a third faster for it).
-    return _compiled(function, forceinline=True)
+    return _compiled(function, is_inlined=True, counts_references=False)
 
 
 def rare_kernel(function: Callable[..., Any]) -> Any:
     """A kernel off the hot path: called, not inlined, so that its callers stay small and compile
     fast.
     """
-    return _compiled(function, forceinline=False)
+    return _compiled(function, is_inlined=False, counts_references=False)
+
+
+def allocating_kernel(function: Callable[..., Any]) -> Any:
+    """A kernel that makes arrays, for itself or to return them: called, not inlined."""
+    return _compiled(function, is_inlined=False, counts_references=True)
 
 
 def kernel_where(field: str, otherwise: Callable[..., Any]) -> Callable[..., Any]:
@@ -110,13 +115,21 @@ def kernel_where(field: str, otherwise: Callable[..., Any]) -> Callable[..., Any
     return decorate
 
 
-def _compiled(function: Callable[..., Any], forceinline: bool) -> Any:
+def _compiled(function: Callable[..., Any], is_inlined: bool, counts_references: bool) -> Any:
+    # NOTE: numba counts references to every array of a State that is handed on, by atomic
+    # additions that were two thirds of a simulation's time. Whoever calls a kernel holds its
+    # arrays while it runs, so that one which makes none has none to free; numba refuses to compile
+    # one without counting that does make some.
     before = config.CACHE_DIR
     if not before:
         config.CACHE_DIR = _CACHE
     try:
-        return numba.njit(cache=True, nogil=True, error_model="numpy", forceinline=forceinline)(
-            function
-        )
+        return numba.njit(
+            cache=True,
+            nogil=True,
+            error_model="numpy",
+            forceinline=is_inlined,
+            _nrt=counts_references,
+        )(function)
     finally:
         config.CACHE_DIR = before

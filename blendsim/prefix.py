@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from blendsim.compiled import kernel
+from blendsim.compiled import allocating_kernel, kernel
 from blendsim.request import Ints, Workload
 
 _END = np.int64(-(2**63))  # sorts a prompt that ends before all that go on; no unit has this value
@@ -121,7 +121,7 @@ def _match(units: NDArray[Any], a: int, b: int, limit: int) -> int:
     return k
 
 
-@kernel
+@allocating_kernel
 def _sort_groups(
     offsets: Ints, units: NDArray[Any], prompt_len: Ints, order: Ints, bounds: Ints
 ) -> None:
@@ -172,7 +172,7 @@ def _sort_groups(
             i = j
 
 
-@kernel
+@allocating_kernel
 def _sort_by_length(prompt_len: Ints, order: Ints, low: int, high: int) -> None:
     """Sort rows of equal listed content by prompt length, then row."""
     rows = np.sort(order[low:high])
@@ -184,7 +184,7 @@ def _sort_by_length(prompt_len: Ints, order: Ints, low: int, high: int) -> None:
         order[low + i] = rows[rank[i]]
 
 
-@kernel
+@allocating_kernel
 def _common_prefixes(
     offsets: Ints,
     units: NDArray[Any],
@@ -205,7 +205,7 @@ def _common_prefixes(
     return common
 
 
-@kernel
+@allocating_kernel
 def _build_tree(common: Ints) -> tuple[Ints, Ints, Ints, Ints, Ints]:
     """Nodes are the intervals of the neighbours' common prefixes, found with one stack, then
     numbered in preorder.

@@ -5,12 +5,12 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from blendsim.compiled import kernel
+from blendsim.compiled import allocating_kernel
 from blendsim.perf.grids import Floats
 from blendsim.perf.step import StepCosts, step_seconds
 
 
-@kernel
+@allocating_kernel
 def price_steps(costs: StepCosts, counts: NDArray[np.int64]) -> Floats:
     """Seconds of every row of `counts`, which begins with Batch's fields."""
     seconds = np.empty(len(counts))
@@ -26,7 +26,7 @@ class StepWork(NamedTuple):
     memory: Floats
 
 
-@kernel
+@allocating_kernel
 def price_work(costs: StepCosts, counts: NDArray[np.int64]) -> StepWork:
     """What the engine is charged for in every row of `counts`, which begins with Batch's fields."""
     compute, memory = np.empty(len(counts)), np.empty(len(counts))

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from blendsim.compiled import kernel
+from blendsim.compiled import allocating_kernel
 from blendsim.perf.density import RequestCosts
 from blendsim.planner.outliers import top_nodes
 from blendsim.planner.split import Split, SplitRule, split
@@ -88,7 +88,7 @@ def _top_places(done: Split) -> Ints:
     return np.cumsum(np.diff(top, prepend=top[:1]) != 0)
 
 
-@kernel
+@allocating_kernel
 def _merge(node: Ints, size: int) -> Ints:
     """Join adjacent nodes, left to right, while together they hold at most `size` requests."""
     merged = np.empty(len(node), np.int64)

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from blendsim.compiled import rare_kernel
+from blendsim.compiled import allocating_kernel
 from blendsim.planner.tree import Floats
 from blendsim.request import Ints
 
@@ -51,7 +51,7 @@ def believe(groups: Groups, bins: Ints, count: int, is_used: Bools, is_plain: Bo
     return Belief(*_mix(groups.parent, groups.layer, is_plain, n, mean, bin_n, bin_mean, ratio))
 
 
-@rare_kernel
+@allocating_kernel
 def _ratios(
     parent: Ints,
     layer: Ints,
@@ -124,7 +124,7 @@ def _ratios(
     return n, mean, bin_n, bin_mean, ratio
 
 
-@rare_kernel
+@allocating_kernel
 def _mix(
     parent: Ints,
     layer: Ints,

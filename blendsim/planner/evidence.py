@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from blendsim.compiled import kernel
+from blendsim.compiled import allocating_kernel
 from blendsim.planner.tree import PoolTree
 from blendsim.request import Ints, Workload
 
@@ -26,7 +26,7 @@ def is_alone(tree: PoolTree) -> NDArray[np.bool_]:
     return np.equal(tree.parent[tree.leaf_parent], 0)
 
 
-@kernel
+@allocating_kernel
 def deepest_nodes(parent: Ints, count: Ints) -> Ints:
     """The deepest node with evidence at or above each node, the root apart; −1 without any."""
     node = np.full(len(parent), -1)

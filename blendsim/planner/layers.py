@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from blendsim.compiled import kernel
+from blendsim.compiled import allocating_kernel
 from blendsim.planner.tree import Floats, NodeCosts, density
 from blendsim.request import Ints
 
@@ -41,7 +41,7 @@ def sort_layers(parent: Ints, leaf_parent: Ints, costs: NodeCosts, senior: Ints)
     return Layers(sequence, leaf_density, node_density)
 
 
-@kernel
+@allocating_kernel
 def _deal(parent: Ints, leaf_parent: Ints, leaves: Ints, ranked: Ints) -> Ints:
     """Places of all leaves, given all nodes and leaves from densest to least dense."""
     n, m = len(leaf_parent), len(parent)

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from blendsim.compiled import kernel
+from blendsim.compiled import allocating_kernel
 from blendsim.errors import UnknownName
 from blendsim.plan import fingerprint
 from blendsim.planner.evidence import deepest_nodes, evidence, is_alone
@@ -214,7 +214,7 @@ def _means_of_deepest(workload: Workload, tree: PoolTree, is_visible: NDArray[np
     return mean
 
 
-@kernel
+@allocating_kernel
 def _deepest_means(parent: Ints, first: Ints, last: Ints, weight: Floats, total: Floats) -> Floats:
     """Each node's mean over its evidence, or its parent's where it has none; NaN at the root and
     where a source has none. `weight` and `total` are running sums over leaf positions.

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from blendsim.compiled import kernel
+from blendsim.compiled import allocating_kernel
 from blendsim.planner.layers import Layers
 from blendsim.planner.tree import Floats, NodeCosts, density
 from blendsim.request import Ints
@@ -145,7 +145,7 @@ def _places(leaf_density: Floats, leaf_work: Floats) -> _Places:
     return _Places(ranked[start], middle, leaf)
 
 
-@kernel
+@allocating_kernel
 def _node_sums(parent: Ints, leaf_parent: Ints, values: Floats) -> Floats:
     """Σ of the leaves' values below each node."""
     total = np.zeros(len(parent))
@@ -156,7 +156,7 @@ def _node_sums(parent: Ints, leaf_parent: Ints, values: Floats) -> Floats:
     return total
 
 
-@kernel
+@allocating_kernel
 def _split_costs(parent: Ints, leaf_parent: Ints, depth: Ints, leaves: Ints) -> Ints:
     """Tokens of prefix that each node, then each leaf, would no longer share with others."""
     n, m = len(leaf_parent), len(parent)
@@ -171,7 +171,7 @@ def _split_costs(parent: Ints, leaf_parent: Ints, depth: Ints, leaves: Ints) -> 
     return cost
 
 
-@kernel
+@allocating_kernel
 def top_nodes(parent: Ints, leaf_parent: Ints) -> Ints:
     """The child of the root above each node, then each leaf (m + i); the root's own children are
     their own.
@@ -185,7 +185,7 @@ def top_nodes(parent: Ints, leaf_parent: Ints) -> Ints:
     return top
 
 
-@kernel
+@allocating_kernel
 def _best_of_paths(parent: Ints, leaf_parent: Ints, price: Floats) -> Ints:
     """Nodes and leaves of finite price that no ancestor matches and no descendant undercuts."""
     n, m = len(leaf_parent), len(parent)

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from blendsim.compiled import kernel, rare_kernel
+from blendsim.compiled import allocating_kernel, kernel
 from blendsim.planner.credibility import Belief, Groups, believe
 from blendsim.planner.evidence import deepest_nodes, evidence
 from blendsim.planner.tree import Floats, PoolTree
@@ -188,7 +188,7 @@ def _bins(prompt: Floats, source: Ints, rules: dict[int, SourceRule]) -> Ints:
     return bins
 
 
-@kernel
+@allocating_kernel
 def _levels(parent: Ints) -> Ints:
     """Ancestors of each node."""
     level = np.zeros(len(parent), np.int64)
@@ -220,7 +220,7 @@ def _place(total: Floats, first: int, last: int, share: float) -> int:
     return low
 
 
-@rare_kernel
+@allocating_kernel
 def _draws(
     node: Ints,
     bin: Ints,

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from blendsim.compiled import kernel
+from blendsim.compiled import allocating_kernel
 from blendsim.perf.density import RequestCosts
 from blendsim.prefix import PrefixTree, SortedPrompts, build_tree
 from blendsim.request import Ints, Workload
@@ -151,7 +151,7 @@ def _under_sources(tree: PrefixTree, group: NDArray[np.int32]) -> PrefixTree:
     return PrefixTree(parent, depth, first, last, hangs)
 
 
-@kernel
+@allocating_kernel
 def _spread_costs(
     parent: Ints,
     leaf_parent: Ints,

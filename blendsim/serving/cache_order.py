@@ -4,7 +4,7 @@ and `dfs-weight`). Both look at every waiting request in every pass.
 
 import numpy as np
 
-from blendsim.compiled import kernel, rare_kernel
+from blendsim.compiled import allocating_kernel, kernel
 from blendsim.serving.kv import cached_blocks, left_behind
 from blendsim.serving.line import in_line, refresh_prefixes, touch_path, waiting_requests
 from blendsim.serving.round_state import BY_PREFIX, BY_WEIGHT, Rounds
@@ -30,7 +30,7 @@ def order_line(state: State, rounds: Rounds) -> None:
         refresh_prefixes(state, rounds)
 
 
-@rare_kernel
+@allocating_kernel
 def sort_by_prefix(state: State, rounds: Rounds, waiting: int) -> None:
     """Longest cached prefix first; one that shares its prefix with another in line, and finds next
     to nothing cached, goes last.
@@ -110,7 +110,7 @@ def meet_nodes(state: State, rounds: Rounds, waiting: int) -> int:
     return count
 
 
-@rare_kernel
+@allocating_kernel
 def sort_by_weight(state: State, rounds: Rounds, waiting: int) -> None:
     """Depth-first over the cached prefixes, those with most waiting requests first, of equals the
     first in prefix order; a node's own requests come after those below it.

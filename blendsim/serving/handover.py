@@ -9,7 +9,7 @@ then on, and decodes it from the first step after the KV is there.
 import numpy as np
 from numpy.typing import NDArray
 
-from blendsim.compiled import kernel
+from blendsim.compiled import allocating_kernel, kernel
 from blendsim.serving.batcher import start_decoding
 from blendsim.serving.forecast import expect, expected_end, peak_fits, renew_estimates
 from blendsim.serving.kv import extend, hold_path, left_behind, private_blocks, release
@@ -84,7 +84,7 @@ def take_in(state: State, request: int) -> None:
     s.step += 1
 
 
-@kernel
+@allocating_kernel
 def lend_ended(state: State, goes_on: NDArray[np.bool_]) -> NDArray[np.int64]:
     """Lend the prompts that ended in the step just committed and whose request `goes_on`; returns
     them, in that order.

@@ -16,7 +16,7 @@ preemption, but they stand in the line of what is evicted first.
 
 import numpy as np
 
-from blendsim.compiled import kernel
+from blendsim.compiled import allocating_kernel, kernel
 from blendsim.request import Ints
 from blendsim.serving.host import forget_computed, has_host, store_evicted
 from blendsim.serving.state import NONE, State
@@ -64,7 +64,7 @@ def append_node(state: State, k: int) -> None:
         s.newest_node = k
 
 
-@kernel
+@allocating_kernel
 def readers_of(parent: Ints, deepest: Ints) -> Ints:
     """How many requests pass through each prefix node: `deepest` is where they hang."""
     readers = np.zeros(len(parent), np.int64)

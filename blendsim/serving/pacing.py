@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from blendsim.compiled import kernel, kernel_where, rare_kernel
+from blendsim.compiled import allocating_kernel, kernel, kernel_where
 from blendsim.pacing import Pacing
 from blendsim.request import Ints
 from blendsim.serving.kinds import KIND, correction, spread_of
@@ -170,7 +170,7 @@ def least_size(pace: Pace, even: float) -> int:
     return least
 
 
-@rare_kernel
+@allocating_kernel
 def look(state: State) -> None:
     """Reckon anew: what is left, in how many steps, and which sizes steps should have."""
     pace = state.pace[0]

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from blendsim.compiled import kernel, rare_kernel
+from blendsim.compiled import allocating_kernel, kernel, rare_kernel
 from blendsim.perf.kernels import measured_overlap
 
 Floats = NDArray[np.float64]
@@ -99,7 +99,7 @@ def lower_hull(overlap: Overlap, sizes: Ints, seconds: Floats, memory: float, hu
     return n
 
 
-@rare_kernel
+@allocating_kernel
 def choose_sizes(
     table: Ints,
     overlap: Overlap,

@@ -8,7 +8,7 @@ admission.
 import numpy as np
 from numpy.typing import NDArray
 
-from blendsim.compiled import kernel
+from blendsim.compiled import allocating_kernel, kernel
 from blendsim.perf.density import left_fraction
 from blendsim.serving.kinds import spread_of
 from blendsim.serving.state import DECODING, LEFT, NONE, State
@@ -133,7 +133,7 @@ def victim(state: State) -> int:
     return s.right_newest
 
 
-@kernel
+@allocating_kernel
 def running_requests(state: State) -> NDArray[np.int64]:
     """Who runs: left side first, the newest admission of a side first."""
     s = state.scalars[0]

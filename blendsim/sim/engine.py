@@ -56,6 +56,14 @@ def note_times(times: NDArray[np.float64], now: float, took: StepTimes, transfer
 
 
 @kernel
+def keep_counts(counts: NDArray[np.int64], row: int, step: NDArray[np.int64]) -> None:
+    """Write the counts of a step into a row of the log."""
+    # NOTE: one by one, as numba would make a copy of the whole row in case the two overlap.
+    for k in range(len(step)):
+        counts[row, k] = step[k]
+
+
+@kernel
 def run_steps(
     state: State,
     costs: StepCosts,
@@ -84,7 +92,7 @@ def run_steps(
         took = step_seconds(costs, step)
         transfer = link_seconds(link, step)
         commit(state)
-        counts[row] = step
+        keep_counts(counts, row, step)
         now = note_times(times[row], now, took, transfer)
     return len(counts)
 
@@ -111,7 +119,7 @@ def run_turned(
         took = step_seconds(costs, step)
         transfer = link_seconds(link, step)
         commit_turned(state)
-        counts[row] = step
+        keep_counts(counts, row, step)
         now = note_times(times[row], now, took, transfer)
     return len(counts)
 
@@ -139,7 +147,7 @@ def run_rounds(
             return -1 - row
         took = step_seconds(costs, step)
         commit_round(state, rounds)
-        counts[row] = step
+        keep_counts(counts, row, step)
         now = note_times(times[row], now, took, 0.0)
     return len(counts)
 
@@ -169,7 +177,7 @@ def run_to_message(
             return row
         took = step_seconds(costs, step)
         commit(state)
-        counts[row] = step
+        keep_counts(counts, row, step)
         now = note_times(times[row], now, took, 0.0)
         if state.scalars[0].completed > 0 or (offered != NONE and can_receive(state, offered)):
             return row + 1
