@@ -9,7 +9,8 @@ from oracle_serving import World
 from serving_worlds import core_of
 
 from blendsim.serving import handover
-from blendsim.serving.core import ServingCore, with_line
+from blendsim.serving.core import ServingCore
+from blendsim.serving.fresh import with_line
 from blendsim.serving.state import ARRIVING, DECODING, DONE, LENT, State
 
 #: Three prompts in blocks of two tokens; the first two share two blocks.

@@ -13,8 +13,9 @@ from blendsim.errors import InputError, UnknownName
 from blendsim.plan import IN_ORDER, Plan
 from blendsim.prefix import sort_prompts
 from blendsim.request import Prompts, from_lengths, select
-from blendsim.serving.core import ServingCore, block_paths
+from blendsim.serving.core import ServingCore
 from blendsim.serving.flavour import FLAVOURS, PROMPT_FITS, Flavour, find_flavour
+from blendsim.serving.fresh import block_paths
 from blendsim.specs import System, find_gpu, find_model
 
 WORLD = World(

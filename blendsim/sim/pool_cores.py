@@ -15,8 +15,9 @@ from blendsim.perf.shares import cut_line, equal
 from blendsim.plan import DUAL_SCAN, Plan, deal
 from blendsim.prefix import SortedPrompts, shared_tokens
 from blendsim.request import Ints, Workload
-from blendsim.serving.core import ServingCore, beside, new_state
+from blendsim.serving.core import ServingCore
 from blendsim.serving.flavour import Flavour
+from blendsim.serving.fresh import beside, new_state
 from blendsim.sim.topology import Topology
 
 

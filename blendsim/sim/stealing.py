@@ -21,8 +21,9 @@ from blendsim.perf.shares import cut_line
 from blendsim.plan import DUAL_SCAN, Plan
 from blendsim.prefix import SortedPrompts, shared_tokens
 from blendsim.request import Ints, Workload
-from blendsim.serving.core import ServingCore, beside, with_line
+from blendsim.serving.core import ServingCore
 from blendsim.serving.flavour import Flavour
+from blendsim.serving.fresh import beside, with_line
 from blendsim.serving.sides import running_requests
 from blendsim.serving.state import DECODING
 from blendsim.sim.engine import Replica

@@ -1,0 +1,211 @@
+"""Fresh states: the records of requests and prefixes before anything has run."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from blendsim.compiled import kernel
+from blendsim.pacing import Pacing
+from blendsim.prefix import PrefixTree, SortedPrompts, build_tree, common_blocks, subset
+from blendsim.request import Ints
+from blendsim.serving.cascade import new_cascade
+from blendsim.serving.flavour import PREDICTED_PEAK, Flavour
+from blendsim.serving.kv import readers_of
+from blendsim.serving.pacing import Pace, new_pace
+from blendsim.serving.state import (
+    BUCKET,
+    BUCKETS,
+    LEFT,
+    NODE,
+    NONE,
+    REQUEST,
+    RIGHT,
+    SCALARS,
+    State,
+)
+from blendsim.steplog import COUNTS
+
+
+class BlockPaths(NamedTuple):
+    """The prefix tree of one replica's requests in KV blocks, and where each hangs from it."""
+
+    tree: PrefixTree  # depth in blocks
+    node: Ints  # (n,), deepest node of request k (plan order of the replica)
+
+
+class Seen(NamedTuple):
+    """What a paced plan knows of its requests' lengths, in plan order."""
+
+    is_visible: NDArray[np.bool_]
+    source: Ints
+
+
+def block_paths(prompts: SortedPrompts, rows: Ints, block_tokens: int) -> BlockPaths:
+    """Shared full blocks of the requests `rows` (all, or one rank's), numbered as in `rows`."""
+    mine = subset(prompts, rows)
+    tree = build_tree(common_blocks(mine, block_tokens))
+    number = np.empty(len(prompts.order), np.int64)
+    number[rows] = np.arange(len(rows))
+    node = np.empty(len(rows), np.int64)
+    node[number[mine.order]] = tree.leaf_parent
+    return BlockPaths(tree, node)
+
+
+def _all_readers(requests: Any, nodes: Any) -> Ints:
+    """How many of all requests pass through each prefix node."""
+    return readers_of(np.ascontiguousarray(nodes.parent), np.ascontiguousarray(requests.node))
+
+
+@kernel
+def _note_lengths(requests: Any, prompt: Ints, output: Ints, expected: Ints) -> None:
+    """Fill what records have of lengths. Compiled, as one pass over long records is."""
+    for k in range(len(prompt)):
+        r = requests[k]
+        r.prompt = r.target = prompt[k]
+        r.output = output[k]
+        r.estimate = r.expected = expected[k]
+
+
+@kernel
+def _note_nodes(requests: Any, node: Ints, depth: Ints) -> None:
+    """Fill where prompts lie in the tree of shared prefixes; `depth` is in blocks, by node."""
+    for k in range(len(node)):
+        r = requests[k]
+        r.node = node[k]
+        r.path_blocks = depth[node[k]]
+
+
+def new_state(
+    prompt: Ints,
+    output: Ints,
+    expected: Ints,
+    density: NDArray[np.float64],
+    root_density: float,
+    paths: BlockPaths | None,
+    capacity: int,
+    block_tokens: int,
+    flavour: Flavour,
+    is_dual: bool,
+    first_count: int,
+    host_blocks: int = 0,
+    pacing: Pacing | None = None,
+    seen: Seen | None = None,
+) -> State:
+    """A fresh State for requests in plan order (`paths` None: no prefix is shared)."""
+    n = len(prompt)
+    knows_plan = flavour.evicts_by_plan(pacing)
+    requests: Any = np.zeros(n, REQUEST).view(np.recarray)
+    _note_lengths(requests, prompt, output, np.maximum(1, expected))
+    if paths is None:
+        nodes: Any = np.zeros(1, NODE).view(np.recarray)
+    else:
+        tree = paths.tree
+        nodes = np.zeros(len(tree.parent), NODE).view(np.recarray)
+        nodes.parent = np.maximum(tree.parent, 0)
+        nodes.depth = tree.depth
+        nodes.length = tree.depth - tree.depth[nodes.parent]
+        _note_nodes(requests, paths.node, tree.depth)
+        if knows_plan:
+            nodes.waiting = _all_readers(requests, nodes)
+    shared_nodes = len(nodes)
+    keeps_own = flavour.keeps_own_blocks and paths is not None
+    if keeps_own:
+        several: Any = np.zeros(shared_nodes + n, NODE).view(np.recarray)
+        several[:shared_nodes] = nodes
+        several.parent[shared_nodes:] = requests.node
+        nodes = several
+    nodes.newer = nodes.older = NONE
+    host_nodes = len(nodes)
+    if host_blocks:
+        counterparts: Any = np.zeros(host_nodes, NODE).view(np.recarray)
+        counterparts.newer = counterparts.older = NONE
+        nodes = np.concatenate([nodes, counterparts]).view(np.recarray)
+    buckets: Any = np.zeros(BUCKETS, BUCKET).view(np.recarray)
+    buckets.head = NONE
+    scalars: Any = np.zeros(1, SCALARS).view(np.recarray)
+    s = scalars[0]
+    s.block_tokens = block_tokens
+    s.capacity = s.free = capacity
+    s.token_budget = flavour.token_budget
+    s.max_running = flavour.most_running
+    s.dual_scan = is_dual
+    s.predicted_peak = flavour.admission == PREDICTED_PEAK
+    # The horizon holds the longest expected output twice over.
+    s.bucket_steps = 1 + 2 * int(requests.expected.max(initial=1)) // BUCKETS
+    s.first_count = first_count
+    s.own_nodes = shared_nodes if keeps_own else 0
+    s.oldest_first = flavour.oldest_leaves_first
+    s.root_density = root_density
+    s.output_reserved = flavour.output_reserved
+    s.back = n - 1
+    s.prefilling = s.oldest_node = s.newest_node = NONE
+    s.left_newest = s.left_oldest = s.right_newest = s.right_oldest = NONE
+    s.dense_multiple = flavour.dense_multiple
+    s.knows_plan = knows_plan
+    s.oldest_live = s.newest_live = s.oldest_hosted = s.newest_hosted = NONE
+    knobs = flavour.knobs
+    s.watermark = knobs.blocks_kept_free(capacity)
+    s.long_prefill = knobs.long_prefill_token_threshold
+    s.prefill_interval = knobs.prefill_schedule_interval
+    s.last_prefill = -knobs.prefill_schedule_interval
+    s.host_nodes = host_nodes
+    s.host_capacity = s.host_free = host_blocks
+    width = min(flavour.max_running, n) + 1
+    return State(
+        requests=requests,
+        nodes=nodes,
+        buckets=buckets,
+        scalars=scalars,
+        density=np.ascontiguousarray(density, np.float64),
+        finish=np.full(int(output.max(initial=1)) + 2, NONE, np.int64),
+        phase=np.zeros(block_tokens, np.int64),
+        queue=queue_of(np.arange(n), n),
+        ended=np.zeros(2 * width if knobs.long_prefill_token_threshold else width, np.int64),
+        chunk=np.zeros((3, width), np.int64),
+        counts=np.zeros(len(COUNTS), np.int64),
+        host=(host_blocks,) if host_blocks else (),
+        pace=() if pacing is None else (_pace(requests, nodes, s, density, seen, pacing),),
+        cascade=(new_cascade(shared_nodes),) if flavour.cascade else (),
+    )
+
+
+def _pace(
+    requests: Any, nodes: Any, s: Any, density: Any, seen: Seen | None, pacing: Pacing
+) -> Pace:
+    """Pacing's part of a fresh State; sets everybody's side."""
+    assert seen is not None, "pacing tells visible lengths from others"
+    requests.side = np.where(density >= s.root_density, LEFT, RIGHT)
+    shared = nodes.length[1:] * np.maximum(_all_readers(requests, nodes)[1:] - 1, 0)
+    block = int(s.block_tokens)
+    saved = int(shared.sum()) * block
+    return new_pace(
+        requests, saved, int(s.capacity) * block, block, seen.is_visible, seen.source, pacing
+    )
+
+
+def beside(state: State, line: Ints, first_count: int) -> State:
+    """A fresh State of another replica over the records of a fresh `state`, of which it serves
+    `line`; the first `first_count` of them run before the others.
+    """
+    shared = ("requests", "density", "host", "queue", "pace", "cascade")
+    own = {name: getattr(state, name).copy() for name in State._fields if name not in shared}
+    cascade = tuple(new_cascade(len(fresh.decoding)) for fresh in state.cascade)
+    return with_line(state._replace(**own, cascade=cascade), line, first_count)
+
+
+def with_line(state: State, line: Ints, first_count: int) -> State:
+    """The state with `line` waiting instead of who stood in line; the first `first_count` of them
+    run before the others. Who was preempted stays.
+    """
+    s = state.scalars[0]
+    s.front, s.back, s.first_count = 0, len(line) - 1, first_count
+    queue = queue_of(line, len(state.requests))
+    if s.requeued:
+        queue[-int(s.requeued) :] = state.queue[-int(s.requeued) :]
+    return state._replace(queue=queue)
+
+
+def queue_of(line: Ints, most: int) -> Ints:
+    """The line, and room for a stack of `most` requests behind it."""
+    return np.concatenate([line, np.zeros(most, np.int64)])
