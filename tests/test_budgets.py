@@ -1,6 +1,7 @@
 """`auto` at another token budget: taken where it gains enough, told, and kept by the plan."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,16 +14,17 @@ from typer.testing import CliRunner
 
 from blendsim import search
 from blendsim.cli.app import app
-from blendsim.plan import write_plan
+from blendsim.plan import Plan, write_plan
 from blendsim.planner.make import POLICIES
 from blendsim.report.rental import Goal
 from blendsim.report.tables import policy_labels, policy_table
 from blendsim.request import Workload, from_lengths
 from blendsim.search import budgets
-from blendsim.search.budgets import BUDGETS, WORTH, other_budgets
+from blendsim.search.budgets import BUDGETS, WORTH, better_engine, other_budgets
 from blendsim.search.choice import Choice
+from blendsim.search.problem import Problem
 from blendsim.search.rental import find_candidates, rent
-from blendsim.serving.flavour import find_flavour
+from blendsim.serving.flavour import Flavour, find_flavour
 from blendsim.serving.knobs import Knobs
 from blendsim.settings import Settings
 
@@ -257,3 +259,68 @@ def test_a_pool_whose_steps_are_small_keeps_the_engine_s_own_budget() -> None:
     assert [row.policy for row in choice.rows] == list(POLICIES)
     assert choice.plan.meta["settings"]["token_budget"] is None
     assert choice.advice[0].endswith("the next best.")
+
+
+class Told:
+    """Seconds of a plan that are told instead of simulated, by token budget and world."""
+
+    def __init__(self, drawn: dict[int, float], worlds: dict[int, list[float]]) -> None:
+        self.drawn = drawn
+        self.worlds = worlds
+        self.asked: list[int] = []  # budgets, of runs in worlds
+
+    def __call__(self, problem: Problem, plan: Plan, flavour: Flavour, lengths: Any) -> float:
+        budget = flavour.token_budget
+        if lengths is problem.drawn:
+            return self.drawn[budget]
+        self.asked.append(budget)
+        return self.worlds[budget][int(lengths[0])]
+
+    def better(self, monkeypatch: pytest.MonkeyPatch, is_known: bool) -> int | None:
+        """The budget that is taken beside the engine's own, if another one is."""
+        problem = search.prepare(prompts(40), A100)
+        count = 0 if is_known else len(self.worlds[OWN])
+        worlds = tuple(np.full(40, k) for k in range(count))
+        monkeypatch.setattr(budgets, "with_worlds", lambda p, n: p._replace(worlds=worlds[:n]))
+        monkeypatch.setattr(budgets, "seconds_in", self)
+        own, plan = find_flavour("nanoflow"), search.plan_policy(problem, "fcfs")
+        with ThreadPoolExecutor(1) as pool:
+            taken = better_engine(problem, plan, own, self.drawn[OWN], pool)
+        return None if taken is None else taken.token_budget
+
+
+LUCKY = {512: 98.0, 1_024: 99.0, OWN: 100.0, 4_096: 99.6, 8_192: 103.0}
+
+
+def test_a_budget_that_gains_in_one_world_only_is_not_taken(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    worlds = {
+        512: [98.0, 92.0, 84.0, 121.0],
+        1_024: [99.5, 89.2, 79.0, 119.0],
+        OWN: [100.0, 90.0, 80.0, 120.0],
+    }
+    told = Told(LUCKY, worlds)
+    assert told.better(monkeypatch, is_known=True) == 512
+    assert told.asked == []
+    assert told.better(monkeypatch, is_known=False) == 1_024
+    # Only what gains by prediction is run in worlds, the engine's own in all of them.
+    assert set(told.asked) == {512, 1_024, OWN}
+    assert told.asked.count(OWN) == budgets.WORLDS == 4
+
+
+def test_no_budget_is_taken_whose_gain_may_be_chance(monkeypatch: pytest.MonkeyPatch) -> None:
+    worlds = {
+        512: [98.0, 92.0, 78.4, 123.0],
+        1_024: [98.0, 91.5, 78.0, 120.5],
+        OWN: [100.0, 90.0, 80.0, 120.0],
+    }
+    gains = np.log(worlds[OWN]) - np.log(worlds[1_024])
+    assert gains.mean() > 0.0, "in the mean it gains"
+    assert Told(LUCKY, worlds).better(monkeypatch, is_known=False) is None
+
+
+def test_a_large_gain_in_every_world_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    worlds = {n: [share * s for s in (1.0, 2.0, 3.0, 4.0)] for n, share in ((512, 0.7), (OWN, 1.0))}
+    worlds[1_024] = [0.9 * s for s in worlds[OWN]]
+    assert Told(LUCKY, worlds).better(monkeypatch, is_known=False) == 512

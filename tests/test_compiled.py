@@ -1,12 +1,19 @@
 """Compiled kernels, their plain twins and the cache that outlives the process."""
 
+import ast
+import gc
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+from numba.core.errors import NumbaError
 
 from blendsim import compiled
+from blendsim.compiled import allocating_kernel, kernel, rare_kernel
+from blendsim.perf.step import StepTimes
 
 SUM = """
 from blendsim.compiled import kernel
@@ -79,3 +86,61 @@ def test_cache_is_named_after_the_kernels_sources(
     assert compiled.cache_directory() == before
     (tmp_path / "one.py").write_text("@kernel\ndef f(): return 1")
     assert compiled.cache_directory() != before
+
+
+@kernel
+def total(values: Any) -> float:
+    """Their sum."""
+    found = 0.0
+    for value in values:
+        found += value
+    return found
+
+
+@allocating_kernel
+def sums(values: Any) -> Any:
+    """Their sum, twice, by a kernel that counts no references."""
+    found = np.empty(2)
+    found[0], found[1] = total(values), total(values)
+    return found
+
+
+def test_a_kernel_takes_no_reference_to_its_arrays_and_gives_none_back() -> None:
+    values = np.arange(1_000.0)
+    before = sys.getrefcount(values)
+    for _ in range(10):
+        assert total(values) == 499_500.0
+        assert sums(values).tolist() == [499_500.0, 499_500.0]
+    gc.collect()
+    assert sys.getrefcount(values) == before
+    assert values.sum() == 499_500.0, "nothing was freed"
+
+
+@pytest.mark.parametrize("decorate", [kernel, rare_kernel])
+def test_a_kernel_that_makes_an_array_is_not_compiled(decorate: Any) -> None:
+    def zeros(n: int) -> float:
+        return float(np.zeros(n)[0])
+
+    with pytest.raises(NumbaError, match="NRT required|returning of array"):
+        decorate(zeros)(3)
+    assert allocating_kernel(zeros)(3) == 0.0
+
+
+def test_kernels_that_count_no_references_return_no_arrays() -> None:
+    # An array would be freed by a caller that does count them, once for every time it got it.
+    plain = {"int", "float", "bool", "None", StepTimes.__name__}
+    assert set(StepTimes.__annotations__.values()) == {float}
+    returned = list(kernel_returns())
+    assert len(returned) > 100, "or they were not found"
+    assert [name for name, what in returned if what not in plain] == []
+
+
+def kernel_returns() -> Any:
+    """Every kernel that counts no references, and what it says that it returns."""
+    for path in sorted(Path(compiled.__file__).parent.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if not isinstance(node, ast.FunctionDef) or node.returns is None:
+                continue
+            used = {ast.unparse(one).partition("(")[0] for one in node.decorator_list}
+            if used & {"kernel", "rare_kernel", "kernel_where"}:
+                yield f"{path.name}: {node.name}", ast.unparse(node.returns)
