@@ -123,7 +123,6 @@ def test_a_kernel_that_makes_an_array_is_not_compiled(decorate: Any) -> None:
 
     with pytest.raises(NumbaError, match="NRT required|returning of array"):
         decorate(zeros)(3)
-    assert allocating_kernel(zeros)(3) == 0.0
 
 
 def test_kernels_that_count_no_references_return_no_arrays() -> None:
