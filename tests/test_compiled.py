@@ -121,7 +121,7 @@ def test_a_kernel_that_makes_an_array_is_not_compiled(decorate: Any) -> None:
     def zeros(n: int) -> float:
         return float(np.zeros(n)[0])
 
-    with pytest.raises(NumbaError, match="NRT required|returning of array"):
+    with pytest.raises(NumbaError, match=r"NRT required|returning of array"):
         decorate(zeros)(3)
 
 
