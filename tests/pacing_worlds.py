@@ -3,40 +3,12 @@
 from dataclasses import replace
 from typing import Any, NamedTuple
 
-import pytest
 from hypothesis import strategies as st
 from oracle_serving import World
 from serving_worlds import core_of, worlds
 
 from blendsim.pacing import Gains, Pacing
-from blendsim.serving import (
-    admission,
-    batcher,
-    ending,
-    forecast,
-    host,
-    kinds,
-    kv,
-    paced_line,
-    pacing,
-    sides,
-    trim,
-)
 from blendsim.serving.core import ServingCore
-
-MODULES = (
-    admission,
-    batcher,
-    ending,
-    forecast,
-    host,
-    kinds,
-    kv,
-    paced_line,
-    pacing,
-    sides,
-    trim,
-)
 
 #: Compute of a step grows in stairs, so that some sizes are no corner of the hull.
 MACHINE = Pacing(
@@ -89,20 +61,6 @@ def paced_worlds(draw: st.DrawFn) -> PacedWorld:
         tuple(visible),
         tuple(draw(st.lists(st.integers(0, 2), min_size=n, max_size=n))),
     )
-
-
-def plain_twins(patch: pytest.MonkeyPatch) -> int:
-    """Replace every serving kernel by its plain-Python function; returns how many there are. Prices
-    stay compiled: they are slow otherwise, and have twins of their own.
-    """
-    names = {module.__name__ for module in MODULES}
-    count = 0
-    for module in MODULES:
-        for name, value in list(vars(module).items()):
-            if hasattr(value, "py_func") and value.py_func.__module__ in names:
-                patch.setattr(module, name, value.py_func)
-                count += 1
-    return count
 
 
 def record_of(core: ServingCore) -> Any:

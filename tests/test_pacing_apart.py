@@ -6,7 +6,8 @@ from math import floor
 import pytest
 from hypothesis import HealthCheck, given, settings
 from oracle_serving import World
-from pacing_worlds import MACHINE, PacedWorld, paced_worlds, plain_twins, record_of
+from pacing_worlds import MACHINE, PacedWorld, paced_worlds, record_of
+from plain_kernels import plain_twins
 from serving_worlds import steps
 
 from blendsim.serving import forecast, paced_line, sides

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from pacing_worlds import plain_twins
+from plain_kernels import plain_twins
 from serving_worlds import core_of_plan
 from test_pacing_plan import mixed, planned
 

@@ -3,7 +3,8 @@
 from dataclasses import replace
 
 import pytest
-from pacing_worlds import AMPLE, PacedWorld, plain_twins, record_of
+from pacing_worlds import AMPLE, PacedWorld, record_of
+from plain_kernels import plain_twins
 from serving_worlds import steps
 
 from blendsim.serving import pacing as pacing_module

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from oracle_serving import World
-from pacing_worlds import AMPLE, PacedWorld, plain_twins, record_of
+from pacing_worlds import AMPLE, PacedWorld, record_of
+from plain_kernels import plain_twins
 
 from blendsim.serving import kinds, paced_line, remaining
 from blendsim.serving import pacing as pacing_module

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from oracle_serving import World
-from pacing_worlds import AMPLE, PacedWorld, paced_worlds, plain_twins, record_of
+from pacing_worlds import AMPLE, PacedWorld, paced_worlds, record_of
+from plain_kernels import plain_twins
 from serving_worlds import core_of, steps, triples
 
 from blendsim.pacing import Gains

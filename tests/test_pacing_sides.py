@@ -5,7 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from oracle_serving import World
-from pacing_worlds import AMPLE, PacedWorld, plain_twins, record_of
+from pacing_worlds import AMPLE, PacedWorld, record_of
+from plain_kernels import plain_twins
 from serving_worlds import core_of
 
 from blendsim.pacing import Gains

@@ -9,7 +9,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from oracle_serving import SlowCore, World
 from oracle_sglang import RoundWorld
-from pacing_worlds import AMPLE, PacedWorld, paced_worlds, plain_twins, record_of
+from pacing_worlds import AMPLE, PacedWorld, paced_worlds, record_of
+from plain_kernels import plain_twins
 from serving_worlds import core_of, some_that_can_end, triples, worlds
 from sglang_worlds import rounds_of
 

@@ -4,7 +4,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from pacing_worlds import AMPLE, PacedWorld, plain_twins, record_of
+from pacing_worlds import AMPLE, PacedWorld, record_of
+from plain_kernels import plain_twins
 
 from blendsim.serving import reads
 from blendsim.serving.core import ServingCore
