@@ -30,7 +30,8 @@ def advance(state: State, counts: NDArray[np.int64]) -> int:
         if state.counts[0] + state.counts[3] == 0:
             return -1 - row
         commit(state)
-        counts[row] = state.counts
+        for k in range(len(state.counts)):  # one by one: numba would make a copy of a row
+            counts[row, k] = state.counts[k]
     return len(counts)
 
 
