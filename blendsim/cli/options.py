@@ -54,12 +54,6 @@ Overlap = Annotated[
     str | None,
     typer.Option(help="sum, max, table or fit; by itself fit where measured, else table."),
 ]
-Profile = Annotated[
-    str | None,
-    typer.Option(
-        metavar="NAME|DIR", help="imported, measured, or what `profile measure` wrote: a directory."
-    ),
-]
 Planner = Annotated[
     str | None, typer.Option(help="A policy, or auto: try all and keep the best by prediction.")
 ]

@@ -22,10 +22,18 @@ def simulate(
         Path | None,
         typer.Option(help="The workload, if not the traces that the plan remembers."),
     ] = None,
-    gpu: o.Gpu = None,
+    gpu: Annotated[str | None, typer.Option(help="A GPU's name, if not the plan's.")] = None,
     engine: o.Engine = None,
-    overlap: o.Overlap = None,
-    profile: o.Profile = None,
+    overlap: Annotated[
+        str | None, typer.Option(help="sum, max, table, fit or auto, if not the plan's.")
+    ] = None,
+    profile: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME|DIR",
+            help="imported, measured or a directory of `profile measure`, if not the plan's.",
+        ),
+    ] = None,
     topology: o.Topology = None,
     link: o.Link = None,
     token_budget: o.TokenBudget = None,
