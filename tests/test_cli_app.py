@@ -9,7 +9,8 @@ import typer
 from typer.testing import CliRunner
 
 import blendsim
-from blendsim.cli.app import BROKEN_PIPE, INTERRUPTED, Group, _terminated, app
+from blendsim.cli.app import BROKEN_PIPE, INTERRUPTED, Group, app
+from blendsim.cli.stopping import terminated
 from blendsim.errors import InputError
 
 RUN = [sys.executable, "-c", "from blendsim.cli import main; main()"]
@@ -131,5 +132,5 @@ def test_help_is_instant() -> None:
 def test_a_terminated_command_leaves_as_an_interrupted_one_does() -> None:
     """So that a replay killed by a batch system keeps the log of its steps so far."""
     with pytest.raises(SystemExit) as left:
-        _terminated(15, None)
+        terminated(15, None)
     assert left.value.code == 128 + 15

@@ -5,6 +5,7 @@ import json
 import sys
 import time
 from dataclasses import dataclass, field
+from io import StringIO
 from pathlib import Path
 
 import numpy as np
@@ -169,6 +170,22 @@ def test_a_terminal_gets_one_changing_line(monkeypatch: pytest.MonkeyPatch) -> N
         time.sleep(0.1)
         say("planning")
     assert shown == ["reading", "planning", "end"]
+
+
+@pytest.mark.usefixtures("warm")
+def test_a_terminal_keeps_its_cursor(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that SIGTERM ends puts nothing back."""
+    screen = StringIO()
+    monkeypatch.setattr(screen, "isatty", lambda: True)
+    monkeypatch.setattr("sys.stderr", screen)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr(progress, "PATIENCE", 0.0)
+    with progress.Progress() as say:
+        say("reading")
+        say._timer.join()
+        said = screen.getvalue()
+    hidden, shown = (said.rfind(f"\x1b[?25{way}") for way in "lh")
+    assert 0 <= hidden < shown
 
 
 def test_first_whole_run_says_what_it_waits_for(

@@ -8,7 +8,7 @@ import pytest
 
 from blendsim import search
 from blendsim.planner.blend import BlendSettings
-from blendsim.planner.make import POLICIES
+from blendsim.planner.make import PACED, POLICIES
 from blendsim.request import from_lengths
 from blendsim.search.space import Point, Space, axes_of, plain
 from blendsim.search.trial import find_engine
@@ -55,6 +55,13 @@ def test_every_value_of_every_axis_makes_a_schedule_that_can_run(usual: Space) -
             schedule = usual.schedule((*point[:k], at, *point[k + 1 :]))
             find_engine(made._replace(settings=schedule.settings), "nanoflow")
             search.plan_policy(made, schedule.policy, schedule.blend).check()
+
+
+def test_only_the_blended_policies_order_by_density() -> None:
+    base = plain(problem())
+    blended = [policy for policy in POLICIES if base._replace(policy=policy).is_blended]
+    assert blended == ["blend", PACED]
+    assert not base._replace(policy="one that is in order, and new").is_blended
 
 
 def test_axes_that_mean_nothing_stay_at_their_defaults(usual: Space) -> None:

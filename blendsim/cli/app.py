@@ -25,6 +25,7 @@ from blendsim.cli import (
 )
 from blendsim.cli.options import WithDefaults
 from blendsim.cli.output import tell
+from blendsim.cli.stopping import terminated
 from blendsim.errors import BlendsimError
 
 WRONG_INPUT = 2
@@ -114,13 +115,9 @@ app.add_typer(trace.app, name="trace")
 app.add_typer(profile.app, name="profile")
 
 
-def _terminated(number: int, _: Any) -> None:
-    raise SystemExit(128 + number)  # so that what is to be kept of a run is written
-
-
 def main() -> None:
     """Entry point of the `blendsim` command."""
-    signal.signal(signal.SIGTERM, _terminated)
+    signal.signal(signal.SIGTERM, terminated)
     for stream in (sys.stdout, sys.stderr):
         # A terminal that cannot show ρ gets a question mark, not a traceback.
         getattr(stream, "reconfigure", lambda **_: None)(errors="replace")

@@ -17,8 +17,10 @@ class Planned(NamedTuple):
 
 
 def read_planned(path: Path, workload: Path | None) -> Planned:
-    """The plan at `path`, its pool to be read from `workload` instead where that is given."""
-    from blendsim.errors import InputError
+    """The plan at `path`, its pool to be read from `workload` instead where that is given. A plan
+    that names no traces, as Python may write one, needs it: it is read as `plan` does by itself.
+    """
+    from blendsim.errors import BlendsimError, InputError
     from blendsim.fields import overlay
     from blendsim.plan import read_plan
     from blendsim.settings import remembered
@@ -26,18 +28,27 @@ def read_planned(path: Path, workload: Path | None) -> Planned:
 
     plan = read_plan(path)
     source = plan.meta.get("source")
-    if source is None:
-        raise InputError(f"{path}: does not say which traces it is for; plan again with -o")
+    if source is None and workload is None:
+        raise InputError(
+            f"{path}: does not say which traces it is for; name them with --workload, or plan "
+            "again with -o"
+        )
     if "settings" not in plan.meta:
         raise InputError(f"{path}: does not say by which settings it was made; plan again with -o")
-    settings = remembered(plan.meta["settings"], f"{path}: settings")
-    read = overlay(ReadOptions(), given(source["read"]), f"{path}: read")
+    try:
+        settings = remembered(plan.meta["settings"], "settings")
+    except BlendsimError as error:  # a name that is gone since, too, which says no file
+        raise InputError(f"{path}: {error}; plan again with -o") from error
     if len(plan.rank) and int(plan.rank.max()) >= settings.dp:
         raise InputError(
             f"{path}: a request is on rank {plan.rank.max():,}, the settings have dp = "
             f"{settings.dp}; plan again with -o"
         )
-    traces = source["traces"] if workload is None else [str(workload)]
+    named = [] if workload is None else [str(workload)]
+    if source is None:
+        return Planned(plan, o.Asked(named, settings, ReadOptions(), skip_oversize=False))
+    read = overlay(ReadOptions(), given(source["read"]), f"{path}: read")
+    traces = named or source["traces"]
     return Planned(plan, o.Asked(traces, settings, read, source["skip_oversize"]))
 
 

@@ -16,6 +16,7 @@ from blendsim.cli.pooled import takes_pool
 from blendsim.cli.progress import Progress
 from blendsim.cli.rental import Wanted, rent
 from blendsim.cli.searching import found_json, found_told, given_effort
+from blendsim.cli.stopping import ends_at_once
 from blendsim.errors import InputError
 
 if TYPE_CHECKING:  # nothing heavy before a command runs
@@ -54,7 +55,8 @@ def plan(
 
         asked = o.resolve(ctx.params | systems.first)
         require_places([output], o.files_read(ctx.params))
-        choice, found = _choose(asked, further, say)
+        with ends_at_once():
+            choice, found = _choose(asked, further, say)
         notes = [*choice.notes, *_measured_too(asked.settings)]
         if output is not None:
             meta = {**choice.plan.meta, "source": asked.source}
@@ -106,8 +108,9 @@ def compare(
         names = [] if engines is None else [name.strip() for name in engines.split(",")]
         baselines = find_baselines(names)
         say("reading traces")
-        workload = asked.load()
-        rows, common, notes = compare_baselines(workload, asked.settings, baselines, say)
+        with ends_at_once():
+            workload = asked.load()
+            rows, common, notes = compare_baselines(workload, asked.settings, baselines, say)
         notes = [*notes, *_measured_too(asked.settings)]
     best = max(rows, key=lambda row: row.tokens_per_second_per_gpu)
     if json:

@@ -71,6 +71,9 @@ class Progress:
         if self._status is None:
             from rich.console import Console
 
-            self._status = Console(stderr=True).status("")
+            console = Console(stderr=True)
+            self._status = console.status("")
             self._status.start()
+            # NOTE: a process that is ended leaves the terminal as it is: with a cursor, then.
+            console.show_cursor(True)
         self._status.update(self._stage)

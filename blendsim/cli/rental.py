@@ -10,6 +10,7 @@ from blendsim.cli.lists import Systems, read_seconds
 from blendsim.cli.output import print_json, print_lines, width
 from blendsim.cli.places import require_places
 from blendsim.cli.progress import Progress
+from blendsim.cli.stopping import ends_at_once
 from blendsim.errors import InputError
 from blendsim.specs import find_gpu
 
@@ -49,8 +50,9 @@ def rent(params: dict[str, Any], wanted: Wanted, output: Path | None, json: bool
         tps, dps = systems.tps or [settings.tp], systems.dps or [settings.dp]
         candidates = find_candidates(settings, gpus, tps, dps)
         say("reading traces")
-        workload = asked._replace(settings=candidates.roomiest).load()
-        rental = rent_systems(workload, candidates, goal, prices, say)
+        with ends_at_once():
+            workload = asked._replace(settings=candidates.roomiest).load()
+            rental = rent_systems(workload, candidates, goal, prices, say)
         if output is not None and rental.plan is not None:
             meta = {**rental.plan.meta, "source": asked.source}
             write_plan(replace(rental.plan, meta=meta), output)

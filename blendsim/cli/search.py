@@ -19,6 +19,7 @@ from blendsim.cli.searching import (
     read_effort,
     worlds_told,
 )
+from blendsim.cli.stopping import ends_at_once
 
 if TYPE_CHECKING:
     from blendsim.search.schedule_search import Found
@@ -53,7 +54,8 @@ def search(
         if picture is not None:
             _require_kind(picture)
         say("reading traces")
-        found = find(asked.load(), asked.settings, effort, say)
+        with ends_at_once():
+            found = find(asked.load(), asked.settings, effort, say)
         if output is not None:
             meta = {**found.plan.meta, "source": asked.source}
             write_plan(replace(found.plan, meta=meta), output)

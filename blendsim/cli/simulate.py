@@ -8,10 +8,12 @@ import typer
 
 from blendsim import __version__
 from blendsim.cli import options as o
+from blendsim.cli.elsewhere import pacing_notes, require_room
 from blendsim.cli.output import print_json, print_lines, width
 from blendsim.cli.places import require_places
 from blendsim.cli.planned import given, read_planned
 from blendsim.cli.progress import Progress
+from blendsim.cli.stopping import ends_at_once
 
 
 def simulate(
@@ -20,7 +22,18 @@ def simulate(
         Path | None,
         typer.Option(help="The workload, if not the traces that the plan remembers."),
     ] = None,
+    gpu: Annotated[str | None, typer.Option(help="A GPU's name, if not the plan's.")] = None,
     engine: o.Engine = None,
+    overlap: Annotated[
+        str | None, typer.Option(help="sum, max, table, fit or auto, if not the plan's.")
+    ] = None,
+    profile: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME|DIR",
+            help="imported, measured or a directory of `profile measure`, if not the plan's.",
+        ),
+    ] = None,
     topology: o.Topology = None,
     link: o.Link = None,
     token_budget: o.TokenBudget = None,
@@ -49,6 +62,9 @@ def simulate(
         require_places([output], [plan, *asked.traces])
         changes = given(
             {
+                "gpu": gpu,
+                "overlap": overlap,
+                "profile": profile,
                 "topology": topology,
                 "link": link,
                 "token_budget": token_budget,
@@ -59,8 +75,14 @@ def simulate(
             changes |= {"dp": 1, "steals": False}
         settings = asked.settings if engine is None else asked.settings.for_engine(engine)
         settings = replace(settings, **changes)
+        system = settings.system  # NOTE: first, so that a wrong --gpu does not wait for traces
+        told = pacing_notes(made, asked.settings, settings)
         say("reading traces")
-        row, log, notes, seconds = simulate_plan(asked.load(), made, settings, say, worlds)
+        with ends_at_once():
+            pool = asked.load()  # what its own machine holds is what it is for
+            require_room(pool, system)
+            row, log, notes, seconds = simulate_plan(pool, made, settings, say, worlds)
+        notes += told
         if output is not None:
             meta = {"plan_sha256": sha256(plan), "settings": asdict(settings)}
             meta |= {"blendsim": __version__}
@@ -68,8 +90,8 @@ def simulate(
     if json:
         from blendsim.report.metrics import as_json
 
-        told = {"engine": settings.engine, "worlds": seconds, "notes": notes, "log": output}
-        print_json(as_json(row) | told)
+        facts = {"engine": settings.engine, "worlds": seconds, "notes": notes, "log": output}
+        print_json(as_json(row) | facts)
         return
     from blendsim.report.tables import paragraphs, policy_table, pool_line
 

@@ -21,6 +21,8 @@ from blendsim.sim.run import require_modelled
 
 TOKEN_BUDGET = "token budget"
 NO_LIMIT = "none"  # of tokens that a split may cost
+BLEND = "blend"
+_BLENDED = (BLEND, PACED)  # policies that order by density; all others know none
 
 Point = tuple[int, ...]
 
@@ -35,7 +37,7 @@ class Schedule(NamedTuple):
     @property
     def is_blended(self) -> bool:
         """Whether its order is by density."""
-        return self.policy not in _PLAIN
+        return self.policy in _BLENDED
 
     @property
     def is_dual(self) -> bool:
@@ -70,7 +72,7 @@ def axes_of(problem: Problem) -> tuple[Axis, ...]:
     asked, own = problem.settings, find_engine(problem, problem.settings.engine)
     limit = problem.model.coverage.tokens
     rows = (
-        ("policy", POLICIES, "blend", _field("policy"), _always),
+        ("policy", POLICIES, BLEND, _field("policy"), _always),
         ("ends", ENDS, BOTH_ENDS, _blend("ends"), _open_ended),
         ("kept sharing", _KEPT, 0.99, _rule("kept_sharing"), _blended),
         ("split worth", (0.0, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0), 1.0, _rule("worth"), _blended),
@@ -191,7 +193,6 @@ class Space:
 
 _BUDGETS = (128, 256, 384, 512, 640, 768, 1_024, 1_280, 1_536, 2_048, 3_072, 4_096, 6_144, 8_192)
 _KEPT = (0.5, 0.8, 0.9, 0.95, 0.97, 0.98, 0.99, 0.995, 0.999, 1.0)
-_PLAIN = ("fcfs", "random", "dfs")  # orders that know no densities
 _GAINS: dict[str, tuple[float, ...]] = {  # of pacing.Gains
     "most_tokens": (512, 1_024, 2_048, 4_096, 8_192),
     "left_room": (0.0, 1.0, 2.0, 3.0, 4.0, 6.0),
@@ -241,7 +242,7 @@ def _paced(schedule: Schedule) -> bool:
 
 
 def _open_ended(schedule: Schedule) -> bool:
-    return schedule.policy == "blend"
+    return schedule.policy == BLEND
 
 
 def _dual(schedule: Schedule) -> bool:

@@ -1,0 +1,51 @@
+"""A plan simulated on other hardware than it was made for: what has to fit, and what is told."""
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # nothing heavy before a command runs
+    from blendsim.plan import Plan
+    from blendsim.request import Workload
+    from blendsim.settings import Settings
+    from blendsim.specs import System
+
+
+def require_room(pool: "Workload", system: "System") -> None:
+    """OversizeError unless `system` holds each request of a pool that was read for a plan, which
+    cannot do without any of them.
+    """
+    from blendsim.errors import OversizeError
+    from blendsim.traces.limits import oversize
+
+    longest = system.longest_request
+    rows = oversize(pool, longest)
+    if len(rows):
+        raise OversizeError(
+            f"{len(rows):,} of the plan's {len(pool):,} requests, {pool.ids[rows[0]]} the first, "
+            f"are longer than the {longest:,} tokens that fit on {system.tp} × {system.gpu.name}; "
+            "choose a larger --gpu, or plan for this one"
+        )
+
+
+def pacing_notes(plan: "Plan", own: "Settings", settings: "Settings") -> list[str]:
+    """A note where steps are paced by a plan that another machine's figures pace: `own` are the
+    settings it was made by.
+    """
+    cluster = settings.cluster
+    is_paced = plan.pacing is not None and settings.flavour().can_pace
+    if not is_paced or cluster.is_disaggregated or cluster.steals:
+        return []
+    before, now = _machine(own), _machine(settings)
+    if before == now:
+        return []
+    return [f"its steps are paced for {before}, and run on {now}; a plan for that may take less"]
+
+
+def _machine(settings: "Settings") -> str:
+    """What steps are priced by, in words."""
+    from blendsim.perf.measured import IMPORTED
+    from blendsim.perf.overlap import FIT, default_overlap
+
+    overlap, is_imported = settings.overlap, settings.profile == IMPORTED
+    if overlap == "auto":
+        overlap = default_overlap(settings.system) if is_imported else FIT
+    return f"{settings.gpu} (overlap {overlap}, profile {settings.profile})"

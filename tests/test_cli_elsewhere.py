@@ -1,0 +1,152 @@
+"""simulate on other hardware than the plan was made for."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from test_cli_errors import complaint
+from test_cli_plan import folder, run, run_json
+
+from blendsim import search
+from blendsim.cli.elsewhere import pacing_notes
+from blendsim.pacing import Gains, Pacing
+from blendsim.plan import Plan
+from blendsim.request import from_lengths
+from blendsim.settings import Settings
+from blendsim.steplog import read_steplog
+
+__all__ = ["folder"]
+
+PACED_FOR = "its steps are paced for a100-80g (overlap table, profile imported), and run on "
+PLAN = ("plan", "--trace", "trace.csv", "--planner")
+
+
+def test_another_gpu_runs_the_plans_order_by_its_own_figures(folder: Path) -> None:
+    """Prefix order is the same for every GPU, so a plan for the other one is the same run."""
+    run(*PLAN, "dfs", "-o", "plan.parquet")
+    here = run_json("simulate", "plan.parquet")
+    there = run_json("simulate", "plan.parquet", "--gpu", "h200", "-o", "steps.parquet")
+    planned = run_json(*PLAN, "dfs", "--gpu", "h200")
+    assert there["seconds"] == planned["seconds"] < here["seconds"]
+    assert there["optimum_seconds"] == planned["optimum_seconds"]
+    assert there["notes"] == here["notes"], "nothing in it is paced"
+    assert read_steplog(folder / "steps.parquet").meta["settings"]["gpu"] == "h200"
+    assert "on 1 × h200" in run("simulate", "plan.parquet", "--gpu", "h200")
+
+
+def test_another_overlap_and_profile_price_the_same_steps(folder: Path) -> None:
+    (folder / "c.toml").write_text('[settings]\nprofile = "measured"\n')
+    run(*PLAN, "dfs", "--gpu", "h200", "-o", "plan.parquet")
+    as_made = run_json("simulate", "plan.parquet")
+    assert run_json("simulate", "plan.parquet", "--overlap", "sum")["seconds"] > as_made["seconds"]
+    assert run_json("simulate", "plan.parquet", "--profile", "imported") == as_made
+    measured = run_json("simulate", "plan.parquet", "--profile", "measured")
+    planned = run_json(*PLAN, "dfs", "--gpu", "h200", "--config", "c.toml")
+    assert measured["seconds"] == planned["seconds"] != as_made["seconds"]
+
+
+def test_a_directory_may_be_the_profile(folder: Path) -> None:
+    run(*PLAN, "dfs", "-o", "plan.parquet")
+    line = complaint(folder, "simulate", "plan.parquet", "--profile", "nowhere")
+    assert "profile 'nowhere': no nowhere/a100-80g/llama-3.1-8b/tp1" in line
+
+
+@pytest.mark.usefixtures("folder")
+def test_a_paced_plan_says_that_it_is_paced_for_another_machine() -> None:
+    run(*PLAN, "paced", "-o", "plan.parquet")
+    plain = run_json("simulate", "plan.parquet")
+    same = run_json("simulate", "plan.parquet", "--gpu", "a100-80g", "--overlap", "table")
+    assert same == plain, "what it was made for, by name"
+    moved = run_json("simulate", "plan.parquet", "--gpu", "h100")
+    told = f"{PACED_FOR}h100 (overlap table, profile imported); a plan for that may take less"
+    assert moved["notes"] == [*plain["notes"], told]
+
+
+@pytest.fixture(scope="module")
+def paced() -> Plan:
+    """Its pacing is any; only that there is one counts."""
+    problem = search.prepare(from_lengths([300] * 40, [20] * 40), Settings())
+    pacing = Pacing(Gains(), (128,), (1e-3,), ((1.0, 0.0), (0.0, 1.0)), 1e-9, (1.0,))
+    return replace(search.plan_policy(problem, "blend"), pacing=pacing)
+
+
+@pytest.mark.parametrize(
+    ("changes", "ending"),
+    [
+        ({"gpu": "h200"}, "h200 (overlap table, profile imported)"),
+        ({"overlap": "sum"}, "a100-80g (overlap sum, profile imported)"),
+        ({"profile": "here"}, "a100-80g (overlap fit, profile here)"),
+        ({"overlap": "table"}, None),
+        ({"engine": "vllm", "token_budget": 512}, None),
+        ({"gpu": "h200", "engine": "sglang"}, None),  # which serves a paced plan by dual scan
+        ({"gpu": "h200", "topology": "1P1D"}, None),  # where nothing is paced
+        ({"gpu": "h200", "steals": True}, None),
+    ],
+    ids=str,
+)
+def test_pacing_is_told_of_where_steps_are_paced(
+    paced: Plan, changes: dict[str, object], ending: str | None
+) -> None:
+    notes = pacing_notes(paced, Settings(), replace(Settings(), **changes))  # type: ignore[arg-type]
+    told = f"{PACED_FOR}{ending}; a plan for that may take less"
+    assert notes == ([] if ending is None else [told])
+    unpaced = replace(paced, pacing=None)
+    assert pacing_notes(unpaced, Settings(), replace(Settings(), **changes)) == []  # type: ignore[arg-type]
+
+
+def test_requests_that_the_other_gpu_cannot_hold_are_refused(folder: Path) -> None:
+    """70B on four GPUs: 131,072 tokens fit on h100s, 73,856 on l40s."""
+    (folder / "c.toml").write_text('[settings]\nmodel = "llama-3.1-70b"\ntp = 4\ngpu = "h100"\n')
+    with (folder / "trace.csv").open("a") as file:
+        file.write("80000,10\n200000,10\n")  # one that only l40s lack room for, one that both do
+    run(*PLAN, "dfs", "--config", "c.toml", "--skip-oversize", "-o", "plan.parquet")
+    line = complaint(folder, "simulate", "plan.parquet", "--gpu", "l40s", "-o", "steps.parquet")
+    assert line == (
+        "error: 1 of the plan's 151 requests, 150 the first, are longer than the 73,856 tokens "
+        "that fit on 4 × l40s; choose a larger --gpu, or plan for this one"
+    )
+
+
+def test_a_roomier_gpu_keeps_the_pool_that_the_plan_is_for(folder: Path) -> None:
+    """What was left out as too long for the plan's machine stays out on one that would hold it."""
+    (folder / "c.toml").write_text('[settings]\nmodel = "llama-3.1-70b"\ntp = 4\ngpu = "l40s"\n')
+    with (folder / "trace.csv").open("a") as file:
+        file.write("80000,10\n")
+    asked = (*PLAN, "dfs", "--config", "c.toml", "--skip-oversize", "-o", "plan.parquet")
+    assert run_json(*asked)["requests"] == 150
+    assert run_json("simulate", "plan.parquet", "--gpu", "h100")["requests"] == 150
+
+
+@pytest.mark.parametrize(
+    ("made", "asked", "words"),
+    [
+        ((), ("--gpu", "a100"), ["unknown GPU 'a100'", "a100-80g"]),
+        ((), ("--overlap", "tabel"), ["unknown overlap 'tabel'", "table"]),
+        ((), ("--profile", "measured"), ["profile 'measured'", "h200/measured/llama-3.1-8b/tp1"]),
+        (("--tp", "2"), ("--gpu", "h200", "--profile", "measured"), ["measured/llama-3.1-8b/tp2"]),
+        (("--model", "qwen3-32b", "--gpu", "h200"), ("--gpu", "l40s"), ["leaves no KV cache on 1"]),
+    ],
+    ids=str,
+)
+def test_what_cannot_be_is_one_line(
+    folder: Path, made: tuple[str, ...], asked: tuple[str, ...], words: list[str]
+) -> None:
+    run(*PLAN, "dfs", *made, "-o", "plan.parquet")
+    line = complaint(folder, "simulate", "plan.parquet", *asked, "-o", "steps.parquet")
+    assert [word for word in words if word not in line] == [], line
+
+
+@pytest.mark.usefixtures("folder")
+def test_a_wrong_gpu_does_not_wait_for_the_traces(folder: Path) -> None:
+    run(*PLAN, "dfs", "-o", "plan.parquet")
+    (folder / "trace.csv").unlink()
+    assert "unknown GPU" in complaint(folder, "simulate", "plan.parquet", "--gpu", "tpu")
+
+
+def test_json_is_one_object_with_the_note(folder: Path) -> None:
+    run(*PLAN, "paced", "-o", "plan.parquet")
+    told = json.loads(run("simulate", "plan.parquet", "--overlap", "sum", "--json"))
+    assert told["notes"][-1].startswith(PACED_FOR)
+    text = " ".join(run("simulate", "plan.parquet", "--overlap", "sum").split())
+    assert f"Note: {PACED_FOR}" in text

@@ -1,0 +1,79 @@
+"""A plan that names no traces, or a policy that is gone: what the commands that read one say."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from test_cli_errors import complaint
+from test_cli_plan import folder, run_json
+
+from blendsim import search
+from blendsim.cli.planned import read_planned
+from blendsim.plan import read_plan, write_plan
+from blendsim.settings import Settings
+from blendsim.traces.load import load_pool
+from blendsim.traces.seam import ReadOptions
+
+__all__ = ["folder"]
+
+READERS = pytest.mark.parametrize("command", [("simulate",), ("replay", "--model", "tiny")])
+
+
+@pytest.fixture
+def written(folder: Path) -> Path:
+    """A folder with a plan that was written from Python."""
+    settings = Settings(planner="dfs")
+    problem = search.prepare(load_pool(["trace.csv"], ReadOptions()), settings)
+    write_plan(search.plan_policy(problem, "dfs"), folder / "plan.parquet")
+    return folder
+
+
+@READERS
+def test_a_plan_without_traces_asks_for_the_workload(
+    written: Path, command: tuple[str, ...]
+) -> None:
+    line = complaint(written, *command, "plan.parquet")
+    assert "plan.parquet: does not say which traces it is for; name them with --workload" in line
+
+
+def test_a_plan_without_traces_runs_on_the_workload_named(written: Path) -> None:
+    told = run_json("simulate", "plan.parquet", "--workload", "trace.csv", "-o", "steps.parquet")
+    planned = run_json("plan", "--trace", "trace.csv", "--planner", "dfs")
+    assert told["seconds"] == planned["seconds"]
+    page = run_json("report", "steps.parquet", "--plan", "plan.parquet")
+    assert page["losses"] is not None, "its log says where the pool is"
+
+
+def test_a_plan_without_traces_is_read_as_plan_reads_by_itself(written: Path) -> None:
+    """All that `simulate` and `replay` know of the pool."""
+    asked = read_planned(written / "plan.parquet", written / "trace.csv").asked
+    assert asked.traces == [str(written / "trace.csv")]
+    assert asked.read == ReadOptions()
+    assert not asked.skip_oversize
+
+
+def test_a_plan_without_settings_needs_more_than_the_workload(written: Path) -> None:
+    plan = read_plan(written / "plan.parquet")
+    write_plan(replace(plan, meta={}), written / "bare.parquet")
+    line = complaint(written, "simulate", "bare.parquet", "--workload", "trace.csv")
+    assert "bare.parquet: does not say by which settings it was made" in line
+
+
+@READERS
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"planner": "spf"}, "unknown planner 'spf'; nearest known: "),
+        ({"dp": 0}, "--dp 0 must be at least 1"),
+        ({"colour": 1}, "settings: no setting 'colour'"),
+    ],
+)
+def test_settings_that_are_not_known_name_the_file(
+    written: Path, command: tuple[str, ...], changes: dict[str, object], words: str
+) -> None:
+    plan = read_plan(written / "plan.parquet")
+    settings = {**plan.meta["settings"], **changes}
+    write_plan(replace(plan, meta={**plan.meta, "settings": settings}), written / "old.parquet")
+    line = complaint(written, *command, "old.parquet", "--workload", "trace.csv")
+    assert line.startswith(f"error: old.parquet: {words}")
+    assert line.endswith("; plan again with -o")
