@@ -105,13 +105,14 @@ def test_ends_are_told_where_a_plan_has_two() -> None:
     two = Run(CASES["dual scan"])
     ends, source = two.column("end"), two.column("source")
     assert set(ends) == {"compute", "memory"}
-    assert set(source[ends == "compute"]) == {"heavy"}
+    assert (source[ends == "compute"] == "heavy").mean() > 0.8
+    assert (ends[source == "long"] == "memory").mean() > 0.8
     assert "end" not in Run(CASES["vllm"]).table.column_names
 
 
 def test_a_log_of_another_run_is_refused() -> None:
     one = Run(CASES["paced"])
-    other = replace(one.settings, token_budget=512)
+    other = replace(one.settings, **SMALL)
     with pytest.raises(InputError, match="give the log of this plan's run"):
         served_table(one.pool, one.plan, other, one.log)
 
