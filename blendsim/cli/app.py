@@ -12,6 +12,7 @@ from typer.core import TyperGroup
 
 import blendsim
 from blendsim.cli import (
+    export,
     planning,
     profile,
     replay,
@@ -104,6 +105,7 @@ def _root(
 
 app.command(cls=WithDefaults)(planning.plan)
 app.command()(simulate.simulate)
+app.command()(export.export)
 app.command()(replay.replay)
 app.command()(run.run)
 app.command(cls=WithDefaults)(planning.compare)

@@ -1,0 +1,159 @@
+"""Who was served when: the steps of a simulated run once more, request by request.
+
+A step log counts requests and names none. The core decides the same steps again here, without
+prices, and who enters, has a first token and ends in each of them is noted; the log of the run says
+when its steps were.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from blendsim.compiled import kernel
+from blendsim.errors import InputError
+from blendsim.plan import DUAL_SCAN, Plan
+from blendsim.prefix import SortedPrompts
+from blendsim.request import Ints, Workload
+from blendsim.serving.batcher import commit, has_work, schedule
+from blendsim.serving.core import ServingCore
+from blendsim.serving.flavour import Flavour
+from blendsim.serving.round_state import Rounds
+from blendsim.serving.rounds import commit_round, schedule_round
+from blendsim.serving.state import LEFT, NONE, State
+from blendsim.serving.turned import commit_turned, schedule_turned
+from blendsim.specs import HostMemory, System
+from blendsim.steplog import StepLog
+
+PLACE, ENTERED, HIT, FIRST, ENDED = range(5)  # rows of the notes: three are steps, HIT is tokens
+
+
+class Served(NamedTuple):
+    """Requests of a run, by workload row; times in seconds from the run's beginning."""
+
+    rank: NDArray[np.int32]  # (n,)
+    place: Ints  # (n,) requests of its rank that entered before it did first
+    entered: NDArray[np.float64]  # (n,) the first step that computes some of it begins
+    first_token: NDArray[np.float64]  # (n,) the step that samples it ends
+    ended: NDArray[np.float64]  # (n,) the step that samples its last token ends
+    hit_tokens: Ints  # (n,) of its prompt that it found computed when it entered first
+    was_preempted: NDArray[np.bool_]  # (n,) at least once
+    is_left: NDArray[np.bool_] | None  # (n,) entered from the compute-heavy end; None: one end only
+
+
+def request_times(
+    plan: Plan,
+    workload: Workload,
+    output_len: Ints,
+    prompts: SortedPrompts,
+    system: System,
+    flavour: Flavour,
+    log: StepLog,
+    host: HostMemory | None = None,
+) -> Served:
+    """When the requests of the run that `log` is of were served; the other arguments are those of
+    `sim.run.simulate`, on replicas that never meet. InputError if `log` has other steps.
+    """
+    n = len(workload)
+    served = Served(
+        rank=np.zeros(n, np.int32),
+        place=np.zeros(n, np.int64),
+        entered=np.zeros(n),
+        first_token=np.zeros(n),
+        ended=np.zeros(n),
+        hit_tokens=np.zeros(n, np.int64),
+        was_preempted=np.zeros(n, np.bool_),
+        is_left=np.zeros(n, np.bool_) if plan.admission == DUAL_SCAN else None,
+    )
+    start, end = log.time("start"), log.time("start") + log.time("seconds")
+    for rank in np.unique(plan.rank).tolist():
+        core = ServingCore.from_plan(
+            plan, workload, output_len, prompts, system, flavour, rank, host
+        )
+        notes = np.full((5, len(core.rows)), NONE, np.int64)
+        steps = _serve(core, notes)
+        at = np.flatnonzero(log.replica == rank)
+        if steps != len(at):
+            raise InputError(
+                f"replica {rank} runs {steps:,} steps and the log has {len(at):,}; give the log of "
+                "this plan's run"
+            )
+        rows = core.rows
+        served.rank[rows] = rank
+        served.place[rows] = notes[PLACE]
+        served.entered[rows] = start[at][notes[ENTERED]]
+        served.first_token[rows] = end[at][notes[FIRST]]
+        served.ended[rows] = end[at][notes[ENDED]]
+        served.hit_tokens[rows] = notes[HIT]
+        served.was_preempted[rows] = core.state.requests.was_preempted > 0
+        if served.is_left is not None:
+            served.is_left[rows] = core.state.requests.side == LEFT
+    return served
+
+
+def _serve(core: ServingCore, notes: Ints) -> int:
+    """Run the core to its end; returns the steps."""
+    if core.is_turned:
+        return int(_serve_turned(core.state, notes))
+    if core.rounds is not None:
+        return int(_serve_rounds(core.state, core.rounds, notes))
+    return int(_serve_steps(core.state, notes))
+
+
+@kernel
+def _note_step(state: State, step: int, entered: int, decodes: bool, notes: Ints) -> int:
+    """Note who is served in a step that is scheduled and not yet committed, before which `entered`
+    requests had entered; returns how many have now.
+    """
+    s = state.scalars[0]
+    for j in range(s.chunks):
+        k = state.chunk[0, j]
+        if notes[ENTERED, k] == NONE:
+            notes[PLACE, k] = entered
+            notes[ENTERED, k] = step
+            notes[HIT, k] = state.chunk[1, j]
+            entered += 1
+    for j in range(s.completed):
+        k = state.ended[j]
+        if notes[FIRST, k] == NONE:
+            notes[FIRST, k] = step
+        if state.requests[k].generated + 1 == state.requests[k].output:
+            notes[ENDED, k] = step
+    k = state.finish[s.step % len(state.finish)] if decodes else NONE
+    while k != NONE:
+        notes[ENDED, k] = step
+        k = state.requests[k].finish_next
+    return entered
+
+
+@kernel
+def _serve_steps(state: State, notes: Ints) -> int:
+    step = entered = 0
+    while has_work(state):
+        schedule(state)
+        entered = _note_step(state, step, entered, True, notes)
+        commit(state)
+        step += 1
+    return step
+
+
+@kernel
+def _serve_turned(state: State, notes: Ints) -> int:
+    step = entered = 0
+    while has_work(state):
+        schedule_turned(state)
+        entered = _note_step(state, step, entered, True, notes)
+        commit_turned(state)
+        step += 1
+    return step
+
+
+@kernel
+def _serve_rounds(state: State, rounds: Rounds, notes: Ints) -> int:
+    step = entered = 0
+    while state.scalars[0].done < len(state.requests):
+        schedule_round(state, rounds)
+        entered = _note_step(state, step, entered, rounds.scalars[0].decoded == 1, notes)
+        commit_round(state, rounds)
+        step += 1
+    return step

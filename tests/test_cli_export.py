@@ -1,0 +1,113 @@
+"""`blendsim export`: a batch in the order of its plan, and when each request is served."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+from test_traces_openai import lines, request
+from typer.testing import CliRunner
+
+from blendsim.cli.app import app
+
+
+def batch(path: Path, n: int = 30) -> Path:
+    """Prompts of a few lengths as token ids, some behind one prefix; blank lines and odd spaces."""
+    rows = [
+        request(
+            f"r{k}",
+            prompt=[*([7] * 40 if k % 3 else []), *[100 + k] * (1 + 60 * (k % 5))],
+            max_tokens=4 + 100 * (k % 4 == 0),
+        )
+        for k in range(n)
+    ]
+    lines(path, *rows)
+    text = path.read_text().replace('"custom_id": "r3"', '"custom_id":   "r3"')
+    path.write_text(text.replace("\n", "\n\n", 1))
+    return path
+
+
+def invoke(*args: object) -> Any:
+    return CliRunner().invoke(app, [str(arg) for arg in args])
+
+
+def planned(tmp_path: Path, *traces: Path, **asked: object) -> Path:
+    """A blended plan of the traces."""
+    options = [part for trace in traces for part in ("--trace", trace)]
+    options += [part for name, value in asked.items() for part in (f"--{name}", value)]
+    done = invoke("plan", *options, "--planner", "blend", "-o", tmp_path / "plan.parquet")
+    assert done.exit_code == 0, done.stderr
+    return tmp_path / "plan.parquet"
+
+
+def written(path: Path) -> list[str]:
+    """Lines that are not blank."""
+    return [line for line in path.read_text().split("\n") if line]
+
+
+def test_the_lines_of_a_batch_are_put_in_order_as_they_stand(tmp_path: Path) -> None:
+    source = batch(tmp_path / "batch.jsonl")
+    plan, ordered = planned(tmp_path, source), tmp_path / "ordered.jsonl"
+    done = invoke("export", plan, "-o", ordered)
+    assert done.exit_code == 0, done.stderr
+    assert "30 requests in the order in which they are served" in done.stdout
+    assert sorted(written(ordered)) == sorted(written(source))
+    assert written(ordered) != written(source), "or this says nothing"
+    assert invoke("export", plan, "-o", tmp_path / "served.parquet").exit_code == 0
+    served = pq.read_table(tmp_path / "served.parquet")
+    assert [json.loads(line)["custom_id"] for line in written(ordered)] == (
+        served["id"].to_pylist()
+    )
+    again = tmp_path / "again.jsonl"
+    told = invoke("export", plan, "-o", again, "--json")
+    assert json.loads(told.stdout) == {"requests": 30, "files": [str(again)]}
+    assert again.read_bytes() == ordered.read_bytes()
+
+
+def test_every_replica_has_a_file_and_several_batches_are_one_pool(tmp_path: Path) -> None:
+    one, two = batch(tmp_path / "one.jsonl", 20), batch(tmp_path / "two.jsonl", 12)
+    plan = planned(tmp_path, one, two, dp=2)
+    done = invoke("export", plan, "-o", tmp_path / "ordered.jsonl")
+    assert done.exit_code == 0, done.stderr
+    assert not (tmp_path / "ordered.jsonl").exists()
+    parts = [written(tmp_path / f"ordered-{k}.jsonl") for k in range(2)]
+    assert all(parts)
+    assert sorted(parts[0] + parts[1]) == sorted(written(one) + written(two))
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("ordered.txt", "ordered.txt: the name says what is written; end it in .jsonl, .csv, .par"),
+        ("missing/ordered.jsonl", "does not exist; create it or choose another -o"),
+        ("batch.jsonl", "batch.jsonl: is read by this command"),
+    ],
+)
+def test_a_place_that_cannot_be_is_refused(tmp_path: Path, name: str, words: str) -> None:
+    source = batch(tmp_path / "batch.jsonl")
+    before, plan = source.read_bytes(), planned(tmp_path, source)
+    done = invoke("export", plan, "-o", tmp_path / name)
+    assert done.exit_code == 2
+    assert words in done.stderr
+    assert source.read_bytes() == before
+
+
+def test_a_trace_without_lines_of_requests_gives_a_table_only(tmp_path: Path) -> None:
+    trace = tmp_path / "lengths.csv"
+    trace.write_text("prompt_tokens,response_tokens\n" + "30,4\n8,90\n" * 10)
+    plan = planned(tmp_path, trace)
+    done = invoke("export", plan, "-o", tmp_path / "ordered.jsonl")
+    assert done.exit_code == 2
+    assert f"{trace}: is no OpenAI batch file" in done.stderr
+    assert not (tmp_path / "ordered.jsonl").exists()
+    assert invoke("export", plan, "-o", tmp_path / "served.csv").exit_code == 0
+    assert len(written(tmp_path / "served.csv")) == 21
+
+
+def test_pools_of_prefill_and_decode_are_refused(tmp_path: Path) -> None:
+    source = batch(tmp_path / "batch.jsonl")
+    plan = planned(tmp_path, source, topology="1P1D")
+    done = invoke("export", plan, "-o", tmp_path / "ordered.jsonl")
+    assert done.exit_code == 2
+    assert "export has no topology 1P1D" in done.stderr
