@@ -47,7 +47,7 @@ def test_every_claim_names_a_module_that_can_be_run() -> None:
         module = runner.load(claim.module)
         assert callable(module.measure)
         assert callable(module.verdicts)
-        assert claim.command == f"python -m paper_repro run {claim.module}"
+        assert claim.command == f"python -m paper_repro run {claim.module} --data DIR"
         assert claim.tolerance is None or claim.value is not None
 
 
