@@ -107,8 +107,8 @@ def _told(table: "pa.Table", places: Sequence[Path]) -> Iterator[str]:
     yield from paragraphs(
         [
             f"{table.num_rows:,} requests in the order in which they are served, written to "
-            f"{wrote}. In the simulated run one takes {stay.mean():,.1f} s from entering to its last "
-            f"token in the mean, {stay.max(initial=0.0):,.1f} s at most; all are done after "
+            f"{wrote}. In the simulated run one takes {stay.mean():,.1f} s from entering to its "
+            f"last token in the mean, {stay.max(initial=0.0):,.1f} s at most; all are done after "
             f"{table['ended'].to_numpy().max(initial=0.0):,.1f} s."
         ],
         width(),

@@ -20,6 +20,7 @@ from blendsim.cli.stopping import ends_at_once
 from blendsim.errors import InputError
 
 if TYPE_CHECKING:  # nothing heavy before a command runs
+    from blendsim.plan import Plan
     from blendsim.search import Choice
     from blendsim.search.schedule_search import Effort, Found
     from blendsim.settings import Settings
@@ -56,37 +57,67 @@ def plan(
         asked = o.resolve(ctx.params | systems.first)
         require_places([output], o.files_read(ctx.params))
         with ends_at_once():
-            choice, found = _choose(asked, further, say)
-        notes = [*choice.notes, *_measured_too(asked.settings)]
+            choice, found, worlds = _choose(asked, further, say)
+        notes = [*choice.notes, *_unseen(asked, choice.plan), *_measured_too(asked.settings)]
         if output is not None:
             meta = {**choice.plan.meta, "source": asked.source}
             write_plan(replace(choice.plan, meta=meta), output)
     if json:
-        told = {"advice": choice.advice, "notes": notes}
+        told = {"advice": choice.advice, "notes": notes, "worlds": worlds}
         told |= found_json(found) if found else {}
         print_json(_object(choice.rows, choice.chosen, told | {"plan": output}))
         return
     kept = f"plan written to {output}" if output else "-o plan.parquet keeps this plan"
     where = f"{o.platform(asked.settings)}, engine {asked.settings.engine}"
-    advice = [*choice.advice, *(found_told(found) if found else [])]
+    advice = [*choice.advice, *(found_told(found) if found else []), *_range_told(worlds)]
     print_lines(_text(choice.rows, choice.chosen, where, advice, notes))
     print_lines(["", kept])
 
 
 def _choose(
     asked: o.Asked, further: "Effort | None", say: Progress
-) -> "tuple[Choice, Found | None]":
-    """The best fixed policy, or the best of them and of what a search finds."""
+) -> "tuple[Choice, Found | None, list[float]]":
+    """The best fixed policy and its seconds in other worlds that the sample allows; or the best of
+    them and of what a search finds, which has compared in such worlds.
+    """
     if further is None:
-        from blendsim.search import choose
+        from blendsim.search import choose_for, prepare
+        from blendsim.search.spread import spread
 
         say("reading traces")
-        return choose(asked.load(), asked.settings, say), None
+        problem = prepare(asked.load(), asked.settings, say)
+        choice = choose_for(problem, say)
+        say(f"simulating {choice.chosen.policy} with other lengths that the sample allows")
+        worlds = spread(problem, choice.plan, choice.chosen.token_budget)
+        return choice, None, worlds
     from blendsim.search.auto_search import choose_and_search, require_auto
 
     require_auto(asked.settings)  # before a trace is waited for
     say("reading traces")
-    return choose_and_search(asked.load(), asked.settings, further, say)
+    choice, found = choose_and_search(asked.load(), asked.settings, further, say)
+    return choice, found, []
+
+
+def _range_told(worlds: list[float]) -> list[str]:
+    """How far the predicted seconds may be off."""
+    if not worlds:
+        return []
+    return [
+        f"Predicted seconds hang on lengths that were not sampled: in {len(worlds)} worlds that "
+        f"the sample allows the plan takes {worlds[0]:,.1f} to {worlds[-1]:,.1f} s, and longer if "
+        "an answer is longer than all sampled ones."
+    ]
+
+
+def _unseen(asked: o.Asked, plan: "Plan") -> list[str]:
+    """A note where most lengths of an earlier run are given and planning looked at few of them."""
+    given, seen = asked.read.lengths, int(plan.is_visible.sum())
+    if given is None or asked.settings.sample == 1.0:
+        return []
+    return [
+        f"of the lengths in {given} planning looked at those of {seen:,} requests, as if the "
+        "others were still to be answered; --sample 1 plans by all of them"
+    ]
 
 
 @takes_pool("topology", "link", "engine", "planner")
