@@ -1,5 +1,6 @@
 """What becomes of errors, interrupts and closed pipes, whatever the command."""
 
+import re
 import subprocess
 import sys
 import time
@@ -12,6 +13,7 @@ import blendsim
 from blendsim.cli.app import BROKEN_PIPE, INTERRUPTED, Group, app
 from blendsim.cli.stopping import terminated
 from blendsim.errors import InputError
+from blendsim.specs import GPUS, MODELS
 
 RUN = [sys.executable, "-c", "from blendsim.cli import main; main()"]
 
@@ -134,3 +136,10 @@ def test_a_terminated_command_leaves_as_an_interrupted_one_does() -> None:
     with pytest.raises(SystemExit) as left:
         terminated(15, None)
     assert left.value.code == 128 + 15
+
+
+@pytest.mark.parametrize("command", ["plan", "compare", "search"])
+def test_help_names_every_gpu_and_model(command: str) -> None:
+    shown = CliRunner(env={"COLUMNS": "200"}).invoke(app, [command, "--help"]).stdout
+    told = " ".join(re.sub(r"[│|]", " ", shown).split())
+    assert [name for name in (*GPUS, *MODELS) if name not in told] == []

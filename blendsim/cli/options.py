@@ -21,11 +21,16 @@ Traces = Annotated[
     list[str],
     typer.Option("--trace", metavar="FILE|NAME", help="A trace; repeat it to plan one pool."),
 ]
+_MODELS = (
+    "llama-2-7b, llama-3.1-8b, llama-3.1-70b, qwen-2.5-7b, qwen-2.5-72b, qwen3-8b, qwen3-32b, "
+    "deepseek-67b"
+)
+_GPUS = "a100-80g, h100, h200, l40s, b200"
 Model = Annotated[
-    str | None, typer.Option(help="A model's name, or a Hugging Face directory or config.json.")
+    str | None, typer.Option(help=f"One of {_MODELS}; or a Hugging Face directory or config.json.")
 ]
-Gpu = Annotated[str | None, typer.Option(help="A GPU's name.")]
-Gpus = Annotated[str | None, typer.Option(help="A GPU's name, or several: a100-80g,h200.")]
+Gpu = Annotated[str | None, typer.Option(help=f"One of {_GPUS}.")]
+Gpus = Annotated[str | None, typer.Option(help=f"One of {_GPUS}; or several: a100-80g,h200.")]
 Tps = Annotated[str | None, typer.Option(help="Tensor-parallel GPUs a replica, or several: 1,2,4.")]
 Dps = Annotated[str | None, typer.Option(help="Data-parallel replicas, or several: 1..8.")]
 Price = Annotated[
