@@ -63,7 +63,7 @@ def main() -> None:
     print(f"{machine()}; {today()}")
     print(row("policy", "steps", "loop s", "µs a step", "run and step log s", "log MB"))
     print(row(*["---"] * 6))
-    for policy in ("dfs", "random", "blend"):
+    for policy in ("dfs", "random", "blend", "paced"):
         plan = search.plan_policy(setting, policy)
         loops, runs, size = [], [], 0.0
         for _ in range(3):
