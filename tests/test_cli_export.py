@@ -61,7 +61,9 @@ def test_the_lines_of_a_batch_are_put_in_order_as_they_stand(tmp_path: Path) -> 
     )
     again = tmp_path / "again.jsonl"
     told = invoke("export", plan, "-o", again, "--json")
-    assert json.loads(told.stdout) == {"requests": 30, "files": [str(again)]}
+    found = json.loads(told.stdout)
+    assert (found["requests"], found["files"]) == (30, [str(again)])
+    assert "have no output length" in found["notes"][0]
     assert again.read_bytes() == ordered.read_bytes()
 
 
@@ -111,3 +113,41 @@ def test_pools_of_prefill_and_decode_are_refused(tmp_path: Path) -> None:
     done = invoke("export", plan, "-o", tmp_path / "ordered.jsonl")
     assert done.exit_code == 2
     assert "export has no topology 1P1D" in done.stderr
+
+
+def test_what_the_plan_was_made_from_is_not_replaced(tmp_path: Path) -> None:
+    source = batch(tmp_path / "batch.jsonl")
+    lengths = lines(
+        tmp_path / "results.jsonl",
+        *(
+            {"custom_id": f"r{k}", "response": {"body": {"usage": {"completion_tokens": 9}}}}
+            for k in range(30)
+        ),
+    )
+    before, plan = lengths.read_bytes(), planned(tmp_path, source, lengths=lengths)
+    for command in ("export", "simulate"):
+        done = invoke(command, plan, "-o", lengths)
+        assert done.exit_code == 2
+        assert "is read by this command" in done.stderr
+    assert lengths.read_bytes() == before
+
+
+def test_requests_that_the_plan_leaves_out_are_told(tmp_path: Path) -> None:
+    source = batch(tmp_path / "batch.jsonl")
+    with source.open("a") as file:
+        file.write(json.dumps(request("huge", prompt=[5] * 140_000, max_tokens=4)) + "\n")
+    args = ("--trace", source, "--planner", "dfs", "--skip-oversize", "-o")
+    assert invoke("plan", *args, tmp_path / "plan.parquet").exit_code == 0
+    done = invoke("export", tmp_path / "plan.parquet", "-o", tmp_path / "ordered.jsonl")
+    assert len(written(tmp_path / "ordered.jsonl")) == 30
+    assert "huge" in done.stdout or "1 request" in done.stdout
+
+
+def test_odd_ids_are_found_again(tmp_path: Path) -> None:
+    rows = [request(name, prompt=[1, 2, 3], max_tokens=4) for name in ("a\0", "b\ud800", "c/d")]
+    source = lines(tmp_path / "batch.jsonl", *rows)
+    plan = planned(tmp_path, source)
+    assert invoke("export", plan, "-o", tmp_path / "ordered.jsonl").exit_code == 0
+    assert sorted(written(tmp_path / "ordered.jsonl")) == sorted(written(source))
+    assert invoke("export", plan, "-o", tmp_path / "served.csv").exit_code == 0
+    assert "\\ud800" in (tmp_path / "served.csv").read_text()

@@ -7,6 +7,13 @@ from typing import Any
 import pytest
 from test_cli_export import batch, invoke
 
+from blendsim import search
+from blendsim.search import budgets
+from blendsim.search.problem import with_worlds
+from blendsim.search.world_run import seconds_in
+from blendsim.settings import Settings
+from blendsim.traces.load import load_pool
+
 MIXED = "demo:mixed?n=400"
 
 
@@ -26,11 +33,22 @@ def test_a_plan_tells_its_seconds_in_other_worlds() -> None:
     assert f"the plan takes {low} to {high} s" in " ".join(shown.split())
 
 
-def test_the_range_is_that_of_the_token_budget_that_is_taken(tmp_path: Path) -> None:
-    place = tmp_path / "plan.parquet"
-    found = told("--trace", MIXED, "--sample", 0.1, "--gpu", "h200", "-o", place)
-    again = invoke("simulate", place, "--worlds", 8, "--json")
-    assert json.loads(again.stdout)["worlds"] == found["worlds"]
+def test_the_range_is_that_of_the_chosen_plan_in_worlds_that_did_not_choose_it() -> None:
+    found = told("--trace", MIXED, "--sample", 0.1, "--gpu", "h200")
+    settings = Settings(sample=0.1, gpu="h200")
+    problem = search.prepare(load_pool([MIXED]), settings)
+    choice = search.choose_for(problem)
+    flavour = settings.flavour(token_budget=choice.chosen.token_budget)
+    worlds = with_worlds(problem, budgets.WORLDS + 8).worlds
+    seconds = [seconds_in(problem, choice.plan, flavour, world) for world in worlds]
+    assert found["worlds"] == sorted(seconds[budgets.WORLDS :])
+
+
+def test_requests_whose_lengths_are_guessed_in_all_worlds_are_told(tmp_path: Path) -> None:
+    trace = batch(tmp_path / "batch.jsonl", 30)
+    shown = " ".join(invoke("plan", "--trace", MIXED, "--trace", trace).stdout.split())
+    assert "30 requests are of sources without a sampled length" in shown
+    assert told("--trace", trace)["worlds"] == [], "nothing is sampled: there is one world"
 
 
 @pytest.mark.parametrize("asked", [("--sample", 1), ("--topology", "1P1D"), ("--evaluations", 3)])
@@ -55,7 +73,11 @@ def test_lengths_that_are_given_and_not_looked_at_are_told(tmp_path: Path) -> No
     trace = batch(tmp_path / "batch.jsonl", 60)
     lengths = results(tmp_path / "results.jsonl", {f"r{k}": 3 + k for k in range(50)})
     given = ("--trace", trace, "--lengths", lengths)
-    note = f"of the lengths in {lengths} planning looked at those of 32 requests"
-    assert any(one.startswith(note) for one in told(*given)["notes"])
-    for asked in ((*given, "--sample", 1), ("--trace", trace)):
+    seen = [one for one in told(*given)["notes"] if "planning looked at" in one]
+    looked = int(seen[0].split("planning looked at ")[1].split(",")[0])
+    assert seen[0].startswith("of the 50 output lengths that are given planning looked at ")
+    assert 0 < looked < 50
+    few = results(tmp_path / "few.jsonl", {f"r{k}": 3 + k for k in range(30)})
+    small = ("--trace", batch(tmp_path / "small.jsonl", 30), "--lengths", few)  # all are sampled
+    for asked in ((*given, "--sample", 1), ("--trace", trace), small):
         assert not any("planning looked at" in one for one in told(*asked)["notes"])

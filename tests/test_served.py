@@ -1,5 +1,6 @@
 """Who is served when: request by request what the step log counts."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,15 @@ from test_search import mixed_pool
 
 from blendsim import search
 from blendsim.errors import InputError
-from blendsim.search.served import served_table, write_served
+from blendsim.request import from_lengths, pool
+from blendsim.search.served import serve, served_table, write_served
+from blendsim.serving.core import ServingCore
 from blendsim.serving.knobs import Knobs
+from blendsim.serving.state import LEFT
 from blendsim.settings import Settings
 from blendsim.sim.run import simulate
-from blendsim.steplog import StepLog
+from blendsim.sim.served import request_times
+from blendsim.steplog import COUNTS, StepLog
 
 SMALL = {"kv_bytes": 4_000_000_000}  # so that requests are thrown out
 
@@ -41,7 +46,7 @@ class Run:
     def __init__(self, asked: dict[str, Any]) -> None:
         self.settings = Settings(**asked)
         self.pool = mixed_pool(np.random.default_rng(3), 120)
-        problem = search.prepare(self.pool, self.settings)
+        self.problem = problem = search.prepare(self.pool, self.settings)
         self.plan = search.plan_policy(problem, self.settings.planner)
         self.log: StepLog = simulate(
             self.plan,
@@ -53,7 +58,7 @@ class Run:
             self.settings.cluster,
             host=self.settings.host,
         )
-        self.table = served_table(self.pool, self.plan, self.settings, self.log)
+        self.table = served_table(serve(self.pool, self.plan, self.settings))
 
     def column(self, name: str) -> Any:
         return np.array(self.table[name].to_pylist())
@@ -112,16 +117,57 @@ def test_ends_are_told_where_a_plan_has_two() -> None:
 
 def test_a_log_of_another_run_is_refused() -> None:
     one = Run(CASES["paced"])
-    other = replace(one.settings, **SMALL)
-    with pytest.raises(InputError, match="give the log of this plan's run"):
-        served_table(one.pool, one.plan, other, one.log)
+    problem = one.problem
+    rest = (problem.prompts, problem.model.system, one.settings.flavour())
+    outputs = problem.true_lengths
+    assert request_times(one.plan, one.pool, outputs, *rest, one.log).ended.max() > 0.0
+    swapped = one.log.counts.copy()
+    at = [name == "finished" for name in COUNTS]
+    swapped[:, at] = swapped[::-1, at]  # as many steps, and as many ends
+    for log in (Run({**CASES["paced"], **SMALL}).log, replace(one.log, counts=swapped)):
+        with pytest.raises(InputError, match=r"give the log of this plan's run"):
+            request_times(one.plan, one.pool, outputs, *rest, log)
+
+
+def test_the_end_told_is_the_one_it_was_taken_from() -> None:
+    """Not the one that it is counted to when it has overrun its estimate by far."""
+    settings = Settings(planner="blend", sample=0.02)
+    rng = np.random.default_rng(5)
+    dense = from_lengths(rng.integers(500, 2_000, 300), rng.choice([3, 1_500], 300, p=[0.9, 0.1]))
+    light = from_lengths(np.full(60, 20), np.full(60, 3_000), source="light")
+    several = pool([dense, light])
+    plan = search.plan_policy(search.prepare(several, settings), "blend")
+    done = serve(several, plan, settings)
+    assert done.served.is_left is not None
+    core = ServingCore.from_plan(
+        plan,
+        several,
+        done.output_len,
+        search.prepare(several, settings).prompts,
+        settings.system,
+        settings.flavour(),
+    )
+    sides = np.full(len(several), -1)
+    while not core.is_done:
+        core.step()
+        requests = core.state.requests
+        fresh = (requests.status > 0) & (sides[core.rows] < 0)
+        sides[core.rows[fresh]] = requests.side[fresh]
+        core.commit()
+    assert (done.served.is_left == (sides == LEFT)).all()
+    at_last = np.zeros(len(several), np.int64)
+    at_last[core.rows] = core.state.requests.side
+    assert (at_last != sides).any(), "or this says nothing"
 
 
 def test_a_file_keeps_the_table(tmp_path: Path) -> None:
     one = Run(CASES["paced"])
-    write_served(one.table, tmp_path / "served.parquet")
-    assert pq.read_table(tmp_path / "served.parquet").equals(one.table)
-    write_served(one.table, tmp_path / "served.csv")
+    write_served(one.table, tmp_path / "served.parquet", {"plan_sha256": "abc"})
+    kept = pq.read_table(tmp_path / "served.parquet")
+    assert kept.equals(one.table)
+    told = json.loads(kept.schema.metadata[b"blendsim"])
+    assert told == {"schema": "served", "version": 1, "plan_sha256": "abc"}
+    write_served(one.table, tmp_path / "served.csv", {})
     lines = (tmp_path / "served.csv").read_text().splitlines()
     assert len(lines) == 1 + len(one.pool)
     assert lines[0].replace('"', "").split(",") == one.table.column_names

@@ -3,20 +3,22 @@ take them as they come, and when each is served, for whoever looks at single req
 """
 
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from blendsim import __version__
 from blendsim.cli import options as o
 from blendsim.cli.output import print_json, print_lines, width
 from blendsim.cli.places import require_places
 from blendsim.cli.planned import read_planned
 from blendsim.cli.progress import Progress
+from blendsim.cli.stopping import ends_at_once
 
 if TYPE_CHECKING:
-    import pyarrow as pa
-
+    from blendsim.search.served import Serving
     from blendsim.traces.seam import ReadOptions
 
 LINES = ".jsonl"
@@ -41,45 +43,44 @@ def export(
 ) -> None:
     """Write a plan's requests in the order in which they are served."""
     with Progress(is_whole_run=True) as say:
-        from blendsim.search import simulate_plan
-        from blendsim.search.served import (
-            lines_in_order,
-            require_apart,
-            require_ending,
-            served_table,
-            write_served,
-        )
+        from blendsim.files import sha256
+        from blendsim.search import served as by_request
 
         made, asked = read_planned(plan, workload)
-        require_ending(output)
-        require_apart(asked.settings)
+        by_request.require_ending(output)
+        by_request.require_apart(asked.settings)
         replicas = sorted(set(made.rank.tolist()))
         places = [output]
         if output.suffix == LINES:
             _require_batches(asked.traces, asked.read)
-            places = _places(output, replicas)
-        require_places(places, [plan, *asked.traces])
+            places = _places(output, replicas, asked.settings.dp)
+        require_places(places, [plan, *asked.inputs])
         say("reading traces")
-        pool = asked.load()
-        log = simulate_plan(pool, made, asked.settings, say).log
-        say("going through the run request by request")
-        table = served_table(pool, made, asked.settings, log)
+        with ends_at_once():
+            done = by_request.serve(asked.load(), made, asked.settings, say)
         if output.suffix == LINES:
             say("writing lines")
             files = [Path(trace) for trace in asked.traces]
+            lines = by_request.batch_lines(files, done.workload.source_names)
             for replica, place in zip(replicas, places, strict=True):
-                lines_in_order(table, replica, files, pool.source_names, place)
+                ids = done.workload.ids[done.order(replica)].tolist()
+                by_request.write_lines(lines, ids, place)
         else:
-            write_served(table, output)
+            meta = {"plan_sha256": sha256(plan), "settings": asdict(asked.settings)}
+            meta |= {"source": asked.source, "blendsim": __version__}
+            by_request.write_served(by_request.served_table(done), output, meta)
     if json:
-        print_json({"requests": len(pool), "files": [str(place) for place in places]})
+        told = {"requests": len(done.workload), "files": [str(place) for place in places]}
+        print_json(told | {"notes": done.notes})
         return
-    print_lines(_told(table, places))
+    print_lines(_told(done, places))
 
 
-def _places(output: Path, replicas: Sequence[int]) -> list[Path]:
-    """A file a replica: the name that is asked for, with the replica's number if there are more."""
-    if len(replicas) < 2:
+def _places(output: Path, replicas: Sequence[int], dp: int) -> list[Path]:
+    """A file a replica that has requests: the name that is asked for, with the replica's number
+    where there are several.
+    """
+    if dp < 2:
         return [output]
     return [output.with_name(f"{output.stem}-{replica}{output.suffix}") for replica in replicas]
 
@@ -98,18 +99,20 @@ def _require_batches(traces: Sequence[str], read: "ReadOptions") -> None:
             )
 
 
-def _told(table: "pa.Table", places: Sequence[Path]) -> Iterator[str]:
+def _told(done: "Serving", places: Sequence[Path]) -> Iterator[str]:
     """What was written, and how long requests were under way."""
     from blendsim.report.tables import paragraphs
 
-    stay: Any = table["ended"].to_numpy() - table["entered"].to_numpy()
+    served = done.served
+    stay = served.ended - served.entered
     wrote = ", ".join(str(place) for place in places)
     yield from paragraphs(
         [
-            f"{table.num_rows:,} requests in the order in which they are served, written to "
-            f"{wrote}. In the simulated run one takes {stay.mean():,.1f} s from entering to its "
-            f"last token in the mean, {stay.max(initial=0.0):,.1f} s at most; all are done after "
-            f"{table['ended'].to_numpy().max(initial=0.0):,.1f} s."
+            f"{len(stay):,} requests in the order in which they are served, written to {wrote}. In "
+            f"the simulated run one takes {stay.mean():,.1f} s from entering to its last token in "
+            f"the mean, {stay.max(initial=0.0):,.1f} s at most; all are done after "
+            f"{served.ended.max(initial=0.0):,.1f} s.",
+            *(f"Note: {note}" for note in done.notes),
         ],
         width(),
     )

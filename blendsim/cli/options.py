@@ -133,6 +133,11 @@ class Asked(NamedTuple):
         return without_oversize(pool, system.longest_request, self.skip_oversize)
 
     @property
+    def inputs(self) -> list[Path | str | None]:
+        """What is read for the pool: no output may take the place of one of these."""
+        return [*self.traces, self.read.lengths, self.read.tokenizer]
+
+    @property
     def source(self) -> dict[str, Any]:
         """How to read the same pool again, for a plan's memory of where it came from."""
         read = {field.name: getattr(self.read, field.name) for field in fields(self.read)}

@@ -21,8 +21,10 @@ from blendsim.errors import InputError
 
 if TYPE_CHECKING:  # nothing heavy before a command runs
     from blendsim.plan import Plan
+    from blendsim.request import Workload
     from blendsim.search import Choice
     from blendsim.search.schedule_search import Effort, Found
+    from blendsim.search.spread import Spread
     from blendsim.settings import Settings
 
 
@@ -56,66 +58,81 @@ def plan(
 
         asked = o.resolve(ctx.params | systems.first)
         require_places([output], o.files_read(ctx.params))
+        if further is not None:
+            from blendsim.search.auto_search import require_auto
+
+            require_auto(asked.settings)  # before a trace is waited for
+        say("reading traces")
         with ends_at_once():
-            choice, found, worlds = _choose(asked, further, say)
-        notes = [*choice.notes, *_unseen(asked, choice.plan), *_measured_too(asked.settings)]
+            pool = asked.load()
+            choice, found, spread = _choose(pool, asked.settings, further, say)
+        unseen = _unseen(asked, pool, choice.plan)
+        notes = [*choice.notes, *unseen, *_measured_too(asked.settings)]
         if output is not None:
             meta = {**choice.plan.meta, "source": asked.source}
             write_plan(replace(choice.plan, meta=meta), output)
     if json:
-        told = {"advice": choice.advice, "notes": notes, "worlds": worlds}
+        told = {"advice": choice.advice, "notes": notes, "worlds": spread.seconds}
         told |= found_json(found) if found else {}
         print_json(_object(choice.rows, choice.chosen, told | {"plan": output}))
         return
     kept = f"plan written to {output}" if output else "-o plan.parquet keeps this plan"
     where = f"{o.platform(asked.settings)}, engine {asked.settings.engine}"
-    advice = [*choice.advice, *(found_told(found) if found else []), *_range_told(worlds)]
+    advice = [*choice.advice, *(found_told(found) if found else []), *_range_told(spread)]
     print_lines(_text(choice.rows, choice.chosen, where, advice, notes))
     print_lines(["", kept])
 
 
 def _choose(
-    asked: o.Asked, further: "Effort | None", say: Progress
-) -> "tuple[Choice, Found | None, list[float]]":
-    """The best fixed policy and its seconds in other worlds that the sample allows; or the best of
+    pool: "Workload", settings: "Settings", further: "Effort | None", say: Progress
+) -> "tuple[Choice, Found | None, Spread]":
+    """The best fixed policy and its times in other worlds that the sample allows; or the best of
     them and of what a search finds, which has compared in such worlds.
     """
+    from blendsim.search.spread import NO_SPREAD, spread
+
     if further is None:
         from blendsim.search import choose_for, prepare
-        from blendsim.search.spread import spread
 
-        say("reading traces")
-        problem = prepare(asked.load(), asked.settings, say)
+        problem = prepare(pool, settings, say)
         choice = choose_for(problem, say)
-        say(f"simulating {choice.chosen.policy} with other lengths that the sample allows")
-        worlds = spread(problem, choice.plan, choice.chosen.token_budget)
-        return choice, None, worlds
-    from blendsim.search.auto_search import choose_and_search, require_auto
+        budget = choice.chosen.token_budget
+        return choice, None, spread(problem, choice.plan, budget, progress=say)
+    from blendsim.search.auto_search import choose_and_search
 
-    require_auto(asked.settings)  # before a trace is waited for
-    say("reading traces")
-    choice, found = choose_and_search(asked.load(), asked.settings, further, say)
-    return choice, found, []
+    return *choose_and_search(pool, settings, further, say), NO_SPREAD
 
 
-def _range_told(worlds: list[float]) -> list[str]:
+def _range_told(spread: "Spread") -> list[str]:
     """How far the predicted seconds may be off."""
-    if not worlds:
+    if not spread.seconds:
         return []
-    return [
-        f"Predicted seconds hang on lengths that were not sampled: in {len(worlds)} worlds that "
-        f"the sample allows the plan takes {worlds[0]:,.1f} to {worlds[-1]:,.1f} s, and longer if "
-        "an answer is longer than all sampled ones."
-    ]
+    told = (
+        f"Predicted seconds hang on lengths that were not sampled: in {len(spread.seconds)} worlds "
+        f"that the sample allows the plan takes {spread.seconds[0]:,.1f} to "
+        f"{spread.seconds[-1]:,.1f} s, and longer if an answer is longer than all sampled ones."
+    )
+    if spread.guessed:
+        told += (
+            f" {spread.guessed:,} requests are of sources without a sampled length: what is "
+            "guessed of them is the same in all worlds."
+        )
+    return [told]
 
 
-def _unseen(asked: o.Asked, plan: "Plan") -> list[str]:
-    """A note where most lengths of an earlier run are given and planning looked at few of them."""
-    given, seen = asked.read.lengths, int(plan.is_visible.sum())
-    if given is None or asked.settings.sample == 1.0:
+def _unseen(asked: o.Asked, pool: "Workload", plan: "Plan") -> list[str]:
+    """A note where an earlier run's lengths are given and planning looked at a part of them."""
+    if asked.read.lengths is None:
+        return []
+    import numpy as np
+
+    seen = np.zeros(len(pool), np.bool_)
+    seen[plan.order] = plan.is_visible
+    given, looked = int(pool.has_output.sum()), int((pool.has_output & seen).sum())
+    if looked == given:
         return []
     return [
-        f"of the lengths in {given} planning looked at those of {seen:,} requests, as if the "
+        f"of the {given:,} output lengths that are given planning looked at {looked:,}, as if the "
         "others were still to be answered; --sample 1 plans by all of them"
     ]
 

@@ -64,7 +64,7 @@ def replay(
             raise InputError("--full runs every step, --sampled some; give one of the two")
         wish = Wish(gpu, engine, model, sampled, executor, plain)
         wish.check()
-        require_places([output], [plan, *asked.traces])
+        require_places([output], [plan, *asked.inputs])
         say("reading traces")
         pool = asked.load()
         require_same_workload(made, pool)

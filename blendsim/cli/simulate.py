@@ -59,7 +59,7 @@ def simulate(
         from blendsim.steplog import write_steplog
 
         made, asked = read_planned(plan, workload)
-        require_places([output], [plan, *asked.traces])
+        require_places([output], [plan, *asked.inputs])
         changes = given(
             {
                 "gpu": gpu,

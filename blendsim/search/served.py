@@ -1,28 +1,46 @@
-"""Who is served when in a simulated run, as a table, and as the lines of batch files in that
+"""Who is served when in a plan's simulated run, as a table, and as the lines of batch files in that
 order.
 """
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 
 from blendsim.errors import InputError
 from blendsim.files import replacing
-from blendsim.plan import Plan
-from blendsim.request import Workload
-from blendsim.search.problem import prepare
+from blendsim.plan import Plan, require_same_workload
+from blendsim.printable import printable
+from blendsim.request import Ints, Workload
+from blendsim.search.problem import Progress, prepare
+from blendsim.search.trial import find_engine
 from blendsim.settings import Settings
-from blendsim.sim.served import request_times
-from blendsim.steplog import StepLog
+from blendsim.sim.run import simulate
+from blendsim.sim.served import Served, request_times
 from blendsim.traces.content import text_lines
 from blendsim.traces.jsonl import json_object
 
+SCHEMA, SCHEMA_VERSION = "served", 1
 ENDINGS = (".jsonl", ".csv", ".parquet")
+
+
+class Serving(NamedTuple):
+    """A plan's run, request by request."""
+
+    workload: Workload
+    output_len: Ints  # (n,) that they were run with: true ones where the trace has them, else drawn
+    served: Served
+    notes: list[str]  # what was guessed or left out
+
+    def order(self, replica: int | None = None) -> Ints:
+        """Rows of the workload by replica and by when they entered; of one replica, or of all."""
+        rows = np.lexsort((self.served.place, self.served.rank))
+        return rows if replica is None else rows[self.served.rank[rows] == replica]
 
 
 def require_apart(settings: Settings) -> None:
@@ -41,33 +59,41 @@ def require_ending(path: Path) -> None:
         raise InputError(f"{path}: the name says what is written; end it in {', '.join(ENDINGS)}")
 
 
-def served_table(workload: Workload, plan: Plan, settings: Settings, log: StepLog) -> pa.Table:
-    """A row a request of the simulated run that `log` is of, by replica and by when they entered.
-
-    Seconds are counted from the run's beginning: a request enters when the first step that computes
-    some of it begins, and has a token when the step that samples it ends. Output tokens are those
-    that it was run with: true ones where the trace has them, else drawn.
+def serve(
+    workload: Workload, plan: Plan, settings: Settings, progress: Progress = lambda _: None
+) -> Serving:
+    """Simulate the plan on the true lengths, where the trace has them, and note who is served when.
+    Raises PlanMismatch if it is for another workload.
     """
     require_apart(settings)
-    problem = prepare(workload, settings)
-    outputs = problem.true_lengths
-    served = request_times(
-        plan,
-        workload,
-        outputs,
-        problem.prompts,
-        problem.model.system,
-        settings.flavour(),
-        log,
-        settings.host,
+    require_same_workload(plan, workload)
+    problem = prepare(workload, settings, progress)
+    flavour, outputs = find_engine(problem, settings.engine), problem.true_lengths
+    progress(f"simulating {plan.policy}")
+    prompts, model = problem.prompts, problem.model
+    log = simulate(
+        plan, workload, outputs, prompts, model, flavour, settings.cluster, host=settings.host
     )
-    columns = {
-        "id": workload.ids,
+    progress("going through the run request by request")
+    served = request_times(
+        plan, workload, outputs, prompts, model.system, flavour, log, settings.host
+    )
+    return Serving(workload, outputs, served, [*workload.notes, *problem.lengths.notes])
+
+
+def served_table(done: Serving) -> pa.Table:
+    """A row a request, by replica and by when they entered.
+
+    Seconds are counted from the run's beginning: a request enters when the first step that computes
+    some of it begins, and has a token when the step that samples it ends.
+    """
+    workload, served, order = done.workload, done.served, done.order()
+    columns: dict[str, Any] = {
         "source": np.array(workload.source_names, np.str_)[workload.source],
         "replica": served.rank,
         "place": served.place,
         "prompt_tokens": workload.prompt_len,
-        "output_tokens": outputs,
+        "output_tokens": done.output_len,
         "hit_tokens": served.hit_tokens,
         "entered": served.entered,
         "first_token": served.first_token,
@@ -76,25 +102,26 @@ def served_table(workload: Workload, plan: Plan, settings: Settings, log: StepLo
     }
     if served.is_left is not None:
         columns["end"] = np.where(served.is_left, "compute", "memory")
-    order = np.lexsort((served.place, served.rank))
-    return pa.table({name: column[order] for name, column in columns.items()})
+    ids = [printable(one) for one in workload.ids[order].tolist()]
+    return pa.table({"id": ids} | {name: column[order] for name, column in columns.items()})
 
 
-def write_served(table: pa.Table, path: Path) -> None:
-    """As Parquet or CSV, by the file's ending; nothing half-written is left."""
+def write_served(table: pa.Table, path: Path, meta: Mapping[str, Any]) -> None:
+    """As Parquet, with `meta` in its schema's metadata, or as CSV, by the file's ending; nothing
+    half-written is left.
+    """
     with replacing(path) as temporary:
         if path.suffix == ".csv":
             pacsv.write_csv(table, temporary)
         else:
-            pq.write_table(table, temporary)
+            told = {"schema": SCHEMA, "version": SCHEMA_VERSION, **meta}
+            kept = {b"blendsim": json.dumps(told, sort_keys=True).encode()}
+            pq.write_table(table.replace_schema_metadata(kept), temporary)
 
 
-def lines_in_order(
-    table: pa.Table, replica: int, files: Sequence[Path], names: Sequence[str], path: Path
-) -> None:
-    """Write to `path` the lines of OpenAI batch `files` that the replica serves, as they stand
-    there, in its order. `names` are the files' in the pool, whose ids begin with them where there
-    are several.
+def batch_lines(files: Sequence[Path], names: Sequence[str]) -> dict[str, str]:
+    """Lines of OpenAI batch `files` by the ids of their requests in the pool, which begin with the
+    files' `names` there if there are several.
     """
     lines: dict[str, str] = {}
     for file, name in zip(files, names, strict=True):
@@ -103,8 +130,13 @@ def lines_in_order(
             for number, line in enumerate(text, start=1):
                 if line.strip():
                     row = json_object(line, f"{file}, line {number}")
-                    lines[f"{prefix}{row['custom_id']}"] = line.rstrip("\r\n")
-    ids = table.filter(pc.equal(table["replica"], replica))["id"].to_pylist()
+                    # NOTE: a column of text keeps no NUL at its end.
+                    lines[f"{prefix}{row['custom_id']}".rstrip("\0")] = line.rstrip("\r\n")
+    return lines
+
+
+def write_lines(lines: Mapping[str, str], ids: Sequence[str], path: Path) -> None:
+    """The lines of these requests, in their order."""
     with replacing(path) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as out:
         for one in ids:
             out.write(lines[one] + "\n")

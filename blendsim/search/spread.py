@@ -4,21 +4,54 @@ worlds that the sample allows.
 
 import os
 from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
+
+import numpy as np
 
 from blendsim.plan import Plan
+from blendsim.planner.evidence import evidence
+from blendsim.planner.tree import pool_tree
+from blendsim.search import budgets
 from blendsim.search.judging import WORLDS
-from blendsim.search.problem import Problem, with_worlds
+from blendsim.search.problem import Problem, Progress, with_worlds
 from blendsim.search.trial import find_engine
 from blendsim.search.world_run import seconds_in
 
 
-def spread(problem: Problem, plan: Plan, token_budget: int, worlds: int = WORLDS) -> list[float]:
-    """Seconds of the plan in so many worlds, ascending, at this token budget; none where lengths
-    leave only one. Prefill and decode pools take long to simulate and are passed over.
+class Spread(NamedTuple):
+    """A plan's times in several worlds."""
+
+    seconds: list[float]  # in each, ascending; none where lengths leave only one world
+    guessed: int  # requests that are alike in all: of sources where no sampled length is seen
+
+
+NO_SPREAD = Spread([], 0)
+
+
+def spread(
+    problem: Problem,
+    plan: Plan,
+    token_budget: int,
+    worlds: int = WORLDS,
+    progress: Progress = lambda _: None,
+) -> Spread:
+    """The plan in so many worlds at this token budget; they had no part in choosing it. Prefill and
+    decode pools take long to simulate and are passed over.
     """
     if problem.settings.cluster.is_disaggregated:
-        return []
+        return NO_SPREAD
+    several = with_worlds(problem, budgets.WORLDS + worlds).worlds[budgets.WORLDS :]
+    if not several:
+        return NO_SPREAD
+    progress(f"simulating {plan.policy} with other lengths that the sample allows")
     flavour = find_engine(problem, problem.settings.engine, token_budget)
-    several = with_worlds(problem, worlds).worlds
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # compiled code runs outside the lock
-        return sorted(pool.map(lambda world: seconds_in(problem, plan, flavour, world), several))
+        seconds = pool.map(lambda world: seconds_in(problem, plan, flavour, world), several)
+        return Spread(sorted(seconds), _guessed(problem))
+
+
+def _guessed(problem: Problem) -> int:
+    """Requests of sources of which no length is seen."""
+    tree = pool_tree(problem.workload, problem.prompts)
+    seen = tree.group[evidence(problem.workload, tree, problem.lengths.is_visible)]
+    return int((~np.isin(tree.group, seen)).sum())

@@ -25,7 +25,7 @@ from blendsim.serving.turned import commit_turned, schedule_turned
 from blendsim.specs import HostMemory, System
 from blendsim.steplog import StepLog
 
-PLACE, ENTERED, HIT, FIRST, ENDED = range(5)  # rows of the notes: three are steps, HIT is tokens
+PLACE, SIDE, ENTERED, HIT, FIRST, ENDED = range(6)  # rows of the notes: the last but HIT are steps
 
 
 class Served(NamedTuple):
@@ -36,7 +36,7 @@ class Served(NamedTuple):
     entered: NDArray[np.float64]  # (n,) the first step that computes some of it begins
     first_token: NDArray[np.float64]  # (n,) the step that samples it ends
     ended: NDArray[np.float64]  # (n,) the step that samples its last token ends
-    hit_tokens: Ints  # (n,) of its prompt that it found computed when it entered first
+    hit_tokens: Ints  # (n,) of its prompt, found computed (or on the host) when it entered first
     was_preempted: NDArray[np.bool_]  # (n,) at least once
     is_left: NDArray[np.bool_] | None  # (n,) entered from the compute-heavy end; None: one end only
 
@@ -70,13 +70,14 @@ def request_times(
         core = ServingCore.from_plan(
             plan, workload, output_len, prompts, system, flavour, rank, host
         )
-        notes = np.full((5, len(core.rows)), NONE, np.int64)
+        notes = np.full((6, len(core.rows)), NONE, np.int64)
         steps = _serve(core, notes)
         at = np.flatnonzero(log.replica == rank)
-        if steps != len(at):
+        ended = np.bincount(notes[ENDED], minlength=steps)
+        if not np.array_equal(ended, log.count("finished")[at]):
             raise InputError(
-                f"replica {rank} runs {steps:,} steps and the log has {len(at):,}; give the log of "
-                "this plan's run"
+                f"replica {rank} has other steps in the log than in this run of {steps:,}; give "
+                "the log of this plan's run"
             )
         rows = core.rows
         served.rank[rows] = rank
@@ -87,7 +88,7 @@ def request_times(
         served.hit_tokens[rows] = notes[HIT]
         served.was_preempted[rows] = core.state.requests.was_preempted > 0
         if served.is_left is not None:
-            served.is_left[rows] = core.state.requests.side == LEFT
+            served.is_left[rows] = notes[SIDE] == LEFT
     return served
 
 
@@ -110,6 +111,7 @@ def _note_step(state: State, step: int, entered: int, decodes: bool, notes: Ints
         k = state.chunk[0, j]
         if notes[ENTERED, k] == NONE:
             notes[PLACE, k] = entered
+            notes[SIDE, k] = state.requests[k].side
             notes[ENTERED, k] = step
             notes[HIT, k] = state.chunk[1, j]
             entered += 1
