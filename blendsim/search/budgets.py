@@ -22,7 +22,7 @@ BUDGETS = (512, 1_024, 2_048, 4_096, 8_192)  # tokens a step that are tried
 WORTH = 0.005
 #: In which a budget that gains by prediction must gain too where lengths are not known. Drawn
 #: lengths are one world of many: 512 tokens a step gained 1.0 % in one of trace2 on an H200 with
-#: nothing known, and lost 2.6 % in the mean of eight others and 9.7 % on the true lengths. Every
+#: 1 % sampled, and lost 2.6 % in the mean of eight others and 9.7 % on the true lengths. Every
 #: world costs a run a budget, so there are fewer than a search takes.
 WORLDS = 4
 
