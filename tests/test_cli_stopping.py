@@ -82,7 +82,7 @@ def test_kernels_in_a_passing_directory_are_removed_first(
 @pytest.mark.parametrize(
     ("arguments", "room", "name"),
     [
-        (("plan", "--trace", "trace.csv"), search, "choose"),
+        (("plan", "--trace", "trace.csv"), search, "choose_for"),
         (("plan", "--trace", "trace.csv", "--dp", "1,2"), search, "rent"),
         (("compare", "--trace", "trace.csv"), search, "compare"),
         (("search", "--trace", "trace.csv"), schedule_search, "search"),
