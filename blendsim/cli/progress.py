@@ -8,7 +8,7 @@ from typing import Any, Self
 from blendsim.printable import printable
 
 PATIENCE = 1.0  # seconds of silence
-COLD_SECONDS = 70  # compiling all kernels: one core's time, as numba compiles one at a time
+COLD_SECONDS = 120  # compiling all kernels: one core's time, as numba compiles one at a time
 
 
 class Progress:
