@@ -60,11 +60,11 @@ def export(
             done = by_request.serve(asked.load(), made, asked.settings, say)
         if output.suffix == LINES:
             say("writing lines")
-            files = [Path(trace) for trace in asked.traces]
-            lines = by_request.batch_lines(files, done.workload.source_names)
-            for replica, place in zip(replicas, places, strict=True):
-                ids = done.workload.ids[done.order(replica)].tolist()
-                by_request.write_lines(lines, ids, place)
+            from blendsim.traces.raw_lines import raw_lines, write_lines
+
+            lines = raw_lines([Path(trace) for trace in asked.traces], done.workload.source_names)
+            for rows, place in zip(done.by_replica(), places, strict=True):
+                write_lines(lines, done.workload.ids[rows].tolist(), place)
         else:
             meta = {"plan_sha256": sha256(plan), "settings": asdict(asked.settings)}
             meta |= {"source": asked.source, "blendsim": __version__}

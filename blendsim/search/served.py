@@ -1,9 +1,7 @@
-"""Who is served when in a plan's simulated run, as a table, and as the lines of batch files in that
-order.
-"""
+"""Who is served when in a plan's simulated run, as a table."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,8 +20,6 @@ from blendsim.search.trial import find_engine
 from blendsim.settings import Settings
 from blendsim.sim.run import simulate
 from blendsim.sim.served import Served, request_times
-from blendsim.traces.content import text_lines
-from blendsim.traces.jsonl import json_object
 
 SCHEMA, SCHEMA_VERSION = "served", 1
 ENDINGS = (".jsonl", ".csv", ".parquet")
@@ -37,10 +33,15 @@ class Serving(NamedTuple):
     served: Served
     notes: list[str]  # what was guessed or left out
 
-    def order(self, replica: int | None = None) -> Ints:
-        """Rows of the workload by replica and by when they entered; of one replica, or of all."""
-        rows = np.lexsort((self.served.place, self.served.rank))
-        return rows if replica is None else rows[self.served.rank[rows] == replica]
+    @property
+    def order(self) -> Ints:
+        """(n,) rows of the workload, by replica and by when they entered."""
+        return np.lexsort((self.served.place, self.served.rank))
+
+    def by_replica(self) -> list[Ints]:
+        """Rows of the workload of each replica that has any, in its order; replicas ascending."""
+        order = self.order
+        return np.split(order, np.flatnonzero(np.diff(self.served.rank[order])) + 1)
 
 
 def require_apart(settings: Settings) -> None:
@@ -87,7 +88,7 @@ def served_table(done: Serving) -> pa.Table:
     Seconds are counted from the run's beginning: a request enters when the first step that computes
     some of it begins, and has a token when the step that samples it ends.
     """
-    workload, served, order = done.workload, done.served, done.order()
+    workload, served, order = done.workload, done.served, done.order
     columns: dict[str, Any] = {
         "source": np.array(workload.source_names, np.str_)[workload.source],
         "replica": served.rank,
@@ -117,26 +118,3 @@ def write_served(table: pa.Table, path: Path, meta: Mapping[str, Any]) -> None:
             told = {"schema": SCHEMA, "version": SCHEMA_VERSION, **meta}
             kept = {b"blendsim": json.dumps(told, sort_keys=True).encode()}
             pq.write_table(table.replace_schema_metadata(kept), temporary)
-
-
-def batch_lines(files: Sequence[Path], names: Sequence[str]) -> dict[str, str]:
-    """Lines of OpenAI batch `files` by the ids of their requests in the pool, which begin with the
-    files' `names` there if there are several.
-    """
-    lines: dict[str, str] = {}
-    for file, name in zip(files, names, strict=True):
-        prefix = f"{name}/" if len(files) > 1 else ""
-        with text_lines(file) as text:
-            for number, line in enumerate(text, start=1):
-                if line.strip():
-                    row = json_object(line, f"{file}, line {number}")
-                    # NOTE: a column of text keeps no NUL at its end.
-                    lines[f"{prefix}{row['custom_id']}".rstrip("\0")] = line.rstrip("\r\n")
-    return lines
-
-
-def write_lines(lines: Mapping[str, str], ids: Sequence[str], path: Path) -> None:
-    """The lines of these requests, in their order."""
-    with replacing(path) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as out:
-        for one in ids:
-            out.write(lines[one] + "\n")
