@@ -34,18 +34,18 @@ def pacing_notes(plan: "Plan", own: "Settings", settings: "Settings") -> list[st
     is_paced = plan.pacing is not None and settings.flavour().can_pace
     if not is_paced or cluster.is_disaggregated or cluster.steals:
         return []
-    before, now = _machine(own), _machine(settings)
+    before = _machine(own, plan.meta.get("overlap", own.overlap))
+    now = _machine(settings, settings.overlap)
     if before == now:
         return []
     return [f"its steps are paced for {before}, and run on {now}; a plan for that may take less"]
 
 
-def _machine(settings: "Settings") -> str:
+def _machine(settings: "Settings", overlap: str) -> str:
     """What steps are priced by, in words."""
     from blendsim.perf.measured import IMPORTED
     from blendsim.perf.overlap import FIT, default_overlap
 
-    overlap, is_imported = settings.overlap, settings.profile == IMPORTED
     if overlap == "auto":
-        overlap = default_overlap(settings.system) if is_imported else FIT
+        overlap = default_overlap(settings.system) if settings.profile == IMPORTED else FIT
     return f"{settings.gpu} (overlap {overlap}, profile {settings.profile})"
