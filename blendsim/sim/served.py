@@ -94,6 +94,8 @@ def request_times(
 
 def _serve(core: ServingCore, notes: Ints) -> int:
     """Run the core to its end; returns the steps."""
+    # NOTE: compiled loops of its three kinds of steps, though `core.step()` knows which is its:
+    # one call a step took 27 s where a loop takes 0.35 (183,000 steps of trace1).
     if core.is_turned:
         return int(_serve_turned(core.state, notes))
     if core.rounds is not None:
