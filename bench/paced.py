@@ -29,7 +29,7 @@ from blendsim.report.floors import bound_with_floors
 from blendsim.report.metrics import PoolFacts, Row
 from blendsim.report.optimum import Bounds
 from blendsim.request import Ints, Workload
-from blendsim.search.budgets import BUDGETS, better_engine
+from blendsim.search.budgets import BUDGETS, Run, better_run
 from blendsim.search.schedule_search import Effort, search_prepared
 from blendsim.search.trial import block_size, find_bounds, find_engine, find_facts, run_trial
 from blendsim.serving.flavour import PROMPT_FITS, Flavour
@@ -96,8 +96,8 @@ def paced(judged: Judge, problem: search.Problem) -> tuple[Row, Row]:
     engine, plan = find_engine(problem, "nanoflow"), search.plan_policy(problem, "paced")
     own = judged.rows(problem, plan, "paced", [engine])[0]
     with ThreadPoolExecutor(2) as pool:
-        better = better_engine(problem, plan, engine, own.predicted_seconds, pool)
-    return own, own if better is None else judged.rows(problem, plan, "paced", [better])[0]
+        better = better_run(problem, [Run("paced", plan, own.predicted_seconds)], engine, pool)
+    return own, own if better is None else judged.rows(problem, plan, "paced", [better[1]])[0]
 
 
 def without(part: str, judged: Judge, problem: search.Problem) -> Row:

@@ -20,7 +20,7 @@ from blendsim.report.rental import Goal
 from blendsim.report.tables import policy_labels, policy_table
 from blendsim.request import Workload, from_lengths
 from blendsim.search import budgets
-from blendsim.search.budgets import BUDGETS, WORTH, better_engine, other_budgets
+from blendsim.search.budgets import BUDGETS, WORTH, Run, better_run, other_budgets
 from blendsim.search.choice import Choice
 from blendsim.search.problem import Problem
 from blendsim.search.rental import find_candidates, rent
@@ -285,8 +285,8 @@ class Told:
         monkeypatch.setattr(budgets, "seconds_in", self)
         own, plan = find_flavour("nanoflow"), search.plan_policy(problem, "fcfs")
         with ThreadPoolExecutor(1) as pool:
-            taken = better_engine(problem, plan, own, self.drawn[OWN], pool)
-        return None if taken is None else taken.token_budget
+            taken = better_run(problem, [Run("fcfs", plan, self.drawn[OWN])], own, pool)
+        return None if taken is None else taken[1].token_budget
 
 
 LUCKY = {512: 98.0, 1_024: 99.0, OWN: 100.0, 4_096: 99.6, 8_192: 103.0}

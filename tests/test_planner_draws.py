@@ -9,7 +9,7 @@ from strategies import workloads
 from test_planner_lengths import two_sources
 
 from blendsim.planner import evidence as evidence_module
-from blendsim.planner.evidence import evidence
+from blendsim.planner.evidence import evidence, is_unlearned
 from blendsim.planner.lengths import Lengths, draw, expect_lengths
 from blendsim.planner.tree import PoolTree, pool_tree
 from blendsim.prefix import sort_prompts
@@ -62,9 +62,37 @@ def test_draws_do_not_depend_on_lengths_that_are_not_visible(workload: Workload,
     changed = replace(workload, output_len=np.where(hidden, 9_999, workload.output_len))
     assert np.array_equal(drawn_of(changed, 0.3, seed, least=1)[2], drawn)
     seen = workload.output_len[tree.order[evidence(workload, tree, lengths.is_visible)]]
-    free = ~lengths.is_visible & (workload.output_limit == 0)
-    guessed = drawn[free & (drawn != lengths.expected)]
-    assert set(guessed.tolist()) <= set(seen.tolist())
+    is_blind = is_unlearned(workload, tree, lengths.is_visible)
+    learned = drawn[~lengths.is_visible & (workload.output_limit == 0) & ~is_blind]
+    assert set(learned.tolist()) <= set(seen.tolist())
+
+
+def test_what_nothing_is_learned_of_is_exponential_about_its_guess() -> None:
+    n = 20_000
+    workload = replace(two_sources(n, n), output_limit=np.repeat([0, 4_000], n).astype(np.int64))
+    workload = replace(workload, has_output=np.zeros(2 * n, np.bool_))
+    tree, lengths, drawn = drawn_of(workload, 0.01)
+    assert is_unlearned(workload, tree, lengths.is_visible).all()
+    for half, cut in ((slice(0, n), np.inf), (slice(n, 2 * n), 4_000)):
+        mean = lengths.expected[half].mean()
+        assert abs(drawn[half].mean() / (mean * -np.expm1(-cut / mean)) - 1) < 0.03
+        for q in (0.5, 0.9, 0.999):
+            assert abs(np.quantile(drawn[half], q) / min(-mean * np.log(1 - q), cut) - 1) < 0.05
+    assert drawn.min() >= 1
+    assert drawn[n:].max() == 4_000
+
+
+def test_one_source_that_is_seen_teaches_the_other_its_mean_and_not_its_lengths() -> None:
+    workload = two_sources(400, 4_000)
+    workload = replace(workload, has_output=np.arange(len(workload)) < 400)
+    tree, lengths, drawn = drawn_of(workload, 0.2)
+    assert (
+        is_unlearned(workload, tree, lengths.is_visible).tolist() == [False] * 400 + [True] * 4_000
+    )
+    assert (drawn[:400] == workload.output_len[:400]).all()
+    mean = workload.output_len[0]
+    assert (lengths.expected[400:] == mean).all()
+    assert abs(drawn[400:].std() / mean - 1) < 0.1
 
 
 def test_plain_twin_finds_the_same_nodes() -> None:

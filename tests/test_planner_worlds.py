@@ -8,7 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from strategies import workloads
 
-from blendsim.planner.lengths import RULES, SHRUNK, SUBTREE_MEAN, expect_lengths
+from blendsim.planner.lengths import (
+    PRIOR_DOUBT,
+    PRIOR_OUTPUT,
+    RULES,
+    SHRUNK,
+    SUBTREE_MEAN,
+    expect_lengths,
+)
 from blendsim.planner.outlook import possible_worlds
 from blendsim.planner.tree import pool_tree
 from blendsim.prefix import sort_prompts
@@ -73,10 +80,30 @@ def test_hidden_lengths_change_no_world(workload: Workload, seed: int, rule: str
         assert world.min() >= 1
 
 
-def test_no_world_where_all_is_known_or_nothing_is() -> None:
+def test_worlds_without_a_sample_differ_in_the_mean_by_a_factor_of_two() -> None:
+    workload = from_lengths([100] * 2_000, np.ones(2_000, np.int64))
+    workload = replace(workload, has_output=np.zeros(2_000, np.bool_))
+    means = np.log([world.mean() for world in worlds_of(workload, 0.01, 400)])
+    assert abs(means.std() / PRIOR_DOUBT - 1) < 0.15
+    assert abs(means.mean() - np.log(PRIOR_OUTPUT)) < 0.15
+
+
+def test_sources_without_a_sample_are_doubted_each_by_itself() -> None:
+    workload = from_lengths([100] * 2_000, np.ones(2_000, np.int64))
+    workload = replace(
+        workload,
+        has_output=np.zeros(2_000, np.bool_),
+        source=np.repeat([0, 1], 1_000).astype(np.int32),
+        source_names=("a", "b"),
+    )
+    worlds = worlds_of(workload, 0.01, 200)
+    halves = np.log([[world[:1_000].mean(), world[1_000:].mean()] for world in worlds])
+    assert abs(np.corrcoef(halves.T)[0, 1]) < 0.25
+
+
+def test_no_world_where_all_is_known() -> None:
     workload = from_lengths([100] * 50, np.arange(1, 51))
     assert worlds_of(workload, 1.0) == ()
-    assert worlds_of(workload, 0.0) == ()
     assert len(worlds_of(workload, 0.1)) == 8
     assert len(worlds_of(workload, 0.1, rule=SHRUNK)) == 8
 

@@ -114,8 +114,8 @@ def _range_told(spread: "Spread") -> list[str]:
     )
     if spread.guessed:
         told += (
-            f" {spread.guessed:,} requests are of sources without a sampled length: what is "
-            "guessed of them is the same in all worlds."
+            f" {spread.guessed:,} requests are of sources without a sampled length: of the mean "
+            "that is guessed for them, two worlds of three take half to double."
         )
     return [told]
 

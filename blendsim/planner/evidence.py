@@ -26,6 +26,17 @@ def is_alone(tree: PoolTree) -> NDArray[np.bool_]:
     return np.equal(tree.parent[tree.leaf_parent], 0)
 
 
+def is_unlearned(
+    workload: Workload, tree: PoolTree, is_visible: NDArray[np.bool_]
+) -> NDArray[np.bool_]:
+    """(n,) by row: requests not visible, of sources of which no length is."""
+    sources = int(tree.group.max(initial=-1)) + 1
+    has_seen = np.bincount(tree.group[evidence(workload, tree, is_visible)], minlength=sources) > 0
+    found = np.empty(len(workload), np.bool_)
+    found[tree.order] = ~has_seen[tree.group]
+    return found & ~is_visible
+
+
 @allocating_kernel
 def deepest_nodes(parent: Ints, count: Ints) -> Ints:
     """The deepest node with evidence at or above each node, the root apart; −1 without any."""

@@ -4,6 +4,7 @@ Estimates never read an output length that is not visible. A request is *known* 
 follows from its parameters; it needs no sample, and says little about requests that need one.
 """
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 from blendsim.compiled import allocating_kernel
 from blendsim.errors import UnknownName
 from blendsim.plan import fingerprint
-from blendsim.planner.evidence import deepest_nodes, evidence, is_alone
+from blendsim.planner.evidence import deepest_nodes, evidence, is_alone, is_unlearned
 from blendsim.planner.sample import AUTO, LEAST_GROWN, LEAST_SAMPLE, choose_sample, choose_what_pays
 from blendsim.planner.shrunk import shrunk
 from blendsim.planner.tree import Floats, PoolTree
@@ -23,6 +24,8 @@ SUBTREE_MEAN, SHRUNK = "subtree-mean", "shrunk"
 RULES = (SUBTREE_MEAN, SHRUNK)  # how lengths that are not visible are estimated and drawn
 PRIOR_SHARE = 0.25  # of max_tokens, when no output length is known anywhere
 PRIOR_OUTPUT = 256  # tokens, when there is no max_tokens either: the mean the paper normalises to
+#: A mean that nothing was learned about is right to a factor of e to this in two worlds of three.
+PRIOR_DOUBT = math.log(2.0)
 
 
 class Lengths(NamedTuple):
@@ -89,12 +92,14 @@ def draw(
 
     A request whose length is not visible takes that of a visible one, drawn from where its estimate
     by `rule` is from too: the deepest subtree with evidence, or `shrunk`'s mixture. Means alone
-    would predict a run without long answers, and so without a tail. Requests without evidence keep
-    their estimate.
+    would predict a run without long answers, and so without a tail. Where nothing was learned of a
+    source, lengths are exponential about their estimate: of all distributions with a given mean
+    that one assumes least, and answers of real services spread about as widely.
 
     A sample is not the pool. Where it `is_doubted`, its lengths are not equally likely: each gets
     an exponential weight, the same for all who draw from it, so that worlds differ as much as the
-    sample leaves open (the Bayesian bootstrap: Rubin, Annals of Statistics 9(1), 1981).
+    sample leaves open (the Bayesian bootstrap: Rubin, Annals of Statistics 9(1), 1981). What
+    nothing was learned about is doubted by `PRIOR_DOUBT`, source by source.
     """
     luck = rng.random(len(workload))
     found = np.flatnonzero(evidence(workload, tree, lengths.is_visible))
@@ -106,6 +111,14 @@ def draw(
         drawn = np.where(np.isnan(by_row), lengths.expected, by_row).astype(np.int64)
     else:
         drawn = _draw_of_deepest(workload, tree, lengths, found, weight, luck)
+    is_blind = is_unlearned(workload, tree, lengths.is_visible)
+    leaf = np.flatnonzero(is_blind[tree.order])
+    if len(leaf):
+        doubt = PRIOR_DOUBT if is_doubted else 0.0
+        factor = np.exp(doubt * rng.standard_normal(int(tree.group.max()) + 1))[tree.group[leaf]]
+        row = tree.order[leaf]
+        length = -np.log1p(-luck[leaf]) * factor * lengths.expected[row]
+        drawn[row] = np.maximum(1, np.rint(length)).astype(np.int64)
     limit = np.where(workload.output_limit > 0, workload.output_limit, np.iinfo(np.int64).max)
     return np.where(lengths.is_visible, lengths.expected, np.minimum(drawn, limit))
 

@@ -6,7 +6,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from blendsim.planner.evidence import evidence
 from blendsim.planner.lengths import SUBTREE_MEAN, Lengths, draw, expect_lengths
 from blendsim.planner.tree import pool_tree
 from blendsim.prefix import SortedPrompts
@@ -52,12 +51,11 @@ def possible_worlds(
     rule: str = SUBTREE_MEAN,
 ) -> tuple[Ints, ...]:
     """`count` times (n,) outputs that what is visible leaves possible, as far from it as a sample
-    of its size may be from its pool; none where every length is visible, or where nothing says how
-    long the others may be.
+    of its size may be from its pool; none where every length is visible.
     """
-    tree = pool_tree(workload, prompts)
-    if lengths.is_visible.all() or not evidence(workload, tree, lengths.is_visible).any():
+    if lengths.is_visible.all():
         return ()
+    tree = pool_tree(workload, prompts)
     room = np.maximum(1, system.longest_request - workload.prompt_len)
     rngs = map(np.random.default_rng, np.random.SeedSequence(seed).spawn(count))
     return tuple(

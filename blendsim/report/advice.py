@@ -127,6 +127,8 @@ def _why(rows: Sequence[Row], chosen: Row, judged: Judged | None) -> str:
 
 def _lead(own: float, other: float) -> str:
     margin = other / own - 1
+    if margin < -0.0005:
+        return f"{-margin:.1%} slower, which is chance, than"
     return "as fast as" if margin < 0.0005 else f"{margin:.1%} faster than"
 
 

@@ -1,14 +1,17 @@
-"""Token budgets to try beside an engine's own: which, and when another one is worth taking.
+"""The best of several policies, and of several token budgets beside an engine's own: which are
+tried, and when another one is worth taking.
 
 Orders do not depend on the budget, so a plan is made once and only run again.
 """
 
 from collections.abc import Sequence
 from concurrent.futures import Executor
+from typing import NamedTuple
 
 import numpy as np
 
 from blendsim.plan import Plan
+from blendsim.planner.make import PACED
 from blendsim.request import Ints
 from blendsim.search.judging import judge, sure_gain
 from blendsim.search.problem import Problem, with_worlds
@@ -25,6 +28,36 @@ WORTH = 0.005
 #: 1 % sampled, and lost 2.6 % in the mean of eight others and 9.7 % on the true lengths. Every
 #: world costs a run a budget, so there are fewer than a search takes.
 WORLDS = 4
+#: Share of the seconds by which policies differ by chance where lengths are not known.
+TIE = 0.002
+#: Of policies that tie. The first ones keep prefixes together, the simplest of them first.
+_PREFERRED = ("dfs", "blend", PACED, "fcfs", "random")
+#: A policy is tried at other budgets where it is behind the best by at most this share of the
+#: seconds: at another budget it may be ahead. And no more of them than so many, the best included.
+CLOSE, MOST_LEADING = 0.01, 3
+
+
+class Run(NamedTuple):
+    """A policy's plan and what it takes at the engine's own budget, by prediction."""
+
+    policy: str
+    plan: Plan
+    seconds: float
+
+
+def leading_runs(problem: Problem, runs: Sequence[Run]) -> list[Run]:
+    """Of the policies' runs the one to choose, and then those that are close to it, the fastest
+    first. The fastest is chosen, but where lengths are not known, of those that tie with it the
+    preferred.
+    """
+    ranked = sorted(runs, key=lambda run: run.seconds)
+    least = ranked[0].seconds
+    chosen = ranked[0]
+    if not problem.lengths.is_visible.all():
+        ties = [run for run in ranked if run.seconds <= least * (1 + TIE)]
+        chosen = min(ties, key=lambda run: _PREFERRED.index(run.policy))
+    close = [run for run in ranked if run is not chosen and run.seconds <= least * (1 + CLOSE)]
+    return [chosen, *close][:MOST_LEADING]
 
 
 def covered_budgets(problem: Problem) -> list[int]:
@@ -34,7 +67,7 @@ def covered_budgets(problem: Problem) -> list[int]:
 
 
 def other_budgets(problem: Problem, own: int) -> list[int]:
-    """Those beside the engine's `own` that the best policy is tried at: none for a policy or a
+    """Those beside the engine's `own` that the best policies are tried at: none for a policy or a
     budget that is asked for, nor where prefill and decode have pools of their own, since those take
     long to simulate.
     """
@@ -45,43 +78,45 @@ def other_budgets(problem: Problem, own: int) -> list[int]:
     return [n for n in covered_budgets(problem) if n != own and n >= least]
 
 
-def better_engine(
-    problem: Problem, plan: Plan, flavour: Flavour, seconds: float, pool: Executor
-) -> Flavour | None:
-    """The engine at the other token budget that is fastest by prediction, if it gains enough over
-    the `seconds` predicted for `flavour`; where lengths are not known, the one that surely gains
-    most in other possible worlds. True lengths are not looked at.
+def better_run(
+    problem: Problem, leading: Sequence[Run], flavour: Flavour, pool: Executor
+) -> tuple[Run, Flavour] | None:
+    """Of the `leading` runs at the budget of `flavour`, the chosen one first, the one that is
+    fastest by prediction at another token budget, and the engine at that budget, if it gains enough
+    over the chosen one; where lengths are not known, the one that surely gains most in other
+    possible worlds. True lengths are not looked at.
     """
     budgets = other_budgets(problem, flavour.token_budget)
     engines = [find_engine(problem, flavour.name, budget) for budget in budgets]
-    tried = pool.map(lambda engine: seconds_in(problem, plan, engine, problem.drawn), engines)
-    gaining: dict[float, Flavour] = {}  # by seconds; of those that take equally long the first
-    for engine, took in zip(engines, tried, strict=True):
-        if took <= seconds * (1 - WORTH):
-            gaining.setdefault(took, engine)
+    pairs = [(run, engine) for run in leading for engine in engines]
+    tried = pool.map(lambda pair: seconds_in(problem, pair[0].plan, pair[1], problem.drawn), pairs)
+    gaining: dict[float, tuple[Run, Flavour]] = {}  # of those that take equally long the first
+    for pair, took in zip(pairs, tried, strict=True):
+        if took <= leading[0].seconds * (1 - WORTH):
+            gaining.setdefault(took, pair)
     if not gaining:
         return None
     ranked = [gaining[took] for took in sorted(gaining)]
     worlds = with_worlds(problem, WORLDS).worlds
-    return _surest(problem, plan, flavour, ranked, worlds, pool) if worlds else ranked[0]
+    usual = (leading[0], flavour)
+    return _surest(problem, usual, ranked, worlds, pool) if worlds else ranked[0]
 
 
 def _surest(
     problem: Problem,
-    plan: Plan,
-    usual: Flavour,
-    others: Sequence[Flavour],
+    usual: tuple[Run, Flavour],
+    others: Sequence[tuple[Run, Flavour]],
     worlds: Sequence[Ints],
     pool: Executor,
-) -> Flavour | None:
-    """Of `others` the engine that surely gains most over the `usual` one in these worlds, if one
-    does.
-    """
+) -> tuple[Run, Flavour] | None:
+    """Of `others` what surely gains most over the `usual` in these worlds, if anything does."""
 
-    def run(pairs: Sequence[tuple[Flavour, int]]) -> list[float]:
-        return list(
-            pool.map(lambda pair: seconds_in(problem, plan, pair[0], worlds[pair[1]]), pairs)
-        )
+    def run(tasks: Sequence[tuple[tuple[Run, Flavour], int]]) -> list[float]:
+        def seconds(task: tuple[tuple[Run, Flavour], int]) -> float:
+            (one, engine), k = task
+            return seconds_in(problem, one.plan, engine, worlds[k])
+
+        return list(pool.map(seconds, tasks))
 
     before = np.log(run([(usual, k) for k in range(len(worlds))]))
     logs = judge(others, len(worlds), run, before).logs

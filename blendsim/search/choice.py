@@ -5,6 +5,7 @@ The choice uses `predicted_seconds`, simulated on what planning may see. The tru
 simulated only to report what the choice was worth.
 """
 
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import NamedTuple
@@ -15,7 +16,7 @@ from blendsim.report.advice import advise
 from blendsim.report.metrics import Row, beside
 from blendsim.report.optimum import Bounds
 from blendsim.request import Workload
-from blendsim.search.budgets import better_engine, other_budgets
+from blendsim.search.budgets import Run, better_run, leading_runs, other_budgets
 from blendsim.search.problem import Problem, Progress, plan_policy, prepare
 from blendsim.search.trial import (
     Trial,
@@ -36,8 +37,8 @@ class Choice(NamedTuple):
 
     plan: Plan  # the chosen one
     chosen: Row
-    #: One a policy, in the order tried; the last one is the best at another token budget, if it is
-    #: the chosen one.
+    #: One a policy, in the order tried; the last one is at another token budget, if that is the
+    #: chosen one.
     rows: list[Row]
     log: StepLog  # of the chosen plan, on true lengths where the trace has them
     bounds: Bounds
@@ -55,8 +56,10 @@ def choose(workload: Workload, settings: Settings, progress: Progress = lambda _
 def choose_for(problem: Problem, progress: Progress = lambda _: None) -> Choice:
     """`choose` for a pool that is prepared."""
     trials = try_policies(problem, progress)
-    at = min(range(len(trials)), key=lambda i: trials[i].row.predicted_seconds)
-    other = _at_other_budget(problem, trials[at], progress)
+    runs = [Run(trial.row.policy, trial.plan, trial.row.predicted_seconds) for trial in trials]
+    leading = leading_runs(problem, runs)
+    at = [run.policy for run in runs].index(leading[0].policy)
+    other = _at_other_budget(problem, leading, trials[at], progress)
     if other is not None:
         at = len(trials)
         trials.append(other)
@@ -100,19 +103,22 @@ def try_policies(problem: Problem, progress: Progress) -> list[Trial]:
         return list(pool.map(run, policies))
 
 
-def _at_other_budget(problem: Problem, best: Trial, progress: Progress) -> Trial | None:
-    """The best policy's plan at another token budget, if that is worth it."""
+def _at_other_budget(
+    problem: Problem, leading: Sequence[Run], best: Trial, progress: Progress
+) -> Trial | None:
+    """One of the `leading` policies' plans at another token budget, if that is worth it."""
     flavour = find_engine(problem, problem.settings.engine)
     if not other_budgets(problem, flavour.token_budget):
         return None
-    policy, seconds = best.row.policy, best.row.predicted_seconds
-    progress(f"simulating {policy} at other token budgets")
+    names = ", ".join(run.policy for run in leading)
+    progress(f"simulating {names} at other token budgets")
     with ThreadPoolExecutor(2) as pool:
-        better = better_engine(problem, best.plan, flavour, seconds, pool)
+        better = better_run(problem, leading, flavour, pool)
     if better is None:
         return None
+    run, engine = better
     limits = best.bounds
-    if better.token_budget > flavour.token_budget:
-        progress(f"bounds for {better.token_budget} tokens a step")
-        limits = find_bounds(problem, better.token_budget, block_size(problem, [flavour]))
-    return run_at_budget(problem, best.plan, policy, better, limits, best.facts)[1]
+    if engine.token_budget > flavour.token_budget:
+        progress(f"bounds for {engine.token_budget} tokens a step")
+        limits = find_bounds(problem, engine.token_budget, block_size(problem, [flavour]))
+    return run_at_budget(problem, run.plan, run.policy, engine, limits, best.facts)[1]

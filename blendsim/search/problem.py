@@ -25,6 +25,7 @@ from blendsim.prefix import SortedPrompts, shared_tokens, sort_prompts
 from blendsim.request import Ints, Workload
 from blendsim.serving.flavour import find_flavour
 from blendsim.settings import Settings
+from blendsim.traces.limits import without_oversize
 
 Progress = Callable[[str], None]
 
@@ -48,8 +49,11 @@ class Problem(NamedTuple):
 
 
 def prepare(workload: Workload, settings: Settings, progress: Progress = lambda _: None) -> Problem:
-    """Sort prompts, sample and estimate output lengths, build the step model."""
+    """Sort prompts, sample and estimate output lengths, build the step model. OversizeError if a
+    request is longer than what the system holds; `traces.limits.without_oversize` drops those.
+    """
     system = settings.system
+    without_oversize(workload, system.longest_request, skip=False)
     model = chosen_model(system, settings.overlap, settings.profile)
     progress("sorting prompts by prefix")
     prompts = sort_prompts(workload)

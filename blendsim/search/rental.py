@@ -18,7 +18,7 @@ from blendsim.report.metrics import PoolFacts, run_seconds, total_tokens
 from blendsim.report.optimum import Bounds
 from blendsim.report.rental import Goal, RentalRow, system_name
 from blendsim.request import Workload
-from blendsim.search.budgets import better_engine
+from blendsim.search.budgets import Run, better_run, leading_runs
 from blendsim.search.prices import Prices
 from blendsim.search.problem import (
     Problem,
@@ -220,14 +220,17 @@ def _best_trial(scene: _Scene, pool: ThreadPoolExecutor) -> tuple[Problem, Trial
         return _Foreseen(policy, plan, predict(problem, plan, flavour))
 
     foreseen = list(pool.map(foresee, scene.plans))
-    best = min(foreseen, key=lambda trial: run_seconds(trial.log))
-    better = better_engine(problem, best.plan, flavour, run_seconds(best.log), pool)
+    runs = [Run(one.policy, one.plan, run_seconds(one.log)) for one in foreseen]
+    leading = leading_runs(problem, runs)
+    better = better_run(problem, leading, flavour, pool)
     if better is None:
+        best = next(one for one in foreseen if one.policy == leading[0].policy)
         limits = scene.limits_up_to(flavour.token_budget)
         trial = run_trial(problem, best.plan, best.policy, flavour, limits, scene.facts, best.log)
         return problem, trial
-    limits = scene.limits_up_to(better.token_budget)
-    return run_at_budget(problem, best.plan, best.policy, better, limits, scene.facts)
+    run, engine = better
+    limits = scene.limits_up_to(engine.token_budget)
+    return run_at_budget(problem, run.plan, run.policy, engine, limits, scene.facts)
 
 
 def _row(

@@ -1,16 +1,13 @@
 """Simulating a plan that was made before, in one world or in several."""
 
-import os
-from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 from blendsim.plan import Plan, require_same_workload
 from blendsim.report.metrics import Row
-from blendsim.request import Ints, Workload
-from blendsim.search.problem import Problem, Progress, prepare, with_worlds
+from blendsim.request import Workload
+from blendsim.search.problem import Progress, prepare, with_worlds
 from blendsim.search.trial import block_size, find_bounds, find_engine, find_facts, run_trial
-from blendsim.search.world_run import seconds_in
-from blendsim.serving.flavour import Flavour
+from blendsim.search.world_run import seconds_in_each
 from blendsim.settings import Settings
 from blendsim.steplog import StepLog
 
@@ -45,13 +42,5 @@ def simulate_plan(
     seconds: list[float] = []
     if worlds:
         progress(f"simulating {plan.policy} in {worlds} worlds")
-        seconds = _in_worlds(with_worlds(problem, worlds), plan, flavour)
+        seconds = seconds_in_each(problem, plan, flavour, with_worlds(problem, worlds).worlds)
     return Simulation(trial.row, trial.log, notes, seconds)
-
-
-def _in_worlds(problem: Problem, plan: Plan, flavour: Flavour) -> list[float]:
-    def run(output_len: Ints) -> float:
-        return seconds_in(problem, plan, flavour, output_len)
-
-    with ThreadPoolExecutor(os.cpu_count()) as pool:  # compiled code runs outside the lock
-        return sorted(pool.map(run, problem.worlds))

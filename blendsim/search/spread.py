@@ -2,27 +2,23 @@
 worlds that the sample allows.
 """
 
-import os
-from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
-import numpy as np
-
 from blendsim.plan import Plan
-from blendsim.planner.evidence import evidence
+from blendsim.planner.evidence import is_unlearned
 from blendsim.planner.tree import pool_tree
 from blendsim.search import budgets
 from blendsim.search.judging import WORLDS
 from blendsim.search.problem import Problem, Progress, with_worlds
 from blendsim.search.trial import find_engine
-from blendsim.search.world_run import seconds_in
+from blendsim.search.world_run import seconds_in_each
 
 
 class Spread(NamedTuple):
     """A plan's times in several worlds."""
 
     seconds: list[float]  # in each, ascending; none where lengths leave only one world
-    guessed: int  # requests that are alike in all: of sources where no sampled length is seen
+    guessed: int  # requests of sources where no sampled length is seen
 
 
 NO_SPREAD = Spread([], 0)
@@ -45,13 +41,11 @@ def spread(
         return NO_SPREAD
     progress(f"simulating {plan.policy} with other lengths that the sample allows")
     flavour = find_engine(problem, problem.settings.engine, token_budget)
-    with ThreadPoolExecutor(os.cpu_count()) as pool:  # compiled code runs outside the lock
-        seconds = pool.map(lambda world: seconds_in(problem, plan, flavour, world), several)
-        return Spread(sorted(seconds), _guessed(problem))
+    return Spread(seconds_in_each(problem, plan, flavour, several), _guessed(problem))
 
 
 def _guessed(problem: Problem) -> int:
     """Requests of sources of which no length is seen."""
-    tree = pool_tree(problem.workload, problem.prompts)
-    seen = tree.group[evidence(problem.workload, tree, problem.lengths.is_visible)]
-    return int((~np.isin(tree.group, seen)).sum())
+    workload = problem.workload
+    tree = pool_tree(workload, problem.prompts)
+    return int(is_unlearned(workload, tree, problem.lengths.is_visible).sum())

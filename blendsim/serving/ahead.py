@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from blendsim.compiled import kernel
 from blendsim.request import Ints
-from blendsim.serving.batcher import commit, schedule
+from blendsim.serving.batcher import commit, keep_counts, schedule
 from blendsim.serving.core import ServingCore
 from blendsim.serving.state import State
 from blendsim.steplog import COUNTS
@@ -30,8 +30,7 @@ def advance(state: State, counts: NDArray[np.int64]) -> int:
         if state.counts[0] + state.counts[3] == 0:
             return -1 - row
         commit(state)
-        for k in range(len(state.counts)):  # one by one: numba would make a copy of a row
-            counts[row, k] = state.counts[k]
+        keep_counts(counts, row, state.counts)
     return len(counts)
 
 

@@ -8,6 +8,9 @@ back after a preemption recomputes its prompt and what it had generated; the las
 one it would have decoded, and is counted as a decode read.
 """
 
+import numpy as np
+from numpy.typing import NDArray
+
 from blendsim.compiled import kernel
 from blendsim.serving.admission import admit
 from blendsim.serving.cascade import join_readers, leave_readers, note_shared_reads
@@ -290,3 +293,11 @@ def has_work(state: State) -> bool:
     """Whether requests run or wait here."""
     s = state.scalars[0]
     return s.running + s.requeued > 0 or s.front <= s.back
+
+
+@kernel
+def keep_counts(counts: NDArray[np.int64], row: int, step: NDArray[np.int64]) -> None:
+    """Write the counts of a step into a row of the log."""
+    # NOTE: one by one, as numba would make a copy of the whole row in case the two overlap.
+    for k in range(len(step)):
+        counts[row, k] = step[k]

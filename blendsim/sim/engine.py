@@ -17,6 +17,7 @@ from blendsim.serving.batcher import (
     PREFILL_TOKENS,
     commit,
     has_work,
+    keep_counts,
     schedule,
 )
 from blendsim.serving.core import ServingCore
@@ -53,14 +54,6 @@ def note_times(times: NDArray[np.float64], now: float, took: StepTimes, transfer
     times[4] = took.network
     times[5] = transfer
     return float(now + times[1])
-
-
-@kernel
-def keep_counts(counts: NDArray[np.int64], row: int, step: NDArray[np.int64]) -> None:
-    """Write the counts of a step into a row of the log."""
-    # NOTE: one by one, as numba would make a copy of the whole row in case the two overlap.
-    for k in range(len(step)):
-        counts[row, k] = step[k]
 
 
 @kernel

@@ -1,0 +1,115 @@
+"""Of several policies' runs: which is chosen, and which are tried at other token budgets, too."""
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from blendsim import search
+from blendsim.errors import OversizeError
+from blendsim.plan import Plan
+from blendsim.planner.make import POLICIES
+from blendsim.request import from_lengths
+from blendsim.search import budgets
+from blendsim.search.budgets import CLOSE, MOST_LEADING, TIE, Run, better_run, leading_runs
+from blendsim.search.problem import Problem
+from blendsim.serving.flavour import Flavour, find_flavour
+from blendsim.settings import Settings
+from blendsim.traces.limits import without_oversize
+
+OWN = find_flavour("nanoflow").token_budget
+
+
+def problem_of(sample: float) -> Problem:
+    return search.prepare(from_lengths([300] * 80, [20] * 80), Settings(sample=sample))
+
+
+@pytest.fixture(scope="module")
+def known() -> Problem:
+    return problem_of(1.0)
+
+
+@pytest.fixture(scope="module")
+def sampled() -> Problem:
+    return problem_of(0.1)
+
+
+def runs(problem: Problem, **seconds: float) -> list[Run]:
+    plan = search.plan_policy(problem, "fcfs")
+    return [Run(policy, plan, seconds.get(policy, 1_000.0)) for policy in POLICIES]
+
+
+def names(leading: list[Run]) -> list[str]:
+    return [run.policy for run in leading]
+
+
+def test_known_lengths_choose_the_fastest_however_little_it_gains(known: Problem) -> None:
+    leading = leading_runs(known, runs(known, random=100.0, dfs=100.0001))
+    assert names(leading) == ["random", "dfs"]
+
+
+def test_with_sampled_lengths_a_tie_goes_to_who_keeps_prefixes_together(sampled: Problem) -> None:
+    near = 100.0 * (1 + 0.9 * TIE)
+    assert names(leading_runs(sampled, runs(sampled, random=100.0, dfs=near))) == ["dfs", "random"]
+    assert names(leading_runs(sampled, runs(sampled, fcfs=100.0, paced=near))) == ["paced", "fcfs"]
+    far = 100.0 * (1 + 1.1 * TIE)
+    assert names(leading_runs(sampled, runs(sampled, random=100.0, dfs=far))) == ["random", "dfs"]
+
+
+def test_who_is_far_behind_is_not_tried_at_other_budgets(known: Problem) -> None:
+    in_reach, out = 100.0 * (1 + 0.9 * CLOSE), 100.0 * (1 + 1.1 * CLOSE)
+    leading = leading_runs(known, runs(known, paced=100.0, blend=in_reach, dfs=out))
+    assert names(leading) == ["paced", "blend"]
+    every = leading_runs(known, runs(known, **dict.fromkeys(POLICIES, 100.0)))
+    assert len(every) == MOST_LEADING
+
+
+def test_every_policy_can_be_preferred() -> None:
+    assert sorted(budgets._PREFERRED) == sorted(POLICIES)
+
+
+def test_another_policy_may_be_the_one_for_another_budget(
+    known: Problem, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dfs, paced = (search.plan_policy(known, policy) for policy in ("dfs", "paced"))
+    told = {(dfs.policy, 4_096): 99.0, (paced.policy, 4_096): 90.0}
+
+    def seconds_in(problem: Problem, plan: Plan, flavour: Flavour, lengths: Any) -> float:
+        return told.get((plan.policy, flavour.token_budget), 120.0)
+
+    monkeypatch.setattr(budgets, "seconds_in", seconds_in)
+    leading = [Run("dfs", dfs, 100.0), Run("paced", paced, 100.5)]
+    with ThreadPoolExecutor(1) as pool:
+        found = better_run(known, leading, find_flavour("nanoflow"), pool)
+    assert found is not None
+    assert (found[0].policy, found[1].token_budget) == ("paced", 4_096)
+
+
+def test_oversize_requests_are_refused_before_they_are_planned() -> None:
+    settings = Settings(model="llama-2-7b")
+    workload = from_lengths([300] * 40 + [5_000], [20] * 41)
+    with pytest.raises(OversizeError, match="1 of 41 requests are longer than the 4,096 tokens"):
+        search.prepare(workload, settings)
+    kept = without_oversize(workload, settings.system.longest_request, skip=True)
+    assert len(search.prepare(kept, settings).workload) == 40
+
+
+def test_without_one_length_seen_a_budget_must_gain_in_other_worlds_too(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    workload = from_lengths([300] * 80, [20] * 80)
+    blind = search.prepare(replace(workload, has_output=np.zeros(80, np.bool_)), Settings())
+    asked = []
+
+    def seconds_in(problem: Problem, plan: Plan, flavour: Flavour, lengths: Any) -> float:
+        is_drawn = lengths is problem.drawn
+        asked.append(is_drawn)
+        return 100.0 if flavour.token_budget == OWN else 90.0 if is_drawn else 110.0
+
+    monkeypatch.setattr(budgets, "seconds_in", seconds_in)
+    with ThreadPoolExecutor(1) as pool:
+        found = better_run(blind, runs(blind)[:1], find_flavour("nanoflow"), pool)
+    assert found is None
+    assert not all(asked)
