@@ -8,6 +8,7 @@ import pytest
 from test_cli_export import batch, invoke
 
 from blendsim import search
+from blendsim.plan import read_plan
 from blendsim.search import budgets
 from blendsim.search.problem import with_worlds
 from blendsim.search.world_run import seconds_in
@@ -74,12 +75,25 @@ def results(path: Path, lengths: dict[str, int]) -> Path:
 def test_lengths_that_are_given_and_not_looked_at_are_told(tmp_path: Path) -> None:
     trace = batch(tmp_path / "batch.jsonl", 60)
     lengths = results(tmp_path / "results.jsonl", {f"r{k}": 3 + k for k in range(50)})
-    given = ("--trace", trace, "--lengths", lengths)
+    given = ("--trace", trace, "--lengths", lengths, "--sample", 0.01)
     seen = [one for one in told(*given)["notes"] if "planning looked at" in one]
     looked = int(seen[0].split("planning looked at ")[1].split(",")[0])
     assert seen[0].startswith("of the 50 output lengths that are given planning looked at ")
     assert 0 < looked < 50
     few = results(tmp_path / "few.jsonl", {f"r{k}": 3 + k for k in range(30)})
-    small = ("--trace", batch(tmp_path / "small.jsonl", 30), "--lengths", few)  # all are sampled
-    for asked in ((*given, "--sample", 1), ("--trace", trace), small):
+    small = ("--trace", batch(tmp_path / "small.jsonl", 30), "--lengths", few, "--sample", 0.01)
+    for asked in (given[:-2], ("--trace", trace), small):  # of so few all are sampled
         assert not any("planning looked at" in one for one in told(*asked)["notes"])
+
+
+def test_lengths_that_are_given_are_planned_by_unless_a_sample_is_asked_for(tmp_path: Path) -> None:
+    lengths = results(tmp_path / "results.jsonl", {f"r{k}": 3 + k for k in range(50)})
+    given = ("--trace", batch(tmp_path / "batch.jsonl", 60), "--lengths", lengths)
+    plan, config = tmp_path / "plan.parquet", tmp_path / "c.toml"
+    config.write_text("[settings]\nsample = 0.5\n")
+    for more, is_all in (((), True), (("--sample", 1), True), (("--config", config), False)):
+        told(*given, *more, "-o", plan)
+        assert (read_plan(plan).is_visible.sum() == 50) == is_all
+    row = told(*given)
+    reported = row["reachable_seconds"] / row["share_of_reachable"]
+    assert row["predicted_seconds"] == pytest.approx(reported), "one run is both"

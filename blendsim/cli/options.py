@@ -79,7 +79,11 @@ Cascade = Annotated[
 ]
 Seed = Annotated[int | None, typer.Option(help="Seed of sampling, random order and demo traces.")]
 Lengths = Annotated[
-    Path | None, typer.Option(help="Results of an earlier run, for traces without output lengths.")
+    Path | None,
+    typer.Option(
+        help="Results of an earlier run, for traces without output lengths; with --sample 1, "
+        "unless that is given."
+    ),
 ]
 Tokenizer = Annotated[
     str | None, typer.Option(help="The model's directory, or a tokenizer.json, for OpenAI batches.")
@@ -169,11 +173,13 @@ def resolve(params: dict[str, Any]) -> Asked:
     settings = overlay(Settings(), sections["settings"], f"{path}: [settings]")
     read = overlay(ReadOptions(), sections["read"], f"{path}: [read]")
     settings = _given(settings, params | {"sample": _share(params.get("sample"))})
+    given = _given(read, params)
+    is_asked = params.get("sample") is not None or "sample" in sections["settings"]
+    if given.lengths is not None and not is_asked:
+        settings = replace(settings, sample=1.0)  # who gives lengths wants them to be used
     if "seed" not in sections["read"]:
-        read = replace(read, seed=settings.seed)
-    return Asked(
-        params["trace"], settings, _given(read, params), params.get("skip_oversize", False)
-    )
+        given = replace(given, seed=settings.seed)
+    return Asked(params["trace"], settings, given, params.get("skip_oversize", False))
 
 
 def _share(text: str | None) -> float | str | None:

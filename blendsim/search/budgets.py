@@ -109,7 +109,9 @@ def _surest(
     worlds: Sequence[Ints],
     pool: Executor,
 ) -> tuple[Run, Flavour] | None:
-    """Of `others` what surely gains most over the `usual` in these worlds, if anything does."""
+    """Of `others` what surely gains most over the `usual` in these worlds, if anything does; of
+    those that tie in that the preferred policy.
+    """
 
     def run(tasks: Sequence[tuple[tuple[Run, Flavour], int]]) -> list[float]:
         def seconds(task: tuple[tuple[Run, Flavour], int]) -> float:
@@ -121,5 +123,8 @@ def _surest(
     before = np.log(run([(usual, k) for k in range(len(worlds))]))
     logs = judge(others, len(worlds), run, before).logs
     gains = [sure_gain(before, after) for after in logs]
-    best = max(range(len(others)), key=lambda i: gains[i])
-    return others[best] if gains[best] > 0.0 else None
+    if max(gains) <= 0.0:
+        return None
+    ties = [i for i, gain in enumerate(gains) if gain > 0.0 and gain >= max(gains) - TIE]
+    best = min(ties, key=lambda i: (_PREFERRED.index(others[i][0].policy), -gains[i]))
+    return others[best]
