@@ -43,6 +43,7 @@ class Settings:
     planner: str = AUTO
     sample: float | str = 0.01  # share run first to learn output lengths; 1 = known; auto: pays
     length_rule: str = SUBTREE_MEAN  # how the others are estimated; shrunk: mixed with parents
+    output_guess: int | None = None  # tokens, in sources where no length is seen; None: a prior
     token_budget: int | None = None  # tokens a step; None: the engine's own
     kv_bytes: int | None = None  # KV memory of a replica; None: from the GPU's memory
     nano_batches: int | None = None  # pieces an overlapping engine runs a step in; None: its own
@@ -77,6 +78,8 @@ class Settings:
             raise UnknownName("planner", self.planner, (AUTO, *POLICIES))
         if self.length_rule not in RULES:
             raise UnknownName("length_rule", self.length_rule, RULES)
+        if self.output_guess is not None and self.output_guess < 1:
+            raise InputError(f"--output-guess {self.output_guess} must be at least 1 token")
         find_link(self.host_link)
         if self.link != AUTO:
             find_link(self.link)

@@ -97,3 +97,16 @@ def test_lengths_that_are_given_are_planned_by_unless_a_sample_is_asked_for(tmp_
     row = told(*given)
     reported = row["reachable_seconds"] / row["share_of_reachable"]
     assert row["predicted_seconds"] == pytest.approx(reported), "one run is both"
+
+
+def test_a_guess_of_the_answers_moves_the_prediction_and_stays_in_the_plan(tmp_path: Path) -> None:
+    given = ("--trace", batch(tmp_path / "batch.jsonl", 40), "--planner", "dfs")
+    plan = tmp_path / "plan.parquet"
+    short = told(*given, "--output-guess", 5)
+    long = told(*given, "--output-guess", 60, "-o", plan)
+    assert short["predicted_seconds"] < long["predicted_seconds"]
+    again = json.loads(invoke("simulate", plan, "--json").stdout)
+    assert again["predicted_seconds"] == long["predicted_seconds"]
+    refused = invoke("plan", *given, "--output-guess", 0)
+    assert refused.exit_code == 2
+    assert "--output-guess 0" in refused.stderr

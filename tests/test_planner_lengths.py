@@ -23,9 +23,11 @@ from blendsim.prefix import sort_prompts
 from blendsim.request import Prompts, Workload, from_lengths, pool
 
 
-def expect(workload: Workload, share: float, seed: int = 0, least: int = 32) -> Lengths:
+def expect(
+    workload: Workload, share: float, seed: int = 0, least: int = 32, guess: int | None = None
+) -> Lengths:
     tree = pool_tree(workload, sort_prompts(workload))
-    return expect_lengths(workload, tree, share, np.random.default_rng(seed), least)
+    return expect_lengths(workload, tree, share, np.random.default_rng(seed), least, guess=guess)
 
 
 def two_sources(first: int, second: int) -> Workload:
@@ -123,6 +125,18 @@ def test_the_prior_is_a_share_of_max_tokens() -> None:
     found = expect(workload, 0.5)
     assert found.expected.tolist() == [int(1000 * PRIOR_SHARE), 1, PRIOR_OUTPUT]
     assert found.notes[0].startswith("3 requests have no output length")
+
+
+def test_a_guess_that_is_given_takes_the_place_of_the_prior_and_of_others_means() -> None:
+    bare = without_outputs(from_lengths([5, 5, 5], [1, 1, 1]), np.ones(3, np.bool_))
+    workload = replace(bare, output_limit=np.array([1000, 2, 0]))
+    found = expect(workload, 0.5, guess=40)
+    assert found.expected.tolist() == [40, 2, 40]
+    assert found.notes == (
+        "3 requests have no output length to learn from: 40 tokens are expected, as was asked for",
+    )
+    half = without_outputs(two_sources(100, 40), np.arange(140) >= 100)
+    assert expect(half, 0.5, guess=77).expected.tolist() == [10] * 100 + [77] * 40
 
 
 def test_a_source_without_lengths_takes_the_other_samples_mean() -> None:

@@ -70,6 +70,13 @@ Sample = Annotated[
         "many as pay.",
     ),
 ]
+OutputGuess = Annotated[
+    int | None,
+    typer.Option(
+        metavar="TOKENS",
+        help="Length of an answer in traces of which none is known; by itself 0.25 of max_tokens.",
+    ),
+]
 TokenBudget = Annotated[
     int | None, typer.Option(help="Tokens a step at most; else as the plan or the engine has it.")
 ]

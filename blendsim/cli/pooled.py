@@ -22,6 +22,7 @@ OPTIONS: dict[str, Any] = {
     "overlap": o.Overlap,
     "planner": o.Planner,
     "sample": o.Sample,
+    "output_guess": o.OutputGuess,
     "token_budget": o.TokenBudget,
     "cascade": o.Cascade,
     "seed": o.Seed,

@@ -53,9 +53,12 @@ def expect_lengths(
     least: int | None = None,
     rule: str = SUBTREE_MEAN,
     system: System | None = None,
+    guess: int | None = None,
 ) -> Lengths:
     """Sample `share` of the requests and estimate the others by `rule` (one of `RULES`); 1.0 makes
-    all given lengths known, `AUTO` samples what pays on `system`.
+    all given lengths known, `AUTO` samples what pays on `system`. `guess` is the tokens of an
+    answer of a source where none is seen; without one it is the mean of the other sources, else it
+    is taken from `max_tokens`.
 
     `tree` is the token-level tree of the whole workload.
     """
@@ -76,7 +79,7 @@ def expect_lengths(
             workload, group, share, rng, LEAST_SAMPLE if least is None else least
         )
         is_visible = is_sampled | workload.is_known
-    expected, notes = estimate(workload, tree, is_visible, rule)
+    expected, notes = estimate(workload, tree, is_visible, rule, guess)
     return Lengths(expected, is_visible, is_sampled, fingerprint(workload, is_visible), notes)
 
 
@@ -162,12 +165,16 @@ def _draw_of_deepest(
 
 
 def estimate(
-    workload: Workload, tree: PoolTree, is_visible: NDArray[np.bool_], rule: str = SUBTREE_MEAN
+    workload: Workload,
+    tree: PoolTree,
+    is_visible: NDArray[np.bool_],
+    rule: str = SUBTREE_MEAN,
+    guess: int | None = None,
 ) -> Estimate:
     """Expected output of every request by `rule`, one of `RULES`.
 
     Known requests count only in a source without a sample, for they are of another kind. Outside
-    its source a request falls back to the mean of all sampled ones, then to a prior.
+    its source a request falls back to `guess`, to the mean of all sampled ones, then to a prior.
     """
     if rule not in RULES:
         raise UnknownName("length rule", rule, RULES)
@@ -181,25 +188,32 @@ def estimate(
     sampled = seen[is_visible & ~workload.is_known]
     is_blind = ~is_visible & np.isnan(guessed)
     notes: list[str] = []
-    if is_blind.any() and len(sampled):
-        guessed[is_blind] = sampled.mean()
-        notes.append(
-            f"{int(is_blind.sum())} requests of sources without a visible output length are "
-            "expected to answer as the other sources' samples do, which is a guess"
-        )
-    elif is_blind.any():
-        limit = workload.output_limit[is_blind]
-        guessed[is_blind] = np.where(limit > 0, limit * PRIOR_SHARE, PRIOR_OUTPUT)
-        notes.append(
-            f"{int(is_blind.sum())} requests have no output length to learn from: "
-            f"{PRIOR_SHARE:g} of max_tokens is expected, {PRIOR_OUTPUT} where there is none; "
-            "it is a guess"
-        )
+    if is_blind.any():
+        guessed[is_blind], note = _prior(workload.output_limit[is_blind], sampled, guess)
+        notes.append(note)
     capped = np.where(
         workload.output_limit > 0, np.minimum(guessed, workload.output_limit), guessed
     )
     expected = np.where(is_visible, seen, np.rint(capped))
     return Estimate(np.maximum(expected, 1).astype(np.int64), tuple(notes))
+
+
+def _prior(limit: Ints, sampled: Ints, guess: int | None) -> tuple[Floats | float, str]:
+    """What requests with these limits (0 = none) are expected to answer where nothing is seen of
+    their source, and a sentence on it. `sampled` are lengths of other sources.
+    """
+    if guess is None and len(sampled):
+        return float(sampled.mean()), (
+            f"{len(limit)} requests of sources without a visible output length are "
+            "expected to answer as the other sources' samples do, which is a guess"
+        )
+    told = f"{len(limit)} requests have no output length to learn from: "
+    if guess is not None:
+        return float(guess), told + f"{guess:,} tokens are expected, as was asked for"
+    return np.where(limit > 0, limit * PRIOR_SHARE, PRIOR_OUTPUT), told + (
+        f"{PRIOR_SHARE:g} of max_tokens is expected, {PRIOR_OUTPUT} where there is none; "
+        "it is a guess, and --output-guess TOKENS gives another"
+    )
 
 
 def _means_of_deepest(workload: Workload, tree: PoolTree, is_visible: NDArray[np.bool_]) -> Floats:

@@ -27,15 +27,17 @@ def look_ahead(
     share: float | str,
     seed: int,
     rule: str = SUBTREE_MEAN,
+    guess: int | None = None,
 ) -> Outlook:
     """Sample `share` of the requests, estimate the others by `rule` and draw their world.
 
-    `share` is `sample.AUTO` for as many as pay. A request has the room its prompt leaves on
+    `share` is `sample.AUTO` for as many as pay. `guess` is the tokens of an answer where no length
+    says more. A request has the room its prompt leaves on
     `system`: what cannot be served is not expected either.
     """
     rng = np.random.default_rng(seed)
     tree = pool_tree(workload, prompts)
-    lengths = expect_lengths(workload, tree, share, rng, rule=rule, system=system)
+    lengths = expect_lengths(workload, tree, share, rng, None, rule, system, guess)
     room = np.maximum(1, system.longest_request - workload.prompt_len)
     lengths = lengths._replace(expected=np.minimum(lengths.expected, room))
     return Outlook(lengths, np.minimum(draw(workload, tree, lengths, rng, rule), room))

@@ -67,7 +67,13 @@ def expect(
     """What `prepare` does once prompts are sorted: sample, estimate and draw output lengths."""
     system = settings.system
     lengths, drawn = look_ahead(
-        workload, prompts, system, settings.sample, settings.seed, settings.length_rule
+        workload,
+        prompts,
+        system,
+        settings.sample,
+        settings.seed,
+        settings.length_rule,
+        settings.output_guess,
     )
     costs = costs_of(workload, prompts, settings, lengths.expected)
     return Problem(workload, prompts, settings, model, lengths, drawn, costs)

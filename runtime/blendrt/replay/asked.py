@@ -28,6 +28,6 @@ def asked_job(plan: Plan, workload: Workload, settings: Settings, engine: str | 
             "--engine nanoflow, vllm or sequential"
         )
     prompts, system = sort_prompts(workload), settings.system
-    sampling = (settings.sample, settings.seed, settings.length_rule)
+    sampling = (settings.sample, settings.seed, settings.length_rule, settings.output_guess)
     drawn = look_ahead(workload, prompts, system, *sampling).drawn
     return Job(plan, workload, reported_lengths(workload, drawn), prompts, system, flavour)
