@@ -38,8 +38,7 @@ def find_baselines(engines: Sequence[str]) -> tuple[Baseline, ...]:
     if not engines:
         return BASELINES
     found: list[Baseline] = []
-    for engine in dict.fromkeys(engines):
-        find_flavour(engine)
+    for engine in dict.fromkeys(find_flavour(name).name for name in engines):
         rows = [row for row in BASELINES if row.engine == engine]
         found += rows or [Baseline(f"{engine}-{p}", p, engine) for p in ("dfs", "blend")]
     return tuple(found)

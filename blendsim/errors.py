@@ -30,7 +30,10 @@ class UnknownName(BlendsimError):
 
     def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
         names = sorted(known)
-        near = difflib.get_close_matches(name, names, n=3, cutoff=0.4) or names
+        cased = {each.lower(): each for each in names}
+        near = difflib.get_close_matches(name.lower(), cased, n=3, cutoff=0.4)
+        near.sort(key=lambda each: not each.startswith(name.lower()))  # `a100`: a100-80g, not h100
+        near = [cased[each] for each in near] or names
         super().__init__(f"unknown {kind} {name!r}; nearest known: {', '.join(near)}")
 
 

@@ -14,16 +14,17 @@ from blendsim.perf.measured import IMPORTED
 from blendsim.planner.lengths import RULES, SUBTREE_MEAN
 from blendsim.planner.make import POLICIES
 from blendsim.planner.sample import AUTO as AUTO
-from blendsim.serving.flavour import EVICTIONS, FLAVOURS, Flavour, find_flavour
+from blendsim.serving.flavour import EVICTIONS, FLAVOURS, Flavour, engine_name, find_flavour
 from blendsim.serving.knobs import AS_SHIPPED, Knobs
 from blendsim.sim.topology import COLOCATED, Topology, pools
 from blendsim.specs import (
     HostMemory,
     System,
-    default_link,
     find_gpu,
     find_link,
     find_model,
+    gpu_name,
+    model_name,
 )
 
 MOST_REPLICAS = 4_096  # of one system; each is simulated on its own
@@ -31,7 +32,9 @@ MOST_REPLICAS = 4_096  # of one system; each is simulated on its own
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What a user asks `plan` and `compare` for. Defaults live here."""
+    """What a user asks `plan` and `compare` for. Defaults live here. Model, GPU and engine are kept
+    by the names of their tables, whatever they were called.
+    """
 
     model: str = "llama-3.1-8b"
     gpu: str = "a100-80g"
@@ -61,6 +64,15 @@ class Settings:
     pacing: Gains = field(default_factory=Gains)  # of the paced policy
 
     def __post_init__(self) -> None:
+        # NOTE: the one place that every way into settings passes (options, files, plans, Python),
+        # so that plans of the same system are equal whatever it was called. Names that are not
+        # known are refused where they are looked up.
+        for part, name in (
+            ("model", model_name(self.model)),
+            ("gpu", gpu_name(self.gpu)),
+            ("engine", engine_name(self.engine)),
+        ):
+            object.__setattr__(self, part, name)
         if self.sample != AUTO and (isinstance(self.sample, str) or not 0 < self.sample <= 1):
             raise InputError(f"--sample {self.sample} must be above 0 and at most 1, or {AUTO}")
         if self.dp < 1:
@@ -108,7 +120,7 @@ class Settings:
         """How the replicas stand together."""
         if self.topology == COLOCATED.name:
             return Topology(steals=self.steals, steal_seconds=self.steal_seconds)
-        link = default_link(find_gpu(self.gpu)) if self.link == AUTO else find_link(self.link)
+        link = find_gpu(self.gpu).link if self.link == AUTO else find_link(self.link)
         return replace(pools(self.topology, link), steals=self.steals)
 
     @property
@@ -130,6 +142,7 @@ class Settings:
         it was asked of another engine and the cache of this one evicts by last use whatever a plan
         says.
         """
+        name = engine_name(name)
         if name == self.engine:
             return self
         is_lru = name in FLAVOURS and FLAVOURS[name].always_lru

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from blendsim.errors import InputError, UnknownName
+from blendsim.model_config import context_of, refuse_what_is_not_modelled
+from blendsim.names import GPU_NAMES, MODEL_NAMES, canonical
 
 BYTES_PER_VALUE = 2  # bf16 weights and KV
 BLOCK_TOKENS = 16  # of the KV cache
@@ -59,6 +61,22 @@ class ModelSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class Link:
+    """A connection that KV moves over. SI units; both directions at once, each at `bandwidth`."""
+
+    name: str
+    bandwidth: float  # bytes/s, one way
+    latency: float = 0.0  # seconds a message
+
+    def __post_init__(self) -> None:
+        if not 0 < self.bandwidth < float("inf") or not 0 <= self.latency < float("inf"):
+            raise InputError(
+                f"link {self.name!r}: {self.bandwidth:g} bytes/s at {self.latency:g} s a message "
+                "moves nothing; give a bandwidth above 0 and a latency of 0 or more"
+            )
+
+
+@dataclass(frozen=True, slots=True)
 class GpuSpec:
     """One GPU. SI units: FLOP/s (dense bf16 peak), bytes/s, bytes."""
 
@@ -67,6 +85,7 @@ class GpuSpec:
     bandwidth: float
     memory_bytes: int
     sm_count: int
+    link: Link  # to the other GPUs of its server
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,8 +125,10 @@ class System:
 
     @property
     def kv_capacity_bytes(self) -> int:
-        """KV memory of the replica: 0.90 × HBM × tp − weights − 2 GiB a GPU (PAPER.md §10), or
-        `kv_bytes`.
+        """KV memory of the replica: 0.90 × HBM × tp − weights − 2 GiB a GPU, or `kv_bytes`.
+
+        0.90 is what vLLM took of a GPU unless told (`gpu_memory_utilization`; newer ones take
+        0.92). 2 GiB for activations, the engine's buffers and CUDA's own is our round figure.
         """
         if self.kv_bytes is not None:
             return self.kv_bytes
@@ -130,22 +151,6 @@ class System:
     def longest_request(self) -> int:
         """Prompt + output tokens the longest servable request may have."""
         return min(self.model.context, self.kv_blocks * self.block_tokens)
-
-
-@dataclass(frozen=True, slots=True)
-class Link:
-    """A connection that KV moves over. SI units; both directions at once, each at `bandwidth`."""
-
-    name: str
-    bandwidth: float  # bytes/s, one way
-    latency: float = 0.0  # seconds a message
-
-    def __post_init__(self) -> None:
-        if not 0 < self.bandwidth < float("inf") or not 0 <= self.latency < float("inf"):
-            raise InputError(
-                f"link {self.name!r}: {self.bandwidth:g} bytes/s at {self.latency:g} s a message "
-                "moves nothing; give a bandwidth above 0 and a latency of 0 or more"
-            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,14 +179,28 @@ class HostMemory:
 
 _MIB = 1 << 20
 
+#: Peak of one direction as the vendors state it: NVLink per GPU, PCIe ×16, one network card a GPU.
+LINKS: dict[str, Link] = {
+    link.name: link
+    for link in (
+        Link("nvlink3", 300e9, 5e-6),  # A100
+        Link("nvlink4", 450e9, 5e-6),  # H100, H200
+        Link("nvlink5", 900e9, 5e-6),  # B200
+        Link("pcie4", 32e9, 10e-6),
+        Link("pcie5", 64e9, 10e-6),
+        Link("ib-200g", 25e9, 10e-6),
+        Link("ib-400g", 50e9, 10e-6),
+    )
+}
+
 GPUS: dict[str, GpuSpec] = {
     gpu.name: gpu
     for gpu in (
-        GpuSpec("a100-80g", 312e12, 2.039e12, 81_920 * _MIB, 108),
-        GpuSpec("h100", 989.5e12, 3.35e12, 81_559 * _MIB, 132),
-        GpuSpec("h200", 989.5e12, 4.8e12, 143_771 * _MIB, 132),
-        GpuSpec("l40s", 362.05e12, 0.864e12, 46_068 * _MIB, 142),
-        GpuSpec("b200", 2250e12, 8.0e12, 183_359 * _MIB, 148),
+        GpuSpec("a100-80g", 312e12, 2.039e12, 81_920 * _MIB, 108, LINKS["nvlink3"]),
+        GpuSpec("h100", 989.5e12, 3.35e12, 81_559 * _MIB, 132, LINKS["nvlink4"]),
+        GpuSpec("h200", 989.5e12, 4.8e12, 143_771 * _MIB, 132, LINKS["nvlink4"]),
+        GpuSpec("l40s", 362.05e12, 0.864e12, 46_068 * _MIB, 142, LINKS["pcie4"]),
+        GpuSpec("b200", 2250e12, 8.0e12, 183_359 * _MIB, 148, LINKS["nvlink5"]),
     )
 }
 
@@ -199,38 +218,32 @@ MODELS: dict[str, ModelSpec] = {
     )
 }
 
-#: Peak of one direction as the vendors state it: NVLink per GPU, PCIe ×16, one network card a GPU.
-LINKS: dict[str, Link] = {
-    link.name: link
-    for link in (
-        Link("nvlink3", 300e9, 5e-6),  # A100
-        Link("nvlink4", 450e9, 5e-6),  # H100, H200
-        Link("nvlink5", 900e9, 5e-6),  # B200
-        Link("pcie4", 32e9, 10e-6),
-        Link("pcie5", 64e9, 10e-6),
-        Link("ib-200g", 25e9, 10e-6),
-        Link("ib-400g", 50e9, 10e-6),
-    )
-}
-
-
-#: Between GPUs of one server.
-_OWN_LINKS = {
-    "a100-80g": "nvlink3",
-    "h100": "nvlink4",
-    "h200": "nvlink4",
-    "b200": "nvlink5",
-    "l40s": "pcie4",
-}
-
 _MOST_COUNTED = 1 << 31  # of anything a config.json counts
+
+
+def gpu_name(name: str) -> str:
+    """The name in GPUS of what users call otherwise (`H200`, `A100-SXM4-80GB`); any other name as
+    it is.
+    """
+    return name if name in GPUS else canonical(name, GPUS, GPU_NAMES) or name
+
+
+def model_name(name: str) -> str:
+    """The name in MODELS of what users call otherwise (`Qwen/Qwen2.5-7B-Instruct`); a path to a
+    model and any other name as they are.
+    """
+    if name in MODELS:
+        return name
+    found = canonical(name, MODELS, MODEL_NAMES)
+    return name if found is None or _is_model_path(Path(name)) else found
 
 
 def find_gpu(name: str) -> GpuSpec:
     """The GPU of that name, or UnknownName with the nearest ones."""
-    if name not in GPUS:
+    found = gpu_name(name)
+    if found not in GPUS:
         raise UnknownName("GPU", name, GPUS)
-    return GPUS[name]
+    return GPUS[found]
 
 
 def find_link(name: str) -> Link:
@@ -240,38 +253,38 @@ def find_link(name: str) -> Link:
     return LINKS[name]
 
 
-def default_link(gpu: GpuSpec) -> Link:
-    """The link that GPUs of this kind have to each other in one server."""
-    return LINKS[_OWN_LINKS[gpu.name]]
-
-
 def find_model(name: str) -> ModelSpec:
     """The model of that name, or the one a path to a Hugging Face `config.json` (or its directory)
-    describes.
+    describes; InputError for a model that is not modelled.
     """
-    if name in MODELS:
-        return MODELS[name]
+    found = model_name(name)
+    if found in MODELS:
+        return MODELS[found]
     path = Path(name)
+    if not _is_model_path(path):
+        raise UnknownName("model", name, MODELS)
     if path.is_dir():
         path = path / "config.json"
         if not path.exists():
             raise InputError(f"{path}: no such file; give a Hugging Face model directory")
-    if path.suffix == ".json" and path.exists():
-        return _read_config(path)
-    raise UnknownName("model", name, MODELS)
+    return _read_config(path)
+
+
+def _is_model_path(path: Path) -> bool:
+    return path.is_dir() or (path.suffix == ".json" and path.exists())
 
 
 def _read_config(path: Path) -> ModelSpec:
     """A ModelSpec from a Llama/Qwen2/Qwen3-shaped `config.json`."""
     try:
-        raw = json.loads(path.read_text())
+        whole = json.loads(path.read_text())
+        raw = (whole.get("text_config") or whole) if isinstance(whole, dict) else None
         if not isinstance(raw, dict):
             raise ValueError("no JSON object")
     except (OSError, ValueError) as error:
         raise InputError(
             f"{path}: not a readable config.json ({error}); give a Hugging Face model directory"
         ) from error
-    raw = raw.get("text_config") or raw
     kind = str(raw.get("model_type", "llama"))
     if kind not in ("llama", "mistral", "qwen2", "qwen3"):
         raise InputError(
@@ -290,6 +303,8 @@ def _read_config(path: Path) -> ModelSpec:
 
     hidden, heads = count("hidden_size"), count("num_attention_heads")
     kv_heads = count("num_key_value_heads", heads)
+    context = context_of(path, raw, count("max_position_embeddings"))
+    refuse_what_is_not_modelled(path, whole, raw, kind, context)
     if heads % kv_heads:
         raise InputError(
             f"{path}: {heads} attention heads cannot share {kv_heads} KV heads evenly; mend it"
@@ -303,8 +318,8 @@ def _read_config(path: Path) -> ModelSpec:
         kv_heads=kv_heads,
         head_dim=count("head_dim", max(1, hidden // heads)),
         vocab=count("vocab_size"),
-        context=count("max_position_embeddings"),
+        context=context,
         tied_embeddings=bool(raw.get("tie_word_embeddings", False)),
-        qkv_bias=bool(raw.get("attention_bias", kind == "qwen2")),
+        qkv_bias=kind == "qwen2" or bool(raw.get("attention_bias")),  # Qwen2 always has it
         qk_norm=kind == "qwen3",
     )

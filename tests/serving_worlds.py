@@ -24,11 +24,11 @@ from blendsim.serving.flavour import (
 )
 from blendsim.serving.knobs import Knobs
 from blendsim.serving.state import DONE
-from blendsim.specs import GpuSpec, HostMemory, Link, ModelSpec, System
+from blendsim.specs import LINKS, GpuSpec, HostMemory, Link, ModelSpec, System
 
 #: One KV token of this model takes 4 bytes.
 _MODEL = ModelSpec("grain", 1, 1, 1, heads=1, kv_heads=1, head_dim=1, vocab=1, context=1 << 20)
-_GPU = GpuSpec("sand", flops=1.0, bandwidth=1.0, memory_bytes=1 << 40, sm_count=1)
+_GPU = GpuSpec("sand", 1.0, 1.0, memory_bytes=1 << 40, sm_count=1, link=LINKS["pcie4"])
 
 
 def core_of_plan(problem: search.Problem, plan: Plan, name: str = "nanoflow") -> ServingCore:

@@ -14,11 +14,11 @@ from blendsim.prefix import sort_prompts
 from blendsim.request import Prompts, from_lengths
 from blendsim.serving.core import ServingCore
 from blendsim.serving.flavour import find_flavour
-from blendsim.specs import GpuSpec, ModelSpec, System
+from blendsim.specs import LINKS, GpuSpec, ModelSpec, System
 
 #: One KV token of this model takes 4 bytes.
 _MODEL = ModelSpec("grain", 1, 1, 1, heads=1, kv_heads=1, head_dim=1, vocab=1, context=1 << 20)
-_GPU = GpuSpec("sand", flops=1.0, bandwidth=1.0, memory_bytes=1 << 40, sm_count=1)
+_GPU = GpuSpec("sand", 1.0, 1.0, memory_bytes=1 << 40, sm_count=1, link=LINKS["pcie4"])
 
 
 def rounds_of(world: RoundWorld) -> ServingCore:

@@ -372,13 +372,11 @@ def test_config_reads_rotary_constants_old_and_new(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("raw", "message"),
     [
-        ({"model_type": "mistral", "sliding_window": 4096}, "sliding window of 4096"),
-        ({"model_type": "mistral"}, "sliding window of 4096"),
-        ({"model_type": "qwen2", "use_sliding_window": True, "sliding_window": 64}, "window of 64"),
-        ({"layer_types": ["full_attention", "sliding_attention"]}, "sliding window"),
+        ({"model_type": "mistral", "sliding_window": 64}, "'sliding_window' is 64"),
+        ({"layer_types": ["chunked_attention"]}, "'layer_types' has 'chunked_attention'"),
         ({"hidden_act": "gelu"}, "hidden_act is 'gelu'"),
         ({"mlp_bias": True}, "mlp_bias is set"),
-        ({"quantization_config": {"bits": 4}}, "quantised"),
+        ({"quantization_config": {"bits": 4}}, "weights are quantised"),
         ({"rope_scaling": {"type": "yarn", "factor": 4.0}}, "rotary embedding 'yarn'"),
         ({"rope_parameters": {"partial_rotary_factor": 0.5}}, r"partial factor 0\.5"),
         ({"rope_scaling": {"rope_type": "llama3", "factor": 8}}, "'low_freq_factor' is None"),

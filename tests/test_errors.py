@@ -23,6 +23,16 @@ def test_unknown_name_lists_the_nearest_first() -> None:
     assert str(error) == "unknown GPU 'h20'; nearest known: h200, h100"
 
 
+def test_a_name_that_goes_on_is_nearer_than_one_that_looks_alike() -> None:
+    told = str(UnknownName("GPU", "A100", ["h100", "h200", "a100-80g"]))
+    assert told == "unknown GPU 'A100'; nearest known: a100-80g, h100, h200"
+
+
+def test_capitals_do_not_keep_a_name_from_the_nearest() -> None:
+    told = str(UnknownName("engine", "SGLANG-MIX", ["sglang-mixed", "vllm"]))
+    assert told == "unknown engine 'SGLANG-MIX'; nearest known: sglang-mixed"
+
+
 def test_unknown_name_without_a_near_one_lists_all() -> None:
     assert str(UnknownName("GPU", "zzz", ["b", "a"])) == "unknown GPU 'zzz'; nearest known: a, b"
 

@@ -40,6 +40,8 @@ GROUND = {
     "pacing",
     "request",
     "specs",
+    "names",
+    "model_config",
     "printable",
     "steplog",
     "soundness",

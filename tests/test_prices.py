@@ -46,7 +46,17 @@ def test_a_run_takes_the_offer_that_is_cheapest_for_it() -> None:
     assert prices.bill("h100", 1, 9 * HOUR).offer.name == "spot"
 
 
+def test_gpus_are_priced_by_any_name_they_have(tmp_path: Path) -> None:
+    text = 'currency = "EUR"\n[gpu_hour]\n"NVIDIA H200" = 2\nT4 = 1\n[[offer]]\ngpu = "A100-80GB"\n'
+    prices = read(tmp_path, text + "gpu_hour = 0.5\n")
+    assert prices.offers == (Offer("h200", 2.0), Offer("T4", 1.0), Offer("a100-80g", 0.5))
+
+
 BAD = {
+    "one GPU twice": (
+        'currency = "E"\n[gpu_hour]\nh100 = 2\nH100 = 3\n',
+        "has h100 twice, once as H100",
+    ),
     "no TOML": ("currency", "not a readable TOML file"),
     "no currency": ("[gpu_hour]\nh100 = 2\n", "currency is missing"),
     "empty currency": ('currency = " "\n', "currency is missing"),

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import tomllib
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 
 from blendsim.errors import InputError, ProfileError, Unavailable, UnknownName
 from blendsim.perf import importer
-from blendsim.perf.atlas import read_atlas, write_atlas
+from blendsim.perf.atlas import STATED, read_atlas, write_atlas
 from blendsim.perf.derive import derive_profile
 from blendsim.perf.importer import import_profiles, sensible_tp
 from blendsim.perf.kernels import memory_seconds, prefill_seconds
@@ -203,8 +204,31 @@ def test_a_profile_without_provenance_is_refused(tmp_path):
     path = tmp_path / "tp1" / "meta.toml"
     kept = [line for line in path.read_text().splitlines() if not line.startswith("backend")]
     path.write_text("\n".join(kept))
-    with pytest.raises(ProfileError, match=r"meta.toml: no 'backend'; a profile states"):
+    with pytest.raises(
+        ProfileError, match=r"meta.toml: no 'backend'; add it: this file states gpu"
+    ):
         read_profile(tmp_path / "tp1")
+
+
+def test_a_profile_without_a_number_that_steps_are_priced_by_is_refused(tmp_path):
+    shutil.copytree(ROOT / "h200" / "llama-3.1-8b" / "tp1", tmp_path / "tp1")
+    path = tmp_path / "tp1" / "meta.toml"
+    whole = path.read_text()
+    for key, table in (("launch_seconds", "small_operators"), ("share", "waves")):
+        path.write_text("\n".join(k for k in whole.splitlines() if not k.startswith(f"{key} ")))
+        with pytest.raises(ProfileError, match=rf"meta.toml: \[{table}\] has no number '{key}'"):
+            read_profile(tmp_path / "tp1")
+
+
+@pytest.mark.parametrize("key", STATED)
+def test_kernels_that_lack_a_key_are_refused_by_it(tmp_path, key):
+    shutil.copytree(ROOT / "h200" / "kernels", tmp_path / "h200" / "kernels")
+    path = tmp_path / "h200" / "kernels" / "meta.toml"
+    content = tomllib.loads(path.read_text())
+    del content[key]
+    write_toml(path, content)
+    with pytest.raises(ProfileError, match=rf"kernels/meta.toml: no '{key}'; add it"):
+        load_profile(H200, LLAMA, directory=tmp_path)
 
 
 def test_a_foreign_table_is_refused(tmp_path):

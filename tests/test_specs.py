@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from blendsim.errors import InputError, UnknownName
-from blendsim.specs import GPUS, MODELS, System, find_gpu, find_model
+from blendsim.settings import Settings
+from blendsim.specs import GPUS, LINKS, MODELS, System, find_gpu, find_model
 
 #: Parameter counts the models' authors publish (billions).
 PUBLISHED = {
@@ -83,8 +84,8 @@ def test_model_without_room_for_kv_is_refused() -> None:
 
 
 def test_unknown_names_come_with_the_nearest() -> None:
-    with pytest.raises(UnknownName, match=r"unknown model 'llama-3\.1-8B'.*llama-3\.1-8b"):
-        find_model("llama-3.1-8B")
+    with pytest.raises(UnknownName, match=r"unknown model 'Llama-3\.1-9B'.*llama-3\.1-8b"):
+        find_model("Llama-3.1-9B")
     with pytest.raises(UnknownName, match=r"unknown GPU 'a100'; nearest known: .*a100-80g"):
         find_gpu("a100")
 
@@ -137,12 +138,27 @@ def test_config_defaults_are_those_of_the_family(tmp_path: Path) -> None:
         (json.dumps(CONFIG | {"num_hidden_layers": 1e999}), "'num_hidden_layers' inf is no size"),
         (json.dumps(CONFIG | {"num_key_value_heads": 5}), "32 attention heads cannot share 5"),
         (json.dumps(CONFIG | {"text_config": None, "head_dim": 0}), "'head_dim' 0 is no size"),
+        (json.dumps({"text_config": "llama"}), "not a readable config.json"),
     ],
 )
 def test_unusable_config_says_what_is_wrong(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "config.json").write_text(text)
     with pytest.raises(InputError, match=message):
         find_model(str(tmp_path))
+
+
+def test_qwen2_has_its_bias_whatever_a_config_says(tmp_path: Path) -> None:
+    """`attention_bias` is no key of its family."""
+    text = json.dumps(CONFIG | {"model_type": "qwen2", "attention_bias": False})
+    (tmp_path / "config.json").write_text(text)
+    assert find_model(str(tmp_path)).qkv_bias
+
+
+def test_pools_move_kv_over_the_link_of_their_gpu() -> None:
+    links = {name: Settings(gpu=name, topology="1P1D").cluster.link for name in GPUS}
+    assert links == {name: gpu.link for name, gpu in GPUS.items()}
+    assert all(LINKS[link.name] == link for link in links.values() if link is not None)
+    assert GPUS["h200"].link.name == "nvlink4"
 
 
 def test_a_directory_without_a_config_is_named(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from blendsim.request import Prompts, from_lengths
 from blendsim.serving.core import ServingCore
 from blendsim.serving.flavour import FLAVOURS, Flavour
 from blendsim.serving.knobs import Knobs
-from blendsim.specs import GpuSpec, ModelSpec, System
+from blendsim.specs import LINKS, GpuSpec, ModelSpec, System
 from blendsim.traces.load import load
 
 World = dict[str, Any]
@@ -39,7 +39,7 @@ CAPACITY = {"azure-code": 6_000, "azure-conv": 12_000, "mmlu": 2_500}
 
 #: One KV token of this model takes 4 bytes.
 _MODEL = ModelSpec("grain", 1, 1, 1, heads=1, kv_heads=1, head_dim=1, vocab=1, context=1 << 20)
-_GPU = GpuSpec("sand", flops=1.0, bandwidth=1.0, memory_bytes=1 << 40, sm_count=1)
+_GPU = GpuSpec("sand", 1.0, 1.0, memory_bytes=1 << 40, sm_count=1, link=LINKS["pcie4"])
 
 
 def core_of(world: World, flavour: Flavour | None = None) -> ServingCore:

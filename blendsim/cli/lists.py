@@ -5,6 +5,7 @@ import re
 from typing import Any, NamedTuple
 
 from blendsim.errors import InputError
+from blendsim.specs import gpu_name
 
 _MOST = 1_024  # values of one option
 _PIECE = re.compile(r"(\d+)(?:\.\.(\d+))?")
@@ -34,7 +35,7 @@ class Systems(NamedTuple):
 def read_systems(gpu: str | None, tp: str | None, dp: str | None) -> Systems:
     """`a100-80g,h100`, `1,2,4`, `1..8` in values, each once; InputError for what is no list."""
     return Systems(
-        [] if gpu is None else _names(gpu, "--gpu"),
+        [] if gpu is None else list(dict.fromkeys(map(gpu_name, _names(gpu, "--gpu")))),
         [] if tp is None else _counts(tp, "--tp"),
         [] if dp is None else _counts(dp, "--dp"),
     )
@@ -57,7 +58,7 @@ def _names(text: str, option: str) -> list[str]:
     names = [name.strip() for name in text.split(",")]
     if not all(names):
         raise InputError(f"{option} {text} lacks a name between commas; write it like a,b")
-    return list(dict.fromkeys(names))
+    return names
 
 
 def _counts(text: str, option: str) -> list[int]:

@@ -32,7 +32,9 @@ def replay(
     gpu: Annotated[
         bool, typer.Option("--gpu", help="Run on this machine's GPU, else on the CPU.")
     ] = False,
-    engine: Annotated[Engine, typer.Option(help="What runs the steps.")] = Engine.BLENDRT,
+    engine: Annotated[
+        Engine, typer.Option(case_sensitive=False, help="What runs the steps.")
+    ] = Engine.BLENDRT,
     model: Annotated[
         str | None,
         typer.Option(

@@ -23,7 +23,9 @@ def run(
     gpu: Annotated[
         bool, typer.Option("--gpu", help="Run on this machine's GPU, else on the CPU.")
     ] = False,
-    engine: Annotated[Engine, typer.Option(help="What answers.")] = Engine.BLENDRT,
+    engine: Annotated[
+        Engine, typer.Option(case_sensitive=False, help="What answers.")
+    ] = Engine.BLENDRT,
     plain: o.Plain = False,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on where a run into the same file broke off.")

@@ -19,6 +19,7 @@ from blendsim.perf.records import (
     column,
     read_rows,
     read_toml,
+    require_keys,
     to_seconds,
     to_text,
     write_rows,
@@ -28,6 +29,8 @@ from blendsim.perf.records import (
 SCHEMA = "kernels"
 SCHEMA_VERSION = 1
 DIRECTORY = "kernels"
+#: What its meta.toml says, for every profile that is cut from it.
+STATED = ("source", "backend", "device", "dates", "tables", "small_operators", "waves")
 _SHAPE = ("heads", "kv_heads", "head_dim", "batch")
 
 
@@ -88,6 +91,7 @@ def _spread(grid: AttentionGrid, row: int, lengths: Sequence[int]) -> list[str]:
 def read_atlas(directory: Path) -> KernelAtlas:
     """Read what `write_atlas` wrote."""
     meta = read_toml(directory / "meta.toml", SCHEMA, SCHEMA_VERSION)
+    require_keys(directory / "meta.toml", meta, STATED)
     _, rows = read_rows(directory / "all_reduce.csv", ["gpus", "bytes", "time_us"])
     gpus, sizes, times = (column(directory / "all_reduce.csv", rows, i) for i in range(3))
     reduce = {

@@ -5,7 +5,7 @@ exactly this shape and which lie between measured ones.
 import numpy as np
 
 from blendsim.errors import ProfileError
-from blendsim.perf.atlas import KernelAtlas
+from blendsim.perf.atlas import STATED, KernelAtlas
 from blendsim.perf.grids import AttentionGrid, Floats, GemmGrid, HeadShape, Ints, along
 from blendsim.perf.profile import Profile
 from blendsim.specs import GpuSpec, ModelSpec
@@ -50,7 +50,6 @@ def derive_profile(atlas: KernelAtlas, gpu: GpuSpec, model: ModelSpec, tp: int) 
     notes.append(f"decode attention {_name(shape)}: {note}")
     prefill, note = attention(dict(atlas.prefill), shape)
     notes.append(f"prefill attention {_name(shape)}: {note}")
-    keep = ("source", "backend", "device", "dates", "tables", "small_operators", "waves")
     return Profile(
         gpu=gpu.name,
         model=model.name,
@@ -62,7 +61,7 @@ def derive_profile(atlas: KernelAtlas, gpu: GpuSpec, model: ModelSpec, tp: int) 
         reduce=atlas.reduce[tp] if tp > 1 else None,
         shape=shape_of(model),
         notes=tuple(notes),
-        meta={key: atlas.meta[key] for key in keep},
+        meta={key: atlas.meta[key] for key in STATED},
     )
 
 

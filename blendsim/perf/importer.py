@@ -20,7 +20,7 @@ from blendsim.perf.derive import derive_profile
 from blendsim.perf.grids import AttentionGrid, GemmGrid, HeadShape, ReduceGrid
 from blendsim.perf.store import FILES, write_profile
 from blendsim.perf.waves import fit_waves
-from blendsim.specs import BYTES_PER_VALUE, GPUS, MODELS, GpuSpec, ModelSpec
+from blendsim.specs import BYTES_PER_VALUE, GPUS, MODELS, GpuSpec, ModelSpec, gpu_name, model_name
 
 PACKAGE = "aiconfigurator_core"
 _SYSTEMS = {
@@ -46,6 +46,7 @@ def import_profiles(
     """Write `out/<gpu>/kernels` and `out/<gpu>/<model>/tp<N>` for every fitting pair; returns the
     directories written.
     """
+    gpus, models = [gpu_name(name) for name in gpus], [model_name(name) for name in models]
     for name in models:
         if name not in MODELS:
             raise UnknownName("model", name, MODELS)

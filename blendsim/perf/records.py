@@ -105,3 +105,29 @@ def read_toml(path: Path, schema: str, version: int) -> dict[str, Any]:
             f"version {version}; import or measure the profile again, or upgrade"
         )
     return content
+
+
+#: Numbers that the step model takes from a meta.toml, by their table there.
+_NUMBERS = {
+    "small_operators": ("bandwidth_share", "launch_seconds"),
+    "waves": ("blocks_per_sm", "share"),
+}
+
+
+def require_keys(path: Path, content: Mapping[str, Any], names: Sequence[str]) -> None:
+    """ProfileError unless the meta.toml that was read from `path` has all of `names`, and the
+    numbers that steps are priced by in those that are tables.
+    """
+    for name in names:
+        if name not in content:
+            raise ProfileError(
+                f"{path}: no {name!r}; add it: this file states {', '.join(names)} "
+                "(docs/extending.md)"
+            )
+        for key in _NUMBERS.get(name, ()):
+            table = content[name]
+            value = table.get(key) if isinstance(table, Mapping) else None
+            if isinstance(value, bool) or not isinstance(value, int | float) or not value >= 0:
+                raise ProfileError(
+                    f"{path}: [{name}] has no number {key!r}; add it (docs/extending.md)"
+                )

@@ -24,6 +24,7 @@ from blendsim.perf.records import (
     column,
     read_rows,
     read_toml,
+    require_keys,
     to_text,
     write_rows,
     write_toml,
@@ -111,11 +112,7 @@ def write_attention(path: Path, grid: AttentionGrid) -> None:
 def read_profile(directory: Path) -> Profile:
     """Read what `write_profile` wrote; refuses other files and unknown schema versions."""
     meta = read_toml(directory / META, SCHEMA, SCHEMA_VERSION)
-    for key in _REQUIRED:
-        if key not in meta:
-            raise ProfileError(
-                f"{directory / META}: no {key!r}; a profile states {', '.join(_REQUIRED)}"
-            )
+    require_keys(directory / META, meta, _REQUIRED)
     path = directory / "gemm.csv"
     _, rows = read_rows(path, _GEMM_HEADER)
     reduce = None

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from blendsim.errors import InputError
+from blendsim.specs import gpu_name
 
 _TOP = ("currency", "gpu_hour", "offer")
 _MOST = 1e12  # in any currency, and of minutes
@@ -84,9 +85,12 @@ def read_prices(path: Path) -> Prices:
     table, more = raw.get("gpu_hour", {}), raw.get("offer", [])
     if not isinstance(table, dict) or not isinstance(more, list):
         raise InputError(f"{path}: [gpu_hour] is a table and [[offer]] are tables; mend it")
-    offers = [
-        Offer(gpu, _number(price, f"{path}: [gpu_hour] {gpu}")) for gpu, price in table.items()
-    ]
+    offers: list[Offer] = []
+    for gpu, price in table.items():
+        found = gpu_name(gpu)
+        if any(offer.gpu == found for offer in offers):
+            raise InputError(f"{path}: [gpu_hour] has {found} twice, once as {gpu}; leave one out")
+        offers.append(Offer(found, _number(price, f"{path}: [gpu_hour] {gpu}")))
     offers += [_offer(entry, f"{path}: [[offer]] {k}") for k, entry in enumerate(more, 1)]
     return Prices(currency.strip(), tuple(offers), path)
 
@@ -113,7 +117,7 @@ def _offer(entry: Any, where: str) -> Offer:
             "that is billed as long as it takes"
         )
     return Offer(
-        entry["gpu"],
+        gpu_name(entry["gpu"]),
         _number(entry["gpu_hour"], f"{where}: gpu_hour"),
         entry.get("name", ""),
         billed,

@@ -5,6 +5,7 @@ of its own.
 from dataclasses import dataclass, replace
 
 from blendsim.errors import InputError, UnknownName
+from blendsim.names import canonical
 from blendsim.pacing import Pacing
 from blendsim.serving.knobs import AS_SHIPPED, Knobs
 from blendsim.specs import System
@@ -202,6 +203,11 @@ FLAVOURS: dict[str, Flavour] = {
 }
 
 
+def engine_name(name: str) -> str:
+    """The name in FLAVOURS of what users call otherwise (`vLLM`); any other name as it is."""
+    return name if name in FLAVOURS else canonical(name, FLAVOURS) or name
+
+
 def find_flavour(
     name: str,
     token_budget: int | None = None,
@@ -213,9 +219,10 @@ def find_flavour(
     """The flavour of that name, with another token budget, eviction, knobs or reservation if they
     are given, and with cascade attention if asked for.
     """
-    if name not in FLAVOURS:
+    found = engine_name(name)
+    if found not in FLAVOURS:
         raise UnknownName("engine", name, FLAVOURS)
-    flavour = FLAVOURS[name]
+    flavour = FLAVOURS[found]
     if cascade:
         flavour = replace(flavour, cascade=True)
     if eviction is not None:

@@ -1,8 +1,9 @@
 """What a decoder computes: the shape of a model and the few constants its layers need.
 
 A directory's `config.json` gives both; a table's ModelSpec gives the shape alone, which is all that
-random weights need. What this decoder does not compute (sliding windows, other rotary scalings,
-quantised weights) is refused here, by name, before anything is loaded.
+random weights need. What this decoder does not compute is refused by name before anything is
+loaded: what the simulator does not model either (quantised weights, sliding windows) by its rules
+(blendsim/model_config.py), other rotary scalings, biases and activations here.
 """
 
 import dataclasses
@@ -76,11 +77,11 @@ class DecoderConfig:
         path = directory / "config.json"
         if not path.exists():
             raise InputError(f"{path}: no such file; give a Hugging Face model directory")
-        spec = find_model(str(path))  # refuses other families and broken sizes
+        spec = find_model(str(path))  # refuses what is not modelled, and broken sizes
         raw: Json = json.loads(path.read_text())
         raw = raw.get("text_config") or raw
         kind = raw.get("model_type", "llama")
-        _refuse_what_is_not_computed(path, kind, raw)
+        _refuse_what_is_not_computed(path, raw)
         rope = {**(raw.get("rope_scaling") or {}), **(raw.get("rope_parameters") or {})}
         # Qwen2 always has a bias on q, k and v. The others have one where `attention_bias` says so,
         # and then on o as well.
@@ -109,7 +110,7 @@ TINY = DecoderConfig(
 )
 
 
-def _refuse_what_is_not_computed(path: Path, kind: str, raw: Json) -> None:
+def _refuse_what_is_not_computed(path: Path, raw: Json) -> None:
     def refuse(what: str) -> None:
         raise InputError(f"{path}: {what}, which this decoder does not compute; use another model")
 
@@ -117,14 +118,6 @@ def _refuse_what_is_not_computed(path: Path, kind: str, raw: Json) -> None:
         refuse(f"hidden_act is {raw['hidden_act']!r}")
     if raw.get("mlp_bias"):
         refuse("mlp_bias is set")
-    if raw.get("quantization_config"):
-        refuse("its weights are quantised")
-    # A Mistral config that says nothing has a window of 4096; Qwen's need a switch as well.
-    window = raw.get("sliding_window", 4096) if kind == "mistral" else None
-    if kind in ("qwen2", "qwen3") and raw.get("use_sliding_window"):
-        window = raw.get("sliding_window", 4096)
-    if window is not None or "sliding_attention" in (raw.get("layer_types") or ()):
-        refuse(f"attention has a sliding window of {window} tokens")
 
 
 def _rope_scaling(path: Path, rope: Json, context: int) -> RopeScaling | None:

@@ -10,13 +10,15 @@ import torch
 from blendrt.config import TINY, DecoderConfig
 from blendrt.machine import device_name
 from blendsim.errors import Unavailable, UnknownName
-from blendsim.specs import GPUS, GpuSpec, ModelSpec, find_model
+from blendsim.specs import GPUS, LINKS, GpuSpec, ModelSpec, find_model
 
 CPU, CUDA = "cpu", "cuda"
 DEVICES = (CUDA, CPU)
 
 #: Where the path is tried without a GPU. Its peaks are so high that they limit nothing measured.
-CPU_SPEC = GpuSpec(CPU, flops=1e15, bandwidth=1e15, memory_bytes=1 << 34, sm_count=1)
+CPU_SPEC = GpuSpec(
+    CPU, flops=1e15, bandwidth=1e15, memory_bytes=1 << 34, sm_count=1, link=LINKS["pcie4"]
+)
 _NEAR = 0.1  # of the memory a driver reports and the one in our table
 _QUERY = "clocks.sm,power.draw,temperature.gpu"
 

@@ -22,13 +22,13 @@ from blendsim.plan import Plan, require_same_workload
 from blendsim.prefix import sort_prompts
 from blendsim.request import Workload
 from blendsim.serving.flavour import FLAVOURS
-from blendsim.specs import GpuSpec, ModelSpec, System
+from blendsim.specs import LINKS, GpuSpec, ModelSpec, System
 
 __all__ = ["SCHEDULER", "following"]
 
 # Of a system only the number and size of its KV blocks are asked for, and vLLM says those.
 _MODEL = ModelSpec("any", 1, 1, 1, heads=1, kv_heads=1, head_dim=1, vocab=1, context=1 << 20)
-_GPU = GpuSpec("any", flops=1.0, bandwidth=1.0, memory_bytes=1 << 40, sm_count=1)
+_GPU = GpuSpec("any", 1.0, 1.0, memory_bytes=1 << 40, sm_count=1, link=LINKS["pcie4"])
 
 
 @contextmanager

@@ -1,0 +1,134 @@
+"""What a Hugging Face `config.json` may hold that would change what a model costs, and is refused:
+here all weights and KV are bf16, all layers dense, and attention reads the whole context.
+
+The runtime reads its models through the same rules, and refuses more: what costs the same and is
+computed otherwise (blendrt/config.py).
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from blendsim.errors import InputError
+
+Json = Mapping[str, Any]
+
+#: Loaded as bf16 by engines, or of the same size.
+_PLAIN_TYPES = ("float32", "float16", "bfloat16", "float", "half", "auto")
+#: Read by engines where config.json says nothing of it: ModelOpt's, GPTQ's and AWQ's.
+_QUANTISED_BESIDE = ("hf_quant_config.json", "quantize_config.json", "quant_config.json")
+_FAMILY_WINDOW: Final = 4_096  # of a config.json that does not say, in transformers
+#: Keys that say of a decoder that it is built otherwise, and what it has then.
+_OTHER_BUILDS = {
+    **dict.fromkeys(
+        ("num_experts", "num_local_experts", "n_routed_experts", "moe_intermediate_size"),
+        "mixtures of experts are not modelled; give a dense model",
+    ),
+    **dict.fromkeys(
+        ("kv_lora_rank", "q_lora_rank"),
+        "latent attention keeps another KV cache, which is not modelled; give another model",
+    ),
+    **dict.fromkeys(
+        ("dual_chunk_attention_config", "sparse_attention_config", "attention_chunk_size"),
+        "attention to a part of the context is not modelled; give another model, or leave the key "
+        "out if your engine attends to all of it",
+    ),
+}
+#: Of which engines stretch the context no further: it is in max_position_embeddings already.
+_STRETCHED_ALREADY = ("default", "llama3", "longrope", "su")
+
+
+def refuse_what_is_not_modelled(
+    path: Path, whole: Json, raw: Json, kind: str, context: int
+) -> None:
+    """InputError for weights or attention that would be priced as what they are not.
+
+    `whole` is the file at `path`, `raw` the part of it that is about the decoder (they are one but
+    for models that also see or hear), `kind` its model_type, `context` what `context_of` says.
+    """
+    for part in (whole, raw):
+        _refuse_quantised(path, part)
+    for name, why in _OTHER_BUILDS.items():
+        if raw.get(name):
+            raise InputError(f"{path}: {name!r} is {_short(raw[name])}: {why}")
+    _refuse_windows(path, raw, kind, context)
+
+
+def _refuse_quantised(path: Path, part: Json) -> None:
+    advice = "only bf16 weights are priced; give the directory of the model that is not quantised"
+    for name in ("quantization_config", "compression_config"):
+        if part.get(name) is not None:
+            method = part[name].get("quant_method") if isinstance(part[name], dict) else None
+            told = f" ({_short(method)})" if method else ""
+            raise InputError(f"{path}: {name!r}{told} says that weights are quantised; {advice}")
+    for name in ("dtype", "torch_dtype"):
+        value = part.get(name)
+        if value is not None and str(value).removeprefix("torch.") not in _PLAIN_TYPES:
+            raise InputError(f"{path}: {name!r} is {_short(value)}; {advice}")
+    for name in _QUANTISED_BESIDE:
+        beside = path.with_name(name)
+        if path.name == "config.json" and beside.exists():
+            raise InputError(f"{beside}: says that weights are quantised; {advice}")
+
+
+def _refuse_windows(path: Path, raw: Json, kind: str, context: int) -> None:
+    """InputError unless every layer attends to the whole context. A window as long as the context
+    cuts nothing off.
+
+    NOTE: Qwen's `max_window_layers` is not looked at: engines differ on which layers it means.
+    """
+    kinds = raw.get("layer_types") or ()
+    if not isinstance(kinds, list | tuple):
+        kinds = (kinds,)
+    for layer in kinds:
+        if layer not in ("full_attention", "sliding_attention"):
+            raise InputError(
+                f"{path}: 'layer_types' has {_short(layer)}, which is not modelled; give a model "
+                "whose layers all have full attention"
+            )
+    is_switched = kind in ("qwen2", "qwen3")
+    default = None if kind == "llama" else _FAMILY_WINDOW
+    window = raw.get("sliding_window", default)
+    if is_switched and not raw.get("use_sliding_window"):
+        window = None
+    if "sliding_attention" in kinds:
+        found = raw.get("sliding_window")
+        window = _FAMILY_WINDOW if found is None else found
+    if window is not None and (type(window) is not int or window < context):
+        switch = "'use_sliding_window' to false" if is_switched else "'sliding_window' to null"
+        raise InputError(
+            f"{path}: 'sliding_window' is {_short(window)}, no window as long as the context "
+            f"of {context}: shorter ones are not modelled; give another model, or set {switch} if "
+            "your engine attends to the whole context"
+        )
+
+
+def context_of(path: Path, raw: Json, positions: int) -> int:
+    """Tokens of prompt and output that engines take: `positions` of the config.json, which rotary
+    scaling stretches (vLLM's rule). YaRN's factor is of the context that the model was trained at,
+    other factors are of `positions`; Llama 3.1's and LongRoPE's are in `positions` already.
+    """
+    rope: dict[str, Any] = {}
+    for name in ("rope_scaling", "rope_parameters"):
+        given = raw.get(name) or {}
+        if not isinstance(given, dict):
+            raise InputError(f"{path}: {name!r} is {_short(given)}, no table; mend it")
+        rope |= given
+    kind = rope.get("rope_type", rope.get("type", "default"))
+    if kind in _STRETCHED_ALREADY:
+        return positions
+    factor = rope.get("factor", 1.0)
+    first = rope.get("original_max_position_embeddings", positions) if kind == "yarn" else positions
+    for name, value in (("factor", factor), ("original_max_position_embeddings", first)):
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1 << 31:
+            raise InputError(
+                f"{path}: {name!r} of the rotary scaling is {_short(value)}, no number above 0; "
+                "mend it"
+            )
+    return max(1, min(int(first * factor), (1 << 31) - 1))
+
+
+def _short(value: object) -> str:
+    """A value on one line, and no long one."""
+    text = repr(value)
+    return text if len(text) <= 40 else f"{text[:39]}…"

@@ -1,0 +1,68 @@
+"""What people call the models, GPUs and engines of our tables, and the one rule that reads it.
+
+Case, spaces, `-` and `_` do not count, and a maker's name may stand in front. Nothing else is
+guessed: a name that could mean something that costs otherwise (`A100`, which is a card of 40 GB or
+of 80; `H100 PCIe`; a quantised upload) is none of ours, and whoever looks it up says the nearest.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
+
+class Known(NamedTuple):
+    """Further names of a row of a table."""
+
+    maker: str  # may stand in front of any of them
+    names: tuple[str, ...] = ()
+
+
+NO_OTHERS: Mapping[str, Known] = {}
+
+#: SXM cards, as drivers, clouds and their makers write them; the L40S has one form only.
+GPU_NAMES: Mapping[str, Known] = {
+    "a100-80g": Known("nvidia", ("A100-80GB", "A100-SXM-80GB", "A100-SXM4-80GB", "A100-80GB-SXM")),
+    "h100": Known(
+        "nvidia", ("H100-SXM", "H100-SXM5", "H100-80GB", "H100-80GB-HBM3", "H100-SXM5-80GB")
+    ),
+    "h200": Known("nvidia", ("H200-SXM", "H200-141GB", "H200-SXM-141GB")),
+    "l40s": Known("nvidia", ("L40S-48GB",)),
+    "b200": Known("nvidia", ("B200-SXM",)),
+}
+
+#: Their names on Hugging Face: the weights that have the row's shape, in bf16. Organisations other
+#: than the makers' keep quantised and changed models under the same names.
+MODEL_NAMES: Mapping[str, Known] = {
+    "llama-2-7b": Known("meta-llama/", ("Llama-2-7b-hf", "Llama-2-7b-chat", "Llama-2-7b-chat-hf")),
+    "llama-3.1-8b": Known(
+        "meta-llama/",
+        ("Llama-3.1-8B-Instruct", "Meta-Llama-3.1-8B", "Meta-Llama-3.1-8B-Instruct"),
+    ),
+    "llama-3.1-70b": Known(
+        "meta-llama/",
+        ("Llama-3.1-70B-Instruct", "Meta-Llama-3.1-70B", "Meta-Llama-3.1-70B-Instruct"),
+    ),
+    "qwen-2.5-7b": Known("Qwen/", ("Qwen2.5-7B-Instruct",)),
+    "qwen-2.5-72b": Known("Qwen/", ("Qwen2.5-72B-Instruct",)),
+    "qwen3-8b": Known("Qwen/"),
+    "qwen3-32b": Known("Qwen/"),
+    "deepseek-67b": Known("deepseek-ai/", ("deepseek-llm-67b-base", "deepseek-llm-67b-chat")),
+}
+
+
+def canonical(
+    name: str, table: Iterable[str], others: Mapping[str, Known] = NO_OTHERS
+) -> str | None:
+    """The name in `table` that is meant by `name`, or None."""
+    wanted = _key(name)
+    for row in table:
+        maker, names = others.get(row, Known(""))
+        keys = {_key(one) for one in (row, *names)}
+        if wanted in keys or wanted.removeprefix(_key(maker)) in keys:
+            return row
+    return None
+
+
+def _key(name: str) -> str:
+    """The part of a name that counts."""
+    return re.sub(r"[\s_-]+", "", name).lower()

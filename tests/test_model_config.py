@@ -1,0 +1,121 @@
+"""What a config.json may hold that costs otherwise than what is modelled is refused by its key."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from blendsim.errors import InputError
+from blendsim.specs import ModelSpec, find_model
+
+SHAPE: dict[str, Any] = {
+    "model_type": "llama",
+    "hidden_size": 512,
+    "intermediate_size": 1_024,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 2,
+    "vocab_size": 1_000,
+    "max_position_embeddings": 32_768,
+}
+MISTRAL = SHAPE | {"model_type": "mistral"}
+QWEN = SHAPE | {"model_type": "qwen2", "use_sliding_window": True}
+
+
+def read(folder: Path, config: dict[str, Any]) -> ModelSpec:
+    (folder / "config.json").write_text(json.dumps(config))
+    return find_model(str(folder))
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (
+            SHAPE | {"quantization_config": {"quant_method": "awq"}},
+            r"'quantization_config' \('awq'",
+        ),
+        (SHAPE | {"quantization_config": {}}, "'quantization_config' says that weights are"),
+        (SHAPE | {"compression_config": {"format": "int"}}, "'compression_config' says"),
+        ({"text_config": SHAPE, "quantization_config": {"bits": 4}}, "'quantization_config' says"),
+        (SHAPE | {"torch_dtype": "float8_e4m3fn"}, "'torch_dtype' is 'float8_e4m3fn'; only bf16"),
+        (SHAPE | {"dtype": "torch.int8"}, "'dtype' is 'torch.int8'; only bf16"),
+        (SHAPE | {"num_local_experts": 8}, "'num_local_experts' is 8: mixtures of experts"),
+        (SHAPE | {"num_experts": 128}, "'num_experts' is 128: mixtures"),
+        (SHAPE | {"kv_lora_rank": 512}, "'kv_lora_rank' is 512: latent attention"),
+        (
+            SHAPE | {"dual_chunk_attention_config": {"chunk_size": 9}},
+            "'dual_chunk_attention_config'",
+        ),
+        (SHAPE | {"layer_types": ["full_attention", "linear_attention"]}, "has 'linear_attention'"),
+        (SHAPE | {"sliding_window": 1_024}, "'sliding_window' is 1024, no window as long as"),
+        (SHAPE | {"layer_types": ["sliding_attention"] * 4}, "'sliding_window' is 4096"),
+        (MISTRAL | {"sliding_window": 4_096}, "'sliding_window' is 4096.*the context of 32768"),
+        (MISTRAL, "'sliding_window' is 4096"),  # what the family has unless told
+        (MISTRAL | {"sliding_window": "wide"}, "'sliding_window' is 'wide'"),
+        (QWEN | {"sliding_window": 32_767}, "'sliding_window' is 32767.*'use_sliding_window' to"),
+        (QWEN, "'sliding_window' is 4096"),
+        (
+            MISTRAL
+            | {"sliding_window": 32_768, "rope_scaling": {"rope_type": "yarn", "factor": 2}},
+            "'sliding_window' is 32768.*the context of 65536",
+        ),
+        (SHAPE | {"rope_scaling": {"type": "yarn", "factor": None}}, "'factor' of the rotary"),
+        (SHAPE | {"rope_scaling": {"type": "linear", "factor": -2}}, "'factor' of the rotary"),
+        (SHAPE | {"rope_scaling": 4}, "'rope_scaling' is 4, no table"),
+    ],
+)
+def test_what_costs_otherwise_is_refused_by_its_key(
+    tmp_path: Path, config: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(InputError, match=message) as error:
+        read(tmp_path, config)
+    told = str(error.value)
+    assert told.startswith(f"{tmp_path}/config.json: ")
+    assert "\n" not in told
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        SHAPE | {"quantization_config": None, "num_experts": None, "kv_lora_rank": None},
+        SHAPE | {"torch_dtype": "float32"},  # engines load it as bf16
+        SHAPE | {"dtype": "bfloat16", "layer_types": ["full_attention"] * 4},
+        MISTRAL | {"sliding_window": None},
+        MISTRAL | {"sliding_window": 32_768},  # cuts nothing off
+        SHAPE | {"layer_types": ["sliding_attention"] * 4, "sliding_window": 40_000},
+        QWEN | {"use_sliding_window": False, "sliding_window": 64},
+        QWEN | {"sliding_window": 32_768},
+        {"text_config": SHAPE, "vision_config": {}},
+    ],
+)
+def test_what_costs_the_same_is_read(tmp_path: Path, config: dict[str, Any]) -> None:
+    model = read(tmp_path, config)
+    assert (model.layers, model.kv_heads, model.context) == (4, 2, 32_768)
+
+
+@pytest.mark.parametrize("name", ["hf_quant_config.json", "quantize_config.json"])
+def test_a_file_beside_it_that_says_quantised_is_refused(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("{}")
+    with pytest.raises(InputError, match=f"{name}: says that weights are quantised; only bf16"):
+        read(tmp_path, SHAPE)
+
+
+@pytest.mark.parametrize(
+    ("rope", "context"),
+    [
+        ({"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 8_192}, 32_768),
+        ({"type": "yarn", "factor": 4.0}, 131_072),
+        ({"rope_type": "linear", "factor": 2.0}, 65_536),
+        ({"rope_type": "dynamic", "factor": 1.5}, 49_152),
+        ({"rope_type": "llama3", "factor": 8.0}, 32_768),  # already in max_position_embeddings
+        ({"rope_type": "longrope", "factor": 8.0}, 32_768),
+        ({"rope_type": "default", "rope_theta": 1e6}, 32_768),
+        (None, 32_768),
+    ],
+)
+def test_context_is_stretched_as_engines_stretch_it(
+    tmp_path: Path, rope: dict[str, Any] | None, context: int
+) -> None:
+    assert read(tmp_path, SHAPE | {"rope_scaling": rope}).context == context
+    assert read(tmp_path, SHAPE | {"rope_parameters": rope}).context == context

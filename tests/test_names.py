@@ -1,0 +1,175 @@
+"""What users call models, GPUs and engines: which row each name means, and which mean none."""
+
+import json
+from dataclasses import replace
+from itertools import product
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from blendsim.baselines import find_baselines
+from blendsim.cli.app import app
+from blendsim.cli.lists import read_systems
+from blendsim.errors import InputError, UnknownName
+from blendsim.names import GPU_NAMES, MODEL_NAMES, canonical
+from blendsim.plan import read_plan
+from blendsim.serving.flavour import FLAVOURS, find_flavour
+from blendsim.settings import Settings, remembered
+from blendsim.specs import GPUS, MODELS, find_gpu, find_model
+
+GOOD = "num_prefill_tokens,num_decode_tokens\n" + "20,5\n" * 9
+
+
+@pytest.mark.parametrize(
+    ("called", "meant"),
+    [
+        ("a100-80G", "a100-80g"),
+        ("a100-80gb", "a100-80g"),
+        ("A100-SXM4-80GB", "a100-80g"),
+        ("NVIDIA A100-SXM4-80GB", "a100-80g"),  # as drivers say
+        ("NVIDIA-A100-SXM4-80GB", "a100-80g"),  # as Kubernetes' labels say
+        ("a100_80gb", "a100-80g"),
+        ("H200", "h200"),
+        ("NVIDIA H200", "h200"),
+        ("NVIDIA H100 80GB HBM3", "h100"),
+        ("nvidia l40s", "l40s"),
+        ("B200", "b200"),
+    ],
+)
+def test_gpu_is_found_by_what_it_is_called(called: str, meant: str) -> None:
+    assert find_gpu(called) is GPUS[meant]
+
+
+@pytest.mark.parametrize(
+    "called",
+    [
+        "a100",  # of 40 GB in most clouds
+        "A100-40GB",
+        "A100-SXM4-40GB",
+        "NVIDIA A100 80GB PCIe",  # slower memory
+        "H100 PCIe",
+        "NVIDIA H100 NVL",
+        "H200 NVL",
+        "GH200",
+        "L40",
+        "nvidia",
+        "",
+    ],
+)
+def test_gpu_that_may_be_another_card_is_none(called: str) -> None:
+    with pytest.raises(UnknownName, match=r"unknown GPU .*; nearest known: "):
+        find_gpu(called)
+
+
+@pytest.mark.parametrize(
+    ("called", "meant"),
+    [
+        ("Llama-3.1-8B", "llama-3.1-8b"),
+        ("meta-llama/Llama-3.1-8B", "llama-3.1-8b"),
+        ("meta-llama/Llama-3.1-8B-Instruct", "llama-3.1-8b"),
+        ("meta-llama/Meta-Llama-3.1-70B-Instruct", "llama-3.1-70b"),
+        ("meta-llama/Llama-2-7b-chat-hf", "llama-2-7b"),
+        ("llama3.1-8b", "llama-3.1-8b"),
+        ("qwen2.5-7b", "qwen-2.5-7b"),
+        ("Qwen/Qwen2.5-7B-Instruct", "qwen-2.5-7b"),
+        ("Qwen/Qwen3-32B", "qwen3-32b"),
+        ("qwen-3-8b", "qwen3-8b"),
+        ("deepseek-ai/deepseek-llm-67b-chat", "deepseek-67b"),
+    ],
+)
+def test_model_is_found_by_what_it_is_called(called: str, meant: str) -> None:
+    assert find_model(called) is MODELS[meant]
+
+
+@pytest.mark.parametrize(
+    "called",
+    [
+        "Qwen/Qwen2.5-7B-Instruct-AWQ",
+        "Qwen/Qwen3-8B-FP8",
+        "someone/Llama-3.1-8B-Instruct",  # may be anything
+        "meta-llama/Llama-3.2-1B",
+        "Qwen2.5-7B-Instruct-1M",
+        "Llama-3-8B",
+        "meta-llama/",
+    ],
+)
+def test_model_that_may_be_another_is_none(called: str) -> None:
+    with pytest.raises(UnknownName, match=r"unknown model .*; nearest known: "):
+        find_model(called)
+
+
+def test_no_name_means_two_rows() -> None:
+    for table, others in ((GPUS, GPU_NAMES), (MODELS, MODEL_NAMES)):
+        assert set(others) == set(table)
+        for row, known in others.items():
+            for name, maker in product((row, *known.names), ("", known.maker)):
+                assert [one for one in table if canonical(maker + name, [one], others)] == [row]
+
+
+def test_an_engine_is_found_whatever_its_case() -> None:
+    assert find_flavour("vLLM") == FLAVOURS["vllm"]
+    assert find_flavour("SGLang_mixed") == FLAVOURS["sglang-mixed"]
+    assert find_baselines(["vLLM", "vllm"]) == find_baselines(["vllm"])
+    with pytest.raises(UnknownName, match=r"unknown engine 'VLM'; nearest known: vllm"):
+        find_flavour("VLM")
+
+
+def test_settings_keep_the_names_of_the_tables() -> None:
+    """So that what is planned for one system is equal whatever it was called."""
+    asked = Settings(model="Qwen/Qwen3-8B", gpu="NVIDIA H200", engine="vLLM")
+    plain = Settings(model="qwen3-8b", gpu="h200", engine="vllm")
+    assert asked == plain
+    assert replace(Settings(), gpu="H100").gpu == "h100"
+    assert remembered({"gpu": "B200"}, "p").gpu == "b200"
+    assert Settings().for_engine("VLLM").engine == "vllm"
+    assert replace(plain, eviction="plan").for_engine("vLLM").eviction == "plan"
+    assert plain.flavour("SGLang").name == "sglang"
+
+
+def test_settings_keep_a_name_that_is_not_known_for_the_error() -> None:
+    with pytest.raises(UnknownName, match="unknown GPU 'A100-40GB'"):
+        _ = Settings(gpu="A100-40GB").system
+
+
+def test_a_path_goes_before_another_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    here = tmp_path / "Qwen" / "Qwen3-8B"
+    here.mkdir(parents=True)
+    shape = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "vocab_size": 99}
+    more = {"num_attention_heads": 4, "max_position_embeddings": 512}
+    (here / "config.json").write_text(json.dumps(shape | more))
+    assert Settings(model="Qwen/Qwen3-8B").model == "Qwen/Qwen3-8B"
+    assert find_model("Qwen/Qwen3-8B").vocab == 99
+    assert find_model("Qwen3-8B") is MODELS["qwen3-8b"]  # no such path
+    (here / "config.json").unlink()
+    with pytest.raises(InputError, match=r"Qwen3-8B/config\.json: no such file"):
+        find_model("Qwen/Qwen3-8B")
+
+
+def test_a_list_of_gpus_has_each_once() -> None:
+    assert read_systems("h200,H200, NVIDIA H100", None, None).gpus == ["h200", "h100"]
+
+
+def test_plans_are_the_same_whatever_the_system_was_called(tmp_path: Path) -> None:
+    trace = tmp_path / "t.csv"
+    trace.write_text(GOOD)
+    plans = []
+    for model, gpu, engine in (
+        ("llama-3.1-8b", "h200", "vllm"),
+        ("meta-llama/Llama-3.1-8B", "NVIDIA H200", "vLLM"),
+    ):
+        path = tmp_path / f"{len(plans)}.parquet"
+        options = ["--model", model, "--gpu", gpu, "--engine", engine, "--planner", "dfs"]
+        done = CliRunner().invoke(app, ["plan", "--trace", str(trace), *options, "-o", str(path)])
+        assert done.exit_code == 0, done.output
+        assert "llama-3.1-8b on 1 × h200, engine vllm" in " ".join(done.stdout.split())
+        plans.append(path)
+    assert plans[0].read_bytes() == plans[1].read_bytes()
+    assert read_plan(plans[1]).meta["settings"]["gpu"] == "h200"
+
+
+def test_what_runs_steps_is_named_whatever_its_case() -> None:
+    """A word that is none of them is refused before the plan is looked for."""
+    done = CliRunner().invoke(app, ["replay", "no.parquet", "--engine", "vLLM", "--gpu"])
+    assert done.stderr == "error: no.parquet: no such file; check the path\n"
