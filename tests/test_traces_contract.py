@@ -51,6 +51,16 @@ def pairs(rows: Rows) -> str:
     return "\n".join(["prompt_tokens,response_tokens", *(f"{p},{d}" for p, d in rows)]) + "\n"
 
 
+def lengths_csv(rows: Rows) -> str:
+    lines = [f"{p},{d},{0.5 * i},a{i}" for i, (p, d) in enumerate(rows)]
+    return "\n".join(["Input_Tokens,num_output_tokens,arrival_time,id", *lines]) + "\n"
+
+
+def prefixes_csv(rows: Rows) -> str:
+    lines = [f"{p},{d},{'ab'[i % 2]},1" for i, (p, d) in enumerate(rows)]
+    return "\n".join(["prompt_len,completion_tokens,prefix_id,prefix_tokens", *lines]) + "\n"
+
+
 def _json_number(text: str) -> str:
     return {"": "null", "nan": "NaN"}.get(text, text if text != "many" else '"many"')
 
@@ -72,6 +82,22 @@ def bailian(rows: Rows) -> str:
     )
 
 
+def mooncake_bare(rows: Rows) -> str:
+    return "".join(
+        f'{{"input_length": {_json_number(p)}, "output_length": {_json_number(d)}, '
+        f'"hash_ids": [7]}}\n'
+        for p, d in rows
+    )
+
+
+def lengths_jsonl(rows: Rows) -> str:
+    return "".join(
+        f'{{"input_length": {_json_number(p)}, "output_tokens": {_json_number(d)}, "id": {i}, '
+        f'"arrived_at": {i}.5, "prefix_id": "{"ab"[i % 2]}", "prefix_tokens": 1}}\n'
+        for i, (p, d) in enumerate(rows)
+    )
+
+
 class Case(NamedTuple):
     format: str
     make: Callable[[Rows], str]
@@ -89,6 +115,10 @@ CASES = {
     ),
     "vidur": Case("vidur-csv", vidur, "num_prefill_tokens", "num_decode_tokens"),
     "pairs": Case("pairs-csv", pairs, "prompt_tokens", "response_tokens"),
+    "lengths": Case("lengths-csv", lengths_csv, "Input_Tokens", "num_output_tokens"),
+    "prefixes": Case("lengths-csv", prefixes_csv, "prompt_len", "completion_tokens"),
+    "mooncake-bare": Case("mooncake-jsonl", mooncake_bare, "input_length", "output_length", 1),
+    "lengths-jsonl": Case("lengths-jsonl", lengths_jsonl, "input_length", "output_tokens", 1),
     "mooncake": Case("mooncake-jsonl", mooncake, "input_length", "output_length", 1),
     "bailian": Case("bailian-jsonl", bailian, "input_length", "output_length", 1),
 }
@@ -113,20 +143,32 @@ def openai(path: Path) -> Path:
     return write(path, "".join(json.dumps(row) + "\n" for row in rows))
 
 
+def prompts(path: Path) -> Path:
+    rows = [
+        {"id": "a", "messages": [{"role": "user", "content": "What is a prefix?"}]},
+        {"id": 2, "prompt": "What is a suffix?", "max_tokens": 9, "output_tokens": 4},
+        {"prompt": [5, 6, 7]},
+    ]
+    return write(path, "".join(json.dumps(row) + "\n" for row in rows))
+
+
 def sample(name: str, directory: Path) -> Path:
     """A good file of each format, named so that its name does not give it away."""
     path = directory / f"{name}.trace"
     if name == "openai":
         return openai(path)
+    if name == "prompts":
+        return prompts(path)
     if name == "workload":
         write_workload(from_lengths([5, 6], [1, 2]), path)
         return path
     return write(path, CASES[name].make(GOOD))
 
 
-EVERY = [*CASES, "openai", "workload"]
+EVERY = [*CASES, "openai", "prompts", "workload"]
 FORMAT_OF = {name: case.format for name, case in CASES.items()} | {
     "openai": "openai-batch",
+    "prompts": "prompts-jsonl",
     "workload": "workload",
 }
 
@@ -174,7 +216,7 @@ def test_columns_are_writable_so_that_kernels_compile_once(name: str, tmp_path: 
     assert workload.prompts.units.dtype == np.int32
 
 
-@pytest.mark.parametrize("name", [*CASES, "openai"])
+@pytest.mark.parametrize("name", [*CASES, "openai", "prompts"])
 def test_gzip_and_plain_read_alike(name: str, tmp_path: Path) -> None:
     path = sample(name, tmp_path)
     packed = tmp_path / f"{name}.trace.gz"

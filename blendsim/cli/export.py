@@ -19,6 +19,7 @@ from blendsim.cli.stopping import ends_at_once
 
 if TYPE_CHECKING:
     from blendsim.search.served import Serving
+    from blendsim.traces.raw_lines import LineFormat
     from blendsim.traces.seam import ReadOptions
 
 LINES = ".jsonl"
@@ -31,7 +32,7 @@ def export(
         typer.Option(
             "--output",
             "-o",
-            help="Write here: .jsonl the batch file's own lines in order, .csv or .parquet when "
+            help="Write here: .jsonl the traces' own lines in order, .csv or .parquet when "
             "each request is served.",
         ),
     ],
@@ -52,7 +53,7 @@ def export(
         replicas = sorted(set(made.rank.tolist()))
         places = [output]
         if output.suffix == LINES:
-            _require_batches(asked.traces, asked.read)
+            forms = _line_formats(asked.traces, asked.read)
             places = _places(output, replicas, asked.settings.dp)
         require_places(places, [plan, *asked.inputs])
         say("reading traces")
@@ -62,7 +63,8 @@ def export(
             say("writing lines")
             from blendsim.traces.raw_lines import raw_lines, write_lines
 
-            lines = raw_lines([Path(trace) for trace in asked.traces], done.workload.source_names)
+            traces = [Path(trace) for trace in asked.traces]
+            lines = raw_lines(traces, done.workload.source_names, forms)
             for rows, place in zip(done.by_replica(), places, strict=True):
                 write_lines(lines, done.workload.ids[rows].tolist(), place)
         else:
@@ -85,18 +87,25 @@ def _places(output: Path, replicas: Sequence[int], dp: int) -> list[Path]:
     return [output.with_name(f"{output.stem}-{replica}{output.suffix}") for replica in replicas]
 
 
-def _require_batches(traces: Sequence[str], read: "ReadOptions") -> None:
-    """InputError unless all traces are OpenAI batch files, whose lines are requests."""
+def _line_formats(traces: Sequence[str], read: "ReadOptions") -> list["LineFormat"]:
+    """The formats of the traces, or InputError unless all are files whose lines are requests."""
     from blendsim.errors import InputError
     from blendsim.traces.load import DEMO_PREFIX, format_of
-    from blendsim.traces.openai_batch import OPENAI_BATCH
+    from blendsim.traces.raw_lines import LINE_FORMATS
 
+    forms = []
     for trace in traces:
-        if trace.startswith(DEMO_PREFIX) or format_of(Path(trace), read.format) != OPENAI_BATCH:
+        is_demo = trace.startswith(DEMO_PREFIX)
+        name = "a demo source" if is_demo else format_of(Path(trace), read.format).name
+        form = next((form for form in LINE_FORMATS if form.name == name), None)
+        if form is None:
+            known = " or ".join(form.name for form in LINE_FORMATS)
             raise InputError(
-                f"{trace}: is no OpenAI batch file, so there are no lines to put in order; name "
-                "the output .csv or .parquet for a table of requests"
+                f"{trace}: is {name}, not {known}, so there are no lines to put in order; name the "
+                "output .csv or .parquet for a table of requests"
             )
+        forms.append(form)
+    return forms
 
 
 def _told(done: "Serving", places: Sequence[Path]) -> Iterator[str]:

@@ -15,6 +15,7 @@ from blendsim.traces.body_settings import require_doable
 from blendsim.traces.chat import chat_of
 from blendsim.traces.counts import shown
 from blendsim.traces.openai_batch import OPENAI_BATCH, BatchLine, batch_lines, workload_of
+from blendsim.traces.plain_prompts import PROMPTS_JSONL
 from blendsim.traces.prompt_forms import PROMPT_NAMES
 from blendsim.traces.seam import head
 from blendsim.traces.tokens import encoder
@@ -65,9 +66,11 @@ def read_batch(path: Path, tokenizer: Path) -> BatchFile:
     """The requests in the model's own tokens and what they ask for, or InputError at the first
     that cannot be answered. `tokenizer` is the model's directory.
     """
-    if not head(path).keys & {"custom_id", "body"}:
+    beginning = head(path)
+    if not beginning.keys & {"custom_id", "body"} or PROMPTS_JSONL.matches(beginning):
         raise InputError(
-            f"{path}: is no OpenAI batch file ({OPENAI_BATCH.expects}); write one request a line"
+            f"{path}: is no OpenAI batch file ({OPENAI_BATCH.expects}); write one request a line, "
+            "its prompt and settings under body"
         )
     chat = chat_of(str(tokenizer))
     encode = encoder(str(tokenizer))

@@ -30,7 +30,7 @@ def are_wrong(values: NDArray[np.float64], least: int = 1) -> NDArray[np.bool_]:
 
 
 def fault(value: object, what: str) -> str | None:
-    """Why `value` cannot be a number of `what` tokens, or None if it can."""
+    """Why `value` cannot be a number of `what` tokens, or None if it can; a prefix may be empty."""
     if value is None or (isinstance(value, str) and not value.strip()):
         return "is missing: give a whole number of tokens or remove the row"
     number = _number(value)
@@ -44,7 +44,7 @@ def fault(value: object, what: str) -> str | None:
         return f"is absurd: more than {MOST_TOKENS:,} tokens; check the column's unit"
     if number != int(number):
         return "is not a whole number of tokens"
-    return _ZERO[what] if number == 0 else None
+    return _ZERO.get(what) if number == 0 else None
 
 
 def whole(value: object, what: str, where: str) -> int:

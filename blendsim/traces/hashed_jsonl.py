@@ -5,7 +5,6 @@ prompts. Ids were renumbered for each file, therefore each file is a space of it
 """
 
 import hashlib
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,15 +17,12 @@ from blendsim.errors import InputError
 from blendsim.request import Ints, Prompts, Workload, from_lengths
 from blendsim.traces.content import content
 from blendsim.traces.counts import are_wrong, compact, require_rows, shown, whole
-from blendsim.traces.jsonl import objects
+from blendsim.traces.jsonl import objects, read_columns
 from blendsim.traces.seam import Head, ReadOptions, source_name
+from blendsim.traces.times import LATEST
 
 _LENGTHS = frozenset({"input_length", "output_length"})
 _BAILIAN = frozenset({"chat_id", "parent_chat_id", "turn"})
-_LATEST = 1e18  # beyond any clock's ticks since any epoch
-_NULL = re.compile(b"null")
-_BARE_NULL = re.compile(rb"(?:\A|[}\n])[ \t\r]*null")
-_BLOCK = 1 << 25  # bytes Arrow parses at a time; a line must fit in two of them
 
 
 class _Columns(NamedTuple):
@@ -50,16 +46,23 @@ class HashedFormat:
     def expects(self) -> str:
         """The keys it is recognised by."""
         extra = ",chat_id" if self.has_chats else ""
-        return f"JSONL with keys input_length,output_length{extra}"
+        return f"JSONL with keys input_length,output_length{extra} and timestamp or hash_ids"
 
     def matches(self, head: Head) -> bool:
-        """Whether the first object has the lengths, and the chat keys only where they belong."""
-        return head.keys >= _LENGTHS and bool(head.keys & _BAILIAN) == self.has_chats
+        """Whether the first object has the lengths, and the chat keys only where they belong. One
+        with lengths alone may have other columns and is left to those who read them.
+        """
+        is_trace = head.keys & (_BAILIAN | {"timestamp", "hash_ids"})
+        return (
+            head.keys >= _LENGTHS
+            and bool(is_trace)
+            and bool(head.keys & _BAILIAN) == self.has_chats
+        )
 
     def read(self, path: Path, options: ReadOptions) -> Workload:
         """The file as a workload; a row without `hash_ids` shares nothing."""
         data = content(path)
-        columns = None if _has_bare_null(data) else _parse(data)
+        columns = _parse(data)
         if columns is None or self._has_fault(columns):
             columns = _walk(path, self.block_tokens)
         require_rows(len(columns.prompt), path)
@@ -84,7 +87,7 @@ class HashedFormat:
     def _has_fault(self, columns: _Columns) -> bool:
         wrong = are_wrong(columns.prompt) | are_wrong(columns.output)
         too_many = columns.counts > np.ceil(columns.prompt / self.block_tokens)
-        is_time = np.abs(columns.timestamp) < _LATEST  # NaN is none
+        is_time = np.abs(columns.timestamp) < LATEST  # NaN is none
         return bool((wrong | too_many | ~is_time).any())
 
 
@@ -93,16 +96,8 @@ BAILIAN = HashedFormat("bailian-jsonl", block_tokens=16, tick=1.0, has_chats=Tru
 HASHED_FORMATS = (MOONCAKE, BAILIAN)
 
 
-def _has_bare_null(data: pa.Buffer) -> bool:
-    """Whether a line may be `null` instead of an object."""
-    # NOTE: Arrow's JSON reader (26.0) crashes the process on such a row, so it must not see one.
-    return _NULL.search(data) is not None and _BARE_NULL.search(data) is not None
-
-
 def _parse(data: pa.Buffer) -> _Columns | None:
     """The columns by Arrow, or None when a row does not fit the schema and must be looked at."""
-    from pyarrow import json as arrow
-
     schema = pa.schema(
         [
             ("timestamp", pa.float64()),
@@ -111,33 +106,29 @@ def _parse(data: pa.Buffer) -> _Columns | None:
             ("hash_ids", pa.list_(pa.int64())),
         ]
     )
-    try:
-        table = arrow.read_json(
-            pa.BufferReader(data),
-            read_options=arrow.ReadOptions(block_size=_BLOCK),
-            parse_options=arrow.ParseOptions(
-                explicit_schema=schema, unexpected_field_behavior="ignore"
-            ),
-        )
-    except pa.ArrowInvalid:
+    table = read_columns(data, schema)
+    if table is None:
         return None
     lists = table["hash_ids"].combine_chunks()
     if isinstance(lists, pa.ChunkedArray):
         lists = pa.concat_arrays(lists.chunks)
     hashes = lists.flatten()
-    if hashes.null_count or table["timestamp"].null_count:
+    if hashes.null_count or table["timestamp"].null_count not in (0, table.num_rows):
         return None
     counts = lists.value_lengths().fill_null(0).to_numpy().astype(np.int64)
     times, prompts, outputs = (
         np.asarray(table[name].to_numpy(zero_copy_only=False), np.float64)
         for name in ("timestamp", "input_length", "output_length")
     )
+    if table["timestamp"].null_count:
+        times = np.zeros(table.num_rows)
     return _Columns(times, prompts, outputs, counts, hashes.to_numpy())
 
 
 def _walk(path: Path, block_tokens: int) -> _Columns:
     """The columns row by row: slow, and says what is wrong where."""
     rows: list[tuple[float, int, int]] = []
+    lacks_time = False  # as the first row does; then no row may have one
     hashes: list[int] = []
     counts: list[int] = []
     for where, row in objects(path):
@@ -150,7 +141,8 @@ def _walk(path: Path, block_tokens: int) -> _Columns:
                 f"{where}, column 'hash_ids': {len(ids)} ids, but {prompt} prompt tokens fill at "
                 f"most {most} blocks of {block_tokens}; mend the row"
             )
-        rows.append((_time(row.get("timestamp"), where), prompt, output))
+        lacks_time = row.get("timestamp") is None if not rows else lacks_time
+        rows.append((_time(row.get("timestamp"), lacks_time, where), prompt, output))
         hashes.extend(ids)
         counts.append(len(ids))
     times, prompts, outputs = np.array(rows, np.float64).reshape(-1, 3).T
@@ -174,7 +166,12 @@ def _hash_ids(value: object, where: str) -> list[int]:
     return value
 
 
-def _time(value: object, where: str) -> float:
-    if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < _LATEST:
+def _time(value: object, lacks_time: bool, where: str) -> float:
+    where = f"{where}, column 'timestamp': {shown(value)}"
+    if lacks_time:
+        if value is not None:
+            raise InputError(f"{where} is given, but none in the first row; give all or none")
+        return 0.0
+    if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < LATEST:
         return float(value)
-    raise InputError(f"{where}, column 'timestamp': {shown(value)} is not a time")
+    raise InputError(f"{where} is not a time; give all rows a number or none")

@@ -1,13 +1,42 @@
-"""JSON Lines one object at a time, each with the words that say where it stands."""
+"""JSON Lines one object at a time, each with the words that say where it stands, or as columns."""
 
 import json
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
+
+import pyarrow as pa
 
 from blendsim.errors import InputError
 from blendsim.traces.content import text_lines
 from blendsim.traces.counts import shown
+
+_NULL = re.compile(b"null")
+_BARE_NULL = re.compile(rb"(?:\A|[}\n])[ \t\r]*null")
+_BLOCK = 1 << 25  # bytes Arrow parses at a time; a line must fit in two of them
+
+
+def read_columns(data: pa.Buffer, schema: pa.Schema) -> pa.Table | None:
+    """The columns in `schema` of all lines, null where a line has none, or None when a line does
+    not fit the schema and must be looked at.
+    """
+    from pyarrow import json as arrow
+
+    # NOTE: Arrow's JSON reader (26.0) crashes the process on a row that is `null` instead of an
+    # object, so it must not see one.
+    if _NULL.search(data) is not None and _BARE_NULL.search(data) is not None:
+        return None
+    try:
+        return arrow.read_json(
+            pa.BufferReader(data),
+            read_options=arrow.ReadOptions(block_size=_BLOCK),
+            parse_options=arrow.ParseOptions(
+                explicit_schema=schema, unexpected_field_behavior="ignore"
+            ),
+        )
+    except pa.ArrowInvalid:
+        return None
 
 
 def objects(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -30,3 +59,16 @@ def json_object(line: str | bytes, where: str) -> dict[str, Any]:
     if not isinstance(row, dict):
         raise InputError(f"{where}: {shown(row)} is not a JSON object; each line must be one")
     return row
+
+
+def line_of(where: str) -> str:
+    """The number in `file, line n`."""
+    return where.rsplit(" ", 1)[1]
+
+
+def require_new(name: str, first: Mapping[str, str], where: str) -> None:
+    """InputError beginning with `where` if `first`, the lines of the ids so far, has this one."""
+    if name in first:
+        raise InputError(
+            f"{where}: {shown(name)} was given before in line {first[name]}; ids must be unique"
+        )

@@ -1,11 +1,12 @@
-"""CSV traces with lengths only: Azure, BurstGPT, Vidur's generic columns and plain pairs. One
-reader; a format is a row that names its columns.
+"""CSV traces with lengths only: Azure, BurstGPT, Vidur's generic columns, plain pairs, and columns
+with any of the usual names. One reader; a format is a row that names its columns.
 
 Columns are parsed and checked as vectors. Only when something is wrong is the file walked row by
 row, to say which line it was.
 """
 
 import csv
+import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,12 +20,13 @@ from blendsim.errors import InputError
 from blendsim.request import Ints, Workload, from_lengths
 from blendsim.traces.content import content, text_lines
 from blendsim.traces.counts import NO_REQUESTS, are_wrong, fault, require_rows, shown
+from blendsim.traces.length_names import EXTRAS, OUTPUT, PROMPT, Extras, are_lengths, find_names
 from blendsim.traces.seam import Head, ReadOptions, head, source_name
-from blendsim.traces.times import is_time, seconds_from_first
+from blendsim.traces.shared_prefixes import Prefixes, Rules, from_columns, require_pair
+from blendsim.traces.times import NO_TIME, arrivals, is_time
 
-#: Columns every CSV format may have besides its own.
-ID, KNOWN, LIMIT = "id", "is_known", "max_tokens"
 _TRUTH = {"true": True, "1": True, "false": False, "0": False, "": False}
+_NO_TRUTH = "is neither true nor false; write one of them"
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +38,7 @@ class CsvFormat:
     output: str
     arrival: str | None = None
     zero_is_failed: bool = False  # rows without output tokens are failed calls, to be left out
+    extras: Extras = EXTRAS
 
     @property
     def expects(self) -> str:
@@ -47,25 +50,32 @@ class CsvFormat:
         return {self.prompt, self.output} <= set(head.columns)
 
     def read(self, path: Path, options: ReadOptions) -> Workload:
-        """The file as a workload that shares nothing."""
+        """The file as a workload that shares the prefixes it names, and nothing else."""
         columns = _columns(head(path).columns, self, path)
-        table = _parse(path, columns, self)
+        data = content(path)
+        table = _parse(path, data, columns, self)
         require_rows(table.num_rows, path)
         prompt, output = _numbers(table, self.prompt), _numbers(table, self.output)
         failed = (output == 0) & self.zero_is_failed
         wrong = ~failed & (are_wrong(prompt) | are_wrong(output))
-        limit = _numbers(table, LIMIT) if LIMIT in columns else np.zeros(len(prompt))
-        limit = np.where(np.isnan(limit), 0, limit)
+        limit = np.zeros(len(prompt))
+        if self.extras.max_tokens in columns:
+            limit = np.nan_to_num(_numbers(table, self.extras.max_tokens), nan=0.0)
+        prefixes = _prefixes(table, self)
+        if prefixes is not None:
+            wrong |= prefixes.are_wrong(prompt, failed)
         if (wrong | are_wrong(limit, least=0)).any():
             raise _first_fault(path, self)
         known = _truths(table, path, self)
         arrival, notes = self._arrival(table, path)
+        digest = hashlib.sha256(data).hexdigest()[:12]
         workload = from_lengths(
             np.where(failed, 1, prompt).astype(np.int64),
             np.where(failed, 1, output).astype(np.int64),
             source=source_name(path),
+            prompts=None if prefixes is None else prefixes.prompts(path, digest, failed),
             arrival=arrival,
-            ids=_ids(table, path),
+            ids=_ids(table, path, self.extras.id),
             origin=(str(path),),
             notes=notes,
         )
@@ -73,24 +83,38 @@ class CsvFormat:
         return _without_failed(workload, failed, path) if failed.any() else workload
 
     def _arrival(self, table: pa.Table, path: Path) -> tuple[NDArray[np.float64], tuple[str, ...]]:
-        if self.arrival not in table.column_names:
+        if self.arrival is None or self.arrival not in table.column_names:
             return np.zeros(table.num_rows), ()
-        column = table[self.arrival]
-        seconds = seconds_from_first(column)
-        if seconds is not None:
-            return seconds, ()
-        if table.num_rows > 1 and len(column.unique()) == 1:
-            value = column[0].as_py()
-            note = f"{path}: every {self.arrival} is {value!r}; all requests arrive at 0"
-            return np.zeros(table.num_rows), (note,)
-        raise _first_fault(path, self)
+        found = arrivals(table[self.arrival], self.arrival, path)
+        if found is None:
+            raise _first_fault(path, self)
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class NamedLengths:
+    """CSV whose columns have any of the usual names, in upper or lower case."""
+
+    name: str = "lengths-csv"
+    expects: str = f"CSV with one column of {'/'.join(PROMPT)} and one of {'/'.join(OUTPUT)}"
+
+    def matches(self, head: Head) -> bool:
+        """Whether the header names a prompt's and an output's length."""
+        return are_lengths(head.columns)
+
+    def read(self, path: Path, options: ReadOptions) -> Workload:
+        """The file as any other CSV format, once it is known what its columns are called."""
+        names = find_names(head(path).columns, f"{path}, line 1")
+        form = CsvFormat(self.name, names.prompt, names.output, names.arrival, extras=names.extras)
+        return form.read(path, options)
 
 
 AZURE = CsvFormat("azure-csv", "ContextTokens", "GeneratedTokens", "TIMESTAMP")
 BURSTGPT = CsvFormat("burstgpt-csv", "Request tokens", "Response tokens", "Timestamp", True)
 VIDUR = CsvFormat("vidur-csv", "num_prefill_tokens", "num_decode_tokens", "arrived_at")
 PAIRS = CsvFormat("pairs-csv", "prompt_tokens", "response_tokens", "arrived_at")
-CSV_FORMATS = (AZURE, BURSTGPT, VIDUR, PAIRS)
+LENGTHS_CSV = NamedLengths()
+CSV_FORMATS = (AZURE, BURSTGPT, VIDUR, PAIRS, LENGTHS_CSV)  # in the order in which they are tried
 
 
 def _columns(header: tuple[str, ...], form: CsvFormat, path: Path) -> tuple[str, ...]:
@@ -102,19 +126,22 @@ def _columns(header: tuple[str, ...], form: CsvFormat, path: Path) -> tuple[str,
                 f"{path}, line 1: column {name!r} is {found} in the header; {form.name} needs it "
                 "once"
             )
-    wanted = (form.prompt, form.output, form.arrival, ID, KNOWN, LIMIT)
-    return tuple(name for name in wanted if name is not None and header.count(name) == 1)
+    wanted = (form.prompt, form.output, form.arrival, *form.extras)
+    columns = tuple(name for name in wanted if name is not None and header.count(name) == 1)
+    require_pair(columns, form.extras, f"{path}, line 1")
+    return columns
 
 
-def _parse(path: Path, columns: tuple[str, ...], form: CsvFormat) -> pa.Table:
+def _parse(path: Path, data: pa.Buffer, columns: tuple[str, ...], form: CsvFormat) -> pa.Table:
     from pyarrow import csv as arrow
 
     names = [name or f"unnamed {i}" for i, name in enumerate(head(path).columns)]
-    numbers = {name: pa.float64() for name in (form.prompt, form.output, LIMIT)}
+    counted = (form.prompt, form.output, form.extras.max_tokens, form.extras.prefix_tokens)
+    numbers = {name: pa.float64() for name in counted}
     texts = {name: pa.string() for name in columns if name not in numbers}
     try:
         return arrow.read_csv(
-            pa.BufferReader(content(path)),
+            pa.BufferReader(data),
             read_options=arrow.ReadOptions(column_names=names, skip_rows=_header_line(path)),
             convert_options=arrow.ConvertOptions(
                 include_columns=list(columns), column_types=numbers | texts
@@ -135,22 +162,28 @@ def _numbers(table: pa.Table, name: str) -> NDArray[np.float64]:
 
 
 def _truths(table: pa.Table, path: Path, form: CsvFormat) -> NDArray[np.bool_]:
-    if KNOWN not in table.column_names:
+    if form.extras.is_known not in table.column_names:
         return np.zeros(table.num_rows, np.bool_)
-    words = [_TRUTH.get(word.strip().lower()) for word in table[KNOWN].to_pylist()]
+    words = [_TRUTH.get(word.strip().lower()) for word in table[form.extras.is_known].to_pylist()]
     if None in words:
         raise _first_fault(path, form)
     return np.array(words, np.bool_)
 
 
-def _ids(table: pa.Table, path: Path) -> NDArray[np.str_] | None:
-    if ID not in table.column_names:
+def _prefixes(table: pa.Table, form: CsvFormat) -> Prefixes | None:
+    if form.extras.prefix_id not in table.column_names:
         return None
-    ids = np.array(table[ID].to_pylist(), np.str_)
+    return from_columns(table[form.extras.prefix_id], _numbers(table, form.extras.prefix_tokens))
+
+
+def _ids(table: pa.Table, path: Path, column: str) -> NDArray[np.str_] | None:
+    if column not in table.column_names:
+        return None
+    ids = np.array(table[column].to_pylist(), np.str_)
     values, counts = np.unique(ids, return_counts=True)
     if (counts > 1).any():
         raise InputError(
-            f"{path}, column {ID!r}: {str(values[counts > 1][0])!r} names {counts.max()} rows; "
+            f"{path}, column {column!r}: {str(values[counts > 1][0])!r} names {counts.max()} rows; "
             "ids must be unique"
         )
     return ids
@@ -173,10 +206,11 @@ def _first_fault(path: Path, form: CsvFormat, found: str = "") -> InputError:
     checks: list[tuple[str | None, Callable[[str], str | None]]] = [
         (form.prompt, lambda text: fault(text, "prompt")),
         (form.output, lambda text: fault(text, "output")),
-        (LIMIT, lambda text: None if text in ("", "0") else fault(text, "limit")),
-        (form.arrival, lambda text: None if is_time(text) else "is not a time"),
-        (KNOWN, lambda text: None if text.lower() in _TRUTH else "is neither true nor false"),
+        (form.extras.max_tokens, lambda text: None if text in ("", "0") else fault(text, "limit")),
+        (form.arrival, lambda text: None if is_time(text) else NO_TIME),
+        (form.extras.is_known, lambda text: None if text.lower() in _TRUTH else _NO_TRUTH),
     ]
+    rules = Rules(form.extras)
     with text_lines(path) as lines:
         rows = csv.reader(lines)
         filled = _filled(rows, path)
@@ -199,6 +233,11 @@ def _first_fault(path: Path, form: CsvFormat, found: str = "") -> InputError:
                 reason = check(cells[name]) if name in cells else None
                 if reason is not None:
                     return InputError(f"{where}, column {name!r}: {shown(cells[name])} {reason}")
+            if form.extras.prefix_id in cells and form.extras.prefix_tokens in cells:
+                prefix, tokens = cells[form.extras.prefix_id], cells[form.extras.prefix_tokens]
+                said = rules.fault(prefix, tokens, float(cells[form.prompt]), where)
+                if said is not None:
+                    return InputError(said)
     if not row:
         return InputError(f"{path}: {NO_REQUESTS}")
     why = found or f"its {form.arrival} values are written in different ways"

@@ -10,12 +10,22 @@ from blendsim.traces.catalog import CATALOG
 from blendsim.traces.counts import shown
 from blendsim.traces.hashed_jsonl import HASHED_FORMATS
 from blendsim.traces.lengths_csv import CSV_FORMATS
+from blendsim.traces.lengths_jsonl import LENGTHS_JSONL
 from blendsim.traces.openai_batch import OPENAI_BATCH
+from blendsim.traces.plain_prompts import PROMPTS_JSONL
 from blendsim.traces.results import read_results, with_lengths
 from blendsim.traces.seam import Format, ReadOptions, head
 from blendsim.traces.workload_file import WORKLOAD
 
-FORMATS: tuple[Format, ...] = (*CSV_FORMATS, *HASHED_FORMATS, OPENAI_BATCH, WORKLOAD)
+#: In the order in which they are tried: a line with a prompt may have lengths as well.
+FORMATS: tuple[Format, ...] = (
+    *CSV_FORMATS,
+    *HASHED_FORMATS,
+    OPENAI_BATCH,
+    PROMPTS_JSONL,
+    LENGTHS_JSONL,
+    WORKLOAD,
+)
 DEMO_PREFIX = "demo:"
 
 

@@ -1,5 +1,4 @@
-"""OpenAI batch files: one JSONL request a line, with its text. The only format whose prompts have
-to be made into tokens.
+"""OpenAI batch files: one JSONL request a line, with its text, which has to be made into tokens.
 
 With a model's directory as the tokenizer the tokens are the model's own, its chat template
 included. Otherwise they are near them; what requests share, they share either way.
@@ -16,7 +15,7 @@ from blendsim.errors import InputError
 from blendsim.request import Ints, Prompts, Workload
 from blendsim.traces.chat import Chat, chat_of
 from blendsim.traces.counts import require_rows, shown, whole
-from blendsim.traces.jsonl import objects
+from blendsim.traces.jsonl import line_of, objects, require_new
 from blendsim.traces.prompt_forms import Content, content
 from blendsim.traces.seam import Head, ReadOptions, source_name
 from blendsim.traces.tokens import Encoder, encoder
@@ -30,6 +29,7 @@ class BatchRequest(NamedTuple):
     custom_id: str
     limit: int  # tokens of the answer at most; 0 = none given
     prompt: Content
+    output: int = 0  # tokens that were generated; 0 = not given
 
 
 class BatchLine(NamedTuple):
@@ -57,6 +57,10 @@ class OpenAIBatch:
         requests = [line.request for line in batch_lines(path, chat)]
         return workload_of(path, requests, encoder(options.tokenizer), chat)
 
+    def id_of(self, row: dict[str, Any], number: int) -> str:
+        """The id of the request in line `number`."""
+        return str(row["custom_id"])
+
 
 OPENAI_BATCH = OpenAIBatch()
 
@@ -68,27 +72,24 @@ def batch_lines(path: Path, chat: Chat) -> Iterator[BatchLine]:
     first: dict[str, str] = {}
     for where, row in objects(path):
         request = _request(row, chat, where)
-        if request.custom_id in first:
-            raise InputError(
-                f"{where}, column 'custom_id': {shown(request.custom_id)} was given before in line "
-                f"{first[request.custom_id]}; ids must be unique"
-            )
-        first[request.custom_id] = where.rsplit(" ", 1)[1]
+        require_new(request.custom_id, first, f"{where}, column 'custom_id'")
+        first[request.custom_id] = line_of(where)
         yield BatchLine(where, row, request)
 
 
 def workload_of(
     path: Path, requests: Sequence[BatchRequest], encode: Encoder, chat: Chat
 ) -> Workload:
-    """The requests with their prompts as tokens; output lengths are not in such a file."""
+    """The requests with their prompts as tokens."""
     require_rows(len(requests), path)
     prompts, prompt_len = _prompts(requests, encode, path)
     n = len(requests)
+    output_len = np.array([request.output for request in requests], np.int64)
     return Workload(
         ids=np.array([request.custom_id for request in requests], np.str_),
         prompt_len=prompt_len,
-        output_len=np.zeros(n, np.int64),
-        has_output=np.zeros(n, np.bool_),
+        output_len=output_len,
+        has_output=output_len > 0,
         output_limit=np.array([request.limit for request in requests], np.int64),
         is_known=np.zeros(n, np.bool_),
         arrival=np.zeros(n),
@@ -110,20 +111,26 @@ def _request(row: dict[str, Any], chat: Chat, where: str) -> BatchRequest:
         raise InputError(
             f"{where}, column 'url': {shown(row['url'])} generates no tokens; remove the row"
         )
-    if body.get("n") not in (None, 1):
-        raise InputError(
-            f"{where}, column 'body.n': {shown(body['n'])} answers of one request; write one "
-            "request an answer"
-        )
-    limit = 0
-    for name in _LIMITS:
-        if body.get(name) is not None:
-            limit = whole(body[name], "limit", f"{where}, column 'body.{name}'")
-            break
+    limit = limit_of(body, where, "body.")
     prompt = content(body, chat, where)
     if not prompt.text and not prompt.tokens:
         raise InputError(f"{where}, column 'body': the prompt is empty; remove the row")
     return BatchRequest(custom_id, limit, prompt)
+
+
+def limit_of(body: dict[str, Any], where: str, root: str) -> int:
+    """Most tokens of a request's one answer, 0 = none given, or InputError that calls columns by
+    `root` and their name.
+    """
+    if body.get("n") not in (None, 1):
+        raise InputError(
+            f"{where}, column '{root}n': {shown(body['n'])} answers of one request; write one "
+            "request an answer"
+        )
+    for name in _LIMITS:
+        if body.get(name) is not None:
+            return whole(body[name], "limit", f"{where}, column '{root}{name}'")
+    return 0
 
 
 def _prompts(requests: Sequence[BatchRequest], encode: Encoder, path: Path) -> tuple[Prompts, Ints]:

@@ -1,7 +1,8 @@
-"""What a request of an OpenAI batch file gives as its prompt: messages, text or token ids, under
-one of three names.
+"""What a request gives as its prompt: messages, text or token ids, under one of three names in the
+body of an OpenAI batch's line, or one of two in a plain line.
 """
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from blendsim.errors import InputError
@@ -9,6 +10,7 @@ from blendsim.traces.chat import Chat, Message
 from blendsim.traces.counts import shown
 
 PROMPT_NAMES = ("messages", "prompt", "input")  # of which the first that is there counts
+PLAIN_NAMES = ("messages", "prompt")
 
 
 class Content(NamedTuple):
@@ -21,13 +23,21 @@ class Content(NamedTuple):
     has_media: bool = False  # whether there was content that is neither
 
 
-def content(body: dict[str, Any], chat: Chat, where: str) -> Content:
-    """The prompt of a request's body, its messages written by `chat`."""
-    name = next((name for name in PROMPT_NAMES if name in body), PROMPT_NAMES[-1])
+def content(
+    body: dict[str, Any],
+    chat: Chat,
+    where: str,
+    root: str = "body.",
+    names: Sequence[str] = PROMPT_NAMES,
+) -> Content:
+    """The prompt of a request's body, under one of `names`, its messages written by `chat`. Errors
+    begin with `where` and call columns by `root` and their name.
+    """
+    name = next((name for name in names if name in body), names[-1])
     prompt = body.get(name)
     settings = body.get("chat_template_kwargs")
     chat = chat.with_settings(settings) if isinstance(settings, dict) else chat
-    where = f"{where}, column 'body.{name}'"
+    where = f"{where}, column '{root}{name}'"
     if name == "messages":
         return _chat(prompt, chat, where)
     if isinstance(prompt, list) and len(prompt) == 1 and not isinstance(prompt[0], int | dict):
@@ -44,7 +54,7 @@ def content(body: dict[str, Any], chat: Chat, where: str) -> Content:
         return Content("", prompt)
     raise InputError(
         f"{where}: {shown(prompt)} is neither text, messages nor token ids of one prompt; give "
-        "messages, prompt or input"
+        f"{', '.join(names[:-1])} or {names[-1]}"
     )
 
 

@@ -1,0 +1,90 @@
+"""Prompts as JSON Lines: what goes into the body of an OpenAI batch's line, by itself. Prompts are
+made into tokens as there.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from blendsim.errors import InputError
+from blendsim.request import Workload
+from blendsim.traces.chat import Chat, chat_of
+from blendsim.traces.counts import shown, whole
+from blendsim.traces.jsonl import line_of, objects, require_new
+from blendsim.traces.length_names import OUTPUT
+from blendsim.traces.openai_batch import BatchRequest, limit_of, workload_of
+from blendsim.traces.prompt_forms import PLAIN_NAMES, content
+from blendsim.traces.seam import Head, ReadOptions
+from blendsim.traces.tokens import encoder
+
+_IDS = ("custom_id", "request_id", "id")  # of which the first that is there counts
+
+
+@dataclass(frozen=True, slots=True)
+class PlainPrompts:
+    """A prompt a line, with its limit and its output length where they are given."""
+
+    name: str = "prompts-jsonl"
+    expects: str = "JSONL with key prompt or messages"
+
+    def matches(self, head: Head) -> bool:
+        """Whether the first object has a prompt of its own, not in a body."""
+        return not head.keys.isdisjoint(PLAIN_NAMES) and "body" not in head.keys
+
+    def read(self, path: Path, options: ReadOptions) -> Workload:
+        """The requests with their prompts as tokens; those without an id are called by line."""
+        chat = chat_of(options.tokenizer)
+        first: dict[str, str] = {}
+        requests = []
+        for where, row in objects(path):
+            line = line_of(where)
+            name = _name(row, line, where)
+            require_new(name.id, first, f"{where}, column {name.column!r}")
+            first[name.id] = line
+            requests.append(_request(name.id, row, chat, where))
+        return workload_of(path, requests, encoder(options.tokenizer), chat)
+
+    def id_of(self, row: dict[str, Any], number: int) -> str:
+        """The id of the request in line `number`."""
+        return _name(row, str(number), f"line {number}").id
+
+
+PROMPTS_JSONL = PlainPrompts()
+
+
+class _Name(NamedTuple):
+    id: str
+    column: str  # that it is from
+
+
+def _name(row: dict[str, Any], line: str, where: str) -> _Name:
+    column = next((name for name in _IDS if row.get(name) is not None), None)
+    if column is None:
+        return _Name(line, _IDS[-1])
+    value = row[column]
+    if isinstance(value, bool) or not isinstance(value, str | int) or value == "":
+        raise InputError(
+            f"{where}, column {column!r}: {shown(value)} is not a name; give a text or a number, "
+            "or leave it out"
+        )
+    return _Name(str(value), column)
+
+
+def _request(name: str, row: dict[str, Any], chat: Chat, where: str) -> BatchRequest:
+    given = {column: value for column, value in row.items() if value is not None}
+    limit = limit_of(given, where, "")
+    prompt = content(given, chat, where, "", PLAIN_NAMES)
+    if not prompt.text and not prompt.tokens:
+        raise InputError(f"{where}: the prompt is empty; remove the row")
+    return BatchRequest(name, limit, prompt, _output(given, where))
+
+
+def _output(given: dict[str, Any], where: str) -> int:
+    """Tokens that were generated, 0 where the row does not say."""
+    found = [column for column in OUTPUT if column in given]
+    if len(found) > 1:
+        raise InputError(
+            f"{where}: columns {found[0]!r} and {found[1]!r} could both be the length of the "
+            "output; rename or remove all but one"
+        )
+    return whole(given[found[0]], "output", f"{where}, column {found[0]!r}") if found else 0
