@@ -62,12 +62,20 @@ def is_warm() -> bool:
     """Whether kernels were compiled on this machine before, so that no compilation is to be waited
     for.
     """
-    return (Path(_CACHE) / "warm").exists()
+    return _warm_mark().exists()
 
 
 def mark_warm() -> None:
     """Note that a whole run has compiled all it needs."""
-    (Path(_CACHE) / "warm").touch()
+    _warm_mark().touch()
+
+
+def _warm_mark() -> Path:
+    """A file for this copy of the package: numba finds kernels again by the paths of their sources,
+    so another copy of the same sources compiles its own.
+    """
+    place = hashlib.sha256(os.fsencode(Path(__file__).resolve().parent)).hexdigest()[:16]
+    return Path(_CACHE) / f"warm-{place}"
 
 
 def kernel(function: Callable[..., Any]) -> Any:

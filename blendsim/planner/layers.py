@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from blendsim.compiled import allocating_kernel
+from blendsim.planner.resort import resorted
 from blendsim.planner.tree import Floats, NodeCosts, density
 from blendsim.request import Ints
 
@@ -19,6 +20,7 @@ class Layers(NamedTuple):
     sequence: Ints  # (n,) leaf at place i
     leaf_density: Floats  # (n,) by leaf
     node_density: Floats  # (m,)
+    by_density: Ints  # (m + n,) nodes and leaves by seniority, as they are ranked: densest first
 
 
 def seniority(first: Ints, last: Ints) -> Ints:
@@ -29,16 +31,26 @@ def seniority(first: Ints, last: Ints) -> Ints:
     return np.lexsort((np.arange(len(start)), -width, start))
 
 
-def sort_layers(parent: Ints, leaf_parent: Ints, costs: NodeCosts, senior: Ints) -> Layers:
+def sort_layers(
+    parent: Ints,
+    leaf_parent: Ints,
+    costs: NodeCosts,
+    senior: Ints,
+    before: Layers | None = None,
+) -> Layers:
     """Lay the tree out with every node's children in non-increasing density; ties by `senior`.
 
-    Parents come before children. A node without leaves takes no place.
+    Parents come before children. A node without leaves takes no place. `before` is how the tree was
+    laid out when it was little different, which saves time.
     """
     leaf_density = density(costs.leaf_compute, costs.leaf_memory)
     node_density = density(costs.compute, costs.memory)
-    by_density = np.argsort(-np.concatenate((node_density, leaf_density))[senior], kind="stable")
+    by_density = resorted(
+        -np.concatenate((node_density, leaf_density))[senior],
+        None if before is None else before.by_density,
+    )
     sequence = _deal(parent, leaf_parent, costs.leaves, senior[by_density])
-    return Layers(sequence, leaf_density, node_density)
+    return Layers(sequence, leaf_density, node_density, by_density)
 
 
 @allocating_kernel

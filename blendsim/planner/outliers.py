@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from blendsim.compiled import allocating_kernel
+from blendsim.compiled import allocating_kernel, kernel
 from blendsim.planner.layers import Layers
 from blendsim.planner.tree import Floats, NodeCosts, density
 from blendsim.request import Ints
@@ -47,6 +47,7 @@ def choose_splits(
     depth: Ints,
     costs: NodeCosts,
     layers: Layers,
+    rising: Ints,
     displaced: Floats,
     least_gain: float,
     limit: float,
@@ -55,12 +56,13 @@ def choose_splits(
     """The splits of a round, cheapest first while `budget` tokens last; none if none is allowed.
 
     A split is allowed when it costs at most `limit` tokens, fits the budget and gains `least_gain`
-    seconds a token. What is farthest from the rest of its subtree goes first, and in one round a
-    subtree loses only outliers of one side, since that often puts the others in place.
+    seconds a token. `rising` are the leaves from least dense to densest. What is farthest from the
+    rest of its subtree goes first, and in one round a subtree loses only outliers of one side,
+    since that often puts the others in place.
     """
     cost = _split_costs(parent, leaf_parent, depth, costs.leaves)
     top = top_nodes(parent, leaf_parent)
-    gain, shift = _gains(parent, leaf_parent, top, costs, layers, displaced)
+    gain, shift = _gains(parent, leaf_parent, top, costs, layers, rising, displaced)
     is_allowed = (cost > 0) & (cost <= min(limit, budget)) & (gain > 0.0)
     is_allowed &= gain >= least_gain * cost
     distance = np.abs(shift)
@@ -88,13 +90,14 @@ def _gains(
     top: Ints,
     costs: NodeCosts,
     layers: Layers,
+    rising: Ints,
     displaced: Floats,
 ) -> tuple[Floats, Floats]:
     """Seconds gained by splitting each node and leaf, and where it belongs relative to the rest of
     its top-level subtree, as a share of the pool's work.
     """
     leaf_work = costs.leaf_compute + costs.leaf_memory
-    places = _places(layers.leaf_density, leaf_work)
+    places = _places(layers.leaf_density, rising, leaf_work)
     compute = np.concatenate((costs.compute, costs.leaf_compute))
     memory = np.concatenate((costs.memory, costs.leaf_memory))
     work = compute + memory
@@ -107,18 +110,33 @@ def _gains(
     rest_compute = np.maximum(compute[top] - compute, 0.0)
     rest_memory = np.maximum(memory[top] - memory, 0.0)
     rest = places.of(density(rest_compute, rest_memory))
-    gain = np.maximum(_fall(work, pull, ideal, own), 0.0)
-    gain += np.maximum(_fall(work[top] - work, pull[top] - pull, ideal[top] - ideal, rest), 0.0)
-    return gain, own - rest
+    return _falls(top, work, pull, ideal, own, rest), own - rest
 
 
-def _fall(work: Floats, pull: Floats, ideal: Floats, place: Floats) -> Floats:
-    """Fall of w·d² when what is Σ w·d = `pull` off, and ideally at Σ w·x = `ideal`, goes to
-    `place`.
+@allocating_kernel
+def _falls(
+    top: Ints, work: Floats, pull: Floats, ideal: Floats, own: Floats, rest: Floats
+) -> Floats:
+    """How far w·d² falls when each node or leaf goes to its `own` place and what it leaves of its
+    top-level subtree to that of the `rest`.
     """
-    with np.errstate(divide="ignore", invalid="ignore"):
-        fall = (pull * pull - (ideal - work * place) ** 2) / work
-    return np.nan_to_num(fall, nan=0.0, posinf=0.0, neginf=0.0)
+    gain = np.empty(len(top))
+    for c in range(len(top)):
+        t = top[c]
+        gain[c] = max(_fall(work[c], pull[c], ideal[c], own[c]), 0.0)
+        others = _fall(work[t] - work[c], pull[t] - pull[c], ideal[t] - ideal[c], rest[c])
+        gain[c] += max(others, 0.0)
+    return gain
+
+
+@kernel
+def _fall(work: float, pull: float, ideal: float, place: float) -> float:
+    """Fall of w·d² when what is Σ w·d = `pull` off, and ideally at Σ w·x = `ideal`, goes to
+    `place`; 0 for what has no work.
+    """
+    off = ideal - work * place
+    fall = (pull * pull - off * off) / work
+    return fall if np.isfinite(fall) else 0.0
 
 
 class _Places(NamedTuple):
@@ -133,8 +151,8 @@ class _Places(NamedTuple):
         return np.interp(rho, self.rising, self.middle)
 
 
-def _places(leaf_density: Floats, leaf_work: Floats) -> _Places:
-    order = np.argsort(leaf_density, kind="stable")
+def _places(leaf_density: Floats, order: Ints, leaf_work: Floats) -> _Places:
+    """Places of leaves that are in `order` by rising density."""
     ranked = leaf_density[order]
     start = np.flatnonzero(np.diff(ranked, prepend=-np.inf))
     before = np.append(0.0, np.cumsum(leaf_work[order]))

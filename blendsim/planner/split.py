@@ -11,6 +11,7 @@ import numpy as np
 
 from blendsim.planner.layers import Layers, seniority, sort_layers
 from blendsim.planner.outliers import choose_splits, displacements
+from blendsim.planner.resort import resorted
 from blendsim.planner.tree import Floats, NodeCosts, PoolTree, spread_costs
 from blendsim.request import Ints
 
@@ -55,15 +56,27 @@ def split(
         budget = (1.0 - rule.kept_sharing) * float(tree.common.sum())
     limit = np.inf if rule.threshold is None else float(rule.threshold)
     leaves_moved, subtrees_moved, dearest, rounds = 0, 0, 0, 0
+    layers: Layers | None = None
+    rising: Ints | None = None
     while True:
         costs = spread_costs(parent, leaf_parent, tree.depth, compute, memory, seconds_per_token)
-        layers = sort_layers(parent, leaf_parent, costs, senior)
+        layers = sort_layers(parent, leaf_parent, costs, senior, layers)
         displaced = displacements(layers, costs)
         if not displaced.any():
             break
         least_gain = rule.worth * seconds_per_token
+        rising = resorted(layers.leaf_density, rising)
         child, cost = choose_splits(
-            parent, leaf_parent, tree.depth, costs, layers, displaced, least_gain, limit, budget
+            parent,
+            leaf_parent,
+            tree.depth,
+            costs,
+            layers,
+            rising,
+            displaced,
+            least_gain,
+            limit,
+            budget,
         )
         if not len(child):
             break
