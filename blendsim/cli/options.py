@@ -82,7 +82,7 @@ Lengths = Annotated[
     Path | None, typer.Option(help="Results of an earlier run, for traces without output lengths.")
 ]
 Tokenizer = Annotated[
-    str | None, typer.Option(help="The model's directory, or a tokenizer.json, for OpenAI batches.")
+    str | None, typer.Option(help="The model's directory, or a tokenizer.json, for text prompts.")
 ]
 Format = Annotated[str | None, typer.Option(help="Read traces as this format, do not guess.")]
 SkipOversize = Annotated[
