@@ -102,9 +102,36 @@ def test_a_trace_without_lines_of_requests_gives_a_table_only(tmp_path: Path) ->
     done = invoke("export", plan, "-o", tmp_path / "ordered.jsonl")
     assert done.exit_code == 2
     assert f"{trace}: is pairs-csv, not openai-batch or prompts-jsonl, so" in done.stderr
+    assert "name the output .csv or .parquet" in done.stderr
     assert not (tmp_path / "ordered.jsonl").exists()
     assert invoke("export", plan, "-o", tmp_path / "served.csv").exit_code == 0
     assert len(written(tmp_path / "served.csv")) == 21
+
+
+def test_plain_lines_with_prompts_are_put_in_order(tmp_path: Path) -> None:
+    rows = [
+        {"prompt": [*([7] * 40 if k % 3 else []), *[100 + k] * (1 + 60 * (k % 5))]}
+        | ({"id": k} if k % 2 else {})
+        for k in range(100, 130)
+    ]
+    source = lines(tmp_path / "plain.jsonl", *rows)
+    source.write_text(source.read_text().replace("\n", "\n\n", 1))
+    batched = batch(tmp_path / "batch.jsonl", 8)
+    plan, ordered = planned(tmp_path, source, batched), tmp_path / "ordered.jsonl"
+    done = invoke("export", plan, "-o", ordered)
+    assert done.exit_code == 0, done.stderr
+    assert sorted(written(ordered)) == sorted(written(source) + written(batched))
+    assert invoke("export", plan, "-o", tmp_path / "served.parquet").exit_code == 0
+    ids = pq.read_table(tmp_path / "served.parquet")["id"].to_pylist()
+    by_line = dict(enumerate(source.read_text().split("\n"), start=1))
+    for one, line in zip(ids, written(ordered), strict=True):
+        row = json.loads(line)
+        if "custom_id" in row:
+            assert one == f"batch/{row['custom_id']}"
+        elif "id" in row:
+            assert one == f"plain/{row['id']}"
+        else:
+            assert by_line[int(one.removeprefix("plain/"))] == line
 
 
 def test_pools_of_prefill_and_decode_are_refused(tmp_path: Path) -> None:

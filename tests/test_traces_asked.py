@@ -222,11 +222,21 @@ def test_a_setting_has_one_fate() -> None:
     assert len(HONOURED | IDLE | set(REFUSED)) == len(HONOURED) + len(IDLE) + len(REFUSED)
 
 
-@pytest.mark.parametrize("text", ["prompt_tokens,response_tokens\n1,2\n", '{"a": 1}\n', "x\n"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "prompt_tokens,response_tokens\n1,2\n",
+        '{"a": 1}\n',
+        "x\n",
+        '{"custom_id": "a", "prompt": "x"}\n',
+        '{"id": 1, "messages": []}\n',
+        '{"input_tokens": 1, "output_tokens": 2}\n',
+    ],
+)
 def test_a_file_of_another_format_is_refused(text: str, tmp_path: Path) -> None:
     tokenizer(tmp_path)
     (tmp_path / "t").write_text(text)
-    with pytest.raises(InputError, match=r"is no OpenAI batch file .*custom_id,body"):
+    with pytest.raises(InputError, match=r"is no OpenAI batch file .*custom_id,body.*; write"):
         read_batch(tmp_path / "t", tmp_path)
 
 

@@ -5,12 +5,16 @@ import json
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from blendsim.errors import InputError
 from blendsim.prefix import shareable_tokens, sort_prompts
 from blendsim.request import Workload
 from blendsim.traces import ReadOptions, load
-from blendsim.traces.length_names import ARRIVAL, OUTPUT, PROMPT
+from blendsim.traces.content import content
+from blendsim.traces.length_names import ARRIVAL, OUTPUT, PROMPT, find_names
+from blendsim.traces.lengths_jsonl import _parse, _walk
 from blendsim.traces.load import format_of
 
 
@@ -174,3 +178,33 @@ def test_times_of_block_hashes_are_in_all_rows_or_none(
     rows = ({"input_length": 5, "output_length": 6, "timestamp": time} for time in times)
     with pytest.raises(InputError, match=words):
         read(tmp_path, objects(*rows))
+
+
+lengths = st.integers(1, 5000)
+times = st.floats(-1e9, 1e9) | st.integers(0, 10**9)
+row = st.tuples(lengths, lengths, times, st.booleans() | st.none(), st.none() | lengths)
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    rows=st.lists(st.tuples(row, st.sampled_from(["a", " a", "b", "", None])), min_size=1),
+    id_of=st.sampled_from([str, int]),
+)
+def test_both_ways_of_reading_json_agree(
+    tmp_path: Path, rows: list[tuple[tuple[object, ...], str | None]], id_of: type
+) -> None:
+    keys = ("input_len", "output_len", "arrival", "is_known", "max_tokens")
+    made = [
+        dict(zip(keys, values, strict=True))
+        | {"id": id_of(i), "prefix_id": prefix, "prefix_tokens": 1 if prefix else None}
+        for i, (values, prefix) in enumerate(rows)
+    ]
+    path = write(tmp_path, objects(*made))
+    names = find_names(tuple(made[0]), "here")
+    fast, slow = _parse(content(path), made[0], names), _walk(path, made[0], names)
+    assert fast is not None
+    for name in ("prompt", "output", "limit", "known", "arrival", "ids"):
+        assert getattr(fast, name).tolist() == getattr(slow, name).tolist()
+    by_fast, by_slow = fast.prefixes.codes.tolist(), slow.prefixes.codes.tolist()
+    assert len(set(zip(by_fast, by_slow, strict=True))) == len(set(by_fast)) == len(set(by_slow))
+    assert [code < 0 for code in by_fast] == [code < 0 for code in by_slow]

@@ -93,7 +93,7 @@ Lengths = Annotated[
     ),
 ]
 Tokenizer = Annotated[
-    str | None, typer.Option(help="The model's directory, or a tokenizer.json, for OpenAI batches.")
+    str | None, typer.Option(help="The model's directory, or a tokenizer.json, for text prompts.")
 ]
 Format = Annotated[str | None, typer.Option(help="Read traces as this format, do not guess.")]
 SkipOversize = Annotated[

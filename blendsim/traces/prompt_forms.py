@@ -60,12 +60,16 @@ def content(
 
 def _chat(messages: object, chat: Chat, where: str) -> Content:
     if not isinstance(messages, list) or not messages:
-        raise InputError(f"{where}: {shown(messages)} is not a list of messages")
+        raise InputError(
+            f"{where}: {shown(messages)} is not a list of messages; give one with at least one"
+        )
     plain: list[Message] = []
     has_media = False
     for message in messages:
         if not isinstance(message, dict) or not isinstance(message.get("role", "user"), str):
-            raise InputError(f"{where}: {shown(message)} is not a message with role and content")
+            raise InputError(
+                f"{where}: {shown(message)} is not a message with role and content; mend the row"
+            )
         text = message.get("content")
         if isinstance(text, list):
             parts = [part for part in text if isinstance(part, dict)]
@@ -73,7 +77,9 @@ def _chat(messages: object, chat: Chat, where: str) -> Content:
             has_media |= len(texts) < len(text)
             text = "".join(texts)
         if text is not None and not isinstance(text, str):
-            raise InputError(f"{where}: content {shown(text)} is neither text nor parts")
+            raise InputError(
+                f"{where}: content {shown(text)} is neither text nor parts; mend the row"
+            )
         plain.append({**message, "role": message.get("role", "user"), "content": text or ""})
     text = chat.write(plain, where)
     return Content(text, None, True, chat.has_special, has_media)

@@ -22,7 +22,7 @@ def seconds_from_first(texts: pa.ChunkedArray) -> NDArray[np.float64] | None:
     ):
         try:
             values = texts.cast(kind).to_numpy()
-        except pa.ArrowInvalid:
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError):  # numbers are no dates
             continue
         if values.dtype.kind == "M":
             ticks = values.astype("datetime64[ns]").astype(np.int64)
