@@ -108,7 +108,8 @@ def test_the_gain_of_the_outlier_is_what_its_siblings_win() -> None:
     assert displaced * 346.5 == pytest.approx([-80, -80, -80, 0, 46.5, 46.5])
     shape = (done.parent, done.leaf_parent)
     top = outliers_module.top_nodes(*shape)
-    gain, _ = outliers_module._gains(*shape, top, done.costs, done.layers, displaced)
+    rising = np.argsort(done.layers.leaf_density, kind="stable")
+    gain, _ = outliers_module._gains(*shape, top, done.costs, done.layers, rising, displaced)
     belongs = (22 * 11 + 12 * 28 + 12.5 * 40.25) / 46.5
     after = 28 + (40 / 6.5 - 5.0) / 5.0 * (11 - 28)
     assert gain[3 + 3] == pytest.approx(46.5 * (80**2 - (belongs - after) ** 2) / 346.5**2)
