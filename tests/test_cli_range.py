@@ -110,3 +110,19 @@ def test_a_guess_of_the_answers_moves_the_prediction_and_stays_in_the_plan(tmp_p
     refused = invoke("plan", *given, "--output-guess", 0)
     assert refused.exit_code == 2
     assert "--output-guess 0" in refused.stderr
+
+
+def test_what_to_rent_is_told_its_range_and_how_often_it_is_late() -> None:
+    given = ("--trace", MIXED, "--sample", 0.1, "--gpu", "a100-80g,l40s")
+    found = told(*given)
+    assert found["chosen"]["gpu"] == "a100-80g"
+    worlds = found["worlds"]
+    assert worlds == told(*given[:4], "--gpu", "a100-80g")["worlds"]
+    seconds = found["chosen"]["predicted_seconds"]
+    deadline = max(seconds, (worlds[5] + worlds[6]) / 2)
+    late = sum(world > deadline for world in worlds)
+    assert late > 0, "or this says nothing"
+    shown = " ".join(invoke("plan", *given, "--deadline", f"{deadline!r}s").stdout.split())
+    assert f"In {late} of them it misses the deadline of " in shown
+    assert "misses the deadline of" not in invoke("plan", *given, "--deadline", "9h").stdout
+    assert told(*given[:2], "--sample", 1, *given[4:])["worlds"] == []

@@ -14,6 +14,7 @@ from blendsim.cli.output import print_json, print_lines, width
 from blendsim.cli.places import require_places
 from blendsim.cli.pooled import takes_pool
 from blendsim.cli.progress import Progress
+from blendsim.cli.ranges import range_told
 from blendsim.cli.rental import Wanted, rent
 from blendsim.cli.searching import found_json, found_told, given_effort
 from blendsim.cli.stopping import ends_at_once
@@ -78,7 +79,7 @@ def plan(
         return
     kept = f"plan written to {output}" if output else "-o plan.parquet keeps this plan"
     where = f"{o.platform(asked.settings)}, engine {asked.settings.engine}"
-    advice = [*choice.advice, *(found_told(found) if found else []), *_range_told(spread)]
+    advice = [*choice.advice, *(found_told(found) if found else []), *range_told(spread)]
     print_lines(_text(choice.rows, choice.chosen, where, advice, notes))
     print_lines(["", kept])
 
@@ -101,23 +102,6 @@ def _choose(
     from blendsim.search.auto_search import choose_and_search
 
     return *choose_and_search(pool, settings, further, say), NO_SPREAD
-
-
-def _range_told(spread: "Spread") -> list[str]:
-    """How far the predicted seconds may be off."""
-    if not spread.seconds:
-        return []
-    told = (
-        f"Predicted seconds hang on lengths that were not sampled: in {len(spread.seconds)} worlds "
-        f"that the sample allows the plan takes {spread.seconds[0]:,.1f} to "
-        f"{spread.seconds[-1]:,.1f} s, and longer if an answer is longer than all sampled ones."
-    )
-    if spread.guessed:
-        told += (
-            f" {spread.guessed:,} requests are of sources without a sampled length: of the mean "
-            "that is guessed for them, two worlds of three take half to double."
-        )
-    return [told]
 
 
 def _unseen(asked: o.Asked, pool: "Workload", plan: "Plan") -> list[str]:
