@@ -66,7 +66,8 @@ class Settings:
     def __post_init__(self) -> None:
         # NOTE: the one place that every way into settings passes (options, files, plans, Python),
         # so that plans of the same system are equal whatever it was called. Names that are not
-        # known are refused where they are looked up.
+        # known are refused where they are looked up. A directory of a model's name in the working
+        # directory is that model, so the disk is looked at, too.
         for part, name in (
             ("model", model_name(self.model)),
             ("gpu", gpu_name(self.gpu)),

@@ -271,7 +271,10 @@ def find_model(name: str) -> ModelSpec:
 
 
 def _is_model_path(path: Path) -> bool:
-    return path.is_dir() or (path.suffix == ".json" and path.exists())
+    try:
+        return path.is_dir() or (path.suffix == ".json" and path.exists())
+    except (OSError, ValueError):  # no path at all: too long, or with a NUL
+        return False
 
 
 def _read_config(path: Path) -> ModelSpec:

@@ -96,8 +96,9 @@ def draw(
     A request whose length is not visible takes that of a visible one, drawn from where its estimate
     by `rule` is from too: the deepest subtree with evidence, or `shrunk`'s mixture. Means alone
     would predict a run without long answers, and so without a tail. Where nothing was learned of a
-    source, lengths are exponential about their estimate: of all distributions with a given mean
-    that one assumes least, and answers of real services spread about as widely.
+    source, lengths are exponential and cut at the limit, with the estimate for their mean: of all
+    distributions with a given mean the exponential assumes least, and answers of real services
+    spread about as widely.
 
     A sample is not the pool. Where it `is_doubted`, its lengths are not equally likely: each gets
     an exponential weight, the same for all who draw from it, so that worlds differ as much as the
@@ -120,10 +121,28 @@ def draw(
         doubt = PRIOR_DOUBT if is_doubted else 0.0
         factor = np.exp(doubt * rng.standard_normal(int(tree.group.max()) + 1))[tree.group[leaf]]
         row = tree.order[leaf]
-        length = -np.log1p(-luck[leaf]) * factor * lengths.expected[row]
-        drawn[row] = np.maximum(1, np.rint(length)).astype(np.int64)
+        mean = _means_below(lengths.expected[row] * factor, workload.output_limit[row])
+        # NOTE: a mean at the limit is infinite here, and one draw of a thousand million is 0.
+        length = np.maximum(1.0, np.rint(-np.log1p(-luck[leaf]) * np.minimum(mean, 1e12)))
+        drawn[row] = length.astype(np.int64)
     limit = np.where(workload.output_limit > 0, workload.output_limit, np.iinfo(np.int64).max)
     return np.where(lengths.is_visible, lengths.expected, np.minimum(drawn, limit))
+
+
+def _means_below(wanted: Floats, limit: Ints) -> Floats:
+    """Means of exponential distributions that have the means `wanted` when they are cut at the
+    limits (0 = none): the θ with θ·(1 − exp(−L/θ)) = w, infinite where w is no less than L.
+    """
+    found = np.where((limit > 0) & (wanted >= limit), np.inf, wanted)
+    rows = np.flatnonzero((limit > 0) & (wanted < limit))
+    share = wanted[rows] / limit[rows]
+    low, high = share, share / (1.0 - share)  # of θ/L
+    for _ in range(40):
+        middle = np.sqrt(low * high)
+        is_low = middle * -np.expm1(-1.0 / middle) < share
+        low, high = np.where(is_low, middle, low), np.where(is_low, high, middle)
+    found[rows] = np.sqrt(low * high) * limit[rows]
+    return found
 
 
 def _draw_of_deepest(
@@ -209,7 +228,8 @@ def _prior(limit: Ints, sampled: Ints, guess: int | None) -> tuple[Floats | floa
         )
     told = f"{len(limit)} requests have no output length to learn from: "
     if guess is not None:
-        return float(guess), told + f"{guess:,} tokens are expected, as was asked for"
+        cut = ", or max_tokens where that is less" if ((limit > 0) & (limit < guess)).any() else ""
+        return float(guess), told + f"{guess:,} tokens are expected, as was asked for{cut}"
     return np.where(limit > 0, limit * PRIOR_SHARE, PRIOR_OUTPUT), told + (
         f"{PRIOR_SHARE:g} of max_tokens is expected, {PRIOR_OUTPUT} where there is none; "
         "it is a guess, and --output-guess TOKENS gives another"

@@ -13,6 +13,8 @@ from blendsim.report.metrics import Row
 from blendsim.report.optimum import Bounds, overlapped_best
 
 WORTH = 0.85  # a partner that saves less than 15 % of its time is not worth naming
+_SAME = 0.0005  # a difference that the printed per cent does not show
+_TOLD = 0.05  # seconds: less is 0.0 as printed
 NEAR = 0.02  # policies within 2 % of each other are called equal
 
 
@@ -112,24 +114,26 @@ def _why(rows: Sequence[Row], chosen: Row, judged: Judged | None) -> str:
     name = chosen.policy if usual is None else _at_budget(chosen)
     text = f"{name} is chosen: {said.format(own)}, "
     if usual is None:
-        text += f"{_lead(own, seconds(second))} {second.policy}, the next best."
+        text += f"{_lead(own, seconds(second), second.policy)}, the next best."
     else:
         text += (
             f"{_lead(own, seconds(usual))} at the engine's own {usual.token_budget:,} and "
-            f"{_lead(own, seconds(second))} {second.policy} there, the next best policy."
+            f"{_lead(own, seconds(second), second.policy)} there, the next best policy."
         )
-    if chosen.regret and chosen.regret > 0:
+    if chosen.regret is not None and chosen.regret >= _TOLD:
         best = min(rows, key=lambda row: row.reported_seconds)
         name = best.policy if usual is None else _at_budget(best)
         text += f" On the true lengths {name} would have been {chosen.regret:,.1f} s faster."
     return text
 
 
-def _lead(own: float, other: float) -> str:
+def _lead(own: float, other: float, name: str = "") -> str:
+    """How far the chosen one, which takes `own` seconds, is ahead of another."""
     margin = other / own - 1
-    if margin < -0.0005:
-        return f"{-margin:.1%} slower, which is chance, than"
-    return "as fast as" if margin < 0.0005 else f"{margin:.1%} faster than"
+    if margin < -_SAME:
+        return f"a tie with {name}, which is {-margin:.1%} ahead by chance"
+    lead = "as fast as" if margin < _SAME else f"{margin:.1%} faster than"
+    return f"{lead} {name}".rstrip()
 
 
 def _at_budget(row: Row) -> str:

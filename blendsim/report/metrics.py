@@ -1,5 +1,6 @@
 """Metrics of one schedule: the row that tables and `--json` show, and what each number means."""
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, NamedTuple
 
@@ -163,6 +164,16 @@ def beside(row: Row, log: StepLog, bounds: Bounds) -> Row:
         reachable_seconds=bounds.reachable,
         share_of_reachable=bounds.reachable / seconds,
     )
+
+
+def with_regret(chosen: Row, rows: Sequence[Row]) -> Row:
+    """The chosen one of `rows` with what it lost on true lengths against the best of them; as it is
+    where the trace gives none.
+    """
+    seconds = [row.seconds for row in rows if row.seconds is not None]
+    if chosen.seconds is None or not seconds:
+        return chosen
+    return replace(chosen, regret=chosen.seconds - min(seconds))
 
 
 def as_json(row: Row) -> dict[str, Any]:

@@ -3,12 +3,11 @@ of schedules, and the best of all by prediction is kept.
 """
 
 import time
-from dataclasses import replace
 from typing import NamedTuple
 
 from blendsim.errors import InputError
 from blendsim.report.advice import Judged, advise
-from blendsim.report.metrics import beside
+from blendsim.report.metrics import beside, with_regret
 from blendsim.request import Workload
 from blendsim.search.choice import Choice, try_policies
 from blendsim.search.problem import Progress, prepare
@@ -54,8 +53,7 @@ def choose_and_search(
     if found.is_searched:
         rows.append(beside(found.chosen, found.log, limits))
     at = [row.policy for row in rows].index(found.chosen.policy)
-    least = min(row.reported_seconds for row in rows)
-    rows[at] = replace(rows[at], regret=rows[at].reported_seconds - least)
+    rows[at] = with_regret(rows[at], rows)
     choice = Choice(
         plan=found.plan,
         chosen=rows[at],

@@ -50,14 +50,17 @@ def leading_runs(problem: Problem, runs: Sequence[Run]) -> list[Run]:
     first. The fastest is chosen, but where lengths are not known, of those that tie with it the
     preferred.
     """
-    ranked = sorted(runs, key=lambda run: run.seconds)
+    ranked = sorted(runs, key=lambda run: (run.seconds, _PREFERRED.index(run.policy)))
     least = ranked[0].seconds
     chosen = ranked[0]
     if not problem.lengths.is_visible.all():
         ties = [run for run in ranked if run.seconds <= least * (1 + TIE)]
         chosen = min(ties, key=lambda run: _PREFERRED.index(run.policy))
-    close = [run for run in ranked if run is not chosen and run.seconds <= least * (1 + CLOSE)]
-    return [chosen, *close][:MOST_LEADING]
+    leading = {chosen.seconds: chosen}  # one of those that take equally long: they are one run
+    for run in ranked:
+        if run.seconds <= least * (1 + CLOSE):
+            leading.setdefault(run.seconds, run)
+    return list(leading.values())[:MOST_LEADING]
 
 
 def covered_budgets(problem: Problem) -> list[int]:
@@ -83,8 +86,8 @@ def better_run(
 ) -> tuple[Run, Flavour] | None:
     """Of the `leading` runs at the budget of `flavour`, the chosen one first, the one that is
     fastest by prediction at another token budget, and the engine at that budget, if it gains enough
-    over the chosen one; where lengths are not known, the one that surely gains most in other
-    possible worlds. True lengths are not looked at.
+    over the chosen one; where lengths are not known, what surely gains in other possible worlds.
+    True lengths are not looked at.
     """
     budgets = other_budgets(problem, flavour.token_budget)
     engines = [find_engine(problem, flavour.name, budget) for budget in budgets]
@@ -109,8 +112,9 @@ def _surest(
     worlds: Sequence[Ints],
     pool: Executor,
 ) -> tuple[Run, Flavour] | None:
-    """Of `others` what surely gains most over the `usual` in these worlds, if anything does; of
-    those that tie in that the preferred policy.
+    """Of `others` what surely gains in these worlds, if anything does: the `usual` run at the
+    budget at which it surely gains most, unless another surely gains more than a tie over that. The
+    best of many by a few worlds is best by luck, so that it has to be better than one of them.
     """
 
     def run(tasks: Sequence[tuple[tuple[Run, Flavour], int]]) -> list[float]:
@@ -122,9 +126,12 @@ def _surest(
 
     before = np.log(run([(usual, k) for k in range(len(worlds))]))
     logs = judge(others, len(worlds), run, before).logs
-    gains = [sure_gain(before, after) for after in logs]
-    if max(gains) <= 0.0:
-        return None
-    ties = [i for i, gain in enumerate(gains) if gain > 0.0 and gain >= max(gains) - TIE]
-    best = min(ties, key=lambda i: (_PREFERRED.index(others[i][0].policy), -gains[i]))
-    return others[best]
+    best, reference, gain = None, before, 0.0
+    for pair, after in zip(others, logs, strict=True):
+        if pair[0] is usual[0] and (more := sure_gain(before, after)) > gain:
+            best, reference, gain = pair, after, more
+    gain = TIE
+    for pair, after in zip(others, logs, strict=True):
+        if pair[0] is not usual[0] and (more := sure_gain(reference, after)) > gain:
+            best, gain = pair, more
+    return best

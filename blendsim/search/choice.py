@@ -13,7 +13,7 @@ from typing import NamedTuple
 from blendsim.plan import Plan
 from blendsim.planner.make import POLICIES
 from blendsim.report.advice import advise
-from blendsim.report.metrics import Row, beside
+from blendsim.report.metrics import Row, beside, with_regret
 from blendsim.report.optimum import Bounds
 from blendsim.request import Workload
 from blendsim.search.budgets import Run, better_run, leading_runs, other_budgets
@@ -66,9 +66,7 @@ def choose_for(problem: Problem, progress: Progress = lambda _: None) -> Choice:
     best = trials[at]
     limits = widest((trial.row.token_budget, trial.bounds) for trial in trials)
     rows = [beside(trial.row, trial.log, limits) for trial in trials]
-    least = min(row.reported_seconds for row in rows)
-    chosen = replace(rows[at], regret=rows[at].reported_seconds - least)
-    rows[at] = chosen
+    rows[at] = chosen = with_regret(rows[at], rows)
     plan = best.plan
     plan = replace(plan, meta={**plan.meta, "predicted_seconds": chosen.predicted_seconds})
     return Choice(

@@ -51,7 +51,9 @@ def whole(value: object, what: str, where: str) -> int:
     """`value` as a number of tokens, or InputError beginning with `where`."""
     reason = fault(value, what)
     if reason is not None:
-        raise InputError(f"{where}: {shown(value)} {reason}")
+        raise InputError(
+            f"{where} {reason}" if value is None else f"{where}: {shown(value)} {reason}"
+        )
     number = _number(value)
     assert number is not None, "a value without fault is a number"
     return int(number)

@@ -18,6 +18,7 @@ from blendsim.request import Ints, Prompts, Workload, from_lengths
 from blendsim.traces.content import content
 from blendsim.traces.counts import are_wrong, compact, require_rows, shown, whole
 from blendsim.traces.jsonl import objects, read_columns
+from blendsim.traces.length_names import EXTRAS
 from blendsim.traces.seam import Head, ReadOptions, source_name
 from blendsim.traces.times import LATEST
 
@@ -50,9 +51,11 @@ class HashedFormat:
 
     def matches(self, head: Head) -> bool:
         """Whether the first object has the lengths, and the chat keys only where they belong. One
-        with lengths alone may have other columns and is left to those who read them.
+        with lengths and no hashes may have other columns and is left to those who read them.
         """
-        is_trace = head.keys & (_BAILIAN | {"timestamp", "hash_ids"})
+        is_trace = head.keys & (_BAILIAN | {"hash_ids"})
+        if "timestamp" in head.keys and not is_trace:
+            is_trace = {"timestamp"} if head.keys.isdisjoint(EXTRAS) else set()
         return (
             head.keys >= _LENGTHS
             and bool(is_trace)

@@ -114,7 +114,8 @@ BURSTGPT = CsvFormat("burstgpt-csv", "Request tokens", "Response tokens", "Times
 VIDUR = CsvFormat("vidur-csv", "num_prefill_tokens", "num_decode_tokens", "arrived_at")
 PAIRS = CsvFormat("pairs-csv", "prompt_tokens", "response_tokens", "arrived_at")
 LENGTHS_CSV = NamedLengths()
-CSV_FORMATS = (AZURE, BURSTGPT, VIDUR, PAIRS, LENGTHS_CSV)  # in the order in which they are tried
+#: In the order in which they are tried: what are pairs are lengths under usual names, too.
+CSV_FORMATS = (AZURE, BURSTGPT, VIDUR, LENGTHS_CSV, PAIRS)
 
 
 def _columns(header: tuple[str, ...], form: CsvFormat, path: Path) -> tuple[str, ...]:

@@ -20,7 +20,7 @@ from blendsim.traces.counts import are_wrong, require_rows, shown, whole
 from blendsim.traces.jsonl import line_of, objects, read_columns, require_new
 from blendsim.traces.length_names import LengthNames, are_lengths, find_names
 from blendsim.traces.seam import Head, ReadOptions, source_name
-from blendsim.traces.shared_prefixes import Prefixes, Rules, from_columns
+from blendsim.traces.shared_prefixes import Prefixes, Rules, from_columns, require_pair
 from blendsim.traces.times import NO_TIME, is_time, seconds_from_first
 
 Floats = NDArray[np.float64]
@@ -53,6 +53,7 @@ class JsonLengths:
         where, row = next(objects(path), (f"{path}", {}))
         require_rows(len(row), path)
         names = find_names(tuple(row), where)
+        require_pair(row, names.extras, where)
         columns = _parse(data, row, names)
         if columns is None or _have_fault(columns):
             columns = _walk(path, row, names)
@@ -198,5 +199,8 @@ def _time(row: dict[str, Any], column: str, where: str) -> str:
     value = row.get(column)
     text = str(value) if isinstance(value, str | int | float) else ""
     if isinstance(value, bool) or not is_time(text):
-        raise InputError(f"{where}, column {column!r}: {shown(value)} {NO_TIME}")
+        said = "is missing: give all rows a time or none"
+        if value is not None:
+            said = f"{shown(value)} {NO_TIME}"
+        raise InputError(f"{where}, column {column!r}: {said}")
     return text

@@ -44,7 +44,8 @@ def load_pool(specs: Sequence[str], options: ReadOptions | None = None) -> Workl
     workloads = [_read(spec, options) for spec in specs]
     if options.lengths is not None:
         workloads = _fill(workloads, options.lengths)
-    return pool([_with_guess_note(workload) for workload in workloads])
+    has_results = options.lengths is not None
+    return pool([_with_guess_note(workload, has_results) for workload in workloads])
 
 
 def format_of(path: Path, name: str | None = None) -> Format:
@@ -90,19 +91,17 @@ def _fill(workloads: list[Workload], path: Path) -> list[Workload]:
     return filled
 
 
-def _with_guess_note(workload: Workload) -> Workload:
+def _with_guess_note(workload: Workload, has_results: bool) -> Workload:
     """Say so where output lengths will be guessed."""
     lacking = ~workload.has_output
     if not lacking.any():
         return workload
-    unlimited = int((lacking & (workload.output_limit == 0)).sum())
     note = (
         f"{', '.join(workload.origin)}: {int(lacking.sum()):,} of {len(workload):,} requests have "
-        "no output length; what is planned for them is a guess from max_tokens"
+        "no output length, so that what is planned for them is a guess"
     )
-    if unlimited:
-        note += f", which {unlimited:,} of them do not give"
-    note += "; --lengths RESULTS.jsonl of an earlier run does better"
+    if not has_results:
+        note += "; --lengths RESULTS.jsonl of an earlier run does better"
     if note in workload.notes:  # it was said when this workload was first read
         return workload
     return replace(workload, notes=(*workload.notes, note))

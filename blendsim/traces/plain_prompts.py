@@ -81,7 +81,7 @@ def _request(name: str, row: dict[str, Any], chat: Chat, where: str) -> BatchReq
 
 def _output(given: dict[str, Any], where: str) -> int:
     """Tokens that were generated, 0 where the row does not say."""
-    found = [column for column in OUTPUT if column in given]
+    found = [column for column in given if column.lower() in OUTPUT]
     if len(found) > 1:
         raise InputError(
             f"{where}: columns {found[0]!r} and {found[1]!r} could both be the length of the "

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from blendsim.errors import InputError
 from blendsim.request import Ints, Prompts
 from blendsim.traces.counts import are_wrong, compact, fault, shown
+from blendsim.traces.jsonl import line_of
 from blendsim.traces.length_names import Extras
 from blendsim.traces.seam import source_name
 
@@ -84,7 +85,8 @@ class Rules:
 
     def fault(self, name: str, tokens: object, prompt: float, where: str) -> str | None:
         """What is wrong with a row, beginning with `where`, or None. `prompt` is its length."""
-        place = f"{where}, column {self.extras.prefix_tokens!r}: {shown(tokens)}"
+        place = f"{where}, column {self.extras.prefix_tokens!r}"
+        place += "" if tokens is None else f": {shown(tokens)}"
         is_missing = tokens is None or str(tokens).strip().lower() in _MISSING
         if not name and is_missing:
             return None
@@ -97,7 +99,7 @@ class Rules:
             return f"{place} {why}" if number else None
         if number > prompt:
             return f"{place} is more than the prompt's {prompt:.0f} tokens: mend one of them"
-        before, row = self._seen.setdefault(name, (number, where.rsplit(" ", 1)[1]))
+        before, row = self._seen.setdefault(name, (number, line_of(where)))
         if before != number:
             return (
                 f"{place} is not the {before:.0f} of prefix {shown(name)} in line {row}: rows of "
