@@ -46,6 +46,11 @@ class Answerer:
         return int(self.choice.config.context)
 
     @property
+    def vocab(self) -> int:
+        """Token ids that the model has."""
+        return int(self.choice.config.vocab)
+
+    @property
     def is_planned_for_it(self) -> bool:
         """Whether plans are made by the profile of what runs them."""
         return _is_of(self.settings.gpu, self.machine["device"])
@@ -54,7 +59,7 @@ class Answerer:
         """InputError unless prompts are wholly ids of the model's vocabulary."""
         from blendrt.generate.answer import require_own_ids
 
-        require_own_ids(workload, self.choice.config.vocab)
+        require_own_ids(workload, self.vocab)
 
     def load(self, stack: ExitStack, longest: int, has_stops: bool, say: Say) -> "Loaded":
         """Load it, for requests of at most `longest` tokens with their answers; `stack` lets go of
