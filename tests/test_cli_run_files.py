@@ -12,13 +12,11 @@ from batch_worlds import (
     answers_of_transformers,
     body,
     complaint,
-    line_of,
     make_folder,
     make_model,
     results,
     run,
     told,
-    write_lines,
 )
 from late_clock import LateClock
 

@@ -1,4 +1,4 @@
-"""`blendsim run` and requests that cannot be answered: an error line each, and the others answered."""
+"""`blendsim run` and requests that cannot be answered: an error line each; the others go on."""
 
 import json
 from pathlib import Path

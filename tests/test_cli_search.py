@@ -83,8 +83,8 @@ def test_budget_ends_the_search(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--budget", "soon"), "--budget 'soon' is not a time"),
-        (("--budget", "0s"), "--budget 0s must be above 0"),
+        (("--budget", "soon"), "--budget soon is no time above 0; write it like 90s"),
+        (("--budget", "0s"), "--budget 0s is no time above 0"),
         (("--evaluations", "0"), "--evaluations 0 must be at least 1"),
         (("--picture", "all.jpg"), "draws .png or .pdf"),
         (("--picture", "nowhere/all.png"), "does not exist"),
@@ -163,7 +163,7 @@ def test_same_evaluations_same_plan_bytes(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--budget", "soon"), "--budget 'soon' is not a time"),
+        (("--budget", "soon"), "--budget soon is no time above 0; write it like 90s"),
         (("--budget", "9s", "--planner", "dfs"), "--planner dfs takes one"),
         (("--evaluations", "9", "--gpu", "a100-80g,h200"), "search the schedules of one system"),
     ],

@@ -74,7 +74,7 @@ def _goal(wanted: Wanted, gpus: list[str]) -> "tuple[Goal, Prices | None]":
     from blendsim.report.rental import Goal
     from blendsim.search import read_prices
 
-    deadline = None if wanted.deadline is None else read_seconds(wanted.deadline)
+    deadline = None if wanted.deadline is None else read_seconds(wanted.deadline, "--deadline")
     if wanted.max_cost is not None and not 0 < wanted.max_cost < math.inf:
         raise InputError(f"--max-cost {wanted.max_cost:g} must be above 0")
     if wanted.price is None:
