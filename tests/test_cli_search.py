@@ -70,6 +70,7 @@ def test_picture_says_which_seconds_it_draws(
     assert f"rank  {seconds}" in said
     labels = {axis.get_title(loc="left"): axis.get_ylabel() for axis in drawn[0].axes}
     assert labels["policy"] == f"{seconds} seconds"
+    assert drawn[0].get_suptitle().startswith("150 requests of trace.csv; llama-3.1-8b on 1 × a100")
     if seconds == "typical":
         assert labels.pop(SAMPLING) == "predicted seconds"
     assert set(labels.values()) <= {f"{seconds} seconds", ""}

@@ -62,7 +62,9 @@ def search(
         if picture is not None:
             from blendsim.report.plots import draw_sensitivities
 
-            draw_sensitivities(found.sensitivities, measures_drawn(found), picture)
+            where = f"{o.platform(asked.settings)}, engine {asked.settings.engine}"
+            title = f"{len(found.plan):,} requests of {', '.join(asked.traces)}; {where}"
+            draw_sensitivities(found.sensitivities, measures_drawn(found), picture, title)
     if json:
         print_json(_object(found, output, picture))
         return
