@@ -145,6 +145,8 @@ def answer_batch(files: Files, found: Answerer, say: Say) -> dict[str, Any]:
     settings, share = found.settings, _share(found.settings)
     say("reading requests")
     file = read_batch(files.batch, Path(settings.model), found.vocab, say)
+    if found.signature is not None:
+        file = file.signed(found.signature)
     if files.is_strict:
         file.require_all()
     found.require_own_ids(file.workload)
@@ -250,6 +252,7 @@ def _result(course: Course, files: Files, found: Answerer, stages: list[Stage]) 
     from blendsim.report.metrics import run_seconds
 
     now = course.answered & ~course.answered_before
+    told = [f"the model is {found.signature}: its answers mean nothing"] * bool(found.signature)
     workload = course.file.workload
     prompts, outputs = int(workload.prompt_len[now].sum()), int(course.lengths[now].sum())
     first = [stage for stage in stages if stage.planned.predicted_seconds is None]
@@ -280,8 +283,8 @@ def _result(course: Course, files: Files, found: Answerer, stages: list[Stage]) 
         "first": sum(len(stage.planned.plan) for stage in first),
         "first_seconds": sum(run_seconds(stage.log) for stage in first),
         "rest_seconds": sum(run_seconds(stage.log) for stage in rest),
-        "model": found.settings.model,
+        "model": found.signature or found.settings.model,
         "runtime": found.engine.value,
         "machine": found.machine,
-        "notes": planned.notes if planned else list(workload.notes),
+        "notes": [*told, *(planned.notes if planned else workload.notes)],
     }

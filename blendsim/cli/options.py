@@ -149,6 +149,13 @@ class Asked(NamedTuple):
         return without_oversize(pool, system.longest_request, self.skip_oversize)
 
     @property
+    def reading(self) -> str:
+        """What is being done while the pool is read."""
+        if self.read.tokenizer is None:
+            return "reading traces"
+        return f"reading traces; prompts become tokens of {self.read.tokenizer}"
+
+    @property
     def inputs(self) -> list[Path | str | None]:
         """What is read for the pool: no output may take the place of one of these."""
         return [*self.traces, self.read.lengths, self.read.tokenizer]

@@ -63,7 +63,7 @@ def plan(
             from blendsim.search.auto_search import require_auto
 
             require_auto(asked.settings)  # before a trace is waited for
-        say("reading traces")
+        say(asked.reading)
         with ends_at_once():
             pool = asked.load()
             choice, found, spread = _choose(pool, asked.settings, further, say)
@@ -157,7 +157,7 @@ def compare(
 
         asked = o.resolve(ctx.params)
         baselines = find_rows(engines)
-        say("reading traces")
+        say(asked.reading)
         with ends_at_once():
             workload = asked.load()
             rows, common, notes = compare_baselines(workload, asked.settings, baselines, say)

@@ -49,7 +49,7 @@ def rent(params: dict[str, Any], wanted: Wanted, output: Path | None, json: bool
         goal, prices = _goal(wanted, gpus)
         tps, dps = systems.tps or [settings.tp], systems.dps or [settings.dp]
         candidates = find_candidates(settings, gpus, tps, dps)
-        say("reading traces")
+        say(asked.reading)
         with ends_at_once():
             workload = asked._replace(settings=candidates.roomiest).load()
             rental = rent_systems(workload, candidates, goal, prices, say)

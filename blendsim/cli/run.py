@@ -19,7 +19,11 @@ def run(
     ],
     model: Annotated[
         str,
-        typer.Option(metavar="DIR", help="A Hugging Face directory: weights and tokenizer."),
+        typer.Option(
+            metavar="DIR|tiny",
+            help="A Hugging Face directory: weights and tokenizer; or, to try it without, a small "
+            "random model on the CPU.",
+        ),
     ],
     gpu: Annotated[
         bool, typer.Option("--gpu", help="Run on this machine's GPU, else on the CPU.")

@@ -53,7 +53,7 @@ def search(
         require_places([output, picture], o.files_read(ctx.params))
         if picture is not None:
             _require_kind(picture)
-        say("reading traces")
+        say(asked.reading)
         with ends_at_once():
             found = find(asked.load(), asked.settings, effort, say)
         if output is not None:

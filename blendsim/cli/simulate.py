@@ -78,7 +78,7 @@ def simulate(
         system = settings.system  # NOTE: first, so that a wrong --gpu does not wait for traces
         require_profile(settings)
         told = pacing_notes(made, asked.settings, settings)
-        say("reading traces")
+        say(asked.reading)
         with ends_at_once():
             pool = asked.load()  # what its own machine holds is what it is for
             require_room(pool, system)

@@ -6,7 +6,7 @@ worse than none.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -74,8 +74,12 @@ class BatchFile:
     @property
     def ids(self) -> list[str]:
         """Of all requests, those that are refused last."""
-        named = (*self.asked, *self.refused)
-        return [each.custom_id for each in named]
+        answered = [each.custom_id for each in self.asked]
+        return answered + [each.custom_id for each in self.refused]
+
+    def signed(self, model: str) -> "BatchFile":
+        """The same with answers that call their model so, whatever was asked for."""
+        return replace(self, asked=tuple(replace(each, model=model) for each in self.asked))
 
     def require_all(self) -> None:
         """InputError for the first request that cannot be answered."""
