@@ -108,7 +108,7 @@ Evaluations = Annotated[
 Budget = Annotated[
     str | None,
     typer.Option(
-        metavar="TIME", help="Stop early after so long, as in 90s or 2m; a number is seconds."
+        metavar="TIME", help="Stop trying more after so long, as in 90s or 2m; a number is seconds."
     ),
 ]
 FurtherEvaluations = Annotated[
