@@ -33,9 +33,8 @@ def read_some(directory: Path, *rows: object, vocab: int | None = None) -> Batch
 
 
 def read(directory: Path, *rows: object) -> BatchFile:
-    batch = read_some(directory, *rows)
-    batch.require_all()
-    return batch
+    tokenizer(directory)
+    return read_batch(lines(directory / "batch.jsonl", *rows), directory, is_strict=True)
 
 
 def asked(directory: Path, row: object) -> Asked:
@@ -260,6 +259,8 @@ def test_a_text_without_tokens_is_that_lines_fault(tmp_path: Path) -> None:
         chat() | {"custom_id": "c"},
     )
     assert [each.custom_id for each in batch.refused] == ["a", "b"]
+    with pytest.raises(InputError, match=r"batch\.jsonl, line 1: the tokenizer makes no tokens"):
+        read(tmp_path, at(None, prompt=" "))
     assert (
         batch.refused[1].why
         == "line 2: the tokenizer makes no tokens of the prompt; remove the row"

@@ -144,11 +144,9 @@ def answer_batch(files: Files, found: Answerer, say: Say) -> dict[str, Any]:
     began = time.perf_counter()
     settings, share = found.settings, _share(found.settings)
     say("reading requests")
-    file = read_batch(files.batch, Path(settings.model), found.vocab, say)
+    file = read_batch(files.batch, Path(settings.model), found.vocab, say, files.is_strict)
     if found.signature is not None:
         file = file.signed(found.signature)
-    if files.is_strict:
-        file.require_all()
     found.require_own_ids(file.workload)
     if file.refused:
         tell(_refused_told(file, len(file.refused), file.refused[0].why))

@@ -81,11 +81,6 @@ class BatchFile:
         """The same with answers that call their model so, whatever was asked for."""
         return replace(self, asked=tuple(replace(each, model=model) for each in self.asked))
 
-    def require_all(self) -> None:
-        """InputError for the first request that cannot be answered."""
-        if self.refused:
-            raise InputError(f"{self.path}, {self.refused[0].why}")
-
 
 #: Endpoints' ends, the kind of answer, and where the prompt stands.
 _ENDPOINTS = {
@@ -100,12 +95,14 @@ def read_batch(
     tokenizer: Path,
     vocab: int | None = None,
     say: Callable[[str], None] = lambda _: None,
+    is_strict: bool = False,
 ) -> BatchFile:
     """The requests in the model's own tokens and what they ask for, and those that cannot be
     answered. `tokenizer` is the model's directory; token ids that a request gives are below `vocab`
     where that is known.
 
-    InputError for a file that is no batch: not JSON, a line without an id, an id twice.
+    InputError for a file that is no batch: not JSON, a line without an id, an id twice; and if
+    `is_strict` for the first request that cannot be answered.
     """
     if not head(path).keys & {"custom_id", "body"}:
         raise InputError(
@@ -114,6 +111,8 @@ def read_batch(
     chat = chat_of(str(tokenizer))
     encode = Encoded(encoder(str(tokenizer)))
     read, refused = _read_lines(path, chat, vocab)
+    if is_strict:
+        _require_none(path, refused)  # before prompts are made into tokens, which takes long
     prompts = [line.request.prompt for line, _ in read]
     encode.make(((p.has_special, p.text) for p in prompts if p.tokens is None), say)
     kept = []
@@ -124,6 +123,8 @@ def read_batch(
             refused.append(_refusal(path, line.where, asked.custom_id, why))
         else:
             kept.append((line.request, asked))
+    if is_strict:
+        _require_none(path, refused)
     if kept or not refused:
         workload = workload_of(path, [request for request, _ in kept], encode, chat)
     else:
@@ -153,6 +154,11 @@ def _read_lines(
         except InputError as error:
             refused.append(_refusal(path, where, custom_id, str(error)))
     return read, refused
+
+
+def _require_none(path: Path, refused: list[Refusal]) -> None:
+    if refused:
+        raise InputError(f"{path}, {refused[0].why}")
 
 
 def _refusal(path: Path, where: str, custom_id: str, why: str) -> Refusal:
