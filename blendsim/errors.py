@@ -1,4 +1,5 @@
-"""What a user can do wrong. The CLI prints these as one line and exits 2; anything else is a bug.
+"""What a user can do wrong. The CLI prints these as one line and exits 2, or 4 where one was raised
+from the machine's own failure; anything else is a bug.
 
 BlendsimError
 ├── InputError          a file or value that cannot be used: what, where, what to do

@@ -123,7 +123,16 @@ def test_a_roomier_gpu_keeps_the_pool_that_the_plan_is_for(folder: Path) -> None
     [
         ((), ("--gpu", "a100"), ["unknown GPU 'a100'", "a100-80g"]),
         ((), ("--overlap", "tabel"), ["unknown overlap 'tabel'", "table"]),
-        ((), ("--profile", "measured"), ["profile 'measured'", "h200/measured/llama-3.1-8b/tp1"]),
+        (
+            (),
+            ("--profile", "measured"),
+            ["profile 'measured'", "h200/measured/llama-3.1-8b/tp1", "add --profile imported"],
+        ),
+        (
+            ("--gpu", "h200", "--profile", "measured"),
+            ("--gpu", "h100"),
+            ["profile 'measured'", "h100/measured", "; measure it", "or add --profile imported"],
+        ),
         (("--tp", "2"), ("--gpu", "h200", "--profile", "measured"), ["measured/llama-3.1-8b/tp2"]),
         (("--model", "qwen3-32b", "--gpu", "h200"), ("--gpu", "l40s"), ["leaves no KV cache on 1"]),
     ],
@@ -142,6 +151,13 @@ def test_a_wrong_gpu_does_not_wait_for_the_traces(folder: Path) -> None:
     run(*PLAN, "dfs", "-o", "plan.parquet")
     (folder / "trace.csv").unlink()
     assert "unknown GPU" in complaint(folder, "simulate", "plan.parquet", "--gpu", "tpu")
+
+
+def test_the_way_out_of_a_plans_own_profile_leads_out(folder: Path) -> None:
+    run(*PLAN, "dfs", "--gpu", "h200", "--profile", "measured", "-o", "plan.parquet")
+    asked = ("simulate", "plan.parquet", "--gpu", "h100")
+    assert "or add --profile imported" in complaint(folder, *asked)
+    assert run_json(*asked, "--profile", "imported")["seconds"] > 0
 
 
 def test_json_is_one_object_with_the_note(folder: Path) -> None:

@@ -159,8 +159,8 @@ def test_a_terminal_gets_one_changing_line(monkeypatch: pytest.MonkeyPatch) -> N
         def stop(self) -> None:
             shown.append("end")
 
-        def update(self, stage: str) -> None:
-            shown.append(stage)
+        def update(self, stage: progress.Stage) -> None:
+            shown.append(str(stage.__rich__()))
 
     monkeypatch.setattr("sys.stderr.isatty", lambda: True)
     monkeypatch.setattr("rich.console.Console.status", lambda self, text: Status())
@@ -170,6 +170,16 @@ def test_a_terminal_gets_one_changing_line(monkeypatch: pytest.MonkeyPatch) -> N
         time.sleep(0.1)
         say("planning")
     assert shown == ["reading", "planning", "end"]
+
+
+def test_a_terminal_is_told_how_long_a_stage_lasts(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    stage = progress.Stage("reading [bold]")
+    said = []
+    for now[0] in (100.0, 104.9, 105.0, 1_700.0):
+        said.append(str(stage.__rich__()))
+    assert said == ["reading [bold]"] * 2 + ["reading [bold] (5 s)", "reading [bold] (1,600 s)"]
 
 
 @pytest.mark.usefixtures("warm")

@@ -9,6 +9,8 @@ import pytest
 from typer.testing import CliRunner
 
 from blendsim.cli.app import app
+from blendsim.cli.baselines import find_rows
+from blendsim.errors import UnknownName
 from blendsim.plan import read_plan
 from blendsim.steplog import read_steplog
 
@@ -32,6 +34,9 @@ KEYS = {
     "kv_use",
 }
 REQUESTS = 150
+
+
+DISTSERVE = [f"DistServe-{pools}" for pools in ("1P1D", "1P2D", "2P1D", "1P3D")]
 
 
 def write_csv(path: Path, output_scale: int = 1) -> None:
@@ -171,6 +176,50 @@ def test_compare_takes_the_engines_asked_for() -> None:
     assert {row["engine"] for row in told["rows"]} == {"vllm", "sequential"}
 
 
+@pytest.mark.parametrize(
+    ("engines", "names"),
+    [
+        ("sglang", ["SGLang-DFS"]),
+        ("vllm,distserve", ["vLLM-FCFS", "vLLM-DFS", *DISTSERVE]),
+        ("sequential", ["sequential-dfs", "sequential-blend"]),
+        (" distserve,distserve ", DISTSERVE),
+    ],
+)
+def test_pools_are_compared_only_where_they_are_asked_for(engines: str, names: list[str]) -> None:
+    assert [row.name for row in find_rows(engines)] == names
+
+
+@pytest.mark.parametrize("name", ["distserv", "", "vlm"])
+def test_an_engine_that_is_none_is_refused(name: str) -> None:
+    with pytest.raises(UnknownName, match=f"unknown engine '{name}'; nearest known: .*(dist|vllm)"):
+        find_rows(f"vllm,{name}")
+
+
+@pytest.mark.parametrize("command", ["plan", "compare", "search"])
+def test_a_profile_may_be_an_option(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    """The same as in a file, and it wins over that."""
+    (folder / "c.toml").write_text('[settings]\nprofile = "elsewhere"\n')
+    asked = ("--trace", "trace.csv", "--gpu", "a100-80g", "--config", "c.toml")
+    done = CliRunner().invoke(app, [command, *asked])
+    assert done.exit_code == 2
+    assert "profile 'elsewhere': no elsewhere/a100-80g/llama-3.1-8b/tp1" in done.stderr
+    done = CliRunner().invoke(app, [command, *asked, "--profile", "measured"])
+    assert done.exit_code == 2
+    assert "profile 'measured': no " in done.stderr
+
+
+def test_a_measured_profile_plans_as_the_setting_does(folder: Path) -> None:
+    (folder / "c.toml").write_text('[settings]\nprofile = "measured"\n')
+    asked = ("plan", "--trace", "trace.csv", "--gpu", "h200", "--planner", "dfs")
+    run(*asked, "--config", "c.toml", "-o", "a.parquet")
+    run(*asked, "--profile", "measured", "-o", "b.parquet")
+    run(*asked, "-o", "c.parquet")
+    made = [(folder / name).read_bytes() for name in ("a.parquet", "b.parquet", "c.parquet")]
+    assert made[0] == made[1] != made[2]
+
+
 def test_options_win_over_the_config_file(folder: Path) -> None:
     (folder / "c.toml").write_text('[settings]\nplanner = "dfs"\ngpu = "h200"\n')
     told = run_json("plan", "--trace", "trace.csv", "--config", "c.toml", "-o", "a")
@@ -273,6 +322,7 @@ def test_vllms_knobs_reach_the_simulation(folder: Path) -> None:
         (("--gpu", "h200"), True),
         (("--gpu", "h200", "--overlap", "sum"), False),
         (("--gpu", "h200", "--config", "measured.toml"), False),
+        (("--gpu", "h200", "--profile", "measured"), False),
         ((), False),
     ],
 )

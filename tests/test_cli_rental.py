@@ -136,7 +136,8 @@ def test_systems_can_stand_in_the_config_file(folder: Path) -> None:
         (["--gpu", "h200,l40s", "--price", "prices.toml"], "prices.toml: no price for l40s"),
         (["--gpu", "h200,h201", "--price", "prices.toml"], "unknown GPU 'h201'"),
         (["--price", "no.toml"], "no.toml: no such file; check --price"),
-        (["--deadline", "2"], "--deadline 2 is no time above 0 with a unit"),
+        (["--deadline", "2 hours"], "--deadline 2 hours is no time above 0; write it like 90s"),
+        (["--deadline", "0"], "--deadline 0 is no time above 0"),
         (["--deadline", "0h"], "--deadline 0h is no time above 0"),
         (["--deadline", "-1h"], "--deadline -1h is no time above 0"),
         (["--deadline", "h"], "--deadline h is no time above 0"),
@@ -155,16 +156,26 @@ def test_what_cannot_be_meant_is_one_line(folder: Path, arguments: list[str], me
 
 @pytest.mark.parametrize(
     ("text", "seconds"),
-    [("2h", 7_200), ("90m", 5_400), ("1h30m", 5_400), ("1.5d", 129_600), (" 45s ", 45)],
+    [
+        ("2h", 7_200),
+        ("90m", 5_400),
+        ("1h30m", 5_400),
+        ("1.5d", 129_600),
+        (" 45s ", 45),
+        ("60 s", 60),
+        ("20", 20),
+        ("0.5", 0.5),
+    ],
 )
-def test_a_deadline_is_written_with_units(text: str, seconds: float) -> None:
-    assert read_seconds(text) == seconds
+def test_a_time_is_written_with_units_or_in_seconds(text: str, seconds: float) -> None:
+    assert read_seconds(text, "--deadline") == seconds
 
 
-@pytest.mark.parametrize("text", ["1e3s", "1..5h", "1h 30m", "inf", "", "1w"])
-def test_what_is_no_deadline_is_refused(text: str) -> None:
-    with pytest.raises(InputError, match="is no time above 0"):
-        read_seconds(text)
+@pytest.mark.parametrize("text", ["1e3s", "1..5h", "1h 30m", "1h30", "inf", "", "1w", "-5", "0"])
+@pytest.mark.parametrize("option", ["--deadline", "--budget"])
+def test_what_is_no_time_is_refused(text: str, option: str) -> None:
+    with pytest.raises(InputError, match=f"{option} {re.escape(text)} is no time above 0"):
+        read_seconds(text, option)
 
 
 def test_lists_name_each_value_once_in_the_order_given() -> None:

@@ -70,6 +70,7 @@ def test_picture_says_which_seconds_it_draws(
     assert f"rank  {seconds}" in said
     labels = {axis.get_title(loc="left"): axis.get_ylabel() for axis in drawn[0].axes}
     assert labels["policy"] == f"{seconds} seconds"
+    assert drawn[0].get_suptitle().startswith("150 requests of trace.csv; llama-3.1-8b on 1 × a100")
     if seconds == "typical":
         assert labels.pop(SAMPLING) == "predicted seconds"
     assert set(labels.values()) <= {f"{seconds} seconds", ""}
@@ -83,8 +84,8 @@ def test_budget_ends_the_search(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--budget", "soon"), "--budget 'soon' is not a time"),
-        (("--budget", "0s"), "--budget 0s must be above 0"),
+        (("--budget", "soon"), "--budget soon is no time above 0; write it like 90s"),
+        (("--budget", "0s"), "--budget 0s is no time above 0"),
         (("--evaluations", "0"), "--evaluations 0 must be at least 1"),
         (("--picture", "all.jpg"), "draws .png or .pdf"),
         (("--picture", "nowhere/all.png"), "does not exist"),
@@ -163,7 +164,7 @@ def test_same_evaluations_same_plan_bytes(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--budget", "soon"), "--budget 'soon' is not a time"),
+        (("--budget", "soon"), "--budget soon is no time above 0; write it like 90s"),
         (("--budget", "9s", "--planner", "dfs"), "--planner dfs takes one"),
         (("--evaluations", "9", "--gpu", "a100-80g,h200"), "search the schedules of one system"),
     ],

@@ -1,6 +1,7 @@
 """What a batch file's requests ask for, and what is refused because we cannot do it."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from test_traces_openai import BAD as BAD_FOR_PLANNING
 from test_traces_openai import lines, request, tokenizer
 
 from blendsim.errors import InputError
-from blendsim.traces import ReadOptions, load
+from blendsim.traces import ReadOptions, encoded, load
 from blendsim.traces.asked import Asked, BatchFile, Kind, read_batch
 from blendsim.traces.body_settings import HONOURED, IDLE, REFUSED
 from blendsim.traces.openai_batch import OPENAI_BATCH
@@ -26,9 +27,14 @@ def at(url: object, **body: Any) -> dict[str, Any]:
     return {"custom_id": "b", "url": url, "body": body}
 
 
+def read_some(directory: Path, *rows: object, vocab: int | None = None) -> BatchFile:
+    tokenizer(directory)
+    return read_batch(lines(directory / "batch.jsonl", *rows), directory, vocab)
+
+
 def read(directory: Path, *rows: object) -> BatchFile:
     tokenizer(directory)
-    return read_batch(lines(directory / "batch.jsonl", *rows), directory)
+    return read_batch(lines(directory / "batch.jsonl", *rows), directory, is_strict=True)
 
 
 def asked(directory: Path, row: object) -> Asked:
@@ -195,6 +201,86 @@ def test_what_cannot_be_answered_is_refused_and_may_be_planned(kind: str, tmp_pa
         read(tmp_path, chat() | {"custom_id": "a"}, row)
     assert "\n" not in str(raised.value)
     assert len(load(str(tmp_path / "batch.jsonl"))) == 2
+
+
+@pytest.mark.parametrize("kind", PLANNED)
+def test_the_others_are_read_and_keep_their_order(kind: str, tmp_path: Path) -> None:
+    row, message = PLANNED[kind]
+    rows = (chat() | {"custom_id": "z"}, row, chat() | {"custom_id": "a"})
+    batch = read_some(tmp_path, *rows)
+    assert batch.workload.ids.tolist() == [each.custom_id for each in batch.asked] == ["z", "a"]
+    ((line, custom_id, why),) = batch.refused
+    assert (line, custom_id, batch.ids, len(batch)) == (2, row["custom_id"], ["z", "a", "b"], 3)
+    assert re.match(rf"line 2, column '{message}", why)
+
+
+def test_a_batch_of_nothing_that_can_be_answered_is_a_batch(tmp_path: Path) -> None:
+    batch = read_some(tmp_path, chat(tools=[1]), chat(n=2) | {"custom_id": "a"})
+    batch.workload.check()
+    assert (len(batch.workload), batch.asked, batch.ids) == (0, (), ["b", "a"])
+    assert [line for line, *_ in batch.refused] == [1, 2]
+
+
+NAMELESS = {
+    "not JSON": ("{", "line 2: is not JSON"),
+    "no object": ([1], "line 2: .* is not a JSON object"),
+    "no id": ({"body": {"prompt": "what"}}, "line 2, column 'custom_id': nothing is not a name"),
+    "an id of no text": (chat() | {"custom_id": 3}, "line 2, column 'custom_id': 3 is not a name"),
+    "an id twice": (chat(tools=[1]), "line 2, column 'custom_id': 'b' was given before in line 1"),
+}
+
+
+@pytest.mark.parametrize("kind", NAMELESS)
+def test_a_line_that_no_result_could_name_is_no_batchs(kind: str, tmp_path: Path) -> None:
+    row, message = NAMELESS[kind]
+    tokenizer(tmp_path)
+    path = lines(tmp_path / "batch.jsonl", chat())
+    with path.open("a") as file:
+        file.write(f"{row if isinstance(row, str) else json.dumps(row)}\n")
+    with pytest.raises(InputError, match=message):
+        read_batch(path, tmp_path)
+
+
+def test_ids_that_the_model_has_not_are_that_lines_fault(tmp_path: Path) -> None:
+    rows = [at(None, prompt=ids) | {"custom_id": str(ids)} for ids in ([1, 4], [1, 5], [2])]
+    batch = read_some(tmp_path, *rows, vocab=5)
+    assert batch.workload.ids.tolist() == ["[1, 4]", "[2]"]
+    assert batch.refused[0].why == (
+        "line 2, column 'body': token id 5 is beyond the model's vocabulary of 5; give ids of this "
+        "model, or the prompt as text"
+    )
+
+
+def test_a_text_without_tokens_is_that_lines_fault(tmp_path: Path) -> None:
+    batch = read_some(
+        tmp_path,
+        chat(tools=[1]) | {"custom_id": "a"},
+        at(None, prompt=" "),
+        chat() | {"custom_id": "c"},
+    )
+    assert [each.custom_id for each in batch.refused] == ["a", "b"]
+    with pytest.raises(InputError, match=r"batch\.jsonl, line 1: the tokenizer makes no tokens"):
+        read(tmp_path, at(None, prompt=" "))
+    assert (
+        batch.refused[1].why
+        == "line 2: the tokenizer makes no tokens of the prompt; remove the row"
+    )
+    assert batch.workload.ids.tolist() == ["c"]
+
+
+def test_it_is_told_how_many_prompts_are_tokens(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(encoded, "_CHUNK", 2)
+    tokenizer(tmp_path)
+    rows = [
+        chat(messages=[{"role": "user", "content": f"what {i // 2}"}]) | {"custom_id": str(i)}
+        for i in range(10)
+    ]
+    said: list[str] = []
+    path = lines(tmp_path / "batch.jsonl", *rows)
+    assert len(read_batch(path, tmp_path, say=said.append).asked) == 10
+    assert said == [f"{share} % of 5 prompts made into tokens" for share in (40, 80, 100)]
 
 
 def test_every_setting_that_is_refused_is_refused_above() -> None:

@@ -39,11 +39,17 @@ class Answerer:
     ends: frozenset[int]  # tokens that end an answer
     text: Callable[[Sequence[int]], str]
     is_plain: bool = False  # vLLM follows no plan
+    signature: str | None = None  # of a random model, which its answers bear
 
     @property
     def context(self) -> int:
         """Tokens of prompt and answer that the model takes at most."""
         return int(self.choice.config.context)
+
+    @property
+    def vocab(self) -> int:
+        """Token ids that the model has."""
+        return int(self.choice.config.vocab)
 
     @property
     def is_planned_for_it(self) -> bool:
@@ -54,7 +60,7 @@ class Answerer:
         """InputError unless prompts are wholly ids of the model's vocabulary."""
         from blendrt.generate.answer import require_own_ids
 
-        require_own_ids(workload, self.choice.config.vocab)
+        require_own_ids(workload, self.vocab)
 
     def load(self, stack: ExitStack, longest: int, has_stops: bool, say: Say) -> "Loaded":
         """Load it, for requests of at most `longest` tokens with their answers; `stack` lets go of
@@ -90,13 +96,17 @@ def find_answerer(
     with libraries("run"):
         from blendrt import loading
         from blendrt.generate.ends import answer_ends
+        from blendrt.generate.random_model import NAME, SIGNATURE, random_model
         from blendrt.machine import describe
+    signature = None
+    if settings.model == NAME:
+        settings, signature = replace(settings, model=str(random_model(gpu))), SIGNATURE
     device = loading.find_device(gpu)
     choice = loading.choose_model(settings.model, settings.system.model, gpu)
-    if choice.directory is None:
+    if choice.directory is None and signature is None:
         raise InputError(
             f"{settings.model}: no *.safetensors there; --model takes a Hugging Face directory "
-            "with the model's weights"
+            "with the model's weights, or tiny for a random one"
         )
     text, ends = model_tokens(settings.model).text, answer_ends(Path(settings.model))
     if engine is Engine.VLLM:
@@ -109,7 +119,7 @@ def find_answerer(
     if engine is Engine.VLLM:
         rules = Engine.VLLM.value if is_plain else VLLM_PLANNED
     settings = replace(settings, gpu=found, engine=rules)
-    return Answerer(settings, engine, choice, device, machine, ends, text, is_plain)
+    return Answerer(settings, engine, choice, device, machine, ends, text, is_plain, signature)
 
 
 def _is_of(gpu: str, device: str) -> bool:

@@ -40,6 +40,7 @@ class Files(NamedTuple):
     output: Path
     log: Path | None
     resume: bool
+    is_strict: bool = False  # nothing is answered unless all is
 
     def check(self) -> None:
         """InputError unless they can be, and are different files."""
@@ -143,12 +144,15 @@ def answer_batch(files: Files, found: Answerer, say: Say) -> dict[str, Any]:
     began = time.perf_counter()
     settings, share = found.settings, _share(found.settings)
     say("reading requests")
-    file = read_batch(files.batch, Path(settings.model))
+    file = read_batch(files.batch, Path(settings.model), found.vocab, say, files.is_strict)
+    if found.signature is not None:
+        file = file.signed(found.signature)
     found.require_own_ids(file.workload)
-    ids = [asked.custom_id for asked in file.asked]
+    if file.refused:
+        tell(_refused_told(file, len(file.refused), file.refused[0].why))
     stages: list[Stage] = []
     with ExitStack() as stack:
-        opened = ResultsFile.open(files.output, ids, resume=files.resume)
+        opened = ResultsFile.open(files.output, file.ids, resume=files.resume)
         course = Course(file, stack.enter_context(opened), say)
         stack.enter_context(_told_if_broken(course, files.output))
         if course.left.any():
@@ -157,10 +161,13 @@ def answer_batch(files: Files, found: Answerer, say: Say) -> dict[str, Any]:
             loaded = found.load(stack, _longest(file.workload, most), has_stops, say)
             ran_by = loaded.settings
             memory = ran_by.system.kv_blocks * ran_by.system.block_tokens
-            course.refuse(found.context, memory)
+            course.refuse_unread()  # not before the model is there: a run that fails leaves nothing
+            course.refuse(found.context, memory, files.is_strict)
             workload, wanted = _wanted(file, min(found.context, memory), found)
             is_first = first_stage(workload, share, settings.seed) & ~course.refused
             stages = Stages(course, wanted, workload, loaded, say).run(is_first)
+        else:
+            course.refuse_unread()
     if files.log is not None and stages:
         _write_log(stages[-1], files, found.machine, ran_by)
     wall = time.perf_counter() - began
@@ -173,10 +180,18 @@ def _told_if_broken(course: Course, output: Path) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        done, n = int(course.answered.sum()), len(course.lengths)
+        done, n = course.answers, len(course.file)
         if done:
             tell(f"{output} has {done:,} of {n:,} answers; --resume goes on")
         raise
+
+
+def _refused_told(file: "BatchFile", refused: int, why: str) -> str:
+    """How many requests cannot be answered, and why the first cannot."""
+    n = len(file)
+    return (
+        f"{refused:,} of {n:,} requests cannot be answered and get an error line; the first: {why}"
+    )
 
 
 def _share(settings: "Settings") -> float:
@@ -235,6 +250,7 @@ def _result(course: Course, files: Files, found: Answerer, stages: list[Stage]) 
     from blendsim.report.metrics import run_seconds
 
     now = course.answered & ~course.answered_before
+    told = [f"the model is {found.signature}: its answers mean nothing"] * bool(found.signature)
     workload = course.file.workload
     prompts, outputs = int(workload.prompt_len[now].sum()), int(course.lengths[now].sum())
     first = [stage for stage in stages if stage.planned.predicted_seconds is None]
@@ -246,10 +262,11 @@ def _result(course: Course, files: Files, found: Answerer, stages: list[Stage]) 
         for name in ("hit_tokens", "preempted_tokens")
     }
     return {
-        "requests": len(now),
-        "answered": int(course.answered.sum()),
-        "answered_before": int(course.answered_before.sum()),
-        "refused": int(course.refused.sum()),
+        "requests": len(course.file),
+        "answered": course.answers,
+        "answered_before": course.answers_before,
+        "refused": len(course.reasons),
+        "first_refused": course.reasons[0] if course.reasons else None,
         "results": files.output,
         "input_tokens": prompts,
         "output_tokens": outputs,
@@ -264,8 +281,8 @@ def _result(course: Course, files: Files, found: Answerer, stages: list[Stage]) 
         "first": sum(len(stage.planned.plan) for stage in first),
         "first_seconds": sum(run_seconds(stage.log) for stage in first),
         "rest_seconds": sum(run_seconds(stage.log) for stage in rest),
-        "model": found.settings.model,
+        "model": found.signature or found.settings.model,
         "runtime": found.engine.value,
         "machine": found.machine,
-        "notes": planned.notes if planned else list(workload.notes),
+        "notes": [*told, *(planned.notes if planned else workload.notes)],
     }

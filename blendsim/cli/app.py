@@ -1,10 +1,11 @@
-"""The commands in one application, and what becomes of errors: a user's error is one line and exit
-2, anything else a traceback and exit 1.
+"""The commands in one application, and what becomes of errors: a user's error and the machine's are
+one line each, anything else is a traceback; status.py has the exit statuses.
 """
 
 import os
 import signal
 import sys
+import traceback
 from typing import Any
 
 import typer
@@ -26,13 +27,16 @@ from blendsim.cli import (
 )
 from blendsim.cli.options import WithDefaults
 from blendsim.cli.output import tell
+from blendsim.cli.status import (
+    BROKEN_PIPE,
+    INTERRUPTED,
+    MACHINE,
+    WRONG_INPUT,
+    machine_told,
+    status_of,
+)
 from blendsim.cli.stopping import terminated
 from blendsim.errors import BlendsimError
-
-WRONG_INPUT = 2
-INTERRUPTED = 130  # 128 + SIGINT, as shells say it
-BROKEN_PIPE = 141  # 128 + SIGPIPE
-
 
 # NOTE: typer brings its own click or the installed one, by version; this is the class it raises.
 _UsageError: Any = typer.BadParameter.__base__
@@ -64,15 +68,32 @@ class Group(TyperGroup):
             return result
         except BlendsimError as error:
             tell(f"error: {' '.join(str(error).split())}")
-            raise typer.Exit(WRONG_INPUT) from error
+            raise typer.Exit(status_of(error)) from error
         except _UsageError as error:
             raise _told(error) from error
         except KeyboardInterrupt as error:
             raise typer.Exit(INTERRUPTED) from error
         except BrokenPipeError as error:
-            # NOTE: the interpreter flushes stdout once more at exit; give it somewhere to go.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            _leave_stdout()
             raise typer.Exit(BROKEN_PIPE) from error
+        except (MemoryError, OSError, RuntimeError) as error:
+            if status_of(error) != MACHINE:
+                raise
+            told = machine_told(error)
+            if told is None:
+                traceback.print_exc()
+            else:
+                tell(f"error: {told}")
+            try:
+                sys.stdout.flush()
+            except OSError:  # it is what is full
+                _leave_stdout()
+            raise typer.Exit(MACHINE) from error
+
+
+def _leave_stdout() -> None:
+    """The interpreter flushes stdout once more at exit; give it somewhere to go."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 app = typer.Typer(

@@ -9,7 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blendsim.cli.machine import Say
+from blendsim.errors import InputError
 from blendsim.traces.answers import Reply, answer_line, error_line
+from blendsim.traces.counts import shown
 
 if TYPE_CHECKING:
     from blendrt.generate.wanted import Answer
@@ -19,12 +21,18 @@ if TYPE_CHECKING:
 
 
 class Course:
-    """A batch and its results. Masks (n,) say something of every request of the batch."""
+    """A batch and its results. Masks (n,) say something of every request that could be read; those
+    that cannot be answered by what they ask for are only counted.
+    """
 
     def __init__(self, file: "BatchFile", results: "ResultsFile", say: Say) -> None:
         self.file = file
         self._results = results
         self._say = say
+        #: Why requests are refused, in the order in which that was found.
+        self.reasons: list[str] = []
+        # Of another run's results, whatever answered it there.
+        self._answered_apart = sum(each.custom_id in results.done for each in file.refused)
         n = len(file.asked)
         self.lengths: Ints = np.zeros(n, np.int64)  # output tokens of those answered
         self.refused = np.zeros(n, np.bool_)
@@ -33,6 +41,16 @@ class Course:
                 self.lengths[row] = max(1, results.done[asked.custom_id])
         self.answered_before = self.answered.copy()
         self._done = int(self.answered.sum())
+
+    @property
+    def answers(self) -> int:
+        """Answers in the file."""
+        return int(self.answered.sum()) + self._answered_apart
+
+    @property
+    def answers_before(self) -> int:
+        """Answers that were there when the run began."""
+        return int(self.answered_before.sum()) + self._answered_apart
 
     @property
     def answered(self) -> NDArray[np.bool_]:
@@ -44,9 +62,16 @@ class Course:
         """Whether it still wants one."""
         return ~self.answered & ~self.refused
 
-    def refuse(self, context: int, memory: int) -> None:
+    def refuse_unread(self) -> None:
+        """Write an error for every request that asks for what we cannot do."""
+        for each in self.file.refused:
+            if each.custom_id not in self._results.done:
+                self._results.write(error_line(each.custom_id, each.why))
+                self.reasons.append(each.why)
+
+    def refuse(self, context: int, memory: int, is_strict: bool = False) -> None:
         """Write an error for every request that, with the answer it asks for, has more tokens than
-        the model's `context` or the KV memory takes.
+        the model's `context` or the KV memory takes; InputError for the first if `is_strict`.
         """
         workload = self.file.workload
         least = np.maximum(1, np.minimum(workload.output_limit, context - workload.prompt_len))
@@ -58,8 +83,12 @@ class Course:
                     f"the prompt has {prompt} tokens, its answer may have {answer}, and KV memory "
                     f"has room for {memory}; ask for less, or go on with --resume and more memory"
                 )
+            name = self.file.asked[row].custom_id
+            if is_strict:
+                raise InputError(f"{self.file.path}: request {shown(name)}: {what}")
             self.refused[row] = True
-            self._results.write(error_line(self.file.asked[row].custom_id, what))
+            self._results.write(error_line(name, what))
+            self.reasons.append(f"request {shown(name)}: {what}")
 
     def take(self, row: int, answer: "Answer") -> None:
         """Keep the answer to request `row`."""

@@ -56,7 +56,7 @@ def export(
             forms = _line_formats(asked.traces, asked.read)
             places = _places(output, replicas, asked.settings.dp)
         require_places(places, [plan, *asked.inputs])
-        say("reading traces")
+        say(asked.reading)
         with ends_at_once():
             done = by_request.serve(asked.load(), made, asked.settings, say)
         if output.suffix == LINES:

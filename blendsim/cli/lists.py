@@ -10,6 +10,7 @@ from blendsim.specs import gpu_name
 _MOST = 1_024  # values of one option
 _PIECE = re.compile(r"(\d+)(?:\.\.(\d+))?")
 _TIME = re.compile(r"(?:\d+(?:\.\d+)?[dhms])+")
+_NUMBER = re.compile(r"\d+(?:\.\d+)?")
 _SECONDS = {"d": 86_400, "h": 3_600, "m": 60, "s": 1}
 
 
@@ -41,15 +42,19 @@ def read_systems(gpu: str | None, tp: str | None, dp: str | None) -> Systems:
     )
 
 
-def read_seconds(text: str) -> float:
-    """`2h`, `90m`, `1h30m` or `1.5d` in seconds, above 0."""
-    plain = text.strip()
+def read_seconds(text: str, option: str) -> float:
+    """`2h`, `90m`, `1h30m`, `1.5d` or, in seconds, `90` in seconds, above 0; InputError that names
+    the option for anything else.
+    """
+    plain = re.sub(r"(?<=\d) (?=[dhms]$)", "", text.strip())
+    if _NUMBER.fullmatch(plain):  # as `timeout 90` has it
+        plain += "s"
     pieces = re.findall(r"([\d.]+)([dhms])", plain) if _TIME.fullmatch(plain) else []
     seconds = sum(float(amount) * _SECONDS[unit] for amount, unit in pieces)
     if not 0 < seconds < math.inf:
         raise InputError(
-            f"--deadline {text} is no time above 0 with a unit of d, h, m or s; write it like 2h, "
-            "90m or 1h30m"
+            f"{option} {text} is no time above 0; write it like 90s, 20m, 2h or 1h30m (d, h, m, s; "
+            "a number alone is seconds)"
         )
     return float(seconds)
 

@@ -37,7 +37,10 @@ Price = Annotated[
     Path | None, typer.Option(metavar="FILE.toml", help="Prices of GPUs: says what to rent.")
 ]
 Deadline = Annotated[
-    str | None, typer.Option(help="Time the run may take, as in 2h, 90m or 1h30m.")
+    str | None,
+    typer.Option(
+        metavar="TIME", help="Time the run may take, as in 2h, 90m or 1h30m; a number is seconds."
+    ),
 ]
 MaxCost = Annotated[
     float | None, typer.Option(help="Money the run may cost, in the currency of --price.")
@@ -58,6 +61,13 @@ Engine = Annotated[
 Overlap = Annotated[
     str | None,
     typer.Option(help="sum, max, table or fit; by itself fit where measured, else table."),
+]
+Profile = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME|DIR",
+        help="Of kernels: imported, measured or a directory of `profile measure`.",
+    ),
 ]
 Planner = Annotated[
     str | None, typer.Option(help="A policy, or auto: try all and keep the best by prediction.")
@@ -107,7 +117,10 @@ Evaluations = Annotated[
     int | None, typer.Option(help="Schedules to try; the same number finds the same plan.")
 ]
 Budget = Annotated[
-    str | None, typer.Option(metavar="60s", help="Stop early after so long, as in 90s or 2m.")
+    str | None,
+    typer.Option(
+        metavar="TIME", help="Stop trying more after so long, as in 90s or 2m; a number is seconds."
+    ),
 ]
 FurtherEvaluations = Annotated[
     int | None,
@@ -115,7 +128,10 @@ FurtherEvaluations = Annotated[
 ]
 FurtherBudget = Annotated[
     str | None,
-    typer.Option(metavar="60s", help="With auto: search schedules for so long, as in 90s or 2m."),
+    typer.Option(
+        metavar="TIME",
+        help="With auto: search schedules for so long, as in 90s or 2m; a number is seconds.",
+    ),
 ]
 Plain = Annotated[
     bool,
@@ -142,6 +158,13 @@ class Asked(NamedTuple):
         )  # NOTE: first, so that a wrong --model does not wait for the file
         pool = load_pool(self.traces, self.read)
         return without_oversize(pool, system.longest_request, self.skip_oversize)
+
+    @property
+    def reading(self) -> str:
+        """What is being done while the pool is read."""
+        if self.read.tokenizer is None:
+            return "reading traces"
+        return f"reading traces; prompts become tokens of {self.read.tokenizer}"
 
     @property
     def inputs(self) -> list[Path | str | None]:

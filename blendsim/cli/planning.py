@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from blendsim.cli import options as o
+from blendsim.cli.baselines import find_rows
 from blendsim.cli.lists import read_systems
 from blendsim.cli.output import print_json, print_lines, width
 from blendsim.cli.places import require_places
@@ -63,7 +64,7 @@ def plan(
             from blendsim.search.auto_search import require_auto
 
             require_auto(asked.settings)  # before a trace is waited for
-        say("reading traces")
+        say(asked.reading)
         with ends_at_once():
             pool = asked.load()
             choice, found, spread = _choose(pool, asked.settings, further, say)
@@ -125,7 +126,10 @@ def _unseen(asked: o.Asked, pool: "Workload", plan: "Plan") -> list[str]:
 def compare(
     ctx: typer.Context,
     engines: Annotated[
-        str | None, typer.Option(help="Only these engines' baselines, as in vllm,nanoflow.")
+        str | None,
+        typer.Option(
+            help="Only these engines' baselines, as in vllm,nanoflow; distserve: its pools."
+        ),
     ] = None,
     json: o.Json = False,
 ) -> None:
@@ -133,13 +137,11 @@ def compare(
     prediction (pools of prefill and decode replicas at their engine's own) and at 2,048.
     """
     with Progress(is_whole_run=True) as say:
-        from blendsim.baselines import find_baselines
         from blendsim.search import compare as compare_baselines
 
         asked = o.resolve(ctx.params)
-        names = [] if engines is None else [name.strip() for name in engines.split(",")]
-        baselines = find_baselines(names)
-        say("reading traces")
+        baselines = find_rows(engines)
+        say(asked.reading)
         with ends_at_once():
             workload = asked.load()
             rows, common, notes = compare_baselines(workload, asked.settings, baselines, say)
@@ -174,8 +176,8 @@ def _measured_too(settings: "Settings") -> list[str]:
         return []
     return [
         f"kernels of {settings.gpu} are priced by the imported profile and overlap by published "
-        'figures of another GPU; profile = "measured" in [settings] of a --config file prices '
-        "both as they were measured there, which is slower (docs/validation.md)"
+        "figures of another GPU; --profile measured prices both as "
+        "they were measured there, which is slower (docs/validation.md)"
     ]
 
 

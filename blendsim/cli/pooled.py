@@ -20,6 +20,7 @@ OPTIONS: dict[str, Any] = {
     "link": o.Link,
     "engine": o.Engine,
     "overlap": o.Overlap,
+    "profile": o.Profile,
     "planner": o.Planner,
     "sample": o.Sample,
     "output_guess": o.OutputGuess,

@@ -2,13 +2,29 @@
 
 import sys
 import threading
+import time
 from types import TracebackType
 from typing import Any, Self
 
 from blendsim.printable import printable
 
 PATIENCE = 1.0  # seconds of silence
+LONG = 5.0  # seconds after which a terminal is told how long a stage has lasted
 COLD_SECONDS = 120  # compiling all kernels: one core's time, as numba compiles one at a time
+
+
+class Stage:
+    """A stage as a terminal shows it: rich draws it anew several times a second."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._began = time.monotonic()
+
+    def __rich__(self) -> Any:
+        from rich.text import Text
+
+        seconds = time.monotonic() - self._began
+        return Text(f"{self._name} ({seconds:,.0f} s)" if seconds >= LONG else self._name)
 
 
 class Progress:
@@ -76,4 +92,4 @@ class Progress:
             self._status.start()
             # NOTE: a process that is ended leaves the terminal as it is: with a cursor, then.
             console.show_cursor(True)
-        self._status.update(self._stage)
+        self._status.update(Stage(self._stage))

@@ -52,7 +52,7 @@ def rent(params: dict[str, Any], wanted: Wanted, output: Path | None, json: bool
         goal, prices = _goal(wanted, gpus)
         tps, dps = systems.tps or [settings.tp], systems.dps or [settings.dp]
         candidates = find_candidates(settings, gpus, tps, dps)
-        say("reading traces")
+        say(asked.reading)
         with ends_at_once():
             workload = asked._replace(settings=candidates.roomiest).load()
             rental = rent_systems(workload, candidates, goal, prices, say)
@@ -92,7 +92,7 @@ def _goal(wanted: Wanted, gpus: list[str]) -> "tuple[Goal, Prices | None]":
     from blendsim.report.rental import Goal
     from blendsim.search import read_prices
 
-    deadline = None if wanted.deadline is None else read_seconds(wanted.deadline)
+    deadline = None if wanted.deadline is None else read_seconds(wanted.deadline, "--deadline")
     if wanted.max_cost is not None and not 0 < wanted.max_cost < math.inf:
         raise InputError(f"--max-cost {wanted.max_cost:g} must be above 0")
     if wanted.price is None:

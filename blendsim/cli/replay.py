@@ -67,7 +67,7 @@ def replay(
         wish = Wish(gpu, engine, model, sampled, executor, plain)
         wish.check()
         require_places([output], [plan, *asked.inputs])
-        say("reading traces")
+        say(asked.reading)
         pool = asked.load()
         require_same_workload(made, pool)
         run = prepare(made, pool, asked, wish, say)

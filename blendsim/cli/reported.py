@@ -111,7 +111,7 @@ def _served(log: "StepLog", plan: Path | None, asked: o.Asked, say: Say) -> "Wor
             raise PlanMismatch(f"{plan}: the log is of another plan; give the one that ran")
     if not asked.traces:
         raise InputError("the log does not say which traces it is of; --workload names them")
-    say("reading traces")
+    say(asked.reading)
     pool = asked.load()
     if made is not None:
         require_same_workload(made, pool)

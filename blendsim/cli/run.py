@@ -9,6 +9,7 @@ from blendsim.cli import options as o
 from blendsim.cli.machine import Engine
 from blendsim.cli.output import print_json, print_lines, width
 from blendsim.cli.progress import Progress
+from blendsim.cli.status import INCOMPLETE
 
 
 def run(
@@ -18,7 +19,11 @@ def run(
     ],
     model: Annotated[
         str,
-        typer.Option(metavar="DIR", help="A Hugging Face directory: weights and tokenizer."),
+        typer.Option(
+            metavar="DIR|tiny",
+            help="A Hugging Face directory: weights and tokenizer; or, to try it without, a small "
+            "random model on the CPU.",
+        ),
     ],
     gpu: Annotated[
         bool, typer.Option("--gpu", help="Run on this machine's GPU, else on the CPU.")
@@ -29,6 +34,13 @@ def run(
     plain: o.Plain = False,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on where a run into the same file broke off.")
+    ] = False,
+    strict: Annotated[
+        bool,
+        typer.Option(
+            "--strict",
+            help="Answer nothing if some request cannot be answered; else it gets an error line.",
+        ),
     ] = False,
     planner: o.Planner = None,
     sample: Annotated[
@@ -50,7 +62,7 @@ def run(
         from blendsim.cli.answerer import find_answerer
         from blendsim.cli.answering import Files, answer_batch
 
-        files = Files(batch, output, log, resume)
+        files = Files(batch, output, log, resume, strict)
         files.check()
         asked = {
             "trace": [str(batch)],
@@ -65,10 +77,12 @@ def run(
         result = answer_batch(files, found, say)
     if json:
         print_json(result)
-        return
-    from blendsim.report.tables import paragraphs
+    else:
+        from blendsim.report.tables import paragraphs
 
-    print_lines(paragraphs(_sentences(result), width()))
+        print_lines(paragraphs(_sentences(result), width()))
+    if result["refused"]:
+        raise typer.Exit(INCOMPLETE)
 
 
 def _sentences(result: dict[str, Any]) -> list[str]:
@@ -79,7 +93,10 @@ def _sentences(result: dict[str, Any]) -> list[str]:
         f"requests{before}"
     ]
     if result["refused"]:
-        lines.append(f"{result['refused']:,} cannot be answered; their lines say why")
+        lines.append(
+            f"{result['refused']:,} cannot be answered; their lines say why, the first: "
+            f"{result['first_refused']}"
+        )
     if result["steps"]:
         lines.append(
             f"{result['input_tokens']:,} prompt and {result['output_tokens']:,} output tokens in "

@@ -53,7 +53,7 @@ def search(
         require_places([output, picture], o.files_read(ctx.params))
         if picture is not None:
             _require_kind(picture)
-        say("reading traces")
+        say(asked.reading)
         with ends_at_once():
             found = find(asked.load(), asked.settings, effort, say)
         if output is not None:
@@ -62,7 +62,9 @@ def search(
         if picture is not None:
             from blendsim.report.plots import draw_sensitivities
 
-            draw_sensitivities(found.sensitivities, measures_drawn(found), picture)
+            where = f"{o.platform(asked.settings)}, engine {asked.settings.engine}"
+            title = f"{len(found.plan):,} requests of {', '.join(asked.traces)}; {where}"
+            draw_sensitivities(found.sensitivities, measures_drawn(found), picture, title)
     if json:
         print_json(_object(found, output, picture))
         return

@@ -1,9 +1,8 @@
 """What commands that search say alike: how long a search shall go on, and what it did."""
 
-import re
 from typing import TYPE_CHECKING, Any
 
-from blendsim.errors import InputError
+from blendsim.cli.lists import read_seconds
 
 if TYPE_CHECKING:  # nothing heavy before a command runs
     from blendsim.search.schedule_search import Effort, Found
@@ -13,21 +12,13 @@ def read_effort(evaluations: int | None, budget: str | None) -> "Effort":
     """The effort that `--evaluations` and `--budget` ask for."""
     from blendsim.search.schedule_search import Effort
 
-    return Effort(evaluations, None if budget is None else _seconds(budget))
+    return Effort(evaluations, None if budget is None else read_seconds(budget, "--budget"))
 
 
 def given_effort(evaluations: int | None, budget: str | None) -> "Effort | None":
     """The same, or None where neither is given."""
     is_given = evaluations is not None or budget is not None
     return read_effort(evaluations, budget) if is_given else None
-
-
-def _seconds(text: str) -> float:
-    """A time in words such as 60s, 2m or 90."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(s|m|h)?", text.strip())
-    if match is None:
-        raise InputError(f"--budget {text!r} is not a time; give it as in 60s, 2m or 1h")
-    return float(match[1]) * {"s": 1, "m": 60, "h": 3600}[match[2] or "s"]
 
 
 def effort_told(found: "Found") -> str:

@@ -8,7 +8,7 @@ import typer
 
 from blendsim import __version__
 from blendsim.cli import options as o
-from blendsim.cli.elsewhere import pacing_notes, require_room
+from blendsim.cli.elsewhere import pacing_notes, require_profile, require_room
 from blendsim.cli.output import print_json, print_lines, width
 from blendsim.cli.places import require_places
 from blendsim.cli.planned import given, read_planned
@@ -76,8 +76,9 @@ def simulate(
         settings = asked.settings if engine is None else asked.settings.for_engine(engine)
         settings = replace(settings, **changes)
         system = settings.system  # NOTE: first, so that a wrong --gpu does not wait for traces
+        require_profile(settings)
         told = pacing_notes(made, asked.settings, settings)
-        say("reading traces")
+        say(asked.reading)
         with ends_at_once():
             pool = asked.load()  # what its own machine holds is what it is for
             require_room(pool, system)

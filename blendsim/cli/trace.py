@@ -55,7 +55,7 @@ def info(
         from blendsim.traces.summary import summary
 
         asked = o.resolve(ctx.params)
-        say("reading traces")
+        say(asked.reading)
         workload = load_pool(asked.traces, asked.read)
         say("sorting prompts by prefix")
         told = summary(workload)

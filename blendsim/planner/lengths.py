@@ -121,7 +121,7 @@ def draw(
         doubt = PRIOR_DOUBT if is_doubted else 0.0
         factor = np.exp(doubt * rng.standard_normal(int(tree.group.max()) + 1))[tree.group[leaf]]
         row = tree.order[leaf]
-        mean = _means_below(lengths.expected[row] * factor, workload.output_limit[row])
+        mean = _means_below(factor * lengths.expected[row], workload.output_limit[row])
         # NOTE: a mean at the limit is infinite here, and one draw of a thousand million is 0.
         length = np.maximum(1.0, np.rint(-np.log1p(-luck[leaf]) * np.minimum(mean, 1e12)))
         drawn[row] = length.astype(np.int64)

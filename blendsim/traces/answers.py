@@ -26,15 +26,20 @@ def answer_line(asked: Asked, reply: Reply, created: int) -> str:
 
 
 def error_line(custom_id: str, message: str) -> str:
-    """The results line of a request that cannot be answered, and why."""
+    """The results line of a request that cannot be answered, and why: where OpenAI has it for a
+    request that its endpoint refuses, and beside the response as well, for readers who look there.
+    """
     error = {"message": message, "type": "invalid_request_error", "param": None, "code": None}
-    return _line(custom_id, 400, {"error": error})
+    beside = {"code": error["type"], "message": message}
+    return _line(custom_id, 400, {"error": error}, beside)
 
 
-def _line(custom_id: str, status: int, body: dict[str, Any]) -> str:
+def _line(
+    custom_id: str, status: int, body: dict[str, Any], error: dict[str, Any] | None = None
+) -> str:
     key = _key(custom_id)
     response = {"status_code": status, "request_id": f"req_{key}", "body": body}
-    row = {"id": f"batch_req_{key}", "custom_id": custom_id, "response": response, "error": None}
+    row = {"id": f"batch_req_{key}", "custom_id": custom_id, "response": response, "error": error}
     return json.dumps(row)
 
 

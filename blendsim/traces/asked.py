@@ -1,23 +1,27 @@
 """What each request of an OpenAI batch file asks for besides its prompt, for those who answer it.
 
 Planning needs none of this and reads the same files leniently. Here a request that asks for what
-we cannot do is refused: an answer to another question is worse than none.
+we cannot do is refused, with the reason, and the others are read: an answer to another question is
+worse than none.
 """
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from blendsim.errors import InputError
-from blendsim.request import Workload
+from blendsim.request import Workload, from_lengths
 from blendsim.traces.body_settings import require_doable
-from blendsim.traces.chat import chat_of
+from blendsim.traces.chat import Chat, chat_of
 from blendsim.traces.counts import shown
-from blendsim.traces.openai_batch import OPENAI_BATCH, BatchLine, batch_lines, workload_of
+from blendsim.traces.encoded import Encoded
+from blendsim.traces.jsonl import line_of, objects, require_new
+from blendsim.traces.openai_batch import OPENAI_BATCH, BatchLine, request_of, workload_of
 from blendsim.traces.plain_prompts import PROMPTS_JSONL
 from blendsim.traces.prompt_forms import PROMPT_NAMES
-from blendsim.traces.seam import head
+from blendsim.traces.seam import head, source_name
 from blendsim.traces.tokens import encoder
 
 MOST_STOPS = 4  # as many as OpenAI takes
@@ -46,12 +50,35 @@ class Asked:
     limit: int = 0  # tokens of the answer at most; 0 = none given
 
 
+class Refusal(NamedTuple):
+    """A request that cannot be answered."""
+
+    line: int  # of the file, from 1
+    custom_id: str
+    why: str  # begins with the line and names its column
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class BatchFile:
-    """A batch file that can be answered; `asked[i]` is of row i of the workload."""
+    """A batch file: `asked[i]` is of row i of the workload, which has what can be answered."""
 
+    path: Path
     workload: Workload
     asked: tuple[Asked, ...]
+    refused: tuple[Refusal, ...] = ()  # in the file's order
+
+    def __len__(self) -> int:
+        return len(self.asked) + len(self.refused)
+
+    @property
+    def ids(self) -> list[str]:
+        """Of all requests, those that are refused last."""
+        answered = [each.custom_id for each in self.asked]
+        return answered + [each.custom_id for each in self.refused]
+
+    def signed(self, model: str) -> "BatchFile":
+        """The same with answers that call their model so, whatever was asked for."""
+        return replace(self, asked=tuple(replace(each, model=model) for each in self.asked))
 
 
 #: Endpoints' ends, the kind of answer, and where the prompt stands.
@@ -62,9 +89,19 @@ _ENDPOINTS = {
 }
 
 
-def read_batch(path: Path, tokenizer: Path) -> BatchFile:
-    """The requests in the model's own tokens and what they ask for, or InputError at the first
-    that cannot be answered. `tokenizer` is the model's directory.
+def read_batch(
+    path: Path,
+    tokenizer: Path,
+    vocab: int | None = None,
+    say: Callable[[str], None] = lambda _: None,
+    is_strict: bool = False,
+) -> BatchFile:
+    """The requests in the model's own tokens and what they ask for, and those that cannot be
+    answered. `tokenizer` is the model's directory; token ids that a request gives are below `vocab`
+    where that is known.
+
+    InputError for a file that is no batch: not JSON, a line without an id, an id twice; and if
+    `is_strict` for the first request that cannot be answered.
     """
     beginning = head(path)
     if not beginning.keys & {"custom_id", "body"} or PROMPTS_JSONL.matches(beginning):
@@ -73,15 +110,68 @@ def read_batch(path: Path, tokenizer: Path) -> BatchFile:
             "its prompt and settings under body"
         )
     chat = chat_of(str(tokenizer))
-    encode = encoder(str(tokenizer))
-    requests, asked = [], []
-    for line in batch_lines(path, chat):
-        asked.append(_asked(line))
-        requests.append(line.request)
-    return BatchFile(workload_of(path, requests, encode, chat), tuple(asked))
+    encode = Encoded(encoder(str(tokenizer)))
+    read, refused = _read_lines(path, chat, vocab)
+    if is_strict:
+        _require_none(path, refused)  # before prompts are made into tokens, which takes long
+    prompts = [line.request.prompt for line, _ in read]
+    encode.make(((p.has_special, p.text) for p in prompts if p.tokens is None), say)
+    kept = []
+    for line, asked in read:
+        prompt = line.request.prompt
+        if prompt.tokens is None and not encode.count(prompt.text, prompt.has_special):
+            why = f"{line.where}: the tokenizer makes no tokens of the prompt; remove the row"
+            refused.append(_refusal(path, line.where, asked.custom_id, why))
+        else:
+            kept.append((line.request, asked))
+    if is_strict:
+        _require_none(path, refused)
+    if kept or not refused:
+        workload = workload_of(path, [request for request, _ in kept], encode, chat)
+    else:
+        workload = from_lengths([], [], source=source_name(path), origin=(str(path),))
+    return BatchFile(path, workload, tuple(asked for _, asked in kept), tuple(sorted(refused)))
 
 
-def _asked(line: BatchLine) -> Asked:
+def _read_lines(
+    path: Path, chat: Chat, vocab: int | None
+) -> tuple[list[tuple[BatchLine, Asked]], list[Refusal]]:
+    """Each line with what it asks for, or why it is refused."""
+    first: dict[str, str] = {}
+    read, refused = [], []
+    for where, row in objects(path):
+        custom_id = row.get("custom_id")
+        if not isinstance(custom_id, str) or not custom_id:
+            raise InputError(f"{where}, column 'custom_id': {shown(custom_id)} is not a name")
+        require_new(custom_id, first, f"{where}, column 'custom_id'")
+        first[custom_id] = line_of(where)
+        try:
+            line = BatchLine(where, row, request_of(row, chat, where))
+            read.append((line, _asked(line, vocab)))
+        except InputError as error:
+            refused.append(_refusal(path, where, custom_id, str(error)))
+    return read, refused
+
+
+def _require_none(path: Path, refused: list[Refusal]) -> None:
+    if refused:
+        raise InputError(f"{path}, {refused[0].why}")
+
+
+def _refusal(path: Path, where: str, custom_id: str, why: str) -> Refusal:
+    return Refusal(int(line_of(where)), custom_id, why.removeprefix(f"{path}, "))
+
+
+def _require_known(tokens: list[int], vocab: int | None, where: str) -> None:
+    """A prompt given as ids, of which the model has so many."""
+    if vocab is not None and max(tokens) >= vocab:
+        raise InputError(
+            f"{where}, column 'body': token id {max(tokens)} is beyond the model's vocabulary of "
+            f"{vocab:,}; give ids of this model, or the prompt as text"
+        )
+
+
+def _asked(line: BatchLine, vocab: int | None) -> Asked:
     body, where = line.row["body"], line.where
     for name, value in body.items():
         if value is not None:
@@ -92,6 +182,8 @@ def _asked(line: BatchLine) -> Asked:
             f"{where}, column 'body': the prompt has parts that are not text (images, files), "
             "which cannot be read; remove the row"
         )
+    if line.request.prompt.tokens is not None:
+        _require_known(line.request.prompt.tokens, vocab, where)
     return Asked(
         custom_id=line.request.custom_id,
         kind=kind,

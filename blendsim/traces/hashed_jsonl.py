@@ -23,6 +23,7 @@ from blendsim.traces.seam import Head, ReadOptions, source_name
 from blendsim.traces.times import LATEST
 
 _LENGTHS = frozenset({"input_length", "output_length"})
+_TIME = frozenset({"timestamp"})
 _BAILIAN = frozenset({"chat_id", "parent_chat_id", "turn"})
 
 
@@ -54,8 +55,8 @@ class HashedFormat:
         with lengths and no hashes may have other columns and is left to those who read them.
         """
         is_trace = head.keys & (_BAILIAN | {"hash_ids"})
-        if "timestamp" in head.keys and not is_trace:
-            is_trace = {"timestamp"} if head.keys.isdisjoint(EXTRAS) else set()
+        if head.keys >= _TIME and not is_trace:
+            is_trace = _TIME if head.keys.isdisjoint(EXTRAS) else frozenset()
         return (
             head.keys >= _LENGTHS
             and bool(is_trace)

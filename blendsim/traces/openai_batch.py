@@ -71,7 +71,7 @@ def batch_lines(path: Path, chat: Chat) -> Iterator[BatchLine]:
     """
     first: dict[str, str] = {}
     for where, row in objects(path):
-        request = _request(row, chat, where)
+        request = request_of(row, chat, where)
         require_new(request.custom_id, first, f"{where}, column 'custom_id'")
         first[request.custom_id] = line_of(where)
         yield BatchLine(where, row, request)
@@ -101,7 +101,8 @@ def workload_of(
     )
 
 
-def _request(row: dict[str, Any], chat: Chat, where: str) -> BatchRequest:
+def request_of(row: dict[str, Any], chat: Chat, where: str) -> BatchRequest:
+    """What planning needs of one line, or InputError beginning with `where`."""
     custom_id, body = row.get("custom_id"), row.get("body")
     if not isinstance(custom_id, str) or not custom_id:
         raise InputError(f"{where}, column 'custom_id': {shown(custom_id)} is not a name")

@@ -72,7 +72,7 @@ def find_device(gpu: bool) -> torch.device:
     if not torch.cuda.is_available():
         raise Unavailable(
             f"--gpu: torch {torch.__version__} finds no GPU on this machine; "
-            "without --gpu, --model tiny replays the plan on the CPU"
+            "without --gpu, --model tiny runs on the CPU"
         )
     return torch.device("cuda", torch.cuda.current_device())
 
