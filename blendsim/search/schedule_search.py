@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from blendsim.errors import InputError
 from blendsim.plan import Plan
-from blendsim.report.metrics import Row
+from blendsim.report.metrics import Row, with_regret
 from blendsim.report.optimum import Bounds
 from blendsim.request import Ints, Workload
 from blendsim.search.evaluation import Evaluator
@@ -246,8 +246,7 @@ def _report(
         },
     }
     rows = [trial.row for trial in trials]
-    least = min(row.reported_seconds for row in rows)
-    rows[-1] = replace(rows[-1], regret=rows[-1].reported_seconds - least)
+    rows[-1] = with_regret(rows[-1], rows)
     return Found(
         plan=replace(chosen.plan, meta=meta),
         chosen=rows[-1],

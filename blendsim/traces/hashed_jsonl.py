@@ -171,7 +171,7 @@ def _hash_ids(value: object, where: str) -> list[int]:
 
 
 def _time(value: object, lacks_time: bool, where: str) -> float:
-    where = f"{where}, column 'timestamp': {shown(value)}"
+    where = f"{where}, column 'timestamp'" + ("" if value is None else f": {shown(value)}")
     if lacks_time:
         if value is not None:
             raise InputError(f"{where} is given, but none in the first row; give all or none")

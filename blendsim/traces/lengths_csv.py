@@ -1,5 +1,5 @@
-"""CSV traces with lengths only: Azure, BurstGPT, Vidur's generic columns, plain pairs, and columns
-with any of the usual names. One reader; a format is a row that names its columns.
+"""CSV traces with lengths only: Azure, BurstGPT, Vidur's generic columns, and columns with any of
+the usual names. One reader; a format is a row that names its columns.
 
 Columns are parsed and checked as vectors. Only when something is wrong is the file walked row by
 row, to say which line it was.
@@ -112,10 +112,8 @@ class NamedLengths:
 AZURE = CsvFormat("azure-csv", "ContextTokens", "GeneratedTokens", "TIMESTAMP")
 BURSTGPT = CsvFormat("burstgpt-csv", "Request tokens", "Response tokens", "Timestamp", True)
 VIDUR = CsvFormat("vidur-csv", "num_prefill_tokens", "num_decode_tokens", "arrived_at")
-PAIRS = CsvFormat("pairs-csv", "prompt_tokens", "response_tokens", "arrived_at")
 LENGTHS_CSV = NamedLengths()
-#: In the order in which they are tried: what are pairs are lengths under usual names, too.
-CSV_FORMATS = (AZURE, BURSTGPT, VIDUR, LENGTHS_CSV, PAIRS)
+CSV_FORMATS = (AZURE, BURSTGPT, VIDUR, LENGTHS_CSV)  # in the order in which they are tried
 
 
 def _columns(header: tuple[str, ...], form: CsvFormat, path: Path) -> tuple[str, ...]:

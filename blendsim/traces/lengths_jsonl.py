@@ -199,8 +199,8 @@ def _time(row: dict[str, Any], column: str, where: str) -> str:
     value = row.get(column)
     text = str(value) if isinstance(value, str | int | float) else ""
     if isinstance(value, bool) or not is_time(text):
-        said = "is missing: give all rows a time or none"
+        said = " is missing: give all rows a time or none"
         if value is not None:
-            said = f"{shown(value)} {NO_TIME}"
-        raise InputError(f"{where}, column {column!r}: {said}")
+            said = f": {shown(value)} {NO_TIME}"
+        raise InputError(f"{where}, column {column!r}{said}")
     return text
