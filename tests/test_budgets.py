@@ -69,8 +69,9 @@ def test_the_chosen_row_comes_behind_those_of_the_race(choice: Choice) -> None:
     assert [row.policy for row in race] == list(POLICIES)
     assert {row.token_budget for row in race} == {OWN}
     assert choice.rows[-1] is choice.chosen
-    fastest = min(race, key=lambda row: row.predicted_seconds)
-    assert choice.chosen.policy == fastest.policy
+    least = min(row.predicted_seconds for row in race)
+    alike = {row.policy for row in race if row.predicted_seconds == least}
+    assert choice.chosen.policy in alike
 
 
 def test_rows_stand_beside_the_bounds_of_the_largest_budget(

@@ -101,7 +101,7 @@ def test_a_trace_without_lines_of_requests_gives_a_table_only(tmp_path: Path) ->
     plan = planned(tmp_path, trace)
     done = invoke("export", plan, "-o", tmp_path / "ordered.jsonl")
     assert done.exit_code == 2
-    assert f"{trace}: is pairs-csv, not openai-batch or prompts-jsonl, so" in done.stderr
+    assert f"{trace}: is lengths-csv, not openai-batch or prompts-jsonl, so" in done.stderr
     assert "name the output .csv or .parquet" in done.stderr
     assert not (tmp_path / "ordered.jsonl").exists()
     assert invoke("export", plan, "-o", tmp_path / "served.csv").exit_code == 0

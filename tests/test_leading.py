@@ -62,8 +62,57 @@ def test_who_is_far_behind_is_not_tried_at_other_budgets(known: Problem) -> None
     in_reach, out = 100.0 * (1 + 0.9 * CLOSE), 100.0 * (1 + 1.1 * CLOSE)
     leading = leading_runs(known, runs(known, paced=100.0, blend=in_reach, dfs=out))
     assert names(leading) == ["paced", "blend"]
-    every = leading_runs(known, runs(known, **dict.fromkeys(POLICIES, 100.0)))
-    assert len(every) == MOST_LEADING
+    near = {policy: 100.0 + k / 100 for k, policy in enumerate(POLICIES)}
+    assert names(leading_runs(known, runs(known, **near))) == list(POLICIES[:MOST_LEADING])
+
+
+def test_runs_that_take_equally_long_are_one(known: Problem, sampled: Problem) -> None:
+    for problem in (known, sampled):
+        found = leading_runs(problem, runs(problem, fcfs=100.0, dfs=100.0, blend=100.9))
+        assert names(found) == ["dfs", "blend"]
+        alike = leading_runs(problem, runs(problem, **dict.fromkeys(POLICIES, 100.0)))
+        assert names(alike) == ["dfs"]
+
+
+def in_worlds(
+    monkeypatch: pytest.MonkeyPatch,
+    problem: Problem,
+    seconds: dict[tuple[str, int], tuple[float, ...]],
+) -> tuple[str, int] | None:
+    """What is taken of dfs, which is chosen, and random at budgets with these seconds in the drawn
+    world and in each of the others; they take 120 at those that are not named.
+    """
+    count = len(seconds["dfs", OWN]) - 1
+    worlds = tuple(np.full(80, k) for k in range(count))
+    monkeypatch.setattr(budgets, "with_worlds", lambda p, n: p._replace(worlds=worlds))
+
+    def seconds_in(problem: Problem, plan: Plan, flavour: Flavour, lengths: Any) -> float:
+        told = seconds.get((plan.policy, flavour.token_budget), (120.0,) * (count + 1))
+        return told[0] if lengths is problem.drawn else told[1 + int(lengths[0])]
+
+    monkeypatch.setattr(budgets, "seconds_in", seconds_in)
+    leading = [
+        Run(policy, search.plan_policy(problem, policy), seconds[policy, OWN][0])
+        for policy in ("dfs", "random")
+    ]
+    with ThreadPoolExecutor(1) as pool:
+        found = better_run(problem, leading, find_flavour("nanoflow"), pool)
+    return None if found is None else (found[0].policy, found[1].token_budget)
+
+
+def test_another_policy_at_another_budget_has_to_beat_the_chosen_one_there(
+    sampled: Problem, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = {("dfs", OWN): (100.0,) * 5, ("random", OWN): (100.1,) * 5}
+    dfs = own | {("dfs", 4_096): (98.0, 98.0, 98.2, 98.0, 98.1)}
+    lucky = dfs | {("random", 4_096): (97.6, 97.4, 98.3, 97.3, 98.2)}
+    assert in_worlds(monkeypatch, sampled, dfs) == ("dfs", 4_096)
+    assert in_worlds(monkeypatch, sampled, lucky) == ("dfs", 4_096)
+    surely = dfs | {("random", 4_096): (96.0, 96.0, 96.1, 96.2, 96.0)}
+    assert in_worlds(monkeypatch, sampled, surely) == ("random", 4_096)
+    alone = own | {("random", 512): (97.0, 97.0, 97.1, 97.2, 97.0)}
+    assert in_worlds(monkeypatch, sampled, alone) == ("random", 512)
+    assert in_worlds(monkeypatch, sampled, own) is None
 
 
 def test_every_policy_can_be_preferred() -> None:

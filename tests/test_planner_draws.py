@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from strategies import workloads
@@ -10,7 +11,14 @@ from test_planner_lengths import two_sources
 
 from blendsim.planner import evidence as evidence_module
 from blendsim.planner.evidence import evidence, is_unlearned
-from blendsim.planner.lengths import Lengths, draw, expect_lengths
+from blendsim.planner.lengths import (
+    PRIOR_OUTPUT,
+    PRIOR_SHARE,
+    Lengths,
+    _means_below,
+    draw,
+    expect_lengths,
+)
 from blendsim.planner.tree import PoolTree, pool_tree
 from blendsim.prefix import sort_prompts
 from blendsim.request import Ints, Prompts, Workload, from_lengths
@@ -73,11 +81,11 @@ def test_what_nothing_is_learned_of_is_exponential_about_its_guess() -> None:
     workload = replace(workload, has_output=np.zeros(2 * n, np.bool_))
     tree, lengths, drawn = drawn_of(workload, 0.01)
     assert is_unlearned(workload, tree, lengths.is_visible).all()
-    for half, cut in ((slice(0, n), np.inf), (slice(n, 2 * n), 4_000)):
-        mean = lengths.expected[half].mean()
-        assert abs(drawn[half].mean() / (mean * -np.expm1(-cut / mean)) - 1) < 0.03
-        for q in (0.5, 0.9, 0.999):
-            assert abs(np.quantile(drawn[half], q) / min(-mean * np.log(1 - q), cut) - 1) < 0.05
+    plain, cut = drawn[:n], drawn[n:]
+    for q in (0.5, 0.9, 0.999):
+        assert abs(np.quantile(plain, q) / (-lengths.expected[0] * np.log(1 - q)) - 1) < 0.05
+    for half, mean in ((plain, PRIOR_OUTPUT), (cut, 4_000 * PRIOR_SHARE)):
+        assert abs(half.mean() / mean - 1) < 0.03
     assert drawn.min() >= 1
     assert drawn[n:].max() == 4_000
 
@@ -117,3 +125,30 @@ def test_requests_that_share_nothing_do_not_learn_from_those_that_do() -> None:
     _, lengths, drawn = drawn_of(workload, 0.1)
     assert np.array_equal(lengths.expected, workload.output_len)
     assert np.array_equal(drawn, workload.output_len)
+
+
+@given(
+    wanted=st.floats(1.0, 5_000.0),
+    limit=st.one_of(st.just(0), st.integers(1, 4_000)),
+)
+def test_a_mean_under_a_limit_is_what_was_wanted(wanted: float, limit: int) -> None:
+    mean = float(_means_below(np.array([wanted]), np.array([limit]))[0])
+    if limit == 0:
+        assert mean == wanted
+    elif wanted >= limit:
+        assert np.isinf(mean), "all of them run into the limit"
+    else:
+        assert mean * -np.expm1(-limit / mean) == pytest.approx(wanted, rel=1e-6)
+
+
+@pytest.mark.parametrize("guess", [100, 256, 500, 512, 2_000])
+def test_drawn_lengths_have_the_mean_that_is_guessed(guess: int) -> None:
+    n = 20_000
+    workload = replace(from_lengths([100] * n, [1] * n), has_output=np.zeros(n, np.bool_))
+    workload = replace(workload, output_limit=np.full(n, 512))
+    tree = pool_tree(workload, sort_prompts(workload))
+    rng = np.random.default_rng(0)
+    lengths = expect_lengths(workload, tree, 0.01, rng, guess=guess)
+    drawn = draw(workload, tree, lengths, rng)
+    assert drawn.max() <= 512
+    assert abs(drawn.mean() / min(guess, 512) - 1) < 0.03

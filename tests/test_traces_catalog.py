@@ -47,7 +47,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
 
 def source(url: str, checksum: str | None = None) -> list[Source]:
-    return [Source("mine", url, "pairs-csv", "CC0", "nobody", "five and six", checksum)]
+    return [Source("mine", url, "lengths-csv", "CC0", "nobody", "five and six", checksum)]
 
 
 def test_a_good_checksum_stores_the_file(server: str, tmp_path: Path) -> None:

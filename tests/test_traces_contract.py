@@ -114,7 +114,7 @@ CASES = {
         "burstgpt-csv", burstgpt_sessions, "Request tokens", "Response tokens"
     ),
     "vidur": Case("vidur-csv", vidur, "num_prefill_tokens", "num_decode_tokens"),
-    "pairs": Case("pairs-csv", pairs, "prompt_tokens", "response_tokens"),
+    "pairs": Case("lengths-csv", pairs, "prompt_tokens", "response_tokens"),
     "lengths": Case("lengths-csv", lengths_csv, "Input_Tokens", "num_output_tokens"),
     "prefixes": Case("lengths-csv", prefixes_csv, "prompt_len", "completion_tokens"),
     "mooncake-bare": Case("mooncake-jsonl", mooncake_bare, "input_length", "output_length", 1),
@@ -314,12 +314,12 @@ def test_a_public_traces_name_is_told_how_to_be_fetched() -> None:
 
 BAD = {
     "": "is missing",
-    "-5": "-5.* is negative",
-    "nan": "is not a number",
-    "20000000": "20000000.* is absurd",
+    "-5": "[^ ]*-5[^ ]* is negative",
+    "nan": "[^ ]* is not a number",
+    "20000000": "[^ ]*20000000[^ ]* is absurd",
     "many": "'many' is not a number",
-    "2.5": "2.5.* is not a whole number",
-    "0": "0.* is zero",
+    "2.5": "[^ ]*2.5[^ ]* is not a whole number",
+    "0": "[^ ]*0[^ ]* is zero",
 }
 
 
@@ -330,7 +330,7 @@ def test_a_bad_prompt_length_is_named_with_line_and_column(
 ) -> None:
     case = CASES[name]
     path = write(tmp_path / "bad", case.make([*GOOD, (value, "3"), *GOOD]))
-    where = f"bad, line {case.first_row + 3}, column '{case.prompt}': .*{BAD[value]}"
+    where = f"bad, line {case.first_row + 3}, column '{case.prompt}'(:.*)? {BAD[value]}"
     with pytest.raises(InputError, match=where) as caught:
         load(str(path))
     assert "\n" not in str(caught.value)
@@ -346,7 +346,7 @@ def test_a_bad_output_length_is_named_with_line_and_column(
     if value == "0" and case.format == "burstgpt-csv":
         assert len(load(str(path))) == 6
         return
-    where = f"bad, line {case.first_row + 3}, column '{case.output}': .*{BAD[value]}"
+    where = f"bad, line {case.first_row + 3}, column '{case.output}'(:.*)? {BAD[value]}"
     with pytest.raises(InputError, match=where):
         load(str(path))
 

@@ -114,7 +114,9 @@ def test_text_that_is_not_utf8_is_named_with_its_line(tmp_path: Path) -> None:
 
 
 def test_a_column_given_twice_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="column 'prompt_tokens' is twice in the header"):
+    with pytest.raises(
+        InputError, match="columns 'prompt_tokens' and 'prompt_tokens' could both be"
+    ):
         read(tmp_path, "prompt_tokens,response_tokens,prompt_tokens\n1,2,3\n")
 
 

@@ -65,13 +65,17 @@ def test_dates_are_read_in_json_too(tmp_path: Path) -> None:
 
 
 def test_the_older_formats_are_tried_first(tmp_path: Path) -> None:
-    header = "prompt_tokens,response_tokens,completion_tokens\n"
-    assert format_of(write(tmp_path, header)).name == "pairs-csv"
+    header = "num_prefill_tokens,num_decode_tokens,prompt_tokens,output_tokens\n"
+    assert format_of(write(tmp_path, header)).name == "vidur-csv"
     assert format_of(write(tmp_path, header.upper())).name == "lengths-csv"
     row = {"input_length": 5, "output_length": 6}
     assert format_of(write(tmp_path, objects(row | {"timestamp": 0}))).name == "mooncake-jsonl"
     assert format_of(write(tmp_path, objects(row | {"turn": 1}))).name == "bailian-jsonl"
     assert format_of(write(tmp_path, objects(row))).name == "lengths-jsonl"
+    further = row | {"timestamp": 0, "prefix_id": "a", "prefix_tokens": 3}
+    assert format_of(write(tmp_path, objects(further))).name == "lengths-jsonl", "none is lost"
+    hashed = format_of(write(tmp_path, objects(further | {"hash_ids": [1]})))
+    assert hashed.name == "mooncake-jsonl"
 
 
 @pytest.mark.parametrize(
@@ -124,14 +128,14 @@ GOOD = {"id": "a", "input_len": 5, "output_len": 6, "timestamp": 1, "is_known": 
         ({"id": [1]}, r"line 3, column 'id': \[1\] is not a name; give a text or a number"),
         ({"id": None}, "line 3, column 'id': give all rows an id or none"),
         ({"is_known": "yes"}, "line 3, column 'is_known': 'yes' is neither true nor false"),
-        ({"timestamp": None}, "line 3, column 'timestamp': nothing is not a time: give"),
+        ({"timestamp": None}, "line 3, column 'timestamp' is missing: give all rows a time"),
         ({"timestamp": True}, "line 3, column 'timestamp': True is not a time"),
         ({"timestamp": "\ud800"}, "line 3, column 'timestamp': .* is not a time"),
         ({"timestamp": 1e308}, "line 3, column 'timestamp': 1e.308 is not a time"),
         ({"timestamp": "2024-05-10"}, "column 'timestamp': times are written in different ways"),
         ({"max_tokens": -1}, "line 3, column 'max_tokens': -1 is negative"),
         ({"max_tokens": False}, "line 3, column 'max_tokens': False is not a number"),
-        ({"output_len": None}, "line 3, column 'output_len': nothing is missing"),
+        ({"output_len": None}, "line 3, column 'output_len' is missing: give a whole number"),
     ],
 )
 def test_bad_values_of_json_are_named(
@@ -169,7 +173,7 @@ def test_block_hashes_need_no_times(tmp_path: Path) -> None:
     ("times", "words"),
     [
         ((None, 5), "line 2, column 'timestamp': 5 is given, but none in the first row"),
-        ((5, None), "line 2, column 'timestamp': nothing is not a time; give all rows a number"),
+        ((5, None), "line 2, column 'timestamp' is not a time; give all rows a number"),
     ],
 )
 def test_times_of_block_hashes_are_in_all_rows_or_none(

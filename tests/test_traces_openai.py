@@ -77,7 +77,8 @@ def test_output_lengths_are_absent_and_limits_kept(tmp_path: Path) -> None:
     assert workload.output_limit.tolist() == [7, 8, 9, 0]
     note = workload.notes[-1]
     assert "4 of 4 requests have no output length" in note
-    assert "guess from max_tokens, which 1 of them do not give" in note
+    assert "4 of 4 requests have no output length" in note
+    assert "--lengths RESULTS.jsonl of an earlier run does better" in note
 
 
 def test_prompt_forms_read_alike(tmp_path: Path) -> None:
@@ -239,7 +240,7 @@ def test_lengths_do_not_change_lengths_that_are_given(tmp_path: Path) -> None:
         ([result("z", 5)], "none of its 1 results belongs"),
         ([result("a", 5), result("a", 5)], "line 2, column 'custom_id': 'a' was given before"),
         ([result("a", -5)], "column 'response.body.usage.completion_tokens': -5 is negative"),
-        ([result("a", None)], "nothing is missing"),
+        ([result("a", None)], "completion_tokens' is missing: give a whole number"),
         ([{"custom_id": "a", "response": {"body": {}}}], "response.body.usage is missing"),
         ([{"id": "a"}], "column 'custom_id': nothing is not a name; results are lines of"),
         ([], "is empty|holds no requests"),

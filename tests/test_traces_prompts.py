@@ -106,7 +106,7 @@ def test_the_first_line_tells(tmp_path: Path, row: dict[str, object], name: str)
         ({"prompt": "x", "output_len": 0}, "line 2, column 'output_len': 0 is zero: nothing was"),
         (
             {"prompt": "x", "output_len": 1, "output_tokens": 2},
-            "line 2: columns 'output_tokens' and 'output_len' could both be the length",
+            "line 2: columns 'output_len' and 'output_tokens' could both be the length",
         ),
         (7, "line 2: 7 is not a JSON object"),
     ],
