@@ -1,8 +1,9 @@
 """What people call the models, GPUs and engines of our tables, and the one rule that reads it.
 
 Case, spaces, `-` and `_` do not count, and a maker's name may stand in front. Nothing else is
-guessed: a name that could mean something that costs otherwise (`A100`, which is a card of 40 GB or
-of 80; `H100 PCIe`; a quantised upload) is none of ours, and whoever looks it up says the nearest.
+guessed: a name that means something that costs otherwise, or leaves open how much memory there is
+(`H100 PCIe`; a quantised upload; `A100`, a card of 40 GB or of 80), is none of ours, and whoever
+looks it up says the nearest. A GPU's name without a form means its SXM card.
 """
 
 import re

@@ -115,6 +115,38 @@ def test_loss_in_hindsight_is_admitted() -> None:
     assert why.endswith("On the true lengths fast would have been 2.0 s faster.")
 
 
+def test_a_loss_that_is_not_seen_when_printed_is_not_told() -> None:
+    choice = search.choose(from_lengths([500, 50] * 40, [5, 200] * 40), search.Settings())
+    fast, slow = choice.rows[:2]
+    fast = replace(fast, policy="fast", predicted_seconds=2.0, seconds=7.0)
+    slow = replace(slow, policy="slow", predicted_seconds=1.0, seconds=7.04, regret=0.04)
+    assert "would have been" not in advise([fast, slow], slow, choice.bounds, model_of())[0]
+
+
+def test_a_tie_is_told_as_one() -> None:
+    choice = search.choose(from_lengths([500, 50] * 40, [5, 200] * 40), search.Settings())
+    first, second = choice.rows[:2]
+    first = replace(first, policy="first", predicted_seconds=100.1, seconds=9.0)
+    second = replace(second, policy="second", predicted_seconds=100.0, seconds=9.0)
+    why = advise([first, second], first, choice.bounds, model_of())[0]
+    assert why == (
+        "first is chosen: predicted 100.1 s, a tie with second, which is 0.1% ahead by chance, the "
+        "next best."
+    )
+    equal = replace(second, predicted_seconds=100.1)
+    why = advise([first, equal], first, choice.bounds, model_of())[0]
+    assert why.endswith("as fast as second, the next best.")
+
+
+def test_nothing_is_lost_in_hindsight_where_no_true_length_is_known() -> None:
+    workload = from_lengths([500, 50] * 40, [5, 200] * 40)
+    blind = replace(workload, has_output=np.zeros(80, np.bool_))
+    choice = search.choose(blind, search.Settings())
+    assert choice.chosen.seconds is None
+    assert choice.chosen.regret is None
+    assert "would have been" not in choice.advice[0]
+
+
 def test_steps_beyond_the_profile_are_noted_not_refused() -> None:
     workload = from_lengths([10] * 900, [40] * 900)
     settings = search.Settings(model="llama-2-7b", planner="fcfs", sample=1.0)

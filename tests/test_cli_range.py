@@ -52,6 +52,10 @@ def test_requests_whose_lengths_are_guessed_in_all_worlds_are_told(tmp_path: Pat
     alone = told("--trace", trace)["worlds"]
     assert len(alone) == 8, "nothing is sampled: all is guessed, and differs from world to world"
     assert alone[0] < alone[-1]
+    shown = " ".join(invoke("plan", "--trace", trace).stdout.split())
+    assert f"in 8 worlds in which it is wrong the plan takes {alone[0]:,.1f} to " in shown
+    assert "sample allows" not in shown
+    assert "On the true lengths" not in shown, "there are none"
 
 
 @pytest.mark.parametrize("asked", [("--sample", 1), ("--topology", "1P1D"), ("--evaluations", 3)])
@@ -95,6 +99,7 @@ def test_lengths_that_are_given_are_planned_by_unless_a_sample_is_asked_for(tmp_
         told(*given, *more, "-o", plan)
         assert (read_plan(plan).is_visible.sum() == 50) == is_all
     row = told(*given)
+    assert any("looks at all 50 output lengths that are given" in note for note in row["notes"])
     reported = row["reachable_seconds"] / row["share_of_reachable"]
     assert row["predicted_seconds"] == pytest.approx(reported), "one run is both"
 

@@ -164,3 +164,9 @@ def test_pools_move_kv_over_the_link_of_their_gpu() -> None:
 def test_a_directory_without_a_config_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"config\.json: no such file"):
         find_model(str(tmp_path))
+
+
+@pytest.mark.parametrize("name", ["x" * 5_000, "nul\0byte"])
+def test_a_name_that_can_be_no_path_is_an_unknown_model(name: str) -> None:
+    with pytest.raises(UnknownName):
+        find_model(name)

@@ -84,7 +84,8 @@ OutputGuess = Annotated[
     int | None,
     typer.Option(
         metavar="TOKENS",
-        help="Length of an answer in traces of which none is known; by itself 0.25 of max_tokens.",
+        help="Length of an answer in traces of which none is known, at most its max_tokens; by "
+        "itself the mean of other traces, else 0.25 of max_tokens, else 256.",
     ),
 ]
 TokenBudget = Annotated[

@@ -106,7 +106,7 @@ def _choose(
 
 
 def _unseen(asked: o.Asked, pool: "Workload", plan: "Plan") -> list[str]:
-    """A note where an earlier run's lengths are given and planning looked at a part of them."""
+    """A note where an earlier run's lengths are given: how many planning looked at."""
     if asked.read.lengths is None:
         return []
     import numpy as np
@@ -114,6 +114,11 @@ def _unseen(asked: o.Asked, pool: "Workload", plan: "Plan") -> list[str]:
     seen = np.zeros(len(pool), np.bool_)
     seen[plan.order] = plan.is_visible
     given, looked = int(pool.has_output.sum()), int((pool.has_output & seen).sum())
+    if asked.settings.sample == 1.0:
+        return [
+            f"with --lengths planning looks at all {given:,} output lengths that are given, those "
+            "of other traces too; --sample SHARE hides those that are not sampled"
+        ]
     if looked == given:
         return []
     return [

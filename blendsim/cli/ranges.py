@@ -12,16 +12,25 @@ def range_told(spread: "Spread", deadline: float | None = None) -> list[str]:
     """
     if not spread.seconds:
         return []
-    told = (
-        f"Predicted seconds hang on lengths that were not sampled: in {len(spread.seconds)} worlds "
-        f"that the sample allows the plan takes {spread.seconds[0]:,.1f} to "
-        f"{spread.seconds[-1]:,.1f} s, and longer if an answer is longer than all sampled ones."
-    )
-    if spread.guessed:
-        told += (
-            f" {spread.guessed:,} requests are of sources without a sampled length: of the mean "
-            "that is guessed for them, two worlds of three take half to double."
+    count, low, high = len(spread.seconds), spread.seconds[0], spread.seconds[-1]
+    doubt = "in two worlds of three the mean is half to double of that"
+    if spread.guessed == spread.hidden:
+        told = (
+            f"Predicted seconds hang on a guess, since no length was seen: in {count} worlds in "
+            f"which it is wrong the plan takes {low:,.1f} to {high:,.1f} s ({doubt}, where "
+            "max_tokens lets it)."
         )
+    else:
+        told = (
+            f"Predicted seconds hang on lengths that were not sampled: in {count} worlds that the "
+            f"sample allows the plan takes {low:,.1f} to {high:,.1f} s, and longer if an answer is "
+            "longer than all sampled ones."
+        )
+        if spread.guessed:
+            told += (
+                f" {spread.guessed:,} requests are of sources without a sampled length, and are "
+                f"guessed: {doubt}."
+            )
     late = 0 if deadline is None else sum(seconds > deadline for seconds in spread.seconds)
     if late:
         told += f" In {late} of them it misses the deadline of {deadline:,.10g} s: leave more room."

@@ -116,12 +116,12 @@ def _worlds_told(asked: int, seconds: list[float]) -> list[str]:
     if not asked:
         return []
     if not seconds:
-        return ["Planning sees every length or none, so there is one world only."]
+        return ["Planning sees every length, so there is one world only."]
     from statistics import geometric_mean
 
     several = f"{seconds[0]:,.1f} to {seconds[-1]:,.1f} s, typically {geometric_mean(seconds):,.1f}"
     return [
         f"In {len(seconds)} world{'s' * (len(seconds) > 1)} that the sample allows it takes "
-        f"{several if len(seconds) > 1 else f'{seconds[0]:,.1f}'} s; none has a longer answer than "
-        "the longest that was sampled."
+        f"{several if len(seconds) > 1 else f'{seconds[0]:,.1f}'} s; where lengths were sampled "
+        "none has a longer answer than the longest of them."
     ]

@@ -18,10 +18,11 @@ class Spread(NamedTuple):
     """A plan's times in several worlds."""
 
     seconds: list[float]  # in each, ascending; none where lengths leave only one world
-    guessed: int  # requests of sources where no sampled length is seen
+    hidden: int  # requests whose length is not seen
+    guessed: int  # of them those of sources where none is
 
 
-NO_SPREAD = Spread([], 0)
+NO_SPREAD = Spread([], 0, 0)
 
 
 def spread(
@@ -41,11 +42,9 @@ def spread(
         return NO_SPREAD
     progress(f"simulating {plan.policy} with other lengths that the sample allows")
     flavour = find_engine(problem, problem.settings.engine, token_budget)
-    return Spread(seconds_in_each(problem, plan, flavour, several), _guessed(problem))
-
-
-def _guessed(problem: Problem) -> int:
-    """Requests of sources of which no length is seen."""
-    workload = problem.workload
-    tree = pool_tree(workload, problem.prompts)
-    return int(is_unlearned(workload, tree, problem.lengths.is_visible).sum())
+    seconds = seconds_in_each(problem, plan, flavour, several)
+    is_visible = problem.lengths.is_visible
+    guessed = is_unlearned(
+        problem.workload, pool_tree(problem.workload, problem.prompts), is_visible
+    )
+    return Spread(seconds, int((~is_visible).sum()), int(guessed.sum()))
