@@ -25,6 +25,7 @@ from blendsim.cli import (
     trace,
     validate,
 )
+from blendsim.cli.leaving import Leaving
 from blendsim.cli.options import WithDefaults
 from blendsim.cli.output import tell
 from blendsim.cli.status import (
@@ -139,9 +140,14 @@ app.add_typer(profile.app, name="profile")
 
 
 def main() -> None:
-    """Entry point of the `blendsim` command."""
+    """Entry point of the `blendsim` command, which ends the process."""
+    leaving = Leaving()
     signal.signal(signal.SIGTERM, terminated)
     for stream in (sys.stdout, sys.stderr):
         # A terminal that cannot show ρ gets a question mark, not a traceback.
         getattr(stream, "reconfigure", lambda **_: None)(errors="replace")
-    app()
+    try:
+        app()
+    except SystemExit as ending:
+        leaving.note(ending.code)
+        raise
