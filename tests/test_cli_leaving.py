@@ -1,5 +1,6 @@
 """How the command's process ends."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -53,7 +54,8 @@ def test_what_cannot_be_flushed_is_no_success() -> None:
         "Leaving().note(0); print('x'); sys.exit(0)"
     )
     with full.open("w") as out:
-        done = subprocess.run([sys.executable, "-c", code], stdout=out, check=False)
+        buffered = {**os.environ, "PYTHONUNBUFFERED": ""}  # else print itself fails
+        done = subprocess.run([sys.executable, "-c", code], stdout=out, env=buffered, check=False)
     assert done.returncode == 120
 
 
