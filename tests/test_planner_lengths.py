@@ -133,7 +133,8 @@ def test_a_guess_that_is_given_takes_the_place_of_the_prior_and_of_others_means(
     found = expect(workload, 0.5, guess=40)
     assert found.expected.tolist() == [40, 2, 40]
     assert found.notes == (
-        "3 requests have no output length to learn from: 40 tokens are expected, as was asked for",
+        "3 requests have no output length to learn from: 40 tokens are expected, as was asked for, "
+        "or max_tokens where that is less",
     )
     half = without_outputs(two_sources(100, 40), np.arange(140) >= 100)
     assert expect(half, 0.5, guess=77).expected.tolist() == [10] * 100 + [77] * 40

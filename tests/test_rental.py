@@ -72,7 +72,10 @@ def test_the_chosen_plan_is_byte_for_byte_the_one_made_for_that_system_alone(
 
 def test_a_pool_moved_to_another_system_is_the_pool_prepared_there() -> None:
     """Lengths are cut to what the smaller system holds, as sampling there would."""
-    workload = pool([small_pool(), from_lengths([20_000], [40_000], source="books")])
+    outputs = np.array([9_000] * 40 + [0])  # of a long prompt it is not known
+    books = from_lengths([100] * 40 + [22_500], np.maximum(1, outputs), source="books")
+    books = replace(books, has_output=outputs > 0, output_len=outputs)
+    workload = pool([small_pool(), books])
     roomy, tight = search.Settings(gpu="h200"), search.Settings(kv_bytes=3_000_000_000)
     there = search.prepare(workload, tight)
     came = moved(search.prepare(workload, roomy), tight)
@@ -83,7 +86,8 @@ def test_a_pool_moved_to_another_system_is_the_pool_prepared_there() -> None:
     assert np.array_equal(came.costs.memory, there.costs.memory)
     assert came.model.system == there.model.system
     assert came.settings == tight
-    assert came.drawn.max() < search.prepare(workload, roomy).drawn.max(), "or nothing was cut"
+    room = tight.system.longest_request - 22_500
+    assert came.drawn[-1] == came.lengths.expected[-1] == room < 9_000, "or nothing was cut"
 
 
 @pytest.mark.parametrize("topology", [{"dp": 7}, {"topology": "2P3D"}, {"tp": 2, "dp": 3}])

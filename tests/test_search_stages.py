@@ -6,6 +6,7 @@ import numpy as np
 
 from blendsim import search
 from blendsim.request import Workload, from_lengths, pool
+from blendsim.search.budgets import TIE
 
 SETTINGS = search.Settings(engine="sequential")
 
@@ -72,4 +73,5 @@ def test_the_rest_is_planned_and_chosen_like_any_pool() -> None:
     choice = search.choose_for(search.prepare_rest(workload, SETTINGS, rest, first, answered))
     assert sorted(choice.plan.order.tolist()) == list(range(len(rest)))
     assert not choice.plan.is_first.any()
-    assert choice.chosen.predicted_seconds == min(row.predicted_seconds for row in choice.rows)
+    least = min(row.predicted_seconds for row in choice.rows)
+    assert least <= choice.chosen.predicted_seconds <= least * (1 + TIE)

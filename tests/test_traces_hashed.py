@@ -89,7 +89,7 @@ def test_hashes_that_are_no_whole_numbers_are_refused(tmp_path: Path, hashes: ob
 
 @pytest.mark.parametrize("time", [None, "noon", float("nan"), 1e300, True])
 def test_a_timestamp_that_is_no_time_is_refused(tmp_path: Path, time: object) -> None:
-    with pytest.raises(InputError, match=r"line 2, column 'timestamp': .* is not a time"):
+    with pytest.raises(InputError, match=r"line 2, column 'timestamp'(: .*)? is not a time"):
         read(tmp_path / "m.jsonl", row(512, [1]), row(512, [2], timestamp=time))
 
 

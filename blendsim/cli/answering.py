@@ -93,13 +93,17 @@ class Stages:
         return stages
 
     def _problem(self, rows: "Ints", is_first: NDArray[np.bool_]) -> "Problem":
-        """The requests `rows`, expected to answer as those of the sample did so far."""
+        """The requests `rows`, expected to answer as those of the sample did so far; those that are
+        refused, which may be too long for any plan, are not in the pool.
+        """
+        from blendsim.request import select
         from blendsim.search import prepare_rest
 
-        course = self._course
-        seen = course.answered & is_first
-        settings = self._loaded.settings
-        return prepare_rest(self._workload, settings, rows, seen, course.lengths, self._say)
+        course, kept = self._course, np.flatnonzero(~self._course.refused)
+        seen = (course.answered & is_first)[kept]
+        settings, pool = self._loaded.settings, select(self._workload, kept)
+        rest = np.searchsorted(kept, rows).astype(np.int64)
+        return prepare_rest(pool, settings, rest, seen, course.lengths[kept], self._say)
 
     def _plan(self, problem: "Problem", is_last: bool) -> Planned:
         """Those answered first go in prefix order; for the others a policy is chosen."""

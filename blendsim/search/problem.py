@@ -112,7 +112,8 @@ def costs_of(
 
 def moved(problem: Problem, settings: Settings) -> Problem:
     """The same pool on another system, which holds no longer requests than the first: what
-    `prepare` would give, without sorting and sampling again.
+    `prepare` would give, without sorting and sampling again. (But for a request of which nothing is
+    known and whose guess does not fit: its drawn length is about the guess that fitted before.)
     """
     system = settings.system
     assert system.longest_request <= problem.model.system.longest_request, (
