@@ -31,7 +31,8 @@ class Leaving:
         status = self.status
         for stream in (sys.stdout, sys.stderr):
             try:
-                stream.flush()
+                if stream is not None:  # as it is where the command was started with it closed
+                    stream.flush()
             except (OSError, ValueError):  # full, gone away or closed
                 status = status or _BROKEN_FLUSH
         os._exit(status & 0xFF)
