@@ -183,6 +183,7 @@ def test_compare_takes_the_engines_asked_for() -> None:
         ("vllm,distserve", ["vLLM-FCFS", "vLLM-DFS", *DISTSERVE]),
         ("sequential", ["sequential-dfs", "sequential-blend"]),
         (" distserve,distserve ", DISTSERVE),
+        ("vLLM,DistServe,vllm", ["vLLM-FCFS", "vLLM-DFS", *DISTSERVE]),
     ],
 )
 def test_pools_are_compared_only_where_they_are_asked_for(engines: str, names: list[str]) -> None:

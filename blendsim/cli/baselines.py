@@ -20,7 +20,7 @@ def find_rows(names: str | None) -> "tuple[Baseline, ...]":
     if names is None:
         return BASELINES
     rows: list[Baseline] = []
-    for name in dict.fromkeys(part.strip() for part in names.split(",")):
+    for name in dict.fromkeys(_known_as(part.strip()) for part in names.split(",")):
         if name == POOLS:
             rows += [row for row in BASELINES if row.topology != COLOCATED.name]
         elif name not in FLAVOURS:
@@ -28,3 +28,10 @@ def find_rows(names: str | None) -> "tuple[Baseline, ...]":
         else:
             rows += [row for row in find_baselines([name]) if row.topology == COLOCATED.name]
     return tuple(rows)
+
+
+def _known_as(name: str) -> str:
+    """The name of the rows of an engine, or of pools, whatever the case it is written in."""
+    from blendsim.serving.flavour import engine_name
+
+    return POOLS if name.lower() == POOLS else engine_name(name)

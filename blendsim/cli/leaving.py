@@ -11,9 +11,9 @@ class Leaving:
     """Ends the process with the status that it is told, once all that is registered to be done at
     exit has been.
 
-    NOTE: threads of Arrow's (26.0) that are still starting while its pools are destroyed abort the
-    process: of 180 commands that ended right after reading a small CSV on a busy machine three had
-    status 134 instead of their own. So the interpreter and the libraries are not taken apart.
+    NOTE: of 180 commands that ended right after reading a small CSV on a busy machine three had
+    status 134 instead of their own: aborted while the interpreter and the libraries were taken
+    apart, most likely by Arrow (26.0), whose threads may be starting then. So nothing is.
     """
 
     def __init__(self) -> None:

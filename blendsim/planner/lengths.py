@@ -97,8 +97,8 @@ def draw(
     by `rule` is from too: the deepest subtree with evidence, or `shrunk`'s mixture. Means alone
     would predict a run without long answers, and so without a tail. Where nothing was learned of a
     source, lengths are exponential and cut at the limit, with the estimate for their mean: of all
-    distributions with a given mean the exponential assumes least, and answers of real services
-    spread about as widely.
+    distributions with a given mean the exponential assumes least (its standard deviation is the
+    mean; those of the four traces that `demo:` sources are drawn from are 0.8 to 2.0 of it).
 
     A sample is not the pool. Where it `is_doubted`, its lengths are not equally likely: each gets
     an exponential weight, the same for all who draw from it, so that worlds differ as much as the
