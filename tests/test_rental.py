@@ -75,8 +75,11 @@ def test_a_pool_moved_to_another_system_is_the_pool_prepared_there() -> None:
     outputs = np.array([9_000] * 40 + [0])  # of a long prompt it is not known
     books = from_lengths([100] * 40 + [22_500], np.maximum(1, outputs), source="books")
     books = replace(books, has_output=outputs > 0, output_len=outputs)
-    workload = pool([small_pool(), books])
+    blind = from_lengths([22_000] * 20, [1] * 20, source="blind")  # of which nothing is known
+    blind = replace(blind, has_output=np.zeros(20, np.bool_), output_len=np.zeros(20, np.int64))
+    workload = pool([small_pool(), books, blind])
     roomy, tight = search.Settings(gpu="h200"), search.Settings(kv_bytes=3_000_000_000)
+    roomy, tight = (replace(settings, output_guess=2_000) for settings in (roomy, tight))
     there = search.prepare(workload, tight)
     came = moved(search.prepare(workload, roomy), tight)
     assert np.array_equal(came.lengths.expected, there.lengths.expected)
@@ -87,7 +90,10 @@ def test_a_pool_moved_to_another_system_is_the_pool_prepared_there() -> None:
     assert came.model.system == there.model.system
     assert came.settings == tight
     room = tight.system.longest_request - 22_500
-    assert came.drawn[-1] == came.lengths.expected[-1] == room < 9_000, "or nothing was cut"
+    assert came.drawn[-21] == came.lengths.expected[-21] == room < 9_000, "or nothing was cut"
+    most = tight.system.longest_request - 22_000
+    assert came.lengths.expected[-1] == most < 2_000, "or the guess was not cut"
+    assert 1 < np.count_nonzero(came.drawn[-20:] == most) < 20
 
 
 @pytest.mark.parametrize("topology", [{"dp": 7}, {"topology": "2P3D"}, {"tp": 2, "dp": 3}])

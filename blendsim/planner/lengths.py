@@ -135,13 +135,13 @@ def _means_below(wanted: Floats, limit: Ints) -> Floats:
     """
     found = np.where((limit > 0) & (wanted >= limit), np.inf, wanted)
     rows = np.flatnonzero((limit > 0) & (wanted < limit))
-    share = wanted[rows] / limit[rows]
+    share, place = np.unique(wanted[rows] / limit[rows], return_inverse=True)  # few are distinct
     low, high = share, share / (1.0 - share)  # of θ/L
     for _ in range(40):
         middle = np.sqrt(low * high)
         is_low = middle * -np.expm1(-1.0 / middle) < share
         low, high = np.where(is_low, middle, low), np.where(is_low, high, middle)
-    found[rows] = np.sqrt(low * high) * limit[rows]
+    found[rows] = np.sqrt(low * high)[place] * limit[rows]
     return found
 
 
@@ -205,7 +205,7 @@ def estimate(
     guessed = np.empty(len(workload))
     guessed[tree.order] = mean
     sampled = seen[is_visible & ~workload.is_known]
-    is_blind = ~is_visible & np.isnan(guessed)
+    is_blind = is_unlearned(workload, tree, is_visible)
     notes: list[str] = []
     if is_blind.any():
         guessed[is_blind], note = _prior(workload.output_limit[is_blind], sampled, guess)

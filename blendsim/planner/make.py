@@ -1,10 +1,10 @@
 """From policy names to plans. Every policy runs the sampled requests first, then the rest."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from threading import Lock
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from blendsim.errors import UnknownName
 from blendsim.perf.density import RequestCosts
@@ -13,39 +13,59 @@ from blendsim.planner.blend import BOTH_ENDS, MEMORY_FIRST, BlendSettings, blend
 from blendsim.planner.even import evened
 from blendsim.planner.lengths import Lengths
 from blendsim.planner.orders import dfs, fcfs, shuffled
-from blendsim.planner.tree import Floats, PoolTree, density, node_costs, pool_tree
+from blendsim.planner.tree import Floats, density, node_costs, pool_tree
 from blendsim.prefix import SortedPrompts
 from blendsim.request import Ints, Workload
 
 PACED = "paced"
 
 
-def make_plan(
-    policy: str,
-    workload: Workload,
-    prompts: SortedPrompts,
-    lengths: Lengths,
-    costs: RequestCosts,
-    settings: BlendSettings,
-    seed: int,
-    meta: Mapping[str, Any],
-) -> Plan:
-    """The plan of `policy` (one of `POLICIES`) for the whole workload.
+class Scene:
+    """What a pool's plans are made from. What several policies need is computed once; they may be
+    planned in threads beside each other.
 
-    `costs` are those of the expected lengths; no output length that is not visible is read. The
-    plan's meta is `meta`, the seed and what the policy says about its order.
+    `costs` are those of the expected lengths; no output length that is not visible is read.
+    """
+
+    def __init__(
+        self,
+        workload: Workload,
+        prompts: SortedPrompts,
+        lengths: Lengths,
+        costs: RequestCosts,
+        settings: BlendSettings,
+    ) -> None:
+        self.workload, self.prompts, self.costs = workload, prompts, costs
+        self.lengths, self.settings = lengths, settings
+        self.tree = pool_tree(workload, prompts, settings.block_tokens)  # in full blocks
+        whole = node_costs(self.tree, costs)
+        #: (n,) ρ of each request, its share of prefixes included
+        self.density: Floats = np.empty(len(workload))
+        self.density[self.tree.order] = density(whole.leaf_compute, whole.leaf_memory)
+        self.root_density = float(density(whole.compute[:1], whole.memory[:1])[0])
+        self.rest = ~lengths.is_sampled  # (n,) requests to be ordered
+        self._blended: _Ordered | None = None
+        self._lock = Lock()
+
+    @property
+    def blended(self) -> "_Ordered":
+        """The order for both ends, which takes nearly all the time of planning."""
+        with self._lock:
+            if self._blended is None:
+                self._blended = _blend(self)
+            return self._blended
+
+
+def make_plan(policy: str, scene: Scene, seed: int, meta: Mapping[str, Any]) -> Plan:
+    """The plan of `policy` (one of `POLICIES`) for the whole workload. Its meta is `meta`, the seed
+    and what the policy says about its order.
     """
     if policy not in _POLICIES:
         raise UnknownName("policy", policy, POLICIES)
-    tree = pool_tree(workload, prompts, settings.block_tokens)
-    whole = node_costs(tree, costs)
-    leaf = np.empty(len(workload))
-    leaf[tree.order] = density(whole.leaf_compute, whole.leaf_memory)
-    root = float(density(whole.compute[:1], whole.memory[:1])[0])
+    lengths = scene.lengths
     rng = np.random.default_rng((seed, POLICIES.index(policy)))
-    scene = _Scene(workload, prompts, tree, costs, leaf, root, ~lengths.is_sampled, settings, rng)
-    first = dfs(lengths.is_sampled, tree)
-    rest = _POLICIES[policy](scene)
+    first = dfs(lengths.is_sampled, scene.tree)
+    rest = _POLICIES[policy](scene, rng)
     order = np.concatenate((first, rest.order))
     plan = Plan(
         policy=policy,
@@ -55,27 +75,13 @@ def make_plan(
         is_first=np.arange(len(order)) < len(first),
         is_visible=lengths.is_visible[order],
         expected_output=lengths.expected[order],
-        density=np.concatenate((leaf[first], rest.density)),
+        density=np.concatenate((scene.density[first], rest.density)),
         root_density=rest.root_density,
         workload_hash=lengths.workload_hash,
         meta={**meta, "seed": seed, **rest.facts},
     )
     plan.check()
     return plan
-
-
-class _Scene(NamedTuple):
-    """What an order may be made from."""
-
-    workload: Workload
-    prompts: SortedPrompts
-    tree: PoolTree  # of all requests, in full blocks
-    costs: RequestCosts
-    density: Floats  # (n,) ρ of each request, its share of prefixes included
-    root_density: float
-    rest: NDArray[np.bool_]  # (n,) requests to be ordered: all but the sampled
-    settings: BlendSettings
-    rng: np.random.Generator
 
 
 class _Ordered(NamedTuple):
@@ -88,23 +94,27 @@ class _Ordered(NamedTuple):
     facts: Mapping[str, Any]  # for the plan's meta
 
 
-def _fcfs(scene: _Scene) -> _Ordered:
+def _fcfs(scene: Scene, _: np.random.Generator) -> _Ordered:
     return _in_order(fcfs(scene.rest), scene)
 
 
-def _random(scene: _Scene) -> _Ordered:
-    return _in_order(shuffled(scene.rest, scene.rng), scene)
+def _random(scene: Scene, rng: np.random.Generator) -> _Ordered:
+    return _in_order(shuffled(scene.rest, rng), scene)
 
 
-def _dfs(scene: _Scene) -> _Ordered:
+def _dfs(scene: Scene, _: np.random.Generator) -> _Ordered:
     return _in_order(dfs(scene.rest, scene.tree), scene)
 
 
-def _in_order(order: Ints, scene: _Scene) -> _Ordered:
+def _in_order(order: Ints, scene: Scene) -> _Ordered:
     return _Ordered(order, scene.density[order], IN_ORDER, scene.root_density, {})
 
 
-def _blend(scene: _Scene) -> _Ordered:
+def _blended(scene: Scene, _: np.random.Generator) -> _Ordered:
+    return scene.blended
+
+
+def _blend(scene: Scene) -> _Ordered:
     if not scene.rest.any():  # all were sampled: nothing is left to blend
         return _Ordered(fcfs(scene.rest), np.zeros(0), DUAL_SCAN, scene.root_density, {})
     done = blend(scene.workload, scene.prompts, scene.rest, scene.costs, scene.settings)
@@ -116,21 +126,28 @@ def _blend(scene: _Scene) -> _Ordered:
     return _Ordered(order, rho, admission, done.root_density, {"arrange": facts})
 
 
-def _paced(scene: _Scene) -> _Ordered:
+def _paced(scene: Scene, _: np.random.Generator) -> _Ordered:
     """As `blend`; pace.py chooses what its steps compute."""
-    done = _blend(scene)
+    done = scene.blended
     if done.admission != DUAL_SCAN:
         return done
     places = evened(done.density, done.root_density)
     return done._replace(order=done.order[places], density=done.density[places])
 
 
-_POLICIES: dict[str, Callable[[_Scene], _Ordered]] = {
+_POLICIES: dict[str, Callable[[Scene, np.random.Generator], _Ordered]] = {
     "fcfs": _fcfs,
     "random": _random,
     "dfs": _dfs,
-    "blend": _blend,
+    "blend": _blended,
     PACED: _paced,
 }
 
 POLICIES = tuple(_POLICIES)
+
+
+def longest_first(policies: Iterable[str]) -> list[str]:
+    """`policies` as they are planned soonest on several threads: the one that others wait for, and
+    that takes longest, before the rest.
+    """
+    return sorted(policies, key=lambda policy: policy != "blend")

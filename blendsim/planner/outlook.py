@@ -32,15 +32,17 @@ def look_ahead(
     """Sample `share` of the requests, estimate the others by `rule` and draw their world.
 
     `share` is `sample.AUTO` for as many as pay. `guess` is the tokens of an answer where no length
-    says more. A request has the room its prompt leaves on
-    `system`: what cannot be served is not expected either.
+    says more. A request has the room its prompt leaves on `system`: what cannot be served is not
+    expected either.
     """
     rng = np.random.default_rng(seed)
     tree = pool_tree(workload, prompts)
     lengths = expect_lengths(workload, tree, share, rng, None, rule, system, guess)
     room = np.maximum(1, system.longest_request - workload.prompt_len)
-    lengths = lengths._replace(expected=np.minimum(lengths.expected, room))
-    return Outlook(lengths, np.minimum(draw(workload, tree, lengths, rng, rule), room))
+    # NOTE: drawn about what is expected anywhere and cut then, so that a pool that is moved to a
+    # smaller system has the lengths it would have if it were prepared there.
+    drawn = np.minimum(draw(workload, tree, lengths, rng, rule), room)
+    return Outlook(lengths._replace(expected=np.minimum(lengths.expected, room)), drawn)
 
 
 def possible_worlds(

@@ -11,13 +11,13 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from blendsim.plan import Plan
-from blendsim.planner.make import POLICIES
+from blendsim.planner.make import POLICIES, longest_first
 from blendsim.report.advice import advise
 from blendsim.report.metrics import Row, beside, with_regret
 from blendsim.report.optimum import Bounds
 from blendsim.request import Workload
 from blendsim.search.budgets import Run, better_run, leading_runs, other_budgets
-from blendsim.search.problem import Problem, Progress, plan_policy, prepare
+from blendsim.search.problem import Problem, Progress, plan_policy, prepare, scene_of
 from blendsim.search.trial import (
     Trial,
     block_size,
@@ -92,13 +92,16 @@ def try_policies(problem: Problem, progress: Progress) -> list[Trial]:
     progress(f"bounds for {flavour.token_budget} tokens a step")
     limits = find_bounds(problem, flavour.token_budget, block)
 
+    scene = scene_of(problem)
+
     def run(policy: str) -> Trial:
         progress(f"planning and simulating {policy}")
-        plan = plan_policy(problem, policy)
+        plan = plan_policy(problem, policy, scene=scene)
         return run_trial(problem, plan, policy, flavour, limits, facts)
 
     with ThreadPoolExecutor(2) as pool:
-        return list(pool.map(run, policies))
+        trials = {policy: pool.submit(run, policy) for policy in longest_first(policies)}
+        return [trials[policy].result() for policy in policies]
 
 
 def _at_other_budget(

@@ -16,7 +16,7 @@ from blendsim.perf.step import step_costs
 from blendsim.plan import Plan
 from blendsim.planner.blend import BlendSettings
 from blendsim.planner.lengths import Lengths
-from blendsim.planner.make import PACED, make_plan
+from blendsim.planner.make import PACED, Scene, make_plan
 from blendsim.planner.outlook import Outlook, look_ahead, possible_worlds, reported_lengths
 from blendsim.planner.pace import pace
 from blendsim.planner.partition import partition, sharing_lost
@@ -112,8 +112,7 @@ def costs_of(
 
 def moved(problem: Problem, settings: Settings) -> Problem:
     """The same pool on another system, which holds no longer requests than the first: what
-    `prepare` would give, without sorting and sampling again. (But for a request of which nothing is
-    known and whose guess does not fit: its drawn length is about the guess that fitted before.)
+    `prepare` would give, without sorting and sampling again.
     """
     system = settings.system
     assert system.longest_request <= problem.model.system.longest_request, (
@@ -131,20 +130,26 @@ def moved(problem: Problem, settings: Settings) -> Problem:
     )
 
 
-def plan_policy(problem: Problem, policy: str, blend: BlendSettings | None = None) -> Plan:
-    """The plan of one policy, over all replicas."""
-    return over_replicas(problem, plan_whole(problem, policy, blend))
+def scene_of(problem: Problem, blend: BlendSettings | None = None) -> Scene:
+    """What plans of several policies for the problem share."""
+    rule = blend or BlendSettings()
+    return Scene(problem.workload, problem.prompts, problem.lengths, problem.costs, rule)
 
 
-def plan_whole(problem: Problem, policy: str, blend: BlendSettings | None = None) -> Plan:
+def plan_policy(
+    problem: Problem, policy: str, blend: BlendSettings | None = None, scene: Scene | None = None
+) -> Plan:
+    """The plan of one policy, over all replicas; `scene` is the problem's, where there is one."""
+    return over_replicas(problem, plan_whole(problem, policy, blend, scene))
+
+
+def plan_whole(
+    problem: Problem, policy: str, blend: BlendSettings | None = None, scene: Scene | None = None
+) -> Plan:
     """The plan of one policy as one replica would run it, whatever their number is."""
     plan = make_plan(
         policy,
-        problem.workload,
-        problem.prompts,
-        problem.lengths,
-        problem.costs,
-        blend or BlendSettings(),
+        scene or scene_of(problem, blend),
         problem.settings.seed,
         {
             "origin": list(problem.workload.origin),

@@ -13,7 +13,7 @@ from typing import NamedTuple
 from blendsim.errors import InputError, ProfileError
 from blendsim.perf.measured import chosen_model
 from blendsim.plan import Plan
-from blendsim.planner.make import POLICIES
+from blendsim.planner.make import POLICIES, longest_first
 from blendsim.report.metrics import PoolFacts, run_seconds, total_tokens
 from blendsim.report.optimum import Bounds
 from blendsim.report.rental import Goal, RentalRow, system_name
@@ -28,6 +28,7 @@ from blendsim.search.problem import (
     plan_policy,
     plan_whole,
     prepare,
+    scene_of,
 )
 from blendsim.search.trial import (
     Trial,
@@ -204,9 +205,14 @@ def _scene(
     if settings.cluster.is_disaggregated:
         require_room(problem.workload, problem.true_lengths, problem.model, settings.cluster)
     policies = POLICIES if settings.planner == AUTO else (settings.planner,)
-    plans = pool.map(lambda policy: plan_whole(problem, policy), policies)
+    scene = scene_of(problem)
+    made = {
+        policy: pool.submit(plan_whole, problem, policy, None, scene)
+        for policy in longest_first(policies)
+    }
+    plans = {policy: made[policy].result() for policy in policies}
     facts = find_facts(problem, block_size(problem, [flavour]))
-    return _Scene(problem, flavour, dict(zip(policies, plans, strict=True)), {}, facts)
+    return _Scene(problem, flavour, plans, {}, facts)
 
 
 def _best_trial(scene: _Scene, pool: ThreadPoolExecutor) -> tuple[Problem, Trial]:
