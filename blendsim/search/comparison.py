@@ -10,7 +10,7 @@ from typing import NamedTuple
 from blendsim.baselines import Baseline
 from blendsim.errors import BlendsimError, InputError
 from blendsim.plan import Plan
-from blendsim.report.metrics import Row, run_seconds
+from blendsim.report.metrics import Row
 from blendsim.request import Workload
 from blendsim.search.budgets import covered_budgets
 from blendsim.search.problem import Problem, Progress, plan_policy, prepare
@@ -19,15 +19,14 @@ from blendsim.search.trial import (
     find_bounds,
     find_engine,
     find_facts,
-    predict,
     run_trial,
 )
+from blendsim.search.world_run import seconds_in
 from blendsim.serving.flavour import Flavour, find_flavour
 from blendsim.settings import Settings
 from blendsim.sim.pool_cores import require_room
 from blendsim.sim.run import require_modelled
 from blendsim.sim.topology import COLOCATED
-from blendsim.steplog import StepLog
 
 COMMON_BUDGET = 2_048
 
@@ -79,11 +78,12 @@ def compare(
             bound, fact = limits[scene.settings.replicas], facts[blocks[baseline.engine]]
             budget = settings.token_budget or COMMON_BUDGET
             common = find_engine(scene, baseline.engine, budget)
-            best, logs = _foresee(scene, plan, baseline, common)
-            trial = run_trial(scene, plan, baseline.name, best, bound, fact, logs.get(best))
+            best, seconds = _foresee(scene, plan, baseline)
+            trial = run_trial(scene, plan, baseline.name, best, bound, fact, seconds.get(best))
             if common == best:
                 return trial.row, trial.row, trial.notes
-            other = run_trial(scene, plan, baseline.name, common, bound, fact, logs.get(common))
+            seen = seconds.get(common)
+            other = run_trial(scene, plan, baseline.name, common, bound, fact, seen)
             return trial.row, other.row, trial.notes
 
         done = list(pool.map(run, baselines))
@@ -128,23 +128,16 @@ def _runnable(
 
 
 def _foresee(
-    problem: Problem, plan: Plan, baseline: Baseline, common: Flavour
-) -> tuple[Flavour, dict[Flavour, StepLog]]:
+    problem: Problem, plan: Plan, baseline: Baseline
+) -> tuple[Flavour, dict[Flavour, float]]:
     """The baseline's engine at the budget that is fastest by prediction, at its own where prefill
-    and decode have pools of their own, since those take long to simulate; and the predicted runs
-    that are asked for again, of the best budget and the common one.
+    and decode have pools of their own, since those take long to simulate; and predicted seconds at
+    those that were tried.
     """
     if problem.settings.cluster.is_disaggregated:
         return find_engine(problem, baseline.engine), {}
-    budgets = covered_budgets(problem)
-    tried = [find_engine(problem, baseline.engine, budget) for budget in budgets]
+    tried = [find_engine(problem, baseline.engine, n) for n in covered_budgets(problem)]
     if len(tried) == 1:
         return tried[0], {}
-    logs: dict[Flavour, StepLog] = {}
-    best = tried[0]
-    for flavour in tried:
-        logs[flavour] = predict(problem, plan, flavour)
-        if run_seconds(logs[flavour]) < run_seconds(logs[best]):
-            best = flavour
-        logs = {kept: log for kept, log in logs.items() if kept in (best, common)}
-    return best, logs
+    seconds = {one: seconds_in(problem, plan, one, problem.drawn) for one in tried}
+    return min(tried, key=seconds.__getitem__), seconds

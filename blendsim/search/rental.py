@@ -14,7 +14,7 @@ from blendsim.errors import InputError, ProfileError
 from blendsim.perf.measured import chosen_model
 from blendsim.plan import Plan
 from blendsim.planner.make import POLICIES, longest_first
-from blendsim.report.metrics import PoolFacts, run_seconds, total_tokens
+from blendsim.report.metrics import PoolFacts, total_tokens
 from blendsim.report.optimum import Bounds
 from blendsim.report.rental import Goal, RentalRow, system_name
 from blendsim.request import Workload
@@ -36,16 +36,15 @@ from blendsim.search.trial import (
     find_bounds,
     find_engine,
     find_facts,
-    predict,
     run_at_budget,
     run_trial,
 )
+from blendsim.search.world_run import seconds_in
 from blendsim.serving.flavour import Flavour
 from blendsim.settings import AUTO, Settings
 from blendsim.sim.pool_cores import require_room
 from blendsim.sim.run import require_modelled
 from blendsim.sim.topology import COLOCATED
-from blendsim.steplog import StepLog
 from blendsim.traces.limits import oversize
 
 _CANNOT_RUN = (InputError, ProfileError)  # an unknown name is an error even in one of several
@@ -91,14 +90,6 @@ class _Scene(NamedTuple):
             block = block_size(self.problem, [self.flavour])
             self.limits[wide] = find_bounds(self.problem._replace(settings=one), wide, block)
         return self.limits[wide].over(settings.replicas)
-
-
-class _Foreseen(NamedTuple):
-    """A policy's plan and its run by prediction."""
-
-    policy: str
-    plan: Plan
-    log: StepLog
 
 
 class _Outcome(NamedTuple):
@@ -221,19 +212,18 @@ def _best_trial(scene: _Scene, pool: ThreadPoolExecutor) -> tuple[Problem, Trial
     """
     problem, flavour = scene.problem, scene.flavour
 
-    def foresee(policy: str) -> _Foreseen:
+    def foresee(policy: str) -> Run:
         plan = over_replicas(problem, scene.plans[policy])
-        return _Foreseen(policy, plan, predict(problem, plan, flavour))
+        return Run(policy, plan, seconds_in(problem, plan, flavour, problem.drawn))
 
-    foreseen = list(pool.map(foresee, scene.plans))
-    runs = [Run(one.policy, one.plan, run_seconds(one.log)) for one in foreseen]
-    leading = leading_runs(problem, runs)
+    leading = leading_runs(problem, list(pool.map(foresee, scene.plans)))
     better = better_run(problem, leading, flavour, pool)
     if better is None:
-        best = next(one for one in foreseen if one.policy == leading[0].policy)
+        best = leading[0]
         limits = scene.limits_up_to(flavour.token_budget)
-        trial = run_trial(problem, best.plan, best.policy, flavour, limits, scene.facts, best.log)
-        return problem, trial
+        return problem, run_trial(
+            problem, best.plan, best.policy, flavour, limits, scene.facts, best.seconds
+        )
     run, engine = better
     limits = scene.limits_up_to(engine.token_budget)
     return run_at_budget(problem, run.plan, run.policy, engine, limits, scene.facts)

@@ -17,6 +17,7 @@ from blendsim.report.metrics import Place, PoolFacts, Row, outside_notes, run_se
 from blendsim.report.optimum import Bounds, bounds
 from blendsim.request import Ints
 from blendsim.search.problem import Problem
+from blendsim.search.world_run import seconds_in
 from blendsim.serving.flavour import Flavour
 from blendsim.settings import Settings
 from blendsim.sim.run import simulate
@@ -75,16 +76,17 @@ def run_trial(
     flavour: Flavour,
     limits: Bounds,
     facts: PoolFacts,
-    foreseen: StepLog | None = None,
+    predicted: float | None = None,
 ) -> Trial:
     """Simulate a plan on what planning may see and, where they differ, on the true lengths.
-    `foreseen` is what `predict` gave, if it was asked before.
+    `predicted` are the seconds of the first, if they were found before.
     """
     truth = problem.true_lengths
-    log = predict(problem, plan, flavour) if foreseen is None else foreseen
-    predicted = run_seconds(log)
-    if not np.array_equal(truth, problem.drawn):
-        log = _simulate(problem, plan, flavour, truth)
+    log = _simulate(problem, plan, flavour, truth)
+    if np.array_equal(truth, problem.drawn):
+        predicted = run_seconds(log)
+    elif predicted is None:
+        predicted = seconds_in(problem, plan, flavour, problem.drawn)
     place = find_place(problem.settings, flavour)
     row = summarise(
         name,

@@ -2,6 +2,8 @@
 one compiled call.
 """
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -33,7 +35,8 @@ from blendsim.steplog import COUNTS, TIMES
 STORED_BLOCKS = COUNTS.index("stored_blocks")
 LOADED_BLOCKS = COUNTS.index("loaded_blocks")
 _FIRST_ROWS = 1 << 14
-_FEW_ROWS = 1 << 10  # without a log: written over again and again, they stay in the cache
+_FEW_ROWS = 1 << 12  # without a log: written over again and again, they stay in the cache
+_GROWTH = 8  # of a full log: what is never written takes no memory, and little is copied
 _LOST = [PREEMPTED, PREEMPTED_TOKENS]
 
 
@@ -177,6 +180,12 @@ def run_to_message(
     return len(counts)
 
 
+def _grown(rows: NDArray[Any]) -> NDArray[Any]:
+    more = np.empty((_GROWTH * len(rows), rows.shape[1]), rows.dtype)
+    more[: len(rows)] = rows
+    return more
+
+
 class Replica:
     """A ServingCore that advances in simulated time and keeps its step log, or only the rows of the
     last steps where nobody will read it.
@@ -213,10 +222,11 @@ class Replica:
         """Run until done or until the first step that starts at or after `until`; returns the time
         reached.
         """
+        is_turned = self.core.is_turned  # slow to ask beside a thousand steps
         while not self.core.is_done and self.now < until:
             counts, times = self._free_rows()
             rest = (self._costs, self.now, until, counts, times)
-            if self.core.is_turned:
+            if is_turned:
                 rows = run_turned(self.core.state, *rest, self._link)
             elif self.core.rounds is None:
                 rows = run_steps(self.core.state, *rest, self._link)
@@ -255,8 +265,7 @@ class Replica:
         if not self._keeps_log:
             self._rows = 0
         elif self._rows == len(self._counts):
-            self._counts = np.concatenate([self._counts, np.empty_like(self._counts)])
-            self._times = np.concatenate([self._times, np.empty_like(self._times)])
+            self._counts, self._times = _grown(self._counts), _grown(self._times)
         return self._counts[self._rows :], self._times[self._rows :]
 
     def _note(self, rows: int) -> None:

@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from blendsim.errors import InputError
 from blendsim.perf.model import StepModel
@@ -69,14 +70,18 @@ def simulate(
     for replica in replicas:
         replica.core.check()
     return StepLog(
-        counts=np.concatenate([replica.counts for replica in replicas]),
-        times=np.concatenate([replica.times for replica in replicas]),
+        counts=_joined([replica.counts for replica in replicas]),
+        times=_joined([replica.times for replica in replicas]),
         replica=np.repeat(
             np.array([replica.core.number for replica in replicas], np.int32),
             [len(replica.counts) for replica in replicas],
         ),
         meta=dict(meta or {}) | facts,
     )
+
+
+def _joined(parts: list[NDArray[Any]]) -> NDArray[Any]:
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)  # a large log is not copied
 
 
 def require_modelled(flavour: Flavour, topology: Topology, host: HostMemory | None) -> None:
