@@ -11,7 +11,7 @@ BlendsimError
 """
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 
 class BlendsimError(Exception):
@@ -27,10 +27,22 @@ class OversizeError(InputError):
 
 
 class UnknownName(BlendsimError):
-    """A name that is in none of our tables."""
+    """A name that is in none of our tables. `several` are the things that go by it, where it is a
+    short name of more than one; those that are known are then the nearest.
+    """
 
-    def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
+    def __init__(
+        self, kind: str, name: str, known: Iterable[str], several: Sequence[str] = ()
+    ) -> None:
         names = sorted(known)
+        meant = [each for each in several if each in names]
+        if meant:
+            listed = "" if len(meant) == len(several) else f" ({', '.join(several)})"
+            super().__init__(
+                f"unknown {kind} {name!r}: several are called so{listed}; nearest known: "
+                f"{', '.join(meant)}"
+            )
+            return
         cased = {each.lower(): each for each in names}
         near = difflib.get_close_matches(name.lower(), cased, n=3, cutoff=0.4)
         near.sort(key=lambda each: not each.startswith(name.lower()))  # `a100`: a100-80g, not h100

@@ -1,5 +1,6 @@
-"""What a Hugging Face `config.json` may hold that would change what a model costs, and is refused:
-here all weights and KV are bf16, all layers dense, and attention reads the whole context.
+"""What a Hugging Face `config.json` may hold that would change what a model costs. Most is refused:
+here all weights and KV are bf16, all layers dense, and attention reads the whole context. What a
+tower beside the decoder weighs is counted.
 
 The runtime reads its models through the same rules, and refuses more: what costs the same and is
 computed otherwise (blendrt/config.py).
@@ -34,8 +35,18 @@ _OTHER_BUILDS = {
         "out if your engine attends to all of it",
     ),
 }
+_LARGEST_TOWER: Final = 1 << 20  # of anything that is counted of one
 #: Of which engines stretch the context no further: it is in max_position_embeddings already.
 _STRETCHED_ALREADY = ("default", "llama3", "longrope", "su")
+
+#: Parts of a model that make its images and sounds into what its decoder reads.
+_TOWERS = ("vision_config", "audio_config")
+#: What their families call a tower's sizes, of which the first that is there counts.
+#: NOTE: Qwen2-VL's `hidden_size` is its decoder's, and `embed_dim` the tower's.
+_TOWER_LAYERS = ("num_hidden_layers", "depth", "encoder_layers")
+_TOWER_WIDTH = ("embed_dim", "hidden_size", "d_model")
+_TOWER_MLP = ("intermediate_size", "encoder_ffn_dim")
+_GATED_TOWERS = ("pixtral", "qwen2_5_vl")  # whose MLPs have three matrices, others' two
 
 
 def refuse_what_is_not_modelled(
@@ -126,6 +137,40 @@ def context_of(path: Path, raw: Json, positions: int) -> int:
                 "mend it"
             )
     return max(1, min(int(first * factor), (1 << 31) - 1))
+
+
+def tower_parameters(path: Path, whole: Json) -> int:
+    """Weights of a model's vision or audio towers, 0 where the file at `path` has none: for each,
+    layers × (4·width² of attention + 2·width·mlp, or 3·width·mlp where it is gated), the matrices
+    of a transformer's encoder (Dosovitskiy et al., An Image is Worth 16x16 Words, ICLR 2021).
+
+    Biases, embeddings and what joins a tower to the decoder are left out: 7 % of Qwen2-VL's 675 M.
+    InputError for a tower that does not say how large it is.
+    """
+    return sum(_tower(path, name, whole[name]) for name in _TOWERS if whole.get(name))
+
+
+def _tower(path: Path, name: str, tower: Any) -> int:
+    if not isinstance(tower, dict):
+        raise InputError(f"{path}: {name!r} is {_short(tower)}, no table; mend it")
+
+    def size(names: tuple[str, ...], product: float | None = None) -> int:
+        found = next((one for one in names if tower.get(one) is not None), names[0])
+        value: Any = product if tower.get(found) is None else tower[found]
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        if is_number and 1 <= value <= _LARGEST_TOWER and value == int(value):
+            return int(value)
+        said = "is missing" if value is None else f"is {_short(value)}"
+        raise InputError(
+            f"{path}: {found!r} of {name!r} {said}, so what the tower weighs cannot be counted; "
+            f"give it, or remove {name!r} to count the decoder alone"
+        )
+
+    layers, width = size(_TOWER_LAYERS), size(_TOWER_WIDTH)
+    ratio = tower.get("mlp_ratio")
+    mlp = size(_TOWER_MLP, ratio * width if isinstance(ratio, int | float) else None)
+    matrices = 3 if tower.get("model_type") in _GATED_TOWERS else 2
+    return layers * (4 * width * width + matrices * width * mlp)
 
 
 def _short(value: object) -> str:

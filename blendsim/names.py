@@ -3,7 +3,8 @@
 Case, spaces, `-` and `_` do not count, and a maker's name may stand in front. Nothing else is
 guessed: a name that means something that costs otherwise, or leaves open how much memory there is
 (`H100 PCIe`; a quantised upload; `A100`, a card of 40 GB or of 80), is none of ours, and whoever
-looks it up says the nearest. A GPU's name without a form means its SXM card.
+looks it up says the nearest, or all that are called so. A GPU's name without a form means its SXM
+card.
 """
 
 import re
@@ -29,6 +30,12 @@ GPU_NAMES: Mapping[str, Known] = {
     "h200": Known("nvidia", ("H200-SXM", "H200-141GB", "H200-SXM-141GB")),
     "l40s": Known("nvidia", ("L40S-48GB",)),
     "b200": Known("nvidia", ("B200-SXM",)),
+}
+
+#: Cards that no row stands for, and whose short name could be taken for a row's.
+OTHER_GPUS: Mapping[str, Known] = {
+    "A100-40GB": Known("nvidia", ("A100-SXM-40GB", "A100-SXM4-40GB", "A100-PCIe-40GB")),
+    "A100-80GB-PCIe": Known("nvidia", ("A100-PCIe-80GB",)),
 }
 
 #: Their names on Hugging Face: the weights that have the row's shape, in bf16. Organisations other
@@ -62,6 +69,24 @@ def canonical(
         if wanted in keys or wanted.removeprefix(_key(maker)) in keys:
             return row
     return None
+
+
+def called_so(name: str, table: Iterable[str], others: Mapping[str, Known]) -> tuple[str, ...]:
+    """What goes by `name` for short if that is more than one thing (`qwen3`; `A100`): names of
+    `table`, then of `others` without a row. Shortened is after a word, so `llama-3` means none.
+    """
+    wanted, found = _key(name), []
+    for one in dict.fromkeys((*table, *others)):
+        maker, names = others.get(one, Known(""))
+        short = {key for each in (one, *names) for key in _beginnings(each)}
+        if wanted in short or wanted.removeprefix(_key(maker)) in short:
+            found.append(one)
+    return tuple(found) if len(found) > 1 else ()
+
+
+def _beginnings(name: str) -> set[str]:
+    """Keys of a name's first words, but for all of them."""
+    return {_key(name[: gap.start()]) for gap in re.finditer(r"[\s_-]+", name)}
 
 
 def _key(name: str) -> str:

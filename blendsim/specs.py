@@ -6,12 +6,13 @@ Figures are the vendors' public ones: Hugging Face `config.json` of each model, 
 """
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from blendsim.errors import InputError, UnknownName
-from blendsim.model_config import context_of, refuse_what_is_not_modelled
-from blendsim.names import GPU_NAMES, MODEL_NAMES, canonical
+from blendsim.model_config import context_of, refuse_what_is_not_modelled, tower_parameters
+from blendsim.names import GPU_NAMES, MODEL_NAMES, OTHER_GPUS, called_so, canonical
 
 BYTES_PER_VALUE = 2  # bf16 weights and KV
 BLOCK_TOKENS = 16  # of the KV cache
@@ -19,7 +20,9 @@ BLOCK_TOKENS = 16  # of the KV cache
 
 @dataclass(frozen=True, slots=True)
 class ModelSpec:
-    """A dense decoder of the Llama/Qwen family, in bf16."""
+    """A dense decoder of the Llama/Qwen family, in bf16. Towers that see or hear for it take memory
+    and no time.
+    """
 
     name: str
     layers: int
@@ -33,6 +36,7 @@ class ModelSpec:
     tied_embeddings: bool = False
     qkv_bias: bool = False
     qk_norm: bool = False
+    tower_parameters: int = 0  # weights beside the decoder's
 
     @property
     def layer_parameters(self) -> int:
@@ -45,9 +49,14 @@ class ModelSpec:
 
     @property
     def parameters(self) -> int:
-        """All weights, embedding and LM head included (P of the paper's §4.1)."""
+        """All weights of the decoder, embedding and LM head included (P of the paper's §4.1)."""
         embeddings = self.vocab * self.hidden * (1 if self.tied_embeddings else 2)
         return self.layers * self.layer_parameters + embeddings + self.hidden
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of all weights in memory, of towers too."""
+        return (self.parameters + self.tower_parameters) * BYTES_PER_VALUE
 
     @property
     def kv_width(self) -> int:
@@ -117,7 +126,7 @@ class System:
                 f"{self.model.name}; give at least {self.kv_bytes_per_token * self.block_tokens}"
             )
         if self.kv_blocks < 1:
-            weights = self.model.parameters * BYTES_PER_VALUE / 1e9
+            weights = self.model.weight_bytes / 1e9
             raise InputError(
                 f"{self.model.name} needs {weights:.0f} GB for weights and leaves no KV cache on "
                 f"{self.tp} × {self.gpu.name}; use a larger --tp or another --gpu"
@@ -132,8 +141,8 @@ class System:
         """
         if self.kv_bytes is not None:
             return self.kv_bytes
-        weights = self.model.parameters * BYTES_PER_VALUE
-        return int(0.90 * self.gpu.memory_bytes * self.tp) - weights - (2 << 30) * self.tp
+        free = int(0.90 * self.gpu.memory_bytes * self.tp) - (2 << 30) * self.tp
+        return free - self.model.weight_bytes
 
     @property
     def kv_bytes_per_token(self) -> int:
@@ -242,8 +251,19 @@ def find_gpu(name: str) -> GpuSpec:
     """The GPU of that name, or UnknownName with the nearest ones."""
     found = gpu_name(name)
     if found not in GPUS:
-        raise UnknownName("GPU", name, GPUS)
+        raise unknown_gpu(name)
     return GPUS[found]
+
+
+def unknown_gpu(name: str, known: Iterable[str] | None = None) -> UnknownName:
+    """The error for a GPU's name that is in none of `known`, all of GPUS by itself."""
+    known = GPUS if known is None else known
+    return UnknownName("GPU", name, known, called_so(name, known, {**GPU_NAMES, **OTHER_GPUS}))
+
+
+def unknown_model(name: str) -> UnknownName:
+    """The error for a model's name that is none."""
+    return UnknownName("model", name, MODELS, called_so(name, MODELS, MODEL_NAMES))
 
 
 def find_link(name: str) -> Link:
@@ -262,7 +282,7 @@ def find_model(name: str) -> ModelSpec:
         return MODELS[found]
     path = Path(name)
     if not _is_model_path(path):
-        raise UnknownName("model", name, MODELS)
+        raise unknown_model(name)
     if path.is_dir():
         path = path / "config.json"
         if not path.exists():
@@ -325,4 +345,5 @@ def _read_config(path: Path) -> ModelSpec:
         tied_embeddings=bool(raw.get("tie_word_embeddings", False)),
         qkv_bias=kind == "qwen2" or bool(raw.get("attention_bias")),  # Qwen2 always has it
         qk_norm=kind == "qwen3",
+        tower_parameters=tower_parameters(path, whole),
     )

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from blendsim.errors import InputError
-from blendsim.specs import ModelSpec, find_model
+from blendsim.specs import ModelSpec, System, find_gpu, find_model
 
 SHAPE: dict[str, Any] = {
     "model_type": "llama",
@@ -119,3 +119,62 @@ def test_context_is_stretched_as_engines_stretch_it(
 ) -> None:
     assert read(tmp_path, SHAPE | {"rope_scaling": rope}).context == context
     assert read(tmp_path, SHAPE | {"rope_parameters": rope}).context == context
+
+
+#: Sizes as their config.json has them, and parameters as their authors count them.
+CLIP = {"hidden_size": 1_024, "intermediate_size": 4_096, "num_hidden_layers": 24}
+QWEN_VL = {"depth": 32, "embed_dim": 1_280, "hidden_size": 3_584, "mlp_ratio": 4}
+
+
+@pytest.mark.parametrize(
+    ("tower", "published", "within"),
+    [
+        (CLIP, 304e6, 0.01),  # ViT-L/14
+        (QWEN_VL, 675e6, 0.07),  # with what joins it to the decoder
+    ],
+)
+def test_a_vision_tower_weighs_what_its_sizes_say(
+    tmp_path: Path, tower: dict[str, Any], published: float, within: float
+) -> None:
+    plain = read(tmp_path, SHAPE)
+    seeing = read(tmp_path, {"text_config": SHAPE, "vision_config": tower})
+    assert seeing.tower_parameters == pytest.approx(published, rel=within)
+    assert seeing.tower_parameters < published
+    assert seeing.parameters == plain.parameters
+    gpu = find_gpu("a100-80g")
+    free, less = (System(model, gpu).kv_capacity_bytes for model in (plain, seeing))
+    assert free - less == 2 * seeing.tower_parameters
+
+
+def test_a_gated_tower_has_three_matrices_an_mlp(tmp_path: Path) -> None:
+    tower = CLIP | {"model_type": "pixtral"}
+    model = read(tmp_path, {"text_config": SHAPE, "vision_config": tower})
+    assert model.tower_parameters == 24 * (4 * 1_024**2 + 3 * 1_024 * 4_096)
+
+
+def test_a_tower_that_hears_is_counted_too(tmp_path: Path) -> None:
+    whisper = {"encoder_layers": 32, "d_model": 1_280, "encoder_ffn_dim": 5_120}
+    model = read(tmp_path, {"text_config": SHAPE, "vision_config": CLIP, "audio_config": whisper})
+    both = 24 * 12 * 1_024**2 + 32 * 12 * 1_280**2
+    assert model.tower_parameters == both
+
+
+@pytest.mark.parametrize(
+    ("tower", "message"),
+    [
+        ({"model_type": "clip"}, "'num_hidden_layers' of 'vision_config' is missing, so what the"),
+        (CLIP | {"hidden_size": -1}, "'hidden_size' of 'vision_config' is -1, so what the tower"),
+        (CLIP | {"intermediate_size": None}, "'intermediate_size' of 'vision_config' is missing"),
+        (CLIP | {"num_hidden_layers": 2.5}, "'num_hidden_layers' of 'vision_config' is 2.5"),
+        (CLIP | {"hidden_size": True}, "'hidden_size' of 'vision_config' is True"),
+        (QWEN_VL | {"mlp_ratio": float("nan")}, "'intermediate_size' of 'vision_config' is nan"),
+        ("clip", "'vision_config' is 'clip', no table; mend it"),
+    ],
+)
+def test_a_tower_that_cannot_be_counted_is_refused(
+    tmp_path: Path, tower: object, message: str
+) -> None:
+    with pytest.raises(InputError, match=message) as error:
+        read(tmp_path, {"text_config": SHAPE, "vision_config": tower})
+    assert str(error.value).startswith(f"{tmp_path}/config.json: ")
+    assert "mend it" in str(error.value) or "remove 'vision_config' to count" in str(error.value)

@@ -63,6 +63,50 @@ def test_gpu_that_may_be_another_card_is_none(called: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("called", "cards"),
+    [
+        ("A100", "a100-80g, A100-40GB, A100-80GB-PCIe"),
+        ("NVIDIA A100", "a100-80g, A100-40GB, A100-80GB-PCIe"),
+        ("a100-sxm4", "a100-80g, A100-40GB"),
+    ],
+)
+def test_cards_that_share_a_short_name_are_all_told(called: str, cards: str) -> None:
+    trace = ["plan", "--trace", "demo:clips?n=9", "--gpu", called]
+    done = CliRunner().invoke(app, trace)
+    assert done.exit_code == 2
+    assert done.stderr == (
+        f"error: unknown GPU {called!r}: several are called so ({cards}); nearest known: a100-80g\n"
+    )
+
+
+@pytest.mark.parametrize("called", ["H100", "NVIDIA H200", "l40s", "B200"])
+def test_a_short_name_with_one_row_is_taken(called: str) -> None:
+    assert find_gpu(called).name == called.lower().removeprefix("nvidia ")
+
+
+@pytest.mark.parametrize(
+    ("called", "models"),
+    [
+        ("llama-3.1", "llama-3.1-8b, llama-3.1-70b"),
+        ("meta-llama/Llama-3.1", "llama-3.1-8b, llama-3.1-70b"),
+        ("Qwen2.5", "qwen-2.5-7b, qwen-2.5-72b"),
+        ("qwen3", "qwen3-8b, qwen3-32b"),
+    ],
+)
+def test_sizes_of_a_model_that_is_named_without_are_all_told(called: str, models: str) -> None:
+    with pytest.raises(UnknownName) as caught:
+        find_model(called)
+    told = f"unknown model {called!r}: several are called so; nearest known: {models}"
+    assert str(caught.value) == told
+
+
+def test_a_short_name_is_no_other_version() -> None:
+    """Llama 3 is not Llama 3.1."""
+    with pytest.raises(UnknownName, match="unknown model 'llama-3'; nearest known: "):
+        find_model("llama-3")
+
+
+@pytest.mark.parametrize(
     ("called", "meant"),
     [
         ("Llama-3.1-8B", "llama-3.1-8b"),

@@ -36,10 +36,12 @@ def test_a_placeholder_timestamp_means_all_at_once_and_is_noted(tmp_path: Path) 
     assert "every TIMESTAMP is 'XXX'" in workload.notes[0]
 
 
-@pytest.mark.parametrize("time", ["noon", "", "nan"])
-def test_one_bad_timestamp_is_named(tmp_path: Path, time: str) -> None:
+@pytest.mark.parametrize(
+    ("time", "words"), [("noon", "is not a time"), ("", "is missing"), ("nan", "is not a time")]
+)
+def test_one_bad_timestamp_is_named(tmp_path: Path, time: str, words: str) -> None:
     rows = f"2023-11-16 18:17:04,5,1\n\n{time},6,2\n"
-    with pytest.raises(InputError, match=r"line 4, column 'TIMESTAMP': .* is not a time"):
+    with pytest.raises(InputError, match=rf"line 4, column 'TIMESTAMP': '{time}' {words}"):
         read(tmp_path, AZURE + rows)
 
 
@@ -84,7 +86,8 @@ def test_optional_columns_give_id_known_length_and_limit(tmp_path: Path) -> None
     [
         ("a,1,1,maybe,5", "line 3, column 'is_known': 'maybe' is neither true nor false"),
         ("a,1,1,true,-5", "line 3, column 'max_tokens': '-5' is negative"),
-        ("b,1,1,true,5", "column 'id': 'b' names 2 rows"),
+        ("b,1,1,true,5", "line 3, column 'id': 'b' was given before in line 2; ids must be uni"),
+        (",1,1,true,5", "line 3, column 'id': give all rows an id or none"),
     ],
 )
 def test_bad_optional_columns_are_named(tmp_path: Path, row: str, message: str) -> None:
@@ -118,6 +121,24 @@ def test_a_column_given_twice_is_refused(tmp_path: Path) -> None:
         InputError, match="columns 'prompt_tokens' and 'prompt_tokens' could both be"
     ):
         read(tmp_path, "prompt_tokens,response_tokens,prompt_tokens\n1,2,3\n")
+
+
+@pytest.mark.parametrize("column", ["arrived_at", "max_tokens", "id", "is_known"])
+def test_an_optional_column_given_twice_is_refused(tmp_path: Path, column: str) -> None:
+    head = f"num_prefill_tokens,num_decode_tokens,{column},{column}\n"
+    with pytest.raises(InputError, match=f"line 1: column '{column}' is twice.*; rename or remov"):
+        read(tmp_path, head + "5,6,1,1\n")
+
+
+def test_ids_that_are_all_empty_are_none(tmp_path: Path) -> None:
+    rows = "id,num_prefill_tokens,num_decode_tokens\n,5,6\n,7,8\n"
+    assert read(tmp_path, rows).ids.tolist() == ["0", "1"]
+
+
+def test_a_quote_that_is_not_closed_is_named_where_it_opens(tmp_path: Path) -> None:
+    text = 'prompt_tokens,response_tokens\n1,2\n"5,6\n7,8\n9,1\n'
+    with pytest.raises(InputError, match="line 3: has 1 fields up to line 5, by its quotes, the"):
+        read(tmp_path, text)
 
 
 def test_a_gap_in_the_header_does_not_shift_columns(tmp_path: Path) -> None:

@@ -87,9 +87,21 @@ def test_hashes_that_are_no_whole_numbers_are_refused(tmp_path: Path, hashes: ob
         read(tmp_path / "m.jsonl", row(512, [1]), row(512, hashes))
 
 
-@pytest.mark.parametrize("time", [None, "noon", float("nan"), 1e300, True])
+@pytest.mark.parametrize("lacking", [{"timestamp": None}, {}])
+def test_a_row_that_lacks_its_timestamp_is_told_so(
+    tmp_path: Path, lacking: dict[str, object]
+) -> None:
+    bare = {key: value for key, value in row(512, [2]).items() if key != "timestamp"}
+    words = "line 2, column 'timestamp' is missing: give all rows a time or none"
+    with pytest.raises(InputError, match=words):
+        read(tmp_path / "m.jsonl", row(512, [1]), bare | lacking)
+
+
+@pytest.mark.parametrize("time", ["noon", float("nan"), 1e300, True])
 def test_a_timestamp_that_is_no_time_is_refused(tmp_path: Path, time: object) -> None:
-    with pytest.raises(InputError, match=r"line 2, column 'timestamp'(: .*)? is not a time"):
+    with pytest.raises(
+        InputError, match=r"line 2, column 'timestamp': .* is not a time: give a number"
+    ):
         read(tmp_path / "m.jsonl", row(512, [1]), row(512, [2], timestamp=time))
 
 

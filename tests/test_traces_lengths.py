@@ -146,6 +146,67 @@ def test_bad_values_of_json_are_named(
     assert "\n" not in str(caught.value)
 
 
+def in_csv(time: str | None, prompt: int) -> str:
+    return f"{time or ''},{prompt},6\n"
+
+
+def in_json(time: str | None, prompt: int) -> str:
+    return objects({"timestamp": time, "input_len": prompt, "output_len": 6})
+
+
+FORMS = {"csv": ("timestamp,input_len,output_len\n", in_csv), "json": ("", in_json)}
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize(
+    ("times", "said"),
+    [
+        (["", ""], "empty"),
+        ([None, None], "empty"),
+        ([None, ""], "empty"),
+        ([None], "empty"),
+        (["XXX", "XXX", "XXX"], "'XXX'"),
+        (["nan", "nan"], "'nan'"),
+    ],
+)
+def test_times_that_all_say_the_same_nothing_are_none(
+    tmp_path: Path, form: str, times: list[str | None], said: str
+) -> None:
+    head, line = FORMS[form]
+    text = head + "".join(line(time, 5 + i) for i, time in enumerate(times))
+    workload = read(tmp_path, text)
+    assert workload.arrival.tolist() == [0] * len(times)
+    assert workload.notes == (
+        f"{tmp_path}/log: every timestamp is {said}; all requests arrive at 0",
+    )
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize(
+    ("times", "line", "words"),
+    [
+        (["3", None], 2, "is missing: give all rows a time or none"),
+        ([None, "3"], 1, "is missing: give all rows a time or none"),
+        (["XXX", "3"], 1, "'XXX' is not a time: give seconds"),
+        (["XXX", "YYY"], 1, "'XXX' is not a time: give seconds"),
+        (["XXX"], 1, "'XXX' is not a time: give seconds"),
+    ],
+)
+def test_a_time_that_is_missing_or_none_is_named(
+    tmp_path: Path, form: str, times: list[str | None], line: int, words: str
+) -> None:
+    head, write_line = FORMS[form]
+    text = head + "".join(write_line(time, 5) for time in times)
+    where = f"line {line + (head != '')}, column 'timestamp':? ?('')? ?"
+    with pytest.raises(InputError, match=where + words):
+        read(tmp_path, text)
+
+
+def test_half_a_pair_of_surrogates_is_no_time(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"line 1, column 'timestamp': .* is not a time"):
+        read(tmp_path, objects({"timestamp": "\ud800", "input_len": 5, "output_len": 6}))
+
+
 def test_ids_that_begin_late_are_refused(tmp_path: Path) -> None:
     bare = {"input_len": 5, "output_len": 6}
     with pytest.raises(InputError, match="line 2, column 'id': give all rows an id or none"):
@@ -173,7 +234,7 @@ def test_block_hashes_need_no_times(tmp_path: Path) -> None:
     ("times", "words"),
     [
         ((None, 5), "line 2, column 'timestamp': 5 is given, but none in the first row"),
-        ((5, None), "line 2, column 'timestamp' is not a time; give all rows a number"),
+        ((5, None), "line 2, column 'timestamp' is missing: give all rows a time or none"),
     ],
 )
 def test_times_of_block_hashes_are_in_all_rows_or_none(

@@ -13,14 +13,24 @@ from typing import Any
 
 import numpy as np
 
-from blendsim.errors import Unavailable, UnknownName
+from blendsim.errors import Unavailable
 from blendsim.files import require_directory, sha256
 from blendsim.perf.atlas import DIRECTORY, KernelAtlas, read_atlas, write_atlas
 from blendsim.perf.derive import derive_profile
 from blendsim.perf.grids import AttentionGrid, GemmGrid, HeadShape, ReduceGrid
 from blendsim.perf.store import FILES, write_profile
 from blendsim.perf.waves import fit_waves
-from blendsim.specs import BYTES_PER_VALUE, GPUS, MODELS, GpuSpec, ModelSpec, gpu_name, model_name
+from blendsim.specs import (
+    BYTES_PER_VALUE,
+    GPUS,
+    MODELS,
+    GpuSpec,
+    ModelSpec,
+    gpu_name,
+    model_name,
+    unknown_gpu,
+    unknown_model,
+)
 
 PACKAGE = "aiconfigurator_core"
 _SYSTEMS = {
@@ -49,10 +59,10 @@ def import_profiles(
     gpus, models = [gpu_name(name) for name in gpus], [model_name(name) for name in models]
     for name in models:
         if name not in MODELS:
-            raise UnknownName("model", name, MODELS)
+            raise unknown_model(name)
     for name in gpus:
         if name not in _SYSTEMS:
-            raise UnknownName("GPU", name, _SYSTEMS)
+            raise unknown_gpu(name, _SYSTEMS)
     _require_room(out, gpus, models)
     systems = _package_directory() / "systems"
     written = []

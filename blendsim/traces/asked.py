@@ -142,7 +142,9 @@ def _read_lines(
     for where, row in objects(path):
         custom_id = row.get("custom_id")
         if not isinstance(custom_id, str) or not custom_id:
-            raise InputError(f"{where}, column 'custom_id': {shown(custom_id)} is not a name")
+            raise InputError(
+                f"{where}, column 'custom_id': {shown(custom_id)} is not a name; give a text"
+            )
         require_new(custom_id, first, f"{where}, column 'custom_id'")
         first[custom_id] = line_of(where)
         try:

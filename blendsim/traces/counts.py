@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from blendsim.errors import InputError
@@ -18,6 +19,11 @@ _ZERO = {
     "output": "is zero: nothing was generated; remove the row (a failed request is no work)",
     "limit": "is zero: remove it if the request sets no limit",
 }
+
+
+def numbers(table: pa.Table, name: str) -> NDArray[np.float64]:
+    """A column of numbers, NaN where there is none."""
+    return np.asarray(table[name].to_numpy(zero_copy_only=False), np.float64)
 
 
 def are_wrong(values: NDArray[np.float64], least: int = 1) -> NDArray[np.bool_]:
@@ -43,7 +49,7 @@ def fault(value: object, what: str) -> str | None:
     if number > MOST_TOKENS:
         return f"is absurd: more than {MOST_TOKENS:,} tokens; check the column's unit"
     if number != int(number):
-        return "is not a whole number of tokens"
+        return "is not a whole number of tokens: round it or remove the row"
     return _ZERO.get(what) if number == 0 else None
 
 

@@ -20,7 +20,7 @@ from blendsim.traces.counts import are_wrong, compact, require_rows, shown, whol
 from blendsim.traces.jsonl import objects, read_columns
 from blendsim.traces.length_names import EXTRAS
 from blendsim.traces.seam import Head, ReadOptions, source_name
-from blendsim.traces.times import LATEST
+from blendsim.traces.times import LACKS_TIME, LATEST
 
 _LENGTHS = frozenset({"input_length", "output_length"})
 _TIME = frozenset({"timestamp"})
@@ -163,10 +163,12 @@ def _hash_ids(value: object, where: str) -> list[int]:
     if value is None:
         return []
     if not isinstance(value, list):
-        raise InputError(f"{where}: {shown(value)} is not a list of hash ids")
+        raise InputError(f"{where}: {shown(value)} is not a list of hash ids; mend the row")
     for item in value:
         if not isinstance(item, int) or isinstance(item, bool) or not -(2**63) <= item < 2**63:
-            raise InputError(f"{where}: {shown(item)} is not a hash id (a 64-bit whole number)")
+            raise InputError(
+                f"{where}: {shown(item)} is not a hash id, a whole number of 64 bits; mend the row"
+            )
     return value
 
 
@@ -174,8 +176,12 @@ def _time(value: object, lacks_time: bool, where: str) -> float:
     where = f"{where}, column 'timestamp'" + ("" if value is None else f": {shown(value)}")
     if lacks_time:
         if value is not None:
-            raise InputError(f"{where} is given, but none in the first row; give all or none")
+            raise InputError(
+                f"{where} is given, but none in the first row: give all rows a time or none"
+            )
         return 0.0
+    if value is None:
+        raise InputError(f"{where} {LACKS_TIME}")
     if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < LATEST:
         return float(value)
-    raise InputError(f"{where} is not a time; give all rows a number or none")
+    raise InputError(f"{where} is not a time: give a number")

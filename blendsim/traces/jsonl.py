@@ -52,8 +52,12 @@ def json_object(line: str | bytes, where: str) -> dict[str, Any]:
     """The object a line holds, or InputError beginning with `where`."""
     try:
         row = json.loads(line)
-    except ValueError as error:
-        raise InputError(f"{where}: is not JSON ({error}); mend or remove the line") from error
+    except json.JSONDecodeError as error:
+        found = f"{error.msg}, character {error.pos + 1}"
+        raise InputError(f"{where}: is not JSON ({found}); mend or remove the line") from error
+    except ValueError as error:  # a number of thousands of digits; Python's advice is left out
+        found = str(error).split(";")[0]
+        raise InputError(f"{where}: is not JSON ({found}); mend or remove the line") from error
     except RecursionError as error:
         raise InputError(f"{where}: is nested too deeply; mend or remove the line") from error
     if not isinstance(row, dict):

@@ -10,7 +10,7 @@ import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -19,11 +19,12 @@ from numpy.typing import NDArray
 from blendsim.errors import InputError
 from blendsim.request import Ints, Workload, from_lengths
 from blendsim.traces.content import content, text_lines
-from blendsim.traces.counts import NO_REQUESTS, are_wrong, fault, require_rows, shown
+from blendsim.traces.counts import NO_REQUESTS, are_wrong, fault, numbers, require_rows, shown
+from blendsim.traces.jsonl import require_new
 from blendsim.traces.length_names import EXTRAS, OUTPUT, PROMPT, Extras, are_lengths, find_names
 from blendsim.traces.seam import Head, ReadOptions, head, source_name
 from blendsim.traces.shared_prefixes import Prefixes, Rules, from_columns, require_pair
-from blendsim.traces.times import NO_TIME, arrivals, is_time
+from blendsim.traces.times import arrivals, time_fault
 
 _TRUTH = {"true": True, "1": True, "false": False, "0": False, "": False}
 _NO_TRUTH = "is neither true nor false; write one of them"
@@ -55,12 +56,12 @@ class CsvFormat:
         data = content(path)
         table = _parse(path, data, columns, self)
         require_rows(table.num_rows, path)
-        prompt, output = _numbers(table, self.prompt), _numbers(table, self.output)
+        prompt, output = numbers(table, self.prompt), numbers(table, self.output)
         failed = (output == 0) & self.zero_is_failed
         wrong = ~failed & (are_wrong(prompt) | are_wrong(output))
         limit = np.zeros(len(prompt))
         if self.extras.max_tokens in columns:
-            limit = np.nan_to_num(_numbers(table, self.extras.max_tokens), nan=0.0)
+            limit = np.nan_to_num(numbers(table, self.extras.max_tokens), nan=0.0)
         prefixes = _prefixes(table, self)
         if prefixes is not None:
             wrong |= prefixes.are_wrong(prompt, failed)
@@ -75,7 +76,7 @@ class CsvFormat:
             source=source_name(path),
             prompts=None if prefixes is None else prefixes.prompts(path, digest, failed),
             arrival=arrival,
-            ids=_ids(table, path, self.extras.id),
+            ids=_ids(table, path, self),
             origin=(str(path),),
             notes=notes,
         )
@@ -85,10 +86,10 @@ class CsvFormat:
     def _arrival(self, table: pa.Table, path: Path) -> tuple[NDArray[np.float64], tuple[str, ...]]:
         if self.arrival is None or self.arrival not in table.column_names:
             return np.zeros(table.num_rows), ()
-        found = arrivals(table[self.arrival], self.arrival, path)
+        found = arrivals(table[self.arrival], self.arrival)
         if found is None:
             raise _first_fault(path, self)
-        return found
+        return found.seconds, tuple(f"{path}: {note}" for note in found.notes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +127,12 @@ def _columns(header: tuple[str, ...], form: CsvFormat, path: Path) -> tuple[str,
                 "once"
             )
     wanted = (form.prompt, form.output, form.arrival, *form.extras)
-    columns = tuple(name for name in wanted if name is not None and header.count(name) == 1)
+    columns = tuple(name for name in wanted if name is not None and name in header)
+    for name in columns:
+        if header.count(name) > 1:
+            raise InputError(
+                f"{path}, line 1: column {name!r} is twice in the header; rename or remove one"
+            )
     require_pair(columns, form.extras, f"{path}, line 1")
     return columns
 
@@ -136,14 +142,14 @@ def _parse(path: Path, data: pa.Buffer, columns: tuple[str, ...], form: CsvForma
 
     names = [name or f"unnamed {i}" for i, name in enumerate(head(path).columns)]
     counted = (form.prompt, form.output, form.extras.max_tokens, form.extras.prefix_tokens)
-    numbers = {name: pa.float64() for name in counted}
-    texts = {name: pa.string() for name in columns if name not in numbers}
+    floats = {name: pa.float64() for name in counted}
+    texts = {name: pa.string() for name in columns if name not in floats}
     try:
         return arrow.read_csv(
             pa.BufferReader(data),
             read_options=arrow.ReadOptions(column_names=names, skip_rows=_header_line(path)),
             convert_options=arrow.ConvertOptions(
-                include_columns=list(columns), column_types=numbers | texts
+                include_columns=list(columns), column_types=floats | texts
             ),
         )
     except pa.ArrowInvalid as error:
@@ -154,10 +160,6 @@ def _header_line(path: Path) -> int:
     """Number of the line that holds the header; blank lines may stand before it."""
     with text_lines(path) as lines:
         return next(number for number, line in enumerate(lines, start=1) if line.strip())
-
-
-def _numbers(table: pa.Table, name: str) -> NDArray[np.float64]:
-    return np.asarray(table[name].to_numpy(zero_copy_only=False), np.float64)
 
 
 def _truths(table: pa.Table, path: Path, form: CsvFormat) -> NDArray[np.bool_]:
@@ -172,19 +174,18 @@ def _truths(table: pa.Table, path: Path, form: CsvFormat) -> NDArray[np.bool_]:
 def _prefixes(table: pa.Table, form: CsvFormat) -> Prefixes | None:
     if form.extras.prefix_id not in table.column_names:
         return None
-    return from_columns(table[form.extras.prefix_id], _numbers(table, form.extras.prefix_tokens))
+    return from_columns(table[form.extras.prefix_id], numbers(table, form.extras.prefix_tokens))
 
 
-def _ids(table: pa.Table, path: Path, column: str) -> NDArray[np.str_] | None:
-    if column not in table.column_names:
+def _ids(table: pa.Table, path: Path, form: CsvFormat) -> NDArray[np.str_] | None:
+    if form.extras.id not in table.column_names:
         return None
-    ids = np.array(table[column].to_pylist(), np.str_)
-    values, counts = np.unique(ids, return_counts=True)
-    if (counts > 1).any():
-        raise InputError(
-            f"{path}, column {column!r}: {str(values[counts > 1][0])!r} names {counts.max()} rows; "
-            "ids must be unique"
-        )
+    ids = np.array(table[form.extras.id].to_pylist(), np.str_)
+    lacking = ids == ""
+    if lacking.all():  # as where there is no such column
+        return None
+    if lacking.any() or len(np.unique(ids)) < len(ids):
+        raise _first_fault(path, form)
     return ids
 
 
@@ -206,22 +207,29 @@ def _first_fault(path: Path, form: CsvFormat, found: str = "") -> InputError:
         (form.prompt, lambda text: fault(text, "prompt")),
         (form.output, lambda text: fault(text, "output")),
         (form.extras.max_tokens, lambda text: None if text in ("", "0") else fault(text, "limit")),
-        (form.arrival, lambda text: None if is_time(text) else NO_TIME),
+        (form.arrival, time_fault),
         (form.extras.is_known, lambda text: None if text.lower() in _TRUTH else _NO_TRUTH),
     ]
     rules = Rules(form.extras)
+    ids: dict[str, str] = {}  # lines of those so far
     with text_lines(path) as lines:
         rows = csv.reader(lines)
         filled = _filled(rows, path)
-        header = [name.strip() for name in next(filled)]
-        row: list[str] = []
+        header = [name.strip() for name in next(filled).cells]
+        row: _Row | None = None
         for row in filled:
-            where = f"{path}, line {rows.line_num}"
-            if len(row) != len(header):
+            where = f"{path}, line {row.line}"
+            if len(row.cells) != len(header):
+                upto = "" if row.last == row.line else f" up to line {row.last}, by its quotes"
                 return InputError(
-                    f"{where}: has {len(row)} fields, the header has {len(header)}; mend the row"
+                    f"{where}: has {len(row.cells)} fields{upto}, the header has {len(header)}; "
+                    "mend the row"
                 )
-            cells: dict[str | None, Any] = dict(zip(header, (x.strip() for x in row), strict=True))
+            raw = dict(zip(header, row.cells, strict=True))
+            if form.extras.id in raw:
+                _require_id(raw[form.extras.id], ids, f"{where}, column {form.extras.id!r}")
+                ids[raw[form.extras.id].rstrip("\0")] = str(row.line)
+            cells: dict[str | None, Any] = {name: cell.strip() for name, cell in raw.items()}
             if (
                 form.zero_is_failed
                 and fault(cells[form.output], "output")
@@ -237,18 +245,37 @@ def _first_fault(path: Path, form: CsvFormat, found: str = "") -> InputError:
                 said = rules.fault(prefix, tokens, float(cells[form.prompt]), where)
                 if said is not None:
                     return InputError(said)
-    if not row:
+    if row is None:
         return InputError(f"{path}: {NO_REQUESTS}")
     why = found or f"its {form.arrival} values are written in different ways"
     return InputError(f"{path}: cannot be read as {form.name}: {' '.join(why.split())[:200]}")
 
 
-def _filled(rows: Any, path: Path) -> Iterator[list[str]]:
+class _Row(NamedTuple):
+    cells: list[str]
+    line: int  # that it begins in
+    last: int  # that it ends in: later where there is a line end in quotes
+
+
+def _filled(rows: Any, path: Path) -> Iterator[_Row]:
     """The rows that are not blank."""
+    line = 1
     try:
-        yield from (row for row in rows if row)
+        for row in rows:
+            if row:
+                yield _Row(row, line, rows.line_num)
+            line = rows.line_num + 1
     except csv.Error as error:
-        raise InputError(f"{path}, line {rows.line_num}: is not CSV ({error}); mend it") from error
+        raise InputError(f"{path}, line {line}: is not CSV ({error}); mend it") from error
+
+
+def _require_id(name: str, first: dict[str, str], where: str) -> None:
+    """InputError beginning with `where` unless the id is new, or none in a file without."""
+    name = name.rstrip("\0")  # NOTE: a column of text keeps no NUL at its end
+    if first and ("" in first) != (name == ""):
+        raise InputError(f"{where}: give all rows an id or none")
+    if name:
+        require_new(name, first, where)
 
 
 def _is_zero(cells: dict[str | None, Any], form: CsvFormat) -> bool:

@@ -14,14 +14,15 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from blendsim.errors import InputError
+from blendsim.printable import printable
 from blendsim.request import Workload, from_lengths
 from blendsim.traces.content import content
-from blendsim.traces.counts import are_wrong, require_rows, shown, whole
+from blendsim.traces.counts import are_wrong, numbers, require_rows, shown, whole
 from blendsim.traces.jsonl import line_of, objects, read_columns, require_new
 from blendsim.traces.length_names import LengthNames, are_lengths, find_names
 from blendsim.traces.seam import Head, ReadOptions, source_name
 from blendsim.traces.shared_prefixes import Prefixes, Rules, from_columns, require_pair
-from blendsim.traces.times import NO_TIME, is_time, seconds_from_first
+from blendsim.traces.times import NO_TIME, Arrivals, arrivals, time_fault
 
 Floats = NDArray[np.float64]
 
@@ -32,6 +33,7 @@ class _Columns(NamedTuple):
     limit: Floats
     known: NDArray[np.bool_]
     arrival: Floats
+    notes: tuple[str, ...]  # what there is to say of arrivals
     ids: NDArray[np.str_] | None
     prefixes: Prefixes
 
@@ -67,6 +69,7 @@ class JsonLengths:
             arrival=columns.arrival,
             ids=columns.ids,
             origin=(str(path),),
+            notes=tuple(f"{path}: {note}" for note in columns.notes),
         )
         limit = columns.limit.astype(np.int64)
         return replace(workload, is_known=columns.known, output_limit=limit)
@@ -88,27 +91,22 @@ def _parse(data: pa.Buffer, first: dict[str, Any], names: LengthNames) -> _Colum
     table = read_columns(data, pa.schema(list(kinds.items())))
     if table is None:
         return None
-    arrival: Floats | None = np.zeros(table.num_rows)
+    found: Arrivals | None = Arrivals(np.zeros(table.num_rows), ())
     if names.arrival is not None:
-        times = table[names.arrival]
-        arrival = None if times.null_count else seconds_from_first(times)
+        found = arrivals(table[names.arrival], names.arrival)
     ids = table[extras.id].cast(pa.string())
-    if arrival is None or ids.null_count not in (0, table.num_rows):
+    if found is None or ids.null_count not in (0, table.num_rows):
         return None
     prefix = table[extras.prefix_id].cast(pa.string()).fill_null("")
     return _Columns(
-        _numbers(table, names.prompt),
-        _numbers(table, names.output),
-        np.nan_to_num(_numbers(table, extras.max_tokens), nan=0.0),
+        numbers(table, names.prompt),
+        numbers(table, names.output),
+        np.nan_to_num(numbers(table, extras.max_tokens), nan=0.0),
         np.array(table[extras.is_known].fill_null(False).to_numpy(zero_copy_only=False), np.bool_),
-        arrival,
+        *found,
         None if ids.null_count else np.array(ids.to_pylist(), np.str_),
-        from_columns(prefix, _numbers(table, extras.prefix_tokens)),
+        from_columns(prefix, numbers(table, extras.prefix_tokens)),
     )
-
-
-def _numbers(table: pa.Table, name: str) -> Floats:
-    return np.asarray(table[name].to_numpy(zero_copy_only=False), np.float64)
 
 
 def _have_fault(columns: _Columns) -> bool:
@@ -126,8 +124,9 @@ def _walk(path: Path, first: dict[str, Any], names: LengthNames) -> _Columns:
     has_ids = first.get(extras.id) is not None
     lines: dict[str, str] = {}  # of the ids so far
     codes: dict[str, int] = {"": -1}  # of the prefixes so far
-    numbers: list[tuple[int, int, int, bool]] = []
+    rows: list[tuple[int, int, int, bool]] = []
     times: list[str] = []
+    no_time: str | None = None  # what is wrong with the first time that is none
     prefixes: list[tuple[int, float]] = []
     for where, row in objects(path):
         prompt = _whole(row, names.prompt, "prompt", where)
@@ -135,9 +134,13 @@ def _walk(path: Path, first: dict[str, Any], names: LengthNames) -> _Columns:
         limit = row.get(extras.max_tokens)
         has_limit = limit is not None and (limit != 0 or isinstance(limit, bool))
         most = _whole(row, extras.max_tokens, "limit", where) if has_limit else 0
-        numbers.append((prompt, output, most, _truth(row, extras.is_known, where)))
+        rows.append((prompt, output, most, _truth(row, extras.is_known, where)))
         if names.arrival is not None:
-            times.append(_time(row, names.arrival, where))
+            text, fault = _time(row, names.arrival, where)
+            times.append(text)
+            no_time = no_time or fault
+            if no_time is not None and text != times[0]:
+                raise InputError(no_time)
         name = _text(row, extras.id, where)
         if (name != "") != has_ids:
             raise InputError(f"{where}, column {extras.id!r}: give all rows an id or none")
@@ -151,20 +154,23 @@ def _walk(path: Path, first: dict[str, Any], names: LengthNames) -> _Columns:
             raise InputError(said)
         code = codes.setdefault(prefix, len(codes))
         prefixes.append((code, float(tokens or 0) if prefix else 0.0))
-    arrival = seconds_from_first(pa.chunked_array([times], pa.string())) if times else None
-    if times and arrival is None:
+    found: Arrivals | None = Arrivals(np.zeros(len(rows)), ())
+    if names.arrival is not None:
+        found = arrivals(pa.chunked_array([times], pa.string()), names.arrival)
+    if found is None:
         raise InputError(
-            f"{path}, column {names.arrival!r}: times are written in different ways; give all in "
-            "seconds, or all as dates with or without a zone"
+            no_time
+            or f"{path}, column {names.arrival!r}: times are written in different ways; give all "
+            "in seconds, or all as dates with or without a zone"
         )
-    prompts, outputs, limits, known = np.array(numbers, np.float64).reshape(-1, 4).T
+    prompts, outputs, limits, known = np.array(rows, np.float64).reshape(-1, 4).T
     of_rows, sizes = np.array(prefixes, np.float64).reshape(-1, 2).T
     return _Columns(
         prompts,
         outputs,
         limits,
         known.astype(np.bool_),
-        np.zeros(len(numbers)) if arrival is None else arrival,
+        *found,
         np.array(list(lines), np.str_) if lines else None,
         Prefixes(of_rows.astype(np.int64), sizes),
     )
@@ -195,12 +201,11 @@ def _truth(row: dict[str, Any], column: str, where: str) -> bool:
     )
 
 
-def _time(row: dict[str, Any], column: str, where: str) -> str:
+def _time(row: dict[str, Any], column: str, where: str) -> tuple[str, str | None]:
+    """A row's time as a text, empty where there is none, and what is wrong with it."""
     value = row.get(column)
-    text = str(value) if isinstance(value, str | int | float) else ""
-    if isinstance(value, bool) or not is_time(text):
-        said = " is missing: give all rows a time or none"
-        if value is not None:
-            said = f": {shown(value)} {NO_TIME}"
-        raise InputError(f"{where}, column {column!r}{said}")
-    return text
+    text = "" if value is None else printable(str(value))  # half a surrogate pair is no UTF-8
+    is_one = value is None or (isinstance(value, str | int | float) and not isinstance(value, bool))
+    reason = time_fault(text) if is_one else NO_TIME
+    said = "" if value is None else f": {shown(value)}"
+    return text, None if reason is None else f"{where}, column {column!r}{said} {reason}"

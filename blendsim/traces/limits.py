@@ -1,4 +1,6 @@
-"""Oversize requests: longer than the model's context or than what the KV cache can hold."""
+"""Requests at odds with a limit: oversize ones, longer than the model's context or than what the
+KV cache can hold, and outputs longer than their own `max_tokens`.
+"""
 
 from dataclasses import replace
 
@@ -43,3 +45,23 @@ def without_oversize(workload: Workload, longest: int, skip: bool) -> Workload:
     kept[rows] = False
     note = f"{count} were longer than {longest:,} tokens and were left out: {named}{more}"
     return replace(select(workload, kept), notes=(*workload.notes, note))
+
+
+def within_max_tokens(workload: Workload) -> Workload:
+    """`workload` with no output longer than its request's own limit, where an engine stops; a note
+    says how many were cut.
+    """
+    limit = workload.output_limit
+    rows = np.flatnonzero((limit > 0) & (workload.output_len > limit))
+    if len(rows) == 0:
+        return workload
+    first = rows[0]
+    note = (
+        f"{', '.join(workload.origin)}: {len(rows):,} of {len(workload):,} outputs are longer than "
+        f"their request's max_tokens, where an engine stops, and were cut to it: the first is "
+        f"{workload.ids[first]} ({workload.output_len[first]:,} tokens of {limit[first]:,}); if "
+        "the outputs are right, remove max_tokens"
+    )
+    output_len = workload.output_len.copy()
+    output_len[rows] = limit[rows]
+    return replace(workload, output_len=output_len, notes=(*workload.notes, note))

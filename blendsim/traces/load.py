@@ -11,10 +11,12 @@ from blendsim.traces.counts import shown
 from blendsim.traces.hashed_jsonl import HASHED_FORMATS
 from blendsim.traces.lengths_csv import CSV_FORMATS
 from blendsim.traces.lengths_jsonl import LENGTHS_JSONL
+from blendsim.traces.limits import within_max_tokens
 from blendsim.traces.openai_batch import OPENAI_BATCH
 from blendsim.traces.plain_prompts import PROMPTS_JSONL
 from blendsim.traces.results import read_results, with_lengths
 from blendsim.traces.seam import Format, ReadOptions, head
+from blendsim.traces.unknown import reason
 from blendsim.traces.workload_file import WORKLOAD
 
 #: In the order in which they are tried: a line with a prompt may have lengths as well.
@@ -45,6 +47,7 @@ def load_pool(specs: Sequence[str], options: ReadOptions | None = None) -> Workl
     if options.lengths is not None:
         workloads = _fill(workloads, options.lengths)
     has_results = options.lengths is not None
+    workloads = [within_max_tokens(workload) for workload in workloads]
     return pool([_with_guess_note(workload, has_results) for workload in workloads])
 
 
@@ -56,9 +59,13 @@ def format_of(path: Path, name: str | None = None) -> Format:
     for form in FORMATS:
         if form.matches(beginning):
             return form
-    tried = "; ".join(f"{form.name} ({form.expects})" for form in FORMATS)
     start = shown(beginning.line.decode("utf-8", "backslashreplace").strip())
-    raise InputError(f"{path}: unknown format, it begins {start}; tried {tried}")
+    told = f"{path}: unknown format, it begins {start}"
+    why = reason(beginning.line)
+    if why is not None:
+        raise InputError(f"{told}: {why}")
+    tried = "; ".join(f"{form.name} ({form.expects})" for form in FORMATS)
+    raise InputError(f"{told}; tried {tried}")
 
 
 def _named(name: str) -> Format:

@@ -105,9 +105,13 @@ def request_of(row: dict[str, Any], chat: Chat, where: str) -> BatchRequest:
     """What planning needs of one line, or InputError beginning with `where`."""
     custom_id, body = row.get("custom_id"), row.get("body")
     if not isinstance(custom_id, str) or not custom_id:
-        raise InputError(f"{where}, column 'custom_id': {shown(custom_id)} is not a name")
+        raise InputError(
+            f"{where}, column 'custom_id': {shown(custom_id)} is not a name; give a text"
+        )
     if not isinstance(body, dict):
-        raise InputError(f"{where}, column 'body': {shown(body)} is not a request object")
+        raise InputError(
+            f"{where}, column 'body': {shown(body)} is not a request object; mend or remove the row"
+        )
     if str(row.get("url", "")).rstrip("/").endswith(("/embeddings", "/moderations")):
         raise InputError(
             f"{where}, column 'url': {shown(row['url'])} generates no tokens; remove the row"

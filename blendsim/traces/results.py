@@ -9,7 +9,7 @@ import numpy as np
 from blendsim.errors import InputError
 from blendsim.request import Workload
 from blendsim.traces.counts import require_rows, shown, whole
-from blendsim.traces.jsonl import objects
+from blendsim.traces.jsonl import line_of, objects, require_new
 
 
 class Result(NamedTuple):
@@ -22,14 +22,14 @@ class Result(NamedTuple):
 def read_results(path: Path) -> dict[str, int]:
     """Tokens generated for each custom_id; failed requests are left out."""
     lengths: dict[str, int] = {}
+    first: dict[str, str] = {}
     rows = 0
     for where, row in objects(path):
         rows += 1
         custom_id, tokens = result(row, where)
-        if custom_id in lengths:
-            raise InputError(f"{where}, column 'custom_id': {shown(custom_id)} was given before")
+        require_new(custom_id, first, f"{where}, column 'custom_id'")
         if tokens is not None:
-            lengths[custom_id] = tokens
+            first[custom_id], lengths[custom_id] = line_of(where), tokens
     require_rows(rows, path)
     return lengths
 

@@ -1,7 +1,7 @@
 """Arrival times as files write them: seconds, or a date and time with or without a zone."""
 
 from datetime import datetime
-from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -9,8 +9,15 @@ from numpy.typing import NDArray
 
 LATEST = 1e18  # beyond any clock's ticks since any epoch
 
-#: Why a text cannot be an arrival.
+LACKS_TIME = "is missing: give all rows a time or none"
 NO_TIME = "is not a time: give seconds, or a date and time"
+
+
+class Arrivals(NamedTuple):
+    """When requests arrive, and what there is to say of it."""
+
+    seconds: NDArray[np.float64]  # (n,), from the earliest
+    notes: tuple[str, ...]
 
 
 def seconds_from_first(texts: pa.ChunkedArray) -> NDArray[np.float64] | None:
@@ -32,19 +39,28 @@ def seconds_from_first(texts: pa.ChunkedArray) -> NDArray[np.float64] | None:
     return None
 
 
-def arrivals(
-    texts: pa.ChunkedArray, column: str, path: Path
-) -> tuple[NDArray[np.float64], tuple[str, ...]] | None:
-    """Seconds from the earliest of `texts`, and what there is to note: a column that says the same
-    in every row and is no time means all at 0. None if it cannot be read.
+def arrivals(texts: pa.ChunkedArray, column: str) -> Arrivals | None:
+    """Seconds from the earliest of `texts`, and what there is to note: a column that is empty (null
+    in JSON), or that says the same in every row and is no time, means all at 0. None if it cannot
+    be read.
     """
-    seconds = seconds_from_first(texts)
+    are_given = texts.null_count == 0
+    seconds = seconds_from_first(texts) if are_given else None
     if seconds is not None:
-        return seconds, ()
-    if len(texts) > 1 and len(texts.unique()) == 1:
-        note = f"{path}: every {column} is {texts[0].as_py()!r}; all requests arrive at 0"
-        return np.zeros(len(texts)), (note,)
-    return None
+        return Arrivals(seconds, ())
+    said = str(texts[0].as_py()) if are_given else ""
+    is_empty = not said.strip()
+    if len(texts.unique()) > 1 or not (is_empty or len(texts) > 1):
+        return None
+    note = f"every {column} is {'empty' if is_empty else repr(said)}; all requests arrive at 0"
+    return Arrivals(np.zeros(len(texts)), (note,))
+
+
+def time_fault(text: str) -> str | None:
+    """Why a text cannot be an arrival, or None if it can."""
+    if not text.strip():
+        return LACKS_TIME
+    return None if is_time(text) else NO_TIME
 
 
 def is_time(text: str) -> bool:

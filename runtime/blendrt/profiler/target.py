@@ -69,9 +69,10 @@ def find_decoder(model: str) -> DecoderConfig:
 
 
 def spec_of(config: DecoderConfig) -> ModelSpec:
-    """The table's view of a decoder."""
-    fields = [field.name for field in dataclasses.fields(ModelSpec)]
-    return ModelSpec(**{name: getattr(config, name) for name in fields})
+    """The table's view of a decoder, which has no towers beside it."""
+    shape = {field.name for field in dataclasses.fields(config)}
+    known = (field.name for field in dataclasses.fields(ModelSpec))
+    return ModelSpec(**{name: getattr(config, name) for name in known if name in shape})
 
 
 def conditions(device: torch.device) -> str:
