@@ -1,7 +1,7 @@
 """blendsim: in which order a pool of offline LLM requests should run, planned and simulated on
 kernel times that were measured on GPUs.
 
-Six nouns, and functions between them: trace → Workload → Plan → StepLog → report.
+Nouns, and functions between them: trace → Workload → Plan → StepLog → report.
 `docs/architecture.md` shows the rooms and who may import whom.
 """
 
