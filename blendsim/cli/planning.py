@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from blendsim.cli import options as o
-from blendsim.cli.baselines import find_rows
 from blendsim.cli.lists import read_systems
 from blendsim.cli.output import print_json, print_lines, width
 from blendsim.cli.places import require_places
@@ -142,10 +141,11 @@ def compare(
     prediction (pools of prefill and decode replicas at their engine's own) and at 2,048.
     """
     with Progress(is_whole_run=True) as say:
+        from blendsim.baselines import named_baselines
         from blendsim.search import compare as compare_baselines
 
         asked = o.resolve(ctx.params)
-        baselines = find_rows(engines)
+        baselines = named_baselines(engines)
         say(asked.reading)
         with ends_at_once():
             workload = asked.load()
