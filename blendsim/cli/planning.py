@@ -90,12 +90,12 @@ def _choose(
     """The best fixed policy and its times in other worlds that the sample allows; or the best of
     them and of what a search finds, which has compared in such worlds.
     """
-    from blendsim.search.spread import NO_SPREAD, spread
+    from blendsim.search.spread import NO_SPREAD, spread, with_range
 
     if further is None:
         from blendsim.search import choose_for, prepare
 
-        problem = prepare(pool, settings, say)
+        problem = with_range(prepare(pool, settings, say))
         choice = choose_for(problem, say)
         budget = choice.chosen.token_budget
         return choice, None, spread(problem, choice.plan, budget, progress=say)
