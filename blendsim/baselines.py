@@ -3,8 +3,11 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from blendsim.serving.flavour import find_flavour
+from blendsim.errors import UnknownName
+from blendsim.serving.flavour import FLAVOURS, engine_name, find_flavour
 from blendsim.sim.topology import COLOCATED
+
+POOLS = "distserve"  # its prefill and decode pools run another engine's rules, and are asked for so
 
 
 class Baseline(NamedTuple):
@@ -42,3 +45,25 @@ def find_baselines(engines: Sequence[str]) -> tuple[Baseline, ...]:
         rows = [row for row in BASELINES if row.engine == engine]
         found += rows or [Baseline(f"{engine}-{p}", p, engine) for p in ("dfs", "blend")]
     return tuple(found)
+
+
+def named_baselines(names: str | None) -> tuple[Baseline, ...]:
+    """The rows that a user names, as in `vllm,nanoflow`; all rows for None. An engine is served by
+    replicas that do all: pools are asked for as `distserve`. UnknownName for what is neither.
+    """
+    if names is None:
+        return BASELINES
+    rows: list[Baseline] = []
+    for name in dict.fromkeys(_known_as(part.strip()) for part in names.split(",")):
+        if name == POOLS:
+            rows += [row for row in BASELINES if row.topology != COLOCATED.name]
+        elif name not in FLAVOURS:
+            raise UnknownName("engine", name, (*FLAVOURS, POOLS))
+        else:
+            rows += [row for row in find_baselines([name]) if row.topology == COLOCATED.name]
+    return tuple(rows)
+
+
+def _known_as(name: str) -> str:
+    """The name of the rows of an engine, or of pools, whatever the case it is written in."""
+    return POOLS if name.lower() == POOLS else engine_name(name)

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from blendsim.baselines import named_baselines
 from blendsim.cli.app import app
-from blendsim.cli.baselines import find_rows
 from blendsim.errors import UnknownName
 from blendsim.plan import read_plan
 from blendsim.steplog import read_steplog
@@ -187,13 +187,13 @@ def test_compare_takes_the_engines_asked_for() -> None:
     ],
 )
 def test_pools_are_compared_only_where_they_are_asked_for(engines: str, names: list[str]) -> None:
-    assert [row.name for row in find_rows(engines)] == names
+    assert [row.name for row in named_baselines(engines)] == names
 
 
 @pytest.mark.parametrize("name", ["distserv", "", "vlm"])
 def test_an_engine_that_is_none_is_refused(name: str) -> None:
     with pytest.raises(UnknownName, match=f"unknown engine '{name}'; nearest known: .*(dist|vllm)"):
-        find_rows(f"vllm,{name}")
+        named_baselines(f"vllm,{name}")
 
 
 @pytest.mark.parametrize("command", ["plan", "compare", "search"])

@@ -129,5 +129,7 @@ def test_what_to_rent_is_told_its_range_and_how_often_it_is_late() -> None:
     assert late > 0, "or this says nothing"
     shown = " ".join(invoke("plan", *given, "--deadline", f"{deadline!r}s").stdout.split())
     assert f"In {late} of them it misses the deadline of " in shown
+    assert (late > 1) == ("No system meets what is asked reliably." in shown)
+    assert (late > 1) == (f"deadline {late}/8" in shown)
     assert "misses the deadline of" not in invoke("plan", *given, "--deadline", "9h").stdout
     assert told(*given[:2], "--sample", 1, *given[4:])["worlds"] == []

@@ -97,7 +97,9 @@ def test_a_profile_that_is_not_there_names_those_that_are(place: Path) -> None:
     other = System(find_model("qwen3-8b"), find_gpu("h200"))
     with pytest.raises(ProfileError, match=r"there are h200/llama-3\.1-8b/tp1; measure it"):
         chosen_place(other, str(place.parents[2]))
-    with pytest.raises(ProfileError, match=r"h200/measured/llama-3\.1-8b/tp1"):
+    with pytest.raises(
+        ProfileError, match=r"h200/measured/llama-3\.1-8b/tp1.*, or add --profile imported$"
+    ):
         chosen_place(other, "measured")
 
 

@@ -26,20 +26,6 @@ def require_room(pool: "Workload", system: "System") -> None:
         )
 
 
-def require_profile(settings: "Settings") -> None:
-    """ProfileError with the way out where the profile that is meant has not the system: it may be
-    the plan's own, which is not for the user to leave out.
-    """
-    from blendsim.errors import ProfileError
-    from blendsim.perf.measured import IMPORTED, chosen_place
-
-    try:
-        chosen_place(settings.system, settings.profile)
-    except ProfileError as error:
-        way = f"add --profile {IMPORTED}"
-        raise ProfileError(str(error).replace("leave `profile` out", way)) from error
-
-
 def pacing_notes(plan: "Plan", own: "Settings", settings: "Settings") -> list[str]:
     """A note where steps are paced by a plan that another machine's figures pace: `own` are the
     settings it was made by.

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from blendsim.cli import options as o
-from blendsim.cli.baselines import find_rows
 from blendsim.cli.lists import read_systems
 from blendsim.cli.output import print_json, print_lines, width
 from blendsim.cli.places import require_places
@@ -91,12 +90,12 @@ def _choose(
     """The best fixed policy and its times in other worlds that the sample allows; or the best of
     them and of what a search finds, which has compared in such worlds.
     """
-    from blendsim.search.spread import NO_SPREAD, spread
+    from blendsim.search.spread import NO_SPREAD, spread, with_range
 
     if further is None:
         from blendsim.search import choose_for, prepare
 
-        problem = prepare(pool, settings, say)
+        problem = with_range(prepare(pool, settings, say))
         choice = choose_for(problem, say)
         budget = choice.chosen.token_budget
         return choice, None, spread(problem, choice.plan, budget, progress=say)
@@ -142,10 +141,11 @@ def compare(
     prediction (pools of prefill and decode replicas at their engine's own) and at 2,048.
     """
     with Progress(is_whole_run=True) as say:
+        from blendsim.baselines import named_baselines
         from blendsim.search import compare as compare_baselines
 
         asked = o.resolve(ctx.params)
-        baselines = find_rows(engines)
+        baselines = named_baselines(engines)
         say(asked.reading)
         with ends_at_once():
             workload = asked.load()

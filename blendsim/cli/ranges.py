@@ -1,14 +1,15 @@
 """What a terminal is told of how far predicted seconds may be off."""
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from blendsim.search.spread import Spread
 
 
-def range_told(spread: "Spread", deadline: float | None = None) -> list[str]:
+def range_told(spread: "Spread", missed: Mapping[str, int] | None = None) -> list[str]:
     """A paragraph on a plan's times in other worlds that the sample allows, and in how many of them
-    it misses a deadline (seconds); none where there is one world only.
+    it misses limits that are named; none where there is one world only.
     """
     if not spread.seconds:
         return []
@@ -31,7 +32,6 @@ def range_told(spread: "Spread", deadline: float | None = None) -> list[str]:
                 f" {spread.guessed:,} requests are of sources without a sampled length, and are "
                 f"guessed: {doubt}."
             )
-    late = 0 if deadline is None else sum(seconds > deadline for seconds in spread.seconds)
-    if late:
-        told += f" In {late} of them it misses the deadline of {deadline:,.10g} s: leave more room."
+    for limit, worlds in (missed or {}).items():
+        told += f" In {worlds} of them it misses {limit}: leave more room."
     return [told]

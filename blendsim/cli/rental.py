@@ -17,9 +17,7 @@ from blendsim.specs import find_gpu
 
 if TYPE_CHECKING:  # nothing heavy before a command runs
     from blendsim.report.rental import Goal
-    from blendsim.request import Workload
     from blendsim.search import Prices, Rental
-    from blendsim.search.spread import Spread
 
 
 class Wanted(NamedTuple):
@@ -56,15 +54,14 @@ def rent(params: dict[str, Any], wanted: Wanted, output: Path | None, json: bool
         with ends_at_once():
             workload = asked._replace(settings=candidates.roomiest).load()
             rental = rent_systems(workload, candidates, goal, prices, say)
-            spread = _spread(rental, workload, say)
         if output is not None and rental.plan is not None:
             meta = {**rental.plan.meta, "source": asked.source}
             write_plan(replace(rental.plan, meta=meta), output)
     if json:
-        print_json(_object(rental, spread, goal, output))
+        print_json(_object(rental, goal, output))
     else:
         where = f"{settings.model}, engine {settings.engine}"
-        print_lines(_text(rental, spread, goal, where, output))
+        print_lines(_text(rental, goal, where, output))
     if rental.chosen is None:
         from blendsim.report.rental_advice import nothing_meets
 
@@ -72,19 +69,6 @@ def rent(params: dict[str, Any], wanted: Wanted, output: Path | None, json: bool
         raise InputError(
             f"of {len(rental.rows):,} systems {nearest}; loosen a limit or name others"
         )
-
-
-def _spread(rental: "Rental", workload: "Workload", say: Progress) -> "Spread":
-    """The chosen system's times in other worlds that the sample allows."""
-    from blendsim.search import prepare
-    from blendsim.search.spread import NO_SPREAD, spread
-    from blendsim.settings import remembered
-
-    plan, chosen = rental.plan, rental.chosen
-    if plan is None or chosen is None:
-        return NO_SPREAD
-    problem = prepare(workload, remembered(plan.meta["settings"], "the chosen plan"), say)
-    return spread(problem, plan, chosen.row.token_budget, progress=say)
 
 
 def _goal(wanted: Wanted, gpus: list[str]) -> "tuple[Goal, Prices | None]":
@@ -106,9 +90,7 @@ def _goal(wanted: Wanted, gpus: list[str]) -> "tuple[Goal, Prices | None]":
     return Goal(deadline, wanted.max_cost, prices.currency), prices
 
 
-def _object(
-    rental: "Rental", spread: "Spread", goal: "Goal", output: Path | None
-) -> dict[str, Any]:
+def _object(rental: "Rental", goal: "Goal", output: Path | None) -> dict[str, Any]:
     from blendsim.report.rental import rental_json
     from blendsim.report.rental_advice import rental_advice
 
@@ -123,21 +105,20 @@ def _object(
         "left_out": rental.left_out,
         "advice": rental_advice(rows, chosen, goal),
         "notes": rental.notes,
-        "worlds": spread.seconds,
+        "worlds": rental.spread.seconds,
         "plan": output if chosen else None,
     }
 
 
-def _text(
-    rental: "Rental", spread: "Spread", goal: "Goal", where: str, output: Path | None
-) -> list[str]:
+def _text(rental: "Rental", goal: "Goal", where: str, output: Path | None) -> list[str]:
     from blendsim.report.rental import rental_table
-    from blendsim.report.rental_advice import rental_advice
+    from blendsim.report.rental_advice import limits_missed, rental_advice
     from blendsim.report.tables import paragraphs, pool_line
 
     rows, chosen, columns = rental.rows, rental.chosen, width()
-    advice = [*rental_advice(rows, chosen, goal), *range_told(spread, goal.deadline)]
     shown = chosen or rows[0]
+    advice = rental_advice(rows, chosen, goal)
+    advice += range_told(rental.spread, limits_missed(shown, goal))
     lines = [
         *paragraphs([pool_line(shown.row, f"{where}; densities on {shown.system}")], columns),
         "",

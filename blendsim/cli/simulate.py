@@ -8,7 +8,7 @@ import typer
 
 from blendsim import __version__
 from blendsim.cli import options as o
-from blendsim.cli.elsewhere import pacing_notes, require_profile, require_room
+from blendsim.cli.elsewhere import pacing_notes, require_room
 from blendsim.cli.output import print_json, print_lines, width
 from blendsim.cli.places import require_places
 from blendsim.cli.planned import given, read_planned
@@ -55,6 +55,7 @@ def simulate(
     """Simulate a plan step by step."""
     with Progress(is_whole_run=True) as say:
         from blendsim.files import sha256
+        from blendsim.perf.measured import chosen_place
         from blendsim.search import simulate_plan
         from blendsim.steplog import write_steplog
 
@@ -75,8 +76,9 @@ def simulate(
             changes |= {"dp": 1, "steals": False}
         settings = asked.settings if engine is None else asked.settings.for_engine(engine)
         settings = replace(settings, **changes)
-        system = settings.system  # NOTE: first, so that a wrong --gpu does not wait for traces
-        require_profile(settings)
+        # NOTE: first, so that what is wrong with --gpu or --profile does not wait for traces.
+        system = settings.system
+        chosen_place(system, settings.profile)
         told = pacing_notes(made, asked.settings, settings)
         say(asked.reading)
         with ends_at_once():

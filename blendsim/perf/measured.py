@@ -47,7 +47,7 @@ def chosen_place(system: System, profile: str) -> Path | None:
         have = sorted(str(path.relative_to(root)) for path in root.glob(kept))
         raise ProfileError(
             f"profile {profile!r}: no {place}; there are {', '.join(have) or 'none'}; measure it "
-            f"with `blendsim profile measure`, or leave `profile` out"
+            f"with `blendsim profile measure`, or add --profile {IMPORTED}"
         )
     return place
 

@@ -1,16 +1,17 @@
 """What to rent: a row a system, what it costs, which of the user's limits it misses.
 
-Everything that decides goes by predicted seconds. The true lengths, where a trace has them, only
-show what the prediction was worth.
+Everything that decides goes by predicted seconds, and by seconds in worlds that what planning sees
+leaves possible. The true lengths, where a trace has them, only show what the prediction was worth.
 """
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple
 
 from blendsim.report.metrics import Row, as_json
 from blendsim.report.tables import Column, lay_out, number, share
 
+SPARED = 1  # of the worlds a system may miss a limit in so many, and still meets it reliably
 _LITTLE = 1.0  # of money or GPU-hours: below it two decimals say too little
 
 
@@ -54,8 +55,10 @@ class RentalRow:
     cost: float | None
     cost_per_million_tokens: float | None  # input and output tokens
     offer: str | None  # the cheapest one's name
-    misses: tuple[str, ...]  # of "deadline" and "cost"
+    misses: tuple[str, ...]  # of "deadline" and "cost", by prediction
     notes: tuple[str, ...]  # what was extrapolated
+    worlds: tuple[float, ...] | None = None  # seconds in each, ascending; None where not run
+    misses_in: Mapping[str, int] = field(default_factory=dict)  # of them, by limit, if any
 
     @property
     def system(self) -> str:
@@ -68,15 +71,30 @@ class RentalRow:
         budget = "" if self.other_budget is None else f", {self.other_budget:,}"
         return f"{self.row.policy}{budget}"
 
+    @property
+    def worlds_missed(self) -> int:
+        """Worlds in which it misses a limit. More time is more cost, so that those that miss one
+        limit are among those that miss the other.
+        """
+        return max(self.misses_in.values(), default=0)
+
+    @property
+    def is_doubtful(self) -> bool:
+        """It meets the limits by prediction, and not reliably."""
+        return not self.misses and self.worlds_missed > SPARED
+
     def spent(self) -> float:
         """Money, or GPU-hours where there are no prices."""
         return self.gpu_hours if self.cost is None else self.cost
 
-    def rank(self, objective: str) -> tuple[bool, float, float, int]:
-        """Sorts rows, the best first: those that miss nothing, then by what is to be least."""
+    def rank(self, objective: str) -> tuple[bool, int, float, float, int]:
+        """Sorts rows, the best first: those that miss nothing as far as they were run, those that
+        are doubtful by how often they miss, and the others; then by what is to be least.
+        """
         seconds = self.row.predicted_seconds
         pair = (seconds, self.spent()) if objective == "seconds" else (self.spent(), seconds)
-        return (bool(self.misses), *pair, self.row.gpus)
+        often = self.worlds_missed if self.is_doubtful else 0
+        return (bool(self.misses), often, *pair, self.row.gpus)
 
 
 def system_name(gpu: str, tp: int, dp: int, pools: str | None) -> str:
@@ -106,9 +124,16 @@ def rental_table(
         Column("seconds", [number(row.row.seconds, 1) for row in rows], 1),
     ]
     if goal.deadline is not None or goal.max_cost is not None:
-        missed = [", ".join(row.misses) or "–" for row in rows]
-        columns.append(Column("misses", missed, is_text=True))
+        columns.append(Column("misses", [_missed(row) for row in rows], is_text=True))
     return lay_out(columns, width)
+
+
+def _missed(row: RentalRow) -> str:
+    """The limits that it misses, of a doubtful row with the share of the worlds; – for none."""
+    if not row.is_doubtful:
+        return ", ".join(row.misses) or "–"
+    assert row.worlds is not None, "doubts are from worlds"
+    return ", ".join(f"{kind} {n}/{len(row.worlds)}" for kind, n in row.misses_in.items())
 
 
 def _money_columns(rows: Sequence[RentalRow], goal: Goal) -> list[Column]:

@@ -15,7 +15,9 @@ def rental_advice(rows: Sequence[RentalRow], chosen: RentalRow | None, goal: Goa
     if chosen is None:
         told = [f"No system is chosen: {nothing_meets(rows, goal)}."]
     else:
-        told = [_why(rows, chosen, goal), *_faster(rows, chosen, goal), *_missed(rows, goal)]
+        doubted = _doubted(rows, chosen, goal)
+        told = [_why(rows, chosen, goal), *doubted, *_faster(rows, chosen, goal)]
+        told += _missed(rows, goal)
     if goal.currency is None:
         told.append(
             "No prices are given: systems rank by GPU-hours, in which an hour of every GPU counts "
@@ -36,24 +38,49 @@ def nothing_meets(rows: Sequence[RentalRow], goal: Goal) -> str:
     return f"none meets {' and '.join(_limits(goal).values())}: {', '.join(parts)}"
 
 
+def limits_missed(row: RentalRow, goal: Goal) -> dict[str, int]:
+    """In how many of the worlds that it was run in a system misses each limit, in words; those that
+    it meets in all are left out.
+    """
+    return {limit: row.misses_in[k] for k, limit in _limits(goal).items() if k in row.misses_in}
+
+
 def _why(rows: Sequence[RentalRow], chosen: RentalRow, goal: Goal) -> str:
-    fit = [row for row in rows if not row.misses]
-    best = {"cost": "costs least", "seconds": "is fastest", "gpu_hours": "takes fewest GPU-hours"}
-    among = f"{best[goal.objective]} of {len(fit):,}"
-    if _limits(goal):
-        among = f"{best[goal.objective]} of the {len(fit):,} that meet what is asked"
-    if len(fit) == 1:
-        among = "is the only one that meets what is asked" if _limits(goal) else "is the only one"
+    fit = [row for row in rows if not row.misses and row.is_doubtful == chosen.is_doubtful]
+    among = _among(fit, chosen, goal)
     paid = "" if goal.currency is None else f", {_money(chosen, goal)}"
     at = "" if chosen.other_budget is None else f" at {chosen.other_budget:,} tokens a step"
     text = (
         f"{chosen.system} with {chosen.row.policy}{at} is chosen: it {among}. Predicted: "
         f"{_seconds(chosen)}, {spend(chosen.gpu_hours)} GPU-hours{paid}."
     )
+    if chosen.is_doubtful:
+        return f"No system meets what is asked reliably. {text}"
     if len(fit) == 1:
         return text
     second = min((row for row in fit if row is not chosen), key=lambda r: r.rank(goal.objective))
     return f"{text} Next is {second.system}, {_more(chosen, second, goal)}."
+
+
+def _among(fit: Sequence[RentalRow], chosen: RentalRow, goal: Goal) -> str:
+    """Half a sentence: what is best in the chosen one of those `fit` to be chosen."""
+    best = {"cost": "costs least", "seconds": "is fastest", "gpu_hours": "takes fewest GPU-hours"}
+    if chosen.is_doubtful:
+        few = f"of the {len(fit):,} that meet" if len(fit) > 1 else "the only one that meets"
+        rarely = "misses it least often, in" if len(fit) > 1 else "misses it in"
+        return f"is {few} it by prediction, and {rarely} {_share_of_worlds([chosen])}"
+    if len(fit) == 1:
+        return "is the only one that meets what is asked" if _limits(goal) else "is the only one"
+    asked = f"the {len(fit):,} that meet what is asked" if _limits(goal) else f"{len(fit):,}"
+    return f"{best[goal.objective]} of {asked}"
+
+
+def _share_of_worlds(rows: Sequence[RentalRow]) -> str:
+    """In how many worlds these miss a limit."""
+    missed = sorted(row.worlds_missed for row in rows)
+    worlds = len(rows[0].worlds or ())
+    several = f"{missed[0]} to {missed[-1]}" if missed[-1] > missed[0] else f"{missed[0]}"
+    return f"{several} of {worlds} worlds that the sample allows"
 
 
 def _more(chosen: RentalRow, second: RentalRow, goal: Goal) -> str:
@@ -92,6 +119,20 @@ def _missed(rows: Sequence[RentalRow], goal: Goal) -> list[str]:
         if (count := sum(kind in row.misses for row in rows))
     ]
     return [f"Of {len(rows):,} systems {' and '.join(missed)}."] if missed else []
+
+
+def _doubted(rows: Sequence[RentalRow], chosen: RentalRow, goal: Goal) -> list[str]:
+    """Those that would have been chosen if their prediction could be relied on."""
+    doubtful = [row for row in rows if row.is_doubtful]
+    if not doubtful or chosen.is_doubtful:
+        return []
+    better = {"cost": "cost less", "seconds": "be faster", "gpu_hours": "take fewer GPU-hours"}
+    one = len(doubtful) == 1
+    who = doubtful[0].system if one else f"{len(doubtful):,} others"
+    return [
+        f"{who} would {better[goal.objective]} and {'meets' if one else 'meet'} what is asked by "
+        f"prediction, but {'misses' if one else 'miss'} it in {_share_of_worlds(doubtful)}."
+    ]
 
 
 def _limits(goal: Goal) -> dict[str, str]:

@@ -100,7 +100,7 @@ def better_run(
     if not gaining:
         return None
     ranked = [gaining[took] for took in sorted(gaining)]
-    worlds = with_worlds(problem, WORLDS).worlds
+    worlds = with_worlds(problem, WORLDS).worlds[:WORLDS]
     usual = (leading[0], flavour)
     return _surest(problem, usual, ranked, worlds, pool) if worlds else ranked[0]
 

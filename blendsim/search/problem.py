@@ -40,7 +40,7 @@ class Problem(NamedTuple):
     lengths: Lengths
     drawn: Ints  # (n,) outputs to predict by: as varied as the sample, true where visible
     costs: RequestCosts  # of the expected lengths, in closed form
-    worlds: tuple[Ints, ...] = ()  # (n,) each; more outputs to judge schedules by, if any
+    worlds: tuple[Ints, ...] = ()  # (n,) each; more outputs to judge by, as far as they are drawn
 
     @property
     def true_lengths(self) -> Ints:
@@ -80,9 +80,11 @@ def expect(
 
 
 def with_worlds(problem: Problem, count: int) -> Problem:
-    """The problem with `count` possible worlds to judge schedules by; with none where lengths leave
-    only one.
+    """The problem with at least `count` possible worlds to judge schedules by, always the same
+    ones, and those that it has not drawn again; with none where lengths leave only one.
     """
+    if len(problem.worlds) >= count:
+        return problem
     settings, workload = problem.settings, problem.workload
     worlds = possible_worlds(
         workload,
@@ -120,12 +122,15 @@ def moved(problem: Problem, settings: Settings) -> Problem:
     )
     room = np.maximum(1, system.longest_request - problem.workload.prompt_len)
     lengths = problem.lengths._replace(expected=np.minimum(problem.lengths.expected, room))
+    worlds = tuple(np.minimum(world, room) for world in problem.worlds)
+    if not np.array_equal(lengths.expected, problem.lengths.expected):
+        worlds = ()  # where nothing is known they are drawn about what is expected
     return problem._replace(
         settings=settings,
         model=chosen_model(system, settings.overlap, settings.profile),
         lengths=lengths,
         drawn=np.minimum(problem.drawn, room),
-        worlds=tuple(np.minimum(world, room) for world in problem.worlds),
+        worlds=worlds,
         costs=costs_of(problem.workload, problem.prompts, settings, lengths.expected),
     )
 

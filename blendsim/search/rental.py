@@ -4,9 +4,10 @@ What does not depend on the system is done once: prompts are sorted and lengths 
 pool, and orders made once for all numbers of replicas.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import cache
 from itertools import groupby, product
 from typing import NamedTuple
 
@@ -25,11 +26,12 @@ from blendsim.search.problem import (
     Progress,
     moved,
     over_replicas,
-    plan_policy,
     plan_whole,
     prepare,
     scene_of,
 )
+from blendsim.search.reliable import Outcome, most_reliable
+from blendsim.search.spread import NO_SPREAD, Spread, with_range
 from blendsim.search.trial import (
     Trial,
     block_size,
@@ -68,6 +70,7 @@ class Rental(NamedTuple):
     rows: list[RentalRow]  # the best first
     chosen: RentalRow | None  # None where no row meets the limits
     plan: Plan | None  # the chosen row's
+    spread: Spread  # its times in other worlds; none where there is no row or one world only
     left_out: list[str]  # a sentence on each system that cannot run the pool
     notes: list[str]  # what was guessed or extrapolated
 
@@ -78,25 +81,8 @@ class _Scene(NamedTuple):
     problem: Problem
     flavour: Flavour
     plans: dict[str, Plan]  # by policy, made for one replica
-    limits: dict[int, Bounds]  # of one replica, by token budget, as far as they were asked for
+    limits: Callable[[int], Bounds]  # of one replica at up to so many tokens a step
     facts: PoolFacts
-
-    def limits_up_to(self, token_budget: int) -> Bounds:
-        """Bounds of engines of up to so many tokens a step, on the replicas asked for."""
-        wide = max(token_budget, self.flavour.token_budget)
-        settings = self.problem.settings
-        if wide not in self.limits:
-            one = replace(settings, dp=1, topology=COLOCATED.name)
-            block = block_size(self.problem, [self.flavour])
-            self.limits[wide] = find_bounds(self.problem._replace(settings=one), wide, block)
-        return self.limits[wide].over(settings.replicas)
-
-
-class _Outcome(NamedTuple):
-    """A candidate and what became of it."""
-
-    settings: Settings
-    row: RentalRow
 
 
 def find_candidates(
@@ -126,30 +112,26 @@ def rent(
     prices: Prices | None = None,
     progress: Progress = lambda _: None,
 ) -> Rental:
-    """Each candidate with the policy that is best there by prediction, and the best of them.
-    InputError if none can run the pool.
+    """Each candidate with the policy that is best there by prediction, and the best of them that
+    meets the limits reliably: by prediction and, where not all lengths are known, in 7 of 8 other
+    worlds at least. If none does it is the one that meets them by prediction and misses them in the
+    fewest worlds; none if none meets them by prediction. InputError if none can run the pool.
     """
-    base = prepare(workload, candidates.roomiest, progress)
+    base = with_range(prepare(workload, candidates.roomiest, progress))
     left_out = list(candidates.left_out)
     with ThreadPoolExecutor(2) as pool:  # compiled code runs outside the interpreter's lock
         done = [
-            _Outcome(problem.settings, _row(problem, trial, goal, prices, base.settings))
+            Outcome(problem.settings, _row(problem, trial, goal, prices, base.settings))
             for problem, trial in _trials(base, candidates.settings, left_out, pool, progress)
         ]
     if not done:
         raise InputError(f"no system can run this pool; {left_out[0]}")
-    done.sort(key=lambda outcome: outcome.row.rank(goal.objective))
+    best = most_reliable(base, done, goal, prices, progress)
     rows = [outcome.row for outcome in done]
     notes = [*workload.notes, *base.lengths.notes]
-    best = rows[0]
-    if best.misses:
-        return Rental(rows, None, None, left_out, notes)
-    progress(f"planning for {best.system}")
-    there = moved(base, done[0].settings)  # with the token budget that is best there
-    # NOTE: made again, since the plans of all systems together are more than memory may hold.
-    plan = plan_policy(there, best.row.policy)
-    plan = replace(plan, meta={**plan.meta, "predicted_seconds": best.row.predicted_seconds})
-    return Rental(rows, best, plan, left_out, [*notes, *best.notes])
+    if best is None:
+        return Rental(rows, None, None, NO_SPREAD, left_out, notes)
+    return Rental(rows, rows[0], best.plan, best.spread, left_out, [*notes, *rows[0].notes])
 
 
 def _trials(
@@ -184,7 +166,7 @@ def _scene(
     if it cannot run the pool.
     """
     progress(f"planning for {_kind(settings)}")
-    problem = moved(base, settings)
+    problem = with_range(moved(base, settings))
     longest = problem.model.system.longest_request
     if len(rows := oversize(base.workload, longest)):
         raise InputError(
@@ -202,8 +184,10 @@ def _scene(
         for policy in longest_first(policies)
     }
     plans = {policy: made[policy].result() for policy in policies}
-    facts = find_facts(problem, block_size(problem, [flavour]))
-    return _Scene(problem, flavour, plans, {}, facts)
+    block = block_size(problem, [flavour])
+    one = problem._replace(settings=replace(settings, dp=1, topology=COLOCATED.name))
+    limits = cache(lambda token_budget: find_bounds(one, token_budget, block))
+    return _Scene(problem, flavour, plans, limits, find_facts(problem, block))
 
 
 def _best_trial(scene: _Scene, pool: ThreadPoolExecutor) -> tuple[Problem, Trial]:
@@ -220,12 +204,13 @@ def _best_trial(scene: _Scene, pool: ThreadPoolExecutor) -> tuple[Problem, Trial
     better = better_run(problem, leading, flavour, pool)
     if better is None:
         best = leading[0]
-        limits = scene.limits_up_to(flavour.token_budget)
+        limits = scene.limits(flavour.token_budget).over(problem.settings.replicas)
         return problem, run_trial(
             problem, best.plan, best.policy, flavour, limits, scene.facts, best.seconds
         )
     run, engine = better
-    limits = scene.limits_up_to(engine.token_budget)
+    widest = max(engine.token_budget, flavour.token_budget)
+    limits = scene.limits(widest).over(problem.settings.replicas)
     return run_at_budget(problem, run.plan, run.policy, engine, limits, scene.facts)
 
 

@@ -178,7 +178,7 @@ def _surest(runs: Sequence[Run], space: Space, evaluator: Evaluator) -> Run:
 def _with_worlds(problem: Problem, count: int) -> tuple[Problem, tuple[Ints, ...]]:
     """The problem with worlds to search by, and as many others to confirm in what was found."""
     worlds = with_worlds(problem, 2 * count).worlds
-    return problem._replace(worlds=worlds[:count]), worlds[count:]
+    return problem._replace(worlds=worlds[:count]), worlds[count : 2 * count]
 
 
 def _confirmed(best: Run, runs: Sequence[Run], fresh: Sequence[Ints], evaluator: Evaluator) -> Run:

@@ -5,7 +5,7 @@ from typing import NamedTuple
 from blendsim.plan import Plan, require_same_workload
 from blendsim.report.metrics import Row
 from blendsim.request import Workload
-from blendsim.search.problem import Progress, prepare, with_worlds
+from blendsim.search.problem import Progress, prepare
 from blendsim.search.trial import block_size, find_bounds, find_engine, find_facts, run_trial
 from blendsim.search.world_run import seconds_in_each
 from blendsim.settings import Settings
@@ -42,5 +42,5 @@ def simulate_plan(
     seconds: list[float] = []
     if worlds:
         progress(f"simulating {plan.policy} in {worlds} worlds")
-        seconds = seconds_in_each(problem, plan, flavour, with_worlds(problem, worlds).worlds)
+        seconds = seconds_in_each(problem, plan, flavour, range(worlds))
     return Simulation(trial.row, trial.log, notes, seconds)

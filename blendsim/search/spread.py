@@ -1,5 +1,5 @@
-"""How far a predicted time may be off because lengths are not known: the chosen plan in other
-worlds that the sample allows.
+"""How far a predicted time may be off because lengths are not known: a chosen plan in other worlds
+that the sample allows, which had no part in choosing it.
 """
 
 from typing import NamedTuple
@@ -13,6 +13,8 @@ from blendsim.search.problem import Problem, Progress, with_worlds
 from blendsim.search.trial import find_engine
 from blendsim.search.world_run import seconds_in_each
 
+_RANGE = range(budgets.WORLDS, budgets.WORLDS + WORLDS)  # numbers of worlds; the first ones chose
+
 
 class Spread(NamedTuple):
     """A plan's times in several worlds."""
@@ -25,24 +27,27 @@ class Spread(NamedTuple):
 NO_SPREAD = Spread([], 0, 0)
 
 
-def spread(
-    problem: Problem,
-    plan: Plan,
-    token_budget: int,
-    worlds: int = WORLDS,
-    progress: Progress = lambda _: None,
-) -> Spread:
-    """The plan in so many worlds at this token budget; they had no part in choosing it. Prefill and
-    decode pools take long to simulate and are passed over.
+def with_range(problem: Problem) -> Problem:
+    """The problem with all worlds that choosing a plan and `spread` look at, drawn at once. Pools
+    of prefill and decode replicas need none.
     """
     if problem.settings.cluster.is_disaggregated:
-        return NO_SPREAD
-    several = with_worlds(problem, budgets.WORLDS + worlds).worlds[budgets.WORLDS :]
-    if not several:
+        return problem
+    return with_worlds(problem, _RANGE.stop)
+
+
+def spread(
+    problem: Problem, plan: Plan, token_budget: int, progress: Progress = lambda _: None
+) -> Spread:
+    """The plan at this token budget in WORLDS worlds that had no part in choosing it. Prefill and
+    decode pools take long to simulate and are passed over.
+    """
+    problem = with_range(problem)
+    if not problem.worlds:
         return NO_SPREAD
     progress(f"simulating {plan.policy} with other lengths that the sample allows")
     flavour = find_engine(problem, problem.settings.engine, token_budget)
-    seconds = seconds_in_each(problem, plan, flavour, several)
+    seconds = seconds_in_each(problem, plan, flavour, _RANGE)
     is_visible = problem.lengths.is_visible
     guessed = is_unlearned(
         problem.workload, pool_tree(problem.workload, problem.prompts), is_visible

@@ -1,12 +1,11 @@
 """A plan's run in one world or in several, for its seconds alone: no step log is built."""
 
 import os
-from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 
 from blendsim.plan import Plan
 from blendsim.request import Ints
-from blendsim.search.problem import Problem
+from blendsim.search.problem import Problem, with_worlds
 from blendsim.serving.flavour import Flavour
 from blendsim.sim.timing import run_seconds
 
@@ -26,9 +25,10 @@ def seconds_in(problem: Problem, plan: Plan, flavour: Flavour, output_len: Ints)
     )
 
 
-def seconds_in_each(
-    problem: Problem, plan: Plan, flavour: Flavour, worlds: Iterable[Ints]
-) -> list[float]:
-    """`seconds_in` of each of the worlds, ascending."""
+def seconds_in_each(problem: Problem, plan: Plan, flavour: Flavour, numbers: range) -> list[float]:
+    """`seconds_in` of the possible worlds of these numbers, ascending; none where lengths leave
+    only one world.
+    """
+    worlds = with_worlds(problem, numbers.stop).worlds[numbers.start : numbers.stop]
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # compiled code runs outside the lock
         return sorted(pool.map(lambda world: seconds_in(problem, plan, flavour, world), worlds))

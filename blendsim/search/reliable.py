@@ -1,0 +1,76 @@
+"""Which of the systems that were planned for meets the limits not by luck: where not all lengths
+are known a predicted time is that of one world of many, and a deadline that is met in it may be
+missed in others.
+"""
+
+from collections import Counter
+from dataclasses import replace
+from typing import NamedTuple
+
+from blendsim.plan import Plan
+from blendsim.report.rental import Goal, RentalRow
+from blendsim.search.prices import Prices
+from blendsim.search.problem import Problem, Progress, moved, plan_policy
+from blendsim.search.spread import Spread, spread
+from blendsim.settings import Settings
+
+
+class Outcome(NamedTuple):
+    """A candidate and what became of it."""
+
+    settings: Settings  # with the token budget that is best there
+    row: RentalRow
+
+
+class Tried(NamedTuple):
+    """An outcome whose plan was made and run in other worlds."""
+
+    outcome: Outcome
+    plan: Plan
+    spread: Spread
+
+
+def most_reliable(
+    base: Problem,
+    done: list[Outcome],
+    goal: Goal,
+    prices: Prices | None,
+    progress: Progress,
+) -> Tried | None:
+    """Sort what became of the candidates and plan the first of them, None if that misses a limit by
+    prediction. Who is first is run in other worlds, and behind the others then if that makes it
+    doubtful, until one stays first: a world takes a run, so that those behind are not run.
+    """
+
+    def rank(outcome: Outcome) -> tuple[float, ...]:
+        return outcome.row.rank(goal.objective)
+
+    best: Tried | None = None
+    done.sort(key=rank)
+    while not done[0].row.misses and done[0].row.worlds is None:
+        tried = _try_in_worlds(base, done[0], goal, prices, progress)
+        done[0] = tried.outcome
+        done.sort(key=rank)
+        if best is None or rank(tried.outcome) <= rank(best.outcome):
+            best = tried
+    assert best is None or best.outcome is done[0], "the plan that is kept is the first one's"
+    return best
+
+
+def _try_in_worlds(
+    base: Problem, outcome: Outcome, goal: Goal, prices: Prices | None, progress: Progress
+) -> Tried:
+    """Plan for a candidate, and see in how many other worlds its plan misses the limits."""
+    settings, row = outcome
+    progress(f"planning for {row.system}")
+    there = moved(base, settings)
+    # NOTE: made again, since the plans of all systems together are more than memory may hold.
+    plan = plan_policy(there, row.row.policy)
+    plan = replace(plan, meta={**plan.meta, "predicted_seconds": row.row.predicted_seconds})
+    found = spread(there, plan, row.row.token_budget, progress)
+    missed: Counter[str] = Counter()
+    for seconds in found.seconds:
+        bill = None if prices is None else prices.bill(row.gpu, row.row.gpus, seconds)
+        missed.update(goal.missed(seconds, None if bill is None else bill.cost))
+    row = replace(row, worlds=tuple(found.seconds), misses_in=dict(missed))
+    return Tried(Outcome(settings, row), plan, found)
