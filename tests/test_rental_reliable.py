@@ -160,6 +160,7 @@ def test_pools_of_prefill_and_decode_replicas_go_by_prediction() -> None:
 def test_prompts_are_sorted_and_worlds_drawn_once_for_all_systems(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    goal = Goal(missed_in(dp=1, count=3))  # which prepares the pool for itself
     counted = dict.fromkeys(("sort_prompts", "look_ahead", "possible_worlds"), 0)
 
     def counting(name: str) -> Any:
@@ -175,7 +176,7 @@ def test_prompts_are_sorted_and_worlds_drawn_once_for_all_systems(
         monkeypatch.setattr(problem, name, counting(name))
     asked = replace(ASKED, planner="auto")
     candidates = find_candidates(asked, ["a100-80g", "h200"], [1], [1, 2])
-    rental = rent(sampled_pool(), candidates, Goal(missed_in(dp=1, count=3)))
+    rental = rent(sampled_pool(), candidates, goal)
     assert sum(row.worlds is not None for row in rental.rows) >= 1
     assert counted == {"sort_prompts": 1, "look_ahead": 1, "possible_worlds": 1}
 
