@@ -13,7 +13,7 @@ from blendsim.perf.model import step_model
 from blendsim.perf.step import step_costs
 from blendsim.plan import write_plan
 from blendsim.planner.blend import BlendSettings
-from blendsim.planner.make import PACED, Scene, make_plan
+from blendsim.planner.make import PACED, Groundwork, make_plan
 from blendsim.planner.outlook import look_ahead
 from blendsim.planner.pace import pace
 from blendsim.prefix import sort_prompts
@@ -39,12 +39,12 @@ def make_small_plans(options: Options, out: Path) -> None:
     prompts = sort_prompts(pool)
     lengths = look_ahead(pool, prompts, system, settings.sample, settings.seed)
     costs = closed_form(system, pool.prompt_len, lengths.lengths.expected)
-    scene = Scene(pool, prompts, lengths.lengths, costs, BlendSettings())
+    ground = Groundwork(pool, prompts, lengths.lengths, costs, BlendSettings())
     for name in NAMES:
         source = {"traces": [f"{name}.parquet"], "skip_oversize": False, "read": {}}
         meta = {"settings": asdict(settings), "source": source}
         for policy in POLICIES:
-            plan = make_plan(policy, scene, settings.seed, meta)
+            plan = make_plan(policy, ground, settings.seed, meta)
             if policy == PACED:
                 model = step_model(system)
                 steps = step_costs(model, True, True, settings.nano_batches or 1)

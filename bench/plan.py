@@ -16,7 +16,7 @@ from tree import quizzes
 from blendsim.perf.density import closed_form
 from blendsim.planner.blend import BlendSettings
 from blendsim.planner.lengths import expect_lengths
-from blendsim.planner.make import POLICIES, Scene, make_plan
+from blendsim.planner.make import POLICIES, Groundwork, make_plan
 from blendsim.planner.tree import pool_tree
 from blendsim.prefix import sort_prompts
 from blendsim.request import Prompts, Workload, from_lengths, pool
@@ -68,10 +68,10 @@ def measure(workload: Workload, share: float) -> list[str]:
     lengths, estimating = timed(lambda: expect_lengths(workload, tree, share, rng))
     costs = closed_form(SYSTEM, workload.prompt_len, lengths.expected)
     steps = [sorting, building, estimating]
-    scene, meeting = timed(lambda: Scene(workload, prompts, lengths, costs, BlendSettings()))
-    steps.append(meeting)
+    ground, laying = timed(lambda: Groundwork(workload, prompts, lengths, costs, BlendSettings()))
+    steps.append(laying)
     for policy in POLICIES:
-        plan, seconds = timed(lambda policy=policy: make_plan(policy, scene, 0, {}))
+        plan, seconds = timed(lambda policy=policy: make_plan(policy, ground, 0, {}))
         steps.append(seconds)
     report = plan.meta["arrange"]
     kept = report["sharing_after"] / max(report["sharing_before"], 1)

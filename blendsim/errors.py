@@ -39,8 +39,8 @@ class UnknownName(BlendsimError):
         if meant:
             listed = "" if len(meant) == len(several) else f" ({', '.join(several)})"
             super().__init__(
-                f"unknown {kind} {name!r}: several are called so{listed}; nearest known: "
-                f"{', '.join(meant)}"
+                f"unknown {kind} {name!r}: several are called so{listed}; "
+                f"{'nearest known' if not listed else 'of these known'}: {', '.join(meant)}"
             )
             return
         cased = {each.lower(): each for each in names}

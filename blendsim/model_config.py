@@ -46,6 +46,12 @@ _TOWERS = ("vision_config", "audio_config")
 _TOWER_LAYERS = ("num_hidden_layers", "depth", "encoder_layers")
 _TOWER_WIDTH = ("embed_dim", "hidden_size", "d_model")
 _TOWER_MLP = ("intermediate_size", "encoder_ffn_dim")
+#: Layers, width and MLP of towers by default: a config may leave out what does not differ.
+_TOWER_DEFAULTS = {
+    "pixtral": (24, 1_024, 4_096),
+    "clip_vision_model": (12, 768, 3_072),
+    "siglip_vision_model": (12, 768, 3_072),
+}
 _GATED_TOWERS = ("pixtral", "qwen2_5_vl")  # whose MLPs have three matrices, others' two
 
 
@@ -154,9 +160,9 @@ def _tower(path: Path, name: str, tower: Any) -> int:
     if not isinstance(tower, dict):
         raise InputError(f"{path}: {name!r} is {_short(tower)}, no table; mend it")
 
-    def size(names: tuple[str, ...], product: float | None = None) -> int:
+    def size(names: tuple[str, ...], usual: float | None) -> int:
         found = next((one for one in names if tower.get(one) is not None), names[0])
-        value: Any = product if tower.get(found) is None else tower[found]
+        value: Any = usual if tower.get(found) is None else tower[found]
         is_number = isinstance(value, int | float) and not isinstance(value, bool)
         if is_number and 1 <= value <= _LARGEST_TOWER and value == int(value):
             return int(value)
@@ -166,10 +172,12 @@ def _tower(path: Path, name: str, tower: Any) -> int:
             f"give it, or remove {name!r} to count the decoder alone"
         )
 
-    layers, width = size(_TOWER_LAYERS), size(_TOWER_WIDTH)
+    kind = str(tower.get("model_type"))
+    usual = _TOWER_DEFAULTS.get(kind, (None, None, None))
+    layers, width = size(_TOWER_LAYERS, usual[0]), size(_TOWER_WIDTH, usual[1])
     ratio = tower.get("mlp_ratio")
-    mlp = size(_TOWER_MLP, ratio * width if isinstance(ratio, int | float) else None)
-    matrices = 3 if tower.get("model_type") in _GATED_TOWERS else 2
+    mlp = size(_TOWER_MLP, ratio * width if isinstance(ratio, int | float) else usual[2])
+    matrices = 3 if kind in _GATED_TOWERS else 2
     return layers * (4 * width * width + matrices * width * mlp)
 
 

@@ -124,12 +124,12 @@ def test_what_to_rent_is_told_its_range_and_how_often_it_is_late() -> None:
     worlds = found["worlds"]
     assert worlds == told(*given[:4], "--gpu", "a100-80g")["worlds"]
     seconds = found["chosen"]["predicted_seconds"]
-    deadline = max(seconds, (worlds[5] + worlds[6]) / 2)
+    deadline = max(seconds, (worlds[3] + worlds[4]) / 2)
     late = sum(world > deadline for world in worlds)
-    assert late > 0, "or this says nothing"
+    assert late > 1, "or this says nothing"
     shown = " ".join(invoke("plan", *given, "--deadline", f"{deadline!r}s").stdout.split())
     assert f"In {late} of them it misses the deadline of " in shown
-    assert (late > 1) == ("No system meets what is asked reliably." in shown)
-    assert (late > 1) == (f"deadline {late}/8" in shown)
+    assert "No system meets what is asked reliably." in shown
+    assert f"deadline {late}/8" in shown
     assert "misses the deadline of" not in invoke("plan", *given, "--deadline", "9h").stdout
     assert told(*given[:2], "--sample", 1, *given[4:])["worlds"] == []

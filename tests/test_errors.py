@@ -31,7 +31,7 @@ def test_a_name_that_goes_on_is_nearer_than_one_that_looks_alike() -> None:
 def test_a_name_of_several_lists_them_and_those_that_are_known() -> None:
     told = str(UnknownName("GPU", "A100", ["h100", "a100-80g"], ("a100-80g", "A100-40GB")))
     assert told == (
-        "unknown GPU 'A100': several are called so (a100-80g, A100-40GB); nearest known: a100-80g"
+        "unknown GPU 'A100': several are called so (a100-80g, A100-40GB); of these known: a100-80g"
     )
     told = str(UnknownName("model", "qwen3", ["b", "qwen3-8b", "qwen3-32b"], ("qwen3-8b", "b")))
     assert told == "unknown model 'qwen3': several are called so; nearest known: qwen3-8b, b"

@@ -152,6 +152,16 @@ def test_a_gated_tower_has_three_matrices_an_mlp(tmp_path: Path) -> None:
     assert model.tower_parameters == 24 * (4 * 1_024**2 + 3 * 1_024 * 4_096)
 
 
+def test_a_tower_that_leaves_out_what_is_usual_has_that(tmp_path: Path) -> None:
+    """Configs hold what differs from a class's defaults."""
+    bare = {"model_type": "pixtral"}
+    model = read(tmp_path, {"text_config": SHAPE, "vision_config": bare})
+    assert model.tower_parameters == 24 * (4 * 1_024**2 + 3 * 1_024 * 4_096)
+    less = bare | {"num_hidden_layers": 2}
+    model = read(tmp_path, {"text_config": SHAPE, "vision_config": less})
+    assert model.tower_parameters == 2 * (4 * 1_024**2 + 3 * 1_024 * 4_096)
+
+
 def test_a_tower_that_hears_is_counted_too(tmp_path: Path) -> None:
     whisper = {"encoder_layers": 32, "d_model": 1_280, "encoder_ffn_dim": 5_120}
     model = read(tmp_path, {"text_config": SHAPE, "vision_config": CLIP, "audio_config": whisper})
@@ -162,7 +172,7 @@ def test_a_tower_that_hears_is_counted_too(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("tower", "message"),
     [
-        ({"model_type": "clip"}, "'num_hidden_layers' of 'vision_config' is missing, so what the"),
+        ({"model_type": "own"}, "'num_hidden_layers' of 'vision_config' is missing, so what the"),
         (CLIP | {"hidden_size": -1}, "'hidden_size' of 'vision_config' is -1, so what the tower"),
         (CLIP | {"intermediate_size": None}, "'intermediate_size' of 'vision_config' is missing"),
         (CLIP | {"num_hidden_layers": 2.5}, "'num_hidden_layers' of 'vision_config' is 2.5"),

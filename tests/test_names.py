@@ -75,7 +75,7 @@ def test_cards_that_share_a_short_name_are_all_told(called: str, cards: str) -> 
     done = CliRunner().invoke(app, trace)
     assert done.exit_code == 2
     assert done.stderr == (
-        f"error: unknown GPU {called!r}: several are called so ({cards}); nearest known: a100-80g\n"
+        f"error: unknown GPU {called!r}: several are called so ({cards}); of these known: a100-80g\n"
     )
 
 

@@ -16,7 +16,7 @@ from blendsim.perf.density import RequestCosts, closed_form
 from blendsim.plan import DUAL_SCAN, IN_ORDER, Plan, require_same_workload, write_plan
 from blendsim.planner.blend import BlendSettings
 from blendsim.planner.lengths import Lengths, expect_lengths
-from blendsim.planner.make import POLICIES, Scene, make_plan
+from blendsim.planner.make import POLICIES, Groundwork, make_plan
 from blendsim.planner.split import SplitRule
 from blendsim.planner.tree import pool_tree
 from blendsim.prefix import sort_prompts
@@ -36,8 +36,8 @@ def plan_for(policy: str, workload: Workload, share: float = 0.3, seed: int = 0)
     lengths = learn(workload, share)
     costs = closed_form(SYSTEM, workload.prompt_len, lengths.expected)
     prompts = sort_prompts(workload)
-    scene = Scene(workload, prompts, lengths, costs, BlendSettings())
-    return make_plan(policy, scene, seed, {"origin": ["test"]})
+    ground = Groundwork(workload, prompts, lengths, costs, BlendSettings())
+    return make_plan(policy, ground, seed, {"origin": ["test"]})
 
 
 # ---- promises: each takes a policy and a pool
@@ -191,8 +191,8 @@ def test_a_pool_that_is_all_sample_has_nothing_left_to_blend() -> None:
     workload = from_lengths([5, 6, 7], [1, 2, 3])
     lengths = learn(workload, 0.5, least=32)
     costs = closed_form(SYSTEM, workload.prompt_len, lengths.expected)
-    scene = Scene(workload, sort_prompts(workload), lengths, costs, BlendSettings())
-    plan = make_plan("blend", scene, 0, {})
+    ground = Groundwork(workload, sort_prompts(workload), lengths, costs, BlendSettings())
+    plan = make_plan("blend", ground, 0, {})
     assert plan.is_first.all()
     assert plan.order.tolist() == [0, 1, 2]
     assert plan.root_density > 0
@@ -218,7 +218,9 @@ def test_settings_reach_the_split(workload: Workload, kept: float) -> None:
         workload.prompt_len.astype(np.float64), lengths.expected.astype(np.float64), 1.0
     )
     rule = BlendSettings(SplitRule(kept_sharing=kept, worth=0.0), block_tokens=1)
-    plan = make_plan("blend", Scene(workload, sort_prompts(workload), lengths, costs, rule), 0, {})
+    plan = make_plan(
+        "blend", Groundwork(workload, sort_prompts(workload), lengths, costs, rule), 0, {}
+    )
     report = plan.meta["arrange"]
     assert report["sharing_after"] >= kept * report["sharing_before"]
     if kept == 1.0:
@@ -230,10 +232,10 @@ def test_plans_made_from_what_several_share_are_those_made_alone(tmp_path: Path)
     workload = blended_pool()
     lengths = learn(workload, 0.3)
     costs = closed_form(SYSTEM, workload.prompt_len, lengths.expected)
-    scene = Scene(workload, sort_prompts(workload), lengths, costs, BlendSettings())
+    ground = Groundwork(workload, sort_prompts(workload), lengths, costs, BlendSettings())
     with ThreadPoolExecutor(3) as pool:
         asked = ["paced", "blend", "dfs", "paced", "random", "fcfs"]
-        plans = list(pool.map(lambda p: make_plan(p, scene, 7, {"origin": ["test"]}), asked))
+        plans = list(pool.map(lambda p: make_plan(p, ground, 7, {"origin": ["test"]}), asked))
     for plan in plans:
         write_plan(plan, tmp_path / "shared.parquet")
         write_plan(plan_for(plan.policy, workload, seed=7), tmp_path / "alone.parquet")

@@ -268,7 +268,7 @@ def test_import_without_the_package_says_so_in_one_line(tmp_path, monkeypatch):
 
 
 def test_import_of_an_unknown_name_is_refused(tmp_path):
-    with pytest.raises(UnknownName, match=r"unknown GPU 'a100': .*; nearest known: a100-80g$"):
+    with pytest.raises(UnknownName, match=r"unknown GPU 'a100': .*; of these known: a100-80g$"):
         import_profiles(tmp_path, ["a100"])
     with pytest.raises(UnknownName, match="unknown model 'llama-3-8b'"):
         import_profiles(tmp_path, ["h100"], ["llama-3-8b"])

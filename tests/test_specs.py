@@ -86,7 +86,7 @@ def test_model_without_room_for_kv_is_refused() -> None:
 def test_unknown_names_come_with_the_nearest() -> None:
     with pytest.raises(UnknownName, match=r"unknown model 'Llama-3\.1-9B'.*llama-3\.1-8b"):
         find_model("Llama-3.1-9B")
-    with pytest.raises(UnknownName, match=r"unknown GPU 'a100': .*; nearest known: a100-80g$"):
+    with pytest.raises(UnknownName, match=r"unknown GPU 'a100': .*; of these known: a100-80g$"):
         find_gpu("a100")
 
 

@@ -19,7 +19,7 @@ TOLD = {
     "old Mac": (b"input_tokens,output_tokens\r5,6", "its lines end in CR alone; save it with LF"),
     "semicolons": (b"input_tokens;output_tokens\n5;6\n", "separated by semicolons; .* by commas"),
     "tabs": (b"input_tokens\toutput_tokens\n5\t6\n", "separated by tabs; .* by commas"),
-    "a comment": (b"# a log\ninput_tokens,output_tokens\n", "a comment; begin the file with"),
+    "a comment": (b"# a log; v2\ninput_tokens,output_tokens\n", "a comment; begin the file with"),
     "no header": (b"5,6.5\n7,8\n", "numbers where the names .* should be; begin the file with"),
     "JSON array": (b'[{"prompt": "x"}]\n', "a JSON array; write JSON Lines, one object a line"),
     "JSON over lines": (b'{\n "prompt": "x"\n}\n', "over several lines; write JSON Lines"),

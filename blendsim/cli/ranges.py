@@ -32,6 +32,7 @@ def range_told(spread: "Spread", missed: Mapping[str, int] | None = None) -> lis
                 f" {spread.guessed:,} requests are of sources without a sampled length, and are "
                 f"guessed: {doubt}."
             )
-    for limit, worlds in (missed or {}).items():
-        told += f" In {worlds} of them it misses {limit}: leave more room."
+    if missed:
+        late = [f"in {worlds} of them it misses {limit}" for limit, worlds in missed.items()]
+        told += f" I{', '.join(late)[1:]}: leave more room."
     return [told]

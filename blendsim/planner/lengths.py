@@ -31,7 +31,8 @@ PRIOR_DOUBT = math.log(2.0)
 class Lengths(NamedTuple):
     """What planning believes about outputs, a row a request."""
 
-    expected: Ints  # tokens, ≥ 1; the true length where visible
+    expected: Ints  # tokens, ≥ 1; the true length where visible; no more than fit
+    uncut: Ints  # the same, whether they fit or not
     is_visible: NDArray[np.bool_]  # the true length was seen: sampled, known, or all are given
     is_sampled: NDArray[np.bool_]  # runs before all others, to learn its length
     workload_hash: str  # plan.fingerprint of what was visible
@@ -80,7 +81,9 @@ def expect_lengths(
         )
         is_visible = is_sampled | workload.is_known
     expected, notes = estimate(workload, tree, is_visible, rule, guess)
-    return Lengths(expected, is_visible, is_sampled, fingerprint(workload, is_visible), notes)
+    return Lengths(
+        expected, expected, is_visible, is_sampled, fingerprint(workload, is_visible), notes
+    )
 
 
 def draw(
@@ -121,7 +124,7 @@ def draw(
         doubt = PRIOR_DOUBT if is_doubted else 0.0
         factor = np.exp(doubt * rng.standard_normal(int(tree.group.max()) + 1))[tree.group[leaf]]
         row = tree.order[leaf]
-        mean = _means_below(factor * lengths.expected[row], workload.output_limit[row])
+        mean = _means_below(factor * lengths.uncut[row], workload.output_limit[row])
         # NOTE: a mean at the limit is infinite here, and one draw of a thousand million is 0.
         length = np.maximum(1.0, np.rint(-np.log1p(-luck[leaf]) * np.minimum(mean, 1e12)))
         drawn[row] = length.astype(np.int64)

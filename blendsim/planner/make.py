@@ -20,7 +20,7 @@ from blendsim.request import Ints, Workload
 PACED = "paced"
 
 
-class Scene:
+class Groundwork:
     """What a pool's plans are made from. What several policies need is computed once; they may be
     planned in threads beside each other.
 
@@ -56,16 +56,16 @@ class Scene:
             return self._blended
 
 
-def make_plan(policy: str, scene: Scene, seed: int, meta: Mapping[str, Any]) -> Plan:
+def make_plan(policy: str, ground: Groundwork, seed: int, meta: Mapping[str, Any]) -> Plan:
     """The plan of `policy` (one of `POLICIES`) for the whole workload. Its meta is `meta`, the seed
     and what the policy says about its order.
     """
     if policy not in _POLICIES:
         raise UnknownName("policy", policy, POLICIES)
-    lengths = scene.lengths
+    lengths = ground.lengths
     rng = np.random.default_rng((seed, POLICIES.index(policy)))
-    first = dfs(lengths.is_sampled, scene.tree)
-    rest = _POLICIES[policy](scene, rng)
+    first = dfs(lengths.is_sampled, ground.tree)
+    rest = _POLICIES[policy](ground, rng)
     order = np.concatenate((first, rest.order))
     plan = Plan(
         policy=policy,
@@ -75,7 +75,7 @@ def make_plan(policy: str, scene: Scene, seed: int, meta: Mapping[str, Any]) -> 
         is_first=np.arange(len(order)) < len(first),
         is_visible=lengths.is_visible[order],
         expected_output=lengths.expected[order],
-        density=np.concatenate((scene.density[first], rest.density)),
+        density=np.concatenate((ground.density[first], rest.density)),
         root_density=rest.root_density,
         workload_hash=lengths.workload_hash,
         meta={**meta, "seed": seed, **rest.facts},
@@ -94,48 +94,48 @@ class _Ordered(NamedTuple):
     facts: Mapping[str, Any]  # for the plan's meta
 
 
-def _fcfs(scene: Scene, _: np.random.Generator) -> _Ordered:
-    return _in_order(fcfs(scene.rest), scene)
+def _fcfs(ground: Groundwork, _: np.random.Generator) -> _Ordered:
+    return _in_order(fcfs(ground.rest), ground)
 
 
-def _random(scene: Scene, rng: np.random.Generator) -> _Ordered:
-    return _in_order(shuffled(scene.rest, rng), scene)
+def _random(ground: Groundwork, rng: np.random.Generator) -> _Ordered:
+    return _in_order(shuffled(ground.rest, rng), ground)
 
 
-def _dfs(scene: Scene, _: np.random.Generator) -> _Ordered:
-    return _in_order(dfs(scene.rest, scene.tree), scene)
+def _dfs(ground: Groundwork, _: np.random.Generator) -> _Ordered:
+    return _in_order(dfs(ground.rest, ground.tree), ground)
 
 
-def _in_order(order: Ints, scene: Scene) -> _Ordered:
-    return _Ordered(order, scene.density[order], IN_ORDER, scene.root_density, {})
+def _in_order(order: Ints, ground: Groundwork) -> _Ordered:
+    return _Ordered(order, ground.density[order], IN_ORDER, ground.root_density, {})
 
 
-def _blended(scene: Scene, _: np.random.Generator) -> _Ordered:
-    return scene.blended
+def _blended(ground: Groundwork, _: np.random.Generator) -> _Ordered:
+    return ground.blended
 
 
-def _blend(scene: Scene) -> _Ordered:
-    if not scene.rest.any():  # all were sampled: nothing is left to blend
-        return _Ordered(fcfs(scene.rest), np.zeros(0), DUAL_SCAN, scene.root_density, {})
-    done = blend(scene.workload, scene.prompts, scene.rest, scene.costs, scene.settings)
+def _blend(ground: Groundwork) -> _Ordered:
+    if not ground.rest.any():  # all were sampled: nothing is left to blend
+        return _Ordered(fcfs(ground.rest), np.zeros(0), DUAL_SCAN, ground.root_density, {})
+    done = blend(ground.workload, ground.prompts, ground.rest, ground.costs, ground.settings)
     columns = ("order", "density", "root_density")
     facts = {key: value for key, value in done._asdict().items() if key not in columns}
-    admission = DUAL_SCAN if scene.settings.ends == BOTH_ENDS else IN_ORDER
-    way = -1 if scene.settings.ends == MEMORY_FIRST else 1
+    admission = DUAL_SCAN if ground.settings.ends == BOTH_ENDS else IN_ORDER
+    way = -1 if ground.settings.ends == MEMORY_FIRST else 1
     order, rho = done.order[::way], done.density[::way]
     return _Ordered(order, rho, admission, done.root_density, {"arrange": facts})
 
 
-def _paced(scene: Scene, _: np.random.Generator) -> _Ordered:
+def _paced(ground: Groundwork, _: np.random.Generator) -> _Ordered:
     """As `blend`; pace.py chooses what its steps compute."""
-    done = scene.blended
+    done = ground.blended
     if done.admission != DUAL_SCAN:
         return done
     places = evened(done.density, done.root_density)
     return done._replace(order=done.order[places], density=done.density[places])
 
 
-_POLICIES: dict[str, Callable[[Scene, np.random.Generator], _Ordered]] = {
+_POLICIES: dict[str, Callable[[Groundwork, np.random.Generator], _Ordered]] = {
     "fcfs": _fcfs,
     "random": _random,
     "dfs": _dfs,

@@ -39,10 +39,8 @@ def look_ahead(
     tree = pool_tree(workload, prompts)
     lengths = expect_lengths(workload, tree, share, rng, None, rule, system, guess)
     room = np.maximum(1, system.longest_request - workload.prompt_len)
-    # NOTE: drawn about what is expected anywhere and cut then, so that a pool that is moved to a
-    # smaller system has the lengths it would have if it were prepared there.
-    drawn = np.minimum(draw(workload, tree, lengths, rng, rule), room)
-    return Outlook(lengths._replace(expected=np.minimum(lengths.expected, room)), drawn)
+    lengths = lengths._replace(expected=np.minimum(lengths.expected, room))
+    return Outlook(lengths, np.minimum(draw(workload, tree, lengths, rng, rule), room))
 
 
 def possible_worlds(

@@ -15,7 +15,7 @@ def rental_advice(rows: Sequence[RentalRow], chosen: RentalRow | None, goal: Goa
     if chosen is None:
         told = [f"No system is chosen: {nothing_meets(rows, goal)}."]
     else:
-        doubted = _doubted(rows, chosen, goal)
+        doubted = _doubted(rows, chosen)
         told = [_why(rows, chosen, goal), *doubted, *_faster(rows, chosen, goal)]
         told += _missed(rows, goal)
     if goal.currency is None:
@@ -59,19 +59,27 @@ def _why(rows: Sequence[RentalRow], chosen: RentalRow, goal: Goal) -> str:
     if len(fit) == 1:
         return text
     second = min((row for row in fit if row is not chosen), key=lambda r: r.rank(goal.objective))
-    return f"{text} Next is {second.system}, {_more(chosen, second, goal)}."
+    by = " by prediction" if chosen.worlds and _limits(goal) else ""  # it was not run in worlds
+    return f"{text} Next{by} is {second.system}, {_more(chosen, second, goal)}."
 
 
 def _among(fit: Sequence[RentalRow], chosen: RentalRow, goal: Goal) -> str:
     """Half a sentence: what is best in the chosen one of those `fit` to be chosen."""
     best = {"cost": "costs least", "seconds": "is fastest", "gpu_hours": "takes fewest GPU-hours"}
     if chosen.is_doubtful:
-        few = f"of the {len(fit):,} that meet" if len(fit) > 1 else "the only one that meets"
-        rarely = "misses it least often, in" if len(fit) > 1 else "misses it in"
-        return f"is {few} it by prediction, and {rarely} {_share_of_worlds([chosen])}"
+        misses = f"misses it in {_share_of_worlds([chosen])}"
+        if len(fit) == 1:
+            return f"is the only one that meets what is asked by prediction, and {misses}"
+        others = [row.worlds_missed for row in fit if row is not chosen]
+        rarely = "fewer" if min(others) > chosen.worlds_missed else "no more"
+        return (
+            f"meets what is asked by prediction, as {len(fit):,} do, and {misses}, {rarely} than "
+            "any other"
+        )
     if len(fit) == 1:
         return "is the only one that meets what is asked" if _limits(goal) else "is the only one"
-    asked = f"the {len(fit):,} that meet what is asked" if _limits(goal) else f"{len(fit):,}"
+    by = " by prediction" if chosen.worlds else ""
+    asked = f"the {len(fit):,} that meet what is asked{by}" if _limits(goal) else f"{len(fit):,}"
     return f"{best[goal.objective]} of {asked}"
 
 
@@ -80,7 +88,7 @@ def _share_of_worlds(rows: Sequence[RentalRow]) -> str:
     missed = sorted(row.worlds_missed for row in rows)
     worlds = len(rows[0].worlds or ())
     several = f"{missed[0]} to {missed[-1]}" if missed[-1] > missed[0] else f"{missed[0]}"
-    return f"{several} of {worlds} worlds that the sample allows"
+    return f"{several} of {worlds} possible worlds"
 
 
 def _more(chosen: RentalRow, second: RentalRow, goal: Goal) -> str:
@@ -121,17 +129,16 @@ def _missed(rows: Sequence[RentalRow], goal: Goal) -> list[str]:
     return [f"Of {len(rows):,} systems {' and '.join(missed)}."] if missed else []
 
 
-def _doubted(rows: Sequence[RentalRow], chosen: RentalRow, goal: Goal) -> list[str]:
+def _doubted(rows: Sequence[RentalRow], chosen: RentalRow) -> list[str]:
     """Those that would have been chosen if their prediction could be relied on."""
     doubtful = [row for row in rows if row.is_doubtful]
     if not doubtful or chosen.is_doubtful:
         return []
-    better = {"cost": "cost less", "seconds": "be faster", "gpu_hours": "take fewer GPU-hours"}
     one = len(doubtful) == 1
     who = doubtful[0].system if one else f"{len(doubtful):,} others"
     return [
-        f"{who} would {better[goal.objective]} and {'meets' if one else 'meet'} what is asked by "
-        f"prediction, but {'misses' if one else 'miss'} it in {_share_of_worlds(doubtful)}."
+        f"{who} would come before it by prediction, but {'misses' if one else 'miss'} what is "
+        f"asked in {_share_of_worlds(doubtful)}."
     ]
 
 

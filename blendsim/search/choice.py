@@ -17,7 +17,7 @@ from blendsim.report.metrics import Row, beside, with_regret
 from blendsim.report.optimum import Bounds
 from blendsim.request import Workload
 from blendsim.search.budgets import Run, better_run, leading_runs, other_budgets
-from blendsim.search.problem import Problem, Progress, plan_policy, prepare, scene_of
+from blendsim.search.problem import Problem, Progress, lay_ground, plan_policy, prepare
 from blendsim.search.trial import (
     Trial,
     block_size,
@@ -29,6 +29,7 @@ from blendsim.search.trial import (
     widest,
 )
 from blendsim.settings import AUTO, Settings
+from blendsim.sim.run import require_modelled
 from blendsim.steplog import StepLog
 
 
@@ -87,21 +88,23 @@ def try_policies(problem: Problem, progress: Progress) -> list[Trial]:
     planner = problem.settings.planner
     policies = POLICIES if planner == AUTO else (planner,)
     flavour = find_engine(problem, problem.settings.engine)
+    require_modelled(flavour, problem.settings.cluster, problem.settings.host)
     block = block_size(problem, [flavour])
     facts = find_facts(problem, block)
     progress(f"bounds for {flavour.token_budget} tokens a step")
     limits = find_bounds(problem, flavour.token_budget, block)
 
-    scene = scene_of(problem)
+    ground = lay_ground(problem)
 
     def run(policy: str) -> Trial:
         progress(f"planning and simulating {policy}")
-        plan = plan_policy(problem, policy, scene=scene)
+        plan = plan_policy(problem, policy, ground=ground)
         return run_trial(problem, plan, policy, flavour, limits, facts)
 
     with ThreadPoolExecutor(2) as pool:
-        trials = {policy: pool.submit(run, policy) for policy in longest_first(policies)}
-        return [trials[policy].result() for policy in policies]
+        order = longest_first(policies)
+        trials = dict(zip(order, pool.map(run, order), strict=True))
+    return [trials[policy] for policy in policies]
 
 
 def _at_other_budget(

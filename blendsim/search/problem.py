@@ -16,7 +16,7 @@ from blendsim.perf.step import step_costs
 from blendsim.plan import Plan
 from blendsim.planner.blend import BlendSettings
 from blendsim.planner.lengths import Lengths
-from blendsim.planner.make import PACED, Scene, make_plan
+from blendsim.planner.make import PACED, Groundwork, make_plan
 from blendsim.planner.outlook import Outlook, look_ahead, possible_worlds, reported_lengths
 from blendsim.planner.pace import pace
 from blendsim.planner.partition import partition, sharing_lost
@@ -80,8 +80,9 @@ def expect(
 
 
 def with_worlds(problem: Problem, count: int) -> Problem:
-    """The problem with at least `count` possible worlds to judge schedules by, always the same
-    ones, and those that it has not drawn again; with none where lengths leave only one.
+    """The problem with at least `count` possible worlds to judge schedules by; with none where
+    lengths leave only one. A problem's worlds are always the same ones in the same order, so that
+    one that has enough of them is handed back.
     """
     if len(problem.worlds) >= count:
         return problem
@@ -122,39 +123,49 @@ def moved(problem: Problem, settings: Settings) -> Problem:
     )
     room = np.maximum(1, system.longest_request - problem.workload.prompt_len)
     lengths = problem.lengths._replace(expected=np.minimum(problem.lengths.expected, room))
-    worlds = tuple(np.minimum(world, room) for world in problem.worlds)
-    if not np.array_equal(lengths.expected, problem.lengths.expected):
-        worlds = ()  # where nothing is known they are drawn about what is expected
     return problem._replace(
         settings=settings,
         model=chosen_model(system, settings.overlap, settings.profile),
         lengths=lengths,
         drawn=np.minimum(problem.drawn, room),
-        worlds=worlds,
+        worlds=tuple(np.minimum(world, room) for world in problem.worlds),
         costs=costs_of(problem.workload, problem.prompts, settings, lengths.expected),
     )
 
 
-def scene_of(problem: Problem, blend: BlendSettings | None = None) -> Scene:
-    """What plans of several policies for the problem share."""
+def lay_ground(problem: Problem, blend: BlendSettings | None = None) -> Groundwork:
+    """What plans of several policies for the problem share, on however many replicas."""
     rule = blend or BlendSettings()
-    return Scene(problem.workload, problem.prompts, problem.lengths, problem.costs, rule)
+    return Groundwork(problem.workload, problem.prompts, problem.lengths, problem.costs, rule)
 
 
 def plan_policy(
-    problem: Problem, policy: str, blend: BlendSettings | None = None, scene: Scene | None = None
+    problem: Problem,
+    policy: str,
+    blend: BlendSettings | None = None,
+    ground: Groundwork | None = None,
 ) -> Plan:
-    """The plan of one policy, over all replicas; `scene` is the problem's, where there is one."""
-    return over_replicas(problem, plan_whole(problem, policy, blend, scene))
+    """The plan of one policy, over all replicas, by the `blend` settings; or on the `ground` that
+    was laid for the problem, which has them.
+    """
+    return over_replicas(problem, plan_whole(problem, policy, blend, ground))
 
 
 def plan_whole(
-    problem: Problem, policy: str, blend: BlendSettings | None = None, scene: Scene | None = None
+    problem: Problem,
+    policy: str,
+    blend: BlendSettings | None = None,
+    ground: Groundwork | None = None,
 ) -> Plan:
-    """The plan of one policy as one replica would run it, whatever their number is."""
+    """`plan_policy` as one replica would run it, whatever their number is."""
+    if ground is None:
+        ground = lay_ground(problem, blend)
+    else:
+        assert blend is None, "the ground was laid by other blend settings"
+        assert ground.lengths is problem.lengths, "the ground is another problem's"
     plan = make_plan(
         policy,
-        scene or scene_of(problem, blend),
+        ground,
         problem.settings.seed,
         {
             "origin": list(problem.workload.origin),

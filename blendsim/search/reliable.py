@@ -5,12 +5,14 @@ missed in others.
 
 from collections import Counter
 from dataclasses import replace
+from functools import lru_cache
 from typing import NamedTuple
 
 from blendsim.plan import Plan
+from blendsim.planner.make import Groundwork
 from blendsim.report.rental import Goal, RentalRow
 from blendsim.search.prices import Prices
-from blendsim.search.problem import Problem, Progress, moved, plan_policy
+from blendsim.search.problem import Problem, Progress, lay_ground, moved, plan_policy
 from blendsim.search.spread import Spread, spread
 from blendsim.settings import Settings
 
@@ -45,10 +47,27 @@ def most_reliable(
     def rank(outcome: Outcome) -> tuple[float, ...]:
         return outcome.row.rank(goal.objective)
 
+    @lru_cache(maxsize=1)  # candidates that follow each other are often of one kind
+    def lay(gpu: str, tp: int) -> tuple[Problem, Groundwork]:
+        alike = (one.settings for one in done if (one.settings.gpu, one.settings.tp) == (gpu, tp))
+        there = moved(base, next(alike))
+        return there, lay_ground(there)
+
+    def try_in_worlds(outcome: Outcome) -> Tried:
+        settings, row = outcome
+        progress(f"planning for {row.system}")
+        alike, ground = lay(settings.gpu, settings.tp)
+        there = alike._replace(settings=settings)
+        # NOTE: made again, since the plans of all systems together are more than memory may hold.
+        plan = plan_policy(there, row.row.policy, ground=ground)
+        plan = replace(plan, meta={**plan.meta, "predicted_seconds": row.row.predicted_seconds})
+        found = spread(there, plan, row.row.token_budget, progress)
+        return Tried(Outcome(settings, _with_misses(row, found, goal, prices)), plan, found)
+
     best: Tried | None = None
     done.sort(key=rank)
     while not done[0].row.misses and done[0].row.worlds is None:
-        tried = _try_in_worlds(base, done[0], goal, prices, progress)
+        tried = try_in_worlds(done[0])
         done[0] = tried.outcome
         done.sort(key=rank)
         if best is None or rank(tried.outcome) <= rank(best.outcome):
@@ -57,20 +76,10 @@ def most_reliable(
     return best
 
 
-def _try_in_worlds(
-    base: Problem, outcome: Outcome, goal: Goal, prices: Prices | None, progress: Progress
-) -> Tried:
-    """Plan for a candidate, and see in how many other worlds its plan misses the limits."""
-    settings, row = outcome
-    progress(f"planning for {row.system}")
-    there = moved(base, settings)
-    # NOTE: made again, since the plans of all systems together are more than memory may hold.
-    plan = plan_policy(there, row.row.policy)
-    plan = replace(plan, meta={**plan.meta, "predicted_seconds": row.row.predicted_seconds})
-    found = spread(there, plan, row.row.token_budget, progress)
+def _with_misses(row: RentalRow, found: Spread, goal: Goal, prices: Prices | None) -> RentalRow:
+    """The row with its seconds in other worlds, and in how many of them it misses the limits."""
     missed: Counter[str] = Counter()
     for seconds in found.seconds:
         bill = None if prices is None else prices.bill(row.gpu, row.row.gpus, seconds)
         missed.update(goal.missed(seconds, None if bill is None else bill.cost))
-    row = replace(row, worlds=tuple(found.seconds), misses_in=dict(missed))
-    return Tried(Outcome(settings, row), plan, found)
+    return replace(row, worlds=tuple(found.seconds), misses_in=dict(missed))

@@ -19,16 +19,16 @@ from blendsim.report.metrics import PoolFacts, total_tokens
 from blendsim.report.optimum import Bounds
 from blendsim.report.rental import Goal, RentalRow, system_name
 from blendsim.request import Workload
-from blendsim.search.budgets import Run, better_run, leading_runs
+from blendsim.search.budgets import Run, better_run, leading_runs, other_budgets
 from blendsim.search.prices import Prices
 from blendsim.search.problem import (
     Problem,
     Progress,
+    lay_ground,
     moved,
     over_replicas,
     plan_whole,
     prepare,
-    scene_of,
 )
 from blendsim.search.reliable import Outcome, most_reliable
 from blendsim.search.spread import NO_SPREAD, Spread, with_range
@@ -178,12 +178,9 @@ def _scene(
     if settings.cluster.is_disaggregated:
         require_room(problem.workload, problem.true_lengths, problem.model, settings.cluster)
     policies = POLICIES if settings.planner == AUTO else (settings.planner,)
-    scene = scene_of(problem)
-    made = {
-        policy: pool.submit(plan_whole, problem, policy, None, scene)
-        for policy in longest_first(policies)
-    }
-    plans = {policy: made[policy].result() for policy in policies}
+    ground, order = lay_ground(problem), longest_first(policies)
+    made = pool.map(lambda policy: plan_whole(problem, policy, ground=ground), order)
+    plans = dict(zip(order, made, strict=True))
     block = block_size(problem, [flavour])
     one = problem._replace(settings=replace(settings, dp=1, topology=COLOCATED.name))
     limits = cache(lambda token_budget: find_bounds(one, token_budget, block))
@@ -195,6 +192,11 @@ def _best_trial(scene: _Scene, pool: ThreadPoolExecutor) -> tuple[Problem, Trial
     simulated on the true lengths; and the problem, which asks for that budget then.
     """
     problem, flavour = scene.problem, scene.flavour
+    own = scene.limits(flavour.token_budget).over(problem.settings.replicas)
+    if len(scene.plans) == 1 and not other_budgets(problem, flavour.token_budget):
+        [(policy, whole)] = scene.plans.items()
+        plan = over_replicas(problem, whole)
+        return problem, run_trial(problem, plan, policy, flavour, own, scene.facts)
 
     def foresee(policy: str) -> Run:
         plan = over_replicas(problem, scene.plans[policy])
@@ -203,11 +205,8 @@ def _best_trial(scene: _Scene, pool: ThreadPoolExecutor) -> tuple[Problem, Trial
     leading = leading_runs(problem, list(pool.map(foresee, scene.plans)))
     better = better_run(problem, leading, flavour, pool)
     if better is None:
-        best = leading[0]
-        limits = scene.limits(flavour.token_budget).over(problem.settings.replicas)
-        return problem, run_trial(
-            problem, best.plan, best.policy, flavour, limits, scene.facts, best.seconds
-        )
+        policy, plan, seconds = leading[0]
+        return problem, run_trial(problem, plan, policy, flavour, own, scene.facts, seconds)
     run, engine = better
     widest = max(engine.token_budget, flavour.token_budget)
     limits = scene.limits(widest).over(problem.settings.replicas)

@@ -43,7 +43,7 @@ def spread(
     decode pools take long to simulate and are passed over.
     """
     problem = with_range(problem)
-    if not problem.worlds:
+    if problem.settings.cluster.is_disaggregated or not problem.worlds:
         return NO_SPREAD
     progress(f"simulating {plan.policy} with other lengths that the sample allows")
     flavour = find_engine(problem, problem.settings.engine, token_budget)

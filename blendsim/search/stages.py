@@ -50,6 +50,7 @@ def prepare_rest(
     hidden = np.zeros(len(rest), np.bool_)
     estimates = whole.lengths._replace(
         expected=whole.lengths.expected[rest],
+        uncut=whole.lengths.uncut[rest],
         is_visible=hidden,
         is_sampled=hidden,
         workload_hash=fingerprint(part, hidden),

@@ -59,6 +59,7 @@ def thin(problem: Problem, parts: int, seed: int) -> Problem:
         model=divide_model(problem.model, parts),
         lengths=lengths._replace(
             expected=np.minimum(lengths.expected[rows], room),
+            uncut=lengths.uncut[rows],
             is_visible=lengths.is_visible[rows],
             is_sampled=lengths.is_sampled[rows],
         ),

@@ -52,7 +52,7 @@ def find_place(settings: Settings, flavour: Flavour) -> Place:
 
 
 def predict(problem: Problem, plan: Plan, flavour: Flavour) -> StepLog:
-    """The plan's run on the drawn lengths: all that a choice may look at."""
+    """The plan's run on the drawn lengths: what `world_run.seconds_in` looks at, with its log."""
     return _simulate(problem, plan, flavour, problem.drawn)
 
 

@@ -35,8 +35,10 @@ from blendsim.steplog import COUNTS, TIMES
 STORED_BLOCKS = COUNTS.index("stored_blocks")
 LOADED_BLOCKS = COUNTS.index("loaded_blocks")
 _FIRST_ROWS = 1 << 14
-_FEW_ROWS = 1 << 12  # without a log: written over again and again, they stay in the cache
-_GROWTH = 8  # of a full log: what is never written takes no memory, and little is copied
+_FEW_ROWS = 1 << 12  # without a log: written over again and again
+#: A log that is full grows eightfold to this, then twofold: little is copied, and what is never
+#: written takes no memory where the system gives it late.
+_LARGE_LOG = 1 << 20
 _LOST = [PREEMPTED, PREEMPTED_TOKENS]
 
 
@@ -181,7 +183,8 @@ def run_to_message(
 
 
 def _grown(rows: NDArray[Any]) -> NDArray[Any]:
-    more = np.empty((_GROWTH * len(rows), rows.shape[1]), rows.dtype)
+    growth = 8 if len(rows) < _LARGE_LOG else 2
+    more = np.empty((growth * len(rows), rows.shape[1]), rows.dtype)
     more[: len(rows)] = rows
     return more
 

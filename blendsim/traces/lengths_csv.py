@@ -220,10 +220,11 @@ def _first_fault(path: Path, form: CsvFormat, found: str = "") -> InputError:
         for row in filled:
             where = f"{path}, line {row.line}"
             if len(row.cells) != len(header):
-                upto = "" if row.last == row.line else f" up to line {row.last}, by its quotes"
+                fields = f"{len(row.cells)} field{'' if len(row.cells) == 1 else 's'}"
+                quoted = f", as a quote that opens here closes in line {row.last} only"
                 return InputError(
-                    f"{where}: has {len(row.cells)} fields{upto}, the header has {len(header)}; "
-                    "mend the row"
+                    f"{where}: has {fields}{quoted if row.last > row.line else ''}; the header has "
+                    f"{len(header)}; mend the row"
                 )
             raw = dict(zip(header, row.cells, strict=True))
             if form.extras.id in raw:

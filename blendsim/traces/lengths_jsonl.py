@@ -204,8 +204,9 @@ def _truth(row: dict[str, Any], column: str, where: str) -> bool:
 def _time(row: dict[str, Any], column: str, where: str) -> tuple[str, str | None]:
     """A row's time as a text, empty where there is none, and what is wrong with it."""
     value = row.get(column)
+    if isinstance(value, bool) or not isinstance(value, str | int | float | None):
+        raise InputError(f"{where}, column {column!r}: {shown(value)} {NO_TIME}")
     text = "" if value is None else printable(str(value))  # half a surrogate pair is no UTF-8
-    is_one = value is None or (isinstance(value, str | int | float) and not isinstance(value, bool))
-    reason = time_fault(text) if is_one else NO_TIME
+    reason = time_fault(text)
     said = "" if value is None else f": {shown(value)}"
     return text, None if reason is None else f"{where}, column {column!r}{said} {reason}"

@@ -48,12 +48,12 @@ def _of_json(text: str) -> str | None:
 def _of_csv(text: str) -> str | None:
     if "\r" in text:
         return "its lines end in CR alone; save it with LF or CRLF"
+    if text.startswith("#"):
+        return "a comment; begin the file with the names of the columns"
     if "," not in text:
         for mark, name in ((";", "semicolons"), ("\t", "tabs")):
             if mark in text:
                 return f"its fields are separated by {name}; separate them by commas"
-    if text.startswith("#"):
-        return "a comment; begin the file with the names of the columns"
     if all(_is_number(field) for field in text.split(",")):
         return (
             "numbers where the names of the columns should be; begin the file with a line such as "
