@@ -58,7 +58,7 @@ def test_gpu_is_found_by_what_it_is_called(called: str, meant: str) -> None:
     ],
 )
 def test_gpu_that_may_be_another_card_is_none(called: str) -> None:
-    with pytest.raises(UnknownName, match=r"unknown GPU .*; nearest known: "):
+    with pytest.raises(UnknownName, match=r"unknown GPU .*; (nearest|of these) known: "):
         find_gpu(called)
 
 
@@ -75,7 +75,8 @@ def test_cards_that_share_a_short_name_are_all_told(called: str, cards: str) -> 
     done = CliRunner().invoke(app, trace)
     assert done.exit_code == 2
     assert done.stderr == (
-        f"error: unknown GPU {called!r}: several are called so ({cards}); of these known: a100-80g\n"
+        f"error: unknown GPU {called!r}: several are called so ({cards}); of these known: "
+        "a100-80g\n"
     )
 
 

@@ -274,8 +274,8 @@ def test_advice_says_what_more_money_buys() -> None:
     rows.append(a_row("d", 10.0, 9.0, ("cost",)))
     told = rental_advice(rows, rows[0], Goal(1e6, 5.0, "EUR"))
     assert told[0].startswith("a tp 1 dp 1 with")
-    assert "costs least of the 3 that meet what is asked" in told[0]
-    assert "Next is b tp 1 dp 1, for 100.0% more money." in told[0]
+    assert "costs least of the 3 that meet what is asked by prediction." in told[0]
+    assert "Next by prediction is b tp 1 dp 1, for 100.0% more money." in told[0]
     assert (
         told[1] == "Sooner: 50.0 s for 2.00 EUR (b tp 1 dp 1), 10.0 s for 9.00 EUR (d tp 1 dp 1)."
     )
@@ -294,7 +294,7 @@ def test_advice_compares_times_where_time_is_to_be_least() -> None:
     rows = [a_row("a", 100.0, 1.0), a_row("b", 150.0, 0.5), a_row("c", 90.0, 7.0, ("cost",))]
     told = rental_advice(rows, rows[0], Goal(max_cost=5.0, currency="EUR"))
     assert "it is fastest of the 2 that meet what is asked" in told[0]
-    assert "Next is b tp 1 dp 1, for 50.0% more time." in told[0]
+    assert "Next by prediction is b tp 1 dp 1, for 50.0% more time." in told[0]
     assert told[1] == "Sooner: 90.0 s for 7.00 EUR (c tp 1 dp 1)."
 
 

@@ -1,6 +1,6 @@
 """How long a run takes and nothing else: the same steps as `simulate`, without a step log.
 
-A search asks this hundreds of times, and growing logs costs a fifth of a large simulation.
+A search asks this hundreds of times, and a log costs a large simulation up to as much again.
 """
 
 import os
