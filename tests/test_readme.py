@@ -18,7 +18,23 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 README = REPOSITORY / "README.md"
 RESULTS = REPOSITORY / "paper_repro" / "results"
 RECHECKED = ("fig06", "table4")  # modules whose results are measured again here
-SHOWN_CLAIMS = ("fig07", "fig09", "fig10", "fig11", "table3", "sec65", *RECHECKED)  # modules
+#: What the claims that are shown begin with, and the modules that measure them.
+SHOWN_CLAIMS = (
+    "8B: blended over NanoFlow-DFS, mean",
+    "70B TP8: blended over NanoFlow-DFS, mean",
+    "8B: blended over vLLM-DFS, most",
+    "8B: blended, share of the practical optimum",
+    "70B TP8: blended, share of the practical optimum",
+    "blending keeps the prefix sharing of DFS",
+    "prefix order is starved of memory traffic",
+    "grid ρ",
+    "the same, blended ahead at every point",
+    "four data-parallel GPUs over one",
+    "tokens/s on 1 / 2 / 4 GPUs, #1",
+    "simulated speed-ups against measured ones",
+    "memory of the left scanner",
+)
+MEASURED_BY = ("fig07", "fig09", "fig10", "fig11", "table3", "sec65", "fig06")
 SHOWN = re.compile(r"```console\n\$ blendsim (.+)\n((?:.*\n)*?)```")
 TABLE = re.compile(r"<!-- claims -->\n((?:\|.*\n)*)")
 NUMBER = re.compile(r"\d[\d,]*\.?\d*")
@@ -40,7 +56,11 @@ def numbers(text: str) -> list[float]:
 
 
 def table() -> str:
-    return "\n".join(short_lines(SHOWN_CLAIMS, RESULTS)) + "\n"
+    lines = short_lines(MEASURED_BY, RESULTS)
+    shown = [line for line in lines[2:] if line.startswith(tuple(f"| {c}" for c in SHOWN_CLAIMS))]
+    assert len(shown) == len(SHOWN_CLAIMS), "each claim is there once"
+    return "\n".join([*lines[:2], *shown]) + "\n"
+
 
 
 @pytest.mark.parametrize("shown", SHOWN.findall(README.read_text()), ids=lambda pair: pair[0])
