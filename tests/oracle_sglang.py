@@ -1,4 +1,4 @@
-"""docs/serving.md's section on SGLang a second time, slowly: a cache that knows every token by its
+"""docs/sglang.md a second time, slowly: a cache that knows every token by its
 whole prefix, an object a request, fresh sums. It shares words and the two sides of dual scan with
 `oracle_serving`, and nothing with the kernels.
 """

@@ -77,7 +77,7 @@ def test_answers_of_unlike_lengths_are_not_held_up() -> None:
 
 
 def apart_by_hand(core: ServingCore, request: int) -> bool:
-    """The rule of docs/serving.md over a list of those that run."""
+    """The rule of docs/paced.md over a list of those that run."""
     state, s = core.state, core.state.scalars[0]
     if s.running == 0 or state.requests[request].kind != NONE:
         return True

@@ -1,4 +1,4 @@
-"""What the SGLang flavours do, one behaviour a test (docs/serving.md)."""
+"""What the SGLang flavours do, one behaviour a test (docs/sglang.md)."""
 
 from dataclasses import replace
 from typing import Any

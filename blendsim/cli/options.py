@@ -56,7 +56,10 @@ Link = Annotated[
 ]
 Engine = Annotated[
     str | None,
-    typer.Option(help="nanoflow, vllm, sglang (-mixed, -lpm, -dfs-weight) or sequential."),
+    typer.Option(
+        help="nanoflow (overlaps), vllm, vllm-planned (vLLM that follows the plan), sglang "
+        "(-mixed, -lpm, -dfs-weight) or sequential."
+    ),
 ]
 Overlap = Annotated[
     str | None,
@@ -70,7 +73,10 @@ Profile = Annotated[
     ),
 ]
 Planner = Annotated[
-    str | None, typer.Option(help="A policy, or auto: try all and keep the best by prediction.")
+    str | None,
+    typer.Option(
+        help="fcfs, random, dfs, blend, paced, or auto: try all and keep the best by prediction."
+    ),
 ]
 Sample = Annotated[
     str | None,
@@ -115,7 +121,10 @@ Config = Annotated[
     typer.Option(metavar="FILE.toml", help="Sections [settings] and [read]; options here win."),
 ]
 Evaluations = Annotated[
-    int | None, typer.Option(help="Schedules to try; the same number finds the same plan.")
+    int | None,
+    typer.Option(
+        help="Schedules to try, 160 unless --budget is given; the same number finds the same plan."
+    ),
 ]
 Budget = Annotated[
     str | None,
