@@ -12,10 +12,11 @@ step to last. Called again with the same -o, it leaves out what is there. With -
 started that would not end in that many seconds if it took as long as the longest before it, and one
 that has not ended by then is cut short.
 
-With `--scheduler plan vllm` orders that are taken from both ends are run twice on the engine: with
-vLLM following the plan step by step, and scheduling by itself. Such runs' logs are called
-…-followed-… instead of …-vllm-…. A plan made under a token budget of its own is followed under that
-one alone.
+With `--scheduler plan vllm` every order is run twice on the engine: with vLLM following the plan
+step by step, and scheduling by itself. Such runs' logs are called …-followed-… instead of …-vllm-….
+A plan that is taken from both ends is followed with the admission of the engine that it was made
+for, one in order with that of `vllm-planned`: while the predicted peak fits. A plan made under a
+token budget of its own is followed under that one alone.
 """
 
 import argparse
@@ -62,6 +63,7 @@ def asked_runs(given: argparse.Namespace) -> list[Run]:
     schedulers.
     """
     from blendrt.vllm.lead import admitting_as, follows
+    from blendsim.serving.flavour import VLLM_PLANNED
     from blendsim.settings import remembered
 
     runs: dict[Path, Run] = {}
@@ -74,12 +76,10 @@ def asked_runs(given: argparse.Namespace) -> list[Run]:
                 if is_led:  # by a plan that was found under a budget under that one
                     budget = settings.token_budget or budget
                 job = vllm_job(planned, settings, budget)
-                if is_led and not follows(job):
-                    say(f"{pool}-{one.policy}: served in order, so vLLM need not follow it")
-                    continue
                 how = "followed" if is_led else "vllm"
                 place = given.output / f"{pool}-{one.policy}-{how}-{budget}.parquet"
-                job = admitting_as(job, settings.engine) if is_led else job
+                if is_led:  # one in order as vllm-planned: else vLLM does the same by itself
+                    job = admitting_as(job, settings.engine if follows(job) else VLLM_PLANNED)
                 runs.setdefault(place, Run(pool, one.policy, budget, scheduler, job, meta, place))
     return list(runs.values())
 

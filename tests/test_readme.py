@@ -62,7 +62,6 @@ def table() -> str:
     return "\n".join([*lines[:2], *shown]) + "\n"
 
 
-
 @pytest.mark.parametrize("shown", SHOWN.findall(README.read_text()), ids=lambda pair: pair[0])
 def test_command_says_what_the_readme_shows(shown: tuple[str, str]) -> None:
     arguments, output = shown
