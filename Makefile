@@ -42,7 +42,7 @@ validation:
 	PYTHONPATH=.:runtime $(BIN)/python bench/validation.py
 	$(BIN)/python figures/validation.py
 
-# All that a GPU machine without a network needs, in build/gpu-kit (docs/runtime.md). KIT has options:
+# All that a GPU machine without a network needs, in build/gpu-kit (bench/gpu.md). KIT has options:
 # make gpu-kit KIT="--vllm --fa3".
 gpu-kit:
 	PYTHONPATH=.:runtime $(BIN)/python bench/gpu_kit.py $(KIT)

@@ -61,18 +61,25 @@ class Cuts:
         return min(self.splits(step), key=lambda way: least(self.way(step, way)).ms)
 
 
-def cut_tables(runs: list[Run]) -> dict[str, list[str]]:
-    """The tables of the last run that has them, by name; none where no run has."""
+def read_cuts(runs: list[Run]) -> Cuts | None:
+    """Of the last run that cut steps; None where no run did."""
     for run in reversed(runs):
         path = run.place / CUT
         if path.exists():
-            cuts = Cuts(json.loads(path.read_text()))
-            return {
-                "cut-steps": list(_steps(cuts)),
-                "cut-lanes": list(_lanes(cuts)),
-                "cut-traces": list(_traces(cuts)),
-            }
-    return {}
+            return Cuts(json.loads(path.read_text()))
+    return None
+
+
+def cut_tables(runs: list[Run]) -> dict[str, list[str]]:
+    """The tables of the last run that has them, by name; none where no run has."""
+    cuts = read_cuts(runs)
+    if cuts is None:
+        return {}
+    return {
+        "cut-steps": list(_steps(cuts)),
+        "cut-lanes": list(_lanes(cuts)),
+        "cut-traces": list(_traces(cuts)),
+    }
 
 
 def least(found: Found) -> Least:

@@ -67,17 +67,17 @@ def launching_table(runs: list[Run]) -> Iterator[str]:
             yield row(run.name, found["what"], found["value"])
 
 
-def _shipped(profile: Profile) -> Profile:
+def _imported(profile: Profile) -> Profile:
     return load_profile(find_gpu(profile.gpu), find_model(profile.model), profile.tp)
 
 
 def verdict_table(runs: list[Run]) -> Iterator[str]:
-    """Measured kernels over the shipped profile's, and over rows of the same source."""
+    """Measured kernels over the imported profile's, and over rows of the same source."""
     yield row("run", "beside", "kernel", "sizes", "median ratio", "least", "most", "within 10 %")
     yield row(*["---"] * 8)
     for run in runs:
         mine = read_profile(run.profile)
-        told = {"shipped profile": compare(mine, of_profile(_shipped(mine)))}
+        told = {"imported profile": compare(mine, of_profile(_imported(mine)))}
         path = run.place / ROWS
         if path.exists():
             rows = json.loads(path.read_text())["verdicts"]
@@ -91,11 +91,11 @@ def verdict_table(runs: list[Run]) -> Iterator[str]:
 
 
 def gemm_table(run: Run) -> Iterator[str]:
-    """GEMMs by size: measured over shipped, and how much of the chip's peak they reach."""
+    """GEMMs by size: measured over imported, and how much of the chip's peak they reach."""
     mine = read_profile(run.profile)
-    theirs, gpu, model = _shipped(mine), find_gpu(mine.gpu), find_model(mine.model)
+    theirs, gpu, model = _imported(mine), find_gpu(mine.gpu), find_model(mine.model)
     shapes = _flops_a_token(model.hidden, mine.shape)
-    yield row("tokens", "sizes", *OPERATORS, "peak reached, measured", "peak reached, shipped")
+    yield row("tokens", "sizes", *OPERATORS, "peak reached, measured", "peak reached, imported")
     yield row(*["---"] * 9)
     known = mine.tokens.astype(np.float64)
     other = np.column_stack([along(theirs.tokens, c, known) for c in theirs.gemm.T])
@@ -120,9 +120,9 @@ def _flops_a_token(hidden: int, shape: object) -> list[float]:
 
 
 def decode_table(run: Run) -> Iterator[str]:
-    """Decode attention by KV read: measured over shipped, and the memory's speed it reaches."""
+    """Decode attention by KV read: measured over imported, and the memory's speed it reaches."""
     mine = read_profile(run.profile)
-    theirs = _shipped(mine)
+    theirs = _imported(mine)
     token_bytes = 4 * mine.shape["kv_heads"] * mine.shape["head_dim"]
     points: list[tuple[float, float, float]] = []
     for batch, times in zip(mine.decode.batches, mine.decode.seconds, strict=True):

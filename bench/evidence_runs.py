@@ -13,8 +13,13 @@ import numpy as np
 from gpu_options import POLICIES
 from numpy.typing import NDArray
 
-from blendsim.perf.measured import MEASURED as SHIPPED_AS
-from blendsim.perf.measured import measured_model, profile_place, shipped_place
+from blendsim.perf.measured import (
+    IMPORTED,
+    MEASURED,
+    measured_model,
+    profile_place,
+    shipped_place,
+)
 from blendsim.perf.model import StepModel, step_model
 from blendsim.perf.overlap import FILE
 from blendsim.perf.pricing import price_steps
@@ -25,8 +30,9 @@ from blendsim.steplog import MEASURED_ROWS, StepLog, read_steplog
 
 Floats = NDArray[np.float64]
 
-SHIPPED, MEASURED = "shipped", "measured"
-MODELS = (SHIPPED, MEASURED)
+MODELS = (IMPORTED, MEASURED)  # profiles, as `--profile` calls them
+#: What a sampled log's meta calls the seconds by each of MODELS; kept files have a former word.
+KEPT_AS = {IMPORTED: "shipped", MEASURED: "measured"}
 PROFILES = "profiles"  # a run's own
 KEPT_OF = "kept_of"  # key of a sampled log's meta: what the whole run is, which is not kept
 HALVED = "halved"  # key of a log's meta: ranges of rows that were cut in two halves
@@ -90,7 +96,7 @@ class Replay(NamedTuple):
     def predicted(self, model: str) -> float:
         """Seconds of all steps by one of MODELS."""
         if self.is_sampled:
-            return float(self.log.meta[KEPT_OF][model])
+            return float(self.log.meta[KEPT_OF][KEPT_AS[model]])
         return float(self.prices[model].sum())
 
 
@@ -153,17 +159,17 @@ def profile_of(place: Path, log: StepLog) -> Path:
     """The measured profile a log is priced by: the shipped one if its plan was made by that or
     none was measured beside it, else the one beside it.
     """
-    is_by_shipped = log.meta["settings"].get("profile") == SHIPPED_AS
+    is_by_shipped = log.meta["settings"].get("profile") == MEASURED
     if not is_by_shipped and (place / PROFILES).is_dir():
         return profile_place(place / PROFILES, system_of(log))
     return shipped_place(system_of(log))
 
 
 def models_of(system: System, place: Path) -> dict[str, StepModel]:
-    """The step models of MODELS; where no overlap was measured the shipped one twice."""
-    shipped = step_model(system)
+    """The step models of MODELS; where no overlap was measured the imported one twice."""
+    imported = step_model(system)
     has_own = (place / FILE).exists()
-    return {SHIPPED: shipped, MEASURED: measured_model(place, system) if has_own else shipped}
+    return {IMPORTED: imported, MEASURED: measured_model(place, system) if has_own else imported}
 
 
 def prices_of(log: StepLog, place: Path) -> dict[str, Floats]:

@@ -36,8 +36,8 @@ from evidence_gemms import ALGORITHMS, summary
 from evidence_parts import PARTITIONS
 from evidence_runs import (
     HALVED,
+    KEPT_AS,
     KEPT_OF,
-    MODELS,
     OVERLAP,
     PROFILES,
     ROWS,
@@ -156,7 +156,7 @@ def _shortened(log: StepLog, target: Path) -> StepLog:
     if MEASURED_ROWS not in log.meta:
         return log
     rows, prices = log.is_measured, prices_of(log, profile_of(target, log))
-    whole = {"steps": len(log), **{name: float(prices[name].sum()) for name in MODELS}}
+    whole = {"steps": len(log), **{KEPT_AS[name]: float(prices[name].sum()) for name in KEPT_AS}}
     tokens = int(log.count("prefill_tokens").sum() + log.count("decode_requests").sum())
     meta: Mapping[str, Any] = {
         **{key: value for key, value in log.meta.items() if key != "strata"},

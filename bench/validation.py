@@ -3,8 +3,9 @@ as the tables of docs/validation.md and the data of its pictures.
 
     python bench/validation.py && python figures/validation.py
 
-reads bench/results/h200/*/ and puts each table behind its `<!-- name -->`; the words around them
-are written by hand. tests/test_validation_tables.py holds the tables to the files.
+reads bench/results/h200/*/ and puts each table, and what the page says in short, behind its
+`<!-- name -->`; the words around them are written by hand. tests/test_validation_tables.py holds
+the tables to the files.
 """
 
 import csv
@@ -35,6 +36,7 @@ from evidence_overlap import fit_table, gains, ratio_table, read_pairs, speed_ta
 from evidence_parts import part_tables
 from evidence_replays import error_table, replay_table, speedup_table, target_table
 from evidence_runs import Run, read_runs
+from evidence_short import short_lines
 from evidence_steps import (
     cause_table,
     group_table,
@@ -50,7 +52,7 @@ ROOT = Path(__file__).resolve().parents[1]
 DOCUMENT = ROOT / "docs" / "validation.md"
 RESULTS = ROOT / "bench" / "results" / "h200"
 PICTURES = ROOT / "build" / "validation"  # their data, which is not kept
-_BLOCK = re.compile(r"<!-- ([a-z-]+) -->\n((?:\|.*\n)*)")
+_BLOCK = re.compile(r"<!-- ([a-z-]+) -->\n((?:[|>].*\n)*)")
 
 
 def profiled(runs: list[Run]) -> list[Run]:
@@ -64,12 +66,13 @@ def priced_by_own(runs: list[Run]) -> list[Run]:
 
 
 def tables(runs: list[Run]) -> dict[str, str]:
-    """Every table of the document: of all runs, or where one run says enough of the last whose
-    own profile prices it.
+    """Every block of the document, tables but for the first: of all runs, or where one run says
+    enough of the last whose own profile prices it.
     """
     own = profiled(runs)
     last = priced_by_own(runs)[-1]
     made = {
+        "short": short_lines(runs),
         "targets": target_table(runs),
         "machine": machine_table(runs),
         "correctness": correctness_table(runs),
@@ -103,7 +106,7 @@ def tables(runs: list[Run]) -> dict[str, str]:
 
 
 def woven(text: str, made: dict[str, str]) -> str:
-    """The text with every table put behind its name; all of them are asked for, and no other."""
+    """The text with every block put behind its name; all of them are asked for, and no other."""
     asked = [name for name, _ in _BLOCK.findall(text)]
     assert sorted(asked) == sorted(made), f"{set(asked) ^ set(made)} is not in both"
     return _BLOCK.sub(lambda found: f"<!-- {found[1]} -->\n{made[found[1]]}", text)

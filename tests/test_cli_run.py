@@ -90,6 +90,36 @@ def test_a_note_is_said_once(model: Path, folder: Path) -> None:
     assert sum("chat template" in note for note in notes) == 1
 
 
+@pytest.mark.parametrize(
+    "device", ["NVIDIA GeForce RTX 4090", "NVIDIA H100 PCIe", "NVIDIA GH200 480GB"]
+)
+def test_a_gpu_without_a_profile_is_planned_for_another_with_a_word(
+    model: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, device: str
+) -> None:
+    monkeypatch.setattr("blendrt.machine.describe", lambda _: {"device": device})
+    done = run(model, "--json", "--planner", "dfs")
+    assert done.exit_code == 0, done.output
+    result = json.loads(done.stdout)
+    assert (result["planned_for"], result["is_planned_for_it"]) == ("a100-80g", False)
+    (note,) = (each for each in result["notes"] if device in each)
+    assert "planned by that of a100-80g" in note
+    assert "[settings]" in note
+
+
+@pytest.mark.parametrize(
+    ("device", "gpu"), [("NVIDIA H200", "h200"), ("NVIDIA A100-SXM4-80GB", "a100-80g")]
+)
+def test_a_gpu_of_the_table_is_planned_for_itself(
+    model: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, device: str, gpu: str
+) -> None:
+    monkeypatch.setattr("blendrt.machine.describe", lambda _: {"device": device})
+    done = run(model, "--json", "--planner", "dfs")
+    assert done.exit_code == 0, done.output
+    result = json.loads(done.stdout)
+    assert (result["planned_for"], result["is_planned_for_it"]) == (gpu, True)
+    assert not any(device in note for note in result["notes"])
+
+
 def test_a_prompt_without_room_for_an_answer_gets_an_error_line(model: Path, folder: Path) -> None:
     long = line_of(200, messages=[{"role": "user", "content": "z" * 600}])
     write_lines(folder / "batch.jsonl", [line_of(1), long, line_of(2)])

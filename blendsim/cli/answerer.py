@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from blendsim.cli.machine import Engine, Say, libraries, require_vllm_if_plain
 from blendsim.errors import InputError
-from blendsim.specs import GPUS
+from blendsim.specs import GPUS, gpu_name
 
 if TYPE_CHECKING:
     from blendrt.generate.wanted import Answer, Wanted
@@ -54,7 +54,18 @@ class Answerer:
     @property
     def is_planned_for_it(self) -> bool:
         """Whether plans are made by the profile of what runs them."""
-        return _is_of(self.settings.gpu, self.machine["device"])
+        return gpu_name(self.machine["device"]) == self.settings.gpu
+
+    @property
+    def notes(self) -> list[str]:
+        """What is to be said of the profile that plans are made by."""
+        device, gpu = self.machine["device"], self.settings.gpu
+        if self.is_planned_for_it or device == "cpu":
+            return []
+        return [
+            f"{device} is none of the GPUs that have a profile: planned by that of {gpu}, so the "
+            "order is a guess; gpu under [settings] of a --config file names a nearer one"
+        ]
 
     def require_own_ids(self, workload: "Workload") -> None:
         """InputError unless prompts are wholly ids of the model's vocabulary."""
@@ -114,16 +125,13 @@ def find_answerer(
 
         library()
     machine = describe(device)
-    found = next((name for name in GPUS if _is_of(name, machine["device"])), settings.gpu)
+    found = gpu_name(machine["device"])
+    found = found if found in GPUS else settings.gpu
     rules = loading.SEQUENTIAL
     if engine is Engine.VLLM:
         rules = Engine.VLLM.value if is_plain else VLLM_PLANNED
     settings = replace(settings, gpu=found, engine=rules)
     return Answerer(settings, engine, choice, device, machine, ends, text, is_plain, signature)
-
-
-def _is_of(gpu: str, device: str) -> bool:
-    return gpu.split("-")[0] in device.lower()
 
 
 def _on_blendrt(found: Answerer) -> Loaded:
@@ -141,7 +149,7 @@ def _on_blendrt(found: Answerer) -> Loaded:
 
     def answer_job(job: "Job", wanted: "Wanted", told: Told, recorder: "Recorder") -> list[str]:
         answer(job, runtime, wanted, found.text, told, recorder)
-        return []
+        return found.notes
 
     return Loaded(replace(found.settings, kv_bytes=kv_bytes), answer_job)
 
@@ -166,6 +174,6 @@ def _in_vllm(found: Answerer, stack: ExitStack, longest: int, has_stops: bool) -
             engine = stack.enter_context(start(job, found.choice))
             started.append(VllmAnswers(engine, *how))
         courses = started[0].answer(job, wanted, told, recorder)
-        return [note for course in courses if (note := course.note()) is not None]
+        return [*found.notes, *(note for course in courses if (note := course.note()) is not None)]
 
     return answer_job

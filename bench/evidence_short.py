@@ -1,0 +1,113 @@
+"""What docs/validation.md says in short, every figure from the runs that are kept."""
+
+from collections.abc import Iterator
+
+from evidence_cut import WHOLE, least, read_cuts
+from evidence_engines import DFS, OURS, VLLM, EngineRun, engine_runs
+from evidence_replays import pairs_of, ratio_error, total_error
+from evidence_runs import MEASURED, Replay, Run
+
+from blendsim.serving.flavour import VLLM_PLANNED
+
+PACED = "paced"
+
+
+def short_lines(runs: list[Run]) -> Iterator[str]:
+    """A quotation, a sentence a line. What no run says is left out."""
+    later = [run for run in runs if run.replays and not run.prices_itself]
+    whole = [r for run in later for r in run.replays if r.is_whole and not r.is_sampled]
+    if not whole:
+        return
+    pairs = [(b, o) for run in later for b, o in pairs_of(run) if o.policy != b.policy]
+    yield f"> **In short.** {_where(later, whole)}"
+    yield f"> {_totals(whole)}"
+    if pairs:
+        yield f"> {_gains(pairs)}"
+    if (cut := _cut(runs)) is not None:
+        yield f"> {cut}"
+    yield from (f"> {line}" for line in _orders(runs, pairs))
+
+
+def _where(later: list[Run], whole: list[Replay]) -> str:
+    facts = {f["value"] for run in later for f in run.findings("build") if f["what"] == "device"}
+    models = {r.log.meta["settings"]["model"] for r in whole}
+    sizes = {r.pool: int(r.log.count("finished").sum()) for r in whole}
+    pools = [f"`{pool}` ({sizes[pool]:,} requests)" for pool in sorted(sizes)]
+    return (
+        f"{_and(sorted(facts))}; {_and(sorted(models))} with random weights; [pools](#pools) "
+        f"{_and(pools)}."
+    )
+
+
+def _totals(whole: list[Replay]) -> str:
+    errors = [100 * total_error(r, MEASURED) for r in whole]
+    return (
+        f"By a profile measured in an earlier visit the {len(errors)} whole runs of later ones are "
+        f"priced {_span(errors)}."
+    )
+
+
+def _gains(pairs: list[tuple[Replay, Replay]]) -> str:
+    errors = [100 * ratio_error(base, other, MEASURED) for base, other in pairs]
+    return f"What another order gains on prefix order is predicted {_span(errors)}."
+
+
+def _cut(runs: list[Run]) -> str | None:
+    """What overlapping buys; None if no run cut steps."""
+    if (cuts := read_cuts(runs)) is None:
+        return None
+    times = [
+        least(cuts.way(step, cuts.best(step))).ms / least(cuts.way(step, WHOLE)).ms
+        for step in cuts.steps
+    ]
+    return (
+        f"[Overlapping](#steps-cut-in-two) buys nothing there: {len(times)} steps cut in two take "
+        f"{min(times):.2f} to {max(times):.2f} times as long as whole."
+    )
+
+
+def _orders(runs: list[Run], pairs: list[tuple[Replay, Replay]]) -> Iterator[str]:
+    """What `paced` is worth, each beside prefix order of the same visit."""
+    own = [b.seconds / other.seconds for b, other in pairs if other.policy == PACED]
+    if own:
+        yield (
+            f"On our runtime `{PACED}` is {min(own):.2f} to {max(own):.2f} times as fast as prefix "
+            "order."
+        )
+    found = [one for one in engine_runs(runs) if one.is_whole]
+    vllm = {f"vLLM {one.log.meta['versions']['vllm']}" for one in found if one.engine == VLLM}
+    if ours := _beside_vllm(found, OURS):
+        who = f"[{_and(sorted(vllm))}](#vllm-beside-us) in prefix order"
+        yield f"It is {ours} times as fast as {who}."
+    if followed := _beside_vllm(found, VLLM_PLANNED):
+        yield f"vLLM following such a plan is {followed} times as fast as by itself in that order."
+
+
+def _beside_vllm(found: list[EngineRun], engine: str) -> str:
+    """How much faster that engine's paced runs are than vLLM's prefix order at its better budget,
+    where the same visit ran both to their end; empty where none did.
+    """
+    gains = []
+    for one in found:
+        if (one.engine, one.policy) == (engine, PACED):
+            usual = [
+                base.seconds
+                for base in found
+                if (base.engine, base.policy, base.pool, base.visit.name)
+                == (VLLM, DFS, one.pool, one.visit.name)
+            ]
+            gains += [min(usual) / one.seconds] if usual else []
+    return _and([f"{gain:.2f}" for gain in sorted(gains)]) if gains else ""
+
+
+def _span(errors: list[float]) -> str:
+    """Least and most, per cent: how far too low or too high."""
+    low, high = min(errors), max(errors)
+    if low < 0 < high:
+        return f"{-low:.1f} % too low to {high:.1f} % too high"
+    near, far = sorted((abs(low), abs(high)))
+    return f"{near:.1f} to {far:.1f} % too {'high' if low >= 0 else 'low'}"
+
+
+def _and(words: list[str]) -> str:
+    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
