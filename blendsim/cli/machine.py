@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from blendsim.cli.options import Asked, platform
 from blendsim.errors import InputError, Unavailable
+from blendsim.specs import gpu_name
 
 if TYPE_CHECKING:
     from blendsim.plan import Plan
@@ -171,7 +172,7 @@ def _notes(model: str, asked: Asked, device: str) -> list[str]:
     if model != settings.system.model.name:
         return [f"{model} runs the schedule made for {platform(settings)}: same steps, other times"]
     gpu = settings.system.gpu.name
-    if gpu.split("-")[0] not in device.lower():
+    if gpu_name(device) != gpu:
         return [f"the plan is for {gpu}; its times are not those of {device}"]
     return []
 
