@@ -51,7 +51,7 @@ class Gains:
             ("crowd", self.crowd, 0.0 <= self.crowd <= _NO_CROWD),
         ):
             if not is_right:
-                raise InputError(f"pacing: {name} {value} is out of range; see docs/serving.md")
+                raise InputError(f"pacing: {name} {value} is out of range; see docs/commands.md")
 
 
 @dataclass(frozen=True, slots=True)

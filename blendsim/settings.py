@@ -12,7 +12,7 @@ from blendsim.fields import overlay
 from blendsim.pacing import Gains
 from blendsim.perf.measured import IMPORTED
 from blendsim.planner.lengths import RULES, SUBTREE_MEAN
-from blendsim.planner.make import POLICIES
+from blendsim.planner.make import IN_LINE, POLICIES
 from blendsim.planner.sample import AUTO as AUTO
 from blendsim.serving.flavour import EVICTIONS, FLAVOURS, Flavour, engine_name, find_flavour
 from blendsim.serving.knobs import AS_SHIPPED, Knobs
@@ -115,6 +115,13 @@ class Settings:
     def system(self) -> System:
         """The replica that is asked for."""
         return System(find_model(self.model), find_gpu(self.gpu), self.tp, self.kv_bytes)
+
+    @property
+    def policies(self) -> tuple[str, ...]:
+        """The policies to try: the one that is asked for, else all that the engine can serve."""
+        if self.planner != AUTO:
+            return (self.planner,)
+        return IN_LINE if find_flavour(self.engine).one_line else POLICIES
 
     @property
     def cluster(self) -> Topology:

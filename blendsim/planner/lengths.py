@@ -106,7 +106,8 @@ def draw(
     A sample is not the pool. Where it `is_doubted`, its lengths are not equally likely: each gets
     an exponential weight, the same for all who draw from it, so that worlds differ as much as the
     sample leaves open (the Bayesian bootstrap: Rubin, Annals of Statistics 9(1), 1981). What
-    nothing was learned about is doubted by `PRIOR_DOUBT`, source by source.
+    nothing was learned about is doubted by `PRIOR_DOUBT`, source by source; and what little was
+    learned about as if one of the lengths seen were such a guess (`_little_doubt`).
     """
     luck = rng.random(len(workload))
     found = np.flatnonzero(evidence(workload, tree, lengths.is_visible))
@@ -128,8 +129,27 @@ def draw(
         # NOTE: a mean at the limit is infinite here, and one draw of a thousand million is 0.
         length = np.maximum(1.0, np.rint(-np.log1p(-luck[leaf]) * np.minimum(mean, 1e12)))
         drawn[row] = length.astype(np.int64)
+    if is_doubted:
+        scale = _little_doubt(tree, found, rng)[tree.group]
+        doubtful = np.flatnonzero(scale != 1.0)
+        row = tree.order[doubtful]
+        drawn[row] = np.maximum(1, np.rint(drawn[row] * scale[doubtful])).astype(np.int64)
     limit = np.where(workload.output_limit > 0, workload.output_limit, np.iinfo(np.int64).max)
     return np.where(lengths.is_visible, lengths.expected, np.minimum(drawn, limit))
+
+
+def _little_doubt(tree: PoolTree, found: Ints, rng: np.random.Generator) -> Floats:
+    """(sources,) what lengths are multiplied by where few were seen, at the positions `found`: of
+    n < LEAST_SAMPLE of them and one guess, off by `PRIOR_DOUBT`, the guess weighs Beta(1, n). A
+    bootstrap alone would be sure of one length, and of a few that are alike.
+    """
+    seen = np.bincount(tree.group[found], minlength=int(tree.group.max(initial=-1)) + 1)
+    scale = np.ones(len(seen))
+    few = np.flatnonzero((seen > 0) & (seen < LEAST_SAMPLE))
+    if len(few):
+        off = np.expm1(PRIOR_DOUBT * rng.standard_normal(len(few)))
+        scale[few] += rng.beta(1.0, seen[few]) * off
+    return scale
 
 
 def _means_below(wanted: Floats, limit: Ints) -> Floats:

@@ -18,6 +18,7 @@ from blendsim.prefix import SortedPrompts
 from blendsim.request import Ints, Workload
 
 PACED = "paced"
+IN_LINE = ("fcfs", "random", "dfs")  # for engines that take requests from one line
 
 
 class Groundwork:

@@ -23,7 +23,9 @@ class Row:
     requests: int
     input_tokens: int
     output_tokens: int | None  # true ones; None where the trace does not give all lengths
-    seconds: float | None  # simulated on the true lengths
+    #: Simulated on the true lengths, or where the trace lacks some on those it has and drawn ones;
+    #: None where that is the predicted run.
+    seconds: float | None
     predicted_seconds: float  # simulated on what planning may see
     tokens_per_second: (
         float  # (input + output) / seconds, by prediction where there are no true lengths
@@ -133,7 +135,7 @@ def summarise(
         requests=len(workload),
         input_tokens=inputs,
         output_tokens=int(workload.output_len.sum()) if has_truth else None,
-        seconds=seconds if has_truth else None,
+        seconds=seconds if has_truth or seconds != predicted_seconds else None,
         predicted_seconds=predicted_seconds,
         tokens_per_second=rate,
         optimum_seconds=bounds.optimum,

@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from blendsim.plan import Plan
-from blendsim.planner.make import POLICIES, longest_first
+from blendsim.planner.make import longest_first
 from blendsim.report.advice import advise
 from blendsim.report.metrics import Row, beside, with_regret
 from blendsim.report.optimum import Bounds
@@ -28,7 +28,7 @@ from blendsim.search.trial import (
     run_trial,
     widest,
 )
-from blendsim.settings import AUTO, Settings
+from blendsim.settings import Settings
 from blendsim.sim.run import require_modelled
 from blendsim.steplog import StepLog
 
@@ -85,8 +85,7 @@ def try_policies(problem: Problem, progress: Progress) -> list[Trial]:
     """Plan and simulate every policy that is asked for, two at a time: compiled code runs outside
     the interpreter's lock.
     """
-    planner = problem.settings.planner
-    policies = POLICIES if planner == AUTO else (planner,)
+    policies = problem.settings.policies
     flavour = find_engine(problem, problem.settings.engine)
     require_modelled(flavour, problem.settings.cluster, problem.settings.host)
     block = block_size(problem, [flavour])

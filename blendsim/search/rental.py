@@ -14,7 +14,7 @@ from typing import NamedTuple
 from blendsim.errors import InputError, ProfileError
 from blendsim.perf.measured import chosen_model
 from blendsim.plan import Plan
-from blendsim.planner.make import POLICIES, longest_first
+from blendsim.planner.make import longest_first
 from blendsim.report.metrics import PoolFacts, total_tokens
 from blendsim.report.optimum import Bounds
 from blendsim.report.rental import Goal, RentalRow, system_name
@@ -43,7 +43,7 @@ from blendsim.search.trial import (
 )
 from blendsim.search.world_run import seconds_in
 from blendsim.serving.flavour import Flavour
-from blendsim.settings import AUTO, Settings
+from blendsim.settings import Settings
 from blendsim.sim.pool_cores import require_room
 from blendsim.sim.run import require_modelled
 from blendsim.sim.topology import COLOCATED
@@ -177,7 +177,7 @@ def _scene(
     require_modelled(flavour, settings.cluster, settings.host)
     if settings.cluster.is_disaggregated:
         require_room(problem.workload, problem.true_lengths, problem.model, settings.cluster)
-    policies = POLICIES if settings.planner == AUTO else (settings.planner,)
+    policies = settings.policies
     ground, order = lay_ground(problem), longest_first(policies)
     made = pool.map(lambda policy: plan_whole(problem, policy, ground=ground), order)
     plans = dict(zip(order, made, strict=True))

@@ -16,12 +16,12 @@ from blendsim.search.budgets import BUDGETS
 from blendsim.search.problem import Problem
 from blendsim.search.trial import find_engine
 from blendsim.serving.flavour import EVICTIONS
-from blendsim.settings import Settings
+from blendsim.settings import AUTO, Settings
 from blendsim.sim.run import require_modelled
 
 TOKEN_BUDGET = "token budget"
 NO_LIMIT = "none"  # of tokens that a split may cost
-BLEND = "blend"
+BLEND, DFS = "blend", "dfs"
 _BLENDED = (BLEND, PACED)  # policies that order by density; all others know none
 
 Point = tuple[int, ...]
@@ -71,8 +71,9 @@ def axes_of(problem: Problem) -> tuple[Axis, ...]:
     """
     asked, own = problem.settings, find_engine(problem, problem.settings.engine)
     limit = problem.model.coverage.tokens
+    policies = replace(asked, planner=AUTO).policies
     rows = (
-        ("policy", POLICIES, BLEND, _field("policy"), _always),
+        ("policy", policies, BLEND if BLEND in policies else DFS, _field("policy"), _always),
         ("ends", ENDS, BOTH_ENDS, _blend("ends"), _open_ended),
         ("kept sharing", _KEPT, 0.99, _rule("kept_sharing"), _blended),
         ("split worth", (0.0, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0), 1.0, _rule("worth"), _blended),

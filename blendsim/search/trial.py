@@ -8,13 +8,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from blendsim.perf.density import closed_form, pool_density, profiled, table_density
+from blendsim.perf.density import closed_form, table_density
 from blendsim.perf.pricing import price_steps
 from blendsim.perf.step import step_costs
 from blendsim.plan import Plan
 from blendsim.prefix import shareable_tokens
 from blendsim.report.metrics import Place, PoolFacts, Row, outside_notes, run_seconds, summarise
-from blendsim.report.optimum import Bounds, bounds
+from blendsim.report.optimum import Bounds, bounds, least_work
 from blendsim.request import Ints
 from blendsim.search.problem import Problem
 from blendsim.search.world_run import seconds_in
@@ -81,7 +81,7 @@ def run_trial(
     """Simulate a plan on what planning may see and, where they differ, on the true lengths.
     `predicted` are the seconds of the first, if they were found before.
     """
-    truth = problem.true_lengths
+    workload, truth = problem.workload, problem.true_lengths
     log = _simulate(problem, plan, flavour, truth)
     if np.array_equal(truth, problem.drawn):
         predicted = run_seconds(log)
@@ -90,7 +90,7 @@ def run_trial(
     place = find_place(problem.settings, flavour)
     row = summarise(
         name,
-        problem.workload,
+        workload,
         truth,
         predicted,
         log,
@@ -99,6 +99,12 @@ def run_trial(
         facts,
     )
     notes = outside_notes(log, problem.model.coverage)
+    lacking = int((~workload.has_output).sum())
+    if lacking and row.seconds is not None:
+        notes.append(
+            f"seconds are simulated on the {len(workload) - lacking:,} output lengths that are "
+            f"given and, for the {lacking:,} others, on drawn ones"
+        )
     if flavour.cascade:
         notes.append(_cascade_note(problem, flavour, log))
     return Trial(plan, row, log, limits, facts, notes)
@@ -165,10 +171,15 @@ def find_facts(problem: Problem, block_tokens: int) -> PoolFacts:
     workload, prompts, system = problem.workload, problem.prompts, problem.model.system
     truth = problem.true_lengths
     closed = closed_form(system, workload.prompt_len, truth)
-    measured = profiled(problem.model, workload.prompt_len, truth)
-    shareable = shareable_tokens(workload, prompts, block_tokens)
+    work, model = least_work(workload, truth, prompts, block_tokens), problem.model
+    compute = (
+        work.tokens * model.best_layer_seconds_per_token
+        + work.sampled * model.best_head_seconds_per_token
+        + work.pairs * model.best_prefill_seconds_per_pair
+    )
+    reads = (work.private_reads + work.shared_reads) * model.best_seconds_per_context_token
     return PoolFacts(
         table_density(closed, shareable_tokens(workload, prompts) / workload.prompt_len.sum()),
-        pool_density(measured, shareable),
-        shareable,
+        compute / reads if reads > 0.0 else float("inf"),
+        shareable_tokens(workload, prompts, block_tokens),
     )

@@ -59,6 +59,7 @@ class Flavour:
     always_lru: bool = False  # the cache is another's: no plan changes its eviction
     cascade: bool = False  # decodes read a prefix they share once a step
     knobs: Knobs = AS_SHIPPED  # of vLLM's scheduler
+    one_line: bool = False  # by itself it takes requests in order, and follows no plan for two ends
 
     def __post_init__(self) -> None:
         if self.token_budget < 1 or self.max_running < 1:
@@ -163,6 +164,7 @@ _SGLANG = Flavour(
     overlaps=False,
     prefill_first=True,
     block_tokens=1,
+    one_line=True,
 )
 
 FLAVOURS: dict[str, Flavour] = {
@@ -185,6 +187,7 @@ FLAVOURS: dict[str, Flavour] = {
             oldest_leaves_first=True,
             overlaps=False,
             always_lru=True,
+            one_line=True,
         ),
         Flavour(
             VLLM_PLANNED,
@@ -230,6 +233,8 @@ def find_flavour(
     if output_reserved is not None:
         flavour = replace(flavour, output_reserved=output_reserved)
     if token_budget is not None:
+        if token_budget < 1:
+            raise InputError(f"token budget {token_budget} must be at least 1 token a step")
         most = min(flavour.max_running, token_budget)
         flavour = replace(flavour, token_budget=token_budget, max_running=most)
     return flavour if knobs == AS_SHIPPED else replace(flavour, knobs=knobs)
