@@ -92,8 +92,10 @@ def test_shares_are_of_the_run_that_is_reported_where_few_lengths_are_given() ->
     partly = replace(workload, has_output=np.arange(200) % 2 == 0)
     choice = search.choose(partly, Settings(sample=0.1))
     assert len(choice.rows) == len(POLICIES) + 1
+    assert any("on the 100 output lengths that are given and" in note for note in choice.notes)
     for row in choice.rows:
-        assert row.seconds is None
+        assert row.seconds == row.reported_seconds != row.predicted_seconds
+        assert row.optimum_seconds == pytest.approx(row.share_of_optimum * row.seconds)
         tokens = row.tokens_per_second * row.reachable_seconds / row.share_of_reachable
         assert tokens == pytest.approx(tokens_of(choice))
         assert row.share_of_reachable <= 1

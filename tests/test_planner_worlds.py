@@ -115,3 +115,20 @@ def test_worlds_are_not_alike_and_repeat_by_their_seed() -> None:
     assert len({world.tobytes() for world in worlds}) == len(worlds)
     again = worlds_of(workload, 0.05)
     assert all(np.array_equal(a, b) for a, b in zip(worlds, again, strict=True))
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_a_few_lengths_are_doubted_though_they_are_alike(rule: str) -> None:
+    """As if a guess that is off by a factor of two were one more of them; a sample is not."""
+
+    def spread(seen: int) -> float:
+        outputs = np.full(4_000, 200)
+        known = replace(from_lengths([100] * 4_000, outputs), has_output=np.arange(4_000) < seen)
+        known = replace(known, output_len=np.where(known.has_output, outputs, 0))
+        means = [world.mean() for world in worlds_of(known, 1.0, 200, rule=rule)]
+        return float(np.log(means).std())
+
+    one, ten, enough = spread(1), spread(10), spread(32)
+    assert 0.25 < one < PRIOR_DOUBT
+    assert 0.03 < ten < one / 2
+    assert enough < 1e-12

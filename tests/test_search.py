@@ -14,7 +14,7 @@ from test_optimum import SMALL, tiny_pool
 from blendsim import search
 from blendsim.errors import InputError, UnknownName
 from blendsim.plan import IN_ORDER, Plan, write_plan
-from blendsim.request import Workload, from_lengths, pool
+from blendsim.request import Prompts, Workload, from_lengths, pool
 from blendsim.serving.flavour import find_flavour
 from blendsim.sim.run import simulate
 from blendsim.traces import load_pool
@@ -171,3 +171,31 @@ def test_nano_batches_are_those_of_engines_that_overlap() -> None:
 def test_less_than_one_nano_batch_is_refused() -> None:
     with pytest.raises(InputError, match="nano_batches = 0 must be at least 1"):
         search.Settings(nano_batches=0)
+
+
+@pytest.mark.parametrize("engine", ["vllm", "sglang", "vllm-planned"])
+def test_engines_that_take_one_line_are_offered_orders_for_one_line(engine: str) -> None:
+    """What `blend` promises they would not do: it is served from both ends."""
+    choice = search.choose(mixed_pool(np.random.default_rng(0)), search.Settings(engine=engine))
+    tried = {row.policy for row in choice.rows}
+    assert {"fcfs", "random", "dfs"} <= tried
+    assert ({"blend", "paced"} <= tried) == (engine == "vllm-planned")
+    asked = search.choose(mixed_pool(np.random.default_rng(0)), search.Settings(engine=engine, planner="blend"))
+    assert asked.chosen.policy == "blend", "who asks for it gets it"
+
+
+def test_the_profiles_density_is_that_of_what_bounds_the_pool() -> None:
+    """Attention over a long shared prefix is not computed again either."""
+    blocks = np.concatenate([np.concatenate((np.arange(1_000), [2_000 + k])) for k in range(64)])
+    prompts = Prompts(
+        np.arange(65) * 1_001,
+        blocks.astype(np.int64),
+        np.zeros(64, np.int32),
+        np.full(1, 16, np.int32),
+        ("doc",),
+    )
+    shared = from_lengths([16_016] * 64, [300] * 64, prompts=prompts)
+    choice = search.choose(shared, search.Settings(sample=1.0, planner="dfs"))
+    expected = choice.bounds.compute / choice.bounds.memory
+    assert choice.chosen.density_profile == pytest.approx(expected)
+    assert choice.chosen.density_profile < 1 < 64 * 16_000 * choice.chosen.density_profile
