@@ -11,6 +11,7 @@ from blendsim.cli.output import print_json, print_lines, width
 from blendsim.cli.places import require_places
 from blendsim.cli.progress import Progress
 from blendsim.cli.ranges import range_told
+from blendsim.cli.remarks import measured_too, unfollowed, unseen
 from blendsim.cli.stopping import ends_at_once
 from blendsim.errors import InputError
 from blendsim.specs import find_gpu
@@ -54,6 +55,13 @@ def rent(params: dict[str, Any], wanted: Wanted, output: Path | None, json: bool
         with ends_at_once():
             workload = asked._replace(settings=candidates.roomiest).load()
             rental = rent_systems(workload, candidates, goal, prices, say)
+        notes = [
+            *unfollowed(settings, rental.plan),
+            *rental.notes,
+            *unseen(asked, workload, rental.plan),
+            *measured_too(candidates.settings),
+        ]
+        rental = rental._replace(notes=notes)
         if output is not None and rental.plan is not None:
             meta = {**rental.plan.meta, "source": asked.source}
             write_plan(replace(rental.plan, meta=meta), output)
