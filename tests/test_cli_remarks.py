@@ -79,3 +79,41 @@ def test_an_export_for_vllm_says_which_flags_its_plan_assumes(tmp_path: Path) ->
         assert bool(found) == is_told
         assert all(f"--max-num-batched-tokens {budget} " in note for note in found)
         assert all("--max-num-seqs 512 --enable-prefix-caching" in note for note in found)
+
+
+def test_results_of_other_requests_are_counted(tmp_path: Path) -> None:
+    one, two = batch(tmp_path / "one.jsonl", 30), batch(tmp_path / "two.jsonl", 40)
+    foreign = {f"other/{k}": 5 for k in range(1_100)}
+    mixed = results(tmp_path / "mixed.jsonl", {"r0": 3, "r35": 4, **foreign})
+    given = ("--lengths", mixed, "--planner", "dfs")
+    for traces, count in (
+        (("--trace", one), "1,101 of 1,102"),
+        (("--trace", two), "1,100 of 1,102"),
+        (("--trace", one, "--trace", two), "1,100 of 1,102"),
+    ):
+        told = notes("plan", *traces, *given)
+        assert having(f"{count} results of {mixed} belong to no request of these traces", told)
+    assert having("1,101 of 1,102 results", notes("trace", "info", one, "--lengths", mixed))
+    own = results(tmp_path / "own.jsonl", {"r0": 3, "r1": 4})
+    assert not having("no request of these traces", notes("plan", *traces, "--lengths", own))
+
+
+def test_kernels_and_given_lengths_are_noted_by_all_that_plan_or_simulate(tmp_path: Path) -> None:
+    source, plan = batch(tmp_path / "batch.jsonl", 40), tmp_path / "plan.parquet"
+    lengths = results(tmp_path / "results.jsonl", {f"r{k}": 3 + k for k in range(40)})
+    given = ("--trace", source, "--lengths", lengths, "--gpu", "h200")
+    made = ("plan", *given, "--planner", "dfs", "-o", plan)
+    kernels, looked = "are priced by the imported profile", "looks at all 40 output lengths"
+    for command in (
+        made,
+        ("plan", *given, "--planner", "dfs", "--deadline", "9h"),
+        ("search", *given, "--evaluations", 5),
+        ("simulate", plan),
+    ):
+        told = notes(*command)
+        assert len(having(kernels, told)) == 1, command
+        assert len(having(looked, told)) == 1, command
+    other = notes("plan", "--trace", source, "--gpu", "a100-80g,h200", "--planner", "dfs")
+    assert having("kernels of h200 are priced by the imported profile", other)
+    assert not having(looked, other)
+    assert not having(kernels, notes("simulate", plan, "--profile", "measured"))

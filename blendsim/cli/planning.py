@@ -83,7 +83,9 @@ def plan(
         return
     kept = f"plan written to {output}" if output else "-o plan.parquet keeps this plan"
     where = f"{o.platform(asked.settings)}, engine {asked.settings.engine}"
-    advice = [*choice.advice, *(found_told(found) if found else []), *range_told(spread)]
+    is_sampled = asked.settings.sample != 1.0
+    hangs = range_told(spread, choice.chosen.predicted_seconds, is_sampled=is_sampled)
+    advice = [*choice.advice, *(found_told(found) if found else []), *hangs]
     print_lines(_text(choice.rows, choice.chosen, where, advice, notes))
     print_lines(["", kept])
 

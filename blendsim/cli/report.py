@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from blendsim.steplog import StepLog
 
 PAGE = Path("report.html")
+ENDINGS = (".html", ".htm")
 
 
 def report(
@@ -48,6 +49,8 @@ def report(
     place = output if json else output or PAGE
     with Progress() as say:
         require_places([place], [run, plan, workload, against])
+        if place is not None:
+            _require_ending(place)
         say("reading the step log")
         log = _read(run)
         require_places([place], traces_of(log))
@@ -62,6 +65,13 @@ def report(
         print_json(_object(told, run, place))
         return
     print_lines([f"page written to {place}"])
+
+
+def _require_ending(place: Path) -> None:
+    from blendsim.errors import InputError
+
+    if place.suffix.lower() not in ENDINGS:
+        raise InputError(f"{place}: a page is HTML; give -o a name that ends in .html or .htm")
 
 
 def _read(path: Path) -> "StepLog":
