@@ -2,7 +2,6 @@
 become settings.
 """
 
-import re
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
@@ -152,7 +151,6 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and no
 
 
 _LISTED = ("gpu", "tp", "dp")  # options that may take several values
-_OPTION = re.compile(r"--([a-z-]+) \S+")
 
 
 class Asked(NamedTuple):
@@ -228,7 +226,7 @@ def resolve(params: dict[str, Any]) -> Asked:
 
 
 def _from_config(section: Section, where: str) -> "Settings":
-    """The settings of a section; what is wrong is said with the file and by its key."""
+    """The settings of a section; what is wrong is said with the file."""
     from blendsim.errors import BlendsimError, InputError
     from blendsim.settings import Settings
 
@@ -241,13 +239,9 @@ def _from_config(section: Section, where: str) -> "Settings":
     try:
         return overlay(Settings(), section, where)
     except BlendsimError as error:
-        told = str(error)
-        if told.startswith(where):
+        if str(error).startswith(where):
             raise
-        option = _OPTION.match(told)
-        if option is not None and (key := option[1].replace("-", "_")) in section:
-            told = f"{key} = {section[key]!r}{told[option.end() :]}"
-        raise InputError(f"{where}: {told}") from error
+        raise InputError(f"{where}: {error}") from error
 
 
 def _share(text: str | None) -> float | str | None:

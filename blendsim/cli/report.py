@@ -49,11 +49,11 @@ def report(
     place = output if json else output or PAGE
     with Progress() as say:
         require_places([place], [run, plan, workload, against])
-        if place is not None:
-            _require_ending(place)
         say("reading the step log")
         log = _read(run)
         require_places([place], traces_of(log))
+        if place is not None:
+            _require_ending(place)
         found = find(log, plan, workload, say)
         told = _report(run, log, found, against)
         if place is not None:
