@@ -68,8 +68,8 @@ def flags_assumed(settings: "Settings") -> list[str]:
         flags.append("--gpu-memory-utilization 0.9")
     also = " and our scheduler in it" if settings.engine == VLLM_PLANNED else ""
     return [
-        f"the plan assumes vLLM with {' '.join(flags)}{also}; one client is to send the requests in the "
-        "file's order, all at the start or more in flight than the server runs at once"
+        f"the plan assumes vLLM with {' '.join(flags)}{also}; one client is to send the requests "
+        "in the file's order, all at the start or more in flight than the server runs at once"
     ]
 
 
