@@ -1,5 +1,6 @@
 """Bad input gets one clear line and exit 2, and nothing half-written is left behind."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -219,3 +220,40 @@ def test_knob_of_an_engine_without_it_is_one_line(folder: Path) -> None:
 def test_bad_setting_of_the_kv_cache_is_one_line(folder: Path, lines: str, message: str) -> None:
     (folder / "c.toml").write_text(f"[settings]\n{lines}\n")
     assert message in complaint(folder, "plan", "--trace", "good.csv", "--config", "c.toml")
+
+
+def test_files_given_by_the_wrong_option_are_told(folder: Path) -> None:
+    row = {"custom_id": "a", "body": {"prompt": "hello", "max_tokens": 9}}
+    (folder / "batch.jsonl").write_text(json.dumps(row) + "\n")
+    answer = {"custom_id": "a", "response": {"body": {"usage": {"completion_tokens": 4}}}}
+    (folder / "results.jsonl").write_text(json.dumps(answer) + "\n")
+    (folder / "plan.parquet").write_bytes(b"PAR1\x15\x04")
+    (folder / "empty.jsonl").write_bytes(b"")
+    for name, words in (
+        ("batch.jsonl", "batch.jsonl: holds no results (it is a batch file)"),
+        ("plan.parquet", "plan.parquet: is a Parquet file, not results"),
+        ("empty.jsonl", "empty.jsonl: holds no results"),
+    ):
+        for command in (("plan", "--trace"), ("trace", "info")):
+            assert words in complaint(folder, *command, "batch.jsonl", "--lengths", name)
+    for command in (("plan", "--trace"), ("trace", "info"), ("plan", "--trace", "good.csv")):
+        more = ("--trace",) if "good.csv" in command else ()
+        told = complaint(folder, *command, *more, "results.jsonl")
+        assert "results.jsonl: looks like the results of a batch; give them with --lengths" in told
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ('sample = "half"', "--sample half must be above 0"),
+        ("dp = 0", "--dp 0 must be at least 1"),
+        ('planner = "dsf"', "unknown planner 'dsf'; nearest known: dfs"),
+        ('gpu = ["h100", "h200"]', "gpu = ['h100', 'h200']: lists are for options alone"),
+        ("tp = [1, 2]", "tp = [1, 2]: lists are for options alone"),
+        ('model = ["llama-2-7b"]', "model = ['llama-2-7b'] is not of type str"),
+    ],
+)
+def test_a_wrong_setting_is_told_with_its_file_and_key(folder: Path, line: str, words: str) -> None:
+    (folder / "c.toml").write_text(f"[settings]\n{line}\n")
+    told = complaint(folder, "plan", "--trace", "good.csv", "--config", "c.toml")
+    assert told.startswith(f"error: c.toml: [settings]: {words}")

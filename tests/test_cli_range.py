@@ -133,3 +133,37 @@ def test_what_to_rent_is_told_its_range_and_how_often_it_is_late() -> None:
     assert f"deadline {late}/8" in shown
     assert "misses the deadline of" not in invoke("plan", *given, "--deadline", "9h").stdout
     assert told(*given[:2], "--sample", 1, *given[4:])["worlds"] == []
+
+
+@pytest.mark.parametrize("more", [(), ("--deadline", "9h")])
+def test_a_range_has_the_predicted_run_in_it(
+    monkeypatch: pytest.MonkeyPatch, more: tuple[str, ...]
+) -> None:
+    from blendsim.search import reliable, spread
+
+    given = ("plan", "--trace", MIXED, "--sample", 0.1, "--planner", "dfs", *more)
+    row = json.loads(invoke(*given, "--json").stdout)
+    seconds = row.get("chosen", row)["predicted_seconds"] if more else row["predicted_seconds"]
+    for worlds, low, high, itself in (
+        ([seconds - 2, seconds - 1], seconds - 2, seconds, " and in the predicted one"),
+        ([seconds + 1, seconds + 2], seconds, seconds + 2, " and in the predicted one"),
+        ([seconds - 1, seconds + 1], seconds - 1, seconds + 1, ""),
+    ):
+        found = spread.Spread(worlds, 9, 0)
+        for room in (spread, reliable):
+            monkeypatch.setattr(room, "spread", lambda *_, found=found, **__: found)
+        told = " ".join(invoke(*given).stdout.split())
+        assert (
+            f"in 2 worlds that the sample allows{itself} the plan takes {low:,.1f} to {high:,.1f} s"
+        ) in told
+        if not more:
+            assert json.loads(invoke(*given, "--json").stdout)["worlds"] == worlds
+
+
+def test_lengths_that_nobody_sampled_are_called_unknown(tmp_path: Path) -> None:
+    lengths = results(tmp_path / "results.jsonl", {f"r{k}": 3 + k for k in range(50)})
+    given = ("plan", "--trace", batch(tmp_path / "batch.jsonl", 60), "--lengths", lengths)
+    for more in ((), ("--gpu", "a100-80g,h200")):
+        told = " ".join(invoke(*given, "--planner", "dfs", *more).stdout.split())
+        assert "lengths that are not known: in 8 worlds that the known ones allow" in told
+        assert "longer than all known ones" in told

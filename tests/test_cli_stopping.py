@@ -11,7 +11,7 @@ from test_cli_plan import folder, run
 from typer.testing import CliRunner
 
 from blendsim import compiled, search
-from blendsim.cli.app import WRONG_INPUT, app
+from blendsim.cli.app import INTERRUPTED, WRONG_INPUT, app
 from blendsim.cli.stopping import ends_at_once, terminated
 from blendsim.errors import InputError
 from blendsim.search import schedule_search
@@ -118,3 +118,22 @@ def test_a_file_that_is_being_written_is_not_left_half(monkeypatch: pytest.Monke
     monkeypatch.setattr(plan, "write_plan", lambda *_: seen.append(standing()))
     run("plan", "--trace", "trace.csv", "--planner", "dfs", "-o", "plan.parquet")
     assert seen == [terminated]
+
+
+@pytest.mark.usefixtures("folder")
+@pytest.mark.parametrize("command", ["plan", "compare", "search"])
+def test_an_interrupt_while_computing_is_told(
+    monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("blendsim.cli.pool_files.load_files", interrupt)
+    before = sorted(Path.cwd().iterdir())
+    more = [] if command == "compare" else ["-o", "out.parquet"]
+    done = CliRunner().invoke(app, [command, "--trace", "trace.csv", *more])
+    assert done.exit_code == INTERRUPTED
+    told = [line for line in done.stderr.splitlines() if not line.startswith("compiling")]
+    assert told == ["interrupted; nothing was written"]
+    assert done.stdout == ""
+    assert sorted(Path.cwd().iterdir()) == before

@@ -173,6 +173,10 @@ def test_times_that_cannot_be_are_told_in_one_line(
         (["t.csv"], "not a Parquet file"),
         (["one.parquet", "-o", "none/a.html"], "does not exist"),
         (["one.parquet", "-o", "."], "is a directory"),
+        (
+            ["one.parquet", "-o", "a.pdf"],
+            "a.pdf: a page is HTML; give -o a name that ends in .html",
+        ),
         (["one.parquet", "--workload", "gone.csv"], "no such file"),
         (["one.parquet", "--against", "measured.parquet"], "is of plan"),
         (["one.parquet", "--against", "two.parquet"], "both logs were simulated"),

@@ -73,6 +73,8 @@ class Group(TyperGroup):
         except _UsageError as error:
             raise _told(error) from error
         except KeyboardInterrupt as error:
+            for note in getattr(error, "__notes__", ()):
+                tell(f"interrupted; {note}")
             raise typer.Exit(INTERRUPTED) from error
         except BrokenPipeError as error:
             _leave_stdout()

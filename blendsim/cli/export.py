@@ -2,6 +2,7 @@
 take them as they come, and when each is served, for whoever looks at single requests.
 """
 
+import textwrap
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -15,6 +16,7 @@ from blendsim.cli.output import print_json, print_lines, width
 from blendsim.cli.places import require_places
 from blendsim.cli.planned import read_planned
 from blendsim.cli.progress import Progress
+from blendsim.cli.remarks import fed_in_order, flags_assumed
 from blendsim.cli.stopping import ends_at_once
 
 if TYPE_CHECKING:
@@ -67,13 +69,15 @@ def export(
             lines = raw_lines(traces, done.workload.source_names, forms)
             for rows, place in zip(done.by_replica(), places, strict=True):
                 write_lines(lines, done.workload.ids[rows].tolist(), place)
+            told = [*fed_in_order(made), *flags_assumed(asked.settings)]
+            done = done._replace(notes=[*done.notes, *told])
         else:
             meta = {"plan_sha256": sha256(plan), "settings": asdict(asked.settings)}
             meta |= {"source": asked.source, "blendsim": __version__}
             by_request.write_served(by_request.served_table(done), output, meta)
     if json:
-        told = {"requests": len(done.workload), "files": [str(place) for place in places]}
-        print_json(told | {"notes": done.notes})
+        files = [str(place) for place in places]
+        print_json({"requests": len(done.workload), "files": files, "notes": done.notes})
         return
     print_lines(_told(done, places))
 
@@ -115,13 +119,17 @@ def _told(done: "Serving", places: Sequence[Path]) -> Iterator[str]:
     served = done.served
     stay = served.ended - served.entered
     wrote = ", ".join(str(place) for place in places)
+    columns = width()
     yield from paragraphs(
         [
             f"{len(stay):,} requests in the order in which they are served, written to {wrote}. In "
             f"the simulated run one takes {stay.mean():,.1f} s from entering to its last token in "
             f"the mean, {stay.max(initial=0.0):,.1f} s at most; all are done after "
             f"{served.ended.max(initial=0.0):,.1f} s.",
-            *(f"Note: {note}" for note in done.notes),
         ],
-        width(),
+        columns,
     )
+    for note in done.notes:  # not broken at hyphens: flags are to be copied
+        yield textwrap.fill(
+            f"Note: {note}", columns, subsequent_indent="  ", break_on_hyphens=False
+        )

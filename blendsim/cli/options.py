@@ -10,7 +10,7 @@ import typer
 from typer.core import TyperCommand
 
 from blendsim.cli.config import read_config
-from blendsim.fields import in_range, overlay
+from blendsim.fields import Section, in_range, overlay
 
 if TYPE_CHECKING:  # nothing heavy before a command runs
     from blendsim.request import Workload
@@ -150,6 +150,9 @@ Plain = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 
 
+_LISTED = ("gpu", "tp", "dp")  # options that may take several values
+
+
 class Asked(NamedTuple):
     """What the user asked for, resolved."""
 
@@ -160,13 +163,13 @@ class Asked(NamedTuple):
 
     def load(self) -> "Workload":
         """The pool of all traces without what no schedule can hold."""
+        from blendsim.cli.pool_files import load_files
         from blendsim.traces.limits import without_oversize
-        from blendsim.traces.load import load_pool
 
         system = (
             self.settings.system
         )  # NOTE: first, so that a wrong --model does not wait for the file
-        pool = load_pool(self.traces, self.read)
+        pool = load_files(self.traces, self.read)
         return without_oversize(pool, system.longest_request, self.skip_oversize)
 
     @property
@@ -210,7 +213,7 @@ def resolve(params: dict[str, Any]) -> Asked:
 
     path = params.get("config")
     sections = read_config(path, {"settings": Settings(), "read": ReadOptions()})
-    settings = overlay(Settings(), sections["settings"], f"{path}: [settings]")
+    settings = _from_config(sections["settings"], f"{path}: [settings]")
     read = overlay(ReadOptions(), sections["read"], f"{path}: [read]")
     settings = _given(settings, params | {"sample": _share(params.get("sample"))})
     given = _given(read, params)
@@ -220,6 +223,25 @@ def resolve(params: dict[str, Any]) -> Asked:
     if "seed" not in sections["read"]:
         given = replace(given, seed=settings.seed)
     return Asked(params["trace"], settings, given, params.get("skip_oversize", False))
+
+
+def _from_config(section: Section, where: str) -> "Settings":
+    """The settings of a section; what is wrong is said with the file."""
+    from blendsim.errors import BlendsimError, InputError
+    from blendsim.settings import Settings
+
+    for name in _LISTED:
+        if isinstance(section.get(name), list):
+            raise InputError(
+                f"{where}: {name} = {section[name]}: lists are for options alone; give one value "
+                f"here, or several with --{name}"
+            )
+    try:
+        return overlay(Settings(), section, where)
+    except BlendsimError as error:
+        if str(error).startswith(where):
+            raise
+        raise InputError(f"{where}: {error}") from error
 
 
 def _share(text: str | None) -> float | str | None:

@@ -15,13 +15,13 @@ from blendsim.cli.places import require_places
 from blendsim.cli.pooled import takes_pool
 from blendsim.cli.progress import Progress
 from blendsim.cli.ranges import range_told
+from blendsim.cli.remarks import measured_too, unfollowed, unseen
 from blendsim.cli.rental import Wanted, rent
 from blendsim.cli.searching import found_json, found_told, given_effort
 from blendsim.cli.stopping import ends_at_once
 from blendsim.errors import InputError
 
 if TYPE_CHECKING:  # nothing heavy before a command runs
-    from blendsim.plan import Plan
     from blendsim.request import Workload
     from blendsim.search import Choice
     from blendsim.search.schedule_search import Effort, Found
@@ -67,8 +67,12 @@ def plan(
         with ends_at_once():
             pool = asked.load()
             choice, found, spread = _choose(pool, asked.settings, further, say)
-        unseen = _unseen(asked, pool, choice.plan)
-        notes = [*choice.notes, *unseen, *_measured_too(asked.settings)]
+        notes = [
+            *unfollowed(asked.settings, choice.plan),
+            *choice.notes,
+            *unseen(asked, pool, choice.plan),
+            *measured_too([asked.settings]),
+        ]
         if output is not None:
             meta = {**choice.plan.meta, "source": asked.source}
             write_plan(replace(choice.plan, meta=meta), output)
@@ -79,7 +83,9 @@ def plan(
         return
     kept = f"plan written to {output}" if output else "-o plan.parquet keeps this plan"
     where = f"{o.platform(asked.settings)}, engine {asked.settings.engine}"
-    advice = [*choice.advice, *(found_told(found) if found else []), *range_told(spread)]
+    is_sampled = asked.settings.sample != 1.0
+    hangs = range_told(spread, choice.chosen.predicted_seconds, is_sampled=is_sampled)
+    advice = [*choice.advice, *(found_told(found) if found else []), *hangs]
     print_lines(_text(choice.rows, choice.chosen, where, advice, notes))
     print_lines(["", kept])
 
@@ -102,28 +108,6 @@ def _choose(
     from blendsim.search.auto_search import choose_and_search
 
     return *choose_and_search(pool, settings, further, say), NO_SPREAD
-
-
-def _unseen(asked: o.Asked, pool: "Workload", plan: "Plan") -> list[str]:
-    """A note where an earlier run's lengths are given: how many planning looked at."""
-    if asked.read.lengths is None:
-        return []
-    import numpy as np
-
-    seen = np.zeros(len(pool), np.bool_)
-    seen[plan.order] = plan.is_visible
-    given, looked = int(pool.has_output.sum()), int((pool.has_output & seen).sum())
-    if asked.settings.sample == 1.0:
-        return [
-            f"with --lengths planning looks at all {given:,} output lengths that are given, those "
-            "of other traces too; --sample SHARE hides those that are not sampled"
-        ]
-    if looked == given:
-        return []
-    return [
-        f"of the {given:,} output lengths that are given planning looked at {looked:,}, as if the "
-        "others were still to be answered; --sample 1 plans by all of them"
-    ]
 
 
 @takes_pool("topology", "link", "engine", "planner")
@@ -150,7 +134,7 @@ def compare(
         with ends_at_once():
             workload = asked.load()
             rows, common, notes = compare_baselines(workload, asked.settings, baselines, say)
-        notes = [*notes, *_measured_too(asked.settings)]
+        notes = [*notes, *measured_too([asked.settings])]
     best = max(rows, key=lambda row: row.tokens_per_second_per_gpu)
     if json:
         from blendsim.report.metrics import as_json
@@ -170,20 +154,6 @@ def compare(
             *paragraphs([f"Note: {note}" for note in notes], columns),
         ]
     )
-
-
-def _measured_too(settings: "Settings") -> list[str]:
-    """A note where this very system was measured and something else is used."""
-    from blendsim.perf.measured import IMPORTED, shipped_place
-
-    is_published = settings.profile == IMPORTED and settings.overlap in ("auto", "table")
-    if not is_published or not shipped_place(settings.system).is_dir():
-        return []
-    return [
-        f"kernels of {settings.gpu} are priced by the imported profile and overlap by published "
-        "figures of another GPU; --profile measured prices both as "
-        "they were measured there, which is slower (docs/validation.md)"
-    ]
 
 
 def _object(rows: list[Any], best: Any, told: dict[str, Any]) -> dict[str, Any]:

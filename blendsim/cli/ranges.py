@@ -7,30 +7,45 @@ if TYPE_CHECKING:
     from blendsim.search.spread import Spread
 
 
-def range_told(spread: "Spread", missed: Mapping[str, int] | None = None) -> list[str]:
-    """A paragraph on a plan's times in other worlds that the sample allows, and in how many of them
-    it misses limits that are named; none where there is one world only.
+def range_told(
+    spread: "Spread",
+    predicted: float,
+    *,
+    is_sampled: bool = True,
+    missed: Mapping[str, int] | None = None,
+) -> list[str]:
+    """A paragraph on a plan's times in other worlds that what planning sees allows, and in how many
+    of them it misses limits that are named; none where there is one world only. The range has the
+    `predicted` seconds in it, too. Without `is_sampled` all lengths that are seen were given.
     """
     if not spread.seconds:
         return []
-    count, low, high = len(spread.seconds), spread.seconds[0], spread.seconds[-1]
+    low, high = min(spread.seconds[0], predicted), max(spread.seconds[-1], predicted)
+    is_outside = [low, high] != [spread.seconds[0], spread.seconds[-1]]
+    and_itself = " and in the predicted one" if is_outside else ""
+    worlds = f"in {len(spread.seconds)} worlds"
     doubt = "in two worlds of three the mean is half to double of that"
     if spread.guessed == spread.hidden:
         told = (
-            f"Predicted seconds hang on a guess, since no length was seen: in {count} worlds in "
-            f"which it is wrong the plan takes {low:,.1f} to {high:,.1f} s ({doubt}, where "
+            f"Predicted seconds hang on a guess, since no length was seen: {worlds} in which it is "
+            f"wrong{and_itself} the plan takes {low:,.1f} to {high:,.1f} s ({doubt}, where "
             "max_tokens lets it)."
         )
     else:
+        hidden, seen, ones = (
+            ("were not sampled", "the sample allows", "sampled")
+            if is_sampled
+            else ("are not known", "the known ones allow", "known")
+        )
         told = (
-            f"Predicted seconds hang on lengths that were not sampled: in {count} worlds that the "
-            f"sample allows the plan takes {low:,.1f} to {high:,.1f} s, and longer if an answer is "
-            "longer than all sampled ones."
+            f"Predicted seconds hang on lengths that {hidden}: {worlds} that {seen}{and_itself} "
+            f"the plan takes {low:,.1f} to {high:,.1f} s, and longer if an answer is longer than "
+            f"all {ones} ones."
         )
         if spread.guessed:
             told += (
-                f" {spread.guessed:,} requests are of sources without a sampled length, and are "
-                f"guessed: {doubt}."
+                f" {spread.guessed:,} requests are of sources without a {ones} length, and "
+                f"are guessed: {doubt}."
             )
     if missed:
         late = [f"in {worlds} of them it misses {limit}" for limit, worlds in missed.items()]

@@ -11,6 +11,7 @@ from blendsim.cli.output import print_json, print_lines, width
 from blendsim.cli.places import require_places
 from blendsim.cli.progress import Progress
 from blendsim.cli.ranges import range_told
+from blendsim.cli.remarks import measured_too, unfollowed, unseen
 from blendsim.cli.stopping import ends_at_once
 from blendsim.errors import InputError
 from blendsim.specs import find_gpu
@@ -54,6 +55,13 @@ def rent(params: dict[str, Any], wanted: Wanted, output: Path | None, json: bool
         with ends_at_once():
             workload = asked._replace(settings=candidates.roomiest).load()
             rental = rent_systems(workload, candidates, goal, prices, say)
+        notes = [
+            *unfollowed(settings, rental.plan),
+            *rental.notes,
+            *unseen(asked, workload, rental.plan),
+            *measured_too(candidates.settings),
+        ]
+        rental = rental._replace(notes=notes)
         if output is not None and rental.plan is not None:
             meta = {**rental.plan.meta, "source": asked.source}
             write_plan(replace(rental.plan, meta=meta), output)
@@ -61,7 +69,8 @@ def rent(params: dict[str, Any], wanted: Wanted, output: Path | None, json: bool
         print_json(_object(rental, goal, output))
     else:
         where = f"{settings.model}, engine {settings.engine}"
-        print_lines(_text(rental, goal, where, output))
+        is_sampled = settings.sample != 1.0
+        print_lines(_text(rental, goal, where, output, is_sampled))
     if rental.chosen is None:
         from blendsim.report.rental_advice import nothing_meets
 
@@ -110,7 +119,9 @@ def _object(rental: "Rental", goal: "Goal", output: Path | None) -> dict[str, An
     }
 
 
-def _text(rental: "Rental", goal: "Goal", where: str, output: Path | None) -> list[str]:
+def _text(
+    rental: "Rental", goal: "Goal", where: str, output: Path | None, is_sampled: bool
+) -> list[str]:
     from blendsim.report.rental import rental_table
     from blendsim.report.rental_advice import limits_missed, rental_advice
     from blendsim.report.tables import paragraphs, pool_line
@@ -118,7 +129,12 @@ def _text(rental: "Rental", goal: "Goal", where: str, output: Path | None) -> li
     rows, chosen, columns = rental.rows, rental.chosen, width()
     shown = chosen or rows[0]
     advice = rental_advice(rows, chosen, goal)
-    advice += range_told(rental.spread, limits_missed(shown, goal))
+    advice += range_told(
+        rental.spread,
+        shown.row.predicted_seconds,
+        is_sampled=is_sampled,
+        missed=limits_missed(shown, goal),
+    )
     lines = [
         *paragraphs([pool_line(shown.row, f"{where}; densities on {shown.system}")], columns),
         "",

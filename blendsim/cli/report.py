@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from blendsim.steplog import StepLog
 
 PAGE = Path("report.html")
+ENDINGS = (".html", ".htm")
 
 
 def report(
@@ -51,6 +52,8 @@ def report(
         say("reading the step log")
         log = _read(run)
         require_places([place], traces_of(log))
+        if place is not None:
+            _require_ending(place)
         found = find(log, plan, workload, say)
         told = _report(run, log, found, against)
         if place is not None:
@@ -62,6 +65,13 @@ def report(
         print_json(_object(told, run, place))
         return
     print_lines([f"page written to {place}"])
+
+
+def _require_ending(place: Path) -> None:
+    from blendsim.errors import InputError
+
+    if place.suffix.lower() not in ENDINGS:
+        raise InputError(f"{place}: a page is HTML; give -o a name that ends in .html or .htm")
 
 
 def _read(path: Path) -> "StepLog":

@@ -11,6 +11,7 @@ from blendsim.cli.output import print_json, print_lines, width
 from blendsim.cli.places import require_places
 from blendsim.cli.pooled import takes_pool
 from blendsim.cli.progress import Progress
+from blendsim.cli.remarks import measured_too, unfollowed, unseen
 from blendsim.cli.searching import (
     effort_told,
     found_json,
@@ -55,7 +56,15 @@ def search(
             _require_kind(picture)
         say(asked.reading)
         with ends_at_once():
-            found = find(asked.load(), asked.settings, effort, say)
+            pool = asked.load()
+            found = find(pool, asked.settings, effort, say)
+        notes = [
+            *unfollowed(asked.settings, found.plan),
+            *found.notes,
+            *unseen(asked, pool, found.plan),
+            *measured_too([asked.settings]),
+        ]
+        found = found._replace(notes=notes)
         if output is not None:
             meta = {**found.plan.meta, "source": asked.source}
             write_plan(replace(found.plan, meta=meta), output)

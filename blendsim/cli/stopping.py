@@ -17,7 +17,19 @@ def terminated(number: int, _: Any) -> None:
 
 @contextmanager
 def ends_at_once() -> Iterator[None]:
-    """Within, SIGTERM ends the process where `terminated` would have handled it."""
+    """Within, SIGTERM ends the process where `terminated` would have handled it, and an interrupt
+    bears a note that nothing was written.
+    """
+    try:
+        with _ended():
+            yield
+    except KeyboardInterrupt as error:
+        error.add_note("nothing was written")
+        raise
+
+
+@contextmanager
+def _ended() -> Iterator[None]:
     # NOTE: a handler in Python waits for the kernel that is compiled, which may be more than a
     # minute, and then for those of other threads.
     if not _may_end():

@@ -51,12 +51,12 @@ def info(
 ) -> None:
     """Count lengths, prefix sharing and density."""
     with Progress() as say:
-        from blendsim.traces.load import load_pool
+        from blendsim.cli.pool_files import load_files
         from blendsim.traces.summary import summary
 
         asked = o.resolve(ctx.params)
         say(asked.reading)
-        workload = load_pool(asked.traces, asked.read)
+        workload = load_files(asked.traces, asked.read)
         say("sorting prompts by prefix")
         told = summary(workload)
         told["density"] = _density(workload, asked, told)

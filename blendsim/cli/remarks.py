@@ -1,0 +1,124 @@
+"""What commands that plan or run a plan note beside its figures: whether the engine can follow it,
+by which kernels it is priced, which given lengths planning looked at.
+"""
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from blendsim.cli import options as o
+
+if TYPE_CHECKING:  # nothing heavy before a command runs
+    from blendsim.plan import Plan
+    from blendsim.request import Workload
+    from blendsim.settings import Settings
+
+VLLM = "vllm"
+SGLANG = "sglang"
+
+
+def unfollowed(settings: "Settings", plan: "Plan | None") -> list[str]:
+    """A note where the engine schedules by itself, in one line, and `plan` is taken from both
+    ends.
+    """
+    from blendsim.serving.flavour import VLLM_PLANNED
+
+    if plan is None or not _has_two_ends(plan):
+        return []
+    if settings.engine == VLLM:
+        return [
+            "vLLM by itself serves requests in one line, so it cannot follow this plan, which is "
+            "taken from both ends; fed in this order it takes longer than predicted: plan by "
+            f"--engine {VLLM_PLANNED} for vLLM with our scheduler in it, else by --planner dfs"
+        ]
+    if settings.engine.startswith(SGLANG):
+        return [
+            "SGLang serves requests in one line, so it cannot follow this plan, which is taken "
+            "from both ends; fed in this order it takes longer than predicted: plan by "
+            "--planner dfs"
+        ]
+    return []
+
+
+def fed_in_order(plan: "Plan") -> list[str]:
+    """A note where the lines of `plan`, which is taken from both ends, are written in one order."""
+    if not _has_two_ends(plan):
+        return []
+    return [
+        "the plan is taken from both ends: fed in this order an engine that schedules by itself, "
+        "as vLLM and SGLang do, may be slower than in prefix order; export a plan of "
+        "--planner dfs for it"
+    ]
+
+
+def flags_assumed(settings: "Settings") -> list[str]:
+    """A note for vLLM: the server's flags that a plan assumes, and how requests are to be sent."""
+    from blendsim.serving.flavour import VLLM_PLANNED
+
+    if settings.engine not in (VLLM, VLLM_PLANNED):
+        return []
+    flavour = settings.flavour()
+    flags = [
+        f"--max-num-batched-tokens {flavour.token_budget}",
+        f"--max-num-seqs {flavour.most_running}",
+        "--enable-prefix-caching",
+    ]
+    if settings.tp > 1:
+        flags.append(f"--tensor-parallel-size {settings.tp}")
+    if settings.kv_bytes is None:
+        flags.append("--gpu-memory-utilization 0.9")
+    also = " and our scheduler in it" if settings.engine == VLLM_PLANNED else ""
+    return [
+        f"the plan assumes vLLM with {' '.join(flags)}{also}; one client is to send the requests "
+        "in the file's order, all at the start or more in flight than the server runs at once"
+    ]
+
+
+def measured_too(several: "Iterable[Settings]") -> list[str]:
+    """A note where systems were measured and something else is used."""
+    from blendsim.perf.measured import IMPORTED, shipped_place
+
+    gpus = dict.fromkeys(
+        settings.gpu
+        for settings in several
+        if settings.profile == IMPORTED
+        and settings.overlap in ("auto", "table")
+        and shipped_place(settings.system).is_dir()
+    )
+    if not gpus:
+        return []
+    return [
+        f"kernels of {', '.join(gpus)} are priced by the imported profile and overlap by published "
+        "figures of another GPU; --profile measured prices both as "
+        "they were measured there, which is slower (docs/validation.md)"
+    ]
+
+
+def unseen(asked: o.Asked, pool: "Workload", plan: "Plan | None") -> list[str]:
+    """A note where an earlier run's lengths are given: how many planning looked at."""
+    if asked.read.lengths is None:
+        return []
+    given = int(pool.has_output.sum())
+    if asked.settings.sample == 1.0:
+        return [
+            f"with --lengths planning looks at all {given:,} output lengths that are given, those "
+            "of other traces too; --sample SHARE hides those that are not sampled"
+        ]
+    if plan is None:
+        return []
+    import numpy as np
+
+    seen = np.zeros(len(pool), np.bool_)
+    seen[plan.order] = plan.is_visible
+    looked = int((pool.has_output & seen).sum())
+    if looked == given:
+        return []
+    return [
+        f"of the {given:,} output lengths that are given planning looked at {looked:,}, as if the "
+        "others were still to be answered; --sample 1 plans by all of them"
+    ]
+
+
+def _has_two_ends(plan: "Plan") -> bool:
+    from blendsim.plan import DUAL_SCAN
+
+    return plan.admission == DUAL_SCAN

@@ -1,0 +1,119 @@
+"""What is noted beside figures: plans that an engine cannot follow, kernels, lengths given."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from test_cli_export import batch, invoke, planned
+from test_cli_range import results
+
+CANNOT_FOLLOW = "so it cannot follow this plan"
+
+
+def notes(*args: object) -> list[str]:
+    """The notes of `--json`; each stands in the text as well."""
+    done = invoke(*args, "--json")
+    assert done.exit_code == 0, done.stderr
+    told: list[str] = json.loads(done.stdout)["notes"]
+    text = "".join(invoke(*args).stdout.split())
+    for note in told:
+        assert "".join(note.split()) in text
+    return told
+
+
+def having(words: str, told: list[str]) -> list[str]:
+    return [note for note in told if words in note]
+
+
+@pytest.mark.parametrize("more", [(), ("--dp", "1,2"), ("--gpu", "a100-80g,h200")])
+def test_engines_that_serve_in_one_line_are_told_that_they_cannot_follow(
+    tmp_path: Path, more: tuple[str, ...]
+) -> None:
+    given = ("plan", "--trace", batch(tmp_path / "batch.jsonl"), *more)
+    for engine, planner, is_told in (
+        ("vllm", "blend", True),
+        ("vllm", "dfs", False),
+        ("sglang-lpm", "blend", True),
+        ("vllm-planned", "blend", False),
+        ("nanoflow", "blend", False),
+    ):
+        told = notes(*given, "--engine", engine, "--planner", planner)
+        found = having(CANNOT_FOLLOW, told)
+        assert bool(found) == is_told, (engine, planner)
+        assert all("--planner dfs" in note for note in found)
+        assert all(("--engine vllm-planned" in note) == (engine == "vllm") for note in found)
+
+
+def test_a_search_tells_it_where_it_chose_such_a_plan(tmp_path: Path) -> None:
+    given = ("search", "--trace", "demo:mixed?n=300", "--sample", 1, "--evaluations", 5)
+    kept: Any = {}
+    for engine in ("vllm", "nanoflow"):
+        plan = tmp_path / f"{engine}.parquet"
+        told = notes(*given, "--engine", engine, "-o", plan)
+        shown = invoke("export", plan, "-o", tmp_path / "served.csv")
+        assert shown.exit_code == 0, shown.stderr
+        ends = "compute" in (tmp_path / "served.csv").read_text()
+        kept[engine] = ends, bool(having(CANNOT_FOLLOW, told))
+    assert kept["vllm"][0] == kept["vllm"][1]
+    assert kept["nanoflow"] == (True, False)
+
+
+def test_an_export_in_one_order_of_a_plan_of_two_ends_says_so(tmp_path: Path) -> None:
+    source = batch(tmp_path / "batch.jsonl")
+    plan, ordered = planned(tmp_path, source), tmp_path / "ordered.jsonl"
+    words = "may be slower than in prefix order"
+    assert having(words, notes("export", plan, "-o", ordered))
+    assert not having(words, notes("export", plan, "-o", tmp_path / "served.csv"))
+    args = ("--trace", source, "--planner", "dfs", "-o", plan)
+    assert invoke("plan", *args).exit_code == 0
+    assert not having(words, notes("export", plan, "-o", ordered))
+
+
+def test_an_export_for_vllm_says_which_flags_its_plan_assumes(tmp_path: Path) -> None:
+    source, plan, ordered = batch(tmp_path / "batch.jsonl"), tmp_path / "p", tmp_path / "o.jsonl"
+    for engine, budget, is_told in (("vllm", 512, True), ("nanoflow", 512, False)):
+        given = ("--engine", engine, "--token-budget", budget, "--planner", "dfs", "-o", plan)
+        assert invoke("plan", "--trace", source, *given).exit_code == 0
+        found = having("the plan assumes", notes("export", plan, "-o", ordered))
+        assert bool(found) == is_told
+        assert all(f"--max-num-batched-tokens {budget} " in note for note in found)
+        assert all("--max-num-seqs 512 --enable-prefix-caching" in note for note in found)
+
+
+def test_results_of_other_requests_are_counted(tmp_path: Path) -> None:
+    one, two = batch(tmp_path / "one.jsonl", 30), batch(tmp_path / "two.jsonl", 40)
+    foreign = {f"other/{k}": 5 for k in range(1_100)}
+    mixed = results(tmp_path / "mixed.jsonl", {"r0": 3, "r35": 4, **foreign})
+    given = ("--lengths", mixed, "--planner", "dfs")
+    for traces, count in (
+        (("--trace", one), "1,101 of 1,102"),
+        (("--trace", two), "1,100 of 1,102"),
+        (("--trace", one, "--trace", two), "1,100 of 1,102"),
+    ):
+        told = notes("plan", *traces, *given)
+        assert having(f"{count} results of {mixed} belong to no request of these traces", told)
+    assert having("1,101 of 1,102 results", notes("trace", "info", one, "--lengths", mixed))
+    own = results(tmp_path / "own.jsonl", {"r0": 3, "r1": 4})
+    assert not having("no request of these traces", notes("plan", *traces, "--lengths", own))
+
+
+def test_kernels_and_given_lengths_are_noted_by_all_that_plan_or_simulate(tmp_path: Path) -> None:
+    source, plan = batch(tmp_path / "batch.jsonl", 40), tmp_path / "plan.parquet"
+    lengths = results(tmp_path / "results.jsonl", {f"r{k}": 3 + k for k in range(40)})
+    given = ("--trace", source, "--lengths", lengths, "--gpu", "h200")
+    made = ("plan", *given, "--planner", "dfs", "-o", plan)
+    kernels, looked = "are priced by the imported profile", "looks at all 40 output lengths"
+    for command in (
+        made,
+        ("plan", *given, "--planner", "dfs", "--deadline", "9h"),
+        ("search", *given, "--evaluations", 5),
+        ("simulate", plan),
+    ):
+        told = notes(*command)
+        assert len(having(kernels, told)) == 1, command
+        assert len(having(looked, told)) == 1, command
+    other = notes("plan", "--trace", source, "--gpu", "a100-80g,h200", "--planner", "dfs")
+    assert having("kernels of h200 are priced by the imported profile", other)
+    assert not having(looked, other)
+    assert not having(kernels, notes("simulate", plan, "--profile", "measured"))
