@@ -29,7 +29,7 @@ from vllm_worlds import environment, small_worlds
 
 from blendrt.vllm.following import ROW, Course
 from blendrt.vllm.gate import Gate
-from blendrt.vllm.lead import admitting_as, follows
+from blendrt.vllm.lead import admitting_as, follows, leading_core
 from blendsim.errors import InputError
 from blendsim.serving.flavour import PREDICTED_PEAK, VLLM_PLANNED
 
@@ -363,3 +363,9 @@ def test_vllm_loses_nobody_where_memory_is_less_than_the_plan_believes(
 ) -> None:
     assert answered_by(on_vllm, f"{policy}-little") == answers_of(policy)
     assert on_vllm[f"{policy}-little"]["course"]["differed"] > 0
+
+
+def test_vllm_may_have_more_memory_than_the_gpu_of_the_plan() -> None:
+    """A plan for 80 GB runs on a card of 141."""
+    core = leading_core(followed("blend"), 0, 50_000)
+    assert int(core.state.scalars[0].capacity) == 50_000

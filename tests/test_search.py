@@ -180,7 +180,9 @@ def test_engines_that_take_one_line_are_offered_orders_for_one_line(engine: str)
     tried = {row.policy for row in choice.rows}
     assert {"fcfs", "random", "dfs"} <= tried
     assert ({"blend", "paced"} <= tried) == (engine == "vllm-planned")
-    asked = search.choose(mixed_pool(np.random.default_rng(0)), search.Settings(engine=engine, planner="blend"))
+    asked = search.choose(
+        mixed_pool(np.random.default_rng(0)), search.Settings(engine=engine, planner="blend")
+    )
     assert asked.chosen.policy == "blend", "who asks for it gets it"
 
 
