@@ -21,15 +21,16 @@ import numpy as np
 from machine import row
 from numpy.typing import NDArray
 
-from blendsim.cli.planned import read_planned
 from blendsim.perf.measured import MEASURED, chosen_model
 from blendsim.perf.step import step_costs, step_seconds
+from blendsim.plan import read_plan
 from blendsim.prefix import sort_prompts
 from blendsim.serving.flavour import find_flavour
 from blendsim.settings import Settings
 from blendsim.sim.run import simulate
 from blendsim.specs import System
 from blendsim.steplog import StepLog, read_steplog
+from blendsim.traces.workload_file import read_workload
 
 Floats = NDArray[np.float64]
 Mask = NDArray[np.bool_]
@@ -132,9 +133,10 @@ def report_plans(plans: Path, fits: dict[str, Fit]) -> None:
     print(row("pool", "plan", "engine", "steps", "mixed", "preempted", "our kernels", "fitted"))
     print(row(*["---"] * 8))
     for pool in ("trace1-filled", "trace2-filled"):
+        workload = read_workload(plans / f"{pool}.parquet")
         for policy in ("dfs", "blend", "paced"):
-            plan, asked = read_planned(plans / f"{pool}-{policy}.parquet", None)
-            workload, system = asked.load(), Settings(**plan.meta["settings"]).system
+            plan = read_plan(plans / f"{pool}-{policy}.parquet")
+            system = Settings(**plan.meta["settings"]).system
             prompts, model = sort_prompts(workload), chosen_model(system, "auto", MEASURED)
             for engine in ("vllm", "vllm-planned") if policy == "dfs" else ("vllm-planned",):
                 flavour = find_flavour(engine, TOKENS)
