@@ -13,16 +13,16 @@ if TYPE_CHECKING:  # nothing heavy before a command runs
     from blendsim.settings import Settings
 
 VLLM = "vllm"
-SGLANG = "sglang"
 
 
 def unfollowed(settings: "Settings", plan: "Plan | None") -> list[str]:
     """A note where the engine schedules by itself, in one line, and `plan` is taken from both
     ends.
     """
-    from blendsim.serving.flavour import VLLM_PLANNED
+    from blendsim.serving.flavour import VLLM_PLANNED, find_flavour
 
-    if plan is None or not _has_two_ends(plan):
+    is_alone = find_flavour(settings.engine).one_line
+    if plan is None or not (is_alone and _has_two_ends(plan)):
         return []
     if settings.engine == VLLM:
         return [
@@ -30,13 +30,11 @@ def unfollowed(settings: "Settings", plan: "Plan | None") -> list[str]:
             "taken from both ends; fed in this order it takes longer than predicted: plan by "
             f"--engine {VLLM_PLANNED} for vLLM with our scheduler in it, else by --planner dfs"
         ]
-    if settings.engine.startswith(SGLANG):
-        return [
-            "SGLang serves requests in one line, so it cannot follow this plan, which is taken "
-            "from both ends; fed in this order it takes longer than predicted: plan by "
-            "--planner dfs"
-        ]
-    return []
+    return [
+        "SGLang serves requests in one line, so it cannot follow this plan, which is taken "
+        "from both ends; fed in this order it takes longer than predicted: plan by "
+        "--planner dfs"
+    ]
 
 
 def fed_in_order(plan: "Plan") -> list[str]:
