@@ -22,7 +22,8 @@ from machine import row
 from numpy.typing import NDArray
 
 from blendsim.perf.measured import MEASURED, chosen_model
-from blendsim.perf.step import step_costs, step_seconds
+from blendsim.perf.pricing import price_work
+from blendsim.perf.step import step_costs
 from blendsim.plan import read_plan
 from blendsim.prefix import sort_prompts
 from blendsim.serving.flavour import find_flavour
@@ -76,8 +77,7 @@ class Fit(NamedTuple):
 def priced(log: StepLog, system: System) -> Steps:
     """The steps of a log by the measured kernels."""
     costs = step_costs(chosen_model(system, "auto", MEASURED), False, False, 1)
-    took = [step_seconds(costs, counts) for counts in log.counts]
-    return Steps(log, *(np.array([t[k] for t in took]) for k in (1, 2)))
+    return Steps(log, *price_work(costs, log.counts))
 
 
 def fit(steps: Steps, which: Mask) -> Fit:
