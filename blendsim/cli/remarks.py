@@ -27,12 +27,12 @@ def unfollowed(settings: "Settings", plan: "Plan | None") -> list[str]:
     if settings.engine == VLLM:
         return [
             "vLLM by itself serves requests in one line, so it cannot follow this plan, which is "
-            "taken from both ends; fed in this order it takes longer than predicted: plan by "
+            "taken from both ends; fed in this order it may take longer than predicted: plan by "
             f"--engine {VLLM_PLANNED} for vLLM with our scheduler in it, else by --planner dfs"
         ]
     return [
         "SGLang serves requests in one line, so it cannot follow this plan, which is taken "
-        "from both ends; fed in this order it takes longer than predicted: plan by "
+        "from both ends; fed in this order it may take longer than predicted: plan by "
         "--planner dfs"
     ]
 
