@@ -2,6 +2,7 @@
 out.
 """
 
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,12 +11,12 @@ import typer
 
 from blendsim.cli import options as o
 from blendsim.cli.lists import read_systems
-from blendsim.cli.output import print_json, print_lines, width
+from blendsim.cli.output import print_json, print_lines, tell, width
 from blendsim.cli.places import require_places
 from blendsim.cli.pooled import takes_pool
 from blendsim.cli.progress import Progress
 from blendsim.cli.ranges import range_told
-from blendsim.cli.remarks import measured_too, unfollowed, unseen
+from blendsim.cli.remarks import measured_too, saving_told, unfollowed, unseen
 from blendsim.cli.rental import Wanted, rent
 from blendsim.cli.searching import found_json, found_told, given_effort
 from blendsim.cli.stopping import ends_at_once
@@ -65,7 +66,9 @@ def plan(
             require_auto(asked.settings)  # before a trace is waited for
         say(asked.reading)
         with ends_at_once():
-            pool = asked.load()
+            began = time.monotonic()
+            pool = asked.load(say)
+            slow = saving_told(asked, time.monotonic() - began)
             choice, found, spread = _choose(pool, asked.settings, further, say)
         notes = [
             *unfollowed(asked.settings, choice.plan),
@@ -76,6 +79,8 @@ def plan(
         if output is not None:
             meta = {**choice.plan.meta, "source": asked.source}
             write_plan(replace(choice.plan, meta=meta), output)
+    if slow is not None:
+        tell(slow)
     if json:
         told = {"advice": choice.advice, "notes": notes, "worlds": spread.seconds}
         told |= found_json(found) if found else {}
@@ -132,7 +137,7 @@ def compare(
         baselines = named_baselines(engines)
         say(asked.reading)
         with ends_at_once():
-            workload = asked.load()
+            workload = asked.load(say)
             rows, common, notes = compare_baselines(workload, asked.settings, baselines, say)
         notes = [*notes, *measured_too([asked.settings])]
     best = max(rows, key=lambda row: row.tokens_per_second_per_gpu)

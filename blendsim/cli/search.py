@@ -56,7 +56,7 @@ def search(
             _require_kind(picture)
         say(asked.reading)
         with ends_at_once():
-            pool = asked.load()
+            pool = asked.load(say)
             found = find(pool, asked.settings, effort, say)
         notes = [
             *unfollowed(asked.settings, found.plan),
