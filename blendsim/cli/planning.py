@@ -18,8 +18,8 @@ from blendsim.cli.progress import Progress
 from blendsim.cli.ranges import range_told
 from blendsim.cli.remarks import measured_too, saving_told, unfollowed, unseen
 from blendsim.cli.rental import Wanted, rent
-from blendsim.cli.searching import found_json, found_told, given_effort
-from blendsim.cli.stopping import ends_at_once
+from blendsim.cli.searching import cut_told, found_json, found_told, given_effort
+from blendsim.cli.stopping import Cut, ends_at_once
 from blendsim.errors import InputError
 
 if TYPE_CHECKING:  # nothing heavy before a command runs
@@ -65,16 +65,17 @@ def plan(
 
             require_auto(asked.settings)  # before a trace is waited for
         say(asked.reading)
-        with ends_at_once():
+        with ends_at_once(), Cut() as cut:
             began = time.monotonic()
             pool = asked.load(say)
             slow = saving_told(asked, time.monotonic() - began)
-            choice, found, spread = _choose(pool, asked.settings, further, say)
+            choice, found, spread = _choose(pool, asked.settings, further, say, cut)
         notes = [
             *unfollowed(asked.settings, choice.plan),
             *choice.notes,
             *unseen(asked, pool, choice.plan),
             *measured_too([asked.settings]),
+            *(cut_told(found) if found else []),
         ]
         if output is not None:
             meta = {**choice.plan.meta, "source": asked.source}
@@ -96,7 +97,7 @@ def plan(
 
 
 def _choose(
-    pool: "Workload", settings: "Settings", further: "Effort | None", say: Progress
+    pool: "Workload", settings: "Settings", further: "Effort | None", say: Progress, cut: Cut
 ) -> "tuple[Choice, Found | None, Spread]":
     """The best fixed policy and its times in other worlds that the sample allows; or the best of
     them and of what a search finds, which has compared in such worlds.
@@ -112,7 +113,7 @@ def _choose(
         return choice, None, spread(problem, choice.plan, budget, progress=say)
     from blendsim.search.auto_search import choose_and_search
 
-    return *choose_and_search(pool, settings, further, say), NO_SPREAD
+    return *choose_and_search(pool, settings, further, say, cut), NO_SPREAD
 
 
 @takes_pool("topology", "link", "engine", "planner")
