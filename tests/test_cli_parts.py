@@ -198,8 +198,8 @@ def test_a_terminal_alone_sees_how_far_a_stage_is(
         now[0] = 110.0
         say.share("making tokens", 0.0)
         say("planning")
-    lines = ["reading", "reading a.jsonl: 25%", "reading a.jsonl: 50%"]
-    assert shown == ([*lines, "making tokens: 0% (10 s)", "planning"] if is_terminal else [])
+    lines = ["reading", "reading a.jsonl: 25 %", "reading a.jsonl: 50 %"]
+    assert shown == ([*lines, "making tokens: 0 % (10 s)", "planning"] if is_terminal else [])
     if not is_terminal:
         assert capsys.readouterr().err == "reading …\nplanning …\n"
 

@@ -56,7 +56,7 @@ class Progress:
         if not sys.stderr.isatty():
             return
         with self._lock:
-            far = printable(f"{what}: {share:.0%}")
+            far = printable(f"{what}: {share * 100:.0f} %")
             is_new, self._far = far != self._far, far
             if is_new and self._is_shown:
                 self._say()
