@@ -6,7 +6,7 @@ Because both write this table, checking the performance model is subtracting two
 import json
 import os
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -153,9 +153,11 @@ def require_columns(table: pa.Table, schema: pa.Schema, path: Path) -> None:
             )
 
 
-def read_table(path: Path, schema: str, version: int) -> tuple[pa.Table, dict[str, Any]]:
-    """A Parquet table of ours and its metadata, or InputError if it is another file or of an
-    unknown version.
+def read_table(
+    path: Path, schema: str, version: int, columns: Sequence[str] | None = None
+) -> tuple[pa.Table, dict[str, Any]]:
+    """A Parquet table of ours, or these `columns` of it, and its metadata, or InputError if it is
+    another file or of an unknown version.
     """
     if os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path)):
         raise InputError(f"{path}: is a pipe or device, read more than once; save it as a file")
@@ -164,7 +166,7 @@ def read_table(path: Path, schema: str, version: int) -> tuple[pa.Table, dict[st
         # names in UTF-8. And on no thread of Arrow's, as `pq.read_table` is even without
         # use_threads: one that still lets go of the bytes when the interpreter ends aborts it.
         file = pq.ParquetFile(pa.BufferReader(path.read_bytes()), pre_buffer=False)
-        table = file.read(use_threads=False)
+        table = file.read(columns, use_threads=False)
         table.validate(full=True)  # texts are UTF-8, lists end where they say
         names = Counter(map(str, table.column_names))  # and so are these
     except FileNotFoundError as error:

@@ -172,6 +172,38 @@ def test_a_terminal_gets_one_changing_line(monkeypatch: pytest.MonkeyPatch) -> N
     assert shown == ["reading", "planning", "end"]
 
 
+@pytest.mark.usefixtures("warm")
+@pytest.mark.parametrize("is_terminal", [True, False])
+def test_a_terminal_alone_sees_how_far_a_stage_is(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], is_terminal: bool
+) -> None:
+    shown = []
+
+    class Status:
+        def start(self) -> None: ...
+        def stop(self) -> None: ...
+        def update(self, stage: progress.Stage) -> None:
+            shown.append(str(stage.__rich__()))
+
+    now = [100.0]
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    monkeypatch.setattr("sys.stderr.isatty", lambda: is_terminal)
+    monkeypatch.setattr("rich.console.Console.status", lambda self, text: Status())
+    monkeypatch.setattr(progress, "PATIENCE", 0.0)
+    with progress.Progress() as say:
+        say("reading")
+        say._timer.join()
+        for share in (0.25, 0.2501, 0.5):
+            say.share("reading a.jsonl", share)
+        now[0] = 110.0
+        say.share("making tokens", 0.0)
+        say("planning")
+    lines = ["reading", "reading a.jsonl: 25 %", "reading a.jsonl: 50 %"]
+    assert shown == ([*lines, "making tokens: 0 % (10 s)", "planning"] if is_terminal else [])
+    if not is_terminal:
+        assert capsys.readouterr().err == "reading …\nplanning …\n"
+
+
 def test_a_terminal_is_told_how_long_a_stage_lasts(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [100.0]
     monkeypatch.setattr("time.monotonic", lambda: now[0])

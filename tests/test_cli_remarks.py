@@ -7,6 +7,9 @@ from typing import Any
 import pytest
 from test_cli_export import batch, invoke, planned
 from test_cli_range import results
+from test_traces_openai import lines, request
+
+from blendsim.traces import jsonl, load
 
 CANNOT_FOLLOW = "so it cannot follow this plan"
 
@@ -117,3 +120,65 @@ def test_kernels_and_given_lengths_are_noted_by_all_that_plan_or_simulate(tmp_pa
     assert having("kernels of h200 are priced by the imported profile", other)
     assert not having(looked, other)
     assert not having(kernels, notes("simulate", plan, "--profile", "measured"))
+
+
+def counted(path: Path, prompts: dict[str, Any], name: str = "prompt_tokens") -> Path:
+    """Results with lengths of prompts."""
+    rows = [
+        {
+            "custom_id": custom_id,
+            "response": {"body": {"usage": {"completion_tokens": 3, name: tokens}}},
+        }
+        for custom_id, tokens in prompts.items()
+    ]
+    return lines(path, *rows)
+
+
+@pytest.mark.parametrize("name", ["prompt_tokens", "input_tokens"])
+def test_results_of_other_prompts_tell_of_a_wrong_tokenizer(tmp_path: Path, name: str) -> None:
+    one, two = batch(tmp_path / "one.jsonl", 30), batch(tmp_path / "two.jsonl", 40)
+    lengths = load(str(two)).prompt_len.tolist()
+    own = {f"r{k}": length for k, length in enumerate(lengths)}
+    words = "probably another tokenizer or chat template"
+    for factor, is_told in ((1.0, False), (1.04, False), (1.06, True), (0.5, True)):
+        given = counted(tmp_path / "r", {k: round(100 * v * factor) for k, v in own.items()}, name)
+        longer = lines(
+            tmp_path / "long.jsonl",
+            *(request(f"r{k}", prompt=[1] * 100 * v) for k, v in enumerate(lengths)),
+        )
+        found = having(words, notes("trace", "info", longer, "--lengths", given))
+        assert bool(found) == is_told, factor
+    mean = 100 * sum(lengths) / 40
+    assert f"{longer}: prompts have {mean:,.0f} tokens in the mean, and by {given}" in found[0]
+    assert f"counted {mean / 2:,.0f} (+100% here)" in found[0]
+    given = counted(tmp_path / "r", {k: 2 * v for k, v in own.items()}, name)
+    assert len(having(words, notes("trace", "info", one, two, "--lengths", given))) == 2
+
+
+def test_prompts_that_are_not_counted_tell_nothing(tmp_path: Path) -> None:
+    tokens, texts = batch(tmp_path / "a.jsonl", 30), tmp_path / "b.jsonl"
+    lines(texts, *(request(f"r{k}", prompt="say it") for k in range(30)))
+    words = "probably another tokenizer or chat template"
+    odd = counted(tmp_path / "odd", {"r0": None, "r1": "many", "r2": -5, "r3": True, "r4": 1.5})
+    assert not having(words, notes("trace", "info", tokens, "--lengths", odd))
+    given = counted(tmp_path / "r", {"r0": 500})
+    assert having(words, notes("trace", "info", tokens, "--lengths", given))
+    bytes_alone = notes("trace", "info", texts, "--lengths", given)
+    assert not having(words, bytes_alone)
+    assert having("one byte counts as one token", bytes_alone)
+
+
+def test_results_are_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = batch(tmp_path / "batch.jsonl")
+    given = results(tmp_path / "results.jsonl", {"r0": 3, "other": 4})
+    opened = []
+    whole = jsonl.text_lines
+
+    def counting(path: Path) -> Any:
+        opened.append(path)
+        return whole(path)
+
+    monkeypatch.setattr(jsonl, "text_lines", counting)
+    done = invoke("plan", "--trace", source, "--lengths", given, "--planner", "dfs")
+    assert "1 of 2 results" in done.stdout
+    assert opened.count(given) == 1

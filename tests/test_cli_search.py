@@ -124,6 +124,45 @@ def test_leaderboard_has_columns_for_what_differs() -> None:
     ]
 
 
+class Ranked(NamedTuple):
+    seconds: float
+    is_fixed: bool
+    values: dict[str, Any]
+
+
+def test_a_leaderboard_without_room_keeps_what_tells_rows_apart() -> None:
+    """Rows 1 and 2 differ in the second of three parameters alone, rows 2 and 3 in all of them."""
+    values = [(0.5, 64, 7), (0.5, 128, 7), (0.9, 256, 8)]
+    entries = [
+        (k + 1, Ranked(9.0, False, {"policy": "blend", "sharing": a, "size": b, "threshold": c}))
+        for k, (a, b, c) in enumerate(values)
+    ]
+    assert leaderboard_table(entries, 36) == [
+        "rank  predicted    policy  size",
+        "───────────────────────────────",
+        "   1        9.0    blend     64",
+        "   2        9.0    blend    128",
+        "   3        9.0    blend    256",
+        "Also varied, and in --json: sharing,",
+        "  threshold.",
+    ]
+    assert "Also varied" not in "".join(leaderboard_table(entries, 120))
+
+
+def test_of_rows_that_look_alike_a_leaderboard_has_the_first() -> None:
+    values = [("a", "b"), ("c", "d"), ("e", "f")]
+    entries = [
+        (k + 1, Ranked(9.0 + k // 2, False, {"policy": "blend", "one": a, "two": b}))
+        for k, (a, b) in enumerate(values)
+    ]
+    assert leaderboard_table(entries, 25)[2:] == [
+        "   1        9.0    blend",
+        "   3       10.0    blend",
+        "Also varied, and in",
+        "  --json: one, two.",
+    ]
+
+
 def test_leaderboard_says_whether_seconds_are_typical_of_several_worlds(folder: Path) -> None:
     asked = ("search", "--trace", "trace.csv", "--evaluations", "30")
     said, told = run(*asked), json.loads(run(*asked, "--json"))

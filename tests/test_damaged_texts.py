@@ -47,7 +47,9 @@ def use_config(path: Path) -> None:
 
 
 def use_lengths(path: Path) -> None:
-    assert all(type(tokens) is int and tokens >= 1 for tokens in read_results(path).values())
+    assert all(
+        type(tokens) is int and tokens >= 1 for tokens in read_results(path).lengths.values()
+    )
 
 
 def lines(base: Any, section: str) -> list[str]:

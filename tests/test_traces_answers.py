@@ -100,7 +100,7 @@ def test_an_error_line_counts_as_no_answer(tmp_path: Path) -> None:
     assert row["response"]["body"]["error"]["message"] == "too long"
     path = tmp_path / "r.jsonl"
     path.write_text(f"{error_line('a', 'x')}\n{answer('b', 7)}\n{answer('c', 9, Kind.RESPONSE)}\n")
-    assert read_results(path) == {"b": 7, "c": 9}
+    assert read_results(path).lengths == {"b": 7, "c": 9}
 
 
 def written(path: Path, *rows: str, resume: bool = False) -> dict[str, int]:
@@ -118,7 +118,7 @@ def test_results_are_appended_and_a_second_run_goes_on(tmp_path: Path) -> None:
     path = tmp_path / "r.jsonl"
     assert written(path, answer("a", 3), answer("b", 4)) == {}
     assert written(path, answer("c", 5), resume=True) == {"a": 3, "b": 4}
-    assert written(path, resume=True) == read_results(path) == {"a": 3, "b": 4, "c": 5}
+    assert written(path, resume=True) == read_results(path).lengths == {"a": 3, "b": 4, "c": 5}
     assert path.read_text() == text(answer("a", 3), answer("b", 4), answer("c", 5))
     assert os.listdir(tmp_path) == ["r.jsonl"]
 
@@ -138,7 +138,7 @@ def test_going_on_with_no_file_or_an_empty_one_is_starting(tmp_path: Path) -> No
     assert written(tmp_path / "r", resume=True) == {}
     assert written(tmp_path / "r") == {}
     assert written(tmp_path / "r", answer("a"), resume=True) == {}
-    assert read_results(tmp_path / "r") == {"a": 3}
+    assert read_results(tmp_path / "r").lengths == {"a": 3}
 
 
 def test_lengths_of_a_run_feed_the_next_plan(tmp_path: Path) -> None:
@@ -227,7 +227,7 @@ def test_two_runs_do_not_write_one_file(resume: bool, tmp_path: Path) -> None:
         results.write(answer("a"))
         with pytest.raises(InputError, match="another run is writing it"):
             ResultsFile.open(path, IDS, resume=resume)
-    assert read_results(path) == {"a": 3}
+    assert read_results(path).lengths == {"a": 3}
 
 
 def test_a_file_that_was_written_anew_is_locked_too(tmp_path: Path) -> None:
@@ -319,4 +319,4 @@ def test_a_batch_is_read_answered_and_gone_on_with(tmp_path: Path) -> None:
         for one in left:
             results.write(answer_line(one, Reply("is", False, 1, 1), 0))
     assert [one.custom_id for one in left] == ["c", "d"]
-    assert list(read_results(tmp_path / "r")) == list(IDS)
+    assert list(read_results(tmp_path / "r").lengths) == list(IDS)

@@ -1,5 +1,6 @@
 """OpenAI batch files: text to tokens, limits, and lengths of an earlier run."""
 
+import gzip
 import json
 from pathlib import Path
 from typing import Any
@@ -267,3 +268,27 @@ def test_a_token_pool_and_a_hash_pool_sort_in_one_call(tmp_path: Path) -> None:
     row_source = pooled.source[ordered.order]
     inside = [int(ordered.common[row_source == code].sum()) for code in range(2)]
     assert inside == [len("what is a"), 512]
+
+
+@pytest.mark.parametrize("is_compressed", [False, True])
+@pytest.mark.parametrize("kind", ["batch", "plain"])
+def test_reading_tells_how_far_it_is(tmp_path: Path, kind: str, is_compressed: bool) -> None:
+    n = 2_500
+    rows = [
+        request(f"r{k}", prompt=f"number {k}") if kind == "batch" else {"prompt": f"number {k}"}
+        for k in range(n)
+    ]
+    path = lines(tmp_path / "file.jsonl", *rows)
+    if is_compressed:
+        path.write_bytes(gzip.compress(path.read_bytes()))
+    told: dict[str, list[float]] = {}
+    load_pool([str(path)], told=lambda what, share: told.setdefault(what, []).append(share))
+    reading, making = (
+        told[f"{what} {path}"] for what in ("reading", "making tokens of the prompts of")
+    )
+    assert len(reading) == 2
+    assert making == [done / n for done in range(0, n, 512)]
+    assert reading == sorted(reading)
+    assert all(0 < share <= 1 for share in reading)
+    if not is_compressed:
+        assert reading == pytest.approx([0.4, 0.8], abs=0.15)  # it reads ahead

@@ -21,7 +21,7 @@ from blendsim.cli.stopping import ends_at_once
 
 if TYPE_CHECKING:
     from blendsim.search.served import Serving
-    from blendsim.traces.raw_lines import LineFormat
+    from blendsim.traces.raw_lines import LineFile
     from blendsim.traces.seam import ReadOptions
 
 LINES = ".jsonl"
@@ -53,20 +53,20 @@ def export(
         by_request.require_ending(output)
         by_request.require_apart(asked.settings)
         replicas = sorted(set(made.rank.tolist()))
-        places = [output]
+        places, files = [output], []
         if output.suffix == LINES:
-            forms = _line_formats(asked.traces, asked.read)
+            say("looking for the traces' lines")
+            files = _line_files(asked.traces, asked.read)
             places = _places(output, replicas, asked.settings.dp)
-        require_places(places, [plan, *asked.inputs])
+        require_places(places, [plan, *asked.inputs, *(file.path for file in files)])
         say(asked.reading)
         with ends_at_once():
-            done = by_request.serve(asked.load(), made, asked.settings, say)
+            done = by_request.serve(asked.load(say), made, asked.settings, say)
         if output.suffix == LINES:
             say("writing lines")
             from blendsim.traces.raw_lines import raw_lines, write_lines
 
-            traces = [Path(trace) for trace in asked.traces]
-            lines = raw_lines(traces, done.workload.source_names, forms)
+            lines = raw_lines(files, done.workload.source_names)
             for rows, place in zip(done.by_replica(), places, strict=True):
                 write_lines(lines, done.workload.ids[rows].tolist(), place)
             told = [*fed_in_order(made), *flags_assumed(asked.settings)]
@@ -76,8 +76,8 @@ def export(
             meta |= {"source": asked.source, "blendsim": __version__}
             by_request.write_served(by_request.served_table(done), output, meta)
     if json:
-        files = [str(place) for place in places]
-        print_json({"requests": len(done.workload), "files": files, "notes": done.notes})
+        wrote = [str(place) for place in places]
+        print_json({"requests": len(done.workload), "files": wrote, "notes": done.notes})
         return
     print_lines(_told(done, places))
 
@@ -91,25 +91,25 @@ def _places(output: Path, replicas: Sequence[int], dp: int) -> list[Path]:
     return [output.with_name(f"{output.stem}-{replica}{output.suffix}") for replica in replicas]
 
 
-def _line_formats(traces: Sequence[str], read: "ReadOptions") -> list["LineFormat"]:
-    """The formats of the traces, or InputError unless all are files whose lines are requests."""
+def _line_files(traces: Sequence[str], read: "ReadOptions") -> "list[LineFile]":
+    """The files with the traces' lines, or InputError unless all have lines that are requests."""
     from blendsim.errors import InputError
     from blendsim.traces.load import DEMO_PREFIX, format_of
-    from blendsim.traces.raw_lines import LINE_FORMATS
+    from blendsim.traces.raw_lines import LINE_FORMATS, line_file
 
-    forms = []
+    files = []
     for trace in traces:
         is_demo = trace.startswith(DEMO_PREFIX)
-        name = "a demo source" if is_demo else format_of(Path(trace), read.format).name
-        form = next((form for form in LINE_FORMATS if form.name == name), None)
-        if form is None:
+        file = None if is_demo else line_file(Path(trace), read.format)
+        if file is None:
+            name = "a demo source" if is_demo else format_of(Path(trace), read.format).name
             known = " or ".join(form.name for form in LINE_FORMATS)
             raise InputError(
                 f"{trace}: is {name}, not {known}, so there are no lines to put in order; name the "
                 "output .csv or .parquet for a table of requests"
             )
-        forms.append(form)
-    return forms
+        files.append(file)
+    return files
 
 
 def _told(done: "Serving", places: Sequence[Path]) -> Iterator[str]:

@@ -13,6 +13,7 @@ from blendsim.cli.config import read_config
 from blendsim.fields import Section, in_range, overlay
 
 if TYPE_CHECKING:  # nothing heavy before a command runs
+    from blendsim.cli.progress import Progress
     from blendsim.request import Workload
     from blendsim.settings import Settings
     from blendsim.traces.seam import ReadOptions
@@ -161,15 +162,15 @@ class Asked(NamedTuple):
     read: "ReadOptions"
     skip_oversize: bool
 
-    def load(self) -> "Workload":
-        """The pool of all traces without what no schedule can hold."""
+    def load(self, say: "Progress") -> "Workload":
+        """The pool of all traces without what no schedule can hold; `say` hears how far it is."""
         from blendsim.cli.pool_files import load_files
         from blendsim.traces.limits import without_oversize
 
         system = (
             self.settings.system
         )  # NOTE: first, so that a wrong --model does not wait for the file
-        pool = load_files(self.traces, self.read)
+        pool = load_files(self.traces, self.read, say.share)
         return without_oversize(pool, system.longest_request, self.skip_oversize)
 
     @property

@@ -2,6 +2,7 @@
 out.
 """
 
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,15 +11,15 @@ import typer
 
 from blendsim.cli import options as o
 from blendsim.cli.lists import read_systems
-from blendsim.cli.output import print_json, print_lines, width
+from blendsim.cli.output import print_json, print_lines, tell, width
 from blendsim.cli.places import require_places
 from blendsim.cli.pooled import takes_pool
 from blendsim.cli.progress import Progress
 from blendsim.cli.ranges import range_told
-from blendsim.cli.remarks import measured_too, unfollowed, unseen
+from blendsim.cli.remarks import measured_too, saving_told, unfollowed, unseen
 from blendsim.cli.rental import Wanted, rent
-from blendsim.cli.searching import found_json, found_told, given_effort
-from blendsim.cli.stopping import ends_at_once
+from blendsim.cli.searching import cut_told, found_json, found_told, given_effort
+from blendsim.cli.stopping import Cut, ends_at_once
 from blendsim.errors import InputError
 
 if TYPE_CHECKING:  # nothing heavy before a command runs
@@ -64,18 +65,23 @@ def plan(
 
             require_auto(asked.settings)  # before a trace is waited for
         say(asked.reading)
-        with ends_at_once():
-            pool = asked.load()
-            choice, found, spread = _choose(pool, asked.settings, further, say)
+        with ends_at_once(), Cut() as cut:
+            began = time.monotonic()
+            pool = asked.load(say)
+            slow = saving_told(asked, time.monotonic() - began)
+            choice, found, spread = _choose(pool, asked.settings, further, say, cut)
         notes = [
             *unfollowed(asked.settings, choice.plan),
             *choice.notes,
             *unseen(asked, pool, choice.plan),
             *measured_too([asked.settings]),
+            *(cut_told(found) if found else []),
         ]
         if output is not None:
             meta = {**choice.plan.meta, "source": asked.source}
             write_plan(replace(choice.plan, meta=meta), output)
+    if slow is not None:
+        tell(slow)
     if json:
         told = {"advice": choice.advice, "notes": notes, "worlds": spread.seconds}
         told |= found_json(found) if found else {}
@@ -91,7 +97,7 @@ def plan(
 
 
 def _choose(
-    pool: "Workload", settings: "Settings", further: "Effort | None", say: Progress
+    pool: "Workload", settings: "Settings", further: "Effort | None", say: Progress, cut: Cut
 ) -> "tuple[Choice, Found | None, Spread]":
     """The best fixed policy and its times in other worlds that the sample allows; or the best of
     them and of what a search finds, which has compared in such worlds.
@@ -107,7 +113,7 @@ def _choose(
         return choice, None, spread(problem, choice.plan, budget, progress=say)
     from blendsim.search.auto_search import choose_and_search
 
-    return *choose_and_search(pool, settings, further, say), NO_SPREAD
+    return *choose_and_search(pool, settings, further, say, cut), NO_SPREAD
 
 
 @takes_pool("topology", "link", "engine", "planner")
@@ -132,7 +138,7 @@ def compare(
         baselines = named_baselines(engines)
         say(asked.reading)
         with ends_at_once():
-            workload = asked.load()
+            workload = asked.load(say)
             rows, common, notes = compare_baselines(workload, asked.settings, baselines, say)
         notes = [*notes, *measured_too([asked.settings])]
     best = max(rows, key=lambda row: row.tokens_per_second_per_gpu)

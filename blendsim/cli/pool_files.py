@@ -1,9 +1,9 @@
 """A pool's files, read: what is wrong with how they were named is said before what is wrong in
-them, and how much of a results file belongs to other requests.
+them.
 """
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,21 +11,51 @@ from blendsim.errors import InputError
 
 if TYPE_CHECKING:  # nothing heavy before a command runs
     from blendsim.request import Workload
-    from blendsim.traces.seam import ReadOptions
+    from blendsim.traces.seam import ReadOptions, Told
+    from blendsim.traces.workload_file import Lines
 
 _PARQUET = b"PAR1"
 
 
-def load_files(traces: Sequence[str], read: "ReadOptions") -> "Workload":
-    """The pool of all traces. InputError for a file that cannot be read, or is given by the wrong
-    option.
+def load_files(traces: Sequence[str], read: "ReadOptions", told: "Told") -> "Workload":
+    """The pool of all traces; `told` hears how far reading is. InputError for a file that cannot be
+    read, or is given by the wrong option.
     """
     from blendsim.traces.load import load_pool
 
     if read.lengths is not None:
         _require_results(read.lengths)
+    with _results_told(traces):
+        return load_pool(traces, read, told)
+
+
+def load_trace(trace: str, read: "ReadOptions", told: "Told") -> "Workload":
+    """What one trace holds by itself, without results of an earlier run."""
+    from blendsim.traces.load import read_trace
+
+    with _results_told([trace]):
+        return read_trace(trace, read, told)
+
+
+def saved_lines(trace: str, read: "ReadOptions") -> "Lines | None":
+    """What a workload saved from `trace` is to remember of its lines; None if none is a request."""
+    from blendsim.files import sha256
+    from blendsim.traces.load import DEMO_PREFIX
+    from blendsim.traces.raw_lines import line_file
+    from blendsim.traces.workload_file import Lines
+
+    if trace.startswith(DEMO_PREFIX):
+        return None
+    with _results_told([trace]):
+        file = line_file(Path(trace), read.format)
+    return None if file is None else Lines(str(file.path), sha256(file.path), file.form.name)
+
+
+@contextmanager
+def _results_told(traces: Sequence[str]) -> Iterator[None]:
+    """Say what is wrong where one of the traces is the results of a batch."""
     try:
-        pool = load_pool(traces, read)
+        yield
     except InputError as error:
         for trace in traces:
             if _is_results(trace):
@@ -34,9 +64,6 @@ def load_files(traces: Sequence[str], read: "ReadOptions") -> "Workload":
                     "the batch itself as the trace"
                 ) from error
         raise
-    if read.lengths is None:
-        return pool
-    return _with_strangers(pool, read.lengths, are_several=len(traces) > 1)
 
 
 def _require_results(path: Path) -> None:
@@ -66,24 +93,3 @@ def _is_results(trace: str) -> bool:
         return path.is_file() and head(path).keys >= {"custom_id", "response"}
     except InputError:
         return False
-
-
-def _with_strangers(pool: "Workload", path: Path, *, are_several: bool) -> "Workload":
-    """The pool with a note on results that belong to none of its requests."""
-    from blendsim.traces.results import read_results
-
-    results = read_results(path)
-    ids = pool.ids.tolist()
-    if are_several:  # behind their source's name
-        names = pool.source_names
-        prefixes = [len(names[source]) + 1 for source in pool.source.tolist()]
-        ids = [name[skip:] for name, skip in zip(ids, prefixes, strict=True)]
-    strangers = len(results.keys() - set(ids))
-    if not strangers:
-        return pool
-    belong = "belongs" if strangers == 1 else "belong"
-    note = (
-        f"{strangers:,} of {len(results):,} results of {path} {belong} to no request of these "
-        "traces"
-    )
-    return replace(pool, notes=(*pool.notes, note))

@@ -16,9 +16,9 @@ COLD_SECONDS = 120  # compiling all kernels: one core's time, as numba compiles 
 class Stage:
     """A stage as a terminal shows it: rich draws it anew several times a second."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, began: float | None = None) -> None:
         self._name = name
-        self._began = time.monotonic()
+        self._began = time.monotonic() if began is None else began  # by `time.monotonic`
 
     def __rich__(self) -> Any:
         from rich.text import Text
@@ -35,6 +35,8 @@ class Progress:
     def __init__(self, is_whole_run: bool = False) -> None:
         self._is_whole_run = is_whole_run  # it compiles everything, and marks that done
         self._stage = ""
+        self._began = 0.0  # when the stage did
+        self._far = ""  # how far it is
         self._is_shown = False
         self._status: Any = None
         self._lock = threading.Lock()
@@ -44,6 +46,18 @@ class Progress:
     def __call__(self, stage: str) -> None:
         with self._lock:
             is_new, self._stage = stage != self._stage, printable(stage)
+            if is_new:
+                self._began, self._far = time.monotonic(), ""
+            if is_new and self._is_shown:
+                self._say()
+
+    def share(self, what: str, share: float) -> None:
+        """How far the stage is: `share`, 0 to 1, of `what`. Shown on a terminal alone."""
+        if not sys.stderr.isatty():
+            return
+        with self._lock:
+            far = printable(f"{what}: {share * 100:.0f} %")
+            is_new, self._far = far != self._far, far
             if is_new and self._is_shown:
                 self._say()
 
@@ -92,4 +106,4 @@ class Progress:
             self._status.start()
             # NOTE: a process that is ended leaves the terminal as it is: with a cursor, then.
             console.show_cursor(True)
-        self._status.update(Stage(self._stage))
+        self._status.update(Stage(self._far or self._stage, self._began))

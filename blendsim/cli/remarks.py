@@ -13,6 +13,7 @@ if TYPE_CHECKING:  # nothing heavy before a command runs
     from blendsim.settings import Settings
 
 VLLM = "vllm"
+LONG_READ = 20.0  # seconds of reading prompts after which keeping them is worth a word
 
 
 def unfollowed(settings: "Settings", plan: "Plan | None") -> list[str]:
@@ -89,6 +90,17 @@ def measured_too(several: "Iterable[Settings]") -> list[str]:
         "figures of another GPU; --profile measured prices both as "
         "they were measured there, which is slower (docs/validation.md)"
     ]
+
+
+def saving_told(asked: o.Asked, seconds: float) -> str | None:
+    """How not to make tokens again, where reading took long for them."""
+    if asked.read.tokenizer is None or seconds < LONG_READ:
+        return None
+    trace = asked.traces[0] if len(asked.traces) == 1 else "FILE"
+    return (
+        f"making tokens of prompts took {seconds:,.0f} s; `blendsim trace save {trace} --tokenizer "
+        f"{asked.read.tokenizer} -o pool.parquet` keeps them for --trace pool.parquet"
+    )
 
 
 def unseen(asked: o.Asked, pool: "Workload", plan: "Plan | None") -> list[str]:

@@ -1,17 +1,18 @@
 """`blendsim plan` on several systems, or with prices or limits: which of them to rent."""
 
 import math
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from blendsim.cli import options as o
 from blendsim.cli.lists import Systems, read_seconds
-from blendsim.cli.output import print_json, print_lines, width
+from blendsim.cli.output import print_json, print_lines, tell, width
 from blendsim.cli.places import require_places
 from blendsim.cli.progress import Progress
 from blendsim.cli.ranges import range_told
-from blendsim.cli.remarks import measured_too, unfollowed, unseen
+from blendsim.cli.remarks import measured_too, saving_told, unfollowed, unseen
 from blendsim.cli.stopping import ends_at_once
 from blendsim.errors import InputError
 from blendsim.specs import find_gpu
@@ -53,7 +54,9 @@ def rent(params: dict[str, Any], wanted: Wanted, output: Path | None, json: bool
         candidates = find_candidates(settings, gpus, tps, dps)
         say(asked.reading)
         with ends_at_once():
-            workload = asked._replace(settings=candidates.roomiest).load()
+            began = time.monotonic()
+            workload = asked._replace(settings=candidates.roomiest).load(say)
+            slow = saving_told(asked, time.monotonic() - began)
             rental = rent_systems(workload, candidates, goal, prices, say)
         notes = [
             *unfollowed(settings, rental.plan),
@@ -65,6 +68,8 @@ def rent(params: dict[str, Any], wanted: Wanted, output: Path | None, json: bool
         if output is not None and rental.plan is not None:
             meta = {**rental.plan.meta, "source": asked.source}
             write_plan(replace(rental.plan, meta=meta), output)
+    if slow is not None:
+        tell(slow)
     if json:
         print_json(_object(rental, goal, output))
     else:

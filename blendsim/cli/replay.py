@@ -68,7 +68,7 @@ def replay(
         wish.check()
         require_places([output], [plan, *asked.inputs])
         say(asked.reading)
-        pool = asked.load()
+        pool = asked.load(say)
         require_same_workload(made, pool)
         run = prepare(made, pool, asked, wish, say)
         settings = {"plan_sha256": sha256(plan), "settings": asdict(asked.settings)}

@@ -1,11 +1,12 @@
 """What a step log remembers of where it came from, read again: settings, traces, the plan."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from blendsim.cli import options as o
 from blendsim.cli.planned import given
+from blendsim.cli.progress import Progress
 
 if TYPE_CHECKING:
     from blendsim.perf.pricing import StepWork
@@ -13,8 +14,6 @@ if TYPE_CHECKING:
     from blendsim.request import Workload
     from blendsim.search.looking_back import Ground
     from blendsim.steplog import StepLog
-
-Say = Callable[[str], None]
 
 
 class Found(NamedTuple):
@@ -26,7 +25,7 @@ class Found(NamedTuple):
     notes: list[str]
 
 
-def find(log: "StepLog", plan: Path | None, workload: Path | None, say: Say) -> Found:
+def find(log: "StepLog", plan: Path | None, workload: Path | None, say: Progress) -> Found:
     """Everything that the log's metadata lead to. What cannot be read, or is of another pool, is a
     note, unless it was named on the command line: then it is an error.
     """
@@ -98,7 +97,7 @@ def _asked(meta: Mapping[str, Any], workload: Path | None) -> o.Asked:
     return o.Asked(named or source["traces"], settings, read, source["skip_oversize"])
 
 
-def _served(log: "StepLog", plan: Path | None, asked: o.Asked, say: Say) -> "Workload":
+def _served(log: "StepLog", plan: Path | None, asked: o.Asked, say: Progress) -> "Workload":
     """The pool of the log's traces, or of the plan's; held against the plan where one is given."""
     from blendsim.errors import InputError, PlanMismatch
     from blendsim.files import sha256
@@ -112,7 +111,7 @@ def _served(log: "StepLog", plan: Path | None, asked: o.Asked, say: Say) -> "Wor
     if not asked.traces:
         raise InputError("the log does not say which traces it is of; --workload names them")
     say(asked.reading)
-    pool = asked.load()
+    pool = asked.load(say)
     if made is not None:
         require_same_workload(made, pool)
     return pool

@@ -13,6 +13,7 @@ from blendsim.cli.pooled import takes_pool
 from blendsim.cli.progress import Progress
 from blendsim.cli.remarks import measured_too, unfollowed, unseen
 from blendsim.cli.searching import (
+    cut_told,
     effort_told,
     found_json,
     measures_drawn,
@@ -20,7 +21,7 @@ from blendsim.cli.searching import (
     read_effort,
     worlds_told,
 )
-from blendsim.cli.stopping import ends_at_once
+from blendsim.cli.stopping import Cut, ends_at_once
 
 if TYPE_CHECKING:
     from blendsim.search.schedule_search import Found
@@ -55,19 +56,22 @@ def search(
         if picture is not None:
             _require_kind(picture)
         say(asked.reading)
-        with ends_at_once():
-            pool = asked.load()
-            found = find(pool, asked.settings, effort, say)
+        with ends_at_once(), Cut() as cut:
+            pool = asked.load(say)
+            found = find(pool, asked.settings, effort, say, cut)
         notes = [
             *unfollowed(asked.settings, found.plan),
             *found.notes,
             *unseen(asked, pool, found.plan),
             *measured_too([asked.settings]),
+            *cut_told(found, has_picture=picture is not None),
         ]
         found = found._replace(notes=notes)
         if output is not None:
             meta = {**found.plan.meta, "source": asked.source}
             write_plan(replace(found.plan, meta=meta), output)
+        if found.tally.is_cut:
+            picture = None
         if picture is not None:
             from blendsim.report.plots import draw_sensitivities
 

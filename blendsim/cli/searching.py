@@ -31,6 +31,17 @@ def effort_told(found: "Found") -> str:
     )
 
 
+def cut_told(found: "Found", has_picture: bool = False) -> list[str]:
+    """A note where a signal cut the search short, and with it the picture that it was to have."""
+    if not found.tally.is_cut:
+        return []
+    undrawn = "; no picture was drawn" if has_picture else ""
+    return [
+        f"the search was cut short by a signal after {found.tally.evaluations} evaluations, and "
+        f"keeps the best that it had found{undrawn}"
+    ]
+
+
 def none_told(found: "Found") -> str:
     """That a fixed policy was kept, and why."""
     best = found.leaderboard[0]

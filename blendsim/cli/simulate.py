@@ -83,7 +83,7 @@ def simulate(
         told = pacing_notes(made, asked.settings, settings)
         say(asked.reading)
         with ends_at_once():
-            pool = asked.load()  # what its own machine holds is what it is for
+            pool = asked.load(say)  # what its own machine holds is what it is for
             require_room(pool, system)
             row, log, notes, seconds = simulate_plan(pool, made, settings, say, worlds)
         notes = [*notes, *told, *unseen(asked, pool, made), *measured_too([settings])]

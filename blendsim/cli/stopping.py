@@ -1,18 +1,27 @@
 """What SIGTERM does: it ends a command at once where only computing is lost, and elsewhere as an
-interrupt does, so that what is to be kept of a run is written.
+interrupt does, so that what is to be kept of a run is written. Both cut a search short.
 """
 
 import os
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
+from contextlib import contextmanager, suppress
+from typing import Any, Self
+
+_ASKED = "\nstopping the search, to keep what it found; a second signal keeps nothing\n"
 
 
 def terminated(number: int, _: Any) -> None:
     """The handler of a command that has something to keep."""
     raise SystemExit(128 + number)
+
+
+#: Handlers that a search may replace.
+_USUAL: dict[int, tuple[Any, ...]] = {
+    signal.SIGINT: (signal.default_int_handler,),
+    signal.SIGTERM: (signal.SIG_DFL, terminated),
+}
 
 
 @contextmanager
@@ -40,6 +49,49 @@ def _ended() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, terminated)
+
+
+class Cut:
+    """What a search asks whether to stop (search/cut.py): an interrupt or SIGTERM asks for it, the
+    first once there is something to keep. Before that, and with the second, they do what they did.
+    """
+
+    def __init__(self) -> None:
+        self._is_asked = False
+        self._before: dict[int, Any] = {}  # handlers, by signal, while ours stand
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._restore()
+
+    def keep(self) -> None:
+        """From here on a signal asks to stop."""
+        if self._before or self._is_asked:
+            return
+        if threading.current_thread() is not threading.main_thread():
+            return
+        for number, usual in _USUAL.items():
+            if signal.getsignal(number) in usual:  # one that is ignored, as by nohup, stays so
+                self._before[number] = signal.signal(number, self._ask)
+
+    def __call__(self) -> bool:
+        """Whether a signal came."""
+        return self._is_asked
+
+    def _ask(self, number: int, _: Any) -> None:
+        self._is_asked = True
+        self._restore()
+        # NOTE: written past Python's streams and our progress, which the signal may have broken
+        # into.
+        with suppress(OSError):
+            os.write(2, _ASKED.encode())
+
+    def _restore(self) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        self._before = {}
 
 
 def _may_end() -> bool:

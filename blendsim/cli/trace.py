@@ -1,4 +1,6 @@
-"""`blendsim trace`: what is in a trace, which public ones there are, and how to get them."""
+"""`blendsim trace`: what is in a trace, how to keep it as tokens, which public ones there are, and
+how to get them.
+"""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -7,9 +9,14 @@ import typer
 
 from blendsim.cli import options as o
 from blendsim.cli.output import print_json, print_lines, width
+from blendsim.cli.places import require_places
 from blendsim.cli.progress import Progress
 
-app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Look at traces, fetch them.")
+app = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    help="Look at traces, keep them as tokens, fetch them.",
+)
 
 
 @app.command("list")
@@ -56,7 +63,7 @@ def info(
 
         asked = o.resolve(ctx.params)
         say(asked.reading)
-        workload = load_files(asked.traces, asked.read)
+        workload = load_files(asked.traces, asked.read, say.share)
         say("sorting prompts by prefix")
         told = summary(workload)
         told["density"] = _density(workload, asked, told)
@@ -66,6 +73,46 @@ def info(
     from blendsim.report.tables import summary_lines
 
     print_lines(summary_lines(told, o.platform(asked.settings), width()))
+
+
+@app.command()
+def save(
+    ctx: typer.Context,
+    trace: Annotated[str, typer.Argument(metavar="FILE|NAME", help="One trace.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Write the workload here.")],
+    tokenizer: o.Tokenizer = None,
+    format: o.Format = None,
+    seed: o.Seed = None,
+    json: o.Json = False,
+) -> None:
+    """Keep a trace with its prompts as tokens: --trace reads that in seconds."""
+    with Progress() as say:
+        from blendsim.cli.pool_files import load_trace, saved_lines
+        from blendsim.traces.workload_file import write_workload
+
+        asked = o.resolve({**ctx.params, "trace": [trace]})
+        require_places([output], asked.inputs)
+        say(asked.reading)
+        lines = saved_lines(trace, asked.read)
+        workload = load_trace(trace, asked.read, say.share)
+        say(f"writing {output}")
+        write_workload(workload, output, lines)
+    told = {
+        "requests": len(workload),
+        "input_tokens": int(workload.prompt_len.sum()),
+        "notes": workload.notes,
+        "output": output,
+    }
+    if json:
+        print_json(told)
+        return
+    print_lines(
+        [
+            f"{told['requests']:,} requests of {told['input_tokens']:,} prompt tokens written to "
+            f"{output}; name it with --trace",
+            *(f"Note: {note}" for note in workload.notes),
+        ]
+    )
 
 
 @app.command()

@@ -99,7 +99,9 @@ def leaderboard_table(
     entries: Sequence[tuple[int, Ranked]], width: int, is_typical: bool = False
 ) -> list[str]:
     """A line a schedule with its rank; `fixed` marks the policies as `plan` runs them. What all
-    have in common takes no column. Seconds are predicted ones, or typical ones of several worlds.
+    have in common takes no column; where there is no room for all that differs, the columns that
+    tell most rows apart stay, and of rows that look alike the first. Seconds are predicted ones, or
+    typical ones of several worlds.
     """
     seconds = "typical" if is_typical else "predicted"
     found: dict[str, set[Any]] = {}
@@ -107,20 +109,47 @@ def leaderboard_table(
         for name, value in entry.values.items():
             found.setdefault(name, set()).add(value)
     names = [name for name, values in found.items() if len(values) > 1 or name == "policy"]
-    parts = [
-        [_value(entry.values[name]) if name in entry.values else "" for _, entry in entries]
+    cells = {
+        name: [_value(entry.values[name]) if name in entry.values else "" for _, entry in entries]
         for name in names
-    ]
-    columns = [
+    }
+    shared = [
         Column("rank", [number(rank) for rank, _ in entries]),
         Column(seconds, [number(entry.seconds, 1) for _, entry in entries]),
         Column("", ["fixed" if entry.is_fixed else "" for _, entry in entries], is_text=True),
-        *(
-            Column(name, cells, 0 if name == "policy" else 1, is_text=not _has_figures(cells))
-            for name, cells in zip(names, parts, strict=True)
-        ),
     ]
-    return lay_out(columns, width)
+    varied = [
+        Column(name, cells[name], 0 if name == "policy" else 1, not _has_figures(cells[name]))
+        for name in names
+    ]
+    shown = _telling_apart(shared, varied, width)
+    rows = list(zip(*(column.cells for column in [*shared[1:], *shown]), strict=True))
+    firsts = [k for k, row in enumerate(rows) if row not in rows[:k]]
+    table = [
+        column._replace(cells=[column.cells[k] for k in firsts]) for column in [*shared, *shown]
+    ]
+    hidden = [column.title for column in varied if column not in shown]
+    words = f"Also varied, and in --json: {', '.join(hidden)}."
+    return [*lay_out(table, width), *(paragraphs([words], width) if hidden else [])]
+
+
+def _telling_apart(
+    shared: Sequence[Column], varied: Sequence[Column], width: int
+) -> Sequence[Column]:
+    """Those of `varied` that there is room for beside `shared`, whose first is the rank: as many
+    rows as possible are to differ in something else.
+    """
+
+    def distinct(left: Sequence[Column]) -> int:
+        return len(set(zip(*(column.cells for column in [*shared[1:], *left]), strict=True)))
+
+    shown = list(varied)
+    while _total([*shared, *shown]) > width and any(column.dispensable for column in shown):
+        without = [
+            [each for each in shown if each is not column] for column in shown if column.dispensable
+        ]
+        shown = max(without, key=distinct)
+    return shown
 
 
 def _value(value: Any) -> str:

@@ -10,6 +10,7 @@ from blendsim.report.advice import Judged, advise
 from blendsim.report.metrics import beside, with_regret
 from blendsim.request import Workload
 from blendsim.search.choice import Choice, try_policies
+from blendsim.search.cut import NEVER, Stop
 from blendsim.search.problem import Progress, prepare
 from blendsim.search.schedule_search import Effort, Found, search_prepared
 from blendsim.search.trial import widest
@@ -33,16 +34,21 @@ def require_auto(settings: Settings) -> None:
 
 
 def choose_and_search(
-    workload: Workload, settings: Settings, effort: Effort, progress: Progress = lambda _: None
+    workload: Workload,
+    settings: Settings,
+    effort: Effort,
+    progress: Progress = lambda _: None,
+    stop: Stop = NEVER,
 ) -> Searched:
-    """Plan with every policy, then search on; never behind a policy by what schedules are compared
-    by: predicted seconds, or typical ones of several worlds where lengths are not known.
+    """Plan with every policy, then search on until `stop` says so; never behind a policy by what
+    schedules are compared by: predicted seconds, or typical ones of several worlds where lengths
+    are not known.
     """
     require_auto(settings)
     start = time.perf_counter()
     problem = prepare(workload, settings, progress)
     trials = try_policies(problem, progress)
-    found = search_prepared(problem, effort, progress, start, trials)
+    found = search_prepared(problem, effort, progress, start, trials, stop)
     limits = widest(
         [
             *((trial.row.token_budget, trial.bounds) for trial in trials),

@@ -18,6 +18,7 @@ from blendsim.perf.grids import Floats
 from blendsim.plan import Plan
 from blendsim.planner.blend import BlendSettings
 from blendsim.request import Ints
+from blendsim.search.cut import NEVER, CutShort, Stop
 from blendsim.search.judging import judge, sure_gain
 from blendsim.search.problem import Problem, plan_policy
 from blendsim.search.race import Heat
@@ -72,14 +73,15 @@ class Evaluator:
         self._logs: dict[_RunKey, Floats] = {}  # the same of every run that was judged by worlds
         self._run_of: dict[Heat, _RunKey] = {}
 
-    def seconds(self, heats: Sequence[Heat]) -> list[float]:
-        """Predicted seconds of the whole pool for each, never on the true lengths.
+    def seconds(self, heats: Sequence[Heat], stop: Stop = NEVER) -> list[float]:
+        """Predicted seconds of the whole pool for each, never on the true lengths. CutShort once it
+        is to `stop`.
 
         Those of a small pool on a small machine stand for the whole ones (thinning.py).
         """
         schedules = [self.space.schedule(heat.point) for heat in heats]
         wanted = [_plan_key(heat.level, made) for heat, made in zip(heats, schedules, strict=True)]
-        plans = self._plans_of(wanted)
+        plans = self._plans_of(wanted, stop)
         runs = [
             _RunKey(heat.level, plans[key].digest, self._flavour(made))
             for heat, made, key in zip(heats, schedules, wanted, strict=True)
@@ -89,7 +91,7 @@ class Evaluator:
             for run, key in zip(runs, wanted, strict=True)
             if run not in self._seconds
         }
-        self._judge(fresh)
+        self._judge(fresh, stop)
         self._run_of.update(zip(heats, runs, strict=True))
         return [self._seconds[run] for run in runs]
 
@@ -116,13 +118,16 @@ class Evaluator:
         seconds = _on_all_cores(lambda run: self._simulate(0, *run), runs)
         return list(np.log(seconds).reshape(len(points), len(worlds)))
 
-    def _judge(self, fresh: Mapping[_RunKey, Plan]) -> None:
+    def _judge(self, fresh: Mapping[_RunKey, Plan], stop: Stop) -> None:
         """Run what is new, level by level."""
 
         def run(pairs: Sequence[tuple[_RunKey, int]]) -> list[float]:
+            found = _on_all_cores(
+                lambda pair: self._run(pair[0], fresh[pair[0]], pair[1]), pairs, stop
+            )
             for key, _ in pairs:
                 self.simulations[key.level] += 1
-            return _on_all_cores(lambda pair: self._run(pair[0], fresh[pair[0]], pair[1]), pairs)
+            return found
 
         for level, problem in enumerate(self.levels):
             keys = [key for key in fresh if key.level == level]
@@ -145,11 +150,11 @@ class Evaluator:
         if not self.levels[0].worlds:
             self._seconds[_RunKey(0, kept.digest, self._flavour(made))] = seconds
 
-    def _plans_of(self, wanted: Iterable[_PlanKey]) -> dict[_PlanKey, _Kept]:
+    def _plans_of(self, wanted: Iterable[_PlanKey], stop: Stop = NEVER) -> dict[_PlanKey, _Kept]:
         """The plans, made where they are not among the latest ones."""
         keys = list(dict.fromkeys(wanted))
         missing = [key for key in keys if key not in self._plans]
-        self._plans.update(zip(missing, _on_all_cores(self._make, missing), strict=True))
+        self._plans.update(zip(missing, _on_all_cores(self._make, missing, stop), strict=True))
         for key in keys:
             self._plans.move_to_end(key)
         chosen = {key: self._plans[key] for key in keys}
@@ -207,7 +212,15 @@ def _is_worth(problem: Problem, parts: int) -> bool:
     return len(problem.workload) >= LEAST_REQUESTS * parts and can_thin(problem, parts)
 
 
-def _on_all_cores(call: Callable[[_In], _Out], items: Sequence[_In]) -> list[_Out]:
-    """Results in order; compiled code runs outside the interpreter's lock."""
+def _on_all_cores(
+    call: Callable[[_In], _Out], items: Sequence[_In], stop: Stop = NEVER
+) -> list[_Out]:
+    """Results in order, or CutShort; compiled code runs outside the interpreter's lock."""
+
+    def unless_stopped(item: _In) -> _Out:
+        if stop():
+            raise CutShort
+        return call(item)
+
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        return list(pool.map(call, items))
+        return list(pool.map(unless_stopped, items))

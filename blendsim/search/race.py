@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy.stats import qmc
 
+from blendsim.search.cut import CutShort
 from blendsim.search.space import Point, Space
 
 SCATTERED = 32  # points of a lap on the smallest pool
@@ -48,7 +49,7 @@ def race(
     say: Callable[[Sequence[Run]], None] = lambda _: None,
 ) -> list[Run]:
     """At most `most` runs in the order of the course, the fixed policies at least; stops early
-    after the batch in which it `is_late`.
+    after the batch in which it `is_late`, or before one that `evaluate` gives up: CutShort.
     """
     runs: list[Run] = []
     known: dict[Heat, float] = {}
@@ -56,7 +57,11 @@ def race(
         fresh = list(dict.fromkeys(heat for heat in batch if heat not in known))
         room = most - len(runs) if runs else len(fresh)
         fresh = fresh[: max(room, 0)]
-        for heat, seconds in zip(fresh, evaluate(fresh), strict=True):
+        try:
+            results = evaluate(fresh)
+        except CutShort:
+            break
+        for heat, seconds in zip(fresh, results, strict=True):
             known[heat] = seconds
             runs.append(Run(heat, seconds))
         say(runs)

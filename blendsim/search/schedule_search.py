@@ -13,6 +13,7 @@ from blendsim.plan import Plan
 from blendsim.report.metrics import Row, with_regret
 from blendsim.report.optimum import Bounds
 from blendsim.request import Ints, Workload
+from blendsim.search.cut import NEVER, CutShort, Stop
 from blendsim.search.evaluation import Evaluator
 from blendsim.search.judging import WORLDS, sure_gain
 from blendsim.search.problem import Problem, Progress, plan_policy, prepare, with_worlds
@@ -69,6 +70,7 @@ class Tally(NamedTuple):
     thinned: int  # of smaller pools
     seconds: float  # wall, of all evaluations
     swept: int  # simulations for the sensitivities, not counted above
+    is_cut: bool  # somebody stopped it before its evaluations or its time were over
 
 
 class Found(NamedTuple):
@@ -103,6 +105,7 @@ def search(
     settings: Settings,
     effort: Effort = Effort(),
     progress: Progress = lambda _: None,
+    stop: Stop = NEVER,
 ) -> Found:
     """Race schedules by predicted seconds and keep the fastest. The fixed policies are always among
     them, so the result is never behind them by prediction.
@@ -110,9 +113,12 @@ def search(
     Where lengths are not known all are compared in several possible worlds, and what is best is
     taken only if it also gains over the best fixed policy in as many others (judging.py). A row's
     predicted seconds are those on the drawn lengths, as everywhere.
+
+    Once the fixed policies have run, it ends soon after `stop` says so, with the best found so far.
     """
     start = time.perf_counter()
-    return search_prepared(prepare(workload, settings, progress), effort, progress, start)
+    problem = prepare(workload, settings, progress)
+    return search_prepared(problem, effort, progress, start, stop=stop)
 
 
 def search_prepared(
@@ -121,6 +127,7 @@ def search_prepared(
     progress: Progress = lambda _: None,
     start: float | None = None,
     tried: Sequence[Trial] = (),
+    stop: Stop = NEVER,
 ) -> Found:
     """`search` of a problem that is prepared; `start` is when its time budget began, by
     `time.perf_counter`. Fixed policies that were `tried` before are not planned again, and run
@@ -137,15 +144,21 @@ def search_prepared(
     end = math.inf
     if effort.budget_seconds is not None:
         end = (began if start is None else start) + effort.budget_seconds
+
+    def told(runs: Sequence[Run]) -> None:
+        stop.keep()
+        progress(_standing(space, runs))
+
     runs = race(
         space,
         len(evaluator.levels),
         problem.settings.seed,
         effort.most,
-        evaluator.seconds,
-        lambda: time.perf_counter() >= end,
-        lambda runs: progress(_standing(space, runs)),
+        lambda heats: evaluator.seconds(heats, stop),
+        lambda: stop() or time.perf_counter() >= end,
+        told,
     )
+    is_cut = stop()
     chosen = best_of(runs)
     if problem.worlds:
         progress("comparing what was found in other worlds")
@@ -153,12 +166,16 @@ def search_prepared(
     wall = time.perf_counter() - began
     ran = list(evaluator.simulations)
     swept: list[Sensitivity] = []
-    if effort.is_swept:
+    if effort.is_swept and not is_cut:
         progress("varying each parameter alone")
-        swept = sweep(space, chosen.heat.point, evaluator)
-        progress("drawing other samples")
-        swept += sweep_samples(problem, space.schedule(chosen.heat.point))
-    tally = Tally(len(runs), ran[0], sum(ran[1:]), wall, sum(evaluator.simulations) - sum(ran))
+        try:
+            swept = sweep(space, chosen.heat.point, evaluator, stop)
+            progress("drawing other samples")
+            swept += sweep_samples(problem, space.schedule(chosen.heat.point))
+        except CutShort:
+            is_cut = True
+    n_swept = sum(evaluator.simulations) - sum(ran)
+    tally = Tally(len(runs), ran[0], sum(ran[1:]), wall, n_swept, is_cut)
     progress("simulating the chosen schedule on the true lengths")
     return _report(problem, space, runs, chosen, swept, tally, known)
 

@@ -5,6 +5,7 @@ a note on what the search missed.
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from blendsim.search.cut import Stop
 from blendsim.search.evaluation import Evaluator
 from blendsim.search.problem import Problem
 from blendsim.search.race import Heat
@@ -24,14 +25,16 @@ class Sensitivity(NamedTuple):
     seconds: list[float]  # what schedules are compared by; of other samples, predicted
 
 
-def sweep(space: Space, point: Point, evaluator: Evaluator) -> list[Sensitivity]:
-    """Every axis that means something at the point, all its values, the others kept."""
+def sweep(space: Space, point: Point, evaluator: Evaluator, stop: Stop) -> list[Sensitivity]:
+    """Every axis that means something at the point, all its values, the others kept. CutShort once
+    it is to `stop`.
+    """
     found = []
     for k, axis in enumerate(space.axes):
         if not space.matters(point, k):
             continue
         places = [space.tidy([*point[:k], at, *point[k + 1 :]]) for at in range(len(axis.values))]
-        seconds = evaluator.seconds([Heat(place, 0) for place in places])
+        seconds = evaluator.seconds([Heat(place, 0) for place in places], stop)
         labels = [axis.shown(at) for at in range(len(axis.values))]
         found.append(Sensitivity(axis.name, axis.is_ordered, labels, point[k], seconds))
     return found

@@ -54,6 +54,14 @@ def text_lines(path: Path) -> Iterator[io.TextIOWrapper]:
             ) from error
 
 
+def share_read(text: io.TextIOWrapper) -> float:
+    """How much of a file of `text_lines` has been read, 0 to 1, by its bytes on the disk."""
+    file: Any = text.buffer
+    file = file.fileobj if isinstance(file, gzip.GzipFile) else file
+    size = os.fstat(file.fileno()).st_size
+    return min(1.0, file.tell() / size) if size else 1.0
+
+
 def _opened(path: Path) -> Any:
     with path.open("rb") as file:
         compressed = file.read(2) == _GZIP_MAGIC

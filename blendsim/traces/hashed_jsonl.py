@@ -19,7 +19,7 @@ from blendsim.traces.content import content
 from blendsim.traces.counts import are_wrong, compact, require_rows, shown, whole
 from blendsim.traces.jsonl import objects, read_columns
 from blendsim.traces.length_names import EXTRAS
-from blendsim.traces.seam import Head, ReadOptions, source_name
+from blendsim.traces.seam import Head, ReadOptions, Told, silent, source_name
 from blendsim.traces.times import LACKS_TIME, LATEST
 
 _LENGTHS = frozenset({"input_length", "output_length"})
@@ -63,7 +63,7 @@ class HashedFormat:
             and bool(head.keys & _BAILIAN) == self.has_chats
         )
 
-    def read(self, path: Path, options: ReadOptions) -> Workload:
+    def read(self, path: Path, options: ReadOptions, told: Told = silent) -> Workload:
         """The file as a workload; a row without `hash_ids` shares nothing."""
         data = content(path)
         columns = _parse(data)

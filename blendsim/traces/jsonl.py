@@ -9,11 +9,13 @@ from typing import Any
 import pyarrow as pa
 
 from blendsim.errors import InputError
-from blendsim.traces.content import text_lines
+from blendsim.traces.content import share_read, text_lines
 from blendsim.traces.counts import shown
+from blendsim.traces.seam import Told, silent
 
 _NULL = re.compile(b"null")
 _BARE_NULL = re.compile(rb"(?:\A|[}\n])[ \t\r]*null")
+_OFTEN = 1_000  # lines between two words about how far it is
 _BLOCK = 1 << 25  # bytes Arrow parses at a time; a line must fit in two of them
 
 
@@ -39,10 +41,12 @@ def read_columns(data: pa.Buffer, schema: pa.Schema) -> pa.Table | None:
         return None
 
 
-def objects(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+def objects(path: Path, told: Told = silent) -> Iterator[tuple[str, dict[str, Any]]]:
     """(`file, line n`, object) of every non-blank line."""
     with text_lines(path) as lines:
         for number, line in enumerate(lines, start=1):
+            if number % _OFTEN == 0:
+                told(f"reading {path}", share_read(lines))
             if line.strip():
                 where = f"{path}, line {number}"
                 yield where, json_object(line, where)

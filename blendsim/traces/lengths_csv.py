@@ -22,7 +22,7 @@ from blendsim.traces.content import content, text_lines
 from blendsim.traces.counts import NO_REQUESTS, are_wrong, fault, numbers, require_rows, shown
 from blendsim.traces.jsonl import require_new
 from blendsim.traces.length_names import EXTRAS, OUTPUT, PROMPT, Extras, are_lengths, find_names
-from blendsim.traces.seam import Head, ReadOptions, head, source_name
+from blendsim.traces.seam import Head, ReadOptions, Told, head, silent, source_name
 from blendsim.traces.shared_prefixes import Prefixes, Rules, from_columns, require_pair
 from blendsim.traces.times import arrivals, time_fault
 
@@ -50,7 +50,7 @@ class CsvFormat:
         """Whether the header names both length columns."""
         return {self.prompt, self.output} <= set(head.columns)
 
-    def read(self, path: Path, options: ReadOptions) -> Workload:
+    def read(self, path: Path, options: ReadOptions, told: Told = silent) -> Workload:
         """The file as a workload that shares the prefixes it names, and nothing else."""
         columns = _columns(head(path).columns, self, path)
         data = content(path)
@@ -103,7 +103,7 @@ class NamedLengths:
         """Whether the header names a prompt's and an output's length."""
         return are_lengths(head.columns)
 
-    def read(self, path: Path, options: ReadOptions) -> Workload:
+    def read(self, path: Path, options: ReadOptions, told: Told = silent) -> Workload:
         """The file as any other CSV format, once it is known what its columns are called."""
         names = find_names(head(path).columns, f"{path}, line 1")
         form = CsvFormat(self.name, names.prompt, names.output, names.arrival, extras=names.extras)

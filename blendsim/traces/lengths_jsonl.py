@@ -20,7 +20,7 @@ from blendsim.traces.content import content
 from blendsim.traces.counts import are_wrong, numbers, require_rows, shown, whole
 from blendsim.traces.jsonl import line_of, objects, read_columns, require_new
 from blendsim.traces.length_names import LengthNames, are_lengths, find_names
-from blendsim.traces.seam import Head, ReadOptions, source_name
+from blendsim.traces.seam import Head, ReadOptions, Told, silent, source_name
 from blendsim.traces.shared_prefixes import Prefixes, Rules, from_columns, require_pair
 from blendsim.traces.times import NO_TIME, Arrivals, arrivals, time_fault
 
@@ -49,7 +49,7 @@ class JsonLengths:
         """Whether the first object has a prompt's and an output's length."""
         return are_lengths(head.keys)
 
-    def read(self, path: Path, options: ReadOptions) -> Workload:
+    def read(self, path: Path, options: ReadOptions, told: Told = silent) -> Workload:
         """The file as a workload that shares the prefixes it names, and nothing else."""
         data = content(path)
         where, row = next(objects(path), (f"{path}", {}))

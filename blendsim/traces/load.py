@@ -14,8 +14,8 @@ from blendsim.traces.lengths_jsonl import LENGTHS_JSONL
 from blendsim.traces.limits import within_max_tokens
 from blendsim.traces.openai_batch import OPENAI_BATCH
 from blendsim.traces.plain_prompts import PROMPTS_JSONL
-from blendsim.traces.results import read_results, with_lengths
-from blendsim.traces.seam import Format, ReadOptions, head
+from blendsim.traces.results import Results, other_prompts, read_results, with_lengths
+from blendsim.traces.seam import Format, ReadOptions, Told, head, silent
 from blendsim.traces.unknown import reason
 from blendsim.traces.workload_file import WORKLOAD
 
@@ -36,19 +36,23 @@ def load(spec: str, options: ReadOptions | None = None) -> Workload:
     return load_pool([spec], options)
 
 
-def load_pool(specs: Sequence[str], options: ReadOptions | None = None) -> Workload:
-    """Several files or names as one pool."""
+def load_pool(
+    specs: Sequence[str], options: ReadOptions | None = None, told: Told = silent
+) -> Workload:
+    """Several files or names as one pool; `told` hears how far reading is."""
     if not specs:
         raise InputError("no trace given; name a file or a demo: source with --trace")
     options = options or ReadOptions()
-    if options.format is not None:
-        _named(options.format)  # a wrong name is wrong for demo sources too
-    workloads = [_read(spec, options) for spec in specs]
+    workloads = [read_trace(spec, options, told) for spec in specs]
+    first: list[str] = []
     if options.lengths is not None:
-        workloads = _fill(workloads, options.lengths)
+        results = read_results(options.lengths, told)
+        first = _strangers(workloads, results, options.lengths)
+        workloads = _fill(workloads, results, options.lengths)
     has_results = options.lengths is not None
     workloads = [within_max_tokens(workload) for workload in workloads]
-    return pool([_with_guess_note(workload, has_results) for workload in workloads])
+    pooled = pool([_with_guess_note(workload, has_results) for workload in workloads])
+    return replace(pooled, notes=(*first, *pooled.notes))
 
 
 def format_of(path: Path, name: str | None = None) -> Format:
@@ -75,7 +79,12 @@ def _named(name: str) -> Format:
     raise UnknownName("format", name, [form.name for form in FORMATS])
 
 
-def _read(spec: str, options: ReadOptions) -> Workload:
+def read_trace(spec: str, options: ReadOptions, told: Told = silent) -> Workload:
+    """What a path or a `demo:` name holds by itself: without results of an earlier run, and without
+    what is noted of output lengths that are lacking.
+    """
+    if options.format is not None:
+        _named(options.format)  # a wrong name is wrong for demo sources too
     if spec.startswith(DEMO_PREFIX):
         from blendsim.traces.demo import demo
 
@@ -83,19 +92,35 @@ def _read(spec: str, options: ReadOptions) -> Workload:
     path = Path(spec)
     if spec in {source.name for source in CATALOG} and not path.exists():
         raise InputError(f"{spec}: no such file; `blendsim trace fetch {spec}` downloads it")
-    return format_of(path, options.format).read(path, options)
+    return format_of(path, options.format).read(path, options, told)
 
 
-def _fill(workloads: list[Workload], path: Path) -> list[Workload]:
-    lengths = read_results(path)
-    filled = [with_lengths(workload, lengths) for workload in workloads]
+def _fill(workloads: list[Workload], results: Results, path: Path) -> list[Workload]:
+    """The workloads with output lengths, and a note where prompts are not those of the results."""
+    filled = [with_lengths(workload, results.lengths) for workload in workloads]
     gained = sum(int(w.has_output.sum()) for w in filled)
     if gained == sum(int(w.has_output.sum()) for w in workloads):
         raise InputError(
-            f"{path}: none of its {len(lengths):,} results belongs to a request without output "
-            "length; give the results of this batch, or leave --lengths out"
+            f"{path}: none of its {len(results.lengths):,} results belongs to a request without "
+            "output length; give the results of this batch, or leave --lengths out"
         )
-    return filled
+    told = [other_prompts(workload, results, path) for workload in workloads]
+    return [
+        workload if note is None else replace(workload, notes=(*workload.notes, note))
+        for workload, note in zip(filled, told, strict=True)
+    ]
+
+
+def _strangers(workloads: list[Workload], results: Results, path: Path) -> list[str]:
+    """A note on results that belong to none of the requests."""
+    left = results.lengths.keys() - {name for w in workloads for name in w.ids.tolist()}
+    if not left:
+        return []
+    belong = "belongs" if len(left) == 1 else "belong"
+    return [
+        f"{len(left):,} of {len(results.lengths):,} results of {path} {belong} to no request of "
+        "these traces"
+    ]
 
 
 def _with_guess_note(workload: Workload, has_results: bool) -> Workload:

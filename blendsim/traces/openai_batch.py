@@ -17,9 +17,10 @@ from blendsim.traces.chat import Chat, chat_of
 from blendsim.traces.counts import require_rows, shown, whole
 from blendsim.traces.jsonl import line_of, objects, require_new
 from blendsim.traces.prompt_forms import Content, content
-from blendsim.traces.seam import Head, ReadOptions, source_name
+from blendsim.traces.seam import Head, ReadOptions, Told, silent, source_name
 from blendsim.traces.tokens import Encoder, encoder
 
+_CHUNK = 512  # texts between two words about how far it is
 _LIMITS = ("max_completion_tokens", "max_tokens", "max_output_tokens")
 
 
@@ -51,11 +52,11 @@ class OpenAIBatch:
         """Whether the first object has an id and a body."""
         return head.keys >= {"custom_id", "body"}
 
-    def read(self, path: Path, options: ReadOptions) -> Workload:
+    def read(self, path: Path, options: ReadOptions, told: Told = silent) -> Workload:
         """The requests with their prompts as tokens; output lengths are not in such a file."""
         chat = chat_of(options.tokenizer)
-        requests = [line.request for line in batch_lines(path, chat)]
-        return workload_of(path, requests, encoder(options.tokenizer), chat)
+        requests = [line.request for line in batch_lines(path, chat, told)]
+        return workload_of(path, requests, encoder(options.tokenizer), chat, told)
 
     def id_of(self, row: dict[str, Any], number: int) -> str:
         """The id of the request in line `number`."""
@@ -65,12 +66,12 @@ class OpenAIBatch:
 OPENAI_BATCH = OpenAIBatch()
 
 
-def batch_lines(path: Path, chat: Chat) -> Iterator[BatchLine]:
+def batch_lines(path: Path, chat: Chat, told: Told = silent) -> Iterator[BatchLine]:
     """Every request of the file, in order, or InputError at the first that has no single answer
     to be planned; ids are unique.
     """
     first: dict[str, str] = {}
-    for where, row in objects(path):
+    for where, row in objects(path, told):
         request = request_of(row, chat, where)
         require_new(request.custom_id, first, f"{where}, column 'custom_id'")
         first[request.custom_id] = line_of(where)
@@ -78,11 +79,15 @@ def batch_lines(path: Path, chat: Chat) -> Iterator[BatchLine]:
 
 
 def workload_of(
-    path: Path, requests: Sequence[BatchRequest], encode: Encoder, chat: Chat
+    path: Path,
+    requests: Sequence[BatchRequest],
+    encode: Encoder,
+    chat: Chat,
+    told: Told = silent,
 ) -> Workload:
     """The requests with their prompts as tokens."""
     require_rows(len(requests), path)
-    prompts, prompt_len = _prompts(requests, encode, path)
+    prompts, prompt_len = _prompts(requests, encode, path, told)
     n = len(requests)
     output_len = np.array([request.output for request in requests], np.int64)
     return Workload(
@@ -138,21 +143,28 @@ def limit_of(body: dict[str, Any], where: str, root: str) -> int:
     return 0
 
 
-def _prompts(requests: Sequence[BatchRequest], encode: Encoder, path: Path) -> tuple[Prompts, Ints]:
+def _prompts(
+    requests: Sequence[BatchRequest], encode: Encoder, path: Path, told: Told
+) -> tuple[Prompts, Ints]:
     """Encoded texts and given token ids as one set of prompts, in file order."""
     lists = [np.asarray(request.prompt.tokens or (), np.int32) for request in requests]
     is_given = [request.prompt.tokens is not None for request in requests]
-    space, is_model = "", False
+    of_none = encode.encode([])
+    space, is_model = of_none.space, of_none.is_model
+    done, total = 0, len(requests) - sum(is_given)
     for has_special in (False, True):
         rows = [
             row
             for row, request in enumerate(requests)
             if not is_given[row] and request.prompt.has_special == has_special
         ]
-        tokens = encode.encode([requests[row].prompt.text for row in rows], has_special)
-        space, is_model = tokens.space, tokens.is_model
-        for row, ids in zip(rows, tokens.lists, strict=True):
-            lists[row] = ids
+        for start in range(0, len(rows), _CHUNK):
+            told(f"making tokens of the prompts of {path}", done / total)
+            some = rows[start : start + _CHUNK]
+            tokens = encode.encode([requests[row].prompt.text for row in some], has_special)
+            for row, ids in zip(some, tokens.lists, strict=True):
+                lists[row] = ids
+            done += len(some)
     lengths = np.array([len(ids) for ids in lists], np.int64)
     if not lengths.all():
         row = int(np.flatnonzero(lengths == 0)[0])

@@ -14,7 +14,7 @@ from blendsim.traces.jsonl import line_of, objects, require_new
 from blendsim.traces.length_names import OUTPUT
 from blendsim.traces.openai_batch import BatchRequest, limit_of, workload_of
 from blendsim.traces.prompt_forms import PLAIN_NAMES, content
-from blendsim.traces.seam import Head, ReadOptions
+from blendsim.traces.seam import Head, ReadOptions, Told, silent
 from blendsim.traces.tokens import encoder
 
 _IDS = ("custom_id", "request_id", "id")  # of which the first that is there counts
@@ -31,18 +31,18 @@ class PlainPrompts:
         """Whether the first object has a prompt of its own, not in a body."""
         return not head.keys.isdisjoint(PLAIN_NAMES) and "body" not in head.keys
 
-    def read(self, path: Path, options: ReadOptions) -> Workload:
+    def read(self, path: Path, options: ReadOptions, told: Told = silent) -> Workload:
         """The requests with their prompts as tokens; those without an id are called by line."""
         chat = chat_of(options.tokenizer)
         first: dict[str, str] = {}
         requests = []
-        for where, row in objects(path):
+        for where, row in objects(path, told):
             line = line_of(where)
             name = _name(row, line, where)
             require_new(name.id, first, f"{where}, column {name.column!r}")
             first[name.id] = line
             requests.append(_request(name.id, row, chat, where))
-        return workload_of(path, requests, encoder(options.tokenizer), chat)
+        return workload_of(path, requests, encoder(options.tokenizer), chat, told)
 
     def id_of(self, row: dict[str, Any], number: int) -> str:
         """The id of the request in line `number`."""

@@ -1,14 +1,19 @@
-"""Lines of files of prompts as they stand there, by the ids of their requests."""
+"""Lines of files of prompts as they stand there, by the ids of their requests. A workload that was
+saved from such a file knows where it is.
+"""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
-from blendsim.files import replacing
+from blendsim.errors import InputError
+from blendsim.files import replacing, sha256
 from blendsim.traces.content import text_lines
 from blendsim.traces.jsonl import json_object
+from blendsim.traces.load import format_of
 from blendsim.traces.openai_batch import OPENAI_BATCH
 from blendsim.traces.plain_prompts import PROMPTS_JSONL
+from blendsim.traces.workload_file import WORKLOAD, read_lines
 
 
 class LineFormat(Protocol):
@@ -27,14 +32,46 @@ class LineFormat(Protocol):
 LINE_FORMATS: tuple[LineFormat, ...] = (OPENAI_BATCH, PROMPTS_JSONL)
 
 
-def raw_lines(
-    files: Sequence[Path], names: Sequence[str], forms: Sequence[LineFormat]
-) -> dict[str, str]:
+class LineFile(NamedTuple):
+    """A file whose lines are requests."""
+
+    path: Path
+    form: LineFormat
+
+
+def line_file(path: Path, name: str | None) -> LineFile | None:
+    """The file with the lines of the trace at `path`, read as format `name` or by content: itself,
+    or the one that it was saved from, which is looked for beside it too. None if no line of it is a
+    request; InputError if what it was saved from is gone or has changed.
+    """
+    known = {form.name: form for form in LINE_FORMATS}
+    found = format_of(path, name).name
+    if found in known:
+        return LineFile(path, known[found])
+    saved = read_lines(path) if found == WORKLOAD.name else None
+    if saved is None or saved.format not in known:
+        return None
+    places = (Path(saved.path), path.parent / Path(saved.path).name)
+    file = next((place for place in places if place.is_file()), None)
+    if file is None:
+        raise InputError(
+            f"{path}: was saved from {saved.path}, which is not there; put it back, or beside "
+            f"{path.name}"
+        )
+    if sha256(file) != saved.sha256:
+        raise InputError(
+            f"{file}: has changed since {path} was saved from it; save it again with "
+            "`blendsim trace save`, and plan again"
+        )
+    return LineFile(file, known[saved.format])
+
+
+def raw_lines(files: Sequence[LineFile], names: Sequence[str]) -> dict[str, str]:
     """Lines of `files` by the ids that their requests have in the pool, which begin with the files'
-    `names` there if there are several. `forms` are the files' formats.
+    `names` there if there are several.
     """
     lines: dict[str, str] = {}
-    for file, name, form in zip(files, names, forms, strict=True):
+    for (file, form), name in zip(files, names, strict=True):
         prefix = f"{name}/" if len(files) > 1 else ""
         with text_lines(file) as text:
             for number, line in enumerate(text, start=1):

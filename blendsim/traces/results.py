@@ -1,4 +1,6 @@
-"""Output lengths from an earlier run: OpenAI batch results, matched by custom_id."""
+"""Output lengths from an earlier run: OpenAI batch results, matched by custom_id; and what they say
+of prompts, which tells whether the tokenizer is theirs.
+"""
 
 from dataclasses import replace
 from pathlib import Path
@@ -8,8 +10,13 @@ import numpy as np
 
 from blendsim.errors import InputError
 from blendsim.request import Workload
-from blendsim.traces.counts import require_rows, shown, whole
+from blendsim.soundness import is_whole
+from blendsim.traces.counts import MOST_TOKENS, require_rows, shown, whole
 from blendsim.traces.jsonl import line_of, objects, require_new
+from blendsim.traces.seam import Told, silent
+from blendsim.traces.tokens import TOKENS
+
+_ALIKE = 0.05  # how far mean lengths of the same prompts may be apart
 
 
 class Result(NamedTuple):
@@ -17,21 +24,31 @@ class Result(NamedTuple):
 
     custom_id: str
     tokens: int | None  # generated; None if the request failed
+    prompt: int | None = None  # tokens of its prompt, where the line has them
 
 
-def read_results(path: Path) -> dict[str, int]:
-    """Tokens generated for each custom_id; failed requests are left out."""
-    lengths: dict[str, int] = {}
+class Results(NamedTuple):
+    """What a file says of the requests that were answered, by custom_id."""
+
+    lengths: dict[str, int]  # tokens generated
+    prompts: dict[str, int]  # tokens of prompts, where they are counted
+
+
+def read_results(path: Path, told: Told = silent) -> Results:
+    """The results at `path`, failed requests left out. InputError for a file of another kind."""
+    found = Results({}, {})
     first: dict[str, str] = {}
     rows = 0
-    for where, row in objects(path):
+    for where, row in objects(path, told):
         rows += 1
-        custom_id, tokens = result(row, where)
+        custom_id, tokens, prompt = result(row, where)
         require_new(custom_id, first, f"{where}, column 'custom_id'")
         if tokens is not None:
-            first[custom_id], lengths[custom_id] = line_of(where), tokens
+            first[custom_id], found.lengths[custom_id] = line_of(where), tokens
+        if prompt is not None:
+            found.prompts[custom_id] = prompt
     require_rows(rows, path)
-    return lengths
+    return found
 
 
 def result(row: dict[str, Any], where: str) -> Result:
@@ -47,7 +64,8 @@ def result(row: dict[str, Any], where: str) -> Result:
         return Result(custom_id, None)
     if response.get("status_code", 200) != 200:
         return Result(custom_id, None)
-    return Result(custom_id, _generated(response.get("body"), where))
+    usage = _usage(response.get("body"), where)
+    return Result(custom_id, _generated(usage, where), _prompt(usage))
 
 
 def with_lengths(workload: Workload, lengths: dict[str, int]) -> Workload:
@@ -60,9 +78,42 @@ def with_lengths(workload: Workload, lengths: dict[str, int]) -> Workload:
     return replace(workload, output_len=output_len, has_output=has_output)
 
 
-def _generated(body: Any, where: str) -> int:
+def other_prompts(workload: Workload, results: Results, path: Path) -> str | None:
+    """A note where the results at `path` count prompts of other lengths than the workload's tokens,
+    as those of another tokenizer or chat template have; None where they agree. Bytes, of which
+    another note says that they are no tokens, are not compared.
+    """
+    names = workload.prompts.space_names
+    is_tokens = np.array([name.startswith(TOKENS) for name in names], np.bool_)
+    rows = np.flatnonzero(is_tokens[workload.prompts.space])
+    counted = np.array([results.prompts.get(str(workload.ids[row]), 0) for row in rows], np.int64)
+    rows, counted = rows[counted > 0], counted[counted > 0]
+    if not len(rows):
+        return None
+    ours, theirs = float(workload.prompt_len[rows].mean()), float(counted.mean())
+    off = ours / theirs - 1.0
+    if abs(off) <= _ALIKE:
+        return None
+    return (
+        f"{', '.join(workload.origin)}: prompts have {ours:,.0f} tokens in the mean, and by {path} "
+        f"the model that answered counted {theirs:,.0f} ({off:+.0%} here): probably another "
+        "tokenizer or chat template"
+    )
+
+
+def _usage(body: Any, where: str) -> dict[str, Any]:
     usage = body.get("usage") if isinstance(body, dict) else None
     if not isinstance(usage, dict):
         raise InputError(f"{where}: response.body.usage is missing; results need token counts")
+    return usage
+
+
+def _generated(usage: dict[str, Any], where: str) -> int:
     name = "completion_tokens" if "completion_tokens" in usage else "output_tokens"
     return whole(usage.get(name), "output", f"{where}, column 'response.body.usage.{name}'")
+
+
+def _prompt(usage: dict[str, Any]) -> int | None:
+    """Nothing is planned by it, so what is no count is passed over."""
+    count = usage.get("prompt_tokens", usage.get("input_tokens"))
+    return count if is_whole(count, 1, MOST_TOKENS) else None

@@ -154,7 +154,7 @@ def _found(path: Path, ids: frozenset[str]) -> _Found:
             row = json_object(line, where)
             if "response" not in row:
                 raise InputError(f"{where}: is no result of a request; choose another -o")
-            custom_id, tokens = result(row, where)
+            custom_id, tokens, _ = result(row, where)
             _require_new(custom_id, where, ids, first)
             first[custom_id] = number
             if tokens is None:

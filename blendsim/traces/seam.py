@@ -4,12 +4,20 @@ before it is read.
 
 import csv
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from blendsim.request import Workload
 from blendsim.traces.content import first_line
+
+#: Is told what is being read or made, and which share of it is done, 0 to 1, many times a second.
+Told = Callable[[str, float], None]
+
+
+def silent(what: str, share: float) -> None:
+    """For those who need not be told."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +55,10 @@ class Format(Protocol):
         """Whether a file that begins like this is of this format."""
         ...
 
-    def read(self, path: Path, options: ReadOptions) -> Workload:
-        """The whole file as a workload, or InputError with the file, line, column and value."""
+    def read(self, path: Path, options: ReadOptions, told: Told = silent) -> Workload:
+        """The whole file as a workload, or InputError with the file, line, column and value. What
+        takes long tells how far it is.
+        """
         ...
 
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from blendsim.errors import InputError, Unavailable
 
+TOKENS = "tokens:"  # how spaces of a model's tokens begin
 _CHUNK = 4096  # texts encoded at a time, to bound what the tokenizer's objects hold
 
 
@@ -106,7 +107,7 @@ def model_tokens(path: str) -> Model:
         ) from error
     tokenizer.no_padding()
     tokenizer.no_truncation()
-    return Model(tokenizer, f"tokens:{hashlib.sha256(data).hexdigest()[:16]}")
+    return Model(tokenizer, f"{TOKENS}{hashlib.sha256(data).hexdigest()[:16]}")
 
 
 def _without_surrogates(text: str) -> str:

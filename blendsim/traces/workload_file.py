@@ -5,7 +5,7 @@ in the metadata. The same workload gives the same bytes.
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -16,7 +16,7 @@ from blendsim.request import Prompts, Workload
 from blendsim.soundness import are_texts, is_whole
 from blendsim.steplog import read_table, require_columns, write_parquet
 from blendsim.traces.counts import MOST_TOKENS, are_wrong, compact, fault, require_rows, shown
-from blendsim.traces.seam import Head, ReadOptions
+from blendsim.traces.seam import Head, ReadOptions, Told, silent
 
 SCHEMA_VERSION = 1
 _MAGIC = b"PAR1"
@@ -43,7 +43,7 @@ class WorkloadFormat:
         """Whether the file is Parquet."""
         return head.line.startswith(_MAGIC)
 
-    def read(self, path: Path, options: ReadOptions) -> Workload:
+    def read(self, path: Path, options: ReadOptions, told: Told = silent) -> Workload:
         """What `write_workload` wrote."""
         return read_workload(path)
 
@@ -51,8 +51,16 @@ class WorkloadFormat:
 WORKLOAD = WorkloadFormat()
 
 
-def write_workload(workload: Workload, path: Path) -> None:
-    """Write `workload` as Parquet (schema in docs/traces.md)."""
+class Lines(NamedTuple):
+    """The file whose lines are the requests of a saved workload."""
+
+    path: str  # as it was named
+    sha256: str  # of its bytes
+    format: str
+
+
+def write_workload(workload: Workload, path: Path, lines: Lines | None = None) -> None:
+    """Write `workload` as Parquet (schema in docs/traces.md), with where its `lines` are."""
     prompts = workload.prompts
     values = {"id": workload.ids, "space": prompts.space}
     columns: dict[str, pa.Array] = {
@@ -71,6 +79,8 @@ def write_workload(workload: Workload, path: Path) -> None:
         "origin": workload.origin,
         "notes": workload.notes,
     }
+    if lines is not None:
+        meta["lines"] = lines._asdict()
     table = pa.table(columns).replace_schema_metadata({b"blendsim": json.dumps(meta).encode()})
     write_parquet(table, path, row_group_size=1 << 16)
 
@@ -100,6 +110,20 @@ def read_workload(path: Path) -> Workload:
         notes=notes,
         **columns,
     )
+
+
+def read_lines(path: Path) -> Lines | None:
+    """Where the lines of the workload at `path` are; None for one that has none."""
+    given = read_table(path, "workload", SCHEMA_VERSION, [])[1].get("lines")
+    if given is None:
+        return None
+    if not isinstance(given, dict) or not all(
+        isinstance(given.get(name), str) for name in Lines._fields
+    ):
+        raise InputError(
+            f"{path}: lines in its metadata are not {', '.join(Lines._fields)}; write it again"
+        )
+    return Lines(*(given[name] for name in Lines._fields))
 
 
 def _are_spaces(value: object) -> bool:
