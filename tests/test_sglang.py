@@ -225,6 +225,31 @@ def test_what_its_prefill_computed_waits_in_the_cache() -> None:
     assert [part for part in prompts if part[2] > 1] == [(0, 0, 8), (1, 0, 4), (0, 8, 51)]
 
 
+def test_a_ratio_that_is_no_share_is_found_out() -> None:
+    core = rounds_of(roomy([(1,), (2,)], [3, 3]))
+    core.check()
+    assert core.rounds is not None
+    for ratio in (1.5, -0.1, float("nan")):
+        core.rounds.scalars[0].ratio = ratio
+        with pytest.raises(AssertionError, match="share"):
+            core.check()
+
+
+def test_retraction_may_leave_less_than_the_least_ratio() -> None:
+    """Limits far above what was generated: the next decode raises the ratio again."""
+    limits, prompts = (10**6,) * 5, others([20] * 5)
+    world = roomy(prompts, [150] * 5, limits=limits, capacity=400, conservativeness=0.01)
+    core = rounds_of(world)
+    assert core.rounds is not None
+    q, below = core.rounds.scalars[0], 0
+    while not core.is_done:
+        core.step()
+        core.commit()
+        core.check()
+        below += bool(q.ratio < q.least_ratio)
+    assert below > 0
+
+
 def test_forced_lengths_are_never_retracted() -> None:
     world = replace(tight(), limits=(0,) * 4)
     assert sum(row["preempted"] for row in steps(rounds_of(world))) == 0
