@@ -21,7 +21,6 @@ import numba
 import numba.extending
 from numba.core import config
 
-
 #: An import of the package's own modules: `from blendsim.x import (a, b)` or `import blendsim.x`.
 _IMPORT = re.compile(
     rb"^[ \t]*(?:from[ \t]+(?P<base>[\w.]+)[ \t]+import[ \t]+(?P<names>\([^)]*\)|[^\n(]+)"
@@ -36,8 +35,10 @@ def _sources_hash() -> str:
     """
     root = Path(__file__).parent
     texts = {path: path.read_bytes() for path in root.rglob("*.py")}
-    found = {Path(__file__)} | {
-        path for path, text in texts.items() if b"kernel\ndef " in text or b"@kernel_where(" in text
+    found = {
+        path
+        for path, text in texts.items()
+        if b"kernel\ndef " in text or b"@kernel_where(" in text or path == Path(__file__)
     }
     ahead = list(found)
     while ahead:
