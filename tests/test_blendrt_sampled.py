@@ -78,7 +78,7 @@ def test_plain_twin_of_the_loop_runs_the_same_steps() -> None:
 def test_engines_with_another_loop_are_not_run_ahead() -> None:
     turned = Knobs(long_prefill_token_threshold=16)
     for name, knobs, why in (("sglang", Knobs(), "rounds"), ("vllm", turned, "knobs")):
-        job = replace(some_plan(), flavour=find_flavour(name, knobs=knobs))
+        job = some_plan()._replace(flavour=find_flavour(name, knobs=knobs))
         with pytest.raises(AssertionError, match=why):
             all_counts(job.core(0))
         with pytest.raises(AssertionError, match=why):
