@@ -24,7 +24,7 @@ from blendsim.planner.sample import AUTO
 from blendsim.request import Ints, Workload
 from blendsim.search.problem import plan_policy
 from blendsim.search.trial import find_engine
-from blendsim.sim.timing import run_seconds
+from blendsim.sim.timing import time_plan
 from blendsim.synth.blend import blend
 from blendsim.synth.recipes import RECIPES, Recipe
 from blendsim.synth.sources import open_source
@@ -104,7 +104,7 @@ def seconds_of(problem: search.Problem, policy: str, outputs: Ints) -> float:
     """The policy's run with these outputs."""
     plan, engine = plan_policy(problem, policy), find_engine(problem, "nanoflow")
     pool = (plan, problem.workload, outputs, problem.prompts, problem.model, engine)
-    return run_seconds(*pool, problem.settings.cluster, problem.settings.host)
+    return time_plan(*pool, problem.settings.cluster, problem.settings.host)
 
 
 def measure(pool: Workload, settings: search.Settings) -> Done:

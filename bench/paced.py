@@ -30,6 +30,7 @@ from blendsim.report.metrics import PoolFacts, Row
 from blendsim.report.optimum import Bounds
 from blendsim.request import Ints, Workload
 from blendsim.search.budgets import BUDGETS, Run, better_run
+from blendsim.search.problem import with_settings
 from blendsim.search.schedule_search import Effort, search_prepared
 from blendsim.search.trial import block_size, find_bounds, find_engine, find_facts, run_trial
 from blendsim.serving.flavour import PROMPT_FITS, Flavour
@@ -104,8 +105,7 @@ def without(part: str, judged: Judge, problem: search.Problem) -> Row:
     """A run with one part switched off."""
     engine, policy, blended = find_engine(problem, "nanoflow"), "paced", BlendSettings()
     if part in PARTS:
-        settings = replace(problem.settings, pacing=Gains(**PARTS[part]))
-        problem = problem._replace(settings=settings)
+        problem = with_settings(problem, pacing=Gains(**PARTS[part]))
     elif part == NO_PACING:
         policy = "blend"
     elif part == NO_PEAK:

@@ -2,17 +2,18 @@
 stale.
 
 numba keys a cached kernel on its own file only, so a kernel that calls one in another file would
-keep the old callee. We put the cache in a directory named after a hash of every kernel source
-instead.
+keep the old callee, and one that reads a constant of another file the old value. We put the cache
+in a directory named after a hash of every source that a kernel can have something from instead.
 """
 
 import atexit
 import functools
 import hashlib
 import os
+import re
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,16 +21,50 @@ import numba
 import numba.extending
 from numba.core import config
 
+#: An import of the package's own modules: `from blendsim.x import (a, b)` or `import blendsim.x`.
+_IMPORT = re.compile(
+    rb"^[ \t]*(?:from[ \t]+(?P<base>[\w.]+)[ \t]+import[ \t]+(?P<names>\([^)]*\)|[^\n(]+)"
+    rb"|import[ \t]+(?P<modules>[^\n]+))",
+    re.MULTILINE,
+)
+
 
 def _sources_hash() -> str:
-    """SHA-256 over the package's sources that define kernels, in path order."""
+    """SHA-256 over the package's sources that define kernels and, since kernels freeze the global
+    constants that they read, over all those that they import, in path order.
+    """
     root = Path(__file__).parent
+    texts = {path: path.read_bytes() for path in root.rglob("*.py")}
+    found = {
+        path
+        for path, text in texts.items()
+        if b"kernel\ndef " in text or b"@kernel_where(" in text or path == Path(__file__)
+    }
+    ahead = list(found)
+    while ahead:
+        fresh = set(_imported(texts[ahead.pop()], root)) & texts.keys() - found
+        found |= fresh
+        ahead += fresh
     digest = hashlib.sha256(numba.__version__.encode())
-    for path in sorted(root.rglob("*.py")):
-        text = path.read_bytes()
-        if b"kernel\ndef " in text or b"@kernel_where(" in text or path == Path(__file__):
-            digest.update(text)
+    for path in sorted(found):
+        digest.update(texts[path])
     return digest.hexdigest()[:16]
+
+
+def _imported(text: bytes, root: Path) -> Iterator[Path]:
+    """Where the modules of the package at `root` that a source imports would lie; a name that is
+    imported may be a module, too.
+    """
+    for one in _IMPORT.finditer(text):
+        dotted = [part.split()[0] for part in (one["modules"] or b"").split(b",") if part.strip()]
+        if base := one["base"]:
+            names = re.sub(rb"#[^\n]*", b"", one["names"])
+            dotted = [base, *(base + b"." + name for name in re.findall(rb"\w+", names))]
+        for module in dotted:
+            top, *inside = module.decode().split(".")
+            if top == root.name and inside:
+                yield root.joinpath(*inside).with_suffix(".py")
+                yield root.joinpath(*inside, "__init__.py")
 
 
 def cache_directory() -> Path:

@@ -85,6 +85,11 @@ class StepLog:
         return self.times[:, TIMES.index(name)]
 
     @property
+    def end(self) -> float:
+        """Seconds until the last replica ends; 0 for an empty log."""
+        return float((self.time("start") + self.time("seconds")).max(initial=0.0))
+
+    @property
     def is_measured(self) -> NDArray[np.bool_]:
         """(steps,), whether `seconds` were found for the row itself: everywhere but in a sampled
         replay, which lists its rows in `meta` and estimates the others.

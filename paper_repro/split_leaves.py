@@ -8,10 +8,13 @@ blocks.
 
 from typing import NamedTuple
 
+import numpy as np
+
 from blendsim.planner.arrange import arrange
 from blendsim.planner.blend import BlendSettings
 from blendsim.planner.split import SplitRule
-from blendsim.planner.tree import pool_tree, restrict
+from blendsim.planner.tree import pool_tree
+from blendsim.prefix import subset
 from blendsim.search.problem import Problem
 from paper_repro.claims import Verdict, sign
 from paper_repro.lab import Lab
@@ -66,7 +69,7 @@ def verdicts(tables: dict[str, Table]) -> list[Verdict]:
 
 def _row(trace: str, name: str, case: _Case, problem: Problem) -> dict[str, Cell]:
     """The splits of what is planned: all requests but the sampled."""
-    prompts = restrict(problem.prompts, ~problem.lengths.is_sampled)
+    prompts = subset(problem.prompts, np.flatnonzero(~problem.lengths.is_sampled))
     tree = pool_tree(problem.workload, prompts, case.block_tokens)
     done = arrange(tree, problem.costs, case.rule, BlendSettings().merge_size)
     return {

@@ -19,6 +19,7 @@ from blendsim.perf.merge import merge_seconds
 from blendsim.perf.model import StepModel, step_model
 from blendsim.perf.step import StepTimes, step_costs, step_seconds
 from blendsim.perf.store import load_profile
+from blendsim.planner import together
 from blendsim.planner.together import share_reads
 from blendsim.prefix import sort_prompts
 from blendsim.report.spared import most_spared
@@ -196,9 +197,23 @@ def test_readers_share_the_reads_of_their_prefix_and_compute_its_pairs() -> None
     assert found.compute - costs.compute == pytest.approx([spared * per_pair] * 4 + [0.0])
 
 
-@pytest.mark.parametrize(("most_running", "kv_blocks", "together"), [(3, 4_096, 3.0), (64, 6, 4.0)])
+def test_reads_spared_are_summed_from_the_root_on() -> None:
+    parent, depth = np.array([-1, 0, 1, 1, 0]), np.array([0, 2, 5, 3, 4])
+    counts = np.array([9.0, 3.0, 2.0, 1.5, 7.0])
+    for found in (together._spared, together._spared.py_func):
+        first = 2 * (1.0 - 1.0 / 3.0)
+        assert found(parent, depth, counts).tolist() == [
+            0.0,
+            first,
+            first + 3 * (1.0 - 1.0 / 2.0),
+            first + 1 * (1.0 - 1.0 / 1.5),
+            4 * (1.0 - 1.0 / 7.0),
+        ]
+
+
+@pytest.mark.parametrize(("most_running", "kv_blocks", "readers"), [(3, 4_096, 3.0), (64, 6, 4.0)])
 def test_reads_are_shared_by_no_more_than_run_together(
-    most_running: int, kv_blocks: int, together: float
+    most_running: int, kv_blocks: int, readers: float
 ) -> None:
     """Each holds 8 + 8 tokens besides the prefix of two blocks."""
     pool = tiny_pool([(40, 16)] * 100, [32] * 100)
@@ -206,7 +221,7 @@ def test_reads_are_shared_by_no_more_than_run_together(
     costs = closed_form(small, pool.prompt_len, pool.output_len)
     found = share_reads(costs, pool, pool.output_len, sort_prompts(pool), small, most_running)
     per_read = SYSTEM.model.kv_bytes_per_token / SYSTEM.gpu.bandwidth
-    spared = 16 * 32 * (1 - 1 / together)
+    spared = 16 * 32 * (1 - 1 / readers)
     assert (costs.memory - found.memory) / per_read == pytest.approx([spared] * 100)
 
 

@@ -11,6 +11,7 @@ from blendsim.baselines import BASELINES, Baseline, find_baselines
 from blendsim.errors import InputError, UnknownName
 from blendsim.search.budgets import BUDGETS
 from blendsim.search.comparison import COMMON_BUDGET
+from blendsim.serving.knobs import Knobs
 
 POOL = mixed_pool(np.random.default_rng(3), 150)
 DFS, BLEND = Baseline("DFS", "dfs", "nanoflow"), Baseline("Blend", "blend", "nanoflow")
@@ -45,6 +46,13 @@ def test_pools_of_prefill_and_decode_are_compared_a_gpu() -> None:
     pools = {name: rate for name, rate in rates.items() if name.startswith("DistServe")}
     assert len(pools) == 4
     assert max(pools.values()) < rates["vLLM-DFS"]
+
+
+def test_no_budget_is_below_the_requests_that_run_at_once() -> None:
+    settings = search.Settings(engine="vllm", knobs=Knobs(max_num_active_seqs=600))
+    done = search.compare(POOL, settings, find_baselines(["vllm"]))
+    assert len(done.rows) == len(find_baselines(["vllm"]))
+    assert min(row.token_budget for row in done.rows) >= 1_024
 
 
 def test_an_asked_budget_is_the_only_one() -> None:

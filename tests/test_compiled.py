@@ -2,6 +2,7 @@
 
 import ast
 import gc
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -74,18 +75,59 @@ def test_cache_that_cannot_be_written_lasts_as_long_as_the_process(tmp_path: Pat
     assert list(tmp_path.rglob("*.nbi")) == []
 
 
-def test_cache_is_named_after_the_kernels_sources(
+def directory_after(monkeypatch: pytest.MonkeyPatch, package: Path, changed: str) -> bool:
+    """Whether another cache is used once a file of the package has more text."""
+    monkeypatch.setattr(compiled, "__file__", str(package / "compiled.py"))
+    before = compiled.cache_directory()
+    (package / changed).write_text((package / changed).read_text() + "\n# changed\n")
+    return compiled.cache_directory() != before
+
+
+def test_cache_is_named_after_all_that_kernels_may_have_something_from(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("BLENDSIM_CACHE", str(tmp_path))
-    (tmp_path / "one.py").write_text("@kernel\ndef f(): ...")
-    (tmp_path / "two.py").write_text("no compiled code")
-    monkeypatch.setattr(compiled, "__file__", str(tmp_path / "compiled.py"))
-    before = compiled.cache_directory()
-    (tmp_path / "two.py").write_text("still none")
-    assert compiled.cache_directory() == before
-    (tmp_path / "one.py").write_text("@kernel\ndef f(): return 1")
-    assert compiled.cache_directory() != before
+    package = tmp_path / "some"
+    (package / "room").mkdir(parents=True)
+    for name, text in {
+        "compiled.py": "",
+        "one.py": "from some.two import (\n    A,  # first\n    B,\n)\n@kernel\ndef f(): ...",
+        "two.py": "from some import room\nimport some.four, some.five as other\nA = B = 1",
+        "room/__init__.py": "from some.room.inner import C",
+        "room/inner.py": "C = 2",
+        "four.py": "D = 3",
+        "five.py": "E = 4",
+        "apart.py": "from some.one import f",
+    }.items():
+        (package / name).write_text(text)
+    for name in ("one", "two", "room/__init__", "room/inner", "four", "five", "compiled"):
+        assert directory_after(monkeypatch, package, f"{name}.py"), name
+    assert not directory_after(monkeypatch, package, "apart.py")
+
+
+def test_a_changed_rule_is_another_cache_and_a_changed_table_on_screen_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = tmp_path / "blendsim"
+    shutil.copytree(Path(compiled.__file__).parent, package)
+    for name in ("serving/round_state.py", "steplog.py", "serving/kv.py", "perf/grids.py"):
+        assert directory_after(monkeypatch, package, name), name
+    for name in ("cli/app.py", "traces/chat.py", "report/tables.py", "search/race.py"):
+        assert not directory_after(monkeypatch, package, name), name
+
+
+def test_a_constant_of_another_file_is_never_an_old_one(tmp_path: Path) -> None:
+    package = tmp_path / "small"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    shutil.copy(compiled.__file__, package / "compiled.py")
+    (package / "loops.py").write_text(
+        "from small.compiled import kernel\nfrom small.rules import LIMIT\n\n"
+        "@kernel\ndef limit() -> int:\n    return LIMIT\n"
+    )
+    for limit in (4_096, 1_000):
+        (package / "rules.py").write_text(f"LIMIT = {limit}")
+        code = "import sys; sys.dont_write_bytecode = True; from small.loops import limit"
+        assert run(f"{code}; print(limit())", tmp_path / "cache", tmp_path) == str(limit)
 
 
 @kernel

@@ -14,6 +14,7 @@ FLOORS = {
     "errors": 0,
     "batch": 0,
     "compiled": 0,
+    "cores": 0,
     "ground": 1,
     "plan": 2,
     "perf": 2,

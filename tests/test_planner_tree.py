@@ -14,9 +14,8 @@ from blendsim.planner.tree import (
     density,
     node_costs,
     pool_tree,
-    restrict,
 )
-from blendsim.prefix import sort_prompts
+from blendsim.prefix import sort_prompts, subset
 from blendsim.request import Workload, from_lengths, pool, select
 
 
@@ -77,7 +76,7 @@ def test_a_part_of_the_prompts_is_sorted_as_if_it_were_all(
 ) -> None:
     n = len(workload)
     keep = np.array(data.draw(st.lists(st.booleans(), min_size=n, max_size=n)))
-    part = restrict(sort_prompts(workload), keep)
+    part = subset(sort_prompts(workload), np.flatnonzero(keep))
     alone = sort_prompts(select(workload, keep))
     assert part.order.tolist() == np.flatnonzero(keep)[alone.order].tolist()
     assert part.common.tolist() == alone.common.tolist()
@@ -85,7 +84,7 @@ def test_a_part_of_the_prompts_is_sorted_as_if_it_were_all(
 
 def test_nothing_kept_is_an_empty_tree() -> None:
     workload = from_lengths([4, 5], [1, 1])
-    part = restrict(sort_prompts(workload), np.zeros(2, np.bool_))
+    part = subset(sort_prompts(workload), np.zeros(0, np.int64))
     tree = pool_tree(workload, part)
     assert len(tree.order) == 0
     assert tree.parent.tolist() == [-1]

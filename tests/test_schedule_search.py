@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from test_search import mixed_pool
 
-from blendsim import search
+from blendsim import cores, search
 from blendsim.errors import InputError
 from blendsim.plan import Plan, write_plan
 from blendsim.planner.make import POLICIES
@@ -126,7 +126,7 @@ def test_threads_change_nothing(
     workload: Workload, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     many = find(workload, Settings(), FEW)
-    monkeypatch.setattr(evaluation.os, "cpu_count", lambda: 1)
+    monkeypatch.setattr(cores, "usable_cores", lambda: 1)
     one = find(workload, Settings(), FEW)
     assert same(many.plan, one.plan, tmp_path)
     assert many.leaderboard == one.leaderboard

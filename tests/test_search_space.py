@@ -10,8 +10,10 @@ from blendsim import search
 from blendsim.planner.blend import BlendSettings
 from blendsim.planner.make import PACED, POLICIES
 from blendsim.request import from_lengths
-from blendsim.search.space import Point, Space, axes_of, plain
+from blendsim.search.problem import with_settings
+from blendsim.search.space import Point, Schedule, Space, axes_of, plain
 from blendsim.search.trial import find_engine
+from blendsim.serving.knobs import Knobs
 
 
 def problem(**settings: object) -> search.Problem:
@@ -96,6 +98,16 @@ def test_budgets_end_where_the_profile_does() -> None:
     assert max(axis.values) == 2_048
 
 
+def test_no_budget_is_below_the_requests_that_run_at_once() -> None:
+    made = problem(engine="vllm", knobs=Knobs(max_num_active_seqs=600))
+    space = Space(axes_of(made), plain(made))
+    axis = next(axis for axis in space.axes if axis.name == "token budget")
+    assert min(axis.values) == 640
+    for at in range(len(axis.values)):
+        schedule = axis.put(space.base, axis.values[at])
+        assert with_settings(made, schedule.settings).settings.flavour().most_running == 600
+
+
 def test_neighbours_of_an_ordered_axis_are_a_step_away(usual: Space) -> None:
     blend, k = usual.fixed()[3], 5
     assert usual.axes[k].name == "merge size"
@@ -119,3 +131,15 @@ def test_told_are_the_values_that_matter(usual: Space) -> None:
         "token budget": 2_048,
         "eviction": "lru",
     }
+
+
+def test_what_is_told_takes_one_schedule(usual: Space, monkeypatch: pytest.MonkeyPatch) -> None:
+    made, asked, blend = usual.schedule, [], usual.fixed()[3]
+
+    def counted(_: Space, point: Point) -> Schedule:
+        asked.append(point)
+        return made(point)
+
+    monkeypatch.setattr(Space, "schedule", counted)
+    assert usual.told(blend)["policy"] == "blend"
+    assert asked == [blend]

@@ -12,6 +12,7 @@ from blendsim.request import Prompts, Workload, from_lengths, pool
 from blendsim.search.thinning import can_thin, divide_flavour, divide_model, thin
 from blendsim.search.world_run import seconds_in
 from blendsim.serving.flavour import find_flavour
+from blendsim.serving.knobs import Knobs
 
 
 def families(count: int, size: int, shared: int = 64) -> Workload:
@@ -86,6 +87,18 @@ def test_small_machine_takes_as_long_for_its_part_of_a_step() -> None:
 def test_limits_of_the_engine_are_divided() -> None:
     part = divide_flavour(find_flavour("nanoflow", 512), 16)
     assert (part.token_budget, part.max_running, part.dense_multiple) == (32, 32, 8)
+
+
+def test_limits_of_the_knobs_are_divided() -> None:
+    def divided(**knobs: int) -> Knobs:
+        return divide_flavour(find_flavour("vllm", knobs=Knobs(**knobs)), 16).knobs
+
+    part = divided(max_num_active_seqs=600, long_prefill_token_threshold=320)
+    assert (part.max_num_active_seqs, part.long_prefill_token_threshold) == (37, 20)
+    least = divided(max_num_active_seqs=3, long_prefill_token_threshold=7)
+    assert (least.max_num_active_seqs, least.long_prefill_token_threshold) == (1, 1)
+    assert divided() == Knobs()
+    assert divided(prefill_schedule_interval=4) == Knobs(prefill_schedule_interval=4)
 
 
 def test_small_run_takes_about_as_long_as_the_whole() -> None:

@@ -225,6 +225,31 @@ def test_what_its_prefill_computed_waits_in_the_cache() -> None:
     assert [part for part in prompts if part[2] > 1] == [(0, 0, 8), (1, 0, 4), (0, 8, 51)]
 
 
+def test_a_ratio_that_is_no_share_is_found_out() -> None:
+    core = rounds_of(roomy([(1,), (2,)], [3, 3]))
+    core.check()
+    assert core.rounds is not None
+    for ratio in (1.5, -0.1, float("nan")):
+        core.rounds.scalars[0].ratio = ratio
+        with pytest.raises(AssertionError, match="share"):
+            core.check()
+
+
+def test_retraction_may_leave_less_than_the_least_ratio() -> None:
+    """Limits far above what admission takes requests to generate; the next decode raises it."""
+    core = rounds_of(roomy(others([20, 20]), [4_500] * 2, limits=(10**6,) * 2, capacity=8_300))
+    assert core.rounds is not None
+    q = core.rounds.scalars[0]
+    for row in steps(core):
+        if row["preempted"]:
+            break
+    assert 0 < q.ratio < q.least_ratio
+    core.check()
+    core.step()
+    core.commit()
+    assert q.ratio == q.least_ratio
+
+
 def test_forced_lengths_are_never_retracted() -> None:
     world = replace(tight(), limits=(0,) * 4)
     assert sum(row["preempted"] for row in steps(rounds_of(world))) == 0

@@ -8,7 +8,7 @@ from blendsim.report.metrics import run_seconds
 from blendsim.request import from_lengths, pool
 from blendsim.search.trial import find_engine, log_in
 from blendsim.sim import engine, timing
-from blendsim.sim.timing import run_seconds as seconds_alone
+from blendsim.sim.timing import time_plan
 
 CASES = {
     "one replica": {},
@@ -32,7 +32,7 @@ def test_seconds_are_those_of_the_log(case: str, monkeypatch: pytest.MonkeyPatch
     flavour = find_engine(problem, settings.engine)
     log = log_in(problem, plan, flavour, problem.drawn)
     assert np.bincount(log.replica).min() > 64
-    assert seconds_alone(
+    assert time_plan(
         plan,
         problem.workload,
         problem.drawn,
@@ -53,4 +53,4 @@ def test_no_log_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     plan = search.plan_policy(problem, "fcfs")
     flavour = find_engine(problem, "nanoflow")
     pool = (plan, problem.workload, problem.drawn, problem.prompts, problem.model, flavour)
-    assert seconds_alone(*pool) > 0
+    assert time_plan(*pool) > 0

@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 from blendsim.perf.density import RequestCosts
 from blendsim.planner.arrange import Arrangement, arrange
 from blendsim.planner.split import SplitRule
-from blendsim.planner.tree import pool_tree, restrict
-from blendsim.prefix import SortedPrompts
+from blendsim.planner.tree import pool_tree
+from blendsim.prefix import SortedPrompts, subset
 from blendsim.request import Workload
 from blendsim.specs import BLOCK_TOKENS
 
@@ -40,7 +40,7 @@ def blend(
 ) -> Arrangement:
     """The requests `rows` (a mask) from the dense end to the memory-heavy end."""
     if not rows.all():
-        prompts = restrict(prompts, rows)
+        prompts = subset(prompts, np.flatnonzero(rows))
     tree = pool_tree(workload, prompts, settings.block_tokens)
     merge_size = min(settings.merge_size, len(tree.order) // settings.least_nodes)
     return arrange(tree, costs, settings.split, merge_size)

@@ -4,6 +4,7 @@ its share, and the rest of them are query-key pairs.
 
 import numpy as np
 
+from blendsim.compiled import allocating_kernel
 from blendsim.perf.density import RequestCosts
 from blendsim.planner.tree import Floats
 from blendsim.prefix import PrefixTree, SortedPrompts, build_tree, common_blocks
@@ -30,7 +31,8 @@ def share_reads(
     path = tree.depth[tree.leaf_parent] * system.block_tokens
     together = _together(tree, p - path + 0.5 * d, system, most_running)
     spared = np.empty(len(d))
-    spared[prompts.order] = d * _spared(tree, together)[tree.leaf_parent] * system.block_tokens
+    blocks = _spared(tree.parent, tree.depth, together)
+    spared[prompts.order] = d * blocks[tree.leaf_parent] * system.block_tokens
     model, gpu = system.model, system.gpu
     per_read = model.kv_bytes_per_token / (gpu.bandwidth * system.tp)
     per_pair = 4.0 * model.heads * model.head_dim * model.layers / (gpu.flops * system.tp)
@@ -48,11 +50,12 @@ def _together(tree: PrefixTree, held: Floats, system: System, most_running: int)
     return np.asarray(np.clip(room / mean, 1.0, np.minimum(readers, most_running)), np.float64)
 
 
-def _spared(tree: PrefixTree, together: Floats) -> Floats:
+@allocating_kernel
+def _spared(parent: Ints, depth: Ints, together: Floats) -> Floats:
     """Σ length · (1 − 1/together) from the root to each node, blocks."""
-    spared = np.zeros(len(tree.parent))
+    spared = np.zeros(len(parent))
     for k in range(1, len(spared)):
-        above = tree.parent[k]
-        length = tree.depth[k] - tree.depth[above]
+        above = parent[k]
+        length = depth[k] - depth[above]
         spared[k] = spared[above] + length * (1.0 - 1.0 / together[k])
     return spared

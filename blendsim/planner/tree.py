@@ -76,18 +76,6 @@ def pool_tree(workload: Workload, prompts: SortedPrompts, block_tokens: int = 1)
     return PoolTree(prompts.order[position], common, group, *tree)
 
 
-def restrict(prompts: SortedPrompts, keep: NDArray[np.bool_]) -> SortedPrompts:
-    """The rows where `keep`, still in prompt order, with their neighbours' common prefixes."""
-    chosen = np.flatnonzero(keep[prompts.order])
-    if not len(chosen):
-        return SortedPrompts(prompts.order[:0], prompts.common[:0])
-    # The common prefix with the kept neighbour is the least one on the way from it.
-    upto = prompts.common[: chosen[-1] + 1]
-    common = np.minimum.reduceat(upto, np.append(0, chosen[:-1] + 1))
-    common[0] = 0
-    return SortedPrompts(prompts.order[chosen], common)
-
-
 def node_costs(tree: PoolTree, costs: RequestCosts) -> NodeCosts:
     """Σcompute and Σmemory of every node, sharing included (ρ is `density(compute, memory)`)."""
     return spread_costs(

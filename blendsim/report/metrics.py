@@ -78,7 +78,7 @@ def kv_use(log: StepLog, capacity_blocks: int) -> float:
 
 def run_seconds(log: StepLog) -> float:
     """Seconds until the last replica ends; 0 for an empty log."""
-    return float((log.time("start") + log.time("seconds")).max(initial=0.0))
+    return log.end
 
 
 def outside_notes(log: StepLog, coverage: Coverage) -> list[str]:

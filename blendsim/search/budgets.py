@@ -63,10 +63,18 @@ def leading_runs(problem: Problem, runs: Sequence[Run]) -> list[Run]:
     return list(leading.values())[:MOST_LEADING]
 
 
+def can_run_at(problem: Problem, token_budget: int) -> bool:
+    """Whether the kernel profile reaches that far, and a step has a token for every request that
+    the knobs let run at once.
+    """
+    least = problem.settings.knobs.max_num_active_seqs or 1
+    return least <= token_budget <= problem.model.coverage.tokens
+
+
 def covered_budgets(problem: Problem) -> list[int]:
-    """The asked token budget alone, else all that the kernel profile reaches."""
+    """The asked token budget alone, else all that runs are possible at."""
     asked = problem.settings.token_budget
-    return [asked] if asked else [n for n in BUDGETS if n <= problem.model.coverage.tokens]
+    return [asked] if asked else [n for n in BUDGETS if can_run_at(problem, n)]
 
 
 def other_budgets(problem: Problem, own: int) -> list[int]:
@@ -77,8 +85,7 @@ def other_budgets(problem: Problem, own: int) -> list[int]:
     settings = problem.settings
     if settings.planner != AUTO or settings.token_budget or settings.cluster.is_disaggregated:
         return []
-    least = settings.knobs.max_num_active_seqs or 1  # every running request decodes a token a step
-    return [n for n in covered_budgets(problem) if n != own and n >= least]
+    return [n for n in covered_budgets(problem) if n != own]
 
 
 def better_run(

@@ -4,7 +4,6 @@ all of them run.
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from typing import NamedTuple
 
 from blendsim.baselines import Baseline
@@ -13,7 +12,7 @@ from blendsim.plan import Plan
 from blendsim.report.metrics import Row
 from blendsim.request import Workload
 from blendsim.search.budgets import covered_budgets
-from blendsim.search.problem import Problem, Progress, plan_policy, prepare
+from blendsim.search.problem import Problem, Progress, plan_policy, prepare, with_settings
 from blendsim.search.trial import (
     block_size,
     find_bounds,
@@ -64,8 +63,7 @@ def compare(
 
     def make(key: tuple[str, int]) -> Plan:
         progress(f"planning {key[0]}")
-        settings = replace(problem.settings, topology=COLOCATED.name, dp=key[1])
-        return plan_policy(problem._replace(settings=settings), key[0])
+        return plan_policy(with_settings(problem, topology=COLOCATED.name, dp=key[1]), key[0])
 
     with ThreadPoolExecutor(2) as pool:  # compiled code runs outside the interpreter's lock
         keys = sorted({(b.policy, scenes[b.topology].settings.dp) for b in baselines})
@@ -96,10 +94,10 @@ def _scenes(problem: Problem, baselines: Sequence[Baseline]) -> dict[str, Proble
     """The problem on each topology; pools of prefill and decode replicas name their own number."""
     scenes = {}
     for name in {baseline.topology for baseline in baselines}:
-        settings = replace(problem.settings, topology=COLOCATED.name)
-        if name != COLOCATED.name:
-            settings = replace(settings, topology=name, dp=1, steals=False)
-        scenes[name] = problem._replace(settings=settings)
+        if name == COLOCATED.name:
+            scenes[name] = with_settings(problem, topology=name)
+        else:
+            scenes[name] = with_settings(problem, topology=name, dp=1, steals=False)
     return scenes
 
 

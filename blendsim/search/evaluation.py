@@ -5,22 +5,21 @@ Where lengths are known, that is the run on them; else what is typical of severa
 """
 
 import hashlib
-import os
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields, replace
 from typing import NamedTuple, TypeVar
 
 import numpy as np
 
+from blendsim.cores import on_all_cores
 from blendsim.perf.grids import Floats
 from blendsim.plan import Plan
 from blendsim.planner.blend import BlendSettings
 from blendsim.request import Ints
 from blendsim.search.cut import NEVER, CutShort, Stop
 from blendsim.search.judging import judge, sure_gain
-from blendsim.search.problem import Problem, plan_policy
+from blendsim.search.problem import Problem, plan_policy, with_settings
 from blendsim.search.race import Heat
 from blendsim.search.space import Point, Schedule, Space
 from blendsim.search.thinning import can_thin, divide_flavour, divide_settings, thin
@@ -30,12 +29,12 @@ from blendsim.serving.flavour import Flavour
 from blendsim.settings import Settings
 from blendsim.sim.topology import COLOCATED
 
+_In = TypeVar("_In")
+_Out = TypeVar("_Out")
+
 PARTS = (1, 4, 16)  # into which pool and machine are divided, by level
 LEAST_REQUESTS = 10_000  # what is left of a pool that is worth thinning; a smaller one runs fast
 PLANS_KEPT = 24  # the latest
-
-_In = TypeVar("_In")
-_Out = TypeVar("_Out")
 
 
 class _PlanKey(NamedTuple):
@@ -115,14 +114,14 @@ class Evaluator:
             for world in worlds
         ]
         self.simulations[0] += len(runs)
-        seconds = _on_all_cores(lambda run: self._simulate(0, *run), runs)
+        seconds = on_all_cores(lambda run: self._simulate(0, *run), runs)
         return list(np.log(seconds).reshape(len(points), len(worlds)))
 
     def _judge(self, fresh: Mapping[_RunKey, Plan], stop: Stop) -> None:
         """Run what is new, level by level."""
 
         def run(pairs: Sequence[tuple[_RunKey, int]]) -> list[float]:
-            found = _on_all_cores(
+            found = _unless_stopped(
                 lambda pair: self._run(pair[0], fresh[pair[0]], pair[1]), pairs, stop
             )
             for key, _ in pairs:
@@ -154,7 +153,7 @@ class Evaluator:
         """The plans, made where they are not among the latest ones."""
         keys = list(dict.fromkeys(wanted))
         missing = [key for key in keys if key not in self._plans]
-        self._plans.update(zip(missing, _on_all_cores(self._make, missing, stop), strict=True))
+        self._plans.update(zip(missing, _unless_stopped(self._make, missing, stop), strict=True))
         for key in keys:
             self._plans.move_to_end(key)
         chosen = {key: self._plans[key] for key in keys}
@@ -164,12 +163,12 @@ class Evaluator:
 
     def _make(self, key: _PlanKey) -> _Kept:
         settings = divide_settings(key.settings, self.parts[key.level])
-        problem = self.levels[key.level]._replace(settings=settings)
+        problem = with_settings(self.levels[key.level], settings)
         plan = plan_policy(problem, key.policy, key.blend)
         return _Kept(plan, _digest(plan))
 
     def _flavour(self, schedule: Schedule) -> Flavour:
-        problem = self.levels[0]._replace(settings=schedule.settings)
+        problem = with_settings(self.levels[0], schedule.settings)
         return find_engine(problem, schedule.settings.engine)
 
     def _run(self, key: _RunKey, plan: Plan, world: int) -> float:
@@ -212,15 +211,14 @@ def _is_worth(problem: Problem, parts: int) -> bool:
     return len(problem.workload) >= LEAST_REQUESTS * parts and can_thin(problem, parts)
 
 
-def _on_all_cores(
+def _unless_stopped(
     call: Callable[[_In], _Out], items: Sequence[_In], stop: Stop = NEVER
 ) -> list[_Out]:
-    """Results in order, or CutShort; compiled code runs outside the interpreter's lock."""
+    """Results in order, found on all cores; CutShort once `stop` says so."""
 
-    def unless_stopped(item: _In) -> _Out:
+    def called(item: _In) -> _Out:
         if stop():
             raise CutShort
         return call(item)
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        return list(pool.map(unless_stopped, items))
+    return on_all_cores(called, items)

@@ -3,8 +3,8 @@ made from it.
 """
 
 from collections.abc import Callable
-from dataclasses import asdict, replace
-from typing import NamedTuple
+from dataclasses import asdict, fields, replace
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -131,6 +131,26 @@ def moved(problem: Problem, settings: Settings) -> Problem:
         worlds=tuple(np.minimum(world, room) for world in problem.worlds),
         costs=costs_of(problem.workload, problem.prompts, settings, lengths.expected),
     )
+
+
+#: Settings that change what is planned and run, not what is believed of the pool or what a step
+#: takes: model, lengths, draws and costs are the same whatever they are. (But for cascade attention
+#: with a topology of pools, which are planned for by the costs of colocated replicas.)
+_FREE = (
+    *("dp", "topology", "steals", "planner"),
+    *("token_budget", "eviction", "output_reserved", "pacing"),
+)
+
+
+def with_settings(problem: Problem, settings: Settings | None = None, **changes: Any) -> Problem:
+    """The problem under other `settings` (its own unless given) with these `changes`. Asserts that
+    they differ only in what nothing that was prepared depends on; `moved` is for other systems.
+    """
+    settings = replace(settings or problem.settings, **changes)
+    for one in fields(Settings):
+        same = getattr(settings, one.name) == getattr(problem.settings, one.name)
+        assert same or one.name in _FREE, f"{one.name} is another: prepare the problem anew"
+    return problem._replace(settings=settings)
 
 
 def lay_ground(problem: Problem, blend: BlendSettings | None = None) -> Groundwork:

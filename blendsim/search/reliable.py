@@ -12,7 +12,14 @@ from blendsim.plan import Plan
 from blendsim.planner.make import Groundwork
 from blendsim.report.rental import Goal, RentalRow
 from blendsim.search.prices import Prices
-from blendsim.search.problem import Problem, Progress, lay_ground, moved, plan_policy
+from blendsim.search.problem import (
+    Problem,
+    Progress,
+    lay_ground,
+    moved,
+    plan_policy,
+    with_settings,
+)
 from blendsim.search.spread import Spread, spread
 from blendsim.settings import Settings
 
@@ -57,7 +64,7 @@ def most_reliable(
         settings, row = outcome
         progress(f"planning for {row.system}")
         alike, ground = lay(settings.gpu, settings.tp)
-        there = alike._replace(settings=settings)
+        there = with_settings(alike, settings)
         # NOTE: made again, since the plans of all systems together are more than memory may hold.
         plan = plan_policy(there, row.row.policy, ground=ground)
         plan = replace(plan, meta={**plan.meta, "predicted_seconds": row.row.predicted_seconds})

@@ -31,6 +31,7 @@ from blendsim.search.problem import (
     over_replicas,
     plan_whole,
     prepare,
+    with_settings,
 )
 from blendsim.search.reliable import Outcome, most_reliable
 from blendsim.search.spread import NO_SPREAD, Spread, with_range
@@ -152,7 +153,7 @@ def _trials(
             left_out.append(f"{_kind(group[0])} is left out: {error}")
             continue
         for settings in group:
-            problem = scene.problem._replace(settings=settings)
+            problem = with_settings(scene.problem, settings)
             name = system_name(settings.gpu, settings.tp, settings.dp, _pools(settings))
             progress(f"simulating {name}, {candidates.index(settings) + 1} of {len(candidates)}")
             try:
@@ -184,7 +185,7 @@ def _scene(
     made = pool.map(lambda policy: plan_whole(problem, policy, ground=ground), order)
     plans = dict(zip(order, made, strict=True))
     block = block_size(problem, [flavour])
-    one = problem._replace(settings=replace(settings, dp=1, topology=COLOCATED.name))
+    one = with_settings(problem, dp=1, topology=COLOCATED.name)
     limits = cache(lambda token_budget: find_bounds(one, token_budget, block))
     return _Scene(problem, flavour, plans, limits, find_facts(problem, block))
 

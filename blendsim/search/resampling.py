@@ -6,12 +6,11 @@ of each share are uncovered in them, plans are made of what those samples say, a
 the same lengths.
 """
 
-import os
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
 
+from blendsim.cores import on_all_cores
 from blendsim.search.problem import Problem, expect, plan_policy
 from blendsim.search.space import Schedule
 from blendsim.search.trial import find_engine
@@ -40,5 +39,4 @@ def resampled_seconds(problem: Problem, schedule: Schedule, share: float) -> flo
         flavour = find_engine(scene, settings.engine)
         return seconds_in(scene, plan, flavour, problem.drawn)
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        return float(np.mean(list(pool.map(run, range(REPEATS)))))
+    return float(np.mean(on_all_cores(run, range(REPEATS))))

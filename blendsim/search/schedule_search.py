@@ -16,7 +16,14 @@ from blendsim.request import Ints, Workload
 from blendsim.search.cut import NEVER, CutShort, Stop
 from blendsim.search.evaluation import Evaluator
 from blendsim.search.judging import WORLDS, sure_gain
-from blendsim.search.problem import Problem, Progress, plan_policy, prepare, with_worlds
+from blendsim.search.problem import (
+    Problem,
+    Progress,
+    plan_policy,
+    prepare,
+    with_settings,
+    with_worlds,
+)
 from blendsim.search.race import Run, best_of, race
 from blendsim.search.space import Point, Schedule, Space, axes_of, plain
 from blendsim.search.sweep import Sensitivity, missed, sweep, sweep_samples
@@ -287,7 +294,7 @@ def _report(
 
 def _try(problem: Problem, schedule: Schedule, name: str) -> Trial:
     """The schedule beside the bounds of its own token budget."""
-    scene = problem._replace(settings=replace(schedule.settings, planner=schedule.policy))
+    scene = with_settings(problem, schedule.settings, planner=schedule.policy)
     plan = plan_policy(scene, schedule.policy, schedule.blend)
     flavour = find_engine(scene, schedule.settings.engine)
     block = block_size(scene, [flavour])

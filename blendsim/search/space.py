@@ -12,8 +12,8 @@ from blendsim.errors import BlendsimError
 from blendsim.perf.grids import Floats
 from blendsim.planner.blend import BOTH_ENDS, ENDS, BlendSettings
 from blendsim.planner.make import PACED, POLICIES
-from blendsim.search.budgets import BUDGETS
-from blendsim.search.problem import Problem
+from blendsim.search.budgets import BUDGETS, can_run_at
+from blendsim.search.problem import Problem, with_settings
 from blendsim.search.trial import find_engine
 from blendsim.serving.flavour import EVICTIONS
 from blendsim.settings import AUTO, Settings
@@ -70,7 +70,6 @@ def axes_of(problem: Problem) -> tuple[Axis, ...]:
     not model or its profile does not cover.
     """
     asked, own = problem.settings, find_engine(problem, problem.settings.engine)
-    limit = problem.model.coverage.tokens
     policies = replace(asked, planner=AUTO).policies
     rows = (
         ("policy", policies, BLEND if BLEND in policies else DFS, _field("policy"), _always),
@@ -88,7 +87,7 @@ def axes_of(problem: Problem) -> tuple[Axis, ...]:
         ),
         (
             TOKEN_BUDGET,
-            () if asked.token_budget else tuple(n for n in _BUDGETS if n <= limit),
+            () if asked.token_budget else tuple(n for n in _BUDGETS if can_run_at(problem, n)),
             own.token_budget,
             _setting("token_budget"),
             _always,
@@ -185,10 +184,11 @@ class Space:
 
     def told(self, point: Point) -> dict[str, Any]:
         """The values at a point, of the axes that mean something there."""
+        made = self.schedule(point)  # once: it takes a settings object an axis
         return {
             axis.name: axis.values[at]
-            for k, (axis, at) in enumerate(zip(self.axes, point, strict=True))
-            if self.matters(point, k)
+            for axis, at in zip(self.axes, point, strict=True)
+            if axis.matters(made)
         }
 
 
@@ -216,7 +216,7 @@ def _evictions(problem: Problem) -> tuple[str, ...]:
     """The evictions that are modelled on this engine and cluster."""
     settings, allowed = problem.settings, []
     for name in EVICTIONS:
-        tried = problem._replace(settings=replace(settings, eviction=name))
+        tried = with_settings(problem, eviction=name)
         try:
             flavour = find_engine(tried, settings.engine)
             require_modelled(flavour, settings.cluster, settings.host)

@@ -100,13 +100,20 @@ def _every(table: Floats, parts: int) -> Floats:
 
 
 def divide_flavour(flavour: Flavour, parts: int) -> Flavour:
-    """The engine's limits on such a machine."""
+    """The engine's limits on such a machine, those of its knobs among them."""
     budget = max(1, flavour.token_budget // parts)
+    knobs = flavour.knobs
+    active, threshold = knobs.max_num_active_seqs, knobs.long_prefill_token_threshold
     return replace(
         flavour,
         token_budget=budget,
         max_running=max(1, min(budget, flavour.max_running // parts)),
         dense_multiple=max(1, flavour.dense_multiple // parts),
+        knobs=replace(
+            knobs,
+            max_num_active_seqs=None if active is None else max(1, active // parts),
+            long_prefill_token_threshold=max(1, threshold // parts) if threshold else 0,
+        ),
     )
 
 

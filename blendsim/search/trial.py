@@ -16,7 +16,7 @@ from blendsim.prefix import shareable_tokens
 from blendsim.report.metrics import Place, PoolFacts, Row, outside_notes, run_seconds, summarise
 from blendsim.report.optimum import Bounds, best_times, bounds, least_work
 from blendsim.request import Ints
-from blendsim.search.problem import Problem
+from blendsim.search.problem import Problem, with_settings
 from blendsim.search.world_run import seconds_in
 from blendsim.serving.flavour import Flavour
 from blendsim.settings import Settings
@@ -112,9 +112,8 @@ def run_at_budget(
     """`run_trial` of a problem and a plan that ask for the token budget of `flavour`, whatever they
     asked for before; and that problem.
     """
-    settings = replace(problem.settings, token_budget=flavour.token_budget)
-    there = problem._replace(settings=settings)
-    plan = replace(plan, meta={**plan.meta, "settings": asdict(settings)})
+    there = with_settings(problem, token_budget=flavour.token_budget)
+    plan = replace(plan, meta={**plan.meta, "settings": asdict(there.settings)})
     return there, run_trial(there, plan, name, flavour, limits, facts)
 
 

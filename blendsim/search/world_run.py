@@ -1,19 +1,17 @@
 """A plan's run in one world or in several, for its seconds alone: no step log is built."""
 
-import os
-from concurrent.futures import ThreadPoolExecutor
-
+from blendsim.cores import on_all_cores
 from blendsim.plan import Plan
 from blendsim.request import Ints
 from blendsim.search.problem import Problem, with_worlds
 from blendsim.serving.flavour import Flavour
-from blendsim.sim.timing import run_seconds
+from blendsim.sim.timing import time_plan
 
 
 def seconds_in(problem: Problem, plan: Plan, flavour: Flavour, output_len: Ints) -> float:
     """Seconds of the plan on the problem's machine if requests answer with (n,) `output_len`."""
     settings = problem.settings
-    return run_seconds(
+    return time_plan(
         plan,
         problem.workload,
         output_len,
@@ -30,5 +28,4 @@ def seconds_in_each(problem: Problem, plan: Plan, flavour: Flavour, numbers: ran
     only one world.
     """
     worlds = with_worlds(problem, numbers.stop).worlds[numbers.start : numbers.stop]
-    with ThreadPoolExecutor(os.cpu_count()) as pool:  # compiled code runs outside the lock
-        return sorted(pool.map(lambda world: seconds_in(problem, plan, flavour, world), worlds))
+    return sorted(on_all_cores(lambda world: seconds_in(problem, plan, flavour, world), worlds))

@@ -1,6 +1,7 @@
 """Running the core ahead: every step's counts, or a few steps to look at, with nothing executed.
 
-Output lengths are forced, so what a core schedules never waits for a token or a clock.
+Output lengths are forced, so what a core schedules never waits for a token or a clock. Engines that
+work in rounds (SGLang's), or with vLLM's knobs turned, are refused.
 """
 
 from collections.abc import Iterator
@@ -62,6 +63,9 @@ def visit(core: ServingCore, steps: Ints) -> Iterator[int]:
 
 
 def _advance(core: ServingCore, rows: Ints) -> int:
+    # NOTE: `advance` knows one loop of three; the others' steps would be other ones.
+    assert core.rounds is None, "an engine that works in rounds cannot be run ahead"
+    assert not core.is_turned, "a core with vLLM's knobs turned cannot be run ahead"
     done = int(advance(core.state, rows))
     assert done >= 0, f"step {-1 - done}: nothing can run though requests are left"
     return done

@@ -2,15 +2,14 @@
 SimPy holds the world around those that do.
 """
 
-import os
-from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from blendsim.cores import on_all_cores
 from blendsim.errors import InputError
 from blendsim.perf.model import StepModel
 from blendsim.plan import Plan
@@ -25,6 +24,8 @@ from blendsim.sim.stealing import Crew
 from blendsim.sim.topology import COLOCATED, Topology
 from blendsim.specs import HostMemory
 from blendsim.steplog import StepLog
+
+_Out = TypeVar("_Out")
 
 
 def simulate(
@@ -56,19 +57,18 @@ def simulate(
         each = flavour.one_phase
         pools = Pools(plan, workload, output_len, prompts, model, each, topology)
         pools.run()
-        replicas = pools.replicas
+        replicas = _checked(pools.replicas)
         facts["link"] = topology.link.name
         facts["pools"] = ["prefill"] * topology.prefill + ["decode"] * topology.decode
     elif topology.steals:
         seconds = topology.steal_seconds
         crew = Crew(plan, workload, output_len, prompts, model, flavour, seconds)
         crew.run()
-        replicas = crew.replicas
+        replicas = _checked(crew.replicas)
         facts["stolen"] = crew.stolen
     else:
-        replicas = _ranks_apart(plan, workload, output_len, prompts, model, flavour, host)
-    for replica in replicas:
-        replica.core.check()
+        serving = (plan, workload, output_len, prompts, model, flavour, host)
+        replicas = ranks_apart(*serving, keeps_log=True, kept=lambda replica: replica)
     return StepLog(
         counts=_joined([replica.counts for replica in replicas]),
         times=_joined([replica.times for replica in replicas]),
@@ -78,6 +78,12 @@ def simulate(
         ),
         meta=dict(meta or {}) | facts,
     )
+
+
+def _checked(replicas: list[Replica]) -> list[Replica]:
+    for replica in replicas:
+        replica.core.check()
+    return replicas
 
 
 def _joined(parts: list[NDArray[Any]]) -> NDArray[Any]:
@@ -103,7 +109,7 @@ def require_modelled(flavour: Flavour, topology: Topology, host: HostMemory | No
             raise InputError(f"{what} with {way} is not modelled; leave one of the two out")
 
 
-def _ranks_apart(
+def ranks_apart(
     plan: Plan,
     workload: Workload,
     output_len: Ints,
@@ -111,19 +117,18 @@ def _ranks_apart(
     model: StepModel,
     flavour: Flavour,
     host: HostMemory | None,
-) -> list[Replica]:
-    """A replica a rank, each run to its end."""
+    keeps_log: bool,
+    kept: Callable[[Replica], _Out],
+) -> list[_Out]:
+    """What is `kept` of each rank's replica, run to its end and checked."""
 
-    def serve(rank: int) -> Replica:
+    def serve(rank: int) -> _Out:
         core = ServingCore.from_plan(
             plan, workload, output_len, prompts, model.system, flavour, rank, host
         )
-        replica = Replica(core, model, flavour, host)
+        replica = Replica(core, model, flavour, host, keeps_log)
         replica.advance()
-        return replica
+        core.check()
+        return kept(replica)
 
-    ranks = np.unique(plan.rank).tolist()
-    if len(ranks) == 1:
-        return [serve(ranks[0])]
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        return list(pool.map(serve, ranks))
+    return on_all_cores(serve, np.unique(plan.rank).tolist())
