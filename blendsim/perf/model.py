@@ -5,11 +5,12 @@ the measured grids too: between measured points time is linear, so time per unit
 of them, and beyond the last one it stays as it is there.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from blendsim.batch import Batch
+from blendsim.perf.calibration import Calibration
 from blendsim.perf.coverage import Coverage, coverage_of
 from blendsim.perf.derive import gemm_shapes
 from blendsim.perf.grids import (
@@ -60,6 +61,20 @@ class StepModel:
     best_network_seconds_per_token: float  # min of network_seconds[n] / n
     #: m/c and f/c of a measured overlap, ascending; empty for the others. `lines` are their hull.
     measured: tuple[Floats, ...] = ()
+    calibrations: tuple[Calibration, ...] = ()  # of runtimes whose steps were measured
+    #: Of one runtime's steps (`run_by`): what Calibration calls mixed_reads and mixed_step. Empty
+    #: where prompts and decodes cost each other nothing.
+    mixed: tuple[float, ...] = ()
+
+    def run_by(self, runtime: str) -> "StepModel":
+        """The same with steps as they were measured of that runtime, itself where none were.
+
+        Bounds are not of a runtime: they go by kernels, none slower than a runtime's steps say.
+        """
+        for found in self.calibrations:
+            if found.runtime == runtime:
+                return _calibrated(self, found)
+        return self
 
     @property
     def layer_seconds(self) -> Floats:
@@ -145,6 +160,38 @@ def step_model(system: System, overlap: str = "auto", profile: Profile | None = 
         ),
         best_network_seconds_per_token=float((tables.network[1:] / n).min()),
         measured=overlap_points(name, system),
+    )
+
+
+def with_calibrations(model: StepModel, calibrations: tuple[Calibration, ...]) -> StepModel:
+    """The model with what was measured of whole steps. Where a runtime reads faster than kernels
+    alone were measured to, no bound may say that it cannot.
+    """
+    best = model.best_seconds_per_context_token * _fastest(calibrations)
+    return replace(model, calibrations=calibrations, best_seconds_per_context_token=best)
+
+
+def _fastest(calibrations: tuple[Calibration, ...]) -> float:
+    return min(1.0, *(found.reads for found in calibrations), 1.0)
+
+
+def _calibrated(model: StepModel, found: Calibration) -> StepModel:
+    """Steps of one runtime: its seconds a step are a part of those of the step's tokens."""
+    tables = model.tables
+    beside = {
+        name: np.concatenate([table[:1], table[1:] + found.step])
+        for name, table in (
+            ("layers", tables.layers),
+            ("layers_with_network", tables.layers_with_network),
+        )
+    }
+    mixed = (found.mixed_reads, found.mixed_step)
+    best = model.best_seconds_per_context_token / _fastest(model.calibrations)
+    return replace(
+        model,
+        tables=tables._replace(decode=tables.decode * found.reads, **beside),
+        best_seconds_per_context_token=best * found.reads,
+        mixed=mixed if any(mixed) else (),
     )
 
 

@@ -44,6 +44,8 @@ class StepCosts(NamedTuple):
     #: Empty unless the overlap was measured, else StepModel's `measured`: what was seen, of which
     #: `lines` are the convex hull. As with `cascade`, the type says which code is compiled.
     measured: tuple[Any, ...] = ()
+    #: StepModel's `mixed`, told by its type as `measured` is.
+    mixed: tuple[Any, ...] = ()
     #: Nano-batches are run side by side if that takes less than so much of one piece after another.
     cut_worth: float = 1.0
 
@@ -78,6 +80,7 @@ def step_costs(
         whole=model.tables,
         cascade=(model.merge_seconds,) if cascade else (),
         measured=model.measured if overlaps else (),
+        mixed=model.mixed,
         cut_worth=cut_worth(model) if overlaps else 1.0,
     )
 
@@ -172,12 +175,26 @@ def side_by_side(costs: StepCosts, compute: float, memory: float, network: float
     return seconds
 
 
+@kernel_where("mixed", lambda costs, step, memory: memory)
+def reads_beside(costs: StepCosts, step: Ints, memory: float) -> float:
+    """Seconds of decode reads, which prompts in the same step make longer."""
+    return memory * (1.0 + costs.mixed[0]) if step[0] > 0 and step[3] > 0 else memory
+
+
+@kernel_where("mixed", lambda costs, step, added: added)
+def added_beside(costs: StepCosts, step: Ints, added: float) -> float:
+    """What is added to the compute of a step, which is more where it has prompts and decodes."""
+    return added + costs.mixed[1] if step[0] > 0 and step[3] > 0 else added
+
+
 @kernel
 def timed(costs: StepCosts, step: Ints, added: float, memory: float) -> StepTimes:
     """The step with `memory` seconds of decode reads and `added` to its compute. With nano-batches
     it is run the cheaper way: side by side in pieces, or whole and one operator after another.
     """
     tokens = step[0] + step[3]
+    added = added_beside(costs, step, added)
+    memory = reads_beside(costs, step, memory)
     compute = compute_seconds(costs.tables, step[0], step[1], step[2], step[3], step[5]) + added
     network = dense_seconds(costs.tables.network, tokens)
     if costs.overlaps_network:
