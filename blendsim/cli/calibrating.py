@@ -15,7 +15,7 @@ from blendsim.perf.calibration import Calibration, file_of, write_calibration
 from blendsim.perf.measured import chosen_model, chosen_place, profile_place
 from blendsim.perf.store import load_profile, write_profile
 from blendsim.report.matching import differing_machines
-from blendsim.report.tables import Column, lay_out, number
+from blendsim.report.tables import Column, lay_out, number, paragraphs
 from blendsim.report.validation_text import signed
 from blendsim.settings import remembered
 from blendsim.specs import System
@@ -176,11 +176,20 @@ def lines(found: Found, width: int) -> list[str]:
     return [
         *lay_out(columns, width),
         "",
-        f"A step of {_called(one.runtime, found.asked.system)} takes its compute, "
-        f"{one.reads:.2f} times its decode reads and {1e3 * one.step:.1f} ms; with prompts beside "
-        f"decodes {one.mixed_reads:.2f} times the reads and {1e3 * one.mixed_step:.1f} ms more.",
-        *(f"Note: {note}" for note in found.notes),
+        *paragraphs(
+            [
+                f"A step of {_called(one.runtime, found.asked.system)} takes its compute, "
+                f"{_beyond(one.reads, one.step)}; with prompts beside decodes it takes "
+                f"{_beyond(one.mixed_reads, one.mixed_step)} more.",
+                *(f"Note: {note}" for note in found.notes),
+            ],
+            width,
+        ),
     ]
+
+
+def _beyond(reads: float, seconds: float) -> str:
+    return f"{reads:.3f} of its decode reads and {1e3 * seconds:.2f} ms"
 
 
 def _errors(title: str, errors: Sequence[tuple[float, float] | None]) -> list[Column]:
