@@ -7,6 +7,7 @@ mixed_reads · m + mixed_step more. Kernels do not tell these: a runtime may ser
 attention by one kernel, leave its CUDA graphs for such a step, or run at another clock.
 """
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 from blendsim.errors import ProfileError
 from blendsim.perf.grids import Floats
 from blendsim.perf.records import read_toml, write_toml
+from blendsim.perf.store import FILES, META
 
 SCHEMA, VERSION = "calibration", 1
 _MOST = 1e3  # times as long, or seconds: no step of any use takes so much
@@ -49,13 +51,14 @@ def file_of(runtime: str) -> str:
 def write_calibration(found: Calibration, directory: Path, told: Mapping[str, Any]) -> Path:
     """Write it into a profile's directory, with what is `told` of it (scalars, lists, tables)."""
     path = directory / file_of(found.runtime)
-    write_toml(path, {"schema": SCHEMA, "version": VERSION, **asdict(found), **told})
+    head = {"schema": SCHEMA, "version": VERSION, "kernels": _kernels(directory)}
+    write_toml(path, head | asdict(found) | dict(told))
     return path
 
 
 def read_calibrations(directory: Path) -> tuple[Calibration, ...]:
     """Those in a profile's directory, in the order of their runtimes; ProfileError for a file that
-    is none.
+    is none, or is of other kernels than lie beside it.
     """
     return tuple(_read(path) for path in sorted(directory.glob(file_of("*"))))
 
@@ -65,6 +68,11 @@ def _read(path: Path) -> Calibration:
     runtime = content.get("runtime")
     if not isinstance(runtime, str) or path.name != file_of(runtime):
         raise ProfileError(f"{path}: is of runtime {runtime!r}; name it {file_of(str(runtime))}")
+    if content.get("kernels") != _kernels(path.parent):
+        raise ProfileError(
+            f"{path}: was fitted to other kernel tables than lie beside it; remove it, or make it "
+            "again with `blendsim profile calibrate`"
+        )
     numbers = {}
     for name in (field.name for field in fields(Calibration) if field.name != "runtime"):
         value = content.get(name)
@@ -75,3 +83,15 @@ def _read(path: Path) -> Calibration:
             )
         numbers[name] = float(value)
     return Calibration(runtime, **numbers)
+
+
+def _kernels(directory: Path) -> str:
+    """Stands for the tables that a profile's directory has: what steps take beyond them is of no
+    others.
+    """
+    digest = hashlib.sha256()
+    for name in FILES:
+        path = directory / name
+        if name != META and path.exists():
+            digest.update(name.encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()[:16]
