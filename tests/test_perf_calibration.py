@@ -1,4 +1,4 @@
-"""What steps of a runtime take beyond their kernels: fitted, kept, and in every step that is priced."""
+"""What steps of a runtime take beyond their kernels: fitted, kept, and in every step's price."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -19,7 +19,7 @@ from blendsim.perf.calibration import (
     write_calibration,
 )
 from blendsim.perf.kernels import memory_seconds, prefill_seconds
-from blendsim.perf.measured import profile_place
+from blendsim.perf.measured import chosen_model, profile_place
 from blendsim.perf.model import StepModel, step_model, with_calibrations
 from blendsim.perf.pricing import price_steps, price_work
 from blendsim.perf.store import load_profile, write_profile
@@ -188,6 +188,26 @@ def test_a_file_renamed_to_another_runtime_is_refused(kept: Path) -> None:
     assert "of runtime 'vllm'" in refuse(kept.rename(kept.with_name(file_of("blendrt"))))
 
 
+def test_tables_that_changed_refuse_what_was_fitted_to_them(kept: Path) -> None:
+    gemm = kept.with_name("gemm.csv")
+    lines = gemm.read_text().splitlines(keepends=True)
+    gemm.write_text("".join(lines[:-1]))
+    assert "other kernel tables" in refuse(kept)
+    gemm.write_text("".join(lines))
+    assert read_calibrations(kept.parent) == (OF_VLLM,)
+
+
+def test_a_calibrated_copy_of_an_imported_profile_has_its_overlap(tmp_path: Path) -> None:
+    """And no measured one, as that has none."""
+    root = a_profile(tmp_path, OF_VLLM)
+    copied, imported = chosen_model(SYSTEM, "auto", root), chosen_model(SYSTEM, "auto")
+    assert copied.overlap == imported.overlap == "table"
+    assert np.array_equal(copied.lines, imported.lines)
+    for profile in ("imported", root):
+        with pytest.raises(ProfileError, match="overlap"):
+            chosen_model(SYSTEM, "fit", profile)
+
+
 # Prices
 
 
@@ -271,7 +291,8 @@ def test_cascade_attention_is_used_where_that_is_faster_as_calibrated(
     added, read = np.zeros(len(counts)), memory.copy()
     for i, row in enumerate(rows):
         decodes, context, shared = (
-            row[COUNTS.index(name)] for name in ("decode_requests", "context_tokens", "shared_reads")
+            row[COUNTS.index(name)]
+            for name in ("decode_requests", "context_tokens", "shared_reads")
         )
         if shared:
             added[i] = prefill_seconds(bare.tables, decodes, decodes, shared)
@@ -301,8 +322,10 @@ def test_a_calibration_of_vllm_leaves_other_runtimes_as_they_are(
 # Runs
 
 
+#: All run beside each other, and their reads take longer than all else.
 READS = from_lengths(
-    np.random.default_rng(3).integers(40, 400, 120), np.random.default_rng(4).integers(300, 900, 120)
+    np.random.default_rng(3).integers(800, 1_200, 200),
+    np.random.default_rng(4).integers(3_000, 4_000, 200),
 )
 
 
@@ -393,8 +416,8 @@ def test_runs_of_a_runtime_that_reads_for_nothing(calibrated: Callable[..., Sett
 # Plans
 
 
-#: The first do not decode, the others all fit beside each other: in this order one step of prompts
-#: has decodes in it, if prompts that end within it are followed by others.
+#: The first do not decode, the others' prompts fit in two steps: in this order one step at most has
+#: prompts beside decodes, in any that blends the two many have.
 APART = from_lengths([4_000] * 40 + [16] * 200, [1] * 40 + [400] * 200)
 
 
@@ -416,16 +439,29 @@ def test_a_policy_of_few_mixed_steps_is_chosen_where_those_take_long(
     assert seconds["dfs"] < min(seconds["blend"], seconds["paced"])
 
 
-def test_a_calibration_of_vllm_leaves_plans_for_other_engines_as_they_are(
+def test_a_calibration_of_vllm_leaves_the_choice_for_other_engines_as_it_is(
     calibrated: Callable[..., Settings],
 ) -> None:
-    """Even of one that reads faster than kernels alone, which bounds are told."""
     plain, other = (
         choose(APART, calibrated(*found, engine="nanoflow", token_budget=2_048))
-        for found in ([], [Calibration("vllm", 0.5, 0.0, 0.0, 0.5)])
+        for found in ([], [Calibration("vllm", 1.5, 0.0, 0.0, 0.5)])
     )
-    assert [row.predicted_seconds for row in other.rows] == [
-        row.predicted_seconds for row in plain.rows
-    ]
-    assert other.chosen.policy == plain.chosen.policy == "paced"
+    assert other.rows == plain.rows
     assert other.plan.pacing == plain.plan.pacing
+
+
+def test_a_paced_plan_is_told_how_fast_its_own_runtime_reads(
+    calibrated: Callable[..., Settings],
+) -> None:
+    """Bounds are told the fastest of all runtimes."""
+
+    def read_seconds(engine: str, *found: Calibration) -> float:
+        plan = plan_policy(prepare(APART, calibrated(*found, engine=engine)), "paced")
+        assert plan.pacing is not None
+        return plan.pacing.read_seconds
+
+    plain = read_seconds("nanoflow")
+    fast, slow = Calibration("vllm", 0.5), Calibration("blendrt", 1.5)
+    assert read_seconds("vllm-planned", fast, slow) == pytest.approx(0.5 * plain)
+    assert read_seconds("nanoflow", fast, slow) == pytest.approx(1.5 * plain)
+    assert read_seconds("nanoflow", fast) == plain
