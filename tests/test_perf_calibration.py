@@ -1,4 +1,4 @@
-"""What steps of a runtime take beyond their kernels: fitted, kept, and in every step's price."""
+"""What steps of a runtime take beyond their kernels: fitted, kept, and charged."""
 
 from collections.abc import Callable
 from dataclasses import replace

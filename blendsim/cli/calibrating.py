@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from blendsim.errors import InputError
+from blendsim.errors import BlendsimError, InputError, ProfileError
 from blendsim.files import make_directory, require_directory
 from blendsim.perf.calibrating import Run, fit_steps, priced_run
 from blendsim.perf.calibration import Calibration, file_of, write_calibration
@@ -17,6 +17,7 @@ from blendsim.perf.store import load_profile, write_profile
 from blendsim.report.matching import differing_machines
 from blendsim.report.tables import Column, lay_out, number, paragraphs
 from blendsim.report.validation_text import signed
+from blendsim.serving.flavour import RUNTIMES
 from blendsim.settings import remembered
 from blendsim.specs import System
 from blendsim.steplog import StepLog, read_steplog
@@ -33,7 +34,8 @@ class Asked(NamedTuple):
     @property
     def version(self) -> str:
         """Of the runtime, as the first log has it; empty where it does not."""
-        return str((self.logs[0].meta.get("versions") or {}).get(self.runtime, ""))
+        told = [self.logs[0].meta.get(key) or {} for key in ("versions", "machine")]
+        return str(next((each[self.runtime] for each in told if self.runtime in each), ""))
 
 
 class Held(NamedTuple):
@@ -43,7 +45,7 @@ class Held(NamedTuple):
     run: Run
     kernels: tuple[float, float]  # kernels alone, one after another
     fitted: tuple[float, float]
-    left_out: tuple[float, float] | None  # fitted to the other logs; None if there are none
+    left_out: tuple[float, float] | None  # fitted to the other logs; None if they are too few
 
 
 class Found(NamedTuple):
@@ -66,6 +68,11 @@ def read_logs(paths: Sequence[Path]) -> Asked:
             raise InputError(
                 f"{path}: is a simulated run; give logs of `replay --gpu -o` or `run --log`"
             )
+        if runtime not in RUNTIMES:
+            raise InputError(
+                f"{path}: is of runtime {runtime!r}, by which no engine here is priced; there are "
+                f"{', '.join(RUNTIMES)}"
+            )
         asked = remembered(log.meta.get("settings") or {}, f"{path}: settings")
         for note in differing_machines(log.meta, log.meta):
             raise InputError(f"{path}: {note}; plan for the machine it is to run on")
@@ -87,17 +94,23 @@ def calibrate(asked: Asked, profile: str) -> Found:
     for name, log in zip(asked.names, asked.logs, strict=True):
         try:
             runs.append(priced_run(log, model))
-        except InputError as error:
+        except BlendsimError as error:
             raise InputError(f"{name}: {error}") from error
     found = fit_steps(asked.runtime, runs)
     kernels = Calibration(asked.runtime)
     held = []
     for i, (name, run) in enumerate(zip(asked.names, runs, strict=True)):
-        others = [*runs[:i], *runs[i + 1 :]]
-        without = fit_steps(asked.runtime, others) if others else None
-        left_out = run.error(without) if without else None
+        left_out = _by_others(asked.runtime, run, [*runs[:i], *runs[i + 1 :]])
         held.append(Held(name, run, run.error(kernels), run.error(found), left_out))
     return Found(asked, profile, found, tuple(held), tuple(_notes(found, runs)))
+
+
+def _by_others(runtime: str, run: Run, others: Sequence[Run]) -> tuple[float, float] | None:
+    """None where the others are too few to fit."""
+    try:
+        return run.error(fit_steps(runtime, others)) if others else None
+    except ProfileError:
+        return None
 
 
 def keep(found: Found, output: Path) -> Path:

@@ -66,8 +66,8 @@ def fit_steps(runtime: str, runs: Sequence[Run]) -> Calibration:
     kinds = [kind for kind in (mixed, ~mixed) if kind.sum() >= LEAST_STEPS]
     if not kinds:
         raise ProfileError(
-            f"{len(took):,} steps that decode are too few to tell what they take; give logs of "
-            f"runs with at least {LEAST_STEPS:,}"
+            f"{mixed.sum():,} steps with prompts beside decodes and {(~mixed).sum():,} of decodes "
+            f"alone are too few; give logs with at least {LEAST_STEPS:,} of a kind"
         )
     used = np.any(kinds, axis=0)
     columns = np.column_stack([memory, np.ones_like(memory)])

@@ -37,6 +37,11 @@ class Calibration:
     mixed_reads: float = 0.0
     mixed_step: float = 0.0  # seconds
 
+    @property
+    def numbers(self) -> tuple[float, float, float, float]:
+        """For compiled code."""
+        return self.reads, self.step, self.mixed_reads, self.mixed_step
+
     def seconds(self, compute: Floats, memory: Floats, mixed: NDArray[np.bool_]) -> Floats:
         """Of steps whose kernels take so long one after another."""
         plain = compute + self.reads * memory + self.step

@@ -65,23 +65,22 @@ def model_at(place: Path | None, system: System, overlap: str) -> StepModel:
     """
     if place is None:
         return step_model(system, overlap)
-    if overlap in ("auto", FIT):
+    profile = _read(place, system)
+    # NOTE: a copy of an imported profile, made for a calibration, has no overlap of its own.
+    if overlap in ("auto", FIT) and (MACHINE in profile.meta or (place / FILE).exists()):
         return measured_model(place, system)
-    model = step_model(system, overlap, _read(place, system))
+    model = step_model(system, overlap, profile)
     return with_calibrations(model, read_calibrations(place))
 
 
 def measured_model(directory: Path, system: System) -> StepModel:
     """The step costs of one GPU by the profile in `directory` (a `tp<N>`); ProfileError if it is of
-    another model, or was measured without an overlap. A copy of an imported one has none.
+    another model, or has no overlap.
     """
     profile = _read(directory, system)
     path = directory / FILE
     if not path.exists():
-        if MACHINE in profile.meta:
-            raise ProfileError(f"{directory}: has no {FILE}; measure it with more --minutes")
-        model = step_model(system, "auto", profile)
-        return with_calibrations(model, read_calibrations(directory))
+        raise ProfileError(f"{directory}: has no {FILE}; measure it with more --minutes")
     points = read_points(path)
     plain = step_model(system, SUM, profile)
     lines, seen = fitted(points, system.tp), points if system.tp == 1 else ()

@@ -57,24 +57,28 @@ class StepModel:
     best_small_seconds_per_token: float  # the small operators alone
     best_head_seconds_per_token: float
     best_prefill_seconds_per_pair: float
-    best_seconds_per_context_token: float
+    best_seconds_per_context_token: float  # of kernels, or of a runtime that reads faster
+    best_kernel_seconds_per_context_token: float
     best_network_seconds_per_token: float  # min of network_seconds[n] / n
     #: m/c and f/c of a measured overlap, ascending; empty for the others. `lines` are their hull.
     measured: tuple[Floats, ...] = ()
     calibrations: tuple[Calibration, ...] = ()  # of runtimes whose steps were measured
-    #: Of one runtime's steps (`run_by`): what Calibration calls mixed_reads and mixed_step. Empty
-    #: where prompts and decodes cost each other nothing.
-    mixed: tuple[float, ...] = ()
+    calibration: Calibration | None = None  # of the runtime whose steps these are (`run_by`)
 
     def run_by(self, runtime: str) -> "StepModel":
-        """The same with steps as they were measured of that runtime, itself where none were.
+        """The same with steps as they were measured of that runtime, by kernels alone where none
+        were.
 
         Bounds are not of a runtime: they go by kernels, none slower than a runtime's steps say.
         """
-        for found in self.calibrations:
-            if found.runtime == runtime:
-                return _calibrated(self, found)
-        return self
+        own = next((found for found in self.calibrations if found.runtime == runtime), None)
+        return replace(self, calibration=own)
+
+    @property
+    def seconds_per_context_token(self) -> float:
+        """At the best size there is, in steps of the runtime that `run_by` names."""
+        reads = self.calibration.reads if self.calibration else 1.0
+        return self.best_kernel_seconds_per_context_token * reads
 
     @property
     def layer_seconds(self) -> Floats:
@@ -141,6 +145,7 @@ def step_model(system: System, overlap: str = "auto", profile: Profile | None = 
     )
     n = np.arange(1, size + 1)
     batches = np.arange(1, len(tables.decode))[:, None]
+    read = float((tables.decode[1:] / (batches * tables.decode_contexts)).min())
     return StepModel(
         system=system,
         overlap=name,
@@ -155,9 +160,8 @@ def step_model(system: System, overlap: str = "auto", profile: Profile | None = 
         best_prefill_seconds_per_pair=float(
             (tables.prefill / (0.5 * (prefill.lengths + 1.0))).min()
         ),
-        best_seconds_per_context_token=float(
-            (tables.decode[1:] / (batches * tables.decode_contexts)).min()
-        ),
+        best_seconds_per_context_token=read,
+        best_kernel_seconds_per_context_token=read,
         best_network_seconds_per_token=float((tables.network[1:] / n).min()),
         measured=overlap_points(name, system),
     )
@@ -167,32 +171,9 @@ def with_calibrations(model: StepModel, calibrations: tuple[Calibration, ...]) -
     """The model with what was measured of whole steps. Where a runtime reads faster than kernels
     alone were measured to, no bound may say that it cannot.
     """
-    best = model.best_seconds_per_context_token * _fastest(calibrations)
+    fastest = min(1.0, *(found.reads for found in calibrations), 1.0)
+    best = model.best_kernel_seconds_per_context_token * fastest
     return replace(model, calibrations=calibrations, best_seconds_per_context_token=best)
-
-
-def _fastest(calibrations: tuple[Calibration, ...]) -> float:
-    return min(1.0, *(found.reads for found in calibrations), 1.0)
-
-
-def _calibrated(model: StepModel, found: Calibration) -> StepModel:
-    """Steps of one runtime: its seconds a step are a part of those of the step's tokens."""
-    tables = model.tables
-    beside = {
-        name: np.concatenate([table[:1], table[1:] + found.step])
-        for name, table in (
-            ("layers", tables.layers),
-            ("layers_with_network", tables.layers_with_network),
-        )
-    }
-    mixed = (found.mixed_reads, found.mixed_step)
-    best = model.best_seconds_per_context_token / _fastest(model.calibrations)
-    return replace(
-        model,
-        tables=tables._replace(decode=tables.decode * found.reads, **beside),
-        best_seconds_per_context_token=best * found.reads,
-        mixed=mixed if any(mixed) else (),
-    )
 
 
 def _reduce_seconds(system: System, profile: Profile, size: int) -> Floats:

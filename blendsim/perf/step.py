@@ -44,8 +44,9 @@ class StepCosts(NamedTuple):
     #: Empty unless the overlap was measured, else StepModel's `measured`: what was seen, of which
     #: `lines` are the convex hull. As with `cascade`, the type says which code is compiled.
     measured: tuple[Any, ...] = ()
-    #: StepModel's `mixed`, told by its type as `measured` is.
-    mixed: tuple[Any, ...] = ()
+    #: Empty unless the steps are calibrated, else Calibration's numbers: reads, step, mixed_reads,
+    #: mixed_step. Told by its type as `measured` is.
+    beyond: tuple[Any, ...] = ()
     #: Nano-batches are run side by side if that takes less than so much of one piece after another.
     cut_worth: float = 1.0
 
@@ -80,7 +81,7 @@ def step_costs(
         whole=model.tables,
         cascade=(model.merge_seconds,) if cascade else (),
         measured=model.measured if overlaps else (),
-        mixed=model.mixed,
+        beyond=model.calibration.numbers if model.calibration else (),
         cut_worth=cut_worth(model) if overlaps else 1.0,
     )
 
@@ -175,16 +176,21 @@ def side_by_side(costs: StepCosts, compute: float, memory: float, network: float
     return seconds
 
 
-@kernel_where("mixed", lambda costs, step, memory: memory)
-def reads_beside(costs: StepCosts, step: Ints, memory: float) -> float:
-    """Seconds of decode reads, which prompts in the same step make longer."""
-    return memory * (1.0 + costs.mixed[0]) if step[0] > 0 and step[3] > 0 else memory
+@kernel_where("beyond", lambda costs, step, memory: memory)
+def reads_charged(costs: StepCosts, step: Ints, memory: float) -> float:
+    """Seconds of decode reads as a calibrated runtime takes them; more where prompts are beside."""
+    reads, mixed_reads = costs.beyond[0], costs.beyond[2]
+    charged_as: float = reads + mixed_reads if step[0] > 0 and step[3] > 0 else reads
+    return memory * charged_as
 
 
-@kernel_where("mixed", lambda costs, step, added: added)
-def added_beside(costs: StepCosts, step: Ints, added: float) -> float:
-    """What is added to the compute of a step, which is more where it has prompts and decodes."""
-    return added + costs.mixed[1] if step[0] > 0 and step[3] > 0 else added
+@kernel_where("beyond", lambda costs, step, added: added)
+def added_charged(costs: StepCosts, step: Ints, added: float) -> float:
+    """What is added to the compute of a step, with what a calibrated runtime takes for each."""
+    seconds: float = costs.beyond[1] if step[0] + step[3] > 0 else 0.0
+    if step[0] > 0 and step[3] > 0:
+        seconds += costs.beyond[3]
+    return added + seconds
 
 
 @kernel
@@ -193,8 +199,8 @@ def timed(costs: StepCosts, step: Ints, added: float, memory: float) -> StepTime
     it is run the cheaper way: side by side in pieces, or whole and one operator after another.
     """
     tokens = step[0] + step[3]
-    added = added_beside(costs, step, added)
-    memory = reads_beside(costs, step, memory)
+    added = added_charged(costs, step, added)
+    memory = reads_charged(costs, step, memory)
     compute = compute_seconds(costs.tables, step[0], step[1], step[2], step[3], step[5]) + added
     network = dense_seconds(costs.tables.network, tokens)
     if costs.overlaps_network:

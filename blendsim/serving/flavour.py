@@ -22,7 +22,7 @@ QUEUE_ORDERS = (FCFS, LPM, DFS_WEIGHT)
 LRU = "lru"  # evict the prefix that lost its last reader first
 BY_PLAN = "plan"  # evict prefixes without waiting readers before those with some
 EVICTIONS = (LRU, BY_PLAN)
-BLENDRT, VLLM, SGLANG = "blendrt", "vllm", "sglang"  # runtimes: whose kernels run its steps
+BLENDRT, VLLM, SGLANG = RUNTIMES = ("blendrt", "vllm", "sglang")  # whose kernels run its steps
 VLLM_PLANNED = "vllm-planned"  # vLLM with our scheduler in it, which follows a plan step by step
 
 
