@@ -17,7 +17,7 @@ from blendsim import search
 from blendsim.report.losses import CAUSES, Losses, Priced, losses, price
 from blendsim.report.optimum import Prices
 from blendsim.search.budgets import BUDGETS
-from blendsim.search.trial import block_size, find_engine, predict
+from blendsim.search.trial import block_size, find_engine, log_in
 from blendsim.synth.blend import blend
 from blendsim.synth.recipes import RECIPES
 
@@ -73,7 +73,8 @@ def main() -> None:
         prices = pools[trace] = priced(problem)
         engine = find_engine(problem, "nanoflow", TOKENS)
         for policy in POLICIES:
-            log = predict(problem, search.plan_policy(problem, policy), engine)
+            plan = search.plan_policy(problem, policy)
+            log = log_in(problem, plan, engine, problem.drawn)
             lost = found[trace, policy] = losses(log, prices)
             print(row(trace, policy, *shares(lost)), flush=True)
     print("\nPrices:\n")

@@ -9,12 +9,42 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 from blendsim.errors import InputError
 
 _MOST_TOKENS = 1 << 20  # of a step
 _NO_CROWD = 1e9  # that many times the even ones never end together
+
+
+class _Range(NamedTuple):
+    """What a gain may be."""
+
+    least: float
+    most: float
+    is_above: bool = False  # above `least`, which is no value itself
+
+    def holds(self, value: float) -> bool:
+        """False for a value that is no number, too."""
+        return self.least <= value <= self.most and not (self.is_above and value == self.least)
+
+    def __str__(self) -> str:
+        if self.is_above:
+            return f"a number above {self.least:,.0f} and at most {self.most:,.0f}"
+        return f"{self.least:,.0f} to {self.most:,.0f}"
+
+
+_RANGES = {
+    "most_tokens": _Range(1, _MOST_TOKENS),
+    "left_room": _Range(0, 100),
+    "fill": _Range(0, 1, is_above=True),
+    "slack": _Range(0, 1),
+    "efficiency": _Range(0, 1),
+    "caution": _Range(0, 10),
+    "trust": _Range(0, 1e9),
+    "look_steps": _Range(1, 1 << 20),
+    "crowd": _Range(0, _NO_CROWD),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,19 +69,10 @@ class Gains:
     keeps_awaited: bool = True
 
     def __post_init__(self) -> None:
-        for name, value, is_right in (
-            ("most_tokens", self.most_tokens, 1 <= self.most_tokens <= _MOST_TOKENS),
-            ("left_room", self.left_room, 0.0 <= self.left_room <= 100.0),
-            ("fill", self.fill, 0.0 < self.fill <= 1.0),
-            ("slack", self.slack, 0.0 <= self.slack <= 1.0),
-            ("efficiency", self.efficiency, 0.0 <= self.efficiency <= 1.0),
-            ("caution", self.caution, 0.0 <= self.caution <= 10.0),
-            ("trust", self.trust, 0.0 <= self.trust <= 1e9),
-            ("look_steps", self.look_steps, 1 <= self.look_steps <= 1 << 20),
-            ("crowd", self.crowd, 0.0 <= self.crowd <= _NO_CROWD),
-        ):
-            if not is_right:
-                raise InputError(f"pacing: {name} {value} is out of range; see docs/commands.md")
+        for name, allowed in _RANGES.items():
+            value = getattr(self, name)
+            if not allowed.holds(value):
+                raise InputError(f"pacing: {name} {value} is out of range; give {allowed}")
 
 
 @dataclass(frozen=True, slots=True)

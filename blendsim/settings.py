@@ -113,8 +113,15 @@ class Settings:
 
     @property
     def system(self) -> System:
-        """The replica that is asked for."""
-        return System(find_model(self.model), find_gpu(self.gpu), self.tp, self.kv_bytes)
+        """The replica that is asked for; InputError where it cannot be."""
+        system = System(find_model(self.model), find_gpu(self.gpu), self.tp, self.kv_bytes)
+        memory = system.gpu.memory_bytes * system.tp
+        if system.kv_capacity_bytes > memory:
+            raise InputError(
+                f"kv_bytes = {self.kv_bytes} is more than the {memory} bytes of {system.tp} × "
+                f"{system.gpu.name}; give less"
+            )
+        return system
 
     @property
     def policies(self) -> tuple[str, ...]:

@@ -125,11 +125,6 @@ class System:
                 f"kv_bytes = {self.kv_bytes} holds no KV block of {self.block_tokens} tokens of "
                 f"{self.model.name}; give at least {self.kv_bytes_per_token * self.block_tokens}"
             )
-        if self.kv_bytes is not None and self.kv_bytes > self.gpu.memory_bytes * self.tp:
-            raise InputError(
-                f"kv_bytes = {self.kv_bytes} is more than the {self.gpu.memory_bytes * self.tp} "
-                f"bytes of {self.tp} × {self.gpu.name}; give less"
-            )
         if self.kv_blocks < 1:
             weights = self.model.weight_bytes / 1e9
             raise InputError(

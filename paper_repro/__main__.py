@@ -51,6 +51,7 @@ def _run(asked: argparse.Namespace) -> int:
     if asked.anew:
         runner.forget(names, lab, out)
         shutil.rmtree(POOLS, ignore_errors=True)
+    print(_told(out, None if asked.no_figures else pictures), file=sys.stderr, flush=True)
     is_whole = {*names} == {*minutes} and runner.is_anew(names, lab, out)
     outcomes = runner.run(names, minutes, lab, out, asked.jobs)
     failed = [outcome for outcome in outcomes if outcome.error]
@@ -68,6 +69,17 @@ def _run(asked: argparse.Namespace) -> int:
     if not is_drawn or any(outcome.is_bug for outcome in failed):
         return 1
     return 2 if failed else 0
+
+
+def _told(out: Path, pictures: Path | None) -> str:
+    """What will be written, in one line."""
+    parts = [f"tables into {out}"]
+    if pictures is not None:
+        parts.append(f"figures into {pictures}")
+    if out != RESULTS:
+        return f"writing {' and '.join(parts)}"
+    parts.append(f"claims into {comparison.README}")
+    return f"writing {', '.join(parts)}; --out DIR writes elsewhere"
 
 
 def _draw(names: list[str], results: Path, out: Path) -> bool:

@@ -17,7 +17,7 @@ def lines(names: Sequence[str], out: Path) -> list[str]:
     claims = [claim for claim in read_claims().values() if claim.module in names]
     found = {v.claim: v for name in modules(claims) for v in runner.verdicts(name, out)}
     head = [
-        "| claim | in the paper | paper | ours | verdict | measured in |",
+        "| claim | in the paper | paper | here | verdict | measured in |",
         "|---|---|---|---|---|---|",
     ]
     return head + [_line(claim, found.get(claim.id), out) for claim in claims]

@@ -7,7 +7,7 @@ the pool's own ratio all the time.
 import numpy as np
 
 from blendsim.search.problem import plan_policy
-from blendsim.search.trial import find_engine, predict
+from blendsim.search.trial import find_engine, log_in
 from blendsim.steplog import StepLog
 from paper_repro.claims import Verdict, sign
 from paper_repro.lab import Lab
@@ -24,7 +24,8 @@ def measure(lab: Lab) -> dict[str, Table]:
     """`slices`: the ratio over each run; `runs`: how uneven it was."""
     problem = lab.problem(lab.pool("trace2"), sample=1.0)
     engine = find_engine(problem, "nanoflow")
-    logs = {name: predict(problem, plan_policy(problem, name), engine) for name in POLICIES}
+    plans = {name: plan_policy(problem, name) for name in POLICIES}
+    logs = {name: log_in(problem, plan, engine, problem.drawn) for name, plan in plans.items()}
     return {
         "slices": Table.of([row for name, log in logs.items() for row in _slices(name, log)]),
         "runs": Table.of([_run(name, log) for name, log in logs.items()]),

@@ -15,7 +15,7 @@ from blendsim.prefix import sort_prompts
 from blendsim.report.metrics import run_seconds
 from blendsim.request import Workload
 from blendsim.search.problem import Problem, plan_policy
-from blendsim.search.trial import find_engine, predict
+from blendsim.search.trial import find_engine, log_in
 from blendsim.serving import batcher
 from blendsim.serving.core import ServingCore
 from paper_repro.claims import Verdict, read_claims, sign
@@ -136,7 +136,8 @@ def _timed_steps(problem: Problem, number: int) -> dict[str, float | int]:
 def _warm_up(problem: Problem, planning: float) -> dict[str, float | int]:
     """What comes before the blended order: planning, and the sampled requests."""
     plan = plan_policy(problem, "blend")
-    log = predict(problem, plan, find_engine(problem, problem.settings.engine))
+    engine = find_engine(problem, problem.settings.engine)
+    log = log_in(problem, plan, engine, problem.drawn)
     sampled = int(plan.is_first.sum())
     entered = int(np.searchsorted(np.cumsum(log.count("admitted")), sampled))
     seconds = run_seconds(log)

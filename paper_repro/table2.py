@@ -9,10 +9,10 @@ import numpy as np
 
 from blendsim.perf.density import closed_form, table_density
 from blendsim.prefix import shareable_tokens
-from blendsim.report.metrics import run_seconds
 from blendsim.request import Workload
 from blendsim.search.problem import plan_policy
-from blendsim.search.trial import find_engine, predict
+from blendsim.search.trial import find_engine
+from blendsim.search.world_run import seconds_in
 from blendsim.synth.recipes import RECIPES
 from paper_repro.claims import Verdict, near, read_claims, sign
 from paper_repro.lab import Lab
@@ -71,7 +71,7 @@ def _pool(lab: Lab, name: str, workload: Workload) -> dict[str, float | int | st
     costs = closed_form(settings.system, workload.prompt_len, workload.output_len)
     problem = lab.problem(workload, sample=1.0)
     sharing = shareable_tokens(workload, problem.prompts) / int(workload.prompt_len.sum())
-    log = predict(problem, plan_policy(problem, "dfs"), find_engine(problem, settings.engine))
+    plan, engine = plan_policy(problem, "dfs"), find_engine(problem, settings.engine)
     return {
         "trace": name,
         "wanted_density": RECIPES[name].density,
@@ -81,7 +81,7 @@ def _pool(lab: Lab, name: str, workload: Workload) -> dict[str, float | int | st
         "requests": len(workload),
         "prompt_tokens": int(workload.prompt_len.sum()),
         "output_tokens": int(workload.output_len.sum()),
-        "dfs_hours": run_seconds(log) / 3600,
+        "dfs_hours": seconds_in(problem, plan, engine, problem.drawn) / 3600,
     }
 
 

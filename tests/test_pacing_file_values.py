@@ -127,5 +127,6 @@ def test_gains_out_of_range_in_a_file_are_refused(tmp_path: Path, value: float) 
     with pytest.raises(InputError) as refused:
         read_plan(path)
     assert str(refused.value) == (
-        f"{path}: pacing: fill {value} is out of range; see docs/commands.md, or plan again with -o"
+        f"{path}: pacing: fill {value} is out of range; give a number above 0 and at most 1, "
+        "or plan again with -o"
     )

@@ -56,32 +56,35 @@ def test_pacing_comes_back_from_json() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "value"),
+    ("name", "value", "allowed"),
     [
-        ("most_tokens", 0),
-        ("most_tokens", (1 << 20) + 1),
-        ("left_room", -0.1),
-        ("left_room", 100.1),
-        ("fill", 0.0),
-        ("fill", 1.1),
-        ("slack", -0.1),
-        ("slack", 1.1),
-        ("efficiency", -0.1),
-        ("efficiency", 1.1),
-        ("caution", -0.1),
-        ("caution", 10.1),
-        ("caution", float("nan")),
-        ("trust", -0.1),
-        ("trust", 1.1e9),
-        ("look_steps", 0),
-        ("look_steps", (1 << 20) + 1),
-        ("crowd", -0.1),
-        ("crowd", 1.1e9),
+        ("most_tokens", 0, "1 to 1,048,576"),
+        ("most_tokens", (1 << 20) + 1, "1 to 1,048,576"),
+        ("left_room", -0.1, "0 to 100"),
+        ("left_room", 100.1, "0 to 100"),
+        ("fill", 0.0, "a number above 0 and at most 1"),
+        ("fill", 1.1, "a number above 0 and at most 1"),
+        ("slack", -0.1, "0 to 1"),
+        ("slack", 1.1, "0 to 1"),
+        ("efficiency", -0.1, "0 to 1"),
+        ("efficiency", 1.1, "0 to 1"),
+        ("caution", -0.1, "0 to 10"),
+        ("caution", 10.1, "0 to 10"),
+        ("caution", float("nan"), "0 to 10"),
+        ("trust", -0.1, "0 to 1,000,000,000"),
+        ("trust", 1.1e9, "0 to 1,000,000,000"),
+        ("look_steps", 0, "1 to 1,048,576"),
+        ("look_steps", (1 << 20) + 1, "1 to 1,048,576"),
+        ("crowd", -0.1, "0 to 1,000,000,000"),
+        ("crowd", 1.1e9, "0 to 1,000,000,000"),
     ],
 )
-def test_gains_out_of_range_are_refused_by_name(name: str, value: float) -> None:
-    with pytest.raises(InputError, match=f"^pacing: {name} {value} is out of range; see docs"):
+def test_gains_out_of_range_are_refused_with_their_range(
+    name: str, value: float, allowed: str
+) -> None:
+    with pytest.raises(InputError) as refused:
         Gains(**{name: value})  # type: ignore[arg-type]
+    assert str(refused.value) == f"pacing: {name} {value} is out of range; give {allowed}"
 
 
 @pytest.mark.parametrize("name", [*asdict(Gains())])
@@ -323,7 +326,7 @@ def test_config_file_reaches_the_plan(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("fill = 1.5", "pacing: fill 1.5 is out of range"),
+        ("fill = 1.5", "pacing: fill 1.5 is out of range; give a number above 0 and at most 1"),
         ("most_token = 5", "no setting 'most_token'; nearest known: most_tokens"),
         ("most_tokens = 0.5", "most_tokens = 0.5 is not of type int"),
         ('slack = "much"', "slack = 'much' is not of type float"),

@@ -17,7 +17,6 @@ from blendsim.perf.density import (
     closed_form,
     left_fraction,
     memory_split,
-    pool_density,
     profiled,
     table_density,
 )
@@ -53,14 +52,14 @@ def lengths(file, output_share=1.0):
     ],
 )
 def test_azure_2023_has_the_papers_density(file, density, within):
-    assert pool_density(closed_form(A100, *lengths(file))) == pytest.approx(density, abs=within)
+    assert table_density(closed_form(A100, *lengths(file))) == pytest.approx(density, abs=within)
 
 
 @needs_data
 def test_sharegpt_has_the_papers_density():
     """Lengths in LLaMA-1 tokens; Llama-3's tokenizer needs 0.83 of them."""
     p, d = lengths("nanoflow_sharegpt.csv.gz")
-    assert 2.9 < pool_density(closed_form(A100, p, d * 0.83)) < 3.3
+    assert 2.9 < table_density(closed_form(A100, p, d * 0.83)) < 3.3
 
 
 @needs_mmlu
@@ -71,7 +70,8 @@ def test_mmlu_has_the_papers_density():
     sharing = saved / workload.prompt_len.sum()
     assert table_density(costs, sharing) == pytest.approx(54.78, abs=0.1)
     # With s as the share of compute saved, answers not counted as shared, it is 1.9 % more.
-    assert pool_density(costs, saved) == pytest.approx(55.80, abs=0.1)
+    compute = costs.compute.sum() - saved * costs.seconds_per_shared_token
+    assert compute / costs.memory.sum() == pytest.approx(55.80, abs=0.1)
 
 
 def test_closed_form_is_the_papers_formula():
@@ -89,19 +89,20 @@ def test_closed_form_is_the_papers_formula():
 def test_density_does_not_depend_on_tensor_parallelism_in_closed_form():
     model, gpu = find_model("llama-3.1-70b"), find_gpu("a100-80g")
     p, d = np.array([512, 64]), np.array([10, 900])
-    one, two = (pool_density(closed_form(System(model, gpu, tp), p, d)) for tp in (4, 8))
+    one, two = (table_density(closed_form(System(model, gpu, tp), p, d)) for tp in (4, 8))
     assert one == pytest.approx(two)
 
 
 def test_sharing_takes_compute_off_and_leaves_reads():
     costs = closed_form(A100, np.array([1000, 1000]), np.array([10, 10]))
-    alone, shared = pool_density(costs), pool_density(costs, 505.0)
-    assert shared == pytest.approx(alone * (1 - 505 / 2020))
+    alone, shared = table_density(costs), table_density(costs, 0.25)
+    assert alone == pytest.approx(costs.compute.sum() / costs.memory.sum())
+    assert shared == pytest.approx(0.75 * costs.compute.sum() / costs.memory.sum())
 
 
 def test_a_pool_without_reads_is_infinitely_dense():
     costs = profiled(step_model(A100, "table"), np.array([100]), np.array([1]))
-    assert pool_density(costs) == float("inf")
+    assert table_density(costs) == float("inf")
 
 
 @given(st.integers(1, 4000), st.integers(2, 400))

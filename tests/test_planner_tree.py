@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from oracles import fair_costs, group_of, shared_tokens
 from strategies import costs_of, workloads
 
-from blendsim.perf.density import RequestCosts, pool_density
+from blendsim.perf.density import RequestCosts
 from blendsim.planner import tree as tree_module
 from blendsim.planner.tree import (
     DENSEST,
@@ -107,7 +107,9 @@ def test_a_shared_token_is_paid_for_once_in_equal_parts(
         assert found.memory[k] == pytest.approx(costs.memory[tree.order][below].sum())
         assert found.leaves[k] == tree.last[k] - tree.first[k]
     root = density(found.compute[:1], found.memory[:1])[0]
-    assert root == pytest.approx(pool_density(costs, float(tree.common.sum())))
+    saved = float(tree.common.sum()) * costs.seconds_per_shared_token
+    compute, memory = float(costs.compute.sum()) - saved, float(costs.memory.sum())
+    assert root == pytest.approx(compute / memory if memory else float("inf"))
 
 
 @given(workloads(), st.data())

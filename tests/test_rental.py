@@ -20,6 +20,7 @@ from blendsim.search.prices import Offer, Prices
 from blendsim.search.problem import moved
 from blendsim.search.rental import Rental, find_candidates, rent
 from blendsim.search.trial import find_bounds
+from blendsim.sim.pools import Pools
 
 PRICES = Prices("EUR", (Offer("a100-80g", 1.0), Offer("h200", 4.0)), Path("prices.toml"))
 
@@ -238,6 +239,27 @@ def test_pools_of_prefill_and_decode_replicas_can_be_rented() -> None:
     row = rental.rows[0]
     assert (row.pools, row.row.gpus, row.system) == ("1P2D", 3, "a100-80g tp 1 1P2D")
     assert row.gpu_hours == pytest.approx(3 * row.row.predicted_seconds / 3_600)
+
+
+@pytest.mark.parametrize(("sample", "further"), [(1.0, 0), (0.1, 1)])
+def test_pools_run_once_a_policy_and_once_more_on_lengths_that_were_not_known(
+    monkeypatch: pytest.MonkeyPatch, sample: float, further: int
+) -> None:
+    settings = search.Settings(topology="1P2D", sample=sample)
+    runs: list[Pools] = []
+    run_pools = Pools.run
+
+    def counted(pools: Pools) -> None:
+        runs.append(pools)
+        run_pools(pools)
+
+    monkeypatch.setattr(Pools, "run", counted)
+    rental = rent(small_pool(), find_candidates(settings, ["a100-80g"], [1], [1]), Goal())
+    assert len(runs) == len(settings.policies) + further
+    alone = search.choose(small_pool(), settings).chosen
+    row = rental.rows[0].row
+    assert (row.policy, row.seconds, row.steps) == (alone.policy, alone.seconds, alone.steps)
+    assert row.predicted_seconds == alone.predicted_seconds
 
 
 def test_extrapolation_on_systems_that_are_not_chosen_is_not_noted() -> None:

@@ -17,6 +17,7 @@ from blendsim.errors import InputError
 from blendsim.request import from_lengths
 from blendsim.settings import Settings
 from blendsim.synth.recipes import Recipe
+from paper_repro import __main__ as entry
 from paper_repro import code, comparison, fig07, fig08, fig09, grids, runner, table3
 from paper_repro.__main__ import RESULTS
 from paper_repro.claims import modules, near, read_claims
@@ -113,10 +114,31 @@ def test_the_command_skips_what_is_there_and_says_so(tmp_path: Path) -> None:
         subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True)
         for _ in range(2)
     ]
+    told = f"writing tables into {tmp_path} and figures into {tmp_path / 'figures'}"
+    assert [run.stderr.splitlines()[0] for run in done] == [told, told]
     assert "sec65: measured in" in done[0].stderr
     assert "sec65: is there" in done[1].stderr
     assert "in the mean of" in done[1].stdout
     assert done[0].stdout == done[1].stdout
+
+
+def test_without_a_directory_it_says_first_that_the_kept_results_are_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    results, pictures, readme = (tmp_path / name for name in ("results", "pictures", "R.md"))
+    readme.write_text(comparison.README.read_text())
+    monkeypatch.setattr(comparison, "README", readme)
+    monkeypatch.setattr(entry, "RESULTS", results)
+    monkeypatch.setattr(entry, "PICTURES", pictures)
+    monkeypatch.setattr(sys, "argv", ["paper_repro", "run", "fig06"])
+    assert entry.main() == 0
+    assert capfd.readouterr().err.splitlines()[0] == (
+        f"writing tables into {results}, figures into {pictures}, claims into {readme}; "
+        "--out DIR writes elsewhere"
+    )
+    assert [*results.glob("fig06_*.csv")]
+    assert [*pictures.iterdir()]
+    assert comparison.shown_parts(results)["claims"] in readme.read_text()
 
 
 @pytest.mark.parametrize("wrong", [["fig99"], ["fig10", "--data", "/no/such"], ["--jobs", "0"]])

@@ -8,10 +8,9 @@ import pytest
 from blendsim import search
 from blendsim.batch import Batch
 from blendsim.prefix import sort_prompts
-from blendsim.report.metrics import run_seconds
 from blendsim.request import Prompts, Workload, from_lengths, pool
 from blendsim.search.thinning import can_thin, divide_flavour, divide_model, thin
-from blendsim.search.trial import predict
+from blendsim.search.world_run import seconds_in
 from blendsim.serving.flavour import find_flavour
 
 
@@ -95,7 +94,7 @@ def test_small_run_takes_about_as_long_as_the_whole() -> None:
     seconds = []
     for scene, parts in ((problem, 1), (thin(problem, 4, 0), 4)):
         plan = search.plan_policy(scene, "blend")
-        seconds.append(run_seconds(predict(scene, plan, divide_flavour(flavour, parts))))
+        seconds.append(seconds_in(scene, plan, divide_flavour(flavour, parts), scene.drawn))
     assert seconds[1] == pytest.approx(seconds[0], rel=0.1)
 
 

@@ -11,6 +11,7 @@ from blendsim.pacing import Gains
 from blendsim.serving.flavour import FLAVOURS, LRU
 from blendsim.serving.knobs import Knobs
 from blendsim.settings import Settings, remembered
+from blendsim.specs import find_gpu
 
 ASKED = Settings(
     token_budget=512, eviction="plan", output_reserved=0.25, nano_batches=2, cascade=True
@@ -64,6 +65,15 @@ def test_another_engine_that_can_evict_by_the_plan_does() -> None:
 def test_an_unknown_engine_is_told_where_its_rules_are_asked_for() -> None:
     with pytest.raises(UnknownName, match="unknown engine 'orca'"):
         ASKED.for_engine("orca").flavour()
+
+
+def test_more_kv_memory_than_the_gpus_have_is_refused() -> None:
+    most = 2 * find_gpu("a100-80g").memory_bytes
+    assert Settings(tp=2, kv_bytes=most).system.kv_capacity_bytes == most
+    told = f"^kv_bytes = {most + 1} is more than the {most} bytes of 2 × a100-80g; give less$"
+    with pytest.raises(InputError, match=told):
+        _ = Settings(tp=2, kv_bytes=most + 1).system
+    assert Settings(gpu="h200", tp=2, kv_bytes=most + 1).system.kv_bytes == most + 1
 
 
 def test_what_a_file_keeps_is_read_back() -> None:

@@ -6,7 +6,7 @@ import pytest
 from blendsim import search
 from blendsim.report.metrics import run_seconds
 from blendsim.request import from_lengths, pool
-from blendsim.search.trial import find_engine, predict
+from blendsim.search.trial import find_engine, log_in
 from blendsim.sim import engine, timing
 from blendsim.sim.timing import run_seconds as seconds_alone
 
@@ -30,7 +30,7 @@ def test_seconds_are_those_of_the_log(case: str, monkeypatch: pytest.MonkeyPatch
     problem = search.prepare(pool([heavy, long]), settings)
     plan = search.plan_policy(problem, "blend")
     flavour = find_engine(problem, settings.engine)
-    log = predict(problem, plan, flavour)
+    log = log_in(problem, plan, flavour, problem.drawn)
     assert np.bincount(log.replica).min() > 64
     assert seconds_alone(
         plan,

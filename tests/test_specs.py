@@ -75,8 +75,6 @@ def test_tensor_parallel_ranks_must_share_out_the_kv_heads() -> None:
 def test_kv_preset_below_one_block_is_refused() -> None:
     with pytest.raises(InputError, match=r"kv_bytes = 5 holds no KV block.*at least 2097152"):
         System(find_model("llama-3.1-8b"), find_gpu("a100-80g"), kv_bytes=5)
-    with pytest.raises(InputError, match=r"kv_bytes = 1{15} is more than the \d+ bytes of 2 × a1"):
-        System(find_model("llama-3.1-8b"), find_gpu("a100-80g"), 2, kv_bytes=int("1" * 15))
 
 
 def test_model_without_room_for_kv_is_refused() -> None:

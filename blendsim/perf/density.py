@@ -54,20 +54,14 @@ def profiled(model: StepModel, prompt_len: Ints, output_len: Ints) -> RequestCos
     )
 
 
-def pool_density(costs: RequestCosts, shared_tokens: float = 0.0) -> float:
-    """ρ of a pool of which `shared_tokens` prompt tokens need not be recomputed; infinite when
-    nothing is read.
-    """
-    compute = float(costs.compute.sum()) - shared_tokens * costs.seconds_per_shared_token
-    memory = float(costs.memory.sum())
-    return compute / memory if memory > 0.0 else float("inf")
-
-
-def table_density(costs: RequestCosts, sharing: float) -> float:
+def table_density(costs: RequestCosts, sharing: float = 0.0) -> float:
     """(1 − s)·ΣComp / ΣMem with s the *prompt* sharing ratio, which is what the paper's Table 4
     holds: outputs count as shared too, so a pool of short answers reads a little lower than ρ.
+    Infinite when nothing is read.
     """
-    return (1.0 - sharing) * pool_density(costs)
+    memory = float(costs.memory.sum())
+    whole = float(costs.compute.sum()) / memory if memory > 0.0 else float("inf")
+    return (1.0 - sharing) * whole
 
 
 @kernel

@@ -38,6 +38,20 @@ class Work(NamedTuple):
         return self.private_reads + self.shared_reads
 
 
+class BestTimes(NamedTuple):
+    """Seconds of a replica's share of some work, each piece at its best rate over all sizes."""
+
+    layers: float
+    beside: float  # LM head and prefill attention
+    memory: float  # decode reads
+    network: float  # all-reduces
+
+    @property
+    def compute(self) -> float:
+        """All but reads and all-reduces."""
+        return self.layers + self.beside
+
+
 class Bounds(NamedTuple):
     """Seconds. `optimum` ≤ `reachable` ≤ any simulated time."""
 
@@ -85,6 +99,21 @@ def least_work(
     )
 
 
+def best_times(work: Work, model: StepModel, replicas: int = 1) -> BestTimes:
+    """What the work takes at least, by kind, before any of it is overlapped or spared."""
+    tokens = work.tokens / replicas
+    beside = (
+        work.sampled * model.best_head_seconds_per_token
+        + work.pairs * model.best_prefill_seconds_per_pair
+    )
+    return BestTimes(
+        layers=tokens * model.best_layer_seconds_per_token,
+        beside=beside / replicas,
+        memory=work.reads / replicas * model.best_seconds_per_context_token,
+        network=tokens * model.best_network_seconds_per_token,
+    )
+
+
 def bounds(
     workload: Workload,
     output_len: Ints,
@@ -102,20 +131,16 @@ def bounds(
     if cascade:  # a step has at most a token of its budget a decode
         most = most_spared(workload, output_len, prompts, model.system, token_budget)
         work = work._replace(spared=most)
-    head = (
-        work.sampled * model.best_head_seconds_per_token
-        + work.pairs * model.best_prefill_seconds_per_pair
-    ) / replicas
-    layers = work.tokens / replicas * model.best_layer_seconds_per_token
-    network = work.tokens / replicas * model.best_network_seconds_per_token
+    least = best_times(work, model, replicas)
+    network, beside = least.network, least.beside
     beta, pair = model.best_seconds_per_context_token, model.best_prefill_seconds_per_pair
-    plain = np.array([layers + head, work.reads / replicas * beta, network])
+    plain = np.array([least.compute, least.memory, network])
     swap = work.spared / replicas * np.array([pair, -beta, 0.0])
     compute, memory, _ = _best_swap(model.lines, plain, swap).tolist()
     optimum = overlapped_best(model.lines, compute, memory, network)
     longest = _longest_path(workload, output_len, prompts, model)
     sizes = step_sizes(model, token_budget, nano_batches)
-    program = reachable_program(work, head, model, sizes, replicas)
+    program = reachable_program(work, beside, model, sizes, replicas)
     reachable = max(optimum, longest, program.seconds)
     return Bounds(optimum, reachable, compute, memory, longest, replicas, network)
 

@@ -13,7 +13,7 @@ from blendsim.perf.pricing import price_steps
 from blendsim.plan import Plan
 from blendsim.prefix import shareable_tokens
 from blendsim.report.metrics import Place, PoolFacts, Row, outside_notes, run_seconds, summarise
-from blendsim.report.optimum import Bounds, bounds, least_work
+from blendsim.report.optimum import Bounds, best_times, bounds, least_work
 from blendsim.request import Ints
 from blendsim.search.problem import Problem
 from blendsim.search.world_run import seconds_in
@@ -50,12 +50,8 @@ def find_place(settings: Settings, flavour: Flavour) -> Place:
     return Place(flavour.name, flavour.token_budget, gpus, system.kv_blocks)
 
 
-def predict(problem: Problem, plan: Plan, flavour: Flavour) -> StepLog:
-    """The plan's run on the drawn lengths: what `world_run.seconds_in` looks at, with its log."""
-    return _simulate(problem, plan, flavour, problem.drawn)
-
-
-def _simulate(problem: Problem, plan: Plan, flavour: Flavour, output_len: Ints) -> StepLog:
+def log_in(problem: Problem, plan: Plan, flavour: Flavour, output_len: Ints) -> StepLog:
+    """The run whose seconds `world_run.seconds_in` looks at, with its log."""
     return simulate(
         plan,
         problem.workload,
@@ -81,7 +77,7 @@ def run_trial(
     `predicted` are the seconds of the first, if they were found before.
     """
     workload, truth = problem.workload, problem.true_lengths
-    log = _simulate(problem, plan, flavour, truth)
+    log = log_in(problem, plan, flavour, truth)
     if np.array_equal(truth, problem.drawn):
         predicted = run_seconds(log)
     elif predicted is None:
@@ -168,15 +164,11 @@ def find_facts(problem: Problem, block_tokens: int) -> PoolFacts:
     workload, prompts, system = problem.workload, problem.prompts, problem.model.system
     truth = problem.true_lengths
     closed = closed_form(system, workload.prompt_len, truth)
-    work, model = least_work(workload, truth, prompts, block_tokens), problem.model
-    compute = (
-        work.tokens * model.best_layer_seconds_per_token
-        + work.sampled * model.best_head_seconds_per_token
-        + work.pairs * model.best_prefill_seconds_per_pair
-    )
-    reads = (work.private_reads + work.shared_reads) * model.best_seconds_per_context_token
+    # NOTE: not those of Bounds, which are of another block size where several engines are compared,
+    # and of what cascade attention leaves.
+    least = best_times(least_work(workload, truth, prompts, block_tokens), problem.model)
     return PoolFacts(
         table_density(closed, shareable_tokens(workload, prompts) / workload.prompt_len.sum()),
-        compute / reads if reads > 0.0 else float("inf"),
+        least.compute / least.memory if least.memory > 0.0 else float("inf"),
         shareable_tokens(workload, prompts, block_tokens),
     )

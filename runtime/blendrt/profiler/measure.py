@@ -85,7 +85,7 @@ def measure_profile(
     begun = time.perf_counter()
     gpu = find_target(request.device)
     # This checks the split. Any KV memory will do: the rig has a pool of its own.
-    system = System(spec_of(request.config), gpu, request.tp, kv_bytes=gpu.memory_bytes)
+    system = System(spec_of(request.config), gpu, request.tp, kv_bytes=1 << 40)
     directory = out / gpu.name / system.model.name / f"tp{request.tp}"
     require_directory(directory, {*FILES, *TABLE_FILES})
     make_directory(directory)

@@ -134,12 +134,10 @@ def leading_core(job: Job, rank: int, blocks: int, most: Ints | None = None) -> 
     It evicts by last use whatever the plan says, since that is what vLLM does.
     """
     system = job.system
-    kv_bytes = blocks * system.block_tokens * system.kv_bytes_per_token
-    # NOTE: vLLM may run on a larger GPU than the plan was made for.
-    memory = max(system.gpu.memory_bytes, -(-kv_bytes // system.tp))
+    per_block = system.block_tokens * system.kv_bytes_per_token
     longest = job.output_len if most is None else most
     return job._replace(
         output_len=np.asarray(longest, np.int64) + 1,
-        system=replace(system, gpu=replace(system.gpu, memory_bytes=memory), kv_bytes=kv_bytes),
+        system=replace(system, kv_bytes=blocks * per_block),
         flavour=replace(job.flavour, eviction=LRU, always_lru=True),
     ).core(rank)
