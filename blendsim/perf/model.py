@@ -60,6 +60,10 @@ class StepModel:
     best_seconds_per_context_token: float  # of kernels, or of a runtime that reads faster
     best_kernel_seconds_per_context_token: float
     best_network_seconds_per_token: float  # min of network_seconds[n] / n
+    #: All weights, and KV of a context token, at the best rate at which a kernel of the profile
+    #: reads what no cache holds (decode attention, the LM head).
+    weight_stream_seconds: float
+    kv_stream_seconds: float
     #: m/c and f/c of a measured overlap, ascending; empty for the others. `lines` are their hull.
     measured: tuple[Floats, ...] = ()
     calibrations: tuple[Calibration, ...] = ()  # of runtimes whose steps were measured
@@ -143,9 +147,13 @@ def step_model(system: System, overlap: str = "auto", profile: Profile | None = 
         layers_with_network=layers * (gemm + reduce) + small,
         walk=layers * walk_along(profile.chunks),
     )
+    shapes = [n * k for n, k in gemm_shapes(system.model, system.tp).values()]
     n = np.arange(1, size + 1)
     batches = np.arange(1, len(tables.decode))[:, None]
     read = float((tables.decode[1:] / (batches * tables.decode_contexts)).min())
+    kv_heads = max(1, system.model.kv_heads // system.tp)
+    kv_bytes = layers * 2 * BYTES_PER_VALUE * kv_heads * system.model.head_dim
+    rate = max(kv_bytes / read, BYTES_PER_VALUE * shapes[4] / float(measured[:, 4].min()))
     return StepModel(
         system=system,
         overlap=name,
@@ -163,6 +171,8 @@ def step_model(system: System, overlap: str = "auto", profile: Profile | None = 
         best_seconds_per_context_token=read,
         best_kernel_seconds_per_context_token=read,
         best_network_seconds_per_token=float((tables.network[1:] / n).min()),
+        weight_stream_seconds=BYTES_PER_VALUE * (layers * sum(shapes[:4]) + shapes[4]) / rate,
+        kv_stream_seconds=kv_bytes / rate,
         measured=overlap_points(name, system),
     )
 

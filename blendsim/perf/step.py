@@ -41,6 +41,9 @@ class StepCosts(NamedTuple):
     #: Empty without cascade attention, else StepModel's `merge_seconds` alone, so that the type
     #: says whether code for it is compiled (as of serving/state.py's State).
     cascade: tuple[Any, ...] = ()
+    #: Empty unless the engine overlaps, else seconds to stream the weights, once a piece, and KV of
+    #: a context token.
+    streams: tuple[Any, ...] = ()
     #: Empty unless the overlap was measured, else StepModel's `measured`: what was seen, of which
     #: `lines` are the convex hull. As with `cascade`, the type says which code is compiled.
     measured: tuple[Any, ...] = ()
@@ -80,10 +83,18 @@ def step_costs(
         nano_batches=nano_batches,
         whole=model.tables,
         cascade=(model.merge_seconds,) if cascade else (),
+        streams=_streams(model, nano_batches) if overlaps else (),
         measured=model.measured if overlaps else (),
         beyond=model.calibration.numbers if model.calibration else (),
         cut_worth=cut_worth(model) if overlaps else 1.0,
     )
+
+
+def _streams(model: StepModel, nano_batches: int) -> tuple[float, float]:
+    """Work of one piece runs beside another piece's, so that a step that overlaps has two at least,
+    priced whole or not, and every one reads all weights.
+    """
+    return max(2, nano_batches) * model.weight_stream_seconds, model.kv_stream_seconds
 
 
 def cut_worth(model: StepModel) -> float:
@@ -152,8 +163,7 @@ def cheaper(costs: StepCosts, step: Ints, plain: StepTimes) -> StepTimes:
         return plain
     added = prefill_seconds(costs.tables, step[3], step[3], shared)
     added += dense_seconds(costs.cascade[0], step[3])
-    read_once = memory_seconds(costs.tables, step[3], step[4] - shared)
-    other: StepTimes = timed(costs, step, added, read_once)
+    other: StepTimes = timed(costs, step, added, step[4] - shared)
     return other if other.seconds < plain.seconds else plain
 
 
@@ -161,7 +171,7 @@ def cheaper(costs: StepCosts, step: Ints, plain: StepTimes) -> StepTimes:
 def step_seconds(costs: StepCosts, step: Ints) -> StepTimes:
     """What a step with these counts (Batch's fields first) takes."""
     # NOTE: adding −0.0 is no instruction; adding 0.0 is one.
-    plain = timed(costs, step, -0.0, memory_seconds(costs.tables, step[3], step[4]))
+    plain = timed(costs, step, -0.0, step[4])
     took: StepTimes = cheaper(costs, step, plain)
     return took
 
@@ -193,20 +203,32 @@ def added_charged(costs: StepCosts, step: Ints, added: float) -> float:
     return added + seconds
 
 
+@kernel_where("streams", lambda costs, seconds, alone, reads: seconds)
+def streamed(costs: StepCosts, seconds: float, alone: float, reads: int) -> float:
+    """Seconds of a step that overlaps: no less than its weights and KV take to come out of memory,
+    which kernels side by side share, and no more than one operator after another.
+    """
+    traffic: float = costs.streams[0] + costs.streams[1] * reads
+    return max(seconds, min(traffic, alone))
+
+
 @kernel
-def timed(costs: StepCosts, step: Ints, added: float, memory: float) -> StepTimes:
-    """The step with `memory` seconds of decode reads and `added` to its compute. With nano-batches
-    it is run the cheaper way: side by side in pieces, or whole and one operator after another.
+def timed(costs: StepCosts, step: Ints, added: float, reads: int) -> StepTimes:
+    """The step with `reads` context tokens read by its decodes and `added` to its compute. With
+    nano-batches it is run the cheaper way: side by side in pieces, or whole and one operator after
+    another.
     """
     tokens = step[0] + step[3]
     added = added_charged(costs, step, added)
-    memory = reads_charged(costs, step, memory)
+    memory = reads_charged(costs, step, memory_seconds(costs.tables, step[3], reads))
     compute = compute_seconds(costs.tables, step[0], step[1], step[2], step[3], step[5]) + added
     network = dense_seconds(costs.tables.network, tokens)
     if costs.overlaps_network:
         seconds = side_by_side(costs, compute, memory, network)
+        seconds = streamed(costs, seconds, compute + memory + network, reads)
     else:
         seconds = side_by_side(costs, compute, memory, 0.0)
+        seconds = streamed(costs, seconds, compute + memory, reads)
         compute -= network
     if costs.nano_batches > 1:
         whole = compute_seconds(costs.whole, step[0], step[1], step[2], step[3], step[5]) + added
