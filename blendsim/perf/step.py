@@ -91,10 +91,8 @@ def step_costs(
 
 
 def _streams(model: StepModel, nano_batches: int) -> tuple[float, float]:
-    """Work of one piece runs beside another piece's, so that a step that overlaps has two at least,
-    priced whole or not, and every one reads all weights.
-    """
-    return max(2, nano_batches) * model.weight_stream_seconds, model.kv_stream_seconds
+    """Every piece reads all weights."""
+    return nano_batches * model.weight_stream_seconds, model.kv_stream_seconds
 
 
 def cut_worth(model: StepModel) -> float:
@@ -203,11 +201,14 @@ def added_charged(costs: StepCosts, step: Ints, added: float) -> float:
     return added + seconds
 
 
-@kernel_where("streams", lambda costs, seconds, alone, reads: seconds)
-def streamed(costs: StepCosts, seconds: float, alone: float, reads: int) -> float:
+@kernel_where("streams", lambda costs, step, seconds, alone, reads: seconds)
+def streamed(costs: StepCosts, step: Ints, seconds: float, alone: float, reads: int) -> float:
     """Seconds of a step that overlaps: no less than its weights and KV take to come out of memory,
-    which kernels side by side share, and no more than one operator after another.
+    which kernels side by side share, and no more than one operator after another, which is what a
+    single token's take: each needs what the one before it gave.
     """
+    if step[0] + step[3] <= 1:
+        return alone
     traffic: float = costs.streams[0] + costs.streams[1] * reads
     return max(seconds, min(traffic, alone))
 
@@ -225,10 +226,10 @@ def timed(costs: StepCosts, step: Ints, added: float, reads: int) -> StepTimes:
     network = dense_seconds(costs.tables.network, tokens)
     if costs.overlaps_network:
         seconds = side_by_side(costs, compute, memory, network)
-        seconds = streamed(costs, seconds, compute + memory + network, reads)
+        seconds = streamed(costs, step, seconds, compute + memory + network, reads)
     else:
         seconds = side_by_side(costs, compute, memory, 0.0)
-        seconds = streamed(costs, seconds, compute + memory, reads)
+        seconds = streamed(costs, step, seconds, compute + memory, reads)
         compute -= network
     if costs.nano_batches > 1:
         whole = compute_seconds(costs.whole, step[0], step[1], step[2], step[3], step[5]) + added
