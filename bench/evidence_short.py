@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from evidence_calibrated import gains, held_runs
 from evidence_cut import WHOLE, least, read_cuts
 from evidence_engines import DFS, OURS, VLLM, EngineRun, engine_runs
 from evidence_replays import pairs_of, ratio_error, total_error
@@ -23,6 +24,8 @@ def short_lines(runs: list[Run]) -> Iterator[str]:
     yield f"> {_totals(whole)}"
     if pairs:
         yield f"> {_gains(pairs)}"
+    if calibrated := _calibrated(runs):
+        yield f"> {calibrated}"
     if (cut := _cut(runs)) is not None:
         yield f"> {cut}"
     yield from (f"> {line}" for line in _orders(runs, pairs))
@@ -50,6 +53,27 @@ def _totals(whole: list[Replay]) -> str:
 def _gains(pairs: list[tuple[Replay, Replay]]) -> str:
     errors = [100 * ratio_error(base, other, MEASURED) for base, other in pairs]
     return f"What another order gains on prefix order is predicted {_span(errors)}."
+
+
+def _calibrated(runs: list[Run]) -> str:
+    """Whole runs, vLLM's too, that no calibration was fitted to; empty where there are none."""
+    others = [held for held in held_runs(runs) if not held.is_fitted]
+    if not others:
+        return ""
+    errors = [100 * held.run.error(held.by)[0] for held in others]
+    ratios = [
+        100 * (said / measured - 1.0)
+        for held, base in gains(runs)
+        if not (held.is_fitted and base.is_fitted)
+        for measured, _, said in [held.over(base)]
+    ]
+    near = sum(abs(error) <= 1.0 for error in ratios)
+    return (
+        f"[Calibrated](#calibrated-by-whole-steps) by steps of other runs, our runtime's and "
+        f"vLLM's {len(others)} runs on pools that fill the cache are priced {_span(errors)}, and "
+        f"{len(ratios)} speed-ups of orders and engines are predicted {_span(ratios)}, {near} of "
+        "them within 1 %."
+    )
 
 
 def _cut(runs: list[Run]) -> str | None:

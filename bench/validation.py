@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
+from evidence_calibrated import calibrated_gain_table, calibrated_table
 from evidence_cut import cut_tables
 from evidence_engines import (
     engine_kind_table,
@@ -93,6 +94,8 @@ def tables(runs: list[Run]) -> dict[str, str]:
         "engine-ratios": engine_ratio_table(runs),
         "engine-kinds": engine_kind_table(runs),
         "engine-steps": engine_step_table(runs),
+        "calibrated": calibrated_table(runs),
+        "calibrated-gains": calibrated_gain_table(runs),
         "launching": launching_table(runs),
         "groups": group_table(runs),
         "causes": cause_table(own),

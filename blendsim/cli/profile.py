@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from blendsim.cli import options as o
-from blendsim.cli.output import print_json, print_lines
+from blendsim.cli.output import print_json, print_lines, width
 from blendsim.cli.progress import Progress
 
 if TYPE_CHECKING:
@@ -86,6 +86,33 @@ def measure(
         )
         return
     print_lines(_summary(done))
+
+
+@app.command()
+def calibrate(
+    logs: Annotated[
+        list[Path],
+        typer.Argument(help="Step logs of `replay --gpu -o` or `run --log`, all of one engine."),
+    ],
+    output: Annotated[
+        Path,
+        typer.Option("--output", "-o", help="Directory for the profile and its calibration."),
+    ],
+    profile: o.Profile = None,
+    json: o.Json = False,
+) -> None:
+    """Find what an engine's steps take beyond their kernels, in step logs of its own runs."""
+    with Progress() as say:
+        from blendsim.cli import calibrating
+        from blendsim.perf.measured import IMPORTED
+
+        say("reading step logs")
+        found = calibrating.calibrate(calibrating.read_logs(logs), profile or IMPORTED)
+        written = calibrating.keep(found, output)
+    if json:
+        print_json(calibrating.as_json(found) | {"written": written})
+        return
+    print_lines([*calibrating.lines(found, width()), f"{written} written"])
 
 
 def _summary(done: "Measured") -> list[str]:

@@ -9,15 +9,17 @@ from dataclasses import replace
 from pathlib import Path
 
 from blendsim.errors import ProfileError
+from blendsim.perf.calibration import read_calibrations
 from blendsim.perf.derive import shape_of
 from blendsim.perf.fit import Shares, read_shares
-from blendsim.perf.model import StepModel, step_model
+from blendsim.perf.model import StepModel, step_model, with_calibrations
 from blendsim.perf.overlap import FILE, FIT, SUM, fitted, read_points
 from blendsim.perf.profile import Profile
 from blendsim.perf.store import profiles_directory, read_profile
 from blendsim.specs import System
 
 IMPORTED, MEASURED = "imported", "measured"  # what a user asks for, else a directory
+MACHINE = "machine"  # key of a profile's meta.toml: what it was measured on; no imported one has it
 
 
 def profile_place(root: Path, system: System) -> Path:
@@ -63,13 +65,16 @@ def model_at(place: Path | None, system: System, overlap: str) -> StepModel:
     """
     if place is None:
         return step_model(system, overlap)
-    if overlap in ("auto", FIT):
+    profile = _read(place, system)
+    # NOTE: a copy of an imported profile, made for a calibration, has no overlap of its own.
+    if overlap in ("auto", FIT) and (MACHINE in profile.meta or (place / FILE).exists()):
         return measured_model(place, system)
-    return step_model(system, overlap, _read(place, system))
+    model = step_model(system, overlap, profile)
+    return with_calibrations(model, read_calibrations(place))
 
 
 def measured_model(directory: Path, system: System) -> StepModel:
-    """The step costs of one GPU by the profile in `directory` (a `tp1`); ProfileError if it is of
+    """The step costs of one GPU by the profile in `directory` (a `tp<N>`); ProfileError if it is of
     another model, or has no overlap.
     """
     profile = _read(directory, system)
@@ -79,7 +84,8 @@ def measured_model(directory: Path, system: System) -> StepModel:
     points = read_points(path)
     plain = step_model(system, SUM, profile)
     lines, seen = fitted(points, system.tp), points if system.tp == 1 else ()
-    return replace(plain, overlap=FIT, lines=lines, measured=seen)
+    model = replace(plain, overlap=FIT, lines=lines, measured=seen)
+    return with_calibrations(model, read_calibrations(directory))
 
 
 def _read(directory: Path, system: System) -> Profile:

@@ -5,11 +5,12 @@ the measured grids too: between measured points time is linear, so time per unit
 of them, and beyond the last one it stays as it is there.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from blendsim.batch import Batch
+from blendsim.perf.calibration import Calibration
 from blendsim.perf.coverage import Coverage, coverage_of
 from blendsim.perf.derive import gemm_shapes
 from blendsim.perf.grids import (
@@ -56,10 +57,32 @@ class StepModel:
     best_small_seconds_per_token: float  # the small operators alone
     best_head_seconds_per_token: float
     best_prefill_seconds_per_pair: float
-    best_seconds_per_context_token: float
+    best_seconds_per_context_token: float  # of kernels, or of a runtime that reads faster
+    best_kernel_seconds_per_context_token: float
     best_network_seconds_per_token: float  # min of network_seconds[n] / n
+    #: All weights, and KV of a context token, at the best rate at which a kernel of the profile
+    #: reads what no cache holds (decode attention, the LM head).
+    weight_stream_seconds: float
+    kv_stream_seconds: float
     #: m/c and f/c of a measured overlap, ascending; empty for the others. `lines` are their hull.
     measured: tuple[Floats, ...] = ()
+    calibrations: tuple[Calibration, ...] = ()  # of runtimes whose steps were measured
+    calibration: Calibration | None = None  # of the runtime whose steps these are (`run_by`)
+
+    def run_by(self, runtime: str) -> "StepModel":
+        """The same with steps as they were measured of that runtime, by kernels alone where none
+        were.
+
+        Bounds are not of a runtime: they go by kernels, none slower than a runtime's steps say.
+        """
+        own = next((found for found in self.calibrations if found.runtime == runtime), None)
+        return replace(self, calibration=own)
+
+    @property
+    def seconds_per_context_token(self) -> float:
+        """At the best size there is, in steps of the runtime that `run_by` names."""
+        reads = self.calibration.reads if self.calibration else 1.0
+        return self.best_kernel_seconds_per_context_token * reads
 
     @property
     def layer_seconds(self) -> Floats:
@@ -124,8 +147,13 @@ def step_model(system: System, overlap: str = "auto", profile: Profile | None = 
         layers_with_network=layers * (gemm + reduce) + small,
         walk=layers * walk_along(profile.chunks),
     )
+    shapes = [n * k for n, k in gemm_shapes(system.model, system.tp).values()]
     n = np.arange(1, size + 1)
     batches = np.arange(1, len(tables.decode))[:, None]
+    read = float((tables.decode[1:] / (batches * tables.decode_contexts)).min())
+    kv_heads = max(1, system.model.kv_heads // system.tp)
+    kv_bytes = layers * 2 * BYTES_PER_VALUE * kv_heads * system.model.head_dim
+    rate = max(kv_bytes / read, BYTES_PER_VALUE * shapes[4] / float(measured[:, 4].min()))
     return StepModel(
         system=system,
         overlap=name,
@@ -140,12 +168,22 @@ def step_model(system: System, overlap: str = "auto", profile: Profile | None = 
         best_prefill_seconds_per_pair=float(
             (tables.prefill / (0.5 * (prefill.lengths + 1.0))).min()
         ),
-        best_seconds_per_context_token=float(
-            (tables.decode[1:] / (batches * tables.decode_contexts)).min()
-        ),
+        best_seconds_per_context_token=read,
+        best_kernel_seconds_per_context_token=read,
         best_network_seconds_per_token=float((tables.network[1:] / n).min()),
+        weight_stream_seconds=BYTES_PER_VALUE * (layers * sum(shapes[:4]) + shapes[4]) / rate,
+        kv_stream_seconds=kv_bytes / rate,
         measured=overlap_points(name, system),
     )
+
+
+def with_calibrations(model: StepModel, calibrations: tuple[Calibration, ...]) -> StepModel:
+    """The model with what was measured of whole steps. Where a runtime reads faster than kernels
+    alone were measured to, no bound may say that it cannot.
+    """
+    fastest = min(1.0, *(found.reads for found in calibrations), 1.0)
+    best = model.best_kernel_seconds_per_context_token * fastest
+    return replace(model, calibrations=calibrations, best_seconds_per_context_token=best)
 
 
 def _reduce_seconds(system: System, profile: Profile, size: int) -> Floats:

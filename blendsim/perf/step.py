@@ -41,9 +41,15 @@ class StepCosts(NamedTuple):
     #: Empty without cascade attention, else StepModel's `merge_seconds` alone, so that the type
     #: says whether code for it is compiled (as of serving/state.py's State).
     cascade: tuple[Any, ...] = ()
+    #: Empty unless the engine overlaps, else seconds to stream the weights, once a piece, and KV of
+    #: a context token.
+    streams: tuple[Any, ...] = ()
     #: Empty unless the overlap was measured, else StepModel's `measured`: what was seen, of which
     #: `lines` are the convex hull. As with `cascade`, the type says which code is compiled.
     measured: tuple[Any, ...] = ()
+    #: Empty unless the steps are calibrated, else Calibration's numbers: reads, step, mixed_reads,
+    #: mixed_step. Told by its type as `measured` is.
+    beyond: tuple[Any, ...] = ()
     #: Nano-batches are run side by side if that takes less than so much of one piece after another.
     cut_worth: float = 1.0
 
@@ -77,9 +83,16 @@ def step_costs(
         nano_batches=nano_batches,
         whole=model.tables,
         cascade=(model.merge_seconds,) if cascade else (),
+        streams=_streams(model, nano_batches) if overlaps else (),
         measured=model.measured if overlaps else (),
+        beyond=model.calibration.numbers if model.calibration else (),
         cut_worth=cut_worth(model) if overlaps else 1.0,
     )
+
+
+def _streams(model: StepModel, nano_batches: int) -> tuple[float, float]:
+    """Every piece reads all weights."""
+    return nano_batches * model.weight_stream_seconds, model.kv_stream_seconds
 
 
 def cut_worth(model: StepModel) -> float:
@@ -148,8 +161,7 @@ def cheaper(costs: StepCosts, step: Ints, plain: StepTimes) -> StepTimes:
         return plain
     added = prefill_seconds(costs.tables, step[3], step[3], shared)
     added += dense_seconds(costs.cascade[0], step[3])
-    read_once = memory_seconds(costs.tables, step[3], step[4] - shared)
-    other: StepTimes = timed(costs, step, added, read_once)
+    other: StepTimes = timed(costs, step, added, step[4] - shared)
     return other if other.seconds < plain.seconds else plain
 
 
@@ -157,7 +169,7 @@ def cheaper(costs: StepCosts, step: Ints, plain: StepTimes) -> StepTimes:
 def step_seconds(costs: StepCosts, step: Ints) -> StepTimes:
     """What a step with these counts (Batch's fields first) takes."""
     # NOTE: adding −0.0 is no instruction; adding 0.0 is one.
-    plain = timed(costs, step, -0.0, memory_seconds(costs.tables, step[3], step[4]))
+    plain = timed(costs, step, -0.0, step[4])
     took: StepTimes = cheaper(costs, step, plain)
     return took
 
@@ -172,18 +184,52 @@ def side_by_side(costs: StepCosts, compute: float, memory: float, network: float
     return seconds
 
 
+@kernel_where("beyond", lambda costs, step, memory: memory)
+def reads_charged(costs: StepCosts, step: Ints, memory: float) -> float:
+    """Seconds of decode reads as a calibrated runtime takes them; more where prompts are beside."""
+    reads, mixed_reads = costs.beyond[0], costs.beyond[2]
+    charged_as: float = reads + mixed_reads if step[0] > 0 and step[3] > 0 else reads
+    return memory * charged_as
+
+
+@kernel_where("beyond", lambda costs, step, added: added)
+def added_charged(costs: StepCosts, step: Ints, added: float) -> float:
+    """What is added to the compute of a step, with what a calibrated runtime takes for each."""
+    seconds: float = costs.beyond[1] if step[0] + step[3] > 0 else 0.0
+    if step[0] > 0 and step[3] > 0:
+        seconds += costs.beyond[3]
+    return added + seconds
+
+
+@kernel_where("streams", lambda costs, step, seconds, alone, reads: seconds)
+def streamed(costs: StepCosts, step: Ints, seconds: float, alone: float, reads: int) -> float:
+    """Seconds of a step that overlaps: no less than its weights and KV take to come out of memory,
+    which kernels side by side share, and no more than one operator after another, which is what a
+    single token's take: each needs what the one before it gave.
+    """
+    if step[0] + step[3] <= 1:
+        return alone
+    traffic: float = costs.streams[0] + costs.streams[1] * reads
+    return max(seconds, min(traffic, alone))
+
+
 @kernel
-def timed(costs: StepCosts, step: Ints, added: float, memory: float) -> StepTimes:
-    """The step with `memory` seconds of decode reads and `added` to its compute. With nano-batches
-    it is run the cheaper way: side by side in pieces, or whole and one operator after another.
+def timed(costs: StepCosts, step: Ints, added: float, reads: int) -> StepTimes:
+    """The step with `reads` context tokens read by its decodes and `added` to its compute. With
+    nano-batches it is run the cheaper way: side by side in pieces, or whole and one operator after
+    another.
     """
     tokens = step[0] + step[3]
+    added = added_charged(costs, step, added)
+    memory = reads_charged(costs, step, memory_seconds(costs.tables, step[3], reads))
     compute = compute_seconds(costs.tables, step[0], step[1], step[2], step[3], step[5]) + added
     network = dense_seconds(costs.tables.network, tokens)
     if costs.overlaps_network:
         seconds = side_by_side(costs, compute, memory, network)
+        seconds = streamed(costs, step, seconds, compute + memory + network, reads)
     else:
         seconds = side_by_side(costs, compute, memory, 0.0)
+        seconds = streamed(costs, step, seconds, compute + memory, reads)
         compute -= network
     if costs.nano_batches > 1:
         whole = compute_seconds(costs.whole, step[0], step[1], step[2], step[3], step[5]) + added

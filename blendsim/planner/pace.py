@@ -38,15 +38,16 @@ def pace(
     beside += (0.5 * p * (p + 1.0)).sum() * model.best_prefill_seconds_per_pair
     per_token = beside / (p + d).sum()
     layers = model.tables.layers_with_network
+    step = model.calibration.step if model.calibration else 0.0
     costs = charged(costs)
     return replace(
         plan,
         pacing=Pacing(
             gains=gains,
             sizes=SIZES,
-            seconds=tuple(float(layers[n] + per_token * n) for n in SIZES),
+            seconds=tuple(float(layers[n] + per_token * n) + step for n in SIZES),
             lines=tuple((float(a), float(b)) for a, b, _ in costs.lines),
-            read_seconds=model.best_seconds_per_context_token,
+            read_seconds=model.seconds_per_context_token,
             spread=_spread(outlook, workload.source.astype(np.int64)),
             measured=tuple(zip(*(part.tolist() for part in costs.measured), strict=True)),
         ),

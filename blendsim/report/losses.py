@@ -25,7 +25,7 @@ from blendsim.steplog import StepLog
 
 #: Why a step takes longer than its work is worth, in the order in which causes are taken away.
 CAUSES = (
-    "overlap",  # longer than f: work not run side by side, or waiting for host memory
+    "overlap",  # longer than f: not run side by side, waiting for GPU or host memory
     "attention",  # decode attention above its best rate
     "floors",  # LM head and prefill attention above theirs
     "size",  # another number of tokens would have been worth more than it took

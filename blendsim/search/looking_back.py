@@ -8,7 +8,6 @@ from typing import NamedTuple
 from blendsim.errors import BlendsimError, InputError
 from blendsim.perf.measured import chosen_model
 from blendsim.perf.pricing import StepWork, price_work
-from blendsim.perf.step import step_costs
 from blendsim.prefix import shareable_tokens
 from blendsim.report.advice import of_pool
 from blendsim.report.gist import Hindsight, is_measured
@@ -55,13 +54,7 @@ def priced_work(log: StepLog, ground: Ground) -> StepWork | None:
     if differing_machines(log.meta, log.meta):
         return None
     settings, engine = ground.settings, ground.engine
-    costs = step_costs(
-        chosen_model(settings.system, settings.overlap, settings.profile),
-        engine.overlaps,
-        engine.overlaps_network,
-        engine.nano_batches,
-        engine.cascade,
-    )
+    costs = engine.costs(chosen_model(settings.system, settings.overlap, settings.profile))
     priced: StepWork = price_work(costs, log.counts)
     return priced
 

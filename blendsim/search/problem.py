@@ -12,7 +12,6 @@ from blendsim import __version__
 from blendsim.perf.density import RequestCosts, closed_form
 from blendsim.perf.measured import chosen_model
 from blendsim.perf.model import StepModel
-from blendsim.perf.step import step_costs
 from blendsim.plan import Plan
 from blendsim.planner.blend import BlendSettings
 from blendsim.planner.lengths import Lengths
@@ -199,14 +198,13 @@ def plan_whole(
     )
     if policy != PACED:
         return plan
-    flavour = find_flavour(problem.settings.engine)
-    pieces = problem.settings.nano_batches or flavour.nano_batches
+    flavour = problem.settings.flavour()
     return pace(
         plan,
         problem.workload,
         Outlook(problem.lengths, problem.drawn),
-        problem.model,
-        step_costs(problem.model, flavour.overlaps, flavour.overlaps_network, pieces),
+        problem.model.run_by(flavour.runtime),
+        flavour.costs(problem.model),
         problem.settings.pacing,
     )
 

@@ -88,6 +88,7 @@ def divide_model(model: StepModel, parts: int) -> StepModel:
         tables=divided,
         system=replace(system, kv_bytes=int(kv_bytes)),
         merge_seconds=_every(model.merge_seconds, parts),
+        kv_stream_seconds=model.kv_stream_seconds * parts,
         **{name: getattr(model, name) * parts for name in rates},
     )
 

@@ -10,7 +10,6 @@ import numpy as np
 
 from blendsim.perf.density import closed_form, table_density
 from blendsim.perf.pricing import price_steps
-from blendsim.perf.step import step_costs
 from blendsim.plan import Plan
 from blendsim.prefix import shareable_tokens
 from blendsim.report.metrics import Place, PoolFacts, Row, outside_notes, run_seconds, summarise
@@ -119,9 +118,7 @@ def run_at_budget(
 
 def _cascade_note(problem: Problem, flavour: Flavour, log: StepLog) -> str:
     """What cascade attention saved in these steps."""
-    costs = step_costs(
-        problem.model, flavour.overlaps, flavour.overlaps_network, flavour.nano_batches
-    )
+    costs = replace(flavour, cascade=False).costs(problem.model)
     read, shared = (int(log.count(name).sum()) for name in ("context_tokens", "shared_reads"))
     without = float(price_steps(costs, log.counts).sum())
     saved = 1.0 - float(log.time("seconds").sum()) / without if without else 0.0

@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 from blendsim.errors import InputError, UnknownName
 from blendsim.names import canonical
 from blendsim.pacing import Pacing
+from blendsim.perf.model import StepModel
+from blendsim.perf.step import StepCosts, step_costs
 from blendsim.serving.knobs import AS_SHIPPED, Knobs
 from blendsim.specs import System
 
@@ -20,6 +22,7 @@ QUEUE_ORDERS = (FCFS, LPM, DFS_WEIGHT)
 LRU = "lru"  # evict the prefix that lost its last reader first
 BY_PLAN = "plan"  # evict prefixes without waiting readers before those with some
 EVICTIONS = (LRU, BY_PLAN)
+BLENDRT, VLLM, SGLANG = RUNTIMES = ("blendrt", "vllm", "sglang")  # whose kernels run its steps
 VLLM_PLANNED = "vllm-planned"  # vLLM with our scheduler in it, which follows a plan step by step
 
 
@@ -60,6 +63,7 @@ class Flavour:
     cascade: bool = False  # decodes read a prefix they share once a step
     knobs: Knobs = AS_SHIPPED  # of vLLM's scheduler
     one_line: bool = False  # by itself it takes requests in order, and follows no plan for two ends
+    runtime: str = BLENDRT  # what runs its steps, by whose calibration they are priced
 
     def __post_init__(self) -> None:
         if self.token_budget < 1 or self.max_running < 1:
@@ -134,6 +138,16 @@ class Flavour:
             self, prefill_first=False, mixed_chunk=False, queue_order=FCFS, cascade=False
         )
 
+    def costs(self, model: StepModel) -> StepCosts:
+        """What it is charged for its steps."""
+        return step_costs(
+            model.run_by(self.runtime),
+            self.overlaps,
+            self.overlaps_network,
+            self.nano_batches,
+            self.cascade,
+        )
+
     def evicts_by_plan(self, pacing: Pacing | None) -> bool:
         """Whether prefixes that somebody waits for go last: where it was asked for, and where a
         paced plan wants it and the engine's eviction is ours to choose.
@@ -154,7 +168,7 @@ class Flavour:
 
 
 _SGLANG = Flavour(
-    "sglang",
+    SGLANG,
     "0.5.23",
     token_budget=8_192,
     max_running=2_048,
@@ -165,6 +179,7 @@ _SGLANG = Flavour(
     prefill_first=True,
     block_tokens=1,
     one_line=True,
+    runtime=SGLANG,
 )
 
 FLAVOURS: dict[str, Flavour] = {
@@ -180,7 +195,7 @@ FLAVOURS: dict[str, Flavour] = {
             dense_multiple=128,
         ),
         Flavour(
-            "vllm",
+            VLLM,
             "0.33",
             admission=PROMPT_FITS,
             keeps_own_blocks=True,
@@ -188,6 +203,7 @@ FLAVOURS: dict[str, Flavour] = {
             overlaps=False,
             always_lru=True,
             one_line=True,
+            runtime=VLLM,
         ),
         Flavour(
             VLLM_PLANNED,
@@ -196,6 +212,7 @@ FLAVOURS: dict[str, Flavour] = {
             oldest_leaves_first=True,
             overlaps=False,
             always_lru=True,
+            runtime=VLLM,
         ),
         _SGLANG,
         replace(_SGLANG, name="sglang-mixed", mixed_chunk=True),

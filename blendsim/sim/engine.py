@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from blendsim.compiled import kernel
 from blendsim.perf.model import StepModel
-from blendsim.perf.step import StepCosts, StepTimes, step_costs, step_seconds
+from blendsim.perf.step import StepCosts, StepTimes, step_seconds
 from blendsim.request import Ints
 from blendsim.serving.batcher import (
     DECODE_REQUESTS,
@@ -205,13 +205,7 @@ class Replica:
         self.core = core
         self.now = 0.0  # seconds
         self._keeps_log = keeps_log
-        self._costs = step_costs(
-            model,
-            flavour.overlaps,
-            flavour.overlaps_network,
-            flavour.nano_batches,
-            flavour.cascade,
-        )
+        self._costs = flavour.costs(model)
         self._link = np.zeros(2)
         if host is not None:
             self._link[:] = host.seconds_per_block(model.system), host.link.latency

@@ -34,7 +34,6 @@ from blendsim.batch import Batch
 from blendsim.errors import InputError, ProfileError
 from blendsim.perf.model import step_model
 from blendsim.perf.pricing import price_steps
-from blendsim.perf.step import step_costs
 from blendsim.report.sampling import (
     LEAST,
     Estimate,
@@ -222,7 +221,7 @@ def profile_price(system: System, overlap: str, flavour: Flavour) -> Price:
         model = step_model(system, overlap)
     except ProfileError:
         return lambda _: None
-    costs = step_costs(model, flavour.overlaps, flavour.overlaps_network, flavour.nano_batches)
+    costs = flavour.costs(model)
     return lambda counts: price_steps(costs, counts)
 
 
