@@ -6,7 +6,6 @@ Which runs a calibration was fitted to stands in its file; the others judge it.
 
 from collections.abc import Iterator
 from itertools import groupby
-from pathlib import Path
 from typing import NamedTuple
 
 from evidence_engines import DFS, ENGINES, OURS, VLLM, EngineRun, engine_runs
@@ -20,6 +19,7 @@ from blendsim.perf.measured import MEASURED, chosen_model, shipped_place
 from blendsim.perf.records import read_toml
 from blendsim.serving.flavour import BLENDRT
 
+_KEPT = "bench/results/h200"  # as the command was given them
 _FILLED = "filled"
 _CALLED = {engine: how for how, engine in ENGINES.items()}
 
@@ -66,9 +66,9 @@ def _held(one: EngineRun) -> Held:
 
 def _file(one: EngineRun) -> str:
     if one.engine == OURS:
-        return f"{one.visit.name}/{one.pool}-{one.policy}-{OVERLAP}.parquet"
+        return f"{_KEPT}/{one.visit.name}/{one.pool}-{one.policy}-{OVERLAP}.parquet"
     how = f"{one.pool}-{one.policy}-{_CALLED[one.engine]}-{one.budget}.parquet"
-    return str(Path(one.visit.name) / VLLM / how)
+    return f"{_KEPT}/{one.visit.name}/{VLLM}/{how}"
 
 
 def calibrated_table(visits: list[Visit]) -> Iterator[str]:

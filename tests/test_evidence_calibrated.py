@@ -19,6 +19,7 @@ from blendsim.perf.records import read_toml
 from blendsim.specs import System, find_gpu, find_model
 from blendsim.steplog import read_steplog
 
+REPOSITORY = Path(__file__).resolve().parents[1]
 SYSTEM = System(find_model("llama-3.1-8b"), find_gpu("h200"))
 PLACE = shipped_place(SYSTEM)
 
@@ -42,7 +43,7 @@ def named(runtime: str) -> list[str]:
 @pytest.mark.parametrize("shipped", read_calibrations(PLACE), ids=lambda each: each.runtime)
 def test_a_shipped_calibration_is_the_fit_of_the_runs_it_names(shipped: Calibration) -> None:
     model = chosen_model(SYSTEM, "auto", MEASURED)
-    logs = [read_steplog(RESULTS / name) for name in named(shipped.runtime)]
+    logs = [read_steplog(REPOSITORY / name) for name in named(shipped.runtime)]
     assert {log.meta["runtime"] for log in logs} == {shipped.runtime}
     found = fit_steps(shipped.runtime, [priced_run(log, model) for log in logs])
     mine, theirs = (
@@ -51,10 +52,20 @@ def test_a_shipped_calibration_is_the_fit_of_the_runs_it_names(shipped: Calibrat
     assert mine == pytest.approx(theirs, rel=1e-6, abs=1e-9)
 
 
+def test_steps_that_were_cut_in_halves_are_not_looked_at() -> None:
+    log = read_steplog(RESULTS / "first" / "trace1-paced-overlap.parquet")
+    halved = np.zeros(len(log), np.bool_)
+    for first, behind in log.meta["halved"]:
+        halved[first:behind] = True
+    decodes = log.is_measured & (log.count("decode_requests") > 0)
+    run = priced_run(log, chosen_model(SYSTEM, "auto", MEASURED))
+    assert 0 < len(run.seconds) == (decodes & ~halved).sum() < decodes.sum()
+
+
 def test_runs_are_told_apart_from_those_that_were_fitted(held: list[Held]) -> None:
     fitted = sorted(each.file for each in held if each.is_fitted)
     assert fitted == sorted([*named("blendrt"), *named("vllm")])
-    assert all((RESULTS / each.file).exists() for each in held)
+    assert all((REPOSITORY / each.file).exists() for each in held)
     judges = [each for each in held if not each.is_fitted]
     assert {each.by.runtime for each in judges} == {"blendrt", "vllm"}
     assert {each.of.visit.name for each in judges} > {"third", "sixth"}

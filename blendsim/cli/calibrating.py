@@ -133,7 +133,7 @@ def keep(found: Found, output: Path) -> Path:
         "profile": found.profile,
         "date": datetime.now(UTC).date().isoformat(),
         "logs": [
-            f"{Path(held.name).name}: {len(held.run.seconds)} steps, {held.run.seconds.sum():.1f} s"
+            f"{held.name}: {len(held.run.seconds)} steps, {held.run.seconds.sum():.1f} s"
             for held in found.held
         ],
     }

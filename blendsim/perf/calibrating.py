@@ -15,6 +15,8 @@ from blendsim.perf.step import step_costs
 from blendsim.steplog import StepLog
 
 LEAST_STEPS = 100  # of a kind; a fit to fewer would follow their noise
+LEAST_READS = 0.5  # of what the kernels say; a fit below has found something else than reads
+HALVED = "halved"  # key of a log's meta: ranges of rows that our executor cut in two halves
 
 Mask = NDArray[np.bool_]
 
@@ -45,6 +47,8 @@ def priced_run(log: StepLog, model: StepModel) -> Run:
     decodes.
     """
     here = log.is_measured & (log.count("decode_requests") > 0) & (log.time("seconds") > 0)
+    for first, behind in log.meta.get(HALVED, ()):  # these do not run one operator after another
+        here[first:behind] = False
     if not here.any():
         raise ProfileError("holds no measured step that decodes; give the log of a longer run")
     counts, costs = log.counts[here], step_costs(model, overlaps=False, overlaps_network=False)
@@ -55,7 +59,7 @@ def priced_run(log: StepLog, model: StepModel) -> Run:
 
 def fit_steps(runtime: str, runs: Sequence[Run]) -> Calibration:
     """The calibration that is nearest to these runs: least squares, a step's variance taken to grow
-    with what its kernels take, so that long steps do not count for all and their sum is kept.
+    with what its kernels take, so that long steps do not count for all.
 
     A kind of step (mixed or not) of which there are fewer than LEAST_STEPS is left out and priced
     like the other; ProfileError where that holds of both.
@@ -76,4 +80,9 @@ def fit_steps(runtime: str, runs: Sequence[Run]) -> Calibration:
     weights = 1.0 / np.sqrt(np.maximum(compute + memory, 1e-9))[used]
     left = columns[used] * weights[:, None]
     found, _ = nnls(left, (took - compute)[used] * weights)
+    if found[0] < LEAST_READS:
+        raise ProfileError(
+            f"these steps would read KV in {found[0]:.2f} of the time that the kernels take: their "
+            "reads are too alike to tell; give logs of runs with longer contexts, or more of them"
+        )
     return Calibration(runtime, *(float(value) for value in found))

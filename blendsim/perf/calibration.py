@@ -22,13 +22,14 @@ from blendsim.perf.records import read_toml, write_toml
 from blendsim.perf.store import FILES, META
 
 SCHEMA, VERSION = "calibration", 1
+_LEAST = 0.1  # of what the kernels take to read; nothing reads for nothing
 _MOST = 1e3  # times as long, or seconds: no step of any use takes so much
 
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
     """Seconds of a runtime's steps = compute + reads · m + step, and in mixed ones
-    mixed_reads · m + mixed_step more. None is below 0.
+    mixed_reads · m + mixed_step more. None is below 0, and `reads` is well above.
     """
 
     runtime: str  # Flavour.runtime: blendrt, vllm
@@ -80,11 +81,15 @@ def _read(path: Path) -> Calibration:
         )
     numbers = {}
     for name in (field.name for field in fields(Calibration) if field.name != "runtime"):
-        value = content.get(name)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < _MOST:
+        value, least = content.get(name), _LEAST if name == "reads" else 0.0
+        if (
+            isinstance(value, bool)
+            or not isinstance(value, int | float)
+            or not least <= value < _MOST
+        ):
             raise ProfileError(
-                f"{path}: {name} = {value!r} must be a number from 0 to {_MOST:g}; make it again "
-                "with `blendsim profile calibrate`"
+                f"{path}: {name} = {value!r} must be a number from {least:g} to {_MOST:g}; make it "
+                "again with `blendsim profile calibrate`"
             )
         numbers[name] = float(value)
     return Calibration(runtime, **numbers)

@@ -64,6 +64,8 @@ class StepModel:
     #: reads what no cache holds (decode attention, the LM head).
     weight_stream_seconds: float
     kv_stream_seconds: float
+    #: Tokens that one stands for: more than one where search divides pool and machine.
+    token_parts: int
     #: m/c and f/c of a measured overlap, ascending; empty for the others. `lines` are their hull.
     measured: tuple[Floats, ...] = ()
     calibrations: tuple[Calibration, ...] = ()  # of runtimes whose steps were measured
@@ -173,6 +175,7 @@ def step_model(system: System, overlap: str = "auto", profile: Profile | None = 
         best_network_seconds_per_token=float((tables.network[1:] / n).min()),
         weight_stream_seconds=BYTES_PER_VALUE * (layers * sum(shapes[:4]) + shapes[4]) / rate,
         kv_stream_seconds=kv_bytes / rate,
+        token_parts=1,
         measured=overlap_points(name, system),
     )
 
@@ -183,7 +186,12 @@ def with_calibrations(model: StepModel, calibrations: tuple[Calibration, ...]) -
     """
     fastest = min(1.0, *(found.reads for found in calibrations), 1.0)
     best = model.best_kernel_seconds_per_context_token * fastest
-    return replace(model, calibrations=calibrations, best_seconds_per_context_token=best)
+    return replace(
+        model,
+        calibrations=calibrations,
+        best_seconds_per_context_token=best,
+        kv_stream_seconds=model.kv_stream_seconds * fastest,
+    )
 
 
 def _reduce_seconds(system: System, profile: Profile, size: int) -> Floats:

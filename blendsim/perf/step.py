@@ -42,7 +42,7 @@ class StepCosts(NamedTuple):
     #: says whether code for it is compiled (as of serving/state.py's State).
     cascade: tuple[Any, ...] = ()
     #: Empty unless the engine overlaps, else seconds to stream the weights, once a piece, and KV of
-    #: a context token.
+    #: a context token, and how many tokens one stands for.
     streams: tuple[Any, ...] = ()
     #: Empty unless the overlap was measured, else StepModel's `measured`: what was seen, of which
     #: `lines` are the convex hull. As with `cascade`, the type says which code is compiled.
@@ -90,9 +90,10 @@ def step_costs(
     )
 
 
-def _streams(model: StepModel, nano_batches: int) -> tuple[float, float]:
+def _streams(model: StepModel, nano_batches: int) -> tuple[float, float, int]:
     """Every piece reads all weights."""
-    return nano_batches * model.weight_stream_seconds, model.kv_stream_seconds
+    weights = nano_batches * model.weight_stream_seconds
+    return weights, model.kv_stream_seconds, model.token_parts
 
 
 def cut_worth(model: StepModel) -> float:
@@ -207,7 +208,7 @@ def streamed(costs: StepCosts, step: Ints, seconds: float, alone: float, reads: 
     which kernels side by side share, and no more than one operator after another, which is what a
     single token's take: each needs what the one before it gave.
     """
-    if step[0] + step[3] <= 1:
+    if (step[0] + step[3]) * costs.streams[2] <= 1:
         return alone
     traffic: float = costs.streams[0] + costs.streams[1] * reads
     return max(seconds, min(traffic, alone))

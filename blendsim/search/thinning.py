@@ -89,6 +89,7 @@ def divide_model(model: StepModel, parts: int) -> StepModel:
         system=replace(system, kv_bytes=int(kv_bytes)),
         merge_seconds=_every(model.merge_seconds, parts),
         kv_stream_seconds=model.kv_stream_seconds * parts,
+        token_parts=model.token_parts * parts,
         **{name: getattr(model, name) * parts for name in rates},
     )
 

@@ -1,0 +1,139 @@
+"""Steps that overlap: kernels side by side share the memory they read from."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from blendsim.perf.grids import Floats
+from blendsim.perf.model import StepModel, step_model
+from blendsim.perf.pricing import price_steps, price_work
+from blendsim.perf.step import step_costs
+from blendsim.search.thinning import divide_model
+from blendsim.serving.flavour import find_flavour
+from blendsim.specs import System, find_gpu, find_model
+from blendsim.steplog import COUNTS
+
+A100 = System(find_model("llama-3.1-8b"), find_gpu("a100-80g"))
+SYSTEMS = [
+    A100,
+    System(find_model("llama-3.1-70b"), find_gpu("h100"), 8),
+    System(find_model("qwen-2.5-7b"), find_gpu("l40s")),
+]
+
+
+def decoding(*requests: int, context: int = 4_000, prompt: int = 0) -> np.ndarray:
+    """Steps of so many decodes at that context, each beside a prompt of so many tokens."""
+    counts = np.zeros((len(requests), len(COUNTS)), np.int64)
+    for row, decodes in zip(counts, requests, strict=True):
+        row[:6] = (
+            prompt,
+            min(prompt, 1),
+            prompt * (prompt + 1) // 2,
+            decodes,
+            decodes * context,
+            decodes + min(prompt, 1),
+        )
+    return counts
+
+
+def overlapped(model: StepModel, counts: np.ndarray, pieces: int = 1) -> Floats:
+    return price_steps(step_costs(model, True, True, pieces), counts)
+
+
+def traffic(model: StepModel, counts: np.ndarray) -> Floats:
+    """Seconds for weights and KV at the GPU's peak: less than any step can take that reads both."""
+    weights = model.weight_stream_seconds * _rate(model)
+    return (weights + _kv_bytes(model) * counts[:, 4]) / model.system.gpu.bandwidth
+
+
+def _kv_bytes(model: StepModel) -> float:
+    system = model.system
+    heads = max(1, system.model.kv_heads // system.tp)
+    return 2.0 * 2.0 * heads * system.model.head_dim * system.model.layers
+
+
+def _rate(model: StepModel) -> float:
+    """Bytes a second of the best stream."""
+    return _kv_bytes(model) / model.kv_stream_seconds
+
+
+@pytest.mark.parametrize("system", SYSTEMS, ids=lambda one: one.gpu.name)
+def test_streams_are_of_a_gpu_and_no_faster_than_its_memory(system: System) -> None:
+    model = step_model(system)
+    weights = model.weight_stream_seconds * _rate(model)  # without the embedding, which is not read
+    spec = system.model
+    qkv = (spec.heads + 2 * spec.kv_heads) * spec.head_dim * spec.hidden
+    layer = qkv + spec.heads * spec.head_dim * spec.hidden + 3 * spec.hidden * spec.intermediate
+    whole = 2 * (spec.layers * layer + spec.vocab * spec.hidden)
+    assert weights == pytest.approx(whole / system.tp, rel=0.01)
+    assert 0.7 < _rate(model) / system.gpu.bandwidth <= 1.0
+
+
+@pytest.mark.parametrize("overlap", ["table", "max"])
+@pytest.mark.parametrize("system", SYSTEMS, ids=lambda one: one.gpu.name)
+def test_no_step_moves_more_than_the_memory_gives(system: System, overlap: str) -> None:
+    model = step_model(system, overlap)
+    counts = decoding(2, 4, 8, 16, 32, 64, 128, 256, context=6_000)
+    seconds = overlapped(model, counts)
+    assert (seconds >= traffic(model, counts)).all()
+    alone = price_work(step_costs(model, True, True), counts)
+    network = price_steps(step_costs(model, True, False), counts)
+    assert (seconds <= np.maximum(alone.compute + alone.memory, network) * (1 + 1e-9)).all()
+
+
+def test_what_the_traffic_does_not_bind_is_the_overlap_alone() -> None:
+    """Steps full of prompt tokens hide their reads as they did."""
+    model = step_model(A100)
+    counts = decoding(64, 128, 256, context=2_000, prompt=1_800)
+    work = price_work(step_costs(model, True, True), counts)
+    lines = np.max([a * work.compute + b * work.memory for a, b, _ in model.lines], axis=0)
+    assert overlapped(model, counts) == pytest.approx(lines)
+
+
+def test_decodes_beside_their_weights_take_what_both_take_from_memory() -> None:
+    """By NanoFlow's table 64 decodes would hide two thirds of reading the weights."""
+    model = step_model(A100)
+    counts = decoding(64, context=6_000)
+    work = price_work(step_costs(model, True, True), counts)
+    hidden = np.max([a * work.compute + b * work.memory for a, b, _ in model.lines], axis=0)
+    streamed = model.weight_stream_seconds + model.kv_stream_seconds * counts[:, 4]
+    assert hidden < streamed < work.compute + work.memory
+    assert overlapped(model, counts) == pytest.approx(streamed)
+
+
+def test_a_single_token_has_nothing_to_run_beside() -> None:
+    model = step_model(A100, "max")
+    counts = decoding(1, context=100_000)
+    work = price_work(step_costs(model, True, True), counts)
+    assert overlapped(model, counts) == pytest.approx(work.compute + work.memory)
+    two = decoding(2, context=50_000)
+    both = price_work(step_costs(model, True, True), two)
+    assert overlapped(model, two) < 0.99 * (both.compute + both.memory)
+
+
+def test_every_piece_reads_all_weights() -> None:
+    model = step_model(A100, "max")
+    counts = decoding(400, context=800)
+    whole, halves = (overlapped(model, counts, pieces) for pieces in (1, 2))
+    least = 2 * model.weight_stream_seconds + model.kv_stream_seconds * counts[:, 4]
+    alone = price_steps(step_costs(model, False, False), counts)
+    assert (halves >= np.minimum(least, alone) * (1 - 1e-12)).all()
+    assert (halves >= whole).all()
+
+
+def test_engines_that_do_not_overlap_take_the_sum_as_before() -> None:
+    model = step_model(A100)
+    counts = decoding(1, 2, 64, context=6_000)
+    costs = find_flavour("vllm").costs(model)
+    work = price_work(costs, counts)
+    assert price_steps(costs, counts) == pytest.approx(work.compute + work.memory)
+
+
+def test_a_divided_machine_takes_as_long_for_its_part() -> None:
+    """A token stands for several there: one alone is no single token."""
+    model = step_model(replace(A100, kv_bytes=32_000_000_000), "max")
+    for parts in (4, 16):
+        divided = divide_model(model, parts)
+        whole, part = decoding(parts, 2 * parts, 8 * parts), decoding(1, 2, 8)
+        assert overlapped(divided, part) == pytest.approx(overlapped(model, whole), rel=1e-6)
