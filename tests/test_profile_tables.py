@@ -91,7 +91,7 @@ def refusal(read: Callable[[Path], object], place: Path) -> str:
         ("gemm", put(9, 3, ""), "gemm.csv: line 9, column 3: no time; this table has no holes"),
         ("gemm", put(9, 1, ""), "gemm.csv: line 9, column 1: '' is no size above 0"),
         ("gemm", put(9, 1, "8.5"), "gemm.csv: line 9, column 1: 8.5 is no whole number"),
-        ("gemm", swap(5, 6), "gemm.csv: line 6, column 1: 4 after 8; each row once, in ascending"),
+        ("gemm", swap(5, 6), "gemm.csv: line 6, column 1: 4 after 5; each row once, in ascending"),
         ("gemm", lambda cells: cells.insert(5, cells[4]), "gemm.csv: line 6, column 1: 4 after 4;"),
         ("gemm", lambda cells: cells.__delitem__(slice(1, None)), "gemm.csv: no rows under the"),
         ("decode_attention", put(3, 4, "-1"), "decode_attention.csv: line 3, column 4: -1 µs is"),
