@@ -54,6 +54,7 @@ _SMALL_HEADER = ("tokens", *(f"{name}_us" for name in SMALL_OPERATORS))
 CHUNKS = "prefill_chunks"
 CHUNK_HEADER = ("tokens", "computed", "time_us")
 META = "meta.toml"
+MOST_LISTED = 5  # profiles that an error names
 #: The files of a profile; a GPU's kernels have the first four and the last.
 FILES = (
     "gemm.csv",
@@ -247,7 +248,7 @@ def load_profile(
     root = directory or profiles_directory()
     if not (root / gpu.name).is_dir():
         have = sorted(path.name for path in root.iterdir() if path.is_dir())
-        raise ProfileError(f"{root}: no profile for {gpu.name}; there are {', '.join(have)}")
+        raise ProfileError(f"{root}: no profile for {gpu.name}; there are {listed(have)}")
     shape = shape_of(model)
     places = sorted((root / gpu.name).glob(f"*/tp{tp}"), key=lambda p: p.parent.name != model.name)
     for place in places:
@@ -259,9 +260,15 @@ def load_profile(
         have = sorted(f"{p.parent.name}/{p.name}" for p in (root / gpu.name).glob("*/tp*"))
         raise ProfileError(
             f"{root / gpu.name}: no profile for {model.name} tp{tp} and no kernels/ "
-            f"to cut it from; there are {', '.join(have) or 'none'}"
+            f"to cut it from; there are {listed(have)}"
         )
     return derive_profile(_atlas(kernels), gpu, model, tp)
+
+
+def listed(names: Sequence[str]) -> str:
+    """The first of some names and how many more there are, for an error's one line."""
+    more = len(names) - MOST_LISTED
+    return ", ".join(names[:MOST_LISTED]) + (f" and {more:,} more" if more > 0 else "") or "none"
 
 
 _atlas = cache(read_atlas)
