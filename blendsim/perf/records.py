@@ -61,8 +61,8 @@ def column(path: Path, rows: Sequence[Sequence[str]], index: int) -> Floats:
             raise ProfileError(f"{cell(path, i, index)}: {row[index]!r} is no number") from error
         if row[index] and not np.isfinite(values[i]):
             raise ProfileError(
-                f"{cell(path, i, index)}: {row[index]!r} is no finite number; leave the cell "
-                "empty if it was not measured"
+                f"{cell(path, i, index)}: {row[index]!r} is no finite number; measure it "
+                "again, or correct it"
             )
     return values
 
