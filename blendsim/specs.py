@@ -84,6 +84,11 @@ class Link:
                 "moves nothing; give a bandwidth above 0 and a latency of 0 or more"
             )
 
+    @property
+    def is_pcie(self) -> bool:
+        """Whether it is the bus that GPUs share with the host."""
+        return self.name.startswith("pcie")
+
 
 @dataclass(frozen=True, slots=True)
 class GpuSpec:

@@ -52,6 +52,13 @@ def test_a_directory_may_be_the_profile(folder: Path) -> None:
     run(*PLAN, "dfs", "-o", "plan.parquet")
     line = complaint(folder, "simulate", "plan.parquet", "--profile", "nowhere")
     assert "profile 'nowhere': no nowhere/a100-80g/llama-3.1-8b/tp1" in line
+    for place in ("h100/llama-3.1-8b/tp1", *(f"b200/m{k}/tp1" for k in range(9))):
+        (folder / "mine" / place).mkdir(parents=True)
+    line = complaint(folder, "simulate", "plan.parquet", "--profile", "mine")
+    assert (
+        "there are b200/m0/tp1, b200/m1/tp1, b200/m2/tp1, b200/m3/tp1, b200/m4/tp1 and 5 more; "
+        "measure it"
+    ) in line
 
 
 @pytest.mark.usefixtures("folder")
@@ -62,7 +69,9 @@ def test_a_paced_plan_says_that_it_is_paced_for_another_machine() -> None:
     assert same == plain, "what it was made for, by name"
     moved = run_json("simulate", "plan.parquet", "--gpu", "h100")
     told = f"{PACED_FOR}h100 (overlap table, profile imported); a plan for that may take less"
-    assert moved["notes"] == [*plain["notes"], told]
+    *before, borrowed = moved["notes"]
+    assert before == [*plain["notes"], told]
+    assert borrowed.startswith("compute beside memory reads on h100 is priced as NanoFlow")
 
 
 @pytest.fixture(scope="module")

@@ -182,3 +182,46 @@ def test_results_are_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     done = invoke("plan", "--trace", source, "--lengths", given, "--planner", "dfs")
     assert "1 of 2 results" in done.stdout
     assert opened.count(given) == 1
+
+
+BORROWED, ALL_REDUCES = "as NanoFlow published it for an A100", "all-reduces of more than two l40s"
+
+
+def test_an_overlap_of_another_gpu_is_noted_where_something_overlaps(tmp_path: Path) -> None:
+    source = batch(tmp_path / "batch.jsonl", 40)
+    given = ("plan", "--trace", source, "--planner", "dfs")
+    for more, is_told in (
+        (("--gpu", "h100"), True),
+        (("--gpu", "h100", "--engine", "vllm"), False),
+        (("--gpu", "h100", "--overlap", "sum"), False),
+        (("--gpu", "h100", "--overlap", "table"), True),
+        ((), False),
+        (("--overlap", "table"), False),
+        (("--gpu", "h200"), False),  # told together with its kernels
+        (("--gpu", "h200", "--tp", "2"), True),
+        (("--gpu", "h200", "--profile", "measured"), False),
+        (("--gpu", "h200", "--profile", "measured", "--overlap", "table"), True),
+    ):
+        assert len(having(BORROWED, notes(*given, *more))) == is_told, more
+    rented = having(BORROWED, notes(*given, "--gpu", "a100-80g,h100,l40s", "--tp", "1,2"))
+    assert len(rented) == 1
+    assert "on h100, l40s is priced" in rented[0]
+
+
+def test_a_comparison_notes_it_for_engines_that_overlap(tmp_path: Path) -> None:
+    given = ("compare", "--trace", batch(tmp_path / "batch.jsonl", 40), "--gpu", "b200")
+    for engines, is_told in (("vllm", False), ("vllm,nanoflow", True)):
+        assert len(having(BORROWED, notes(*given, "--engines", engines))) == is_told, engines
+
+
+def test_all_reduces_of_a_kernel_that_is_not_used_are_noted(tmp_path: Path) -> None:
+    """On more than two GPUs without NVLink; once for all such systems."""
+    source = batch(tmp_path / "batch.jsonl", 40)
+    given = ("plan", "--trace", source, "--planner", "dfs")
+    for gpu, tp, count in (
+        ("l40s", "1,2", 0),
+        ("l40s", "4", 1),
+        ("l40s", "2,4,8", 1),
+        ("h100", "4", 0),
+    ):
+        assert len(having(ALL_REDUCES, notes(*given, "--gpu", gpu, "--tp", tp))) == count, (gpu, tp)

@@ -174,6 +174,17 @@ def test_a_missing_profile_names_what_is_there(tmp_path):
         load_profile(H200, SMALL, directory=tmp_path)
 
 
+def test_a_missing_profile_names_five_of_many_and_a_count(tmp_path):
+    for model in ("llama-3.1-8b", "qwen3-8b"):
+        shutil.copytree(ROOT / "h200" / model, tmp_path / "h200" / model)
+    with pytest.raises(ProfileError) as caught:
+        load_profile(H200, SMALL, directory=tmp_path)
+    assert str(caught.value).endswith(
+        "; there are llama-3.1-8b/tp1, llama-3.1-8b/tp2, llama-3.1-8b/tp4, llama-3.1-8b/tp8, "
+        "qwen3-8b/tp1 and 3 more"
+    )
+
+
 def test_an_unknown_schema_version_is_refused(tmp_path):
     shutil.copytree(ROOT / "h200" / "llama-3.1-8b" / "tp1", tmp_path / "tp1")
     path = tmp_path / "tp1" / "meta.toml"

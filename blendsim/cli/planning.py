@@ -16,7 +16,7 @@ from blendsim.cli.places import require_places
 from blendsim.cli.pooled import takes_pool
 from blendsim.cli.progress import Progress
 from blendsim.cli.ranges import range_told
-from blendsim.cli.remarks import measured_too, saving_told, unfollowed, unseen
+from blendsim.cli.remarks import pricing_notes, saving_told, unfollowed, unseen
 from blendsim.cli.rental import Wanted, rent
 from blendsim.cli.searching import cut_told, found_json, found_told, given_effort
 from blendsim.cli.stopping import Cut, ends_at_once
@@ -74,7 +74,7 @@ def plan(
             *unfollowed(asked.settings, choice.plan),
             *choice.notes,
             *unseen(asked, pool, choice.plan),
-            *measured_too([asked.settings]),
+            *pricing_notes([asked.settings]),
             *(cut_told(found) if found else []),
         ]
         if output is not None:
@@ -133,6 +133,7 @@ def compare(
     with Progress(is_whole_run=True) as say:
         from blendsim.baselines import named_baselines
         from blendsim.search import compare as compare_baselines
+        from blendsim.serving.flavour import find_flavour
 
         asked = o.resolve(ctx.params)
         baselines = named_baselines(engines)
@@ -140,7 +141,8 @@ def compare(
         with ends_at_once():
             workload = asked.load(say)
             rows, common, notes = compare_baselines(workload, asked.settings, baselines, say)
-        notes = [*notes, *measured_too([asked.settings])]
+        overlaps = any(find_flavour(baseline.engine).overlaps for baseline in baselines)
+        notes = [*notes, *pricing_notes([asked.settings], overlaps=overlaps)]
     best = max(rows, key=lambda row: row.tokens_per_second_per_gpu)
     if json:
         from blendsim.report.metrics import as_json

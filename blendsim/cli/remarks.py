@@ -72,23 +72,75 @@ def flags_assumed(settings: "Settings") -> list[str]:
     ]
 
 
-def measured_too(several: "Iterable[Settings]") -> list[str]:
-    """A note where systems were measured and something else is used."""
-    from blendsim.perf.measured import IMPORTED, shipped_place
-
-    gpus = dict.fromkeys(
+def pricing_notes(several: "Iterable[Settings]", *, overlaps: bool | None = None) -> list[str]:
+    """Notes on what steps of these systems are priced by: where something that was measured is not
+    used, an overlap is another GPU's, or all-reduces are of a kernel that engines do not take.
+    `overlaps` tells whether a row shown does, the settings' engine by itself.
+    """
+    several = list(several)
+    measured = [settings for settings in several if _is_measured_too(settings)]
+    told = list(dict.fromkeys(settings.gpu for settings in measured))
+    borrowed = dict.fromkeys(
         settings.gpu
         for settings in several
-        if settings.profile == IMPORTED
+        if settings.gpu not in told
+        and (settings.flavour().overlaps if overlaps is None else overlaps)
+        and _overlap_is_borrowed(settings)
+    )
+    notes = []
+    if told:
+        notes.append(
+            f"kernels of {', '.join(told)} are priced by the imported profile and overlap by "
+            "published figures of another GPU; --profile measured prices both as "
+            "they were measured there, which is slower (docs/validation.md)"
+        )
+    if borrowed:
+        notes.append(
+            f"compute beside memory reads on {', '.join(borrowed)} is priced as NanoFlow published "
+            "it for an A100, not as measured there (measured on an H200, steps gained nothing by "
+            "it); --overlap sum shows what is left without"
+        )
+    return [*notes, *_unused_all_reduces(several)]
+
+
+def _is_measured_too(settings: "Settings") -> bool:
+    from blendsim.perf.measured import IMPORTED, shipped_place
+
+    return (
+        settings.profile == IMPORTED
         and settings.overlap in ("auto", "table")
         and shipped_place(settings.system).is_dir()
     )
-    if not gpus:
+
+
+def _overlap_is_borrowed(settings: "Settings") -> bool:
+    """Whether steps are priced by the table of an A100 on another GPU."""
+    from blendsim.perf.measured import IMPORTED
+    from blendsim.perf.overlap import MEASURED_ON, TABLE, default_overlap
+
+    overlap = settings.overlap
+    if overlap == "auto" and settings.profile == IMPORTED:
+        overlap = default_overlap(settings.system)
+    return overlap == TABLE and settings.gpu != MEASURED_ON
+
+
+def _unused_all_reduces(several: "Iterable[Settings]") -> list[str]:
+    """A note where all-reduces are of a kernel that vLLM has for GPUs with NVLink, else for two."""
+    from blendsim.perf.measured import IMPORTED
+    from blendsim.perf.store import load_profile
+
+    named: dict[str, None] = {}
+    for system, profile in dict.fromkeys((each.system, each.profile) for each in several):
+        if profile == IMPORTED and system.tp > 2 and system.gpu.link.is_pcie:
+            tables = load_profile(system.gpu, system.model, system.tp).meta.get("tables", {})
+            if "vLLM_custom" in str(tables.get("all_reduce", "")):
+                named[system.gpu.name] = None
+    if not named:
         return []
     return [
-        f"kernels of {', '.join(gpus)} are priced by the imported profile and overlap by published "
-        "figures of another GPU; --profile measured prices both as "
-        "they were measured there, which is slower (docs/validation.md)"
+        f"all-reduces of more than two {', '.join(named)} are priced by vLLM's custom kernel, "
+        "where vLLM takes NCCL's on more than two GPUs without NVLink; those times are not known "
+        "here, and these are probably too long (docs/profiles.md)"
     ]
 
 

@@ -11,7 +11,7 @@ from blendsim.cli.output import print_json, print_lines, width
 from blendsim.cli.places import require_places
 from blendsim.cli.pooled import takes_pool
 from blendsim.cli.progress import Progress
-from blendsim.cli.remarks import measured_too, unfollowed, unseen
+from blendsim.cli.remarks import pricing_notes, unfollowed, unseen
 from blendsim.cli.searching import (
     cut_told,
     effort_told,
@@ -63,7 +63,7 @@ def search(
             *unfollowed(asked.settings, found.plan),
             *found.notes,
             *unseen(asked, pool, found.plan),
-            *measured_too([asked.settings]),
+            *pricing_notes([asked.settings]),
             *cut_told(found, has_picture=picture is not None),
         ]
         found = found._replace(notes=notes)

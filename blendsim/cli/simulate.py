@@ -13,7 +13,7 @@ from blendsim.cli.output import print_json, print_lines, width
 from blendsim.cli.places import require_places
 from blendsim.cli.planned import given, read_planned
 from blendsim.cli.progress import Progress
-from blendsim.cli.remarks import measured_too, unseen
+from blendsim.cli.remarks import pricing_notes, unseen
 from blendsim.cli.stopping import ends_at_once
 
 
@@ -86,7 +86,7 @@ def simulate(
             pool = asked.load(say)  # what its own machine holds is what it is for
             require_room(pool, system)
             row, log, notes, seconds = simulate_plan(pool, made, settings, say, worlds)
-        notes = [*notes, *told, *unseen(asked, pool, made), *measured_too([settings])]
+        notes = [*notes, *told, *unseen(asked, pool, made), *pricing_notes([settings])]
         if output is not None:
             meta = {"plan_sha256": sha256(plan), "settings": asdict(settings)}
             meta |= {"blendsim": __version__}

@@ -4,27 +4,28 @@ head shapes, all-reduce over GPUs. On disk `profiles/<gpu>/kernels/`.
 A model's profile is cut out of its GPU's atlas, so a model nobody imported still gets one.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from blendsim.errors import ProfileError
 from blendsim.files import make_directory
-from blendsim.perf.grids import AttentionGrid, GemmGrid, HeadShape, Ints, ReduceGrid
+from blendsim.perf.grids import AttentionGrid, GemmGrid, HeadShape, ReduceGrid
+from blendsim.perf.plausible import gpu_of, require_gemms, require_prompts, require_reads
 from blendsim.perf.records import (
-    MICRO,
-    column,
+    lengths_of,
     read_rows,
     read_toml,
     require_keys,
-    to_seconds,
+    times,
     to_text,
+    whole_keys,
     write_rows,
     write_toml,
 )
+from blendsim.specs import GpuSpec
 
 SCHEMA = "kernels"
 SCHEMA_VERSION = 1
@@ -92,46 +93,56 @@ def read_atlas(directory: Path) -> KernelAtlas:
     """Read what `write_atlas` wrote."""
     meta = read_toml(directory / "meta.toml", SCHEMA, SCHEMA_VERSION)
     require_keys(directory / "meta.toml", meta, STATED)
-    _, rows = read_rows(directory / "all_reduce.csv", ["gpus", "bytes", "time_us"])
-    gpus, sizes, times = (column(directory / "all_reduce.csv", rows, i) for i in range(3))
-    reduce = {
-        int(g): ReduceGrid(sizes[gpus == g], times[gpus == g] * MICRO) for g in np.unique(gpus)
-    }
+    gpu = gpu_of(meta, directory.parent.name)
     return KernelAtlas(
-        gemm=_read_gemm(directory / "gemm.csv"),
-        decode=_read_attention(directory / "decode_attention.csv"),
-        prefill=_read_attention(directory / "prefill_attention.csv"),
-        reduce=reduce,
+        gemm=_read_gemm(directory / "gemm.csv", gpu),
+        decode=_read_attention(directory / "decode_attention.csv", require_reads, gpu),
+        prefill=_read_attention(directory / "prefill_attention.csv", require_prompts, gpu),
+        reduce=_read_reduce(directory / "all_reduce.csv"),
         meta=meta,
     )
 
 
-def _read_gemm(path: Path) -> GemmGrid:
+def _read_reduce(path: Path) -> dict[int, ReduceGrid]:
+    """All-reduces by number of GPUs; none where the table has its header only."""
+    _, rows = read_rows(path, ["gpus", "bytes", "time_us"])
+    if not rows:
+        return {}
+    gpus, sizes = whole_keys(path, rows, 2).T
+    seconds = times(path, rows, [2])[:, 0]
+    return {
+        int(g): ReduceGrid(sizes[gpus == g].astype(np.float64), seconds[gpus == g])
+        for g in np.unique(gpus)
+    }
+
+
+def _read_gemm(path: Path, gpu: GpuSpec | None) -> GemmGrid:
     header, rows = read_rows(path, ["n", "k"])
-    tokens: Ints = np.array(list(map(int, header[2:])), np.int64)
-    shapes = [(int(row[0]), int(row[1])) for row in rows]
-    outputs = np.unique([n for n, _ in shapes]).astype(np.int64)
-    inputs = np.unique([k for _, k in shapes]).astype(np.int64)
+    tokens = lengths_of(path, header, 2)
+    read = times(path, rows, range(2, len(header)), has_holes=True)
+    shapes = whole_keys(path, rows, 2)
+    require_gemms(path, gpu, 2.0 * shapes.prod(axis=1)[:, None] * tokens, read, 2)
+    outputs, inputs = (np.unique(shapes[:, i]) for i in (0, 1))
     seconds = np.full((len(outputs), len(inputs), len(tokens)), np.nan)
-    for line, ((n, k), row) in enumerate(zip(shapes, rows, strict=True), start=2):
-        try:
-            times = [to_seconds(text) for text in row[2:]]
-        except ValueError as error:
-            raise ProfileError(f"{path}: line {line}: {error}") from error
-        seconds[np.searchsorted(outputs, n), np.searchsorted(inputs, k)] = times
-    return GemmGrid(tokens, outputs, inputs, seconds)
+    seconds[np.searchsorted(outputs, shapes[:, 0]), np.searchsorted(inputs, shapes[:, 1])] = read
+    return GemmGrid(tokens.astype(np.int64), outputs, inputs, seconds)
 
 
-def _read_attention(path: Path) -> dict[HeadShape, AttentionGrid]:
+def _read_attention(
+    path: Path, require: Callable[..., None], gpu: GpuSpec | None
+) -> dict[HeadShape, AttentionGrid]:
     header, rows = read_rows(path, _SHAPE)
-    lengths = np.array(list(map(int, header[len(_SHAPE) :])), np.float64)
-    groups: dict[HeadShape, list[list[str]]] = {}
-    for row in rows:
-        groups.setdefault(HeadShape(int(row[0]), int(row[1]), int(row[2])), []).append(row[3:])
+    first = len(_SHAPE)
+    lengths = lengths_of(path, header, first)
+    read = times(path, rows, range(first, len(header)), has_holes=True)
+    sizes = whole_keys(path, rows, first)
+    shapes = [HeadShape(*row) for row in sizes[:, :3].tolist()]
+    batches = sizes[:, 3].astype(np.float64)
+    require(path, gpu, shapes, (batches, lengths), read, first)
     grids = {}
-    for shape, group in groups.items():
-        seconds = np.array([[to_seconds(text) for text in row[1:]] for row in group])
+    for shape in dict.fromkeys(shapes):
+        of_shape = np.array([other == shape for other in shapes])
+        seconds = read[of_shape]
         keep = ~np.isnan(seconds).all(axis=0)
-        batches = np.array([float(row[0]) for row in group])
-        grids[shape] = AttentionGrid(batches, lengths[keep], seconds[:, keep])
+        grids[shape] = AttentionGrid(batches[of_shape], lengths[keep], seconds[:, keep])
     return grids

@@ -12,6 +12,8 @@ from blendsim.specs import GpuSpec, ModelSpec
 
 #: The GEMMs of a decoder: the columns of gemm.csv, the keys of `gemm_shapes`, in this order.
 OPERATORS = ("qkv", "o", "gate_up", "down", "head")
+#: The sizes that decide a model's tables.
+SHAPE = ("hidden", "intermediate", "heads", "kv_heads", "head_dim", "vocab")
 
 
 def gemm_shapes(model: ModelSpec, tp: int) -> dict[str, tuple[int, int]]:
@@ -67,8 +69,7 @@ def derive_profile(atlas: KernelAtlas, gpu: GpuSpec, model: ModelSpec, tp: int) 
 
 def shape_of(model: ModelSpec) -> dict[str, int]:
     """The sizes that decide a model's tables (the number of layers does not)."""
-    names = ("hidden", "intermediate", "heads", "kv_heads", "head_dim", "vocab")
-    return {name: int(getattr(model, name)) for name in names}
+    return {name: int(getattr(model, name)) for name in SHAPE}
 
 
 def gemm_seconds(grid: GemmGrid, n: int, k: int) -> tuple[Floats, str]:

@@ -15,7 +15,7 @@ from blendsim.perf.fit import Shares, read_shares
 from blendsim.perf.model import StepModel, step_model, with_calibrations
 from blendsim.perf.overlap import FILE, FIT, SUM, fitted, read_points
 from blendsim.perf.profile import Profile
-from blendsim.perf.store import profiles_directory, read_profile
+from blendsim.perf.store import listed, profiles_directory, read_profile
 from blendsim.specs import System
 
 IMPORTED, MEASURED = "imported", "measured"  # what a user asks for, else a directory
@@ -48,7 +48,7 @@ def chosen_place(system: System, profile: str) -> Path | None:
         kept = f"*/{MEASURED}/*/tp*" if profile == MEASURED else "*/*/tp*"
         have = sorted(str(path.relative_to(root)) for path in root.glob(kept))
         raise ProfileError(
-            f"profile {profile!r}: no {place}; there are {', '.join(have) or 'none'}; measure it "
+            f"profile {profile!r}: no {place}; there are {listed(have)}; measure it "
             f"with `blendsim profile measure`, or add --profile {IMPORTED}"
         )
     return place

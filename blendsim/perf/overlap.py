@@ -23,6 +23,7 @@ SUM, MAX, TABLE, FIT = "sum", "max", "table", "fit"
 OVERLAPS = (SUM, MAX, TABLE, FIT)
 FILE = "overlap.csv"  # a profile's measured overlap: memory_over_compute, time_over_compute
 
+MEASURED_ON = "a100-80g"
 #: NanoFlow (OSDI'25, Table 3, A100): the share of its speed that decode attention keeps when it is
 #: given this share of the GPU; the GEMM beside it keeps the rest of the share.
 INTERFERENCE = ((0.2, 0.3), (0.4, 0.8), (0.8, 0.85), (0.9, 0.95))

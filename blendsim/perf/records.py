@@ -12,7 +12,7 @@ import numpy as np
 
 from blendsim.errors import ProfileError
 from blendsim.files import replacing, write_text
-from blendsim.perf.grids import Floats
+from blendsim.perf.grids import Floats, Ints
 
 MICRO = 1e-6
 
@@ -20,11 +20,6 @@ MICRO = 1e-6
 def to_text(seconds: float) -> str:
     """A time as written to disk, in µs; empty where nothing was measured."""
     return "" if np.isnan(seconds) else f"{seconds / MICRO:.6g}"
-
-
-def to_seconds(text: str) -> float:
-    """The inverse of `to_text`."""
-    return float(text) * MICRO if text else float("nan")
 
 
 def write_rows(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
@@ -55,16 +50,95 @@ def read_rows(path: Path, first: Sequence[str]) -> tuple[list[str], list[list[st
 
 
 def column(path: Path, rows: Sequence[Sequence[str]], index: int) -> Floats:
-    """One numeric column; ProfileError names the line that is none."""
+    """One numeric column, NaN for an empty cell; ProfileError names the line of what is no finite
+    number.
+    """
     values = np.empty(len(rows))
     for i, row in enumerate(rows):
         try:
             values[i] = float(row[index]) if row[index] else np.nan
         except ValueError as error:
+            raise ProfileError(f"{cell(path, i, index)}: {row[index]!r} is no number") from error
+        if row[index] and not np.isfinite(values[i]):
             raise ProfileError(
-                f"{path}: line {i + 2}, column {index + 1}: {row[index]!r} is no number"
-            ) from error
+                f"{cell(path, i, index)}: {row[index]!r} is no finite number; measure it "
+                "again, or correct it"
+            )
     return values
+
+
+def cell(path: Path, row: int, index: int) -> str:
+    """A cell of a table as errors name it; rows are counted from the one under the header."""
+    return f"{path}: line {row + 2}, column {index + 1}"
+
+
+def times(
+    path: Path, rows: Sequence[Sequence[str]], indices: Iterable[int], *, has_holes: bool = False
+) -> Floats:
+    """(rows, indices) seconds of columns of µs; ProfileError names the cell that is no time above
+    0, or empty unless the table `has_holes`.
+    """
+    indices = list(indices)
+    if not rows:
+        raise ProfileError(f"{path}: no rows under the header; add what was measured")
+    found = np.column_stack([column(path, rows, index) for index in indices])
+    for i, j in np.argwhere(found <= 0.0)[:1].tolist():
+        raise ProfileError(
+            f"{cell(path, i, indices[j])}: {rows[i][indices[j]]} µs is no time above 0; "
+            "measure it again, or correct it"
+        )
+    if not has_holes:
+        for i, j in np.argwhere(np.isnan(found))[:1].tolist():
+            raise ProfileError(f"{cell(path, i, indices[j])}: no time; this table has no holes")
+    return np.asarray(found * MICRO, np.float64)
+
+
+def keys(path: Path, rows: Sequence[Sequence[str]], count: int) -> Floats:
+    """(rows, count) of the first columns, by which rows ascend strictly, the first before all;
+    ProfileError names the cell that is no size above 0 and the line that is out of order.
+    """
+    found = np.column_stack([column(path, rows, index) for index in range(count)])
+    for i, j in np.argwhere(~(found > 0.0))[:1].tolist():
+        raise ProfileError(f"{cell(path, i, j)}: {rows[i][j]!r} is no size above 0")
+    order = found.tolist()
+    for i in range(1, len(order)):
+        if order[i] <= order[i - 1]:
+            this, last = (",".join(row[:count]) for row in (rows[i], rows[i - 1]))
+            at = next((j for j in range(count) if order[i][j] != order[i - 1][j]), count - 1)
+            raise ProfileError(
+                f"{cell(path, i, at)}: {this} after {last}; each row once, in ascending order"
+            )
+    return found
+
+
+def whole_keys(path: Path, rows: Sequence[Sequence[str]], count: int) -> Ints:
+    """`keys` that are whole numbers."""
+    found = keys(path, rows, count)
+    for i, j in np.argwhere(found != np.floor(found))[:1].tolist():
+        raise ProfileError(f"{cell(path, i, j)}: {rows[i][j]} is no whole number")
+    return found.astype(np.int64)
+
+
+def lengths_of(path: Path, header: Sequence[str], first: int) -> Floats:
+    """The lengths that head the columns from `first` on, strictly ascending; ProfileError names
+    the column that is not.
+    """
+    found: list[float] = []
+    for index, name in enumerate(header[first:], start=first):
+        try:
+            value = float(name)
+        except ValueError:
+            value = np.nan
+        least = found[-1] if found else 0.0
+        if not least < value < np.inf:
+            raise ProfileError(
+                f"{path}: line 1, column {index + 1}: {name!r} is no number above {least:g}; "
+                "columns are in ascending order"
+            )
+        found.append(value)
+    if len(found) < 2:
+        raise ProfileError(f"{path}: line 1: {len(found)} columns of times; measure two or more")
+    return np.array(found)
 
 
 def write_toml(path: Path, content: Mapping[str, Any]) -> None:

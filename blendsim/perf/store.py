@@ -16,16 +16,29 @@ import numpy as np
 from blendsim.errors import ProfileError
 from blendsim.files import make_directory
 from blendsim.perf.atlas import DIRECTORY, read_atlas
-from blendsim.perf.derive import OPERATORS, derive_profile, shape_of
+from blendsim.perf.derive import (
+    OPERATORS,
+    SHAPE,
+    derive_profile,
+    gemm_shapes,
+    head_shape,
+    shape_of,
+)
 from blendsim.perf.grids import AttentionGrid, ChunkTimes, Floats, Ints, ReduceGrid, SmallGrid
+from blendsim.perf.plausible import gpu_of, require_gemms, require_prompts, require_reads
 from blendsim.perf.profile import Profile
 from blendsim.perf.records import (
     MICRO,
+    cell,
     column,
+    keys,
+    lengths_of,
     read_rows,
     read_toml,
     require_keys,
+    times,
     to_text,
+    whole_keys,
     write_rows,
     write_toml,
 )
@@ -41,6 +54,7 @@ _SMALL_HEADER = ("tokens", *(f"{name}_us" for name in SMALL_OPERATORS))
 CHUNKS = "prefill_chunks"
 CHUNK_HEADER = ("tokens", "computed", "time_us")
 META = "meta.toml"
+MOST_LISTED = 5  # profiles that an error names
 #: The files of a profile; a GPU's kernels have the first four and the last.
 FILES = (
     "gemm.csv",
@@ -110,27 +124,34 @@ def write_attention(path: Path, grid: AttentionGrid) -> None:
 
 
 def read_profile(directory: Path) -> Profile:
-    """Read what `write_profile` wrote; refuses other files and unknown schema versions."""
+    """Read what `write_profile` wrote; refuses other files, unknown schema versions, and tables
+    with what is no time, out of order, or faster than the GPU.
+    """
     meta = read_toml(directory / META, SCHEMA, SCHEMA_VERSION)
     require_keys(directory / META, meta, _REQUIRED)
-    path = directory / "gemm.csv"
-    _, rows = read_rows(path, _GEMM_HEADER)
-    reduce = None
-    if meta["tp"] > 1:
-        reduce_path = directory / "all_reduce.csv"
-        _, pairs = read_rows(reduce_path, ["bytes", "time_us"])
-        sizes, times = (column(reduce_path, pairs, i) for i in (0, 1))
-        reduce = ReduceGrid(sizes, times * MICRO)
+    gpu, model = gpu_of(meta, ""), _model_of(meta)
+    tokens, gemm = _read_columns(directory / "gemm.csv", _GEMM_HEADER)
+    grids = []
+    for name, require in (("decode", require_reads), ("prefill", require_prompts)):
+        path = directory / f"{name}_attention.csv"
+        grids.append(grid := _read_grid(path))
+        if model is not None:
+            shapes = [head_shape(model, meta["tp"])] * len(grid.batches)
+            require(path, gpu, shapes, (grid.batches, grid.lengths), grid.seconds, 1)
+    _require_whole_prompts(directory / "prefill_attention.csv", grids[1])
+    if model is not None:
+        sizes = np.array([n * k for n, k in gemm_shapes(model, meta["tp"]).values()])
+        require_gemms(directory / "gemm.csv", gpu, 2.0 * tokens[:, None] * sizes, gemm, 1)
     own = ("schema", "version", *_HEAD)
     return Profile(
         gpu=meta["gpu"],
         model=meta["model"],
         tp=meta["tp"],
-        tokens=column(path, rows, 0).astype(np.int64),
-        gemm=np.column_stack([column(path, rows, i + 1) for i in range(len(OPERATORS))]) * MICRO,
-        decode=_read_grid(directory / "decode_attention.csv"),
-        prefill=_read_grid(directory / "prefill_attention.csv"),
-        reduce=reduce,
+        tokens=tokens,
+        gemm=gemm,
+        decode=grids[0],
+        prefill=grids[1],
+        reduce=_read_reduce(directory / "all_reduce.csv") if meta["tp"] > 1 else None,
         shape=meta["shape"],
         notes=tuple(meta["notes"]),
         meta={key: value for key, value in meta.items() if key not in own},
@@ -139,27 +160,71 @@ def read_profile(directory: Path) -> Profile:
     )
 
 
+def _model_of(meta: Mapping[str, Any]) -> ModelSpec | None:
+    """The sizes that a profile says it is of; None where they are none that its GPUs can share,
+    which no model asks for.
+    """
+    shape, tp = meta["shape"], meta["tp"]
+    sizes = [shape.get(name) for name in SHAPE] if isinstance(shape, Mapping) else [None]
+    if not all(type(size) is int and size > 0 for size in [*sizes, tp]):
+        return None
+    model = ModelSpec(meta["model"], 1, context=1, **{name: shape[name] for name in SHAPE})
+    return model if model.heads % tp == 0 else None
+
+
+def _read_columns(path: Path, header: Sequence[str]) -> tuple[Ints, Floats]:
+    """Sizes and seconds of a table of `_write_columns` without holes."""
+    _, rows = read_rows(path, header)
+    seconds = times(path, rows, range(1, len(header)))
+    return whole_keys(path, rows, 1)[:, 0], seconds
+
+
+def _read_reduce(path: Path) -> ReduceGrid:
+    _, rows = read_rows(path, ["bytes", "time_us"])
+    seconds = times(path, rows, [1])[:, 0]
+    return ReduceGrid(keys(path, rows, 1)[:, 0], seconds)
+
+
 def _read_small(path: Path) -> SmallGrid | None:
+    """Here a time of 0 is one that another operator includes."""
     if not path.exists():
         return None
     _, rows = read_rows(path, _SMALL_HEADER)
     columns = [column(path, rows, i + 1) for i in range(len(SMALL_OPERATORS))]
-    return SmallGrid(column(path, rows, 0).astype(np.int64), np.column_stack(columns) * MICRO)
+    seconds = np.column_stack(columns)
+    for i, j in np.argwhere(~(seconds >= 0.0))[:1].tolist():
+        raise ProfileError(f"{cell(path, i, j + 1)}: {rows[i][j + 1]!r} is no time of 0 or more")
+    return SmallGrid(whole_keys(path, rows, 1)[:, 0], seconds * MICRO)
 
 
 def _read_chunks(path: Path) -> ChunkTimes | None:
     if not path.exists():
         return None
     _, rows = read_rows(path, CHUNK_HEADER)
-    tokens, computed, times = (column(path, rows, i) for i in range(len(CHUNK_HEADER)))
-    return ChunkTimes(tokens, computed, times * MICRO)
+    seconds = times(path, rows, [2])[:, 0]
+    tokens, computed = (column(path, rows, i) for i in (0, 1))
+    return ChunkTimes(tokens, computed, seconds)
 
 
 def _read_grid(path: Path) -> AttentionGrid:
     header, rows = read_rows(path, ["batch"])
-    lengths = np.array([float(name) for name in header[1:]])
-    seconds = np.column_stack([column(path, rows, i + 1) for i in range(len(lengths))]) * MICRO
-    return AttentionGrid(column(path, rows, 0), lengths, seconds)
+    lengths = lengths_of(path, header, 1)
+    seconds = times(path, rows, range(1, len(header)), has_holes=True)
+    batches = keys(path, rows, 1)[:, 0]
+    if np.isnan(seconds[0, 0]):
+        raise ProfileError(f"{cell(path, 0, 1)}: no time; holes are filled from smaller sizes")
+    return AttentionGrid(batches, lengths, seconds)
+
+
+def _require_whole_prompts(path: Path, grid: AttentionGrid) -> None:
+    """ProfileError unless there are two batches of whole requests, the first without holes."""
+    whole = np.flatnonzero(grid.batches >= 1.0)
+    if len(whole) < 2:
+        raise ProfileError(f"{path}: {len(whole)} batches of 1 or more; measure two")
+    for j in np.flatnonzero(np.isnan(grid.seconds[whole[0]]))[:1].tolist():
+        raise ProfileError(
+            f"{cell(path, int(whole[0]), j + 1)}: no time; holes are filled from smaller batches"
+        )
 
 
 def profiles_directory() -> Path:
@@ -183,7 +248,7 @@ def load_profile(
     root = directory or profiles_directory()
     if not (root / gpu.name).is_dir():
         have = sorted(path.name for path in root.iterdir() if path.is_dir())
-        raise ProfileError(f"{root}: no profile for {gpu.name}; there are {', '.join(have)}")
+        raise ProfileError(f"{root}: no profile for {gpu.name}; there are {listed(have)}")
     shape = shape_of(model)
     places = sorted((root / gpu.name).glob(f"*/tp{tp}"), key=lambda p: p.parent.name != model.name)
     for place in places:
@@ -195,9 +260,15 @@ def load_profile(
         have = sorted(f"{p.parent.name}/{p.name}" for p in (root / gpu.name).glob("*/tp*"))
         raise ProfileError(
             f"{root / gpu.name}: no profile for {model.name} tp{tp} and no kernels/ "
-            f"to cut it from; there are {', '.join(have) or 'none'}"
+            f"to cut it from; there are {listed(have)}"
         )
     return derive_profile(_atlas(kernels), gpu, model, tp)
+
+
+def listed(names: Sequence[str]) -> str:
+    """The first of some names and how many more there are, for an error's one line."""
+    more = len(names) - MOST_LISTED
+    return ", ".join(names[:MOST_LISTED]) + (f" and {more:,} more" if more > 0 else "") or "none"
 
 
 _atlas = cache(read_atlas)

@@ -1,0 +1,103 @@
+"""What no kernel can do: times of a table that would have a GPU compute or read faster than it can
+are in another unit, or another GPU's.
+
+The margins are those of physics, not of taste. In the tables that are shipped GEMMs reach 0.97 of
+the peak at most, attention of prompts 0.68 and reads that no cache holds 0.98 of the bandwidth;
+an L40S, whose cache holds 96 MB, reads what is in it at 2.8 times the memory's.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from blendsim.errors import ProfileError
+from blendsim.perf.grids import Floats, HeadShape
+from blendsim.perf.records import cell
+from blendsim.specs import BYTES_PER_VALUE, GPUS, GpuSpec
+
+#: Of the data sheet's figure, which is stated at a clock that GPUs exceed: an H100's 989 TFLOP/s
+#: are at 1,830 MHz, and it runs at 1,980 at most, 8 % more.
+OVER_PEAK = 1.1
+OVER_BANDWIDTH = 2.0  # reads that no cache holds
+CACHED_OVER_BANDWIDTH = 10.0  # smaller ones
+UNCACHED_BYTES = 1 << 29  # four times the largest cache there is
+
+
+def gpu_of(meta: Mapping[str, Any], otherwise: str) -> GpuSpec | None:
+    """The GPU that a meta.toml names, None where it is not among those known."""
+    return GPUS.get(str(meta.get("gpu", otherwise)))
+
+
+def require_gemms(
+    path: Path, gpu: GpuSpec | None, operations: Floats, seconds: Floats, first: int
+) -> None:
+    """ProfileError names the GEMM of (rows, columns) that is faster than `gpu`; `first` is the
+    index of the first column of times.
+    """
+    if gpu is not None:
+        _require_computed(path, gpu, operations, seconds, first)
+
+
+def require_prompts(
+    path: Path,
+    gpu: GpuSpec | None,
+    shapes: Sequence[HeadShape],
+    sizes: tuple[Floats, Floats],
+    seconds: Floats,
+    first: int,
+) -> None:
+    """The same of causal attention of whole prompts: a shape and a batch a row, a length a
+    column.
+    """
+    if gpu is not None:
+        width = np.array([shape.heads * shape.head_dim for shape in shapes])
+        batches, lengths = sizes
+        pairs = batches[:, None] * (lengths * (lengths + 1.0) / 2.0)
+        _require_computed(path, gpu, 4.0 * width[:, None] * pairs, seconds, first)
+
+
+def require_reads(
+    path: Path,
+    gpu: GpuSpec | None,
+    shapes: Sequence[HeadShape],
+    sizes: tuple[Floats, Floats],
+    seconds: Floats,
+    first: int,
+) -> None:
+    """ProfileError names the decode attention that reads KV faster than `gpu` can."""
+    if gpu is None:
+        return
+    token = np.array([2 * BYTES_PER_VALUE * s.kv_heads * s.head_dim for s in shapes])
+    batches, lengths = sizes
+    moved = (token * batches)[:, None] * lengths
+    over = np.where(moved >= UNCACHED_BYTES, OVER_BANDWIDTH, CACHED_OVER_BANDWIDTH)
+    at = _fastest(moved / seconds / (over * gpu.bandwidth))
+    if at is not None:
+        i, j = at
+        raise ProfileError(
+            f"{cell(path, i, first + j)}: KV read at {moved[i, j] / seconds[i, j] / 1e9:,.0f} GB/s "
+            f"by a GPU whose memory has {gpu.bandwidth / 1e9:,.0f}: are the times in microseconds?"
+        )
+
+
+def _require_computed(
+    path: Path, gpu: GpuSpec, operations: Floats, seconds: Floats, first: int
+) -> None:
+    at = _fastest(operations / seconds / (OVER_PEAK * gpu.flops))
+    if at is not None:
+        i, j = at
+        raise ProfileError(
+            f"{cell(path, i, first + j)}: {operations[i, j] / seconds[i, j] / 1e12:,.0f} TFLOP/s "
+            f"of a GPU that has {gpu.flops / 1e12:,.0f}: are the times in microseconds?"
+        )
+
+
+def _fastest(shares: NDArray[np.float64]) -> tuple[int, int] | None:
+    """Where the largest share is, None if none is above 1. Holes are NaN."""
+    if not (shares > 1.0).any():
+        return None
+    i, j = np.unravel_index(int(np.nanargmax(shares)), shares.shape)
+    return int(i), int(j)
