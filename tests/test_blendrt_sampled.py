@@ -70,7 +70,8 @@ def test_counts_come_in_pieces_of_any_size(monkeypatch: pytest.MonkeyPatch) -> N
 def test_plain_twin_of_the_loop_runs_the_same_steps() -> None:
     job = some_plan()
     rows = np.zeros((40, len(COUNTS)), np.int64)
-    assert ahead.advance.py_func(job.core(0).state, rows) == 40
+    core = job.core(0)
+    assert ahead.advance.py_func(core.kind, core.state, rows) == 40
     assert np.array_equal(rows, counts_of(job)[:40])
 
 

@@ -187,6 +187,12 @@ def schedule_round(state: State, rounds: Rounds) -> None:
 
 
 @kernel
+def has_rounds_left(state: State) -> bool:
+    """`batcher.has_work` for rounds, whose line is another: whether requests run or wait."""
+    return state.scalars[0].done < len(state.requests)
+
+
+@kernel
 def commit_round(state: State, rounds: Rounds) -> None:
     """Record that the scheduled step was computed: prompts can be hit and decode from now on,
     outputs grow, requests end.

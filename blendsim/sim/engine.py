@@ -11,24 +11,20 @@ from blendsim.compiled import kernel
 from blendsim.perf.model import StepModel
 from blendsim.perf.step import StepCosts, StepTimes, step_costs, step_seconds
 from blendsim.request import Ints
+from blendsim.serving import batcher
 from blendsim.serving.batcher import (
     DECODE_REQUESTS,
     FINISHED,
     PREEMPTED,
     PREEMPTED_TOKENS,
     PREFILL_TOKENS,
-    commit,
-    has_work,
     keep_counts,
-    schedule,
 )
 from blendsim.serving.core import ServingCore
 from blendsim.serving.flavour import Flavour
 from blendsim.serving.handover import can_receive
-from blendsim.serving.round_state import Rounds
-from blendsim.serving.rounds import commit_round, schedule_round
 from blendsim.serving.state import NONE, State
-from blendsim.serving.turned import commit_turned, schedule_turned
+from blendsim.serving.step import StepKind, commit, has_work, schedule
 from blendsim.specs import HostMemory
 from blendsim.steplog import COUNTS, TIMES
 
@@ -63,6 +59,7 @@ def note_times(times: NDArray[np.float64], now: float, took: StepTimes, transfer
 
 @kernel
 def run_steps(
+    kind: StepKind,
     state: State,
     costs: StepCosts,
     start: float,
@@ -71,7 +68,8 @@ def run_steps(
     times: NDArray[np.float64],
     link: NDArray[np.float64],
 ) -> int:
-    """Run steps from time `start` until all is done, `until` is passed or the log's rows are full.
+    """Run steps of a kind from time `start` until all is done, `until` is passed or the log's rows
+    are full.
 
     `link` holds the seconds a KV block takes to or from host memory, and those of a message. A
     step's transfers run beside it, in both directions at once.
@@ -81,72 +79,17 @@ def run_steps(
     """
     now = start
     for row in range(len(counts)):
-        if now >= until or not has_work(state):
+        if now >= until or not has_work(kind, state):
             return row
-        schedule(state)
+        schedule(kind, state)
         step = state.counts
         if step[0] + step[3] == 0:
             return -1 - row
         took = step_seconds(costs, step)
         transfer = link_seconds(link, step)
-        commit(state)
+        commit(kind, state)
         keep_counts(counts, row, step)
         now = note_times(times[row], now, took, transfer)
-    return len(counts)
-
-
-@kernel
-def run_turned(
-    state: State,
-    costs: StepCosts,
-    start: float,
-    until: float,
-    counts: NDArray[np.int64],
-    times: NDArray[np.float64],
-    link: NDArray[np.float64],
-) -> int:
-    """`run_steps` for an engine whose knobs are turned."""
-    now = start
-    for row in range(len(counts)):
-        if now >= until or not has_work(state):
-            return row
-        schedule_turned(state)
-        step = state.counts
-        if step[0] + step[3] == 0:
-            return -1 - row
-        took = step_seconds(costs, step)
-        transfer = link_seconds(link, step)
-        commit_turned(state)
-        keep_counts(counts, row, step)
-        now = note_times(times[row], now, took, transfer)
-    return len(counts)
-
-
-@kernel
-def run_rounds(
-    state: State,
-    rounds: Rounds,
-    costs: StepCosts,
-    start: float,
-    until: float,
-    counts: NDArray[np.int64],
-    times: NDArray[np.float64],
-) -> int:
-    """`run_steps` for a flavour that works in rounds. A loop of its own, so that each is compiled
-    only where it is used and neither slows the other.
-    """
-    now = start
-    for row in range(len(counts)):
-        if state.scalars[0].done == len(state.requests) or now >= until:
-            return row
-        schedule_round(state, rounds)
-        step = state.counts
-        if step[0] + step[3] == 0:
-            return -1 - row
-        took = step_seconds(costs, step)
-        commit_round(state, rounds)
-        keep_counts(counts, row, step)
-        now = note_times(times[row], now, took, 0.0)
     return len(counts)
 
 
@@ -167,14 +110,14 @@ def run_to_message(
     """
     now = start
     for row in range(len(counts)):
-        if now >= until or not has_work(state):
+        if now >= until or not batcher.has_work(state):
             return row
-        schedule(state)
+        batcher.schedule(state)
         step = state.counts
         if step[0] + step[3] == 0:
             return row
         took = step_seconds(costs, step)
-        commit(state)
+        batcher.commit(state)
         keep_counts(counts, row, step)
         now = note_times(times[row], now, took, 0.0)
         if state.scalars[0].completed > 0 or (offered != NONE and can_receive(state, offered)):
@@ -225,16 +168,10 @@ class Replica:
         """Run until done or until the first step that starts at or after `until`; returns the time
         reached.
         """
-        is_turned = self.core.is_turned  # slow to ask beside a thousand steps
         while not self.core.is_done and self.now < until:
             counts, times = self._free_rows()
-            rest = (self._costs, self.now, until, counts, times)
-            if is_turned:
-                rows = run_turned(self.core.state, *rest, self._link)
-            elif self.core.rounds is None:
-                rows = run_steps(self.core.state, *rest, self._link)
-            else:
-                rows = run_rounds(self.core.state, self.core.rounds, *rest)
+            rest = (self._costs, self.now, until, counts, times, self._link)
+            rows = run_steps(self.core.kind, self.core.state, *rest)
             assert rows >= 0, (
                 f"step {self._rows - 1 - rows}: nothing can run though requests are left"
             )
