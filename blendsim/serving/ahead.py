@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from blendsim.compiled import kernel
 from blendsim.request import Ints
-from blendsim.serving.batcher import keep_counts
+from blendsim.serving.columns import keep_counts, step_tokens
 from blendsim.serving.core import ServingCore
 from blendsim.serving.state import State
 from blendsim.serving.step import StepKind, commit, has_work, schedule
@@ -28,7 +28,7 @@ def advance(kind: StepKind, state: State, counts: NDArray[np.int64]) -> int:
         if not has_work(kind, state):
             return row
         schedule(kind, state)
-        if state.counts[0] + state.counts[3] == 0:
+        if step_tokens(state.counts) == 0:
             return -1 - row
         commit(kind, state)
         keep_counts(counts, row, state.counts)

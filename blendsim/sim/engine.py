@@ -12,13 +12,14 @@ from blendsim.perf.model import StepModel
 from blendsim.perf.step import StepCosts, StepTimes, step_costs, step_seconds
 from blendsim.request import Ints
 from blendsim.serving import batcher
-from blendsim.serving.batcher import (
-    DECODE_REQUESTS,
+from blendsim.serving.columns import (
     FINISHED,
+    LOADED_BLOCKS,
     PREEMPTED,
     PREEMPTED_TOKENS,
-    PREFILL_TOKENS,
+    STORED_BLOCKS,
     keep_counts,
+    step_tokens,
 )
 from blendsim.serving.core import ServingCore
 from blendsim.serving.flavour import Flavour
@@ -28,8 +29,6 @@ from blendsim.serving.step import StepKind, commit, has_work, schedule
 from blendsim.specs import HostMemory
 from blendsim.steplog import COUNTS, TIMES
 
-STORED_BLOCKS = COUNTS.index("stored_blocks")
-LOADED_BLOCKS = COUNTS.index("loaded_blocks")
 _FIRST_ROWS = 1 << 14
 _FEW_ROWS = 1 << 12  # without a log: written over again and again
 #: A log that is full grows eightfold to this, then twofold: little is copied, and what is never
@@ -83,7 +82,7 @@ def run_steps(
             return row
         schedule(kind, state)
         step = state.counts
-        if step[0] + step[3] == 0:
+        if step_tokens(step) == 0:
             return -1 - row
         took = step_seconds(costs, step)
         transfer = link_seconds(link, step)
@@ -114,7 +113,7 @@ def run_to_message(
             return row
         batcher.schedule(state)
         step = state.counts
-        if step[0] + step[3] == 0:
+        if step_tokens(step) == 0:
             return row
         took = step_seconds(costs, step)
         batcher.commit(state)
@@ -192,7 +191,7 @@ class Replica:
         if rows:
             self._counts[self._rows - rows, _LOST] += self._unlogged
             self._unlogged[:] = 0
-        if step[PREFILL_TOKENS] + step[DECODE_REQUESTS] == 0:
+        if step_tokens(step) == 0:
             self._unlogged += step[_LOST]
             step[_LOST] = 0
         return rows
