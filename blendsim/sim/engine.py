@@ -105,7 +105,8 @@ def run_to_message(
     """`run_steps` for a replica of a prefill or decode pool: it also stops after a step in which a
     prompt ended, or when there is room for the `offered` request (NONE: nothing is offered).
 
-    A step that can compute nothing is no fault here: something outside has to happen first.
+    Pools make the batcher's steps alone. One that can compute nothing is no fault here: something
+    outside has to happen first.
     """
     now = start
     for row in range(len(counts)):
