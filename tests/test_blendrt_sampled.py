@@ -32,7 +32,6 @@ from blendsim.request import Prompts, from_lengths
 from blendsim.serving import ahead
 from blendsim.serving.ahead import all_counts, visit
 from blendsim.serving.flavour import find_flavour
-from blendsim.serving.knobs import Knobs
 from blendsim.settings import Settings
 from blendsim.steplog import COUNTS, MEASURED_ROWS, StepLog
 
@@ -71,18 +70,9 @@ def test_counts_come_in_pieces_of_any_size(monkeypatch: pytest.MonkeyPatch) -> N
 def test_plain_twin_of_the_loop_runs_the_same_steps() -> None:
     job = some_plan()
     rows = np.zeros((40, len(COUNTS)), np.int64)
-    assert ahead.advance.py_func(job.core(0).state, rows) == 40
+    core = job.core(0)
+    assert ahead.advance.py_func(core.kind, core.state, rows) == 40
     assert np.array_equal(rows, counts_of(job)[:40])
-
-
-def test_engines_with_another_loop_are_not_run_ahead() -> None:
-    turned = Knobs(long_prefill_token_threshold=16)
-    for name, knobs, why in (("sglang", Knobs(), "rounds"), ("vllm", turned, "knobs")):
-        job = some_plan()._replace(flavour=find_flavour(name, knobs=knobs))
-        with pytest.raises(AssertionError, match=why):
-            all_counts(job.core(0))
-        with pytest.raises(AssertionError, match=why):
-            next(visit(job.core(0), np.array([3])))
 
 
 # ---- steps as they stood

@@ -58,7 +58,9 @@ def test_plain_twin_runs_the_same_steps() -> None:
     problem, plan = planned(some_requests(9))
     core, costs = core_of_plan(problem, plan), step_costs(problem.model, True, True)
     counts, times = np.zeros((500, len(COUNTS)), np.int64), np.zeros((500, len(TIMES)))
-    rows = engine.run_steps.py_func(core.state, costs, 0.0, np.inf, counts, times, NO_LINK)
+    rows = engine.run_steps.py_func(
+        core.kind, core.state, costs, 0.0, np.inf, counts, times, NO_LINK
+    )
     log = log_of(problem, plan)
     assert np.array_equal(counts[:rows], log.counts)
     assert np.array_equal(times[:rows], log.times)
@@ -69,9 +71,9 @@ def test_plain_twin_stops_at_the_time_and_at_the_end_of_its_rows() -> None:
     core, costs = core_of_plan(problem, plan), step_costs(problem.model, True, True)
     counts, times = np.zeros((5, len(COUNTS)), np.int64), np.zeros((5, len(TIMES)))
     run = engine.run_steps.py_func
-    assert run(core.state, costs, 1.0, 1.0, counts, times, NO_LINK) == 0
-    assert run(core.state, costs, 0.0, 1e-9, counts, times, NO_LINK) == 1
-    assert run(core.state, costs, 0.0, np.inf, counts, times, NO_LINK) == 5
+    assert run(core.kind, core.state, costs, 1.0, 1.0, counts, times, NO_LINK) == 0
+    assert run(core.kind, core.state, costs, 0.0, 1e-9, counts, times, NO_LINK) == 1
+    assert run(core.kind, core.state, costs, 0.0, np.inf, counts, times, NO_LINK) == 5
 
 
 def test_run_in_pieces_is_the_run_in_one_go(monkeypatch: pytest.MonkeyPatch) -> None:

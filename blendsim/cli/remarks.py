@@ -115,12 +115,14 @@ def _is_measured_too(settings: "Settings") -> bool:
 
 def _overlap_is_borrowed(settings: "Settings") -> bool:
     """Whether steps are priced by the table of an A100 on another GPU."""
-    from blendsim.perf.measured import IMPORTED
-    from blendsim.perf.overlap import MEASURED_ON, TABLE, default_overlap
+    from blendsim.perf.measured import chosen_place
+    from blendsim.perf.overlap import FILE, FIT, MEASURED_ON, TABLE, default_overlap
 
     overlap = settings.overlap
-    if overlap == "auto" and settings.profile == IMPORTED:
-        overlap = default_overlap(settings.system)
+    if overlap == "auto":
+        place = chosen_place(settings.system, settings.profile)
+        has_own = place is not None and (place / FILE).exists()
+        overlap = FIT if has_own else default_overlap(settings.system)
     return overlap == TABLE and settings.gpu != MEASURED_ON
 
 

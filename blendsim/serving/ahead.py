@@ -1,7 +1,6 @@
 """Running the core ahead: every step's counts, or a few steps to look at, with nothing executed.
 
-Output lengths are forced, so what a core schedules never waits for a token or a clock. Engines that
-work in rounds (SGLang's), or with vLLM's knobs turned, are refused.
+Output lengths are forced, so what a core schedules never waits for a token or a clock.
 """
 
 from collections.abc import Iterator
@@ -11,26 +10,27 @@ from numpy.typing import NDArray
 
 from blendsim.compiled import kernel
 from blendsim.request import Ints
-from blendsim.serving.batcher import commit, keep_counts, schedule
+from blendsim.serving.columns import keep_counts, step_tokens
 from blendsim.serving.core import ServingCore
 from blendsim.serving.state import State
+from blendsim.serving.step import StepKind, commit, has_work, schedule
 from blendsim.steplog import COUNTS
 
 _ROWS = 1 << 14  # steps a compiled call
 
 
 @kernel
-def advance(state: State, counts: NDArray[np.int64]) -> int:
+def advance(kind: StepKind, state: State, counts: NDArray[np.int64]) -> int:
     """Run one step a row of `counts` (rows, COUNTS), or until all is done; returns the steps run,
     or −1 − steps if the next one would compute nothing although requests are left.
     """
     for row in range(len(counts)):
-        if state.scalars[0].done == len(state.requests):
+        if not has_work(kind, state):
             return row
-        schedule(state)
-        if state.counts[0] + state.counts[3] == 0:
+        schedule(kind, state)
+        if step_tokens(state.counts) == 0:
             return -1 - row
-        commit(state)
+        commit(kind, state)
         keep_counts(counts, row, state.counts)
     return len(counts)
 
@@ -63,9 +63,6 @@ def visit(core: ServingCore, steps: Ints) -> Iterator[int]:
 
 
 def _advance(core: ServingCore, rows: Ints) -> int:
-    # NOTE: `advance` knows one loop of three; the others' steps would be other ones.
-    assert core.rounds is None, "an engine that works in rounds cannot be run ahead"
-    assert not core.is_turned, "a core with vLLM's knobs turned cannot be run ahead"
-    done = int(advance(core.state, rows))
+    done = int(advance(core.kind, core.state, rows))
     assert done >= 0, f"step {-1 - done}: nothing can run though requests are left"
     return done

@@ -8,12 +8,18 @@ back after a preemption recomputes its prompt and what it had generated; the las
 one it would have decoded, and is counted as a decode read.
 """
 
-import numpy as np
-from numpy.typing import NDArray
-
 from blendsim.compiled import kernel
 from blendsim.serving.admission import admit
 from blendsim.serving.cascade import join_readers, leave_readers, note_shared_reads
+from blendsim.serving.columns import (
+    FINISHED,
+    PREEMPTED,
+    PREEMPTED_TOKENS,
+    count_admitted,
+    count_decodes,
+    count_engine,
+    note_chunk,
+)
 from blendsim.serving.forecast import forget, renew_estimates
 from blendsim.serving.host import has_host, store_private
 from blendsim.serving.kinds import leave_kind
@@ -35,25 +41,6 @@ from blendsim.serving.pacing import (
 from blendsim.serving.sides import generated_tokens, leave_side
 from blendsim.serving.state import DECODING, DONE, NONE, WAITING, State
 from blendsim.serving.trim import trim
-from blendsim.steplog import COUNTS
-
-PREFILL_TOKENS = COUNTS.index("prefill_tokens")
-PREFILL_REQUESTS = COUNTS.index("prefill_requests")
-PREFILL_PAIRS = COUNTS.index("prefill_pairs")
-DECODE_REQUESTS = COUNTS.index("decode_requests")
-CONTEXT_TOKENS = COUNTS.index("context_tokens")
-SAMPLED_TOKENS = COUNTS.index("sampled_tokens")
-HIT_TOKENS = COUNTS.index("hit_tokens")
-ADMITTED = COUNTS.index("admitted")
-FINISHED = COUNTS.index("finished")
-PREEMPTED = COUNTS.index("preempted")
-PREEMPTED_TOKENS = COUNTS.index("preempted_tokens")
-RUNNING = COUNTS.index("running")
-WAITING_REQUESTS = COUNTS.index("waiting")
-HELD_BLOCKS = COUNTS.index("held_blocks")
-CACHED_BLOCKS = COUNTS.index("cached_blocks")
-LEFT_TOKENS = COUNTS.index("left_tokens")
-RIGHT_TOKENS = COUNTS.index("right_tokens")
 
 
 @kernel
@@ -150,29 +137,10 @@ def run_chunk(state: State, request: int, tokens: int) -> None:
     """Compute the next `tokens` of the request's prompt in this step."""
     s = state.scalars[0]
     r = state.requests[request]
-    counts = state.counts
-    before = r.computed
     held = s.shared_held
-    extend(state, request, before, before + tokens)
+    extend(state, request, r.computed, r.computed + tokens)
     s.fresh_blocks = s.shared_held - held
-    r.computed += tokens
-    state.chunk[0, s.chunks] = request
-    state.chunk[1, s.chunks] = before
-    state.chunk[2, s.chunks] = tokens
-    s.chunks += 1
-    s.prefilling = request
-    if r.computed == r.target:
-        s.prefilling = NONE
-        state.ended[s.completed] = request
-        s.completed += 1
-        if r.generated > 0:  # the last token is a decode that was lost: see the module's docstring
-            tokens -= 1
-            counts[DECODE_REQUESTS] += 1
-            counts[CONTEXT_TOKENS] += r.target
-    if tokens > 0:
-        counts[PREFILL_REQUESTS] += 1
-        counts[PREFILL_TOKENS] += tokens
-        counts[PREFILL_PAIRS] += tokens * before + tokens * (tokens + 1) // 2
+    note_chunk(state, request, tokens)
 
 
 @kernel
@@ -209,8 +177,7 @@ def continue_prefill(state: State, budget: int) -> int:
 def schedule(state: State) -> None:
     """Decide what the next step computes; `state.counts` and `state.chunk` hold it."""
     s = state.scalars[0]
-    counts = state.counts
-    counts[:] = 0
+    state.counts[:] = 0
     s.chunks = 0
     s.completed = 0
     s.opened = 0
@@ -218,7 +185,7 @@ def schedule(state: State) -> None:
     open_decode_blocks(state)
     # NOTE: counted now: a request preempted below was to decode in this step and does not.
     budget = continue_prefill(state, max(0, step_budget(state) - s.decodes))
-    if counts[PREEMPTED] == 0:
+    if state.counts[PREEMPTED] == 0:
         while budget > 0 and s.running < s.max_running:
             k = next_to_enter(state)
             if k == NONE:
@@ -226,24 +193,15 @@ def schedule(state: State) -> None:
             r = state.requests[k]
             hit = admit(state, k)
             note_admitted(state, k, hit)
-            if r.was_preempted == 0:
-                counts[HIT_TOKENS] += hit  # what a request finds again of its own is not sharing
-            counts[ADMITTED] += 1
+            count_admitted(state, k, hit)
             tokens = min(budget, r.target - r.computed)
             run_chunk(state, k, tokens)
             budget -= tokens
     # NOTE: a chunk's blocks have left host memory, so that a cut one would leave a gap before it.
     if s.dense_multiple > 1 and not has_host(state):
         trim(state)
-    counts[DECODE_REQUESTS] += s.decodes
-    counts[CONTEXT_TOKENS] += s.context
-    counts[SAMPLED_TOKENS] = s.decodes + s.completed
-    counts[RUNNING] = s.running
-    counts[WAITING_REQUESTS] = s.requeued + s.back - s.front + 1 - holes(state)
-    counts[HELD_BLOCKS] = s.shared_held + s.private
-    counts[CACHED_BLOCKS] = s.idle
-    counts[LEFT_TOKENS] = s.left_reserved
-    counts[RIGHT_TOKENS] = s.right_reserved
+    count_decodes(state)
+    count_engine(state, s.requeued + s.back - s.front + 1 - holes(state))
     note_shared_reads(state)
 
 
@@ -293,11 +251,3 @@ def has_work(state: State) -> bool:
     """Whether requests run or wait here."""
     s = state.scalars[0]
     return s.running + s.requeued > 0 or s.front <= s.back
-
-
-@kernel
-def keep_counts(counts: NDArray[np.int64], row: int, step: NDArray[np.int64]) -> None:
-    """Write the counts of a step into a row of the log."""
-    # NOTE: one by one, as numba would make a copy of the whole row in case the two overlap.
-    for k in range(len(step)):
-        counts[row, k] = step[k]

@@ -11,10 +11,8 @@ import numpy as np
 
 from blendsim.compiled import kernel_where
 from blendsim.request import Ints
+from blendsim.serving.columns import SHARED_READS
 from blendsim.serving.state import DECODING, State
-from blendsim.steplog import COUNTS
-
-SHARED_READS = COUNTS.index("shared_reads")
 
 
 class Cascade(NamedTuple):

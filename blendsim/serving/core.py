@@ -12,7 +12,7 @@ from blendsim.batch import Batch
 from blendsim.plan import DUAL_SCAN, Plan
 from blendsim.prefix import SortedPrompts
 from blendsim.request import Ints, Workload
-from blendsim.serving import batcher, ending, rounds, turned
+from blendsim.serving import ending, step
 from blendsim.serving.cascade import check_cascade
 from blendsim.serving.flavour import Flavour
 from blendsim.serving.fresh import Seen, block_paths, new_state
@@ -58,6 +58,11 @@ class ServingCore:
         self.state = state
         self.rows = rows
         self.rounds = rounds  # of a flavour that works in rounds
+        s = state.scalars[0]
+        is_turned = s.watermark > 0 or s.long_prefill > 0 or s.prefill_interval > 1
+        self.kind = step.StepKind(
+            rounds=() if rounds is None else (rounds,), turned=(True,) if is_turned else ()
+        )
         self.number = number  # of this replica, in `holder`
         self.holder = np.full(len(rows), number) if holder is None else holder
         self._capacity = int(state.scalars[0].capacity)
@@ -106,37 +111,24 @@ class ServingCore:
     @property
     def is_turned(self) -> bool:
         """Whether a rule of vLLM's knobs binds, beyond fewer running requests."""
-        s = self.state.scalars[0]
-        return bool(s.watermark or s.long_prefill or s.prefill_interval > 1)
+        return bool(self.kind.turned)
 
     @property
     def is_done(self) -> bool:
         """Whether no request is left here: all have their whole output."""
-        if self.rounds is not None:
-            return int(self.state.scalars[0].done) == len(self.state.requests)
-        return not batcher.has_work(self.state) and int(self.state.scalars[0].arriving) == 0
+        return not step.has_work(self.kind, self.state) and int(self.state.scalars[0].arriving) == 0
 
     def step(self) -> Batch:
         """Decide the next step. Execute it, then `commit()`; not to be called when done."""
         assert not self.is_done, "all requests are done"
-        if self.is_turned:
-            turned.schedule_turned(self.state)
-        elif self.rounds is None:
-            batcher.schedule(self.state)
-        else:
-            rounds.schedule_round(self.state, self.rounds)
+        step.schedule(self.kind, self.state)
         batch = Batch(*(int(count) for count in self.state.counts[: len(Batch._fields)]))
         assert batch.tokens > 0, "a step computes something while requests are left"
         return batch
 
     def commit(self) -> None:
         """Record that the step was executed."""
-        if self.is_turned:
-            turned.commit_turned(self.state)
-        elif self.rounds is None:
-            batcher.commit(self.state)
-        else:
-            rounds.commit_round(self.state, self.rounds)
+        step.commit(self.kind, self.state)
 
     def end(self, requests: Ints) -> int:
         """What these requests (numbers in the core) have generated, a token at least, is their
@@ -161,7 +153,7 @@ class ServingCore:
         chunk = self.state.chunk[:, : int(s.chunks)]
         mine = self.holder == self.number
         decoding = np.flatnonzero(mine & (self.state.requests.status == DECODING))
-        if self.rounds is not None and not self.rounds.scalars[0].decoded:
+        if not step.decodes_join(self.kind):
             decoding = decoding[:0]
         requests: Any = self.state.requests[decoding]
         context = requests.start_context + int(s.step) - requests.start_step

@@ -12,7 +12,8 @@ import numpy as np
 
 from blendsim.compiled import kernel, kernel_where, rare_kernel
 from blendsim.request import Ints
-from blendsim.serving.batcher import FINISHED, finish, stop_decoding
+from blendsim.serving.batcher import finish, stop_decoding
+from blendsim.serving.columns import FINISHED
 from blendsim.serving.host import forget_hosted, has_host, hosted_blocks
 from blendsim.serving.kv import append_node, private_blocks, unlink_node
 from blendsim.serving.pacing import note_finished

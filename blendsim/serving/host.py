@@ -18,12 +18,8 @@ from typing import Any
 import numpy as np
 
 from blendsim.compiled import kernel
+from blendsim.serving.columns import LOADED_BLOCKS, PREEMPTED_TOKENS, STORED_BLOCKS
 from blendsim.serving.state import NONE, WAITING, State
-from blendsim.steplog import COUNTS
-
-STORED_BLOCKS = COUNTS.index("stored_blocks")
-LOADED_BLOCKS = COUNTS.index("loaded_blocks")
-PREEMPTED_TOKENS = COUNTS.index("preempted_tokens")
 
 
 @kernel

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from blendsim.compiled import allocating_kernel, kernel, kernel_where
 from blendsim.pacing import Pacing
 from blendsim.request import Ints
+from blendsim.serving.columns import CONTEXT_TOKENS, step_tokens
 from blendsim.serving.kinds import KIND, correction, spread_of
 from blendsim.serving.price import Overlap, choose_sizes, token_price, tokens_at
 from blendsim.serving.reads import (
@@ -23,11 +24,6 @@ from blendsim.serving.reads import (
 )
 from blendsim.serving.remaining import foresee, steps_for_compute
 from blendsim.serving.state import LEFT, NONE, State
-from blendsim.steplog import COUNTS
-
-PREFILL_TOKENS = COUNTS.index("prefill_tokens")
-DECODE_REQUESTS = COUNTS.index("decode_requests")
-CONTEXT_TOKENS = COUNTS.index("context_tokens")
 
 PACE = np.dtype(
     [
@@ -238,7 +234,7 @@ def note_step(state: State) -> None:
     p.reads_left -= state.counts[CONTEXT_TOKENS]
     row = table_row(state)
     if state.pace[0].table[row, 1] > state.pace[0].table[row, 0]:
-        tokens = state.counts[PREFILL_TOKENS] + state.counts[DECODE_REQUESTS]
+        tokens = step_tokens(state.counts)
         p.credit = min(max(p.credit + state.pace[0].table[row, 2] - tokens, -CREDIT), CREDIT)
     else:
         p.credit = 0.0

@@ -5,7 +5,8 @@ computed stays cached; what it generated since is lost.
 """
 
 from blendsim.compiled import kernel, rare_kernel
-from blendsim.serving.batcher import PREEMPTED, PREEMPTED_TOKENS, leave, stop_decoding
+from blendsim.serving.batcher import leave, stop_decoding
+from blendsim.serving.columns import PREEMPTED, PREEMPTED_TOKENS
 from blendsim.serving.kv import take_blocks
 from blendsim.serving.line import join_line
 from blendsim.serving.new_tokens import settle

@@ -9,27 +9,15 @@ requests of one round compute a common prefix once each, and all but one copy is
 
 from blendsim.compiled import kernel
 from blendsim.serving.admission import admit
-from blendsim.serving.batcher import (
-    ADMITTED,
-    CACHED_BLOCKS,
-    CONTEXT_TOKENS,
-    DECODE_REQUESTS,
-    HELD_BLOCKS,
-    HIT_TOKENS,
-    LEFT_TOKENS,
-    PREFILL_PAIRS,
-    PREFILL_REQUESTS,
-    PREFILL_TOKENS,
-    RIGHT_TOKENS,
-    RUNNING,
-    SAMPLED_TOKENS,
-    WAITING_REQUESTS,
-    finish,
-    start_decoding,
-    stop_decoding,
-)
+from blendsim.serving.batcher import finish, start_decoding, stop_decoding
 from blendsim.serving.cache_order import order_line
 from blendsim.serving.cascade import note_shared_reads
+from blendsim.serving.columns import (
+    count_admitted,
+    count_decodes,
+    count_engine,
+    note_chunk,
+)
 from blendsim.serving.forecast import renew_estimates
 from blendsim.serving.kv import take_blocks
 from blendsim.serving.line import next_in_line, waiting_requests
@@ -66,30 +54,9 @@ def plan_chunk(state: State, rounds: Rounds, request: int, tokens: int) -> None:
     """Compute the next `tokens` of the request's prompt in this step; memory is taken once the
     round is complete.
     """
-    s = state.scalars[0]
     r = state.requests[request]
-    counts = state.counts
-    before = r.computed
-    r.computed += tokens
-    is_whole = r.computed == r.target
-    promise(state, rounds, request, tokens, is_whole)
-    state.chunk[0, s.chunks] = request
-    state.chunk[1, s.chunks] = before
-    state.chunk[2, s.chunks] = tokens
-    s.chunks += 1
-    s.prefilling = request
-    if is_whole:
-        s.prefilling = NONE
-        state.ended[s.completed] = request
-        s.completed += 1
-        if r.generated > 0:  # the last token is a decode that was lost
-            tokens -= 1
-            counts[DECODE_REQUESTS] += 1
-            counts[CONTEXT_TOKENS] += r.target
-    if tokens > 0:
-        counts[PREFILL_REQUESTS] += 1
-        counts[PREFILL_TOKENS] += tokens
-        counts[PREFILL_PAIRS] += tokens * before + tokens * (tokens + 1) // 2
+    promise(state, rounds, request, tokens, r.computed + tokens == r.target)
+    note_chunk(state, request, tokens)
 
 
 @kernel
@@ -114,7 +81,6 @@ def collect_prompts(state: State, rounds: Rounds) -> None:
     """The prompt in progress first, then requests in line, up to the token budget."""
     s = state.scalars[0]
     q = rounds.scalars[0]
-    counts = state.counts
     q.pending = 0
     q.promised = s.decodes if q.mixed == 1 else 0
     budget = s.token_budget - q.promised
@@ -139,9 +105,7 @@ def collect_prompts(state: State, rounds: Rounds) -> None:
             break
         r = state.requests[k]
         hit = admit(state, k)
-        if r.was_preempted == 0:
-            counts[HIT_TOKENS] += hit  # what a request finds again of its own is not sharing
-        counts[ADMITTED] += 1
+        count_admitted(state, k, hit)
         tokens = min(budget, r.target - r.computed)
         plan_chunk(state, rounds, k, tokens)
         budget -= tokens
@@ -157,8 +121,7 @@ def schedule_round(state: State, rounds: Rounds) -> None:
     """Decide what the next step computes; `state.counts` and `state.chunk` hold it."""
     s = state.scalars[0]
     q = rounds.scalars[0]
-    counts = state.counts
-    counts[:] = 0
+    state.counts[:] = 0
     s.chunks = 0
     s.completed = 0
     q.decoded = 0
@@ -174,16 +137,15 @@ def schedule_round(state: State, rounds: Rounds) -> None:
             q.ratio = max(q.ratio - q.decay, q.least_ratio)
         take_blocks(state, s.decodes)
         s.private += s.decodes
-        counts[DECODE_REQUESTS] += s.decodes
-        counts[CONTEXT_TOKENS] += s.context
+        count_decodes(state)
         note_shared_reads(state)
-    counts[SAMPLED_TOKENS] = q.decoded * s.decodes + s.completed
-    counts[RUNNING] = s.running
-    counts[WAITING_REQUESTS] = waiting_requests(state)
-    counts[HELD_BLOCKS] = s.shared_held + s.private
-    counts[CACHED_BLOCKS] = s.idle
-    counts[LEFT_TOKENS] = s.left_reserved
-    counts[RIGHT_TOKENS] = s.right_reserved
+    count_engine(state, waiting_requests(state))
+
+
+@kernel
+def has_rounds_left(state: State) -> bool:
+    """`batcher.has_work` for rounds, whose line is another: whether requests run or wait."""
+    return state.scalars[0].done < len(state.requests)
 
 
 @kernel

@@ -6,14 +6,9 @@ last to run, so nobody has read in this step what it had shared.
 """
 
 from blendsim.compiled import kernel
+from blendsim.serving.columns import count_chunk, step_tokens
 from blendsim.serving.kv import private_blocks, take_blocks
 from blendsim.serving.state import State
-from blendsim.steplog import COUNTS
-
-PREFILL_TOKENS = COUNTS.index("prefill_tokens")
-PREFILL_PAIRS = COUNTS.index("prefill_pairs")
-DECODE_REQUESTS = COUNTS.index("decode_requests")
-CONTEXT_TOKENS = COUNTS.index("context_tokens")
 
 
 @kernel
@@ -23,27 +18,20 @@ def trim(state: State) -> None:
     """
     s = state.scalars[0]
     last = s.chunks - 1
-    tokens = s.decodes + state.counts[PREFILL_TOKENS] + state.counts[DECODE_REQUESTS]
-    excess = tokens % s.dense_multiple
+    excess = (s.decodes + step_tokens(state.counts)) % s.dense_multiple
     if last < 0 or excess == 0 or state.chunk[2, last] <= excess:
         return
     request, before, whole = state.chunk[0, last], state.chunk[1, last], state.chunk[2, last]
     kept = whole - excess
     r = state.requests[request]
-    counted = whole
     if r.computed == r.target:
         s.completed -= 1
-        if r.generated > 0:  # its last token counted as a decode
-            counted -= 1
-            state.counts[DECODE_REQUESTS] -= 1
-            state.counts[CONTEXT_TOKENS] -= r.target
+    count_chunk(state, request, before, whole, -1)
+    count_chunk(state, request, before, kept, 1)
     retract(state, request, r.computed, before + kept)
     r.computed = before + kept
     s.prefilling = request
     state.chunk[2, last] = kept
-    state.counts[PREFILL_TOKENS] += kept - counted
-    pairs = kept * before + kept * (kept + 1) // 2
-    state.counts[PREFILL_PAIRS] += pairs - counted * before - counted * (counted + 1) // 2
 
 
 @kernel

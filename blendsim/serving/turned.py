@@ -9,18 +9,6 @@ engine some 5 % of it, whether or not it is ever made.
 from blendsim.compiled import kernel
 from blendsim.serving.admission import admit, next_request
 from blendsim.serving.batcher import (
-    ADMITTED,
-    CACHED_BLOCKS,
-    CONTEXT_TOKENS,
-    DECODE_REQUESTS,
-    HELD_BLOCKS,
-    HIT_TOKENS,
-    LEFT_TOKENS,
-    PREEMPTED,
-    RIGHT_TOKENS,
-    RUNNING,
-    SAMPLED_TOKENS,
-    WAITING_REQUESTS,
     continue_prefill,
     finish,
     open_decode_blocks,
@@ -30,6 +18,12 @@ from blendsim.serving.batcher import (
 )
 from blendsim.serving.cadence import enters_held_step, holds_prompts
 from blendsim.serving.cascade import note_shared_reads
+from blendsim.serving.columns import (
+    PREEMPTED,
+    count_admitted,
+    count_decodes,
+    count_engine,
+)
 from blendsim.serving.forecast import renew_estimates
 from blendsim.serving.prompts import put_prompt
 from blendsim.serving.slices import longest_slice, run_slices
@@ -40,8 +34,7 @@ from blendsim.serving.state import NONE, State
 def schedule_turned(state: State) -> None:
     """Decide what the next step computes; `state.counts` and `state.chunk` hold it."""
     s = state.scalars[0]
-    counts = state.counts
-    counts[:] = 0
+    state.counts[:] = 0
     s.chunks = 0
     s.completed = 0
     s.opened = 0
@@ -57,7 +50,7 @@ def schedule_turned(state: State) -> None:
             budget = continue_prefill(state, budget)
     if s.chunks > 0:
         s.last_prefill = s.step + 1
-    if counts[PREEMPTED] == 0:
+    if state.counts[PREEMPTED] == 0:
         while budget > 0 and s.running < s.max_running:
             if is_held and not enters_held_step(state):
                 break
@@ -67,15 +60,8 @@ def schedule_turned(state: State) -> None:
             budget -= begin(state, k, min(budget, longest))
         if not is_held:
             s.backlog = s.requeued + s.back - s.front + 1
-    counts[DECODE_REQUESTS] += s.decodes
-    counts[CONTEXT_TOKENS] += s.context
-    counts[SAMPLED_TOKENS] = s.decodes + s.completed
-    counts[RUNNING] = s.running
-    counts[WAITING_REQUESTS] = s.requeued + s.back - s.front + 1
-    counts[HELD_BLOCKS] = s.shared_held + s.private
-    counts[CACHED_BLOCKS] = s.idle
-    counts[LEFT_TOKENS] = s.left_reserved
-    counts[RIGHT_TOKENS] = s.right_reserved
+    count_decodes(state)
+    count_engine(state, s.requeued + s.back - s.front + 1)
     note_shared_reads(state)
 
 
@@ -98,9 +84,7 @@ def begin(state: State, request: int, most: int) -> int:
     s = state.scalars[0]
     r = state.requests[request]
     hit = admit(state, request)
-    if r.was_preempted == 0:
-        state.counts[HIT_TOKENS] += hit  # what it finds again of its own is not sharing
-    state.counts[ADMITTED] += 1
+    count_admitted(state, request, hit)
     r.entry = s.entries
     s.entries += 1
     if r.target - r.computed > 1:

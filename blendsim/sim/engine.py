@@ -11,29 +11,24 @@ from blendsim.compiled import kernel
 from blendsim.perf.model import StepModel
 from blendsim.perf.step import StepCosts, StepTimes, step_seconds
 from blendsim.request import Ints
-from blendsim.serving.batcher import (
-    DECODE_REQUESTS,
+from blendsim.serving import batcher
+from blendsim.serving.columns import (
     FINISHED,
+    LOADED_BLOCKS,
     PREEMPTED,
     PREEMPTED_TOKENS,
-    PREFILL_TOKENS,
-    commit,
-    has_work,
+    STORED_BLOCKS,
     keep_counts,
-    schedule,
+    step_tokens,
 )
 from blendsim.serving.core import ServingCore
 from blendsim.serving.flavour import Flavour
 from blendsim.serving.handover import can_receive
-from blendsim.serving.round_state import Rounds
-from blendsim.serving.rounds import commit_round, schedule_round
 from blendsim.serving.state import NONE, State
-from blendsim.serving.turned import commit_turned, schedule_turned
+from blendsim.serving.step import StepKind, commit, has_work, schedule
 from blendsim.specs import HostMemory
 from blendsim.steplog import COUNTS, TIMES
 
-STORED_BLOCKS = COUNTS.index("stored_blocks")
-LOADED_BLOCKS = COUNTS.index("loaded_blocks")
 _FIRST_ROWS = 1 << 14
 _FEW_ROWS = 1 << 12  # without a log: written over again and again
 #: A log that is full grows eightfold to this, then twofold: little is copied, and what is never
@@ -63,6 +58,7 @@ def note_times(times: NDArray[np.float64], now: float, took: StepTimes, transfer
 
 @kernel
 def run_steps(
+    kind: StepKind,
     state: State,
     costs: StepCosts,
     start: float,
@@ -71,7 +67,8 @@ def run_steps(
     times: NDArray[np.float64],
     link: NDArray[np.float64],
 ) -> int:
-    """Run steps from time `start` until all is done, `until` is passed or the log's rows are full.
+    """Run steps of a kind from time `start` until all is done, `until` is passed or the log's rows
+    are full.
 
     `link` holds the seconds a KV block takes to or from host memory, and those of a message. A
     step's transfers run beside it, in both directions at once.
@@ -81,72 +78,17 @@ def run_steps(
     """
     now = start
     for row in range(len(counts)):
-        if now >= until or not has_work(state):
+        if now >= until or not has_work(kind, state):
             return row
-        schedule(state)
+        schedule(kind, state)
         step = state.counts
-        if step[0] + step[3] == 0:
+        if step_tokens(step) == 0:
             return -1 - row
         took = step_seconds(costs, step)
         transfer = link_seconds(link, step)
-        commit(state)
+        commit(kind, state)
         keep_counts(counts, row, step)
         now = note_times(times[row], now, took, transfer)
-    return len(counts)
-
-
-@kernel
-def run_turned(
-    state: State,
-    costs: StepCosts,
-    start: float,
-    until: float,
-    counts: NDArray[np.int64],
-    times: NDArray[np.float64],
-    link: NDArray[np.float64],
-) -> int:
-    """`run_steps` for an engine whose knobs are turned."""
-    now = start
-    for row in range(len(counts)):
-        if now >= until or not has_work(state):
-            return row
-        schedule_turned(state)
-        step = state.counts
-        if step[0] + step[3] == 0:
-            return -1 - row
-        took = step_seconds(costs, step)
-        transfer = link_seconds(link, step)
-        commit_turned(state)
-        keep_counts(counts, row, step)
-        now = note_times(times[row], now, took, transfer)
-    return len(counts)
-
-
-@kernel
-def run_rounds(
-    state: State,
-    rounds: Rounds,
-    costs: StepCosts,
-    start: float,
-    until: float,
-    counts: NDArray[np.int64],
-    times: NDArray[np.float64],
-) -> int:
-    """`run_steps` for a flavour that works in rounds. A loop of its own, so that each is compiled
-    only where it is used and neither slows the other.
-    """
-    now = start
-    for row in range(len(counts)):
-        if state.scalars[0].done == len(state.requests) or now >= until:
-            return row
-        schedule_round(state, rounds)
-        step = state.counts
-        if step[0] + step[3] == 0:
-            return -1 - row
-        took = step_seconds(costs, step)
-        commit_round(state, rounds)
-        keep_counts(counts, row, step)
-        now = note_times(times[row], now, took, 0.0)
     return len(counts)
 
 
@@ -163,18 +105,19 @@ def run_to_message(
     """`run_steps` for a replica of a prefill or decode pool: it also stops after a step in which a
     prompt ended, or when there is room for the `offered` request (NONE: nothing is offered).
 
-    A step that can compute nothing is no fault here: something outside has to happen first.
+    Pools make the batcher's steps alone. One that can compute nothing is no fault here: something
+    outside has to happen first.
     """
     now = start
     for row in range(len(counts)):
-        if now >= until or not has_work(state):
+        if now >= until or not batcher.has_work(state):
             return row
-        schedule(state)
+        batcher.schedule(state)
         step = state.counts
-        if step[0] + step[3] == 0:
+        if step_tokens(step) == 0:
             return row
         took = step_seconds(costs, step)
-        commit(state)
+        batcher.commit(state)
         keep_counts(counts, row, step)
         now = note_times(times[row], now, took, 0.0)
         if state.scalars[0].completed > 0 or (offered != NONE and can_receive(state, offered)):
@@ -219,16 +162,10 @@ class Replica:
         """Run until done or until the first step that starts at or after `until`; returns the time
         reached.
         """
-        is_turned = self.core.is_turned  # slow to ask beside a thousand steps
         while not self.core.is_done and self.now < until:
             counts, times = self._free_rows()
-            rest = (self._costs, self.now, until, counts, times)
-            if is_turned:
-                rows = run_turned(self.core.state, *rest, self._link)
-            elif self.core.rounds is None:
-                rows = run_steps(self.core.state, *rest, self._link)
-            else:
-                rows = run_rounds(self.core.state, self.core.rounds, *rest)
+            rest = (self._costs, self.now, until, counts, times, self._link)
+            rows = run_steps(self.core.kind, self.core.state, *rest)
             assert rows >= 0, (
                 f"step {self._rows - 1 - rows}: nothing can run though requests are left"
             )
@@ -249,7 +186,7 @@ class Replica:
         if rows:
             self._counts[self._rows - rows, _LOST] += self._unlogged
             self._unlogged[:] = 0
-        if step[PREFILL_TOKENS] + step[DECODE_REQUESTS] == 0:
+        if step_tokens(step) == 0:
             self._unlogged += step[_LOST]
             step[_LOST] = 0
         return rows

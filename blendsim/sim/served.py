@@ -15,13 +15,10 @@ from blendsim.errors import InputError
 from blendsim.plan import DUAL_SCAN, Plan
 from blendsim.prefix import SortedPrompts
 from blendsim.request import Ints, Workload
-from blendsim.serving.batcher import commit, has_work, schedule
 from blendsim.serving.core import ServingCore
 from blendsim.serving.flavour import Flavour
-from blendsim.serving.round_state import Rounds
-from blendsim.serving.rounds import commit_round, schedule_round
 from blendsim.serving.state import LEFT, NONE, State
-from blendsim.serving.turned import commit_turned, schedule_turned
+from blendsim.serving.step import StepKind, commit, decodes_join, has_work, schedule
 from blendsim.specs import HostMemory, System
 from blendsim.steplog import StepLog
 
@@ -71,7 +68,7 @@ def request_times(
             plan, workload, output_len, prompts, system, flavour, rank, host
         )
         notes = np.full((6, len(core.rows)), NONE, np.int64)
-        steps = _serve(core, notes)
+        steps = int(_serve(core.kind, core.state, notes))
         at = np.flatnonzero(log.replica == rank)
         ended = np.bincount(notes[ENDED], minlength=steps)
         if not np.array_equal(ended, log.count("finished")[at]):
@@ -92,19 +89,8 @@ def request_times(
     return served
 
 
-def _serve(core: ServingCore, notes: Ints) -> int:
-    """Run the core to its end; returns the steps."""
-    # NOTE: compiled loops of its three kinds of steps, though `core.step()` knows which is its:
-    # one call a step took 27 s where a loop takes 0.35 (183,000 steps of trace1).
-    if core.is_turned:
-        return int(_serve_turned(core.state, notes))
-    if core.rounds is not None:
-        return int(_serve_rounds(core.state, core.rounds, notes))
-    return int(_serve_steps(core.state, notes))
-
-
 @kernel
-def _note_step(state: State, step: int, entered: int, decodes: bool, notes: Ints) -> int:
+def _note_step(kind: StepKind, state: State, step: int, entered: int, notes: Ints) -> int:
     """Note who is served in a step that is scheduled and not yet committed, before which `entered`
     requests had entered; returns how many have now.
     """
@@ -123,7 +109,7 @@ def _note_step(state: State, step: int, entered: int, decodes: bool, notes: Ints
             notes[FIRST, k] = step
         if state.requests[k].generated + 1 == state.requests[k].output:
             notes[ENDED, k] = step
-    k = state.finish[s.step % len(state.finish)] if decodes else NONE
+    k = state.finish[s.step % len(state.finish)] if decodes_join(kind) else NONE
     while k != NONE:
         notes[ENDED, k] = step
         k = state.requests[k].finish_next
@@ -131,33 +117,14 @@ def _note_step(state: State, step: int, entered: int, decodes: bool, notes: Ints
 
 
 @kernel
-def _serve_steps(state: State, notes: Ints) -> int:
+def _serve(kind: StepKind, state: State, notes: Ints) -> int:
+    """Run a fresh state to its end; returns the steps."""
+    # NOTE: a compiled loop, though `core.step()` does the same: one call a step took 27 s where the
+    # loop takes 0.35 (183,000 steps of trace1).
     step = entered = 0
-    while has_work(state):
-        schedule(state)
-        entered = _note_step(state, step, entered, True, notes)
-        commit(state)
-        step += 1
-    return step
-
-
-@kernel
-def _serve_turned(state: State, notes: Ints) -> int:
-    step = entered = 0
-    while has_work(state):
-        schedule_turned(state)
-        entered = _note_step(state, step, entered, True, notes)
-        commit_turned(state)
-        step += 1
-    return step
-
-
-@kernel
-def _serve_rounds(state: State, rounds: Rounds, notes: Ints) -> int:
-    step = entered = 0
-    while state.scalars[0].done < len(state.requests):
-        schedule_round(state, rounds)
-        entered = _note_step(state, step, entered, rounds.scalars[0].decoded == 1, notes)
-        commit_round(state, rounds)
+    while has_work(kind, state):
+        schedule(kind, state)
+        entered = _note_step(kind, state, step, entered, notes)
+        commit(kind, state)
         step += 1
     return step
