@@ -14,6 +14,7 @@ from strategies import workloads
 from blendsim.errors import UnknownName
 from blendsim.perf.density import RequestCosts, closed_form
 from blendsim.plan import DUAL_SCAN, IN_ORDER, Plan, require_same_workload, write_plan
+from blendsim.planner import make
 from blendsim.planner.blend import BlendSettings
 from blendsim.planner.lengths import Lengths, expect_lengths
 from blendsim.planner.make import POLICIES, Groundwork, make_plan
@@ -118,6 +119,22 @@ def test_a_policy_keeps_its_promises(policy: str, promise: Callable[[str, Worklo
         promise(policy, workload)
 
     holds()
+
+
+def test_a_policy_in_front_of_others_changes_no_random_order(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    workload = from_lengths([4] * 40, [3] * 40)
+    before = plan_for("random", workload, share=1.0, seed=5).order.tolist()
+    assert before == np.random.default_rng((5, 1)).permutation(40).tolist()
+    rows = {"another": make._POLICIES["fcfs"]._replace(stream=99), **make._POLICIES}
+    monkeypatch.setattr(make, "_POLICIES", rows)
+    monkeypatch.setattr(make, "POLICIES", tuple(rows))
+    assert plan_for("random", workload, share=1.0, seed=5).order.tolist() == before
+
+
+def test_no_two_policies_draw_the_same_numbers() -> None:
+    assert [row.stream for row in make._POLICIES.values()] == [0, 1, 2, 3, 4]
 
 
 # ---- what each policy is for

@@ -18,7 +18,6 @@ from blendsim.prefix import SortedPrompts
 from blendsim.request import Ints, Workload
 
 PACED = "paced"
-IN_LINE = ("fcfs", "random", "dfs")  # for engines that take requests from one line
 
 
 class Groundwork:
@@ -64,9 +63,10 @@ def make_plan(policy: str, ground: Groundwork, seed: int, meta: Mapping[str, Any
     if policy not in _POLICIES:
         raise UnknownName("policy", policy, POLICIES)
     lengths = ground.lengths
-    rng = np.random.default_rng((seed, POLICIES.index(policy)))
+    row = _POLICIES[policy]
+    rng = np.random.default_rng((seed, row.stream))
     first = dfs(lengths.is_sampled, ground.tree)
-    rest = _POLICIES[policy](ground, rng)
+    rest = row.order(ground, rng)
     order = np.concatenate((first, rest.order))
     plan = Plan(
         policy=policy,
@@ -136,15 +136,24 @@ def _paced(ground: Groundwork, _: np.random.Generator) -> _Ordered:
     return done._replace(order=done.order[places], density=done.density[places])
 
 
-_POLICIES: dict[str, Callable[[Groundwork, np.random.Generator], _Ordered]] = {
-    "fcfs": _fcfs,
-    "random": _random,
-    "dfs": _dfs,
-    "blend": _blended,
-    PACED: _paced,
+class _Policy(NamedTuple):
+    """The facts of a policy."""
+
+    order: Callable[[Groundwork, np.random.Generator], _Ordered]
+    stream: int  # of random numbers beside the seed; never another's, and never changed
+    one_line: bool  # for engines that take requests from one line, too
+
+
+_POLICIES = {
+    "fcfs": _Policy(_fcfs, 0, one_line=True),
+    "random": _Policy(_random, 1, one_line=True),
+    "dfs": _Policy(_dfs, 2, one_line=True),
+    "blend": _Policy(_blended, 3, one_line=False),
+    PACED: _Policy(_paced, 4, one_line=False),
 }
 
-POLICIES = tuple(_POLICIES)
+POLICIES = tuple(_POLICIES)  # in the order that tables have them
+IN_LINE = tuple(name for name, policy in _POLICIES.items() if policy.one_line)
 
 
 def longest_first(policies: Iterable[str]) -> list[str]:
