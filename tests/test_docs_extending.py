@@ -95,7 +95,9 @@ class Copy:
         end = re.search(rf"^{indent[0]}[)}}]", after, re.MULTILINE)
         assert end is not None
         kept = row.strip().rstrip(",")
-        self.write(name, f"{before}\n{table}\n{after[: end.start()]}{kept},\n{after[end.start() :]}")
+        self.write(
+            name, f"{before}\n{table}\n{after[: end.start()]}{kept},\n{after[end.start() :]}"
+        )
 
     def run(self, *arguments: str, code: int = 0) -> str:
         """What a command of `blendsim` prints; its error where one is expected."""
