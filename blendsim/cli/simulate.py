@@ -89,7 +89,7 @@ def simulate(
         notes = [*notes, *told, *unseen(asked, pool, made), *measured_too([settings])]
         if output is not None:
             meta = {"plan_sha256": sha256(plan), "settings": asdict(settings)}
-            meta |= {"blendsim": __version__}
+            meta |= {"blendsim": __version__, "notes": notes}
             write_steplog(replace(log, meta={**log.meta, **meta, "source": asked.source}), output)
     if json:
         from blendsim.report.metrics import as_json
