@@ -223,7 +223,7 @@ def test_last_word_on_bounds_is_that_of_the_work_where_one_request_takes_longest
 
 def test_page_has_what_simulate_noted_and_names_the_lone_tail(tmp_path: Path) -> None:
     trace = tmp_path / "t.csv"
-    trace.write_text("num_prefill_tokens,num_decode_tokens\n" + "20,5\n" * 3000 + "20,900\n")
+    trace.write_text("num_prefill_tokens,num_decode_tokens\n" + "5,5\n" * 3000 + "20,900\n")
     plan, log = tmp_path / "p.parquet", tmp_path / "s.parquet"
     run("plan", "--trace", trace, "--planner", "fcfs", "-o", plan)
     simulated = json.loads(run("simulate", plan, "-o", log, "--json"))

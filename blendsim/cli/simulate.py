@@ -122,9 +122,13 @@ def _worlds_told(asked: int, seconds: list[float]) -> list[str]:
         return ["Planning sees every length, so there is one world only."]
     from statistics import geometric_mean
 
-    several = f"{seconds[0]:,.1f} to {seconds[-1]:,.1f} s, typically {geometric_mean(seconds):,.1f}"
+    from blendsim.report.tables import seconds as said
+
+    several = (
+        f"{said(seconds[0])} to {said(seconds[-1])} s, typically {said(geometric_mean(seconds))}"
+    )
     return [
         f"In {len(seconds)} world{'s' * (len(seconds) > 1)} that the sample allows it takes "
-        f"{several if len(seconds) > 1 else f'{seconds[0]:,.1f}'} s; where lengths were sampled "
+        f"{several if len(seconds) > 1 else said(seconds[0])} s; where lengths were sampled "
         "none has a longer answer than the longest of them."
     ]
