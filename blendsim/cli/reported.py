@@ -88,8 +88,8 @@ def _broken_off(log: "StepLog") -> list[str]:
 
 
 def _noted(log: "StepLog") -> list[str]:
-    """What `simulate` noted of the run, as sentences."""
-    return [f"{note[:1].upper()}{note[1:]}." for note in log.meta.get("notes", [])]
+    """What `simulate` noted of the run, as it prints it."""
+    return [f"Note: {note}." for note in log.meta.get("notes", [])]
 
 
 def _priced(log: "StepLog", ground: "Ground") -> "StepWork | None":
