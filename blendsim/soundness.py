@@ -100,5 +100,6 @@ _KINDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "estimate": (_is_estimate, "an object with measured, low, high and level"),
     "measured_rows": (_are_rows, "a list of rows"),
     "not_counted": (are_texts, "a list of columns"),
+    "notes": (are_texts, "a list of sentences"),
     "complete": (_is_bool, "true or false"),
 }

@@ -8,7 +8,14 @@ import pytest
 from blendsim import search
 from blendsim.perf.density import profiled
 from blendsim.perf.model import StepModel, step_model
-from blendsim.report.advice import LONG_ANSWERS, LONG_PROMPTS, Partner, advise, best_mix
+from blendsim.report.advice import (
+    LONG_ANSWERS,
+    LONG_PROMPTS,
+    Partner,
+    advise,
+    best_mix,
+    of_pool,
+)
 from blendsim.report.metrics import outside_notes
 from blendsim.report.optimum import Bounds, overlapped_best
 from blendsim.request import Workload, from_lengths
@@ -105,14 +112,29 @@ def test_request_that_outlasts_all_others_is_named() -> None:
     assert "The longest request alone takes " in bound
 
 
+def test_request_that_takes_most_of_the_run_is_what_bounds_it() -> None:
+    limit = limits(30.0, 20.0, longest=110.0)
+    alone = of_pool([], limit, model_of(), 160.0)[0]
+    assert alone.startswith("The longest request alone takes 110.0 of 160.0 s: no order ends")
+    assert alone.endswith(
+        "The whole pool has 30.0 s of compute and 20.0 s of decode reads, each at its best rate."
+    )
+    assert "bound by" not in alone
+    less = of_pool([], limit, model_of(), 230.0)[0]
+    assert less.startswith("The pool is bound by compute: 30.0 s of compute and 20.0 s of decode")
+    assert less.endswith("The longest request alone takes 110.0 s: no order ends sooner.")
+
+
 def test_loss_in_hindsight_is_admitted() -> None:
     choice = search.choose(from_lengths([500, 50] * 40, [5, 200] * 40), search.Settings())
     fast, slow = choice.rows[:2]
     fast = replace(fast, policy="fast", predicted_seconds=2.0, seconds=7.0)
     slow = replace(slow, policy="slow", predicted_seconds=1.0, seconds=9.0, regret=2.0)
     why = advise([fast, slow], slow, choice.bounds, model_of())[0]
-    assert why.startswith("slow is chosen: predicted 1.0 s, 100.0% faster than fast, the next best")
-    assert why.endswith("On the true lengths fast would have been 2.0 s faster.")
+    assert why.startswith(
+        "slow is chosen: predicted 1.00 s, 100.0% faster than fast, the next best"
+    )
+    assert why.endswith("On the true lengths fast would have been 2.00 s faster.")
 
 
 def test_a_loss_that_is_not_seen_when_printed_is_not_told() -> None:

@@ -22,7 +22,15 @@ from blendsim.cli.output import print_json, print_lines, width
 from blendsim.cli.pooled import OPTIONS, takes_pool
 from blendsim.errors import InputError
 from blendsim.fields import overlay
-from blendsim.report.tables import Column, lay_out, number, paragraphs, share
+from blendsim.report.tables import (
+    Column,
+    lay_out,
+    number,
+    paragraphs,
+    seconds,
+    seconds_cells,
+    share,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -317,3 +325,15 @@ def test_option_of_another_kind_takes_the_place_of_the_shared_one() -> None:
 def test_option_that_is_not_shared_cannot_be_left_out() -> None:
     with pytest.raises(AssertionError, match="only what is there"):
         takes_pool("trace")
+
+
+def test_seconds_of_short_runs_have_digits_that_count() -> None:
+    shown = [seconds(value) for value in (1_412.44, 10.0, 9.876, 0.9876, 0.012345, 0.0)]
+    assert shown == ["1,412.4", "10.0", "9.88", "0.988", "0.0123", "0.0"]
+    assert seconds(float("nan")) == "–"
+
+
+def test_a_column_of_seconds_has_as_many_digits_as_its_least_needs() -> None:
+    assert seconds_cells([123.456, None, 0.25]) == ["123.456", "–", "0.250"]
+    assert seconds_cells([123.456, 20.0]) == ["123.5", "20.0"]
+    assert seconds_cells([None]) == ["–"]

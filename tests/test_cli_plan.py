@@ -168,6 +168,10 @@ def test_compare_shows_every_baseline() -> None:
     text = run("compare", "--trace", "trace.csv")
     assert "llama-3.1-8b on 1 × a100-80g." in text, "every row has its own engine"
     assert all(baseline.name in text for baseline in BASELINES)
+    below = "Each at the token budget that is best for it by prediction"
+    assert below in text
+    same = ("--engines", "sequential", "--token-budget", "1024")
+    assert below not in run("compare", "--trace", "trace.csv", *same)
 
 
 @pytest.mark.usefixtures("folder")

@@ -115,8 +115,13 @@ def test_another_policy_at_another_budget_has_to_beat_the_chosen_one_there(
     assert in_worlds(monkeypatch, sampled, own) is None
 
 
-def test_every_policy_can_be_preferred() -> None:
-    assert sorted(budgets._PREFERRED) == sorted(POLICIES)
+def test_a_policy_without_a_place_comes_last_of_those_that_tie(sampled: Problem) -> None:
+    plan = search.plan_policy(sampled, "fcfs")
+    alike = [Run("another", plan, 100.0), *runs(sampled, **dict.fromkeys(POLICIES, 100.0))]
+    assert names(leading_runs(sampled, alike)) == ["dfs"]
+    near = runs(sampled, random=100.0 * (1 + 0.9 * TIE))
+    assert names(leading_runs(sampled, [Run("another", plan, 100.0), *near]))[0] == "random"
+    assert names(leading_runs(sampled, [Run("another", plan, 90.0), *near]))[0] == "another"
 
 
 def test_another_policy_may_be_the_one_for_another_budget(

@@ -14,9 +14,11 @@ import pytest
 from blendsim.errors import InputError, PlanMismatch
 from blendsim.plan import (
     DUAL_SCAN,
+    IN_ORDER,
     Plan,
     fingerprint,
     read_plan,
+    reordered,
     require_same_workload,
     write_plan,
 )
@@ -156,3 +158,64 @@ def test_documented_columns_are_those_written(tmp_path: Path) -> None:
     rows = re.findall(r"^\| `(\w+)` \| (\w+) \|", (DOCS / "plan.md").read_text(), re.MULTILINE)
     schema = pq.read_schema(path)
     assert rows == [(field.name, str(field.type)) for field in schema]
+
+
+# ---- an order of one's own
+
+
+def two_ranks() -> Plan:
+    n = 6
+    return Plan(
+        policy="blend",
+        admission=DUAL_SCAN,
+        order=np.array([4, 0, 2, 5, 1, 3]),
+        rank=np.array([0, 0, 0, 1, 1, 1], np.int32),
+        is_first=np.array([True, False, False, True, False, False]),
+        is_visible=np.array([True, False, False, True, False, True]),
+        expected_output=np.array([50, 10, 30, 60, 20, 40]),
+        density=np.array([5.0, 1.0, 3.0, 6.0, 2.0, 4.0]),
+        root_density=1.5,
+        workload_hash="0" * 64,
+        meta={"n": n},
+    )
+
+
+def test_columns_go_with_their_requests_into_another_order() -> None:
+    plan = replace(two_ranks(), rank=np.zeros(6, np.int32), is_first=np.zeros(6, np.bool_))
+    made = reordered(plan, [3, 2, 1, 0, 5, 4], "mine")
+    assert (made.policy, made.admission, made.pacing) == ("mine", IN_ORDER, None)
+    assert made.order.tolist() == [3, 2, 1, 0, 5, 4]
+    assert made.expected_output.tolist() == [40, 30, 20, 10, 60, 50]
+    assert made.density.tolist() == [4.0, 3.0, 2.0, 1.0, 6.0, 5.0]
+    assert made.is_visible.tolist() == [True, False, False, False, True, True]
+    assert not made.is_first.any()
+
+
+def test_every_rank_keeps_its_requests_in_another_order() -> None:
+    made = reordered(two_ranks(), np.arange(6))
+    assert made.order.tolist() == [0, 2, 4, 1, 3, 5]
+    assert made.rank.tolist() == [0, 0, 0, 1, 1, 1]
+
+
+def test_an_order_of_ones_own_is_for_the_same_workload(tmp_path: Path) -> None:
+    workload = three_requests()
+    plan = small_plan(workload, [0])
+    again = reordered(plan, np.arange(len(plan))[::-1])
+    require_same_workload(again, workload)
+    write_plan(again, tmp_path / "p.parquet")
+    assert read_plan(tmp_path / "p.parquet").order.tolist() == again.order.tolist()
+
+
+@pytest.mark.parametrize(
+    ("order", "sentence"),
+    [
+        ([0, 1, 2, 3, 4], "is 6 row numbers in one line"),
+        ([0.0, 1.0, 2.0, 3.0, 4.0, 5.0], "not float64"),
+        ([0, 1, 2, 3, 4, 6], "names row 6; rows are 0 to 5"),
+        ([0, 1, 2, 3, -1, 5], "names row -1"),
+        ([0, 1, 2, 3, 3, 5], "names row 3 2 times; name every row once"),
+    ],
+)
+def test_what_is_no_order_is_refused(order: list[float], sentence: str) -> None:
+    with pytest.raises(InputError, match=re.escape(sentence)):
+        reordered(two_ranks(), np.array(order))

@@ -219,3 +219,25 @@ def test_last_word_on_bounds_is_that_of_the_work_where_one_request_takes_longest
     told = figures_of(log)
     assert told["losses"]["bound"] < 0.9 * told["reachable_seconds"]
     assert "bound of the work:" in Page(page_of(log)).text
+
+
+def test_page_has_what_simulate_noted_and_names_the_lone_tail(tmp_path: Path) -> None:
+    trace = tmp_path / "t.csv"
+    trace.write_text("num_prefill_tokens,num_decode_tokens\n" + "5,5\n" * 3000 + "20,900\n")
+    plan, log = tmp_path / "p.parquet", tmp_path / "s.parquet"
+    run("plan", "--trace", trace, "--planner", "fcfs", "-o", plan)
+    simulated = json.loads(run("simulate", plan, "-o", log, "--json"))
+    noted = [note for note in simulated["notes"] if "kernel profile was measured at" in note]
+    assert noted
+    page, told = Page(page_of(log)).text, figures_of(log)
+    for note in simulated["notes"]:
+        assert f"Note: {note}." in told["notes"]
+        assert f"Note: {note}." in page
+    assert told["tail_seconds"] > 0.5 * told["seconds"]
+    lone = f"{100 * told['few_seconds'] / told['seconds']:.1f} %"
+    assert f"({lone}), all of it at the end; nearly always a single one." in page
+
+
+def test_a_short_tail_is_not_worth_a_word(home: Path, page: Page) -> None:
+    told = figures_of(home / "one.parquet")
+    assert ("Fewer than 8" in page.text) == (told["few_seconds"] > 0.02 * told["seconds"])

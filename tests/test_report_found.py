@@ -179,7 +179,7 @@ def test_times_that_cannot_be_are_told_in_one_line(
         ),
         (["one.parquet", "--workload", "gone.csv"], "no such file"),
         (["one.parquet", "--against", "measured.parquet"], "is of plan"),
-        (["one.parquet", "--against", "two.parquet"], "both logs were simulated"),
+        (["measured.parquet", "--against", "measured.parquet"], "both logs were measured"),
         (["empty.parquet"], "holds no steps"),
     ],
 )

@@ -9,7 +9,7 @@ import pytest
 from blendsim.perf.pricing import StepWork
 from blendsim.report.opening import duration
 from blendsim.report.plots.panel import draw_panel, line
-from blendsim.report.timeline import PARTS, durations, longest_steps, timeline
+from blendsim.report.timeline import PARTS, durations, few_running, longest_steps, timeline
 from blendsim.steplog import COUNTS, MEASURED_ROWS, TIMES, StepLog
 
 
@@ -83,3 +83,27 @@ def test_time_of_a_long_run_is_told_in_hours_too() -> None:
     assert duration(9_107.9) == "9,107.9 s (2.53 h)"
     assert duration(90.0) == "90 s (1.5 min)"
     assert duration(0.51236) == "0.5124 s"
+
+
+def running_log(rows: list[tuple[int, float, float, int]], **meta: Any) -> StepLog:
+    """Steps of (replica, start, seconds, running requests)."""
+    counts, times = np.zeros((len(rows), len(COUNTS)), int), np.zeros((len(rows), len(TIMES)))
+    for at, (_, start, seconds, running) in enumerate(rows):
+        counts[at, COUNTS.index("running")] = running
+        times[at, TIMES.index("start")], times[at, TIMES.index("seconds")] = start, seconds
+    return StepLog(counts, times, np.array([row[0] for row in rows], np.int32), meta)
+
+
+def test_few_running_requests_are_timed_and_the_tail_apart() -> None:
+    rows = [(0, 0.0, 2.0, 3), (0, 2.0, 5.0, 9), (0, 7.0, 1.0, 7), (0, 8.0, 4.0, 1)]
+    assert few_running(running_log(rows)) == (7.0, 5.0, 4.0)
+    assert few_running(running_log(rows[:2])) == (2.0, 0.0, 0.0)
+
+
+def test_running_requests_of_all_ranks_count_together_and_idle_time_is_not_few() -> None:
+    rows = [(0, 0.0, 4.0, 5), (0, 6.0, 1.0, 1), (1, 1.0, 2.0, 3)]
+    assert few_running(running_log(rows)) == (3.0, 2.0, 1.0)
+
+
+def test_few_running_is_unknown_where_running_requests_are_not_counted() -> None:
+    assert few_running(running_log([(0, 0.0, 1.0, 1)], not_counted=["running"])) is None

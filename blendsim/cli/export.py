@@ -114,18 +114,21 @@ def _line_files(traces: Sequence[str], read: "ReadOptions") -> "list[LineFile]":
 
 def _told(done: "Serving", places: Sequence[Path]) -> Iterator[str]:
     """What was written, and how long requests were under way."""
-    from blendsim.report.tables import paragraphs
+    from blendsim.report.tables import paragraphs, seconds
 
     served = done.served
     stay = served.ended - served.entered
     wrote = ", ".join(str(place) for place in places)
+    mean, most, whole = (
+        seconds(float(value))
+        for value in (stay.mean(), stay.max(initial=0.0), served.ended.max(initial=0.0))
+    )
     columns = width()
     yield from paragraphs(
         [
             f"{len(stay):,} requests in the order in which they are served, written to {wrote}. In "
-            f"the simulated run one takes {stay.mean():,.1f} s from entering to its last token in "
-            f"the mean, {stay.max(initial=0.0):,.1f} s at most; all are done after "
-            f"{served.ended.max(initial=0.0):,.1f} s.",
+            f"the simulated run one takes {mean} s from entering to its last token in the mean, "
+            f"{most} s at most; all are done after {whole} s.",
         ],
         columns,
     )

@@ -150,15 +150,17 @@ def compare(
         told = {"notes": notes, "common": [as_json(row) for row in common]}
         print_json(_object(rows, best, told))
         return
-    from blendsim.report.tables import comparison_table, paragraphs, pool_line
+    from blendsim.report.tables import BUDGETS, comparison_table, paragraphs, pool_line
 
     columns = width()
+    below = [] if asked.settings.token_budget else [BUDGETS]
     print_lines(
         [
             *paragraphs([pool_line(best, o.platform(asked.settings))], columns),
             "",
             *comparison_table(rows, common, best.policy, columns),
             "",
+            *paragraphs(below, columns),
             *paragraphs([f"Note: {note}" for note in notes], columns),
         ]
     )

@@ -18,6 +18,8 @@ def range_told(
     of them it misses limits that are named; none where there is one world only. The range has the
     `predicted` seconds in it, too. Without `is_sampled` all lengths that are seen were given.
     """
+    from blendsim.report.tables import seconds
+
     if not spread.seconds:
         return []
     low, high = min(spread.seconds[0], predicted), max(spread.seconds[-1], predicted)
@@ -28,7 +30,7 @@ def range_told(
     if spread.guessed == spread.hidden:
         told = (
             f"Predicted seconds hang on a guess, since no length was seen: {worlds} in which it is "
-            f"wrong{and_itself} the plan takes {low:,.1f} to {high:,.1f} s ({doubt}, where "
+            f"wrong{and_itself} the plan takes {seconds(low)} to {seconds(high)} s ({doubt}, where "
             "max_tokens lets it)."
         )
     else:
@@ -39,8 +41,8 @@ def range_told(
         )
         told = (
             f"Predicted seconds hang on lengths that {hidden}: {worlds} that {seen}{and_itself} "
-            f"the plan takes {low:,.1f} to {high:,.1f} s, and longer if an answer is longer than "
-            f"all {ones} ones."
+            f"the plan takes {seconds(low)} to {seconds(high)} s, and longer if an answer is "
+            f"longer than all {ones} ones."
         )
         if spread.guessed:
             told += (

@@ -9,10 +9,13 @@ from blendsim.cli import options as o
 from blendsim.cli.output import print_json, print_lines
 from blendsim.cli.places import require_places
 from blendsim.cli.progress import Progress
-from blendsim.cli.reported import Found, find, traces_of
+from blendsim.cli.reported import Found, find, find_other, traces_of
 
 if TYPE_CHECKING:
-    from blendsim.report.pages import Beside, Report
+    from blendsim.report.contrast import Contrast, Side
+    from blendsim.report.losses import Losses
+    from blendsim.report.pages import Report
+    from blendsim.report.second import Beside
     from blendsim.steplog import StepLog
 
 PAGE = Path("report.html")
@@ -33,8 +36,9 @@ def report(
     against: Annotated[
         Path | None,
         typer.Option(
-            metavar="MEASURED",
-            help="A log of the same plan, one of them measured: sets it beside RUN.",
+            metavar="LOG",
+            help="A second log, set beside RUN: of the same plan, one of them measured; or a "
+            "simulated one of the same pool by another plan, engine or token budget.",
         ),
     ] = None,
     output: Annotated[
@@ -55,7 +59,7 @@ def report(
         if place is not None:
             _require_ending(place)
         found = find(log, plan, workload, say)
-        told = _report(run, log, found, against)
+        told = _report(run, log, found, against, say)
         if place is not None:
             from blendsim.report.pages import write_report
 
@@ -85,61 +89,103 @@ def _read(path: Path) -> "StepLog":
     return log
 
 
-def _report(run: Path, log: "StepLog", found: Found, against: Path | None) -> "Report":
-    from blendsim.report.gist import gist
+def _report(
+    run: Path, log: "StepLog", found: Found, against: Path | None, say: Progress
+) -> "Report":
     from blendsim.report.pages import Report
 
-    ground = found.ground
+    side = _side(run, log, found)
     return Report(
         name=run.name,
         log=log,
-        figures=gist(log, ground.place if ground else None, found.hindsight),
-        capacity_blocks=ground.place.capacity_blocks if ground else None,
+        figures=side.figures,
+        capacity_blocks=side.capacity_blocks,
         work=found.work,
         hindsight=found.hindsight,
         notes=found.notes,
-        against=None if against is None else _beside(run, log, against, found),
+        against=None if against is None else _second(run, side, against, found, say),
     )
 
 
-def _beside(run: Path, log: "StepLog", against: Path, found: Found) -> "Beside":
+def _side(path: Path, log: "StepLog", found: Found) -> "Side":
+    from blendsim.report.contrast import Side
+    from blendsim.report.gist import gist
+
+    place, known = found.ground.place if found.ground else None, found.hindsight
+    return Side(
+        name=path.name,
+        log=log,
+        figures=gist(log, place, known),
+        capacity_blocks=place.capacity_blocks if place else None,
+        work=found.work,
+        account=known.account if known else None,
+        no_account=known.no_account if known else "",
+        notes=found.notes,
+    )
+
+
+def _second(
+    run: Path, side: "Side", against: Path, found: Found, say: Progress
+) -> "Beside | Contrast":
+    """The second log beside the first: validated where one is measured, else contrasted."""
     from blendsim.errors import InputError
     from blendsim.report.gist import gist, is_measured
-    from blendsim.report.pages import Beside
+    from blendsim.report.second import Beside
     from blendsim.report.validate import validate
 
-    other = _read(against)
-    place = found.ground.place if found.ground else None
-    figures = gist(other, place, None)
+    log, other = side.log, _read(against)
+    if not is_measured(log) and not is_measured(other):
+        return _contrast(run, side, other, against, found, say)
     first, second = (run, log), (against, other)
-    if figures.is_measured and not is_measured(log):
-        pair = first, second
-    elif is_measured(log) and not figures.is_measured:
-        pair = second, first
-    else:
-        kind = "measured" if figures.is_measured else "simulated"
+    if is_measured(log) and is_measured(other):
         raise InputError(
-            f"--against {against}: both logs were {kind}; give a simulated and a measured one"
+            f"--against {against}: both logs were measured; give a simulated and a measured one, "
+            "or two simulated ones"
         )
-    (simulated, left), (timed, right) = pair
+    (simulated, left), (timed, right) = (second, first) if is_measured(log) else (first, second)
+    figures = gist(other, found.ground.place if found.ground else None, None)
     validation = validate(left, right, (str(simulated), str(timed)))
     return Beside(against.name, figures, validation, timed.name)
+
+
+def _contrast(
+    run: Path, side: "Side", other: "StepLog", against: Path, found: Found, say: Progress
+) -> "Contrast":
+    from dataclasses import replace
+
+    from blendsim.report.contrast import Contrast, require_same_pool
+
+    require_same_pool(side.log, other, str(against))
+    say("looking at the second log")
+    second = _side(against, other, find_other(other, against, found, say))
+    if second.name == side.name:
+        side, second = replace(side, name=str(run)), replace(second, name=str(against))
+    return Contrast(side, second)
 
 
 def _object(told: "Report", run: Path, page: Path | None) -> dict[str, Any]:
     from dataclasses import asdict
 
+    from blendsim.report.contrast import Contrast
     from blendsim.report.validate import as_json
 
     hindsight = told.hindsight
-    account = hindsight.account if hindsight else None
-    beside = told.against
+    beside, contrast = told.against, None
+    if isinstance(beside, Contrast):
+        beside, contrast = None, beside
+    other = contrast.second if contrast else beside
     return asdict(told.figures) | {
-        "losses": {"bound": account.bound, **account.causes} if account else None,
+        "losses": _losses(hindsight.account if hindsight else None),
         "advice": hindsight.advice if hindsight else [],
-        "notes": told.notes,
-        "against": asdict(beside.figures) if beside else None,
+        "notes": [*told.notes, *(contrast.second.notes if contrast else [])],
+        "against": asdict(other.figures) if other else None,
+        "against_losses": _losses(contrast.second.account if contrast else None),
+        "difference": contrast.told if contrast else None,
         "validation": as_json(beside.validation) if beside else None,
         "log": run,
         "page": page,
     }
+
+
+def _losses(account: "Losses | None") -> dict[str, float] | None:
+    return {"bound": account.bound, **account.causes} if account else None

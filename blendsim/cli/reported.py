@@ -22,6 +22,7 @@ class Found(NamedTuple):
     ground: "Ground | None"
     work: "StepWork | None"
     hindsight: "Hindsight | None"
+    served: "Workload | None"
     notes: list[str]
 
 
@@ -32,7 +33,7 @@ def find(log: "StepLog", plan: Path | None, workload: Path | None, say: Progress
     from blendsim.errors import BlendsimError
     from blendsim.search.looking_back import AnotherPool, find_ground, look_back, own_work
 
-    notes = _broken_off(log)
+    notes = [*_broken_off(log), *_noted(log)]
     is_named = plan is not None or workload is not None
     ground, work, served = None, own_work(log), None
     try:
@@ -40,12 +41,35 @@ def find(log: "StepLog", plan: Path | None, workload: Path | None, say: Progress
         ground = find_ground(asked.settings, log)
         work = work or _priced(log, ground)
         served = _served(log, plan, asked, say)
-        return Found(ground, work, look_back(log, ground, served, say), notes)
+        return Found(ground, work, look_back(log, ground, served, say), served, notes)
     except BlendsimError as error:
         if is_named and (served is None or isinstance(error, AnotherPool)):
             raise
         notes.append(f"Bounds and the account of the seconds are left out: {error}.")
-    return Found(ground, work, None, notes)
+    return Found(ground, work, None, served, notes)
+
+
+def find_other(log: "StepLog", path: Path, first: Found, say: Say) -> Found:
+    """What is found out about a second log of the pool that the `first` one served. InputError for
+    a log of another pool or model; what else keeps it from having an account is a note.
+    """
+    from blendsim.errors import BlendsimError, InputError
+    from blendsim.search.looking_back import AnotherPool, find_ground, look_back, own_work
+
+    notes, ground, work = [*_broken_off(log), *_noted(log)], None, own_work(log)
+    try:
+        ground = find_ground(_asked(log.meta, None).settings, log)
+        if first.ground and ground.settings.model != first.ground.settings.model:
+            models = ground.settings.model, first.ground.settings.model
+            raise AnotherPool(f"it is of {models[0]}, the first log of {models[1]}")
+        if first.served is None:
+            raise InputError("the pool of the first log cannot be read")
+        return Found(ground, work, look_back(log, ground, first.served, say), first.served, notes)
+    except AnotherPool as error:
+        raise InputError(f"--against {path}: {error}; give a run of the same pool") from error
+    except BlendsimError as error:
+        notes.append(f"The account of the second log's seconds is left out: {error}.")
+    return Found(ground, work, None, first.served, notes)
 
 
 def _broken_off(log: "StepLog") -> list[str]:
@@ -60,6 +84,11 @@ def _broken_off(log: "StepLog") -> list[str]:
             "seconds are a guess at the rate of those, and so is what is made of them."
         ]
     return ["The run broke off: this is what it did until then."]
+
+
+def _noted(log: "StepLog") -> list[str]:
+    """What `simulate` noted of the run, as it prints it."""
+    return [f"Note: {note}." for note in log.meta.get("notes", [])]
 
 
 def _priced(log: "StepLog", ground: "Ground") -> "StepWork | None":

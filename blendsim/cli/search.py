@@ -113,6 +113,7 @@ def _text(found: "Found", where: str) -> list[str]:
         policy_table,
         pool_line,
     )
+    from blendsim.report.tables import seconds as in_seconds
 
     columns = width()
     gain = 1 - found.seconds / min(found.fixed_seconds.values())
@@ -120,7 +121,7 @@ def _text(found: "Found", where: str) -> list[str]:
     shown = sorted({*range(min(SHOWN, len(found.leaderboard))), *fixed})
     entries = [(k + 1, found.leaderboard[k]) for k in shown]
     better = (
-        f"Found: {'typically' if found.worlds else 'predicted'} {found.seconds:,.1f} s, "
+        f"Found: {'typically' if found.worlds else 'predicted'} {in_seconds(found.seconds)} s, "
         f"{gain:.1%} less than the best fixed policy."
         if found.is_searched
         else none_told(found)

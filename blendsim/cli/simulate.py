@@ -89,7 +89,7 @@ def simulate(
         notes = [*notes, *told, *unseen(asked, pool, made), *pricing_notes([settings])]
         if output is not None:
             meta = {"plan_sha256": sha256(plan), "settings": asdict(settings)}
-            meta |= {"blendsim": __version__}
+            meta |= {"blendsim": __version__, "notes": notes}
             write_steplog(replace(log, meta={**log.meta, **meta, "source": asked.source}), output)
     if json:
         from blendsim.report.metrics import as_json
@@ -122,9 +122,13 @@ def _worlds_told(asked: int, seconds: list[float]) -> list[str]:
         return ["Planning sees every length, so there is one world only."]
     from statistics import geometric_mean
 
-    several = f"{seconds[0]:,.1f} to {seconds[-1]:,.1f} s, typically {geometric_mean(seconds):,.1f}"
+    from blendsim.report.tables import seconds as said
+
+    several = (
+        f"{said(seconds[0])} to {said(seconds[-1])} s, typically {said(geometric_mean(seconds))}"
+    )
     return [
         f"In {len(seconds)} world{'s' * (len(seconds) > 1)} that the sample allows it takes "
-        f"{several if len(seconds) > 1 else f'{seconds[0]:,.1f}'} s; where lengths were sampled "
+        f"{several if len(seconds) > 1 else said(seconds[0])} s; where lengths were sampled "
         "none has a longer answer than the longest of them."
     ]

@@ -47,8 +47,8 @@ class Coverage:
         """
         if token_budget > self.tokens:
             raise ProfileError(
-                f"the profile covers {self.tokens} tokens a step, {token_budget} are asked for "
-                f"({token_budget / self.tokens:.1f}×); ask for fewer or measure a larger profile"
+                f"the profile covers {self.tokens} tokens a step, {token_budget} are asked for; "
+                "ask for fewer or measure a larger profile"
             )
 
 

@@ -11,10 +11,12 @@ from blendsim.perf.density import profiled
 from blendsim.perf.model import StepModel
 from blendsim.report.metrics import Row
 from blendsim.report.optimum import Bounds, overlapped_best
+from blendsim.report.tables import seconds as told
 
 WORTH = 0.85  # a partner that saves less than 15 % of its time is not worth naming
 _SAME = 0.0005  # a difference that the printed per cent does not show
 _TOLD = 0.05  # seconds: less is 0.0 as printed
+ALONE = 0.5  # of a run's seconds: where one request takes more, it bounds the pool
 NEAR = 0.02  # policies within 2 % of each other are called equal
 
 
@@ -89,18 +91,20 @@ def advise(
     judged: Judged | None = None,
 ) -> list[str]:
     """Sentences for the user, most important first. Times are the simulated ones of `rows`."""
-    return [_why(rows, chosen, judged), *of_pool(rows, limits, model)]
+    return [_why(rows, chosen, judged), *of_pool(rows, limits, model, chosen.reported_seconds)]
 
 
-def of_pool(rows: Sequence[Row], limits: Bounds, model: StepModel) -> list[str]:
-    """What bounds the pool, and what would run cheaply beside it; `rows` may be few or none."""
-    return [_bound(rows, limits, model), *_partner(limits, model)]
+def of_pool(rows: Sequence[Row], limits: Bounds, model: StepModel, taken: float) -> list[str]:
+    """What bounds the pool, and what would run cheaply beside it; `rows` may be few or none. The
+    run that is talked of has `taken` so many seconds.
+    """
+    return [_bound(rows, limits, model, taken), *_partner(limits, model)]
 
 
 def _why(rows: Sequence[Row], chosen: Row, judged: Judged | None) -> str:
-    said = "predicted {:,.1f} s"
+    said = "predicted {} s"
     if judged is not None:
-        said = f"typically {{:,.1f}} s in {judged.worlds} worlds that the sample allows"
+        said = f"typically {{}} s in {judged.worlds} worlds that the sample allows"
 
     def seconds(row: Row) -> float:
         return row.predicted_seconds if judged is None else judged.seconds[row.policy]
@@ -108,11 +112,11 @@ def _why(rows: Sequence[Row], chosen: Row, judged: Judged | None) -> str:
     own = seconds(chosen)
     others = [row for row in rows if row.policy != chosen.policy]
     if not others:
-        return f"{chosen.policy}: {said.format(own)}."
+        return f"{chosen.policy}: {said.format(told(own))}."
     second = min(others, key=seconds)
     usual = next((row for row in rows if row.policy == chosen.policy and row is not chosen), None)
     name = chosen.policy if usual is None else _at_budget(chosen)
-    text = f"{name} is chosen: {said.format(own)}, "
+    text = f"{name} is chosen: {said.format(told(own))}, "
     if usual is None:
         text += f"{_lead(own, seconds(second), second.policy)}, the next best."
     else:
@@ -123,7 +127,7 @@ def _why(rows: Sequence[Row], chosen: Row, judged: Judged | None) -> str:
     if chosen.regret is not None and chosen.regret >= _TOLD:
         best = min(rows, key=lambda row: row.reported_seconds)
         name = best.policy if usual is None else _at_budget(best)
-        text += f" On the true lengths {name} would have been {chosen.regret:,.1f} s faster."
+        text += f" On the true lengths {name} would have been {told(chosen.regret)} s faster."
     return text
 
 
@@ -140,18 +144,24 @@ def _at_budget(row: Row) -> str:
     return f"{row.policy} at {row.token_budget:,} tokens a step"
 
 
-def _bound(rows: Sequence[Row], limits: Bounds, model: StepModel) -> str:
+def _bound(rows: Sequence[Row], limits: Bounds, model: StepModel, taken: float) -> str:
     kinds = {
         "compute": limits.compute,
         "decode reads (memory bandwidth)": limits.memory,
         "all-reduces (network)": limits.network,
     }
-    reduces = f", {limits.network:,.1f} s of all-reduces" if limits.network else ""
-    text = (
-        f"The pool is bound by {max(kinds, key=lambda kind: kinds[kind])}: "
-        f"{limits.compute:,.1f} s of compute{reduces} and "
-        f"{limits.memory:,.1f} s of decode reads, each at its best rate."
+    reduces = f", {told(limits.network)} s of all-reduces" if limits.network else ""
+    work = (
+        f"{told(limits.compute)} s of compute{reduces} and {told(limits.memory)} s of decode "
+        "reads, each at its best rate"
     )
+    is_alone = limits.longest > ALONE * taken
+    text = f"The pool is bound by {max(kinds, key=lambda kind: kinds[kind])}: {work}."
+    if is_alone:
+        text = (
+            f"The longest request alone takes {told(limits.longest)} of {told(taken)} s: no order "
+            f"ends sooner. The whole pool has {work}."
+        )
     most = sum(kinds.values()) / overlapped_best(model.lines, *kinds.values()) - 1
     # NOTE: the first row of each policy: one at another token budget says nothing of orders.
     times = list({row.policy: row.reported_seconds for row in reversed(rows)}.values())
@@ -160,8 +170,8 @@ def _bound(rows: Sequence[Row], limits: Bounds, model: StepModel) -> str:
             f" Order buys next to nothing here: all policies lie within {spread:.1%}, and even "
             f"the best overlap would gain {most:.1%} over none."
         )
-    elif limits.longest >= limits.reachable:
-        text += f" The longest request alone takes {limits.longest:,.1f} s: no order ends sooner."
+    elif limits.longest >= limits.reachable and not is_alone:
+        text += f" The longest request alone takes {told(limits.longest)} s: no order ends sooner."
     return text
 
 
@@ -173,6 +183,6 @@ def _partner(limits: Bounds, model: StepModel) -> list[str]:
     return [
         f"Pool it with {mix.partner.kind} work: {mix.requests * limits.replicas:,} requests of "
         f"{mix.partner.prompt:,} prompt and {mix.partner.output:,} output tokens would add "
-        f"{mix.beside:,.1f} s here against {mix.alone:,.1f} s alone "
+        f"{told(mix.beside)} s here against {told(mix.alone)} s alone "
         f"({1 - mix.beside / mix.alone:.0%} off)."
     ]

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 from blendsim.report.losses import Losses
 from blendsim.report.metrics import Place, kv_use, run_seconds
 from blendsim.report.optimum import Bounds
+from blendsim.report.timeline import few_running
 from blendsim.steplog import MEASURED_ROWS, NOT_COUNTED, StepLog
 
 
@@ -52,6 +53,9 @@ class Gist:
     share_of_optimum: float | None
     reachable_seconds: float | None
     share_of_reachable: float | None
+    few_seconds: float | None  # fewer than timeline.FEW requests ran
+    tail_seconds: float | None  # of these, those to the run's end
+    lone_seconds: float | None  # a single request ran
 
 
 def gist(log: StepLog, place: Place | None, pool: Hindsight | None) -> Gist:
@@ -72,6 +76,7 @@ def gist(log: StepLog, place: Place | None, pool: Hindsight | None) -> Gist:
     is_known = inputs is not None and outputs is not None
     counts_kv = place is not None and "held_blocks" not in unknown
     limits = pool.limits if pool else None
+    few = few_running(log)
     gpus = place.gpus if place and device(log) != "cpu" else None
     return Gist(
         policy=_text(log.meta, "policy"),
@@ -98,6 +103,9 @@ def gist(log: StepLog, place: Place | None, pool: Hindsight | None) -> Gist:
         share_of_optimum=limits.optimum / seconds if limits else None,
         reachable_seconds=limits.reachable if limits else None,
         share_of_reachable=limits.reachable / seconds if limits else None,
+        few_seconds=few.few if few else None,
+        tail_seconds=few.tail if few else None,
+        lone_seconds=few.lone if few else None,
     )
 
 

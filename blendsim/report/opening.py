@@ -1,8 +1,11 @@
 """The first sentences of a run's page: what was served and how long it took."""
 
 from blendsim.report.gist import Gist
-from blendsim.report.tables import number
+from blendsim.report.tables import number, share
+from blendsim.report.timeline import FEW
 from blendsim.steplog import MEASURED_ROWS, StepLog
+
+WORTH = 0.02  # of the run: less time is not worth a word
 
 
 def opening(log: StepLog, figures: Gist) -> str:
@@ -17,7 +20,29 @@ def opening(log: StepLog, figures: Gist) -> str:
             f"run takes {seconds_text(estimate['low'])} to {seconds_text(estimate['high'])} s, "
             f"{estimate['level']:.0%} sure."
         )
-    return text
+    return f"{text}{_few(figures)}"
+
+
+def _few(figures: Gist) -> str:
+    """For how long few requests ran, where that is worth a word."""
+    few, tail, lone = figures.few_seconds, figures.tail_seconds, figures.lone_seconds
+    if few is None or tail is None or lone is None or few <= WORTH * figures.seconds:
+        return ""
+    text = f" Fewer than {FEW} requests ran for {_part(few, figures)}"
+    if few >= (1 - WORTH) * figures.seconds:
+        text = f" Fewer than {FEW} requests ran all the time"
+    elif tail >= (1 - WORTH) * few:
+        text += ", all of it at the end"
+    elif tail > WORTH * figures.seconds:
+        text += f", {_part(tail, figures)} of it at the end"
+    if lone >= (1 - WORTH) * few:
+        return f"{text}; nearly always a single one."
+    alone = lone > WORTH * figures.seconds
+    return f"{text}; a single one for {_part(lone, figures)}." if alone else f"{text}."
+
+
+def _part(seconds: float, figures: Gist) -> str:
+    return f"{seconds_text(seconds)} s ({share(seconds / figures.seconds)})"
 
 
 def _done(log: StepLog, figures: Gist) -> str:

@@ -4,46 +4,19 @@ steps that stand out, its ranks, and a second log beside it.
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 from blendsim.files import write_text
 from blendsim.perf.pricing import StepWork
 from blendsim.report import html
+from blendsim.report.account import account_parts, picture
+from blendsim.report.contrast import Contrast
 from blendsim.report.gist import Gist, Hindsight, device, heading
-from blendsim.report.losses import CAUSES as STEP_CAUSES
 from blendsim.report.opening import duration, opening, seconds_text
 from blendsim.report.plots import run as plots
-from blendsim.report.plots.panel import Panel
+from blendsim.report.second import Beside, contrast_parts, validated_parts
 from blendsim.report.tables import Column, number, share
 from blendsim.report.timeline import durations, longest_steps, ranks, timeline
-from blendsim.report.validate import Validation
-from blendsim.report.validation_text import sentences, strata_columns
 from blendsim.steplog import NOT_COUNTED, StepLog
-
-#: Of every cause of Losses.causes, a word for the picture and its meaning.
-CAUSES = {
-    "overlap": (
-        "overlap",
-        "kinds of work that did not run side by side, or waited for host memory",
-    ),
-    "attention": ("attention", "decode attention slower than its best rate"),
-    "floors": ("head, prefill", "LM head and prefill attention slower than their best rates"),
-    "size": ("step size", "another number of tokens in the step would have been worth more"),
-    "kv": ("KV, mix", "too little beside the best size: KV not full, or other work in other steps"),
-    "again": ("done again", "work beyond the least: computed again, or prefixes not shared"),
-}
-
-
-WORK = "what all of it takes, each piece at its price in the best mix"
-
-
-class Beside(NamedTuple):
-    """A second log of the same schedule."""
-
-    name: str
-    figures: Gist
-    validation: Validation  # the simulated log's seconds against the measured one's
-    measured: str  # name of the measured log
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -57,7 +30,7 @@ class Report:
     work: StepWork | None
     hindsight: Hindsight | None  # where the pool that was served could be read
     notes: list[str]  # what is left out and why, one sentence each
-    against: Beside | None = None
+    against: Beside | Contrast | None = None
 
 
 def write_report(report: Report, path: Path) -> None:
@@ -71,15 +44,22 @@ def run_page(report: Report) -> str:
     panels = plots.over_time(timeline(log, report.work), report.capacity_blocks)
     advice = report.hindsight.advice if report.hindsight else []
     ran = [("Log", report.name), *heading(log, report.figures)]
+    against, first, validated = report.against, [], []
+    if isinstance(against, Contrast):
+        first = contrast_parts(against)
+    elif against is not None:
+        validated = validated_parts(report.name, report.figures, against)
     parts = [
+        *([html.paragraph(against.told)] if isinstance(against, Contrast) else []),
         html.paragraph(opening(report.log, report.figures)),
         html.tiles(_tiles(report.figures)),
         *(html.paragraph(note, "note") for note in report.notes),
-        html.section("Over time", _pictures(panels)),
-        html.section("Where the seconds go", *_account(report.hindsight)),
+        html.section("Against the other run", *first),
+        html.section("Over time", html.beside(map(picture, panels))),
+        html.section("Where the seconds go", *account_parts(report.hindsight)),
         html.section("Steps", _steps(report)),
         html.section("Ranks", *_ranks(report)),
-        html.section("Against a second log", *_against(report)),
+        html.section("Against a second log", *validated),
         html.section("What follows", *map(html.paragraph, advice)),
         html.section("What ran", html.facts(ran)),
     ]
@@ -135,39 +115,6 @@ def _kept(figures: Gist) -> str:
     return f"{share(kept)} of what can be shared"
 
 
-def _pictures(panels: list[Panel]) -> str:
-    return html.beside(map(_picture, panels))
-
-
-def _picture(one: Panel) -> str:
-    return html.picture(html.Picture(one.title, one.note, one.svg))
-
-
-def _account(found: Hindsight | None) -> list[str]:
-    if found is None:
-        return []
-    account = found.account
-    if account is None:
-        return [html.paragraph(f"No account of the seconds: {found.no_account}.", "quiet")]
-    lost = [(*CAUSES[cause], seconds) for cause, seconds in account.causes.items()]
-    # NOTE: where the longest request alone is the reachable bound, the work's own bound is lower.
-    is_work = account.bound > 0.999999 * found.limits.reachable
-    bound = f"{'reachable bound' if is_work else 'bound of the work'}: {WORK}"
-    rows = [
-        (bound, account.bound),
-        *((f"{word}: {why}", seconds) for word, why, seconds in lost),
-        ("the run", account.run),
-    ]
-    digits = 1 if account.run >= 100 else 4
-    columns = [
-        Column("", [what for what, _ in rows], is_text=True),
-        Column("seconds", [number(seconds, digits) for _, seconds in rows]),
-        Column("of the run", [share(seconds / account.run) for _, seconds in rows]),
-    ]
-    panel = plots.losses_panel(account, [CAUSES[cause][0] for cause in STEP_CAUSES])
-    return [html.beside([html.table(columns), _picture(panel)])]
-
-
 def _steps(report: Report) -> str:
     log, found = report.log, durations(report.log)
     told = [
@@ -202,7 +149,7 @@ def _steps(report: Report) -> str:
     which = "" if found.steps == len(log) else f" Of the {found.steps:,} that were measured."
     return "\n".join(
         [
-            html.beside([_picture(plots.durations_panel(found)), html.table(spread)]),
+            html.beside([picture(plots.durations_panel(found)), html.table(spread)]),
             html.paragraph(f"The {len(rows)} longest steps.{which}"),
             html.table(shown),
         ]
@@ -243,30 +190,3 @@ def _ranks(report: Report) -> list[str]:
 
 def _kind(kinds: object, replica: int) -> str:
     return str(kinds[replica]) if isinstance(kinds, list) and replica < len(kinds) else ""
-
-
-def _against(report: Report) -> list[str]:
-    if report.against is None:
-        return []
-    name, other, found, measured = report.against
-    both = (report.figures, other)
-    rows = [
-        ("seconds", [seconds_text(one.seconds) for one in both]),
-        ("computed tokens/s", [number(one.computed_tokens_per_second) for one in both]),
-        ("steps", [number(one.steps) for one in both]),
-        ("requests finished", [number(one.requests) for one in both]),
-        ("prompt tokens shared", [share(one.sharing_ratio) for one in both]),
-        ("tokens recomputed", [number(one.preempted_tokens) for one in both]),
-        ("KV use, mean", [share(one.kv_use) for one in both]),
-    ]
-    columns = [
-        Column("", [what for what, _ in rows], is_text=True),
-        Column(report.name, [cells[0] for _, cells in rows]),
-        Column(name, [cells[1] for _, cells in rows]),
-    ]
-    return [
-        html.table(columns),
-        *map(html.paragraph, sentences(found, measured)),
-        _pictures(plots.validation_panels(found)),
-        html.table(strata_columns(found.strata)),
-    ]

@@ -9,6 +9,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 if TYPE_CHECKING:  # laying out a table must not load the performance model
     from blendsim.report.metrics import Row
 
+MOST_DIGITS = 6  # of seconds behind the point: a step takes thousands of microseconds
+#: What stands under a table of baselines.
+BUDGETS = (
+    "Each at the token budget that is best for it by prediction, pools of prefill and decode "
+    "replicas at their engine's own; on the true lengths another may be faster."
+)
+
 
 class Column(NamedTuple):
     """A column: its title, its cells as text, and how soon it goes when the table is too wide."""
@@ -39,8 +46,8 @@ def policy_table(rows: "Sequence[Row]", chosen: "Row | None", width: int) -> lis
     kept = [_kept(row) for row in rows]
     columns = [
         Column("policy", names, is_text=True),
-        Column("seconds", [number(row.seconds, 1) for row in rows]),
-        Column("predicted", [number(row.predicted_seconds, 1) for row in rows]),
+        Column("seconds", seconds_cells([row.seconds for row in rows])),
+        Column("predicted", seconds_cells([row.predicted_seconds for row in rows])),
         Column("tokens/s", [number(row.tokens_per_second) for row in rows]),
         Column("of optimum", [share(row.share_of_optimum) for row in rows]),
         Column("of reachable", [share(row.share_of_reachable) for row in rows], dispensable=1),
@@ -73,13 +80,13 @@ def comparison_table(
         Column("baseline", [_marked(row.policy, best) for row in rows], is_text=True),
         Column("GPUs", [number(row.gpus) for row in rows], dispensable=2),
         Column("budget", [number(row.token_budget) for row in rows]),
-        Column("seconds", [number(row.reported_seconds, 1) for row in rows]),
+        Column("seconds", seconds_cells([row.reported_seconds for row in rows])),
         Column("tokens/s/GPU", [number(row.tokens_per_second_per_gpu) for row in rows]),
         Column("of best", [share(row.tokens_per_second_per_gpu / ahead) for row in rows]),
         Column("of optimum", [share(row.share_of_optimum) for row in rows], dispensable=1),
         Column("sharing kept", [share(_kept(row)) for row in rows], dispensable=1),
         Column("recomputed", [number(row.preempted_tokens) for row in rows], dispensable=3),
-        Column(budget, [number(row.reported_seconds, 1) for row in common]),
+        Column(budget, seconds_cells([row.reported_seconds for row in common])),
     ]
     return lay_out(columns, width)
 
@@ -103,7 +110,7 @@ def leaderboard_table(
     tell most rows apart stay, and of rows that look alike the first. Seconds are predicted ones, or
     typical ones of several worlds.
     """
-    seconds = "typical" if is_typical else "predicted"
+    title = "typical" if is_typical else "predicted"
     found: dict[str, set[Any]] = {}
     for _, entry in entries:
         for name, value in entry.values.items():
@@ -115,7 +122,7 @@ def leaderboard_table(
     }
     shared = [
         Column("rank", [number(rank) for rank, _ in entries]),
-        Column(seconds, [number(entry.seconds, 1) for _, entry in entries]),
+        Column(title, seconds_cells([entry.seconds for _, entry in entries])),
         Column("", ["fixed" if entry.is_fixed else "" for _, entry in entries], is_text=True),
     ]
     varied = [
@@ -222,6 +229,23 @@ def _marked(policy: str, chosen: str | None) -> str:
 def number(value: float | None, digits: int = 0) -> str:
     """A figure with thousands separators, or a dash where there is none."""
     return "–" if value is None or not math.isfinite(value) else f"{value:,.{digits}f}"
+
+
+def seconds(value: float) -> str:
+    """Seconds of a run in tenths; of less than ten three digits that count."""
+    return number(value, _digits(value))
+
+
+def seconds_cells(values: Sequence[float | None]) -> list[str]:
+    """A column of seconds, with as many digits as the least of them needs."""
+    digits = max((_digits(value) for value in values if value is not None), default=1)
+    return [number(value, digits) for value in values]
+
+
+def _digits(value: float) -> int:
+    if not 0 < abs(value) < 10:  # NOTE: nor a not-a-number
+        return 1
+    return min(2 - math.floor(math.log10(abs(value))), MOST_DIGITS)
 
 
 def share(value: float | None) -> str:

@@ -18,6 +18,7 @@ Ints = NDArray[np.int64]
 PARTS = 200  # of a run's time, or fewer where there are fewer steps
 CLASSES = 60  # of a step's duration, equal on a logarithmic scale
 LONGEST = 10
+FEW = 8  # requests: fewer running ones leave a GPU nearly idle
 QUANTILES = (0.01, 0.1, 0.5, 0.9, 0.99)
 
 #: Columns of which a step's value is held for as long as the step runs.
@@ -82,6 +83,32 @@ def _line(log: StepLog, work: StepWork | None, replica: int, edges: Floats) -> L
         return Line(int(replica), held, None, None)
     each = [within(column[rows]) / width for column in work]
     return Line(int(replica), held, *each)
+
+
+class FewRunning(NamedTuple):
+    """For how long few requests ran, on all ranks together; seconds."""
+
+    few: float  # fewer than FEW, at least one
+    tail: float  # of these, those after the last time that FEW ran
+    lone: float  # a single one
+
+
+def few_running(log: StepLog) -> FewRunning | None:
+    """None where requests that run were not counted."""
+    if "running" in log.meta.get(NOT_COUNTED, []):
+        return None
+    running, start = log.count("running"), log.time("start")
+    at = np.concatenate([start, start + log.time("seconds")])
+    place = np.argsort(at, kind="stable")
+    at, after = at[place], np.cumsum(np.concatenate([running, -running])[place])
+    # NOTE: a start may lie an ulp before the end of the step before, for which time both count.
+    width, now = np.diff(at), after[:-1]
+    is_few = (now > 0) & (now < FEW)
+    last = np.flatnonzero((now >= FEW) & (width > 1e-9 * max(float(at[-1]), 1e-300)))
+    begins = last[-1] + 1 if len(last) else 0
+    few = float(width[is_few].sum())
+    tail = float(width[begins:][is_few[begins:]].sum())
+    return FewRunning(few, tail, float(width[now == 1].sum()))
 
 
 class Durations(NamedTuple):

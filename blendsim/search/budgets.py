@@ -30,7 +30,8 @@ WORTH = 0.005
 WORLDS = 4
 #: Share of the seconds by which policies differ by chance where lengths are not known.
 TIE = 0.002
-#: Of policies that tie. The first ones keep prefixes together, the simplest of them first.
+#: Of policies that tie. The first ones keep prefixes together, the simplest of them first; one that
+#: is not among them comes after all.
 _PREFERRED = ("dfs", "blend", PACED, "fcfs", "random")
 #: A policy is tried at other budgets where it is behind the best by at most this share of the
 #: seconds: at another budget it may be ahead. And no more of them than so many, the best included.
@@ -50,12 +51,12 @@ def leading_runs(problem: Problem, runs: Sequence[Run]) -> list[Run]:
     first. The fastest is chosen, but where lengths are not known, of those that tie with it the
     preferred.
     """
-    ranked = sorted(runs, key=lambda run: (run.seconds, _PREFERRED.index(run.policy)))
+    ranked = sorted(runs, key=lambda run: (run.seconds, _place(run.policy)))
     least = ranked[0].seconds
     chosen = ranked[0]
     if not problem.lengths.is_visible.all():
         ties = [run for run in ranked if run.seconds <= least * (1 + TIE)]
-        chosen = min(ties, key=lambda run: _PREFERRED.index(run.policy))
+        chosen = min(ties, key=lambda run: _place(run.policy))
     leading = {chosen.seconds: chosen}  # one of those that take equally long: they are one run
     for run in ranked:
         if run.seconds <= least * (1 + CLOSE):
@@ -69,6 +70,11 @@ def can_run_at(problem: Problem, token_budget: int) -> bool:
     """
     least = problem.settings.knobs.max_num_active_seqs or 1
     return least <= token_budget <= problem.model.coverage.tokens
+
+
+def _place(policy: str) -> int:
+    """Where a policy comes among those that tie."""
+    return _PREFERRED.index(policy) if policy in _PREFERRED else len(_PREFERRED)
 
 
 def covered_budgets(problem: Problem) -> list[int]:

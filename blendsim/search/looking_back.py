@@ -13,7 +13,7 @@ from blendsim.report.advice import of_pool
 from blendsim.report.gist import Hindsight, is_measured
 from blendsim.report.losses import Losses, losses, price
 from blendsim.report.matching import differing_machines
-from blendsim.report.metrics import Place
+from blendsim.report.metrics import Place, run_seconds
 from blendsim.request import Workload
 from blendsim.search.problem import Problem, Progress, prepare
 from blendsim.search.trial import block_size, find_bounds, find_place
@@ -81,7 +81,7 @@ def look_back(
         limits=limits,
         account=account,
         no_account=lacking,
-        advice=of_pool([], limits, problem.model),
+        advice=of_pool([], limits, problem.model, run_seconds(log)),
     )
 
 

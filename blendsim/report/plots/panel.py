@@ -50,7 +50,7 @@ def draw_panel(name: str, title: str, note: str, draw: Draw, below: str) -> Pane
         axis.grid(color="#e6eaee", linewidth=0.6)
         axis.set_axisbelow(True)
         draw(axis)
-        if name != "losses":
+        if not name.startswith("losses"):
             for each in figure.axes:  # NOTE: last, as a scale that is set follows no further line
                 each.set_ylim(0, None)
             if axis.get_xscale() == "linear" and name != "errors":

@@ -36,7 +36,7 @@ POINTS = 400  # of a distribution
 
 def over_time(course: Timeline, capacity_blocks: int | None) -> list[Panel]:
     """What steps did over the run: areas of one rank, or a line a rank."""
-    scale = _time_scale(float(course.edges[-1]))
+    scale = time_scale(float(course.edges[-1]))
     if len(course.lines) == 1:
         return _of_one(course.edges / scale.size, course.lines[0], scale.unit, capacity_blocks)
     return _of_several(course, scale, capacity_blocks)
@@ -91,7 +91,7 @@ def _of_one(edges: Floats, one: Line, unit: str, capacity: int | None) -> list[P
 _TWO_SCALES = "Solid: left scale. Dashed: right scale."
 
 
-def _of_several(course: Timeline, scale: "_Scale", capacity: int | None) -> list[Panel]:
+def _of_several(course: Timeline, scale: "Scale", capacity: int | None) -> list[Panel]:
     edges = course.edges / scale.size
 
     def each(values: Callable[[Line], Floats]) -> Draw:
@@ -167,25 +167,30 @@ def durations_panel(found: Durations) -> Panel:
     return draw_panel("durations", "How long steps take", note, draw, "milliseconds a step")
 
 
-def losses_panel(account: Losses, names: Sequence[str]) -> Panel:
-    """Seconds lost in every tenth of the run, stacked by cause."""
+def losses_panel(
+    account: Losses,
+    names: Sequence[str],
+    name: str = "losses",
+    title: str = "Seconds lost by tenth of the run",
+    reach: tuple[float, float] | None = None,
+) -> Panel:
+    """Seconds lost in every tenth of the run, stacked by cause; `reach` are the scale's ends."""
 
     def draw(axis: Any) -> None:
         places = np.arange(1, PHASES + 1)
         above, below = np.zeros(PHASES), np.zeros(PHASES)
-        for lost, colour, name in zip(account.steps.T, CAUSE_COLOURS, names, strict=True):
+        for lost, colour, word in zip(account.steps.T, CAUSE_COLOURS, names, strict=True):
             bottom = np.where(lost >= 0, above, below)
-            axis.bar(places, lost, 0.8, bottom=bottom, color=colour, label=name)
+            axis.bar(places, lost, 0.8, bottom=bottom, color=colour, label=word)
             above, below = above + np.maximum(lost, 0), below + np.minimum(lost, 0)
         axis.axhline(0, color=INK, linewidth=0.7)
         axis.set_xticks(places)
+        axis.set_ylim(reach)
         axis.yaxis.set_major_formatter(FuncFormatter(short))
         key(axis, columns=2)
 
     note = "Above the reachable bound."
-    return draw_panel(
-        "losses", "Seconds lost by tenth of the run", note, draw, "tenth of the run’s time"
-    )
+    return draw_panel(name, title, note, draw, "tenth of the run’s time")
 
 
 def validation_panels(run: Validation) -> list[Panel]:
@@ -230,13 +235,15 @@ def validation_panels(run: Validation) -> list[Panel]:
 _ERROR = "Simulated over measured seconds, less 1."
 
 
-class _Scale(NamedTuple):
+class Scale(NamedTuple):
+    """What a run's time is counted in."""
+
     size: float  # seconds
     unit: str
 
 
-def _time_scale(seconds: float) -> _Scale:
+def time_scale(seconds: float) -> Scale:
     """Hours for a run of hours, minutes of minutes."""
     if seconds >= 2 * 3600:
-        return _Scale(3600.0, "hours")
-    return _Scale(60.0, "minutes") if seconds >= 240 else _Scale(1.0, "seconds")
+        return Scale(3600.0, "hours")
+    return Scale(60.0, "minutes") if seconds >= 240 else Scale(1.0, "seconds")
