@@ -49,7 +49,7 @@ def find(log: "StepLog", plan: Path | None, workload: Path | None, say: Progress
     return Found(ground, work, None, served, notes)
 
 
-def find_other(log: "StepLog", path: Path, first: Found, say: Say) -> Found:
+def find_other(log: "StepLog", path: Path, first: Found, say: Progress) -> Found:
     """What is found out about a second log of the pool that the `first` one served. InputError for
     a log of another pool or model; what else keeps it from having an account is a note.
     """
