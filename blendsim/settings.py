@@ -115,11 +115,11 @@ class Settings:
     def system(self) -> System:
         """The replica that is asked for; InputError where it cannot be."""
         system = System(find_model(self.model), find_gpu(self.gpu), self.tp, self.kv_bytes)
-        memory = system.gpu.memory_bytes * system.tp
-        if system.kv_capacity_bytes > memory:
+        left = system.gpu.memory_bytes * system.tp - system.model.weight_bytes
+        if system.kv_capacity_bytes > left:
             raise InputError(
-                f"kv_bytes = {self.kv_bytes} is more than the {memory} bytes of {system.tp} × "
-                f"{system.gpu.name}; give less"
+                f"kv_bytes = {self.kv_bytes} is more than the {max(0, left)} bytes that the weights "
+                f"of {system.model.name} leave on {system.tp} × {system.gpu.name}; give less"
             )
         return system
 

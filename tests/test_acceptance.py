@@ -119,7 +119,10 @@ def test_same_seed_same_bytes_of_plan_and_steps(folder: Path, dp: str) -> None:
 @pytest.mark.parametrize("kv_tokens", [64, 4_096, 1 << 20])
 def test_extreme_pools_stay_within_the_bounds(folder: Path, gpu: str, kv_tokens: int) -> None:
     """One-token answers, one giant, equal requests, all of them on a shared prefix."""
-    kv_bytes = min(kv_tokens * MODELS["qwen3-8b"].kv_bytes_per_token, GPUS[gpu].memory_bytes)
+    kv_bytes = min(
+        kv_tokens * MODELS["qwen3-8b"].kv_bytes_per_token,
+        GPUS[gpu].memory_bytes - MODELS["qwen3-8b"].weight_bytes,
+    )
     (folder / "c.toml").write_text(f'[settings]\nkv_bytes = {kv_bytes}\nmodel = "qwen3-8b"\n')
     rng = np.random.default_rng(kv_tokens)
     most = min(kv_tokens, 40_000)

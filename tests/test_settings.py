@@ -11,7 +11,7 @@ from blendsim.pacing import Gains
 from blendsim.serving.flavour import FLAVOURS, LRU
 from blendsim.serving.knobs import Knobs
 from blendsim.settings import Settings, remembered
-from blendsim.specs import find_gpu
+from blendsim.specs import find_gpu, find_model
 
 ASKED = Settings(
     token_budget=512, eviction="plan", output_reserved=0.25, nano_batches=2, cascade=True
@@ -67,10 +67,13 @@ def test_an_unknown_engine_is_told_where_its_rules_are_asked_for() -> None:
         ASKED.for_engine("orca").flavour()
 
 
-def test_more_kv_memory_than_the_gpus_have_is_refused() -> None:
-    most = 2 * find_gpu("a100-80g").memory_bytes
+def test_more_kv_memory_than_weights_leave_is_refused() -> None:
+    most = 2 * find_gpu("a100-80g").memory_bytes - find_model("llama-3.1-8b").weight_bytes
     assert Settings(tp=2, kv_bytes=most).system.kv_capacity_bytes == most
-    told = f"^kv_bytes = {most + 1} is more than the {most} bytes of 2 × a100-80g; give less$"
+    told = (
+        f"^kv_bytes = {most + 1} is more than the {most} bytes that the weights of llama-3.1-8b "
+        "leave on 2 × a100-80g; give less$"
+    )
     with pytest.raises(InputError, match=told):
         _ = Settings(tp=2, kv_bytes=most + 1).system
     assert Settings(gpu="h200", tp=2, kv_bytes=most + 1).system.kv_bytes == most + 1
