@@ -118,8 +118,8 @@ class Settings:
         left = system.gpu.memory_bytes * system.tp - system.model.weight_bytes
         if system.kv_capacity_bytes > left:
             raise InputError(
-                f"kv_bytes = {self.kv_bytes} is more than the {max(0, left)} bytes that the weights "
-                f"of {system.model.name} leave on {system.tp} × {system.gpu.name}; give less"
+                f"kv_bytes = {self.kv_bytes} is more than the {max(0, left)} bytes that weights of "
+                f"{system.model.name} leave on {system.tp} × {system.gpu.name}; give less"
             )
         return system
 

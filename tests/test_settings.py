@@ -71,7 +71,7 @@ def test_more_kv_memory_than_weights_leave_is_refused() -> None:
     most = 2 * find_gpu("a100-80g").memory_bytes - find_model("llama-3.1-8b").weight_bytes
     assert Settings(tp=2, kv_bytes=most).system.kv_capacity_bytes == most
     told = (
-        f"^kv_bytes = {most + 1} is more than the {most} bytes that the weights of llama-3.1-8b "
+        f"^kv_bytes = {most + 1} is more than the {most} bytes that weights of llama-3.1-8b "
         "leave on 2 × a100-80g; give less$"
     )
     with pytest.raises(InputError, match=told):
