@@ -9,6 +9,7 @@ from test_cli_export import batch, invoke
 
 from blendsim import search
 from blendsim.plan import read_plan
+from blendsim.report.tables import seconds as in_seconds
 from blendsim.search import budgets
 from blendsim.search.problem import with_worlds
 from blendsim.search.world_run import seconds_in
@@ -53,7 +54,7 @@ def test_requests_whose_lengths_are_guessed_in_all_worlds_are_told(tmp_path: Pat
     assert len(alone) == 8, "nothing is sampled: all is guessed, and differs from world to world"
     assert alone[0] < alone[-1]
     shown = " ".join(invoke("plan", "--trace", trace).stdout.split())
-    assert f"in 8 worlds in which it is wrong the plan takes {alone[0]:,.1f} to " in shown
+    assert f"in 8 worlds in which it is wrong the plan takes {in_seconds(alone[0])} to " in shown
     assert "sample allows" not in shown
     assert "On the true lengths" not in shown, "there are none"
 

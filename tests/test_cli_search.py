@@ -113,14 +113,14 @@ def test_leaderboard_has_columns_for_what_differs() -> None:
     assert leaderboard_table(entries, 120) == [
         "rank  predicted         policy  token budget",
         "────────────────────────────────────────────",
-        "   1        9.0         blend            512",
-        "   4       10.0  fixed  dfs            2,048",
+        "   1       9.00         blend            512",
+        "   4      10.00  fixed  dfs            2,048",
     ]
     assert leaderboard_table(entries, 120, is_typical=True) == [
         "rank  typical         policy  token budget",
         "──────────────────────────────────────────",
-        "   1      9.0         blend            512",
-        "   4     10.0  fixed  dfs            2,048",
+        "   1     9.00         blend            512",
+        "   4    10.00  fixed  dfs            2,048",
     ]
 
 

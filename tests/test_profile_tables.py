@@ -115,7 +115,6 @@ def _named(value: object) -> str:
         ("all_reduce", swap(3, 4), "all_reduce.csv: line 4, column 1: 512 after 1024;"),
     ],
     ids=_named,
-    ids=str,
 )
 def test_a_wrong_cell_of_a_profile_is_named(
     place: Path, table: str, edit: Callable[[Cells], object], told: str
@@ -134,7 +133,6 @@ def test_a_wrong_cell_of_a_profile_is_named(
         ("prefill_chunks", put(2, 3, "0"), "prefill_chunks.csv: line 2, column 3: 0 µs is no time"),
     ],
     ids=_named,
-    ids=str,
 )
 def test_a_wrong_cell_of_what_only_some_measured_is_named(
     measured: Path, table: str, edit: Callable[[Cells], object], told: str
@@ -159,7 +157,6 @@ def test_a_wrong_cell_of_what_only_some_measured_is_named(
         ("all_reduce", swap(3, 4), "all_reduce.csv: line 4, column 2: 2,512 after 2,1024;"),
     ],
     ids=_named,
-    ids=str,
 )
 def test_a_wrong_cell_of_a_gpus_kernels_is_named(
     kernels: Path, table: str, edit: Callable[[Cells], object], told: str

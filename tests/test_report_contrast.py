@@ -28,8 +28,11 @@ def test_differences_of_the_account_add_up_to_the_runs(home: Path) -> None:
     assert {key: told["against"][key] for key in told["against"]} == {
         key: other[key] for key in told["against"]
     }
-    assert told["against_losses"] == pytest.approx(other["losses"])
-    more = {key: told["losses"][key] - other["losses"][key] for key in other["losses"]}
+    first, second = told["both_losses"]
+    assert second == pytest.approx(other["losses"])  # its own budget is the larger
+    assert first["bound"] == pytest.approx(second["bound"])
+    assert sum(first.values()) == pytest.approx(told["seconds"])
+    more = {key: first[key] - second[key] for key in first}
     assert sum(more.values()) == pytest.approx(told["seconds"] - other["seconds"])
     largest = max(more, key=lambda key: more[key])
     word = {"size": "step size", "kv": "KV, mix", "floors": "head, prefill"}.get(largest, largest)
@@ -75,7 +78,7 @@ def test_a_run_against_itself_takes_equally_long(home: Path) -> None:
 
 def test_without_an_account_the_difference_says_what_is_lacking(home: Path, tmp_path: Path) -> None:
     told = figures_of(home / "one.parquet", "--against", home / "two.parquet")
-    assert told["against_losses"] is None
+    assert told["both_losses"] == [told["losses"], None]
     assert "is not told: two.parquet: " in told["difference"]
     assert "losses are told for one" in told["difference"]
     log = changed(home / "two.parquet", tmp_path / "a.parquet")

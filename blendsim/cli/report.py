@@ -9,7 +9,7 @@ from blendsim.cli import options as o
 from blendsim.cli.output import print_json, print_lines
 from blendsim.cli.places import require_places
 from blendsim.cli.progress import Progress
-from blendsim.cli.reported import Found, find, find_other, traces_of
+from blendsim.cli.reported import Found, find, find_both, traces_of
 
 if TYPE_CHECKING:
     from blendsim.report.contrast import Contrast, Side
@@ -103,7 +103,7 @@ def _report(
         work=found.work,
         hindsight=found.hindsight,
         notes=found.notes,
-        against=None if against is None else _second(run, side, against, found, say),
+        against=None if against is None else _second(run, log, against, found, say),
     )
 
 
@@ -125,7 +125,7 @@ def _side(path: Path, log: "StepLog", found: Found) -> "Side":
 
 
 def _second(
-    run: Path, side: "Side", against: Path, found: Found, say: Progress
+    run: Path, log: "StepLog", against: Path, found: Found, say: Progress
 ) -> "Beside | Contrast":
     """The second log beside the first: validated where one is measured, else contrasted."""
     from blendsim.errors import InputError
@@ -133,9 +133,9 @@ def _second(
     from blendsim.report.second import Beside
     from blendsim.report.validate import validate
 
-    log, other = side.log, _read(against)
+    other = _read(against)
     if not is_measured(log) and not is_measured(other):
-        return _contrast(run, side, other, against, found, say)
+        return _contrast(run, log, other, against, found, say)
     first, second = (run, log), (against, other)
     if is_measured(log) and is_measured(other):
         raise InputError(
@@ -149,18 +149,19 @@ def _second(
 
 
 def _contrast(
-    run: Path, side: "Side", other: "StepLog", against: Path, found: Found, say: Progress
+    run: Path, log: "StepLog", other: "StepLog", against: Path, found: Found, say: Progress
 ) -> "Contrast":
     from dataclasses import replace
 
     from blendsim.report.contrast import Contrast, require_same_pool
 
-    require_same_pool(side.log, other, str(against))
+    require_same_pool(log, other, str(against))
     say("looking at the second log")
-    second = _side(against, other, find_other(other, against, found, say))
-    if second.name == side.name:
-        side, second = replace(side, name=str(run)), replace(second, name=str(against))
-    return Contrast(side, second)
+    both = find_both(log, found, other, against, say)
+    first, second = _side(run, log, both.first), _side(against, other, both.second)
+    if second.name == first.name:
+        first, second = replace(first, name=str(run)), replace(second, name=str(against))
+    return Contrast(first, second)
 
 
 def _object(told: "Report", run: Path, page: Path | None) -> dict[str, Any]:
@@ -179,7 +180,9 @@ def _object(told: "Report", run: Path, page: Path | None) -> dict[str, Any]:
         "advice": hindsight.advice if hindsight else [],
         "notes": [*told.notes, *(contrast.second.notes if contrast else [])],
         "against": asdict(other.figures) if other else None,
-        "against_losses": _losses(contrast.second.account if contrast else None),
+        "both_losses": [_losses(each.account) for each in (contrast.first, contrast.second)]
+        if contrast
+        else None,
         "difference": contrast.told if contrast else None,
         "validation": as_json(beside.validation) if beside else None,
         "log": run,

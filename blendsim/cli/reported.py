@@ -49,27 +49,43 @@ def find(log: "StepLog", plan: Path | None, workload: Path | None, say: Progress
     return Found(ground, work, None, served, notes)
 
 
-def find_other(log: "StepLog", path: Path, first: Found, say: Progress) -> Found:
-    """What is found out about a second log of the pool that the `first` one served. InputError for
-    a log of another pool or model; what else keeps it from having an account is a note.
+class Both(NamedTuple):
+    """What was found out about two logs of one pool, their accounts at the same prices as far as
+    engines and GPUs let them.
+    """
+
+    first: Found
+    second: Found
+
+
+def find_both(log: "StepLog", found: Found, other: "StepLog", path: Path, say: Progress) -> Both:
+    """`found` was found out about the first log; the second, `other` at `path`, is held against the
+    pool of that. InputError for a log of another pool or model; what else keeps it from having an
+    account is a note.
     """
     from blendsim.errors import BlendsimError, InputError
     from blendsim.search.looking_back import AnotherPool, find_ground, look_back, own_work
 
-    notes, ground, work = [*_broken_off(log), *_noted(log)], None, own_work(log)
+    notes, here, ground = [*_broken_off(other), *_noted(other)], found.ground, None
+    second = Found(None, own_work(other), None, found.served, notes)
     try:
-        ground = find_ground(_asked(log.meta, None).settings, log)
-        if first.ground and ground.settings.model != first.ground.settings.model:
-            models = ground.settings.model, first.ground.settings.model
+        ground = find_ground(_asked(other.meta, None).settings, other)
+        second = second._replace(ground=ground)
+        if here and ground.settings.model != here.settings.model:
+            models = ground.settings.model, here.settings.model
             raise AnotherPool(f"it is of {models[0]}, the first log of {models[1]}")
-        if first.served is None:
+        if found.served is None or here is None:
             raise InputError("the pool of the first log cannot be read")
-        return Found(ground, work, look_back(log, ground, first.served, say), first.served, notes)
+        # NOTE: prices of other budgets charge the same step to other causes.
+        most = max(here.engine.token_budget, ground.engine.token_budget)
+        second = second._replace(hindsight=look_back(other, ground, found.served, say, most))
+        if found.hindsight and most > here.engine.token_budget:
+            found = found._replace(hindsight=look_back(log, here, found.served, say, most))
     except AnotherPool as error:
         raise InputError(f"--against {path}: {error}; give a run of the same pool") from error
     except BlendsimError as error:
         notes.append(f"The account of the second log's seconds is left out: {error}.")
-    return Found(ground, work, None, first.served, notes)
+    return Both(found, second)
 
 
 def _broken_off(log: "StepLog") -> list[str]:

@@ -13,8 +13,8 @@ from blendsim.report.losses import Losses
 from blendsim.report.opening import seconds_text
 from blendsim.steplog import StepLog
 
-BOUND = "bound"  # of the work: another engine, token budget or GPU has another
-_BOUND_WORDS = ("bound", "the work itself is priced for another engine, token budget or GPU")
+BOUND = "bound"  # of the work: another engine or GPU may have another
+_BOUND_WORDS = ("bound", "the work itself is priced for another engine or GPU")
 _SAME = 0.0005  # of the seconds: a difference that is not told
 #: Of the difference: a part of that size is named. The largest of seven that add up to it is.
 _NAMED = 0.1

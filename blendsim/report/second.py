@@ -18,8 +18,8 @@ from blendsim.report.validate import Validation
 from blendsim.report.validation_text import sentences, strata_columns
 
 _PRICES = (
-    "Each run is held against the prices of its own engine and token budget: where they differ, so "
-    "does what one step's loss is charged to."
+    "Both are at the prices of the larger token budget. Where engines share KV in other blocks or "
+    "run batches in other pieces, or GPUs differ, so do the prices, and what a step is charged to."
 )
 
 

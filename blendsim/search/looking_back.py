@@ -60,10 +60,15 @@ def priced_work(log: StepLog, ground: Ground) -> StepWork | None:
 
 
 def look_back(
-    log: StepLog, ground: Ground, workload: Workload, progress: Progress = lambda _: None
+    log: StepLog,
+    ground: Ground,
+    workload: Workload,
+    progress: Progress = lambda _: None,
+    token_budget: int | None = None,
 ) -> Hindsight:
     """The run beside its pool. InputError if the log is not a whole run of this pool on the system
-    that the bounds would be of.
+    that the bounds would be of. The account is at the prices of steps of up to `token_budget`
+    tokens, by itself the engine's own; a larger one's hold for it, too.
     """
     _require_whole(log, workload)
     if differs := differing_machines(log.meta, log.meta):
@@ -73,7 +78,8 @@ def look_back(
     progress("finding bounds")
     block = block_size(problem, [ground.engine])
     limits = find_bounds(problem, ground.engine.token_budget, block)
-    account, lacking = _account(log, ground, problem, block)
+    budget = token_budget or ground.engine.token_budget
+    account, lacking = _account(log, ground, problem, block, budget)
     return Hindsight(
         input_tokens=int(workload.prompt_len.sum()),
         output_tokens=int(problem.true_lengths.sum()),
@@ -118,7 +124,7 @@ def _may_compute_again(log: StepLog) -> bool:
 
 
 def _account(
-    log: StepLog, ground: Ground, problem: Problem, block: int
+    log: StepLog, ground: Ground, problem: Problem, block: int, token_budget: int
 ) -> tuple[Losses | None, str]:
     """Where the seconds went; or None and why."""
     if is_measured(log):
@@ -130,7 +136,7 @@ def _account(
             problem.true_lengths,
             problem.prompts,
             replace(model, system=replace(model.system, block_tokens=block)),
-            engine.token_budget,
+            token_budget,
             engine.nano_batches,
         )
         return losses(log, prices), ""
