@@ -140,9 +140,9 @@ def test_a_leaderboard_without_room_keeps_what_tells_rows_apart() -> None:
     assert leaderboard_table(entries, 36) == [
         "rank  predicted    policy  size",
         "───────────────────────────────",
-        "   1        9.0    blend     64",
-        "   2        9.0    blend    128",
-        "   3        9.0    blend    256",
+        "   1       9.00    blend     64",
+        "   2       9.00    blend    128",
+        "   3       9.00    blend    256",
         "Also varied, and in --json: sharing,",
         "  threshold.",
     ]
@@ -156,8 +156,8 @@ def test_of_rows_that_look_alike_a_leaderboard_has_the_first() -> None:
         for k, (a, b) in enumerate(values)
     ]
     assert leaderboard_table(entries, 25)[2:] == [
-        "   1        9.0    blend",
-        "   3       10.0    blend",
+        "   1       9.00    blend",
+        "   3      10.00    blend",
         "Also varied, and in",
         "  --json: one, two.",
     ]

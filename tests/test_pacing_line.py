@@ -13,6 +13,7 @@ from plain_kernels import plain_twins
 
 from blendsim.serving import kinds, paced_line, remaining
 from blendsim.serving import pacing as pacing_module
+from blendsim.serving.columns import DECODE_REQUESTS, PREFILL_TOKENS
 from blendsim.serving.core import ServingCore
 from blendsim.serving.paced_line import nearest_waiting
 from blendsim.serving.pacing import CREDIT, ROWS, note_step
@@ -188,8 +189,8 @@ def stepped(wanted: int, tokens: int, sizes: tuple[int, int], credit: float) -> 
     p = record_of(core)
     p.credit = credit
     core.state.counts[:] = 0
-    core.state.counts[pacing_module.PREFILL_TOKENS] = tokens - 1
-    core.state.counts[pacing_module.DECODE_REQUESTS] = 1
+    core.state.counts[PREFILL_TOKENS] = tokens - 1
+    core.state.counts[DECODE_REQUESTS] = 1
     note_step(core.state)
     return float(p.credit)
 

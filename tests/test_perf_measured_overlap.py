@@ -102,7 +102,9 @@ def priced(model: StepModel, step: Batch) -> tuple[StepTimes, float, float]:
     counts = np.zeros(len(COUNTS), np.int64)
     counts[: len(step)] = step
     costs = step_costs(model, overlaps=True, overlaps_network=True, nano_batches=2)
-    halves = replace(model, tables=costs.tables).seconds(step)[2]
+    pieces, reads, halves = replace(model, tables=costs.tables).seconds(step)
+    traffic = 2 * model.weight_stream_seconds + model.kv_stream_seconds * step.context_tokens
+    halves = max(halves, min(traffic, pieces + reads))
     compute, memory, _ = model.seconds(step)
     return step_seconds(costs, counts), halves, compute + memory
 
