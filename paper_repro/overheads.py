@@ -16,7 +16,7 @@ from blendsim.report.metrics import run_seconds
 from blendsim.request import Workload
 from blendsim.search.problem import Problem, plan_policy
 from blendsim.search.trial import find_engine, log_in
-from blendsim.serving import batcher
+from blendsim.serving.columns import RUNNING
 from blendsim.serving.core import ServingCore
 from paper_repro.claims import Verdict, read_claims, sign
 from paper_repro.lab import Lab
@@ -122,7 +122,7 @@ def _timed_steps(problem: Problem, number: int) -> dict[str, float | int]:
         batcher.schedule(core.state)
         batcher.commit(core.state)
         took[step] = thread_time_ns() - begin
-        running[step] = core.state.counts[batcher.RUNNING]
+        running[step] = core.state.counts[RUNNING]
     ms = took[UNTIMED_STEPS // 2 :] / 1e6
     return {
         "steps": len(ms),
