@@ -16,6 +16,7 @@ from blendsim.report.metrics import run_seconds
 from blendsim.request import Workload
 from blendsim.search.problem import Problem, plan_policy
 from blendsim.search.trial import find_engine, log_in
+from blendsim.serving import batcher
 from blendsim.serving.columns import RUNNING
 from blendsim.serving.core import ServingCore
 from paper_repro.claims import Verdict, read_claims, sign
