@@ -53,7 +53,9 @@ def account(problem: search.Problem, policy: str = "blend") -> Losses:
 
 
 def ideal(model: StepModel, *parts: str) -> StepModel:
-    """The model with these tables at their best rates whatever the size."""
+    """The model with these tables at their best rates whatever the size, and nothing that keeps
+    a step from overlapping: neither the memory's bandwidth nor being of one token.
+    """
     t = model.tables
     n = np.arange(len(t.layers), dtype=np.float64)
     rows = np.arange(len(t.decode), dtype=np.float64)[:, None]
@@ -64,7 +66,9 @@ def ideal(model: StepModel, *parts: str) -> StepModel:
         "decode": model.best_seconds_per_context_token * rows * t.decode_contexts,
         "prefill": model.best_prefill_seconds_per_pair * reach,
     }
-    return replace(model, tables=t._replace(**{part: best[part] for part in parts}))
+    tables = t._replace(**{part: best[part] for part in parts})
+    streams = {"weight_stream_seconds": 0.0, "kv_stream_seconds": 0.0, "token_parts": 2}
+    return replace(model, tables=tables, **streams)
 
 
 @pytest.mark.parametrize("overlap", ["sum", "max", "table"])

@@ -78,10 +78,14 @@ def test_a_batch_that_is_given_up_does_not_count() -> None:
 
 @pytest.fixture
 def handled() -> Iterator[None]:
-    """Signals as `blendsim` handles them."""
+    """Signals as `blendsim` handles them, in a terminal: who is run in the background by a shell
+    that has no jobs would ignore interrupts.
+    """
     before = signal.signal(signal.SIGTERM, terminated)
+    interrupt = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGTERM, before)
+    signal.signal(signal.SIGINT, interrupt)
 
 
 def strike(monkeypatch: pytest.MonkeyPatch, *numbers: int) -> None:
@@ -130,7 +134,7 @@ def test_a_second_interrupt_keeps_nothing(
     assert not Path("plan.parquet").exists()
 
 
-@pytest.mark.usefixtures("folder")
+@pytest.mark.usefixtures("handled", "folder")
 @pytest.mark.parametrize("command", COMMANDS)
 def test_an_interrupt_before_there_is_a_plan_ends_as_ever(
     monkeypatch: pytest.MonkeyPatch, command: tuple[str, ...]

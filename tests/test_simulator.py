@@ -7,8 +7,7 @@ import pytest
 from serving_worlds import core_of_plan
 
 from blendsim import search
-from blendsim.perf.kernels import overlapped
-from blendsim.perf.overlap import overlap_lines
+from blendsim.batch import Batch
 from blendsim.perf.step import step_costs
 from blendsim.plan import Plan
 from blendsim.report.metrics import Place, PoolFacts, kv_use, run_seconds, summarise
@@ -94,9 +93,14 @@ def test_run_in_pieces_is_the_run_in_one_go(monkeypatch: pytest.MonkeyPatch) -> 
 def test_step_lasts_as_long_as_its_engine_overlaps(name: str) -> None:
     problem, plan = planned(some_requests(), overlap="max")
     log = log_of(problem, plan, name)
-    lines = overlap_lines("max" if name == "nanoflow" else "sum", problem.model.system)
-    work = zip(log.time("compute_seconds"), log.time("memory_seconds"), strict=True)
-    assert log.time("seconds").tolist() == [overlapped(lines, c, m) for c, m in work]
+    batches = (Batch(*row[: len(Batch._fields)].tolist()) for row in log.counts)
+    told = [problem.model.seconds(batch) for batch in batches]
+    compute, memory, together = map(np.array, zip(*told, strict=True))
+    assert log.time("compute_seconds") == pytest.approx(compute)
+    assert log.time("memory_seconds") == pytest.approx(memory)
+    taken = together if name == "nanoflow" else compute + memory
+    assert log.time("seconds") == pytest.approx(taken)
+    assert (taken < 0.9 * (compute + memory)).any() == (name == "nanoflow")
     assert log.time("start")[1:] == pytest.approx(np.cumsum(log.time("seconds"))[:-1])
 
 

@@ -97,7 +97,9 @@ class StepModel:
         return self.tables.network
 
     def seconds(self, batch: Batch) -> tuple[float, float, float]:
-        """(compute, memory, overlapped) seconds of one step, its all-reduces in the last."""
+        """(compute, memory, overlapped) seconds of one step in one piece by kernels alone, its
+        all-reduces in the last. As in perf/step.py, kernels side by side share the memory.
+        """
         c = float(
             compute_seconds(
                 self.tables,
@@ -110,10 +112,14 @@ class StepModel:
         )
         m = float(memory_seconds(self.tables, batch.decode_requests, batch.context_tokens))
         n = float(dense_seconds(self.tables.network, batch.tokens))
-        return c, m, self.together(c, m, n)
+        alone = c + m + n
+        if batch.tokens * self.token_parts <= 1:
+            return c, m, alone
+        streamed = self.weight_stream_seconds + self.kv_stream_seconds * batch.context_tokens
+        return c, m, max(self.together(c, m, n), min(streamed, alone))
 
     def together(self, compute: float, memory: float, network: float = 0.0) -> float:
-        """Seconds of all kinds of work side by side."""
+        """Seconds of all kinds of work side by side, by the overlap alone."""
         if self.measured:
             return float(measured_overlap(*self.measured, compute, memory)) + network
         return float(overlapped(self.lines, compute, memory, network))
