@@ -12,7 +12,7 @@ from blendsim.report.tables import Column, number, share
 CAUSES = {
     "overlap": (
         "overlap",
-        "kinds of work that did not run side by side, or waited for host memory",
+        "kinds of work that did not run side by side, or waited for GPU or host memory",
     ),
     "attention": ("attention", "decode attention slower than its best rate"),
     "floors": ("head, prefill", "LM head and prefill attention slower than their best rates"),
