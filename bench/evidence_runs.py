@@ -13,6 +13,8 @@ import numpy as np
 from gpu_options import POLICIES
 from numpy.typing import NDArray
 
+from blendsim.perf.calibrating import HALVED as HALVED
+from blendsim.perf.calibrating import is_halved
 from blendsim.perf.measured import (
     IMPORTED,
     MEASURED,
@@ -35,7 +37,6 @@ MODELS = (IMPORTED, MEASURED)  # profiles, as `--profile` calls them
 KEPT_AS = {IMPORTED: "shipped", MEASURED: "measured"}
 PROFILES = "profiles"  # a run's own
 KEPT_OF = "kept_of"  # key of a sampled log's meta: what the whole run is, which is not kept
-HALVED = "halved"  # key of a log's meta: ranges of rows that were cut in two halves
 ROWS = "kernels-beside-rows.json"
 SEQUENTIAL, OVERLAP = "sequential", "overlap"
 _ORDER = ("first", "second", "third", "fourth", "fifth", "sixth")  # other names come after
@@ -69,10 +70,7 @@ class Replay(NamedTuple):
     @property
     def is_halved(self) -> NDArray[np.bool_]:
         """(rows,), whether the executor cut the step in two halves."""
-        halved = np.zeros(len(self.log), np.bool_)
-        for first, behind in self.log.meta[HALVED]:
-            halved[first:behind] = True
-        return halved
+        return is_halved(self.log)
 
     @property
     def seconds(self) -> float:

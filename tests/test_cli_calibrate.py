@@ -301,6 +301,22 @@ def complain(*arguments: str | Path, out: Path) -> str:
     return lines[0]
 
 
+def test_steps_that_may_have_been_cut_are_noted(folder: Path, tmp_path: Path) -> None:
+    """An overlapping executor's log does not say which; kept evidence on an H200 does."""
+    words = "cut in halves are taken for whole"
+    log = read_steplog(folder / "a.sim")
+    for k, (meta, is_told) in enumerate(
+        (
+            ({"executor": "overlap"}, True),
+            ({"executor": "overlap", "halved": []}, False),
+            ({"executor": "sequential"}, False),
+        )
+    ):
+        path = measured(log, tmp_path / f"{k}.parquet", OF_OURS, **meta)
+        found = calibrate(path, "-o", tmp_path / f"out{k}")
+        assert any(words in note for note in found["notes"]) == is_told, meta
+
+
 def test_a_simulated_log_is_refused(folder: Path, tmp_path: Path) -> None:
     line = complain(folder / "a.parquet", folder / "a.sim", out=tmp_path / "out")
     assert f"{folder / 'a.sim'}: is a simulated run" in line

@@ -6,11 +6,12 @@ import shutil
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 from blendsim.errors import BlendsimError, InputError, ProfileError
 from blendsim.files import make_directory, require_directory
-from blendsim.perf.calibrating import Run, fit_steps, priced_run
+from blendsim.perf.calibrating import HALVED, Run, fit_steps, priced_run
 from blendsim.perf.calibration import Calibration, file_of, write_calibration
 from blendsim.perf.measured import chosen_model, chosen_place, profile_place
 from blendsim.perf.store import load_profile, write_profile
@@ -61,30 +62,32 @@ class Found(NamedTuple):
 def read_logs(paths: Sequence[Path]) -> Asked:
     """InputError unless all are measured, of the same runtime, model and GPU."""
     logs = [read_steplog(path) for path in paths]
-    first: tuple[str, System] | None = None
-    for path, log in zip(paths, logs, strict=True):
-        runtime = log.meta.get("runtime")
-        if not isinstance(runtime, str):
+    found = [_ran_on(path, log) for path, log in zip(paths, logs, strict=True)]
+    for path, one in zip(paths, found, strict=True):
+        if one != found[0]:
             raise InputError(
-                f"{path}: is a simulated run; give logs of `replay --gpu -o` or `run --log`"
-            )
-        if runtime not in RUNTIMES:
-            raise InputError(
-                f"{path}: is of runtime {runtime!r}, by which no engine here is priced; there are "
-                f"{', '.join(RUNTIMES)}"
-            )
-        asked = remembered(log.meta.get("settings") or {}, f"{path}: settings")
-        for note in differing_machines(log.meta, log.meta):
-            raise InputError(f"{path}: {note}; plan for the machine it is to run on")
-        system = System(asked.system.model, asked.system.gpu, asked.tp)  # with any KV memory
-        first = first or (runtime, system)
-        if (runtime, system) != first:
-            raise InputError(
-                f"{path}: is of {_called(runtime, system)}, {paths[0]} of {_called(*first)}; "
+                f"{path}: is of {_called(*one)}, {paths[0]} of {_called(*found[0])}; "
                 "calibrate one at a time"
             )
-    assert first is not None, "typer asks for a log"
-    return Asked(*first, tuple(map(str, paths)), tuple(logs))
+    return Asked(*found[0], tuple(map(str, paths)), tuple(logs))
+
+
+def _ran_on(path: Path, log: StepLog) -> tuple[str, System]:
+    """The runtime of a measured log, and the system, with any KV memory."""
+    runtime = log.meta.get("runtime")
+    if not isinstance(runtime, str):
+        raise InputError(
+            f"{path}: is a simulated run; give logs of `replay --gpu -o` or `run --log`"
+        )
+    if runtime not in RUNTIMES:
+        raise InputError(
+            f"{path}: is of runtime {runtime!r}, by which no engine here is priced; there are "
+            f"{', '.join(RUNTIMES)}"
+        )
+    system = remembered(log.meta.get("settings") or {}, f"{path}: settings").system
+    if others := differing_machines(log.meta, log.meta):
+        raise InputError(f"{path}: {others[0]}; plan for the machine it is to run on")
+    return runtime, System(system.model, system.gpu, system.tp)
 
 
 def calibrate(asked: Asked, profile: str) -> Found:
@@ -102,7 +105,7 @@ def calibrate(asked: Asked, profile: str) -> Found:
     for i, (name, run) in enumerate(zip(asked.names, runs, strict=True)):
         left_out = _by_others(asked.runtime, run, [*runs[:i], *runs[i + 1 :]])
         held.append(Held(name, run, run.error(kernels), run.error(found), left_out))
-    return Found(asked, profile, found, tuple(held), tuple(_notes(found, runs)))
+    return Found(asked, profile, found, tuple(held), tuple(_notes(asked, found, runs)))
 
 
 def _by_others(runtime: str, run: Run, others: Sequence[Run]) -> tuple[float, float] | None:
@@ -114,20 +117,33 @@ def _by_others(runtime: str, run: Run, others: Sequence[Run]) -> tuple[float, fl
 
 
 def keep(found: Found, output: Path) -> Path:
-    """Write it beside its profile under `output`, which gets a copy of that one if it has none."""
+    """Write it beside its profile under `output`, which gets a copy of that one if it has none:
+    both together or neither.
+    """
     system = found.asked.system
     place, source = profile_place(output, system), chosen_place(system, found.profile)
-    require_directory(place, [file_of(found.asked.runtime)])
-    if not place.is_dir():
+    name = file_of(found.asked.runtime)
+    require_directory(place, [name])
+    if place.is_dir():
+        if source is None or not place.samefile(source):
+            raise InputError(
+                f"{place}: has a profile; add to it with --profile {output}, or choose another -o"
+            )
+        return _write(found, place)
+    make_directory(place.parent)
+    with TemporaryDirectory(dir=place.parent, prefix=f".{place.name}.") as passing:
+        made = Path(passing) / place.name
         if source is None:
-            write_profile(load_profile(system.gpu, system.model, system.tp), place)
+            write_profile(load_profile(system.gpu, system.model, system.tp), made)
         else:
-            make_directory(place.parent)
-            shutil.copytree(source, place)
-    elif source is None or not place.samefile(source):
-        raise InputError(
-            f"{place}: has a profile; add to it with --profile {output}, or choose another -o"
-        )
+            shutil.copytree(source, made)
+        _write(found, made)
+        made.rename(place)
+    return place / name
+
+
+def _write(found: Found, place: Path) -> Path:
+    """The calibration into the directory of its profile, and what is told of it."""
     told: dict[str, Any] = {
         "version_of_runtime": found.asked.version,
         "profile": found.profile,
@@ -216,10 +232,15 @@ def _called(runtime: str, system: System) -> str:
     return f"{runtime} with {system.model.name}{tp} on {system.gpu.name}"
 
 
-def _notes(found: Calibration, runs: Sequence[Run]) -> list[str]:
+def _notes(asked: Asked, found: Calibration, runs: Sequence[Run]) -> list[str]:
     mixed = sum(int(run.is_mixed.sum()) for run in runs)
     alone = sum(len(run.seconds) for run in runs) - mixed
     notes = []
+    if any(log.meta.get("executor") == "overlap" and HALVED not in log.meta for log in asked.logs):
+        notes.append(
+            "steps that an overlapping executor cut in halves are taken for whole ones, since its "
+            "log does not say which they are; replay by --executor sequential has none"
+        )
     if not (found.mixed_reads or found.mixed_step):
         notes.append(
             f"prompts beside decodes were not found to cost anything more, in {mixed:,} such steps"
