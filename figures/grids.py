@@ -11,7 +11,7 @@ from matplotlib.collections import QuadMesh
 from figures.style import COLUMN, INK, PAGE, PAPER, QUIET, new_figure, panel_title, save_pair
 from paper_repro.table import Table
 
-LEAST, MOST = 1.0, 1.4  # of the colours, the same in all grids
+LEAST, MOST = 1.0, 1.5  # of the colours, the same in all grids
 COLOURS = "viridis"
 DARK = 0.65  # of the colours' range: letters are white below and dark above
 PANELS = {"speedup": "blended", "paced_speedup": "paced (ours)"}
