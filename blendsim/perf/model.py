@@ -24,6 +24,7 @@ from blendsim.perf.grids import (
 )
 from blendsim.perf.kernels import (
     StepTables,
+    bound_by_streams,
     compute_seconds,
     dense_seconds,
     measured_overlap,
@@ -96,6 +97,11 @@ class StepModel:
         """(N + 1,): all-reduces of a step by its tokens."""
         return self.tables.network
 
+    @property
+    def streams(self) -> tuple[float, float, int]:
+        """What `bound_by_streams` goes by, for a step in one piece."""
+        return self.weight_stream_seconds, self.kv_stream_seconds, self.token_parts
+
     def seconds(self, batch: Batch) -> tuple[float, float, float]:
         """(compute, memory, overlapped) seconds of one step in one piece by kernels alone, its
         all-reduces in the last. As in perf/step.py, kernels side by side share the memory.
@@ -112,11 +118,10 @@ class StepModel:
         )
         m = float(memory_seconds(self.tables, batch.decode_requests, batch.context_tokens))
         n = float(dense_seconds(self.tables.network, batch.tokens))
-        alone = c + m + n
-        if batch.tokens * self.token_parts <= 1:
-            return c, m, alone
-        streamed = self.weight_stream_seconds + self.kv_stream_seconds * batch.context_tokens
-        return c, m, max(self.together(c, m, n), min(streamed, alone))
+        held = bound_by_streams(
+            self.streams, batch.tokens, batch.context_tokens, self.together(c, m, n), c + m + n
+        )
+        return c, m, float(held)
 
     def together(self, compute: float, memory: float, network: float = 0.0) -> float:
         """Seconds of all kinds of work side by side, by the overlap alone."""
