@@ -12,7 +12,7 @@ import numpy as np
 from blendsim.batch import Batch
 from blendsim.perf.calibration import Calibration
 from blendsim.perf.coverage import Coverage, coverage_of
-from blendsim.perf.derive import gemm_shapes
+from blendsim.perf.derive import gemm_shapes, head_shape
 from blendsim.perf.grids import (
     AttentionGrid,
     Floats,
@@ -164,8 +164,7 @@ def step_model(system: System, overlap: str = "auto", profile: Profile | None = 
     n = np.arange(1, size + 1)
     batches = np.arange(1, len(tables.decode))[:, None]
     read = float((tables.decode[1:] / (batches * tables.decode_contexts)).min())
-    kv_heads = max(1, system.model.kv_heads // system.tp)
-    kv_bytes = layers * 2 * BYTES_PER_VALUE * kv_heads * system.model.head_dim
+    kv_bytes = layers * head_shape(system.model, system.tp).kv_bytes
     rate = max(kv_bytes / read, BYTES_PER_VALUE * shapes[4] / float(measured[:, 4].min()))
     return StepModel(
         system=system,
@@ -241,19 +240,18 @@ def _decode_rows(system: System, profile: Profile) -> Floats:
     cache was measured to be read.
     """
     waves, grid = profile.meta["waves"], profile.decode
-    kv_heads = max(1, system.model.kv_heads // system.tp)
+    shape = head_shape(system.model, system.tp)
     slots = float(system.gpu.sm_count * waves["blocks_per_sm"])
     share = float(waves["share"])
-    smooth = grid.seconds / stretch(grid.batches * kv_heads, slots, share)[:, None]
+    smooth = grid.seconds / stretch(grid.batches * shape.kv_heads, slots, share)[:, None]
     smooth = complete(AttentionGrid(grid.batches, grid.lengths, smooth)).seconds
     batches = np.arange(1, int(grid.batches[-1]) + 1, dtype=np.float64)
     rows = np.column_stack([along(grid.batches, column, batches) for column in smooth.T])
-    rows *= stretch(batches * kv_heads, slots, share)[:, None]
-    token_bytes = 2 * BYTES_PER_VALUE * kv_heads * system.model.head_dim
+    rows *= stretch(batches * shape.kv_heads, slots, share)[:, None]
     work = grid.batches[:, None] * grid.lengths
-    cold = (grid.seconds / work)[work * token_bytes >= COLD_BYTES]
+    cold = (grid.seconds / work)[work * shape.kv_bytes >= COLD_BYTES]
     fastest = float(np.nanmin(cold, initial=np.inf))
     if np.isinf(fastest):
-        fastest = token_bytes / system.gpu.bandwidth
+        fastest = shape.kv_bytes / system.gpu.bandwidth
     rows = np.maximum(rows, fastest * batches[:, None] * grid.lengths)
     return np.concatenate([np.zeros((1, rows.shape[1])), rows])

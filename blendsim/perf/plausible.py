@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from blendsim.errors import ProfileError
 from blendsim.perf.grids import Floats, HeadShape
 from blendsim.perf.records import cell
-from blendsim.specs import BYTES_PER_VALUE, GPUS, GpuSpec
+from blendsim.specs import GPUS, GpuSpec
 
 #: Of the data sheet's figure, which is stated at a clock that GPUs exceed: an H100's 989 TFLOP/s
 #: are at 1,830 MHz, and it runs at 1,980 at most, 8 % more.
@@ -70,7 +70,7 @@ def require_reads(
     """ProfileError names the decode attention that reads KV faster than `gpu` can."""
     if gpu is None:
         return
-    token = np.array([2 * BYTES_PER_VALUE * s.kv_heads * s.head_dim for s in shapes])
+    token = np.array([shape.kv_bytes for shape in shapes])
     batches, lengths = sizes
     moved = (token * batches)[:, None] * lengths
     over = np.where(moved >= UNCACHED_BYTES, OVER_BANDWIDTH, CACHED_OVER_BANDWIDTH)
