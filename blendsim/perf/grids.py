@@ -15,6 +15,8 @@ from blendsim.specs import BYTES_PER_VALUE
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
+UNCACHED_BYTES = 1 << 29  # KV of one call that no cache holds: the largest there is has 126 MB
+
 
 class HeadShape(NamedTuple):
     """What an attention kernel sees on one GPU."""

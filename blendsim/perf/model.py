@@ -14,6 +14,7 @@ from blendsim.perf.calibration import Calibration
 from blendsim.perf.coverage import Coverage, coverage_of
 from blendsim.perf.derive import gemm_shapes, head_shape
 from blendsim.perf.grids import (
+    UNCACHED_BYTES,
     AttentionGrid,
     Floats,
     Ints,
@@ -40,7 +41,6 @@ from blendsim.perf.waves import stretch
 from blendsim.specs import BYTES_PER_VALUE, System
 
 DENSE_TOKENS = 16_384  # the dense tables reach at least this far
-COLD_BYTES = 1 << 29  # KV of one call that no cache holds (the largest has 126 MB)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -249,7 +249,7 @@ def _decode_rows(system: System, profile: Profile) -> Floats:
     rows = np.column_stack([along(grid.batches, column, batches) for column in smooth.T])
     rows *= stretch(batches * shape.kv_heads, slots, share)[:, None]
     work = grid.batches[:, None] * grid.lengths
-    cold = (grid.seconds / work)[work * shape.kv_bytes >= COLD_BYTES]
+    cold = (grid.seconds / work)[work * shape.kv_bytes >= UNCACHED_BYTES]
     fastest = float(np.nanmin(cold, initial=np.inf))
     if np.isinf(fastest):
         fastest = shape.kv_bytes / system.gpu.bandwidth

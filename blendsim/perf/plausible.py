@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blendsim.errors import ProfileError
-from blendsim.perf.grids import Floats, HeadShape
+from blendsim.perf.grids import UNCACHED_BYTES, Floats, HeadShape
 from blendsim.perf.records import cell
 from blendsim.specs import GPUS, GpuSpec
 
@@ -23,7 +23,6 @@ from blendsim.specs import GPUS, GpuSpec
 OVER_PEAK = 1.1
 OVER_BANDWIDTH = 2.0  # reads that no cache holds
 CACHED_OVER_BANDWIDTH = 10.0  # smaller ones
-UNCACHED_BYTES = 1 << 29  # four times the largest cache there is
 
 
 def gpu_of(meta: Mapping[str, Any], otherwise: str) -> GpuSpec | None:
