@@ -155,7 +155,7 @@ def _shortened(log: StepLog, target: Path) -> StepLog:
     """The log, or of a sampled one the measured steps alone."""
     if MEASURED_ROWS not in log.meta:
         return log
-    rows, prices = log.is_measured, prices_of(log, profile_of(target, log))
+    rows, prices = log.is_timed, prices_of(log, profile_of(target, log))
     whole = {"steps": len(log), **{KEPT_AS[name]: float(prices[name].sum()) for name in KEPT_AS}}
     tokens = int(log.count("prefill_tokens").sum() + log.count("decode_requests").sum())
     meta: Mapping[str, Any] = {

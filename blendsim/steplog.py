@@ -90,16 +90,16 @@ class StepLog:
         return float((self.time("start") + self.time("seconds")).max(initial=0.0))
 
     @property
-    def is_measured(self) -> NDArray[np.bool_]:
-        """(steps,), whether `seconds` were found for the row itself: everywhere but in a sampled
-        replay, which lists its rows in `meta` and estimates the others.
+    def is_timed(self) -> NDArray[np.bool_]:
+        """(steps,), whether `seconds` were found for the row itself, on a machine or by simulating:
+        everywhere but in a sampled replay, which lists its rows in `meta` and estimates the others.
         """
         rows = self.meta.get(MEASURED_ROWS)
         if rows is None:
             return np.ones(len(self), np.bool_)
-        measured = np.zeros(len(self), np.bool_)
-        measured[np.array(rows, np.int64)] = True
-        return measured
+        timed = np.zeros(len(self), np.bool_)
+        timed[np.array(rows, np.int64)] = True
+        return timed
 
 
 def write_steplog(log: StepLog, path: Path) -> None:

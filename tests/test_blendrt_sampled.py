@@ -230,7 +230,7 @@ def test_tiny_model_on_the_cpu_takes_time_for_every_chosen_step() -> None:
     run.measure(tiny(), told=heard.append)
     log = run.log({"policy": "drawn"})
     assert heard == list(range(1, 13))
-    assert int(log.is_measured.sum()) == 12
+    assert int(log.is_timed.sum()) == 12
     assert (log.time("seconds") > 0).all()
     assert log.meta["estimate"]["seconds"] == pytest.approx(log.time("seconds").sum())
     ends = log.time("start") + log.time("seconds")
@@ -266,7 +266,7 @@ def test_log_of_a_sample_is_held_against_the_full_one() -> None:
 
 def test_as_many_as_there_are_is_a_full_replay() -> None:
     log = full_log(some_plan())
-    assert log.is_measured.all()
+    assert log.is_timed.all()
     estimate = log.meta["estimate"]
     assert estimate["low"] == estimate["seconds"] == estimate["high"]
     assert estimate["degrees"] is None
@@ -278,7 +278,7 @@ def test_every_rank_is_sampled_and_the_last_to_end_counts() -> None:
     run = SampledReplay(job, 40, seed=4)
     run.measure(tiny(), KnownTimer())
     log = run.log({})
-    assert set(log.replica[log.is_measured].tolist()) == {0, 1}
+    assert set(log.replica[log.is_timed].tolist()) == {0, 1}
     ends = [log.time("seconds")[log.replica == rank].sum() for rank in (0, 1)]
     assert run.estimate()["seconds"] == pytest.approx(max(ends))
     with pytest.raises(InputError, match=r"--sampled 15 of .* give at least 16"):

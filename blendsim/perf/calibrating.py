@@ -54,7 +54,7 @@ def priced_run(log: StepLog, model: StepModel) -> Run:
     """A measured run, its kernels priced one after another; ProfileError if none of its steps
     decodes.
     """
-    here = log.is_measured & (log.count("decode_requests") > 0) & (log.time("seconds") > 0)
+    here = log.is_timed & (log.count("decode_requests") > 0) & (log.time("seconds") > 0)
     here &= ~is_halved(log)  # halves do not run one operator after another
     if not here.any():
         raise ProfileError("holds no measured step that decodes; give the log of a longer run")
