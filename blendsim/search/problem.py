@@ -216,7 +216,7 @@ def over_replicas(problem: Problem, plan: Plan) -> Plan:
         return plan
     # Ranks get equal work, not equal prompts: what a request shares with others is computed once.
     costs, block = problem.costs, problem.model.system.block_tokens
-    saved = shared_tokens(problem.workload, problem.prompts, block) * costs.seconds_per_shared_token
+    saved = shared_tokens(problem.workload, problem.prompts, block) * costs.seconds_per_token
     plan = partition(plan, costs._replace(compute=costs.compute - saved), problem.settings.dp)
     lost = sharing_lost(plan, problem.workload, problem.prompts, block)
     return replace(plan, meta={**plan.meta, "sharing_lost": lost})
