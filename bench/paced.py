@@ -81,7 +81,8 @@ def judge(problem: search.Problem, most: int) -> Judge:
     block = block_size(problem, [find_engine(problem, "nanoflow")])
     model = replace(problem.model, system=replace(problem.model.system, block_tokens=block))
     least = bound_with_floors(problem.workload, problem.true_lengths, problem.prompts, model, most)
-    return Judge(find_bounds(problem, most, block), find_facts(problem, block), least)
+    limits = find_bounds(problem, most, block)
+    return Judge(limits, find_facts(problem, limits.work), least)
 
 
 def runs(

@@ -89,10 +89,9 @@ def try_policies(problem: Problem, progress: Progress) -> list[Trial]:
     flavour = find_engine(problem, problem.settings.engine)
     require_modelled(flavour, problem.settings.cluster, problem.settings.host)
     block = block_size(problem, [flavour])
-    facts = find_facts(problem, block)
     progress(f"bounds for {flavour.token_budget} tokens a step")
     limits = find_bounds(problem, flavour.token_budget, block)
-
+    facts = find_facts(problem, limits.work)
     ground = lay_ground(problem)
 
     def run(policy: str) -> Trial:

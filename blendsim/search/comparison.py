@@ -18,6 +18,7 @@ from blendsim.search.trial import (
     find_bounds,
     find_engine,
     find_facts,
+    find_work,
     run_trial,
 )
 from blendsim.search.world_run import seconds_in
@@ -53,13 +54,15 @@ def compare(
     scenes = _scenes(problem, baselines)
     baselines, left_out = _runnable(scenes, baselines)
     blocks = {b.engine: block_size(problem, [find_flavour(b.engine)]) for b in baselines}
-    facts = {block: find_facts(problem, block) for block in set(blocks.values())}
     finest = min(blocks.values())
     most = max(covered_budgets(problem))
     progress(f"bounds for {most} tokens a step")
     limits = {
         scene.settings.replicas: find_bounds(scene, most, finest) for scene in scenes.values()
     }
+    works = {block: find_work(problem, block) for block in {*blocks.values()} - {finest}}
+    works[finest] = next(iter(limits.values())).work
+    facts = {block: find_facts(problem, work) for block, work in works.items()}
 
     def make(key: tuple[str, int]) -> Plan:
         progress(f"planning {key[0]}")

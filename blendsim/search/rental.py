@@ -187,7 +187,8 @@ def _scene(
     block = block_size(problem, [flavour])
     one = with_settings(problem, dp=1, topology=COLOCATED.name)
     limits = cache(lambda token_budget: find_bounds(one, token_budget, block))
-    return _Scene(problem, flavour, plans, limits, find_facts(problem, block))
+    facts = find_facts(problem, limits(flavour.token_budget).work)
+    return _Scene(problem, flavour, plans, limits, facts)
 
 
 def _best_trial(scene: _Scene, pool: ThreadPoolExecutor) -> tuple[Problem, Trial]:
