@@ -166,8 +166,13 @@ def known_seconds(counts: Any) -> Any:
 class KnownTimer:
     """A machine whose seconds are known."""
 
-    def __init__(self) -> None:
+    def __init__(self, least_halved: int = 1_000) -> None:
         self.seen: list[StepInputs] = []
+        self.least_halved = least_halved  # decodes
+
+    @property
+    def is_halved(self) -> bool:
+        return self.seen[-1].counts.decode_requests >= self.least_halved
 
     def seconds(self, inputs: StepInputs) -> float:
         self.seen.append(inputs)
@@ -251,6 +256,16 @@ def test_a_small_model_is_timed_on_one_thread_as_in_a_full_replay(
     monkeypatch.setattr(ExecutorTimer, "seconds", seconds)
     SampledReplay(some_plan(), 10, seed=2).measure(tiny())
     assert seen == [1] * 10
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_log_names_the_measured_steps_that_were_cut_in_halves(ranks: int) -> None:
+    run = SampledReplay(some_plan(ranks), 40, seed=3)
+    run.measure(tiny(), KnownTimer(least_halved=8))
+    log = run.log({})
+    right = log.is_timed & (log.count("decode_requests") >= 8)
+    assert 0 < right.sum() < 40
+    assert log.is_halved.tolist() == right.tolist()
 
 
 def test_log_of_a_sample_is_held_against_the_full_one() -> None:
