@@ -145,5 +145,5 @@ def test_a_full_wave_is_not_stretched():
 def test_kv_of_a_gpu_is_its_part_of_the_replicas(model, tp):
     """With more GPUs than KV heads these are repeated, and no GPU holds less than one."""
     spec = find_model(model)
-    system = System(spec, find_gpu("h200"), tp)
+    system = System(spec, find_gpu("h200"), tp, kv_bytes=1 << 40)
     assert spec.layers * head_shape(spec, tp).kv_bytes * tp == system.kv_bytes_per_token
