@@ -21,17 +21,18 @@ from blendsim.perf.pricing import price_work
 from blendsim.perf.step import step_costs
 from blendsim.steplog import HALVED, TIMES, StepLog, write_steplog
 
+CUT = 0.02  # that steps take longer for it
 RIGHT = Calibration("blendrt", 0.9, 2e-4, 0.05, 5e-4)
 
 
 @pytest.fixture(scope="module")
 def log() -> StepLog:
-    """A replay on the CPU of which some steps were cut, with times of a GPU: those of `RIGHT`, and
-    three times as long where a step was cut.
+    """A replay on the CPU of which some steps were cut, with times of a GPU: those of `RIGHT`,
+    and longer where a step was cut.
     """
     problem, plan = planned("blend", "nanoflow")
     decoder = load_decoder(ModelChoice(TINY, None), 0, torch.device("cpu"))
-    rule = OverlapRule(least_tokens=90, least_decodes=16)
+    rule = OverlapRule(least_tokens=90, least_decodes=8)
     replay = FullReplay(job_of(problem, plan))
     replay.measure(Runtime(decoder, "overlap", rule=rule))
     ran = replay.log(
@@ -47,7 +48,7 @@ def log() -> StepLog:
     mixed = (ran.count("prefill_tokens") > 0) & (ran.count("decode_requests") > 0)
     times = ran.times.copy()
     seconds = RIGHT.seconds(work.compute, work.memory, mixed)
-    times[:, TIMES.index("seconds")] = seconds * (1.0 + 2.0 * ran.is_halved)
+    times[:, TIMES.index("seconds")] = seconds * (1.0 + CUT * ran.is_halved)
     for kind in (mixed, ~mixed):
         assert (kind & ~ran.is_halved).sum() >= LEAST_STEPS
     assert ran.is_halved.sum() >= LEAST_STEPS / 10
@@ -85,5 +86,5 @@ def test_steps_that_the_executor_cut_are_left_out(log: StepLog, tmp_path: Path) 
 def test_a_log_that_does_not_say_misleads_and_is_noted(log: StepLog, tmp_path: Path) -> None:
     untold = {key: value for key, value in log.meta.items() if key != HALVED}
     found = calibrate(replace(log, meta=untold), tmp_path)
-    assert of(found) != pytest.approx(RIGHT.numbers, rel=0.2)
+    assert of(found) != pytest.approx(RIGHT.numbers, rel=0.05)
     assert any("cut in halves are taken for whole" in note for note in found["notes"])
