@@ -232,7 +232,7 @@ def accounts(run: Run, replay: Replay) -> dict[int, list[Account]]:
     shares = read_shares(run.profile / FILE)
     clock = _clock(replay)
     told: dict[int, list[Account]] = {}
-    for i in np.flatnonzero(replay.is_halved & replay.log.is_measured):
+    for i in np.flatnonzero(replay.is_halved & replay.log.is_timed):
         counts = Batch(*map(int, replay.log.counts[i][: len(Batch._fields)]))
         half = Batch(*(-(-count // 2) for count in counts))
         ratio = kernels.model.seconds(counts)[1], 2.0 * kernels.model.seconds(half)[0]

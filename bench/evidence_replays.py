@@ -34,7 +34,7 @@ def total_error(replay: Replay, model: str) -> float:
 
 def step_errors(replay: Replay, model: str) -> np.ndarray:
     """The model's seconds over the measured ones, less 1, of each measured step."""
-    rows = replay.log.is_measured
+    rows = replay.log.is_timed
     return np.asarray(replay.prices[model][rows] / replay.log.time("seconds")[rows] - 1.0)
 
 

@@ -13,8 +13,6 @@ import numpy as np
 from gpu_options import POLICIES
 from numpy.typing import NDArray
 
-from blendsim.perf.calibrating import HALVED as HALVED
-from blendsim.perf.calibrating import is_halved
 from blendsim.perf.measured import (
     IMPORTED,
     MEASURED,
@@ -28,6 +26,7 @@ from blendsim.perf.pricing import price_steps
 from blendsim.perf.step import step_costs
 from blendsim.settings import Settings
 from blendsim.specs import System
+from blendsim.steplog import HALVED as HALVED
 from blendsim.steplog import MEASURED_ROWS, StepLog, read_steplog
 
 Floats = NDArray[np.float64]
@@ -70,7 +69,7 @@ class Replay(NamedTuple):
     @property
     def is_halved(self) -> NDArray[np.bool_]:
         """(rows,), whether the executor cut the step in two halves."""
-        return is_halved(self.log)
+        return self.log.is_halved
 
     @property
     def seconds(self) -> float:

@@ -91,7 +91,7 @@ def staircase(profile: Profile) -> Profile:
 
 def parts_of(model: StepModel, replay: Replay) -> Parts:
     """The model's parts of each measured step."""
-    counts, tables = replay.log.counts[replay.log.is_measured], model.tables
+    counts, tables = replay.log.counts[replay.log.is_timed], model.tables
     chunks = [prefill_seconds(tables, *map(int, c[:3])) if c[0] else 0.0 for c in counts]
     reads = [memory_seconds(tables, int(c[3]), int(c[4])) for c in counts]
     layers, head = tables.layers[counts[:, 0] + counts[:, 3]], tables.head[counts[:, 5]]
@@ -100,7 +100,7 @@ def parts_of(model: StepModel, replay: Replay) -> Parts:
 
 def steps_of(run: Run, replay: Replay) -> Steps:
     """A replay's measured steps, with all that is told apart about them."""
-    log, rows = replay.log, replay.log.is_measured
+    log, rows = replay.log, replay.log.is_timed
     parts = parts_of(
         step_model(system_of(log), SUM, read_profile(profile_of(run.place, log))), replay
     )

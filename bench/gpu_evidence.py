@@ -13,10 +13,10 @@ plans in `--plans`; of a run that was cut short the steps there are.
 `--ship` makes the measured profiles the ones that `profile = "measured"` means:
 profiles/<gpu>/measured/<model>/tp<N>.
 
-Keep a run with the code it ran with: logs do not say which steps were cut in two halves, so the
-executor's rule is asked again, by the run's own profile. Kept again, later, from the same folder,
-it is priced anew and what was said of halves stays. The check lays logs of full pools beside its
-archive: put them into the folder first.
+Kept again, later, from the same folder, a run is priced anew. Where its logs do not say which steps
+were cut in two halves, as those of older code do not, what was said of it stays; where nothing was,
+the executor's rule is asked again, by the run's own profile. The check lays logs of full pools
+beside its archive: put them into the folder first.
 """
 
 import argparse
@@ -53,7 +53,7 @@ from blendsim.batch import Batch
 from blendsim.perf.measured import MEASURED as SHIPPED_AS
 from blendsim.perf.measured import measured_model, measured_shares
 from blendsim.perf.store import profiles_directory, read_profile
-from blendsim.steplog import MEASURED_ROWS, StepLog, read_steplog, write_steplog
+from blendsim.steplog import MEASURED_ROWS, StepLog, read_steplog, row_ranges, write_steplog
 
 RESULTS = Path(__file__).parent / "results"
 EXECUTORS = ("overlap", "sequential")
@@ -82,9 +82,10 @@ def keep(source: Path, target: Path) -> None:
     for path in sorted(source.glob("*.parquet")):
         if not path.stem.endswith(PRICED):
             log = _shortened(read_steplog(path), target)
-            cut = before[path.name] if path.name in before else halved(log, target)
-            meta = {**log.meta, HALVED: cut}
-            write_steplog(replace(in_grains(log), meta=meta), target / path.name)
+            if HALVED not in log.meta:
+                cut = before[path.name] if path.name in before else halved(log, target)
+                log = replace(log, meta={**log.meta, HALVED: cut})
+            write_steplog(in_grains(log), target / path.name)
 
 
 def in_grains(log: StepLog) -> StepLog:
@@ -136,7 +137,7 @@ def simulate(plans: Path, name: Called) -> StepLog:
 
 
 def halved(log: StepLog, target: Path) -> list[list[int]]:
-    """Rows that were cut in two halves, as ranges [first, behind)."""
+    """Rows that the executor's rule cuts in two halves, for a log that does not say."""
     from blendrt.executor.rule import OverlapRule
 
     if log.meta["executor"] != OVERLAP or not len(log):
@@ -146,16 +147,14 @@ def halved(log: StepLog, target: Path) -> list[list[int]]:
     rule = OverlapRule(model=measured_model(place, system_of(log)), shares=shares)
     width = len(Batch._fields)
     cut = [rule.attention_sms(Batch(*row[:width])) is not None for row in log.counts.tolist()]
-    edges = np.flatnonzero(np.diff([0, *cut, 0]))
-    ranges: list[list[int]] = edges.reshape(-1, 2).tolist()
-    return ranges
+    return row_ranges(np.array(cut))
 
 
 def _shortened(log: StepLog, target: Path) -> StepLog:
     """The log, or of a sampled one the measured steps alone."""
     if MEASURED_ROWS not in log.meta:
         return log
-    rows, prices = log.is_measured, prices_of(log, profile_of(target, log))
+    rows, prices = log.is_timed, prices_of(log, profile_of(target, log))
     whole = {"steps": len(log), **{KEPT_AS[name]: float(prices[name].sum()) for name in KEPT_AS}}
     tokens = int(log.count("prefill_tokens").sum() + log.count("decode_requests").sum())
     meta: Mapping[str, Any] = {
@@ -163,6 +162,8 @@ def _shortened(log: StepLog, target: Path) -> StepLog:
         MEASURED_ROWS: np.arange(int(rows.sum())).tolist(),
         KEPT_OF: whole | {"tokens": tokens},
     }
+    if HALVED in log.meta:
+        meta = {**meta, HALVED: row_ranges(log.is_halved[rows])}
     return StepLog(log.counts[rows], log.times[rows], log.replica[rows], meta)
 
 

@@ -186,7 +186,7 @@ def findings(
         bool(log.meta["complete"]),
     )
     yield from facts
-    rows, seconds_of = log.is_measured, log.time("seconds")
+    rows, seconds_of = log.is_timed, log.time("seconds")
     for name, told in models.items():
         step = np.abs(told[rows] / seconds_of[rows] - 1.0)
         whole = float(told.sum() / seconds_of.sum() - 1.0)

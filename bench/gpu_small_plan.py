@@ -16,6 +16,7 @@ from blendsim.planner.blend import BlendSettings
 from blendsim.planner.make import PACED, Groundwork, make_plan
 from blendsim.planner.outlook import look_ahead
 from blendsim.planner.pace import pace
+from blendsim.planner.tree import pool_tree
 from blendsim.prefix import sort_prompts
 from blendsim.request import Prompts, Workload, from_lengths
 from blendsim.settings import Settings
@@ -37,7 +38,8 @@ def make_small_plans(options: Options, out: Path) -> None:
         write_workload(made, out / f"{name}.parquet")
     pool = load_pool([str(out / f"{NAMES[0]}.parquet")], ReadOptions())  # as replays will read it
     prompts = sort_prompts(pool)
-    lengths = look_ahead(pool, prompts, system, settings.sample, settings.seed)
+    tree = pool_tree(pool, prompts)
+    lengths = look_ahead(pool, tree, system, settings.sample, settings.seed)
     costs = closed_form(system, pool.prompt_len, lengths.lengths.expected)
     ground = Groundwork(pool, prompts, lengths.lengths, costs, BlendSettings())
     for name in NAMES:

@@ -11,7 +11,6 @@ Then single parts are switched off, on the first two workloads.
 
 import argparse
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from statistics import mean, stdev
@@ -81,7 +80,8 @@ def judge(problem: search.Problem, most: int) -> Judge:
     block = block_size(problem, [find_engine(problem, "nanoflow")])
     model = replace(problem.model, system=replace(problem.model.system, block_tokens=block))
     least = bound_with_floors(problem.workload, problem.true_lengths, problem.prompts, model, most)
-    return Judge(find_bounds(problem, most, block), find_facts(problem, block), least)
+    limits = find_bounds(problem, most, block)
+    return Judge(limits, find_facts(problem, limits.work), least)
 
 
 def runs(
@@ -96,8 +96,7 @@ def paced(judged: Judge, problem: search.Problem) -> tuple[Row, Row]:
     """At the engine's own token budget, and at the one that `plan` takes."""
     engine, plan = find_engine(problem, "nanoflow"), search.plan_policy(problem, "paced")
     own = judged.rows(problem, plan, "paced", [engine])[0]
-    with ThreadPoolExecutor(2) as pool:
-        better = better_run(problem, [Run("paced", plan, own.predicted_seconds)], engine, pool)
+    better = better_run(problem, [Run("paced", plan, own.predicted_seconds)], engine)
     return own, own if better is None else judged.rows(problem, plan, "paced", [better[1]])[0]
 
 

@@ -40,6 +40,12 @@ def require_metadata(meta: Mapping[str, Any], rows: int, path: Path) -> None:
                 f"{path}: measured_rows in its metadata names row {row:,}, there are {rows:,}; "
                 "replay again"
             )
+    for first, behind in meta.get("halved", ()):
+        if not 0 <= first < behind <= rows:
+            raise InputError(
+                f"{path}: halved in its metadata names rows {first:,} to {behind:,}, there are "
+                f"{rows:,}; replay again"
+            )
 
 
 def _is_machine(value: object) -> bool:
@@ -72,6 +78,12 @@ def _are_rows(value: object) -> bool:
     return isinstance(value, list) and bool(value) and all(map(is_whole, value))
 
 
+def _are_ranges(value: object) -> bool:
+    return isinstance(value, list) and all(
+        isinstance(each, list) and len(each) == 2 and all(map(is_whole, each)) for each in value
+    )
+
+
 def is_whole(value: object, least: float = -math.inf, most: float = math.inf) -> bool:
     """Whether a value read from JSON is a whole number between these."""
     return isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
@@ -99,6 +111,7 @@ _KINDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "machine": (_is_machine, "an object with a device"),
     "estimate": (_is_estimate, "an object with measured, low, high and level"),
     "measured_rows": (_are_rows, "a list of rows"),
+    "halved": (_are_ranges, "a list of pairs of rows"),
     "not_counted": (are_texts, "a list of columns"),
     "notes": (are_texts, "a list of sentences"),
     "complete": (_is_bool, "true or false"),

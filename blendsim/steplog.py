@@ -22,6 +22,7 @@ from blendsim.soundness import MOST_COUNT, MOST_SECONDS, require_metadata, requi
 
 SCHEMA_VERSION = 3
 MEASURED_ROWS = "measured_rows"  # key of meta: rows of a sampled replay that were measured
+HALVED = "halved"  # key of meta: ranges [first, behind) of rows that our executor cut in two halves
 NOT_COUNTED = "not_counted"  # key of meta: columns the engine does not tell
 
 #: Counts of one step, in the order the serving core writes them. The first six are Batch's fields.
@@ -90,16 +91,31 @@ class StepLog:
         return float((self.time("start") + self.time("seconds")).max(initial=0.0))
 
     @property
-    def is_measured(self) -> NDArray[np.bool_]:
-        """(steps,), whether `seconds` were found for the row itself: everywhere but in a sampled
-        replay, which lists its rows in `meta` and estimates the others.
+    def is_timed(self) -> NDArray[np.bool_]:
+        """(steps,), whether `seconds` were found for the row itself, on a machine or by simulating:
+        everywhere but in a sampled replay, which lists its rows in `meta` and estimates the others.
         """
         rows = self.meta.get(MEASURED_ROWS)
         if rows is None:
             return np.ones(len(self), np.bool_)
-        measured = np.zeros(len(self), np.bool_)
-        measured[np.array(rows, np.int64)] = True
-        return measured
+        timed = np.zeros(len(self), np.bool_)
+        timed[np.array(rows, np.int64)] = True
+        return timed
+
+    @property
+    def is_halved(self) -> NDArray[np.bool_]:
+        """(steps,), whether the step was cut in two halves, as far as the log says so."""
+        halved = np.zeros(len(self), np.bool_)
+        for first, behind in self.meta.get(HALVED, ()):
+            halved[first:behind] = True
+        return halved
+
+
+def row_ranges(rows: NDArray[np.bool_]) -> list[list[int]]:
+    """The rows of a mask as ranges [first, behind), as a log's meta tells them."""
+    edges = np.flatnonzero(np.diff(rows.astype(np.int8), prepend=0, append=0))
+    ranges: list[list[int]] = edges.reshape(-1, 2).tolist()
+    return ranges
 
 
 def write_steplog(log: StepLog, path: Path) -> None:

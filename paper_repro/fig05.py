@@ -90,7 +90,7 @@ def _small_pool(lab: Lab) -> Workload:
 
 def _split(tree: PoolTree, costs: RequestCosts, rule: SplitRule) -> Split:
     compute, memory = costs.compute[tree.order], costs.memory[tree.order]
-    return split(tree, compute, memory, costs.seconds_per_shared_token, rule)
+    return split(tree, compute, memory, costs.seconds_per_token, rule)
 
 
 def _as_built(name: str, tree: PoolTree, costs: RequestCosts) -> Stage:

@@ -90,9 +90,9 @@ def _plan(lab: Lab, workload: Workload) -> dict[str, float]:
     marks = [perf_counter()]
     prompts = sort_prompts(workload)
     marks.append(perf_counter())
-    pool_tree(workload, prompts)
+    tree = pool_tree(workload, prompts)
     marks.append(perf_counter())
-    look_ahead(workload, prompts, settings.system, settings.sample, settings.seed)
+    look_ahead(workload, tree, settings.system, settings.sample, settings.seed)
     marks.append(perf_counter())
     problem = lab.problem(workload)
     marks.append(perf_counter())

@@ -55,7 +55,8 @@ def trials(problem: search.Problem, policies: Sequence[str]) -> dict[str, Trial]
     """Each policy planned and simulated on the problem's own engine."""
     flavour = find_engine(problem, problem.settings.engine)
     block = block_size(problem, [flavour])
-    facts, limits = find_facts(problem, block), find_bounds(problem, flavour.token_budget, block)
+    limits = find_bounds(problem, flavour.token_budget, block)
+    facts = find_facts(problem, limits.work)
     return {
         policy: run_trial(
             problem, search.plan_policy(problem, policy), policy, flavour, limits, facts

@@ -170,7 +170,7 @@ def fair_costs(workload: Workload, costs: RequestCosts, block: int = 1) -> list[
         saved = sum(
             block * (1 - 1 / holders[tokens[j + block - 1]]) for j in range(0, len(tokens), block)
         )
-        compute.append(float(costs.compute[row]) - costs.seconds_per_shared_token * saved)
+        compute.append(float(costs.compute[row]) - costs.seconds_per_token * saved)
     return compute
 
 
@@ -192,7 +192,7 @@ class SlowTree:
         self.width = (tree.last - tree.first).tolist()
         self.full = costs.compute[tree.order].tolist()
         self.memory = costs.memory[tree.order].tolist()
-        self.second = costs.seconds_per_shared_token
+        self.second = costs.seconds_per_token
         self.up: dict[tuple[str, int], int] = {}
         for k in range(1, len(tree.parent)):
             self.up["node", k] = int(tree.parent[k])

@@ -17,9 +17,11 @@ from blendsim.report.advice import (
     of_pool,
 )
 from blendsim.report.metrics import outside_notes
-from blendsim.report.optimum import Bounds, overlapped_best
+from blendsim.report.optimum import Bounds, Work, overlapped_best
 from blendsim.request import Workload, from_lengths
 from blendsim.specs import System, find_gpu, find_model
+
+NO_WORK = Work(0, 0, 0, 0, 0, 0)
 
 
 def model_of(name: str = "llama-3.1-8b") -> StepModel:
@@ -28,7 +30,7 @@ def model_of(name: str = "llama-3.1-8b") -> StepModel:
 
 def limits(compute: float, memory: float, longest: float = 0.0) -> Bounds:
     reachable = max(longest, compute + memory)
-    return Bounds(max(compute, memory), reachable, compute, memory, longest)
+    return Bounds(max(compute, memory), reachable, compute, memory, longest, NO_WORK)
 
 
 @pytest.mark.parametrize("partner", [LONG_ANSWERS, LONG_PROMPTS])

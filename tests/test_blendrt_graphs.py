@@ -112,7 +112,7 @@ def test_the_overlapped_executor_runs_whole_steps_by_graphs():
     executor = OverlapExecutor(DECODER, ReferenceAttention, pool, graphs=graphs)
     before = capture.launched
     executor.logits(steps_of(SHARED)[0])
-    assert executor.overlapped_steps == 0
+    assert not executor.is_halved
     assert capture.launched - before == CONFIG.layers + 1
 
 

@@ -152,9 +152,9 @@ def test_logits_and_kv_are_the_sequential_executors_after_every_step(seed):
     steps = steps_of(SHARED)
     for inputs in steps:
         torch.testing.assert_close(two.logits(inputs), one.logits(inputs), rtol=1e-4, atol=1e-5)
+        assert (two.is_halved, one.is_halved) == (True, False)
         torch.testing.assert_close(pools[1].k, pools[0].k, rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(pools[1].v, pools[0].v, rtol=1e-4, atol=1e-5)
-    assert two.overlapped_steps == len(steps)
     assert sum(inputs.counts.prefill_requests > 1 for inputs in steps) > 1
     assert sum(inputs.counts.decode_requests > 1 for inputs in steps) > 5
 
@@ -179,7 +179,7 @@ def test_small_steps_run_in_one_piece():
     executor = OverlapExecutor(DECODER, ReferenceAttention, pool)
     for inputs in steps_of(SHARED):
         executor.logits(inputs)
-    assert executor.overlapped_steps == 0
+        assert not executor.is_halved
 
 
 BUSY = Batch(512, 1, 512 * 513 // 2, 512, 512 * 1024, 512)
@@ -236,7 +236,7 @@ def test_warm_up_runs_a_step_whole_and_cut_under_every_share():
     executor = OverlapExecutor(DECODER, ReferenceAttention, pool, rule, lanes)
     warm_up(executor, pool, 128, CPU)
     assert made == [16, 48]
-    assert executor.overlapped_steps == 0, "no step of the run was cut"
+    assert not executor.is_halved, "no step of the run was cut"
 
 
 def test_an_executor_that_nobody_holds_gives_its_pool_back_at_once():

@@ -147,6 +147,19 @@ def test_nano_batches_of_one_step_may_share_prefixes(
     assert log.counts.tolist() == expected.counts.tolist()
 
 
+def test_a_log_names_the_steps_that_were_cut_in_halves(
+    tiny: loading.Decoder, few: tuple[search.Problem, Plan], tmp_path: Path
+) -> None:
+    job, some = job_of(*few), OverlapRule(least_tokens=20, least_decodes=5)
+    log, _ = replayed(job, Runtime(tiny, "overlap", rule=some))
+    write_steplog(log, tmp_path / "steps.parquet")
+    decodes, tokens = log.count("decode_requests"), log.count("prefill_tokens")
+    right = (decodes >= 5) & (tokens + decodes >= 20)
+    assert 1 < right.sum() < len(log)
+    assert read_steplog(tmp_path / "steps.parquet").is_halved.tolist() == right.tolist()
+    assert replayed(job, Runtime(tiny))[0].meta["halved"] == []
+
+
 def test_each_rank_is_replayed_as_its_replica(tiny: loading.Decoder) -> None:
     problem, plan = planned("blend", "nanoflow", select(pool(), np.arange(60)), dp=3)
     log, outputs = replayed(job_of(problem, plan), Runtime(tiny))
@@ -181,6 +194,10 @@ class Breaking:
             raise self._error
         self._left -= 1
         return self._inner.run(inputs)
+
+    @property
+    def is_halved(self) -> bool:
+        return self._inner.is_halved
 
 
 @pytest.fixture

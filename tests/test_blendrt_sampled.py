@@ -166,8 +166,13 @@ def known_seconds(counts: Any) -> Any:
 class KnownTimer:
     """A machine whose seconds are known."""
 
-    def __init__(self) -> None:
+    def __init__(self, least_halved: int = 1_000) -> None:
         self.seen: list[StepInputs] = []
+        self.least_halved = least_halved  # decodes
+
+    @property
+    def is_halved(self) -> bool:
+        return self.seen[-1].counts.decode_requests >= self.least_halved
 
     def seconds(self, inputs: StepInputs) -> float:
         self.seen.append(inputs)
@@ -230,7 +235,7 @@ def test_tiny_model_on_the_cpu_takes_time_for_every_chosen_step() -> None:
     run.measure(tiny(), told=heard.append)
     log = run.log({"policy": "drawn"})
     assert heard == list(range(1, 13))
-    assert int(log.is_measured.sum()) == 12
+    assert int(log.is_timed.sum()) == 12
     assert (log.time("seconds") > 0).all()
     assert log.meta["estimate"]["seconds"] == pytest.approx(log.time("seconds").sum())
     ends = log.time("start") + log.time("seconds")
@@ -253,6 +258,16 @@ def test_a_small_model_is_timed_on_one_thread_as_in_a_full_replay(
     assert seen == [1] * 10
 
 
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_log_names_the_measured_steps_that_were_cut_in_halves(ranks: int) -> None:
+    run = SampledReplay(some_plan(ranks), 40, seed=3)
+    run.measure(tiny(), KnownTimer(least_halved=8))
+    log = run.log({})
+    right = log.is_timed & (log.count("decode_requests") >= 8)
+    assert 0 < right.sum() < 40
+    assert log.is_halved.tolist() == right.tolist()
+
+
 def test_log_of_a_sample_is_held_against_the_full_one() -> None:
     job = some_plan()
     run = SampledReplay(job, 50, seed=3)
@@ -266,7 +281,7 @@ def test_log_of_a_sample_is_held_against_the_full_one() -> None:
 
 def test_as_many_as_there_are_is_a_full_replay() -> None:
     log = full_log(some_plan())
-    assert log.is_measured.all()
+    assert log.is_timed.all()
     estimate = log.meta["estimate"]
     assert estimate["low"] == estimate["seconds"] == estimate["high"]
     assert estimate["degrees"] is None
@@ -278,7 +293,7 @@ def test_every_rank_is_sampled_and_the_last_to_end_counts() -> None:
     run = SampledReplay(job, 40, seed=4)
     run.measure(tiny(), KnownTimer())
     log = run.log({})
-    assert set(log.replica[log.is_measured].tolist()) == {0, 1}
+    assert set(log.replica[log.is_timed].tolist()) == {0, 1}
     ends = [log.time("seconds")[log.replica == rank].sum() for rank in (0, 1)]
     assert run.estimate()["seconds"] == pytest.approx(max(ends))
     with pytest.raises(InputError, match=r"--sampled 15 of .* give at least 16"):

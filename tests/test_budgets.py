@@ -1,7 +1,6 @@
 """`auto` at another token budget: taken where it gains enough, told, and kept by the plan."""
 
 import json
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -287,8 +286,7 @@ class Told:
         monkeypatch.setattr(budgets, "with_worlds", lambda p, n: p._replace(worlds=worlds[:n]))
         monkeypatch.setattr(budgets, "seconds_in", self)
         own, plan = find_flavour("nanoflow"), search.plan_policy(problem, "fcfs")
-        with ThreadPoolExecutor(1) as pool:
-            taken = better_run(problem, [Run("fcfs", plan, self.drawn[OWN])], own, pool)
+        taken = better_run(problem, [Run("fcfs", plan, self.drawn[OWN])], own)
         return None if taken is None else taken[1].token_budget
 
 

@@ -130,8 +130,9 @@ def test_full_is_every_step_and_no_sample_beside_it(folder: Path) -> None:
 
 
 def test_executor_is_the_users_choice(folder: Path) -> None:
-    done = run("--model", "tiny", "--executor", "overlap", "--json")
+    done = run("--model", "tiny", "--executor", "overlap", "-o", "steps.parquet", "--json")
     assert json.loads(done.stdout)["executor"] == "overlap"
+    assert read_steplog(folder / "steps.parquet").meta["halved"] == [], "a CPU's steps are small"
 
 
 def test_directory_is_run_with_its_weights_or_with_random_ones(tmp_path: Path) -> None:

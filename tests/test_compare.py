@@ -9,6 +9,7 @@ from test_search import mixed_pool
 from blendsim import search
 from blendsim.baselines import BASELINES, Baseline, find_baselines
 from blendsim.errors import InputError, UnknownName
+from blendsim.request import Prompts, from_lengths
 from blendsim.search.budgets import BUDGETS
 from blendsim.search.comparison import COMMON_BUDGET
 from blendsim.serving.knobs import Knobs
@@ -27,6 +28,24 @@ def test_every_baseline_runs_at_its_best_budget_by_prediction() -> None:
         assert row.predicted_seconds == min(other.predicted_seconds for other in tried)
         assert row.token_budget in BUDGETS
     assert {row.token_budget for row in done.common} == {COMMON_BUDGET}
+
+
+def test_sharing_and_density_are_of_an_engines_own_blocks() -> None:
+    """Of equal prompts the last token is computed again, in blocks of 16 the last 16 here."""
+    prompts = Prompts(
+        offsets=np.arange(9) * 64,
+        units=np.tile(np.arange(64, dtype=np.int32), 8),
+        space=np.zeros(8, np.int32),
+        unit_tokens=np.ones(1, np.int32),
+        space_names=("tokens",),
+    )
+    pool = from_lengths([64] * 8, [40] * 8, prompts=prompts)
+    blocks, tokens = find_baselines(["vLLM-DFS", "SGLang-DFS"])
+    done = search.compare(pool, search.Settings(sample=1.0), [blocks, tokens])
+    optimum = [row.sharing_optimum for row in done.rows]
+    assert optimum == [7 * 48 / (8 * 64), 7 * 63 / (8 * 64)]
+    assert [row.sharing_ratio for row in done.rows] == optimum
+    assert done.rows[0].density_profile > done.rows[1].density_profile
 
 
 def test_rows_on_equally_many_gpus_stand_beside_the_same_bounds() -> None:

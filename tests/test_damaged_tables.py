@@ -5,6 +5,7 @@ in one line, or read and then as good as any.
 import copy
 import json
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,6 +13,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from test_pacing_plan import small_plan
 
 from blendsim.errors import BlendsimError, InputError
@@ -20,7 +23,7 @@ from blendsim.plan import read_plan, write_plan
 from blendsim.report.gist import gist
 from blendsim.report.validate import validate
 from blendsim.request import Prompts, from_lengths
-from blendsim.steplog import COUNTS, TIMES, StepLog, read_steplog, write_steplog
+from blendsim.steplog import COUNTS, TIMES, StepLog, read_steplog, row_ranges, write_steplog
 from blendsim.traces.workload_file import read_workload, write_workload
 
 KEY = b"blendsim"
@@ -31,6 +34,7 @@ META = {
     "machine": {"device": "NVIDIA A100"},
     "estimate": {"measured": 2, "low": 1.0, "high": 2.0, "level": 0.95},
     "measured_rows": [0, 2],
+    "halved": [[0, 1], [2, 3]],
     "not_counted": ["hit_tokens"],
     "complete": True,
 }
@@ -254,3 +258,33 @@ def test_measured_rows_that_cannot_be_are_refused_by_the_reader(rows: Any, tmp_p
     )
     with pytest.raises(InputError, match="measured_rows in its metadata"):
         read_steplog(tmp_path / "log")
+
+
+RANGES = [None, 7, [1], [[0]], [[0, 1, 2]], [[0, 1.0]], [["0", "1"]], [[-1, 1]], [[2, 2]], [[2, 4]]]
+
+
+@pytest.mark.parametrize("halved", RANGES)
+def test_halved_rows_that_cannot_be_are_refused_by_the_reader(halved: Any, tmp_path: Path) -> None:
+    make_log(tmp_path / "log")
+    log = read_steplog(tmp_path / "log")
+    assert log.is_halved.tolist() == [True, False, True]
+    write_steplog(
+        StepLog(log.counts, log.times, log.replica, {**log.meta, "halved": halved}),
+        tmp_path / "log",
+    )
+    with pytest.raises(InputError, match="halved in its metadata"):
+        read_steplog(tmp_path / "log")
+
+
+@given(st.lists(st.booleans(), max_size=12))
+def test_rows_as_ranges_are_those_rows_again(rows: list[bool]) -> None:
+    steps = len(rows)
+    ranges = row_ranges(np.array(rows, np.bool_))
+    log = StepLog(
+        np.zeros((steps, len(COUNTS)), np.int64),
+        np.zeros((steps, len(TIMES))),
+        np.zeros(steps, np.int32),
+        {"halved": ranges},
+    )
+    assert log.is_halved.tolist() == rows
+    assert all(behind < first for (_, behind), (first, _) in pairwise(ranges))

@@ -73,8 +73,8 @@ def test_logs_are_of_their_plans_and_full_pools_are_sampled(done: tuple[Path, st
         read_steplog(out / f"{p}-blend-overlap.parquet") for p in ("small", "small-full")
     )
     assert whole.counts.tolist() == some.counts.tolist()
-    assert whole.is_measured.all()
-    assert 0 < some.is_measured.sum() < len(some)
+    assert whole.is_timed.all()
+    assert 0 < some.is_timed.sum() < len(some)
     assert whole.meta["policy"] == some.meta["policy"] == "blend"
     assert len(whole.meta["plan_sha256"]) == 64
 

@@ -1,6 +1,5 @@
 """Of several policies' runs: which is chosen, and which are tried at other token budgets, too."""
 
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
@@ -95,8 +94,7 @@ def in_worlds(
         Run(policy, search.plan_policy(problem, policy), seconds[policy, OWN][0])
         for policy in ("dfs", "random")
     ]
-    with ThreadPoolExecutor(1) as pool:
-        found = better_run(problem, leading, find_flavour("nanoflow"), pool)
+    found = better_run(problem, leading, find_flavour("nanoflow"))
     return None if found is None else (found[0].policy, found[1].token_budget)
 
 
@@ -135,8 +133,7 @@ def test_another_policy_may_be_the_one_for_another_budget(
 
     monkeypatch.setattr(budgets, "seconds_in", seconds_in)
     leading = [Run("dfs", dfs, 100.0), Run("paced", paced, 100.5)]
-    with ThreadPoolExecutor(1) as pool:
-        found = better_run(known, leading, find_flavour("nanoflow"), pool)
+    found = better_run(known, leading, find_flavour("nanoflow"))
     assert found is not None
     assert (found[0].policy, found[1].token_budget) == ("paced", 4_096)
 
@@ -163,7 +160,6 @@ def test_without_one_length_seen_a_budget_must_gain_in_other_worlds_too(
         return 100.0 if flavour.token_budget == OWN else 90.0 if is_drawn else 110.0
 
     monkeypatch.setattr(budgets, "seconds_in", seconds_in)
-    with ThreadPoolExecutor(1) as pool:
-        found = better_run(blind, runs(blind)[:1], find_flavour("nanoflow"), pool)
+    found = better_run(blind, runs(blind)[:1], find_flavour("nanoflow"))
     assert found is None
     assert not all(asked)

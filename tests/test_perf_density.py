@@ -70,7 +70,7 @@ def test_mmlu_has_the_papers_density():
     sharing = saved / workload.prompt_len.sum()
     assert table_density(costs, sharing) == pytest.approx(54.78, abs=0.1)
     # With s as the share of compute saved, answers not counted as shared, it is 1.9 % more.
-    compute = costs.compute.sum() - saved * costs.seconds_per_shared_token
+    compute = costs.compute.sum() - saved * costs.seconds_per_token
     assert compute / costs.memory.sum() == pytest.approx(55.80, abs=0.1)
 
 
@@ -83,7 +83,7 @@ def test_closed_form_is_the_papers_formula():
     assert costs.memory[0] == pytest.approx(
         (p * d + d * d / 2) * h_kv * model.layers * 4 / 2.039e12
     )
-    assert costs.seconds_per_shared_token == pytest.approx(2 * model.parameters / 312e12)
+    assert costs.seconds_per_token == pytest.approx(2 * model.parameters / 312e12)
 
 
 def test_density_does_not_depend_on_tensor_parallelism_in_closed_form():

@@ -5,11 +5,17 @@ import pytest
 
 from blendsim.errors import ProfileError
 from blendsim.perf.atlas import read_atlas
-from blendsim.perf.derive import attention, derive_profile, gemm_seconds, gemm_shapes
+from blendsim.perf.derive import (
+    attention,
+    derive_profile,
+    gemm_seconds,
+    gemm_shapes,
+    head_shape,
+)
 from blendsim.perf.grids import AttentionGrid, HeadShape, along, complete
 from blendsim.perf.store import profiles_directory
 from blendsim.perf.waves import fit_waves, stretch
-from blendsim.specs import GPUS, find_gpu, find_model
+from blendsim.specs import GPUS, System, find_gpu, find_model
 
 ROOT = profiles_directory()
 A100, LLAMA = find_gpu("a100-80g"), find_model("llama-3.1-8b")
@@ -132,3 +138,12 @@ def test_waves_are_found_in_a_grid_that_has_them_and_in_no_other():
 def test_a_full_wave_is_not_stretched():
     blocks = np.array([1.0, 108.0, 109.0, 216.0])
     assert stretch(blocks, 108.0, 0.5).tolist() == pytest.approx([1, 1, 1 + 0.5 * (107 / 109), 1])
+
+
+@pytest.mark.parametrize("tp", [1, 2, 8, 16])
+@pytest.mark.parametrize("model", ["llama-3.1-8b", "llama-3.1-70b", "qwen-2.5-72b"])
+def test_kv_of_a_gpu_is_its_part_of_the_replicas(model, tp):
+    """With more GPUs than KV heads these are repeated, and no GPU holds less than one."""
+    spec = find_model(model)
+    system = System(spec, find_gpu("h200"), tp, kv_bytes=1 << 40)
+    assert spec.layers * head_shape(spec, tp).kv_bytes * tp == system.kv_bytes_per_token

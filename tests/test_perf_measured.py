@@ -8,6 +8,7 @@ import pytest
 
 from blendsim.batch import Batch
 from blendsim.errors import ProfileError
+from blendsim.perf import measured
 from blendsim.perf.fit import OverlapFit, write_overlap
 from blendsim.perf.grids import ChunkTimes, walk_along
 from blendsim.perf.kernels import prefill_seconds
@@ -22,6 +23,7 @@ from blendsim.perf.measured import (
 )
 from blendsim.perf.model import step_model
 from blendsim.perf.overlap import FIT, SUM
+from blendsim.perf.profile import Profile
 from blendsim.perf.store import load_profile, read_profile, write_profile
 from blendsim.request import from_lengths
 from blendsim.search.problem import prepare
@@ -85,6 +87,20 @@ def test_a_named_directory_brings_its_tables_and_its_overlap(place: Path) -> Non
     chosen = chosen_model(SYSTEM, "auto", str(place.parents[2]))
     assert chosen.overlap == FIT
     assert chosen.seconds(BUSY) == measured_model(place, SYSTEM).seconds(BUSY)
+
+
+def test_a_measured_profile_is_read_once(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[Path] = []
+
+    def noting(directory: Path) -> Profile:
+        read.append(directory)
+        return read_profile(directory)
+
+    monkeypatch.setattr(measured, "read_profile", noting)
+    for overlap in ("auto", SUM):
+        chosen_model(SYSTEM, overlap, str(place.parents[2]))
+        assert read == [place]
+        read.clear()
 
 
 def test_another_overlap_may_be_asked_of_measured_tables(place: Path) -> None:

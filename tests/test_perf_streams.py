@@ -5,7 +5,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from blendsim.batch import Batch
 from blendsim.perf.grids import Floats
+from blendsim.perf.kernels import bound_by_streams
 from blendsim.perf.model import StepModel, step_model
 from blendsim.perf.pricing import price_steps, price_work
 from blendsim.perf.step import step_costs
@@ -110,6 +112,26 @@ def test_a_single_token_has_nothing_to_run_beside() -> None:
     two = decoding(2, context=50_000)
     both = price_work(step_costs(model, True, True), two)
     assert overlapped(model, two) < 0.99 * (both.compute + both.memory)
+
+
+@pytest.mark.parametrize("overlap", ["table", "max"])
+def test_the_model_and_an_engine_hold_a_step_to_the_same_traffic(overlap: str) -> None:
+    """A single token, steps that their traffic binds, and steps that it does not."""
+    model = step_model(A100, overlap)
+    counts = np.concatenate(
+        [decoding(1, 2, 64, 256, context=6_000), decoding(64, 256, context=2_000, prompt=1_800)]
+    )
+    told = [model.seconds(Batch(*map(int, row[: len(Batch._fields)])))[2] for row in counts]
+    assert told == overlapped(model, counts).tolist()
+
+
+def test_traffic_binds_between_side_by_side_and_one_after_another() -> None:
+    streams = (2.0, 0.5, 1)  # 7 s for 10 context tokens
+    cases = {(2, 3.0, 9.0): 7.0, (2, 8.0, 9.0): 8.0, (2, 3.0, 5.0): 5.0, (1, 3.0, 9.0): 9.0}
+    for bound in (bound_by_streams, bound_by_streams.py_func):
+        for (tokens, together, alone), seconds in cases.items():
+            assert bound(streams, tokens, 10, together, alone) == seconds
+        assert bound((2.0, 0.5, 4), 1, 10, 3.0, 9.0) == 7.0  # one that stands for four
 
 
 def test_every_piece_reads_all_weights() -> None:

@@ -61,7 +61,7 @@ def split_pool(workload: Workload, costs: RequestCosts, rule: SplitRule) -> tupl
         tree,
         costs.compute[tree.order],
         costs.memory[tree.order],
-        costs.seconds_per_shared_token,
+        costs.seconds_per_token,
         rule,
     )
 

@@ -106,7 +106,7 @@ def test_a_shared_token_is_paid_for_once_in_equal_parts(
         assert found.memory[k] == pytest.approx(costs.memory[tree.order][below].sum())
         assert found.leaves[k] == tree.last[k] - tree.first[k]
     root = density(found.compute[:1], found.memory[:1])[0]
-    saved = float(tree.common.sum()) * costs.seconds_per_shared_token
+    saved = float(tree.common.sum()) * costs.seconds_per_token
     compute, memory = float(costs.compute.sum()) - saved, float(costs.memory.sum())
     assert root == pytest.approx(compute / memory if memory else float("inf"))
 
@@ -118,7 +118,7 @@ def test_the_plain_twin_spreads_costs_alike(workload: Workload, data: st.DataObj
     tree = pool_tree(workload, sort_prompts(workload))
     rows = (costs.compute[tree.order], costs.memory[tree.order])
     twin = tree_module._spread_costs.py_func(
-        tree.parent, tree.leaf_parent, tree.depth, *rows, costs.seconds_per_shared_token
+        tree.parent, tree.leaf_parent, tree.depth, *rows, costs.seconds_per_token
     )
     for plain, compiled in zip(twin, node_costs(tree, costs), strict=True):
         assert plain.tolist() == compiled.tolist()

@@ -26,10 +26,10 @@ from blendsim.settings import Settings
 def worlds_of(
     workload: Workload, share: float, count: int = 8, seed: int = 0, rule: str = SUBTREE_MEAN
 ) -> tuple[Ints, ...]:
-    prompts = sort_prompts(workload)
+    tree = pool_tree(workload, sort_prompts(workload))
     rng = np.random.default_rng(seed)
-    lengths = expect_lengths(workload, pool_tree(workload, prompts), share, rng, 1, rule)
-    return possible_worlds(workload, prompts, Settings().system, lengths, count, seed, rule)
+    lengths = expect_lengths(workload, tree, share, rng, 1, rule)
+    return possible_worlds(workload, tree, Settings().system, lengths, count, seed, rule)
 
 
 @pytest.mark.parametrize("rule", RULES)
@@ -65,14 +65,13 @@ def test_each_source_draws_its_worlds_from_its_own_sample() -> None:
 
 @given(workload=workloads(), seed=st.integers(0, 5), rule=st.sampled_from(RULES))
 def test_hidden_lengths_change_no_world(workload: Workload, seed: int, rule: str) -> None:
-    prompts = sort_prompts(workload)
-    tree = pool_tree(workload, prompts)
+    tree = pool_tree(workload, sort_prompts(workload))
     lengths = expect_lengths(workload, tree, 0.3, np.random.default_rng(seed), 1, rule)
     system = Settings().system
     hidden = workload.has_output & ~lengths.is_visible
     changed = replace(workload, output_len=np.where(hidden, 9_999, workload.output_len))
-    first = possible_worlds(workload, prompts, system, lengths, 3, seed, rule)
-    again = possible_worlds(changed, prompts, system, lengths, 3, seed, rule)
+    first = possible_worlds(workload, tree, system, lengths, 3, seed, rule)
+    again = possible_worlds(changed, tree, system, lengths, 3, seed, rule)
     assert all(np.array_equal(a, b) for a, b in zip(first, again, strict=True))
     for world in first:
         seen = lengths.is_visible

@@ -7,6 +7,7 @@ import pytest
 
 from blendsim import search
 from blendsim.batch import Batch
+from blendsim.planner.tree import pool_tree
 from blendsim.prefix import sort_prompts
 from blendsim.request import Prompts, Workload, from_lengths, pool
 from blendsim.search.thinning import can_thin, divide_flavour, divide_model, thin
@@ -66,6 +67,8 @@ def test_prompts_are_sorted_as_if_the_small_pool_had_been_read() -> None:
     again = sort_prompts(small.workload)
     assert np.array_equal(small.prompts.order, again.order)
     assert np.array_equal(small.prompts.common, again.common)
+    for column, right in zip(small.tree, pool_tree(small.workload, again), strict=True):
+        assert np.array_equal(column, right)
 
 
 def test_same_seed_keeps_the_same_requests() -> None:

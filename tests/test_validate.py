@@ -248,9 +248,9 @@ def test_file_with_measured_rows_it_lacks_is_refused(
 
 def test_measured_rows_come_back_from_the_file(tmp_path: Path) -> None:
     write_steplog(log_of([1.0] * 3, **{MEASURED_ROWS: [0, 2]}), tmp_path / "m.parquet")
-    assert read_steplog(tmp_path / "m.parquet").is_measured.tolist() == [True, False, True]
+    assert read_steplog(tmp_path / "m.parquet").is_timed.tolist() == [True, False, True]
     write_steplog(log_of([1.0] * 3), tmp_path / "m.parquet")
-    assert read_steplog(tmp_path / "m.parquet").is_measured.all()
+    assert read_steplog(tmp_path / "m.parquet").is_timed.all()
 
 
 def test_table_fits_the_terminal_and_keeps_what_matters() -> None:

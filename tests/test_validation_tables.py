@@ -216,6 +216,7 @@ def test_of_a_sampled_replay_measured_steps_are_kept_with_what_the_whole_is(
     (sampled,) = again.replays
     assert (sampled.pool, sampled.policy, sampled.is_sampled) == ("trace1-full", "dfs", True)
     assert sampled.log.counts.tolist() == whole.log.counts[[3, 500]].tolist()
+    assert sampled.is_halved.tolist() == whole.is_halved[[3, 500]].tolist()
     assert sampled.log.meta[KEPT_OF]["steps"] == sampled.steps == len(whole.log)
     assert sampled.tokens == whole.tokens
     assert sampled.predicted(MEASURED) == pytest.approx(whole.predicted(MEASURED))

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from blendsim.errors import BlendsimError, InputError, ProfileError
 from blendsim.files import make_directory, require_directory
-from blendsim.perf.calibrating import HALVED, Run, fit_steps, priced_run
+from blendsim.perf.calibrating import Run, fit_steps, priced_run
 from blendsim.perf.calibration import Calibration, file_of, write_calibration
 from blendsim.perf.measured import chosen_model, chosen_place, profile_place
 from blendsim.perf.store import load_profile, write_profile
@@ -21,7 +21,7 @@ from blendsim.report.validation_text import signed
 from blendsim.serving.flavour import RUNTIMES
 from blendsim.settings import remembered
 from blendsim.specs import System
-from blendsim.steplog import StepLog, read_steplog
+from blendsim.steplog import HALVED, StepLog, read_steplog
 
 
 class Asked(NamedTuple):

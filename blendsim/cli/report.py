@@ -84,7 +84,7 @@ def _read(path: Path) -> "StepLog":
     from blendsim.steplog import read_steplog
 
     log = read_steplog(path)
-    if not len(log) or not log.time("seconds")[log.is_measured].sum() > 0:
+    if not len(log) or not log.time("seconds")[log.is_timed].sum() > 0:
         raise InputError(f"{path}: holds no steps that took time; run it again")
     return log
 

@@ -16,7 +16,6 @@ from blendsim.steplog import StepLog
 
 LEAST_STEPS = 100  # of a kind; a fit to fewer would follow their noise
 LEAST_READS = 0.5  # of what the kernels say; a fit below has found something else than reads
-HALVED = "halved"  # key of a log's meta: ranges of rows that our executor cut in two halves
 
 Mask = NDArray[np.bool_]
 
@@ -42,20 +41,12 @@ class Run(NamedTuple):
         return float(priced.sum() / self.seconds.sum() - 1.0), float(np.median(steps))
 
 
-def is_halved(log: StepLog) -> Mask:
-    """(steps,), whether the step was cut in two halves, as far as the log says so."""
-    halved = np.zeros(len(log), np.bool_)
-    for first, behind in log.meta.get(HALVED, ()):
-        halved[first:behind] = True
-    return halved
-
-
 def priced_run(log: StepLog, model: StepModel) -> Run:
     """A measured run, its kernels priced one after another; ProfileError if none of its steps
     decodes.
     """
-    here = log.is_measured & (log.count("decode_requests") > 0) & (log.time("seconds") > 0)
-    here &= ~is_halved(log)  # halves do not run one operator after another
+    here = log.is_timed & (log.count("decode_requests") > 0) & (log.time("seconds") > 0)
+    here &= ~log.is_halved  # halves do not run one operator after another
     if not here.any():
         raise ProfileError("holds no measured step that decodes; give the log of a longer run")
     counts, costs = log.counts[here], step_costs(model, overlaps=False, overlaps_network=False)

@@ -13,11 +13,13 @@ from blendsim.specs import System
 
 
 class RequestCosts(NamedTuple):
-    """Seconds each request needs alone, nothing shared, and what sharing one prompt token saves."""
+    """Seconds each request needs alone, nothing shared; and those of one token through the layers,
+    which sharing it saves.
+    """
 
     compute: Floats  # (n,)
     memory: Floats  # (n,)
-    seconds_per_shared_token: float
+    seconds_per_token: float
 
 
 class Split(NamedTuple):

@@ -10,8 +10,12 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from blendsim.specs import BYTES_PER_VALUE
+
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
+
+UNCACHED_BYTES = 1 << 29  # KV of one call that no cache holds: the largest there is has 126 MB
 
 
 class HeadShape(NamedTuple):
@@ -25,6 +29,11 @@ class HeadShape(NamedTuple):
     def group(self) -> float:
         """Query heads that share one KV head."""
         return self.heads / self.kv_heads
+
+    @property
+    def kv_bytes(self) -> int:
+        """Bytes of K and V of one token in one layer."""
+        return 2 * BYTES_PER_VALUE * self.kv_heads * self.head_dim
 
 
 class ChunkTimes(NamedTuple):

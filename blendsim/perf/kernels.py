@@ -129,6 +129,24 @@ def measured_overlap(ratios: Floats, times: Floats, compute: float, memory: floa
 
 
 @kernel
+def bound_by_streams(
+    streams: tuple[float, float, int], tokens: int, reads: int, together: float, alone: float
+) -> float:
+    """Seconds of a step of so many tokens whose kernels run side by side, `together` by themselves
+    and `alone` one after another: no less than its weights and the KV it reads take to come out of
+    memory, which they share, and no more than `alone`, which is what a single token's take: each
+    kernel needs what the one before it gave.
+
+    `streams`: seconds of all weights and of a context token read, and how many tokens one stands
+    for.
+    """
+    weights, context_token, parts = streams
+    if tokens * parts <= 1:
+        return alone
+    return float(max(together, min(weights + context_token * reads, alone)))
+
+
+@kernel
 def overlapped(lines: Floats, compute: float, memory: float, network: float = 0.0) -> float:
     """f(c, m, n): a step's seconds when all kinds of work run side by side, max over
     a·c + b·m + d·n.

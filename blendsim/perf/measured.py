@@ -68,16 +68,15 @@ def model_at(place: Path | None, system: System, overlap: str) -> StepModel:
     profile = _read(place, system)
     # NOTE: a copy of an imported profile, made for a calibration, has no overlap of its own.
     if overlap in ("auto", FIT) and (MACHINE in profile.meta or (place / FILE).exists()):
-        return measured_model(place, system)
-    model = step_model(system, overlap, profile)
-    return with_calibrations(model, read_calibrations(place))
+        return measured_model(place, system, profile)
+    return with_calibrations(step_model(system, overlap, profile), read_calibrations(place))
 
 
-def measured_model(directory: Path, system: System) -> StepModel:
-    """The step costs of one GPU by the profile in `directory` (a `tp<N>`); ProfileError if it is of
-    another model, or has no overlap.
+def measured_model(directory: Path, system: System, profile: Profile | None = None) -> StepModel:
+    """The step costs of one GPU by the profile in `directory` (a `tp<N>`), which is `profile` where
+    that was read before; ProfileError if it is of another model, or has no overlap.
     """
-    profile = _read(directory, system)
+    profile = profile or _read(directory, system)
     path = directory / FILE
     if not path.exists():
         raise ProfileError(f"{directory}: has no {FILE}; measure it with more --minutes")

@@ -12,8 +12,9 @@ import numpy as np
 from blendsim.batch import Batch
 from blendsim.perf.calibration import Calibration
 from blendsim.perf.coverage import Coverage, coverage_of
-from blendsim.perf.derive import gemm_shapes
+from blendsim.perf.derive import gemm_shapes, head_shape
 from blendsim.perf.grids import (
+    UNCACHED_BYTES,
     AttentionGrid,
     Floats,
     Ints,
@@ -24,6 +25,7 @@ from blendsim.perf.grids import (
 )
 from blendsim.perf.kernels import (
     StepTables,
+    bound_by_streams,
     compute_seconds,
     dense_seconds,
     measured_overlap,
@@ -39,7 +41,6 @@ from blendsim.perf.waves import stretch
 from blendsim.specs import BYTES_PER_VALUE, System
 
 DENSE_TOKENS = 16_384  # the dense tables reach at least this far
-COLD_BYTES = 1 << 29  # KV of one call that no cache holds (the largest has 126 MB)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -96,6 +97,11 @@ class StepModel:
         """(N + 1,): all-reduces of a step by its tokens."""
         return self.tables.network
 
+    @property
+    def streams(self) -> tuple[float, float, int]:
+        """What `bound_by_streams` goes by, for a step in one piece."""
+        return self.weight_stream_seconds, self.kv_stream_seconds, self.token_parts
+
     def seconds(self, batch: Batch) -> tuple[float, float, float]:
         """(compute, memory, overlapped) seconds of one step in one piece by kernels alone, its
         all-reduces in the last. As in perf/step.py, kernels side by side share the memory.
@@ -112,11 +118,10 @@ class StepModel:
         )
         m = float(memory_seconds(self.tables, batch.decode_requests, batch.context_tokens))
         n = float(dense_seconds(self.tables.network, batch.tokens))
-        alone = c + m + n
-        if batch.tokens * self.token_parts <= 1:
-            return c, m, alone
-        streamed = self.weight_stream_seconds + self.kv_stream_seconds * batch.context_tokens
-        return c, m, max(self.together(c, m, n), min(streamed, alone))
+        held = bound_by_streams(
+            self.streams, batch.tokens, batch.context_tokens, self.together(c, m, n), c + m + n
+        )
+        return c, m, float(held)
 
     def together(self, compute: float, memory: float, network: float = 0.0) -> float:
         """Seconds of all kinds of work side by side, by the overlap alone."""
@@ -159,8 +164,7 @@ def step_model(system: System, overlap: str = "auto", profile: Profile | None = 
     n = np.arange(1, size + 1)
     batches = np.arange(1, len(tables.decode))[:, None]
     read = float((tables.decode[1:] / (batches * tables.decode_contexts)).min())
-    kv_heads = max(1, system.model.kv_heads // system.tp)
-    kv_bytes = layers * 2 * BYTES_PER_VALUE * kv_heads * system.model.head_dim
+    kv_bytes = layers * head_shape(system.model, system.tp).kv_bytes
     rate = max(kv_bytes / read, BYTES_PER_VALUE * shapes[4] / float(measured[:, 4].min()))
     return StepModel(
         system=system,
@@ -236,19 +240,18 @@ def _decode_rows(system: System, profile: Profile) -> Floats:
     cache was measured to be read.
     """
     waves, grid = profile.meta["waves"], profile.decode
-    kv_heads = max(1, system.model.kv_heads // system.tp)
+    shape = head_shape(system.model, system.tp)
     slots = float(system.gpu.sm_count * waves["blocks_per_sm"])
     share = float(waves["share"])
-    smooth = grid.seconds / stretch(grid.batches * kv_heads, slots, share)[:, None]
+    smooth = grid.seconds / stretch(grid.batches * shape.kv_heads, slots, share)[:, None]
     smooth = complete(AttentionGrid(grid.batches, grid.lengths, smooth)).seconds
     batches = np.arange(1, int(grid.batches[-1]) + 1, dtype=np.float64)
     rows = np.column_stack([along(grid.batches, column, batches) for column in smooth.T])
-    rows *= stretch(batches * kv_heads, slots, share)[:, None]
-    token_bytes = 2 * BYTES_PER_VALUE * kv_heads * system.model.head_dim
+    rows *= stretch(batches * shape.kv_heads, slots, share)[:, None]
     work = grid.batches[:, None] * grid.lengths
-    cold = (grid.seconds / work)[work * token_bytes >= COLD_BYTES]
+    cold = (grid.seconds / work)[work * shape.kv_bytes >= UNCACHED_BYTES]
     fastest = float(np.nanmin(cold, initial=np.inf))
     if np.isinf(fastest):
-        fastest = token_bytes / system.gpu.bandwidth
+        fastest = shape.kv_bytes / system.gpu.bandwidth
     rows = np.maximum(rows, fastest * batches[:, None] * grid.lengths)
     return np.concatenate([np.zeros((1, rows.shape[1])), rows])

@@ -14,16 +14,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blendsim.errors import ProfileError
-from blendsim.perf.grids import Floats, HeadShape
+from blendsim.perf.grids import UNCACHED_BYTES, Floats, HeadShape
 from blendsim.perf.records import cell
-from blendsim.specs import BYTES_PER_VALUE, GPUS, GpuSpec
+from blendsim.specs import GPUS, GpuSpec
 
 #: Of the data sheet's figure, which is stated at a clock that GPUs exceed: an H100's 989 TFLOP/s
 #: are at 1,830 MHz, and it runs at 1,980 at most, 8 % more.
 OVER_PEAK = 1.1
 OVER_BANDWIDTH = 2.0  # reads that no cache holds
 CACHED_OVER_BANDWIDTH = 10.0  # smaller ones
-UNCACHED_BYTES = 1 << 29  # four times the largest cache there is
 
 
 def gpu_of(meta: Mapping[str, Any], otherwise: str) -> GpuSpec | None:
@@ -70,7 +69,7 @@ def require_reads(
     """ProfileError names the decode attention that reads KV faster than `gpu` can."""
     if gpu is None:
         return
-    token = np.array([2 * BYTES_PER_VALUE * s.kv_heads * s.head_dim for s in shapes])
+    token = np.array([shape.kv_bytes for shape in shapes])
     batches, lengths = sizes
     moved = (token * batches)[:, None] * lengths
     over = np.where(moved >= UNCACHED_BYTES, OVER_BANDWIDTH, CACHED_OVER_BANDWIDTH)

@@ -11,6 +11,7 @@ one, and its time is in that one's.
 
 import numpy as np
 
+from blendsim.perf.derive import head_shape
 from blendsim.perf.grids import Floats, Ints, SmallGrid, along
 from blendsim.perf.profile import Profile
 from blendsim.specs import BYTES_PER_VALUE, System
@@ -24,8 +25,8 @@ _ONCE = np.array([1.0, 0.0, 0.0, 0.0, 0.0, 1.0])
 def layer_bytes(system: System) -> list[int]:
     """Bytes a token that each small operator of one layer moves on one GPU."""
     model, tp = system.model, system.tp
-    queries = model.heads // tp * model.head_dim
-    keys = max(1, model.kv_heads // tp) * model.head_dim
+    shape = head_shape(model, tp)
+    queries, keys = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
     values = {
         "norm before attention, with residual": 4 * model.hidden,
         "rotary embedding": 2 * (queries + keys),

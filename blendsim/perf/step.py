@@ -10,6 +10,7 @@ from blendsim.compiled import kernel, kernel_where
 from blendsim.perf.grids import Floats, Ints
 from blendsim.perf.kernels import (
     StepTables,
+    bound_by_streams,
     compute_seconds,
     dense_seconds,
     measured_overlap,
@@ -41,8 +42,7 @@ class StepCosts(NamedTuple):
     #: Empty without cascade attention, else StepModel's `merge_seconds` alone, so that the type
     #: says whether code for it is compiled (as of serving/state.py's State).
     cascade: tuple[Any, ...] = ()
-    #: Empty unless the engine overlaps, else seconds to stream the weights, once a piece, and KV of
-    #: a context token, and how many tokens one stands for.
+    #: Empty unless the engine overlaps, else StepModel's `streams`, with the weights once a piece.
     streams: tuple[Any, ...] = ()
     #: Empty unless the overlap was measured, else StepModel's `measured`: what was seen, of which
     #: `lines` are the convex hull. As with `cascade`, the type says which code is compiled.
@@ -92,8 +92,8 @@ def step_costs(
 
 def _streams(model: StepModel, nano_batches: int) -> tuple[float, float, int]:
     """Every piece reads all weights."""
-    weights = nano_batches * model.weight_stream_seconds
-    return weights, model.kv_stream_seconds, model.token_parts
+    weights, context_token, parts = model.streams
+    return nano_batches * weights, context_token, parts
 
 
 def cut_worth(model: StepModel) -> float:
@@ -204,14 +204,9 @@ def added_charged(costs: StepCosts, step: Ints, added: float) -> float:
 
 @kernel_where("streams", lambda costs, step, seconds, alone, reads: seconds)
 def streamed(costs: StepCosts, step: Ints, seconds: float, alone: float, reads: int) -> float:
-    """Seconds of a step that overlaps: no less than its weights and KV take to come out of memory,
-    which kernels side by side share, and no more than one operator after another, which is what a
-    single token's take: each needs what the one before it gave.
-    """
-    if (step[0] + step[3]) * costs.streams[2] <= 1:
-        return alone
-    traffic: float = costs.streams[0] + costs.streams[1] * reads
-    return max(seconds, min(traffic, alone))
+    """Seconds of a step that overlaps, held to what its memory traffic takes."""
+    held: float = bound_by_streams(costs.streams, step[0] + step[3], reads, seconds, alone)
+    return held
 
 
 @kernel

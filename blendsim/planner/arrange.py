@@ -40,7 +40,7 @@ def arrange(tree: PoolTree, costs: RequestCosts, rule: SplitRule, merge_size: in
         tree,
         costs.compute[tree.order],
         costs.memory[tree.order],
-        costs.seconds_per_shared_token,
+        costs.seconds_per_token,
         rule,
     )
     n, sequence = len(tree.order), done.layers.sequence

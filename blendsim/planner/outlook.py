@@ -7,8 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from blendsim.planner.lengths import SUBTREE_MEAN, Lengths, draw, expect_lengths
-from blendsim.planner.tree import pool_tree
-from blendsim.prefix import SortedPrompts
+from blendsim.planner.tree import PoolTree
 from blendsim.request import Ints, Workload
 from blendsim.specs import System
 
@@ -22,7 +21,7 @@ class Outlook(NamedTuple):
 
 def look_ahead(
     workload: Workload,
-    prompts: SortedPrompts,
+    tree: PoolTree,
     system: System,
     share: float | str,
     seed: int,
@@ -33,10 +32,9 @@ def look_ahead(
 
     `share` is `sample.AUTO` for as many as pay. `guess` is the tokens of an answer where no length
     says more. A request has the room its prompt leaves on `system`: what cannot be served is not
-    expected either.
+    expected either. `tree` is the token-level tree of the whole workload.
     """
     rng = np.random.default_rng(seed)
-    tree = pool_tree(workload, prompts)
     lengths = expect_lengths(workload, tree, share, rng, None, rule, system, guess)
     room = np.maximum(1, system.longest_request - workload.prompt_len)
     lengths = lengths._replace(expected=np.minimum(lengths.expected, room))
@@ -45,7 +43,7 @@ def look_ahead(
 
 def possible_worlds(
     workload: Workload,
-    prompts: SortedPrompts,
+    tree: PoolTree,
     system: System,
     lengths: Lengths,
     count: int,
@@ -57,7 +55,6 @@ def possible_worlds(
     """
     if lengths.is_visible.all():
         return ()
-    tree = pool_tree(workload, prompts)
     room = np.maximum(1, system.longest_request - workload.prompt_len)
     rngs = map(np.random.default_rng, np.random.SeedSequence(seed).spawn(count))
     return tuple(

@@ -84,7 +84,7 @@ def node_costs(tree: PoolTree, costs: RequestCosts) -> NodeCosts:
         tree.depth,
         costs.compute[tree.order],
         costs.memory[tree.order],
-        costs.seconds_per_shared_token,
+        costs.seconds_per_token,
     )
 
 

@@ -12,7 +12,7 @@ from blendsim.perf.grids import Floats
 from blendsim.perf.model import StepModel
 from blendsim.perf.step import in_pieces
 from blendsim.prefix import SortedPrompts
-from blendsim.report.optimum import Work, bounds, least_work, reachable_program, step_sizes
+from blendsim.report.optimum import Work, bounds, reachable_program, step_sizes
 from blendsim.request import Ints, Workload
 
 
@@ -29,7 +29,7 @@ def bound_with_floors(
     bound.
     """
     limits = bounds(workload, output_len, prompts, model, token_budget, replicas, nano_batches)
-    work = least_work(workload, output_len, prompts, model.system.block_tokens)
+    work = limits.work
     sizes = step_sizes(model, token_budget, nano_batches)
     longest = int(output_len[prompts.order].max(initial=0))
     beside = prefill_floor(work, len(prompts.order), model)

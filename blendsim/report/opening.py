@@ -56,7 +56,7 @@ def _done(log: StepLog, figures: Gist) -> str:
     if MEASURED_ROWS in log.meta:
         whole = f"{figures.requests:,} requests{tokens and f' of {tokens}'}"
         return (
-            f"{int(log.is_measured.sum()):,} of {figures.steps:,} steps were measured; the whole, "
+            f"{int(log.is_timed.sum()):,} of {figures.steps:,} steps were measured; the whole, "
             f"{whole}, would take {duration(figures.seconds)} by a guess."
         )
     processed = tokens and f"; {tokens} processed"

@@ -51,6 +51,11 @@ class BestTimes(NamedTuple):
         """All but reads and all-reduces."""
         return self.layers + self.beside
 
+    @property
+    def density(self) -> float:
+        """ρ by the step model: compute over reads, infinite where nothing is read."""
+        return self.compute / self.memory if self.memory > 0.0 else float("inf")
+
 
 class Bounds(NamedTuple):
     """Seconds. `optimum` ≤ `reachable` ≤ any simulated time."""
@@ -60,6 +65,7 @@ class Bounds(NamedTuple):
     compute: float  # T_comp of one replica's share, each piece at its best rate
     memory: float  # T_mem, at the best bandwidth
     longest: float  # the longest request's critical path
+    work: Work  # the pool's, of all replicas
     replicas: int = 1
     network: float = 0.0  # T_net, all-reduces at their best rate
 
@@ -73,6 +79,7 @@ class Bounds(NamedTuple):
             compute=self.compute * share,
             memory=self.memory * share,
             longest=self.longest,
+            work=self.work,
             replicas=replicas,
             network=self.network * share,
         )
@@ -142,7 +149,7 @@ def bounds(
     sizes = step_sizes(model, token_budget, nano_batches)
     program = reachable_program(work, beside, model, sizes, replicas)
     reachable = max(optimum, longest, program.seconds)
-    return Bounds(optimum, reachable, compute, memory, longest, replicas, network)
+    return Bounds(optimum, reachable, compute, memory, longest, work, replicas, network)
 
 
 def _best_swap(

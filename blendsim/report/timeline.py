@@ -123,7 +123,7 @@ class Durations(NamedTuple):
 
 def durations(log: StepLog) -> Durations:
     """Of the steps that were timed themselves."""
-    rows = log.is_measured & (log.time("seconds") > 0)
+    rows = log.is_timed & (log.time("seconds") > 0)
     seconds, kind = log.time("seconds")[rows], step_kinds(log.counts[rows])
     low, high = seconds.min(), seconds.max()
     edges = np.geomspace(low * 0.999, high * 1.001, CLASSES + 1)
@@ -143,7 +143,7 @@ def durations(log: StepLog) -> Durations:
 
 def longest_steps(log: StepLog) -> Ints:
     """Rows of the steps that took longest, the longest first."""
-    seconds = np.where(log.is_measured, log.time("seconds"), -np.inf)
+    seconds = np.where(log.is_timed, log.time("seconds"), -np.inf)
     rows = np.argsort(-seconds, kind="stable")[:LONGEST]
     return rows[np.isfinite(seconds[rows])]
 

@@ -103,16 +103,16 @@ def validate(
         )
     if left_out := measured.meta.get(NOT_COUNTED):
         notes.append(f"{names[1]} does not count {', '.join(left_out)}; not compared")
-    is_measured = measured.is_measured[pairs[:, 1]]
-    if not is_measured.any():
+    is_timed = measured.is_timed[pairs[:, 1]]
+    if not is_timed.any():
         raise InputError(f"{names[1]}: none of its steps was measured; replay again")
     is_estimated = "estimate" in measured.meta
-    if not is_measured.all():
+    if not is_timed.all():
         notes.append(
-            f"{names[1]} measured {is_measured.sum():,} of {len(pairs):,} steps; errors a step are "
+            f"{names[1]} measured {is_timed.sum():,} of {len(pairs):,} steps; errors a step are "
             f"of those, its whole time is {'an estimate' if is_estimated else 'not known'}"
         )
-    at = pairs[is_measured]
+    at = pairs[is_timed]
     compared = Compared(
         step=at[:, 2],
         simulated=_positive(simulated.time("seconds")[at[:, 0]], at, names[0]),
@@ -123,7 +123,7 @@ def validate(
     return Validation(
         policy=str(simulated.meta.get("policy", "")),
         engine=str(simulated.meta.get("engine", "")),
-        is_whole=len(pairs) == len(simulated) and bool(is_measured.all() or is_estimated),
+        is_whole=len(pairs) == len(simulated) and bool(is_timed.all() or is_estimated),
         strata=_strata(compared),
         total=_total(simulated, measured, pairs),
         compared=compared,
@@ -221,8 +221,8 @@ def _total(simulated: StepLog, measured: StepLog, pairs: Ints) -> Total:
     """
     tokens = simulated.count("prefill_tokens") + simulated.count("decode_requests")
     estimate = measured.meta.get("estimate") or {}
-    if not (estimate or measured.is_measured.all()):
-        pairs = pairs[measured.is_measured[pairs[:, 1]]]
+    if not (estimate or measured.is_timed.all()):
+        pairs = pairs[measured.is_timed[pairs[:, 1]]]
         expected = float(simulated.time("seconds")[pairs[:, 0]].sum())
         found, between = float(measured.time("seconds")[pairs[:, 1]].sum()), 0.0
     else:

@@ -5,11 +5,11 @@ Orders do not depend on the budget, so a plan is made once and only run again.
 """
 
 from collections.abc import Sequence
-from concurrent.futures import Executor
 from typing import NamedTuple
 
 import numpy as np
 
+from blendsim.cores import on_all_cores
 from blendsim.plan import Plan
 from blendsim.planner.make import PACED
 from blendsim.request import Ints
@@ -95,7 +95,7 @@ def other_budgets(problem: Problem, own: int) -> list[int]:
 
 
 def better_run(
-    problem: Problem, leading: Sequence[Run], flavour: Flavour, pool: Executor
+    problem: Problem, leading: Sequence[Run], flavour: Flavour
 ) -> tuple[Run, Flavour] | None:
     """Of the `leading` runs at the budget of `flavour`, the chosen one first, the one that is
     fastest by prediction at another token budget, and the engine at that budget, if it gains enough
@@ -105,7 +105,9 @@ def better_run(
     budgets = other_budgets(problem, flavour.token_budget)
     engines = [find_engine(problem, flavour.name, budget) for budget in budgets]
     pairs = [(run, engine) for run in leading for engine in engines]
-    tried = pool.map(lambda pair: seconds_in(problem, pair[0].plan, pair[1], problem.drawn), pairs)
+    tried = on_all_cores(
+        lambda pair: seconds_in(problem, pair[0].plan, pair[1], problem.drawn), pairs
+    )
     gaining: dict[float, tuple[Run, Flavour]] = {}  # of those that take equally long the first
     for pair, took in zip(pairs, tried, strict=True):
         if took <= leading[0].seconds * (1 - WORTH):
@@ -115,7 +117,7 @@ def better_run(
     ranked = [gaining[took] for took in sorted(gaining)]
     worlds = with_worlds(problem, WORLDS).worlds[:WORLDS]
     usual = (leading[0], flavour)
-    return _surest(problem, usual, ranked, worlds, pool) if worlds else ranked[0]
+    return _surest(problem, usual, ranked, worlds) if worlds else ranked[0]
 
 
 def _surest(
@@ -123,7 +125,6 @@ def _surest(
     usual: tuple[Run, Flavour],
     others: Sequence[tuple[Run, Flavour]],
     worlds: Sequence[Ints],
-    pool: Executor,
 ) -> tuple[Run, Flavour] | None:
     """Of `others` what surely gains in these worlds, if anything does: the `usual` run at the
     budget at which it surely gains most, unless another surely gains more than a tie over that. The
@@ -135,7 +136,7 @@ def _surest(
             (one, engine), k = task
             return seconds_in(problem, one.plan, engine, worlds[k])
 
-        return list(pool.map(seconds, tasks))
+        return on_all_cores(seconds, tasks)
 
     before = np.log(run([(usual, k) for k in range(len(worlds))]))
     logs = judge(others, len(worlds), run, before).logs

@@ -6,10 +6,10 @@ simulated only to report what the choice was worth.
 """
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import NamedTuple
 
+from blendsim.cores import on_all_cores
 from blendsim.plan import Plan
 from blendsim.planner.make import longest_first
 from blendsim.report.advice import advise
@@ -82,17 +82,14 @@ def choose_for(problem: Problem, progress: Progress = lambda _: None) -> Choice:
 
 
 def try_policies(problem: Problem, progress: Progress) -> list[Trial]:
-    """Plan and simulate every policy that is asked for, two at a time: compiled code runs outside
-    the interpreter's lock.
-    """
+    """Plan and simulate every policy that is asked for, on all cores."""
     policies = problem.settings.policies
     flavour = find_engine(problem, problem.settings.engine)
     require_modelled(flavour, problem.settings.cluster, problem.settings.host)
     block = block_size(problem, [flavour])
-    facts = find_facts(problem, block)
     progress(f"bounds for {flavour.token_budget} tokens a step")
     limits = find_bounds(problem, flavour.token_budget, block)
-
+    facts = find_facts(problem, limits.work)
     ground = lay_ground(problem)
 
     def run(policy: str) -> Trial:
@@ -100,9 +97,8 @@ def try_policies(problem: Problem, progress: Progress) -> list[Trial]:
         plan = plan_policy(problem, policy, ground=ground)
         return run_trial(problem, plan, policy, flavour, limits, facts)
 
-    with ThreadPoolExecutor(2) as pool:
-        order = longest_first(policies)
-        trials = dict(zip(order, pool.map(run, order), strict=True))
+    order = longest_first(policies)
+    trials = dict(zip(order, on_all_cores(run, order), strict=True))
     return [trials[policy] for policy in policies]
 
 
@@ -115,8 +111,7 @@ def _at_other_budget(
         return None
     names = ", ".join(run.policy for run in leading)
     progress(f"simulating {names} at other token budgets")
-    with ThreadPoolExecutor(2) as pool:
-        better = better_run(problem, leading, flavour, pool)
+    better = better_run(problem, leading, flavour)
     if better is None:
         return None
     run, engine = better

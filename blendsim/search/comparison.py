@@ -3,10 +3,10 @@ all of them run.
 """
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 from blendsim.baselines import Baseline
+from blendsim.cores import on_all_cores
 from blendsim.errors import BlendsimError, InputError
 from blendsim.plan import Plan
 from blendsim.report.metrics import Row
@@ -18,6 +18,7 @@ from blendsim.search.trial import (
     find_bounds,
     find_engine,
     find_facts,
+    find_work,
     run_trial,
 )
 from blendsim.search.world_run import seconds_in
@@ -53,38 +54,39 @@ def compare(
     scenes = _scenes(problem, baselines)
     baselines, left_out = _runnable(scenes, baselines)
     blocks = {b.engine: block_size(problem, [find_flavour(b.engine)]) for b in baselines}
-    facts = {block: find_facts(problem, block) for block in set(blocks.values())}
     finest = min(blocks.values())
     most = max(covered_budgets(problem))
     progress(f"bounds for {most} tokens a step")
     limits = {
         scene.settings.replicas: find_bounds(scene, most, finest) for scene in scenes.values()
     }
+    works = {block: find_work(problem, block) for block in {*blocks.values()} - {finest}}
+    works[finest] = next(iter(limits.values())).work
+    facts = {block: find_facts(problem, work) for block, work in works.items()}
 
     def make(key: tuple[str, int]) -> Plan:
         progress(f"planning {key[0]}")
         return plan_policy(with_settings(problem, topology=COLOCATED.name, dp=key[1]), key[0])
 
-    with ThreadPoolExecutor(2) as pool:  # compiled code runs outside the interpreter's lock
-        keys = sorted({(b.policy, scenes[b.topology].settings.dp) for b in baselines})
-        plans = dict(zip(keys, pool.map(make, keys), strict=True))
+    keys = sorted({(b.policy, scenes[b.topology].settings.dp) for b in baselines})
+    plans = dict(zip(keys, on_all_cores(make, keys), strict=True))
 
-        def run(baseline: Baseline) -> tuple[Row, Row, list[str]]:
-            progress(f"simulating {baseline.name}")
-            scene = scenes[baseline.topology]
-            plan = plans[baseline.policy, scene.settings.dp]
-            bound, fact = limits[scene.settings.replicas], facts[blocks[baseline.engine]]
-            budget = settings.token_budget or COMMON_BUDGET
-            common = find_engine(scene, baseline.engine, budget)
-            best, seconds = _foresee(scene, plan, baseline)
-            trial = run_trial(scene, plan, baseline.name, best, bound, fact, seconds.get(best))
-            if common == best:
-                return trial.row, trial.row, trial.notes
-            seen = seconds.get(common)
-            other = run_trial(scene, plan, baseline.name, common, bound, fact, seen)
-            return trial.row, other.row, trial.notes
+    def run(baseline: Baseline) -> tuple[Row, Row, list[str]]:
+        progress(f"simulating {baseline.name}")
+        scene = scenes[baseline.topology]
+        plan = plans[baseline.policy, scene.settings.dp]
+        bound, fact = limits[scene.settings.replicas], facts[blocks[baseline.engine]]
+        budget = settings.token_budget or COMMON_BUDGET
+        common = find_engine(scene, baseline.engine, budget)
+        best, seconds = _foresee(scene, plan, baseline)
+        trial = run_trial(scene, plan, baseline.name, best, bound, fact, seconds.get(best))
+        if common == best:
+            return trial.row, trial.row, trial.notes
+        seen = seconds.get(common)
+        other = run_trial(scene, plan, baseline.name, common, bound, fact, seen)
+        return trial.row, other.row, trial.notes
 
-        done = list(pool.map(run, baselines))
+    done = on_all_cores(run, baselines)
     beyond = [f"{row.policy}: {note}" for row, _, notes in done for note in notes]
     notes = [*workload.notes, *problem.lengths.notes, *left_out, *beyond]
     return Comparison([row for row, _, _ in done], [row for _, row, _ in done], notes)

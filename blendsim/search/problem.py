@@ -20,6 +20,7 @@ from blendsim.planner.outlook import Outlook, look_ahead, possible_worlds, repor
 from blendsim.planner.pace import pace
 from blendsim.planner.partition import partition, sharing_lost
 from blendsim.planner.together import share_reads
+from blendsim.planner.tree import PoolTree, pool_tree
 from blendsim.prefix import SortedPrompts, shared_tokens, sort_prompts
 from blendsim.request import Ints, Workload
 from blendsim.serving.flavour import find_flavour
@@ -34,6 +35,7 @@ class Problem(NamedTuple):
 
     workload: Workload
     prompts: SortedPrompts
+    tree: PoolTree  # of the prompts, token by token: along it lengths are estimated and drawn
     settings: Settings
     model: StepModel
     lengths: Lengths
@@ -64,10 +66,10 @@ def expect(
     workload: Workload, prompts: SortedPrompts, settings: Settings, model: StepModel
 ) -> Problem:
     """What `prepare` does once prompts are sorted: sample, estimate and draw output lengths."""
-    system = settings.system
+    system, tree = settings.system, pool_tree(workload, prompts)
     lengths, drawn = look_ahead(
         workload,
-        prompts,
+        tree,
         system,
         settings.sample,
         settings.seed,
@@ -75,7 +77,7 @@ def expect(
         settings.output_guess,
     )
     costs = costs_of(workload, prompts, settings, lengths.expected)
-    return Problem(workload, prompts, settings, model, lengths, drawn, costs)
+    return Problem(workload, prompts, tree, settings, model, lengths, drawn, costs)
 
 
 def with_worlds(problem: Problem, count: int) -> Problem:
@@ -88,7 +90,7 @@ def with_worlds(problem: Problem, count: int) -> Problem:
     settings, workload = problem.settings, problem.workload
     worlds = possible_worlds(
         workload,
-        problem.prompts,
+        problem.tree,
         settings.system,
         problem.lengths,
         count,
@@ -216,7 +218,7 @@ def over_replicas(problem: Problem, plan: Plan) -> Plan:
         return plan
     # Ranks get equal work, not equal prompts: what a request shares with others is computed once.
     costs, block = problem.costs, problem.model.system.block_tokens
-    saved = shared_tokens(problem.workload, problem.prompts, block) * costs.seconds_per_shared_token
+    saved = shared_tokens(problem.workload, problem.prompts, block) * costs.seconds_per_token
     plan = partition(plan, costs._replace(compute=costs.compute - saved), problem.settings.dp)
     lost = sharing_lost(plan, problem.workload, problem.prompts, block)
     return replace(plan, meta={**plan.meta, "sharing_lost": lost})

@@ -5,7 +5,6 @@ pool, and orders made once for all numbers of replicas.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import cache
 from itertools import groupby, product
@@ -13,6 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from blendsim.cores import on_all_cores
 from blendsim.errors import InputError, ProfileError
 from blendsim.perf.measured import chosen_model
 from blendsim.plan import Plan
@@ -122,11 +122,10 @@ def rent(
     """
     base = with_range(prepare(workload, candidates.roomiest, progress))
     left_out = list(candidates.left_out)
-    with ThreadPoolExecutor(2) as pool:  # compiled code runs outside the interpreter's lock
-        done = [
-            Outcome(problem.settings, _row(problem, trial, goal, prices, base.settings))
-            for problem, trial in _trials(base, candidates.settings, left_out, pool, progress)
-        ]
+    done = [
+        Outcome(problem.settings, _row(problem, trial, goal, prices, base.settings))
+        for problem, trial in _trials(base, candidates.settings, left_out, progress)
+    ]
     if not done:
         raise InputError(f"no system can run this pool; {left_out[0]}")
     best = most_reliable(base, done, goal, prices, progress)
@@ -141,14 +140,13 @@ def _trials(
     base: Problem,
     candidates: Sequence[Settings],
     left_out: list[str],
-    pool: ThreadPoolExecutor,
     progress: Progress,
 ) -> Iterator[tuple[Problem, Trial]]:
     """What each candidate does with the pool; those that cannot run it are told in `left_out`."""
     for _, alike in groupby(candidates, key=lambda settings: (settings.gpu, settings.tp)):
         group = list(alike)
         try:
-            scene = _scene(base, group[0], pool, progress)
+            scene = _scene(base, group[0], progress)
         except _CANNOT_RUN as error:
             left_out.append(f"{_kind(group[0])} is left out: {error}")
             continue
@@ -157,14 +155,12 @@ def _trials(
             name = system_name(settings.gpu, settings.tp, settings.dp, _pools(settings))
             progress(f"simulating {name}, {candidates.index(settings) + 1} of {len(candidates)}")
             try:
-                yield _best_trial(scene._replace(problem=problem), pool)
+                yield _best_trial(scene._replace(problem=problem))
             except _CANNOT_RUN as error:
                 left_out.append(f"{name} is left out: {error}")
 
 
-def _scene(
-    base: Problem, settings: Settings, pool: ThreadPoolExecutor, progress: Progress
-) -> _Scene:
+def _scene(base: Problem, settings: Settings, progress: Progress) -> _Scene:
     """The pool on this kind of replica and every policy's order for it; InputError or ProfileError
     if it cannot run the pool.
     """
@@ -182,15 +178,16 @@ def _scene(
         require_room(problem.workload, problem.true_lengths, problem.model, settings.cluster)
     policies = settings.policies
     ground, order = lay_ground(problem), longest_first(policies)
-    made = pool.map(lambda policy: plan_whole(problem, policy, ground=ground), order)
+    made = on_all_cores(lambda policy: plan_whole(problem, policy, ground=ground), order)
     plans = dict(zip(order, made, strict=True))
     block = block_size(problem, [flavour])
     one = with_settings(problem, dp=1, topology=COLOCATED.name)
     limits = cache(lambda token_budget: find_bounds(one, token_budget, block))
-    return _Scene(problem, flavour, plans, limits, find_facts(problem, block))
+    facts = find_facts(problem, limits(flavour.token_budget).work)
+    return _Scene(problem, flavour, plans, limits, facts)
 
 
-def _best_trial(scene: _Scene, pool: ThreadPoolExecutor) -> tuple[Problem, Trial]:
+def _best_trial(scene: _Scene) -> tuple[Problem, Trial]:
     """The policy that is best by prediction, at another token budget if that pays, and only that
     simulated on the true lengths; and the problem, which asks for that budget then.
     """
@@ -203,7 +200,7 @@ def _best_trial(scene: _Scene, pool: ThreadPoolExecutor) -> tuple[Problem, Trial
 
     is_one_run = len(scene.plans) == 1 or _foretells_all(problem)
     if is_one_run and not other_budgets(problem, flavour.token_budget):
-        trials = {trial.row.policy: trial for trial in pool.map(try_out, scene.plans)}
+        trials = {trial.row.policy: trial for trial in on_all_cores(try_out, scene.plans)}
         runs = [Run(name, one.plan, one.row.predicted_seconds) for name, one in trials.items()]
         return problem, trials[leading_runs(problem, runs)[0].policy]
 
@@ -211,8 +208,8 @@ def _best_trial(scene: _Scene, pool: ThreadPoolExecutor) -> tuple[Problem, Trial
         plan = over_replicas(problem, scene.plans[policy])
         return Run(policy, plan, seconds_in(problem, plan, flavour, problem.drawn))
 
-    leading = leading_runs(problem, list(pool.map(foresee, scene.plans)))
-    better = better_run(problem, leading, flavour, pool)
+    leading = leading_runs(problem, on_all_cores(foresee, scene.plans))
+    better = better_run(problem, leading, flavour)
     if better is None:
         policy, plan, seconds = leading[0]
         return problem, run_trial(problem, plan, policy, flavour, own, scene.facts, seconds)

@@ -299,7 +299,7 @@ def _try(problem: Problem, schedule: Schedule, name: str) -> Trial:
     flavour = find_engine(scene, schedule.settings.engine)
     block = block_size(scene, [flavour])
     limits = find_bounds(scene, flavour.token_budget, block)
-    return run_trial(scene, plan, name, flavour, limits, find_facts(scene, block))
+    return run_trial(scene, plan, name, flavour, limits, find_facts(scene, limits.work))
 
 
 def _plainly(schedule: Schedule) -> dict[str, Any]:

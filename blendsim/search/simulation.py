@@ -37,7 +37,7 @@ def simulate_plan(
     progress(f"simulating {plan.policy}")
     block = block_size(problem, [flavour])
     limits = find_bounds(problem, flavour.token_budget, block)
-    trial = run_trial(problem, plan, plan.policy, flavour, limits, find_facts(problem, block))
+    trial = run_trial(problem, plan, plan.policy, flavour, limits, find_facts(problem, limits.work))
     notes = [*workload.notes, *problem.lengths.notes, *trial.notes]
     seconds: list[float] = []
     if worlds:

@@ -6,7 +6,6 @@ from typing import NamedTuple
 
 from blendsim.plan import Plan
 from blendsim.planner.evidence import is_unlearned
-from blendsim.planner.tree import pool_tree
 from blendsim.search import budgets
 from blendsim.search.judging import WORLDS
 from blendsim.search.problem import Problem, Progress, with_worlds
@@ -49,7 +48,5 @@ def spread(
     flavour = find_engine(problem, problem.settings.engine, token_budget)
     seconds = seconds_in_each(problem, plan, flavour, _RANGE)
     is_visible = problem.lengths.is_visible
-    guessed = is_unlearned(
-        problem.workload, pool_tree(problem.workload, problem.prompts), is_visible
-    )
+    guessed = is_unlearned(problem.workload, problem.tree, is_visible)
     return Spread(seconds, int((~is_visible).sum()), int(guessed.sum()))

@@ -59,6 +59,7 @@ def prepare_rest(
     return Problem(
         workload=part,
         prompts=prompts,
+        tree=pool_tree(part, prompts),
         settings=settings,
         model=whole.model,
         lengths=estimates,

@@ -53,9 +53,12 @@ def thin(problem: Problem, parts: int, seed: int) -> Problem:
     some = subset(problem.prompts, rows)
     lengths, costs = problem.lengths, problem.costs
     room = _longest(problem.model, parts) - problem.workload.prompt_len[rows]
+    workload = replace(select(problem.workload, rows), notes=())
+    prompts = SortedPrompts(number[some.order], some.common)
     return problem._replace(
-        workload=replace(select(problem.workload, rows), notes=()),
-        prompts=SortedPrompts(number[some.order], some.common),
+        workload=workload,
+        prompts=prompts,
+        tree=pool_tree(workload, prompts),
         model=divide_model(problem.model, parts),
         lengths=lengths._replace(
             expected=np.minimum(lengths.expected[rows], room),

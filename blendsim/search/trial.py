@@ -13,7 +13,7 @@ from blendsim.perf.pricing import price_steps
 from blendsim.plan import Plan
 from blendsim.prefix import shareable_tokens
 from blendsim.report.metrics import Place, PoolFacts, Row, outside_notes, run_seconds, summarise
-from blendsim.report.optimum import Bounds, best_times, bounds, least_work
+from blendsim.report.optimum import Bounds, Work, best_times, bounds, least_work
 from blendsim.request import Ints
 from blendsim.search.problem import Problem, with_settings
 from blendsim.search.world_run import seconds_in
@@ -158,16 +158,24 @@ def widest(found: Iterable[tuple[int, Bounds]]) -> Bounds:
     return max(found, key=lambda one: one[0])[1]
 
 
-def find_facts(problem: Problem, block_tokens: int) -> PoolFacts:
-    """What is true of the pool whatever the schedule, with KV blocks of `block_tokens`."""
+def find_work(problem: Problem, block_tokens: int) -> Work:
+    """What any schedule of the pool must do at least; the bounds for KV blocks of that size have
+    it.
+    """
+    return least_work(problem.workload, problem.true_lengths, problem.prompts, block_tokens)
+
+
+def find_facts(problem: Problem, work: Work) -> PoolFacts:
+    """What is true of the pool whatever the schedule. `work` is its least, and with that of the KV
+    blocks that sharing counts in.
+    """
     workload, prompts, system = problem.workload, problem.prompts, problem.model.system
-    truth = problem.true_lengths
-    closed = closed_form(system, workload.prompt_len, truth)
-    # NOTE: not those of Bounds, which are of another block size where several engines are compared,
-    # and of what cascade attention leaves.
-    least = best_times(least_work(workload, truth, prompts, block_tokens), problem.model)
+    closed = closed_form(system, workload.prompt_len, problem.true_lengths)
     return PoolFacts(
-        table_density(closed, shareable_tokens(workload, prompts) / workload.prompt_len.sum()),
-        least.compute / least.memory if least.memory > 0.0 else float("inf"),
-        shareable_tokens(workload, prompts, block_tokens),
+        density=table_density(
+            closed, shareable_tokens(workload, prompts) / workload.prompt_len.sum()
+        ),
+        # NOTE: not by the times of Bounds, which are of what cascade attention leaves to be read.
+        density_profile=best_times(work, problem.model).density,
+        shareable_tokens=work.shareable,
     )

@@ -28,14 +28,14 @@ def trim(state: State) -> None:
         s.completed -= 1
     count_chunk(state, request, before, whole, -1)
     count_chunk(state, request, before, kept, 1)
-    retract(state, request, r.computed, before + kept)
+    give_back(state, request, r.computed, before + kept)
     r.computed = before + kept
     s.prefilling = request
     state.chunk[2, last] = kept
 
 
 @kernel
-def retract(state: State, request: int, computed: int, kept: int) -> None:
+def give_back(state: State, request: int, computed: int, kept: int) -> None:
     """Give back what the request's last chunk took to get from `kept` to `computed` tokens.
 
     Of the path's blocks only those go that the chunk itself had filled, `fresh_blocks` at its end.

@@ -115,7 +115,7 @@ def _over_prefill(
     costs = closed_form(model.system, workload.prompt_len[plan.order], plan.expected_output)
     shared = shared_tokens(workload, prompts, model.system.block_tokens)[plan.order]
     unshared = (workload.prompt_len[plan.order] - shared).astype(np.float64)
-    prompt = unshared * costs.seconds_per_shared_token
+    prompt = unshared * costs.seconds_per_token
     answers = costs.memory if is_dual else np.zeros(len(plan))
     rank = cut_line(prompt, answers, int(plan.is_first.sum()), is_dual, equal(topology.prefill))
     return deal(plan, rank)

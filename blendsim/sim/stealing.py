@@ -53,7 +53,7 @@ class Crew:
             self.replicas.append(Replica(core, model, flavour))
         costs = closed_form(model.system, workload.prompt_len[plan.order], plan.expected_output)
         shared = shared_tokens(workload, prompts, model.system.block_tokens)[plan.order]
-        self._compute = costs.compute - shared * costs.seconds_per_shared_token
+        self._compute = costs.compute - shared * costs.seconds_per_token
         self._memory = costs.memory
         self._work = self._compute + self._memory
         self._system = model.system
@@ -134,7 +134,7 @@ class Crew:
             rest = np.maximum(1, mine.expected - mine.generated - decoded)
             context = mine.prompt + mine.generated + decoded
             costs = closed_form(self._system, context, rest)
-            tokens = costs.compute - (context - prompt) * costs.seconds_per_shared_token
+            tokens = costs.compute - (context - prompt) * costs.seconds_per_token
             seconds[rank] = (tokens + costs.memory).sum()
         return seconds
 

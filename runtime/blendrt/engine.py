@@ -44,18 +44,19 @@ class Engine:
 
         If a step fails, the recorder holds all steps known to have been executed.
         """
-        issued: deque[dict[str, int]] = deque()
+        issued: deque[tuple[dict[str, int], bool]] = deque()
 
         def note(pending: int) -> None:
             for step in self._clock.ended(pending):
-                recorder.add(replica, issued.popleft(), step)
+                counts, is_halved = issued.popleft()
+                recorder.add(replica, counts, step, is_halved)
 
         try:
             while not self.core.is_done:
                 began = time.perf_counter()
                 self._issue()
                 self.host_seconds.append(time.perf_counter() - began)
-                issued.append(self.core.counts())
+                issued.append((self.core.counts(), self._executor.is_halved))
                 note(UNFINISHED)
                 told(int(self.core.state.scalars[0].done))
         finally:

@@ -17,6 +17,11 @@ class Executor(Protocol):
         """
         ...
 
+    @property
+    def is_halved(self) -> bool:
+        """Whether the last step that was run was cut in two halves."""
+        ...
+
     def warm_up(self, inputs: StepInputs) -> None:
         """Run the step in every way that this executor might, for nobody to time."""
         ...

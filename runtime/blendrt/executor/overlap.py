@@ -57,7 +57,7 @@ class OverlapExecutor:
         # NOTE: no method of this object: it would hold itself, and with it a GPU's whole KV pool.
         self._make_lanes = make_lanes or partial(_lanes_of, decoder.device)
         self._lanes: dict[int, Lanes] = {}
-        self.overlapped_steps = 0
+        self.is_halved = False  # the last step; what warms up is none
 
     @torch.inference_mode()
     def run(self, inputs: StepInputs) -> Tensor:
@@ -68,9 +68,9 @@ class OverlapExecutor:
     def logits(self, inputs: StepInputs) -> Tensor:
         """Logits (samples, vocab) of the sample rows."""
         attention_sms = self._rule.attention_sms(inputs.counts)
+        self.is_halved = attention_sms is not None
         if attention_sms is None:
             return self._sequential.logits(inputs)
-        self.overlapped_steps += 1
         return self._logits_cut(inputs, attention_sms)
 
     def warm_up(self, inputs: StepInputs) -> None:

@@ -16,6 +16,8 @@ from blendrt.model import Decoder
 class SequentialExecutor:
     """Every token of the step goes through a layer's operators together."""
 
+    is_halved = False
+
     def __init__(
         self,
         decoder: Decoder,

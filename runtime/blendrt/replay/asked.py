@@ -8,6 +8,7 @@ from blendrt.replay.job import Job
 from blendsim.errors import InputError
 from blendsim.plan import Plan
 from blendsim.planner.outlook import look_ahead, reported_lengths
+from blendsim.planner.tree import pool_tree
 from blendsim.prefix import sort_prompts
 from blendsim.request import Workload
 from blendsim.settings import Settings
@@ -29,5 +30,5 @@ def asked_job(plan: Plan, workload: Workload, settings: Settings, engine: str | 
         )
     prompts, system = sort_prompts(workload), settings.system
     sampling = (settings.sample, settings.seed, settings.length_rule, settings.output_guess)
-    drawn = look_ahead(workload, prompts, system, *sampling).drawn
+    drawn = look_ahead(workload, pool_tree(workload, prompts), system, *sampling).drawn
     return Job(plan, workload, reported_lengths(workload, drawn), prompts, system, flavour)

@@ -21,7 +21,7 @@ from blendrt.replay.job import Job
 from blendrt.replay.warm_up import warm_executor
 from blendrt.tokens import PromptTokens
 from blendsim.serving.core import ServingCore
-from blendsim.steplog import StepLog
+from blendsim.steplog import HALVED, StepLog
 
 
 class FullReplay:
@@ -68,4 +68,5 @@ class FullReplay:
     def log(self, meta: Mapping[str, Any]) -> StepLog:
         """The steps so far. `complete` in its meta says whether these are all."""
         complete = self._done == len(self._job.workload)
-        return self._recorder.log({**meta, "complete": complete})
+        told = {HALVED: self._recorder.halved, "complete": complete}
+        return self._recorder.log({**meta, **told})

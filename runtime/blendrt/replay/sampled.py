@@ -49,7 +49,7 @@ from blendsim.serving.core import ServingCore
 from blendsim.serving.flavour import Flavour
 from blendsim.serving.state import State
 from blendsim.specs import System
-from blendsim.steplog import MEASURED_ROWS, TIMES, StepLog
+from blendsim.steplog import HALVED, MEASURED_ROWS, TIMES, StepLog, row_ranges
 
 Price = Callable[[Ints], Floats | None]  # a model's seconds of steps, by their counts
 
@@ -66,10 +66,11 @@ class RankSample:
     model: Floats | None  # (steps,), seconds by a performance model
     sample: Sample
     seconds: list[float] = field(default_factory=list)
+    halved: list[bool] = field(default_factory=list)  # which of them were cut in two
 
     @property
-    def is_measured(self) -> bool:
-        """Whether all chosen steps were."""
+    def is_complete(self) -> bool:
+        """Whether all chosen steps were measured."""
         return len(self.seconds) == len(self.sample.chosen)
 
     def estimate(self) -> Estimate:
@@ -80,7 +81,7 @@ class RankSample:
         """(steps,) seconds: as estimated. Before all is measured the others are a guess at the rate
         of those that are.
         """
-        if self.is_measured:
+        if self.is_complete:
             return self.estimate().steps
         known = self.sample.chosen[: len(self.seconds)]
         weights = np.ones(len(self.counts)) if self.model is None else self.model
@@ -152,7 +153,9 @@ class SampledReplay:
             for step in visit(core, rank.sample.chosen):
                 counts = Batch(*rank.counts[step, : len(Batch._fields)].tolist())
                 inputs = builder.build(rebuilder.step(self._rng), counts)
-                rank.seconds.append(timer.seconds(inputs))
+                seconds = timer.seconds(inputs)
+                rank.halved.append(timer.is_halved)
+                rank.seconds.append(seconds)
                 told(sum(len(other.seconds) for other in self.ranks))
 
     def log(self, meta: Mapping[str, Any]) -> StepLog:
@@ -160,16 +163,23 @@ class SampledReplay:
         if not any(rank.seconds for rank in self.ranks):
             return Recorder().log({**meta, "complete": False})
         parts, rows, before = [], [], 0
+        is_halved = np.zeros(sum(len(rank.counts) for rank in self.ranks), np.bool_)
         for rank in self.ranks:
             times = np.zeros((len(rank.counts), len(TIMES)))
             seconds = rank.steps()
             times[:, TIMES.index("seconds")] = seconds
             times[1:, TIMES.index("start")] = np.cumsum(seconds[:-1])
             parts.append(times)
-            rows += (before + rank.sample.chosen[: len(rank.seconds)]).tolist()
+            measured = before + rank.sample.chosen[: len(rank.seconds)]
+            rows += measured.tolist()
+            is_halved[measured] = rank.halved[: len(measured)]
             before += len(times)
-        complete = all(rank.is_measured for rank in self.ranks)
-        told: dict[str, Any] = {MEASURED_ROWS: rows, "complete": complete}
+        complete = all(rank.is_complete for rank in self.ranks)
+        told: dict[str, Any] = {
+            MEASURED_ROWS: rows,
+            HALVED: row_ranges(is_halved),
+            "complete": complete,
+        }
         if complete:
             told |= {"estimate": self.estimate(), "strata": self.strata()}
         lengths = [len(rank.counts) for rank in self.ranks]
@@ -184,7 +194,7 @@ class SampledReplay:
         """The run's seconds with their interval, under its public keys: those of the rank that is
         expected to end last.
         """
-        assert all(rank.is_measured for rank in self.ranks), "all chosen steps are measured"
+        assert all(rank.is_complete for rank in self.ranks), "all chosen steps are measured"
         found = max((rank.estimate() for rank in self.ranks), key=lambda one: one.seconds)
         return {
             "seconds": found.seconds,

@@ -20,6 +20,11 @@ class Timer(Protocol):
         """Seconds of the step on the device."""
         ...
 
+    @property
+    def is_halved(self) -> bool:
+        """Whether the last step that was timed was cut in two halves."""
+        ...
+
 
 class ExecutorTimer:
     """Times steps on an executor. They are issued back to back, as in a run: on a GPU the host is
@@ -29,6 +34,11 @@ class ExecutorTimer:
     def __init__(self, executor: Executor, device: torch.device) -> None:
         self._executor = executor
         self._device = device
+
+    @property
+    def is_halved(self) -> bool:
+        """As its executor says."""
+        return self._executor.is_halved
 
     def seconds(self, inputs: StepInputs) -> float:
         """Median of a few runs of the same step; what it writes to the KV pool is the same."""
