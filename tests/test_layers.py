@@ -47,6 +47,7 @@ GROUND = {
     "steplog",
     "soundness",
     "prefix",
+    "topology",
 }
 PACKAGES = {"blendsim", "blendrt", "paper_repro", "bench", "figures"}
 
