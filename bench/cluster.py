@@ -23,11 +23,11 @@ from blendsim.report.optimum import bounds
 from blendsim.request import Workload
 from blendsim.serving.flavour import find_flavour
 from blendsim.sim.run import simulate
-from blendsim.sim.topology import COLOCATED, Topology, pools
 from blendsim.specs import find_link
 from blendsim.steplog import StepLog
 from blendsim.synth.blend import blend
 from blendsim.synth.recipes import RECIPES
+from blendsim.topology import COLOCATED, Topology, pools
 
 LONGEST = 8_192  # output tokens, in the pools where no single request decides when a run ends
 RANKS = (1, 2, 4, 8, 64)

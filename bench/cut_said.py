@@ -16,9 +16,9 @@ from cut_model import Kernels, Parts, account, half_of
 from evidence_cut import ATTENTION, CUT, GEMMS, ONE_STREAM, WHOLE, Cuts, in_a_row, least, slowing
 from evidence_parts import PARTITIONS
 from evidence_runs import OVERLAP, Run, read_runs, system_of
+from experiments.cutting import SIZES, Size
 from machine import row
 
-from blendrt.profiler.cutting import SIZES, Size
 from blendsim.batch import Batch
 from blendsim.perf.model import step_model
 from blendsim.perf.overlap import SUM

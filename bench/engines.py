@@ -16,9 +16,9 @@ from machine import machine, peak_gigabytes, row, timed, today
 from blendsim import search
 from blendsim.baselines import BASELINES
 from blendsim.report.metrics import Row
-from blendsim.sim.topology import COLOCATED
 from blendsim.synth.blend import blend
 from blendsim.synth.recipes import RECIPES
+from blendsim.topology import COLOCATED
 
 
 def findings(trace: str, common: dict[str, Row]) -> list[str]:

@@ -5,7 +5,7 @@
 
 Steps with about as many seconds of reads as of GEMMs, whole (launched kernel by kernel, as halves
 are, and not by graphs), in halves one after another, and in halves on parts of the SMs, with both
-lanes and with one alone (blendrt.profiler.cutting). Each is run far ahead, all of it issued before
+lanes and with one alone (experiments.cutting). Each is run far ahead, all of it issued before
 it begins, and in a row, issued one run ahead as an engine does; beside the seconds stands the clock
 the GPU had. Traces tell kernels and lanes apart. All of it goes to the JSON file after every
 measurement, tables are printed as they come (gpu_cut_table.py). About twelve seconds a step on an
@@ -59,7 +59,7 @@ class Bench(NamedTuple):
 
 def measured(bench: Bench, size: Any) -> Iterator[Found]:
     """One step in all ways, then traces of the whole one and of the best cut."""
-    from blendrt.profiler.cutting import ALL, ONE_STREAM, WHOLE
+    from experiments.cutting import ALL, ONE_STREAM, WHOLE
 
     inputs = bench.world.step(size)
     ways = list(bench.world.ways(inputs, SHARES, APART))
@@ -82,8 +82,8 @@ def measured(bench: Bench, size: Any) -> Iterator[Found]:
 
 def timings(bench: Bench, way: Any) -> Found:
     """A way far ahead after a pause, then in a row."""
-    from blendrt.profiler.cutting import ALL
-    from blendrt.profiler.stepping import far_ahead, in_a_row, issue_seconds
+    from experiments.cutting import ALL
+    from experiments.stepping import far_ahead, in_a_row, issue_seconds
 
     device = bench.world.device
     pace = bench.pace if way.part == ALL else bench.part_pace
@@ -109,8 +109,9 @@ def settled(row: list[Found]) -> float:
 
 def traces(bench: Bench, size: Any, way: Any) -> Iterator[Found]:
     """What a way's kernels do, in a row of runs and far ahead; why not, where nothing is traced."""
-    from blendrt.profiler.stepping import LEAST_RUNS, far_ahead, in_a_row, issue_seconds
-    from blendrt.profiler.tracing import summed_up, trace
+    from experiments.stepping import LEAST_RUNS, far_ahead, in_a_row, issue_seconds
+    from experiments.tracing import summed_up, trace
+
     from blendsim.errors import Unavailable
 
     device, run = bench.world.device, way.run
@@ -131,9 +132,10 @@ def traces(bench: Bench, size: Any, way: Any) -> Iterator[Found]:
 
 def findings(given: argparse.Namespace, began: float) -> Iterator[Found]:
     """All that is found out, as far as the time goes."""
+    from experiments.cutting import QUICK_SIZES, SIZES, CutWorld
+
     from blendrt.executor.streams import partition_failure
     from blendrt.machine import describe
-    from blendrt.profiler.cutting import QUICK_SIZES, SIZES, CutWorld
     from blendrt.profiler.target import find_decoder, open_device
 
     device = open_device(given.device)

@@ -3,7 +3,7 @@
     python bench/gpu_mixed.py [--profile gpu-check/profiles/h200/llama-3.1-8b/tp1] [--within 75]
     python bench/gpu_mixed.py --device cpu --quick       # the same path, small, without a GPU
 
-Whole steps (blendrt.profiler.mixing), as an engine runs them, by graphs, and some kernel by kernel
+Whole steps (experiments.mixing), as an engine runs them, by graphs, and some kernel by kernel
 too. Each is run in a row, issued one run ahead as an engine does, until the power limit has had its
 effect; then seconds and clock are told. When a group of steps is timed, so that the profiler slows
 none of it, they are traced in rows: seconds of every kind of kernel and of every GEMM, and how long
@@ -58,7 +58,7 @@ class Bench(NamedTuple):
 
 def rows(bench: Bench, steps: list[Any]) -> Iterator[Found]:
     """Each step in a row of runs."""
-    from blendrt.profiler.stepping import in_a_row, issue_seconds
+    from experiments.stepping import in_a_row, issue_seconds
 
     device, pace = bench.world.device, bench.pace
     for step in steps:
@@ -87,8 +87,9 @@ def counted(runs: int, pace: Pace) -> int:
 
 def traces(bench: Bench, steps: list[Any]) -> Iterator[Found]:
     """Each step traced, in a row that has settled; why not, where nothing is traced."""
-    from blendrt.profiler.stepping import in_a_row
-    from blendrt.profiler.tracing import trace
+    from experiments.stepping import in_a_row
+    from experiments.tracing import trace
+
     from blendsim.errors import Unavailable
 
     device, pace = bench.world.device, bench.pace
@@ -107,8 +108,8 @@ def traces(bench: Bench, steps: list[Any]) -> Iterator[Found]:
 
 def traced(bench: Bench, step: Any) -> Found:
     """What a step's kernels do. A run's seconds are its own; between runs the clock is told."""
-    from blendrt.profiler.stepping import Ran, in_a_row
-    from blendrt.profiler.tracing import by_operator, last_runs, summed_up, trace
+    from experiments.stepping import Ran, in_a_row
+    from experiments.tracing import by_operator, last_runs, summed_up, trace
 
     device, runs = bench.world.device, list[Ran]()
     kernels = trace(device, lambda: runs.extend(in_a_row(device, step.run, bench.pace.traced)))
@@ -141,8 +142,9 @@ def medians(runs: list[Any]) -> Found:
 
 def findings(given: argparse.Namespace, began: float, device: Any) -> Iterator[Found]:
     """All that is measured, as far as the time goes."""
+    from experiments.mixing import BOTH_WAYS, DIRECT, MIXES, QUICK_MIXES, MixWorld
+
     from blendrt.machine import describe
-    from blendrt.profiler.mixing import BOTH_WAYS, DIRECT, MIXES, QUICK_MIXES, MixWorld
     from blendrt.profiler.target import find_decoder, find_target
 
     world = MixWorld(find_decoder(given.model), device, int(given.kv_gb * 1e9))

@@ -56,7 +56,7 @@ def priced_parts(priced: Priced, counts: Mapping[str, int]) -> Found:
     """Seconds of a step by kind, as `tracing` names them, and by GEMM as the profile has it; the LM
     head is a GEMM.
     """
-    from blendrt.profiler.tracing import DECODE, GEMM, PREFILL, SMALL
+    from experiments.tracing import DECODE, GEMM, PREFILL, SMALL
 
     model, tables = priced.model, priced.model.tables
     tokens = counts["prefill_tokens"] + counts["decode_requests"]

@@ -3,7 +3,7 @@
     python bench/gpu_partitions.py [-o gpu-partitions.json]
 
 GEMMs and decode attention alone on their parts and together, and decodes of unlike contexts by how
-these are cut (blendrt.profiler.partitions). Takes half a minute on an H200; all of it goes to the
+these are cut (experiments.partitions). Takes half a minute on an H200; all of it goes to the
 JSON file after every measurement, tables are printed (gpu_partitions_table.py).
 """
 
@@ -18,7 +18,8 @@ from gpu_partitions_table import table
 
 def main() -> None:
     """Measure and print."""
-    from blendrt.profiler.partitions import measure_parts
+    from experiments.partitions import measure_parts
+
     from blendrt.profiler.target import find_decoder, find_target, open_device
 
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])

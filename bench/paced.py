@@ -17,6 +17,7 @@ from statistics import mean, stdev
 from typing import NamedTuple
 
 import numpy as np
+from floors import bound_with_floors
 from machine import machine, row, timed, today
 
 from blendsim import search
@@ -24,7 +25,6 @@ from blendsim.pacing import Gains
 from blendsim.plan import Plan
 from blendsim.planner.blend import BlendSettings
 from blendsim.planner.split import SplitRule
-from blendsim.report.floors import bound_with_floors
 from blendsim.report.metrics import PoolFacts, Row
 from blendsim.report.optimum import Bounds
 from blendsim.request import Ints, Workload

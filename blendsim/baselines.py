@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from blendsim.errors import UnknownName
 from blendsim.serving.flavour import FLAVOURS, engine_name, find_flavour
-from blendsim.sim.topology import COLOCATED
+from blendsim.topology import COLOCATED
 
 POOLS = "distserve"  # its prefill and decode pools run another engine's rules, and are asked for so
 

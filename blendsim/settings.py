@@ -16,7 +16,6 @@ from blendsim.planner.make import IN_LINE, POLICIES
 from blendsim.planner.sample import AUTO as AUTO
 from blendsim.serving.flavour import EVICTIONS, FLAVOURS, Flavour, engine_name, find_flavour
 from blendsim.serving.knobs import AS_SHIPPED, Knobs
-from blendsim.sim.topology import COLOCATED, Topology, pools
 from blendsim.specs import (
     HostMemory,
     System,
@@ -26,6 +25,7 @@ from blendsim.specs import (
     gpu_name,
     model_name,
 )
+from blendsim.topology import COLOCATED, Topology, pools
 
 MOST_REPLICAS = 4_096  # of one system; each is simulated on its own
 

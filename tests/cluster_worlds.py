@@ -14,9 +14,9 @@ from blendsim.prefix import sort_prompts
 from blendsim.request import Prompts, Workload, from_lengths
 from blendsim.serving.flavour import PROMPT_FITS, Flavour
 from blendsim.sim.run import simulate
-from blendsim.sim.topology import COLOCATED, Topology
 from blendsim.specs import System, find_gpu, find_model
 from blendsim.steplog import StepLog
+from blendsim.topology import COLOCATED, Topology
 
 _MODEL, _GPU = find_model("llama-3.1-8b"), find_gpu("a100-80g")
 KV_BYTES = _MODEL.kv_bytes_per_token  # of a token

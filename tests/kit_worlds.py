@@ -3,11 +3,8 @@ long (compiling kernels, making plans).
 """
 
 import struct
-import sys
 import zipfile
 from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "bench"))
 
 from kit_contents import Kit, pieces
 from kit_pieces import Piece

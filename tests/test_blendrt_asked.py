@@ -1,17 +1,13 @@
 """Jobs of plans by the settings that were asked for: served as simulated, or refused."""
 
-import sys
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from replay_worlds import planned, pool
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "bench"))
-
 from gpu_replays import Planned, read_job
+from replay_worlds import planned, pool
 
 from blendrt.replay.asked import asked_job
 from blendsim import search

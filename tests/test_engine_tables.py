@@ -2,15 +2,11 @@
 
 import json
 import shutil
-import sys
 from pathlib import Path
 
+import gpu_evidence
 import numpy as np
 import pytest
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "bench"))
-
-import gpu_evidence
 from evidence_engines import (
     OURS,
     SIMULATED,

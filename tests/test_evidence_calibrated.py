@@ -1,13 +1,9 @@
 """The shipped calibrations, held against the runs on an H200 that are kept."""
 
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "bench"))
-
 from evidence_calibrated import Held, gains, held_runs
 from evidence_runs import Run, read_runs
 from validation import RESULTS, tables

@@ -14,8 +14,8 @@ from blendsim.baselines import BASELINES
 from blendsim.perf.density import closed_form
 from blendsim.request import Prompts, Workload, from_lengths, pool, select
 from blendsim.search import Settings
-from blendsim.sim.topology import COLOCATED
 from blendsim.synth.recipes import RECIPES
+from blendsim.topology import COLOCATED
 
 SETTINGS = Settings(token_budget=2_048)
 REQUESTS = 40_000

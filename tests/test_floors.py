@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from floors import bound_with_floors, lower_lines, prefill_lines
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_optimum import SMALL, tiny_pool
@@ -12,7 +13,6 @@ from blendsim import search
 from blendsim.perf.kernels import prefill_seconds
 from blendsim.perf.model import step_model
 from blendsim.prefix import sort_prompts
-from blendsim.report.floors import bound_with_floors, lower_lines, prefill_lines
 from blendsim.report.metrics import run_seconds
 from blendsim.report.optimum import bounds
 from blendsim.request import from_lengths

@@ -6,23 +6,16 @@ import json
 import sys
 from pathlib import Path
 
+import cut_said
 import numpy as np
 import pytest
 import torch
 from cuda_stand_in import install
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "bench"))
-
-import cut_said
 from cut_model import Half, Parts, durations, main, play
 from cut_waits import of_halves, of_kernels
-from gpu_cut_table import trace_line
-from test_gpu_imports import run
-
-from blendrt.executor.schedule import Lane, Piece, build_schedule
-from blendrt.profiler.cutting import ALL, ATTENTION, GEMMS, is_in
-from blendrt.profiler.stepping import Ran, far_ahead, in_a_row, issue_seconds
-from blendrt.profiler.tracing import (
+from experiments.cutting import ALL, ATTENTION, GEMMS, is_in
+from experiments.stepping import Ran, far_ahead, in_a_row, issue_seconds
+from experiments.tracing import (
     DECODE,
     GEMM,
     PREFILL,
@@ -32,6 +25,10 @@ from blendrt.profiler.tracing import (
     summed_up,
     trace,
 )
+from gpu_cut_table import trace_line
+from test_gpu_imports import run
+
+from blendrt.executor.schedule import Lane, Piece, build_schedule
 from blendsim.errors import Unavailable
 
 GPU = torch.device("cuda", 0)

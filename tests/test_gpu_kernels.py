@@ -6,9 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "bench"))
-
 from gpu_kernels import compare, main, of_profile, of_rows
 
 from blendsim.perf.profile import Profile

@@ -13,12 +13,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from gpu_kit import calls, finish
 from hypothesis import given
 from hypothesis import strategies as st
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "bench"))
-
-from gpu_kit import calls, finish
 from kit_contents import parts
 from kit_packages import fetch, split
 from kit_pieces import NOTE, Missing, Piece, make, make_all, run

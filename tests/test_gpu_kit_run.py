@@ -9,9 +9,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "bench"))
-
 from gpu_options import Options
 from gpu_small_plan import make_small_plans
 from kit_packages import archive, split

@@ -13,19 +13,16 @@ import numpy as np
 import pytest
 import torch
 from cuda_stand_in import install
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "bench"))
-
+from experiments import tracing
+from experiments.mixing import DIRECT, GRAPHS, MIXES, Mix, MixWorld
+from experiments.tracing import DECODE, GEMM, PREFILL, SMALL, Kernel, by_operator, last_runs
 from gpu_mixed import Bench, Late, Pace, counted, findings, traced
 from gpu_mixed_parts import models_of, priced_parts
 from gpu_mixed_table import main, tables
 from test_gpu_imports import run
 
 from blendrt.config import TINY
-from blendrt.profiler import tracing
 from blendrt.profiler.measure import Request, measure_profile
-from blendrt.profiler.mixing import DIRECT, GRAPHS, MIXES, Mix, MixWorld
-from blendrt.profiler.tracing import DECODE, GEMM, PREFILL, SMALL, Kernel, by_operator, last_runs
 from blendsim.batch import Batch
 from blendsim.errors import InputError
 from blendsim.perf.derive import OPERATORS

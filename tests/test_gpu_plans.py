@@ -8,9 +8,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "bench"))
-
 from gpu_plans import blendsim
 from gpu_replays import Planned, read_job
 from gpu_workloads import SHORT, density_and_sharing, short_pool

@@ -5,13 +5,10 @@ import re
 import sys
 from pathlib import Path
 
-import pytest
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "bench"))
-
 import gpu_check
 import gpu_conditions
 import gpu_partitions_table
+import pytest
 from gpu_options import Finding
 
 BENCH = Path(__file__).resolve().parents[1] / "bench"

@@ -27,7 +27,6 @@ def script(
     vllm: type[StandInLLM], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[..., str]:
     """bench/gpu_vllm.py on two orders of the pool, with further arguments: what it prints."""
-    monkeypatch.syspath_prepend(str(Path(__file__).resolve().parents[1] / "bench"))
     import gpu_vllm
 
     plans = tmp_path / "plans"

@@ -2,13 +2,9 @@
 
 import os
 import struct
-import sys
 from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "bench"))
-
 from kit_thin import Thinned, thin
 from kit_worlds import CODE, PTX, fat_binary
 

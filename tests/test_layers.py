@@ -47,15 +47,16 @@ GROUND = {
     "steplog",
     "soundness",
     "prefix",
+    "topology",
 }
 PACKAGES = {"blendsim", "blendrt", "paper_repro", "bench", "figures"}
 
 #: Heavy or far-reaching libraries and the only rooms (or modules) that may import them.
 HELD = {
-    "torch": {"blendrt", "bench.gpu_gemms"},  # a kernel by itself, beside the runtime
+    "torch": {"blendrt", "bench.experiments", "bench.gpu_gemms"},  # by itself, beside the runtime
     "flashinfer": {"blendrt"},
     "vllm": {"blendrt"},
-    "triton": {"blendrt"},
+    "triton": {"blendrt", "bench.experiments"},
     "simpy": {"sim"},
     "matplotlib": {"report.plots", "figures"},
     "numba": {"compiled"},

@@ -16,11 +16,11 @@ from blendsim.search import simulate_plan
 from blendsim.serving.flavour import find_flavour
 from blendsim.serving.knobs import Knobs
 from blendsim.sim.run import simulate
-from blendsim.sim.topology import COLOCATED, Topology, pools
 from blendsim.specs import find_link
 from blendsim.steplog import COUNTS, StepLog
 from blendsim.synth.blend import blend
 from blendsim.synth.recipes import Recipe
+from blendsim.topology import COLOCATED, Topology, pools
 
 TIGHT = 2_000_000_000  # bytes of KV: 15,000 tokens of llama-3.1-8b
 

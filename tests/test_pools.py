@@ -28,9 +28,9 @@ from blendsim.serving.flavour import FLAVOURS, PREDICTED_PEAK
 from blendsim.sim import engine
 from blendsim.sim import pools as pools_module
 from blendsim.sim.link import Port, kv_payload, move
-from blendsim.sim.topology import Topology, pools
 from blendsim.specs import LINKS, Link, System, find_gpu, find_model
 from blendsim.steplog import StepLog
+from blendsim.topology import Topology, pools
 
 #: Ten tokens' KV a second.
 SLOW = Link("slow", bandwidth=10.0 * KV_BYTES)

@@ -18,8 +18,8 @@ from blendsim.serving.flavour import FLAVOURS
 from blendsim.serving.sides import running_requests
 from blendsim.sim.run import simulate
 from blendsim.sim.stealing import Crew
-from blendsim.sim.topology import Topology
 from blendsim.steplog import StepLog
+from blendsim.topology import Topology
 
 STEALS = Topology(steals=True)
 

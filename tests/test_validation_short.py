@@ -1,13 +1,8 @@
 """What docs/validation.md says in short is what its tables say."""
 
 import re
-import sys
-from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "bench"))
-
 from evidence_runs import MEASURED, Run, read_runs
 from evidence_short import short_lines
 from validation import RESULTS, priced_by_own, tables

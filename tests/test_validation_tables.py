@@ -2,14 +2,10 @@
 
 import json
 import re
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "bench"))
-
 from evidence_cut import CUT, Cuts, cut_tables, least, slowing
 from evidence_gemms import ALGORITHMS, algorithm_tables
 from evidence_overlap import gains, speeds

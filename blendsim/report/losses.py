@@ -17,7 +17,6 @@ from blendsim.perf.grids import Floats
 from blendsim.perf.model import StepModel
 from blendsim.perf.step import in_pieces
 from blendsim.prefix import SortedPrompts
-from blendsim.report.floors import lower_hull
 from blendsim.report.metrics import run_seconds
 from blendsim.report.optimum import Prices, Work, least_work, reachable_program, step_sizes
 from blendsim.request import Ints, Workload
@@ -179,3 +178,16 @@ def _least_above(priced: Priced, beside: Floats, memory: Floats) -> Floats:
             np.where(rises, middle, high),
         )
     return above(low)
+
+
+def lower_hull(x: Floats, y: Floats) -> list[int]:
+    """The corners of the points' lower convex hull, x ascending."""
+    hull: list[int] = []
+    for i in range(len(x)):
+        while len(hull) > 1:
+            p, q = hull[-2], hull[-1]
+            if (y[q] - y[p]) * (x[i] - x[p]) < (y[i] - y[p]) * (x[q] - x[p]):
+                break
+            hull.pop()
+        hull.append(i)
+    return hull

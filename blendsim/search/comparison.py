@@ -26,7 +26,7 @@ from blendsim.serving.flavour import Flavour, find_flavour
 from blendsim.settings import Settings
 from blendsim.sim.pool_cores import require_room
 from blendsim.sim.run import require_modelled
-from blendsim.sim.topology import COLOCATED
+from blendsim.topology import COLOCATED
 
 COMMON_BUDGET = 2_048
 

@@ -27,7 +27,7 @@ from blendsim.search.trial import find_engine
 from blendsim.search.world_run import seconds_in
 from blendsim.serving.flavour import Flavour
 from blendsim.settings import Settings
-from blendsim.sim.topology import COLOCATED
+from blendsim.topology import COLOCATED
 
 _In = TypeVar("_In")
 _Out = TypeVar("_Out")

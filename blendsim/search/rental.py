@@ -49,7 +49,7 @@ from blendsim.serving.flavour import Flavour
 from blendsim.settings import Settings
 from blendsim.sim.pool_cores import require_room
 from blendsim.sim.run import require_modelled
-from blendsim.sim.topology import COLOCATED
+from blendsim.topology import COLOCATED
 from blendsim.traces.limits import oversize
 
 _CANNOT_RUN = (InputError, ProfileError)  # an unknown name is an error even in one of several

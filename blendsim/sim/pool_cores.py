@@ -18,7 +18,7 @@ from blendsim.request import Ints, Workload
 from blendsim.serving.core import ServingCore
 from blendsim.serving.flavour import Flavour
 from blendsim.serving.fresh import beside, new_state
-from blendsim.sim.topology import Topology
+from blendsim.topology import Topology
 
 
 def require_room(

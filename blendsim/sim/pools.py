@@ -28,7 +28,7 @@ from blendsim.serving.state import NONE, State
 from blendsim.sim.engine import Replica
 from blendsim.sim.link import Port, kv_payload, move
 from blendsim.sim.pool_cores import decode_cores, prefill_cores, require_room
-from blendsim.sim.topology import Topology
+from blendsim.topology import Topology
 
 #: Between two looks of a decode replica at the line while no room is made for the prompt that was
 #: the oldest in it: a few steps.

@@ -21,9 +21,9 @@ from blendsim.serving.knobs import AS_SHIPPED
 from blendsim.sim.engine import Replica
 from blendsim.sim.pools import Pools
 from blendsim.sim.stealing import Crew
-from blendsim.sim.topology import COLOCATED, Topology
 from blendsim.specs import HostMemory
 from blendsim.steplog import StepLog
+from blendsim.topology import COLOCATED, Topology
 
 _Out = TypeVar("_Out")
 

@@ -9,8 +9,8 @@ from blendsim.prefix import SortedPrompts
 from blendsim.request import Ints, Workload
 from blendsim.serving.flavour import Flavour
 from blendsim.sim.run import ranks_apart, require_modelled, simulate
-from blendsim.sim.topology import COLOCATED, Topology
 from blendsim.specs import HostMemory
+from blendsim.topology import COLOCATED, Topology
 
 
 def time_plan(

@@ -18,7 +18,7 @@ from blendsim.traces.chat import Chat, chat_of
 from blendsim.traces.counts import shown
 from blendsim.traces.encoded import Encoded
 from blendsim.traces.jsonl import line_of, objects, require_new
-from blendsim.traces.openai_batch import OPENAI_BATCH, BatchLine, request_of, workload_of
+from blendsim.traces.openai_batch import OPENAI_BATCH, BatchRequest, request_of, workload_of
 from blendsim.traces.plain_prompts import PROMPTS_JSONL
 from blendsim.traces.prompt_forms import PROMPT_NAMES
 from blendsim.traces.seam import head, source_name
@@ -48,6 +48,14 @@ class Asked:
     seed: int | None = None  # of 64 bits
     stop: tuple[str, ...] = ()  # at most MOST_STOPS, none empty
     limit: int = 0  # tokens of the answer at most; 0 = none given
+
+
+class _Line(NamedTuple):
+    """One line that can be planned."""
+
+    where: str  # `file, line n`
+    row: dict[str, Any]  # as it stands there
+    request: BatchRequest
 
 
 class Refusal(NamedTuple):
@@ -114,12 +122,15 @@ def read_batch(
     read, refused = _read_lines(path, chat, vocab)
     if is_strict:
         _require_none(path, refused)  # before prompts are made into tokens, which takes long
-    prompts = [line.request.prompt for line, _ in read]
-    encode.make(((p.has_special, p.text) for p in prompts if p.tokens is None), say)
+
+    def heard(done: int, n: int) -> None:
+        if done:
+            say(f"{done * 10 // n * 10} % of {n:,} prompts made into tokens")
+
+    encode.make((line.request.prompt for line, _ in read), heard)
     kept = []
     for line, asked in read:
-        prompt = line.request.prompt
-        if prompt.tokens is None and not encode.count(prompt.text, prompt.has_special):
+        if not len(encode.of(line.request.prompt)):
             why = f"{line.where}: the tokenizer makes no tokens of the prompt; remove the row"
             refused.append(_refusal(path, line.where, asked.custom_id, why))
         else:
@@ -135,7 +146,7 @@ def read_batch(
 
 def _read_lines(
     path: Path, chat: Chat, vocab: int | None
-) -> tuple[list[tuple[BatchLine, Asked]], list[Refusal]]:
+) -> tuple[list[tuple[_Line, Asked]], list[Refusal]]:
     """Each line with what it asks for, or why it is refused."""
     first: dict[str, str] = {}
     read, refused = [], []
@@ -148,7 +159,7 @@ def _read_lines(
         require_new(custom_id, first, f"{where}, column 'custom_id'")
         first[custom_id] = line_of(where)
         try:
-            line = BatchLine(where, row, request_of(row, chat, where))
+            line = _Line(where, row, request_of(row, chat, where))
             read.append((line, _asked(line, vocab)))
         except InputError as error:
             refused.append(_refusal(path, where, custom_id, str(error)))
@@ -173,7 +184,7 @@ def _require_known(tokens: list[int], vocab: int | None, where: str) -> None:
         )
 
 
-def _asked(line: BatchLine, vocab: int | None) -> Asked:
+def _asked(line: _Line, vocab: int | None) -> Asked:
     body, where = line.row["body"], line.where
     for name, value in body.items():
         if value is not None:
@@ -198,7 +209,7 @@ def _asked(line: BatchLine, vocab: int | None) -> Asked:
     )
 
 
-def _kind(line: BatchLine) -> Kind:
+def _kind(line: _Line) -> Kind:
     """By the url where there is one, else by how the prompt is given."""
     row, where = line.row, line.where
     given = next(name for name in PROMPT_NAMES if name in row["body"])

@@ -1,49 +1,45 @@
-"""An encoder that says how far it is and keeps what it made, so that texts may be looked at before
-they are made into a workload.
-"""
+"""Texts made into tokens, once each and in chunks, so that somebody can be told how far it is."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 
 import numpy as np
 from numpy.typing import NDArray
 
-from blendsim.traces.tokens import Encoder, Tokens
+from blendsim.traces.prompt_forms import Content
+from blendsim.traces.tokens import Encoder
 
-_CHUNK = 1_024  # texts between two words about how far it is
+_CHUNK = 512  # texts between two words about how far it is
 
 
 class Encoded:
-    """The tokens of some texts, as the encoder it is made of gives them; an encoder of those texts
-    itself.
-    """
+    """The tokens of some prompts, as the encoder gives them or as the prompts do themselves."""
 
     def __init__(self, encode: Encoder) -> None:
-        self.note = encode.note
+        of_none = encode.encode([])
+        self.note, self.space, self.is_model = encode.note, of_none.space, of_none.is_model
         self._encode = encode
         self._made: dict[tuple[bool, str], NDArray[np.int32]] = {}
 
-    def make(self, texts: Iterable[tuple[bool, str]], say: Callable[[str], None]) -> None:
-        """Tokens of all texts, each with whether it has its special tokens; `say` is told of every
-        tenth of them.
+    def make(self, prompts: Iterable[Content], heard: Callable[[int, int], None]) -> None:
+        """Tokens of all prompts that are given as texts; `heard` is told of how many out of how
+        many they are, before every chunk of them and at the end.
         """
-        asked = list(dict.fromkeys(texts))
-        n, done = len(asked), 0
+        texts = ((p.has_special, p.text) for p in prompts if p.tokens is None)
+        asked = [text for text in dict.fromkeys(texts) if text not in self._made]
+        done = 0
         for has_special in (False, True):
             some = [text for special, text in asked if special is has_special]
             for start in range(0, len(some), _CHUNK):
+                heard(done, len(asked))
                 chunk = some[start : start + _CHUNK]
-                for text, ids in zip(
-                    chunk, self._encode.encode(chunk, has_special).lists, strict=True
-                ):
-                    self._made[has_special, text] = ids
+                lists = self._encode.encode(chunk, has_special).lists
+                self._made.update(zip(((has_special, text) for text in chunk), lists, strict=True))
                 done += len(chunk)
-                say(f"{done * 10 // n * 10} % of {n:,} prompts made into tokens")
+        if asked:
+            heard(done, len(asked))
 
-    def count(self, text: str, has_special: bool) -> int:
-        """Tokens of a text that was made."""
-        return len(self._made[has_special, text])
-
-    def encode(self, texts: Sequence[str], has_special: bool = False) -> Tokens:
-        """Token ids of texts that were made."""
-        of_none = self._encode.encode([], has_special)
-        return of_none._replace(lists=[self._made[has_special, text] for text in texts])
+    def of(self, prompt: Content) -> NDArray[np.int32]:
+        """Token ids of a prompt that was made."""
+        if prompt.tokens is not None:
+            return np.asarray(prompt.tokens, np.int32)
+        return self._made[prompt.has_special, prompt.text]

@@ -4,7 +4,7 @@ With a model's directory as the tokenizer the tokens are the model's own, its ch
 included. Otherwise they are near them; what requests share, they share either way.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,12 +15,12 @@ from blendsim.errors import InputError
 from blendsim.request import Ints, Prompts, Workload
 from blendsim.traces.chat import Chat, chat_of
 from blendsim.traces.counts import require_rows, shown, whole
+from blendsim.traces.encoded import Encoded
 from blendsim.traces.jsonl import line_of, objects, require_new
 from blendsim.traces.prompt_forms import Content, content
 from blendsim.traces.seam import Head, ReadOptions, Told, silent, source_name
-from blendsim.traces.tokens import Encoder, encoder
+from blendsim.traces.tokens import encoder
 
-_CHUNK = 512  # texts between two words about how far it is
 _LIMITS = ("max_completion_tokens", "max_tokens", "max_output_tokens")
 
 
@@ -31,14 +31,6 @@ class BatchRequest(NamedTuple):
     limit: int  # tokens of the answer at most; 0 = none given
     prompt: Content
     output: int = 0  # tokens that were generated; 0 = not given
-
-
-class BatchLine(NamedTuple):
-    """One line that can be planned."""
-
-    where: str  # `file, line n`
-    row: dict[str, Any]  # as it stands there
-    request: BatchRequest
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +47,14 @@ class OpenAIBatch:
     def read(self, path: Path, options: ReadOptions, told: Told = silent) -> Workload:
         """The requests with their prompts as tokens; output lengths are not in such a file."""
         chat = chat_of(options.tokenizer)
-        requests = [line.request for line in batch_lines(path, chat, told)]
-        return workload_of(path, requests, encoder(options.tokenizer), chat, told)
+        first: dict[str, str] = {}
+        requests = []
+        for where, row in objects(path, told):
+            request = request_of(row, chat, where)
+            require_new(request.custom_id, first, f"{where}, column 'custom_id'")
+            first[request.custom_id] = line_of(where)
+            requests.append(request)
+        return workload_of(path, requests, Encoded(encoder(options.tokenizer)), chat, told)
 
     def id_of(self, row: dict[str, Any], number: int) -> str:
         """The id of the request in line `number`."""
@@ -66,28 +64,18 @@ class OpenAIBatch:
 OPENAI_BATCH = OpenAIBatch()
 
 
-def batch_lines(path: Path, chat: Chat, told: Told = silent) -> Iterator[BatchLine]:
-    """Every request of the file, in order, or InputError at the first that has no single answer
-    to be planned; ids are unique.
-    """
-    first: dict[str, str] = {}
-    for where, row in objects(path, told):
-        request = request_of(row, chat, where)
-        require_new(request.custom_id, first, f"{where}, column 'custom_id'")
-        first[request.custom_id] = line_of(where)
-        yield BatchLine(where, row, request)
-
-
 def workload_of(
     path: Path,
     requests: Sequence[BatchRequest],
-    encode: Encoder,
+    encode: Encoded,
     chat: Chat,
     told: Told = silent,
 ) -> Workload:
-    """The requests with their prompts as tokens."""
+    """The requests with their prompts as tokens; those that are not made yet are."""
     require_rows(len(requests), path)
-    prompts, prompt_len = _prompts(requests, encode, path, told)
+    what = f"making tokens of the prompts of {path}"
+    encode.make((r.prompt for r in requests), lambda done, n: told(what, done / n))
+    prompts, prompt_len = _prompts(requests, encode, path)
     n = len(requests)
     output_len = np.array([request.output for request in requests], np.int64)
     return Workload(
@@ -143,28 +131,10 @@ def limit_of(body: dict[str, Any], where: str, root: str) -> int:
     return 0
 
 
-def _prompts(
-    requests: Sequence[BatchRequest], encode: Encoder, path: Path, told: Told
-) -> tuple[Prompts, Ints]:
-    """Encoded texts and given token ids as one set of prompts, in file order."""
-    lists = [np.asarray(request.prompt.tokens or (), np.int32) for request in requests]
+def _prompts(requests: Sequence[BatchRequest], encode: Encoded, path: Path) -> tuple[Prompts, Ints]:
+    """The requests' tokens as one set of prompts, in file order."""
+    lists = [encode.of(request.prompt) for request in requests]
     is_given = [request.prompt.tokens is not None for request in requests]
-    of_none = encode.encode([])
-    space, is_model = of_none.space, of_none.is_model
-    done, total = 0, len(requests) - sum(is_given)
-    for has_special in (False, True):
-        rows = [
-            row
-            for row, request in enumerate(requests)
-            if not is_given[row] and request.prompt.has_special == has_special
-        ]
-        for start in range(0, len(rows), _CHUNK):
-            told(f"making tokens of the prompts of {path}", done / total)
-            some = rows[start : start + _CHUNK]
-            tokens = encode.encode([requests[row].prompt.text for row in some], has_special)
-            for row, ids in zip(some, tokens.lists, strict=True):
-                lists[row] = ids
-            done += len(some)
     lengths = np.array([len(ids) for ids in lists], np.int64)
     if not lengths.all():
         row = int(np.flatnonzero(lengths == 0)[0])
@@ -173,7 +143,8 @@ def _prompts(
             "remove the row"
         )
     # NOTE: ids in the file are some model's own; with the fallback they are no bytes.
-    names = (space,) if is_model or not any(is_given) else (space, "tokens:given")
+    is_one = encode.is_model or not any(is_given)
+    names = (encode.space,) if is_one else (encode.space, "tokens:given")
     prompts = Prompts(
         offsets=np.concatenate(([0], np.cumsum(lengths))).astype(np.int64),
         units=np.concatenate(lists),

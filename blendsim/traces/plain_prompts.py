@@ -10,6 +10,7 @@ from blendsim.errors import InputError
 from blendsim.request import Workload
 from blendsim.traces.chat import Chat, chat_of
 from blendsim.traces.counts import shown, whole
+from blendsim.traces.encoded import Encoded
 from blendsim.traces.jsonl import line_of, objects, require_new
 from blendsim.traces.length_names import OUTPUT
 from blendsim.traces.openai_batch import BatchRequest, limit_of, workload_of
@@ -42,7 +43,7 @@ class PlainPrompts:
             require_new(name.id, first, f"{where}, column {name.column!r}")
             first[name.id] = line
             requests.append(_request(name.id, row, chat, where))
-        return workload_of(path, requests, encoder(options.tokenizer), chat, told)
+        return workload_of(path, requests, Encoded(encoder(options.tokenizer)), chat, told)
 
     def id_of(self, row: dict[str, Any], number: int) -> str:
         """The id of the request in line `number`."""

@@ -11,7 +11,7 @@ from typing import Protocol
 
 from torch import Tensor
 
-from blendrt.batch import StepInputs
+from blendrt.attention.layout import AttentionLayout
 from blendrt.kv_pool import KvPool
 from blendrt.model import Decoder
 
@@ -36,27 +36,34 @@ class Dense(Protocol):
 
 
 class DirectDense:
-    """Every operator launched by itself, on just the step's tokens."""
+    """Every operator launched by itself, on just the tokens of a step or of a nano-batch."""
 
-    def __init__(self, decoder: Decoder, pool: KvPool, inputs: StepInputs) -> None:
+    def __init__(
+        self, decoder: Decoder, pool: KvPool, ids: Tensor, layout: AttentionLayout
+    ) -> None:
         self._decoder = decoder
         self._pool = pool
-        self._slots = inputs.layout.slots
-        self._x = decoder.embed(inputs.ids)
-        self._turn = decoder.rotation(inputs.layout.positions)
-        self.attended = decoder.room_for_attention(inputs.layout.tokens)
+        self._slots = layout.slots
+        self.x = decoder.embed(ids)
+        self._turn = decoder.rotation(layout.positions)
+        self.attended = decoder.room_for_attention(layout.tokens)
 
     def queries(self, layer: int) -> Tensor:
         """The layer's queries."""
         if layer:
-            self._complete(layer - 1)
-        return self._decoder.qkv(layer, self._x, self._turn, self._pool, self._slots)
+            self.complete(layer - 1)
+        return self.project(layer)
 
     def rows(self) -> Tensor:
         """The last layer's rows."""
-        self._complete(self._decoder.config.layers - 1)
-        return self._x
+        self.complete(self._decoder.config.layers - 1)
+        return self.x
 
-    def _complete(self, layer: int) -> None:
-        self._decoder.output(layer, self.attended, self._x)
-        self._decoder.mlp(layer, self._x)
+    def project(self, layer: int) -> Tensor:
+        """The layer's queries, where the layer before is complete."""
+        return self._decoder.qkv(layer, self.x, self._turn, self._pool, self._slots)
+
+    def complete(self, layer: int) -> None:
+        """What follows the layer's attention."""
+        self._decoder.output(layer, self.attended, self.x)
+        self._decoder.mlp(layer, self.x)

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from blendrt.attention import Attention
 from blendrt.batch import StepInputs
+from blendrt.executor.dense import DirectDense
 from blendrt.executor.graphs import Graphs
 from blendrt.executor.rule import OverlapRule
 from blendrt.executor.schedule import Piece, Task, build_schedule
@@ -28,7 +29,6 @@ from blendrt.executor.split import Nano, Split, split_step
 from blendrt.executor.streams import CudaLanes, Lanes, OneThread, split_gpu
 from blendrt.kv_pool import KvPool
 from blendrt.model import Decoder
-from blendrt.rope import Rotation
 
 
 class OverlapExecutor:
@@ -102,10 +102,8 @@ class _Step:
         split: Split,
         ids: Tensor,
     ) -> None:
-        self._decoder = decoder
-        self._pool = pool
         self._halves = [
-            _Half(decoder, attention, nano, ids)
+            _Half(decoder, attention, pool, nano, ids)
             for attention, nano in zip(attentions, split.nanos, strict=True)
         ]
 
@@ -113,43 +111,40 @@ class _Step:
         """Put one piece on the current stream."""
         half = self._halves[task.nano]
         if task.piece is Piece.START:
-            half.start(self._decoder, self._pool, task.layer)
+            half.start(task.layer)
         elif task.piece is Piece.DECODE:
-            half.decode(self._pool, task.layer)
+            half.decode(task.layer)
         else:
-            half.rest(self._decoder, task.layer)
+            half.dense.complete(task.layer)
 
     def joined(self) -> Tensor:
         """The last layer's rows, A's and then B's."""
-        return torch.cat([half.x for half in self._halves])
+        return torch.cat([half.dense.x for half in self._halves])
 
 
 class _Half:
-    """One nano-batch under way: its rows, and what the pieces of a layer hand to each other."""
+    """One nano-batch under way: its dense part, and the queries of the layer it is in."""
 
-    def __init__(self, decoder: Decoder, attention: Attention, nano: Nano, ids: Tensor) -> None:
+    def __init__(
+        self, decoder: Decoder, attention: Attention, pool: KvPool, nano: Nano, ids: Tensor
+    ) -> None:
         attention.plan(nano.layout)
         self._attention = attention
+        self._pool = pool
         self._layout = nano.layout
-        self._turn: Rotation = decoder.rotation(nano.layout.positions)
-        self.x = decoder.embed(ids[nano.tokens])
-        self._attended = decoder.room_for_attention(nano.layout.tokens)
+        self.dense = DirectDense(decoder, pool, ids[nano.tokens], nano.layout)
         self._q: Tensor
 
-    def start(self, decoder: Decoder, pool: KvPool, layer: int) -> None:
-        self._q = decoder.qkv(layer, self.x, self._turn, pool, self._layout.slots)
+    def start(self, layer: int) -> None:
+        self._q = self.dense.project(layer)
         cut = self._layout.prefill_tokens
         if cut:
-            self._attention.prefill(layer, self._q[:cut], pool, self._attended[:cut])
+            self._attention.prefill(layer, self._q[:cut], self._pool, self.dense.attended[:cut])
 
-    def decode(self, pool: KvPool, layer: int) -> None:
+    def decode(self, layer: int) -> None:
         cut = self._layout.prefill_tokens
         if self._layout.decodes:
-            self._attention.decode(layer, self._q[cut:], pool, self._attended[cut:])
-
-    def rest(self, decoder: Decoder, layer: int) -> None:
-        decoder.output(layer, self._attended, self.x)
-        decoder.mlp(layer, self.x)
+            self._attention.decode(layer, self._q[cut:], self._pool, self.dense.attended[cut:])
 
 
 def _lanes_of(device: torch.device, attention_sms: int) -> Lanes:

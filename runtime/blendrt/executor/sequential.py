@@ -59,4 +59,6 @@ class SequentialExecutor:
 
     def _dense(self, inputs: StepInputs) -> Dense:
         graphed = self._graphs.begin(inputs) if self._graphs is not None else None
-        return DirectDense(self._decoder, self._pool, inputs) if graphed is None else graphed
+        if graphed is not None:
+            return graphed
+        return DirectDense(self._decoder, self._pool, inputs.ids, inputs.layout)

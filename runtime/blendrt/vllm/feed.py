@@ -69,7 +69,6 @@ class VllmReplay:
         vllm, job = library(), self._job
         tokens = PromptTokens(job.workload, vocab, self._seed)
         scheduler = engine.llm_engine.engine_core.engine_core.scheduler
-        plain = scheduler.schedule, scheduler.update_from_output
         made_for = scheduler.max_num_scheduled_tokens, scheduler.max_num_running_reqs
         asked = job.flavour.token_budget, job.flavour.max_running
         if asked[0] > made_for[0] or asked[1] > made_for[1]:
@@ -81,10 +80,7 @@ class VllmReplay:
             # NOTE: its scheduler reads both at every step; its runner only sizes buffers by them.
             scheduler.max_num_scheduled_tokens, scheduler.max_num_running_reqs = asked
             for rank in job.ranks:
-                rows = admission_rows(job.core(rank))
-                scheduler.schedule, scheduler.update_from_output = plain
-                with led(scheduler, job, rank, self.follows, self.courses):
-                    SchedulerWatch(scheduler, self._recorder, rank)
+                with running(engine, job, rank, self.follows, self.courses, self._recorder) as rows:
                     answers = engine.generate(
                         [
                             vllm.TokensPrompt(prompt_token_ids=tokens.prompt(k).tolist())
@@ -95,11 +91,9 @@ class VllmReplay:
                     )
                 for row, answer in zip(rows, answers, strict=True):
                     self.outputs[row] = list(answer.outputs[0].token_ids)
-                engine.reset_prefix_cache()
                 self._done += len(rows)
                 told(self._done)
         finally:
-            scheduler.schedule, scheduler.update_from_output = plain
             scheduler.max_num_scheduled_tokens, scheduler.max_num_running_reqs = made_for
 
     def log(self, meta: Mapping[str, Any]) -> StepLog:
@@ -113,6 +107,31 @@ class VllmReplay:
     def notes(self) -> list[str]:
         """Where vLLM did not follow, in a sentence a rank."""
         return [note for course in self.courses if (note := course.note()) is not None]
+
+
+@contextmanager
+def running(
+    engine: Any,
+    job: Job,
+    rank: int,
+    is_led: bool,
+    courses: list[Course],
+    recorder: Recorder,
+    most: Ints | None = None,
+) -> Iterator[list[int]]:
+    """While it lasts the engine runs a rank's requests, whose workload rows it gives in the order
+    to add them in, and its steps are added to `recorder`; then its cache is emptied. See `led`.
+    """
+    scheduler = engine.llm_engine.engine_core.engine_core.scheduler
+    plain = scheduler.schedule, scheduler.update_from_output
+    rows = admission_rows(job.core(rank))
+    try:
+        with led(scheduler, job, rank, is_led, courses, most):
+            SchedulerWatch(scheduler, recorder, rank)
+            yield rows
+        engine.reset_prefix_cache()
+    finally:
+        scheduler.schedule, scheduler.update_from_output = plain
 
 
 @contextmanager

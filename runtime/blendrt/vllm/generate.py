@@ -13,10 +13,9 @@ from blendrt.generate.wanted import Answer, Finish, Wanted
 from blendrt.recorder import Recorder
 from blendrt.replay.job import Job
 from blendrt.tokens import PromptTokens
-from blendrt.vllm.feed import admission_rows, led, library
+from blendrt.vllm.feed import library, running
 from blendrt.vllm.following import ROW, Course
 from blendrt.vllm.lead import follows
-from blendrt.vllm.watch import SchedulerWatch
 
 _SEEDS = 2**63 - 1
 
@@ -48,25 +47,17 @@ class VllmAnswers:
         """
         vllm, loop = library(), self._engine.llm_engine
         tokens, ending = PromptTokens(job.workload, self._vocab), Ending(wanted, self._text)
-        scheduler = loop.engine_core.engine_core.scheduler
-        plain = scheduler.schedule, scheduler.update_from_output
         courses: list[Course] = []
         is_led = follows(job) and not self._is_plain
-        try:
-            for rank in job.ranks:
-                scheduler.schedule, scheduler.update_from_output = plain
-                with led(scheduler, job, rank, is_led, courses, wanted.most):
-                    SchedulerWatch(scheduler, recorder, rank)
-                    for row in admission_rows(job.core(rank)):
-                        prompt = vllm.TokensPrompt(prompt_token_ids=tokens.prompt(row).tolist())
-                        loop.add_request(str(row), prompt, sampling(vllm, wanted, row))
-                    while loop.has_unfinished_requests():
-                        for output in loop.step():
-                            row = int(output.request_id)
-                            answered(self._answer(row, output.outputs[0], ending))
-                self._engine.reset_prefix_cache()
-        finally:
-            scheduler.schedule, scheduler.update_from_output = plain
+        for rank in job.ranks:
+            with running(self._engine, job, rank, is_led, courses, recorder, wanted.most) as rows:
+                for row in rows:
+                    prompt = vllm.TokensPrompt(prompt_token_ids=tokens.prompt(row).tolist())
+                    loop.add_request(str(row), prompt, sampling(vllm, wanted, row))
+                while loop.has_unfinished_requests():
+                    for output in loop.step():
+                        row = int(output.request_id)
+                        answered(self._answer(row, output.outputs[0], ending))
         return courses
 
     def _answer(self, row: int, output: Any, ending: Ending) -> Answer:

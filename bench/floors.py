@@ -12,6 +12,7 @@ from blendsim.perf.grids import Floats
 from blendsim.perf.model import StepModel
 from blendsim.perf.step import in_pieces
 from blendsim.prefix import SortedPrompts
+from blendsim.report.losses import lower_hull
 from blendsim.report.optimum import Work, bounds, reachable_program, step_sizes
 from blendsim.request import Ints, Workload
 
@@ -86,16 +87,3 @@ def lower_lines(x: Floats, y: Floats, steepest: float) -> Floats:
     tried = tried[(tried >= 0.0) & (tried <= steepest)]
     start = (y[None, :] - tried[:, None] * x[None, :]).min(axis=1)
     return np.asarray(np.column_stack([start, tried])[start >= 0.0], np.float64)
-
-
-def lower_hull(x: Floats, y: Floats) -> list[int]:
-    """The corners of the points' lower convex hull, x ascending."""
-    hull: list[int] = []
-    for i in range(len(x)):
-        while len(hull) > 1:
-            p, q = hull[-2], hull[-1]
-            if (y[q] - y[p]) * (x[i] - x[p]) < (y[i] - y[p]) * (x[q] - x[p]):
-                break
-            hull.pop()
-        hull.append(i)
-    return hull

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from experiments.persistent import PersistentGemm
 from torch.nn import functional
 
 from blendrt.attention.flashinfer import FlashInferAttention
@@ -19,7 +20,6 @@ from blendrt.attention.support import FlashInferSettings
 from blendrt.config import DecoderConfig
 from blendrt.executor.streams import NO_PARTITION, split_gpu
 from blendrt.profiler.kernels import lognormal
-from blendrt.profiler.persistent import PersistentGemm
 from blendrt.profiler.rig import Rig, build_rig
 from blendrt.profiler.timer import Call
 

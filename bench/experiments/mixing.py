@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from experiments.cutting import filled_pool
 
 from blendrt.attention.layout import Ints, Rows, lay_out
 from blendrt.batch import StepInputs
@@ -15,7 +16,6 @@ from blendrt.executor.check import random_step
 from blendrt.executor.graphs import CalledAgain, Graphs
 from blendrt.executor.sequential import SequentialExecutor
 from blendrt.loading import ModelChoice, load_decoder, make_attention, make_graphs
-from blendrt.profiler.cutting import filled_pool
 from blendrt.profiler.kernels import lognormal
 from blendsim.errors import InputError
 from blendsim.specs import BLOCK_TOKENS
