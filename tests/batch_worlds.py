@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from command_line import refusal
 from typer.testing import CliRunner
 
 from blendsim.cli.app import app
@@ -99,12 +100,7 @@ def run(model: Path, *arguments: str, batch: str = "batch.jsonl") -> Any:
 
 def complaint(model: Path, *arguments: str, batch: str = "batch.jsonl") -> str:
     """The one line of a run that is refused."""
-    done = run(model, *arguments, batch=batch)
-    assert done.exit_code == 2, done.output
-    assert done.stdout == ""
-    lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-    assert len(lines) == 1, done.stderr
-    return lines[0]
+    return refusal(run(model, *arguments, batch=batch))
 
 
 def results(folder: Path) -> dict[str, dict[str, Any]]:

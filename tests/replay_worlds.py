@@ -6,6 +6,7 @@ from functools import cache
 
 import numpy as np
 
+from blendrt.generate.wanted import Wanted
 from blendrt.replay.asked import asked_job
 from blendrt.replay.job import Job
 from blendsim import search
@@ -64,3 +65,16 @@ def planned(
 def job_of(problem: search.Problem, plan: Plan) -> Job:
     """What replaying the plan takes."""
     return asked_job(plan, problem.workload, problem.settings)
+
+
+def greedy(n: int, most: int, ends: frozenset[int]) -> Wanted:
+    """n answers of the likeliest tokens, until one of `ends` or `most` tokens."""
+    return Wanted(
+        temperature=np.zeros(n),
+        top_p=np.ones(n),
+        seed=np.arange(n),
+        is_seeded=np.ones(n, np.bool_),
+        most=np.full(n, most),
+        stop=((),) * n,
+        ends=ends,
+    )

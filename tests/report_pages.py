@@ -7,21 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from typer.testing import CliRunner
+from command_line import run
 
-from blendsim.cli.app import app
 from blendsim.steplog import TIMES, read_steplog, write_steplog
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 
 VOID = {"meta", "br", "hr", "img", "link"}
-
-
-def run(*arguments: object, code: int = 0) -> str:
-    result = CliRunner().invoke(app, [*map(str, arguments)])
-    assert result.exit_code == code, result.output
-    return result.stdout if code == 0 else result.stderr
 
 
 def runs_in(folder: Path) -> Path:

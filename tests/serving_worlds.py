@@ -219,3 +219,18 @@ def worlds_with_knobs(draw: st.DrawFn) -> World:
 def worlds_without_host() -> st.SearchStrategy[World]:
     """Worlds whose KV stays on the GPU, where the runtime keeps it."""
     return worlds().map(lambda world: replace(world, host=0))
+
+
+def prompt(length: int, shared: int = 0, own: int = 100) -> tuple[int, ...]:
+    """A prompt of `length` tokens that begins with `shared` common ones."""
+    return tuple(range(shared)) + (own,) * (length - shared)
+
+
+def trail_of(core: ServingCore) -> list[list[tuple[int, int, int]]]:
+    """Every step's (request, computed before, tokens), to the core's end."""
+    found = []
+    while not core.is_done:
+        core.step()
+        found.append(triples(core))
+        core.commit()
+    return found

@@ -5,10 +5,10 @@ input of the test's own.
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
+from command_line import run_json
 from typer.testing import CliRunner
 
 from blendsim.cli.app import app
@@ -18,19 +18,6 @@ from blendsim.request import Workload
 from blendsim.specs import GPUS, MODELS, System
 from blendsim.traces import load_pool
 from blendsim.traces.workload_file import write_workload
-
-
-def run(*arguments: str) -> dict[str, Any]:
-    """The JSON object of a command that must succeed; NaN and Infinity are no JSON."""
-    result = CliRunner().invoke(app, [*arguments, "--json"])
-    assert result.exit_code == 0, result.output
-
-    def refuse(constant: str) -> None:
-        raise AssertionError(f"{constant} in JSON")
-
-    found = json.loads(result.stdout, parse_constant=refuse)
-    assert isinstance(found, dict)
-    return found
 
 
 @pytest.fixture
@@ -62,7 +49,7 @@ def test_lengths_that_planning_may_not_see_change_no_byte(
 ) -> None:
     pool = small_pool()
     write_workload(pool, folder / "pool.parquet")
-    first = run("plan", "--trace", "pool.parquet", "-o", "first.parquet", *options)
+    first = run_json("plan", "--trace", "pool.parquet", "-o", "first.parquet", *options)
     plan = read_plan(folder / "first.parquet")
     seen = np.zeros(len(pool), np.bool_)
     seen[plan.order] = plan.is_visible
@@ -71,7 +58,7 @@ def test_lengths_that_planning_may_not_see_change_no_byte(
     for other in (np.ones(len(pool), np.int64), pool.output_len[::-1] % 3_000 + 1):
         changed = replace(pool, output_len=np.where(seen, pool.output_len, other))
         write_workload(changed, folder / "pool.parquet")
-        again = run("plan", "--trace", "pool.parquet", "-o", "again.parquet", *options)
+        again = run_json("plan", "--trace", "pool.parquet", "-o", "again.parquet", *options)
         assert (folder / "first.parquet").read_bytes() == (folder / "again.parquet").read_bytes()
         assert again["predicted_seconds"] == first["predicted_seconds"]
         assert again["seconds"] != first["seconds"]
@@ -85,7 +72,7 @@ def test_optimum_is_the_sum_over_requests_of_their_work_at_best_rates(
     lengths = [(int(p), int(d)) for p, d in rng.integers(1, 900, (40, 2))]
     rows = "".join(f"{p},{d}\n" for p, d in lengths)
     (folder / "t.csv").write_text("num_prefill_tokens,num_decode_tokens\n" + rows)
-    row = run("plan", "--trace", "t.csv", "--overlap", overlap, "--planner", "fcfs")
+    row = run_json("plan", "--trace", "t.csv", "--overlap", overlap, "--planner", "fcfs")
     system = System(MODELS["llama-3.1-8b"], GPUS["a100-80g"])
     model = step_model(system, overlap)
     layers = min(float(s) / n for n, s in enumerate(model.layer_seconds) if n > 0)
@@ -106,9 +93,9 @@ def test_optimum_is_the_sum_over_requests_of_their_work_at_best_rates(
 def test_same_seed_same_bytes_of_plan_and_steps(folder: Path, dp: str) -> None:
     pool = ("--trace", "demo:clips?n=30", "--trace", "demo:mmlu?n=300", "--dp", dp, "--seed", "5")
     for name in ("a", "b"):
-        planned = run("plan", *pool, "-o", f"{name}.parquet")
+        planned = run_json("plan", *pool, "-o", f"{name}.parquet")
         # NOTE: the step log holds the SHA-256 of its plan, so equal plans come first.
-        simulated = run("simulate", f"{name}.parquet", "-o", f"{name}-steps.parquet")
+        simulated = run_json("simulate", f"{name}.parquet", "-o", f"{name}-steps.parquet")
         assert simulated["seconds"] == planned["seconds"]
         assert simulated["predicted_seconds"] == planned["predicted_seconds"]
     for suffix in (".parquet", "-steps.parquet"):
@@ -136,7 +123,7 @@ def test_extreme_pools_stay_within_the_bounds(folder: Path, gpu: str, kv_tokens:
     (folder / "t.jsonl").write_text("\n".join(json.dumps(row) for row in rows) + "\n")
     for engine, budget in (("nanoflow", "16"), ("vllm", "8192")):
         options = ("--engine", engine, "--token-budget", budget, "--gpu", gpu, "--config", "c.toml")
-        for row in run("plan", "--trace", "t.jsonl", *options)["rows"]:
+        for row in run_json("plan", "--trace", "t.jsonl", *options)["rows"]:
             assert 0 < row["share_of_optimum"] <= row["share_of_reachable"] * (1 + 1e-9)
             assert row["share_of_reachable"] <= 1 + 1e-9
             assert row["sharing_ratio"] <= row["sharing_optimum"] + 1e-12

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from late_clock import LateClock
-from replay_worlds import VOCAB, job_of, planned, pool
+from replay_worlds import VOCAB, greedy, job_of, planned, pool
 
 from blendrt.clock import WallClock
 from blendrt.config import TINY
@@ -38,15 +38,7 @@ def forced(policy: str) -> Job:
 
 
 def wanted(n: int, temperature: float = 0.0, ends: frozenset[int] = ENDS) -> Wanted:
-    return Wanted(
-        temperature=np.full(n, temperature),
-        top_p=np.ones(n),
-        seed=np.arange(n),
-        is_seeded=np.ones(n, np.bool_),
-        most=np.full(n, MOST),
-        stop=((),) * n,
-        ends=ends,
-    )
+    return replace(greedy(n, MOST, ends), temperature=np.full(n, temperature))
 
 
 def said(ids: object) -> str:

@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from replay_worlds import greedy
 
 from blendrt.generate.growing import Ending, GrowingTokens
 from blendrt.generate.sampler import Sampler, uniforms
@@ -18,15 +19,7 @@ END = 31
 
 
 def wanted(n: int, **changes: object) -> Wanted:
-    plain = Wanted(
-        temperature=np.ones(n),
-        top_p=np.ones(n),
-        seed=np.arange(n),
-        is_seeded=np.ones(n, np.bool_),
-        most=np.full(n, 100),
-        stop=((),) * n,
-        ends=frozenset({END}),
-    )
+    plain = replace(greedy(n, 100, frozenset({END})), temperature=np.ones(n))
     return replace(plain, **changes)  # type: ignore[arg-type]
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from replay_worlds import job_of, planned, pool, prompt_of
+from replay_worlds import greedy, job_of, planned, pool, prompt_of
 from vllm_stand_in import StandInLLM, StandInLoop, install
 
 from blendrt.config import TINY
@@ -44,16 +44,7 @@ def job(policy: str = "blend", dp: int = 1) -> Job:
 
 def wanted(n: int = 60, **other: Any) -> Wanted:
     """The likeliest tokens, until `END` or `MOST`."""
-    plain = Wanted(
-        temperature=np.zeros(n),
-        top_p=np.ones(n),
-        seed=np.arange(n),
-        is_seeded=np.ones(n, np.bool_),
-        most=np.full(n, MOST),
-        stop=((),) * n,
-        ends=frozenset({END}),
-    )
-    return replace(plain, **other)
+    return replace(greedy(n, MOST, frozenset({END})), **other)
 
 
 def answer(

@@ -1,18 +1,16 @@
 """`auto` at another token budget: taken where it gains enough, told, and kept by the plan."""
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from command_line import run_json
 from test_schedule_search import settings_of
 from test_search import mixed_pool
-from typer.testing import CliRunner
 
 from blendsim import search
-from blendsim.cli.app import app
 from blendsim.plan import Plan, write_plan
 from blendsim.planner.make import POLICIES
 from blendsim.report.rental import Goal
@@ -238,22 +236,14 @@ def test_commands_tell_and_keep_the_budget(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.chdir(tmp_path)
     lines = ["num_prefill_tokens,num_decode_tokens", *["3000,20"] * 200]
     Path("trace.csv").write_text("\n".join(lines) + "\n")
-    made = told("plan", "--trace", "trace.csv", "-o", "plan.parquet")
+    made = run_json("plan", "--trace", "trace.csv", "-o", "plan.parquet")
     assert made["token_budget"] == 4_096
     assert [row["policy"] for row in made["rows"]] == [*POLICIES, made["policy"]]
     assert [row["chosen"] for row in made["rows"]] == [False] * len(POLICIES) + [True]
     assert [row["token_budget"] for row in made["rows"]] == [OWN] * len(POLICIES) + [4_096]
-    again = told("simulate", "plan.parquet")
+    again = run_json("simulate", "plan.parquet")
     for key in ("predicted_seconds", "seconds", "token_budget", "reachable_seconds"):
         assert again[key] == made[key], key
-
-
-def told(*arguments: str) -> dict[str, Any]:
-    result = CliRunner().invoke(app, [*arguments, "--json"])
-    assert result.exit_code == 0, result.output
-    found = json.loads(result.stdout)
-    assert isinstance(found, dict)
-    return found
 
 
 def test_a_pool_whose_steps_are_small_keeps_the_engine_s_own_budget() -> None:

@@ -1,6 +1,5 @@
 """`blendsim profile calibrate` on logs of the simulator, rewritten as a runtime would have them."""
 
-import json
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -8,9 +7,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from typer.testing import CliRunner
+from command_line import run, run_json
 
-from blendsim.cli.app import app
 from blendsim.perf.calibrating import LEAST_STEPS
 from blendsim.perf.calibration import Calibration, read_calibrations
 from blendsim.perf.measured import profile_place, shipped_place
@@ -24,22 +22,8 @@ H200 = {"device": "NVIDIA H200"}
 HEADER = "num_prefill_tokens,num_decode_tokens"
 
 
-def invoke(*arguments: str | Path, code: int = 0) -> str:
-    result = CliRunner().invoke(app, list(map(str, arguments)))
-    assert result.exit_code == code, result.output
-    return result.stdout if code == 0 else result.stderr
-
-
-def told(*arguments: str | Path) -> dict[str, Any]:
-    out = invoke(*arguments, "--json")
-    assert out.count("\n") == 1
-    parsed = json.loads(out, parse_constant=lambda name: pytest.fail(f"JSON holds {name}"))
-    assert isinstance(parsed, dict)
-    return parsed
-
-
 def calibrate(*arguments: str | Path) -> dict[str, Any]:
-    return told("profile", "calibrate", *arguments)
+    return run_json("profile", "calibrate", *arguments)
 
 
 def write_trace(path: Path, rows: Iterable[tuple[int, int]]) -> Path:
@@ -58,8 +42,8 @@ def simulated(trace: Path, *more: str) -> StepLog:
     """The step log of its plan on one after another of vLLM's steps, as `simulate` writes it."""
     plan, log = trace.with_suffix(".plan"), trace.with_suffix(".sim")
     asked = ["--gpu", "h200", "--engine", "vllm", "--planner", "fcfs", "--sample", "1", *more]
-    invoke("plan", "--trace", trace, *asked, "-o", plan)
-    invoke("simulate", plan, "-o", log)
+    run("plan", "--trace", trace, *asked, "-o", plan)
+    run("simulate", plan, "-o", log)
     return read_steplog(log)
 
 
@@ -184,7 +168,7 @@ def test_logs_that_are_enough_only_together_do(folder: Path, tmp_path: Path) -> 
 
 def test_text_says_what_was_found_and_where_it_is(folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    both = invoke("profile", "calibrate", folder / "a.parquet", folder / "b.parquet", "-o", out)
+    both = run("profile", "calibrate", folder / "a.parquet", folder / "b.parquet", "-o", out)
     joined = " ".join(both.split())
     assert "1.250 of its decode reads and 1.00 ms" in joined
     assert "0.300 of its decode reads and 4.00 ms more" in joined
@@ -193,7 +177,7 @@ def test_text_says_what_was_found_and_where_it_is(folder: Path, tmp_path: Path) 
     assert "by the others" in both
     assert "a.parquet" in both
     assert "Note" not in both
-    one = invoke("profile", "calibrate", folder / "a.parquet", "-o", tmp_path / "one")
+    one = run("profile", "calibrate", folder / "a.parquet", "-o", tmp_path / "one")
     assert "by the others" not in one
     assert "Note: of one run" in " ".join(one.split())
 
@@ -224,7 +208,7 @@ def test_estimated_rows_of_a_sampled_run_are_left_out(folder: Path, tmp_path: Pa
 
 def seconds_of(trace: Path, engine: str, *more: str | Path) -> float:
     asked = ["--gpu", "h200", "--engine", engine, "--planner", "fcfs", "--sample", "1"]
-    seconds = told("plan", "--trace", trace, *asked, *more)["seconds"]
+    seconds = run_json("plan", "--trace", trace, *asked, *more)["seconds"]
     assert isinstance(seconds, float)
     return seconds
 
@@ -294,7 +278,7 @@ def test_a_measured_profile_is_copied_with_its_overlap(folder: Path, tmp_path: P
 def complain(*arguments: str | Path, out: Path) -> str:
     """The line; nothing is written."""
     before = tree(out) if out.exists() else None
-    lines = invoke("profile", "calibrate", *arguments, "-o", out, code=2).splitlines()
+    lines = run("profile", "calibrate", *arguments, "-o", out, code=2).splitlines()
     assert len(lines) == 1
     assert lines[0].startswith("error: ")
     assert (tree(out) if out.exists() else None) == before

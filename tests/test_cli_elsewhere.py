@@ -5,8 +5,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from command_line import run, run_json
 from test_cli_errors import complaint
-from test_cli_plan import folder, run, run_json
+from test_cli_plan import folder
 
 from blendsim import search
 from blendsim.cli.elsewhere import pacing_notes

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from test_cli_plan import folder, run
+from command_line import run
+from test_cli_plan import folder
 
 from blendsim.cli.app import WRONG_INPUT
 

@@ -2,14 +2,11 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+from command_line import invoke
 from test_traces_openai import lines, request
-from typer.testing import CliRunner
-
-from blendsim.cli.app import app
 
 
 def batch(path: Path, n: int = 30) -> Path:
@@ -26,10 +23,6 @@ def batch(path: Path, n: int = 30) -> Path:
     text = path.read_text().replace('"custom_id": "r3"', '"custom_id":   "r3"')
     path.write_text(text.replace("\n", "\n\n", 1))
     return path
-
-
-def invoke(*args: object) -> Any:
-    return CliRunner().invoke(app, [str(arg) for arg in args])
 
 
 def planned(tmp_path: Path, *traces: Path, **asked: object) -> Path:

@@ -4,17 +4,10 @@ import os
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
+from command_line import run
 
-from blendsim.cli.app import app
 from blendsim.cli.places import require_places
 from blendsim.errors import InputError
-
-
-def run(*arguments: object, code: int = 0) -> str:
-    result = CliRunner().invoke(app, [*map(str, arguments)])
-    assert result.exit_code == code, result.output
-    return result.stderr
 
 
 @pytest.fixture(scope="module")

@@ -2,10 +2,10 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
+from command_line import run, run_json
 from typer.testing import CliRunner
 
 from blendsim.baselines import named_baselines
@@ -58,21 +58,6 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     write_csv(tmp_path / "trace.csv")
     return tmp_path
-
-
-def run(*arguments: str) -> str:
-    """Standard output of a command that must succeed."""
-    result = CliRunner().invoke(app, arguments)
-    assert result.exit_code == 0, result.output
-    return result.stdout
-
-
-def run_json(*arguments: str) -> dict[str, Any]:
-    out = run(*arguments, "--json")
-    assert out.count("\n") == 1
-    parsed = json.loads(out, parse_constant=lambda name: pytest.fail(f"JSON holds {name}"))
-    assert isinstance(parsed, dict)
-    return parsed
 
 
 def test_plan_tells_the_chosen_row_and_all_rows(folder: Path) -> None:

@@ -4,8 +4,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from command_line import run_json
 from test_cli_errors import complaint
-from test_cli_plan import folder, run_json
+from test_cli_plan import folder
 
 from blendsim import search
 from blendsim.cli.planned import read_planned

@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_cli_export import batch, invoke
+from command_line import invoke
+from test_cli_export import batch
 
 from blendsim import search
 from blendsim.plan import read_plan

@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_cli_export import batch, invoke, planned
+from command_line import invoke
+from test_cli_export import batch, planned
 from test_cli_range import results
 from test_traces_openai import lines, request
 

@@ -5,8 +5,9 @@ import re
 from pathlib import Path
 
 import pytest
+from command_line import run, run_json
 from test_cli_errors import complaint
-from test_cli_plan import run, run_json, write_csv
+from test_cli_plan import write_csv
 from test_readme import REPOSITORY, SHOWN, numbers, words
 from typer.testing import CliRunner
 

@@ -4,7 +4,8 @@ import json
 from pathlib import Path
 
 import pytest
-from test_cli_export import batch, invoke, planned, written
+from command_line import invoke
+from test_cli_export import batch, planned, written
 from test_cli_range import results
 from test_traces_openai import lines, request, tokenizer
 

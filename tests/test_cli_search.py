@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+from command_line import run
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from test_cli_plan import KEYS, folder, run
+from test_cli_plan import KEYS, folder
 from typer.testing import CliRunner
 
 from blendsim.cli.app import app

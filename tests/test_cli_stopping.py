@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from test_cli_plan import folder, run
+from command_line import run
+from test_cli_plan import folder
 from typer.testing import CliRunner
 
 from blendsim import compiled, search

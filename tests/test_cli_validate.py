@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import command_line
 import numpy as np
 import pytest
 from typer.testing import CliRunner
@@ -18,9 +19,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 
 
 def run(*arguments: str | Path, code: int = 0) -> str:
-    result = CliRunner().invoke(app, ["validate", *map(str, arguments)])
-    assert result.exit_code == code, result.output
-    return result.stdout if code == 0 else result.stderr
+    return command_line.run("validate", *arguments, code=code)
 
 
 @pytest.fixture(scope="module")

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from test_damaged_tables import refusal
 
 from blendsim.cli.options import Asked, resolve
-from blendsim.errors import BlendsimError
 from blendsim.search.prices import read_prices
 from blendsim.settings import Settings
 from blendsim.traces.results import read_results
@@ -22,17 +22,6 @@ WORDS = (
     *("true", "-1", "0", "1", "1.5", "nan", "inf", "-inf", "1e300", "9223372036854775807"),
     *("1" + "0" * 30, '""', '"x"', '"a\\u0000b"', "[]", "[[]]", "{}", "{x = 1}", "2024-01-01"),
 )
-
-
-def refusal(use: Callable[[Path], None], path: Path) -> str | None:
-    """What is said of the file, or None where it is read."""
-    told = None
-    try:
-        use(path)
-    except BlendsimError as error:
-        told = str(error)
-    assert "\n" not in (told or "")
-    return told
 
 
 def asked(path: Path) -> Asked:

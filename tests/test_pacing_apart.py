@@ -7,7 +7,6 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from oracle_serving import World
 from pacing_worlds import MACHINE, PacedWorld, paced_worlds, record_of
-from plain_kernels import plain_twins
 from serving_worlds import steps
 
 from blendsim.serving import forecast, paced_line, sides
@@ -18,11 +17,7 @@ from blendsim.serving.state import BUCKETS, NONE, RIGHT, WAITING
 LENGTH = 200
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _plain_kernels():  # type: ignore[no-untyped-def]
-    with pytest.MonkeyPatch.context() as patch:
-        assert plain_twins(patch) > 0
-        yield
+pytestmark = pytest.mark.usefixtures("plain_throughout")
 
 
 def alike(crowd: float, outputs: tuple[int, ...] = (LENGTH,) * 60, sampled: int = 0) -> ServingCore:

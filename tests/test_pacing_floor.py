@@ -4,19 +4,13 @@ from dataclasses import replace
 
 import pytest
 from pacing_worlds import AMPLE, PacedWorld, record_of
-from plain_kernels import plain_twins
 from serving_worlds import steps
 
 from blendsim.serving import pacing as pacing_module
 from blendsim.serving import remaining
 from blendsim.serving.core import ServingCore
 
-
-@pytest.fixture(autouse=True, scope="module")
-def _plain_kernels():  # type: ignore[no-untyped-def]
-    with pytest.MonkeyPatch.context() as patch:
-        assert plain_twins(patch) > 0
-        yield
+pytestmark = pytest.mark.usefixtures("plain_throughout")
 
 
 def test_smallest_step_has_the_asked_share_of_the_best_rate() -> None:

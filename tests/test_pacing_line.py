@@ -9,7 +9,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from oracle_serving import World
 from pacing_worlds import AMPLE, PacedWorld, record_of
-from plain_kernels import plain_twins
 
 from blendsim.serving import kinds, paced_line, remaining
 from blendsim.serving import pacing as pacing_module
@@ -20,12 +19,7 @@ from blendsim.serving.pacing import CREDIT, ROWS, note_step
 from blendsim.serving.reads import expected_reads
 from blendsim.serving.state import NONE, is_paced
 
-
-@pytest.fixture(autouse=True, scope="module")
-def _plain_kernels():  # type: ignore[no-untyped-def]
-    with pytest.MonkeyPatch.context() as patch:
-        assert plain_twins(patch) > 0
-        yield
+pytestmark = pytest.mark.usefixtures("plain_throughout")
 
 
 def line_of(n: int) -> ServingCore:

@@ -7,7 +7,6 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from oracle_serving import World
 from pacing_worlds import AMPLE, PacedWorld, paced_worlds, record_of
-from plain_kernels import plain_twins
 from serving_worlds import core_of, steps, triples
 
 from blendsim.pacing import Gains
@@ -23,12 +22,7 @@ slow = settings(
 )
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _plain_kernels():  # type: ignore[no-untyped-def]
-    """Plain twins throughout: compiled ones are compared to them in test_pacing_engine.py."""
-    with pytest.MonkeyPatch.context() as patch:
-        assert plain_twins(patch) > 0
-        yield
+pytestmark = pytest.mark.usefixtures("plain_throughout")
 
 
 @slow

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from oracle_serving import World
 from pacing_worlds import AMPLE, PacedWorld, record_of
-from plain_kernels import plain_twins
 from serving_worlds import core_of
 
 from blendsim.pacing import Gains
@@ -14,12 +13,7 @@ from blendsim.serving import batcher, forecast, paced_line, sides
 from blendsim.serving.core import ServingCore
 from blendsim.serving.state import LEFT, RIGHT
 
-
-@pytest.fixture(autouse=True, scope="module")
-def _plain_kernels():  # type: ignore[no-untyped-def]
-    with pytest.MonkeyPatch.context() as patch:
-        assert plain_twins(patch) > 0
-        yield
+pytestmark = pytest.mark.usefixtures("plain_throughout")
 
 
 def started(drawn: PacedWorld, steps: int = 1) -> ServingCore:

@@ -5,7 +5,8 @@ import re
 from pathlib import Path
 
 import pytest
-from report_pages import REPOSITORY, Page, changed, figures_of, measured, page_of, run, runs_in
+from command_line import run
+from report_pages import REPOSITORY, Page, changed, figures_of, measured, page_of, runs_in
 
 from blendsim.report.timeline import ranks
 from blendsim.steplog import StepLog, read_steplog, write_steplog

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from report_pages import Page, changed, figures_of, page_of, run, runs_in
+from command_line import run
+from report_pages import Page, changed, figures_of, page_of, runs_in
 
 from blendsim.report.contrast import Contrast, Side
 from blendsim.report.gist import gist

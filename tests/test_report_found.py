@@ -4,7 +4,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from report_pages import Page, changed, figures_of, measured, page_of, run, runs_in
+from command_line import run
+from report_pages import Page, changed, figures_of, measured, page_of, runs_in
 
 from blendsim.steplog import MEASURED_ROWS, TIMES, StepLog, read_steplog, write_steplog
 

@@ -1,6 +1,5 @@
 """Answers that end before the length they were given, whatever the request does then."""
 
-from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -10,7 +9,6 @@ from hypothesis import strategies as st
 from oracle_serving import SlowCore, World
 from oracle_sglang import RoundWorld
 from pacing_worlds import AMPLE, PacedWorld, paced_worlds, record_of
-from plain_kernels import plain_twins
 from serving_worlds import core_of, some_that_can_end, triples, worlds
 from sglang_worlds import rounds_of
 
@@ -38,13 +36,6 @@ CROWD = World(
     max_running=10,
     predicted_peak=False,
 )
-
-
-@pytest.fixture
-def plain_kernels() -> Iterator[int]:
-    """Every kernel replaced by its plain-Python function; gives how many there are."""
-    with pytest.MonkeyPatch.context() as patch:
-        yield plain_twins(patch)
 
 
 def check_idle_lists(core: ServingCore) -> None:

@@ -6,7 +6,6 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from oracle_serving import World
-from plain_kernels import plain_twins
 from serving_worlds import compare, worlds, worlds_with_knobs
 
 HEADS = [tuple(range(100 * h, 100 * h + 24)) for h in range(3)]
@@ -38,12 +37,6 @@ def test_both_cores_take_the_same_steps(world: World) -> None:
 @given(worlds_with_knobs())
 def test_both_cores_take_the_same_steps_with_vllms_knobs(world: World) -> None:
     assert compare(world) >= max(world.outputs)
-
-
-@pytest.fixture
-def plain_kernels(monkeypatch: pytest.MonkeyPatch) -> int:
-    """Every serving kernel replaced by its plain-Python function; gives how many there are."""
-    return plain_twins(monkeypatch)
 
 
 @settings(

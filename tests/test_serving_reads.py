@@ -5,18 +5,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from pacing_worlds import AMPLE, PacedWorld, record_of
-from plain_kernels import plain_twins
 
 from blendsim.serving import reads
 from blendsim.serving.core import ServingCore
 from blendsim.serving.state import DECODING, RIGHT, WAITING
 
-
-@pytest.fixture(autouse=True, scope="module")
-def _plain_kernels():  # type: ignore[no-untyped-def]
-    with pytest.MonkeyPatch.context() as patch:
-        assert plain_twins(patch) > 0
-        yield
+pytestmark = pytest.mark.usefixtures("plain_throughout")
 
 
 UNKNOWN = AMPLE._replace(visible=(False,) * len(AMPLE.world.prompts))

@@ -6,12 +6,7 @@ from itertools import pairwise
 import pytest
 from hypothesis import given, settings
 from oracle_serving import World
-from serving_worlds import core_of, steps, triples, worlds
-
-
-def prompt(length: int, shared: int = 0, own: int = 100) -> tuple[int, ...]:
-    """A prompt of `length` tokens that begins with `shared` common ones."""
-    return tuple(range(shared)) + (own,) * (length - shared)
+from serving_worlds import core_of, prompt, steps, trail_of, triples, worlds
 
 
 def roomy(
@@ -38,12 +33,7 @@ def total(world: World, *names: str) -> list[int]:
 
 def trail(world: World) -> list[list[tuple[int, int, int]]]:
     """Every step's (request, computed before, tokens)."""
-    core, found = core_of(world), []
-    while not core.is_done:
-        core.step()
-        found.append(triples(core))
-        core.commit()
-    return found
+    return trail_of(core_of(world))
 
 
 def test_first_output_token_comes_with_the_prompt_and_each_further_one_with_a_decode() -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 from oracle_sglang import RoundWorld
-from serving_worlds import steps, triples
+from serving_worlds import prompt, steps, trail_of, triples
 from sglang_worlds import roomy, rounds_of
 
 from blendsim import search
@@ -19,11 +19,6 @@ from blendsim.serving.state import DECODING
 HEAD = tuple(range(40))
 
 
-def prompt(length: int, shared: int = 0, own: int = 100) -> tuple[int, ...]:
-    """A prompt of `length` tokens that begins with `shared` common ones."""
-    return tuple(range(shared)) + (own,) * (length - shared)
-
-
 def others(lengths: list[int], first: int = 100) -> list[tuple[int, ...]]:
     """Prompts of these lengths that share nothing."""
     return [(first + k,) * length for k, length in enumerate(lengths)]
@@ -31,12 +26,7 @@ def others(lengths: list[int], first: int = 100) -> list[tuple[int, ...]]:
 
 def trail(world: RoundWorld) -> list[list[tuple[int, int, int]]]:
     """Every step's (request, computed before, tokens)."""
-    core, found = rounds_of(world), []
-    while not core.is_done:
-        core.step()
-        found.append(triples(core))
-        core.commit()
-    return found
+    return trail_of(rounds_of(world))
 
 
 def entries(world: RoundWorld) -> list[int]:

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from oracle_sglang import RoundWorld
-from plain_kernels import plain_twins
 from sglang_worlds import compare, roomy, round_worlds, rounds_of
 
 from blendsim.serving.state import NONE, WAITING
@@ -43,12 +42,6 @@ def long_prompts(seed: int) -> RoundWorld:
 @given(round_worlds())
 def test_both_cores_take_the_same_rounds(world: RoundWorld) -> None:
     assert compare(world) >= max(world.outputs)
-
-
-@pytest.fixture
-def plain_kernels(monkeypatch: pytest.MonkeyPatch) -> int:
-    """Every serving kernel replaced by its plain-Python function; gives how many there are."""
-    return plain_twins(monkeypatch)
 
 
 @settings(

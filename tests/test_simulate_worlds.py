@@ -4,7 +4,8 @@ import json
 from dataclasses import replace
 
 import numpy as np
-from test_cli_plan import folder, run
+from command_line import run
+from test_cli_plan import folder
 from test_search import mixed_pool
 from typer.testing import CliRunner
 

@@ -1,11 +1,11 @@
 """Oversize requests are refused by name or dropped by count; outputs end at their max_tokens."""
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from test_traces_openai import lines
 
 from blendsim.errors import OversizeError
 from blendsim.request import from_lengths
@@ -59,11 +59,6 @@ def test_skipping_drops_them_and_notes_the_count() -> None:
 def test_nothing_left_is_an_error_even_when_skipping() -> None:
     with pytest.raises(OversizeError, match="all 2 requests are longer"):
         without_oversize(from_lengths([90, 95], [20, 20]), 100, skip=True)
-
-
-def lines(path: Path, *rows: object) -> Path:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return path
 
 
 def test_outputs_beyond_max_tokens_are_cut_and_the_first_is_named(tmp_path: Path) -> None:
