@@ -12,10 +12,11 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from test_traces_openai import lines, request, tokenizer
 
 from blendsim.errors import InputError
 from blendsim.request import Prompts, Workload, from_lengths
-from blendsim.traces import load, load_pool, read_workload, write_workload
+from blendsim.traces import ReadOptions, load, load_pool, read_workload, write_workload
 
 
 @st.composite
@@ -203,3 +204,28 @@ def test_a_guess_is_noted_once_however_often_it_is_stored(tmp_path: Path) -> Non
     write_workload(first, tmp_path / "a.parquet")
     assert load(str(tmp_path / "a.parquet")).notes == first.notes
     assert len(first.notes) == 1
+
+
+def test_another_tokenizer_than_the_saved_ones_is_noted(tmp_path: Path) -> None:
+    own = tokenizer(tmp_path)
+    (other := tmp_path / "other.json").write_bytes(own.read_bytes() + b"\n")
+    batch = lines(tmp_path / "batch.jsonl", request("a", prompt="what is"))
+    notes: dict[tuple[str, str], str] = {}
+    for name, used in {"own": str(own), "bytes": None}.items():
+        saved = tmp_path / f"{name}.parquet"
+        write_workload(load(str(batch), ReadOptions(tokenizer=used)), saved)
+        for named in (own, other):
+            found = load(str(saved), ReadOptions(tokenizer=str(named))).notes
+            notes[name, named.name] = " ".join(note for note in found if "does nothing" in note)
+    assert notes["own", "tokenizer.json"] == ""
+    assert "own.parquet: prompts were saved as another tokenizer's tokens, and --tok" in (
+        notes["own", "other.json"]
+    )
+    for named in ("tokenizer.json", "other.json"):
+        assert "bytes.parquet: prompts were saved as bytes, and --tok" in notes["bytes", named]
+
+
+def test_a_tokenizer_is_not_asked_of_a_pool_without_texts(tmp_path: Path) -> None:
+    write_workload(from_lengths([3], [4]), tmp_path / "w.parquet")
+    read = load(str(tmp_path / "w.parquet"), ReadOptions(tokenizer=str(tmp_path / "none")))
+    assert not read.notes

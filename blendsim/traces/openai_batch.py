@@ -18,7 +18,7 @@ from blendsim.traces.counts import require_rows, shown, whole
 from blendsim.traces.jsonl import line_of, objects, require_new
 from blendsim.traces.prompt_forms import Content, content
 from blendsim.traces.seam import Head, ReadOptions, Told, silent, source_name
-from blendsim.traces.tokens import Encoder, encoder
+from blendsim.traces.tokens import GIVEN, Encoder, encoder
 
 _CHUNK = 512  # texts between two words about how far it is
 _LIMITS = ("max_completion_tokens", "max_tokens", "max_output_tokens")
@@ -173,7 +173,7 @@ def _prompts(
             "remove the row"
         )
     # NOTE: ids in the file are some model's own; with the fallback they are no bytes.
-    names = (space,) if is_model or not any(is_given) else (space, "tokens:given")
+    names = (space,) if is_model or not any(is_given) else (space, GIVEN)
     prompts = Prompts(
         offsets=np.concatenate(([0], np.cumsum(lengths))).astype(np.int64),
         units=np.concatenate(lists),

@@ -4,6 +4,7 @@ in the metadata. The same workload gives the same bytes.
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,6 +18,7 @@ from blendsim.soundness import are_texts, is_whole
 from blendsim.steplog import read_table, require_columns, write_parquet
 from blendsim.traces.counts import MOST_TOKENS, are_wrong, compact, fault, require_rows, shown
 from blendsim.traces.seam import Head, ReadOptions, Told, silent
+from blendsim.traces.tokens import made_otherwise
 
 SCHEMA_VERSION = 1
 _MAGIC = b"PAR1"
@@ -44,8 +46,20 @@ class WorkloadFormat:
         return head.line.startswith(_MAGIC)
 
     def read(self, path: Path, options: ReadOptions, told: Told = silent) -> Workload:
-        """What `write_workload` wrote."""
-        return read_workload(path)
+        """What `write_workload` wrote; a note where its prompts are other tokens than those of the
+        tokenizer named, which does nothing here any more.
+        """
+        workload, tokenizer = read_workload(path), options.tokenizer
+        if tokenizer is None:
+            return workload
+        made = made_otherwise(workload.prompts.space_names, tokenizer)
+        if made is None:
+            return workload
+        told = (
+            f"{path}: prompts were saved as {made}, and --tokenizer {tokenizer} does nothing with "
+            "them; save the trace again with it"
+        )
+        return replace(workload, notes=(*workload.notes, told))
 
 
 WORKLOAD = WorkloadFormat()
