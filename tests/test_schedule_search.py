@@ -234,7 +234,9 @@ def test_progress_says_what_is_best_so_far(workload: Workload) -> None:
     said: list[str] = []
     find(workload, Settings(), Effort(evaluations=20), said.append)
     told = [line for line in said if " evaluations, best " in line]
-    assert all(re.fullmatch(r"\d+ evaluations, best [\d,.]+ s: .* the best policy", t) for t in told)
+    assert all(
+        re.fullmatch(r"\d+ evaluations, best [\d,.]+ s: .* the best policy", t) for t in told
+    )
     counts = [int(line.split()[0]) for line in told]
     assert len(counts) > 1
     assert counts == sorted(set(counts))
