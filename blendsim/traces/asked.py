@@ -78,7 +78,8 @@ class BatchFile:
     @property
     def digests(self) -> dict[str, str]:
         """What each request asks for, by its id; those that are refused last."""
-        return {each.custom_id: each.digest for each in (*self.asked, *self.refused)}
+        answered = {each.custom_id: each.digest for each in self.asked}
+        return answered | {each.custom_id: each.digest for each in self.refused}
 
     def signed(self, model: str) -> "BatchFile":
         """The same with answers that call their model so, whatever was asked for."""

@@ -4,12 +4,14 @@ With a model's directory as the tokenizer the tokens are the model's own, its ch
 included. Otherwise they are near them; what requests share, they share either way.
 """
 
+from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from blendsim.errors import InputError
 from blendsim.request import Ints, Prompts, Workload
@@ -147,25 +149,16 @@ def _prompts(
     requests: Sequence[BatchRequest], encode: Encoder, path: Path, told: Told
 ) -> tuple[Prompts, Ints]:
     """Encoded texts and given token ids as one set of prompts, in file order."""
-    lists = [np.asarray(request.prompt.tokens or (), np.int32) for request in requests]
     is_given = [request.prompt.tokens is not None for request in requests]
     of_none = encode.encode([])
     space, is_model = of_none.space, of_none.is_model
-    done, total = 0, len(requests) - sum(is_given)
-    for has_special in (False, True):
-        rows = [
-            row
-            for row, request in enumerate(requests)
-            if not is_given[row] and request.prompt.has_special == has_special
-        ]
-        for start in range(0, len(rows), _CHUNK):
-            told(f"making tokens of the prompts of {path}", done / total)
-            some = rows[start : start + _CHUNK]
-            tokens = encode.encode([requests[row].prompt.text for row in some], has_special)
-            for row, ids in zip(some, tokens.lists, strict=True):
-                lists[row] = ids
-            done += len(some)
-    lengths = np.array([len(ids) for ids in lists], np.int64)
+    units = array("i")  # grows in place: a pool's tokens fill memory once, not twice
+    lengths = np.zeros(len(requests), np.int64)
+    for start in range(0, len(requests), _CHUNK):
+        told(f"making tokens of the prompts of {path}", start / len(requests))
+        lists = _lists(requests[start : start + _CHUNK], encode)
+        lengths[start : start + len(lists)] = [len(ids) for ids in lists]
+        units.frombytes(np.concatenate(lists).astype(np.int32, copy=False).tobytes())
     if not lengths.all():
         row = int(np.flatnonzero(lengths == 0)[0])
         raise InputError(
@@ -176,12 +169,28 @@ def _prompts(
     names = (space,) if is_model or not any(is_given) else (space, GIVEN)
     prompts = Prompts(
         offsets=np.concatenate(([0], np.cumsum(lengths))).astype(np.int64),
-        units=np.concatenate(lists),
+        units=np.frombuffer(units, np.int32),
         space=np.array([len(names) - 1 if given else 0 for given in is_given], np.int32),
         unit_tokens=np.ones(len(names), np.int32),
         space_names=names,
     )
     return prompts, lengths
+
+
+def _lists(requests: Sequence[BatchRequest], encode: Encoder) -> list[NDArray[np.int32]]:
+    """Token ids of each request."""
+    lists = [np.asarray(request.prompt.tokens or (), np.int32) for request in requests]
+    for has_special in (False, True):
+        rows = [
+            row
+            for row, request in enumerate(requests)
+            if request.prompt.tokens is None and request.prompt.has_special == has_special
+        ]
+        if rows:
+            texts = [requests[row].prompt.text for row in rows]
+            for row, ids in zip(rows, encode.encode(texts, has_special).lists, strict=True):
+                lists[row] = ids
+    return lists
 
 
 def _notes(

@@ -60,11 +60,11 @@ class WorkloadFormat:
         made = made_otherwise(workload.prompts.space_names, tokenizer)
         if made is None:
             return workload
-        told = (
+        note = (
             f"{path}: prompts were saved as {made}, and --tokenizer {tokenizer} does nothing with "
             "them; save the trace again with it"
         )
-        return replace(workload, notes=(*workload.notes, told))
+        return replace(workload, notes=(*workload.notes, note))
 
 
 WORKLOAD = WorkloadFormat()
