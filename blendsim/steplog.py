@@ -6,10 +6,11 @@ Because both write this table, checking the performance model is subtracting two
 import json
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -174,22 +175,37 @@ def require_columns(table: pa.Table, schema: pa.Schema, path: Path) -> None:
             )
 
 
-def read_table(
-    path: Path, schema: str, version: int, columns: Sequence[str] | None = None
-) -> tuple[pa.Table, dict[str, Any]]:
-    """A Parquet table of ours, or these `columns` of it, and its metadata, or InputError if it is
-    another file or of an unknown version.
-    """
-    if os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path)):
-        raise InputError(f"{path}: is a pipe or device, read more than once; save it as a file")
+class TableFile(NamedTuple):
+    """A Parquet file of ours, opened: its columns can be read at once or piece by piece."""
+
+    path: Path
+    schema: str
+    file: pq.ParquetFile
+    names: tuple[str, ...]  # of its columns, each once
+    meta: dict[str, Any]
+
+    def read(self, columns: Sequence[str] | None = None) -> pa.Table:
+        """All columns, or these; InputError for damaged ones."""
+        with _readable(self.path, self.schema):
+            table = self.file.read(columns, use_threads=False)
+            table.validate(full=True)  # texts are UTF-8, lists end where they say
+            return table
+
+    def pieces(self, column: str) -> Iterator[pa.Array]:
+        """A column part by part, each let go of before the next: lists take several times their
+        size while Arrow reads them.
+        """
+        for group in range(self.file.num_row_groups):
+            with _readable(self.path, self.schema):
+                table = self.file.read_row_group(group, [column], use_threads=False)
+                table.validate(full=True)
+            yield from (piece for piece in table[column].chunks if len(piece))
+
+
+@contextmanager
+def _readable(path: Path, schema: str) -> Iterator[None]:
     try:
-        # NOTE: read by us, not by Arrow, which takes a directory for a table in parts and wants
-        # names in UTF-8. And on no thread of Arrow's, as `pq.read_table` is even without
-        # use_threads: one that still lets go of the bytes when the interpreter ends aborts it.
-        file = pq.ParquetFile(pa.BufferReader(path.read_bytes()), pre_buffer=False)
-        table = file.read(columns, use_threads=False)
-        table.validate(full=True)  # texts are UTF-8, lists end where they say
-        names = Counter(map(str, table.column_names))  # and so are these
+        yield
     except FileNotFoundError as error:
         raise InputError(f"{path}: no such file; check the path") from error
     except IsADirectoryError as error:
@@ -198,10 +214,32 @@ def read_table(
         raise InputError(
             f"{path}: not a Parquet file blendsim can read; give a {schema} file"
         ) from error
+
+
+def read_table(
+    path: Path, schema: str, version: int, columns: Sequence[str] | None = None
+) -> tuple[pa.Table, dict[str, Any]]:
+    """A Parquet table of ours, or these `columns` of it, and its metadata, or InputError if it is
+    another file or of an unknown version.
+    """
+    file = open_table(path, schema, version)
+    return file.read(columns), file.meta
+
+
+def open_table(path: Path, schema: str, version: int) -> TableFile:
+    """The same with its columns still to be read."""
+    if os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path)):
+        raise InputError(f"{path}: is a pipe or device, read more than once; save it as a file")
+    with _readable(path, schema):
+        # NOTE: read by us, not by Arrow, which takes a directory for a table in parts and wants
+        # names in UTF-8. And on no thread of Arrow's, as `pq.read_table` is even without
+        # use_threads: one that still lets go of the bytes when the interpreter ends aborts it.
+        file = pq.ParquetFile(pa.BufferReader(path.read_bytes()), pre_buffer=False)
+        names = Counter(map(str, file.schema_arrow.names))  # they are UTF-8, too
     for name, times in names.items():
         if times > 1:
             raise InputError(f"{path}: has {times} columns {name!r}; write it with blendsim again")
-    raw = (table.schema.metadata or {}).get(b"blendsim", b"{}")
+    raw = (file.schema_arrow.metadata or {}).get(b"blendsim", b"{}")
     try:
         meta = dict(json.loads(raw))
     except (ValueError, TypeError, RecursionError) as error:
@@ -218,4 +256,4 @@ def read_table(
             f"{path}: {schema} schema version {meta.get('version')}, "
             f"this blendsim reads {version}; upgrade"
         )
-    return table, meta
+    return TableFile(path, schema, file, tuple(names), meta)

@@ -78,12 +78,24 @@ def test_going_on_refuses_them_again_and_answers_them_once_mended(
 def test_what_another_engine_answered_stays(model: Path, folder: Path) -> None:
     write_lines(folder / "batch.jsonl", [line_of(2)])
     assert run(model).exit_code == 0
+    row = json.loads((folder / "out.jsonl").read_text())
+    write_lines(folder / "out.jsonl", [row | {"id": "batch_req_theirs"}])
     kept = (folder / "out.jsonl").read_bytes()
     write_lines(folder / "batch.jsonl", [SHAPED])
     done = run(model, "--resume")
     assert done.exit_code == 0, done.output
     assert "answers to 1 of 1 requests, 1 of them before" in done.stdout
     assert (folder / "out.jsonl").read_bytes() == kept
+
+
+def test_an_answer_of_ours_to_another_request_is_not_kept(model: Path, folder: Path) -> None:
+    write_lines(folder / "batch.jsonl", [line_of(2)])
+    assert run(model).exit_code == 0
+    kept = (folder / "out.jsonl").read_bytes()
+    for changed in (SHAPED, line_of(2, messages=[{"role": "user", "content": "else"}])):
+        write_lines(folder / "batch.jsonl", [changed])
+        assert "'request-2' asks for something else" in complaint(model, "--resume")
+        assert (folder / "out.jsonl").read_bytes() == kept
 
 
 def test_a_break_keeps_their_lines(

@@ -98,7 +98,7 @@ def test_a_full_disk_is_the_machines() -> None:
 
 @pytest.mark.skipif(not FULL.exists(), reason="this system has no full device")
 def test_so_is_one_that_answers_go_to(tmp_path: Path) -> None:
-    results = ResultsFile.open(tmp_path / "out.jsonl", ["a"])
+    results = ResultsFile.open(tmp_path / "out.jsonl", {"a": ""})
     with FULL.open("ab", buffering=0) as device:
         os.dup2(device.fileno(), results._file.fileno())
     with pytest.raises(InputError, match="make room and go on with --resume") as raised:

@@ -1,5 +1,6 @@
 """Searching a schedule: never behind a fixed policy, honest about lengths, repeatable."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -232,7 +233,13 @@ def test_other_clusters_and_engines_are_searched_too(
 def test_progress_says_what_is_best_so_far(workload: Workload) -> None:
     said: list[str] = []
     find(workload, Settings(), Effort(evaluations=20), said.append)
-    assert any(line.startswith("20 evaluations, best ") and "policy" in line for line in said)
+    told = [line for line in said if " evaluations, best " in line]
+    assert all(
+        re.fullmatch(r"\d+ evaluations, best [\d,.]+ s: .* the best policy", t) for t in told
+    )
+    counts = [int(line.split()[0]) for line in told]
+    assert len(counts) > 1
+    assert counts == sorted(set(counts))
 
 
 def test_effort_that_is_none_is_refused() -> None:

@@ -13,12 +13,12 @@ from blendsim.errors import InputError
 from blendsim.traces import ReadOptions, load
 from blendsim.traces import results_file as module
 from blendsim.traces.answers import Reply, answer_line, error_line
-from blendsim.traces.asked import Asked, Kind, read_batch
+from blendsim.traces.asked import Asked, BatchFile, Kind, read_batch
 from blendsim.traces.results import read_results
 from blendsim.traces.results_file import ResultsFile
 
 NASTY = 'Zwölf "🙂"\u2028\n\r\x00\ud800 end'
-IDS = ("a", "b", "c", "d")
+IDS = dict.fromkeys("abcd", "")  # no digests
 
 
 def answer(custom_id: str, tokens: int = 3, kind: Kind = Kind.CHAT, is_cut: bool = False) -> str:
@@ -310,13 +310,53 @@ def test_a_batch_is_read_answered_and_gone_on_with(tmp_path: Path) -> None:
     rows = [request(name, messages=[{"role": "user", "content": "what"}]) for name in IDS]
     tokenizer(tmp_path)
     batch = read_batch(lines(tmp_path / "batch.jsonl", *rows), tmp_path)
-    ids = [one.custom_id for one in batch.asked]
-    with ResultsFile.open(tmp_path / "r", ids) as results:
+    with ResultsFile.open(tmp_path / "r", batch.digests) as results:
         for one in batch.asked[:2]:
             results.write(answer_line(one, Reply("is", False, 1, 1), 0))
-    with ResultsFile.open(tmp_path / "r", ids, resume=True) as results:
+    with ResultsFile.open(tmp_path / "r", batch.digests, resume=True) as results:
         left = [one for one in batch.asked if one.custom_id not in results.done]
         for one in left:
             results.write(answer_line(one, Reply("is", False, 1, 1), 0))
     assert [one.custom_id for one in left] == ["c", "d"]
     assert list(read_results(tmp_path / "r").lengths) == list(IDS)
+
+
+def prompted(folder: Path, text: str, **body: Any) -> BatchFile:
+    tokenizer(folder)
+    row = request("a", messages=[{"role": "user", "content": text}], **body)
+    return read_batch(lines(folder / "batch.jsonl", row), folder)
+
+
+@pytest.mark.parametrize("body", [{"seed": 3}, {"max_tokens": 9}, {"response_format": "x"}])
+def test_an_answer_to_another_request_of_the_same_id_is_not_taken(
+    body: dict[str, Any], tmp_path: Path
+) -> None:
+    before = prompted(tmp_path, "what")
+    line = answer_line(before.asked[0], Reply("is", False, 1, 1), 0)
+    written(tmp_path / "r", line)
+    others = [prompted(tmp_path, "when"), prompted(tmp_path, "what", **body)]
+    for other in others:
+        message = "r, line 1, column 'custom_id': 'a' asks for something else in the batch now"
+        with pytest.raises(InputError, match=message):
+            ResultsFile.open(tmp_path / "r", other.digests, resume=True)
+        assert (tmp_path / "r").read_text() == text(line)
+
+
+def test_what_no_answer_hangs_on_may_change(tmp_path: Path) -> None:
+    line = answer_line(prompted(tmp_path, "what").asked[0], Reply("is", False, 1, 1), 0)
+    written(tmp_path / "r", line)
+    same = prompted(tmp_path, "what", user="u", metadata={"k": "v"}, model="m", seed=None)
+    with ResultsFile.open(tmp_path / "r", same.digests, resume=True) as results:
+        assert results.done == {"a": 1}
+
+
+@pytest.mark.parametrize(("name", "value"), [("id", "batch_1"), ("request_id", None)])
+def test_answers_that_do_not_tell_what_they_answer_are_taken(
+    name: str, value: str | None, tmp_path: Path
+) -> None:
+    line = answer_line(prompted(tmp_path, "what").asked[0], Reply("is", False, 1, 1), 0)
+    row = json.loads(line)
+    (row if name == "id" else row["response"])[name] = value
+    (tmp_path / "r").write_text(text(json.dumps(row)))
+    with ResultsFile.open(tmp_path / "r", prompted(tmp_path, "when").digests, resume=True) as rest:
+        assert rest.done == {"a": 1}

@@ -209,15 +209,16 @@ def test_the_others_are_read_and_keep_their_order(kind: str, tmp_path: Path) -> 
     rows = (chat() | {"custom_id": "z"}, row, chat() | {"custom_id": "a"})
     batch = read_some(tmp_path, *rows)
     assert batch.workload.ids.tolist() == [each.custom_id for each in batch.asked] == ["z", "a"]
-    ((line, custom_id, why),) = batch.refused
-    assert (line, custom_id, batch.ids, len(batch)) == (2, row["custom_id"], ["z", "a", "b"], 3)
+    ((line, custom_id, why, _),) = batch.refused
+    assert (line, custom_id, len(batch)) == (2, row["custom_id"], 3)
+    assert list(batch.digests) == ["z", "a", "b"]
     assert re.match(rf"line 2, column '{message}", why)
 
 
 def test_a_batch_of_nothing_that_can_be_answered_is_a_batch(tmp_path: Path) -> None:
     batch = read_some(tmp_path, chat(tools=[1]), chat(n=2) | {"custom_id": "a"})
     batch.workload.check()
-    assert (len(batch.workload), batch.asked, batch.ids) == (0, (), ["b", "a"])
+    assert (len(batch.workload), batch.asked, list(batch.digests)) == (0, (), ["b", "a"])
     assert [line for line, *_ in batch.refused] == [1, 2]
 
 

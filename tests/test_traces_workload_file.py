@@ -1,6 +1,8 @@
 """Our Parquet workload: what is written is read, and what a hand has broken is refused."""
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import fields, replace
 from pathlib import Path
@@ -12,10 +14,11 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from test_traces_openai import lines, request, tokenizer
 
 from blendsim.errors import InputError
 from blendsim.request import Prompts, Workload, from_lengths
-from blendsim.traces import load, load_pool, read_workload, write_workload
+from blendsim.traces import ReadOptions, load, load_pool, read_workload, write_workload
 
 
 @st.composite
@@ -203,3 +206,51 @@ def test_a_guess_is_noted_once_however_often_it_is_stored(tmp_path: Path) -> Non
     write_workload(first, tmp_path / "a.parquet")
     assert load(str(tmp_path / "a.parquet")).notes == first.notes
     assert len(first.notes) == 1
+
+
+def test_another_tokenizer_than_the_saved_ones_is_noted(tmp_path: Path) -> None:
+    own = tokenizer(tmp_path)
+    (other := tmp_path / "other.json").write_bytes(own.read_bytes() + b"\n")
+    batch = lines(tmp_path / "batch.jsonl", request("a", prompt="what is"))
+    notes: dict[tuple[str, str], str] = {}
+    for name, used in {"own": str(own), "bytes": None}.items():
+        saved = tmp_path / f"{name}.parquet"
+        write_workload(load(str(batch), ReadOptions(tokenizer=used)), saved)
+        for named in (own, other):
+            found = load(str(saved), ReadOptions(tokenizer=str(named))).notes
+            notes[name, named.name] = " ".join(note for note in found if "does nothing" in note)
+    assert notes["own", "tokenizer.json"] == ""
+    assert (
+        "own.parquet: prompts were saved as another tokenizer's tokens, and --tok"
+        in (notes["own", "other.json"])
+    )
+    for named in ("tokenizer.json", "other.json"):
+        assert "bytes.parquet: prompts were saved as bytes, and --tok" in notes["bytes", named]
+
+
+def test_a_tokenizer_is_not_asked_of_a_pool_without_texts(tmp_path: Path) -> None:
+    write_workload(from_lengths([3], [4]), tmp_path / "w.parquet")
+    read = load(str(tmp_path / "w.parquet"), ReadOptions(tokenizer=str(tmp_path / "none")))
+    assert not read.notes
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is told by Linux")
+def test_reading_takes_little_more_memory_than_what_is_read(tmp_path: Path) -> None:
+    """A pool of 400,000 prompts has a gigabyte of tokens, and Arrow took four to read it."""
+    n, each = 1 << 15, 640
+    units = np.random.default_rng(0).integers(0, 100_000, n * each).astype(np.int32)
+    offsets = np.arange(0, n * each + 1, each)
+    prompts = Prompts(offsets, units, np.zeros(n, np.int32), np.ones(1, np.int32), ("t",))
+    lengths = np.full(n, each)
+    write_workload(from_lengths(lengths, lengths, prompts=prompts), tmp_path / "w.parquet")
+    code = (
+        "import sys; from pathlib import Path; from blendsim.traces import read_workload\n"
+        "status = Path('/proc/self/status').read_text\n"
+        "most = lambda: int(status().split('VmHWM:')[1].split()[0])\n"
+        "before = most(); read_workload(Path(sys.argv[1])); print(1024 * (most() - before))"
+    )
+    table = pq.read_table(tmp_path / "w.parquet")
+    pq.write_table(table, tmp_path / "groups.parquet", row_group_size=n // 16)  # as in a large pool
+    command = [sys.executable, "-c", code, str(tmp_path / "groups.parquet")]
+    taken = int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    assert taken < 3 * units.nbytes

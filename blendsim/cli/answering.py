@@ -156,7 +156,7 @@ def answer_batch(files: Files, found: Answerer, say: Say) -> dict[str, Any]:
         tell(_refused_told(file, len(file.refused), file.refused[0].why))
     stages: list[Stage] = []
     with ExitStack() as stack:
-        opened = ResultsFile.open(files.output, file.ids, resume=files.resume)
+        opened = ResultsFile.open(files.output, file.digests, resume=files.resume)
         course = Course(file, stack.enter_context(opened), say)
         stack.enter_context(_told_if_broken(course, files.output))
         if course.left.any():

@@ -26,6 +26,7 @@ from blendsim.search.problem import (
 )
 from blendsim.search.race import Run, best_of, race
 from blendsim.search.space import Point, Schedule, Space, axes_of, plain
+from blendsim.search.standing import Standing
 from blendsim.search.sweep import Sensitivity, missed, sweep, sweep_samples
 from blendsim.search.trial import Trial, block_size, find_bounds, find_engine, find_facts, run_trial
 from blendsim.settings import Settings
@@ -152,9 +153,11 @@ def search_prepared(
     if effort.budget_seconds is not None:
         end = (began if start is None else start) + effort.budget_seconds
 
+    standing = Standing(space.fixed(), progress)
+
     def told(runs: Sequence[Run]) -> None:
         stop.keep()
-        progress(_standing(space, runs))
+        standing.tell(runs)
 
     runs = race(
         space,
@@ -217,12 +220,6 @@ def _confirmed(best: Run, runs: Sequence[Run], fresh: Sequence[Ints], evaluator:
 def _best_fixed(space: Space, runs: Sequence[Run]) -> Run:
     fixed = set(space.fixed())
     return best_of([run for run in runs if run.heat.point in fixed])
-
-
-def _standing(space: Space, runs: Sequence[Run]) -> str:
-    best = best_of(runs)
-    values = ", ".join(f"{name} {value}" for name, value in unusual(space, best.heat.point).items())
-    return f"{len(runs)} evaluations, best {best.seconds:,.1f} s: {values}"
 
 
 def unusual(space: Space, point: Point) -> dict[str, str]:

@@ -22,7 +22,8 @@ class Reply(NamedTuple):
 def answer_line(asked: Asked, reply: Reply, created: int) -> str:
     """The results line of a request that was answered, at `created` seconds since 1970."""
     bodies = {Kind.CHAT: _chat, Kind.TEXT: _text, Kind.RESPONSE: _response}
-    return _line(asked.custom_id, 200, bodies[asked.kind](asked, reply, created))
+    body = bodies[asked.kind](asked, reply, created)
+    return _line(asked.custom_id, 200, body, digest=asked.digest)
 
 
 def error_line(custom_id: str, message: str) -> str:
@@ -34,11 +35,24 @@ def error_line(custom_id: str, message: str) -> str:
     return _line(custom_id, 400, {"error": error}, beside)
 
 
+def digest_answered(row: dict[str, Any]) -> str | None:
+    """What the request asked for that one of our result lines answers, as `Asked.digest` has it;
+    None where it does not tell: in lines that others wrote, or we before we told.
+    """
+    key, told = _key(row["custom_id"]), row["response"].get("request_id")
+    is_ours = row.get("id") == f"batch_req_{key}" and isinstance(told, str)
+    return told.removeprefix("req_") if is_ours and told != f"req_{key}" else None
+
+
 def _line(
-    custom_id: str, status: int, body: dict[str, Any], error: dict[str, Any] | None = None
+    custom_id: str,
+    status: int,
+    body: dict[str, Any],
+    error: dict[str, Any] | None = None,
+    digest: str = "",
 ) -> str:
     key = _key(custom_id)
-    response = {"status_code": status, "request_id": f"req_{key}", "body": body}
+    response = {"status_code": status, "request_id": f"req_{digest or key}", "body": body}
     row = {"id": f"batch_req_{key}", "custom_id": custom_id, "response": response, "error": error}
     return json.dumps(row)
 

@@ -5,15 +5,17 @@ we cannot do is refused, with the reason, and the others are read: an answer to 
 worse than none.
 """
 
+import hashlib
+import json
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from blendsim.errors import InputError
 from blendsim.request import Workload, from_lengths
-from blendsim.traces.body_settings import require_doable
+from blendsim.traces.body_settings import IDLE, require_doable
 from blendsim.traces.chat import Chat, chat_of
 from blendsim.traces.counts import shown
 from blendsim.traces.encoded import Encoded
@@ -48,6 +50,8 @@ class Asked:
     seed: int | None = None  # of 64 bits
     stop: tuple[str, ...] = ()  # at most MOST_STOPS, none empty
     limit: int = 0  # tokens of the answer at most; 0 = none given
+    #: Of all that its answer hangs on (`digest_of`); "" = not told.
+    digest: str = field(default="", compare=False)
 
 
 class _Line(NamedTuple):
@@ -64,6 +68,7 @@ class Refusal(NamedTuple):
     line: int  # of the file, from 1
     custom_id: str
     why: str  # begins with the line and names its column
+    digest: str = ""  # as `Asked` has it
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -79,10 +84,10 @@ class BatchFile:
         return len(self.asked) + len(self.refused)
 
     @property
-    def ids(self) -> list[str]:
-        """Of all requests, those that are refused last."""
-        answered = [each.custom_id for each in self.asked]
-        return answered + [each.custom_id for each in self.refused]
+    def digests(self) -> dict[str, str]:
+        """What each request asks for, by its id; those that are refused last."""
+        answered = {each.custom_id: each.digest for each in self.asked}
+        return answered | {each.custom_id: each.digest for each in self.refused}
 
     def signed(self, model: str) -> "BatchFile":
         """The same with answers that call their model so, whatever was asked for."""
@@ -127,12 +132,13 @@ def read_batch(
         if done:
             say(f"{done * 10 // n * 10} % of {n:,} prompts made into tokens")
 
-    encode.make((line.request.prompt for line, _ in read), heard)
+    prompts = [line.request.prompt for line, _ in read]
+    encode.make(prompts, heard)
     kept = []
-    for line, asked in read:
-        if not len(encode.of(line.request.prompt)):
+    for (line, asked), tokens in zip(read, encode.of(prompts), strict=True):
+        if not len(tokens):
             why = f"{line.where}: the tokenizer makes no tokens of the prompt; remove the row"
-            refused.append(_refusal(path, line.where, asked.custom_id, why))
+            refused.append(_refusal(path, line.where, asked.custom_id, why, asked.digest))
         else:
             kept.append((line.request, asked))
     if is_strict:
@@ -158,11 +164,12 @@ def _read_lines(
             )
         require_new(custom_id, first, f"{where}, column 'custom_id'")
         first[custom_id] = line_of(where)
+        digest = digest_of(row)
         try:
             line = _Line(where, row, request_of(row, chat, where))
-            read.append((line, _asked(line, vocab)))
+            read.append((line, _asked(line, vocab, digest)))
         except InputError as error:
-            refused.append(_refusal(path, where, custom_id, str(error)))
+            refused.append(_refusal(path, where, custom_id, str(error), digest))
     return read, refused
 
 
@@ -171,8 +178,20 @@ def _require_none(path: Path, refused: list[Refusal]) -> None:
         raise InputError(f"{path}, {refused[0].why}")
 
 
-def _refusal(path: Path, where: str, custom_id: str, why: str) -> Refusal:
-    return Refusal(int(line_of(where)), custom_id, why.removeprefix(f"{path}, "))
+def _refusal(path: Path, where: str, custom_id: str, why: str, digest: str) -> Refusal:
+    return Refusal(int(line_of(where)), custom_id, why.removeprefix(f"{path}, "), digest)
+
+
+def digest_of(row: dict[str, Any]) -> str:
+    """24 hex digits of a line's id, url and the settings of its body that its answer hangs on: of
+    the prompt as it is given, since what a chat template writes of it may differ from day to day.
+    """
+    body = row.get("body")
+    if isinstance(body, dict):
+        apart = IDLE | {"model"}  # the model is --model's, whatever the request calls it
+        body = {k: v for k, v in body.items() if v is not None and k not in apart}
+    told = json.dumps([row.get("custom_id"), row.get("url"), body], sort_keys=True)
+    return hashlib.sha256(told.encode()).hexdigest()[:24]
 
 
 def _require_known(tokens: list[int], vocab: int | None, where: str) -> None:
@@ -184,7 +203,7 @@ def _require_known(tokens: list[int], vocab: int | None, where: str) -> None:
         )
 
 
-def _asked(line: _Line, vocab: int | None) -> Asked:
+def _asked(line: _Line, vocab: int | None, digest: str) -> Asked:
     body, where = line.row["body"], line.where
     for name, value in body.items():
         if value is not None:
@@ -206,6 +225,7 @@ def _asked(line: _Line, vocab: int | None) -> Asked:
         seed=_seed(body.get("seed"), where),
         stop=_stop(body.get("stop"), where),
         limit=line.request.limit,
+        digest=digest,
     )
 
 

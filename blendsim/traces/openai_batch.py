@@ -4,6 +4,7 @@ With a model's directory as the tokenizer the tokens are the model's own, its ch
 included. Otherwise they are near them; what requests share, they share either way.
 """
 
+from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,11 +16,11 @@ from blendsim.errors import InputError
 from blendsim.request import Ints, Prompts, Workload
 from blendsim.traces.chat import Chat, chat_of
 from blendsim.traces.counts import require_rows, shown, whole
-from blendsim.traces.encoded import Encoded
+from blendsim.traces.encoded import CHUNK, Encoded
 from blendsim.traces.jsonl import line_of, objects, require_new
 from blendsim.traces.prompt_forms import Content, content
 from blendsim.traces.seam import Head, ReadOptions, Told, silent, source_name
-from blendsim.traces.tokens import encoder
+from blendsim.traces.tokens import GIVEN, encoder
 
 _LIMITS = ("max_completion_tokens", "max_tokens", "max_output_tokens")
 
@@ -73,9 +74,7 @@ def workload_of(
 ) -> Workload:
     """The requests with their prompts as tokens; those that are not made yet are."""
     require_rows(len(requests), path)
-    what = f"making tokens of the prompts of {path}"
-    encode.make((r.prompt for r in requests), lambda done, n: told(what, done / n))
-    prompts, prompt_len = _prompts(requests, encode, path)
+    prompts, prompt_len = _prompts(requests, encode, path, told)
     n = len(requests)
     output_len = np.array([request.output for request in requests], np.int64)
     return Workload(
@@ -131,11 +130,18 @@ def limit_of(body: dict[str, Any], where: str, root: str) -> int:
     return 0
 
 
-def _prompts(requests: Sequence[BatchRequest], encode: Encoded, path: Path) -> tuple[Prompts, Ints]:
+def _prompts(
+    requests: Sequence[BatchRequest], encode: Encoded, path: Path, told: Told
+) -> tuple[Prompts, Ints]:
     """The requests' tokens as one set of prompts, in file order."""
-    lists = [encode.of(request.prompt) for request in requests]
     is_given = [request.prompt.tokens is not None for request in requests]
-    lengths = np.array([len(ids) for ids in lists], np.int64)
+    units = array("i")  # grows in place: a pool's tokens fill memory once, not twice
+    lengths = np.zeros(len(requests), np.int64)
+    for start in range(0, len(requests), CHUNK):
+        told(f"making tokens of the prompts of {path}", start / len(requests))
+        lists = encode.of([request.prompt for request in requests[start : start + CHUNK]])
+        lengths[start : start + len(lists)] = [len(ids) for ids in lists]
+        units.frombytes(np.concatenate(lists).tobytes())
     if not lengths.all():
         row = int(np.flatnonzero(lengths == 0)[0])
         raise InputError(
@@ -144,10 +150,10 @@ def _prompts(requests: Sequence[BatchRequest], encode: Encoded, path: Path) -> t
         )
     # NOTE: ids in the file are some model's own; with the fallback they are no bytes.
     is_one = encode.is_model or not any(is_given)
-    names = (encode.space,) if is_one else (encode.space, "tokens:given")
+    names = (encode.space,) if is_one else (encode.space, GIVEN)
     prompts = Prompts(
         offsets=np.concatenate(([0], np.cumsum(lengths))).astype(np.int64),
-        units=np.concatenate(lists),
+        units=np.frombuffer(units, np.int32),
         space=np.array([len(names) - 1 if given else 0 for given in is_given], np.int32),
         unit_tokens=np.ones(len(names), np.int32),
         space_names=names,

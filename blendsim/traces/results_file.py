@@ -7,14 +7,15 @@ a break left of one is cut off when the run goes on.
 
 import fcntl
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from io import FileIO
 from pathlib import Path
 from types import TracebackType
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 from blendsim.errors import InputError
 from blendsim.files import replacing, require_place
+from blendsim.traces.answers import digest_answered
 from blendsim.traces.counts import shown
 from blendsim.traces.jsonl import json_object
 from blendsim.traces.results import result
@@ -31,9 +32,10 @@ class ResultsFile:
         self._file = file
 
     @classmethod
-    def open(cls, path: Path, ids: Collection[str], *, resume: bool = False) -> Self:
-        """The results of the batch with these ids: a new file, or with `resume` one that is there
-        (or not yet), without its failed requests and without half a line at its end.
+    def open(cls, path: Path, digests: Mapping[str, str], *, resume: bool = False) -> Self:
+        """The results of the batch whose requests ask for this by id (`Asked.digest`): a new file,
+        or with `resume` one that is there (or not yet), without its failed requests and without
+        half a line at its end. InputError where an answer is to another request of the same id.
         """
         path = Path(os.path.realpath(path))
         require_place(path)
@@ -45,7 +47,7 @@ class ResultsFile:
                     raise InputError(
                         f"{path}: holds something already; give --resume to go on, or another -o"
                     )
-                found = _found(path, frozenset(ids))
+                found = _found(path, digests)
                 done = found.done
                 file = _mended(path, file, found)
         except BaseException:
@@ -134,8 +136,8 @@ def _append(file: FileIO, data: bytes, path: Path) -> None:
         ) from error
 
 
-def _found(path: Path, ids: frozenset[str]) -> _Found:
-    """InputError unless the file is results of the batch with these ids."""
+def _found(path: Path, digests: Mapping[str, str]) -> _Found:
+    """InputError unless the file is results of the batch with these ids and requests."""
     done: dict[str, int] = {}
     first: dict[str, int] = {}
     failed: set[int] = set()
@@ -155,11 +157,12 @@ def _found(path: Path, ids: frozenset[str]) -> _Found:
             if "response" not in row:
                 raise InputError(f"{where}: is no result of a request; choose another -o")
             custom_id, tokens, _ = result(row, where)
-            _require_new(custom_id, where, ids, first)
+            _require_new(custom_id, where, digests, first)
             first[custom_id] = number
             if tokens is None:
                 failed.add(number)
             else:
+                _require_same(row, where, digests[custom_id])
                 done[custom_id] = tokens
     return _Found(done, end, lacks_newline, frozenset(failed))
 
@@ -179,7 +182,18 @@ def _require_ours(torn: bytes, end: int, where: str) -> None:
         raise InputError(f"{where}: is no result of a request; choose another -o")
 
 
-def _require_new(custom_id: str, where: str, ids: frozenset[str], first: dict[str, int]) -> None:
+def _require_same(row: dict[str, Any], where: str, digest: str) -> None:
+    """InputError where the line tells that it answers another request than that of `digest`."""
+    answered = digest_answered(row)
+    if digest and answered is not None and answered != digest:
+        raise InputError(
+            f"{where}, column 'custom_id': {shown(row['custom_id'])} asks for something else in "
+            "the batch now than when it was answered; remove this line to have it answered anew, "
+            "give the batch as it was, or another -o"
+        )
+
+
+def _require_new(custom_id: str, where: str, ids: Collection[str], first: dict[str, int]) -> None:
     where = f"{where}, column 'custom_id': {shown(custom_id)}"
     if custom_id not in ids:
         raise InputError(

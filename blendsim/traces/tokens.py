@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 from blendsim.errors import InputError, Unavailable
 
 TOKENS = "tokens:"  # how spaces of a model's tokens begin
+GIVEN = "tokens:given"  # the space of ids that a file gives, where no tokenizer is named
+BYTES = "bytes"  # the space of texts as bytes
 _CHUNK = 4096  # texts encoded at a time, to bound what the tokenizer's objects hold
 
 
@@ -51,7 +53,7 @@ class Bytes:
             np.frombuffer(text.encode("utf-8", "surrogatepass"), np.uint8).astype(np.int32)
             for text in texts
         ]
-        return Tokens(lists, "bytes", is_model=False)
+        return Tokens(lists, BYTES, is_model=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,3 +115,11 @@ def model_tokens(path: str) -> Model:
 def _without_surrogates(text: str) -> str:
     """JSON can hold half a surrogate pair, UTF-8 cannot."""
     return text.encode("utf-8", "replace").decode() if not text.isascii() else text
+
+
+def made_otherwise(spaces: Sequence[str], tokenizer: str) -> str | None:
+    """What texts of these spaces were made into, where that is not tokens of `tokenizer`."""
+    made = {name for name in spaces if name == BYTES or name.startswith(TOKENS)} - {GIVEN}
+    if not made or made == {model_tokens(tokenizer).space}:
+        return None
+    return "bytes" if BYTES in made else "another tokenizer's tokens"

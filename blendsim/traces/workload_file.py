@@ -4,6 +4,7 @@ in the metadata. The same workload gives the same bytes.
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,9 +15,15 @@ from numpy.typing import NDArray
 from blendsim.errors import InputError
 from blendsim.request import Prompts, Workload
 from blendsim.soundness import are_texts, is_whole
-from blendsim.steplog import read_table, require_columns, write_parquet
+from blendsim.steplog import (
+    TableFile,
+    open_table,
+    require_columns,
+    write_parquet,
+)
 from blendsim.traces.counts import MOST_TOKENS, are_wrong, compact, fault, require_rows, shown
 from blendsim.traces.seam import Head, ReadOptions, Told, silent
+from blendsim.traces.tokens import made_otherwise
 
 SCHEMA_VERSION = 1
 _MAGIC = b"PAR1"
@@ -44,8 +51,20 @@ class WorkloadFormat:
         return head.line.startswith(_MAGIC)
 
     def read(self, path: Path, options: ReadOptions, told: Told = silent) -> Workload:
-        """What `write_workload` wrote."""
-        return read_workload(path)
+        """What `write_workload` wrote; a note where its prompts are other tokens than those of the
+        tokenizer named, which does nothing here any more.
+        """
+        workload, tokenizer = read_workload(path), options.tokenizer
+        if tokenizer is None:
+            return workload
+        made = made_otherwise(workload.prompts.space_names, tokenizer)
+        if made is None:
+            return workload
+        note = (
+            f"{path}: prompts were saved as {made}, and --tokenizer {tokenizer} does nothing with "
+            "them; save the trace again with it"
+        )
+        return replace(workload, notes=(*workload.notes, note))
 
 
 WORKLOAD = WorkloadFormat()
@@ -87,11 +106,12 @@ def write_workload(workload: Workload, path: Path, lines: Lines | None = None) -
 
 def read_workload(path: Path) -> Workload:
     """Read what `write_workload` wrote; refuses other files, newer schemas and broken values."""
-    table, meta = read_table(path, "workload", SCHEMA_VERSION)
+    file = open_table(path, "workload", SCHEMA_VERSION)
+    table, meta = file.read([name for name in _TYPES if name in file.names]), file.meta
     require_columns(table, pa.schema(list(_TYPES.items())), path)
     require_rows(table.num_rows, path)
     columns = {name: _column(table, name) for name in _TYPES}
-    offsets, units = _lists(table, path)
+    offsets, units = _lists(file)
     for name, (is_sound, kind) in _HEAD.items():
         if name not in meta:
             raise InputError(f"{path}: its metadata lack {name!r}; write it with blendsim again")
@@ -114,7 +134,7 @@ def read_workload(path: Path) -> Workload:
 
 def read_lines(path: Path) -> Lines | None:
     """Where the lines of the workload at `path` are; None for one that has none."""
-    given = read_table(path, "workload", SCHEMA_VERSION, [])[1].get("lines")
+    given = open_table(path, "workload", SCHEMA_VERSION).meta.get("lines")
     if given is None:
         return None
     if not isinstance(given, dict) or not all(
@@ -149,21 +169,27 @@ def _column(table: pa.Table, name: str) -> NDArray[Any]:
     return np.array(table[name].to_numpy())  # NOTE: a copy; Arrow's arrays are read-only
 
 
-def _lists(table: pa.Table, path: Path) -> tuple[NDArray[np.int64], NDArray[Any]]:
-    if "units" not in table.column_names:
-        raise InputError(f"{path}: lacks column 'units'; write it with blendsim again")
-    lists = [chunk for chunk in table["units"].chunks if len(chunk)]
-    kind = table["units"].type
+def _lists(file: TableFile) -> tuple[NDArray[np.int64], NDArray[Any]]:
+    if "units" not in file.names:
+        raise InputError(f"{file.path}: lacks column 'units'; write it with blendsim again")
+    kind = file.file.schema_arrow.field("units").type
     if not pa.types.is_large_list(kind) or not pa.types.is_integer(kind.value_type):
-        raise InputError(f"{path}, column 'units': has {kind}; lists of integers are needed")
-    flat = [chunk.flatten() for chunk in lists]
-    if table["units"].null_count or any(values.null_count for values in flat):
-        raise InputError(
-            f"{path}, column 'units': has missing values; lists without gaps are needed"
-        )
-    counts = np.concatenate([chunk.value_lengths().to_numpy() for chunk in lists])
-    units = np.concatenate([values.to_numpy() for values in flat])
-    return np.concatenate(([0], np.cumsum(counts))).astype(np.int64), compact(units)
+        raise InputError(f"{file.path}, column 'units': has {kind}; lists of integers are needed")
+    counts: list[NDArray[np.int64]] = []
+    units = np.zeros(0, kind.value_type.to_pandas_dtype())
+    for piece in file.pieces("units"):
+        values = piece.flatten()
+        if piece.null_count or values.null_count:
+            raise InputError(
+                f"{file.path}, column 'units': has missing values; lists without gaps are needed"
+            )
+        counts.append(piece.value_lengths().to_numpy())
+        at = len(units)
+        units.resize(at + len(values), refcheck=False)  # in place: a pool's tokens fill memory
+        units[at:] = values.to_numpy()
+    offsets = np.concatenate(([0], np.cumsum(np.concatenate(counts)))).astype(np.int64)
+    is_compact = units.dtype == np.int32 and units.min(initial=0) >= 0
+    return offsets, units if is_compact else compact(units)
 
 
 def _check(

@@ -1,0 +1,31 @@
+"""What a search says while it goes on: how many schedules were tried, and what the best gains."""
+
+from collections.abc import Callable, Collection, Sequence
+
+from blendsim.search.race import Run, best_of
+from blendsim.search.space import Point
+
+_MORE = 1.5  # times as many evaluations as were told last are told again
+
+
+class Standing:
+    """Tells `progress` where a search stands: when its gain is another whole percent, and else ever
+    more seldom. What is below a percent may be chance, and is told at the search's end alone.
+    """
+
+    def __init__(self, fixed: Collection[Point], progress: Callable[[str], None]) -> None:
+        self._fixed = frozenset(fixed)
+        self._progress = progress
+        self._told = (0, -1)  # evaluations and whole percents
+
+    def tell(self, runs: Sequence[Run]) -> None:
+        """`runs` are all so far, those of the fixed policies among them."""
+        best = best_of(runs).seconds
+        usual = best_of([run for run in runs if run.heat.point in self._fixed]).seconds
+        n, percents = len(runs), int(100 * (1 - best / usual))
+        before, at = self._told
+        if percents == at and n < _MORE * before:
+            return
+        self._told = n, percents
+        gain = f"{percents} % less than" if percents else "within 1 % of"
+        self._progress(f"{n} evaluations, best {best:,.1f} s: {gain} the best policy")
