@@ -80,7 +80,7 @@ def advice_on(workload: Workload, **settings: object) -> list[str]:
 
 
 def test_pool_of_prompts_is_told_to_take_answers_in() -> None:
-    why, bound, partner = advice_on(from_lengths([3_000] * 200, [20] * 200))
+    why, bound, partner = advice_on(from_lengths([3_000] * 2_000, [20] * 2_000))
     assert "is chosen: predicted" in why
     assert bound.startswith("The pool is bound by compute: ")
     assert "Order buys next to nothing here: all policies lie within" in bound
@@ -91,6 +91,31 @@ def test_pool_of_answers_is_told_to_take_prompts_in() -> None:
     _, bound, partner = advice_on(from_lengths([20] * 300, [2_000] * 300), planner="fcfs")
     assert bound.startswith("The pool is bound by decode reads (memory bandwidth): ")
     assert partner.startswith("Pool it with compute-heavy work: ")
+
+
+@pytest.mark.parametrize("engine", ["vllm", "sglang", "sequential"])
+def test_engine_that_does_not_overlap_is_promised_nothing_by_it(engine: str) -> None:
+    """Simulated, the other kind of work adds to such a run what it takes alone."""
+    partner = advice_on(from_lengths([3_000] * 200, [20] * 200), engine=engine, planner="dfs")[-1]
+    assert partner.startswith("This engine runs compute and decode reads one after the other: ")
+
+
+def test_partner_whose_answer_outlasts_the_pool_is_not_named() -> None:
+    """A token of an answer takes a step: 16,384 of them, on an A100, more than two minutes."""
+    short = of_pool([], limits(20.0, 2.0), model_of(), 22.0)[1]
+    assert short == "The pool is too short for memory-heavy work to run cheaper beside it."
+    assert " and 4,096 output tokens " in of_pool([], limits(80.0, 8.0), model_of(), 88.0)[1]
+    assert " and 16,384 output tokens " in of_pool([], limits(800.0, 80.0), model_of(), 880.0)[1]
+
+
+def test_run_that_waits_for_one_request_has_room_for_others() -> None:
+    one, more = (from_lengths([1_000] * n, [500] * n) for n in (1, 10))
+    _, bound, room = advice_on(one)
+    assert "Order buys next to nothing here: " in bound
+    assert "overlap" not in bound
+    assert room.startswith("Until it ends there is room for other requests: the run's 5.84 s hold ")
+    taken = [search.choose(pool, search.Settings(sample=1.0)).chosen for pool in (one, more)]
+    assert taken[1].reported_seconds < 1.3 * taken[0].reported_seconds
 
 
 def test_advice_counts_the_partner_of_all_replicas() -> None:

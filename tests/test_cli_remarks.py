@@ -123,6 +123,15 @@ def test_kernels_and_given_lengths_are_noted_by_all_that_plan_or_simulate(tmp_pa
     assert not having(kernels, notes("simulate", plan, "--profile", "measured"))
 
 
+def test_overlap_is_not_noted_for_engines_that_do_not(tmp_path: Path) -> None:
+    given = ("plan", "--trace", batch(tmp_path / "batch.jsonl"), "--planner", "dfs")
+    for engine, is_told in (("vllm", False), ("sglang", False), ("nanoflow", True)):
+        told = notes(*given, "--gpu", "h200", "--engine", engine)
+        found = having("by the imported profile", told)
+        assert len(found) == 1
+        assert ("overlap" in found[0]) == is_told, engine
+
+
 def counted(path: Path, prompts: dict[str, Any], name: str = "prompt_tokens") -> Path:
     """Results with lengths of prompts."""
     rows = [

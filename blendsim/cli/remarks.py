@@ -84,15 +84,17 @@ def pricing_notes(several: "Iterable[Settings]", *, overlaps: bool | None = None
         settings.gpu
         for settings in several
         if settings.gpu not in told
-        and (settings.flavour().overlaps if overlaps is None else overlaps)
+        and _overlaps(settings, overlaps)
         and _overlap_is_borrowed(settings)
     )
     notes = []
     if told:
+        beside = any(_overlaps(settings, overlaps) for settings in measured)
+        also = " and overlap by published figures of another GPU" if beside else ""
         notes.append(
-            f"kernels of {', '.join(told)} are priced by the imported profile and overlap by "
-            "published figures of another GPU; --profile measured prices both as "
-            "they were measured there, which is slower (docs/validation.md)"
+            f"kernels of {', '.join(told)} are priced by the imported profile{also}; --profile "
+            f"measured prices {'both' if beside else 'them'} as they were measured there, which is "
+            "slower (docs/validation.md)"
         )
     if borrowed:
         notes.append(
@@ -101,6 +103,10 @@ def pricing_notes(several: "Iterable[Settings]", *, overlaps: bool | None = None
             "it); --overlap sum shows what is left without"
         )
     return [*notes, *_unused_all_reduces(several)]
+
+
+def _overlaps(settings: "Settings", told: bool | None) -> bool:
+    return settings.flavour().overlaps if told is None else told
 
 
 def _is_measured_too(settings: "Settings") -> bool:

@@ -89,16 +89,26 @@ def advise(
     limits: Bounds,
     model: StepModel,
     judged: Judged | None = None,
+    *,
+    overlaps: bool = True,
 ) -> list[str]:
-    """Sentences for the user, most important first. Times are the simulated ones of `rows`."""
-    return [_why(rows, chosen, judged), *of_pool(rows, limits, model, chosen.reported_seconds)]
+    """Sentences for the user, most important first. Times are the simulated ones of `rows`.
+    `overlaps` says whether the engine runs compute beside decode reads.
+    """
+    taken = chosen.reported_seconds
+    return [_why(rows, chosen, judged), *of_pool(rows, limits, model, taken, overlaps=overlaps)]
 
 
-def of_pool(rows: Sequence[Row], limits: Bounds, model: StepModel, taken: float) -> list[str]:
+def of_pool(
+    rows: Sequence[Row], limits: Bounds, model: StepModel, taken: float, *, overlaps: bool = True
+) -> list[str]:
     """What bounds the pool, and what would run cheaply beside it; `rows` may be few or none. The
     run that is talked of has `taken` so many seconds.
     """
-    return [_bound(rows, limits, model, taken), *_partner(limits, model)]
+    bound = _bound(rows, limits, model, taken)
+    if limits.longest > ALONE * taken:
+        return [bound, _room(limits, taken)]
+    return [bound, _partner(limits, model, taken) if overlaps else _NO_PARTNER]
 
 
 def _why(rows: Sequence[Row], chosen: Row, judged: Judged | None) -> str:
@@ -166,23 +176,56 @@ def _bound(rows: Sequence[Row], limits: Bounds, model: StepModel, taken: float) 
     # NOTE: the first row of each policy: one at another token budget says nothing of orders.
     times = list({row.policy: row.reported_seconds for row in reversed(rows)}.values())
     if len(times) > 1 and (spread := max(times) / min(times) - 1) < NEAR:
-        text += (
-            f" Order buys next to nothing here: all policies lie within {spread:.1%}, and even "
-            f"the best overlap would gain {most:.1%} over none."
-        )
+        text += f" Order buys next to nothing here: all policies lie within {spread:.1%}"
+        # NOTE: what waits for one request's tokens gains nothing by overlap.
+        overlap = f", and even the best overlap would gain {most:.1%} over none"
+        text += "." if is_alone else f"{overlap}."
     elif limits.longest >= limits.reachable and not is_alone:
         text += f" The longest request alone takes {told(limits.longest)} s: no order ends sooner."
     return text
 
 
-def _partner(limits: Bounds, model: StepModel) -> list[str]:
-    partner = LONG_ANSWERS if limits.compute > limits.memory else LONG_PROMPTS
+_NO_PARTNER = (
+    "This engine runs compute and decode reads one after the other: work of the other kind would "
+    "take about as long beside this pool as alone."
+)
+
+
+def _room(limits: Bounds, taken: float) -> str:
+    """Of a run that one request takes most of. Its steps read the weights, whatever else they
+    compute.
+    """
+    work = limits.compute + limits.memory + limits.network
+    return (
+        f"Until it ends there is room for other requests: the run's {told(taken)} s hold "
+        f"{told(work)} s of work at its best rates."
+    )
+
+
+def _partner(limits: Bounds, model: StepModel, taken: float) -> str:
+    wanted = LONG_ANSWERS if limits.compute > limits.memory else LONG_PROMPTS
+    partner = _ending_within(ALONE * taken, wanted, model)
     mix = best_mix(limits, model, partner)
-    if mix.requests < 1 or mix.beside > WORTH * mix.alone:
-        return ["The pool is balanced: other work would not run noticeably cheaper beside it."]
-    return [
-        f"Pool it with {mix.partner.kind} work: {mix.requests * limits.replicas:,} requests of "
-        f"{mix.partner.prompt:,} prompt and {mix.partner.output:,} output tokens would add "
-        f"{told(mix.beside)} s here against {told(mix.alone)} s alone "
-        f"({1 - mix.beside / mix.alone:.0%} off)."
-    ]
+    if mix.requests >= 1 and mix.beside <= WORTH * mix.alone:
+        return (
+            f"Pool it with {mix.partner.kind} work: {mix.requests * limits.replicas:,} requests of "
+            f"{mix.partner.prompt:,} prompt and {mix.partner.output:,} output tokens would add "
+            f"{told(mix.beside)} s here against {told(mix.alone)} s alone "
+            f"({1 - mix.beside / mix.alone:.0%} off)."
+        )
+    if partner != wanted:
+        return f"The pool is too short for {wanted.kind} work to run cheaper beside it."
+    return "The pool is balanced: other work would not run noticeably cheaper beside it."
+
+
+def _ending_within(seconds: float, partner: Partner, model: StepModel) -> Partner:
+    """The partner with its answer halved until one of its requests alone ends within `seconds`:
+    the rates of `best_mix` know of no steps, of which every token of an answer takes one.
+    """
+    step = float(model.layer_seconds[1:].min()) + model.best_head_seconds_per_token
+    if len(model.network_seconds) > 1:
+        step += float(model.network_seconds[1:].min())
+    output = partner.output
+    while output > 1 and output * step > seconds:
+        output //= 2
+    return partner._replace(output=output)

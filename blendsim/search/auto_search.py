@@ -66,7 +66,14 @@ def choose_and_search(
         rows=rows,
         log=found.log,
         bounds=limits,
-        advice=advise(rows, rows[at], limits, problem.model, judged(found)),
+        advice=advise(
+            rows,
+            rows[at],
+            limits,
+            problem.model,
+            judged(found),
+            overlaps=settings.flavour().overlaps,
+        ),
         notes=found.notes,
     )
     return Searched(choice, found)

@@ -76,7 +76,9 @@ def choose_for(problem: Problem, progress: Progress = lambda _: None) -> Choice:
         rows=rows,
         log=best.log,
         bounds=limits,
-        advice=advise(rows, chosen, limits, problem.model),
+        advice=advise(
+            rows, chosen, limits, problem.model, overlaps=problem.settings.flavour().overlaps
+        ),
         notes=[*problem.workload.notes, *problem.lengths.notes, *best.notes],
     )
 

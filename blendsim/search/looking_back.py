@@ -87,7 +87,9 @@ def look_back(
         limits=limits,
         account=account,
         no_account=lacking,
-        advice=of_pool([], limits, problem.model, run_seconds(log)),
+        advice=of_pool(
+            [], limits, problem.model, run_seconds(log), overlaps=ground.engine.overlaps
+        ),
     )
 
 

@@ -15,6 +15,7 @@ PROMPT = (
     "input_len",
     "input_length",
     "num_prompt_tokens",
+    "isl",
 )
 OUTPUT = (
     "response_tokens",
@@ -23,6 +24,7 @@ OUTPUT = (
     "output_len",
     "output_length",
     "num_output_tokens",
+    "osl",
 )
 ARRIVAL = ("arrived_at", "arrival", "arrival_time", "timestamp")  # of several the first counts
 
