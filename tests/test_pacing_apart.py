@@ -1,7 +1,7 @@
 """Answers of the memory-heavy end that would end together enter one after another."""
 
 from dataclasses import replace
-from math import floor
+from math import ceil
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -89,17 +89,13 @@ def apart_by_hand(core: ServingCore, request: int) -> bool:
     final = int(sides.private_tokens(state, request)) + stays
     capacity = int((s.capacity - s.shared_length) * s.block_tokens)
     even = final * capacity / (final - stays / 2) / stays * width
-    wide = min(ALIKE * final / even, BUCKETS / 4)
-    now, last = int(s.current_bucket), int(s.current_bucket) + BUCKETS - 1
-    first = min(end / width, last + 1) - wide
+    wide = ceil(min(ALIKE * final / even, BUCKETS / 4))
+    last = min(end // width, int(s.current_bucket) + BUCKETS - 1)
     together = final / 2
-    for b in range(max(now, floor(first)), min(end // width, last) + 1):
-        ends = sum(
-            int(r.end_final)
-            for r in state.requests
-            if r.status != WAITING and r.side == RIGHT and r.is_member == 0 and r.end_bucket == b
-        )
-        together += min(1.0, b + 1 - first) * ends
+    for r in state.requests:
+        is_forecast = r.status != WAITING and r.side == RIGHT and r.is_member == 0
+        if is_forecast and 0 <= last - int(r.end_bucket) < wide:
+            together += int(r.end_final)
     return bool(together <= record_of(core).crowd * even * wide)
 
 
