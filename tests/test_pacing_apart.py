@@ -1,7 +1,7 @@
 """Answers of the memory-heavy end that would end together enter one after another."""
 
 from dataclasses import replace
-from math import ceil
+from math import floor
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -89,13 +89,16 @@ def apart_by_hand(core: ServingCore, request: int) -> bool:
     final = int(sides.private_tokens(state, request)) + stays
     capacity = int((s.capacity - s.shared_length) * s.block_tokens)
     even = final * capacity / (final - stays / 2) / stays * width
-    wide = ceil(min(ALIKE * final / even, BUCKETS / 4))
+    wide = min(ALIKE * final / even, BUCKETS / 4)
     last = min(end // width, int(s.current_bucket) + BUCKETS - 1)
+    first = min(end / width, last + 1) - wide
+    if ALIKE * final < even:
+        wide, first = 1, last
     together = final / 2
     for r in state.requests:
         is_forecast = r.status != WAITING and r.side == RIGHT and r.is_member == 0
-        if is_forecast and 0 <= last - int(r.end_bucket) < wide:
-            together += int(r.end_final)
+        if is_forecast and floor(first) <= r.end_bucket <= last:
+            together += int(r.end_final) * min(1.0, int(r.end_bucket) + 1 - first)
     return bool(together <= record_of(core).crowd * even * wide)
 
 
