@@ -85,16 +85,15 @@ def apart_by_hand(core: ServingCore, request: int) -> bool:
     capacity = int((s.capacity - s.shared_length) * s.block_tokens)
     even = final * capacity / (final - stays / 2) / stays * width
     wide = min(ALIKE * final / even, BUCKETS / 4)
-    now, last = int(s.current_bucket), int(s.current_bucket) + BUCKETS - 1
+    last = min(end // width, int(s.current_bucket) + BUCKETS - 1)
     first = min(end / width, last + 1) - wide
+    if ALIKE * final < even:
+        wide, first = 1, last
     together = final / 2
-    for b in range(max(now, floor(first)), min(end // width, last) + 1):
-        ends = sum(
-            int(r.end_final)
-            for r in state.requests
-            if r.status != WAITING and r.side == RIGHT and r.is_member == 0 and r.end_bucket == b
-        )
-        together += min(1.0, b + 1 - first) * ends
+    for r in state.requests:
+        is_forecast = r.status != WAITING and r.side == RIGHT and r.is_member == 0
+        if is_forecast and floor(first) <= r.end_bucket <= last:
+            together += int(r.end_final) * min(1.0, int(r.end_bucket) + 1 - first)
     return bool(together <= record_of(core).crowd * even * wide)
 
 

@@ -36,6 +36,7 @@ from blendsim.serving.pacing import (
     note_admitted,
     note_finished,
     note_step,
+    note_waiting,
     step_budget,
 )
 from blendsim.serving.sides import generated_tokens, leave_side
@@ -126,6 +127,7 @@ def preempt(state: State, request: int) -> None:
     r.target = r.prompt + r.generated
     r.status = WAITING
     r.was_preempted = 1
+    note_waiting(state, request, 1.0)
     s.requeued += 1
     state.queue[len(state.queue) - s.requeued] = request
     state.counts[PREEMPTED] += 1

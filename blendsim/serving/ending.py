@@ -16,7 +16,7 @@ from blendsim.serving.batcher import finish, stop_decoding
 from blendsim.serving.columns import FINISHED
 from blendsim.serving.host import forget_hosted, has_host, hosted_blocks
 from blendsim.serving.kv import append_node, private_blocks, unlink_node
-from blendsim.serving.pacing import note_finished
+from blendsim.serving.pacing import note_finished, note_waiting
 from blendsim.serving.sides import generated_tokens
 from blendsim.serving.state import DECODING, DONE, NONE, PREFILLING, RIGHT, WAITING, State
 
@@ -93,6 +93,7 @@ def finish_waiting(state: State, request: int) -> None:
     """`finish` for a preempted request, which has left but for its place in line."""
     s = state.scalars[0]
     leave_stack(state, request)
+    note_waiting(state, request, -1.0)
     if s.knows_plan == 1:
         await_no_more(state, request)
     if has_host(state):

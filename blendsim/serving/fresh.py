@@ -26,6 +26,10 @@ from blendsim.serving.state import (
 )
 from blendsim.steplog import COUNTS
 
+#: A pool's density is a sum over its requests: those of a pool of like ones differ from it by this
+#: share at most.
+ROUNDING = 1e-9
+
 
 class BlockPaths(NamedTuple):
     """The prefix tree of one replica's requests in KV blocks, and where each hangs from it."""
@@ -175,7 +179,7 @@ def _pace(
 ) -> Pace:
     """Pacing's part of a fresh State; sets everybody's side."""
     assert seen is not None, "pacing tells visible lengths from others"
-    requests.side = np.where(density >= s.root_density, LEFT, RIGHT)
+    requests.side = np.where(density > s.root_density * (1.0 + ROUNDING), LEFT, RIGHT)
     shared = nodes.length[1:] * np.maximum(_all_readers(requests, nodes)[1:] - 1, 0)
     block = int(s.block_tokens)
     saved = int(shared.sum()) * block

@@ -158,9 +158,9 @@ def may_enter(state: State, request: int, near: int, far: int) -> bool:
 
 @kernel
 def ends_apart(state: State, request: int) -> bool:
-    """Whether the request and those expected to end up to so long before it hold no more at their
-    ends than `crowd` times what would leave in that time if the cache were full of requests like
-    this one, their ages spread evenly.
+    """Whether the request and those expected to end up to so long before it, or in its bucket of
+    time if that is longer, hold no more at their ends than `crowd` times what would leave in that
+    time if the cache were full of requests like this one, their ages spread evenly.
 
     Of requests that stay d steps and hold F tokens at last, C / (F − d/2) fill a cache of C tokens
     so, and F / d tokens of each leave it a step. Lengths that are not known end apart by
@@ -179,6 +179,8 @@ def ends_apart(state: State, request: int) -> bool:
     wide = min(ALIKE * final / even, BUCKETS / 4.0)
     last = end_bucket(state, end)
     first = min(end / s.bucket_steps, last + 1.0) - wide
+    if wide < 1.0:  # ends are known by bucket only: of a part of one nothing can be said
+        wide, first = 1.0, float(last)
     together = final / 2.0  # a half: their number is rounded to the nearest, not down
     for b in range(max(s.current_bucket, int(np.floor(first))), last + 1):
         share = min(1.0, b + 1.0 - first)

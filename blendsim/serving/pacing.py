@@ -22,7 +22,7 @@ from blendsim.serving.reads import (
     reads_of,
     unfinished_reads,
 )
-from blendsim.serving.remaining import foresee, steps_for_compute
+from blendsim.serving.remaining import fill_up, foresee, steps_for_compute
 from blendsim.serving.state import LEFT, NONE, State
 
 PACE = np.dtype(
@@ -50,6 +50,12 @@ PACE = np.dtype(
         ("square_left", np.float64),  # Σ of that times the KV tokens each holds
         ("left_longest", np.int64),  # tokens, expected, of that end's longest answer
         ("steps_left", np.float64),  # as reckoned last
+        # what waiting requests of each end still compute for themselves, preempted ones included,
+        # and read: tokens, context tokens
+        ("left_tokens", np.float64),
+        ("left_reads", np.float64),
+        ("right_tokens", np.float64),
+        ("right_reads", np.float64),
     ],
     align=True,
 )
@@ -116,6 +122,9 @@ def new_pace(
     p.hold_left = float(hold.sum())
     p.square_left = float((hold**2 / requests.estimate[is_left]).sum())
     p.left_longest = requests.estimate[is_left].max(initial=0)
+    own = (private + requests.estimate - 1).astype(np.float64)
+    p.left_tokens, p.right_tokens = own[is_left].sum(), own[~is_left].sum()
+    p.left_reads, p.right_reads = reads[is_left].sum(), reads[~is_left].sum()
     return Pace(
         record,
         np.zeros((ROWS, 3), np.int64),
@@ -166,6 +175,17 @@ def least_size(pace: Pace, even: float) -> int:
     return least
 
 
+@kernel
+def share_at(pace: Pace, ahead: NDArray[np.float64], tokens: float, price: float) -> float:
+    """Where between the least and the largest sizes within `slack` of the price the steps `ahead`
+    compute that many tokens: 0 to 1.
+    """
+    slack = pace.record[0].slack
+    low = tokens_at(pace.overlap, pace.sizes, pace.seconds, ahead, price * (1.0 - slack))
+    high = tokens_at(pace.overlap, pace.sizes, pace.seconds, ahead, price * (1.0 + slack))
+    return float(min(max((tokens - low) / max(high - low, 1.0), 0.0), 1.0))
+
+
 @allocating_kernel
 def look(state: State) -> None:
     """Reckon anew: what is left, in how many steps, and which sizes steps should have."""
@@ -177,14 +197,18 @@ def look(state: State) -> None:
         reads += pace.kinds[i].waiting_reads * (correction(state, i) ** 2 - 1.0)
     reads += unfinished_reads(state)
     reads = max(reads, 1.0) * p.read_seconds
-    tokens = max(p.tokens_left, 1.0)
+    # NOTE: less of the prompts may be shared than could be; and some come back from preemption.
+    tokens = max(p.tokens_left, p.left_tokens + p.right_tokens, 1.0)
     ahead = np.empty((SLICES, 2))
-    foresee(state, reads, ahead)
+    most = foresee(state, reads, ahead)
     p.steps_left = ahead[:, 0].sum()
-    price = token_price(pace.overlap, pace.sizes, pace.seconds, ahead, tokens)
-    low = tokens_at(pace.overlap, pace.sizes, pace.seconds, ahead, price * (1.0 - p.slack))
-    high = tokens_at(pace.overlap, pace.sizes, pace.seconds, ahead, price * (1.0 + p.slack))
-    share = min(max((tokens - low) / max(high - low, 1.0), 0.0), 1.0)
+    full = np.empty((1, 2))
+    own = fill_up(state, reads, most, full)
+    price = max(
+        token_price(pace.overlap, pace.sizes, pace.seconds, ahead, tokens),
+        token_price(pace.overlap, pace.sizes, pace.seconds, full, own),
+    )
+    share = max(share_at(pace, ahead, tokens, price), share_at(pace, full, own, price))
     choose_sizes(
         pace.table,
         pace.overlap,
@@ -219,12 +243,31 @@ def step_budget(state: State) -> int:
 def note_admitted(state: State, request: int, hit: int) -> None:
     """The request has entered, with `hit` tokens of its prompt in the cache."""
     r = state.requests[request]
+    note_waiting(state, request, -1.0)
     if r.was_preempted == 0:
         state.pace[0].record[0].tokens_left -= r.target - hit + r.estimate - 1
         if r.side == LEFT:
             note_left(state, request)
         if r.kind != NONE:
             state.pace[0].kinds[r.kind].waiting_reads -= reads_of(state, request)
+
+
+@kernel_where("pace", lambda state, request, sign: None)
+def note_waiting(state: State, request: int, sign: float) -> None:
+    """Count what the waiting request is still to compute for itself and to read, or, with a `sign`
+    of −1, no longer.
+    """
+    p = state.pace[0].record[0]
+    r = state.requests[request]
+    owed = max(1, r.expected - r.generated)
+    tokens = sign * (r.target - state.scalars[0].block_tokens * r.path_blocks + owed - 1)
+    reads = sign * expected_reads_of_one(float(r.target), float(owed), spread_of(state, request))
+    if r.side == LEFT:
+        p.left_tokens += tokens
+        p.left_reads += reads
+    else:
+        p.right_tokens += tokens
+        p.right_reads += reads
 
 
 @kernel_where("pace", lambda state: None)

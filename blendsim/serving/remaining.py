@@ -80,8 +80,9 @@ def peak_of(n: float, caution: float) -> float:
 
 
 @rare_kernel
-def foresee(state: State, reads: float, ahead: NDArray[np.float64]) -> None:
-    """Fill `ahead` with the steps left, row by row: how many, and seconds of reads in each.
+def foresee(state: State, reads: float, ahead: NDArray[np.float64]) -> float:
+    """Fill `ahead` with the steps left, row by row: how many, and seconds of reads in each. Returns
+    those of a step with KV as full as it will be.
 
     While requests wait KV is as full as expected, or as the forecast of unknown lengths lets it be.
     Those leave a tail: n that hold C tokens now, of mean length m, hold (C + n·u)·e^(−u/m) u steps
@@ -101,7 +102,7 @@ def foresee(state: State, reads: float, ahead: NDArray[np.float64]) -> None:
     if mean == 0.0:
         ahead[0, 0] = max(longest, reads / p.most_reads)
         ahead[0, 1] = reads / ahead[0, 0]
-        return
+        return float(p.most_reads)
     n = max(1.0, p.most_reads / (p.read_seconds * mean))
     most = p.most_reads / peak_of(n, p.caution)
     if reads > 2.0 * mean * most:
@@ -120,3 +121,24 @@ def foresee(state: State, reads: float, ahead: NDArray[np.float64]) -> None:
         total += ahead[j, 0] * ahead[j, 1]
     for j in range(1, len(ahead)):
         ahead[j, 1] *= reads / total
+    return float(most)
+
+
+@kernel
+def fill_up(state: State, reads: float, most: float, full: NDArray[np.float64]) -> float:
+    """Tokens that waiting requests of the right compute for themselves, and in `full` the steps
+    that there are for it, with seconds of reads in each: as many as their reads fill, at `most`
+    seconds a step, or as run on anyway before the next of them could end.
+
+    What runs reads on after the last has entered, and gets no more done: only to who waits are
+    these steps of use. Where none of the right is left it is the left's.
+    """
+    s, p = state.scalars[0], state.pace[0].record[0]
+    tokens, own, spare = p.right_tokens, p.right_reads, 0.0
+    if tokens >= 1.0 and s.front <= s.back:
+        spare = float(last_end(state) - s.step - state.requests[state.queue[s.back]].expected)
+    elif tokens < 1.0 and s.right_newest == NONE:
+        tokens, own = p.left_tokens, p.left_reads
+    full[0, 0] = max(own * p.read_seconds / most, spare, 1.0)
+    full[0, 1] = min(most, reads / full[0, 0])
+    return float(max(tokens, 0.0))
