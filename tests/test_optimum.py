@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from blendsim import search
 from blendsim.perf.model import step_model
 from blendsim.prefix import sort_prompts
+from blendsim.report.floors import lower_hull
 from blendsim.report.metrics import run_seconds
-from blendsim.report.optimum import bounds, least_work
+from blendsim.report.optimum import best_times, bounds, least_work
 from blendsim.request import Prompts, Workload, from_lengths
 from blendsim.serving.flavour import find_flavour
 from blendsim.sim.run import simulate
@@ -202,6 +203,26 @@ def test_longest_request_bounds_a_pool_with_one_giant() -> None:
     limits = bounds(pool, pool.output_len, sort_prompts(pool), model, 2_048)
     assert limits.longest > limits.optimum
     assert limits.reachable >= limits.longest
+
+
+def test_a_run_has_as_many_steps_as_the_longest_answer_has_tokens() -> None:
+    """Without overlap, KV to spare and prompts that fill 5,000 steps to 161 tokens each, the least
+    is 5,000 steps of that size, or of the two beside it on the convex hull of their costs.
+    """
+    pool = from_lengths([100] * 8_001, [1] * 8_000 + [5_000])
+    model = step_model(System(MODELS["llama-3.1-8b"], GPUS["a100-80g"]), "sum")
+    prompts = sort_prompts(pool)
+    work = least_work(pool, pool.output_len, prompts, model.system.block_tokens)
+    sizes = np.arange(1.0, 2_049.0)
+    cost = model.layer_seconds[1:2_049]
+    hull = lower_hull(sizes, cost)
+    each = float(np.interp(work.tokens / 5_000, sizes[hull], cost[hull]))
+    beside = best_times(work, model)
+    limits = bounds(pool, pool.output_len, prompts, model, 2_048)
+    assert limits.reachable > 1.2 * max(limits.optimum, limits.longest)
+    assert limits.reachable == pytest.approx(5_000 * each + beside.beside + beside.memory, rel=1e-4)
+    halves = bounds(pool, pool.output_len, prompts, model, 2_048, replicas=2)
+    assert halves.reachable == pytest.approx(max(halves.longest, limits.reachable / 2), rel=1e-4)
 
 
 def test_replicas_divide_the_work_but_not_the_longest_request() -> None:

@@ -58,6 +58,6 @@ def digits_of(account: Losses) -> int:
 
 
 def _bound_word(account: Losses, found: Hindsight) -> str:
-    # NOTE: where the longest request alone is the reachable bound, the work's own bound is lower.
+    # NOTE: where the longest answer makes the reachable bound, the work's own bound is lower.
     is_reachable = account.bound > 0.999999 * found.limits.reachable
     return "reachable bound" if is_reachable else "bound of the work"

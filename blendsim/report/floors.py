@@ -12,7 +12,14 @@ from blendsim.perf.grids import Floats
 from blendsim.perf.model import StepModel
 from blendsim.perf.step import in_pieces
 from blendsim.prefix import SortedPrompts
-from blendsim.report.optimum import Work, bounds, least_work, reachable_program, step_sizes
+from blendsim.report.optimum import (
+    Work,
+    bounds,
+    least_work,
+    most_output,
+    reachable_program,
+    step_sizes,
+)
 from blendsim.request import Ints, Workload
 
 
@@ -31,10 +38,10 @@ def bound_with_floors(
     limits = bounds(workload, output_len, prompts, model, token_budget, replicas, nano_batches)
     work = least_work(workload, output_len, prompts, model.system.block_tokens)
     sizes = step_sizes(model, token_budget, nano_batches)
-    longest = int(output_len[prompts.order].max(initial=0))
+    longest = most_output(output_len, prompts)
     beside = prefill_floor(work, len(prompts.order), model)
     beside += head_floor(work, longest, model, nano_batches)
-    program = reachable_program(work, beside / replicas, model, sizes, replicas)
+    program = reachable_program(work, beside / replicas, model, sizes, replicas, longest)
     return max(limits.reachable, program.seconds)
 
 
