@@ -72,9 +72,9 @@ def seconds(problem: search.Problem, blended: Plan, log: StepLog) -> list[str]:
     best, tokens = min((run(problem, blended, n).end, n) for n in BUDGETS)
     limit = find_bounds(problem, TOKENS, problem.model.system.block_tokens).reachable
     dfs, paced = (run(problem, search.plan_policy(problem, name)).end for name in ("dfs", "paced"))
-    return [f"{dfs:,.0f}", f"{log.end:,.0f}", f"{best:,.0f} ({tokens:,})", f"{paced:,.0f}"] + [
-        f"{limit:,.0f}"
-    ]
+    cells = [f"{taken:,.0f}" for taken in (dfs, log.end, best, paced, limit)]
+    cells[2] += f" ({tokens:,})"
+    return cells
 
 
 def steps(problem: search.Problem, plan: Plan, log: StepLog) -> list[str]:
