@@ -64,8 +64,8 @@ def main() -> None:
     asked = parser.parse_args()
     known = search.Settings(sample=1.0, gpu=asked.gpu)
     print(f"{machine()}; {today()}; {asked.gpu}, overlap {known.overlap}\n")
-    print(row("workload", "schedule", "seconds", "bound", *CAUSES, "again"))
-    print(row(*["---"] * (5 + len(CAUSES))))
+    print(row("workload", "schedule", "seconds", "bound", *CAUSES, "again", "more steps"))
+    print(row(*["---"] * (6 + len(CAUSES))))
     pools: dict[str, Priced] = {}
     found: dict[tuple[str, str], Losses] = {}
     for trace in asked.traces:

@@ -212,7 +212,7 @@ def test_last_word_on_bounds_is_that_of_the_work_where_one_request_takes_longest
     tmp_path: Path,
 ) -> None:
     trace = tmp_path / "t.csv"
-    trace.write_text("num_prefill_tokens,num_decode_tokens\n" + "20,5\n" * 40 + "20,400\n")
+    trace.write_text("num_prefill_tokens,num_decode_tokens\n" + "20,5\n" * 40 + "6000,60\n")
     plan, log = tmp_path / "p.parquet", tmp_path / "s.parquet"
     run("plan", "--trace", trace, "--planner", "fcfs", "-o", plan)
     run("simulate", plan, "-o", log)

@@ -35,7 +35,12 @@ def test_differences_of_the_account_add_up_to_the_runs(home: Path) -> None:
     more = {key: first[key] - second[key] for key in first}
     assert sum(more.values()) == pytest.approx(told["seconds"] - other["seconds"])
     largest = max(more, key=lambda key: more[key])
-    word = {"size": "step size", "kv": "KV, mix", "floors": "head, prefill"}.get(largest, largest)
+    word = {
+        "size": "step size",
+        "kv": "KV, mix",
+        "floors": "head, prefill",
+        "more_steps": "more steps",
+    }.get(largest, largest)
     assert told["difference"].startswith("small.parquet takes ")
     assert "longer than one.parquet" in told["difference"]
     first = told["difference"].split(":")[0]

@@ -19,6 +19,7 @@ CAUSES = {
     "size": ("step size", "another number of tokens in the step would have been worth more"),
     "kv": ("KV, mix", "too little beside the best size: KV not full, or other work in other steps"),
     "again": ("done again", "work beyond the least: computed again, or prefixes not shared"),
+    "more_steps": ("more steps", "steps beyond those of the longest answer, where these bind"),
 }
 #: Those of single steps, in the order in which pictures stack them.
 WORDS = [CAUSES[cause][0] for cause in STEP_CAUSES]
@@ -58,6 +59,6 @@ def digits_of(account: Losses) -> int:
 
 
 def _bound_word(account: Losses, found: Hindsight) -> str:
-    # NOTE: where the longest answer makes the reachable bound, the work's own bound is lower.
+    # NOTE: where the longest request alone is the reachable bound, the work's own bound is lower.
     is_reachable = account.bound > 0.999999 * found.limits.reachable
     return "reachable bound" if is_reachable else "bound of the work"

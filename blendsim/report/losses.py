@@ -1,9 +1,10 @@
 """Where the seconds go: a simulated run against the reachable bound, to the last second.
 
-The bound's program has a price for each thing to do, and the bound is Σ price × work. No step takes
-less than the prices of what it does, so what it takes beyond them is its loss; and the run's time
-above the bound is the sum of its steps' losses, plus the prices of work beyond the least. A loss is
-split by looking at the same step with one imperfection after another taken away.
+The bound's program has a price for each thing to do, a step itself among them, and the bound is Σ
+price × work. No step takes less than the prices of what it does, so what it takes beyond them is
+its loss; and the run's time above the bound is the sum of its steps' losses, plus the prices of
+work and of steps beyond the least. A loss is split by looking at the same step with one
+imperfection after another taken away.
 """
 
 from dataclasses import dataclass, field
@@ -19,7 +20,14 @@ from blendsim.perf.step import in_pieces
 from blendsim.prefix import SortedPrompts
 from blendsim.report.floors import lower_hull
 from blendsim.report.metrics import run_seconds
-from blendsim.report.optimum import Prices, Work, least_work, reachable_program, step_sizes
+from blendsim.report.optimum import (
+    Prices,
+    Work,
+    least_work,
+    most_output,
+    reachable_program,
+    step_sizes,
+)
 from blendsim.request import Ints, Workload
 from blendsim.steplog import StepLog
 
@@ -41,6 +49,7 @@ class Priced(NamedTuple):
     model: StepModel
     prices: Prices
     layers: Floats  # (token_budget + 1,), seconds of a step's tokens, whole or in pieces
+    longest: int  # tokens of the longest answer: a run has no fewer steps
 
     @property
     def read_price(self) -> float:
@@ -54,9 +63,10 @@ class Priced(NamedTuple):
         shared = self.prices.shared_read * self.work.shared_reads
         return (private + shared) / max(self.work.reads, 1)
 
-    def worth(self, tokens: Ints, reads: Ints, beside: Floats) -> Floats:
-        """Seconds of the bound that so much work accounts for."""
+    def worth(self, tokens: Ints, reads: Ints, beside: Floats, steps: int = 1) -> Floats:
+        """Seconds of the bound that so much work in so many steps accounts for."""
         priced = self.prices.token * tokens + self.read_price * reads + self.prices.beside * beside
+        priced = priced + self.prices.step * steps
         return np.asarray(priced, np.float64)
 
     def beside(self, sampled: Ints, pairs: Ints) -> Floats:
@@ -69,23 +79,27 @@ class Priced(NamedTuple):
         """Seconds of the program."""
         work = self.work
         beside = self.beside(np.array(work.sampled), np.array(work.pairs))
-        return float(self.worth(np.array(work.tokens), np.array(work.reads), beside))
+        done = np.array(work.tokens), np.array(work.reads), beside
+        return float(self.worth(*done, steps=self.longest))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Losses:
-    """Seconds of a run above the bound: `run` − `bound` is the sum of `steps` and `again`."""
+    """Seconds of a run above the bound: `run` − `bound` is the sum of `steps`, `again` and
+    `more_steps`.
+    """
 
     run: float
     bound: float  # of the program: the reachable bound, unless one request alone takes longer
     steps: Floats = field(repr=False)  # (PHASES, len(CAUSES))
     again: float  # work beyond the least: computed again, or prefixes not shared
+    more_steps: float = 0.0  # than the longest answer needs, where these bind
 
     @property
     def causes(self) -> dict[str, float]:
         """Seconds lost to each cause in the whole run."""
         lost = dict(zip(CAUSES, self.steps.sum(axis=0).tolist(), strict=True))
-        return {**lost, "again": self.again}
+        return {**lost, "again": self.again, "more_steps": self.more_steps}
 
 
 def price(
@@ -103,10 +117,12 @@ def price(
         )
     work = least_work(workload, output_len, prompts, model.system.block_tokens)
     layers = np.minimum(model.tables.layers, in_pieces(model.tables, nano_batches).layers)
-    unpriced = Priced(work, model, Prices(0.0, 0.0, 0.0, 0.0), layers[: token_budget + 1])
+    longest = most_output(output_len, prompts)
+    unpriced = Priced(work, model, Prices(0.0, 0.0, 0.0, 0.0), layers[: token_budget + 1], longest)
     beside = float(unpriced.beside(np.array(work.sampled), np.array(work.pairs)))
     sizes = step_sizes(model, token_budget, nano_batches)
-    return unpriced._replace(prices=reachable_program(work, beside, model, sizes, 1).prices)
+    program = reachable_program(work, beside, model, sizes, 1, longest)
+    return unpriced._replace(prices=program.prices)
 
 
 def losses(log: StepLog, priced: Priced) -> Losses:
@@ -133,7 +149,9 @@ def losses(log: StepLog, priced: Priced) -> Losses:
     phase = np.minimum((log.time("start") * (PHASES / max(run, 1e-300))).astype(int), PHASES - 1)
     steps = np.zeros((PHASES, len(CAUSES)))
     np.add.at(steps, phase, np.column_stack(lost))
-    return Losses(run, priced.bound, steps, float(worth.sum()) - priced.bound)
+    more_steps = priced.prices.step * (len(log) - priced.longest)
+    again = float(worth.sum()) - priced.bound - more_steps
+    return Losses(run, priced.bound, steps, again, more_steps)
 
 
 def _refuse(log: StepLog, most: int, token_budget: int) -> None:

@@ -206,14 +206,16 @@ def _longest_path(
 class Prices(NamedTuple):
     """What the program's bound grows by for one more of each thing to do: its dual solution.
 
-    The bound is Σ price × work of a replica, if no read can be spared. And a step that does some of
-    each, within its KV and step size, takes at least Σ price × what it does.
+    The bound is Σ price × work of a replica, its least number of steps included, if no read can be
+    spared. And a step that does some of each, within its KV and step size, takes at least Σ price ×
+    what it does.
     """
 
     token: float  # seconds a token through the layers
     private_read: float  # seconds a context token read that only its own request holds
     shared_read: float  # seconds a context token read on a shared prefix
     beside: float  # seconds a second of LM head and prefill attention at best rates, at most 1
+    step: float = 0.0  # seconds a step that must be run, as the longest answer needs so many
 
 
 class Program(NamedTuple):
@@ -303,12 +305,13 @@ def reachable_program(
         method="highs-ipm",  # ten times faster here than the simplex, to the same optimum
     )
     assert solved.status == 0, f"the reachable bound's program is feasible: {solved.message}"
-    token, private_read, shared_read, beside = (-solved.ineqlin.marginals[-4:]).tolist()
+    step, token, private_read, shared_read, beside = (-solved.ineqlin.marginals[-5:]).tolist()
     prices = Prices(
         token=token * unit / tokens,
         private_read=private_read * unit / (capacity * steps),
         shared_read=shared_read * beta,
         beside=beside,
+        step=step * unit / steps,
     )
     # NOTE: the solver's tolerance must not turn a bound into more than one.
     return Program(float(solved.fun * unit * (1 - 1e-6)), prices)
