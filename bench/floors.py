@@ -3,7 +3,8 @@
 The reachable bound takes the LM head and prefill attention at their best rates. But the head reads
 its weights in every step that samples, and reading the KV cache takes a number of such steps; and
 attention of short prompts has no long one's rate. Both are replaced by affine functions below what
-the step model charges, so that sums over steps are below too: no schedule beats this bound either.
+the step model charges, so that sums over steps are below too. And a run has no fewer steps than its
+longest answer has tokens, each of which reads the weights. No schedule beats this bound either.
 """
 
 import numpy as np
@@ -35,7 +36,7 @@ def bound_with_floors(
     longest = int(output_len[prompts.order].max(initial=0))
     beside = prefill_floor(work, len(prompts.order), model)
     beside += head_floor(work, longest, model, nano_batches)
-    program = reachable_program(work, beside / replicas, model, sizes, replicas)
+    program = reachable_program(work, beside / replicas, model, sizes, replicas, longest)
     return max(limits.reachable, program.seconds)
 
 

@@ -13,8 +13,9 @@ from blendsim import search
 from blendsim.perf.kernels import prefill_seconds
 from blendsim.perf.model import step_model
 from blendsim.prefix import sort_prompts
+from blendsim.report.losses import lower_hull
 from blendsim.report.metrics import run_seconds
-from blendsim.report.optimum import bounds
+from blendsim.report.optimum import best_times, bounds, least_work
 from blendsim.request import from_lengths
 from blendsim.serving.flavour import find_flavour
 from blendsim.sim.run import simulate
@@ -51,6 +52,25 @@ def test_no_schedule_beats_the_bound_with_floors(
         plan = search.plan_policy(problem, policy)
         log = simulate(plan, pool, pool.output_len, problem.prompts, problem.model, flavour)
         assert run_seconds(log) >= least * (1 - 1e-9)
+
+
+def test_a_run_has_as_many_steps_as_the_longest_answer_has_tokens() -> None:
+    """Without overlap, KV to spare and prompts that fill 5,000 steps to 161 tokens each, no less
+    than 5,000 steps of that size, or of the two beside it on the convex hull of their costs.
+    """
+    pool = from_lengths([100] * 8_001, [1] * 8_000 + [5_000])
+    model = step_model(System(MODELS["llama-3.1-8b"], GPUS["a100-80g"]), "sum")
+    prompts = sort_prompts(pool)
+    work = least_work(pool, pool.output_len, prompts, model.system.block_tokens)
+    sizes = np.arange(1.0, 2_049.0)
+    cost = model.layer_seconds[1:2_049]
+    hull = lower_hull(sizes, cost)
+    each = float(np.interp(work.tokens / 5_000, sizes[hull], cost[hull]))
+    beside = best_times(work, model)
+    steps = 5_000 * each + beside.beside + beside.memory
+    least = bound_with_floors(pool, pool.output_len, prompts, model, 2_048)
+    assert least > 1.2 * bounds(pool, pool.output_len, prompts, model, 2_048).reachable
+    assert steps * (1 - 1e-4) <= least < 1.1 * steps
 
 
 def test_floors_count_where_memory_holds_few_requests() -> None:

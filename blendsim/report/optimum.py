@@ -232,19 +232,24 @@ class StepSizes(NamedTuple):
 
 
 def reachable_program(
-    work: Work, head: float, model: StepModel, kinds: StepSizes, replicas: int
+    work: Work,
+    head: float,
+    model: StepModel,
+    kinds: StepSizes,
+    replicas: int,
+    least_steps: int = 0,
 ) -> Program:
     """The linear program of the architecture's "Bounds": which steps must be run, if KV and step
-    size are limited.
+    size are limited, and all replicas together run no fewer than `least_steps`.
 
     Step kinds n = 1 … token_budget with weight w_n ≥ 0 (how many such steps), R_n private and Q
     shared context tokens read, h_n seconds of head and prefill attention placed beside them, and
     t_n seconds: Σ n·w_n ≥ tokens, Σ R_n ≥ private reads, R_n ≤ capacity·w_n, t_n ≥ a·(c_n·w_n +
     h_n) + b·β·(R_n + Q_n) + d·ν_n·w_n for every form (a, b, d) of f, with ν_n the all-reduces of a
-    step of n tokens. A step holds each running request's own KV, so its private reads are at most
-    the capacity. A shared prefix is held once and read by each of
-    its readers: those reads are not limited by the capacity. With cascade attention up to
-    `work.spared` of them are query-key pairs instead, placed as the head is.
+    step of n tokens, and Σ w_n ≥ least_steps. A step holds each running request's own KV, so its
+    private reads are at most the capacity. A shared prefix is held once and read by each of its
+    readers: those reads are not limited by the capacity. With cascade attention up to `work.spared`
+    of them are query-key pairs instead, placed as the head is.
     """
     from scipy.optimize import linprog
     from scipy.sparse import bmat, csr_matrix, diags, hstack, identity
@@ -254,12 +259,11 @@ def reachable_program(
     capacity = model.system.kv_blocks * model.system.block_tokens
     sizes, cost, network = kinds
     beta = model.best_seconds_per_context_token
-    tokens, private, shared = (
-        count / replicas for count in (work.tokens, work.private_reads, work.shared_reads)
-    )
+    total = work.tokens, work.private_reads, work.shared_reads, least_steps
+    tokens, private, shared, fewest = (count / replicas for count in total)
     # NOTE: the solver takes factors below 1e-9 for 0. In units of the steps there must be at least,
     # the KV they can hold and their least time, none that matters is that small.
-    steps = max(tokens / sizes[-1], private / capacity)
+    steps = max(tokens / sizes[-1], private / capacity, fewest)
     least = float((cost + network).min())
     k = len(sizes)
     eye, zero = identity(k, format="csr"), csr_matrix((k, k))
@@ -272,13 +276,15 @@ def reachable_program(
     rows.append([-eye, eye, zero, zero, zero])
     ones, none = csr_matrix(np.ones((1, k))), csr_matrix((1, k))
     totals = [
+        [-ones, none, none, none, none],
         [csr_matrix(-sizes[None, :] * (steps / tokens)), none, none, none, none],
         [none, -ones, none, none, none],
         [none, none, -ones, none, none],
         [none, none, none, -ones, none],
     ]
     unit = steps * least
-    wanted = np.array([1.0, private / (capacity * steps), shared * beta / unit, head / unit])
+    reads = private / (capacity * steps), shared * beta / unit
+    wanted = np.array([fewest / steps, 1.0, *reads, head / unit])
     limits, objective = bmat(rows + totals, format="csr"), np.repeat([0.0, 1.0], [4 * k, k])
     most = np.full(5 * k, np.inf)
     if work.spared:  # one variable more: the share of what can be spared that is
