@@ -209,8 +209,8 @@ def _partner(limits: Bounds, model: StepModel, taken: float) -> str:
     if mix.requests >= 1 and mix.beside <= WORTH * mix.alone:
         return (
             f"Pool it with {mix.partner.kind} work: {mix.requests * limits.replicas:,} requests of "
-            f"{mix.partner.prompt:,} prompt and {mix.partner.output:,} output tokens would add "
-            f"{told(mix.beside)} s here against {told(mix.alone)} s alone "
+            f"{mix.partner.prompt:,} prompt and {mix.partner.output:,} output tokens would add, at "
+            f"best, {told(mix.beside)} s here against {told(mix.alone)} s alone "
             f"({1 - mix.beside / mix.alone:.0%} off)."
         )
     if partner != wanted:
