@@ -272,7 +272,7 @@ def test_a_text_without_tokens_is_that_lines_fault(tmp_path: Path) -> None:
 def test_it_is_told_how_many_prompts_are_tokens(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(encoded, "_CHUNK", 2)
+    monkeypatch.setattr(encoded, "CHUNK", 2)
     tokenizer(tmp_path)
     rows = [
         chat(messages=[{"role": "user", "content": f"what {i // 2}"}]) | {"custom_id": str(i)}

@@ -152,6 +152,15 @@ def prompts(path: Path) -> Path:
     return write(path, "".join(json.dumps(row) + "\n" for row in rows))
 
 
+def sharegpt(path: Path) -> Path:
+    rows = [
+        {"id": f"c{i}", "conversations": [{"from": "human", "value": asked}, answer]}
+        for i, asked in enumerate(["What is a prefix?", "What is a suffix?"])
+        for answer in [{"from": "gpt", "value": "A part of a word."}]
+    ]
+    return write(path, json.dumps(rows, indent=2))
+
+
 def sample(name: str, directory: Path) -> Path:
     """A good file of each format, named so that its name does not give it away."""
     path = directory / f"{name}.trace"
@@ -159,16 +168,19 @@ def sample(name: str, directory: Path) -> Path:
         return openai(path)
     if name == "prompts":
         return prompts(path)
+    if name == "sharegpt":
+        return sharegpt(path)
     if name == "workload":
         write_workload(from_lengths([5, 6], [1, 2]), path)
         return path
     return write(path, CASES[name].make(GOOD))
 
 
-EVERY = [*CASES, "openai", "prompts", "workload"]
+EVERY = [*CASES, "openai", "prompts", "sharegpt", "workload"]
 FORMAT_OF = {name: case.format for name, case in CASES.items()} | {
     "openai": "openai-batch",
     "prompts": "prompts-jsonl",
+    "sharegpt": "sharegpt",
     "workload": "workload",
 }
 
@@ -216,7 +228,7 @@ def test_columns_are_writable_so_that_kernels_compile_once(name: str, tmp_path: 
     assert workload.prompts.units.dtype == np.int32
 
 
-@pytest.mark.parametrize("name", [*CASES, "openai", "prompts"])
+@pytest.mark.parametrize("name", [*CASES, "openai", "prompts", "sharegpt"])
 def test_gzip_and_plain_read_alike(name: str, tmp_path: Path) -> None:
     path = sample(name, tmp_path)
     packed = tmp_path / f"{name}.trace.gz"

@@ -31,6 +31,12 @@ def first_line(path: Path) -> bytes:
     return line
 
 
+def beginning(path: Path) -> bytes:
+    """The file's first 64 KiB (of what it holds, when compressed)."""
+    with _readable(path), _opened(path) as file:
+        return bytes(file.read(1 << 16))
+
+
 def content(path: Path) -> pa.Buffer:
     """All bytes of the file, decompressed."""
     # NOTE: read, not mapped: a mapped file that shrinks meanwhile ends the process.

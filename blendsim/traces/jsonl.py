@@ -52,18 +52,24 @@ def objects(path: Path, told: Told = silent) -> Iterator[tuple[str, dict[str, An
                 yield where, json_object(line, where)
 
 
-def json_object(line: str | bytes, where: str) -> dict[str, Any]:
-    """The object a line holds, or InputError beginning with `where`."""
+def parsed(text: str | bytes, where: str) -> Any:
+    """What JSON says, or InputError beginning with `where`."""
     try:
-        row = json.loads(line)
+        return json.loads(text)
     except json.JSONDecodeError as error:
-        found = f"{error.msg}, character {error.pos + 1}"
+        line = f"line {error.lineno}, " if error.lineno > 1 else ""
+        found = f"{error.msg}, {line}character {error.colno}"
         raise InputError(f"{where}: is not JSON ({found}); mend or remove the line") from error
     except ValueError as error:  # a number of thousands of digits; Python's advice is left out
         found = str(error).split(";")[0]
         raise InputError(f"{where}: is not JSON ({found}); mend or remove the line") from error
     except RecursionError as error:
         raise InputError(f"{where}: is nested too deeply; mend or remove the line") from error
+
+
+def json_object(line: str | bytes, where: str) -> dict[str, Any]:
+    """The object a line holds, or InputError beginning with `where`."""
+    row = parsed(line, where)
     if not isinstance(row, dict):
         raise InputError(f"{where}: {shown(row)} is not a JSON object; each line must be one")
     return row

@@ -16,6 +16,7 @@ from blendsim.traces.openai_batch import OPENAI_BATCH
 from blendsim.traces.plain_prompts import PROMPTS_JSONL
 from blendsim.traces.results import Results, other_prompts, read_results, with_lengths
 from blendsim.traces.seam import Format, ReadOptions, Told, head, silent
+from blendsim.traces.sharegpt import SHAREGPT
 from blendsim.traces.unknown import reason
 from blendsim.traces.workload_file import WORKLOAD
 
@@ -25,6 +26,7 @@ FORMATS: tuple[Format, ...] = (
     *HASHED_FORMATS,
     OPENAI_BATCH,
     PROMPTS_JSONL,
+    SHAREGPT,
     LENGTHS_JSONL,
     WORKLOAD,
 )

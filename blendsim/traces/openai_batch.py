@@ -135,13 +135,15 @@ def _prompts(
 ) -> tuple[Prompts, Ints]:
     """The requests' tokens as one set of prompts, in file order."""
     is_given = [request.prompt.tokens is not None for request in requests]
+    making = f"making tokens of the prompts of {path}"
     units = array("i")  # grows in place: a pool's tokens fill memory once, not twice
     lengths = np.zeros(len(requests), np.int64)
     for start in range(0, len(requests), CHUNK):
-        told(f"making tokens of the prompts of {path}", start / len(requests))
+        told(making, start / len(requests))
         lists = encode.of([request.prompt for request in requests[start : start + CHUNK]])
         lengths[start : start + len(lists)] = [len(ids) for ids in lists]
         units.frombytes(np.concatenate(lists).tobytes())
+    told(making, 1.0)
     if not lengths.all():
         row = int(np.flatnonzero(lengths == 0)[0])
         raise InputError(

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from blendsim.request import Workload
-from blendsim.traces.content import first_line
+from blendsim.traces.content import beginning, first_line
 
 #: Is told what is being read or made, and which share of it is done, 0 to 1, many times a second.
 Told = Callable[[str, float], None]
@@ -36,6 +36,7 @@ class Head(NamedTuple):
     line: bytes  # the first bytes, up to the end of the line
     columns: tuple[str, ...]  # names of a CSV header
     keys: frozenset[str]  # keys of a JSON object
+    array: bytes = b""  # the beginning of a JSON array, over several lines too
 
 
 class Format(Protocol):
@@ -75,6 +76,8 @@ def head(path: Path) -> Head:
         except (ValueError, RecursionError):
             return Head(line, (), frozenset())
         return Head(line, (), frozenset(row))
+    if text.startswith("["):
+        return Head(line, (), frozenset(), beginning(path))
     try:
         names = next(csv.reader([text]), [])
     except csv.Error:
