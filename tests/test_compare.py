@@ -40,11 +40,13 @@ def test_sharing_and_density_are_of_an_engines_own_blocks() -> None:
         space_names=("tokens",),
     )
     pool = from_lengths([64] * 8, [40] * 8, prompts=prompts)
-    blocks, tokens = find_baselines(["vLLM-DFS", "SGLang-DFS"])
+    named = {row.name: row for row in BASELINES}
+    blocks, tokens = named["vLLM-DFS"], named["SGLang-DFS"]
     done = search.compare(pool, search.Settings(sample=1.0), [blocks, tokens])
     optimum = [row.sharing_optimum for row in done.rows]
     assert optimum == [7 * 48 / (8 * 64), 7 * 63 / (8 * 64)]
-    assert [row.sharing_ratio for row in done.rows] == optimum
+    # NOTE: SGLang lets all of them in at once, before the cache has any's prompt.
+    assert [row.sharing_ratio for row in done.rows] == [optimum[0], 0.0]
     assert done.rows[0].density_profile > done.rows[1].density_profile
 
 

@@ -17,7 +17,7 @@ from blendsim.settings import Settings
 
 POOL = mixed_pool(np.random.default_rng(3), 60)
 ASKED = Settings(sample=1.0, token_budget=2_048)
-BASELINES = ["NanoFlow-Balance", "NanoFlow-DFS", "BlendServe", "Paced"]
+ROWS = find_baselines(["nanoflow"])  # four policies
 
 
 def rent() -> Any:
@@ -28,7 +28,7 @@ def rent() -> Any:
 WAYS: dict[str, tuple[Callable[[], Any], ModuleType, str]] = {
     "choose": (lambda: search.choose(POOL, ASKED), choice, "plan_policy"),
     "compare": (
-        lambda: search.compare(POOL, ASKED, find_baselines(BASELINES)),
+        lambda: search.compare(POOL, ASKED, ROWS),
         comparison,
         "plan_policy",
     ),
