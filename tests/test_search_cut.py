@@ -5,7 +5,7 @@ line a signal does it.
 import json
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +23,10 @@ from blendsim.plan import read_plan
 from blendsim.planner.make import POLICIES
 from blendsim.search import schedule_search
 from blendsim.search.cut import CutShort
-from blendsim.search.race import Heat, race
+from blendsim.search.race import Heat, Run, race
 from blendsim.search.schedule_search import Effort
 from blendsim.search.schedule_search import search as find
+from blendsim.search.standing import Standing
 from blendsim.settings import Settings
 
 __all__ = ["folder"]
@@ -90,14 +91,14 @@ def handled() -> Iterator[None]:
 
 def strike(monkeypatch: pytest.MonkeyPatch, *numbers: int) -> None:
     """Have these signals come when the first batch is told of."""
-    standing, left = schedule_search._standing, list(numbers)
+    tell, left = Standing.tell, list(numbers)
 
-    def struck(*args: Any) -> str:
+    def struck(self: Standing, runs: Sequence[Run]) -> None:
         while left:
             os.kill(os.getpid(), left.pop(0))
-        return standing(*args)
+        tell(self, runs)
 
-    monkeypatch.setattr(schedule_search, "_standing", struck)
+    monkeypatch.setattr(Standing, "tell", struck)
 
 
 COMMANDS = [("search",), ("plan", "--planner", "auto")]

@@ -22,7 +22,7 @@ class Standing:
         """`runs` are all so far, those of the fixed policies among them."""
         best = best_of(runs).seconds
         usual = best_of([run for run in runs if run.heat.point in self._fixed]).seconds
-        n, percents = len(runs), int(100 * (1 - best / usual))
+        n, percents = len(runs), int(100 * (usual - best) / usual)
         before, at = self._told
         if percents == at and n < _MORE * before:
             return
