@@ -89,9 +89,10 @@ def common_blocks(sorted_prompts: SortedPrompts, block_tokens: int) -> Ints:
 def shareable_tokens(
     workload: Workload, sorted_prompts: SortedPrompts, block_tokens: int = 1
 ) -> int:
-    """Most prompt tokens that sharing can save: every distinct prefix computed once.
+    """Most prompt tokens that sharing can save: every distinct prefix computed once. A block of one
+    token counts what prompts have in common, whatever an engine must compute of equal ones.
 
-    With blocks, only full blocks are shared and the last prompt token is always computed (its
+    With larger blocks, only full ones are shared and the last prompt token is always computed (its
     logits give the first output token). Visiting a block's enders before its passers-by, as the
     sorted order does, loses least.
     """

@@ -113,9 +113,25 @@ def test_run_that_waits_for_one_request_has_room_for_others() -> None:
     _, bound, room = advice_on(one)
     assert "Order buys next to nothing here: " in bound
     assert "overlap" not in bound
-    assert room.startswith("Until it ends there is room for other requests: the run's 5.84 s hold ")
+    assert room.startswith("Until it ends there is room for other requests: at its best rates ")
+    assert room.endswith(" of the run's 5.84 s.")
     taken = [search.choose(pool, search.Settings(sample=1.0)).chosen for pool in (one, more)]
     assert taken[1].reported_seconds < 1.3 * taken[0].reported_seconds
+
+
+def test_run_that_is_full_beside_its_longest_request_has_no_room() -> None:
+    """Of 100 s one request takes 60, and all work 90."""
+    for overlaps in (True, False):
+        told = of_pool([], limits(90.0, 40.0, longest=60.0), model_of(), 100.0, overlaps=overlaps)
+        assert not any("room" in sentence for sentence in told)
+    empty = of_pool([], limits(20.0, 20.0, longest=60.0), model_of(), 100.0, overlaps=False)
+    assert " would take 40.0 of the run's 100.0 s." in empty[1]
+
+
+def test_short_pool_that_is_balanced_is_not_called_too_short() -> None:
+    model = step_model(System(find_model("llama-3.1-8b"), find_gpu("a100-80g")), "max")
+    told = of_pool([], limits(20.0, 19.9), model, 25.0)[1]
+    assert told == "The pool is balanced: other work would not run noticeably cheaper beside it."
 
 
 def test_advice_counts_the_partner_of_all_replicas() -> None:

@@ -92,7 +92,8 @@ def test_what_is_wrong_is_named(rows: list[Any], message: str, tmp_path: Path) -
 def test_broken_array_is_named_by_its_line(tmp_path: Path) -> None:
     path = tmp_path / "talks.json"
     path.write_text(json.dumps([talk("Hi", "Ho")], indent=1)[:-3])
-    with pytest.raises(InputError, match=r"talks\.json: is not JSON \(.*line \d+, character"):
+    said = r"talks\.json: is not JSON \(.*line \d+, character \d+\); mend the file"
+    with pytest.raises(InputError, match=said):
         load(str(path))
 
 

@@ -8,6 +8,7 @@ late.
 
 import numpy as np
 
+from blendsim.pacing import is_compute_heavy
 from blendsim.planner.tree import Floats
 from blendsim.request import Ints
 
@@ -17,11 +18,11 @@ GOLDEN = 0.5 * (5.0**0.5 - 1.0)  # the fractions of its multiples are spread mos
 
 def evened(density: Floats, root_density: float) -> Ints:
     """Places of requests, given by falling `density` of their nodes, in a new order: the nodes that
-    are at least as dense as the root and about as dense as each other take turns, so that every
-    stretch is a sample of them all. A node's requests stay together and in order.
+    are denser than the root and about as dense as each other take turns, so that every stretch is a
+    sample of them all. A node's requests stay together and in order.
     """
     places = np.arange(len(density))
-    dense = density >= max(root_density, np.finfo(np.float64).tiny)
+    dense = is_compute_heavy(density, max(root_density, np.finfo(np.float64).tiny))
     if not dense.any():
         return places
     rho = density[dense]

@@ -106,8 +106,9 @@ def of_pool(
     run that is talked of has `taken` so many seconds.
     """
     bound = _bound(rows, limits, model, taken)
-    if limits.longest > ALONE * taken:
-        return [bound, _room(limits, taken)]
+    work = limits.optimum if overlaps else limits.compute + limits.memory + limits.network
+    if limits.longest > ALONE * taken and work <= ALONE * taken:
+        return [bound, _room(work, taken)]
     return [bound, _partner(limits, model, taken) if overlaps else _NO_PARTNER]
 
 
@@ -191,14 +192,13 @@ _NO_PARTNER = (
 )
 
 
-def _room(limits: Bounds, taken: float) -> str:
-    """Of a run that one request takes most of. Its steps read the weights, whatever else they
-    compute.
+def _room(work: float, taken: float) -> str:
+    """Of a run that one request takes most of, and that could do all it does in so many seconds.
+    The request's steps read the weights, whatever else they compute.
     """
-    work = limits.compute + limits.memory + limits.network
     return (
-        f"Until it ends there is room for other requests: the run's {told(taken)} s hold "
-        f"{told(work)} s of work at its best rates."
+        f"Until it ends there is room for other requests: at its best rates the pool's work would "
+        f"take {told(work)} of the run's {told(taken)} s."
     )
 
 
@@ -206,16 +206,20 @@ def _partner(limits: Bounds, model: StepModel, taken: float) -> str:
     wanted = LONG_ANSWERS if limits.compute > limits.memory else LONG_PROMPTS
     partner = _ending_within(ALONE * taken, wanted, model)
     mix = best_mix(limits, model, partner)
-    if mix.requests >= 1 and mix.beside <= WORTH * mix.alone:
+    if _is_worth(mix):
         return (
             f"Pool it with {mix.partner.kind} work: {mix.requests * limits.replicas:,} requests of "
             f"{mix.partner.prompt:,} prompt and {mix.partner.output:,} output tokens would add, at "
             f"best, {told(mix.beside)} s here against {told(mix.alone)} s alone "
             f"({1 - mix.beside / mix.alone:.0%} off)."
         )
-    if partner != wanted:
+    if partner != wanted and _is_worth(best_mix(limits, model, wanted)):
         return f"The pool is too short for {wanted.kind} work to run cheaper beside it."
     return "The pool is balanced: other work would not run noticeably cheaper beside it."
+
+
+def _is_worth(mix: Mix) -> bool:
+    return mix.requests >= 1 and mix.beside <= WORTH * mix.alone
 
 
 def _ending_within(seconds: float, partner: Partner, model: StepModel) -> Partner:

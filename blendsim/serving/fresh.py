@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blendsim.compiled import kernel
-from blendsim.pacing import Pacing
+from blendsim.pacing import Pacing, is_compute_heavy
 from blendsim.prefix import PrefixTree, SortedPrompts, build_tree, common_blocks, subset
 from blendsim.request import Ints
 from blendsim.serving.cascade import new_cascade
@@ -25,10 +25,6 @@ from blendsim.serving.state import (
     State,
 )
 from blendsim.steplog import COUNTS
-
-#: A pool's density is a sum over its requests: those of a pool of like ones differ from it by this
-#: share at most.
-ROUNDING = 1e-9
 
 
 class BlockPaths(NamedTuple):
@@ -179,7 +175,7 @@ def _pace(
 ) -> Pace:
     """Pacing's part of a fresh State; sets everybody's side."""
     assert seen is not None, "pacing tells visible lengths from others"
-    requests.side = np.where(density > s.root_density * (1.0 + ROUNDING), LEFT, RIGHT)
+    requests.side = np.where(is_compute_heavy(density, s.root_density), LEFT, RIGHT)
     shared = nodes.length[1:] * np.maximum(_all_readers(requests, nodes)[1:] - 1, 0)
     block = int(s.block_tokens)
     saved = int(shared.sum()) * block

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from blendsim.compiled import kernel, rare_kernel
 from blendsim.serving.forecast import last_end
 from blendsim.serving.kinds import correction
-from blendsim.serving.state import NONE, State
+from blendsim.serving.state import NONE, RIGHT, State
 
 GUMBEL = 1.2825498301618641  # π/√6, the standard deviation of the longest of many
 PEAK_POINTS = 40  # at which a forecast's peak is looked for, up to two mean lengths ahead
@@ -136,7 +136,9 @@ def fill_up(state: State, reads: float, most: float, full: NDArray[np.float64]) 
     s, p = state.scalars[0], state.pace[0].record[0]
     tokens, own, spare = p.right_tokens, p.right_reads, 0.0
     if tokens >= 1.0 and s.front <= s.back:
-        spare = float(last_end(state) - s.step - state.requests[state.queue[s.back]].expected)
+        last = state.requests[state.queue[s.back]]
+        if last.side == RIGHT:
+            spare = float(last_end(state) - s.step - last.expected)
     elif tokens < 1.0 and s.right_newest == NONE:
         tokens, own = p.left_tokens, p.left_reads
     full[0, 0] = max(own * p.read_seconds / most, spare, 1.0)

@@ -52,19 +52,19 @@ def objects(path: Path, told: Told = silent) -> Iterator[tuple[str, dict[str, An
                 yield where, json_object(line, where)
 
 
-def parsed(text: str | bytes, where: str) -> Any:
-    """What JSON says, or InputError beginning with `where`."""
+def parsed(text: str | bytes, where: str, mend: str = "mend or remove the line") -> Any:
+    """What JSON says, or InputError beginning with `where` and ending with what to do."""
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
         line = f"line {error.lineno}, " if error.lineno > 1 else ""
         found = f"{error.msg}, {line}character {error.colno}"
-        raise InputError(f"{where}: is not JSON ({found}); mend or remove the line") from error
+        raise InputError(f"{where}: is not JSON ({found}); {mend}") from error
     except ValueError as error:  # a number of thousands of digits; Python's advice is left out
         found = str(error).split(";")[0]
-        raise InputError(f"{where}: is not JSON ({found}); mend or remove the line") from error
+        raise InputError(f"{where}: is not JSON ({found}); {mend}") from error
     except RecursionError as error:
-        raise InputError(f"{where}: is nested too deeply; mend or remove the line") from error
+        raise InputError(f"{where}: is nested too deeply; {mend}") from error
 
 
 def json_object(line: str | bytes, where: str) -> dict[str, Any]:

@@ -85,7 +85,7 @@ def _rows(path: Path, told: Told) -> Iterator[tuple[str, dict[str, Any]]]:
         return
     told(f"reading {path}", 0.0)
     with text_lines(path) as text:
-        rows = parsed(text.read(), str(path))
+        rows = parsed(text.read(), str(path), "mend the file")
     for number, row in enumerate(rows, start=1):
         where = f"{path}, conversation {number}"
         if not isinstance(row, dict):
