@@ -240,6 +240,7 @@ def test_progress_says_what_is_best_so_far(workload: Workload) -> None:
     counts = [int(line.split()[0]) for line in told]
     assert len(counts) > 1
     assert counts == sorted(set(counts))
+    assert counts[-1] == 20
 
 
 def test_effort_that_is_none_is_refused() -> None:

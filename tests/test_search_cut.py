@@ -93,10 +93,10 @@ def strike(monkeypatch: pytest.MonkeyPatch, *numbers: int) -> None:
     """Have these signals come when the first batch is told of."""
     tell, left = Standing.tell, list(numbers)
 
-    def struck(self: Standing, runs: Sequence[Run]) -> None:
+    def struck(self: Standing, runs: Sequence[Run], **named: bool) -> None:
         while left:
             os.kill(os.getpid(), left.pop(0))
-        tell(self, runs)
+        tell(self, runs, **named)
 
     monkeypatch.setattr(Standing, "tell", struck)
 

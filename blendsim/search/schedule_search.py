@@ -168,6 +168,7 @@ def search_prepared(
         lambda: stop() or time.perf_counter() >= end,
         told,
     )
+    standing.tell(runs, is_end=True)
     is_cut = stop()
     chosen = best_of(runs)
     if problem.worlds:
