@@ -53,6 +53,12 @@ def expect(state: State, request: int, end: int, base: int) -> None:
         bucket.count += 1
         bucket.base_sum += base
         bucket.final_sum += r.end_final
+    else:
+        s.left_expected += 1
+        s.left_expected_base += base
+        bucket.left_count += 1
+        bucket.left_base += base
+        bucket.left_final += r.end_final
     r.end_previous = NONE
     r.end_next = bucket.head
     if bucket.head != NONE:
@@ -63,14 +69,21 @@ def expect(state: State, request: int, end: int, base: int) -> None:
 @kernel
 def forget(state: State, request: int) -> None:
     """Take a request out of the forecast."""
+    s = state.scalars[0]
     r = state.requests[request]
     bucket = state.buckets[r.end_bucket % BUCKETS]
     if stands_alone(state, request):
-        state.scalars[0].expected_count -= 1
-        state.scalars[0].expected_base -= r.end_base
+        s.expected_count -= 1
+        s.expected_base -= r.end_base
         bucket.count -= 1
         bucket.base_sum -= r.end_base
         bucket.final_sum -= r.end_final
+    else:
+        s.left_expected -= 1
+        s.left_expected_base -= r.end_base
+        bucket.left_count -= 1
+        bucket.left_base -= r.end_base
+        bucket.left_final -= r.end_final
     if r.end_previous == NONE:
         bucket.head = r.end_next
     else:
@@ -97,15 +110,20 @@ def peak_fits(state: State, request: int, near: int, far: int) -> bool:
     is_alone = stands_alone(state, request)
     count = s.expected_count
     total = s.expected_base
+    left_count = s.left_expected
+    left_total = s.left_expected_base
     for b in range(s.current_bucket, mine + 1):
         bucket = state.buckets[b % BUCKETS]
         is_near = is_paced(state) and b <= s.current_bucket + 1
-        if bucket.count == 0 and b != mine and not (is_near or (is_kind_ahead and b % STRIDE == 0)):
+        ends = bucket.count + bucket.left_count
+        if ends == 0 and b != mine and not (is_near or (is_kind_ahead and b % STRIDE == 0)):
             # NOTE: without an end in it, a bucket cannot hold the worst moment; but what is to be
             # left free may be most in the first two.
             continue
         count -= bucket.count
         total -= bucket.base_sum
+        left_count -= bucket.left_count
+        left_total -= bucket.left_base
         upto = (b + 1) * s.bucket_steps
         if b == mine:
             upto = min(upto, end)
@@ -114,7 +132,8 @@ def peak_fits(state: State, request: int, near: int, far: int) -> bool:
             used += base + end
         elif is_alone:
             used += base + upto
-        used += near if b <= s.current_bucket + 1 else far
+        left = bucket.left_final + left_total + left_count * upto
+        used += max(left, near if b <= s.current_bucket + 1 else far)
         used += int(unknown_tokens(state, max(0, upto - s.step)))
         if used > limit:
             return False
@@ -164,3 +183,25 @@ def renew(state: State, k: int) -> None:
         leave_side(state, k)
         enter_side(state, k, RIGHT, True)
     expect(state, k, s.step + r.expected - generated, base)
+
+
+@kernel
+def left_peak_fits(state: State, request: int, limit: int) -> bool:
+    """Whether the compute-heavy end's running requests and this one of theirs hold `limit` tokens
+    at most until its end, if estimates hold.
+    """
+    s = state.scalars[0]
+    end = expected_end(state, request)
+    base = private_tokens(state, request) - s.step
+    mine = end_bucket(state, end)
+    count, total = s.left_expected, s.left_expected_base
+    for b in range(s.current_bucket, mine + 1):
+        bucket = state.buckets[b % BUCKETS]
+        if bucket.left_count == 0 and b != mine:
+            continue
+        count -= bucket.left_count
+        total -= bucket.left_base
+        upto = min((b + 1) * s.bucket_steps, end)
+        if bucket.left_final + total + count * upto + base + upto > limit:
+            return False
+    return True

@@ -15,7 +15,7 @@ import numpy as np
 from blendsim.compiled import kernel, kernel_where, rare_kernel
 from blendsim.request import Ints
 from blendsim.serving.admission import fits_beside, has_blocks, next_request
-from blendsim.serving.forecast import end_bucket, expected_end, peak_fits
+from blendsim.serving.forecast import end_bucket, expected_end, left_peak_fits, peak_fits
 from blendsim.serving.sides import private_tokens, reservation, victim
 from blendsim.serving.state import BUCKETS, LEFT, NONE, RIGHT, State
 
@@ -198,7 +198,7 @@ def fits_left(state: State, request: int) -> bool:
     return has_blocks(state, request) and (
         s.running == 0
         or s.predicted_peak == 0
-        or held <= kept_for_left(state)
+        or left_peak_fits(state, request, kept_for_left(state))
         or peak_fits(state, request, held, held)
     )
 

@@ -79,7 +79,11 @@ BUCKET = np.dtype(
         # NOTE: a field called `base` would be hidden by numpy's own attribute in plain Python.
         ("base_sum", _INT),  # Σ end_base
         ("final_sum", _INT),  # Σ end_final
-        ("head", _INT),  # their list
+        # paced: the same of the compute-heavy end, which is not among them
+        ("left_count", _INT),
+        ("left_base", _INT),
+        ("left_final", _INT),
+        ("head", _INT),  # the list of all of them
     ],
     align=True,
 )
@@ -115,6 +119,8 @@ SCALARS = np.dtype(
         ("current_bucket", _INT),
         ("expected_count", _INT),  # requests in all buckets of time
         ("expected_base", _INT),  # and what they hold, Σ end_base
+        ("left_expected", _INT),  # paced: the same of the compute-heavy end
+        ("left_expected_base", _INT),
         # KV blocks: capacity = free + idle + shared_held + private
         ("free", _INT),
         ("idle", _INT),  # cached blocks of nodes without readers
