@@ -18,16 +18,15 @@ from blendsim.errors import InputError
 
 _MOST_TOKENS = 1 << 20  # of a step
 _NO_CROWD = 1e9  # that many times the even ones never end together
-#: A pool's density is a sum over its requests: those of a pool of like ones differ from it by this
-#: share at most.
-_ROUNDING = 1e-9
+#: Densities within so much of each other are about the same.
+ABOUT_THE_SAME = 2.0
 
 
 def is_compute_heavy(density: NDArray[np.float64], root_density: float) -> NDArray[np.bool_]:
     """(n,), which requests of a paced plan are of its compute-heavy end: those that are denser than
-    the pool.
+    the pool, and not about as dense. Who is about as dense can be paired with nobody.
     """
-    return np.asarray(density > root_density * (1.0 + _ROUNDING), np.bool_)
+    return np.asarray(density > ABOUT_THE_SAME * root_density, np.bool_)
 
 
 class _Range(NamedTuple):

@@ -8,18 +8,17 @@ late.
 
 import numpy as np
 
-from blendsim.pacing import is_compute_heavy
+from blendsim.pacing import ABOUT_THE_SAME, is_compute_heavy
 from blendsim.planner.tree import Floats
 from blendsim.request import Ints
 
-FACTOR = 2.0  # densities within so much of each other are about the same
 GOLDEN = 0.5 * (5.0**0.5 - 1.0)  # the fractions of its multiples are spread most evenly
 
 
 def evened(density: Floats, root_density: float) -> Ints:
-    """Places of requests, given by falling `density` of their nodes, in a new order: the nodes that
-    are denser than the root and about as dense as each other take turns, so that every stretch is a
-    sample of them all. A node's requests stay together and in order.
+    """Places of requests, given by falling `density` of their nodes, in a new order: the nodes of
+    the compute-heavy end that are about as dense as each other take turns, so that every stretch is
+    a sample of them all. A node's requests stay together and in order.
     """
     places = np.arange(len(density))
     dense = is_compute_heavy(density, max(root_density, np.finfo(np.float64).tiny))
@@ -27,7 +26,7 @@ def evened(density: Floats, root_density: float) -> Ints:
         return places
     rho = density[dense]
     begins = np.append(True, rho[1:] != rho[:-1])
-    level = np.floor(np.log(rho[begins]) / np.log(FACTOR))
+    level = np.floor(np.log(rho[begins]) / np.log(ABOUT_THE_SAME))
     number = np.arange(len(level))
     in_level = number - np.searchsorted(-level, -level)
     turn = np.empty(len(level), np.int64)

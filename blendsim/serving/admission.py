@@ -34,15 +34,15 @@ def has_room(state: State, request: int) -> bool:
     """Whether the request may enter: its whole prompt fits in blocks that are free or can be
     evicted, and the flavour's forecast holds.
     """
-    return fits_beside(state, request, 0, 0)
+    return fits_beside(state, request, 0)
 
 
 @kernel
-def fits_beside(state: State, request: int, near: int, far: int) -> bool:
-    """`has_room` if the forecast is to leave that many tokens for others, soon and later."""
+def fits_beside(state: State, request: int, kept: int) -> bool:
+    """`has_room` if the forecast is to keep that many tokens for the compute-heavy end."""
     s = state.scalars[0]
     return has_blocks(state, request) and (
-        s.predicted_peak == 0 or s.running == 0 or peak_fits(state, request, near, far)
+        s.predicted_peak == 0 or s.running == 0 or peak_fits(state, request, kept)
     )
 
 

@@ -93,12 +93,12 @@ def forget(state: State, request: int) -> None:
 
 
 @kernel
-def peak_fits(state: State, request: int, near: int, far: int) -> bool:
+def peak_fits(state: State, request: int, kept: int) -> bool:
     """Whether the predicted peak of all running requests and this one, up to its own end, stays
     within the KV capacity. A peak after that is not of its making.
 
     Shared nodes with readers are one account, with their whole length, taken off the capacity
-    first. `near` tokens are to be left free in this bucket and the next, `far` tokens later.
+    first. The compute-heavy end of a paced plan is counted with at least `kept` tokens.
     """
     s = state.scalars[0]
     held = s.shared_length + unheld_path_length(state, request)
@@ -114,12 +114,9 @@ def peak_fits(state: State, request: int, near: int, far: int) -> bool:
     left_total = s.left_expected_base
     for b in range(s.current_bucket, mine + 1):
         bucket = state.buckets[b % BUCKETS]
-        is_near = is_paced(state) and b <= s.current_bucket + 1
         ends = bucket.count + bucket.left_count
-        if ends == 0 and b != mine and not (is_near or (is_kind_ahead and b % STRIDE == 0)):
-            # NOTE: without an end in it, a bucket cannot hold the worst moment; but what is to be
-            # left free may be most in the first two.
-            continue
+        if ends == 0 and b != mine and not (is_kind_ahead and b % STRIDE == 0):
+            continue  # without an end in it, a bucket cannot hold the worst moment
         count -= bucket.count
         total -= bucket.base_sum
         left_count -= bucket.left_count
@@ -128,12 +125,12 @@ def peak_fits(state: State, request: int, near: int, far: int) -> bool:
         if b == mine:
             upto = min(upto, end)
         used = bucket.final_sum + total + count * upto
-        if is_alone and b == mine:
-            used += base + end
-        elif is_alone:
-            used += base + upto
         left = bucket.left_final + left_total + left_count * upto
-        used += max(left, near if b <= s.current_bucket + 1 else far)
+        if is_alone:
+            used += base + upto
+        else:
+            left += base + upto
+        used += max(left, kept)
         used += int(unknown_tokens(state, max(0, upto - s.step)))
         if used > limit:
             return False

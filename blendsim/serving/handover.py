@@ -58,7 +58,7 @@ def can_receive(state: State, request: int) -> bool:
     if s.predicted_peak == 0 or inside == 0:
         return True
     renew_estimates(state)
-    return peak_fits(state, request, 0, 0)
+    return peak_fits(state, request, 0)
 
 
 @kernel

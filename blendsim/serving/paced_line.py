@@ -16,12 +16,12 @@ from blendsim.compiled import kernel, kernel_where, rare_kernel
 from blendsim.request import Ints
 from blendsim.serving.admission import fits_beside, has_blocks, next_request
 from blendsim.serving.forecast import end_bucket, expected_end, left_peak_fits, peak_fits
-from blendsim.serving.sides import private_tokens, reservation, victim
+from blendsim.serving.sides import private_tokens, victim
 from blendsim.serving.state import BUCKETS, LEFT, NONE, RIGHT, State
 
 #: Ends are counted over the time in which so many requests of one kind end: of fewer one more or
 #: less would be too much.
-ALIKE = 4
+ALIKE = 4.0
 TURNS = 2.0  # requests like one that is held up could still follow each other so many times
 RETRY_STEPS = 8  # steps from a request of the right end without room to the next try
 
@@ -58,7 +58,7 @@ def take(state: State, place: int) -> int:
 
 
 @rare_kernel
-def longest_fitting(state: State, near: int, far: int) -> int:
+def longest_fitting(state: State, kept: int) -> int:
     """Place of the request of the memory-heavy end with the longest expected output that may enter,
     or NONE. The last in line if that one may; else by halving, as if who is further left is
     shorter.
@@ -68,7 +68,7 @@ def longest_fitting(state: State, near: int, far: int) -> int:
     last = state.queue[s.back]
     if state.requests[last].side == LEFT:
         return NONE
-    if may_enter(state, last, near, far):
+    if may_enter(state, last, kept):
         return s.back
     low, high, found = s.front, s.back - 1, NONE
     while low <= high:
@@ -80,7 +80,7 @@ def longest_fitting(state: State, near: int, far: int) -> int:
         k = state.queue[at]
         if state.requests[k].side == LEFT:
             low = middle + 1
-        elif may_enter(state, k, near, far):
+        elif may_enter(state, k, kept):
             found = at
             low = middle + 1
         else:
@@ -105,12 +105,10 @@ def next_to_enter(state: State) -> int:
     """
     s = state.scalars[0]
     p = state.pace[0].record[0]
-    # NOTE: those of the left that run now end soon; then it is back at its even share.
-    far = kept_for_left(state)
-    near = max(far, s.left_reserved)
+    kept = kept_for_left(state)
     if s.requeued > 0:
         k = state.queue[len(state.queue) - s.requeued]
-        if fits(state, k, near, far):
+        if fits(state, k, kept):
             s.requeued -= 1
             return k
         if state.requests[k].side == LEFT:
@@ -118,9 +116,9 @@ def next_to_enter(state: State) -> int:
     if s.front > s.back:
         return NONE
     if s.front < s.first_count:
-        return take(state, s.front) if fits(state, state.queue[s.front], near, far) else NONE
+        return take(state, s.front) if fits(state, state.queue[s.front], kept) else NONE
     if s.requeued == 0 and (s.running == 0 or s.step >= p.blocked_until):
-        place = longest_fitting(state, near, far)
+        place = longest_fitting(state, kept)
         if place != NONE:
             return take(state, place)
         p.blocked_until = s.step + retry_steps(state)
@@ -132,28 +130,26 @@ def next_to_enter(state: State) -> int:
 
 
 @kernel
-def fits(state: State, request: int, near: int, far: int) -> bool:
-    """Whether the request may enter on its side; `near` and `far` as in `fits_right`."""
+def fits(state: State, request: int, kept: int) -> bool:
+    """Whether the request may enter on its side; `kept` as in `fits_right`."""
     if state.requests[request].side == RIGHT:
-        return fits_right(state, request, near, far)
+        return fits_right(state, request, kept)
     return fits_left(state, request)
 
 
 @kernel
-def fits_right(state: State, request: int, near: int, far: int) -> bool:
-    """Whether the request may enter on the memory-heavy side; `near` and `far` tokens are left to
-    the other side, if anybody waits to fill them.
+def fits_right(state: State, request: int, kept: int) -> bool:
+    """Whether the request may enter on the memory-heavy side; `kept` tokens are left to the other
+    side, if anybody waits to fill them.
     """
     s = state.scalars[0]
-    if s.front > s.back:
-        near = far = s.left_reserved
-    return fits_beside(state, request, near, far)
+    return fits_beside(state, request, kept if s.front <= s.back else 0)
 
 
 @kernel
-def may_enter(state: State, request: int, near: int, far: int) -> bool:
+def may_enter(state: State, request: int, kept: int) -> bool:
     """Whether the request may enter from the right end of the line."""
-    return ends_apart(state, request) and fits_right(state, request, near, far)
+    return ends_apart(state, request) and fits_right(state, request, kept)
 
 
 @kernel
@@ -176,11 +172,11 @@ def ends_apart(state: State, request: int) -> bool:
     final = float(private_tokens(state, request)) + stays
     capacity = float((s.capacity - s.shared_length) * s.block_tokens)
     even = final * capacity / (final - stays / 2.0) / stays * s.bucket_steps  # in a bucket of time
-    wide = min(ALIKE * final / even, BUCKETS / 4.0)
+    # Ends are known by bucket only: of a part of one nothing can be said, and those of the last
+    # count in full, so that it counts in full.
+    wide = max(1.0, min(ALIKE * final / even, BUCKETS / 4.0))
     last = end_bucket(state, end)
-    first = min(end / s.bucket_steps, last + 1.0) - wide
-    if wide < 1.0:  # ends are known by bucket only: of a part of one nothing can be said
-        wide, first = 1.0, float(last)
+    first = last + 1.0 - wide
     together = final / 2.0  # a half: their number is rounded to the nearest, not down
     for b in range(max(s.current_bucket, int(np.floor(first))), last + 1):
         share = min(1.0, b + 1.0 - first)
@@ -194,12 +190,11 @@ def fits_left(state: State, request: int) -> bool:
     the forecast leaves more.
     """
     s = state.scalars[0]
-    held = s.left_reserved + reservation(state, request)
     return has_blocks(state, request) and (
         s.running == 0
         or s.predicted_peak == 0
         or left_peak_fits(state, request, kept_for_left(state))
-        or peak_fits(state, request, held, held)
+        or peak_fits(state, request, 0)
     )
 
 

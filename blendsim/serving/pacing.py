@@ -61,6 +61,10 @@ PACE = np.dtype(
 )
 SLICES = 17  # of the steps left
 ROWS = 128  # of the table: so many levels of KV in use
+#: Lengths whose squared coefficient of variation is no more end as expected: a tenth of the mean is
+#: their standard deviation. In pools of like requests it is at about so much that a forecast one by
+#: one and one by kind serve equally well (bench/alike.md).
+TIGHT = 0.01
 CREDIT = 16_384.0  # tokens of imbalance remembered at most
 
 
@@ -103,12 +107,13 @@ def new_pace(
     rate = sizes / seconds
     p.least_tokens = sizes[rate >= gains.efficiency * rate.max()][0]
     p.unit = capacity // ROWS + 1
-    requests.kind = np.where(visible, NONE, source)
     kinds: Any = np.zeros(int(source.max(initial=0)) + 1, KIND).view(np.recarray)
     kinds.spread = 1.0
     kinds.spread[: len(pacing.spread)] = pacing.spread[: len(kinds)]
     sampled = np.maximum(1, np.bincount(source[visible], minlength=len(kinds)))
     kinds.prior = np.maximum(gains.trust * sampled, 1e-9)
+    visible = visible | (kinds.spread[source] <= 1.0 + TIGHT)
+    requests.kind = np.where(visible, NONE, source)
     spread = np.where(visible, 1.0, kinds.spread[source])
     reads = expected_reads(requests.prompt, requests.estimate, spread)
     hidden = ~visible
