@@ -10,16 +10,35 @@ import atexit
 import functools
 import hashlib
 import os
+import pickle
 import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numba
 import numba.extending
 from numba.core import config
+from numba.core.caching import FunctionCache
+
+#: What reading a damaged kernel may raise: files that cannot be opened, pickles (which raise nearly
+#: anything), and LLVM's parser of bitcode.
+_DAMAGED = (
+    ArithmeticError,
+    AttributeError,
+    EOFError,
+    ImportError,
+    LookupError,
+    MemoryError,
+    OSError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+    pickle.UnpicklingError,
+)
 
 #: An import of the package's own modules: `from blendsim.x import (a, b)` or `import blendsim.x`.
 _IMPORT = re.compile(
@@ -67,48 +86,96 @@ def _imported(text: bytes, root: Path) -> Iterator[Path]:
                 yield root.joinpath(*inside, "__init__.py")
 
 
-def cache_directory() -> Path:
-    """Where compiled kernels are kept: `$BLENDSIM_CACHE`, else the user's cache directory."""
-    base = (
-        os.environ.get("BLENDSIM_CACHE")
-        or os.environ.get("XDG_CACHE_HOME")
-        or Path.home() / ".cache"
-    )
+def cache_directory() -> Path | None:
+    """Where compiled kernels are kept: `$BLENDSIM_CACHE`, else the user's cache directory; None for
+    a user without one, as a container's may be that is but a number.
+    """
+    base = os.environ.get("BLENDSIM_CACHE") or os.environ.get("XDG_CACHE_HOME")
+    if not base:
+        try:
+            base = str(Path.home() / ".cache")
+        except RuntimeError:  # no $HOME, and none in the list of users
+            return None
     return Path(base) / "blendsim" / f"kernels-{_sources_hash()}"
 
 
-def _usable(directory: Path) -> str:
-    """`directory` if it can be written, else one that lasts as long as the process."""
+def _usable(directory: Path | None) -> str | None:
+    """`directory` if it can be written, else one that lasts as long as the process and begins with
+    the kernels of `directory`; None where there can be none.
+    """
+    if directory is not None:
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=directory):
+                return str(directory)
+        except OSError:
+            pass
+    # NOTE: left to itself numba would fall back to __pycache__, whose kernels go stale.
     try:
-        directory.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=directory):
-            return str(directory)
-    except OSError:
-        # NOTE: left to itself numba would fall back to __pycache__, whose kernels go stale.
         passing = tempfile.mkdtemp(prefix="blendsim-kernels-")
-        atexit.register(shutil.rmtree, passing, ignore_errors=True)
-        return passing
+    except OSError:  # nothing can be written anywhere
+        return None
+    atexit.register(shutil.rmtree, passing, ignore_errors=True)
+    if directory is not None:
+        with suppress(OSError):
+            _link(directory, Path(passing))
+    return passing
+
+
+def _link(kept: Path, passing: Path) -> None:
+    """Have the kernels of a directory that cannot be written in another one, too: a newer one takes
+    the link's place.
+    """
+    for file in kept.absolute().rglob("*"):
+        if file.is_file():
+            link = passing / file.relative_to(kept.absolute())
+            link.parent.mkdir(parents=True, exist_ok=True)
+            link.symlink_to(file)
 
 
 _CACHE = _usable(cache_directory())
+
+
+class _Kept(FunctionCache):  # type: ignore[misc]
+    """numba's cache of a function, but never a reason to fail: a damaged kernel is compiled anew,
+    and one that cannot be written (a full disk, a used-up quota) is not kept.
+    """
+
+    def load_overload(self, sig: Any, target_context: Any) -> Any:
+        try:
+            return super().load_overload(sig, target_context)
+        except _DAMAGED:
+            with suppress(OSError):
+                self.flush()  # else what replaces it could not be noted in a damaged index
+            return None
+
+    def save_overload(self, sig: Any, data: Any) -> None:
+        with suppress(OSError):
+            super().save_overload(sig, data)
 
 
 def is_warm() -> bool:
     """Whether kernels were compiled on this machine before, so that no compilation is to be waited
     for.
     """
-    return _warm_mark().exists()
+    mark = _warm_mark()
+    return mark is not None and mark.exists()
 
 
 def mark_warm() -> None:
     """Note that a whole run has compiled all it needs."""
-    _warm_mark().touch()
+    mark = _warm_mark()
+    if mark is not None:
+        with suppress(OSError):  # a full disk: there may be no kernels, either
+            mark.touch()
 
 
-def _warm_mark() -> Path:
+def _warm_mark() -> Path | None:
     """A file for this copy of the package: numba finds kernels again by the paths of their sources,
     so another copy of the same sources compiles its own.
     """
+    if _CACHE is None:
+        return None
     place = hashlib.sha256(os.fsencode(Path(__file__).resolve().parent)).hexdigest()[:16]
     return Path(_CACHE) / f"warm-{place}"
 
@@ -163,16 +230,19 @@ def _compiled(function: Callable[..., Any], is_inlined: bool, counts_references:
     # additions that were two thirds of a simulation's time. Whoever calls a kernel holds its
     # arrays while it runs, so that one which makes none has none to free; numba refuses to compile
     # one without counting that does make some.
+    dispatcher = numba.njit(
+        nogil=True,
+        error_model="numpy",
+        forceinline=is_inlined,
+        _nrt=counts_references,
+    )(function)
+    if config.DISABLE_JIT or (_CACHE is None and not config.CACHE_DIR):
+        return dispatcher
     before = config.CACHE_DIR
-    if not before:
-        config.CACHE_DIR = _CACHE
+    config.CACHE_DIR = before or _CACHE
     try:
-        return numba.njit(
-            cache=True,
-            nogil=True,
-            error_model="numpy",
-            forceinline=is_inlined,
-            _nrt=counts_references,
-        )(function)
+        # NOTE: what `cache=True` does, with a cache of ours.
+        dispatcher._cache = _Kept(function)
     finally:
         config.CACHE_DIR = before
+    return dispatcher

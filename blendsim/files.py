@@ -2,6 +2,7 @@
 one.
 """
 
+import errno
 import hashlib
 import os
 import stat
@@ -12,6 +13,8 @@ from pathlib import Path
 
 from blendsim.errors import InputError
 from blendsim.printable import printable
+
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
 def require_place(path: Path) -> None:
@@ -83,6 +86,12 @@ def replacing(path: Path) -> Iterator[Path]:
         os.umask(umask)
         temporary.chmod(0o666 & ~umask)
         temporary.replace(path)
+    except OSError as error:
+        # NOTE: what writes (Arrow, a file's own `write`) says that the disk is full, and not where;
+        # or it names a file that is gone by the time one reads so.
+        if error.filename == name or (error.filename is None and error.errno in _FULL):
+            error.filename = str(path)
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 

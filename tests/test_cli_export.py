@@ -1,6 +1,7 @@
 """`blendsim export`: a batch in the order of its plan, and when each request is served."""
 
 import json
+import os
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -171,3 +172,12 @@ def test_odd_ids_are_found_again(tmp_path: Path) -> None:
     assert sorted(written(tmp_path / "ordered.jsonl")) == sorted(written(source))
     assert invoke("export", plan, "-o", tmp_path / "served.csv").exit_code == 0
     assert "\\ud800" in (tmp_path / "served.csv").read_text()
+
+
+def test_a_trace_whose_name_is_no_unicode_gives_a_table(tmp_path: Path) -> None:
+    trace = tmp_path / os.fsdecode(b"day\xff.csv")
+    trace.write_text("num_prefill_tokens,num_decode_tokens\n40,8\n50,6\n")
+    plan, out = tmp_path / "plan.parquet", tmp_path / "served.parquet"
+    assert invoke("plan", "--trace", trace, "--planner", "fcfs", "-o", plan).exit_code == 0
+    assert invoke("export", plan, "-o", out).exit_code == 0
+    assert pq.read_table(out)["source"].to_pylist() == ["day\\xff"] * 2

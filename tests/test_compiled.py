@@ -75,6 +75,72 @@ def test_cache_that_cannot_be_written_lasts_as_long_as_the_process(tmp_path: Pat
     assert list(tmp_path.rglob("*.nbi")) == []
 
 
+USED = "from sums import triangle; print(triangle(5), dict(triangle.stats.cache_hits) != {})"
+
+
+@pytest.mark.parametrize("ending", ["nbi", "nbc"])
+@pytest.mark.parametrize("left", [0, 30])
+def test_a_damaged_kernel_is_compiled_anew_and_kept(tmp_path: Path, ending: str, left: int) -> None:
+    """As a machine that lost its power leaves it: empty, or cut off."""
+    (tmp_path / "sums.py").write_text(SUM)
+    run(USED, tmp_path / "cache", tmp_path)
+    (file,) = (tmp_path / "cache").rglob(f"*.{ending}")
+    file.write_bytes(file.read_bytes()[:left])
+    assert run(USED, tmp_path / "cache", tmp_path) == "10 False"
+    assert run(USED, tmp_path / "cache", tmp_path) == "10 True"
+
+
+def test_a_kernel_that_finds_no_room_is_used_and_not_kept(tmp_path: Path) -> None:
+    (tmp_path / "sums.py").write_text(SUM)
+    full = "import resource as r, signal as s; s.signal(s.SIGXFSZ, s.SIG_IGN)\n"
+    full += "r.setrlimit(r.RLIMIT_FSIZE, (0, r.RLIM_INFINITY))\n"
+    mark = "; from blendsim import compiled as c; c.mark_warm()"
+    code = "import sys; sys.dont_write_bytecode = True\n" + full + USED + mark
+    # NOTE: to a pipe, whose size nothing limits.
+    assert run(code, tmp_path / "cache", tmp_path) == "10 False"
+    assert [file for file in tmp_path.rglob("*.nb?") if file.stat().st_size] == []
+
+
+def test_kernels_that_may_only_be_read_are_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As those of a container's image: they are there, and nothing can be written beside them."""
+    (kept := tmp_path / "kept" / "room").mkdir(parents=True)
+    (kept / "f.nbi").write_bytes(b"kernels")
+    monkeypatch.setattr(compiled.tempfile, "TemporaryFile", _refused)
+    passing = Path(str(compiled._usable(tmp_path / "kept")))
+    assert passing != tmp_path / "kept"
+    assert (passing / "room" / "f.nbi").read_bytes() == b"kernels"
+    (tmp_path / "new").write_bytes(b"newer")
+    (tmp_path / "new").replace(passing / "room" / "f.nbi")  # as numba writes
+    assert (kept / "f.nbi").read_bytes() == b"kernels"
+    shutil.rmtree(passing)
+    assert kept.is_dir()
+
+
+def test_where_nothing_can_be_written_nothing_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compiled.tempfile, "TemporaryFile", _refused)
+    monkeypatch.setattr(compiled.tempfile, "mkdtemp", _refused)
+    assert compiled._usable(tmp_path) is None
+    monkeypatch.setattr(compiled, "_CACHE", None)
+    compiled.mark_warm()
+    assert not compiled.is_warm()
+    assert kernel(lambda n: n + 1)(4) == 5
+
+
+def test_a_user_without_a_home_has_no_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("BLENDSIM_CACHE", "XDG_CACHE_HOME", "HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("os.getuid", lambda: 2**31 - 7)  # in no list of users
+    assert compiled.cache_directory() is None
+
+
+def _refused(**_: object) -> None:
+    raise PermissionError(30, "Read-only file system")
+
+
 def directory_after(monkeypatch: pytest.MonkeyPatch, package: Path, changed: str) -> bool:
     """Whether another cache is used once a file of the package has more text."""
     monkeypatch.setattr(compiled, "__file__", str(package / "compiled.py"))

@@ -1,5 +1,6 @@
 """Files are written under a temporary name and renamed, and take the place of plain files only."""
 
+import errno
 import hashlib
 import os
 import socket
@@ -39,6 +40,18 @@ def test_failure_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
         write_half()
     assert names(tmp_path) == ["out.csv"]
     assert target.read_text() == "old"
+
+
+def test_a_full_disk_is_told_with_the_file_that_was_to_be(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="No space left") as unsaid, replacing(tmp_path / "out"):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert unsaid.value.filename == str(tmp_path / "out")
+    with pytest.raises(OSError, match="I/O") as hidden, replacing(tmp_path / "out") as temporary:
+        raise OSError(errno.EIO, "I/O", str(temporary))
+    assert hidden.value.filename == str(tmp_path / "out")
+    with pytest.raises(OSError, match="I/O") as other, replacing(tmp_path / "out"):
+        raise OSError(errno.EIO, "I/O", "trace.csv")
+    assert other.value.filename == "trace.csv"
 
 
 def test_missing_directory_is_one_line_for_the_user(tmp_path: Path) -> None:

@@ -6,6 +6,8 @@ import os
 import signal
 import sys
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import typer
@@ -57,41 +59,55 @@ class Group(TyperGroup):
     """Runs a command and turns what a user can mend, or did on purpose, into an exit status."""
 
     def make_context(self, *args: Any, **extra: Any) -> Any:
-        try:
+        with _ending():  # --help and --version print here
             return super().make_context(*args, **extra)
-        except _UsageError as error:
-            raise _told(error) from error
 
     def invoke(self, ctx: Any) -> Any:
-        try:
+        with _ending():
             result = super().invoke(ctx)
             sys.stdout.flush()
             return result
-        except BlendsimError as error:
-            tell(f"error: {' '.join(str(error).split())}")
-            raise typer.Exit(status_of(error)) from error
-        except _UsageError as error:
-            raise _told(error) from error
-        except KeyboardInterrupt as error:
-            for note in getattr(error, "__notes__", ()):
-                tell(f"interrupted; {note}")
-            raise typer.Exit(INTERRUPTED) from error
-        except BrokenPipeError as error:
+
+
+@contextmanager
+def _ending() -> Iterator[None]:
+    """Within, an error is told as its kind is, and becomes an exit status."""
+    try:
+        yield
+    except BlendsimError as error:
+        tell(f"error: {' '.join(str(error).split())}")
+        raise typer.Exit(status_of(error)) from error
+    except _UsageError as error:
+        raise _told(error) from error
+    except KeyboardInterrupt as error:
+        for note in getattr(error, "__notes__", ()):
+            tell(f"interrupted; {note}")
+        raise typer.Exit(INTERRUPTED) from error
+    except BrokenPipeError as error:
+        _leave_stdout()
+        raise typer.Exit(BROKEN_PIPE) from error
+    except (MemoryError, OSError, RuntimeError) as error:
+        if status_of(error) != MACHINE:
+            raise
+        told = machine_told(error)
+        if told is None:
+            traceback.print_exc()
+        else:
+            tell(f"error: {told}")
+        try:
+            sys.stdout.flush()
+        except OSError:  # it is what is full
             _leave_stdout()
-            raise typer.Exit(BROKEN_PIPE) from error
-        except (MemoryError, OSError, RuntimeError) as error:
-            if status_of(error) != MACHINE:
-                raise
-            told = machine_told(error)
-            if told is None:
-                traceback.print_exc()
-            else:
-                tell(f"error: {told}")
-            try:
-                sys.stdout.flush()
-            except OSError:  # it is what is full
-                _leave_stdout()
-            raise typer.Exit(MACHINE) from error
+        raise typer.Exit(MACHINE) from error
+
+
+def _have_streams() -> None:
+    """Give what the command was started without, as by `>&-`, somewhere to go: else the first files
+    that are opened take the numbers of the streams, and what libraries print ends in them.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_RDWR), mode, encoding="utf-8"))
 
 
 def _leave_stdout() -> None:
@@ -143,6 +159,7 @@ app.add_typer(profile.app, name="profile")
 
 def main() -> None:
     """Entry point of the `blendsim` command, which ends the process."""
+    _have_streams()
     leaving = Leaving()
     signal.signal(signal.SIGTERM, terminated)
     for stream in (sys.stdout, sys.stderr):

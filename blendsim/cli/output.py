@@ -4,6 +4,7 @@ beside it, on stderr.
 
 import json
 import math
+import os
 import shutil
 import sys
 from collections.abc import Iterable, Mapping
@@ -27,8 +28,14 @@ def print_lines(lines: Iterable[str]) -> None:
 
 
 def tell(line: str) -> None:
-    """Print one line to stderr."""
-    typer.echo(printable(line), err=True)
+    """Print one line to stderr. Where that is full or gone away all that is told from here on is
+    lost: no reason for a command to fail.
+    """
+    try:
+        typer.echo(printable(line), err=True)
+    except OSError:
+        # NOTE: the stream holds what it could not write, and tries again when it is flushed.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
 
 
 def width() -> int:

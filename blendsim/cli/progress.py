@@ -6,6 +6,7 @@ import time
 from types import TracebackType
 from typing import Any, Self
 
+from blendsim.cli.output import tell
 from blendsim.printable import printable
 
 PATIENCE = 1.0  # seconds of silence
@@ -67,7 +68,7 @@ class Progress:
 
             if not compiled.is_warm():
                 line = f"compiling kernels once, about {COLD_SECONDS} s"
-                print(line, file=sys.stderr, flush=True)
+                tell(line)
         self._timer.start()
         return self
 
@@ -96,7 +97,7 @@ class Progress:
 
     def _say(self) -> None:
         if not sys.stderr.isatty():
-            print(f"{self._stage} …", file=sys.stderr, flush=True)
+            tell(f"{self._stage} …")
             return
         if self._status is None:
             from rich.console import Console

@@ -101,4 +101,5 @@ def _may_end() -> bool:
     is_main = threading.current_thread() is threading.main_thread()
     is_ours = is_main and signal.getsignal(signal.SIGTERM) is terminated
     # NOTE: kernels in a passing directory are removed when the interpreter ends, not the process.
-    return is_ours and os.access(cache_directory(), os.W_OK)
+    directory = cache_directory()
+    return is_ours and directory is not None and os.access(directory, os.W_OK)

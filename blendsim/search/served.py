@@ -90,7 +90,7 @@ def served_table(done: Serving) -> pa.Table:
     """
     workload, served, order = done.workload, done.served, done.order
     columns: dict[str, Any] = {
-        "source": np.array(workload.source_names, np.str_)[workload.source],
+        "source": np.array([printable(one) for one in workload.source_names])[workload.source],
         "replica": served.rank,
         "place": served.place,
         "prompt_tokens": workload.prompt_len,
