@@ -158,14 +158,16 @@ def test_request_that_outlasts_all_others_is_named() -> None:
 def test_request_that_takes_most_of_the_run_is_what_bounds_it() -> None:
     limit = limits(30.0, 20.0, longest=110.0)
     alone = of_pool([], limit, model_of(), 160.0)[0]
-    assert alone.startswith("The longest request alone takes 110.0 of 160.0 s: no order ends")
+    assert alone.startswith("The longest request alone takes at least 110.0 of the 160.0 s: no ")
     assert alone.endswith(
         "The whole pool has 30.0 s of compute and 20.0 s of decode reads, each at its best rate."
     )
     assert "bound by" not in alone
     less = of_pool([], limit, model_of(), 230.0)[0]
     assert less.startswith("The pool is bound by compute: 30.0 s of compute and 20.0 s of decode")
-    assert less.endswith("The longest request alone takes 110.0 s: no order ends sooner.")
+    assert less.endswith(
+        "The longest request alone takes at least 110.0 s: no order ends sooner than that."
+    )
 
 
 def test_loss_in_hindsight_is_admitted() -> None:
