@@ -16,7 +16,7 @@ from blendsim.report.advice import (
     best_mix,
     of_pool,
 )
-from blendsim.report.metrics import outside_notes
+from blendsim.report.metrics import outside
 from blendsim.report.optimum import Bounds, Work, overlapped_best
 from blendsim.request import Workload, from_lengths
 from blendsim.specs import System, find_gpu, find_model
@@ -219,4 +219,4 @@ def test_steps_beyond_the_profile_are_noted_not_refused() -> None:
     settings = search.Settings(model="llama-2-7b", planner="fcfs", sample=1.0)
     choice = search.choose(workload, settings)
     assert any("has more decoding requests than the kernel profile" in n for n in choice.notes)
-    assert outside_notes(choice.log, model_of("llama-2-7b").coverage)[0] in choice.notes
+    assert outside(choice.log, model_of("llama-2-7b").coverage)[0].told() in choice.notes
