@@ -48,6 +48,12 @@ def test_work_that_is_not_there_has_no_rate(single: tuple[str, Path]) -> None:
     assert "0.0%" not in single[0]
 
 
+def test_density_is_told_alike_by_plan_and_by_trace_info(single: tuple[str, Path]) -> None:
+    said = run("trace", "info", single[1].parent / "t.csv")
+    assert "Density: 1,067.70 (" in said
+    assert "density 1,067.70 (closed form), – (profile)" in single[0]
+
+
 def test_pool_of_one_kind_of_work_is_too_short_and_not_balanced(single: tuple[str, Path]) -> None:
     assert "The pool is too short for memory-heavy work to run cheaper beside it." in single[0]
 
