@@ -16,7 +16,7 @@ from blendsim.report.advice import (
     best_mix,
     of_pool,
 )
-from blendsim.report.metrics import outside_notes
+from blendsim.report.metrics import outside
 from blendsim.report.optimum import Bounds, Work, overlapped_best
 from blendsim.request import Workload, from_lengths
 from blendsim.specs import System, find_gpu, find_model
@@ -158,14 +158,16 @@ def test_request_that_outlasts_all_others_is_named() -> None:
 def test_request_that_takes_most_of_the_run_is_what_bounds_it() -> None:
     limit = limits(30.0, 20.0, longest=110.0)
     alone = of_pool([], limit, model_of(), 160.0)[0]
-    assert alone.startswith("The longest request alone takes 110.0 of 160.0 s: no order ends")
+    assert alone.startswith("The longest request alone takes at least 110.0 of the 160.0 s: no ")
     assert alone.endswith(
         "The whole pool has 30.0 s of compute and 20.0 s of decode reads, each at its best rate."
     )
     assert "bound by" not in alone
     less = of_pool([], limit, model_of(), 230.0)[0]
     assert less.startswith("The pool is bound by compute: 30.0 s of compute and 20.0 s of decode")
-    assert less.endswith("The longest request alone takes 110.0 s: no order ends sooner.")
+    assert less.endswith(
+        "The longest request alone takes at least 110.0 s: no order ends sooner than that."
+    )
 
 
 def test_loss_in_hindsight_is_admitted() -> None:
@@ -217,4 +219,4 @@ def test_steps_beyond_the_profile_are_noted_not_refused() -> None:
     settings = search.Settings(model="llama-2-7b", planner="fcfs", sample=1.0)
     choice = search.choose(workload, settings)
     assert any("has more decoding requests than the kernel profile" in n for n in choice.notes)
-    assert outside_notes(choice.log, model_of("llama-2-7b").coverage)[0] in choice.notes
+    assert outside(choice.log, model_of("llama-2-7b").coverage)[0].told() in choice.notes

@@ -35,6 +35,16 @@ def test_plan_file_reproduces_what_search_predicted(folder: Path) -> None:
     assert read_plan(Path("plan.parquet")).meta["search"]["evaluations"] == 30
 
 
+def test_documented_keys_are_those_of_json(folder: Path) -> None:
+    text = (Path(__file__).parents[1] / "docs" / "search.md").read_text()
+    documented = text.split("## Keys of `--json`")[1]
+    asked = ("--trace", "trace.csv", "--sample", "0.1", "--evaluations", "8")
+    told = json.loads(run("search", *asked, "--picture", "all.png", "--json"))
+    own = told.keys() - told["rows"][0].keys()
+    keys = [*own, *told["search"], *told["sensitivities"][0], "is_fixed"]
+    assert [key for key in keys if f"`{key}`" not in documented] == []
+
+
 def test_table_names_the_gain_and_how_to_repeat_it(folder: Path) -> None:
     said = run("search", "--trace", "trace.csv", "--evaluations", "30")
     assert "--evaluations 30 repeats this search" in " ".join(said.split())

@@ -9,6 +9,7 @@ from test_search import mixed_pool
 from blendsim import search
 from blendsim.baselines import BASELINES, Baseline, find_baselines
 from blendsim.errors import InputError, UnknownName
+from blendsim.report.metrics import Outside, outside_of_all
 from blendsim.request import Prompts, from_lengths
 from blendsim.search.budgets import BUDGETS
 from blendsim.search.comparison import COMMON_BUDGET
@@ -111,3 +112,27 @@ def test_engines_choose_rows() -> None:
     assert names == ["sequential-dfs", "sequential-blend"]
     with pytest.raises(UnknownName, match="engine 'vlm'"):
         find_baselines(["vlm"])
+
+
+def test_what_several_rows_were_extrapolated_in_is_one_note() -> None:
+    """Answers of 40,000 tokens: contexts are longer than any that was measured, in each row."""
+    pool = from_lengths([100, 3_000], [40_000, 10])
+    done = search.compare(pool, search.Settings(token_budget=2_048), find_baselines(["vllm"]))
+    beyond = [note for note in done.notes if "kernel profile was measured at" in note]
+    assert len(done.rows) == 2
+    assert len(beyond) == 1
+    assert beyond[0].startswith("all rows: up to ")
+    assert " of the time has more tokens of mean context than " in beyond[0]
+
+
+def test_notes_on_some_rows_name_them() -> None:
+    runs = {
+        "a": [Outside("tokens of prompt", 0.02, 3.0)],
+        "b": [Outside("tokens of prompt", 0.03, 2.0), Outside("prompts a step", 0.0004, 1.5)],
+        "c": [],
+    }
+    assert [note.partition(" than the kernel ")[0] for note in outside_of_all(runs)] == [
+        "a, b: up to 3.0% of the time has more tokens of prompt",
+        "b: less than 0.1% of the time has more prompts a step",
+    ]
+    assert "(up to 3.0 times)" in outside_of_all(runs)[0]

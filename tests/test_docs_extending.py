@@ -187,3 +187,10 @@ def test_trace_format(copy: Copy) -> None:
     assert commands[0][0] == ["cat", "ours.csv"]
     copy.write("ours.csv", "\n".join(commands[0][1]) + "\n")
     copy.follow(Blocks(REPOSITORY / "docs" / "traces.md", "A new format"))
+
+
+def test_search_parameter(copy: Copy) -> None:
+    blocks = Blocks(EXTENDING, "A search parameter")
+    gains = "_GAINS: dict[str, tuple[float, ...]] = {  # of pacing.Gains"
+    copy.put_row("blendsim/search/space.py", blocks.take("python"), gains)
+    copy.follow(blocks)

@@ -321,7 +321,7 @@ def test_request_that_a_decode_replica_cannot_hold_is_refused_up_front() -> None
 
 @pytest.mark.parametrize("name", ["3P1D", "1P3D"])
 def test_pools_larger_than_the_workload_are_refused(name: str) -> None:
-    with pytest.raises(InputError, match="more replicas than the 2 requests"):
+    with pytest.raises(InputError, match="more replicas than there are requests, 2; give"):
         run(alone([10, 10], [2, 2]), pools(name, FAST))
 
 

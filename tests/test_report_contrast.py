@@ -143,3 +143,13 @@ def test_without_a_cause_of_half_the_difference_the_largest_is_named() -> None:
 def test_side_without_account_has_no_parts() -> None:
     one = side("a", 1.0, kv=1.0)
     assert Contrast(one, replace(one, account=None)).parts == []
+
+
+def test_notes_say_which_run_they_are_of_and_stand_once(home: Path, tmp_path: Path) -> None:
+    one, other = tmp_path / "one.parquet", tmp_path / "other.parquet"
+    changed(home / "one.parquet", one, notes=["of the pool", "of the first"])
+    changed(home / "small.parquet", other, notes=["of the pool", "of the second"])
+    noted = ["Note: of the pool.", "Note: of the first.", "other.parquet: Note: of the second."]
+    assert figures_of(one, "--against", other)["notes"] == noted
+    text = Page(page_of(one, "--against", other)).text
+    assert [text.count(note) for note in noted] == [1, 1, 1]

@@ -18,7 +18,7 @@ def told(*seconds: float) -> list[str]:
 
 def test_a_gain_is_told_in_whole_percents_and_at_once() -> None:
     assert told(100.0, 100.0, 100.0, 96.5) == [
-        "1 evaluations, best 100.0 s: within 1 % of the best policy",
+        "1 evaluation, best 100.0 s: within 1 % of the best policy",
         "2 evaluations, best 100.0 s: within 1 % of the best policy",
         "3 evaluations, best 100.0 s: within 1 % of the best policy",
         "4 evaluations, best 96.5 s: 3 % less than the best policy",

@@ -1,5 +1,6 @@
 """The picture of what each parameter does: its scale, and what it says."""
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -61,6 +62,15 @@ def test_a_value_far_above_all_others_does_not_flatten_them(drawn: Any) -> None:
     assert 101 < high < 103
     assert told(figure) == ["250"]
     assert "Triangle: above the scale" in figure.get_suptitle()
+
+
+def test_figures_of_neighbours_above_the_scale_do_not_overlap(drawn: Any) -> None:
+    far = One("token budget", (3_552.0, 2_662.0, 2_372.0, 2_331.0, *(100.0,) * 10), chosen=9)
+    figure = drawn(far, FLAT, FLAT, FLAT)
+    assert told(figure) == ["3,552", "2,662", "2,372", "2,331"]
+    boxes = [text.get_window_extent() for text in figure.axes[0].texts]
+    assert all(left.x1 < right.x0 for left, right in pairwise(boxes))
+    assert all(box.y0 > figure.axes[0].get_window_extent().y0 for box in boxes)
 
 
 def test_without_such_a_value_all_are_on_the_scale(drawn: Any) -> None:

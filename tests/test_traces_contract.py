@@ -269,6 +269,11 @@ JUNK = {
     "other json": (b'{"text": "hello"}\n', "unknown format"),
     "list": (b"[1, 2]\n", "unknown format"),
     "other csv": (b"a,b,c\n1,2,3\n", "unknown format"),
+    "prompt lengths alone": (
+        b"id,ISL\na,5\n",
+        "line 1: no column .*length of the output; name one",
+    ),
+    "output lengths alone": (b'{"osl": 5}\n', "line 1: no column .*length of the prompt; name one"),
     "gzip of junk": (gzip.compress(b"\x00\x01\xff"), "unknown format"),
     "parquet magic only": (b"PAR1 and no more\n", "not a Parquet file"),
 }

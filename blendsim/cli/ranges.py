@@ -18,7 +18,7 @@ def range_told(
     of them it misses limits that are named; none where there is one world only. The range has the
     `predicted` seconds in it, too. Without `is_sampled` all lengths that are seen were given.
     """
-    from blendsim.report.tables import seconds
+    from blendsim.report.tables import span
 
     if not spread.seconds:
         return []
@@ -30,7 +30,7 @@ def range_told(
     if spread.guessed == spread.hidden:
         told = (
             f"Predicted seconds hang on a guess, since no length was seen: {worlds} in which it is "
-            f"wrong{and_itself} the plan takes {seconds(low)} to {seconds(high)} s ({doubt}, where "
+            f"wrong{and_itself} the plan takes {span(low, high)} s ({doubt}, where "
             "max_tokens lets it)."
         )
     else:
@@ -41,7 +41,7 @@ def range_told(
         )
         told = (
             f"Predicted seconds hang on lengths that {hidden}: {worlds} that {seen}{and_itself} "
-            f"the plan takes {seconds(low)} to {seconds(high)} s, and longer if an answer is "
+            f"the plan takes {span(low, high)} s, and longer if an answer is "
             f"longer than all {ones} ones."
         )
         if spread.guessed:

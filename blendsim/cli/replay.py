@@ -79,9 +79,10 @@ def replay(
     if json:
         print_json(result | {"log": output})
         return
-    from blendsim.report.tables import paragraphs
+    from blendsim.report.tables import counted, paragraphs
 
-    kept = f"{len(log):,} steps written to {output}" if output else "-o steps.parquet keeps the log"
+    steps = counted(len(log), "step")
+    kept = f"{steps} written to {output}" if output else "-o steps.parquet keeps the log"
     print_lines([*paragraphs(_sentences(result), width()), kept])
 
 
@@ -123,17 +124,20 @@ def _result(made: "Plan", pool: "Workload", run: Run, log: "StepLog") -> dict[st
 
 def _sentences(result: Mapping[str, Any]) -> list[str]:
     """The result for a reader."""
+    from blendsim.report.tables import counted, span
+
     machine = result["machine"]["device"]
     how = result.get("executor", result["runtime"])
     lines = [
-        f"{result['requests']:,} requests of a {result['policy']} plan ran in "
-        f"{result['steps']:,} steps and {result['seconds']:.4g} s "
+        f"{counted(result['requests'], 'request')} of a {result['policy']} plan ran in "
+        f"{counted(result['steps'], 'step')} and {result['seconds']:.4g} s "
         f"({result['tokens_per_second']:,.0f} tokens/s) on {result['model']}, {machine}, {how}"
     ]
     if (estimate := result["estimate"]) is not None:
         lines.append(
             f"{estimate['measured']:,} of the steps were measured: the run takes "
-            f"{estimate['low']:.4g} to {estimate['high']:.4g} s, {estimate['level']:.0%} sure"
+            f"{span(estimate['low'], estimate['high'], '{:.4g}'.format)} s, "
+            f"{estimate['level']:.0%} sure"
         )
     if (predicted := result["predicted_seconds"]) is not None:
         lines.append(f"the plan predicted {predicted:.4g} s")

@@ -161,7 +161,8 @@ def _contrast(
     first, second = _side(run, log, both.first), _side(against, other, both.second)
     if second.name == first.name:
         first, second = replace(first, name=str(run)), replace(second, name=str(against))
-    return Contrast(first, second)
+    own = [note for note in second.notes if note not in first.notes]  # the pool's are both's
+    return Contrast(first, replace(second, notes=own))
 
 
 def _object(told: "Report", run: Path, page: Path | None) -> dict[str, Any]:
@@ -178,7 +179,7 @@ def _object(told: "Report", run: Path, page: Path | None) -> dict[str, Any]:
     return asdict(told.figures) | {
         "losses": _losses(hindsight.account if hindsight else None),
         "advice": hindsight.advice if hindsight else [],
-        "notes": [*told.notes, *(contrast.second.notes if contrast else [])],
+        "notes": [*told.notes, *(contrast.second_notes if contrast else [])],
         "against": asdict(other.figures) if other else None,
         "both_losses": [_losses(each.account) for each in (contrast.first, contrast.second)]
         if contrast

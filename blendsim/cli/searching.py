@@ -23,11 +23,13 @@ def given_effort(evaluations: int | None, budget: str | None) -> "Effort | None"
 
 def effort_told(found: "Found") -> str:
     """What the search did and how to repeat it."""
+    from blendsim.report.tables import counted
+
     tally = found.tally
     return (
-        f"{tally.evaluations} evaluations in {tally.seconds:,.1f} s: {tally.whole} simulations of "
-        f"the whole pool and {tally.thinned} of smaller ones. --evaluations {tally.evaluations} "
-        "repeats this search."
+        f"{counted(tally.evaluations, 'evaluation')} in {tally.seconds:,.1f} s: "
+        f"{counted(tally.whole, 'simulation')} of the whole pool and {tally.thinned} of smaller "
+        f"ones. --evaluations {tally.evaluations} repeats this search."
     )
 
 
@@ -35,10 +37,13 @@ def cut_told(found: "Found", has_picture: bool = False) -> list[str]:
     """A note where a signal cut the search short, and with it the picture that it was to have."""
     if not found.tally.is_cut:
         return []
+    from blendsim.report.tables import counted
+
+    tried = counted(found.tally.evaluations, "evaluation")
     undrawn = "; no picture was drawn" if has_picture else ""
     return [
-        f"the search was cut short by a signal after {found.tally.evaluations} evaluations, and "
-        f"keeps the best that it had found{undrawn}"
+        f"the search was cut short by a signal after {tried}, and keeps the best that it had "
+        f"found{undrawn}"
     ]
 
 

@@ -97,10 +97,11 @@ def simulate(
         facts = {"engine": settings.engine, "worlds": seconds, "notes": notes, "log": output}
         print_json(as_json(row) | facts)
         return
-    from blendsim.report.tables import paragraphs, policy_table, pool_line
+    from blendsim.report.tables import counted, paragraphs, policy_table, pool_line
 
     where = f"{o.platform(settings)}, engine {settings.engine}"
-    kept = f"{len(log):,} steps written to {output}" if output else "-o steps.parquet keeps the log"
+    steps = counted(len(log), "step")
+    kept = f"{steps} written to {output}" if output else "-o steps.parquet keeps the log"
     print_lines(
         [
             *paragraphs([pool_line(row, where)], width()),
@@ -122,13 +123,13 @@ def _worlds_told(asked: int, seconds: list[float]) -> list[str]:
         return ["Planning sees every length, so there is one world only."]
     from statistics import geometric_mean
 
+    from blendsim.report.tables import counted, span
     from blendsim.report.tables import seconds as said
 
-    several = (
-        f"{said(seconds[0])} to {said(seconds[-1])} s, typically {said(geometric_mean(seconds))}"
-    )
+    told = span(seconds[0], seconds[-1])
+    if told != said(seconds[0]):
+        told += f" s, typically {said(geometric_mean(seconds))}"
     return [
-        f"In {len(seconds)} world{'s' * (len(seconds) > 1)} that the sample allows it takes "
-        f"{several if len(seconds) > 1 else said(seconds[0])} s; where lengths were sampled "
-        "none has a longer answer than the longest of them."
+        f"In {counted(len(seconds), 'world')} that the sample allows it takes {told} s; where "
+        "lengths were sampled none has a longer answer than the longest of them."
     ]

@@ -106,10 +106,13 @@ def save(
     if json:
         print_json(told)
         return
+    from blendsim.report.tables import counted
+
+    requests = counted(len(workload), "request")
     print_lines(
         [
-            f"{told['requests']:,} requests of {told['input_tokens']:,} prompt tokens written to "
-            f"{output}; name it with --trace",
+            f"{requests} of {told['input_tokens']:,} prompt tokens written to {output}; "
+            "name it with --trace",
             *(f"Note: {note}" for note in workload.notes),
         ]
     )

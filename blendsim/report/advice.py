@@ -11,13 +11,16 @@ from blendsim.perf.density import profiled
 from blendsim.perf.model import StepModel
 from blendsim.report.metrics import Row
 from blendsim.report.optimum import Bounds, overlapped_best
+from blendsim.report.tables import counted
 from blendsim.report.tables import seconds as told
 
 WORTH = 0.85  # a partner that saves less than 15 % of its time is not worth naming
+_LARGER = 1e6  # times a pool: in one so large single requests count for nothing
 _SAME = 0.0005  # a difference that the printed per cent does not show
+_LEAST = 0.001  # the least that is told of a share
 _TOLD = 0.05  # seconds: less is 0.0 as printed
 ALONE = 0.5  # of a run's seconds: where one request takes more, it bounds the pool
-NEAR = 0.02  # policies within 2 % of each other are called equal
+NEAR = 0.02  # policies within 2 % of each other are called equal, and so is work of two kinds
 
 
 class Partner(NamedTuple):
@@ -166,23 +169,31 @@ def _bound(rows: Sequence[Row], limits: Bounds, model: StepModel, taken: float) 
         f"{told(limits.compute)} s of compute{reduces} and {told(limits.memory)} s of decode "
         "reads, each at its best rate"
     )
+    if not limits.memory:  # every answer is a single token
+        work = f"{told(limits.compute)} s of compute{reduces} at best rates, and no decode reads"
     is_alone = limits.longest > ALONE * taken
     text = f"The pool is bound by {max(kinds, key=lambda kind: kinds[kind])}: {work}."
     if is_alone:
         text = (
-            f"The longest request alone takes {told(limits.longest)} of {told(taken)} s: no order "
-            f"ends sooner. The whole pool has {work}."
+            f"The longest request alone takes at least {told(limits.longest)} of the "
+            f"{told(taken)} s: no order ends sooner than that. The whole pool has {work}."
         )
     most = sum(kinds.values()) / overlapped_best(model.lines, *kinds.values()) - 1
     # NOTE: the first row of each policy: one at another token budget says nothing of orders.
     times = list({row.policy: row.reported_seconds for row in reversed(rows)}.values())
     if len(times) > 1 and (spread := max(times) / min(times) - 1) < NEAR:
-        text += f" Order buys next to nothing here: all policies lie within {spread:.1%}"
+        text += (
+            f" Order buys next to nothing here: all policies lie within {max(spread, _LEAST):.1%}"
+        )
         # NOTE: what waits for one request's tokens gains nothing by overlap.
-        overlap = f", and even the best overlap would gain {most:.1%} over none"
+        gain = f"{most:.1%}" if most >= _LEAST else f"less than {_LEAST:.1%}"
+        overlap = f", and even the best overlap would gain {gain} over none"
         text += "." if is_alone else f"{overlap}."
     elif limits.longest >= limits.reachable and not is_alone:
-        text += f" The longest request alone takes {told(limits.longest)} s: no order ends sooner."
+        text += (
+            f" The longest request alone takes at least {told(limits.longest)} s: no order ends "
+            "sooner than that."
+        )
     return text
 
 
@@ -207,13 +218,20 @@ def _partner(limits: Bounds, model: StepModel, taken: float) -> str:
     partner = _ending_within(ALONE * taken, wanted, model)
     mix = best_mix(limits, model, partner)
     if _is_worth(mix):
+        partner, requests = mix.partner, counted(mix.requests * limits.replicas, "request")
         return (
-            f"Pool it with {mix.partner.kind} work: {mix.requests * limits.replicas:,} requests of "
-            f"{mix.partner.prompt:,} prompt and {mix.partner.output:,} output tokens would add, at "
-            f"best, {told(mix.beside)} s here against {told(mix.alone)} s alone "
-            f"({1 - mix.beside / mix.alone:.0%} off)."
+            f"Pool it with {partner.kind} work: {requests} of {partner.prompt:,} prompt and "
+            f"{partner.output:,} output tokens would add, at best, {told(mix.beside)} s here "
+            f"against {told(mix.alone)} s alone ({1 - mix.beside / mix.alone:.0%} off)."
         )
-    if partner != wanted and _is_worth(best_mix(limits, model, wanted)):
+    # NOTE: not one request of the partner may fit beside a pool of little work.
+    larger = limits._replace(
+        compute=_LARGER * limits.compute,
+        memory=_LARGER * limits.memory,
+        network=_LARGER * limits.network,
+    )
+    most = best_mix(larger, model, wanted)
+    if _is_worth(most) and most.alone >= NEAR * _LARGER * limits.optimum:
         return f"The pool is too short for {wanted.kind} work to run cheaper beside it."
     return "The pool is balanced: other work would not run noticeably cheaper beside it."
 

@@ -65,6 +65,11 @@ class Contrast:
         return [Part(BOUND, one.bound, other.bound), *causes]
 
     @property
+    def second_notes(self) -> list[str]:
+        """The notes on the second run alone, by its name."""
+        return [f"{self.second.name}: {note}" for note in self.second.notes]
+
+    @property
     def told(self) -> str:
         """By how much the first is slower or faster, and where most of that lies."""
         first, second = self.first, self.second

@@ -31,6 +31,7 @@ CAUSES = (
     "kv",  # too little beside the best number: KV not full, or head and prefill in other steps
 )
 PHASES = 10  # equal parts of a run's time
+_ROUNDING = 1e-12  # of a run's seconds: sums of a million steps are no more exact
 
 
 class Priced(NamedTuple):
@@ -82,9 +83,13 @@ class Losses:
 
     @property
     def causes(self) -> dict[str, float]:
-        """Seconds lost to each cause in the whole run."""
+        """Seconds lost to each cause in the whole run; 0 where only rounding would leave some."""
         lost = dict(zip(CAUSES, self.steps.sum(axis=0).tolist(), strict=True))
-        return {**lost, "again": self.again}
+        least = _ROUNDING * self.run
+        return {
+            cause: seconds if abs(seconds) > least else 0.0
+            for cause, seconds in {**lost, "again": self.again}.items()
+        }
 
 
 def price(

@@ -1,11 +1,10 @@
 """Metrics of one schedule: the row that tables and `--json` show, and what each number means."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from blendsim.perf.coverage import Coverage
 from blendsim.report.optimum import Bounds
@@ -81,22 +80,53 @@ def run_seconds(log: StepLog) -> float:
     return log.end
 
 
-def outside_notes(log: StepLog, coverage: Coverage) -> list[str]:
-    """Sentences on steps larger than the kernel profile was measured at."""
-    factors = coverage.factors(log.counts)
-    seconds = log.time("seconds")
+class Outside(NamedTuple):
+    """Steps of a run that are larger than the kernel profile was measured at."""
 
-    def share(outside: NDArray[np.bool_]) -> str:
-        part = seconds[outside].sum() / seconds.sum()
-        return f"{part:.1%}" if part >= 0.001 else "less than 0.1%"
+    what: str  # there is more of
+    part: float  # of the run's seconds
+    times: float  # as much at most as was measured
 
+    def told(self, at_most: str = "") -> str:
+        """A sentence; `at_most` stands before the part where runs with less are meant, too."""
+        part = f"{at_most}{self.part:.1%}" if self.part >= 0.001 else "less than 0.1%"
+        return (
+            f"{part} of the time has more {self.what} than the kernel profile was measured at (up "
+            f"to {self.times:.1f} times); the rates of the largest size measured are used there"
+        )
+
+
+def outside(log: StepLog, coverage: Coverage) -> list[Outside]:
+    """What of a run's steps the kernel profile does not cover."""
+    factors, seconds = coverage.factors(log.counts), log.time("seconds")
     return [
-        f"{share(factor > 1)} of the time has more {what} than "
-        f"the kernel profile was measured at (up to {factor.max():.1f} times); the rates of the "
-        "largest size measured are used there"
+        Outside(what, float(seconds[factor > 1].sum() / seconds.sum()), float(factor.max()))
         for what, factor in factors.items()
         if factor.max(initial=0) > 1
     ]
+
+
+def outside_of_all(runs: Mapping[str, Sequence[Outside]]) -> list[str]:
+    """The same of several runs by their names: a sentence for each thing that there is more of."""
+    kinds: dict[str, dict[str, Outside]] = {}
+    for name, found in runs.items():
+        for each in found:
+            kinds.setdefault(each.what, {})[name] = each
+    return [
+        f"{named(by_name, runs)}: "
+        + Outside(
+            what,
+            max(each.part for each in by_name.values()),
+            max(each.times for each in by_name.values()),
+        ).told("up to " if len(by_name) > 1 else "")
+        for what, by_name in kinds.items()
+    ]
+
+
+def named(some: Iterable[str], among: Collection[str]) -> str:
+    """The names of some runs, or that it is all of several."""
+    names = list(some)
+    return "all rows" if len(names) == len(among) > 1 else ", ".join(names)
 
 
 def total_tokens(workload: Workload, output_len: Ints) -> int:

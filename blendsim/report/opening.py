@@ -1,7 +1,7 @@
 """The first sentences of a run's page: what was served and how long it took."""
 
 from blendsim.report.gist import Gist
-from blendsim.report.tables import number, share
+from blendsim.report.tables import counted, number, share, span
 from blendsim.report.timeline import FEW
 from blendsim.steplog import MEASURED_ROWS, StepLog
 
@@ -17,7 +17,7 @@ def opening(log: StepLog, figures: Gist) -> str:
     if (estimate := log.meta.get("estimate")) is not None:
         text += (
             f" {estimate['measured']:,} of the steps were measured, the others are estimates: the "
-            f"run takes {seconds_text(estimate['low'])} to {seconds_text(estimate['high'])} s, "
+            f"run takes {span(estimate['low'], estimate['high'], seconds_text)} s, "
             f"{estimate['level']:.0%} sure."
         )
     return f"{text}{_few(figures)}"
@@ -47,20 +47,21 @@ def _part(seconds: float, figures: Gist) -> str:
 
 def _done(log: StepLog, figures: Gist) -> str:
     """What was served, in how many steps and how long; of a run that broke off, what of it was."""
-    taken, tokens = f"in {figures.steps:,} steps and {duration(figures.seconds)}.", ""
+    steps, requests = counted(figures.steps, "step"), counted(figures.requests, "request")
+    taken, tokens = f"in {steps} and {duration(figures.seconds)}.", ""
     if figures.input_tokens is not None:
         outputs = number(figures.output_tokens)
         tokens = f"{figures.input_tokens:,} prompt and {outputs} output tokens"
     if figures.is_complete:
-        return f"{figures.requests:,} requests{tokens and f' of {tokens}'} finished {taken}"
+        return f"{requests}{tokens and f' of {tokens}'} finished {taken}"
     if MEASURED_ROWS in log.meta:
-        whole = f"{figures.requests:,} requests{tokens and f' of {tokens}'}"
+        whole = f"{requests}{tokens and f' of {tokens}'}"
         return (
-            f"{int(log.is_timed.sum()):,} of {figures.steps:,} steps were measured; the whole, "
+            f"{int(log.is_timed.sum()):,} of {steps} were measured; the whole, "
             f"{whole}, would take {duration(figures.seconds)} by a guess."
         )
     processed = tokens and f"; {tokens} processed"
-    return f"{figures.requests:,} requests finished{processed}, {taken}"
+    return f"{requests} finished{processed}, {taken}"
 
 
 def duration(seconds: float) -> str:

@@ -146,11 +146,12 @@ def _steps(report: Report) -> str:
             if name not in unknown
         ),
     ]
+    longest = "The longest step" if len(rows) == 1 else f"The {len(rows)} longest steps"
     which = "" if found.steps == len(log) else f" Of the {found.steps:,} that were measured."
     return "\n".join(
         [
             html.beside([picture(plots.durations_panel(found)), html.table(spread)]),
-            html.paragraph(f"The {len(rows)} longest steps.{which}"),
+            html.paragraph(f"{longest}.{which}"),
             html.table(shown),
         ]
     )

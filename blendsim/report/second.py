@@ -12,7 +12,7 @@ from blendsim.report.gist import Gist
 from blendsim.report.opening import seconds_text
 from blendsim.report.plots import run as plots
 from blendsim.report.plots.contrast import contrast_panels
-from blendsim.report.tables import Column, number, share
+from blendsim.report.tables import Column, number, share, signed
 from blendsim.report.timeline import Floats, timeline
 from blendsim.report.validate import Validation
 from blendsim.report.validation_text import sentences, strata_columns
@@ -52,10 +52,7 @@ def contrast_parts(contrast: Contrast) -> list[str]:
     lines = [timeline(side.log, side.work) for side in sides]
     capacities = [side.capacity_blocks for side in sides]
     return [
-        *(
-            html.paragraph(f"{contrast.second.name}: {note}", "note")
-            for note in contrast.second.notes
-        ),
+        *(html.paragraph(note, "note") for note in contrast.second_notes),
         _figures(names, [side.figures for side in sides], is_whole=True),
         *_accounts(contrast, names),
         html.beside(
@@ -116,7 +113,7 @@ def _accounts(contrast: Contrast, names: Sequence[str]) -> list[str]:
             Column(f"{name}, s", [number(value, digits) for value in values])
             for name, values in zip(names, (first, second), strict=True)
         ),
-        Column("difference, s", [f"{value:+,.{digits}f}" for value in more]),
+        Column("difference, s", [signed(value, digits) for value in more]),
         Column(
             "of the difference", [share(value / more[-1]) if more[-1] else "–" for value in more]
         ),

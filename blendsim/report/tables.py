@@ -3,7 +3,7 @@
 import math
 import re
 import textwrap
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 if TYPE_CHECKING:  # laying out a table must not load the performance model
@@ -170,8 +170,9 @@ def _has_figures(cells: Sequence[str]) -> bool:
 def pool_line(row: "Row", where: str) -> str:
     """One sentence: what the pool is and what it runs on."""
     outputs = "unknown" if row.output_tokens is None else number(row.output_tokens)
+    requests = counted(row.requests, "request")
     return (
-        f"{row.requests:,} requests, {row.input_tokens:,} prompt and {outputs} output tokens; "
+        f"{requests}, {row.input_tokens:,} prompt and {outputs} output tokens; "
         f"density {number(row.density, 2)} (closed form), {number(row.density_profile, 2)} "
         f"(profile); {share(row.sharing_optimum)} of prompt tokens can be shared. {where}."
     )
@@ -198,7 +199,9 @@ def summary_lines(told: Mapping[str, Any], system: str, width: int) -> list[str]
     lacking = told["requests"] - told["with_output"]
     density = "unknown, as not all output lengths are given"
     if told["density"] is not None:
-        density = f"{told['density']:.2f} (compute over memory time, closed form) for {system}"
+        density = (
+            f"{number(told['density'], 2)} (compute over memory time, closed form) for {system}"
+        )
     sentences = [
         f"Sharing: {share(told['sharing_ratio'])} of prompt tokens by token, "
         f"{share(told['sharing_ratio_blocks'])} in blocks of {told['block_tokens']}.",
@@ -228,12 +231,31 @@ def _marked(policy: str, chosen: str | None) -> str:
 
 def number(value: float | None, digits: int = 0) -> str:
     """A figure with thousands separators, or a dash where there is none."""
-    return "–" if value is None or not math.isfinite(value) else f"{value:,.{digits}f}"
+    if value is None or not math.isfinite(value):
+        return "–"
+    return _positive_zero(f"{value:,.{digits}f}")
+
+
+def signed(value: float, digits: int = 0) -> str:
+    """The same with its sign; what comes out as 0 has none."""
+    told = number(value, digits)
+    return f"+{told}" if value > 0 and any(digit in told for digit in "123456789") else told
+
+
+def counted(n: int, noun: str) -> str:
+    """“1 request”, “2,000 requests”."""
+    return f"{n:,} {noun}" if n == 1 else f"{n:,} {noun}s"
 
 
 def seconds(value: float) -> str:
     """Seconds of a run in tenths; of less than ten three digits that count."""
     return number(value, _digits(value))
+
+
+def span(low: float, high: float, told: Callable[[float], str] = seconds) -> str:
+    """“2.95 to 2.98”, or one figure where both are told alike."""
+    ends = told(low), told(high)
+    return ends[0] if ends[0] == ends[1] else f"{ends[0]} to {ends[1]}"
 
 
 def seconds_cells(values: Sequence[float | None]) -> list[str]:
@@ -250,7 +272,14 @@ def _digits(value: float) -> int:
 
 def share(value: float | None) -> str:
     """A ratio in per cent, or a dash where there is none."""
-    return "–" if value is None or not math.isfinite(value) else f"{100 * value:.1f} %"
+    if value is None or not math.isfinite(value):
+        return "–"
+    return f"{number(100 * value, 1)} %"
+
+
+def _positive_zero(told: str) -> str:
+    """A figure that rounding leaves nothing of has no sign."""
+    return told if any(digit in told for digit in "123456789") else told.removeprefix("-")
 
 
 def _widest(column: Column) -> int:

@@ -2,14 +2,14 @@
 all of them run.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from blendsim.baselines import Baseline
 from blendsim.cores import on_all_cores
 from blendsim.errors import BlendsimError, InputError
 from blendsim.plan import Plan
-from blendsim.report.metrics import Row
+from blendsim.report.metrics import Outside, Row, named, outside_of_all
 from blendsim.request import Workload
 from blendsim.search.budgets import covered_budgets
 from blendsim.search.problem import Problem, Progress, plan_policy, prepare, with_settings
@@ -71,7 +71,7 @@ def compare(
     keys = sorted({(b.policy, scenes[b.topology].settings.dp) for b in baselines})
     plans = dict(zip(keys, on_all_cores(make, keys), strict=True))
 
-    def run(baseline: Baseline) -> tuple[Row, Row, list[str]]:
+    def run(baseline: Baseline) -> tuple[Row, Row, list[Outside], list[str]]:
         progress(f"simulating {baseline.name}")
         scene = scenes[baseline.topology]
         plan = plans[baseline.policy, scene.settings.dp]
@@ -81,15 +81,25 @@ def compare(
         best, seconds = _foresee(scene, plan, baseline)
         trial = run_trial(scene, plan, baseline.name, best, bound, fact, seconds.get(best))
         if common == best:
-            return trial.row, trial.row, trial.notes
+            return trial.row, trial.row, trial.outside, trial.remarks
         seen = seconds.get(common)
         other = run_trial(scene, plan, baseline.name, common, bound, fact, seen)
-        return trial.row, other.row, trial.notes
+        return trial.row, other.row, trial.outside, trial.remarks
 
     done = on_all_cores(run, baselines)
-    beyond = [f"{row.policy}: {note}" for row, _, notes in done for note in notes]
-    notes = [*workload.notes, *problem.lengths.notes, *left_out, *beyond]
-    return Comparison([row for row, _, _ in done], [row for _, row, _ in done], notes)
+    beyond = outside_of_all({row.policy: found for row, _, found, _ in done})
+    remarks = _together({row.policy: told for row, _, _, told in done})
+    notes = [*workload.notes, *problem.lengths.notes, *left_out, *beyond, *remarks]
+    return Comparison([row for row, *_ in done], [common for _, common, *_ in done], notes)
+
+
+def _together(remarks: Mapping[str, Sequence[str]]) -> list[str]:
+    """What is to be known of the rows by their names; of several the same once."""
+    rows: dict[str, list[str]] = {}
+    for name, told in remarks.items():
+        for remark in told:
+            rows.setdefault(remark, []).append(name)
+    return [f"{named(names, remarks)}: {remark}" for remark, names in rows.items()]
 
 
 def _scenes(problem: Problem, baselines: Sequence[Baseline]) -> dict[str, Problem]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Collection, Sequence
 
+from blendsim.report.tables import counted, seconds
 from blendsim.search.race import Run, best_of
 from blendsim.search.space import Point
 
@@ -28,4 +29,6 @@ class Standing:
             return
         self._told = n, percents
         gain = f"{percents} % less than" if percents else "within 1 % of"
-        self._progress(f"{n} evaluations, best {best:,.1f} s: {gain} the best policy")
+        self._progress(
+            f"{counted(n, 'evaluation')}, best {seconds(best)} s: {gain} the best policy"
+        )

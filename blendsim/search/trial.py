@@ -12,7 +12,7 @@ from blendsim.perf.density import closed_form, table_density
 from blendsim.perf.pricing import price_steps
 from blendsim.plan import Plan
 from blendsim.prefix import shareable_tokens
-from blendsim.report.metrics import Place, PoolFacts, Row, outside_notes, run_seconds, summarise
+from blendsim.report.metrics import Outside, Place, PoolFacts, Row, outside, run_seconds, summarise
 from blendsim.report.optimum import Bounds, Work, best_times, bounds, least_work
 from blendsim.request import Ints
 from blendsim.search.problem import Problem, with_settings
@@ -31,7 +31,13 @@ class Trial(NamedTuple):
     log: StepLog  # on true lengths where the trace has them
     bounds: Bounds
     facts: PoolFacts
-    notes: list[str]  # what was extrapolated
+    outside: list[Outside]  # where it was extrapolated
+    remarks: list[str]  # what else is to be known of it
+
+    @property
+    def notes(self) -> list[str]:
+        """All of that in sentences."""
+        return [*(each.told() for each in self.outside), *self.remarks]
 
 
 def find_engine(problem: Problem, name: str, token_budget: int | None = None) -> Flavour:
@@ -93,16 +99,17 @@ def run_trial(
         place,
         facts,
     )
-    notes = outside_notes(log, problem.model.coverage)
+    remarks = []
     lacking = int((~workload.has_output).sum())
     if lacking and row.seconds is not None:
-        notes.append(
+        remarks.append(
             f"seconds are simulated on the {len(workload) - lacking:,} output lengths that are "
             f"given and, for the {lacking:,} others, on drawn ones"
         )
     if flavour.cascade:
-        notes.append(_cascade_note(problem, flavour, log))
-    return Trial(plan, row, log, limits, facts, notes)
+        remarks.append(_cascade_note(problem, flavour, log))
+    beyond = outside(log, problem.model.coverage)
+    return Trial(plan, row, log, limits, facts, beyond, remarks)
 
 
 def run_at_budget(

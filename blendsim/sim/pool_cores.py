@@ -37,8 +37,8 @@ def require_room(
         )
     if max(topology.prefill, topology.decode) > len(workload):
         raise InputError(
-            f"{topology.name} has a pool of more replicas than the {len(workload)} requests; "
-            "give smaller pools"
+            f"{topology.name} has a pool of more replicas than there are requests, "
+            f"{len(workload):,}; give smaller pools"
         )
 
 

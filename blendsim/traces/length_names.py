@@ -57,6 +57,11 @@ def are_lengths(given: Collection[str]) -> bool:
     return not lower.isdisjoint(PROMPT) and not lower.isdisjoint(OUTPUT)
 
 
+def has_length(given: Collection[str]) -> bool:
+    """Whether some column is called like a prompt's length or like an output's."""
+    return not {name.lower() for name in given}.isdisjoint((*PROMPT, *OUTPUT))
+
+
 def find_names(given: Sequence[str], where: str) -> LengthNames:
     """Which of the columns `given` are meant, or InputError beginning with `where` if that is not
     clear.

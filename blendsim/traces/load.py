@@ -9,6 +9,7 @@ from blendsim.request import Workload, pool
 from blendsim.traces.catalog import CATALOG
 from blendsim.traces.counts import shown
 from blendsim.traces.hashed_jsonl import HASHED_FORMATS
+from blendsim.traces.length_names import find_names, has_length
 from blendsim.traces.lengths_csv import CSV_FORMATS
 from blendsim.traces.lengths_jsonl import LENGTHS_JSONL
 from blendsim.traces.limits import within_max_tokens
@@ -70,6 +71,8 @@ def format_of(path: Path, name: str | None = None) -> Format:
     why = reason(beginning.line)
     if why is not None:
         raise InputError(f"{told}: {why}")
+    if (names := (*beginning.columns, *sorted(beginning.keys))) and has_length(names):
+        find_names(names, f"{path}, line 1")  # says which of the two lengths is lacking
     tried = "; ".join(f"{form.name} ({form.expects})" for form in FORMATS)
     raise InputError(f"{told}; tried {tried}")
 

@@ -206,12 +206,13 @@ def _sensitivity(axis: Any, one: Sensitivity, high: float) -> None:
     line = "-" if one.is_ordered else ""
     axis.plot(places, seconds, f"o{line}", color=COLOURS[2], markersize=3.5, linewidth=1.2)
     axis.plot(one.chosen, seconds[one.chosen], "o", color=COLOURS[0], markersize=7)
+    upright = 90 if len(places) > 8 else 0  # figures of neighbours have no room side by side
     edge = axis.get_xaxis_transform()  # places along, and the share of the panel's height
     for place in places[seconds > high]:
         axis.plot(place, 0.97, "^", color=COLOURS[2], markersize=5, transform=edge)
         axis.text(
             place, 0.91, f"{seconds[place]:,.4g}",
-            transform=edge, ha="center", va="top", fontsize=7.5,
+            transform=edge, ha="center", va="top", fontsize=7.5, rotation=upright,
             bbox={"facecolor": "white", "edgecolor": "none", "pad": 1, "alpha": 0.8},
         )  # fmt: skip
     axis.set_xticks(places, one.labels, rotation=45 if len(places) > 5 else 0)
