@@ -305,7 +305,7 @@ def test_advice_says_what_more_money_buys() -> None:
     assert (
         told[1] == "Sooner: 50.0 s for 2.00 EUR (b tp 1 dp 1), 10.0 s for 9.00 EUR (d tp 1 dp 1)."
     )
-    assert told[2] == "Of 4 systems 1 miss the cost limit of 5 EUR."
+    assert told[2] == "Of 4 systems 1 misses the cost limit of 5 EUR."
 
 
 def test_advice_says_that_prices_are_missing() -> None:

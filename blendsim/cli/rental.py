@@ -80,9 +80,8 @@ def rent(params: dict[str, Any], wanted: Wanted, output: Path | None, json: bool
         from blendsim.report.rental_advice import nothing_meets
 
         nearest = nothing_meets(rental.rows, goal)
-        raise InputError(
-            f"of {len(rental.rows):,} systems {nearest}; loosen a limit or name others"
-        )
+        of = f"of {len(rental.rows):,} systems " if len(rental.rows) > 1 else ""
+        raise InputError(f"{of}{nearest}; loosen a limit or name others")
 
 
 def _goal(wanted: Wanted, gpus: list[str]) -> "tuple[Goal, Prices | None]":
