@@ -105,6 +105,18 @@ def _sglang_flags(settings: "Settings") -> list[str]:
     return flags
 
 
+def not_yours(settings: "Settings") -> list[str]:
+    """A note where systems are rented for an engine that overlaps, which those that people run by
+    themselves do not.
+    """
+    if not settings.flavour().overlaps:
+        return []
+    return [
+        f"these are times of {settings.engine}, which runs compute beside memory reads; vLLM and "
+        "SGLang do not and take longer: --engine vllm or --engine sglang plans for them"
+    ]
+
+
 def pricing_notes(several: "Iterable[Settings]", *, overlaps: bool | None = None) -> list[str]:
     """Notes on what steps of these systems are priced by: where something that was measured is not
     used, an overlap is another GPU's, or all-reduces are of a kernel that engines do not take.
