@@ -8,6 +8,7 @@ from test_rental import PRICES, a_row, rented, small_pool
 from blendsim import search
 from blendsim.report.rental import Goal, RentalRow, rental_table, spend
 from blendsim.report.rental_advice import nothing_meets, rental_advice
+from blendsim.report.tables import paragraphs
 from blendsim.search.rental import find_candidates, rent
 
 LATE = ("deadline",)
@@ -89,6 +90,10 @@ def test_short_runs_are_not_shown_as_nothing() -> None:
     assert "0.00000204" in line
     assert spend(0.0123) == "0.0123"
     assert "0.00733 s, 0.00000204 GPU-hours" in rental_advice([row], row, Goal())[0]
+
+
+def test_words_with_a_hyphen_stay_whole() -> None:
+    assert paragraphs(["few GPU-hours of --dp"], 11) == ["few", "  GPU-hours", "  of --dp"]
 
 
 def _dp(row: RentalRow) -> int:

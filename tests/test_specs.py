@@ -173,9 +173,7 @@ def test_a_name_that_can_be_no_path_is_an_unknown_model(name: str) -> None:
 
 
 def test_what_the_tables_lack_is_had_in_another_way() -> None:
-    with pytest.raises(
-        UnknownName, match=r"; another dense one by the directory of its"
-    ):
+    with pytest.raises(UnknownName, match=r"; another dense one by the directory of its"):
         find_model("mixtral-8x7b")
     with pytest.raises(UnknownName, match=r"; another is measured \(docs/extending\.md\)"):
         find_gpu("mi300x")

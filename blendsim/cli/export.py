@@ -114,7 +114,7 @@ def _line_files(traces: Sequence[str], read: "ReadOptions") -> "list[LineFile]":
 
 def _told(done: "Serving", places: Sequence[Path]) -> Iterator[str]:
     """What was written, and how long requests were under way."""
-    from blendsim.report.tables import paragraphs, seconds
+    from blendsim.report.tables import counted, paragraphs, seconds
 
     served = done.served
     stay = served.ended - served.entered
@@ -126,9 +126,9 @@ def _told(done: "Serving", places: Sequence[Path]) -> Iterator[str]:
     columns = width()
     yield from paragraphs(
         [
-            f"{len(stay):,} requests in the order in which they are served, written to {wrote}. In "
-            f"the simulated run one takes {mean} s from entering to its last token in the mean, "
-            f"{most} s at most; all are done after {whole} s.",
+            f"{counted(len(stay), 'request')} in the order in which they are served, written to "
+            f"{wrote}. In the simulated run one takes {mean} s from entering to its last token in "
+            f"the mean, {most} s at most; all are done after {whole} s.",
         ],
         columns,
     )

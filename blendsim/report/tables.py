@@ -171,7 +171,8 @@ def pool_line(row: "Row", where: str) -> str:
     """One sentence: what the pool is and what it runs on."""
     outputs = "unknown" if row.output_tokens is None else number(row.output_tokens)
     return (
-        f"{row.requests:,} requests, {row.input_tokens:,} prompt and {outputs} output tokens; "
+        f"{counted(row.requests, 'request')}, {row.input_tokens:,} prompt and {outputs} output "
+        "tokens; "
         f"density {number(row.density, 2)} (closed form), {number(row.density_profile, 2)} "
         f"(profile); {share(row.sharing_optimum)} of prompt tokens can be shared. {where}."
     )
@@ -210,11 +211,13 @@ def summary_lines(told: Mapping[str, Any], system: str, width: int) -> list[str]
 
 
 def paragraphs(texts: Iterable[str], width: int) -> list[str]:
-    """Each text wrapped to the width, its further lines indented; a figure keeps its unit."""
+    """Each text wrapped to the width, its further lines indented; a figure keeps its unit, and
+    words with a hyphen, such as GPU-hours and options, stay whole.
+    """
     lines = []
     for text in texts:
         held = re.sub(r"(?<=\d) (?=%|s\b)", "\xa0", text)
-        lines += textwrap.wrap(held, width, subsequent_indent="  ")
+        lines += textwrap.wrap(held, width, subsequent_indent="  ", break_on_hyphens=False)
     return [line.replace("\xa0", " ") for line in lines]
 
 
@@ -224,6 +227,11 @@ def _kept(row: "Row") -> float | None:
 
 def _marked(policy: str, chosen: str | None) -> str:
     return f"{'*' if policy == chosen else ' '} {policy}"
+
+
+def counted(n: int, noun: str) -> str:
+    """A number of things whose plural ends in s: 1 step, 2 steps."""
+    return f"{n:,} {noun}{'' if n == 1 else 's'}"
 
 
 def number(value: float | None, digits: int = 0) -> str:

@@ -143,9 +143,11 @@ def _with_guess_note(workload: Workload, has_results: bool) -> Workload:
     lacking = ~workload.has_output
     if not lacking.any():
         return workload
+    count = int(lacking.sum())
     note = (
-        f"{', '.join(workload.origin)}: {int(lacking.sum()):,} of {len(workload):,} requests have "
-        "no output length, so that what is planned for them is a guess"
+        f"{', '.join(workload.origin)}: {count:,} of {len(workload):,} requests "
+        f"{'has' if count == 1 else 'have'} no output length, so that what is planned "
+        "for them is a guess"
     )
     if not has_results:
         note += "; --lengths RESULTS.jsonl of an earlier run does better"
