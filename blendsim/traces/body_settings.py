@@ -90,7 +90,7 @@ def telling(body: Mapping[str, object]) -> dict[str, object]:
     """The settings of a body that its answer hangs on, written in one way: without the model, which
     is --model's, those that are idle, and values that ask for what is done without them.
     """
-    said = {}
+    said: dict[str, object] = {}
     for name, value in body.items():
         if name == "model" or name in IDLE or _says_nothing(name, value):
             continue
