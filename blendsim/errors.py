@@ -28,11 +28,17 @@ class OversizeError(InputError):
 
 class UnknownName(BlendsimError):
     """A name that is in none of our tables. `several` are the things that go by it, where it is a
-    short name of more than one; those that are known are then the nearest.
+    short name of more than one; those that are known are then the nearest. `others` says what to do
+    for what the tables do not have.
     """
 
     def __init__(
-        self, kind: str, name: str, known: Iterable[str], several: Sequence[str] = ()
+        self,
+        kind: str,
+        name: str,
+        known: Iterable[str],
+        several: Sequence[str] = (),
+        others: str = "",
     ) -> None:
         names = sorted(known)
         meant = [each for each in several if each in names]
@@ -47,7 +53,8 @@ class UnknownName(BlendsimError):
         near = difflib.get_close_matches(name.lower(), cased, n=3, cutoff=0.4)
         near.sort(key=lambda each: not each.startswith(name.lower()))  # `a100`: a100-80g, not h100
         near = [cased[each] for each in near] or names
-        super().__init__(f"unknown {kind} {name!r}; nearest known: {', '.join(near)}")
+        end = f"; {others}" if others else ""
+        super().__init__(f"unknown {kind} {name!r}; nearest known: {', '.join(near)}{end}")
 
 
 class ProfileError(BlendsimError):

@@ -256,19 +256,22 @@ def find_gpu(name: str) -> GpuSpec:
     """The GPU of that name, or UnknownName with the nearest ones."""
     found = gpu_name(name)
     if found not in GPUS:
-        raise unknown_gpu(name)
+        raise unknown_gpu(name, others="another is measured (docs/extending.md)")
     return GPUS[found]
 
 
-def unknown_gpu(name: str, known: Iterable[str] | None = None) -> UnknownName:
-    """The error for a GPU's name that is in none of `known`, all of GPUS by itself."""
+def unknown_gpu(name: str, known: Iterable[str] | None = None, others: str = "") -> UnknownName:
+    """The error for a GPU's name that is in none of `known`, all of GPUS by itself; `others` says
+    how else one is had.
+    """
     known = GPUS if known is None else known
-    return UnknownName("GPU", name, known, called_so(name, known, {**GPU_NAMES, **OTHER_GPUS}))
+    called = called_so(name, known, {**GPU_NAMES, **OTHER_GPUS})
+    return UnknownName("GPU", name, known, called, others)
 
 
-def unknown_model(name: str) -> UnknownName:
-    """The error for a model's name that is none."""
-    return UnknownName("model", name, MODELS, called_so(name, MODELS, MODEL_NAMES))
+def unknown_model(name: str, others: str = "") -> UnknownName:
+    """The error for a model's name that is none; `others` says how else one is had."""
+    return UnknownName("model", name, MODELS, called_so(name, MODELS, MODEL_NAMES), others)
 
 
 def find_link(name: str) -> Link:
@@ -287,7 +290,7 @@ def find_model(name: str) -> ModelSpec:
         return MODELS[found]
     path = Path(name)
     if not _is_model_path(path):
-        raise unknown_model(name)
+        raise unknown_model(name, "another dense one by the directory of its config.json")
     if path.is_dir():
         path = path / "config.json"
         if not path.exists():

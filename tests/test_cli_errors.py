@@ -37,7 +37,10 @@ def complaint(folder: Path, *arguments: str) -> str:
 
 BAD_TRACES = {
     "missing": (None, ["trace.csv", "no such file"]),
-    "unknown format": (b"colour,weight\nred,3\n", ["trace.csv", "unknown format", "tried"]),
+    "unknown format": (
+        b"colour,weight\nred,3\n",
+        ["trace.csv", "unknown format", "input_tokens,output_tokens"],
+    ),
     "negative": (HEADER.encode() + b"10,5\n-3,5\n", ["trace.csv", "line 3", "-3"]),
     "not a number": (HEADER.encode() + b"10,nan\n", ["trace.csv", "line 2", "nan"]),
     "absurd": (HEADER.encode() + b"10,1e15\n", ["trace.csv", "line 2", "1e15"]),

@@ -320,3 +320,12 @@ def test_who_was_measured_is_told_where_something_else_prices(folder, arguments,
     (folder / "measured.toml").write_text('[settings]\nprofile = "measured"\n')
     notes = json.loads(run("plan", "--trace", "trace.csv", "--json", *arguments))["notes"]
     assert any("as they were measured" in note for note in notes) is is_told
+
+
+def test_a_single_request_is_told_of_in_the_singular(tmp_path: Path) -> None:
+    row = {"custom_id": "a", "body": {"prompt": "hello", "max_tokens": 2}}
+    (tmp_path / "batch.jsonl").write_text(json.dumps(row) + "\n")
+    given = ("--trace", str(tmp_path / "batch.jsonl"), "--planner", "dfs")
+    said = " ".join(run("plan", *given).split())
+    assert said.startswith("1 request, 5 prompt and")
+    assert "1 of 1 requests has no output length" in said

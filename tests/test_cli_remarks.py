@@ -85,6 +85,34 @@ def test_an_export_for_vllm_says_which_flags_its_plan_assumes(tmp_path: Path) ->
         assert all("--max-num-seqs 512 --enable-prefix-caching" in note for note in found)
 
 
+def test_an_export_for_sglang_says_which_flags_its_plan_assumes(tmp_path: Path) -> None:
+    source, plan, ordered = batch(tmp_path / "batch.jsonl"), tmp_path / "p", tmp_path / "o.jsonl"
+    first = "SGLang with --chunked-prefill-size 4096 --max-running-requests 2048 --schedule-policy"
+    for engine, rest in (
+        ("sglang", "fcfs --tp-size 2 --mem-fraction-static 0.87; one client"),
+        ("sglang-mixed", "fcfs --enable-mixed-chunk --tp-size 2 --mem-fraction-static 0.87; one"),
+        ("sglang-lpm", "lpm --tp-size 2 --mem-fraction-static 0.87; one client"),
+    ):
+        given = ("--engine", engine, "--token-budget", 4096, "--tp", 2, "--planner", "dfs")
+        assert invoke("plan", "--trace", source, *given, "-o", plan).exit_code == 0
+        [found] = having("the plan assumes", notes("export", plan, "-o", ordered))
+        assert f"{first} {rest}" in found
+
+
+def test_an_export_for_a_vllm_with_little_memory_limits_the_context(tmp_path: Path) -> None:
+    """It refuses to start otherwise."""
+    source, plan, ordered = batch(tmp_path / "batch.jsonl"), tmp_path / "p", tmp_path / "o.jsonl"
+    config = tmp_path / "c.toml"
+    for kv_bytes, is_told in ((2_000_000_000, True), (40_000_000_000, False)):
+        config.write_text(f"[settings]\nkv_bytes = {kv_bytes}\n")
+        given = ("--engine", "vllm", "--planner", "dfs", "--config", config, "-o", plan)
+        assert invoke("plan", "--trace", source, *given).exit_code == 0
+        [found] = having("the plan assumes", notes("export", plan, "-o", ordered))
+        assert ("--max-model-len" in found) == is_told
+        # 131,072 bytes a token, in blocks of 16.
+        assert not is_told or "--enable-prefix-caching --max-model-len 15248; one" in found
+
+
 def test_results_of_other_requests_are_counted(tmp_path: Path) -> None:
     one, two = batch(tmp_path / "one.jsonl", 30), batch(tmp_path / "two.jsonl", 40)
     foreign = {f"other/{k}": 5 for k in range(1_100)}

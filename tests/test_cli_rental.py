@@ -203,3 +203,10 @@ def test_the_docs_example_is_what_the_command_says(folder: Path) -> None:
     assert numbers(said) == pytest.approx(numbers(output), rel=2e-3, abs=0.1)
     (folder / "prices.toml").write_text(prices + offer)
     assert read_prices(folder / "prices.toml").offers[-1].name == "node"
+
+
+def test_an_engine_that_overlaps_is_said_not_to_be_vllm(folder: Path) -> None:
+    assert folder.is_dir()
+    told = "vLLM and SGLang do not and take longer: --engine vllm or --engine sglang"
+    assert told in " ".join(run_json(*PLAN, "--dp", "1,2")["notes"])
+    assert told not in " ".join(run_json(*PLAN, "--dp", "1,2", "--engine", "vllm")["notes"])

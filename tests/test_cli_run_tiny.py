@@ -27,6 +27,14 @@ def test_all_is_answered_and_called_random(folder: Path) -> None:
     assert {told(each)[1] for each in answers.values()} == {"stop", "length"}
 
 
+def test_one_request_is_told_of_in_the_singular(folder: Path) -> None:
+    write_lines(folder / "batch.jsonl", [line_of(0, max_tokens=1)])
+    said = " ".join(run(TINY).stdout.split())
+    assert "has answers to 1 of 1 request " in said
+    assert " in 1 step and " in said
+    assert " 1 was answered first, in " in said
+
+
 def test_the_seed_draws_the_weights(folder: Path) -> None:
     write_lines(folder / "batch.jsonl", [line_of(i, temperature=0) for i in range(8)])
     found = []

@@ -232,6 +232,12 @@ def test_no_system_at_all_is_an_error() -> None:
         rent(from_lengths([10, 20], [5, 5]), candidates, Goal())
 
 
+def test_a_model_that_cannot_be_priced_is_wrong_on_no_system_in_particular(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "qwen3_moe"}')
+    with pytest.raises(InputError, match=r"^[^;]*config\.json: model_type 'qwen3_moe' is not"):
+        find_candidates(search.Settings(model=str(tmp_path)), ["a100-80g", "h200"], [1], [1])
+
+
 def test_an_unknown_name_is_an_error_beside_known_ones() -> None:
     with pytest.raises(UnknownName, match="unknown GPU 'h201'"):
         find_candidates(search.Settings(), ["h200", "h201"], [1], [1])
@@ -305,7 +311,7 @@ def test_advice_says_what_more_money_buys() -> None:
     assert (
         told[1] == "Sooner: 50.0 s for 2.00 EUR (b tp 1 dp 1), 10.0 s for 9.00 EUR (d tp 1 dp 1)."
     )
-    assert told[2] == "Of 4 systems 1 miss the cost limit of 5 EUR."
+    assert told[2] == "Of 4 systems 1 misses the cost limit of 5 EUR."
 
 
 def test_advice_says_that_prices_are_missing() -> None:

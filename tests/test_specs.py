@@ -170,3 +170,10 @@ def test_a_directory_without_a_config_is_named(tmp_path: Path) -> None:
 def test_a_name_that_can_be_no_path_is_an_unknown_model(name: str) -> None:
     with pytest.raises(UnknownName):
         find_model(name)
+
+
+def test_what_the_tables_lack_is_had_in_another_way() -> None:
+    with pytest.raises(UnknownName, match=r"; another dense one by the directory of its"):
+        find_model("mixtral-8x7b")
+    with pytest.raises(UnknownName, match=r"; another is measured \(docs/extending\.md\)"):
+        find_gpu("mi300x")

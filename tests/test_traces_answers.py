@@ -350,6 +350,46 @@ def test_what_no_answer_hangs_on_may_change(tmp_path: Path) -> None:
         assert results.done == {"a": 1}
 
 
+DEFAULTS = {
+    "one answer": {"n": 1},
+    "numbers": {"temperature": 1, "top_p": 1.0, "presence_penalty": 0},
+    "nothing": {"stop": [], "tools": [], "logit_bias": {}, "chat_template_kwargs": {}},
+    "text": {"response_format": {"type": "text"}, "stream": False, "logprobs": False},
+}
+
+
+@pytest.mark.parametrize("kind", DEFAULTS)
+@pytest.mark.parametrize("was_written", [True, False])
+def test_defaults_may_be_put_into_words(kind: str, was_written: bool, tmp_path: Path) -> None:
+    bodies: list[dict[str, Any]] = [{}, DEFAULTS[kind]]
+    first, second = reversed(bodies) if was_written else bodies
+    before = prompted(tmp_path, "what", **first)
+    written(tmp_path / "r", answer_line(before.asked[0], Reply("is", False, 1, 1), 0))
+    same = prompted(tmp_path, "what", **second)
+    with ResultsFile.open(tmp_path / "r", same.digests, resume=True) as results:
+        assert results.done == {"a": 1}
+
+
+ALIKE = [({"temperature": 0}, {"temperature": 0.0}), ({"stop": "is"}, {"stop": ["is"]})]
+
+
+@pytest.mark.parametrize("bodies", ALIKE)
+def test_a_setting_may_be_written_in_another_way(
+    bodies: tuple[dict[str, Any], dict[str, Any]], tmp_path: Path
+) -> None:
+    first, second = (prompted(tmp_path, "what", **body) for body in bodies)
+    assert first.digests == second.digests
+    assert first.digests != prompted(tmp_path, "what").digests
+
+
+UNLIKE = [{"n": 2}, {"n": 10**400}, {"temperature": 0}, {"top_p": 0.5}, {"logprobs": 0}]
+
+
+@pytest.mark.parametrize("body", [*UNLIKE, {"temperature": True}, {"stop": ["x"]}, {"what": 1}])
+def test_what_is_no_default_is_a_change(body: dict[str, Any], tmp_path: Path) -> None:
+    assert prompted(tmp_path, "what", **body).digests != prompted(tmp_path, "what").digests
+
+
 @pytest.mark.parametrize(("name", "value"), [("id", "batch_1"), ("request_id", None)])
 def test_answers_that_do_not_tell_what_they_answer_are_taken(
     name: str, value: str | None, tmp_path: Path

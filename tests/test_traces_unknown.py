@@ -40,3 +40,36 @@ def test_a_file_of_another_kind_is_told_what_it_is(kind: str, tmp_path: Path) ->
         load(str(path))
     assert "tried" not in str(e.value)
     assert len(str(e.value).splitlines()) == 1
+
+
+def test_json_lines_of_other_keys_are_told_the_keys_that_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "log.jsonl"
+    path.write_text('{"question": "what", "answer": "this"}\n')
+    with pytest.raises(InputError) as e:
+        load(str(path))
+    assert "openai-batch custom_id,body; prompts-jsonl prompt or messages;" in str(e.value)
+    assert "lengths-jsonl input_tokens,output_tokens or the like; rename them" in str(e.value)
+    assert "csv" not in str(e.value)
+    assert len(str(e.value).removeprefix(str(path))) < 400
+
+
+def test_csv_of_other_columns_is_told_the_columns_that_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "log.csv"
+    path.write_text("colour,weight\nred,3\n")
+    with pytest.raises(InputError) as e:
+        load(str(path))
+    assert "azure-csv ContextTokens,GeneratedTokens; " in str(e.value)
+    assert "lengths-csv input_tokens,output_tokens or the like; rename them" in str(e.value)
+    assert "jsonl" not in str(e.value)
+    assert len(str(e.value).removeprefix(str(path))) < 300
+
+
+@pytest.mark.parametrize("data", [bytes(range(256)), b"a text of some words\n"])
+def test_what_is_neither_is_told_so(data: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "other"
+    path.write_bytes(data)
+    with pytest.raises(
+        InputError, match=r"begins .*: none of azure-csv, .*, workload begins so"
+    ) as e:
+        load(str(path))
+    assert len(str(e.value).removeprefix(str(path))) < 300

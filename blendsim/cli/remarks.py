@@ -2,6 +2,7 @@
 by which kernels it is priced, which given lengths planning looked at.
 """
 
+import math
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
@@ -50,12 +51,26 @@ def fed_in_order(plan: "Plan") -> list[str]:
 
 
 def flags_assumed(settings: "Settings") -> list[str]:
-    """A note for vLLM: the server's flags that a plan assumes, and how requests are to be sent."""
-    from blendsim.serving.flavour import VLLM_PLANNED
+    """A note for vLLM or SGLang: the server's flags that a plan assumes, and how requests are to be
+    sent.
+    """
+    from blendsim.serving.flavour import SGLANG, VLLM_PLANNED
 
-    if settings.engine not in (VLLM, VLLM_PLANNED):
+    if settings.engine in (VLLM, VLLM_PLANNED):
+        name, flags = "vLLM", _vllm_flags(settings)
+    elif settings.flavour().runtime == SGLANG:
+        name, flags = "SGLang", _sglang_flags(settings)
+    else:
         return []
-    flavour = settings.flavour()
+    also = " and our scheduler in it" if settings.engine == VLLM_PLANNED else ""
+    return [
+        f"the plan assumes {name} with {' '.join(flags)}{also}; one client is to send the requests "
+        "in the file's order, all at the start or more in flight than the server runs at once"
+    ]
+
+
+def _vllm_flags(settings: "Settings") -> list[str]:
+    flavour, system = settings.flavour(), settings.system
     flags = [
         f"--max-num-batched-tokens {flavour.token_budget}",
         f"--max-num-seqs {flavour.most_running}",
@@ -65,10 +80,40 @@ def flags_assumed(settings: "Settings") -> list[str]:
         flags.append(f"--tensor-parallel-size {settings.tp}")
     if settings.kv_bytes is None:
         flags.append("--gpu-memory-utilization 0.9")
-    also = " and our scheduler in it" if settings.engine == VLLM_PLANNED else ""
+    if system.longest_request < system.model.context:
+        # vLLM does not start where a request of the whole context would not fit.
+        flags.append(f"--max-model-len {system.longest_request}")
+    return flags
+
+
+def _sglang_flags(settings: "Settings") -> list[str]:
+    flavour, system = settings.flavour(), settings.system
+    flags = [
+        f"--chunked-prefill-size {flavour.token_budget}",
+        f"--max-running-requests {flavour.most_running}",
+        f"--schedule-policy {flavour.queue_order or 'fcfs'}",
+    ]
+    if flavour.mixed_chunk:
+        flags.append("--enable-mixed-chunk")
+    if settings.tp > 1:
+        flags.append(f"--tp-size {settings.tp}")
+    if settings.kv_bytes is None:
+        # The share of memory for weights and KV alone; what steps need comes on top.
+        static = system.model.weight_bytes + system.kv_capacity_bytes
+        share = math.floor(100 * static / (system.gpu.memory_bytes * system.tp)) / 100
+        flags.append(f"--mem-fraction-static {share:.2f}")
+    return flags
+
+
+def not_yours(settings: "Settings") -> list[str]:
+    """A note where systems are rented for an engine that overlaps, which those that people run by
+    themselves do not.
+    """
+    if not settings.flavour().overlaps:
+        return []
     return [
-        f"the plan assumes vLLM with {' '.join(flags)}{also}; one client is to send the requests "
-        "in the file's order, all at the start or more in flight than the server runs at once"
+        f"these are times of {settings.engine}, which runs compute beside memory reads; vLLM and "
+        "SGLang do not and take longer: --engine vllm or --engine sglang plans for them"
     ]
 
 

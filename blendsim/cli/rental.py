@@ -12,7 +12,7 @@ from blendsim.cli.output import print_json, print_lines, tell, width
 from blendsim.cli.places import require_places
 from blendsim.cli.progress import Progress
 from blendsim.cli.ranges import range_told
-from blendsim.cli.remarks import pricing_notes, saving_told, unfollowed, unseen
+from blendsim.cli.remarks import not_yours, pricing_notes, saving_told, unfollowed, unseen
 from blendsim.cli.stopping import ends_at_once
 from blendsim.errors import InputError
 from blendsim.specs import find_gpu
@@ -62,6 +62,7 @@ def rent(params: dict[str, Any], wanted: Wanted, output: Path | None, json: bool
             *unfollowed(settings, rental.plan),
             *rental.notes,
             *unseen(asked, workload, rental.plan),
+            *not_yours(settings),
             *pricing_notes(candidates.settings),
         ]
         rental = rental._replace(notes=notes)
@@ -80,9 +81,8 @@ def rent(params: dict[str, Any], wanted: Wanted, output: Path | None, json: bool
         from blendsim.report.rental_advice import nothing_meets
 
         nearest = nothing_meets(rental.rows, goal)
-        raise InputError(
-            f"of {len(rental.rows):,} systems {nearest}; loosen a limit or name others"
-        )
+        of = f"of {len(rental.rows):,} systems " if len(rental.rows) > 1 else ""
+        raise InputError(f"{of}{nearest}; loosen a limit or name others")
 
 
 def _goal(wanted: Wanted, gpus: list[str]) -> "tuple[Goal, Prices | None]":

@@ -87,10 +87,12 @@ def run(
 
 def _sentences(result: dict[str, Any]) -> list[str]:
     """The result for a reader."""
+    from blendsim.report.tables import counted
+
     before = f", {result['answered_before']:,} of them before" if result["answered_before"] else ""
     lines = [
-        f"{result['results']} has answers to {result['answered']:,} of {result['requests']:,} "
-        f"requests{before}"
+        f"{result['results']} has answers to {result['answered']:,} of "
+        f"{counted(result['requests'], 'request')}{before}"
     ]
     if result["refused"]:
         lines.append(
@@ -100,12 +102,14 @@ def _sentences(result: dict[str, Any]) -> list[str]:
     if result["steps"]:
         lines.append(
             f"{result['input_tokens']:,} prompt and {result['output_tokens']:,} output tokens in "
-            f"{result['steps']:,} steps and {result['seconds']:.4g} s "
+            f"{counted(result['steps'], 'step')} and {result['seconds']:.4g} s "
             f"({result['tokens_per_second']:,.0f} tokens/s) on {result['machine']['device']}, "
             f"{result['runtime']}; with loading and planning {result['wall_seconds']:.4g} s"
         )
     if result["first"]:
-        lines.append(f"{result['first']:,} were answered first, in {result['first_seconds']:.4g} s")
+        were = "was" if result["first"] == 1 else "were"
+        seconds = f"{result['first_seconds']:.4g} s"
+        lines.append(f"{result['first']:,} {were} answered first, in {seconds}")
     if result["policy"]:
         predicted = f", predicted to take {result['predicted_seconds']:.4g} s"
         lines.append(

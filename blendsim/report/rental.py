@@ -4,15 +4,18 @@ Everything that decides goes by predicted seconds, and by seconds in worlds that
 leaves possible. The true lengths, where a trace has them, only show what the prediction was worth.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple
 
 from blendsim.report.metrics import Row, as_json
-from blendsim.report.tables import Column, lay_out, number, share
+from blendsim.report.tables import Column, lay_out, number, seconds_cells, share
 
 SPARED = 1  # of the worlds a system may miss a limit in so many, and still meets it reliably
 _LITTLE = 1.0  # of money or GPU-hours: below it two decimals say too little
+_COUNT = 3  # digits that count of less than a hundredth
+_MOST_DIGITS = 8
 
 
 class Goal(NamedTuple):
@@ -117,11 +120,11 @@ def rental_table(
         Column("tp", [number(row.tp) for row in rows]),
         Column("dp", [row.pools or number(row.dp) for row in rows]),
         Column("policy", [row.policy for row in rows], is_text=True),
-        Column("predicted", [number(row.row.predicted_seconds, 1) for row in rows]),
+        Column("predicted", seconds_cells([row.row.predicted_seconds for row in rows])),
         Column("GPU-hours", _spends([row.gpu_hours for row in rows])),
         *_money_columns(rows, goal),
         Column("of reachable", [share(row.row.share_of_reachable) for row in rows], 2),
-        Column("seconds", [number(row.row.seconds, 1) for row in rows], 1),
+        Column("seconds", seconds_cells([row.row.seconds for row in rows]), 1),
     ]
     if goal.deadline is not None or goal.max_cost is not None:
         columns.append(Column("misses", [_missed(row) for row in rows], is_text=True))
@@ -160,4 +163,6 @@ def spend(amount: float | None) -> str:
 
 
 def _digits(amount: float | None) -> int:
-    return 4 if amount is not None and 0 < amount < _LITTLE else 2
+    if amount is None or not 0 < amount < _LITTLE:
+        return 2
+    return min(max(4, _COUNT - 1 - math.floor(math.log10(amount))), _MOST_DIGITS)

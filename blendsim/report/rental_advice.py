@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 
 from blendsim.report.rental import Goal, RentalRow, spend
+from blendsim.report.rental_replicas import replicas_advice
+from blendsim.report.tables import seconds
 
 NEAR = 0.0005  # a difference that the printed per cent does not show
 _SHOWN = 4  # ways to be faster that are told
@@ -13,7 +15,7 @@ def rental_advice(rows: Sequence[RentalRow], chosen: RentalRow | None, goal: Goa
     out, how rows rank.
     """
     if chosen is None:
-        told = [f"No system is chosen: {nothing_meets(rows, goal)}."]
+        told = [f"No system is chosen: {nothing_meets(rows, goal)}.", *replicas_advice(rows, goal)]
     else:
         doubted = _doubted(rows, chosen)
         told = [_why(rows, chosen, goal), *doubted, *_faster(rows, chosen, goal)]
@@ -28,6 +30,10 @@ def rental_advice(rows: Sequence[RentalRow], chosen: RentalRow | None, goal: Goa
 
 def nothing_meets(rows: Sequence[RentalRow], goal: Goal) -> str:
     """Half a sentence: no system meets the limits, and how near the nearest come."""
+    limits = " and ".join(_limits(goal).values())
+    if len(rows) == 1:
+        paid = "" if goal.max_cost is None else f" and costs {_money(rows[0], goal)}"
+        return f"{rows[0].system} does not meet {limits}: it takes {_seconds(rows[0])}{paid}"
     parts = []
     if goal.deadline is not None:
         fastest = min(rows, key=lambda row: row.row.predicted_seconds)
@@ -35,7 +41,7 @@ def nothing_meets(rows: Sequence[RentalRow], goal: Goal) -> str:
     if goal.max_cost is not None:
         cheapest = min(rows, key=RentalRow.spent)
         parts.append(f"the cheapest, {cheapest.system}, costs {_money(cheapest, goal)}")
-    return f"none meets {' and '.join(_limits(goal).values())}: {', '.join(parts)}"
+    return f"none meets {limits}: {', '.join(parts)}"
 
 
 def limits_missed(row: RentalRow, goal: Goal) -> dict[str, int]:
@@ -122,7 +128,7 @@ def _faster(rows: Sequence[RentalRow], chosen: RentalRow, goal: Goal) -> list[st
 
 def _missed(rows: Sequence[RentalRow], goal: Goal) -> list[str]:
     missed = [
-        f"{count:,} miss {limit}"
+        f"{count:,} {'misses' if count == 1 else 'miss'} {limit}"
         for kind, limit in _limits(goal).items()
         if (count := sum(kind in row.misses for row in rows))
     ]
@@ -153,7 +159,7 @@ def _limits(goal: Goal) -> dict[str, str]:
 
 
 def _seconds(row: RentalRow) -> str:
-    return f"{row.row.predicted_seconds:,.1f} s"
+    return f"{seconds(row.row.predicted_seconds)} s"
 
 
 def _money(row: RentalRow, goal: Goal) -> str:

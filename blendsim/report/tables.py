@@ -213,11 +213,13 @@ def summary_lines(told: Mapping[str, Any], system: str, width: int) -> list[str]
 
 
 def paragraphs(texts: Iterable[str], width: int) -> list[str]:
-    """Each text wrapped to the width, its further lines indented; a figure keeps its unit."""
+    """Each text wrapped to the width, its further lines indented; a figure keeps its unit, and
+    words with a hyphen, such as GPU-hours and options, stay whole.
+    """
     lines = []
     for text in texts:
         held = re.sub(r"(?<=\d) (?=%|s\b)", "\xa0", text)
-        lines += textwrap.wrap(held, width, subsequent_indent="  ")
+        lines += textwrap.wrap(held, width, subsequent_indent="  ", break_on_hyphens=False)
     return [line.replace("\xa0", " ") for line in lines]
 
 

@@ -49,6 +49,7 @@ from blendsim.serving.flavour import Flavour
 from blendsim.settings import Settings
 from blendsim.sim.pool_cores import require_room
 from blendsim.sim.run import require_modelled
+from blendsim.specs import find_model
 from blendsim.topology import COLOCATED
 from blendsim.traces.limits import oversize
 
@@ -94,6 +95,7 @@ def find_candidates(
     """Every combination whose replica holds the model and has a kernel profile; InputError if none
     does.
     """
+    find_model(settings.model)  # what is wrong with it is wrong on every system
     kept, left_out = [], []
     for gpu, tp in product(gpus, tps):
         try:

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from blendsim.errors import InputError
 from blendsim.request import Workload, from_lengths
-from blendsim.traces.body_settings import IDLE, require_doable
+from blendsim.traces.body_settings import require_doable, telling
 from blendsim.traces.chat import Chat, chat_of
 from blendsim.traces.counts import shown
 from blendsim.traces.encoded import Encoded
@@ -188,8 +188,7 @@ def digest_of(row: dict[str, Any]) -> str:
     """
     body = row.get("body")
     if isinstance(body, dict):
-        apart = IDLE | {"model"}  # the model is --model's, whatever the request calls it
-        body = {k: v for k, v in body.items() if v is not None and k not in apart}
+        body = telling(body)
     told = json.dumps([row.get("custom_id"), row.get("url"), body], sort_keys=True)
     return hashlib.sha256(told.encode()).hexdigest()[:24]
 

@@ -2,6 +2,8 @@
 that say nothing about the answer, and those that cannot be honoured, with why.
 """
 
+from collections.abc import Mapping
+
 from blendsim.errors import InputError
 from blendsim.traces.chat import RESERVED
 from blendsim.traces.counts import shown
@@ -80,13 +82,44 @@ REFUSED: dict[str, tuple[str, tuple[object, ...]]] = {
 }
 
 
+#: Values of honoured settings that ask for what is done without them.
+_DEFAULTS: dict[str, float] = {"n": 1, "temperature": 1.0, "top_p": 1.0}
+
+
+def telling(body: Mapping[str, object]) -> dict[str, object]:
+    """The settings of a body that its answer hangs on, written in one way: without the model, which
+    is --model's, those that are idle, and values that ask for what is done without them.
+    """
+    said: dict[str, object] = {}
+    for name, value in body.items():
+        if name == "model" or name in IDLE or _says_nothing(name, value):
+            continue
+        if name == "temperature" and type(value) is int and value == 0:
+            said[name] = 0.0
+        else:
+            said[name] = [value] if name == "stop" and isinstance(value, str) else value
+    return said
+
+
+def _says_nothing(name: str, value: object) -> bool:
+    if name in REFUSED:
+        return value is None or _is_harmless(name, value)
+    if name in _DEFAULTS:
+        return value is None or (not isinstance(value, bool) and value == _DEFAULTS[name])
+    return value is None or (name in ("stop", "chat_template_kwargs") and value in ([], {}))
+
+
+def _is_harmless(name: str, value: object) -> bool:
+    # NOTE: by type, too: False is no probabilities, 0 is those of the tokens that are taken.
+    return any(type(value) is type(same) and value == same for same in REFUSED[name][1])
+
+
 def require_doable(name: str, value: object, where: str) -> None:
     """InputError beginning with `where` if this setting cannot be honoured."""
     where = f"{where}, column {shown(f'body.{name}')}"
     if name in REFUSED:
-        reason, harmless = REFUSED[name]
-        # NOTE: by type, too: False is no probabilities, 0 is those of the tokens that are taken.
-        if not any(type(value) is type(same) and value == same for same in harmless):
+        if not _is_harmless(name, value):
+            reason = REFUSED[name][0]
             raise InputError(f"{where}: {shown(value)} cannot be done, {reason}; remove it")
     elif name == "chat_template_kwargs":
         if not isinstance(value, dict) or value.keys() & RESERVED:

@@ -48,7 +48,7 @@ class HashedFormat:
     def expects(self) -> str:
         """The keys it is recognised by."""
         extra = ",chat_id" if self.has_chats else ""
-        return f"JSONL with keys input_length,output_length{extra} and timestamp or hash_ids"
+        return f"JSONL input_length,output_length{extra},hash_ids"
 
     def matches(self, head: Head) -> bool:
         """Whether the first object has the lengths, and the chat keys only where they belong. One

@@ -21,7 +21,7 @@ from blendsim.request import Ints, Workload, from_lengths
 from blendsim.traces.content import content, text_lines
 from blendsim.traces.counts import NO_REQUESTS, are_wrong, fault, numbers, require_rows, shown
 from blendsim.traces.jsonl import require_new
-from blendsim.traces.length_names import EXTRAS, OUTPUT, PROMPT, Extras, are_lengths, find_names
+from blendsim.traces.length_names import EXTRAS, Extras, are_lengths, find_names
 from blendsim.traces.seam import Head, ReadOptions, Told, head, silent, source_name
 from blendsim.traces.shared_prefixes import Prefixes, Rules, from_columns, require_pair
 from blendsim.traces.times import arrivals, time_fault
@@ -44,7 +44,7 @@ class CsvFormat:
     @property
     def expects(self) -> str:
         """The columns it is recognised by."""
-        return f"CSV with columns {self.prompt},{self.output}"
+        return f"CSV {self.prompt},{self.output}"
 
     def matches(self, head: Head) -> bool:
         """Whether the header names both length columns."""
@@ -97,7 +97,7 @@ class NamedLengths:
     """CSV whose columns have any of the usual names, in upper or lower case."""
 
     name: str = "lengths-csv"
-    expects: str = f"CSV with one column of {'/'.join(PROMPT)} and one of {'/'.join(OUTPUT)}"
+    expects: str = "CSV input_tokens,output_tokens or the like"
 
     def matches(self, head: Head) -> bool:
         """Whether the header names a prompt's and an output's length."""

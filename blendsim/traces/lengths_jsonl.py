@@ -43,7 +43,7 @@ class JsonLengths:
     """An object of lengths a line."""
 
     name: str = "lengths-jsonl"
-    expects: str = "JSONL with keys called like the columns of lengths-csv"
+    expects: str = "JSONL input_tokens,output_tokens or the like"
 
     def matches(self, head: Head) -> bool:
         """Whether the first object has a prompt's and an output's length."""

@@ -16,7 +16,7 @@ from blendsim.traces.limits import within_max_tokens
 from blendsim.traces.openai_batch import OPENAI_BATCH
 from blendsim.traces.plain_prompts import PROMPTS_JSONL
 from blendsim.traces.results import Results, other_prompts, read_results, with_lengths
-from blendsim.traces.seam import Format, ReadOptions, Told, head, silent
+from blendsim.traces.seam import Format, Head, ReadOptions, Told, head, silent
 from blendsim.traces.sharegpt import SHAREGPT
 from blendsim.traces.unknown import reason
 from blendsim.traces.workload_file import WORKLOAD
@@ -73,8 +73,21 @@ def format_of(path: Path, name: str | None = None) -> Format:
         raise InputError(f"{told}: {why}")
     if (names := (*beginning.columns, *sorted(beginning.keys))) and has_length(names):
         find_names(names, f"{path}, line 1")  # says which of the two lengths is lacking
-    tried = "; ".join(f"{form.name} ({form.expects})" for form in FORMATS)
-    raise InputError(f"{told}; tried {tried}")
+    raise InputError(f"{told}: {_near(beginning)}")
+
+
+def _near(beginning: Head) -> str:
+    """What files of this kind have that are read."""
+    if not beginning.keys and len(beginning.columns) < 2:
+        names = ", ".join(form.name for form in FORMATS)
+        return f"none of {names} begins so; see docs/traces.md"
+    kind, has = ("JSONL", "keys") if beginning.keys else ("CSV", "columns")
+    read = "; ".join(
+        f"{form.name} {form.expects.removeprefix(kind).strip()}"
+        for form in FORMATS
+        if form.expects.startswith(kind)
+    )
+    return f"its {has} are of none of {read}; rename them, or see docs/traces.md"
 
 
 def _named(name: str) -> Format:
@@ -133,9 +146,11 @@ def _with_guess_note(workload: Workload, has_results: bool) -> Workload:
     lacking = ~workload.has_output
     if not lacking.any():
         return workload
+    count = int(lacking.sum())
     note = (
-        f"{', '.join(workload.origin)}: {int(lacking.sum()):,} of {len(workload):,} requests have "
-        "no output length, so that what is planned for them is a guess"
+        f"{', '.join(workload.origin)}: {count:,} of {len(workload):,} requests "
+        f"{'has' if count == 1 else 'have'} no output length, so that what is planned "
+        "for them is a guess"
     )
     if not has_results:
         note += "; --lengths RESULTS.jsonl of an earlier run does better"

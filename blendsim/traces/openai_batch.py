@@ -39,7 +39,7 @@ class OpenAIBatch:
     """OpenAI's batch input format."""
 
     name: str = "openai-batch"
-    expects: str = "JSONL with keys custom_id,body"
+    expects: str = "JSONL custom_id,body"
 
     def matches(self, head: Head) -> bool:
         """Whether the first object has an id and a body."""

@@ -26,7 +26,7 @@ class PlainPrompts:
     """A prompt a line, with its limit and its output length where they are given."""
 
     name: str = "prompts-jsonl"
-    expects: str = "JSONL with key prompt or messages"
+    expects: str = "JSONL prompt or messages"
 
     def matches(self, head: Head) -> bool:
         """Whether the first object has a prompt of its own, not in a body."""

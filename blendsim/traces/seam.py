@@ -49,7 +49,9 @@ class Format(Protocol):
 
     @property
     def expects(self) -> str:
-        """How to recognise it, in a few words, for the error that lists what was tried."""
+        """CSV, JSONL or another kind of file in one word, then the columns or keys that it is
+        recognised by, for the error that lists the formats of a file's kind.
+        """
         ...
 
     def matches(self, head: Head) -> bool:

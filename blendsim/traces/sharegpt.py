@@ -36,7 +36,7 @@ class ShareGPT:
     """The first question and answer of every conversation."""
 
     name: str = "sharegpt"
-    expects: str = "a JSON array or JSONL with key conversations"
+    expects: str = "JSONL conversations"
 
     def matches(self, head: Head) -> bool:
         """Whether the first object has conversations."""

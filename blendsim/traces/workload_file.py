@@ -44,7 +44,7 @@ class WorkloadFormat:
     """The workload files `blendsim` writes."""
 
     name = "workload"
-    expects = "a Parquet workload written by blendsim"
+    expects = "Parquet written by blendsim"
 
     def matches(self, head: Head) -> bool:
         """Whether the file is Parquet."""

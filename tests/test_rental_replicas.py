@@ -1,0 +1,100 @@
+"""How many replicas a deadline takes that none of the systems named meets."""
+
+import re
+from dataclasses import replace
+
+from test_rental import PRICES, a_row, rented, small_pool
+
+from blendsim import search
+from blendsim.report.rental import Goal, RentalRow, rental_table, spend
+from blendsim.report.rental_advice import nothing_meets, rental_advice
+from blendsim.report.tables import paragraphs
+from blendsim.search.rental import find_candidates, rent
+
+LATE = ("deadline",)
+
+
+def late(gpu: str, dp: int, seconds: float, requests: int = 10_000) -> RentalRow:
+    row = a_row(gpu, seconds, 1.0 if gpu == "a" else 2.0, LATE)
+    return replace(row, dp=dp, row=replace(row.row, requests=requests))
+
+
+def told(rows: list[RentalRow], deadline: float) -> str:
+    return " ".join(rental_advice(rows, None, Goal(deadline, currency="EUR"))[1:])
+
+
+def test_so_many_replicas_as_are_advised_are_in_time() -> None:
+    settings, pool = search.Settings(planner="dfs"), small_pool()
+
+    def rows(deadline: float, *dps: int) -> list[RentalRow]:
+        goal = Goal(deadline, currency="EUR")
+        return rent(pool, find_candidates(settings, ["a100-80g"], [1], dps), goal, PRICES).rows
+
+    one, two, six = (row.row.predicted_seconds for row in sorted(rows(1e9, 1, 2, 6), key=_dp))
+    deadline = (two + six) / 2
+    assert one > two > deadline > six
+    text = " ".join(rental_advice(rows(deadline, 1, 2), None, Goal(deadline, currency="EUR")))
+    [advised] = map(int, re.findall(r"about (\d+) replicas of a100-80g tp 1", text))
+    assert 2 < advised <= 6
+    [row] = rows(deadline, advised)
+    assert not row.misses
+
+
+def test_the_cheapest_kinds_come_first_each_with_its_number() -> None:
+    # 2 + 98 / N of a, 198 / N of b: 3 takes 98 and 66 replicas.
+    rows = [late("b", 1, 198.0), late("b", 2, 99.0), late("a", 2, 51.0), late("a", 1, 100.0)]
+    text = told(rows, 3.0)
+    assert "about 98 replicas of a tp 1 or about 66 replicas of b tp 1 to be in time" in text
+
+
+def test_one_row_gives_the_least_number() -> None:
+    assert "at least 34 replicas of a tp 1 to be in time" in told([late("a", 1, 100.0)], 3.0)
+
+
+def test_where_times_hardly_fall_more_replicas_are_not_advised() -> None:
+    rows = [late("a", 4, 5.2), late("a", 8, 5.1)]  # 5 s of it do not divide
+    assert told(rows, 4.0).startswith("More replicas alone would not be in time")
+
+
+def test_no_more_replicas_than_requests_are_advised() -> None:
+    assert "at least 34 replicas" in told([late("a", 1, 100.0, requests=34)], 3.0)
+    assert told([late("a", 1, 100.0, requests=33)], 3.0).startswith("More replicas alone would not")
+
+
+def test_nothing_is_advised_where_the_deadline_is_not_what_all_miss() -> None:
+    rows = [late("a", 1, 100.0), a_row("b", 2.0, 9.0, ("cost",))]
+    assert "replicas" not in " ".join(rental_advice(rows, None, Goal(3.0, 1.0, "EUR")))
+    assert "replicas" not in told([replace(late("a", 1, 100.0), pools="1P2D")], 3.0)
+
+
+def test_a_single_system_is_told_of_by_itself() -> None:
+    row = late("a", 1, 100.0)
+    said = nothing_meets([row], Goal(3.0))
+    assert said == "a tp 1 dp 1 does not meet the deadline of 3 s: it takes 100.0 s"
+    said = nothing_meets([row], Goal(3.0, 0.5, "EUR"))
+    assert said.endswith("the cost limit of 0.5 EUR: it takes 100.0 s and costs 1.00 EUR")
+
+
+def test_one_that_misses_is_told_in_the_singular() -> None:
+    rows = [a_row("a", 100.0, 1.0), a_row("b", 900.0, 2.0, LATE)]
+    assert rental_advice(rows, rows[0], Goal(500.0))[1] == (
+        "Of 2 systems 1 misses the deadline of 500 s."
+    )
+
+
+def test_short_runs_are_not_shown_as_nothing() -> None:
+    row = rented(planner="dfs").rows[0]
+    row = replace(row, gpu_hours=2.04e-6, row=replace(row.row, predicted_seconds=0.00733))
+    line = rental_table([row], row, Goal(), 120)[2]
+    assert "0.00733" in line
+    assert "0.00000204" in line
+    assert spend(0.0123) == "0.0123"
+    assert "0.00733 s, 0.00000204 GPU-hours" in rental_advice([row], row, Goal())[0]
+
+
+def test_words_with_a_hyphen_stay_whole() -> None:
+    assert paragraphs(["few GPU-hours of --dp"], 11) == ["few", "  GPU-hours", "  of --dp"]
+
+
+def _dp(row: RentalRow) -> int:
+    return row.dp
