@@ -84,11 +84,9 @@ def apart_by_hand(core: ServingCore, request: int) -> bool:
     final = int(sides.private_tokens(state, request)) + stays
     capacity = int((s.capacity - s.shared_length) * s.block_tokens)
     even = final * capacity / (final - stays / 2) / stays * width
-    wide = min(ALIKE * final / even, BUCKETS / 4)
+    wide = max(1, min(ALIKE * final / even, BUCKETS / 4))
     last = min(end // width, int(s.current_bucket) + BUCKETS - 1)
-    first = min(end / width, last + 1) - wide
-    if ALIKE * final < even:
-        wide, first = 1, last
+    first = last + 1 - wide
     together = final / 2
     for r in state.requests:
         is_forecast = r.status != WAITING and r.side == RIGHT and r.is_member == 0

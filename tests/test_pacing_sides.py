@@ -76,11 +76,12 @@ def test_last_of_the_dense_end_is_the_last_that_still_waits() -> None:
 def test_dense_end_enters_within_its_room_though_the_forecast_has_none() -> None:
     core = started(AMPLE)
     s, p = core.state.scalars[0], record_of(core)
-    s.left_reserved, s.expected_base = 0, 10_000  # of requests that outgrow all memory
-    own = sides.reservation(core.state, 0)
+    assert int(s.left_expected) == 0
+    s.expected_base = 10_000  # of requests that outgrow all memory
+    own = 30 + 2  # tokens it holds at its end
     p.hold_left, p.steps_left, p.left_room = float(own), 1.0, 0.0
     assert paced_line.kept_for_left(core.state) == own
-    assert not forecast.peak_fits(core.state, 0, own, own)
+    assert not forecast.peak_fits(core.state, 0, 0)
     assert paced_line.fits_left(core.state, 0)
     p.hold_left -= 1.0
     assert not paced_line.fits_left(core.state, 0)
@@ -97,17 +98,27 @@ def test_room_kept_is_the_even_share_and_standard_deviations_of_it() -> None:
     assert paced_line.kept_for_left(core.state) == 0
 
 
-def test_only_the_memory_heavy_end_is_forecast_by_its_ends() -> None:
+def test_both_ends_are_forecast_by_their_ends_apart_from_each_other() -> None:
     core = started(AMPLE, 8)
-    requests = core.state.requests
+    s, requests, buckets = core.state.scalars[0], core.state.requests, core.state.buckets
     running = np.flatnonzero(requests.reserved > 0)
     assert set(requests.side[running]) == {LEFT, RIGHT}
-    assert int(core.state.scalars[0].expected_count) == (requests.side[running] == RIGHT).sum()
+    on_left, on_right = (running[requests.side[running] == side] for side in (LEFT, RIGHT))
+    assert int(s.expected_count) == buckets["count"].sum() == len(on_right)
+    assert int(s.left_expected) == buckets["left_count"].sum() == len(on_left)
+    base, final = requests.end_base[on_left].sum(), requests.end_final[on_left].sum()
+    assert int(s.left_expected_base) == buckets["left_base"].sum() == base
+    assert buckets["left_final"].sum() == final
     core.check()
+    while not core.is_done:
+        core.step()
+        core.commit()
+    assert int(s.left_expected) == int(s.left_expected_base) == 0
+    assert not any(buckets[name].any() for name in ("left_count", "left_base", "left_final"))
 
 
-def test_what_is_left_free_now_binds_though_nobody_ends_soon() -> None:
-    """One long request runs in ample memory; more than all is to be left free, now or later."""
+def test_what_is_kept_for_the_dense_end_binds_though_nobody_ends_soon() -> None:
+    """One long request runs in ample memory; more than all is to be kept."""
     world = replace(AMPLE.world, outputs=(2, 3, 4, 30, 40, 900), estimates=(2, 3, 4, 30, 40, 900))
     core = AMPLE._replace(world=replace(world, capacity=2_000)).core()
     core.state.scalars[0].max_running = 1
@@ -117,9 +128,8 @@ def test_what_is_left_free_now_binds_though_nobody_ends_soon() -> None:
     s = core.state.scalars[0]
     assert int(s.expected_count) == 1
     assert core.state.buckets[int(s.current_bucket)]["count"] == 0
-    assert forecast.peak_fits(core.state, 4, 0, 0)
-    assert not forecast.peak_fits(core.state, 4, 10_000, 0)
-    assert not forecast.peak_fits(core.state, 4, 0, 10_000)
+    assert forecast.peak_fits(core.state, 4, 0)
+    assert not forecast.peak_fits(core.state, 4, 10_000)
 
 
 def overrunning(visible: bool) -> PacedWorld:

@@ -1,0 +1,72 @@
+"""Paced plans of pools without two ends: requests that are alike, or nearly."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from pacing_worlds import AMPLE
+from serving_worlds import core_of
+
+from blendsim.pacing import is_compute_heavy
+from blendsim.report.metrics import Row
+from blendsim.request import Workload, from_lengths
+from blendsim.search import Settings, plan_policy, prepare, simulate_plan
+from blendsim.serving.pacing import TIGHT
+from blendsim.serving.state import NONE
+
+
+def alike(prompt: int, outputs: np.ndarray) -> Workload:
+    pool = from_lengths(np.full(len(outputs), prompt), outputs)
+    return replace(pool, is_known=np.zeros(len(pool), np.bool_))
+
+
+def run(pool: Workload, sample: float, policy: str = "paced") -> Row:
+    settings = Settings(gpu="a100-80g", sample=sample)
+    return simulate_plan(pool, plan_policy(prepare(pool, settings), policy), settings)[0]
+
+
+def recomputed(pool: Workload, row: Row) -> float:
+    return row.preempted_tokens / float(pool.prompt_len.sum() + pool.output_len.sum())
+
+
+def test_who_is_less_than_twice_as_dense_as_the_pool_is_of_the_memory_heavy_end() -> None:
+    density = np.array([0.1, 1.0, 1.9, 2.0, 2.1, 40.0])
+    assert is_compute_heavy(density, 1.0).tolist() == [False] * 4 + [True] * 2
+    assert not is_compute_heavy(np.full(3, 0.7), 0.7 * (1.0 - 1e-12)).any()
+
+
+@pytest.mark.parametrize("sample", [1.0, 0.01])
+def test_answers_of_one_length_fill_the_cache_whether_known_or_seen_in_a_sample(
+    sample: float,
+) -> None:
+    """Ends that were counted over more time than they were spread over held half of them back."""
+    pool = alike(1_000, np.full(2_000, 1_000))
+    row = run(pool, sample)
+    assert row.kv_use > 0.8
+    assert row.preempted_tokens == 0
+    assert row.seconds is not None
+    assert row.seconds < 0.95 * float(run(pool, sample, "dfs").seconds or 0.0)
+
+
+def test_a_length_that_a_sample_shows_is_as_good_as_known() -> None:
+    """100 + 1,000 tokens entered together and ended together: a fifth was computed again."""
+    pool = alike(100, np.full(2_000, 1_000))
+    seen, known = run(pool, 0.01), run(pool, 1.0)
+    assert seen.preempted_tokens == 0
+    assert seen.seconds == pytest.approx(known.seconds, rel=0.01)
+
+
+def test_known_lengths_that_vary_hardly_overflow_the_cache() -> None:
+    """Those denser than the pool, half of it, entered together and grew together."""
+    outputs = np.random.default_rng(1).gamma(1.0, 1_000.0, 3_000)
+    pool = alike(100, np.maximum(1, outputs.astype(np.int64)))
+    assert recomputed(pool, run(pool, 1.0)) < 0.01
+
+
+@pytest.mark.parametrize(("spread", "is_tight"), [(1.0 + TIGHT, True), (1.02 + TIGHT, False)])
+def test_unknown_lengths_that_hardly_vary_are_forecast_one_by_one(
+    spread: float, is_tight: bool
+) -> None:
+    pacing = replace(AMPLE.pacing, spread=(spread,))
+    core = core_of(AMPLE.world, pacing, (False,) * 6, (0,) * 6)
+    assert (core.state.requests.kind == NONE).all() == is_tight
