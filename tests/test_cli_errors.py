@@ -86,7 +86,7 @@ def test_bad_trace_is_one_line(folder: Path, command: str, kind: str) -> None:
         (["--dp", "1..100000"], ["--dp 1..100000", "more than 1,024 values"]),
         (["--tp", "1000000000"], ["--tp 1000000000 does not divide the 32 heads"]),
         (["--topology", "0P1D"], ["0P1D lacks a pool"]),
-        (["--topology", "41P1D"], ["41P1D", "40 requests"]),
+        (["--topology", "41P1D"], ["41P1D", "requests, 40"]),
         (["--topology", "4000P97D"], ["4000P97D", "more than 4,096 replicas"]),
         (["--topology", "1P1D", "--link", "nvlnk3"], ["nvlnk3", "nvlink3"]),
         (["--topology", "1P1D", "--model", "llama-3.1-70b"], ["no KV cache", "--tp"]),

@@ -84,7 +84,7 @@ def test_what_another_engine_answered_stays(model: Path, folder: Path) -> None:
     write_lines(folder / "batch.jsonl", [SHAPED])
     done = run(model, "--resume")
     assert done.exit_code == 0, done.output
-    assert "answers to 1 of 1 requests, 1 of them before" in done.stdout
+    assert "answers to 1 of 1 request, 1 of them before" in done.stdout
     assert (folder / "out.jsonl").read_bytes() == kept
 
 

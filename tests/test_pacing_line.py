@@ -87,7 +87,7 @@ def lights(room: int, gone: list[int], dense: int) -> ServingCore:
         prompts=((1,),) * n,
         outputs=tuple(5 * max(1, k) for k in range(n)),
         estimates=tuple(5 * max(1, k) for k in range(n)),
-        densities=tuple(2.0 if k <= dense else 0.5 for k in range(n)),
+        densities=tuple(3.0 if k <= dense else 0.5 for k in range(n)),
         root_density=1.0,
         capacity=room,
         block=1,
@@ -122,16 +122,15 @@ def test_the_longest_that_fits_is_found_where_longer_ones_stand_further_right(
     fitting = [
         k
         for k in waiting
-        if core.state.density[k] < s.root_density
-        and paced_line.fits_right(core.state, k, kept, kept)
+        if core.state.density[k] < s.root_density and paced_line.fits_right(core.state, k, kept)
     ]
-    found = paced_line.longest_fitting(core.state, kept, kept)
+    found = paced_line.longest_fitting(core.state, kept)
     assert found == (fitting[-1] if fitting else NONE)
 
 
 def test_room_kept_for_the_dense_end_keeps_long_outputs_out() -> None:
     core = lights(100, [], 3)
-    found = [paced_line.longest_fitting(core.state, kept, kept) for kept in (0, 40, 70, 100)]
+    found = [paced_line.longest_fitting(core.state, kept) for kept in (0, 40, 70, 100)]
     assert found[0] == 12
     assert found == sorted(found, reverse=True)
     assert found[-1] == NONE

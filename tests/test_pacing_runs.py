@@ -9,7 +9,7 @@ from oracle_serving import World
 from pacing_worlds import AMPLE, PacedWorld, paced_worlds, record_of
 from serving_worlds import core_of, steps, triples
 
-from blendsim.pacing import Gains
+from blendsim.pacing import ABOUT_THE_SAME, Gains
 from blendsim.serving import batcher, pacing
 from blendsim.serving.core import ServingCore
 from blendsim.serving.kinds import correction, unknown_tokens
@@ -271,7 +271,7 @@ def test_what_the_dense_end_has_still_to_hold_is_that_of_those_who_have_not_ente
 ) -> None:
     core = drawn.core()
     requests = core.state.requests
-    is_left = core.state.density > core.state.scalars[0].root_density * (1 + 1e-9)
+    is_left = core.state.density > ABOUT_THE_SAME * core.state.scalars[0].root_density
     hold = np.array([pacing.hold_of(core.state, k) for k in range(len(requests))])
     square = hold**2 / requests.estimate
     for _ in steps(core):
@@ -286,7 +286,7 @@ def test_what_the_dense_end_has_still_to_hold_is_that_of_those_who_have_not_ente
 def test_everybody_runs_on_the_side_of_its_density(drawn: PacedWorld) -> None:
     core = drawn.core()
     requests = core.state.requests
-    is_left = core.state.density > core.state.scalars[0].root_density * (1 + 1e-9)
+    is_left = core.state.density > ABOUT_THE_SAME * core.state.scalars[0].root_density
     for _ in steps(core):
         running = np.isin(requests.status, (PREFILLING, DECODING))
         assert ((requests.side == LEFT) == is_left)[running].all()

@@ -26,7 +26,7 @@ KNOWN = Settings(sample=1.0)
 
 @pytest.fixture(scope="module")
 def workload() -> Workload:
-    return mixed_pool(np.random.default_rng(1), 300)  # in which a search finds something
+    return mixed_pool(np.random.default_rng(1), 150)  # in which a search finds something
 
 
 @pytest.fixture(scope="module")
