@@ -63,7 +63,7 @@ SLICES = 17  # of the steps left
 ROWS = 128  # of the table: so many levels of KV in use
 #: Lengths whose squared coefficient of variation is no more end as expected: a tenth of the mean is
 #: their standard deviation. In pools of like requests it is at about so much that a forecast one by
-#: one and one by kind serve equally well (bench/alike.md).
+#: one and one by kind serve equally well (paper_repro/LOG.md).
 TIGHT = 0.01
 CREDIT = 16_384.0  # tokens of imbalance remembered at most
 
