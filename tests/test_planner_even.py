@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from blendsim.planner.even import FACTOR, evened
+from blendsim.planner.even import ABOUT_THE_SAME, evened
 
 FALLING = st.lists(
     st.sampled_from([0.1, 0.5, 0.9, 1.0, 1.5, 2.5, 7.0, 30.0, float("inf")]), max_size=40
@@ -36,8 +36,8 @@ def test_much_denser_nodes_come_first() -> None:
 
 
 def test_every_stretch_is_a_sample_of_what_is_about_as_dense() -> None:
-    rho = np.linspace(FACTOR * 0.999, 1.0, 1_000)
-    stretches = rho[evened(rho, 1.0)].reshape(20, 50).mean(axis=1)
+    rho = np.linspace(ABOUT_THE_SAME * 0.999, 1.0, 1_000)
+    stretches = rho[evened(rho, 0.49)].reshape(20, 50).mean(axis=1)
     assert stretches == pytest.approx(np.full(20, rho.mean()), abs=0.03)
 
 
@@ -45,3 +45,10 @@ def test_a_pool_without_a_dense_end_stays_as_it_is() -> None:
     assert evened(np.array([0.5, 0.2]), 1.0).tolist() == [0, 1]
     assert evened(np.zeros(0), 1.0).tolist() == []
     assert evened(np.zeros(3), 0.0).tolist() == [0, 1, 2]
+
+
+def test_who_is_about_as_dense_as_the_pool_keeps_its_place() -> None:
+    rho = np.array([9.0, 8.5, 8.0, 2.0, 1.9, 1.5, 1.1, 0.4])
+    places = evened(rho, 1.0)
+    assert sorted(places[:3]) == [0, 1, 2]
+    assert places[3:].tolist() == [3, 4, 5, 6, 7]
