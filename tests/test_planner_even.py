@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from blendsim.planner.even import ABOUT_THE_SAME, evened
+from blendsim.pacing import ABOUT_THE_SAME
+from blendsim.planner.even import evened
 
 FALLING = st.lists(
     st.sampled_from([0.1, 0.5, 0.9, 1.0, 1.5, 2.5, 7.0, 30.0, float("inf")]), max_size=40
