@@ -14,7 +14,12 @@ from blendsim.errors import InputError, UnknownName
 from blendsim.model_config import context_of, refuse_what_is_not_modelled, tower_parameters
 from blendsim.names import GPU_NAMES, MODEL_NAMES, OTHER_GPUS, called_so, canonical
 
-BYTES_PER_VALUE = 2  # bf16 weights and KV
+BYTES_PER_VALUE = 2  # bf16: activations, and weights and KV by themselves
+#: Formats of weights, bytes a value: `fp8` has a scale a tensor or channel, `fp8-block` one for
+#: every 128 × 128 of them.
+WEIGHTS = {"bf16": 2, "fp8": 1, "fp8-block": 1}
+#: Formats of KV, bytes a value.
+KV_FORMATS = {"bf16": 2, "fp8": 1}
 BLOCK_TOKENS = 16  # of the KV cache
 
 
@@ -92,7 +97,9 @@ class Link:
 
 @dataclass(frozen=True, slots=True)
 class GpuSpec:
-    """One GPU. SI units: FLOP/s (dense bf16 peak), bytes/s, bytes."""
+    """One GPU. SI units: FLOP/s (dense bf16 peak, and dense fp8 peak, 0 where it has none),
+    bytes/s, bytes.
+    """
 
     name: str
     flops: float
@@ -100,6 +107,7 @@ class GpuSpec:
     memory_bytes: int
     sm_count: int
     link: Link  # to the other GPUs of its server
+    fp8_flops: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,10 +219,10 @@ GPUS: dict[str, GpuSpec] = {
     gpu.name: gpu
     for gpu in (
         GpuSpec("a100-80g", 312e12, 2.039e12, 81_920 * _MIB, 108, LINKS["nvlink3"]),
-        GpuSpec("h100", 989.5e12, 3.35e12, 81_559 * _MIB, 132, LINKS["nvlink4"]),
-        GpuSpec("h200", 989.5e12, 4.8e12, 143_771 * _MIB, 132, LINKS["nvlink4"]),
-        GpuSpec("l40s", 362.05e12, 0.864e12, 46_068 * _MIB, 142, LINKS["pcie4"]),
-        GpuSpec("b200", 2250e12, 8.0e12, 183_359 * _MIB, 148, LINKS["nvlink5"]),
+        GpuSpec("h100", 989.5e12, 3.35e12, 81_559 * _MIB, 132, LINKS["nvlink4"], 1979e12),
+        GpuSpec("h200", 989.5e12, 4.8e12, 143_771 * _MIB, 132, LINKS["nvlink4"], 1979e12),
+        GpuSpec("l40s", 362.05e12, 0.864e12, 46_068 * _MIB, 142, LINKS["pcie4"], 733e12),
+        GpuSpec("b200", 2250e12, 8.0e12, 183_359 * _MIB, 148, LINKS["nvlink5"], 4500e12),
     )
 }
 

@@ -4,6 +4,7 @@ Between two points time is a straight line, since every kernel here costs a fixe
 that grows with its size. Nothing is smoothed: a measured dip or jump stays where it was measured.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -24,6 +25,7 @@ class HeadShape(NamedTuple):
     heads: int
     kv_heads: int
     head_dim: int
+    value_bytes: int = BYTES_PER_VALUE  # of a value of K or V
 
     @property
     def group(self) -> float:
@@ -33,7 +35,20 @@ class HeadShape(NamedTuple):
     @property
     def kv_bytes(self) -> int:
         """Bytes of K and V of one token in one layer."""
-        return 2 * BYTES_PER_VALUE * self.kv_heads * self.head_dim
+        return 2 * self.value_bytes * self.kv_heads * self.head_dim
+
+
+class ExpertShape(NamedTuple):
+    """What a kernel for a layer's experts sees on one of `tp` GPUs, each of which has its share of
+    every expert's width.
+    """
+
+    weights: str  # of specs.WEIGHTS
+    hidden: int
+    intermediate: int  # of one expert, on all GPUs
+    experts: int
+    per_token: int  # experts that a token goes through
+    tp: int
 
 
 class ChunkTimes(NamedTuple):
@@ -52,6 +67,14 @@ class GemmGrid:
     outputs: Ints  # (N,), ascending
     inputs: Ints  # (K,), ascending
     seconds: Floats  # (N, K, M)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ExpertGrid:
+    """Seconds of one layer's experts for m tokens; NaN: not measured."""
+
+    tokens: Ints  # (M,), ascending
+    seconds: Mapping[ExpertShape, Floats]  # (M,) each
 
 
 @dataclass(frozen=True, slots=True, eq=False)
