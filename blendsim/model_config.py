@@ -1,6 +1,6 @@
 """What a Hugging Face `config.json` may hold that would change what a model costs. Most is refused:
-here all weights and KV are bf16, all layers dense, and attention reads the whole context. What a
-tower beside the decoder weighs is counted.
+here all layers are alike, and attention reads the whole context. What a tower beside the decoder
+weighs is counted, and in which format weights are stands in formats.py.
 
 The runtime reads its models through the same rules, and refuses more: what costs the same and is
 computed otherwise (blendrt/config.py).
@@ -14,16 +14,22 @@ from blendsim.errors import InputError
 
 Json = Mapping[str, Any]
 
-#: Loaded as bf16 by engines, or of the same size.
-_PLAIN_TYPES = ("float32", "float16", "bfloat16", "float", "half", "auto")
-#: Read by engines where config.json says nothing of it: ModelOpt's, GPTQ's and AWQ's.
-_QUANTISED_BESIDE = ("hf_quant_config.json", "quantize_config.json", "quant_config.json")
+#: How families of mixtures call their experts, how many a token goes through, and the width of one.
+EXPERT_KEYS = {
+    "mixtral": ("num_local_experts", "num_experts_per_tok", "intermediate_size"),
+    "qwen3_moe": ("num_experts", "num_experts_per_tok", "moe_intermediate_size"),
+}
 _FAMILY_WINDOW: Final = 4_096  # of a config.json that does not say, in transformers
 #: Keys that say of a decoder that it is built otherwise, and what it has then.
 _OTHER_BUILDS = {
     **dict.fromkeys(
         ("num_experts", "num_local_experts", "n_routed_experts", "moe_intermediate_size"),
-        "mixtures of experts are not modelled; give a dense model",
+        "of mixtures of experts only Mixtral's and Qwen3's are modelled; give one of these or a "
+        "dense model",
+    ),
+    **dict.fromkeys(
+        ("n_shared_experts", "num_shared_experts", "shared_expert_intermediate_size"),
+        "experts that every token goes through are not modelled; give another model",
     ),
     **dict.fromkeys(
         ("kv_lora_rank", "q_lora_rank"),
@@ -55,37 +61,29 @@ _TOWER_DEFAULTS = {
 _GATED_TOWERS = ("pixtral", "qwen2_5_vl")  # whose MLPs have three matrices, others' two
 
 
-def refuse_what_is_not_modelled(
-    path: Path, whole: Json, raw: Json, kind: str, context: int
-) -> None:
-    """InputError for weights or attention that would be priced as what they are not.
+def refuse_what_is_not_modelled(path: Path, raw: Json, kind: str, context: int) -> None:
+    """InputError for layers or attention that would be priced as what they are not.
 
-    `whole` is the file at `path`, `raw` the part of it that is about the decoder (they are one but
-    for models that also see or hear), `kind` its model_type, `context` what `context_of` says.
+    `raw` is the part of the file at `path` that is about the decoder, `kind` its model_type,
+    `context` what `context_of` says.
     """
-    for part in (whole, raw):
-        _refuse_quantised(path, part)
+    experts = EXPERT_KEYS.get(kind, ())
     for name, why in _OTHER_BUILDS.items():
-        if raw.get(name):
+        if raw.get(name) and name not in experts:
             raise InputError(f"{path}: {name!r} is {_short(raw[name])}: {why}")
+    if experts:
+        _refuse_dense_layers(path, raw)
     _refuse_windows(path, raw, kind, context)
 
 
-def _refuse_quantised(path: Path, part: Json) -> None:
-    advice = "only bf16 weights are priced; give the directory of the model that is not quantised"
-    for name in ("quantization_config", "compression_config"):
-        if part.get(name) is not None:
-            method = part[name].get("quant_method") if isinstance(part[name], dict) else None
-            told = f" ({_short(method)})" if method else ""
-            raise InputError(f"{path}: {name!r}{told} says that weights are quantised; {advice}")
-    for name in ("dtype", "torch_dtype"):
-        value = part.get(name)
-        if value is not None and str(value).removeprefix("torch.") not in _PLAIN_TYPES:
-            raise InputError(f"{path}: {name!r} is {_short(value)}; {advice}")
-    for name in _QUANTISED_BESIDE:
-        beside = path.with_name(name)
-        if path.name == "config.json" and beside.exists():
-            raise InputError(f"{beside}: says that weights are quantised; {advice}")
+def _refuse_dense_layers(path: Path, raw: Json) -> None:
+    """InputError unless every layer of a mixture of experts has them."""
+    for name, usual in (("decoder_sparse_step", 1), ("mlp_only_layers", [])):
+        if raw.get(name, usual) not in (usual, None):
+            raise InputError(
+                f"{path}: {name!r} is {_short(raw[name])}: layers without experts beside others "
+                "are not modelled; give another model"
+            )
 
 
 def _refuse_windows(path: Path, raw: Json, kind: str, context: int) -> None:
@@ -103,8 +101,8 @@ def _refuse_windows(path: Path, raw: Json, kind: str, context: int) -> None:
                 f"{path}: 'layer_types' has {_short(layer)}, which is not modelled; give a model "
                 "whose layers all have full attention"
             )
-    is_switched = kind in ("qwen2", "qwen3")
-    default = None if kind == "llama" else _FAMILY_WINDOW
+    is_switched = kind.startswith("qwen")
+    default = None if kind in ("llama", "mixtral") else _FAMILY_WINDOW
     window = raw.get("sliding_window", default)
     if is_switched and not raw.get("use_sliding_window"):
         window = None

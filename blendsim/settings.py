@@ -9,6 +9,7 @@ from typing import Any
 
 from blendsim.errors import InputError, UnknownName
 from blendsim.fields import overlay
+from blendsim.formats import KV_DTYPES, QUANTIZATIONS
 from blendsim.pacing import Gains
 from blendsim.perf.measured import IMPORTED
 from blendsim.planner.lengths import RULES, SUBTREE_MEAN
@@ -18,6 +19,7 @@ from blendsim.serving.flavour import EVICTIONS, FLAVOURS, Flavour, engine_name, 
 from blendsim.serving.knobs import AS_SHIPPED, Knobs
 from blendsim.specs import (
     HostMemory,
+    ModelSpec,
     System,
     find_gpu,
     find_link,
@@ -41,6 +43,8 @@ class Settings:
     tp: int = 1
     dp: int = 1
     engine: str = "nanoflow"
+    quantization: str = "auto"  # of weights: none, fp8, fp8-block; auto: as the model's files say
+    kv_cache_dtype: str = "auto"  # bf16 or fp8; auto: as the model's files say
     overlap: str = "auto"  # sum, max, table or fit; auto: fit where measured, else table
     profile: str = IMPORTED  # of kernels; or measured, or a directory of `profile measure`
     planner: str = AUTO
@@ -89,6 +93,10 @@ class Settings:
             raise InputError(f"--seed {self.seed} must be at least 0")
         if self.planner != AUTO and self.planner not in POLICIES:
             raise UnknownName("planner", self.planner, (AUTO, *POLICIES))
+        if self.quantization not in QUANTIZATIONS:
+            raise UnknownName("quantization", self.quantization, QUANTIZATIONS)
+        if self.kv_cache_dtype not in KV_DTYPES:
+            raise UnknownName("kv_cache_dtype", self.kv_cache_dtype, KV_DTYPES)
         if self.length_rule not in RULES:
             raise UnknownName("length_rule", self.length_rule, RULES)
         if self.output_guess is not None and self.output_guess < 1:
@@ -112,9 +120,14 @@ class Settings:
             raise InputError(f"output_reserved = {self.output_reserved} must be at least 0")
 
     @property
+    def spec(self) -> ModelSpec:
+        """The model in the formats that are asked for; InputError where there is none."""
+        return find_model(self.model).in_format(self.quantization, self.kv_cache_dtype)
+
+    @property
     def system(self) -> System:
         """The replica that is asked for; InputError where it cannot be."""
-        system = System(find_model(self.model), find_gpu(self.gpu), self.tp, self.kv_bytes)
+        system = System(self.spec, find_gpu(self.gpu), self.tp, self.kv_bytes)
         left = system.gpu.memory_bytes * system.tp - system.model.weight_bytes
         if system.kv_capacity_bytes > left:
             raise InputError(
@@ -183,12 +196,15 @@ class Settings:
 
     def require_runnable(self, command: str) -> None:
         """InputError for what only the simulator models, and `command` cannot run."""
+        model = self.spec
         for is_asked, what in (
             (self.topology != COLOCATED.name, f"topology {self.topology}"),
             (self.steals, "stealing between ranks"),
             (self.host is not None, "host memory"),
             (self.knobs != AS_SHIPPED, "knobs of vLLM’s scheduler"),
             (self.cascade, "cascade attention"),
+            (bool(model.experts), "mixtures of experts"),
+            (bool(model.in_formats), f"weights or KV{model.in_formats}"),
         ):
             if is_asked:
                 raise InputError(

@@ -7,32 +7,37 @@ Figures are the vendors' public ones: Hugging Face `config.json` of each model, 
 
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from blendsim.errors import InputError, UnknownName
-from blendsim.model_config import context_of, refuse_what_is_not_modelled, tower_parameters
+from blendsim.formats import AUTO, BF16, KV_FORMATS, NONE, formats_of
+from blendsim.formats import WEIGHTS as WEIGHTS
+from blendsim.model_config import (
+    EXPERT_KEYS,
+    context_of,
+    refuse_what_is_not_modelled,
+    tower_parameters,
+)
 from blendsim.names import GPU_NAMES, MODEL_NAMES, OTHER_GPUS, called_so, canonical
 
 BYTES_PER_VALUE = 2  # bf16: activations, and weights and KV by themselves
-#: Formats of weights, bytes a value: `fp8` has a scale a tensor or channel, `fp8-block` one for
-#: every 128 × 128 of them.
-WEIGHTS = {"bf16": 2, "fp8": 1, "fp8-block": 1}
-#: Formats of KV, bytes a value.
-KV_FORMATS = {"bf16": 2, "fp8": 1}
 BLOCK_TOKENS = 16  # of the KV cache
 
 
 @dataclass(frozen=True, slots=True)
 class ModelSpec:
-    """A dense decoder of the Llama/Qwen family, in bf16. Towers that see or hear for it take memory
-    and no time.
+    """A decoder of the Llama/Qwen family, dense or with experts in every layer. Towers that see or
+    hear for it take memory and no time.
+
+    Of quantised weights those of layers are in their format; embedding, LM head, norms, routers and
+    towers stay bf16.
     """
 
     name: str
     layers: int
     hidden: int
-    intermediate: int
+    intermediate: int  # of one expert where there are any
     heads: int
     kv_heads: int
     head_dim: int
@@ -42,26 +47,48 @@ class ModelSpec:
     qkv_bias: bool = False
     qk_norm: bool = False
     tower_parameters: int = 0  # weights beside the decoder's
+    experts: int = 0  # of a layer; 0: dense
+    experts_per_token: int = 0
+    weights: str = BF16  # of WEIGHTS
+    kv: str = BF16  # of KV_FORMATS
+
+    @property
+    def matrix_parameters(self) -> int:
+        """Weights of one layer's matrices, all experts' included, its router's not."""
+        qkv = self.hidden * (self.heads + 2 * self.kv_heads) * self.head_dim
+        o = self.heads * self.head_dim * self.hidden
+        return qkv + o + max(1, self.experts) * self.expert_parameters
+
+    @property
+    def expert_parameters(self) -> int:
+        """Weights of one MLP, one expert's where there are any."""
+        return 3 * self.hidden * self.intermediate
 
     @property
     def layer_parameters(self) -> int:
-        """Weights of one layer's four GEMMs and its norms."""
-        qkv = self.hidden * (self.heads + 2 * self.kv_heads) * self.head_dim
-        o = self.heads * self.head_dim * self.hidden
+        """Weights of one layer's matrices and its norms, biases and router."""
         bias = (self.heads + 2 * self.kv_heads) * self.head_dim if self.qkv_bias else 0
         norms = 2 * self.hidden + (2 * self.head_dim if self.qk_norm else 0)
-        return qkv + bias + o + 3 * self.hidden * self.intermediate + norms
+        return self.matrix_parameters + self.hidden * self.experts + bias + norms
 
     @property
     def parameters(self) -> int:
-        """All weights of the decoder, embedding and LM head included (P of the paper's §4.1)."""
+        """All weights of the decoder, embedding and LM head included."""
         embeddings = self.vocab * self.hidden * (1 if self.tied_embeddings else 2)
         return self.layers * self.layer_parameters + embeddings + self.hidden
 
     @property
+    def active_parameters(self) -> int:
+        """Those that a token goes through (P of the paper's §4.1): of a dense model all."""
+        idle = max(0, self.experts - self.experts_per_token)
+        return self.parameters - self.layers * idle * self.expert_parameters
+
+    @property
     def weight_bytes(self) -> int:
         """Bytes of all weights in memory, of towers too."""
-        return (self.parameters + self.tower_parameters) * BYTES_PER_VALUE
+        quantised = self.layers * self.matrix_parameters
+        others = self.parameters + self.tower_parameters - quantised
+        return quantised * WEIGHTS[self.weights] + others * BYTES_PER_VALUE
 
     @property
     def kv_width(self) -> int:
@@ -71,7 +98,27 @@ class ModelSpec:
     @property
     def kv_bytes_per_token(self) -> int:
         """Bytes of K and V of one token in all layers."""
-        return 2 * BYTES_PER_VALUE * self.kv_width * self.layers
+        return 2 * KV_FORMATS[self.kv] * self.kv_width * self.layers
+
+    def in_format(self, quantization: str, kv_cache_dtype: str) -> "ModelSpec":
+        """The model with weights and KV in the formats asked for, of formats.QUANTIZATIONS and
+        KV_DTYPES.
+        """
+        weights = {AUTO: self.weights, NONE: BF16}.get(quantization, quantization)
+        kv = self.kv if kv_cache_dtype == AUTO else kv_cache_dtype
+        return replace(self, weights=weights, kv=kv)
+
+    @property
+    def label(self) -> str:
+        """Its name and what of it is not bf16, as in `qwen3-8b-fp8-kv-fp8`."""
+        weights = "" if self.weights == BF16 else f"-{self.weights}"
+        return self.name + weights + ("" if self.kv == BF16 else f"-kv-{self.kv}")
+
+    @property
+    def in_formats(self) -> str:
+        """What of it is not bf16, in words that follow its name; empty for none."""
+        weights = "" if self.weights == BF16 else f" in {self.weights}"
+        return weights + ("" if self.kv == BF16 else f" with {self.kv} KV")
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +180,11 @@ class System:
                 f"--tp {self.tp} neither divides the {self.model.kv_heads} KV heads of "
                 f"{self.model.name} nor is a multiple of them; choose one that does"
             )
+        if self.model.weights != BF16 and not self.gpu.fp8_flops:
+            raise InputError(
+                f"{self.gpu.name} does not compute in fp8, and kernels that widen such weights "
+                "were not measured; use another --gpu, or --quantization none"
+            )
         if self.kv_bytes is not None and self.kv_blocks < 1:
             raise InputError(
                 f"kv_bytes = {self.kv_bytes} holds no KV block of {self.block_tokens} tokens of "
@@ -163,6 +215,11 @@ class System:
         them.
         """
         return self.model.kv_bytes_per_token * max(1, self.tp // self.model.kv_heads)
+
+    @property
+    def flops(self) -> float:
+        """Peak FLOP/s of one GPU with weights in the model's format."""
+        return self.gpu.flops if self.model.weights == BF16 else self.gpu.fp8_flops
 
     @property
     def kv_blocks(self) -> int:
@@ -226,6 +283,12 @@ GPUS: dict[str, GpuSpec] = {
     )
 }
 
+
+def _mixture(dense: ModelSpec, experts: int, per_token: int) -> ModelSpec:
+    """The same with experts instead of every MLP."""
+    return replace(dense, experts=experts, experts_per_token=per_token)
+
+
 MODELS: dict[str, ModelSpec] = {
     model.name: model
     for model in (
@@ -237,6 +300,20 @@ MODELS: dict[str, ModelSpec] = {
         ModelSpec("qwen3-8b", 36, 4096, 12_288, 32, 8, 128, 151_936, 40_960, qk_norm=True),
         ModelSpec("qwen3-32b", 64, 5120, 25_600, 64, 8, 128, 151_936, 40_960, qk_norm=True),
         ModelSpec("deepseek-67b", 95, 8192, 22_016, 64, 8, 128, 102_400, 4_096),
+        _mixture(ModelSpec("mixtral-8x7b", 32, 4096, 14_336, 32, 8, 128, 32_000, 32_768), 8, 2),
+        _mixture(ModelSpec("mixtral-8x22b", 56, 6144, 16_384, 48, 8, 128, 32_768, 65_536), 8, 2),
+        _mixture(
+            ModelSpec("qwen3-30b-a3b", 48, 2048, 768, 32, 4, 128, 151_936, 40_960, qk_norm=True),
+            128,
+            8,
+        ),
+        _mixture(
+            ModelSpec(
+                "qwen3-235b-a22b", 94, 4096, 1_536, 64, 4, 128, 151_936, 40_960, qk_norm=True
+            ),
+            128,
+            8,
+        ),
     )
 }
 
@@ -298,7 +375,7 @@ def find_model(name: str) -> ModelSpec:
         return MODELS[found]
     path = Path(name)
     if not _is_model_path(path):
-        raise unknown_model(name, "another dense one by the directory of its config.json")
+        raise unknown_model(name, "another one by the directory of its config.json")
     if path.is_dir():
         path = path / "config.json"
         if not path.exists():
@@ -325,10 +402,10 @@ def _read_config(path: Path) -> ModelSpec:
             f"{path}: not a readable config.json ({error}); give a Hugging Face model directory"
         ) from error
     kind = str(raw.get("model_type", "llama"))
-    if kind not in ("llama", "mistral", "qwen2", "qwen3"):
+    if kind not in ("llama", "mistral", "qwen2", "qwen3", *EXPERT_KEYS):
         raise InputError(
-            f"{path}: model_type {kind!r} is not a dense Llama, Mistral or Qwen decoder; "
-            "only those are modelled"
+            f"{path}: model_type {kind!r} is not a Llama, Mistral, Mixtral, Qwen2 or Qwen3 "
+            "decoder; only those are modelled"
         )
 
     def count(name: str, default: int | None = None) -> int:
@@ -343,16 +420,25 @@ def _read_config(path: Path) -> ModelSpec:
     hidden, heads = count("hidden_size"), count("num_attention_heads")
     kv_heads = count("num_key_value_heads", heads)
     context = context_of(path, raw, count("max_position_embeddings"))
-    refuse_what_is_not_modelled(path, whole, raw, kind, context)
+    parts = (whole,) if raw is whole else (whole, raw)
+    formats = formats_of(path, parts)
+    refuse_what_is_not_modelled(path, raw, kind, context)
     if heads % kv_heads:
         raise InputError(
             f"{path}: {heads} attention heads cannot share {kv_heads} KV heads evenly; mend it"
         )
+    experts, per_token, width = (
+        (count(key) for key in EXPERT_KEYS[kind])
+        if kind in EXPERT_KEYS
+        else (0, 0, count("intermediate_size"))
+    )
+    if per_token > experts:
+        raise InputError(f"{path}: a token goes through {per_token} of {experts} experts; mend it")
     return ModelSpec(
         name=path.parent.resolve().name,
         layers=count("num_hidden_layers"),
         hidden=hidden,
-        intermediate=count("intermediate_size"),
+        intermediate=width,
         heads=heads,
         kv_heads=kv_heads,
         head_dim=count("head_dim", max(1, hidden // heads)),
@@ -360,6 +446,10 @@ def _read_config(path: Path) -> ModelSpec:
         context=context,
         tied_embeddings=bool(raw.get("tie_word_embeddings", False)),
         qkv_bias=kind == "qwen2" or bool(raw.get("attention_bias")),  # Qwen2 always has it
-        qk_norm=kind == "qwen3",
+        qk_norm=kind in ("qwen3", "qwen3_moe"),
         tower_parameters=tower_parameters(path, whole),
+        experts=experts,
+        experts_per_token=per_token,
+        weights=formats.weights,
+        kv=formats.kv,
     )

@@ -21,6 +21,13 @@ SHAPE: dict[str, Any] = {
 }
 MISTRAL = SHAPE | {"model_type": "mistral"}
 QWEN = SHAPE | {"model_type": "qwen2", "use_sliding_window": True}
+MIXTRAL = SHAPE | {"model_type": "mixtral", "num_local_experts": 8, "num_experts_per_tok": 2}
+QWEN_MOE = SHAPE | {
+    "model_type": "qwen3_moe",
+    "num_experts": 16,
+    "num_experts_per_tok": 4,
+    "moe_intermediate_size": 256,
+}
 
 
 def read(folder: Path, config: dict[str, Any]) -> ModelSpec:
@@ -31,17 +38,19 @@ def read(folder: Path, config: dict[str, Any]) -> ModelSpec:
 @pytest.mark.parametrize(
     ("config", "message"),
     [
+        (SHAPE | {"num_local_experts": 8}, "'num_local_experts' is 8: of mixtures of experts"),
+        (SHAPE | {"num_experts": 128}, "'num_experts' is 128: of mixtures"),
+        (MIXTRAL | {"n_shared_experts": 1}, "'n_shared_experts' is 1: experts that every token"),
+        (MIXTRAL | {"num_experts_per_tok": 9}, "a token goes through 9 of 8 experts"),
+        (MIXTRAL | {"num_local_experts": None}, "'num_local_experts' is missing"),
+        (MIXTRAL | {"sliding_window": 4_096}, "'sliding_window' is 4096"),
+        (QWEN_MOE | {"moe_intermediate_size": "wide"}, "'moe_intermediate_size' 'wide' is no size"),
+        (QWEN_MOE | {"decoder_sparse_step": 2}, "'decoder_sparse_step' is 2: layers without"),
+        (QWEN_MOE | {"mlp_only_layers": [0]}, r"'mlp_only_layers' is \[0\]: layers without"),
         (
-            SHAPE | {"quantization_config": {"quant_method": "awq"}},
-            r"'quantization_config' \('awq'",
+            SHAPE | {"model_type": "qwen2_moe"},
+            "'qwen2_moe' is not a Llama, Mistral, Mixtral, Qwen2",
         ),
-        (SHAPE | {"quantization_config": {}}, "'quantization_config' says that weights are"),
-        (SHAPE | {"compression_config": {"format": "int"}}, "'compression_config' says"),
-        ({"text_config": SHAPE, "quantization_config": {"bits": 4}}, "'quantization_config' says"),
-        (SHAPE | {"torch_dtype": "float8_e4m3fn"}, "'torch_dtype' is 'float8_e4m3fn'; only bf16"),
-        (SHAPE | {"dtype": "torch.int8"}, "'dtype' is 'torch.int8'; only bf16"),
-        (SHAPE | {"num_local_experts": 8}, "'num_local_experts' is 8: mixtures of experts"),
-        (SHAPE | {"num_experts": 128}, "'num_experts' is 128: mixtures"),
         (SHAPE | {"kv_lora_rank": 512}, "'kv_lora_rank' is 512: latent attention"),
         (
             SHAPE | {"dual_chunk_attention_config": {"chunk_size": 9}},
@@ -94,11 +103,12 @@ def test_what_costs_the_same_is_read(tmp_path: Path, config: dict[str, Any]) -> 
     assert (model.layers, model.kv_heads, model.context) == (4, 2, 32_768)
 
 
-@pytest.mark.parametrize("name", ["hf_quant_config.json", "quantize_config.json"])
-def test_a_file_beside_it_that_says_quantised_is_refused(tmp_path: Path, name: str) -> None:
-    (tmp_path / name).write_text("{}")
-    with pytest.raises(InputError, match=f"{name}: says that weights are quantised; only bf16"):
-        read(tmp_path, SHAPE)
+def test_experts_are_read_as_their_family_calls_them(tmp_path: Path) -> None:
+    model = read(tmp_path, MIXTRAL)
+    assert (model.experts, model.experts_per_token, model.intermediate) == (8, 2, 1_024)
+    model = read(tmp_path, QWEN_MOE | {"mlp_only_layers": [], "decoder_sparse_step": 1})
+    assert (model.experts, model.experts_per_token, model.intermediate) == (16, 4, 256)
+    assert model.qk_norm
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,17 @@ PUBLISHED = {
     "qwen3-8b": 8.19,
     "qwen3-32b": 32.76,
     "deepseek-67b": 67.42,
+    "mixtral-8x7b": 46.70,
+    "mixtral-8x22b": 140.63,
+    "qwen3-30b-a3b": 30.53,
+    "qwen3-235b-a22b": 235.09,
+}
+#: Of which a token goes through so many.
+PUBLISHED_ACTIVE = {
+    "mixtral-8x7b": 12.9,
+    "mixtral-8x22b": 39.1,
+    "qwen3-30b-a3b": 3.3,
+    "qwen3-235b-a22b": 22.2,
 }
 
 
@@ -30,6 +41,12 @@ def test_every_model_has_a_published_size() -> None:
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_parameters_match_the_published_count(name: str) -> None:
     assert MODELS[name].parameters / 1e9 == pytest.approx(PUBLISHED[name], abs=0.006)
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_a_token_goes_through_the_published_part_of_them(name: str) -> None:
+    expected = PUBLISHED_ACTIVE.get(name, PUBLISHED[name])
+    assert MODELS[name].active_parameters / 1e9 == pytest.approx(expected, abs=0.07)
 
 
 def test_llama_8b_keeps_128_kib_of_kv_a_token() -> None:
@@ -129,7 +146,7 @@ def test_config_defaults_are_those_of_the_family(tmp_path: Path) -> None:
     [
         ("{", "not a readable config.json"),
         ("[1]", "not a readable config.json"),
-        (json.dumps(CONFIG | {"model_type": "mamba"}), "model_type 'mamba' is not a dense"),
+        (json.dumps(CONFIG | {"model_type": "mamba"}), "model_type 'mamba' is not a Llama"),
         (json.dumps({"hidden_size": 1}), "'num_attention_heads' is missing"),
         (json.dumps(CONFIG | {"vocab_size": "many"}), "'vocab_size' 'many' is no size"),
         (json.dumps(CONFIG | {"num_attention_heads": 0}), "'num_attention_heads' 0 is no size"),
@@ -173,7 +190,7 @@ def test_a_name_that_can_be_no_path_is_an_unknown_model(name: str) -> None:
 
 
 def test_what_the_tables_lack_is_had_in_another_way() -> None:
-    with pytest.raises(UnknownName, match=r"; another dense one by the directory of its"):
-        find_model("mixtral-8x7b")
+    with pytest.raises(UnknownName, match=r"; another one by the directory of its"):
+        find_model("phi-4")
     with pytest.raises(UnknownName, match=r"; another is measured \(docs/extending\.md\)"):
         find_gpu("mi300x")

@@ -24,7 +24,7 @@ Traces = Annotated[
 ]
 _MODELS = (
     "llama-2-7b, llama-3.1-8b, llama-3.1-70b, qwen-2.5-7b, qwen-2.5-72b, qwen3-8b, qwen3-32b, "
-    "deepseek-67b"
+    "deepseek-67b, mixtral-8x7b, mixtral-8x22b, qwen3-30b-a3b, qwen3-235b-a22b"
 )
 _GPUS = "a100-80g, h100, h200, l40s, b200"
 Model = Annotated[
@@ -61,6 +61,16 @@ Engine = Annotated[
         help="nanoflow (overlaps), vllm, vllm-planned (vLLM that follows the plan), sglang "
         "(-mixed, -lpm, -dfs-weight) or sequential."
     ),
+]
+Quantization = Annotated[
+    str | None,
+    typer.Option(
+        help="Weights: none (bf16), fp8 or fp8-block (a scale a block); by itself as the model's "
+        "files say."
+    ),
+]
+KvCacheDtype = Annotated[
+    str | None, typer.Option(help="KV: bf16 or fp8; by itself as the model's files say.")
 ]
 Overlap = Annotated[
     str | None,
@@ -204,7 +214,8 @@ def platform(settings: "Settings") -> str:
     replicas = f", {settings.dp} replicas" if settings.dp > 1 else ""
     if settings.cluster.is_disaggregated:
         replicas = f", {settings.cluster.name}"
-    return f"{settings.model} on {settings.tp} × {settings.gpu}{replicas}"
+    model = settings.model + settings.spec.in_formats
+    return f"{model} on {settings.tp} × {settings.gpu}{replicas}"
 
 
 def resolve(params: dict[str, Any]) -> Asked:

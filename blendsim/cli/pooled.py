@@ -19,6 +19,8 @@ OPTIONS: dict[str, Any] = {
     "topology": o.Topology,
     "link": o.Link,
     "engine": o.Engine,
+    "quantization": o.Quantization,
+    "kv_cache_dtype": o.KvCacheDtype,
     "overlap": o.Overlap,
     "profile": o.Profile,
     "planner": o.Planner,

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from blendsim.cli import options as o
+from blendsim.formats import FP8
 
 if TYPE_CHECKING:  # nothing heavy before a command runs
     from blendsim.plan import Plan
@@ -78,6 +79,7 @@ def _vllm_flags(settings: "Settings") -> list[str]:
     ]
     if settings.tp > 1:
         flags.append(f"--tensor-parallel-size {settings.tp}")
+    flags += _format_flags(settings, FP8)
     if settings.kv_bytes is None:
         flags.append("--gpu-memory-utilization 0.9")
     if system.longest_request < system.model.context:
@@ -97,11 +99,24 @@ def _sglang_flags(settings: "Settings") -> list[str]:
         flags.append("--enable-mixed-chunk")
     if settings.tp > 1:
         flags.append(f"--tp-size {settings.tp}")
+    flags += _format_flags(settings, "fp8_e4m3")
     if settings.kv_bytes is None:
         # The share of memory for weights and KV alone; what steps need comes on top.
         static = system.model.weight_bytes + system.kv_capacity_bytes
         share = math.floor(100 * static / (system.gpu.memory_bytes * system.tp)) / 100
         flags.append(f"--mem-fraction-static {share:.2f}")
+    return flags
+
+
+def _format_flags(settings: "Settings", kv_name: str) -> list[str]:
+    """What is not as the model's files say: fp8 weights that the server makes of others, and KV.
+    Blocks of scales no server makes; they are of files that say so.
+    """
+    flags = []
+    if settings.quantization == FP8:
+        flags.append("--quantization fp8")
+    if settings.kv_cache_dtype == FP8:
+        flags.append(f"--kv-cache-dtype {kv_name}")
     return flags
 
 

@@ -34,7 +34,7 @@ def closed_form(system: System, prompt_len: Ints, output_len: Ints) -> RequestCo
     bandwidth, both of `tp` GPUs; the attention term in p² is left out, as the paper does.
     """
     p, d = prompt_len.astype(np.float64), output_len.astype(np.float64)
-    per_token = 2.0 * system.model.parameters / (system.gpu.flops * system.tp)
+    per_token = 2.0 * system.model.active_parameters / (system.flops * system.tp)
     per_read = system.model.kv_bytes_per_token / (system.gpu.bandwidth * system.tp)
     return RequestCosts((p + d) * per_token, (p * d + 0.5 * d * d) * per_read, per_token)
 

@@ -5,34 +5,81 @@ exactly this shape and which lie between measured ones.
 import numpy as np
 
 from blendsim.errors import ProfileError
+from blendsim.formats import BF16, KV_FORMATS, WEIGHTS
 from blendsim.perf.atlas import STATED, KernelAtlas
-from blendsim.perf.grids import AttentionGrid, Floats, GemmGrid, HeadShape, Ints, along
-from blendsim.perf.profile import Profile
+from blendsim.perf.grids import (
+    AttentionGrid,
+    ExpertGrid,
+    ExpertShape,
+    Floats,
+    GemmGrid,
+    HeadShape,
+    Ints,
+    along,
+)
+from blendsim.perf.profile import EXPERTS, Profile, operators_of
+from blendsim.perf.profile import OPERATORS as OPERATORS
 from blendsim.specs import GpuSpec, ModelSpec
 
-#: The GEMMs of a decoder: the columns of gemm.csv, the keys of `gemm_shapes`, in this order.
-OPERATORS = ("qkv", "o", "gate_up", "down", "head")
+_ALWAYS_BF16 = ("router", "head")
 #: The sizes that decide a model's tables.
 SHAPE = ("hidden", "intermediate", "heads", "kv_heads", "head_dim", "vocab")
+#: What else does, with what it is where a profile does not say it.
+MORE_SHAPE: dict[str, int | str] = {
+    "experts": 0,
+    "experts_per_token": 0,
+    "weights": BF16,
+    "kv": BF16,
+}
 
 
 def gemm_shapes(model: ModelSpec, tp: int) -> dict[str, tuple[int, int]]:
-    """(n outputs, k inputs) of each GEMM on one of `tp` GPUs."""
+    """(n outputs, k inputs) of each GEMM on one of `tp` GPUs; experts are none."""
     shape = head_shape(model, tp)
     width = shape.heads * shape.head_dim
     qkv = width + 2 * shape.kv_heads * shape.head_dim
+    mlp = {
+        "gate_up": (2 * model.intermediate // tp, model.hidden),
+        "down": (model.hidden, model.intermediate // tp),
+    }
     return {
         "qkv": (qkv, model.hidden),
         "o": (model.hidden, width),
-        "gate_up": (2 * model.intermediate // tp, model.hidden),
-        "down": (model.hidden, model.intermediate // tp),
+        **({"router": (model.experts, model.hidden)} if model.experts else mlp),
         "head": (-(-model.vocab // tp), model.hidden),
     }
 
 
+def format_of(model: ModelSpec, operator: str) -> str:
+    """The format of an operator's weights, of formats.WEIGHTS."""
+    return BF16 if operator in _ALWAYS_BF16 else model.weights
+
+
+def token_weights(model: ModelSpec, tp: int) -> dict[str, int]:
+    """Weights that one token goes through on one of `tp` GPUs, by operator in the order of
+    `operators_of`.
+    """
+    counts = {name: n * k for name, (n, k) in gemm_shapes(model, tp).items()}
+    counts[EXPERTS] = model.experts_per_token * model.expert_parameters // tp
+    return {name: counts[name] for name in operators_of(model.experts)}
+
+
+def token_weight_bytes(model: ModelSpec, tp: int) -> dict[str, int]:
+    """Bytes of `token_weights`, by operator."""
+    counts = token_weights(model, tp)
+    return {name: count * WEIGHTS[format_of(model, name)] for name, count in counts.items()}
+
+
 def head_shape(model: ModelSpec, tp: int) -> HeadShape:
     """Attention heads on one GPU; KV heads are repeated when there are fewer of them than GPUs."""
-    return HeadShape(model.heads // tp, max(1, model.kv_heads // tp), model.head_dim)
+    value_bytes = KV_FORMATS[model.kv]
+    return HeadShape(model.heads // tp, max(1, model.kv_heads // tp), model.head_dim, value_bytes)
+
+
+def expert_shape(model: ModelSpec, tp: int) -> ExpertShape:
+    """A layer's experts on one of `tp` GPUs."""
+    sizes = model.hidden, model.intermediate, model.experts, model.experts_per_token
+    return ExpertShape(model.weights, *sizes, tp)
 
 
 def derive_profile(atlas: KernelAtlas, gpu: GpuSpec, model: ModelSpec, tp: int) -> Profile:
@@ -43,10 +90,21 @@ def derive_profile(atlas: KernelAtlas, gpu: GpuSpec, model: ModelSpec, tp: int) 
         )
     notes = []
     columns = []
-    for name, (n, k) in gemm_shapes(model, tp).items():
-        seconds, note = gemm_seconds(atlas.gemm, n, k)
+    tokens = atlas.gemms[BF16].tokens
+    shapes = gemm_shapes(model, tp)
+    for name in operators_of(model.experts):
+        if name == EXPERTS:
+            seconds, note = expert_seconds(gpu, atlas.experts, expert_shape(model, tp), tokens)
+        else:
+            n, k = shapes[name]
+            weights = format_of(model, name)
+            grid = _gemms(gpu, atlas, weights)
+            seconds, how = gemm_seconds(grid, n, k)
+            seconds = along(grid.tokens, seconds, tokens) if weights != BF16 else seconds
+            told = "" if weights == BF16 else f" {weights}"
+            note = f"gemm {name} {n}×{k}{told}: {how}"
         columns.append(seconds)
-        notes.append(f"gemm {name} {n}×{k}: {note}")
+        notes.append(note)
     shape = head_shape(model, tp)
     decode, note = attention(dict(atlas.decode), shape)
     notes.append(f"decode attention {_name(shape)}: {note}")
@@ -56,7 +114,7 @@ def derive_profile(atlas: KernelAtlas, gpu: GpuSpec, model: ModelSpec, tp: int) 
         gpu=gpu.name,
         model=model.name,
         tp=tp,
-        tokens=atlas.gemm.tokens,
+        tokens=tokens,
         gemm=np.column_stack(columns),
         decode=decode,
         prefill=prefill,
@@ -67,9 +125,56 @@ def derive_profile(atlas: KernelAtlas, gpu: GpuSpec, model: ModelSpec, tp: int) 
     )
 
 
-def shape_of(model: ModelSpec) -> dict[str, int]:
-    """The sizes that decide a model's tables (the number of layers does not)."""
-    return {name: int(getattr(model, name)) for name in SHAPE}
+def _gemms(gpu: GpuSpec, atlas: KernelAtlas, weights: str) -> GemmGrid:
+    if weights not in atlas.gemms:
+        raise ProfileError(
+            f"{gpu.name}: no GEMMs with {weights} weights measured; measured: "
+            f"{', '.join(atlas.gemms)}"
+        )
+    return atlas.gemms[weights]
+
+
+def shape_of(model: ModelSpec) -> dict[str, int | str]:
+    """What decides a model's tables: its sizes but for the number of layers, and what MORE_SHAPE
+    has where it is not as there.
+    """
+    sizes: dict[str, int | str] = {name: int(getattr(model, name)) for name in SHAPE}
+    more = {name: getattr(model, name) for name in MORE_SHAPE}
+    return sizes | {name: value for name, value in more.items() if value != MORE_SHAPE[name]}
+
+
+def expert_seconds(
+    gpu: GpuSpec, grid: ExpertGrid | None, shape: ExpertShape, tokens: Ints
+) -> tuple[Floats, str]:
+    """Seconds over `tokens` of one layer's experts, and how they were found: straight lines between
+    measured numbers of tokens. ProfileError for a shape that was not measured: how experts' times
+    go with their sizes is no line.
+    """
+    have = {} if grid is None else dict(grid.seconds)
+    if grid is None or shape not in have:
+        near = sorted(
+            {(s.tp, s.weights) for s in have if s._replace(tp=0, weights="") == _unformed(shape)}
+        )
+        told = (
+            "; of these there are " + ", ".join(f"tp {tp} in {weights}" for tp, weights in near)
+            if near
+            else "; of this size there are none"
+        )
+        raise ProfileError(
+            f"{gpu.name}: no experts measured of {shape.experts} × {shape.intermediate} on "
+            f"{shape.hidden}, {shape.per_token} a token, in {shape.weights} at tp {shape.tp}{told}"
+        )
+    seconds = have[shape]
+    is_measured = ~np.isnan(seconds)
+    told = "" if shape.weights == BF16 else f" {shape.weights}"
+    note = f"experts {shape.experts} × {shape.intermediate}, {shape.per_token} a token{told}"
+    at = grid.tokens[is_measured]
+    last = "" if at[-1] >= tokens[-1] else f", beyond {at[-1]} tokens at their rate"
+    return along(at, seconds[is_measured], tokens), f"{note}: measured{last}"
+
+
+def _unformed(shape: ExpertShape) -> ExpertShape:
+    return shape._replace(tp=0, weights="")
 
 
 def gemm_seconds(grid: GemmGrid, n: int, k: int) -> tuple[Floats, str]:
@@ -129,10 +234,16 @@ def attention(grids: dict[HeadShape, AttentionGrid], shape: HeadShape) -> tuple[
     of the same size), so a grid with the same group and other KV heads serves, batch rescaled.
     A group that was not measured lies linearly between its neighbours.
     """
+    grids = {s: g for s, g in grids.items() if s.value_bytes == shape.value_bytes}
+    if not grids:
+        raise ProfileError(
+            f"no attention over KV of {shape.value_bytes} byte(s) a value measured on this GPU; "
+            "leave --kv-cache-dtype out"
+        )
     dims = sorted({s.head_dim for s in grids}, key=lambda d: abs(d - shape.head_dim))
     dim = dims[0]
     same = {s: g for s, g in grids.items() if s.head_dim == dim}
-    wanted = HeadShape(shape.heads, shape.kv_heads, dim)
+    wanted = shape._replace(head_dim=dim)
     note = "" if dim == shape.head_dim else f", head size {dim} scaled to {shape.head_dim}"
     grid, how = _by_group(same, wanted)
     if note:
@@ -177,4 +288,5 @@ def _between(low: AttentionGrid, high: AttentionGrid, weight: float) -> Attentio
 
 
 def _name(shape: HeadShape) -> str:
-    return f"{shape.heads}/{shape.kv_heads}/{shape.head_dim}"
+    kv = "" if shape.value_bytes == KV_FORMATS[BF16] else f" over {8 * shape.value_bytes}-bit KV"
+    return f"{shape.heads}/{shape.kv_heads}/{shape.head_dim}{kv}"

@@ -10,6 +10,11 @@ from typing import NamedTuple
 from blendsim.compiled import kernel
 from blendsim.perf.grids import Floats
 
+#: Seconds that all weights but experts' and that KV of a context token take to come out of memory,
+#: how many tokens one stands for, the seconds of all experts' weights, and the share of them that a
+#: token goes through.
+Streams = tuple[float, float, int, float, float]
+
 
 class StepTables(NamedTuple):
     """Tables the compiled functions read. Beyond an axis time grows at its last point's rate."""
@@ -130,19 +135,21 @@ def measured_overlap(ratios: Floats, times: Floats, compute: float, memory: floa
 
 @kernel
 def bound_by_streams(
-    streams: tuple[float, float, int], tokens: int, reads: int, together: float, alone: float
+    streams: Streams, tokens: int, reads: int, together: float, alone: float
 ) -> float:
     """Seconds of a step of so many tokens whose kernels run side by side, `together` by themselves
     and `alone` one after another: no less than its weights and the KV it reads take to come out of
     memory, which they share, and no more than `alone`, which is what a single token's take: each
     kernel needs what the one before it gave.
 
-    `streams`: seconds of all weights and of a context token read, and how many tokens one stands
-    for.
+    Of experts' weights those are read that a token goes through. n tokens that each go through a
+    share s of them, evenly, leave (1 − s)ⁿ of them untouched.
     """
-    weights, context_token, parts = streams
+    weights, context_token, parts, experts, share = streams
     if tokens * parts <= 1:
         return alone
+    if experts > 0.0:
+        weights += experts * (1.0 - (1.0 - share) ** (tokens * parts))
     return float(max(together, min(weights + context_token * reads, alone)))
 
 

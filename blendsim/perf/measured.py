@@ -24,13 +24,13 @@ MACHINE = "machine"  # key of a profile's meta.toml: what it was measured on; no
 
 def profile_place(root: Path, system: System) -> Path:
     """Where under `root` the profile of a system lies."""
-    return root / system.gpu.name / system.model.name / f"tp{system.tp}"
+    return root / system.gpu.name / system.model.label / f"tp{system.tp}"
 
 
 def shipped_place(system: System) -> Path:
     """Where the measured profile of a system is, if one is shipped."""
     gpu = profiles_directory() / system.gpu.name
-    return gpu / MEASURED / system.model.name / f"tp{system.tp}"
+    return gpu / MEASURED / system.model.label / f"tp{system.tp}"
 
 
 def chosen_place(system: System, profile: str) -> Path | None:
@@ -92,7 +92,7 @@ def _read(directory: Path, system: System) -> Profile:
     if dict(profile.shape) != shape_of(system.model) or profile.tp != system.tp:
         raise ProfileError(
             f"{directory}: is of {profile.model} on {profile.tp} GPU(s), not of "
-            f"{system.model.name} on {system.tp}; name the directory of that"
+            f"{system.model.label} on {system.tp}; name the directory of that"
         )
     return profile
 

@@ -10,9 +10,10 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from blendsim.batch import Batch
+from blendsim.formats import WEIGHTS
 from blendsim.perf.calibration import Calibration
 from blendsim.perf.coverage import Coverage, coverage_of
-from blendsim.perf.derive import gemm_shapes, head_shape
+from blendsim.perf.derive import head_shape, token_weight_bytes
 from blendsim.perf.grids import (
     UNCACHED_BYTES,
     AttentionGrid,
@@ -25,6 +26,7 @@ from blendsim.perf.grids import (
 )
 from blendsim.perf.kernels import (
     StepTables,
+    Streams,
     bound_by_streams,
     compute_seconds,
     dense_seconds,
@@ -34,7 +36,7 @@ from blendsim.perf.kernels import (
 )
 from blendsim.perf.merge import merge_seconds
 from blendsim.perf.overlap import default_overlap, overlap_lines, overlap_points
-from blendsim.perf.profile import Profile
+from blendsim.perf.profile import EXPERTS, Profile
 from blendsim.perf.small import small_seconds
 from blendsim.perf.store import load_profile
 from blendsim.perf.waves import stretch
@@ -61,14 +63,16 @@ class StepModel:
     best_seconds_per_context_token: float  # of kernels, or of a runtime that reads faster
     best_kernel_seconds_per_context_token: float
     best_network_seconds_per_token: float  # min of network_seconds[n] / n
-    #: All weights, and KV of a context token, at the best rate at which a kernel of the profile
-    #: reads what no cache holds (decode attention, the LM head).
+    #: All weights but experts', and KV of a context token, at the best rate at which a kernel of
+    #: the profile reads what no cache holds (decode attention, the LM head).
     weight_stream_seconds: float
     kv_stream_seconds: float
     #: Tokens that one stands for: more than one where search divides pool and machine.
     token_parts: int
     #: m/c and f/c of a measured overlap, ascending; empty for the others. `lines` are their hull.
     measured: tuple[Floats, ...] = ()
+    expert_stream_seconds: float = 0.0  # all experts' weights, at that rate
+    expert_share: float = 0.0  # of a layer's experts, that a token goes through
     calibrations: tuple[Calibration, ...] = ()  # of runtimes whose steps were measured
     calibration: Calibration | None = None  # of the runtime whose steps these are (`run_by`)
 
@@ -98,9 +102,15 @@ class StepModel:
         return self.tables.network
 
     @property
-    def streams(self) -> tuple[float, float, int]:
+    def streams(self) -> Streams:
         """What `bound_by_streams` goes by, for a step in one piece."""
-        return self.weight_stream_seconds, self.kv_stream_seconds, self.token_parts
+        return (
+            self.weight_stream_seconds,
+            self.kv_stream_seconds,
+            self.token_parts,
+            self.expert_stream_seconds,
+            self.expert_share,
+        )
 
     def seconds(self, batch: Batch) -> tuple[float, float, float]:
         """(compute, memory, overlapped) seconds of one step in one piece by kernels alone, its
@@ -160,12 +170,14 @@ def step_model(system: System, overlap: str = "auto", profile: Profile | None = 
         layers_with_network=layers * (gemm + reduce) + small,
         walk=layers * walk_along(profile.chunks),
     )
-    shapes = [n * k for n, k in gemm_shapes(system.model, system.tp).values()]
+    weights = token_weight_bytes(system.model, system.tp)
+    has_experts = weights.pop(EXPERTS, 0) > 0
     n = np.arange(1, size + 1)
     batches = np.arange(1, len(tables.decode))[:, None]
     read = float((tables.decode[1:] / (batches * tables.decode_contexts)).min())
     kv_bytes = layers * head_shape(system.model, system.tp).kv_bytes
-    rate = max(kv_bytes / read, BYTES_PER_VALUE * shapes[4] / float(measured[:, 4].min()))
+    head_bytes = weights.pop("head")
+    rate = max(kv_bytes / read, head_bytes / float(measured[:, 4].min()))
     return StepModel(
         system=system,
         overlap=name,
@@ -183,10 +195,12 @@ def step_model(system: System, overlap: str = "auto", profile: Profile | None = 
         best_seconds_per_context_token=read,
         best_kernel_seconds_per_context_token=read,
         best_network_seconds_per_token=float((tables.network[1:] / n).min()),
-        weight_stream_seconds=BYTES_PER_VALUE * (layers * sum(shapes[:4]) + shapes[4]) / rate,
+        weight_stream_seconds=(layers * sum(weights.values()) + head_bytes) / rate,
         kv_stream_seconds=kv_bytes / rate,
         token_parts=1,
         measured=overlap_points(name, system),
+        expert_stream_seconds=layers * _expert_bytes(system) / rate if has_experts else 0.0,
+        expert_share=system.model.experts_per_token / max(1, system.model.experts),
     )
 
 
@@ -218,12 +232,18 @@ def _gemm_seconds(system: System, profile: Profile) -> Floats:
     one GEMM and finds small weights in the cache, where a layer's are never found. Where sizes lie
     as close as tiles, none is slower than a larger one: its rows could be filled up to that.
     """
-    sizes = [n * k for n, k in gemm_shapes(system.model, system.tp).values()]
-    least = BYTES_PER_VALUE * np.array(sizes) / system.gpu.bandwidth
+    moved = list(token_weight_bytes(system.model, system.tp).values())
+    least = np.array(moved) / system.gpu.bandwidth
     seconds = np.maximum(profile.gemm, least)
     if profile.gemm_tile > 1:
         seconds = np.minimum.accumulate(seconds[::-1])[::-1]
     return np.asarray(seconds, np.float64)
+
+
+def _expert_bytes(system: System) -> int:
+    """Bytes of one layer's experts on one GPU."""
+    model = system.model
+    return model.experts * model.expert_parameters // system.tp * WEIGHTS[model.weights]
 
 
 def _whole_tiles(profile: Profile, tokens: Ints) -> Ints:

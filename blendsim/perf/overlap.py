@@ -47,7 +47,7 @@ def overlap_lines(name: str, system: System) -> Floats:
         return beside_network(np.concatenate([shares, np.eye(2)]))
     if name != FIT:
         raise UnknownName("overlap", name, OVERLAPS)
-    path = _measured(system.gpu.name, system.model.name, system.tp)
+    path = _measured(system.gpu.name, system.model.label, system.tp)
     if path is None:
         raise ProfileError(
             f"no overlap is measured yet for {system.gpu.name}; choose --overlap table"
@@ -59,7 +59,7 @@ def overlap_points(name: str, system: System) -> tuple[Floats, ...]:
     """(m/c, f/c) as measured, ascending, for `fit` on one GPU; empty for any other overlap."""
     if name != FIT or system.tp > 1:
         return ()
-    path = _measured(system.gpu.name, system.model.name, system.tp)
+    path = _measured(system.gpu.name, system.model.label, system.tp)
     return () if path is None else read_points(path)
 
 
@@ -82,7 +82,7 @@ def fitted(points: tuple[Floats, Floats], tp: int) -> Floats:
 
 def default_overlap(system: System) -> str:
     """`fit` where an overlap was measured on this GPU, else `table`."""
-    return TABLE if _measured(system.gpu.name, system.model.name, system.tp) is None else FIT
+    return TABLE if _measured(system.gpu.name, system.model.label, system.tp) is None else FIT
 
 
 @cache

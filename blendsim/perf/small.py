@@ -11,6 +11,7 @@ one, and its time is in that one's.
 
 import numpy as np
 
+from blendsim.formats import KV_FORMATS
 from blendsim.perf.derive import head_shape
 from blendsim.perf.grids import Floats, Ints, SmallGrid, along
 from blendsim.perf.profile import Profile
@@ -30,13 +31,14 @@ def layer_bytes(system: System) -> list[int]:
     values = {
         "norm before attention, with residual": 4 * model.hidden,
         "rotary embedding": 2 * (queries + keys),
-        "KV write": 4 * keys,
         "norm before MLP, with residual": 4 * model.hidden,
-        "activation": 3 * model.intermediate // tp,
     }
+    if not model.experts:  # whose kernel has it
+        values["activation"] = 3 * model.intermediate // tp
     if model.qk_norm:
         values["norms of queries and keys"] = 2 * (queries + keys)
-    return [BYTES_PER_VALUE * count for count in values.values()]
+    kv_write = 2 * keys * (BYTES_PER_VALUE + KV_FORMATS[model.kv])
+    return [*(BYTES_PER_VALUE * count for count in values.values()), kv_write]
 
 
 def small_seconds(system: System, profile: Profile, tokens: Ints) -> Floats:

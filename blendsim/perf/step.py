@@ -10,6 +10,7 @@ from blendsim.compiled import kernel, kernel_where
 from blendsim.perf.grids import Floats, Ints
 from blendsim.perf.kernels import (
     StepTables,
+    Streams,
     bound_by_streams,
     compute_seconds,
     dense_seconds,
@@ -90,10 +91,11 @@ def step_costs(
     )
 
 
-def _streams(model: StepModel, nano_batches: int) -> tuple[float, float, int]:
-    """Every piece reads all weights."""
-    weights, context_token, parts = model.streams
-    return nano_batches * weights, context_token, parts
+def _streams(model: StepModel, nano_batches: int) -> Streams:
+    """Every piece reads all weights, and experts' as its share of the tokens does."""
+    weights, context_token, parts, experts, share = model.streams
+    piece = 1.0 - (1.0 - share) ** (1.0 / nano_batches)  # of a step's token
+    return nano_batches * weights, context_token, parts, nano_batches * experts, piece
 
 
 def cut_worth(model: StepModel) -> float:

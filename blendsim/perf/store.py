@@ -15,18 +15,19 @@ import numpy as np
 
 from blendsim.errors import ProfileError
 from blendsim.files import make_directory
+from blendsim.formats import KV_FORMATS, WEIGHTS
 from blendsim.perf.atlas import DIRECTORY, read_atlas
 from blendsim.perf.derive import (
-    OPERATORS,
+    MORE_SHAPE,
     SHAPE,
     derive_profile,
-    gemm_shapes,
     head_shape,
     shape_of,
+    token_weights,
 )
 from blendsim.perf.grids import AttentionGrid, ChunkTimes, Floats, Ints, ReduceGrid, SmallGrid
 from blendsim.perf.plausible import gpu_of, require_gemms, require_prompts, require_reads
-from blendsim.perf.profile import Profile
+from blendsim.perf.profile import OPERATORS, Profile, operators_of
 from blendsim.perf.records import (
     MICRO,
     cell,
@@ -49,7 +50,6 @@ SCHEMA = "profile"
 SCHEMA_VERSION = 1
 _HEAD = ("gpu", "model", "tp", "notes", "shape")
 _REQUIRED = (*_HEAD, "source", "backend", "device", "small_operators", "waves")
-_GEMM_HEADER = ("tokens", *(f"{name}_us" for name in OPERATORS))
 _SMALL_HEADER = ("tokens", *(f"{name}_us" for name in SMALL_OPERATORS))
 CHUNKS = "prefill_chunks"
 CHUNK_HEADER = ("tokens", "computed", "time_us")
@@ -70,7 +70,7 @@ FILES = (
 def write_profile(profile: Profile, directory: Path) -> None:
     """Write one `tp<N>` directory."""
     make_directory(directory)
-    write_gemm(directory / "gemm.csv", profile.tokens, profile.gemm)
+    write_gemm(directory / "gemm.csv", profile.tokens, profile.gemm, profile.operators)
     write_attention(directory / "decode_attention.csv", profile.decode)
     write_attention(directory / "prefill_attention.csv", profile.prefill)
     if profile.reduce is not None:
@@ -89,9 +89,15 @@ def write_meta(directory: Path, content: Mapping[str, Any]) -> None:
     write_toml(directory / META, head | dict(content))
 
 
-def write_gemm(path: Path, tokens: Ints, seconds: Floats) -> None:
+def write_gemm(
+    path: Path, tokens: Ints, seconds: Floats, operators: Sequence[str] = OPERATORS
+) -> None:
     """Write a table of GEMMs, a row a size."""
-    _write_columns(path, _GEMM_HEADER, tokens, seconds)
+    _write_columns(path, _gemm_header(operators), tokens, seconds)
+
+
+def _gemm_header(operators: Sequence[str]) -> tuple[str, ...]:
+    return ("tokens", *(f"{name}_us" for name in operators))
 
 
 def write_reduce(path: Path, grid: ReduceGrid) -> None:
@@ -130,7 +136,8 @@ def read_profile(directory: Path) -> Profile:
     meta = read_toml(directory / META, SCHEMA, SCHEMA_VERSION)
     require_keys(directory / META, meta, _REQUIRED)
     gpu, model = gpu_of(meta, ""), _model_of(meta)
-    tokens, gemm = _read_columns(directory / "gemm.csv", _GEMM_HEADER)
+    operators = operators_of(model is not None and model.experts)
+    tokens, gemm = _read_columns(directory / "gemm.csv", _gemm_header(operators))
     grids = []
     for name, require in (("decode", require_reads), ("prefill", require_prompts)):
         path = directory / f"{name}_attention.csv"
@@ -140,7 +147,7 @@ def read_profile(directory: Path) -> Profile:
             require(path, gpu, shapes, (grid.batches, grid.lengths), grid.seconds, 1)
     _require_whole_prompts(directory / "prefill_attention.csv", grids[1])
     if model is not None:
-        sizes = np.array([n * k for n, k in gemm_shapes(model, meta["tp"]).values()])
+        sizes = np.array(list(token_weights(model, meta["tp"]).values()))
         require_gemms(directory / "gemm.csv", gpu, 2.0 * tokens[:, None] * sizes, gemm, 1)
     own = ("schema", "version", *_HEAD)
     return Profile(
@@ -168,7 +175,11 @@ def _model_of(meta: Mapping[str, Any]) -> ModelSpec | None:
     sizes = [shape.get(name) for name in SHAPE] if isinstance(shape, Mapping) else [None]
     if not all(type(size) is int and size > 0 for size in [*sizes, tp]):
         return None
-    model = ModelSpec(meta["model"], 1, context=1, **{name: shape[name] for name in SHAPE})
+    more = {name: shape.get(name, usual) for name, usual in MORE_SHAPE.items()}
+    if more["weights"] not in WEIGHTS or more["kv"] not in KV_FORMATS:
+        return None
+    own = {name: shape[name] for name in SHAPE} | more
+    model = ModelSpec(meta["model"], 1, context=1, **own)
     return model if model.heads % tp == 0 else None
 
 
@@ -250,7 +261,7 @@ def load_profile(
         have = sorted(path.name for path in root.iterdir() if path.is_dir())
         raise ProfileError(f"{root}: no profile for {gpu.name}; there are {listed(have)}")
     shape = shape_of(model)
-    places = sorted((root / gpu.name).glob(f"*/tp{tp}"), key=lambda p: p.parent.name != model.name)
+    places = sorted((root / gpu.name).glob(f"*/tp{tp}"), key=lambda p: p.parent.name != model.label)
     for place in places:
         profile = read_profile(place)
         if dict(profile.shape) == shape:
@@ -259,7 +270,7 @@ def load_profile(
     if not kernels.is_dir():
         have = sorted(f"{p.parent.name}/{p.name}" for p in (root / gpu.name).glob("*/tp*"))
         raise ProfileError(
-            f"{root / gpu.name}: no profile for {model.name} tp{tp} and no kernels/ "
+            f"{root / gpu.name}: no profile for {model.label} tp{tp} and no kernels/ "
             f"to cut it from; there are {listed(have)}"
         )
     return derive_profile(_atlas(kernels), gpu, model, tp)

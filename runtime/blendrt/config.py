@@ -67,6 +67,12 @@ class DecoderConfig:
         """The decoder of a model in our tables. Its rotary constants are the defaults: it is meant
         for random weights, to which they make no difference.
         """
+        if spec.experts or spec.in_formats:
+            what = "a mixture of experts" if spec.experts else f"kept{spec.in_formats}"
+            raise InputError(
+                f"{spec.name} is {what}, which this decoder does not compute; use a dense model in "
+                "bf16"
+            )
         shape = {f.name for f in dataclasses.fields(cls)}
         known = (f.name for f in dataclasses.fields(spec))
         return cls(**{name: getattr(spec, name) for name in known if name in shape})
@@ -78,6 +84,7 @@ class DecoderConfig:
         if not path.exists():
             raise InputError(f"{path}: no such file; give a Hugging Face model directory")
         spec = find_model(str(path))  # refuses what is not modelled, and broken sizes
+        decoder = cls.from_spec(spec)
         raw: Json = json.loads(path.read_text())
         raw = raw.get("text_config") or raw
         kind = raw.get("model_type", "llama")
@@ -87,7 +94,7 @@ class DecoderConfig:
         # and then on o as well.
         biased = kind != "qwen2" and bool(raw.get("attention_bias", False))
         return dataclasses.replace(
-            cls.from_spec(spec),
+            decoder,
             rope_theta=_positive(path, {"rope_theta": 10_000.0, **raw, **rope}, "rope_theta"),
             rope_scaling=_rope_scaling(path, rope, spec.context),
             norm_eps=_positive(path, {"rms_norm_eps": 1e-6, **raw}, "rms_norm_eps"),
