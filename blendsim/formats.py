@@ -1,0 +1,165 @@
+"""Formats that weights and KV are kept in, and what a model's files say of them.
+
+A format counts by its bytes and by the kernels that were measured with it (perf/atlas.py). Scales
+are left out: one a tensor or channel, or one for 128 × 128 values, weighs next to nothing.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Final, NamedTuple, TypeGuard
+
+from blendsim.errors import InputError
+
+BF16: Final = "bf16"
+FP8: Final = "fp8"  # 8 bits a value, a scale a tensor or channel; activations are fp8, too
+FP8_BLOCK: Final = "fp8-block"  # a scale for every 128 × 128 values
+#: Bytes a value.
+WEIGHTS: Final = {BF16: 2, FP8: 1, FP8_BLOCK: 1}
+KV_FORMATS: Final = {BF16: 2, FP8: 1}
+
+#: What may be asked for beside these: as the model's files say, and weights as they were trained.
+AUTO: Final = "auto"
+NONE: Final = "none"
+QUANTIZATIONS: Final = (AUTO, NONE, FP8, FP8_BLOCK)
+KV_DTYPES: Final = (AUTO, *KV_FORMATS)
+
+Json = Mapping[str, Any]
+
+#: Read by engines where config.json says nothing of it: ModelOpt's, GPTQ's and AWQ's.
+_BESIDE = ("hf_quant_config.json", "quantize_config.json", "quant_config.json")
+_BLOCK: Final = [128, 128]
+_ADVICE: Final = (
+    "only bf16 and fp8 weights are priced; give the directory of a model in one of these, or one "
+    "that is not quantised with --quantization"
+)
+#: Parts that stay in bf16 in every fp8 model that is priced here, by what their names hold: the
+#: head, routers of experts, towers, and what is no matrix of a layer.
+_LEFT_IN_BF16 = ("lm_head", "vis", "audio", "norm", "embed", "projector")
+_ROUTERS = (".gate", "gate$", "router", "shared_expert_gate")
+
+
+class Formats(NamedTuple):
+    """Of WEIGHTS, of KV_FORMATS."""
+
+    weights: str
+    kv: str
+
+
+def formats_of(path: Path, parts: tuple[Json, ...]) -> Formats:
+    """What the config.json at `path`, or what lies beside it, says that weights and KV are in.
+    InputError for formats of which nothing was measured.
+
+    `parts` are the file and, where it is another, its table of the decoder.
+    """
+    for part in parts:
+        for name in ("dtype", "torch_dtype"):
+            _require_plain(path, name, part.get(name))
+    found = [_read(where, given) for where, given in _statements(path, parts)]
+    for other in found[1:]:
+        if other.weights != found[0].weights:
+            raise InputError(
+                f"{path}: it and a file beside it differ about how weights are quantised "
+                f"({found[0].weights}, {other.weights}); remove the one that is wrong"
+            )
+    kv = FP8 if any(one.kv == FP8 for one in found) else BF16
+    return Formats(found[0].weights if found else BF16, kv)
+
+
+def _require_plain(path: Path, name: str, value: Any) -> None:
+    #: Loaded as bf16 by engines, or of the same size.
+    plain = ("float32", "float16", "bfloat16", "float", "half", "auto")
+    if value is not None and str(value).removeprefix("torch.") not in plain:
+        raise InputError(f"{path}: {name!r} is {_short(value)}; {_ADVICE}")
+
+
+def _statements(path: Path, parts: tuple[Json, ...]) -> Iterator[tuple[str, Any]]:
+    """Everything that says how weights are quantised: where it stands and what it is."""
+    for part in parts:
+        for name in ("quantization_config", "compression_config"):
+            if part.get(name) is not None:
+                yield f"{path}: {name!r}", part[name]
+    # NOTE: a config.json of another name may lie beside any model's files.
+    if path.name != "config.json":
+        return
+    for name in _BESIDE:
+        beside = path.with_name(name)
+        if beside.exists():
+            try:
+                given = json.loads(beside.read_text())
+            except (OSError, ValueError) as error:
+                raise InputError(f"{beside}: not readable as JSON ({error}); mend it") from error
+            yield str(beside), given.get("quantization", given) if _is_table(given) else given
+
+
+def _read(where: str, given: Any) -> Formats:
+    """Formats of one statement."""
+    if not _is_table(given):
+        raise InputError(f"{where} is {_short(given)}, no table; mend it")
+    method = given.get("quant_method") or given.get("quant_algo")
+    if given.get("quant_method") == "fp8":
+        found = Formats(_of_blocks(where, given.get("weight_block_size")), BF16)
+        left = given.get("modules_to_not_convert")
+    elif given.get("quant_method") == "compressed-tensors":
+        found, left = _compressed_tensors(where, given), given.get("ignore")
+    elif given.get("quant_algo") == "FP8":
+        found = Formats(FP8, FP8 if given.get("kv_cache_quant_algo") == "FP8" else BF16)
+        left = given.get("exclude_modules", given.get("ignore"))
+    else:
+        told = f" ({_short(method)})" if method else ""
+        raise InputError(f"{where}{told} says that weights are quantised; {_ADVICE}")
+    for name in left or ():
+        if not _stays(str(name)):
+            raise InputError(
+                f"{where} leaves {_short(name)} as it was, and layers of two formats are not "
+                f"priced; {_ADVICE}"
+            )
+    return found._replace(kv=FP8 if _is_fp8(given.get("kv_cache_scheme")) else found.kv)
+
+
+def _compressed_tensors(where: str, given: Json) -> Formats:
+    groups = given.get("config_groups")
+    groups = list(groups.values()) if _is_table(groups) else []
+    formats = set()
+    for group in groups:
+        weights = group.get("weights") if _is_table(group) else None
+        if not _is_fp8(weights) or not _is_fp8(group.get("input_activations")):
+            raise InputError(
+                f"{where} ({_short(given.get('format'))}) has weights or activations that are not "
+                f"fp8; {_ADVICE}"
+            )
+        is_block = weights.get("strategy") == "block"
+        formats.add(_of_blocks(where, weights.get("block_structure")) if is_block else FP8)
+    if len(formats) != 1:
+        raise InputError(f"{where} has {len(formats)} formats of weights; {_ADVICE}")
+    return Formats(formats.pop(), BF16)
+
+
+def _of_blocks(where: str, block: Any) -> str:
+    """The format of weights with a scale for each block of that size, None for none."""
+    if block is None:
+        return FP8
+    if block != _BLOCK:
+        raise InputError(f"{where} has blocks of {_short(block)}, not {_BLOCK}; {_ADVICE}")
+    return FP8_BLOCK
+
+
+def _is_fp8(scheme: Any) -> TypeGuard[Json]:
+    return _is_table(scheme) and (scheme.get("num_bits"), scheme.get("type")) == (8, "float")
+
+
+def _stays(name: str) -> bool:
+    """Whether a part that is not quantised is not in any fp8 model that is priced here."""
+    return any(part in name for part in _LEFT_IN_BF16) or any(
+        name.endswith(part) or f"{part}." in name for part in _ROUTERS
+    )
+
+
+def _is_table(value: Any) -> TypeGuard[Json]:
+    return isinstance(value, Mapping)
+
+
+def _short(value: object) -> str:
+    """A value on one line, and no long one."""
+    text = repr(value)
+    return text if len(text) <= 40 else f"{text[:39]}…"

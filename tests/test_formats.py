@@ -1,0 +1,181 @@
+"""Formats of weights and KV: what a model's files say of them, and what they weigh."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from blendsim.errors import InputError, UnknownName
+from blendsim.settings import Settings
+from blendsim.specs import ModelSpec, System, find_gpu, find_model
+
+SHAPE: dict[str, Any] = {
+    "model_type": "llama",
+    "hidden_size": 512,
+    "intermediate_size": 1_024,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 2,
+    "vocab_size": 1_000,
+    "max_position_embeddings": 32_768,
+}
+FP8 = {"num_bits": 8, "type": "float"}
+COMPRESSED = {
+    "quant_method": "compressed-tensors",
+    "format": "float-quantized",
+    "ignore": ["lm_head"],
+    "config_groups": {"group_0": {"weights": FP8, "input_activations": FP8}},
+}
+BLOCKS = FP8 | {"strategy": "block", "block_structure": [128, 128]}
+
+
+def read(folder: Path, **more: Any) -> ModelSpec:
+    (folder / "config.json").write_text(json.dumps(SHAPE | more))
+    return find_model(str(folder))
+
+
+@pytest.mark.parametrize(
+    ("statement", "formats"),
+    [
+        (None, ("bf16", "bf16")),
+        ({"quant_method": "fp8", "activation_scheme": "dynamic"}, ("fp8", "bf16")),
+        (
+            {
+                "quant_method": "fp8",
+                "weight_block_size": [128, 128],
+                "modules_to_not_convert": ["lm_head", "model.layers.0.mlp.gate"],
+            },
+            ("fp8-block", "bf16"),
+        ),
+        (COMPRESSED, ("fp8", "bf16")),
+        (COMPRESSED | {"kv_cache_scheme": FP8}, ("fp8", "fp8")),
+        (COMPRESSED | {"ignore": ["re:.*lm_head", "re:.*mlp.gate$"]}, ("fp8", "bf16")),
+        (
+            COMPRESSED | {"config_groups": {"g": {"weights": BLOCKS, "input_activations": FP8}}},
+            ("fp8-block", "bf16"),
+        ),
+        ({"quant_method": "modelopt", "quant_algo": "FP8"}, ("fp8", "bf16")),
+        ({"quant_algo": "FP8", "kv_cache_quant_algo": "FP8"}, ("fp8", "fp8")),
+    ],
+)
+def test_a_config_says_the_formats(
+    tmp_path: Path, statement: Any, formats: tuple[str, str]
+) -> None:
+    model = read(tmp_path, quantization_config=statement)
+    assert (model.weights, model.kv) == formats
+
+
+def test_modelopt_says_them_in_a_file_beside_it(tmp_path: Path) -> None:
+    said = {"producer": {"name": "modelopt"}, "quantization": {"quant_algo": "FP8"}}
+    (tmp_path / "hf_quant_config.json").write_text(json.dumps(said))
+    model = read(tmp_path)
+    assert (model.weights, model.kv) == ("fp8", "bf16")
+    said["quantization"] |= {"kv_cache_quant_algo": "FP8"}
+    (tmp_path / "hf_quant_config.json").write_text(json.dumps(said))
+    assert read(tmp_path, quantization_config={"quant_method": "fp8"}).kv == "fp8"
+    with pytest.raises(InputError, match=r"differ about how weights are.*\(fp8-block, fp8\)"):
+        read(tmp_path, quantization_config={"quant_method": "fp8", "weight_block_size": [128, 128]})
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ({"quantization_config": {"quant_method": "awq"}}, r"_config' \('awq'\) says that weights"),
+        ({"quantization_config": {}}, "'quantization_config' says that weights are quantised"),
+        ({"quantization_config": {"bits": 4}}, "'quantization_config' says that weights are"),
+        ({"quantization_config": "fp8"}, "'quantization_config' is 'fp8', no table"),
+        ({"compression_config": {"format": "int"}}, "'compression_config' says that weights are"),
+        ({"quantization_config": {"quant_algo": "NVFP4"}}, r"\('NVFP4'\) says that weights"),
+        (
+            {"quantization_config": {"quant_method": "fp8", "weight_block_size": [64, 64]}},
+            r"blocks of \[64, 64\], not \[128, 128\]",
+        ),
+        (
+            {"quantization_config": COMPRESSED | {"config_groups": {"g": {"weights": FP8}}}},
+            "weights or activations that are not fp8",
+        ),
+        (
+            {"quantization_config": COMPRESSED | {"config_groups": {}}},
+            "has 0 formats of weights",
+        ),
+        (
+            {"quantization_config": COMPRESSED | {"ignore": ["model.layers.0.self_attn.q_proj"]}},
+            "leaves 'model.layers.0.self_attn.q_proj' as it was",
+        ),
+        ({"torch_dtype": "float8_e4m3fn"}, "'torch_dtype' is 'float8_e4m3fn'; only bf16 and fp8"),
+        ({"dtype": "torch.int8"}, "'dtype' is 'torch.int8'; only bf16"),
+    ],
+)
+def test_formats_of_which_nothing_was_measured_are_refused(
+    tmp_path: Path, more: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(InputError, match=message) as error:
+        read(tmp_path, **more)
+    told = str(error.value)
+    assert told.startswith(f"{tmp_path}/config.json: ")
+    assert "\n" not in told
+
+
+@pytest.mark.parametrize("name", ["hf_quant_config.json", "quantize_config.json"])
+def test_a_file_beside_it_that_says_another_format_is_refused(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("{}")
+    with pytest.raises(InputError, match=f"{name} says that weights are quantised; only bf16"):
+        read(tmp_path)
+    (tmp_path / name).write_text("{")
+    with pytest.raises(InputError, match=f"{name}: not readable as JSON"):
+        read(tmp_path)
+
+
+def test_fp8_halves_what_layers_and_kv_weigh() -> None:
+    model = find_model("llama-3.1-8b")
+    half = model.in_format("fp8", "fp8")
+    matrices = model.layers * (model.layer_parameters - 2 * model.hidden)
+    assert model.weight_bytes - half.weight_bytes == matrices
+    assert 2 * half.kv_bytes_per_token == model.kv_bytes_per_token
+    system = System(model, find_gpu("h100"))
+    assert replace(system, model=half).kv_blocks > 2 * system.kv_blocks
+
+
+def test_routers_stay_as_they_are() -> None:
+    model = find_model("qwen3-30b-a3b")
+    others = 2 * model.vocab * model.hidden + model.hidden
+    others += model.layers * (model.hidden * model.experts + 2 * model.hidden + 2 * model.head_dim)
+    quantised = model.in_format("fp8-block", "auto")
+    assert quantised.weight_bytes == 2 * others + (model.parameters - others)
+
+
+def test_asking_wins_over_what_the_files_say(tmp_path: Path) -> None:
+    read(tmp_path, quantization_config={"quant_method": "fp8"})
+    said = Settings(model=str(tmp_path), gpu="h100")
+    assert said.spec.weights == "fp8"
+    assert replace(said, quantization="none").spec.weights == "bf16"
+    assert replace(said, quantization="fp8-block", kv_cache_dtype="fp8").spec.kv == "fp8"
+    assert said.spec.in_formats == " in fp8"
+
+
+def test_a_format_that_is_none_is_refused() -> None:
+    with pytest.raises(UnknownName, match="quantization 'int4'"):
+        Settings(quantization="int4")
+    with pytest.raises(UnknownName, match="kv_cache_dtype 'fp16'"):
+        Settings(kv_cache_dtype="fp16")
+
+
+def test_a_gpu_without_fp8_refuses_such_weights() -> None:
+    with pytest.raises(InputError, match="a100-80g does not compute in fp8"):
+        _ = Settings(quantization="fp8").system
+    assert Settings(kv_cache_dtype="fp8").system.model.kv == "fp8"
+
+
+@pytest.mark.parametrize(
+    ("asked", "what"),
+    [
+        (Settings(gpu="h200", quantization="fp8"), "weights or KV in fp8"),
+        (Settings(kv_cache_dtype="fp8"), "weights or KV with fp8 KV"),
+        (Settings(model="mixtral-8x7b", gpu="h200"), "mixtures of experts"),
+    ],
+)
+def test_what_only_the_simulator_models_is_not_run(asked: Settings, what: str) -> None:
+    with pytest.raises(InputError, match=f"replay has no {what}"):
+        asked.require_runnable("replay")
