@@ -1,16 +1,20 @@
-"""What a Hugging Face `config.json` may hold that would change what a model costs. Most is refused:
-here all layers are alike, and attention reads the whole context. What a tower beside the decoder
-weighs is counted, and in which format weights are stands in formats.py.
+"""A ModelSpec from a Hugging Face `config.json`, and what one may hold that would change what a
+model costs. Most of that is refused: here all layers are alike, and attention reads the whole
+context. What a tower beside the decoder weighs is counted, and in which format weights are stands
+in formats.py.
 
 The runtime reads its models through the same rules, and refuses more: what costs the same and is
 computed otherwise (blendrt/config.py).
 """
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
 from blendsim.errors import InputError
+from blendsim.formats import formats_of
+from blendsim.model_spec import ModelSpec
 
 Json = Mapping[str, Any]
 
@@ -19,6 +23,7 @@ EXPERT_KEYS = {
     "mixtral": ("num_local_experts", "num_experts_per_tok", "intermediate_size"),
     "qwen3_moe": ("num_experts", "num_experts_per_tok", "moe_intermediate_size"),
 }
+_MOST_COUNTED: Final = 1 << 31  # of anything a config.json counts
 _FAMILY_WINDOW: Final = 4_096  # of a config.json that does not say, in transformers
 #: Keys that say of a decoder that it is built otherwise, and what it has then.
 _OTHER_BUILDS = {
@@ -61,11 +66,76 @@ _TOWER_DEFAULTS = {
 _GATED_TOWERS = ("pixtral", "qwen2_5_vl")  # whose MLPs have three matrices, others' two
 
 
-def refuse_what_is_not_modelled(path: Path, raw: Json, kind: str, context: int) -> None:
+def read_config(path: Path) -> ModelSpec:
+    """A ModelSpec from a Llama/Qwen2/Qwen3-shaped `config.json`."""
+    try:
+        whole = json.loads(path.read_text())
+        raw = (whole.get("text_config") or whole) if isinstance(whole, dict) else None
+        if not isinstance(raw, dict):
+            raise ValueError("no JSON object")
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"{path}: not a readable config.json ({error}); give a Hugging Face model directory"
+        ) from error
+    kind = str(raw.get("model_type", "llama"))
+    if kind not in ("llama", "mistral", "qwen2", "qwen3", *EXPERT_KEYS):
+        raise InputError(
+            f"{path}: model_type {kind!r} is not a Llama, Mistral, Mixtral, Qwen2 or Qwen3 "
+            "decoder; only those are modelled"
+        )
+
+    def count(name: str, default: int | None = None) -> int:
+        value = raw.get(name)
+        if value is None and default is not None:
+            return default
+        if type(value) is not int or not 1 <= value <= _MOST_COUNTED:
+            found = "is missing" if value is None else f"{value!r} is no size of a model"
+            raise InputError(f"{path}: {name!r} {found}; give a full Hugging Face config.json")
+        return value
+
+    hidden, heads = count("hidden_size"), count("num_attention_heads")
+    kv_heads = count("num_key_value_heads", heads)
+    context = _context_of(path, raw, count("max_position_embeddings"))
+    parts = (whole,) if raw is whole else (whole, raw)
+    formats = formats_of(path, parts)
+    _refuse_what_is_not_modelled(path, raw, kind, context)
+    if heads % kv_heads:
+        raise InputError(
+            f"{path}: {heads} attention heads cannot share {kv_heads} KV heads evenly; mend it"
+        )
+    experts, per_token, width = (
+        (count(key) for key in EXPERT_KEYS[kind])
+        if kind in EXPERT_KEYS
+        else (0, 0, count("intermediate_size"))
+    )
+    if per_token > experts:
+        raise InputError(f"{path}: a token goes through {per_token} of {experts} experts; mend it")
+    return ModelSpec(
+        name=path.parent.resolve().name,
+        layers=count("num_hidden_layers"),
+        hidden=hidden,
+        intermediate=width,
+        heads=heads,
+        kv_heads=kv_heads,
+        head_dim=count("head_dim", max(1, hidden // heads)),
+        vocab=count("vocab_size"),
+        context=context,
+        tied_embeddings=bool(raw.get("tie_word_embeddings", False)),
+        qkv_bias=kind == "qwen2" or bool(raw.get("attention_bias")),  # Qwen2 always has it
+        qk_norm=kind in ("qwen3", "qwen3_moe"),
+        tower_parameters=_tower_parameters(path, whole),
+        experts=experts,
+        experts_per_token=per_token,
+        weights=formats.weights,
+        kv=formats.kv,
+    )
+
+
+def _refuse_what_is_not_modelled(path: Path, raw: Json, kind: str, context: int) -> None:
     """InputError for layers or attention that would be priced as what they are not.
 
     `raw` is the part of the file at `path` that is about the decoder, `kind` its model_type,
-    `context` what `context_of` says.
+    `context` what `_context_of` says.
     """
     experts = EXPERT_KEYS.get(kind, ())
     for name, why in _OTHER_BUILDS.items():
@@ -118,7 +188,7 @@ def _refuse_windows(path: Path, raw: Json, kind: str, context: int) -> None:
         )
 
 
-def context_of(path: Path, raw: Json, positions: int) -> int:
+def _context_of(path: Path, raw: Json, positions: int) -> int:
     """Tokens of prompt and output that engines take: `positions` of the config.json, which rotary
     scaling stretches (vLLM's rule). YaRN's factor is of the context that the model was trained at,
     other factors are of `positions`; Llama 3.1's and LongRoPE's are in `positions` already.
@@ -143,7 +213,7 @@ def context_of(path: Path, raw: Json, positions: int) -> int:
     return max(1, min(int(first * factor), (1 << 31) - 1))
 
 
-def tower_parameters(path: Path, whole: Json) -> int:
+def _tower_parameters(path: Path, whole: Json) -> int:
     """Weights of a model's vision or audio towers, 0 where the file at `path` has none: for each,
     layers × (4·width² of attention + 2·width·mlp, or 3·width·mlp where it is gated), the matrices
     of a transformer's encoder (Dosovitskiy et al., An Image is Worth 16x16 Words, ICLR 2021).

@@ -5,120 +5,19 @@ Figures are the vendors' public ones: Hugging Face `config.json` of each model, 
 (dense bf16 peak, memory bandwidth) and the memory each card reports to its driver.
 """
 
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from blendsim.errors import InputError, UnknownName
-from blendsim.formats import AUTO, BF16, KV_FORMATS, NONE, formats_of
+from blendsim.formats import BF16
 from blendsim.formats import WEIGHTS as WEIGHTS
-from blendsim.model_config import (
-    EXPERT_KEYS,
-    context_of,
-    refuse_what_is_not_modelled,
-    tower_parameters,
-)
+from blendsim.model_config import read_config
+from blendsim.model_spec import BYTES_PER_VALUE as BYTES_PER_VALUE
+from blendsim.model_spec import ModelSpec as ModelSpec
 from blendsim.names import GPU_NAMES, MODEL_NAMES, OTHER_GPUS, called_so, canonical
 
-BYTES_PER_VALUE = 2  # bf16: activations, and weights and KV by themselves
 BLOCK_TOKENS = 16  # of the KV cache
-
-
-@dataclass(frozen=True, slots=True)
-class ModelSpec:
-    """A decoder of the Llama/Qwen family, dense or with experts in every layer. Towers that see or
-    hear for it take memory and no time.
-
-    Of quantised weights those of layers are in their format; embedding, LM head, norms, routers and
-    towers stay bf16.
-    """
-
-    name: str
-    layers: int
-    hidden: int
-    intermediate: int  # of one expert where there are any
-    heads: int
-    kv_heads: int
-    head_dim: int
-    vocab: int
-    context: int  # longest prompt + output, tokens
-    tied_embeddings: bool = False
-    qkv_bias: bool = False
-    qk_norm: bool = False
-    tower_parameters: int = 0  # weights beside the decoder's
-    experts: int = 0  # of a layer; 0: dense
-    experts_per_token: int = 0
-    weights: str = BF16  # of WEIGHTS
-    kv: str = BF16  # of KV_FORMATS
-
-    @property
-    def matrix_parameters(self) -> int:
-        """Weights of one layer's matrices, all experts' included, its router's not."""
-        qkv = self.hidden * (self.heads + 2 * self.kv_heads) * self.head_dim
-        o = self.heads * self.head_dim * self.hidden
-        return qkv + o + max(1, self.experts) * self.expert_parameters
-
-    @property
-    def expert_parameters(self) -> int:
-        """Weights of one MLP, one expert's where there are any."""
-        return 3 * self.hidden * self.intermediate
-
-    @property
-    def layer_parameters(self) -> int:
-        """Weights of one layer's matrices and its norms, biases and router."""
-        bias = (self.heads + 2 * self.kv_heads) * self.head_dim if self.qkv_bias else 0
-        norms = 2 * self.hidden + (2 * self.head_dim if self.qk_norm else 0)
-        return self.matrix_parameters + self.hidden * self.experts + bias + norms
-
-    @property
-    def parameters(self) -> int:
-        """All weights of the decoder, embedding and LM head included."""
-        embeddings = self.vocab * self.hidden * (1 if self.tied_embeddings else 2)
-        return self.layers * self.layer_parameters + embeddings + self.hidden
-
-    @property
-    def active_parameters(self) -> int:
-        """Those that a token goes through (P of the paper's §4.1): of a dense model all."""
-        idle = max(0, self.experts - self.experts_per_token)
-        return self.parameters - self.layers * idle * self.expert_parameters
-
-    @property
-    def weight_bytes(self) -> int:
-        """Bytes of all weights in memory, of towers too."""
-        quantised = self.layers * self.matrix_parameters
-        others = self.parameters + self.tower_parameters - quantised
-        return quantised * WEIGHTS[self.weights] + others * BYTES_PER_VALUE
-
-    @property
-    def kv_width(self) -> int:
-        """H_kv: KV heads × head dimension."""
-        return self.kv_heads * self.head_dim
-
-    @property
-    def kv_bytes_per_token(self) -> int:
-        """Bytes of K and V of one token in all layers."""
-        return 2 * KV_FORMATS[self.kv] * self.kv_width * self.layers
-
-    def in_format(self, quantization: str, kv_cache_dtype: str) -> "ModelSpec":
-        """The model with weights and KV in the formats asked for, of formats.QUANTIZATIONS and
-        KV_DTYPES.
-        """
-        weights = {AUTO: self.weights, NONE: BF16}.get(quantization, quantization)
-        kv = self.kv if kv_cache_dtype == AUTO else kv_cache_dtype
-        return replace(self, weights=weights, kv=kv)
-
-    @property
-    def label(self) -> str:
-        """Its name and what of it is not bf16, as in `qwen3-8b-fp8-kv-fp8`."""
-        weights = "" if self.weights == BF16 else f"-{self.weights}"
-        return self.name + weights + ("" if self.kv == BF16 else f"-kv-{self.kv}")
-
-    @property
-    def in_formats(self) -> str:
-        """What of it is not bf16, in words that follow its name; empty for none."""
-        weights = "" if self.weights == BF16 else f" in {self.weights}"
-        return weights + ("" if self.kv == BF16 else f" with {self.kv} KV")
 
 
 @dataclass(frozen=True, slots=True)
@@ -317,8 +216,6 @@ MODELS: dict[str, ModelSpec] = {
     )
 }
 
-_MOST_COUNTED = 1 << 31  # of anything a config.json counts
-
 
 def gpu_name(name: str) -> str:
     """The name in GPUS of what users call otherwise (`H200`, `A100-SXM4-80GB`); any other name as
@@ -380,7 +277,7 @@ def find_model(name: str) -> ModelSpec:
         path = path / "config.json"
         if not path.exists():
             raise InputError(f"{path}: no such file; give a Hugging Face model directory")
-    return _read_config(path)
+    return read_config(path)
 
 
 def _is_model_path(path: Path) -> bool:
@@ -388,68 +285,3 @@ def _is_model_path(path: Path) -> bool:
         return path.is_dir() or (path.suffix == ".json" and path.exists())
     except (OSError, ValueError):  # no path at all: too long, or with a NUL
         return False
-
-
-def _read_config(path: Path) -> ModelSpec:
-    """A ModelSpec from a Llama/Qwen2/Qwen3-shaped `config.json`."""
-    try:
-        whole = json.loads(path.read_text())
-        raw = (whole.get("text_config") or whole) if isinstance(whole, dict) else None
-        if not isinstance(raw, dict):
-            raise ValueError("no JSON object")
-    except (OSError, ValueError) as error:
-        raise InputError(
-            f"{path}: not a readable config.json ({error}); give a Hugging Face model directory"
-        ) from error
-    kind = str(raw.get("model_type", "llama"))
-    if kind not in ("llama", "mistral", "qwen2", "qwen3", *EXPERT_KEYS):
-        raise InputError(
-            f"{path}: model_type {kind!r} is not a Llama, Mistral, Mixtral, Qwen2 or Qwen3 "
-            "decoder; only those are modelled"
-        )
-
-    def count(name: str, default: int | None = None) -> int:
-        value = raw.get(name)
-        if value is None and default is not None:
-            return default
-        if type(value) is not int or not 1 <= value <= _MOST_COUNTED:
-            found = "is missing" if value is None else f"{value!r} is no size of a model"
-            raise InputError(f"{path}: {name!r} {found}; give a full Hugging Face config.json")
-        return value
-
-    hidden, heads = count("hidden_size"), count("num_attention_heads")
-    kv_heads = count("num_key_value_heads", heads)
-    context = context_of(path, raw, count("max_position_embeddings"))
-    parts = (whole,) if raw is whole else (whole, raw)
-    formats = formats_of(path, parts)
-    refuse_what_is_not_modelled(path, raw, kind, context)
-    if heads % kv_heads:
-        raise InputError(
-            f"{path}: {heads} attention heads cannot share {kv_heads} KV heads evenly; mend it"
-        )
-    experts, per_token, width = (
-        (count(key) for key in EXPERT_KEYS[kind])
-        if kind in EXPERT_KEYS
-        else (0, 0, count("intermediate_size"))
-    )
-    if per_token > experts:
-        raise InputError(f"{path}: a token goes through {per_token} of {experts} experts; mend it")
-    return ModelSpec(
-        name=path.parent.resolve().name,
-        layers=count("num_hidden_layers"),
-        hidden=hidden,
-        intermediate=width,
-        heads=heads,
-        kv_heads=kv_heads,
-        head_dim=count("head_dim", max(1, hidden // heads)),
-        vocab=count("vocab_size"),
-        context=context,
-        tied_embeddings=bool(raw.get("tie_word_embeddings", False)),
-        qkv_bias=kind == "qwen2" or bool(raw.get("attention_bias")),  # Qwen2 always has it
-        qk_norm=kind in ("qwen3", "qwen3_moe"),
-        tower_parameters=tower_parameters(path, whole),
-        experts=experts,
-        experts_per_token=per_token,
-        weights=formats.weights,
-        kv=formats.kv,
-    )

@@ -375,7 +375,11 @@ def test_config_reads_rotary_constants_old_and_new(tmp_path: Path) -> None:
         ({"rope_scaling": {"rope_type": "llama3", "factor": 8}}, "'low_freq_factor' is None"),
         ({"rope_theta": -1}, "'rope_theta' is -1"),
         ({"rms_norm_eps": "small"}, "'rms_norm_eps' is 'small'"),
-        ({"model_type": "mixtral"}, "not a dense"),
+        (
+            {"model_type": "mixtral", "num_local_experts": 4, "num_experts_per_tok": 2},
+            "is a mixture of experts, which this decoder does not compute",
+        ),
+        ({"quantization_config": {"quant_method": "fp8"}}, "is kept in fp8, which this decoder"),
     ],
 )
 def test_what_is_not_computed_is_refused_by_name(

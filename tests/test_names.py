@@ -74,9 +74,9 @@ def test_cards_that_share_a_short_name_are_all_told(called: str, cards: str) -> 
     trace = ["plan", "--trace", "demo:clips?n=9", "--gpu", called]
     done = CliRunner().invoke(app, trace)
     assert done.exit_code == 2
-    assert done.stderr == (
-        f"error: unknown GPU {called!r}: several are called so ({cards}); of these known: "
-        "a100-80g\n"
+    # NOTE: the first run on a machine says before that it compiles.
+    assert done.stderr.splitlines()[-1] == (
+        f"error: unknown GPU {called!r}: several are called so ({cards}); of these known: a100-80g"
     )
 
 
@@ -91,7 +91,8 @@ def test_a_short_name_with_one_row_is_taken(called: str) -> None:
         ("llama-3.1", "llama-3.1-8b, llama-3.1-70b"),
         ("meta-llama/Llama-3.1", "llama-3.1-8b, llama-3.1-70b"),
         ("Qwen2.5", "qwen-2.5-7b, qwen-2.5-72b"),
-        ("qwen3", "qwen3-8b, qwen3-32b"),
+        ("qwen3", "qwen3-8b, qwen3-32b, qwen3-30b-a3b, qwen3-235b-a22b"),
+        ("mixtral", "mixtral-8x7b, mixtral-8x22b"),
     ],
 )
 def test_sizes_of_a_model_that_is_named_without_are_all_told(called: str, models: str) -> None:

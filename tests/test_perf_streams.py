@@ -126,7 +126,7 @@ def test_the_model_and_an_engine_hold_a_step_to_the_same_traffic(overlap: str) -
 
 
 def test_traffic_binds_between_side_by_side_and_one_after_another() -> None:
-    streams = (2.0, 0.5, 1)  # 7 s for 10 context tokens
+    streams = (2.0, 0.5, 1, 0.0, 0.0)  # 7 s for 10 context tokens
     cases = {(2, 3.0, 9.0): 7.0, (2, 8.0, 9.0): 8.0, (2, 3.0, 5.0): 5.0, (1, 3.0, 9.0): 9.0}
     for bound in (bound_by_streams, bound_by_streams.py_func):
         for (tokens, together, alone), seconds in cases.items():

@@ -1,0 +1,103 @@
+"""ModelSpec: the sizes of a decoder, what its weights and KV are kept in, and what that weighs."""
+
+from dataclasses import dataclass, replace
+
+from blendsim.formats import AUTO, BF16, KV_FORMATS, NONE, WEIGHTS
+
+BYTES_PER_VALUE = 2  # bf16: activations, and weights and KV by themselves
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSpec:
+    """A decoder of the Llama/Qwen family, dense or with experts in every layer. Towers that see or
+    hear for it take memory and no time.
+
+    Of quantised weights those of layers are in their format; embedding, LM head, norms, routers and
+    towers stay bf16.
+    """
+
+    name: str
+    layers: int
+    hidden: int
+    intermediate: int  # of one expert where there are any
+    heads: int
+    kv_heads: int
+    head_dim: int
+    vocab: int
+    context: int  # longest prompt + output, tokens
+    tied_embeddings: bool = False
+    qkv_bias: bool = False
+    qk_norm: bool = False
+    tower_parameters: int = 0  # weights beside the decoder's
+    experts: int = 0  # of a layer; 0: dense
+    experts_per_token: int = 0
+    weights: str = BF16  # of WEIGHTS
+    kv: str = BF16  # of KV_FORMATS
+
+    @property
+    def matrix_parameters(self) -> int:
+        """Weights of one layer's matrices, all experts' included, its router's not."""
+        qkv = self.hidden * (self.heads + 2 * self.kv_heads) * self.head_dim
+        o = self.heads * self.head_dim * self.hidden
+        return qkv + o + max(1, self.experts) * self.expert_parameters
+
+    @property
+    def expert_parameters(self) -> int:
+        """Weights of one MLP, one expert's where there are any."""
+        return 3 * self.hidden * self.intermediate
+
+    @property
+    def layer_parameters(self) -> int:
+        """Weights of one layer's matrices and its norms, biases and router."""
+        bias = (self.heads + 2 * self.kv_heads) * self.head_dim if self.qkv_bias else 0
+        norms = 2 * self.hidden + (2 * self.head_dim if self.qk_norm else 0)
+        return self.matrix_parameters + self.hidden * self.experts + bias + norms
+
+    @property
+    def parameters(self) -> int:
+        """All weights of the decoder, embedding and LM head included."""
+        embeddings = self.vocab * self.hidden * (1 if self.tied_embeddings else 2)
+        return self.layers * self.layer_parameters + embeddings + self.hidden
+
+    @property
+    def active_parameters(self) -> int:
+        """Those that a token goes through (P of the paper's §4.1): of a dense model all."""
+        idle = max(0, self.experts - self.experts_per_token)
+        return self.parameters - self.layers * idle * self.expert_parameters
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of all weights in memory, of towers too."""
+        quantised = self.layers * self.matrix_parameters
+        others = self.parameters + self.tower_parameters - quantised
+        return quantised * WEIGHTS[self.weights] + others * BYTES_PER_VALUE
+
+    @property
+    def kv_width(self) -> int:
+        """H_kv: KV heads × head dimension."""
+        return self.kv_heads * self.head_dim
+
+    @property
+    def kv_bytes_per_token(self) -> int:
+        """Bytes of K and V of one token in all layers."""
+        return 2 * KV_FORMATS[self.kv] * self.kv_width * self.layers
+
+    def in_format(self, quantization: str, kv_cache_dtype: str) -> "ModelSpec":
+        """The model with weights and KV in the formats asked for, of formats.QUANTIZATIONS and
+        KV_DTYPES.
+        """
+        weights = {AUTO: self.weights, NONE: BF16}.get(quantization, quantization)
+        kv = self.kv if kv_cache_dtype == AUTO else kv_cache_dtype
+        return replace(self, weights=weights, kv=kv)
+
+    @property
+    def label(self) -> str:
+        """Its name and what of it is not bf16, as in `qwen3-8b-fp8-kv-fp8`."""
+        weights = "" if self.weights == BF16 else f"-{self.weights}"
+        return self.name + weights + ("" if self.kv == BF16 else f"-kv-{self.kv}")
+
+    @property
+    def in_formats(self) -> str:
+        """What of it is not bf16, in words that follow its name; empty for none."""
+        weights = "" if self.weights == BF16 else f" in {self.weights}"
+        return weights + ("" if self.kv == BF16 else f" with {self.kv} KV")
