@@ -43,6 +43,8 @@ def synth(
     model: o.Model = None,
     gpu: o.Gpu = None,
     tp: o.Tp = None,
+    quantization: o.Quantization = None,
+    kv_cache_dtype: o.KvCacheDtype = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Write the workload here (Parquet).")
     ] = None,

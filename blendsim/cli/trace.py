@@ -50,6 +50,8 @@ def info(
     model: o.Model = None,
     gpu: o.Gpu = None,
     tp: o.Tp = None,
+    quantization: o.Quantization = None,
+    kv_cache_dtype: o.KvCacheDtype = None,
     seed: o.Seed = None,
     lengths: o.Lengths = None,
     tokenizer: o.Tokenizer = None,
