@@ -44,7 +44,7 @@ def derive_profile(atlas: KernelAtlas, gpu: GpuSpec, model: ModelSpec, tp: int) 
     notes = []
     columns = []
     for name, (n, k) in gemm_shapes(model, tp).items():
-        seconds, note = gemm_seconds(atlas.gemm, n, k)
+        seconds, note = gemm_seconds(atlas.gemms["bf16"], n, k)
         columns.append(seconds)
         notes.append(f"gemm {name} {n}×{k}: {note}")
     shape = head_shape(model, tp)
@@ -56,7 +56,7 @@ def derive_profile(atlas: KernelAtlas, gpu: GpuSpec, model: ModelSpec, tp: int) 
         gpu=gpu.name,
         model=model.name,
         tp=tp,
-        tokens=atlas.gemm.tokens,
+        tokens=atlas.gemms["bf16"].tokens,
         gemm=np.column_stack(columns),
         decode=decode,
         prefill=prefill,
@@ -129,10 +129,11 @@ def attention(grids: dict[HeadShape, AttentionGrid], shape: HeadShape) -> tuple[
     of the same size), so a grid with the same group and other KV heads serves, batch rescaled.
     A group that was not measured lies linearly between its neighbours.
     """
+    grids = {s: g for s, g in grids.items() if s.value_bytes == shape.value_bytes}
     dims = sorted({s.head_dim for s in grids}, key=lambda d: abs(d - shape.head_dim))
     dim = dims[0]
     same = {s: g for s, g in grids.items() if s.head_dim == dim}
-    wanted = HeadShape(shape.heads, shape.kv_heads, dim)
+    wanted = shape._replace(head_dim=dim)
     note = "" if dim == shape.head_dim else f", head size {dim} scaled to {shape.head_dim}"
     grid, how = _by_group(same, wanted)
     if note:
