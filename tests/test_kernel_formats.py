@@ -9,7 +9,7 @@ import pytest
 
 from blendsim.errors import ProfileError
 from blendsim.perf.atlas import EXPERTS, FILES, read_atlas, write_atlas
-from blendsim.perf.grids import ExpertShape, HeadShape
+from blendsim.perf.grids import UNCACHED_BYTES, ExpertShape, HeadShape
 from blendsim.perf.records import write_toml
 from blendsim.perf.store import profiles_directory
 from blendsim.specs import GPUS, WEIGHTS
@@ -57,19 +57,21 @@ def test_experts_of_hopper_are_fp8_by_block_only() -> None:
 
 
 @pytest.mark.parametrize("gpu", GPUS)
-@pytest.mark.parametrize("shape", [(4096, 14_336, 8, 2), (2048, 768, 128, 8)])
-def test_mixtral_and_qwen3_have_experts_at_every_size(
-    gpu: str, shape: tuple[int, int, int, int]
-) -> None:
+def test_mixtral_and_qwen3_have_experts(gpu: str) -> None:
+    """At what tp an expert's share is one that the kernels take."""
     experts = read_atlas(ROOT / gpu / "kernels").experts
     assert experts is not None
-    sizes = {s.tp for s in experts.seconds if s[1:5] == shape and s.weights == "bf16"}
-    assert sizes == {1, 2, 4, 8}
+    for shape, least in (((4096, 14_336, 8, 2), {1, 2, 4, 8}), ((2048, 768, 128, 8), {1, 2})):
+        for weights in {s.weights for s in experts.seconds}:
+            have = {s.tp for s in experts.seconds if s[:5] == (weights, *shape)}
+            assert have >= least, (weights, shape)
 
 
 @pytest.mark.parametrize("gpu", GPUS)
 def test_experts_stay_below_the_peak_of_their_format(gpu: str) -> None:
-    """And more GPUs take less time each, so that `intermediate` is of all of them."""
+    """And more GPUs take less time each, so that `intermediate` is of all of them. A single token
+    reads what its own experts weigh: those of two matrices would pass the bandwidth.
+    """
     spec = GPUS[gpu]
     experts = read_atlas(ROOT / gpu / "kernels").experts
     assert experts is not None
@@ -77,7 +79,10 @@ def test_experts_stay_below_the_peak_of_their_format(gpu: str) -> None:
     for shape, seconds in experts.seconds.items():
         work = 6.0 * shape.hidden * shape.intermediate * shape.per_token / shape.tp
         peak = spec.flops if shape.weights == "bf16" else spec.fp8_flops
-        assert np.nanmax(work * experts.tokens / seconds) < 0.72 * peak, shape
+        assert np.nanmax(work * experts.tokens / seconds) < 0.7 * peak, shape
+        read = work / 2 * (2 if shape.weights == "bf16" else 1)
+        if read >= UNCACHED_BYTES / 2:
+            assert read / seconds[0] < spec.bandwidth, shape
         whole = experts.seconds.get(shape._replace(tp=1))
         if shape.tp == 8 and whole is not None and shape.intermediate >= 8192:
             assert seconds[largest] < whole[largest] / 3, shape
