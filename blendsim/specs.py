@@ -11,7 +11,6 @@ from pathlib import Path
 
 from blendsim.errors import InputError, UnknownName
 from blendsim.formats import BF16
-from blendsim.formats import WEIGHTS as WEIGHTS
 from blendsim.model_config import read_config
 from blendsim.model_spec import BYTES_PER_VALUE as BYTES_PER_VALUE
 from blendsim.model_spec import ModelSpec as ModelSpec

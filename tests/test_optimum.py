@@ -78,9 +78,15 @@ def test_no_schedule_on_several_gpus_beats_the_bounds(
         st.lists(st.tuples(st.integers(1, 400), st.integers(1, 200)), min_size=n, max_size=n)
     )
     pool = tiny_pool(lengths, data.draw(st.lists(st.integers(0, 400), min_size=n, max_size=n)))
-    name, gpu, tp = data.draw(
+    name, gpu, tp, weights, kv = data.draw(
         st.sampled_from(
-            [("llama-3.1-8b", "a100-80g", 8), ("qwen-2.5-7b", "l40s", 2), ("llama-2-7b", "b200", 4)]
+            [
+                ("llama-3.1-8b", "a100-80g", 8, "none", "auto"),
+                ("qwen-2.5-7b", "l40s", 2, "fp8", "fp8"),
+                ("llama-2-7b", "b200", 4, "none", "fp8"),
+                ("mixtral-8x7b", "a100-80g", 4, "none", "bf16"),
+                ("qwen3-30b-a3b", "h200", 1, "fp8-block", "fp8"),
+            ]
         )
     )
     budget = data.draw(st.sampled_from([64, 300]))
@@ -89,7 +95,14 @@ def test_no_schedule_on_several_gpus_beats_the_bounds(
     problem = search.prepare(
         pool,
         search.Settings(
-            model=name, gpu=gpu, tp=tp, overlap=overlap, sample=1.0, kv_bytes=400_000_000
+            model=name,
+            gpu=gpu,
+            tp=tp,
+            quantization=weights,
+            kv_cache_dtype=kv,
+            overlap=overlap,
+            sample=1.0,
+            kv_bytes=400_000_000,
         ),
     )
     limits = bounds(
@@ -101,7 +114,8 @@ def test_no_schedule_on_several_gpus_beats_the_bounds(
         nano_batches=flavour.nano_batches,
         cascade=cascade,
     )
-    assert 0 < limits.network <= limits.optimum <= limits.reachable
+    assert 0 < limits.optimum <= limits.reachable
+    assert (limits.network > 0) == (tp > 1)
     for policy in ("dfs", "blend"):
         plan = search.plan_policy(problem, policy)
         log = simulate(plan, pool, pool.output_len, problem.prompts, problem.model, flavour)

@@ -27,25 +27,29 @@ def atlas():
 
 
 def test_a_measured_gemm_is_taken_as_measured(atlas):
-    seconds, note = gemm_seconds(atlas.gemm, 6144, 4096)
-    i, j = np.searchsorted(atlas.gemm.outputs, 6144), np.searchsorted(atlas.gemm.inputs, 4096)
+    seconds, note = gemm_seconds(atlas.gemms["bf16"], 6144, 4096)
+    i, j = (
+        np.searchsorted(atlas.gemms["bf16"].outputs, 6144),
+        np.searchsorted(atlas.gemms["bf16"].inputs, 4096),
+    )
     assert note == "measured"
-    assert np.array_equal(seconds, atlas.gemm.seconds[i, j])
+    assert np.array_equal(seconds, atlas.gemms["bf16"].seconds[i, j])
 
 
 def test_a_gemm_between_measured_ones_lies_between_them(atlas):
-    seconds, note = gemm_seconds(atlas.gemm, 28_672, 4096)
-    j = np.searchsorted(atlas.gemm.inputs, 4096)
+    seconds, note = gemm_seconds(atlas.gemms["bf16"], 28_672, 4096)
+    j = np.searchsorted(atlas.gemms["bf16"].inputs, 4096)
     below, above = (
-        atlas.gemm.seconds[np.searchsorted(atlas.gemm.outputs, n), j] for n in (16_384, 65_536)
+        atlas.gemms["bf16"].seconds[np.searchsorted(atlas.gemms["bf16"].outputs, n), j]
+        for n in (16_384, 65_536)
     )
     assert note == "between measured n 16384 and 65536"
     assert ((below <= seconds) & (seconds <= above)).all()
 
 
 def test_a_gemm_beyond_the_largest_grows_at_its_rate(atlas):
-    largest, _ = gemm_seconds(atlas.gemm, 65_536, 4096)
-    twice, note = gemm_seconds(atlas.gemm, 131_072, 4096)
+    largest, _ = gemm_seconds(atlas.gemms["bf16"], 65_536, 4096)
+    twice, note = gemm_seconds(atlas.gemms["bf16"], 131_072, 4096)
     assert note == "n beyond the measured 65536, at its rate"
     assert twice == pytest.approx(2 * largest)
 
@@ -53,7 +57,7 @@ def test_a_gemm_beyond_the_largest_grows_at_its_rate(atlas):
 @pytest.mark.parametrize("gpu", GPUS)
 def test_a_gemm_left_out_is_predicted_within_its_stated_error(gpu):
     """Leave-one-out over measured n from 1,024 to 12,288: the error docs/profiles.md states."""
-    grid = read_atlas(ROOT / gpu / "kernels").gemm
+    grid = read_atlas(ROOT / gpu / "kernels").gemms["bf16"]
     wide = (grid.inputs >= 1024) & (grid.inputs <= 16_384)
     errors = []
     for i in np.flatnonzero((grid.outputs >= 1024) & (grid.outputs <= 12_288)):

@@ -131,7 +131,7 @@ def test_traffic_binds_between_side_by_side_and_one_after_another() -> None:
     for bound in (bound_by_streams, bound_by_streams.py_func):
         for (tokens, together, alone), seconds in cases.items():
             assert bound(streams, tokens, 10, together, alone) == seconds
-        assert bound((2.0, 0.5, 4), 1, 10, 3.0, 9.0) == 7.0  # one that stands for four
+        assert bound((2.0, 0.5, 4, 0.0, 0.0), 1, 10, 3.0, 9.0) == 7.0  # one that stands for four
 
 
 def test_every_piece_reads_all_weights() -> None:

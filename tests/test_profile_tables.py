@@ -153,6 +153,12 @@ def test_a_wrong_cell_of_what_only_some_measured_is_named(
         ("decode_attention", put(3, 6, "0"), "decode_attention.csv: line 3, column 6: 0 µs is no"),
         ("decode_attention", put(3, 4, "x"), "decode_attention.csv: line 3, column 4: 'x' is no n"),
         ("prefill_attention", swap(3, 4), "prefill_attention.csv: line 4, column 4: "),
+        ("experts", put(3, 9, "-5"), "experts.csv: line 3, column 9: -5 µs is no time above 0;"),
+        ("experts", put(3, 1, "int4"), "experts.csv: line 3, column 1: 'int4' is none of bf16, f"),
+        ("experts", put(3, 2, "0"), "experts.csv: line 3, column 2: '0' is no size above 0"),
+        ("experts", put(1, 6, "gpus"), "experts.csv: line 1: columns ['weights', 'hidden', "),
+        ("experts", swap(3, 4), "experts.csv: line 4, column 6: bf16,2048,512,256,8,2 after bf16,"),
+        ("experts", swap(2, -1), "experts.csv: line 3, column 1: bf16,2048,512,256,8,2 after fp8-"),
         ("all_reduce", put(3, 3, ""), "all_reduce.csv: line 3, column 3: no time;"),
         ("all_reduce", swap(3, 4), "all_reduce.csv: line 4, column 2: 2,512 after 2,1024;"),
     ],
@@ -192,7 +198,16 @@ def test_times_that_no_gpu_reaches_are_refused_as_another_unit(place: Path, fact
 
 
 @pytest.mark.parametrize(
-    ("table", "first"), [("gemm", 3), ("decode_attention", 5), ("prefill_attention", 5)]
+    ("table", "first"),
+    [
+        ("gemm", 3),
+        ("gemm_fp8", 3),
+        ("decode_attention", 5),
+        ("decode_attention_fp8", 5),
+        ("prefill_attention", 5),
+        ("prefill_attention_fp8", 5),
+        ("experts", 7),
+    ],
 )
 def test_a_gpus_kernels_in_another_unit_are_refused(kernels: Path, table: str, first: int) -> None:
     change(kernels / f"{table}.csv", faster(first, 1_000))

@@ -35,11 +35,6 @@ def files_of(directory: Path) -> dict[str, bytes]:
     return {str(p.relative_to(directory)): p.read_bytes() for p in found if p.is_file()}
 
 
-@pytest.fixture(scope="module")
-def atlas():
-    return read_atlas(ROOT / "a100-80g" / "kernels")
-
-
 def test_every_gpu_has_every_model_at_every_sensible_size():
     have = {(p.parts[-3], p.parts[-2], p.parts[-1]) for p in ROOT.glob("*/*/tp*")}
     want = {
@@ -92,19 +87,24 @@ def test_provenance_is_stated_and_one_backend_serves_all(gpu):
     assert meta["backend"] == "vllm"
     tables = {"gemm", "decode_attention", "prefill_attention", "all_reduce"}
     assert set(meta["tables"]) == tables
-    assert all(text.startswith("vllm 0.") and "sha256" in text for text in meta["tables"].values())
+    told = [*meta["tables"].values(), *meta["more_tables"].values()]
+    assert all(text.startswith("vllm 0.") and "sha256" in text for text in told)
+    files = {path.stem for path in (ROOT / gpu / "kernels").glob("*.csv")}
+    assert files == set(meta["tables"]) | set(meta["more_tables"])
+    assert meta["routing"].startswith("experts.csv: power_law_1.2,")
 
 
 @pytest.mark.parametrize("gpu", GPUS)
 def test_no_measured_gemm_exceeds_the_chips_peak(gpu):
-    grid = read_atlas(ROOT / gpu / "kernels").gemm
+    grid = read_atlas(ROOT / gpu / "kernels").gemms["bf16"]
     work = 2.0 * grid.outputs[:, None, None] * grid.inputs[:, None] * grid.tokens
     assert np.nanmax(work / grid.seconds) < GPUS[gpu].flops
 
 
-def test_an_atlas_survives_writing_and_reading(atlas, tmp_path):
-    write_atlas(atlas, tmp_path)
-    assert files_of(tmp_path) == files_of(ROOT / "a100-80g" / "kernels")
+@pytest.mark.parametrize("gpu", GPUS)
+def test_an_atlas_survives_writing_and_reading(gpu, tmp_path):
+    write_atlas(read_atlas(ROOT / gpu / "kernels"), tmp_path)
+    assert files_of(tmp_path) == files_of(ROOT / gpu / "kernels")
 
 
 def test_a_profile_survives_writing_and_reading(tmp_path):
@@ -272,6 +272,15 @@ def test_importing_twice_gives_the_same_bytes(tmp_path):
     for place in written:
         same = ROOT / place.relative_to(tmp_path)
         assert files_of(place) == files_of(same)
+
+
+@pytest.mark.parametrize("gpu", GPUS)
+def test_shipped_kernels_are_what_the_package_gives(gpu, tmp_path):
+    pytest.importorskip("pyarrow")
+    if importer.importlib.util.find_spec(importer.PACKAGE) is None:
+        pytest.skip("aiconfigurator_core is not installed")
+    import_profiles(tmp_path, [gpu], [])
+    assert files_of(tmp_path / gpu / "kernels") == files_of(ROOT / gpu / "kernels")
 
 
 def test_import_without_the_package_says_so_in_one_line(tmp_path, monkeypatch):

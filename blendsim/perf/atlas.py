@@ -1,5 +1,5 @@
 """KernelAtlas: everything measured about one GPU, for any model: GEMM over (n, k), attention over
-head shapes, all-reduce over GPUs. On disk `profiles/<gpu>/kernels/`.
+head shapes, experts over their sizes, all-reduce over GPUs. On disk `profiles/<gpu>/kernels/`.
 
 A model's profile is cut out of its GPU's atlas, so a model nobody imported still gets one.
 """
@@ -12,8 +12,22 @@ from typing import Any
 import numpy as np
 
 from blendsim.files import make_directory
-from blendsim.perf.grids import AttentionGrid, GemmGrid, HeadShape, ReduceGrid
-from blendsim.perf.plausible import gpu_of, require_gemms, require_prompts, require_reads
+from blendsim.formats import BF16, FP8, FP8_BLOCK, KV_FORMATS, WEIGHTS
+from blendsim.perf.grids import (
+    AttentionGrid,
+    ExpertGrid,
+    ExpertShape,
+    GemmGrid,
+    HeadShape,
+    ReduceGrid,
+)
+from blendsim.perf.plausible import (
+    gpu_of,
+    require_experts,
+    require_gemms,
+    require_prompts,
+    require_reads,
+)
 from blendsim.perf.records import (
     lengths_of,
     read_rows,
@@ -32,26 +46,63 @@ SCHEMA_VERSION = 1
 DIRECTORY = "kernels"
 #: What its meta.toml says, for every profile that is cut from it.
 STATED = ("source", "backend", "device", "dates", "tables", "small_operators", "waves")
+#: The tables of GEMMs by format of weights and of attention by format of KV. Those that are not
+#: bf16, and experts.csv, are there only where it was measured.
+GEMMS = {BF16: "gemm.csv", FP8: "gemm_fp8.csv", FP8_BLOCK: "gemm_fp8_block.csv"}
+DECODE = {BF16: "decode_attention.csv", FP8: "decode_attention_fp8.csv"}
+PREFILL = {BF16: "prefill_attention.csv", FP8: "prefill_attention_fp8.csv"}
+EXPERTS = "experts.csv"
+REDUCE = "all_reduce.csv"
+META = "meta.toml"
+FILES = (*GEMMS.values(), *DECODE.values(), *PREFILL.values(), EXPERTS, REDUCE, META)
 _SHAPE = ("heads", "kv_heads", "head_dim", "batch")
+_EXPERT = ExpertShape._fields
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class KernelAtlas:
     """Measured kernels of one GPU and where they come from."""
 
-    gemm: GemmGrid
-    decode: Mapping[HeadShape, AttentionGrid]
+    gemms: Mapping[str, GemmGrid]  # by format of weights: bf16 always, others where measured
+    decode: Mapping[HeadShape, AttentionGrid]  # of every format of KV
     prefill: Mapping[HeadShape, AttentionGrid]
+    experts: ExpertGrid | None
     reduce: Mapping[int, ReduceGrid]  # by number of GPUs
     meta: Mapping[str, Any]
 
 
 def write_atlas(atlas: KernelAtlas, directory: Path) -> None:
-    """Write `kernels/` of one GPU."""
+    """Write `kernels/` of one GPU; a table that it has nothing for is taken away."""
     make_directory(directory)
-    grid = atlas.gemm
+    for weights, name in GEMMS.items():
+        _write_or_remove(directory / name, atlas.gemms.get(weights), _write_gemm)
+    for names, grids in ((DECODE, atlas.decode), (PREFILL, atlas.prefill)):
+        for kv, name in names.items():
+            of_format = {s: g for s, g in grids.items() if s.value_bytes == KV_FORMATS[kv]}
+            _write_or_remove(directory / name, of_format, _write_attention)
+    _write_or_remove(directory / EXPERTS, atlas.experts, _write_experts)
     write_rows(
-        directory / "gemm.csv",
+        directory / REDUCE,
+        ["gpus", "bytes", "time_us"],
+        (
+            [gpus, int(size), to_text(seconds)]
+            for gpus, g in sorted(atlas.reduce.items())
+            for size, seconds in zip(g.sizes, g.seconds, strict=True)
+        ),
+    )
+    write_toml(directory / META, {"schema": SCHEMA, "version": SCHEMA_VERSION, **atlas.meta})
+
+
+def _write_or_remove(path: Path, table: Any, write: Callable[[Path, Any], None]) -> None:
+    if table:
+        write(path, table)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _write_gemm(path: Path, grid: GemmGrid) -> None:
+    write_rows(
+        path,
         ["n", "k", *map(str, grid.tokens)],
         (
             [n, k, *map(to_text, grid.seconds[i, j])]
@@ -60,27 +111,29 @@ def write_atlas(atlas: KernelAtlas, directory: Path) -> None:
             if not np.isnan(grid.seconds[i, j]).all()
         ),
     )
-    for name, grids in (("decode_attention", atlas.decode), ("prefill_attention", atlas.prefill)):
-        lengths = sorted({int(s) for g in grids.values() for s in g.lengths})
-        write_rows(
-            directory / f"{name}.csv",
-            [*_SHAPE, *map(str, lengths)],
-            (
-                [*shape, int(batch), *_spread(g, i, lengths)]
-                for shape, g in sorted(grids.items())
-                for i, batch in enumerate(g.batches)
-            ),
-        )
+
+
+def _write_attention(path: Path, grids: Mapping[HeadShape, AttentionGrid]) -> None:
+    lengths = sorted({int(s) for g in grids.values() for s in g.lengths})
     write_rows(
-        directory / "all_reduce.csv",
-        ["gpus", "bytes", "time_us"],
+        path,
+        [*_SHAPE, *map(str, lengths)],
         (
-            [gpus, int(size), to_text(seconds)]
-            for gpus, g in sorted(atlas.reduce.items())
-            for size, seconds in zip(g.sizes, g.seconds, strict=True)
+            [*shape[:3], int(batch), *_spread(g, i, lengths)]
+            for shape, g in sorted(grids.items())
+            for i, batch in enumerate(g.batches)
         ),
     )
-    write_toml(directory / "meta.toml", {"schema": SCHEMA, "version": SCHEMA_VERSION, **atlas.meta})
+
+
+def _write_experts(path: Path, grid: ExpertGrid) -> None:
+    formats = list(WEIGHTS)
+    shapes = sorted(grid.seconds, key=lambda s: (formats.index(s.weights), s))
+    write_rows(
+        path,
+        [*_EXPERT, *map(str, grid.tokens)],
+        ([*shape, *map(to_text, grid.seconds[shape])] for shape in shapes),
+    )
 
 
 def _spread(grid: AttentionGrid, row: int, lengths: Sequence[int]) -> list[str]:
@@ -95,12 +148,22 @@ def read_atlas(directory: Path) -> KernelAtlas:
     require_keys(directory / "meta.toml", meta, STATED)
     gpu = gpu_of(meta, directory.parent.name)
     return KernelAtlas(
-        gemm=_read_gemm(directory / "gemm.csv", gpu),
-        decode=_read_attention(directory / "decode_attention.csv", require_reads, gpu),
-        prefill=_read_attention(directory / "prefill_attention.csv", require_prompts, gpu),
-        reduce=_read_reduce(directory / "all_reduce.csv"),
+        gemms={
+            weights: _read_gemm(directory / name, gpu, weights)
+            for weights, name in GEMMS.items()
+            if _is_there(directory / name, weights)
+        },
+        decode=_read_attentions(directory, DECODE, require_reads, gpu),
+        prefill=_read_attentions(directory, PREFILL, require_prompts, gpu),
+        experts=_read_experts(directory / EXPERTS, gpu) if (directory / EXPERTS).exists() else None,
+        reduce=_read_reduce(directory / REDUCE),
         meta=meta,
     )
+
+
+def _is_there(path: Path, kind: str) -> bool:
+    """Whether a table is to be read; one of bf16 has to be."""
+    return kind == BF16 or path.exists()
 
 
 def _read_reduce(path: Path) -> dict[int, ReduceGrid]:
@@ -116,27 +179,41 @@ def _read_reduce(path: Path) -> dict[int, ReduceGrid]:
     }
 
 
-def _read_gemm(path: Path, gpu: GpuSpec | None) -> GemmGrid:
+def _read_gemm(path: Path, gpu: GpuSpec | None, weights: str) -> GemmGrid:
     header, rows = read_rows(path, ["n", "k"])
     tokens = lengths_of(path, header, 2)
     read = times(path, rows, range(2, len(header)), has_holes=True)
     shapes = whole_keys(path, rows, 2)
-    require_gemms(path, gpu, 2.0 * shapes.prod(axis=1)[:, None] * tokens, read, 2)
+    operations = 2.0 * shapes.prod(axis=1)[:, None] * tokens
+    require_gemms(path, gpu, operations, read, 2, weights)
     outputs, inputs = (np.unique(shapes[:, i]) for i in (0, 1))
     seconds = np.full((len(outputs), len(inputs), len(tokens)), np.nan)
     seconds[np.searchsorted(outputs, shapes[:, 0]), np.searchsorted(inputs, shapes[:, 1])] = read
     return GemmGrid(tokens.astype(np.int64), outputs, inputs, seconds)
 
 
+def _read_attentions(
+    directory: Path,
+    names: Mapping[str, str],
+    require: Callable[..., None],
+    gpu: GpuSpec | None,
+) -> dict[HeadShape, AttentionGrid]:
+    grids: dict[HeadShape, AttentionGrid] = {}
+    for kv, name in names.items():
+        if _is_there(directory / name, kv):
+            grids |= _read_attention(directory / name, require, gpu, KV_FORMATS[kv])
+    return grids
+
+
 def _read_attention(
-    path: Path, require: Callable[..., None], gpu: GpuSpec | None
+    path: Path, require: Callable[..., None], gpu: GpuSpec | None, value_bytes: int
 ) -> dict[HeadShape, AttentionGrid]:
     header, rows = read_rows(path, _SHAPE)
     first = len(_SHAPE)
     lengths = lengths_of(path, header, first)
     read = times(path, rows, range(first, len(header)), has_holes=True)
     sizes = whole_keys(path, rows, first)
-    shapes = [HeadShape(*row) for row in sizes[:, :3].tolist()]
+    shapes = [HeadShape(h, kv, dim, value_bytes) for h, kv, dim in sizes[:, :3].tolist()]
     batches = sizes[:, 3].astype(np.float64)
     require(path, gpu, shapes, (batches, lengths), read, first)
     grids = {}
@@ -146,3 +223,17 @@ def _read_attention(
         keep = ~np.isnan(seconds).all(axis=0)
         grids[shape] = AttentionGrid(batches[of_shape], lengths[keep], seconds[:, keep])
     return grids
+
+
+def _read_experts(path: Path, gpu: GpuSpec | None) -> ExpertGrid:
+    header, rows = read_rows(path, _EXPERT)
+    first = len(_EXPERT)
+    tokens = lengths_of(path, header, first)
+    seconds = times(path, rows, range(first, len(header)), has_holes=True)
+    sizes = whole_keys(path, rows, first, tuple(WEIGHTS))
+    shapes = [
+        ExpertShape(row[0], *of_row)
+        for row, of_row in zip(rows, sizes[:, 1:].tolist(), strict=True)
+    ]
+    require_experts(path, gpu, shapes, tokens, seconds, first)
+    return ExpertGrid(tokens.astype(np.int64), dict(zip(shapes, seconds, strict=True)))

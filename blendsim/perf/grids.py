@@ -43,7 +43,7 @@ class ExpertShape(NamedTuple):
     every expert's width.
     """
 
-    weights: str  # of specs.WEIGHTS
+    weights: str  # of formats.WEIGHTS
     hidden: int
     intermediate: int  # of one expert, on all GPUs
     experts: int

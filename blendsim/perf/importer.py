@@ -1,23 +1,34 @@
 """Import measured kernel tables from the installed `aiconfigurator_core` package (Apache-2.0).
 
-One backend for everything: vLLM's rows, bf16, of the newest collected version. Only rows that were
-measured are read; the package's own interpolation is not used. Same package, same bytes out.
+One backend for everything: vLLM's rows of the newest collected version, bf16, and fp8 where there
+are any. Only rows that were measured are read; the package's own interpolation is not used. Same
+package, same bytes out.
 """
 
 import importlib.util
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib.metadata import version as package_version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from blendsim.errors import Unavailable
 from blendsim.files import require_directory, sha256
+from blendsim.formats import BF16, FP8, FP8_BLOCK, KV_FORMATS
 from blendsim.perf.atlas import DIRECTORY, KernelAtlas, read_atlas, write_atlas
+from blendsim.perf.atlas import FILES as KERNEL_FILES
 from blendsim.perf.derive import derive_profile
-from blendsim.perf.grids import AttentionGrid, GemmGrid, HeadShape, ReduceGrid
+from blendsim.perf.grids import (
+    AttentionGrid,
+    ExpertGrid,
+    ExpertShape,
+    Floats,
+    GemmGrid,
+    HeadShape,
+    ReduceGrid,
+)
 from blendsim.perf.store import FILES, write_profile
 from blendsim.perf.waves import fit_waves
 from blendsim.specs import (
@@ -43,6 +54,48 @@ _SYSTEMS = {
 _BACKENDS = ("vllm", "sglang")  # NOTE: never trtllm: its A100 attention exceeds the chip's peak.
 _HEAD_DIMS = (64, 128)
 _MILLI = 1e-3  # the package counts in ms
+
+
+class _Source(NamedTuple):
+    """Where a table of ours is in the package, and which of the rows there are its own."""
+
+    directory: str
+    name: str
+    rows: Mapping[str, tuple[str, ...]]  # what a column may hold
+
+
+#: The package's names of the formats of weights.
+_WEIGHTS = {"bfloat16": BF16, "fp8": FP8, "fp8_block": FP8_BLOCK}
+_BF16 = ("bfloat16",)
+_ATTENTION = {"attn_dtype": _BF16, "kv_cache_dtype": _BF16}  # attn_dtype: of what goes in and out
+_ATTENTION_FP8 = {"attn_dtype": _BF16, "kv_cache_dtype": ("fp8",)}
+_TABLES = {
+    "gemm": _Source("gemm", "gemm_perf", {"gemm_dtype": _BF16}),
+    "decode_attention": _Source("attention", "generation_attention_perf", _ATTENTION),
+    "prefill_attention": _Source("attention", "context_attention_perf", _ATTENTION),
+    "all_reduce": _Source("comm", "custom_allreduce_perf", {"allreduce_dtype": _BF16}),
+}
+#: What a GPU has beside them. NOTE: no GEMMs of fp8_block: the package timed those without CUDA
+#: graphs, so that most are what the host took to launch them (docs/profiles.md).
+_MORE_TABLES = {
+    "gemm_fp8": _Source("gemm", "gemm_perf", {"gemm_dtype": ("fp8",)}),
+    "decode_attention_fp8": _Source("attention", "generation_attention_perf", _ATTENTION_FP8),
+    "prefill_attention_fp8": _Source("attention", "context_attention_perf", _ATTENTION_FP8),
+    "experts": _Source("moe", "moe_perf", {"moe_dtype": tuple(_WEIGHTS)}),
+}
+_ROUTING = "power_law_1.2"  # the package's own choice for Mixtral and Qwen3
+_EXPERT_TP = (1, 2, 4, 8)
+#: Nemotron's experts, of two matrices and not of three: hidden, intermediate, experts, per token.
+_NOT_GATED = {
+    (1024, 2688, 512, 22),
+    (2048, 5120, 512, 22),
+    (2688, 1856, 128, 6),
+    (4096, 2688, 512, 22),
+}
+_EXPERT_SIZES = ("hidden_size", "inter_size", "num_experts", "topk")
+#: Kernels that vLLM tunes at its start and the package timed untuned: on Hopper their fp8 experts
+#: take 2.5 times as long as bf16 ones, and 5 times as long as TensorRT-LLM's.
+_UNTUNED = "_flashinfer_cutlass_"
 
 Row = dict[str, Any]
 
@@ -84,14 +137,19 @@ def import_profiles(
 def _require_room(out: Path, gpus: Sequence[str], models: Sequence[str]) -> None:
     """InputError unless all the profiles can be written."""
     for name in gpus:
-        require_directory(out / name / DIRECTORY, FILES)
+        require_directory(out / name / DIRECTORY, KERNEL_FILES)
         for model in (MODELS[m] for m in models):
             for tp in sensible_tp(model, GPUS[name]):
                 require_directory(out / name / model.name / f"tp{tp}", FILES)
 
 
 def sensible_tp(model: ModelSpec, gpu: GpuSpec) -> list[int]:
-    """Tensor-parallel sizes that divide the heads and leave a tenth of the memory for KV."""
+    """Tensor-parallel sizes that divide the heads and leave a tenth of the memory for KV. None with
+    experts: at which sizes those were measured differs from GPU to GPU, and their tables are cut
+    from the GPU's kernels when they are asked for.
+    """
+    if model.experts:
+        return []
     fits = 0.8 * gpu.memory_bytes
     return [tp for tp in (1, 2, 4, 8) if model.heads % tp == 0 and model.parameters * 2 / tp < fits]
 
@@ -113,15 +171,26 @@ def read_package(systems: Path, gpu: GpuSpec) -> KernelAtlas:
     backend = next((b for b in _BACKENDS if (data / "gemm" / b).is_dir()), None)
     if backend is None:
         raise Unavailable(f"{PACKAGE} has no vLLM or SGLang tables for {gpu.name}")
-    files = {
-        "gemm": _newest(data / "gemm" / backend, "gemm_perf"),
-        "decode_attention": _newest(data / "attention" / backend, "generation_attention_perf"),
-        "prefill_attention": _newest(data / "attention" / backend, "context_attention_perf"),
-        "all_reduce": _newest(data / "comm" / backend, "custom_allreduce_perf"),
+    files = {name: _newest(data / t.directory / backend, t.name) for name, t in _TABLES.items()}
+    files |= {
+        name: _newest(data / t.directory / backend, t.name) for name, t in _MORE_TABLES.items()
     }
-    rows = {name: _rows(path) for name, path in files.items()}
-    decode = _attention(rows["decode_attention"])
+    all_rows = {path: _rows(path) for path in set(files.values())}
+    rows = {
+        name: [row for row in all_rows[files[name]] if _is_of(row, table)]
+        for name, table in (_TABLES | _MORE_TABLES).items()
+    }
     text = (systems / f"{system}.yaml").read_text()
+    decode = _attention(rows["decode_attention"])
+
+    def told(names: Iterable[str], of: str = "") -> dict[str, str]:
+        return {
+            name: f"{backend} {rows[name][0]['version']}, {len(rows[name])} {of}rows, "
+            f"{_kernels(rows[name])}, sha256 {sha256(files[name])[:16]}"
+            for name in names
+            if rows[name]
+        }
+
     meta: Row = {
         "gpu": gpu.name,
         "device": rows["gemm"][0]["device"],
@@ -129,11 +198,9 @@ def read_package(systems: Path, gpu: GpuSpec) -> KernelAtlas:
         "backend": backend,
         "dates": "the package gives no collection dates; the version of each table stands for them",
         "measured": "every value in these tables was measured; empty cells were not",
-        "tables": {
-            name: f"{backend} {rows[name][0]['version']}, {len(rows[name])} bf16 rows, "
-            f"{_kernels(rows[name])}, sha256 {sha256(path)[:16]}"
-            for name, path in files.items()
-        },
+        "routing": f"experts.csv: {_ROUTING}, the package's own choice for Mixtral and Qwen3",
+        "tables": told(_TABLES, "bf16 "),
+        "more_tables": told(_MORE_TABLES),
         "small_operators": {
             "model": "launch + bytes / (bandwidth_share × peak bandwidth), not measured",
             "bandwidth_share": _field(text, "mem_bw_empirical_scaling_factor"),
@@ -142,9 +209,14 @@ def read_package(systems: Path, gpu: GpuSpec) -> KernelAtlas:
         "waves": fit_waves(decode, gpu.sm_count)._asdict(),
     }
     return KernelAtlas(
-        gemm=_gemm(rows["gemm"]),
-        decode=decode,
-        prefill=_attention(rows["prefill_attention"]),
+        gemms={
+            weights: _gemm(rows[name])
+            for weights, name in ((BF16, "gemm"), (FP8, "gemm_fp8"))
+            if rows[name]
+        },
+        decode=decode | _attention(rows["decode_attention_fp8"]),
+        prefill=_attention(rows["prefill_attention"]) | _attention(rows["prefill_attention_fp8"]),
+        experts=_experts(rows["experts"]),
         reduce=_reduce(rows["all_reduce"]),
         meta=meta,
     )
@@ -159,19 +231,26 @@ def _newest(directory: Path, table: str) -> Path:
 
 
 def _rows(path: Path) -> list[Row]:
-    """The bf16 rows of one table that our models can use."""
+    """The rows of one table that our models can use, whatever their format."""
     import pyarrow.parquet as pq
 
     rows: list[Row] = pq.read_table(path).to_pylist()
-    kinds = {"gemm_dtype", "attn_dtype", "kv_cache_dtype", "allreduce_dtype"}
     return [
         row
         for row in rows
-        if all(row[kind] == "bfloat16" for kind in kinds & row.keys())
-        and not row.get("window_size")
+        if not row.get("window_size")
         and row.get("head_dim", 128) in _HEAD_DIMS
         and not str(row.get("backend", "")).endswith("_eager")  # engines decode in CUDA graphs
+        and row.get("moe_ep_size", 1) == 1
+        and row.get("moe_tp_size", 1) in _EXPERT_TP
+        and row.get("distribution", _ROUTING) == _ROUTING
+        and tuple(row.get(name) for name in _EXPERT_SIZES) not in _NOT_GATED
+        and _UNTUNED not in row["kernel_source"]
     ]
+
+
+def _is_of(row: Row, table: _Source) -> bool:
+    return all(row[column] in values for column, values in table.rows.items())
 
 
 def _kernels(rows: Iterable[Row]) -> str:
@@ -202,7 +281,9 @@ def _attention(rows: Iterable[Row]) -> dict[HeadShape, AttentionGrid]:
     """Grids by head shape; a point measured twice is its mean."""
     shapes: dict[HeadShape, dict[tuple[int, int], list[float]]] = {}
     for row in rows:
-        shape = HeadShape(row["num_heads"], row["num_key_value_heads"], row["head_dim"])
+        value_bytes = KV_FORMATS[FP8 if row["kv_cache_dtype"] == "fp8" else BF16]
+        heads = (row["num_heads"], row["num_key_value_heads"], row["head_dim"])
+        shape = HeadShape(*heads, value_bytes)
         point = (row["batch_size"], row["isl"] + row["step"])
         shapes.setdefault(shape, {}).setdefault(point, []).append(row["latency"] * _MILLI)
     grids = {}
@@ -215,6 +296,25 @@ def _attention(rows: Iterable[Row]) -> dict[HeadShape, AttentionGrid]:
             seconds[at] = sum(times) / len(times)
         grids[shape] = AttentionGrid(batches, lengths, seconds)
     return grids
+
+
+def _experts(rows: Iterable[Row]) -> ExpertGrid:
+    """Every shape over all numbers of tokens; each point was measured once."""
+    rows = list(rows)
+    tokens = np.unique([row["num_tokens"] for row in rows]).astype(np.int64)
+    seconds: dict[ExpertShape, Floats] = {}
+    for row in rows:
+        shape = ExpertShape(
+            weights=_WEIGHTS[row["moe_dtype"]],
+            hidden=row["hidden_size"],
+            intermediate=row["inter_size"],
+            experts=row["num_experts"],
+            per_token=row["topk"],
+            tp=row["moe_tp_size"],
+        )
+        times = seconds.setdefault(shape, np.full(len(tokens), np.nan))
+        times[np.searchsorted(tokens, row["num_tokens"])] = row["latency"] * _MILLI
+    return ExpertGrid(tokens, seconds)
 
 
 def _reduce(rows: Iterable[Row]) -> dict[int, ReduceGrid]:

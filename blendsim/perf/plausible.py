@@ -2,8 +2,9 @@
 are in another unit, or another GPU's.
 
 The margins are those of physics, not of taste. In the tables that are shipped GEMMs reach 0.97 of
-the peak at most, attention of prompts 0.68 and reads that no cache holds 0.98 of the bandwidth;
-an L40S, whose cache holds 96 MB, reads what is in it at 2.8 times the memory's.
+the peak at most (0.85 in fp8), experts 0.68, attention of prompts 0.68 and reads that no cache
+holds 0.98 of the bandwidth; an L40S, whose cache holds 96 MB, reads what is in it at 2.8 times the
+memory's.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,9 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blendsim.errors import ProfileError
-from blendsim.perf.grids import UNCACHED_BYTES, Floats, HeadShape
+from blendsim.formats import BF16
+from blendsim.perf.grids import UNCACHED_BYTES, ExpertShape, Floats, HeadShape
 from blendsim.perf.records import cell
-from blendsim.specs import GPUS, GpuSpec
+from blendsim.specs import BYTES_PER_VALUE, GPUS, GpuSpec
 
 #: Of the data sheet's figure, which is stated at a clock that GPUs exceed: an H100's 989 TFLOP/s
 #: are at 1,830 MHz, and it runs at 1,980 at most, 8 % more.
@@ -31,13 +33,34 @@ def gpu_of(meta: Mapping[str, Any], otherwise: str) -> GpuSpec | None:
 
 
 def require_gemms(
-    path: Path, gpu: GpuSpec | None, operations: Floats, seconds: Floats, first: int
+    path: Path,
+    gpu: GpuSpec | None,
+    operations: Floats,
+    seconds: Floats,
+    first: int,
+    weights: str = BF16,
 ) -> None:
-    """ProfileError names the GEMM of (rows, columns) that is faster than `gpu`; `first` is the
-    index of the first column of times.
+    """ProfileError names the GEMM of (rows, columns) that is faster than `gpu` is in this format
+    of weights; `first` is the index of the first column of times.
     """
     if gpu is not None:
-        _require_computed(path, gpu, operations, seconds, first)
+        peaks = np.full(len(seconds), _peak(gpu, weights != BF16))
+        _require_computed(path, peaks, operations, seconds, first)
+
+
+def require_experts(
+    path: Path,
+    gpu: GpuSpec | None,
+    shapes: Sequence[ExpertShape],
+    tokens: Floats,
+    seconds: Floats,
+    first: int,
+) -> None:
+    """The same of a layer's experts: a shape a row, a number of tokens a column."""
+    if gpu is not None:
+        each = [6.0 * s.hidden * s.intermediate * s.per_token / s.tp for s in shapes]
+        peaks = np.array([_peak(gpu, s.weights != BF16) for s in shapes])
+        _require_computed(path, peaks, np.outer(each, tokens), seconds, first)
 
 
 def require_prompts(
@@ -48,14 +71,15 @@ def require_prompts(
     seconds: Floats,
     first: int,
 ) -> None:
-    """The same of causal attention of whole prompts: a shape and a batch a row, a length a
-    column.
+    """The same of causal attention of whole prompts: a shape and a batch a row, a length a column.
+    With fp8 KV it may be computed in fp8.
     """
     if gpu is not None:
+        peaks = np.array([_peak(gpu, shape.value_bytes < BYTES_PER_VALUE) for shape in shapes])
         width = np.array([shape.heads * shape.head_dim for shape in shapes])
         batches, lengths = sizes
         pairs = batches[:, None] * (lengths * (lengths + 1.0) / 2.0)
-        _require_computed(path, gpu, 4.0 * width[:, None] * pairs, seconds, first)
+        _require_computed(path, peaks, 4.0 * width[:, None] * pairs, seconds, first)
 
 
 def require_reads(
@@ -82,15 +106,21 @@ def require_reads(
         )
 
 
+def _peak(gpu: GpuSpec, is_fp8: bool) -> float:
+    """FLOP/s; a GPU without fp8 computes what is stored so in bf16."""
+    return max(gpu.flops, gpu.fp8_flops) if is_fp8 else gpu.flops
+
+
 def _require_computed(
-    path: Path, gpu: GpuSpec, operations: Floats, seconds: Floats, first: int
+    path: Path, peaks: Floats, operations: Floats, seconds: Floats, first: int
 ) -> None:
-    at = _fastest(operations / seconds / (OVER_PEAK * gpu.flops))
+    """`peaks` is FLOP/s by row."""
+    at = _fastest(operations / seconds / (OVER_PEAK * peaks[:, None]))
     if at is not None:
         i, j = at
         raise ProfileError(
             f"{cell(path, i, first + j)}: {operations[i, j] / seconds[i, j] / 1e12:,.0f} TFLOP/s "
-            f"of a GPU that has {gpu.flops / 1e12:,.0f}: are the times in microseconds?"
+            f"of a GPU that has {peaks[i] / 1e12:,.0f}: are the times in microseconds?"
         )
 
 

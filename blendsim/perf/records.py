@@ -93,11 +93,16 @@ def times(
     return np.asarray(found * MICRO, np.float64)
 
 
-def keys(path: Path, rows: Sequence[Sequence[str]], count: int) -> Floats:
+def keys(
+    path: Path, rows: Sequence[Sequence[str]], count: int, words: Sequence[str] = ()
+) -> Floats:
     """(rows, count) of the first columns, by which rows ascend strictly, the first before all;
-    ProfileError names the cell that is no size above 0 and the line that is out of order.
+    ProfileError names the cell that is no size above 0 and the line that is out of order. Where
+    there are `words`, the first column holds those, in their order, and is read as 1, 2, ….
     """
-    found = np.column_stack([column(path, rows, index) for index in range(count)])
+    first = [_numbered(path, rows, words)] if words else []
+    sizes = [column(path, rows, index) for index in range(len(first), count)]
+    found = np.column_stack([*first, *sizes])
     for i, j in np.argwhere(~(found > 0.0))[:1].tolist():
         raise ProfileError(f"{cell(path, i, j)}: {rows[i][j]!r} is no size above 0")
     order = found.tolist()
@@ -111,9 +116,18 @@ def keys(path: Path, rows: Sequence[Sequence[str]], count: int) -> Floats:
     return found
 
 
-def whole_keys(path: Path, rows: Sequence[Sequence[str]], count: int) -> Ints:
+def _numbered(path: Path, rows: Sequence[Sequence[str]], words: Sequence[str]) -> Floats:
+    for i, row in enumerate(rows):
+        if row[0] not in words:
+            raise ProfileError(f"{cell(path, i, 0)}: {row[0]!r} is none of {', '.join(words)}")
+    return np.array([words.index(row[0]) + 1.0 for row in rows])
+
+
+def whole_keys(
+    path: Path, rows: Sequence[Sequence[str]], count: int, words: Sequence[str] = ()
+) -> Ints:
     """`keys` that are whole numbers."""
-    found = keys(path, rows, count)
+    found = keys(path, rows, count, words)
     for i, j in np.argwhere(found != np.floor(found))[:1].tolist():
         raise ProfileError(f"{cell(path, i, j)}: {rows[i][j]} is no whole number")
     return found.astype(np.int64)

@@ -148,7 +148,8 @@ def read_profile(directory: Path) -> Profile:
     _require_whole_prompts(directory / "prefill_attention.csv", grids[1])
     if model is not None:
         sizes = np.array(list(token_weights(model, meta["tp"]).values()))
-        require_gemms(directory / "gemm.csv", gpu, 2.0 * tokens[:, None] * sizes, gemm, 1)
+        work = 2.0 * tokens[:, None] * sizes
+        require_gemms(directory / "gemm.csv", gpu, work, gemm, 1, model.weights)
     own = ("schema", "version", *_HEAD)
     return Profile(
         gpu=meta["gpu"],
