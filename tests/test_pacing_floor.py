@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 import pytest
-from pacing_worlds import AMPLE, PacedWorld, record_of
+from pacing_worlds import AMPLE, MACHINE, PacedWorld, record_of
 from serving_worlds import steps
 
 from blendsim.serving import pacing as pacing_module
@@ -17,19 +17,34 @@ def test_smallest_step_has_the_asked_share_of_the_best_rate() -> None:
     for efficiency, least in ((0.0, 1), (0.5, 4), (0.85, 8), (1.0, 16)):
         gains = replace(AMPLE.pacing.gains, efficiency=efficiency)
         core = AMPLE._replace(pacing=replace(AMPLE.pacing, gains=gains)).core()
-        assert record_of(core).least_tokens == least
+        assert core.state.pace[0].floors[-1] == least
 
 
 def test_a_step_may_be_as_small_as_even_steps_are() -> None:
     """The floor is the largest size above neither what runs well nor the even tokens."""
     core = AMPLE.core()
     pace = core.state.pace[0]
-    least = int(record_of(core).least_tokens)
-    below = [n for n in pace.sizes.tolist() if n <= least]
+    below = pace.floors.tolist()
+    least = below[-1]
+    assert below == [n for n in pace.sizes.tolist() if n <= least]
     assert len(below) > 2
     assert [pacing_module.least_size(pace, n + 0.5) for n in below] == below
     assert [pacing_module.least_size(pace, n - 0.5) for n in below] == [0, *below[:-1]]
     assert pacing_module.least_size(pace, 1e9) == least
+
+
+def test_a_size_that_others_by_turns_beat_by_far_is_no_floor() -> None:
+    """Two steps of 4 tokens, in 4 s each, and one of 16, in 8.5, compute 24: 5.5 s for 8 of them. A
+    step of 8 takes 7 s here, so that those by turns are 1.27 times as fast.
+    """
+    seconds = tuple(
+        7.0 if n == 8 else c for n, c in zip(MACHINE.sizes, MACHINE.seconds, strict=True)
+    )
+    for efficiency, floors in ((0.85, [1, 2, 4, 12, 16]), (0.75, [1, 2, 4, 8, 12])):
+        gains = replace(AMPLE.pacing.gains, efficiency=efficiency)
+        pacing = replace(AMPLE.pacing, gains=gains, seconds=seconds)
+        core = AMPLE._replace(pacing=pacing).core()
+        assert core.state.pace[0].floors.tolist() == floors
 
 
 def test_there_are_as_many_steps_for_compute_as_full_ones_or_a_visible_length_takes() -> None:

@@ -15,7 +15,7 @@ from blendsim.pacing import Pacing
 from blendsim.request import Ints
 from blendsim.serving.columns import CONTEXT_TOKENS, step_tokens
 from blendsim.serving.kinds import KIND, correction, spread_of
-from blendsim.serving.price import Overlap, choose_sizes, token_price, tokens_at
+from blendsim.serving.price import Overlap, choose_sizes, lower_hull, token_price, tokens_at
 from blendsim.serving.reads import (
     expected_reads,
     expected_reads_of_one,
@@ -34,7 +34,6 @@ PACE = np.dtype(
         ("slack", np.float64),
         ("caution", np.float64),
         ("crowd", np.float64),
-        ("least_tokens", np.int64),
         ("most_tokens", np.int64),
         ("look_steps", np.int64),
         ("unit", np.int64),  # context tokens a row of the table
@@ -75,6 +74,7 @@ class Pace(NamedTuple):
     table: Ints  # (ROWS, 3), by context in use: two sizes to alternate between, tokens to compute
     sizes: Ints
     seconds: NDArray[np.float64]
+    floors: Ints  # of the sizes those that a step may have at least
     overlap: Overlap
     jump: Ints  # (n,), place of the line → itself while its request waits, else one further left
     kinds: Any  # (sources,) KIND
@@ -104,8 +104,11 @@ def new_pace(
     p.slack, p.caution, p.crowd = gains.slack, gains.caution, gains.crowd
     p.most_tokens, p.look_steps = gains.most_tokens, gains.look_steps
     sizes, seconds = np.array(pacing.sizes, np.int64), np.array(pacing.seconds, np.float64)
-    rate = sizes / seconds
-    p.least_tokens = sizes[rate >= gains.efficiency * rate.max()][0]
+    overlap = Overlap(
+        np.array(pacing.lines, np.float64),
+        np.array([ratio for ratio, _ in pacing.measured], np.float64),
+        np.array([time for _, time in pacing.measured], np.float64),
+    )
     p.unit = capacity // ROWS + 1
     kinds: Any = np.zeros(int(source.max(initial=0)) + 1, KIND).view(np.recarray)
     kinds.spread = 1.0
@@ -135,11 +138,8 @@ def new_pace(
         np.zeros((ROWS, 3), np.int64),
         sizes,
         seconds,
-        Overlap(
-            np.array(pacing.lines, np.float64),
-            np.array([ratio for ratio, _ in pacing.measured], np.float64),
-            np.array([time for _, time in pacing.measured], np.float64),
-        ),
+        _floors(sizes, seconds, overlap, gains.efficiency),
+        overlap,
         np.arange(len(requests), dtype=np.int64),
         kinds,
     )
@@ -164,6 +164,21 @@ def note_left(state: State, request: int) -> None:
     p.square_left -= hold * hold / state.requests[request].estimate
 
 
+def _floors(sizes: Ints, seconds: NDArray[np.float64], overlap: Overlap, efficiency: float) -> Ints:
+    """Sizes that a step may have at least, ascending: up to the first that runs at `efficiency` of
+    the best rate, those at which as many tokens, in smaller and larger steps by turns, would not
+    run at more than 1/`efficiency` of the rate. A model with experts is faster by turns by far:
+    every step that a hundred tokens go through reads all of them.
+    """
+    rate = sizes / seconds
+    hull = np.empty(len(sizes), np.int64)
+    corners = hull[: lower_hull(overlap, sizes, seconds, 0.0, hull)]
+    by_turns = np.interp(sizes, sizes[corners], seconds[corners])
+    runs_well = by_turns >= efficiency * seconds
+    last = int(np.argmax(rate >= efficiency * rate.max()))
+    return sizes[: last + 1][runs_well[: last + 1]]
+
+
 @kernel
 def least_size(pace: Pace, even: float) -> int:
     """Tokens that a step is to have at least: as many as run well, but no more than `even`, which
@@ -174,8 +189,8 @@ def least_size(pace: Pace, even: float) -> int:
     steps than there will be.
     """
     least = 0
-    for size in pace.sizes:
-        if size <= min(even, float(pace.record[0].least_tokens)):
+    for size in pace.floors:
+        if size <= even:
             least = size
     return least
 
