@@ -180,9 +180,9 @@ def test_what_is_no_time_is_refused(text: str, option: str) -> None:
 
 
 def test_lists_name_each_value_once_in_the_order_given() -> None:
-    systems = read_systems("b,a,b", "4,1..2, 2", None)
-    assert systems == (["b", "a"], [4, 1, 2], [])
-    assert systems.first == {"gpu": "b", "tp": 4}
+    systems = read_systems("b,a,b", "4,1..2, 2", None, "none, fp8,none")
+    assert systems == (["b", "a"], [4, 1, 2], [], ["none", "fp8"])
+    assert systems.first == {"gpu": "b", "tp": 4, "quantization": "none"}
     assert systems.are_several
 
 

@@ -58,6 +58,34 @@ def test_each_row_is_what_planning_for_that_system_alone_gives() -> None:
         assert row.row == near
 
 
+def test_systems_may_differ_in_the_format_of_weights() -> None:
+    asked = search.Settings(planner="dfs", token_budget=512, sample=1.0)
+    candidates = find_candidates(asked, ["a100-80g", "h200"], [1], [1, 2], ["none", "fp8"])
+    assert [text.split(": ")[0] for text in candidates.left_out] == [
+        "a100-80g in fp8 tp 1 is left out"
+    ]
+    rows = {row.system: row for row in rent(small_pool(), candidates, Goal()).rows}
+    assert set(rows) == {
+        f"{kind} tp 1 dp {dp}"
+        for kind in ("a100-80g in bf16", "h200 in bf16", "h200 in fp8")
+        for dp in (1, 2)
+    }
+    for system, quantization in (("h200 in bf16", "none"), ("h200 in fp8", "fp8")):
+        alone = replace(asked, gpu="h200", quantization=quantization)
+        seconds = search.choose(small_pool(), alone).chosen.seconds
+        assert rows[f"{system} tp 1 dp 1"].row.seconds == seconds
+    assert rows["h200 in fp8 tp 1 dp 1"].row.seconds < rows["h200 in bf16 tp 1 dp 1"].row.seconds
+    with pytest.raises(UnknownName, match="quantization 'int4'"):
+        find_candidates(asked, ["h200"], [1], [1], ["int4"])
+
+
+def test_systems_of_one_format_do_not_name_it() -> None:
+    assert {row.weights for row in rented().rows} == {None}
+    asked = search.Settings(planner="dfs", quantization="fp8", sample=1.0)
+    (row,) = rent(small_pool(), find_candidates(asked, ["h200"], [1], [1]), Goal()).rows
+    assert row.system == "h200 tp 1 dp 1"
+
+
 def test_the_chosen_plan_is_byte_for_byte_the_one_made_for_that_system_alone(
     tmp_path: Path,
 ) -> None:
@@ -233,8 +261,8 @@ def test_no_system_at_all_is_an_error() -> None:
 
 
 def test_a_model_that_cannot_be_priced_is_wrong_on_no_system_in_particular(tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text('{"model_type": "qwen3_moe"}')
-    with pytest.raises(InputError, match=r"^[^;]*config\.json: model_type 'qwen3_moe' is not"):
+    (tmp_path / "config.json").write_text('{"model_type": "qwen2_moe"}')
+    with pytest.raises(InputError, match=r"^[^;]*config\.json: model_type 'qwen2_moe' is not"):
         find_candidates(search.Settings(model=str(tmp_path)), ["a100-80g", "h200"], [1], [1])
 
 

@@ -15,30 +15,38 @@ _SECONDS = {"d": 86_400, "h": 3_600, "m": 60, "s": 1}
 
 
 class Systems(NamedTuple):
-    """The values of --gpu, --tp and --dp; none where the option is not given."""
+    """The values of --gpu, --tp, --dp and --quantization; none where the option is not given."""
 
     gpus: list[str]
     tps: list[int]
     dps: list[int]
+    quantizations: list[str]
 
     @property
     def are_several(self) -> bool:
         """More than one system is named."""
-        return max(len(self.gpus), len(self.tps), len(self.dps)) > 1
+        return bool(self.gpus[1:] or self.tps[1:] or self.dps[1:] or self.quantizations[1:])
 
     @property
     def first(self) -> dict[str, Any]:
         """The first value of each option that is given."""
         named: dict[str, list[Any]] = {"gpu": self.gpus, "tp": self.tps, "dp": self.dps}
+        named["quantization"] = self.quantizations
         return {name: values[0] for name, values in named.items() if values}
 
 
-def read_systems(gpu: str | None, tp: str | None, dp: str | None) -> Systems:
-    """`a100-80g,h100`, `1,2,4`, `1..8` in values, each once; InputError for what is no list."""
+def read_systems(
+    gpu: str | None, tp: str | None, dp: str | None, quantization: str | None
+) -> Systems:
+    """`a100-80g,h100`, `1,2,4`, `1..8`, `none,fp8` in values, each once; InputError for what is no
+    list.
+    """
+    formats = [] if quantization is None else _names(quantization, "--quantization")
     return Systems(
         [] if gpu is None else list(dict.fromkeys(map(gpu_name, _names(gpu, "--gpu")))),
         [] if tp is None else _counts(tp, "--tp"),
         [] if dp is None else _counts(dp, "--dp"),
+        list(dict.fromkeys(formats)),
     )
 
 

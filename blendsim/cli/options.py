@@ -69,6 +69,13 @@ Quantization = Annotated[
         "files say."
     ),
 ]
+Quantizations = Annotated[
+    str | None,
+    typer.Option(
+        help="Weights: none (bf16), fp8 or fp8-block (a scale a block); or several: none,fp8. By "
+        "itself as the model's files say."
+    ),
+]
 KvCacheDtype = Annotated[
     str | None, typer.Option(help="KV: bf16 or fp8; by itself as the model's files say.")
 ]
@@ -161,7 +168,7 @@ Plain = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 
 
-_LISTED = ("gpu", "tp", "dp")  # options that may take several values
+_LISTED = ("gpu", "tp", "dp", "quantization")  # options that may take several values
 
 
 class Asked(NamedTuple):

@@ -30,7 +30,7 @@ if TYPE_CHECKING:  # nothing heavy before a command runs
     from blendsim.settings import Settings
 
 
-@takes_pool(gpu=o.Gpus, tp=o.Tps, dp=o.Dps)
+@takes_pool(gpu=o.Gpus, tp=o.Tps, dp=o.Dps, quantization=o.Quantizations)
 def plan(
     ctx: typer.Context,
     price: o.Price = None,
@@ -44,7 +44,7 @@ def plan(
     json: o.Json = False,
 ) -> None:
     """Choose in which order a pool of requests should run and, of several systems, on which."""
-    systems = read_systems(*(ctx.params[name] for name in ("gpu", "tp", "dp")))
+    systems = read_systems(*(ctx.params[name] for name in ("gpu", "tp", "dp", "quantization")))
     wanted = Wanted(systems, price, deadline, max_cost)
     further = given_effort(evaluations, budget)
     if wanted.is_rental:

@@ -48,6 +48,7 @@ class RentalRow:
     """
 
     gpu: str
+    weights: str | None  # their format where systems differ in it
     tp: int
     dp: int
     pools: str | None  # of prefill and decode replicas, such as 1P2D, instead of dp equal ones
@@ -64,9 +65,14 @@ class RentalRow:
     misses_in: Mapping[str, int] = field(default_factory=dict)  # of them, by limit, if any
 
     @property
+    def kind(self) -> str:
+        """The kind of its replicas in a few words."""
+        return kind_name(self.gpu, self.tp, self.weights)
+
+    @property
     def system(self) -> str:
         """The system in a few words."""
-        return system_name(self.gpu, self.tp, self.dp, self.pools)
+        return system_name(self.kind, self.dp, self.pools)
 
     @property
     def policy(self) -> str:
@@ -100,9 +106,14 @@ class RentalRow:
         return (bool(self.misses), often, *pair, self.row.gpus)
 
 
-def system_name(gpu: str, tp: int, dp: int, pools: str | None) -> str:
-    """A system in a few words, which are those of the options."""
-    return f"{gpu} tp {tp} {pools or f'dp {dp}'}"
+def kind_name(gpu: str, tp: int, weights: str | None) -> str:
+    """A kind of replica in a few words, which are those of the options."""
+    return f"{gpu}{'' if weights is None else f' in {weights}'} tp {tp}"
+
+
+def system_name(kind: str, dp: int, pools: str | None) -> str:
+    """A system in a few words: so many replicas of a kind, or its pools."""
+    return f"{kind} {pools or f'dp {dp}'}"
 
 
 def rental_json(row: RentalRow, chosen: RentalRow | None) -> dict[str, Any]:
@@ -115,8 +126,10 @@ def rental_table(
     rows: Sequence[RentalRow], chosen: RentalRow | None, goal: Goal, width: int
 ) -> list[str]:
     """A line a system, the chosen one marked. All but `seconds` goes by prediction."""
+    told = [row.weights or "" for row in rows]
     columns = [
         Column("gpu", [f"{'*' if row is chosen else ' '} {row.gpu}" for row in rows], is_text=True),
+        *([Column("weights", told, is_text=True)] if any(told) else []),
         Column("tp", [number(row.tp) for row in rows]),
         Column("dp", [row.pools or number(row.dp) for row in rows]),
         Column("policy", [row.policy for row in rows], is_text=True),

@@ -46,11 +46,11 @@ def _told(enough: Enough) -> str:
 
 
 def _by_kind(rows: Iterable[RentalRow]) -> list[list[RentalRow]]:
-    """The rows of equal replicas of each GPU and tensor parallelism, fewest replicas first."""
-    alike: dict[tuple[str, int], list[RentalRow]] = {}
+    """The rows of equal replicas of each kind, fewest replicas first."""
+    alike: dict[str, list[RentalRow]] = {}
     for row in rows:
         if row.pools is None:
-            alike.setdefault((row.gpu, row.tp), []).append(row)
+            alike.setdefault(row.kind, []).append(row)
     return [sorted(each, key=lambda row: row.dp) for each in alike.values()]
 
 
@@ -65,7 +65,7 @@ def _enough(rows: Sequence[RentalRow], deadline: float) -> Enough | None:
     if replicas > min(_MOST, last.row.requests):
         return None
     spent = min(map(RentalRow.spent, rows))
-    return Enough(f"{last.gpu} tp {last.tp}", replicas, len(rows) < 2, spent)
+    return Enough(last.kind, replicas, len(rows) < 2, spent)
 
 
 def _stays(rows: Sequence[RentalRow]) -> float:

@@ -19,7 +19,7 @@ from blendsim.plan import Plan
 from blendsim.planner.make import longest_first
 from blendsim.report.metrics import PoolFacts, total_tokens
 from blendsim.report.optimum import Bounds
-from blendsim.report.rental import Goal, RentalRow, system_name
+from blendsim.report.rental import Goal, RentalRow, kind_name, system_name
 from blendsim.request import Workload
 from blendsim.search.budgets import Run, better_run, leading_runs, other_budgets
 from blendsim.search.prices import Prices
@@ -63,6 +63,11 @@ class Candidates(NamedTuple):
     left_out: list[str]
 
     @property
+    def differ_in_weights(self) -> bool:
+        """Whether they are to be told apart by the format of their weights."""
+        return len({settings.quantization for settings in self.settings}) > 1
+
+    @property
     def roomiest(self) -> Settings:
         """The one that holds the longest request."""
         return max(self.settings, key=lambda settings: settings.system.longest_request)
@@ -90,19 +95,26 @@ class _Scene(NamedTuple):
 
 
 def find_candidates(
-    settings: Settings, gpus: Iterable[str], tps: Iterable[int], dps: Sequence[int]
+    settings: Settings,
+    gpus: Iterable[str],
+    tps: Iterable[int],
+    dps: Sequence[int],
+    quantizations: Sequence[str] = (),
 ) -> Candidates:
     """Every combination whose replica holds the model and has a kernel profile; InputError if none
-    does.
+    does. Without `quantizations` weights are as `settings` have them.
     """
     find_model(settings.model)  # what is wrong with it is wrong on every system
     kept, left_out = [], []
-    for gpu, tp in product(gpus, tps):
+    formats = quantizations or [settings.quantization]
+    for gpu, quantization, tp in product(gpus, formats, tps):
+        one = replace(settings, quantization=quantization)
         try:
-            one = replace(settings, gpu=gpu, tp=tp, dp=1)
+            one = replace(one, gpu=gpu, tp=tp, dp=1)
             chosen_model(one.system, one.overlap, one.profile)
         except _CANNOT_RUN as error:
-            left_out.append(f"{gpu} tp {tp} is left out: {error}")
+            kind = kind_name(gpu, tp, one.spec.weights if len(formats) > 1 else None)
+            left_out.append(f"{kind} is left out: {error}")
         else:
             kept += [replace(one, dp=dp) for dp in dps]
     if not kept:
@@ -124,9 +136,10 @@ def rent(
     """
     base = with_range(prepare(workload, candidates.roomiest, progress))
     left_out = list(candidates.left_out)
+    named = candidates.differ_in_weights
     done = [
-        Outcome(problem.settings, _row(problem, trial, goal, prices, base.settings))
-        for problem, trial in _trials(base, candidates.settings, left_out, progress)
+        Outcome(problem.settings, _row(problem, trial, goal, prices, base.settings, named))
+        for problem, trial in _trials(base, candidates, left_out, progress)
     ]
     if not done:
         raise InputError(f"no system can run this pool; {left_out[0]}")
@@ -140,33 +153,36 @@ def rent(
 
 def _trials(
     base: Problem,
-    candidates: Sequence[Settings],
+    candidates: Candidates,
     left_out: list[str],
     progress: Progress,
 ) -> Iterator[tuple[Problem, Trial]]:
     """What each candidate does with the pool; those that cannot run it are told in `left_out`."""
-    for _, alike in groupby(candidates, key=lambda settings: (settings.gpu, settings.tp)):
+    every = candidates.settings
+    kinds = groupby(every, key=lambda one: (one.gpu, one.quantization, one.tp))
+    for _, alike in kinds:
         group = list(alike)
+        kind = _kind(group[0], candidates.differ_in_weights)
         try:
-            scene = _scene(base, group[0], progress)
+            scene = _scene(base, group[0], kind, progress)
         except _CANNOT_RUN as error:
-            left_out.append(f"{_kind(group[0])} is left out: {error}")
+            left_out.append(f"{kind} is left out: {error}")
             continue
         for settings in group:
             problem = with_settings(scene.problem, settings)
-            name = system_name(settings.gpu, settings.tp, settings.dp, _pools(settings))
-            progress(f"simulating {name}, {candidates.index(settings) + 1} of {len(candidates)}")
+            name = system_name(kind, settings.dp, _pools(settings))
+            progress(f"simulating {name}, {every.index(settings) + 1} of {len(every)}")
             try:
                 yield _best_trial(scene._replace(problem=problem))
             except _CANNOT_RUN as error:
                 left_out.append(f"{name} is left out: {error}")
 
 
-def _scene(base: Problem, settings: Settings, progress: Progress) -> _Scene:
+def _scene(base: Problem, settings: Settings, kind: str, progress: Progress) -> _Scene:
     """The pool on this kind of replica and every policy's order for it; InputError or ProfileError
     if it cannot run the pool.
     """
-    progress(f"planning for {_kind(settings)}")
+    progress(f"planning for {kind}")
     problem = with_range(moved(base, settings))
     longest = problem.model.system.longest_request
     if len(rows := oversize(base.workload, longest)):
@@ -231,7 +247,12 @@ def _foretells_all(problem: Problem) -> bool:
 
 
 def _row(
-    problem: Problem, trial: Trial, goal: Goal, prices: Prices | None, asked: Settings
+    problem: Problem,
+    trial: Trial,
+    goal: Goal,
+    prices: Prices | None,
+    asked: Settings,
+    names_weights: bool,
 ) -> RentalRow:
     settings, row = problem.settings, trial.row
     seconds = row.predicted_seconds
@@ -240,6 +261,7 @@ def _row(
     millions = total_tokens(problem.workload, problem.drawn) / 1e6
     return RentalRow(
         gpu=settings.gpu,
+        weights=settings.spec.weights if names_weights else None,
         tp=settings.tp,
         dp=settings.dp,
         pools=_pools(settings),
@@ -255,8 +277,8 @@ def _row(
     )
 
 
-def _kind(settings: Settings) -> str:
-    return f"{settings.gpu} tp {settings.tp}"
+def _kind(settings: Settings, names_weights: bool) -> str:
+    return kind_name(settings.gpu, settings.tp, settings.spec.weights if names_weights else None)
 
 
 def _pools(settings: Settings) -> str | None:
