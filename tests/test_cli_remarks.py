@@ -1,6 +1,7 @@
 """What is noted beside figures: plans that an engine cannot follow, kernels, lengths given."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,8 @@ from test_cli_export import batch, planned
 from test_cli_range import results
 from test_traces_openai import lines, request
 
+from blendsim.cli.remarks import flags_assumed
+from blendsim.settings import Settings
 from blendsim.traces import jsonl, load
 
 CANNOT_FOLLOW = "so it cannot follow this plan"
@@ -263,3 +266,37 @@ def test_all_reduces_of_a_kernel_that_is_not_used_are_noted(tmp_path: Path) -> N
         ("h100", "4", 0),
     ):
         assert len(having(ALL_REDUCES, notes(*given, "--gpu", gpu, "--tp", tp))) == count, (gpu, tp)
+
+
+def test_experts_and_borrowed_kernels_are_told_of(tmp_path: Path) -> None:
+    given = ("plan", "--trace", batch(tmp_path / "batch.jsonl"), "--gpu", "h200")
+    mixture = (*given, "--model", "qwen3-30b-a3b")
+    words = "experts beside memory reads are priced as NanoFlow published it for a dense model"
+    assert having(words, notes(*mixture, "--planner", "dfs"))
+    for plain in (("--overlap", "sum"), ("--engine", "vllm")):
+        assert not having(words, notes(*mixture, *plain, "--planner", "dfs"))
+    assert not having(words, notes(*given, "--planner", "dfs"))
+    for asked, told in (
+        (
+            ("--quantization", "fp8-block"),
+            ["GEMMs in fp8-block on h200 are priced by those in fp8"],
+        ),
+        (("--quantization", "fp8"), []),
+        (("--kv-cache-dtype", "fp8"), []),
+        (
+            ("--quantization", "fp8", "--model", "qwen3-30b-a3b"),
+            ["experts in fp8 on h200 are priced by those in fp8-block"],
+        ),
+    ):
+        found = having("are priced by those in", notes(*given, *asked, "--planner", "dfs"))
+        assert [note.split(":")[0] for note in found] == told
+
+
+def test_flags_of_servers_name_the_formats_that_are_asked_for(tmp_path: Path) -> None:
+    for engine, kv in (("vllm", "fp8"), ("sglang", "fp8_e4m3")):
+        asked = Settings(engine=engine, gpu="h100", quantization="fp8", kv_cache_dtype="fp8")
+        (told,) = flags_assumed(asked)
+        assert f"--quantization fp8 --kv-cache-dtype {kv}" in told
+        (told,) = flags_assumed(replace(asked, quantization="fp8-block", kv_cache_dtype="auto"))
+        assert "--quantization" not in told  # its files say so
+        assert "--kv-cache-dtype" not in told

@@ -14,9 +14,10 @@ from blendsim.cli.lists import read_systems
 from blendsim.cli.output import print_json, print_lines, tell, width
 from blendsim.cli.places import require_places
 from blendsim.cli.pooled import takes_pool
+from blendsim.cli.pricing import pricing_notes
 from blendsim.cli.progress import Progress
 from blendsim.cli.ranges import range_told
-from blendsim.cli.remarks import pricing_notes, saving_told, unfollowed, unseen
+from blendsim.cli.remarks import saving_told, unfollowed, unseen
 from blendsim.cli.rental import Wanted, rent
 from blendsim.cli.searching import cut_told, found_json, found_told, given_effort
 from blendsim.cli.stopping import Cut, ends_at_once

@@ -1,9 +1,8 @@
 """What commands that plan or run a plan note beside its figures: whether the engine can follow it,
-by which kernels it is priced, which given lengths planning looked at.
+which flags it assumes, which given lengths planning looked at.
 """
 
 import math
-from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from blendsim.cli import options as o
@@ -129,86 +128,6 @@ def not_yours(settings: "Settings") -> list[str]:
     return [
         f"these are times of {settings.engine}, which runs compute beside memory reads; vLLM and "
         "SGLang do not and take longer: --engine vllm or --engine sglang plans for them"
-    ]
-
-
-def pricing_notes(several: "Iterable[Settings]", *, overlaps: bool | None = None) -> list[str]:
-    """Notes on what steps of these systems are priced by: where something that was measured is not
-    used, an overlap is another GPU's, or all-reduces are of a kernel that engines do not take.
-    `overlaps` tells whether a row shown does, the settings' engine by itself.
-    """
-    several = list(several)
-    measured = [settings for settings in several if _is_measured_too(settings)]
-    told = list(dict.fromkeys(settings.gpu for settings in measured))
-    borrowed = dict.fromkeys(
-        settings.gpu
-        for settings in several
-        if settings.gpu not in told
-        and _overlaps(settings, overlaps)
-        and _overlap_is_borrowed(settings)
-    )
-    notes = []
-    if told:
-        beside = any(_overlaps(settings, overlaps) for settings in measured)
-        also = " and overlap by published figures of another GPU" if beside else ""
-        notes.append(
-            f"kernels of {', '.join(told)} are priced by the imported profile{also}; --profile "
-            f"measured prices {'both' if beside else 'them'} as they were measured there, which is "
-            "slower (docs/validation.md)"
-        )
-    if borrowed:
-        notes.append(
-            f"compute beside memory reads on {', '.join(borrowed)} is priced as NanoFlow published "
-            "it for an A100, not as measured there (measured on an H200, steps gained nothing by "
-            "it); --overlap sum shows what is left without"
-        )
-    return [*notes, *_unused_all_reduces(several)]
-
-
-def _overlaps(settings: "Settings", told: bool | None) -> bool:
-    return settings.flavour().overlaps if told is None else told
-
-
-def _is_measured_too(settings: "Settings") -> bool:
-    from blendsim.perf.measured import IMPORTED, shipped_place
-
-    return (
-        settings.profile == IMPORTED
-        and settings.overlap in ("auto", "table")
-        and shipped_place(settings.system).is_dir()
-    )
-
-
-def _overlap_is_borrowed(settings: "Settings") -> bool:
-    """Whether steps are priced by the table of an A100 on another GPU."""
-    from blendsim.perf.measured import chosen_place
-    from blendsim.perf.overlap import FILE, FIT, MEASURED_ON, TABLE, default_overlap
-
-    overlap = settings.overlap
-    if overlap == "auto":
-        place = chosen_place(settings.system, settings.profile)
-        has_own = place is not None and (place / FILE).exists()
-        overlap = FIT if has_own else default_overlap(settings.system)
-    return overlap == TABLE and settings.gpu != MEASURED_ON
-
-
-def _unused_all_reduces(several: "Iterable[Settings]") -> list[str]:
-    """A note where all-reduces are of a kernel that vLLM has for GPUs with NVLink, else for two."""
-    from blendsim.perf.measured import IMPORTED
-    from blendsim.perf.store import load_profile
-
-    named: dict[str, None] = {}
-    for system, profile in dict.fromkeys((each.system, each.profile) for each in several):
-        if profile == IMPORTED and system.tp > 2 and system.gpu.link.is_pcie:
-            tables = load_profile(system.gpu, system.model, system.tp).meta.get("tables", {})
-            if "vLLM_custom" in str(tables.get("all_reduce", "")):
-                named[system.gpu.name] = None
-    if not named:
-        return []
-    return [
-        f"all-reduces of more than two {', '.join(named)} are priced by vLLM's custom kernel, "
-        "where vLLM takes NCCL's on more than two GPUs without NVLink; those times are not known "
-        "here, and these are probably too long (docs/profiles.md)"
     ]
 
 

@@ -10,9 +10,10 @@ from blendsim.cli import options as o
 from blendsim.cli.lists import Systems, read_seconds
 from blendsim.cli.output import print_json, print_lines, tell, width
 from blendsim.cli.places import require_places
+from blendsim.cli.pricing import pricing_notes
 from blendsim.cli.progress import Progress
 from blendsim.cli.ranges import range_told
-from blendsim.cli.remarks import not_yours, pricing_notes, saving_told, unfollowed, unseen
+from blendsim.cli.remarks import not_yours, saving_told, unfollowed, unseen
 from blendsim.cli.stopping import ends_at_once
 from blendsim.errors import InputError
 from blendsim.specs import find_gpu

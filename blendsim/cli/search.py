@@ -10,8 +10,9 @@ from blendsim.cli import options as o
 from blendsim.cli.output import print_json, print_lines, width
 from blendsim.cli.places import require_places
 from blendsim.cli.pooled import takes_pool
+from blendsim.cli.pricing import pricing_notes
 from blendsim.cli.progress import Progress
-from blendsim.cli.remarks import pricing_notes, unfollowed, unseen
+from blendsim.cli.remarks import unfollowed, unseen
 from blendsim.cli.searching import (
     cut_told,
     effort_told,

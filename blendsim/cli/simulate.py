@@ -12,8 +12,9 @@ from blendsim.cli.elsewhere import pacing_notes, require_room
 from blendsim.cli.output import print_json, print_lines, width
 from blendsim.cli.places import require_places
 from blendsim.cli.planned import given, read_planned
+from blendsim.cli.pricing import pricing_notes
 from blendsim.cli.progress import Progress
-from blendsim.cli.remarks import pricing_notes, unseen
+from blendsim.cli.remarks import unseen
 from blendsim.cli.stopping import ends_at_once
 
 

@@ -28,6 +28,7 @@ _ALWAYS_BF16 = ("router", "head")
 #: Whose kernels stand for those of a format that was not measured. Both move a byte a weight; where
 #: both were, and are no launch times, GEMMs by block take 0.9 to 1.0 of the others.
 _INSTEAD = {FP8: FP8_BLOCK, FP8_BLOCK: FP8}
+INSTEAD = ", by those in "  # in the note on a table of another format's kernels
 #: The sizes that decide a model's tables.
 SHAPE = ("hidden", "intermediate", "heads", "kv_heads", "head_dim", "vocab")
 #: What else does, with what it is where a profile does not say it.
@@ -153,7 +154,7 @@ def _told(weights: str, stand_in: str) -> str:
     """A format in a note on a table."""
     if weights == BF16:
         return ""
-    return f" {weights}" if weights == stand_in else f" {weights}, by those in {stand_in}"
+    return f" {weights}" if weights == stand_in else f" {weights}{INSTEAD}{stand_in}"
 
 
 def shape_of(model: ModelSpec) -> dict[str, int | str]:

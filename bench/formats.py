@@ -1,0 +1,89 @@
+"""Models in fp8 and with experts: what each policy takes of them.
+
+    python bench/formats.py [--trace demo:mixed] [--gpus a100-80g h100 h200 b200]
+
+One pool, 1 % of its unknown lengths sampled, each policy on the engine's own token budget and the
+true lengths: in bf16, with fp8 weights and with fp8 KV too; NanoFlow's engine, which overlaps, and
+vLLM in prefix order. Systems that were not measured or do not hold the pool are left out.
+"""
+
+import argparse
+from itertools import product
+
+from machine import machine, row, timed, today
+
+from blendsim.errors import BlendsimError
+from blendsim.request import Workload
+from blendsim.search import Settings, plan_policy, prepare, simulate_plan
+from blendsim.traces.limits import without_oversize
+from blendsim.traces.load import load
+
+MODELS = (  # GPUs a replica
+    ("llama-3.1-8b", 1),
+    ("llama-3.1-70b", 2),
+    ("mixtral-8x7b", 2),
+    ("qwen3-30b-a3b", 1),
+)
+FORMATS = (("none", "bf16"), ("fp8", "bf16"), ("fp8", "fp8"))
+POLICIES = ("dfs", "blend", "paced")
+
+
+def seconds_of(pool: Workload, settings: Settings) -> tuple[dict[str, float], float]:
+    """Seconds of the three orders, and of vLLM in prefix order; InputError or ProfileError where
+    the system cannot run the pool.
+    """
+    problem = prepare(pool, settings)
+    taken = {}
+    for policy in POLICIES:
+        done = simulate_plan(pool, plan_policy(problem, policy), settings)[0]
+        taken[policy] = float(done.seconds or 0.0)
+    asked = settings.for_engine("vllm")
+    plan = plan_policy(prepare(pool, asked), "dfs")
+    return taken, float(simulate_plan(pool, plan, asked)[0].seconds or 0.0)
+
+
+def told(pool: Workload, settings: Settings) -> str | None:
+    """A row of the table; None where the system cannot run the pool."""
+    try:
+        held = without_oversize(pool, settings.system.longest_request, skip=False)
+        taken, vllm = seconds_of(held, settings)
+    except BlendsimError:
+        return None
+    spec = settings.spec
+    return row(
+        settings.model,
+        f"{settings.tp} × {settings.gpu}",
+        spec.weights,
+        spec.kv,
+        *(f"{taken[policy]:,.0f}" for policy in POLICIES),
+        f"{taken['dfs'] / min(taken.values()):.3f}",
+        f"{taken['paced'] / taken['blend']:.3f}",
+        f"{vllm:,.0f}",
+    )
+
+
+def main() -> None:
+    """Measure and print the table."""
+    options = argparse.ArgumentParser(description=__doc__)
+    options.add_argument("--trace", default="demo:mixed")
+    options.add_argument("--gpus", nargs="+", default=["a100-80g", "h100", "h200", "b200"])
+    given = options.parse_args()
+    pool = load(given.trace)
+    print(f"{machine()}; {today()}; {given.trace}\n")
+    ratios = "dfs over best", "paced over blend"
+    print(row("model", "gpus", "weights", "KV", *POLICIES, *ratios, "vllm, dfs"))
+    print(row(*["---"] * 10))
+
+    def measure() -> None:
+        for (model, tp), gpu, (weights, kv) in product(MODELS, given.gpus, FORMATS):
+            asked = Settings(model=model, gpu=gpu, tp=tp, quantization=weights, kv_cache_dtype=kv)
+            line = told(pool, asked)
+            if line is not None:
+                print(line, flush=True)
+
+    _, seconds = timed(measure)
+    print(f"\n{seconds:,.0f} s in all")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,117 @@
+"""What commands note of the kernels that steps are priced by."""
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # nothing heavy before a command runs
+    from blendsim.settings import Settings
+
+
+def pricing_notes(several: "Iterable[Settings]", *, overlaps: bool | None = None) -> list[str]:
+    """Notes on what steps of these systems are priced by: where something that was measured is not
+    used, an overlap is another GPU's, or all-reduces are of a kernel that engines do not take.
+    `overlaps` tells whether a row shown does, the settings' engine by itself.
+    """
+    several = list(several)
+    measured = [settings for settings in several if _is_measured_too(settings)]
+    told = list(dict.fromkeys(settings.gpu for settings in measured))
+    borrowed = dict.fromkeys(
+        settings.gpu
+        for settings in several
+        if settings.gpu not in told
+        and _overlaps(settings, overlaps)
+        and _overlap_is_borrowed(settings)
+    )
+    notes = []
+    if told:
+        beside = any(_overlaps(settings, overlaps) for settings in measured)
+        also = " and overlap by published figures of another GPU" if beside else ""
+        notes.append(
+            f"kernels of {', '.join(told)} are priced by the imported profile{also}; --profile "
+            f"measured prices {'both' if beside else 'them'} as they were measured there, which is "
+            "slower (docs/validation.md)"
+        )
+    if borrowed:
+        notes.append(
+            f"compute beside memory reads on {', '.join(borrowed)} is priced as NanoFlow published "
+            "it for an A100, not as measured there (measured on an H200, steps gained nothing by "
+            "it); --overlap sum shows what is left without"
+        )
+    with_experts = [s.model for s in several if s.spec.experts and _overlaps(s, overlaps)]
+    if with_experts and any(s.overlap != "sum" for s in several):
+        notes.append(
+            f"{with_experts[0]}'s experts beside memory reads are priced as NanoFlow published it "
+            "for a dense model; --overlap sum shows what is left without"
+        )
+    return [*notes, *_stand_ins(several), *_unused_all_reduces(several)]
+
+
+def _stand_ins(several: "Iterable[Settings]") -> list[str]:
+    """A note where kernels of a format are priced by those of another, which were measured."""
+    from blendsim.perf.derive import INSTEAD
+    from blendsim.perf.measured import IMPORTED
+    from blendsim.perf.store import load_profile
+
+    borrowed: dict[tuple[str, str, str], list[str]] = {}
+    for settings in several:
+        system = settings.system
+        if settings.profile != IMPORTED or not system.model.in_formats:
+            continue
+        for note in load_profile(system.gpu, system.model, system.tp).notes:
+            if INSTEAD in note:
+                what = "experts" if note.startswith("experts") else "GEMMs"
+                other = note.split(INSTEAD)[1].split(":")[0]
+                gpus = borrowed.setdefault((what, system.model.weights, other), [])
+                gpus += [] if settings.gpu in gpus else [settings.gpu]
+    return [
+        f"{what} in {weights} on {', '.join(gpus)} are priced by those in {other}: theirs were not "
+        "measured as engines run them (docs/profiles.md)"
+        for (what, weights, other), gpus in borrowed.items()
+    ]
+
+
+def _overlaps(settings: "Settings", told: bool | None) -> bool:
+    return settings.flavour().overlaps if told is None else told
+
+
+def _is_measured_too(settings: "Settings") -> bool:
+    from blendsim.perf.measured import IMPORTED, shipped_place
+
+    return (
+        settings.profile == IMPORTED
+        and settings.overlap in ("auto", "table")
+        and shipped_place(settings.system).is_dir()
+    )
+
+
+def _overlap_is_borrowed(settings: "Settings") -> bool:
+    """Whether steps are priced by the table of an A100 on another GPU."""
+    from blendsim.perf.measured import chosen_place
+    from blendsim.perf.overlap import FILE, FIT, MEASURED_ON, TABLE, default_overlap
+
+    overlap = settings.overlap
+    if overlap == "auto":
+        place = chosen_place(settings.system, settings.profile)
+        has_own = place is not None and (place / FILE).exists()
+        overlap = FIT if has_own else default_overlap(settings.system)
+    return overlap == TABLE and settings.gpu != MEASURED_ON
+
+
+def _unused_all_reduces(several: "Iterable[Settings]") -> list[str]:
+    """A note where all-reduces are of a kernel that vLLM has for GPUs with NVLink, else for two."""
+    from blendsim.perf.measured import IMPORTED
+    from blendsim.perf.store import load_profile
+
+    named: dict[str, None] = {}
+    for system, profile in dict.fromkeys((each.system, each.profile) for each in several):
+        if profile == IMPORTED and system.tp > 2 and system.gpu.link.is_pcie:
+            tables = load_profile(system.gpu, system.model, system.tp).meta.get("tables", {})
+            if "vLLM_custom" in str(tables.get("all_reduce", "")):
+                named[system.gpu.name] = None
+    if not named:
+        return []
+    return [
+        f"all-reduces of more than two {', '.join(named)} are priced by vLLM's custom kernel, "
+        "where vLLM takes NCCL's on more than two GPUs without NVLink; those times are not known "
+        "here, and these are probably too long (docs/profiles.md)"
+    ]
