@@ -176,7 +176,9 @@ def _floors(sizes: Ints, seconds: NDArray[np.float64], overlap: Overlap, efficie
     by_turns = np.interp(sizes, sizes[corners], seconds[corners])
     runs_well = by_turns >= efficiency * seconds
     last = int(np.argmax(rate >= efficiency * rate.max()))
-    return sizes[: last + 1][runs_well[: last + 1]]
+    runs_well[last] = True
+    above = np.flatnonzero(runs_well)
+    return sizes[above[np.searchsorted(above, np.arange(last + 1))]]
 
 
 @kernel
@@ -189,9 +191,9 @@ def least_size(pace: Pace, even: float) -> int:
     steps than there will be.
     """
     least = 0
-    for size in pace.floors:
-        if size <= even:
-            least = size
+    for i in range(len(pace.floors)):
+        if pace.sizes[i] <= even:
+            least = pace.floors[i]
     return least
 
 
