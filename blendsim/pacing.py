@@ -20,6 +20,9 @@ _MOST_TOKENS = 1 << 20  # of a step
 _NO_CROWD = 1e9  # that many times the even ones never end together
 #: Densities within so much of each other are about the same.
 ABOUT_THE_SAME = 2.0
+#: Lengths of a source that are enough to say how they vary: so many are sampled of each at least,
+#: and fewer are doubted. Of one, or of a few that are alike, no variance at all is seen.
+LEAST_SAMPLE = 32
 
 
 def is_compute_heavy(density: NDArray[np.float64], root_density: float) -> NDArray[np.bool_]:
