@@ -18,6 +18,7 @@ from blendsim.planner.evidence import deepest_nodes, evidence, is_alone, is_unle
 from blendsim.planner.sample import AUTO, LEAST_GROWN, choose_sample, choose_what_pays
 from blendsim.planner.shrunk import shrunk
 from blendsim.planner.tree import Floats, PoolTree
+from blendsim.report.tables import counted
 from blendsim.request import Ints, Workload
 from blendsim.specs import System
 
@@ -247,10 +248,12 @@ def _prior(limit: Ints, sampled: Ints, guess: int | None) -> tuple[Floats | floa
     """
     if guess is None and len(sampled):
         return float(sampled.mean()), (
-            f"{len(limit)} requests of sources without a visible output length are "
-            "expected to answer as the other sources' samples do, which is a guess"
+            f"{counted(len(limit), 'request')} of sources without a visible output length "
+            f"{'is' if len(limit) == 1 else 'are'} expected to answer as the other sources' "
+            "samples do, which is a guess"
         )
-    told = f"{len(limit)} requests have no output length to learn from: "
+    have = "has" if len(limit) == 1 else "have"
+    told = f"{counted(len(limit), 'request')} {have} no output length to learn from: "
     if guess is not None:
         cut = ", or max_tokens where that is less" if ((limit > 0) & (limit < guess)).any() else ""
         return float(guess), told + f"{guess:,} tokens are expected, as was asked for{cut}"

@@ -9,6 +9,7 @@ from blendsim.perf.density import RequestCosts
 from blendsim.perf.shares import cut_line, equal
 from blendsim.plan import DUAL_SCAN, Plan, deal
 from blendsim.prefix import SortedPrompts, shareable_tokens, subset
+from blendsim.report.tables import counted
 from blendsim.request import Workload
 
 
@@ -21,7 +22,8 @@ def partition(plan: Plan, costs: RequestCosts, ranks: int) -> Plan:
     """
     if ranks > len(plan):
         raise InputError(
-            f"{ranks} ranks are more than the pool's {len(plan)} requests; give at most {len(plan)}"
+            f"{ranks:,} ranks are more than the pool's {counted(len(plan), 'request')}; "
+            f"give at most {len(plan):,}"
         )
     rank = cut_line(
         costs.compute[plan.order],
