@@ -78,7 +78,7 @@ def seconds(pool: Workload, problem: Problem, policy: str) -> float:
 
 
 def test_a_length_that_one_request_shows_does_not_pass_for_known() -> None:
-    """Its spread is 1. Who took 500 for certain, give or take 150, took longer than prefix order."""
+    """Its spread is 1. Who took 500 for certain where they vary took longer than prefix order."""
     outputs = np.random.default_rng(1).gamma(11.0, 500.0 / 11.0, 3_000).astype(np.int64)
     outputs[0] = 500
     pool = alike(2_000, outputs)
