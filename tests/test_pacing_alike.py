@@ -33,8 +33,16 @@ def recomputed(pool: Workload, row: Row) -> float:
 
 def test_who_is_less_than_twice_as_dense_as_the_pool_is_of_the_memory_heavy_end() -> None:
     density = np.array([0.1, 1.0, 1.9, 2.0, 2.1, 40.0])
-    assert is_compute_heavy(density, 1.0).tolist() == [False] * 4 + [True] * 2
-    assert not is_compute_heavy(np.full(3, 0.7), 0.7 * (1.0 - 1e-12)).any()
+    seen = np.ones(6, np.bool_)
+    assert is_compute_heavy(density, 1.0, seen).tolist() == [False] * 4 + [True] * 2
+    assert not is_compute_heavy(np.full(3, 0.7), 0.7 * (1.0 - 1e-12), seen[:3]).any()
+
+
+def test_who_is_denser_than_the_pool_and_of_unknown_length_is_of_the_compute_heavy_end() -> None:
+    density = np.array([0.1, 1.0, 1.9, 2.0, 2.1, 40.0])
+    hidden = np.zeros(6, np.bool_)
+    assert is_compute_heavy(density, 1.0, hidden).tolist() == [False] * 2 + [True] * 4
+    assert not is_compute_heavy(np.full(3, 0.7), 0.7 * (1.0 - 1e-12), hidden[:3]).any()
 
 
 @pytest.mark.parametrize("sample", [1.0, 0.01])
