@@ -20,13 +20,20 @@ _MOST_TOKENS = 1 << 20  # of a step
 _NO_CROWD = 1e9  # that many times the even ones never end together
 #: Densities within so much of each other are about the same.
 ABOUT_THE_SAME = 2.0
+EXACTLY = 1.0 + 1e-9  # the same but for rounding
+#: Lengths of a source that are enough to say how they vary: so many are sampled of each at least,
+#: and fewer are doubted. Of one, or of a few that are alike, no variance at all is seen.
+LEAST_SAMPLE = 32
 
 
-def is_compute_heavy(density: NDArray[np.float64], root_density: float) -> NDArray[np.bool_]:
+def is_compute_heavy(
+    density: NDArray[np.float64], root_density: float, is_visible: NDArray[np.bool_]
+) -> NDArray[np.bool_]:
     """(n,), which requests of a paced plan are of its compute-heavy end: those that are denser than
-    the pool, and not about as dense. Who is about as dense can be paired with nobody.
+    the pool, and, where lengths are visible, not about as dense. Who is about as dense can be
+    paired with nobody; but of a length that is not visible that cannot be said.
     """
-    return np.asarray(density > ABOUT_THE_SAME * root_density, np.bool_)
+    return np.asarray(density > np.where(is_visible, ABOUT_THE_SAME, EXACTLY) * root_density)
 
 
 class _Range(NamedTuple):

@@ -7,12 +7,14 @@ import pytest
 from pacing_worlds import AMPLE
 from serving_worlds import core_of
 
-from blendsim.pacing import is_compute_heavy
-from blendsim.report.metrics import Row
+from blendsim.pacing import LEAST_SAMPLE, is_compute_heavy
+from blendsim.report.metrics import Row, run_seconds
 from blendsim.request import Workload, from_lengths
-from blendsim.search import Settings, plan_policy, prepare, simulate_plan
+from blendsim.search import Problem, Settings, plan_policy, prepare, simulate_plan
+from blendsim.serving.flavour import find_flavour
 from blendsim.serving.pacing import TIGHT
 from blendsim.serving.state import NONE
+from blendsim.sim.run import simulate
 
 
 def alike(prompt: int, outputs: np.ndarray) -> Workload:
@@ -31,8 +33,16 @@ def recomputed(pool: Workload, row: Row) -> float:
 
 def test_who_is_less_than_twice_as_dense_as_the_pool_is_of_the_memory_heavy_end() -> None:
     density = np.array([0.1, 1.0, 1.9, 2.0, 2.1, 40.0])
-    assert is_compute_heavy(density, 1.0).tolist() == [False] * 4 + [True] * 2
-    assert not is_compute_heavy(np.full(3, 0.7), 0.7 * (1.0 - 1e-12)).any()
+    seen = np.ones(6, np.bool_)
+    assert is_compute_heavy(density, 1.0, seen).tolist() == [False] * 4 + [True] * 2
+    assert not is_compute_heavy(np.full(3, 0.7), 0.7 * (1.0 - 1e-12), seen[:3]).any()
+
+
+def test_who_is_denser_than_the_pool_and_of_unknown_length_is_of_the_compute_heavy_end() -> None:
+    density = np.array([0.1, 1.0, 1.9, 2.0, 2.1, 40.0])
+    hidden = np.zeros(6, np.bool_)
+    assert is_compute_heavy(density, 1.0, hidden).tolist() == [False] * 2 + [True] * 4
+    assert not is_compute_heavy(np.full(3, 0.7), 0.7 * (1.0 - 1e-12), hidden[:3]).any()
 
 
 @pytest.mark.parametrize("sample", [1.0, 0.01])
@@ -63,10 +73,46 @@ def test_known_lengths_that_vary_hardly_overflow_the_cache() -> None:
     assert recomputed(pool, run(pool, 1.0)) < 0.01
 
 
-@pytest.mark.parametrize(("spread", "is_tight"), [(1.0 + TIGHT, True), (1.02 + TIGHT, False)])
-def test_unknown_lengths_that_hardly_vary_are_forecast_one_by_one(
-    spread: float, is_tight: bool
+def first_seen(pool: Workload, seen: int) -> Problem:
+    """Plans may see the lengths of the first `seen` requests; the others' are given nowhere."""
+    return prepare(replace(pool, has_output=np.arange(len(pool)) < seen), Settings(sample=1.0))
+
+
+def seconds(pool: Workload, problem: Problem, policy: str) -> float:
+    """What the policy's plan takes on the pool's true lengths."""
+    plan, flavour = plan_policy(problem, policy), find_flavour("nanoflow")
+    log = simulate(plan, pool, pool.output_len, problem.prompts, problem.model, flavour)
+    return run_seconds(log)
+
+
+def test_a_length_that_one_request_shows_does_not_pass_for_known() -> None:
+    """Its spread is 1. Who took 500 for certain where they vary took longer than prefix order."""
+    outputs = np.random.default_rng(1).gamma(11.0, 500.0 / 11.0, 3_000).astype(np.int64)
+    outputs[0] = 500
+    pool = alike(2_000, outputs)
+    one = first_seen(pool, 1)
+    assert seconds(pool, one, "paced") < 0.97 * seconds(pool, one, "dfs")
+
+
+@pytest.mark.parametrize(
+    ("spread", "seen", "is_tight"),
+    [
+        (1.0 + TIGHT, LEAST_SAMPLE, True),
+        (1.02 + TIGHT, LEAST_SAMPLE, False),
+        (1.0, LEAST_SAMPLE - 1, False),
+        (1.0, 0, False),
+    ],
+)
+def test_unknown_lengths_that_hardly_vary_are_forecast_one_by_one_if_enough_were_seen(
+    spread: float, seen: int, is_tight: bool
 ) -> None:
+    world = replace(
+        AMPLE.world,
+        prompts=AMPLE.world.prompts + tuple((9, k) for k in range(seen)),
+        outputs=AMPLE.world.outputs + (5,) * seen,
+        estimates=AMPLE.world.estimates + (5,) * seen,
+        densities=AMPLE.world.densities + (0.05,) * seen,
+    )
     pacing = replace(AMPLE.pacing, spread=(spread,))
-    core = core_of(AMPLE.world, pacing, (False,) * 6, (0,) * 6)
-    assert (core.state.requests.kind == NONE).all() == is_tight
+    core = core_of(world, pacing, (False,) * 6 + (True,) * seen, (0,) * (6 + seen))
+    assert (core.state.requests.kind[:6] == NONE).all() == is_tight

@@ -170,7 +170,7 @@ def test_paced_is_a_policy_in_the_order_of_blend_evened_out() -> None:
     assert PACED in POLICIES
     assert (plan.policy, plan.admission) == (PACED, DUAL_SCAN)
     rest = ~blend.is_first
-    places = evened(blend.density[rest], blend.root_density)
+    places = evened(blend.density[rest], blend.root_density, blend.is_visible[rest])
     assert np.array_equal(plan.order[~rest], blend.order[~rest])
     assert np.array_equal(plan.order[rest], blend.order[rest][places])
     assert np.array_equal(plan.density[rest], blend.density[rest][places])

@@ -9,7 +9,7 @@ from oracle_serving import World
 from pacing_worlds import AMPLE, PacedWorld, paced_worlds, record_of
 from serving_worlds import core_of, steps, triples
 
-from blendsim.pacing import ABOUT_THE_SAME, Gains
+from blendsim.pacing import Gains, is_compute_heavy
 from blendsim.serving import batcher, pacing
 from blendsim.serving.core import ServingCore
 from blendsim.serving.kinds import correction, unknown_tokens
@@ -264,6 +264,12 @@ def test_a_long_one_that_waits_to_come_back_does_not_keep_the_dense_end_out(
     assert requests.status[3:5].tolist() == [DECODING] * 2  # nobody had to end for it
 
 
+def left_of(drawn: PacedWorld, core: ServingCore) -> np.ndarray:
+    """(n,), who is of the compute-heavy end."""
+    root = float(core.state.scalars[0].root_density)
+    return is_compute_heavy(core.state.density, root, np.array(drawn.visible))
+
+
 @slow
 @given(paced_worlds())
 def test_what_the_dense_end_has_still_to_hold_is_that_of_those_who_have_not_entered(
@@ -271,7 +277,7 @@ def test_what_the_dense_end_has_still_to_hold_is_that_of_those_who_have_not_ente
 ) -> None:
     core = drawn.core()
     requests = core.state.requests
-    is_left = core.state.density > ABOUT_THE_SAME * core.state.scalars[0].root_density
+    is_left = left_of(drawn, core)
     hold = np.array([pacing.hold_of(core.state, k) for k in range(len(requests))])
     square = hold**2 / requests.estimate
     for _ in steps(core):
@@ -286,7 +292,7 @@ def test_what_the_dense_end_has_still_to_hold_is_that_of_those_who_have_not_ente
 def test_everybody_runs_on_the_side_of_its_density(drawn: PacedWorld) -> None:
     core = drawn.core()
     requests = core.state.requests
-    is_left = core.state.density > ABOUT_THE_SAME * core.state.scalars[0].root_density
+    is_left = left_of(drawn, core)
     for _ in steps(core):
         running = np.isin(requests.status, (PREFILLING, DECODING))
         assert ((requests.side == LEFT) == is_left)[running].all()

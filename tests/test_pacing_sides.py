@@ -24,6 +24,24 @@ def started(drawn: PacedWorld, steps: int = 1) -> ServingCore:
     return core
 
 
+@pytest.mark.parametrize("field", ["left_expected", "left_expected_base", "expected_base"])
+def test_check_finds_a_total_of_expected_ends_that_is_off(field: str) -> None:
+    core = started(AMPLE)
+    core.check()
+    core.state.scalars[0][field] += 1
+    with pytest.raises(AssertionError, match=f"^{field} is counted"):
+        core.check()
+
+
+@pytest.mark.parametrize("field", ["left_count", "left_base", "left_final", "final_sum"])
+def test_check_finds_a_bucket_of_expected_ends_that_is_off(field: str) -> None:
+    """Though the buckets' sum is right."""
+    core = started(AMPLE)
+    core.state.buckets[field][:2] += (1, -1)
+    with pytest.raises(AssertionError, match=f"once: {field} is counted by bucket"):
+        core.check()
+
+
 def test_what_the_dense_end_will_hold_is_its_private_tokens_over_its_outputs() -> None:
     """Of 30 + 25 + 20 prompt tokens nothing is shared; outputs are 2, 3 and 4."""
     hold = (30 + 1) * 2 + (25 + 1.5) * 3 + (20 + 2) * 4

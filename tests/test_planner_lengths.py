@@ -140,6 +140,16 @@ def test_a_guess_that_is_given_takes_the_place_of_the_prior_and_of_others_means(
     assert expect(half, 0.5, guess=77).expected.tolist() == [10] * 100 + [77] * 40
 
 
+def test_guesses_are_told_for_one_request_and_for_thousands() -> None:
+    bare = without_outputs(from_lengths([5] * 1_200, [1] * 1_200), np.ones(1_200, np.bool_))
+    assert expect(bare, 0.5).notes[0].startswith("1,200 requests have no output length to learn")
+    alone = without_outputs(from_lengths([5], [1]), np.ones(1, np.bool_))
+    assert expect(alone, 0.5).notes[0].startswith("1 request has no output length to learn")
+    beside = without_outputs(two_sources(100, 1), np.arange(101) == 100)
+    assert expect(beside, 0.5).notes[0].startswith("1 request of sources without a visible output")
+    assert " is expected to answer as" in expect(beside, 0.5).notes[0]
+
+
 def test_a_source_without_lengths_takes_the_other_samples_mean() -> None:
     workload = without_outputs(two_sources(100, 40), np.arange(140) >= 100)
     found = expect(workload, 0.5)

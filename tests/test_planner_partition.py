@@ -8,12 +8,14 @@ from test_search import mixed_pool
 
 from blendsim import search
 from blendsim.errors import InputError
-from blendsim.perf.shares import cut, cut_both_ends, equal
+from blendsim.perf.density import closed_form
+from blendsim.perf.shares import cut, cut_both_ends, deal_runs, equal
 from blendsim.plan import Plan, deal
 from blendsim.planner.make import POLICIES
-from blendsim.planner.partition import partition, sharing_lost
+from blendsim.planner.partition import PIECES, partition, sharing_lost
 from blendsim.prefix import shareable_tokens, sort_prompts, subset
 from blendsim.request import Prompts, Workload, from_lengths, pool, select
+from blendsim.search.problem import plan_whole
 
 
 @pytest.mark.parametrize("policy", POLICIES)
@@ -91,6 +93,69 @@ def test_a_pool_of_equal_requests_is_dealt_out_evenly(policy: str, ranks: int, n
     problem = search.prepare(uniform, search.Settings(sample=1.0, dp=ranks))
     held = np.bincount(search.plan_policy(problem, policy).rank, minlength=ranks)
     assert held == pytest.approx(np.full(ranks, n / ranks), rel=0.02, abs=2)
+
+
+def answers_by_prompt(n: int) -> Workload:
+    """Prompts of middle length are answered at length, others hardly, and no prompt is shared."""
+    prompt = np.random.default_rng(5).integers(50, 2_000, n)
+    return from_lengths(prompt, np.where(np.abs(prompt - 1_000) < 400, 600, 30))
+
+
+@pytest.mark.parametrize("policy", ["blend", "paced"])
+@pytest.mark.parametrize("ranks", [2, 3, 4])
+def test_ranks_get_equal_work_though_answers_go_with_prompts_and_nobody_knows(
+    policy: str, ranks: int
+) -> None:
+    """One mean is expected of all: the outer runs of the line had a fifth of the reads."""
+    workload = answers_by_prompt(8_000)
+    settings = search.Settings(sample=0.01, dp=ranks)
+    plan = search.plan_policy(search.prepare(workload, settings), policy)
+    costs = closed_form(settings.system, workload.prompt_len, workload.output_len)
+    for work in (costs.compute, costs.memory):
+        held = np.bincount(plan.rank, work[plan.order], minlength=ranks)
+        assert held == pytest.approx(work.sum() / ranks, rel=0.1)
+
+
+@pytest.mark.parametrize("sample", [0.01, 1.0])
+def test_ranks_share_every_stretch_of_a_line_unless_its_lengths_are_known(sample: float) -> None:
+    """Then it is cut once at either end."""
+    problem = search.prepare(answers_by_prompt(8_000), search.Settings(sample=sample, dp=2))
+    whole, plan = plan_whole(problem, "blend"), search.plan_policy(problem, "blend")
+    rank = np.empty(len(plan), np.int64)
+    rank[plan.order] = plan.rank
+    line = rank[whole.order[~whole.is_first]]
+    if sample == 1.0:
+        assert np.count_nonzero(np.diff(line)) == 2
+    else:
+        assert [stretch.mean() for stretch in np.array_split(line, 16)] == pytest.approx(
+            np.full(16, 0.5), abs=0.15
+        )
+
+
+def test_few_prefixes_are_broken_where_lengths_are_not_known() -> None:
+    """One for each piece that is dealt out, and those of the sampled requests, which run first."""
+    problem = search.prepare(families([16] * 800), search.Settings(sample=0.01, dp=2))
+    plan = search.plan_policy(problem, "blend")
+    assert plan.meta["sharing_lost"] <= 64 * (plan.is_first.sum() + 2 * PIECES)
+
+
+@given(
+    st.lists(st.tuples(st.floats(0.01, 10), st.booleans()), min_size=1, max_size=80),
+    st.integers(1, 5),
+    st.floats(0.5, 20),
+)
+def test_runs_are_dealt_whole_or_in_pieces_and_evenly(
+    rows: list[tuple[float, bool]], shares: int, most: float
+) -> None:
+    work = np.array([seconds for seconds, _ in rows])
+    run = np.cumsum([is_new for _, is_new in rows])
+    share = deal_runs(work, run, shares, most)
+    held = np.bincount(share, work, minlength=shares)
+    assert len(held) == shares
+    assert held.max() - held.min() <= most + 2.0 * work.max() + 1e-9
+    for one in np.unique(run):
+        if work[run == one].sum() < most:
+            assert len(set(share[run == one].tolist())) == 1
 
 
 # ---- unequal shares, and what cuts cost

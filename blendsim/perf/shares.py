@@ -4,6 +4,8 @@ A line served in order is cut into runs. One that a dual scanner takes from both
 both ends too, so that every share has its part of compute *and* of memory.
 """
 
+from heapq import heapreplace
+
 import numpy as np
 
 from blendsim.perf.grids import Floats, Ints
@@ -71,6 +73,28 @@ def cut_both_ends(compute: Floats, memory: Floats, ends: Floats) -> Ints:
         share_of[n - y : n - y_before] = r
         x_before, y_before = low, y
     return share_of
+
+
+def deal_runs(work: Floats, run: Ints, shares: int, most: float) -> Ints:
+    """Share of each row when runs of rows, which `run` numbers, are dealt out whole, the last one
+    first, each to the share that has least so far. A run of more than `most` work is dealt in
+    pieces of no more, but for single rows.
+    """
+    held = np.concatenate(([0.0], np.cumsum(work)))
+    begins = np.flatnonzero(np.diff(run, prepend=run[:1] - 1))
+    number = np.repeat(np.arange(len(begins)), np.diff(begins, append=len(run)))
+    within = held[1:] - held[begins][number] - work / 2.0
+    piece = np.floor(within / most).astype(np.int64) if most > 0.0 else np.zeros_like(number)
+    is_new = (np.diff(number, prepend=-1) != 0) | (np.diff(piece, prepend=-1) != 0)
+    starts = np.flatnonzero(is_new)
+    each = held[np.append(starts[1:], len(run))] - held[starts]
+    given: Ints = np.empty(len(starts), np.int64)
+    least = [(0.0, share) for share in range(shares)]
+    for k in range(len(starts) - 1, -1, -1):
+        so_far, share = least[0]
+        given[k] = share
+        heapreplace(least, (so_far + float(each[k]), share))
+    return np.repeat(given, np.diff(starts, append=len(run)))
 
 
 def _running(work: Floats) -> Floats:

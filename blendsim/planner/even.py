@@ -7,6 +7,7 @@ late.
 """
 
 import numpy as np
+from numpy.typing import NDArray
 
 from blendsim.pacing import ABOUT_THE_SAME, is_compute_heavy
 from blendsim.planner.tree import Floats
@@ -15,13 +16,14 @@ from blendsim.request import Ints
 GOLDEN = 0.5 * (5.0**0.5 - 1.0)  # the fractions of its multiples are spread most evenly
 
 
-def evened(density: Floats, root_density: float) -> Ints:
+def evened(density: Floats, root_density: float, is_visible: NDArray[np.bool_]) -> Ints:
     """Places of requests, given by falling `density` of their nodes, in a new order: the nodes of
     the compute-heavy end that are about as dense as each other take turns, so that every stretch is
-    a sample of them all. A node's requests stay together and in order.
+    a sample of them all. The others follow as they were. A node's requests stay together and in
+    order, those of each end. `is_visible` says whose length planning saw.
     """
     places = np.arange(len(density))
-    dense = is_compute_heavy(density, max(root_density, np.finfo(np.float64).tiny))
+    dense = is_compute_heavy(density, max(root_density, np.finfo(np.float64).tiny), is_visible)
     if not dense.any():
         return places
     rho = density[dense]
@@ -32,5 +34,4 @@ def evened(density: Floats, root_density: float) -> Ints:
     turn = np.empty(len(level), np.int64)
     turn[np.lexsort((in_level * GOLDEN % 1.0, -level))] = number
     node = np.cumsum(begins) - 1
-    places[dense] = places[dense][np.argsort(turn[node], kind="stable")]
-    return places
+    return np.append(places[dense][np.argsort(turn[node], kind="stable")], places[~dense])

@@ -12,11 +12,13 @@ from numpy.typing import NDArray
 
 from blendsim.compiled import allocating_kernel
 from blendsim.errors import UnknownName
+from blendsim.pacing import LEAST_SAMPLE
 from blendsim.plan import fingerprint
 from blendsim.planner.evidence import deepest_nodes, evidence, is_alone, is_unlearned
-from blendsim.planner.sample import AUTO, LEAST_GROWN, LEAST_SAMPLE, choose_sample, choose_what_pays
+from blendsim.planner.sample import AUTO, LEAST_GROWN, choose_sample, choose_what_pays
 from blendsim.planner.shrunk import shrunk
 from blendsim.planner.tree import Floats, PoolTree
+from blendsim.report.tables import counted
 from blendsim.request import Ints, Workload
 from blendsim.specs import System
 
@@ -246,10 +248,12 @@ def _prior(limit: Ints, sampled: Ints, guess: int | None) -> tuple[Floats | floa
     """
     if guess is None and len(sampled):
         return float(sampled.mean()), (
-            f"{len(limit)} requests of sources without a visible output length are "
-            "expected to answer as the other sources' samples do, which is a guess"
+            f"{counted(len(limit), 'request')} of sources without a visible output length "
+            f"{'is' if len(limit) == 1 else 'are'} expected to answer as the other sources' "
+            "samples do, which is a guess"
         )
-    told = f"{len(limit)} requests have no output length to learn from: "
+    have = "has" if len(limit) == 1 else "have"
+    told = f"{counted(len(limit), 'request')} {have} no output length to learn from: "
     if guess is not None:
         cut = ", or max_tokens where that is less" if ((limit > 0) & (limit < guess)).any() else ""
         return float(guess), told + f"{guess:,} tokens are expected, as was asked for{cut}"

@@ -132,7 +132,8 @@ def _paced(ground: Groundwork, _: np.random.Generator) -> _Ordered:
     done = ground.blended
     if done.admission != DUAL_SCAN:
         return done
-    places = evened(done.density, done.root_density)
+    is_visible = ground.lengths.is_visible[done.order]
+    places = evened(done.density, done.root_density, is_visible)
     return done._replace(order=done.order[places], density=done.density[places])
 
 

@@ -6,10 +6,13 @@ import numpy as np
 
 from blendsim.errors import InputError
 from blendsim.perf.density import RequestCosts
-from blendsim.perf.shares import cut_line, equal
+from blendsim.perf.shares import cut_line, deal_runs, equal
 from blendsim.plan import DUAL_SCAN, Plan, deal
 from blendsim.prefix import SortedPrompts, shareable_tokens, subset
+from blendsim.report.tables import counted
 from blendsim.request import Workload
+
+PIECES = 16  # a node of more than this part of a rank's work is dealt out in pieces
 
 
 def partition(plan: Plan, costs: RequestCosts, ranks: int) -> Plan:
@@ -18,18 +21,29 @@ def partition(plan: Plan, costs: RequestCosts, ranks: int) -> Plan:
 
     The sampled requests are dealt out first, then the rest. A rank may stay empty where others hold
     requests of more than an equal share each.
+
+    Where lengths are not known work is equal by what is expected, and what is expected may be wrong
+    in one way for a whole stretch of a line that is sorted by it, as where only prompts tell
+    requests apart and answers go with prompts. So these requests of a line for both ends are dealt
+    out node by node, and every rank gets a sample of all stretches.
     """
     if ranks > len(plan):
         raise InputError(
-            f"{ranks} ranks are more than the pool's {len(plan)} requests; give at most {len(plan)}"
+            f"{ranks:,} ranks are more than the pool's {counted(len(plan), 'request')}; "
+            f"give at most {len(plan):,}"
         )
-    rank = cut_line(
-        costs.compute[plan.order],
-        costs.memory[plan.order],
-        int(plan.is_first.sum()),
-        plan.admission == DUAL_SCAN,
-        equal(ranks),
-    )
+    compute, memory = costs.compute[plan.order], costs.memory[plan.order]
+    first, is_dual = int(plan.is_first.sum()), plan.admission == DUAL_SCAN
+    rank = np.empty(len(plan), np.int64)
+    hidden = ~plan.is_visible & (plan.admission == DUAL_SCAN)
+    seen = np.flatnonzero(~hidden)
+    rank[seen] = cut_line(compute[seen], memory[seen], first, is_dual, equal(ranks))
+    # From the memory-heavy end on: what is longest is dealt before what can make up for it.
+    line = np.flatnonzero(hidden)
+    line = line[np.argsort(-plan.density[line], kind="stable")]
+    work = (compute + memory)[line]
+    node = np.cumsum(np.diff(plan.density[line], prepend=np.inf) != 0)
+    rank[line] = deal_runs(work, node, ranks, float(work.sum()) / (ranks * PIECES))
     return deal(plan, rank)
 
 

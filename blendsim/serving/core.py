@@ -20,13 +20,13 @@ from blendsim.serving.host import check_host
 from blendsim.serving.round_state import Rounds, check_rounds, new_rounds
 from blendsim.serving.state import (
     ARRIVING,
+    BUCKETS,
     DECODING,
     DONE,
     LEFT,
     LENT,
     NONE,
     PREFILLING,
-    RIGHT,
     WAITING,
     State,
 )
@@ -221,15 +221,30 @@ class ServingCore:
         for members, counted in ((on_left, s.left_reserved), (~on_left, s.right_reserved)):
             reserved = int(requests.reserved[running[members]].sum())
             assert reserved == int(counted), f"{reserved} tokens are reserved, counted {counted}"
-        ends = running[requests.is_member[running] == 0]
-        if state.pace:
-            ends = ends[requests.side[ends] == RIGHT]
-        expects = len(ends) + len(arriving)
-        assert int(state.buckets["count"].sum()) == expects, "every end is expected once"
-        for counted, column in ((s.expected_count, "count"), (s.expected_base, "base_sum")):
-            assert int(counted) == int(state.buckets[column].sum()), f"{column} is counted"
+        _check_ends(state, np.append(running[requests.is_member[running] == 0], arriving))
         if self.rounds is not None:
             check_rounds(state, self.rounds)
+
+
+def _check_ends(state: State, requests: Ints) -> None:
+    """Assert that the predicted peak's sums are those of the expected ends of `requests`: of all,
+    or, paced, of each end by itself.
+    """
+    s, r = state.scalars[0], state.requests[requests]
+    is_left = (r.side == LEFT) & bool(state.pace)
+    right = ("count", "base_sum", "final_sum"), ("expected_count", "expected_base")
+    left = ("left_count", "left_base", "left_final"), ("left_expected", "left_expected_base")
+    for mine, (columns, totals) in ((~is_left, right), (is_left, left)):
+        at = r.end_bucket[mine] % BUCKETS
+        values = (np.ones(len(at), np.int64), r.end_base[mine], r.end_final[mine])
+        for column, value in zip(columns, values, strict=True):
+            found = np.zeros(BUCKETS, np.int64)
+            np.add.at(found, at, value)
+            assert np.array_equal(found, state.buckets[column]), (
+                f"every end is expected once: {column} is counted by bucket"
+            )
+        for total, value in zip(totals, values[:2], strict=True):
+            assert int(value.sum()) == int(s[total]), f"{total} is counted"
 
 
 def _readers(state: State, requests: Ints) -> Ints:

@@ -102,36 +102,50 @@ def peak_fits(state: State, request: int, kept: int) -> bool:
     """
     s = state.scalars[0]
     held = s.shared_length + unheld_path_length(state, request)
-    limit = (s.capacity - held) * s.block_tokens
+    return peak_within(state, request, (s.capacity - held) * s.block_tokens, kept, False)
+
+
+@kernel
+def left_peak_fits(state: State, request: int, limit: int) -> bool:
+    """Whether the compute-heavy end's running requests and this one of theirs hold `limit` tokens
+    at most until its end, if estimates hold.
+    """
+    return peak_within(state, request, limit, 0, True)
+
+
+@kernel
+def peak_within(state: State, request: int, limit: int, kept: int, is_left: bool) -> bool:
+    """Whether running requests and this one hold `limit` private tokens at most up to its end: all,
+    with `kept` tokens of the compute-heavy end at least, or those of that end (`is_left`).
+    """
+    s = state.scalars[0]
     end = expected_end(state, request)
     base = private_tokens(state, request) - s.step
     mine = end_bucket(state, end)
-    is_kind_ahead = has_members(state)
-    is_alone = stands_alone(state, request)
-    count = s.expected_count
-    total = s.expected_base
-    left_count = s.left_expected
-    left_total = s.left_expected_base
+    is_kind_ahead = not is_left and has_members(state)
+    is_alone = not is_left and stands_alone(state, request)
+    count, total = s.expected_count, s.expected_base
+    left_count, left_total = s.left_expected, s.left_expected_base
     for b in range(s.current_bucket, mine + 1):
         bucket = state.buckets[b % BUCKETS]
-        ends = bucket.count + bucket.left_count
+        ends = bucket.left_count
+        if not is_left:
+            ends += bucket.count
         if ends == 0 and b != mine and not (is_kind_ahead and b % STRIDE == 0):
             continue  # without an end in it, a bucket cannot hold the worst moment
-        count -= bucket.count
-        total -= bucket.base_sum
+        upto = min((b + 1) * s.bucket_steps, end) if b == mine else (b + 1) * s.bucket_steps
         left_count -= bucket.left_count
         left_total -= bucket.left_base
-        upto = (b + 1) * s.bucket_steps
-        if b == mine:
-            upto = min(upto, end)
-        used = bucket.final_sum + total + count * upto
-        left = bucket.left_final + left_total + left_count * upto
-        if is_alone:
+        used = bucket.left_final + left_total + left_count * upto
+        if not is_alone:
             used += base + upto
-        else:
-            left += base + upto
-        used += max(left, kept)
-        used += int(unknown_tokens(state, max(0, upto - s.step)))
+        if not is_left:
+            count -= bucket.count
+            total -= bucket.base_sum
+            used = max(used, kept) + bucket.final_sum + total + count * upto
+            if is_alone:
+                used += base + upto
+            used += int(unknown_tokens(state, max(0, upto - s.step)))
         if used > limit:
             return False
     return True
@@ -180,25 +194,3 @@ def renew(state: State, k: int) -> None:
         leave_side(state, k)
         enter_side(state, k, RIGHT, True)
     expect(state, k, s.step + r.expected - generated, base)
-
-
-@kernel
-def left_peak_fits(state: State, request: int, limit: int) -> bool:
-    """Whether the compute-heavy end's running requests and this one of theirs hold `limit` tokens
-    at most until its end, if estimates hold.
-    """
-    s = state.scalars[0]
-    end = expected_end(state, request)
-    base = private_tokens(state, request) - s.step
-    mine = end_bucket(state, end)
-    count, total = s.left_expected, s.left_expected_base
-    for b in range(s.current_bucket, mine + 1):
-        bucket = state.buckets[b % BUCKETS]
-        if bucket.left_count == 0 and b != mine:
-            continue
-        count -= bucket.left_count
-        total -= bucket.left_base
-        upto = min((b + 1) * s.bucket_steps, end)
-        if bucket.left_final + total + count * upto + base + upto > limit:
-            return False
-    return True

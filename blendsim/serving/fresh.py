@@ -175,7 +175,8 @@ def _pace(
 ) -> Pace:
     """Pacing's part of a fresh State; sets everybody's side."""
     assert seen is not None, "pacing tells visible lengths from others"
-    requests.side = np.where(is_compute_heavy(density, s.root_density), LEFT, RIGHT)
+    is_left = is_compute_heavy(density, s.root_density, seen.is_visible)
+    requests.side = np.where(is_left, LEFT, RIGHT)
     shared = nodes.length[1:] * np.maximum(_all_readers(requests, nodes)[1:] - 1, 0)
     block = int(s.block_tokens)
     saved = int(shared.sum()) * block

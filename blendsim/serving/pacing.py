@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blendsim.compiled import allocating_kernel, kernel, kernel_where
-from blendsim.pacing import Pacing
+from blendsim.pacing import LEAST_SAMPLE, Pacing
 from blendsim.request import Ints
 from blendsim.serving.columns import CONTEXT_TOKENS, step_tokens
 from blendsim.serving.kinds import KIND, correction, spread_of
@@ -62,7 +62,8 @@ SLICES = 17  # of the steps left
 ROWS = 128  # of the table: so many levels of KV in use
 #: Lengths whose squared coefficient of variation is no more end as expected: a tenth of the mean is
 #: their standard deviation. In pools of like requests it is at about so much that a forecast one by
-#: one and one by kind serve equally well (paper_repro/LOG.md).
+#: one and one by kind serve equally well (paper_repro/LOG.md). Fewer than LEAST_SAMPLE lengths do
+#: not say that.
 TIGHT = 0.01
 CREDIT = 16_384.0  # tokens of imbalance remembered at most
 
@@ -115,7 +116,8 @@ def new_pace(
     kinds.spread[: len(pacing.spread)] = pacing.spread[: len(kinds)]
     sampled = np.maximum(1, np.bincount(source[visible], minlength=len(kinds)))
     kinds.prior = np.maximum(gains.trust * sampled, 1e-9)
-    visible = visible | (kinds.spread[source] <= 1.0 + TIGHT)
+    is_tight = (kinds.spread <= 1.0 + TIGHT) & (sampled >= LEAST_SAMPLE)
+    visible = visible | is_tight[source]
     requests.kind = np.where(visible, NONE, source)
     spread = np.where(visible, 1.0, kinds.spread[source])
     reads = expected_reads(requests.prompt, requests.estimate, spread)
