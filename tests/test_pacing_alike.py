@@ -7,7 +7,7 @@ import pytest
 from pacing_worlds import AMPLE
 from serving_worlds import core_of
 
-from blendsim.pacing import LEAST_SAMPLE, is_compute_heavy
+from blendsim.pacing import LEAST_ALIKE, is_compute_heavy
 from blendsim.report.metrics import Row, run_seconds
 from blendsim.request import Workload, from_lengths
 from blendsim.search import Problem, Settings, plan_policy, prepare, simulate_plan
@@ -97,9 +97,9 @@ def test_a_length_that_one_request_shows_does_not_pass_for_known() -> None:
 @pytest.mark.parametrize(
     ("spread", "seen", "is_tight"),
     [
-        (1.0 + TIGHT, LEAST_SAMPLE, True),
-        (1.02 + TIGHT, LEAST_SAMPLE, False),
-        (1.0, LEAST_SAMPLE - 1, False),
+        (1.0 + TIGHT, LEAST_ALIKE, True),
+        (1.02 + TIGHT, LEAST_ALIKE, False),
+        (1.0, LEAST_ALIKE - 1, False),
         (1.0, 0, False),
     ],
 )

@@ -12,10 +12,9 @@ from numpy.typing import NDArray
 
 from blendsim.compiled import allocating_kernel
 from blendsim.errors import UnknownName
-from blendsim.pacing import LEAST_SAMPLE
 from blendsim.plan import fingerprint
 from blendsim.planner.evidence import deepest_nodes, evidence, is_alone, is_unlearned
-from blendsim.planner.sample import AUTO, LEAST_GROWN, choose_sample, choose_what_pays
+from blendsim.planner.sample import AUTO, LEAST_GROWN, LEAST_SAMPLE, choose_sample, choose_what_pays
 from blendsim.planner.shrunk import shrunk
 from blendsim.planner.tree import Floats, PoolTree
 from blendsim.report.tables import counted

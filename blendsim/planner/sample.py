@@ -7,13 +7,13 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from blendsim.pacing import LEAST_SAMPLE
 from blendsim.perf.density import RequestCosts, closed_form
 from blendsim.planner.tree import Floats
 from blendsim.request import Ints, Workload
 from blendsim.specs import System
 
 AUTO = "auto"  # in place of a share: what pays
+LEAST_SAMPLE = 32  # requests of each source that are sampled at least
 LEAST_GROWN = 8  # the same where the sample grows by what it shows
 MOST_SHARE = 0.1  # of each source's requests that `AUTO` samples, unless that is fewer than least
 MEAN_ERROR = float(np.sqrt(2.0 / np.pi))  # E|x| of a normal x, in standard deviations

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blendsim.compiled import allocating_kernel, kernel, kernel_where
-from blendsim.pacing import LEAST_SAMPLE, Pacing
+from blendsim.pacing import LEAST_ALIKE, Pacing
 from blendsim.request import Ints
 from blendsim.serving.columns import CONTEXT_TOKENS, step_tokens
 from blendsim.serving.kinds import KIND, correction, spread_of
@@ -62,7 +62,7 @@ SLICES = 17  # of the steps left
 ROWS = 128  # of the table: so many levels of KV in use
 #: Lengths whose squared coefficient of variation is no more end as expected: a tenth of the mean is
 #: their standard deviation. In pools of like requests it is at about so much that a forecast one by
-#: one and one by kind serve equally well (paper_repro/LOG.md). Fewer than LEAST_SAMPLE lengths do
+#: one and one by kind serve equally well (paper_repro/LOG.md). Fewer than LEAST_ALIKE lengths do
 #: not say that.
 TIGHT = 0.01
 CREDIT = 16_384.0  # tokens of imbalance remembered at most
@@ -75,7 +75,7 @@ class Pace(NamedTuple):
     table: Ints  # (ROWS, 3), by context in use: two sizes to alternate between, tokens to compute
     sizes: Ints
     seconds: NDArray[np.float64]
-    floors: Ints  # of the sizes those that a step may have at least
+    floors: Ints  # by size, as far as there are: what a step has at least that could have that
     overlap: Overlap
     jump: Ints  # (n,), place of the line → itself while its request waits, else one further left
     kinds: Any  # (sources,) KIND
@@ -116,7 +116,7 @@ def new_pace(
     kinds.spread[: len(pacing.spread)] = pacing.spread[: len(kinds)]
     sampled = np.maximum(1, np.bincount(source[visible], minlength=len(kinds)))
     kinds.prior = np.maximum(gains.trust * sampled, 1e-9)
-    is_tight = (kinds.spread <= 1.0 + TIGHT) & (sampled >= LEAST_SAMPLE)
+    is_tight = (kinds.spread <= 1.0 + TIGHT) & (sampled >= LEAST_ALIKE)
     visible = visible | is_tight[source]
     requests.kind = np.where(visible, NONE, source)
     spread = np.where(visible, 1.0, kinds.spread[source])
@@ -167,10 +167,13 @@ def note_left(state: State, request: int) -> None:
 
 
 def _floors(sizes: Ints, seconds: NDArray[np.float64], overlap: Overlap, efficiency: float) -> Ints:
-    """Sizes that a step may have at least, ascending: up to the first that runs at `efficiency` of
-    the best rate, those at which as many tokens, in smaller and larger steps by turns, would not
-    run at more than 1/`efficiency` of the rate. A model with experts is faster by turns by far:
-    every step that a hundred tokens go through reads all of them.
+    """(F,), for each of the first sizes what a step is to have at least that could have that size:
+    itself, unless as many tokens in smaller and larger steps by turns would run at more than
+    1/`efficiency` of its rate; then the next size of which that is not so. The last is the first
+    that runs at `efficiency` of the best rate.
+
+    By turns is faster with experts, of which every step that a hundred tokens go through reads
+    nearly all, while one of a few decodes reads few.
     """
     rate = sizes / seconds
     hull = np.empty(len(sizes), np.int64)
