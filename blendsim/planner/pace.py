@@ -16,6 +16,9 @@ from blendsim.request import Ints, Workload
 #: Tokens a step that pacing chooses among: where GEMMs are tuned, and below that what decodes alone
 #: may need.
 SIZES = (16, 32, 64, *range(128, 2_049, 128), *range(2_560, 8_193, 512))
+#: Those of a model with experts, of which a few tokens read few: a step of one takes a third to
+#: half of what one of 16 does. Other models' steps take about as long, down to a single token.
+FEW = (1, 2, 4, 8)
 
 
 def pace(
@@ -40,12 +43,13 @@ def pace(
     layers = model.tables.layers_with_network
     step = model.calibration.step if model.calibration else 0.0
     costs = charged(costs)
+    sizes = (*FEW, *SIZES) if model.system.model.experts else SIZES
     return replace(
         plan,
         pacing=Pacing(
             gains=gains,
-            sizes=SIZES,
-            seconds=tuple(float(layers[n] + per_token * n) + step for n in SIZES),
+            sizes=sizes,
+            seconds=tuple(float(layers[n] + per_token * n) + step for n in sizes),
             lines=tuple((float(a), float(b)) for a, b, _ in costs.lines),
             read_seconds=model.seconds_per_context_token,
             spread=_spread(outlook, workload.source.astype(np.int64)),
