@@ -28,15 +28,22 @@ Json = Mapping[str, Any]
 
 #: Read by engines where config.json says nothing of it: ModelOpt's, GPTQ's and AWQ's.
 _BESIDE = ("hf_quant_config.json", "quantize_config.json", "quant_config.json")
-_BLOCK: Final = [128, 128]
+BLOCK_VALUES: Final = 128
+_BLOCK: Final = [BLOCK_VALUES, BLOCK_VALUES]
 _ADVICE: Final = (
     "only bf16 and fp8 weights are priced; give the directory of a model in one of these, or one "
     "that is not quantised with --quantization"
 )
 #: Parts that stay in bf16 in every fp8 model that is priced here, by what their names hold: the
-#: head, routers of experts, towers, and what is no matrix of a layer.
+#: head, towers, and what is no matrix of a layer.
 _LEFT_IN_BF16 = ("lm_head", "vis", "audio", "norm", "embed", "projector")
-_ROUTERS = (".gate", "gate$", "router", "shared_expert_gate")
+#: And routers of experts, by how their names end where `.` and `*` do not count.
+_ROUTERS = ("mlp.gate", "block_sparse_moe.gate", "router")
+#: Lists of what is left as it was, whoever wrote the file.
+_LEFT = ("modules_to_not_convert", "ignored_layers", "ignore", "exclude_modules")
+#: What people and engines call a format otherwise.
+_QUANTIZATION_NAMES = {BF16: NONE, "bfloat16": NONE}
+_KV_NAMES = {"bfloat16": BF16, "fp8_e4m3": FP8, "fp8_e5m2": FP8}
 
 
 class Formats(NamedTuple):
@@ -46,7 +53,17 @@ class Formats(NamedTuple):
     kv: str
 
 
-def formats_of(path: Path, parts: tuple[Json, ...]) -> Formats:
+def quantization_named(name: str) -> str:
+    """The one of QUANTIZATIONS that is meant; any other name as it is."""
+    return _QUANTIZATION_NAMES.get(name.lower(), name.lower())
+
+
+def kv_named(name: str) -> str:
+    """The one of KV_DTYPES that is meant; any other name as it is."""
+    return _KV_NAMES.get(name.lower(), name.lower())
+
+
+def formats_of(path: Path, parts: tuple[Json, ...], has_experts: bool) -> Formats:
     """What the config.json at `path`, or what lies beside it, says that weights and KV are in.
     InputError for formats of which nothing was measured.
 
@@ -55,7 +72,7 @@ def formats_of(path: Path, parts: tuple[Json, ...]) -> Formats:
     for part in parts:
         for name in ("dtype", "torch_dtype"):
             _require_plain(path, name, part.get(name))
-    found = [_read(where, given) for where, given in _statements(path, parts)]
+    found = [_read(where, given, has_experts) for where, given in _statements(path, parts)]
     for other in found[1:]:
         if other.weights != found[0].weights:
             raise InputError(
@@ -67,7 +84,7 @@ def formats_of(path: Path, parts: tuple[Json, ...]) -> Formats:
 
 
 def _require_plain(path: Path, name: str, value: Any) -> None:
-    #: Loaded as bf16 by engines, or of the same size.
+    # Loaded as bf16 by engines, or of the same size.
     plain = ("float32", "float16", "bfloat16", "float", "half", "auto")
     if value is not None and str(value).removeprefix("torch.") not in plain:
         raise InputError(f"{path}: {name!r} is {_short(value)}; {_ADVICE}")
@@ -92,32 +109,53 @@ def _statements(path: Path, parts: tuple[Json, ...]) -> Iterator[tuple[str, Any]
             yield str(beside), given.get("quantization", given) if _is_table(given) else given
 
 
-def _read(where: str, given: Any) -> Formats:
+def _read(where: str, given: Any, has_experts: bool) -> Formats:
     """Formats of one statement."""
     if not _is_table(given):
         raise InputError(f"{where} is {_short(given)}, no table; mend it")
     method = given.get("quant_method") or given.get("quant_algo")
     if given.get("quant_method") == "fp8":
-        found = Formats(_of_blocks(where, given.get("weight_block_size")), BF16)
-        left = given.get("modules_to_not_convert")
+        weights = _of_blocks(where, given.get("weight_block_size"))
     elif given.get("quant_method") == "compressed-tensors":
-        found, left = _compressed_tensors(where, given), given.get("ignore")
+        weights = _compressed_tensors(where, given)
     elif given.get("quant_algo") == "FP8":
-        found = Formats(FP8, FP8 if given.get("kv_cache_quant_algo") == "FP8" else BF16)
-        left = given.get("exclude_modules", given.get("ignore"))
+        weights = FP8
     else:
         told = f" ({_short(method)})" if method else ""
         raise InputError(f"{where}{told} says that weights are quantised; {_ADVICE}")
-    for name in left or ():
-        if not _stays(str(name)):
+    for name in (part for key in _LEFT for part in _list(where, given, key)):
+        if not _stays(str(name), has_experts):
             raise InputError(
                 f"{where} leaves {_short(name)} as it was, and layers of two formats are not "
                 f"priced; {_ADVICE}"
             )
-    return found._replace(kv=FP8 if _is_fp8(given.get("kv_cache_scheme")) else found.kv)
+    return Formats(weights, _kv(where, given))
 
 
-def _compressed_tensors(where: str, given: Json) -> Formats:
+def _kv(where: str, given: Json) -> str:
+    """The format of KV in one statement."""
+    scheme, algo = given.get("kv_cache_scheme"), given.get("kv_cache_quant_algo")
+    if scheme is None and algo is None:
+        return BF16
+    if _is_fp8(scheme) or (scheme is None and algo == "FP8"):
+        return FP8
+    raise InputError(
+        f"{where} keeps KV in {_short(algo if scheme is None else scheme)}, and only bf16 and fp8 "
+        "are priced; give another model"
+    )
+
+
+def _list(where: str, given: Json, key: str) -> list[Any]:
+    found = given.get(key)
+    if found is None:
+        return []
+    if not isinstance(found, list):
+        raise InputError(f"{where}: {key!r} is {_short(found)}, no list; mend it")
+    return found
+
+
+def _compressed_tensors(where: str, given: Json) -> str:
+    """The format of weights that all groups have."""
     groups = given.get("config_groups")
     groups = list(groups.values()) if _is_table(groups) else []
     formats = set()
@@ -128,11 +166,25 @@ def _compressed_tensors(where: str, given: Json) -> Formats:
                 f"{where} ({_short(given.get('format'))}) has weights or activations that are not "
                 f"fp8; {_ADVICE}"
             )
-        is_block = weights.get("strategy") == "block"
-        formats.add(_of_blocks(where, weights.get("block_structure")) if is_block else FP8)
+        if group.get("targets", ["Linear"]) != ["Linear"]:
+            raise InputError(
+                f"{where} is of {_short(group['targets'])} alone, and layers of two formats are "
+                f"not priced; {_ADVICE}"
+            )
+        formats.add(_of_strategy(where, weights))
     if len(formats) != 1:
         raise InputError(f"{where} has {len(formats)} formats of weights; {_ADVICE}")
-    return Formats(formats.pop(), BF16)
+    return str(formats.pop())
+
+
+def _of_strategy(where: str, weights: Json) -> str:
+    """The format of weights by what has a scale of its own."""
+    strategy = weights.get("strategy", "tensor")
+    if strategy == "block":
+        return _of_blocks(where, weights.get("block_structure", 0))
+    if strategy not in ("tensor", "channel"):
+        raise InputError(f"{where} has scales by {_short(strategy)}; {_ADVICE}")
+    return FP8
 
 
 def _of_blocks(where: str, block: Any) -> str:
@@ -148,11 +200,11 @@ def _is_fp8(scheme: Any) -> TypeGuard[Json]:
     return _is_table(scheme) and (scheme.get("num_bits"), scheme.get("type")) == (8, "float")
 
 
-def _stays(name: str) -> bool:
+def _stays(name: str, has_experts: bool) -> bool:
     """Whether a part that is not quantised is not in any fp8 model that is priced here."""
-    return any(part in name for part in _LEFT_IN_BF16) or any(
-        name.endswith(part) or f"{part}." in name for part in _ROUTERS
-    )
+    ending = name.removesuffix(".*").rstrip("*$")
+    is_router = has_experts and ending.endswith(_ROUTERS)
+    return is_router or any(part in name for part in _LEFT_IN_BF16)
 
 
 def _is_table(value: Any) -> TypeGuard[Json]:

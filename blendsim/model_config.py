@@ -97,7 +97,7 @@ def read_config(path: Path) -> ModelSpec:
     kv_heads = count("num_key_value_heads", heads)
     context = _context_of(path, raw, count("max_position_embeddings"))
     parts = (whole,) if raw is whole else (whole, raw)
-    formats = formats_of(path, parts)
+    formats = formats_of(path, parts, kind in EXPERT_KEYS)
     _refuse_what_is_not_modelled(path, raw, kind, context)
     if heads % kv_heads:
         raise InputError(

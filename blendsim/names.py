@@ -56,7 +56,8 @@ MODEL_NAMES: Mapping[str, Known] = {
     "qwen3-32b": Known("Qwen/"),
     "deepseek-67b": Known("deepseek-ai/", ("deepseek-llm-67b-base", "deepseek-llm-67b-chat")),
     "mixtral-8x7b": Known("mistralai/", ("Mixtral-8x7B-v0.1", "Mixtral-8x7B-Instruct-v0.1")),
-    "mixtral-8x22b": Known("mistralai/", ("Mixtral-8x22B-v0.3", "Mixtral-8x22B-Instruct-v0.3")),
+    # The upload Mixtral-8x22B-v0.1 has another vocabulary.
+    "mixtral-8x22b": Known("mistralai/", ("Mixtral-8x22B-Instruct-v0.1", "Mixtral-8x22B-v0.3")),
     "qwen3-30b-a3b": Known("Qwen/"),
     "qwen3-235b-a22b": Known("Qwen/"),
 }

@@ -9,7 +9,14 @@ from typing import Any
 
 from blendsim.errors import InputError, UnknownName
 from blendsim.fields import overlay
-from blendsim.formats import KV_DTYPES, QUANTIZATIONS
+from blendsim.formats import (
+    FP8,
+    KV_DTYPES,
+    NONE,
+    QUANTIZATIONS,
+    kv_named,
+    quantization_named,
+)
 from blendsim.pacing import Gains
 from blendsim.perf.measured import IMPORTED
 from blendsim.planner.lengths import RULES, SUBTREE_MEAN
@@ -76,6 +83,8 @@ class Settings:
             ("model", model_name(self.model)),
             ("gpu", gpu_name(self.gpu)),
             ("engine", engine_name(self.engine)),
+            ("quantization", quantization_named(self.quantization)),
+            ("kv_cache_dtype", kv_named(self.kv_cache_dtype)),
         ):
             object.__setattr__(self, part, name)
         if self.sample != AUTO and (isinstance(self.sample, str) or not 0 < self.sample <= 1):
@@ -94,9 +103,9 @@ class Settings:
         if self.planner != AUTO and self.planner not in POLICIES:
             raise UnknownName("planner", self.planner, (AUTO, *POLICIES))
         if self.quantization not in QUANTIZATIONS:
-            raise UnknownName("quantization", self.quantization, QUANTIZATIONS)
+            raise UnknownName("--quantization", self.quantization, QUANTIZATIONS)
         if self.kv_cache_dtype not in KV_DTYPES:
-            raise UnknownName("kv_cache_dtype", self.kv_cache_dtype, KV_DTYPES)
+            raise UnknownName("--kv-cache-dtype", self.kv_cache_dtype, KV_DTYPES)
         if self.length_rule not in RULES:
             raise UnknownName("length_rule", self.length_rule, RULES)
         if self.output_guess is not None and self.output_guess < 1:
@@ -195,16 +204,17 @@ class Settings:
         return flavour
 
     def require_runnable(self, command: str) -> None:
-        """InputError for what only the simulator models, and `command` cannot run."""
-        model = self.spec
+        """InputError for what only the simulator models, and `command` cannot run. Whether it can
+        run the model is for the runtime to say.
+        """
         for is_asked, what in (
             (self.topology != COLOCATED.name, f"topology {self.topology}"),
             (self.steals, "stealing between ranks"),
             (self.host is not None, "host memory"),
             (self.knobs != AS_SHIPPED, "knobs of vLLM’s scheduler"),
             (self.cascade, "cascade attention"),
-            (bool(model.experts), "mixtures of experts"),
-            (bool(model.in_formats), f"weights or KV{model.in_formats}"),
+            (self.quantization not in (AUTO, NONE), f"weights in {self.quantization}"),
+            (self.kv_cache_dtype == FP8, "KV in fp8"),
         ):
             if is_asked:
                 raise InputError(

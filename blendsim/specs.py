@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from blendsim.errors import InputError, UnknownName
-from blendsim.formats import BF16
+from blendsim.formats import BF16, BLOCK_VALUES, FP8_BLOCK
 from blendsim.model_config import read_config
 from blendsim.model_spec import BYTES_PER_VALUE as BYTES_PER_VALUE
 from blendsim.model_spec import ModelSpec as ModelSpec
@@ -83,6 +83,7 @@ class System:
                 f"{self.gpu.name} does not compute in fp8, and kernels that widen such weights "
                 "were not measured; use another --gpu, or --quantization none"
             )
+        self._require_whole_blocks()
         if self.kv_bytes is not None and self.kv_blocks < 1:
             raise InputError(
                 f"kv_bytes = {self.kv_bytes} holds no KV block of {self.block_tokens} tokens of "
@@ -94,6 +95,25 @@ class System:
                 f"{self.model.name} needs {weights:.0f} GB for weights and leaves no KV cache on "
                 f"{self.tp} × {self.gpu.name}; use a larger --tp or another --gpu"
             )
+
+    def _require_whole_blocks(self) -> None:
+        """InputError where a GPU's share of a matrix cuts through blocks of scales, which vLLM and
+        SGLang refuse when they load it.
+        """
+        model = self.model
+        if model.weights != FP8_BLOCK:
+            return
+        for what, width in (
+            ("MLP", model.intermediate // self.tp),
+            ("queries", model.heads * model.head_dim // self.tp),
+            ("keys", max(1, model.kv_heads // self.tp) * model.head_dim),
+        ):
+            if width % BLOCK_VALUES:
+                raise InputError(
+                    f"--tp {self.tp} leaves each GPU {width} values of {model.name}'s {what}, no "
+                    f"multiple of the {BLOCK_VALUES} of a block of fp8-block, which engines do not "
+                    "load; use a smaller --tp"
+                )
 
     @property
     def kv_capacity_bytes(self) -> int:

@@ -289,7 +289,7 @@ def test_experts_and_borrowed_kernels_are_told_of(tmp_path: Path) -> None:
         ),
     ):
         found = having("are priced by those in", notes(*given, *asked, "--planner", "dfs"))
-        assert [note.split(":")[0] for note in found] == told
+        assert [note.split(",")[0] for note in found] == told
 
 
 def test_flags_of_servers_name_the_formats_that_are_asked_for(tmp_path: Path) -> None:

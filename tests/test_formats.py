@@ -31,6 +31,12 @@ COMPRESSED = {
 BLOCKS = FP8 | {"strategy": "block", "block_structure": [128, 128]}
 
 
+def grouped(**more: Any) -> dict[str, Any]:
+    """A config whose only group of weights has these entries."""
+    group = {"weights": FP8, "input_activations": FP8, "targets": ["Linear"]} | more
+    return {"quantization_config": COMPRESSED | {"config_groups": {"group_0": group}}}
+
+
 def read(folder: Path, **more: Any) -> ModelSpec:
     (folder / "config.json").write_text(json.dumps(SHAPE | more))
     return find_model(str(folder))
@@ -45,13 +51,12 @@ def read(folder: Path, **more: Any) -> ModelSpec:
             {
                 "quant_method": "fp8",
                 "weight_block_size": [128, 128],
-                "modules_to_not_convert": ["lm_head", "model.layers.0.mlp.gate"],
+                "modules_to_not_convert": ["lm_head", "model.layers.0.input_layernorm"],
             },
             ("fp8-block", "bf16"),
         ),
         (COMPRESSED, ("fp8", "bf16")),
         (COMPRESSED | {"kv_cache_scheme": FP8}, ("fp8", "fp8")),
-        (COMPRESSED | {"ignore": ["re:.*lm_head", "re:.*mlp.gate$"]}, ("fp8", "bf16")),
         (
             COMPRESSED | {"config_groups": {"g": {"weights": BLOCKS, "input_activations": FP8}}},
             ("fp8-block", "bf16"),
@@ -65,6 +70,37 @@ def test_a_config_says_the_formats(
 ) -> None:
     model = read(tmp_path, quantization_config=statement)
     assert (model.weights, model.kv) == formats
+
+
+@pytest.mark.parametrize(
+    "left",
+    [
+        ["lm_head", "model.layers.0.mlp.gate"],
+        ["re:.*lm_head", "re:.*mlp.gate$"],
+        ["lm_head", "model.layers.*.mlp.gate*", "*router*"],
+        ["model.layers.3.block_sparse_moe.gate"],
+    ],
+)
+def test_routers_of_experts_stay_as_they_were(tmp_path: Path, left: list[str]) -> None:
+    said = COMPRESSED | {"ignore": left}
+    experts = {"num_local_experts": 8, "num_experts_per_tok": 2, "model_type": "mixtral"}
+    assert read(tmp_path, quantization_config=said, **experts).weights == "fp8"
+    with pytest.raises(InputError, match="as it was, and layers of two formats are not"):
+        read(tmp_path, quantization_config=said)  # without experts those are parts of an MLP
+
+
+def test_the_whole_file_may_say_it_of_the_decoder_in_it(tmp_path: Path) -> None:
+    whole = {"text_config": SHAPE, "quantization_config": {"quant_method": "fp8"}}
+    (tmp_path / "config.json").write_text(json.dumps(whole))
+    assert find_model(str(tmp_path)).weights == "fp8"
+
+
+def test_formats_are_asked_for_as_engines_call_them() -> None:
+    asked = Settings(gpu="h200", quantization="FP8", kv_cache_dtype="fp8_e4m3")
+    assert asked == Settings(gpu="h200", quantization="fp8", kv_cache_dtype="fp8")
+    assert Settings(quantization="bf16", kv_cache_dtype="bfloat16") == Settings(
+        quantization="none", kv_cache_dtype="bf16"
+    )
 
 
 def test_modelopt_says_them_in_a_file_beside_it(tmp_path: Path) -> None:
@@ -100,6 +136,28 @@ def test_modelopt_says_them_in_a_file_beside_it(tmp_path: Path) -> None:
             {"quantization_config": COMPRESSED | {"config_groups": {}}},
             "has 0 formats of weights",
         ),
+        (
+            {
+                "quantization_config": COMPRESSED
+                | {"kv_cache_scheme": {"num_bits": 4}}
+            },
+            r"keeps KV in \{'num_bits': 8, 'type': 'int'\}",
+        ),
+        (
+            {"quantization_config": {"quant_algo": "FP8", "kv_cache_quant_algo": "NVFP4"}},
+            "keeps KV in 'NVFP4', and only bf16",
+        ),
+        (
+            {"quantization_config": {"quant_method": "fp8", "modules_to_not_convert": 5}},
+            "'modules_to_not_convert' is 5, no list",
+        ),
+        (
+            {"quantization_config": {"quant_method": "fp8", "ignored_layers": ["l.0.down_proj"]}},
+            "leaves 'l.0.down_proj' as it was",
+        ),
+        (grouped(weights=FP8 | {"strategy": "group"}), "has scales by 'group'"),
+        (grouped(weights=FP8 | {"strategy": "block"}), r"blocks of 0, not \[128, 128\]"),
+        (grouped(targets=["re:.*mlp.*"]), r"is of \['re:\.\*mlp\.\*'\] alone"),
         (
             {"quantization_config": COMPRESSED | {"ignore": ["model.layers.0.self_attn.q_proj"]}},
             "leaves 'model.layers.0.self_attn.q_proj' as it was",
@@ -156,9 +214,9 @@ def test_asking_wins_over_what_the_files_say(tmp_path: Path) -> None:
 
 
 def test_a_format_that_is_none_is_refused() -> None:
-    with pytest.raises(UnknownName, match="quantization 'int4'"):
+    with pytest.raises(UnknownName, match="--quantization 'int4'"):
         Settings(quantization="int4")
-    with pytest.raises(UnknownName, match="kv_cache_dtype 'fp16'"):
+    with pytest.raises(UnknownName, match="--kv-cache-dtype 'fp16'"):
         Settings(kv_cache_dtype="fp16")
 
 
@@ -171,9 +229,8 @@ def test_a_gpu_without_fp8_refuses_such_weights() -> None:
 @pytest.mark.parametrize(
     ("asked", "what"),
     [
-        (Settings(gpu="h200", quantization="fp8"), "weights or KV in fp8"),
-        (Settings(kv_cache_dtype="fp8"), "weights or KV with fp8 KV"),
-        (Settings(model="mixtral-8x7b", gpu="h200"), "mixtures of experts"),
+        (Settings(gpu="h200", quantization="fp8"), "weights in fp8"),
+        (Settings(kv_cache_dtype="fp8"), "KV in fp8"),
     ],
 )
 def test_what_only_the_simulator_models_is_not_run(asked: Settings, what: str) -> None:

@@ -7,14 +7,25 @@ import numpy as np
 import pytest
 
 from blendsim.errors import InputError, ProfileError
+from blendsim.perf.atlas import read_atlas
 from blendsim.perf.density import closed_form
-from blendsim.perf.derive import expert_shape, head_shape, token_weight_bytes
+from blendsim.perf.derive import (
+    derive_profile,
+    expert_shape,
+    head_shape,
+    token_weight_bytes,
+)
 from blendsim.perf.grids import Floats
-from blendsim.perf.kernels import bound_by_streams
+from blendsim.perf.kernels import Streams, bound_by_streams
 from blendsim.perf.model import StepModel, step_model
 from blendsim.perf.small import layer_bytes
 from blendsim.perf.step import step_costs
-from blendsim.perf.store import load_profile, read_profile, write_profile
+from blendsim.perf.store import (
+    load_profile,
+    profiles_directory,
+    read_profile,
+    write_profile,
+)
 from blendsim.settings import Settings
 from blendsim.specs import System, find_gpu, find_model
 
@@ -57,35 +68,58 @@ def test_fp8_kv_is_read_in_less_time_and_no_faster_than_memory(gpu: str) -> None
 
 
 def test_a_gpu_whose_kernels_were_not_measured_says_so() -> None:
-    with pytest.raises(ProfileError, match="no attention over KV of 1 byte"):
+    with pytest.raises(ProfileError, match="a100-80g: no attention over fp8 KV measured"):
         model_of("llama-3.1-8b", "a100-80g", 1, "none", "fp8")
     with pytest.raises(InputError, match="a100-80g does not compute in fp8"):
         model_of("mixtral-8x7b", "a100-80g", 2, "fp8")
 
 
-def test_blocks_and_tensors_stand_for_each_other_where_one_was_not_measured() -> None:
+def test_gemms_by_block_are_priced_as_those_by_tensor() -> None:
     plain, block = (model_of("llama-3.1-8b", "h100", 1, w) for w in ("fp8", "fp8-block"))
     assert np.array_equal(plain.layer_seconds, block.layer_seconds)
     assert "gemm o 4096×4096 fp8-block, by those in fp8: measured" in block.coverage.notes
+
+
+def test_experts_in_fp8_are_priced_by_block_and_never_the_other_way() -> None:
+    """Those by block take longer where both were measured."""
     tensor, block = (model_of("qwen3-30b-a3b", "h200", 1, w) for w in ("fp8", "fp8-block"))
     assert np.array_equal(tensor.layer_seconds, block.layer_seconds)
-    assert "experts 128 × 768, 8 a token fp8, by those in fp8-block: measured" in [
-        note.split(",  beyond")[0].split(", beyond")[0] for note in tensor.coverage.notes
-    ]
+    assert any("a token fp8, by those in fp8-block" in note for note in tensor.coverage.notes)
+    tensor, block = (model_of("qwen3-30b-a3b", "b200", 1, w) for w in ("fp8", "fp8-block"))
+    assert block.layer_seconds[8192] > 1.2 * tensor.layer_seconds[8192]
+    asked = find_model("mixtral-8x7b").in_format("fp8-block", "auto")
+    atlas = read_atlas(profiles_directory() / "b200" / "kernels")
+    assert atlas.experts is not None
+    by_tensor = {s: t for s, t in atlas.experts.seconds.items() if s.weights == "fp8"}
+    few = replace(atlas, experts=replace(atlas.experts, seconds=by_tensor))
+    with pytest.raises(ProfileError, match=r"not measured in fp8-block at --tp 2, but in fp8 at"):
+        derive_profile(few, find_gpu("b200"), asked, 2)
 
 
-def test_a_profile_says_where_its_tables_of_other_formats_are_from() -> None:
-    profile = load_profile(
-        find_gpu("h100"), system("mixtral-8x7b", "h100", 2, "fp8", "fp8").model, 2
-    )
-    assert {"gemm_fp8", "decode_attention_fp8", "experts"} < set(profile.meta["tables"])
-    plain = load_profile(find_gpu("h100"), find_model("llama-3.1-8b"))
-    assert set(plain.meta["tables"]) == {
-        "gemm",
-        "decode_attention",
-        "prefill_attention",
-        "all_reduce",
-    }
+@pytest.mark.parametrize(
+    ("weights", "kv", "more"),
+    [
+        ("fp8", "fp8", {"gemm_fp8", "decode_attention_fp8", "prefill_attention_fp8"}),
+        ("fp8", "bf16", {"gemm_fp8"}),
+        ("none", "fp8", {"decode_attention_fp8", "prefill_attention_fp8"}),
+        ("none", "bf16", set()),
+    ],
+)
+def test_a_profile_names_the_tables_that_it_is_cut_from(
+    weights: str, kv: str, more: set[str]
+) -> None:
+    plain = {"gemm", "decode_attention", "prefill_attention", "all_reduce"}
+    for name, own in (("llama-3.1-8b", set()), ("mixtral-8x7b", {"experts"})):
+        model = system(name, "h100", 2, weights, kv).model
+        assert set(load_profile(find_gpu("h100"), model, 2).meta["tables"]) == plain | more | own
+
+
+def test_a_share_of_a_matrix_that_cuts_through_blocks_is_refused() -> None:
+    """As engines refuse it when they load it."""
+    with pytest.raises(InputError, match="--tp 8 leaves each GPU 192 values of qwen3-235b-a22b's"):
+        system("qwen3-235b-a22b", "h200", 8, "fp8-block")
+    assert system("qwen3-235b-a22b", "h200", 8, "fp8").tp == 8
+    assert system("qwen3-235b-a22b", "h200", 4, "fp8-block").tp == 4
 
 
 @pytest.mark.parametrize(
@@ -116,7 +150,7 @@ def test_experts_that_were_not_measured_are_named() -> None:
     with pytest.raises(ProfileError, match=r"h100: no experts measured of 16 × 14336, 2 a token"):
         load_profile(find_gpu("h100"), other, 2)
     with pytest.raises(
-        ProfileError, match=r"b200: experts of 128 × 768, 8 a token were measured at"
+        ProfileError, match=r"b200: experts of 128 × 768, 8 a token were not measured"
     ):
         load_profile(find_gpu("b200"), find_model("qwen3-30b-a3b"), 8)
 
@@ -149,22 +183,17 @@ def test_a_token_is_priced_by_the_experts_that_it_goes_through() -> None:
     assert closed_form(fp8, *one).seconds_per_token == pytest.approx(costs.seconds_per_token / 2)
 
 
-def streams_of(share: float, experts: float) -> tuple[float, float, int, float, float]:
-    return 2.0, 0.5, 1, experts, share
-
-
 def test_only_the_experts_that_tokens_go_through_are_read() -> None:
+    streams = Streams(2.0, 0.5, 1, np.array([0.0, 4.0, 6.0, 7.0]))
     for bound in (bound_by_streams, bound_by_streams.py_func):
-        # 2 s of weights, 5 of KV, and of 8 s of experts those of two tokens that each take a half.
-        assert bound(streams_of(0.5, 8.0), 2, 10, 0.0, 99.0) == 2.0 + 5.0 + 8.0 * 0.75
-        assert bound(streams_of(0.5, 8.0), 60, 10, 0.0, 99.0) == pytest.approx(15.0)
-        assert bound(streams_of(1.0, 8.0), 2, 10, 0.0, 99.0) == 15.0
-        stands_for_two = (2.0, 0.5, 2, 8.0, 0.5)
-        assert bound(stands_for_two, 1, 10, 0.0, 99.0) == 2.0 + 5.0 + 8.0 * 0.75
+        # 2 s of weights, 5 of KV, and those of experts that so many tokens read.
+        assert bound(streams, 2, 10, 0.0, 99.0) == 2.0 + 5.0 + 6.0
+        assert bound(streams, 60, 10, 0.0, 99.0) == 2.0 + 5.0 + 7.0
+        assert bound(streams._replace(parts=3), 1, 10, 0.0, 99.0) == 2.0 + 5.0 + 7.0
 
 
 def test_every_piece_of_a_step_reads_its_own_experts() -> None:
-    model = model_of("mixtral-8x7b", "h200")
+    model = model_of("mixtral-8x7b", "h200", 2)
     whole, halves = (step_costs(model, True, True, pieces).streams for pieces in (1, 2))
     read = [
         bound_by_streams(streams, tokens, 0, 0.0, np.inf) - streams[0]
@@ -173,15 +202,33 @@ def test_every_piece_of_a_step_reads_its_own_experts() -> None:
     assert read[1] == pytest.approx(2 * read[0])
 
 
+@pytest.mark.parametrize(
+    ("name", "gpu", "tp"),
+    [
+        ("qwen3-30b-a3b", "a100-80g", 1),
+        ("mixtral-8x7b", "a100-80g", 2),
+        ("mixtral-8x7b", "h200", 1),
+    ],
+)
+def test_no_experts_are_read_for_longer_than_their_kernel_takes(
+    name: str, gpu: str, tp: int
+) -> None:
+    """Measured loads are uneven, and leave more experts alone than even ones would."""
+    model = model_of(name, gpu, tp)
+    profile = load_profile(model.system.gpu, model.system.model, tp)
+    experts = model.system.model.layers * profile.gemm[:, 3]
+    assert (model.expert_stream_seconds[profile.tokens] <= experts * (1 + 1e-9)).all()
+    assert (np.diff(model.expert_stream_seconds[:9]) > 0.0).all()
+
+
 @pytest.mark.parametrize("name", ["mixtral-8x7b", "qwen3-30b-a3b"])
 def test_many_tokens_read_all_weights(name: str) -> None:
     model = model_of(name, "h200")
-    weights, per_read, parts, experts, share = model.streams
-    bytes_per_second = model.system.kv_bytes_per_token / per_read
-    moved = (weights + experts) * bytes_per_second
+    streams = model.streams
+    bytes_per_second = model.system.kv_bytes_per_token / streams.context_token
+    moved = (streams.weights + streams.experts[-1]) * bytes_per_second
     # Norms, biases and the embedding are not streamed.
     assert moved == pytest.approx(model.system.model.weight_bytes, rel=0.02)
-    assert (parts, share) == (1, model.system.model.experts_per_token / model.system.model.experts)
 
 
 def traffic(model: StepModel, tokens: Floats) -> Floats:

@@ -7,7 +7,7 @@ import pytest
 
 from blendsim.batch import Batch
 from blendsim.perf.grids import Floats
-from blendsim.perf.kernels import bound_by_streams
+from blendsim.perf.kernels import Streams, bound_by_streams
 from blendsim.perf.model import StepModel, step_model
 from blendsim.perf.pricing import price_steps, price_work
 from blendsim.perf.step import step_costs
@@ -126,12 +126,12 @@ def test_the_model_and_an_engine_hold_a_step_to_the_same_traffic(overlap: str) -
 
 
 def test_traffic_binds_between_side_by_side_and_one_after_another() -> None:
-    streams = (2.0, 0.5, 1, 0.0, 0.0)  # 7 s for 10 context tokens
+    streams = Streams(2.0, 0.5, 1, np.zeros(0))  # 7 s for 10 context tokens
     cases = {(2, 3.0, 9.0): 7.0, (2, 8.0, 9.0): 8.0, (2, 3.0, 5.0): 5.0, (1, 3.0, 9.0): 9.0}
     for bound in (bound_by_streams, bound_by_streams.py_func):
         for (tokens, together, alone), seconds in cases.items():
             assert bound(streams, tokens, 10, together, alone) == seconds
-        assert bound((2.0, 0.5, 4, 0.0, 0.0), 1, 10, 3.0, 9.0) == 7.0  # one that stands for four
+        assert bound(streams._replace(parts=4), 1, 10, 3.0, 9.0) == 7.0  # one that stands for four
 
 
 def test_every_piece_reads_all_weights() -> None:

@@ -75,8 +75,19 @@ def test_systems_may_differ_in_the_format_of_weights() -> None:
         seconds = search.choose(small_pool(), alone).chosen.seconds
         assert rows[f"{system} tp 1 dp 1"].row.seconds == seconds
     assert rows["h200 in fp8 tp 1 dp 1"].row.seconds < rows["h200 in bf16 tp 1 dp 1"].row.seconds
-    with pytest.raises(UnknownName, match="quantization 'int4'"):
+    with pytest.raises(UnknownName, match="--quantization 'int4'"):
         find_candidates(asked, ["h200"], [1], [1], ["int4"])
+
+
+def test_one_format_asked_for_twice_is_one() -> None:
+    asked = search.Settings(planner="dfs", sample=1.0)
+    candidates = find_candidates(asked, ["h200"], [1], [1], ["auto", "bf16", "none", "fp8"])
+    assert [one.spec.weights for one in candidates.settings] == ["bf16", "fp8"]
+    assert candidates.settings[0].quantization == "auto"
+    # Where one of several can run alone, it is named all the same.
+    few = find_candidates(asked, ["a100-80g"], [1], [1], ["none", "fp8"])
+    (row,) = rent(small_pool(), few, Goal()).rows
+    assert row.weights == "bf16"
 
 
 def test_systems_of_one_format_do_not_name_it() -> None:

@@ -7,6 +7,13 @@ if TYPE_CHECKING:  # nothing heavy before a command runs
     from blendsim.settings import Settings
 
 
+#: Kernels that stand in beside those that they stand for.
+_COMPARED = {
+    "GEMMs": "where both were, they take about as long",
+    "experts": "where both were, these take as long or longer",
+}
+
+
 def pricing_notes(several: "Iterable[Settings]", *, overlaps: bool | None = None) -> list[str]:
     """Notes on what steps of these systems are priced by: where something that was measured is not
     used, an overlap is another GPU's, or all-reduces are of a kernel that engines do not take.
@@ -48,7 +55,7 @@ def pricing_notes(several: "Iterable[Settings]", *, overlaps: bool | None = None
 
 def _stand_ins(several: "Iterable[Settings]") -> list[str]:
     """A note where kernels of a format are priced by those of another, which were measured."""
-    from blendsim.perf.derive import INSTEAD
+    from blendsim.perf.derive import STAND_INS
     from blendsim.perf.measured import IMPORTED
     from blendsim.perf.store import load_profile
 
@@ -57,15 +64,13 @@ def _stand_ins(several: "Iterable[Settings]") -> list[str]:
         system = settings.system
         if settings.profile != IMPORTED or not system.model.in_formats:
             continue
-        for note in load_profile(system.gpu, system.model, system.tp).notes:
-            if INSTEAD in note:
-                what = "experts" if note.startswith("experts") else "GEMMs"
-                other = note.split(INSTEAD)[1].split(":")[0]
-                gpus = borrowed.setdefault((what, system.model.weights, other), [])
-                gpus += [] if settings.gpu in gpus else [settings.gpu]
+        profile = load_profile(system.gpu, system.model, system.tp)
+        for what, other in profile.meta.get(STAND_INS, {}).items():
+            gpus = borrowed.setdefault((what, system.model.weights, other), [])
+            gpus += [] if settings.gpu in gpus else [settings.gpu]
     return [
-        f"{what} in {weights} on {', '.join(gpus)} are priced by those in {other}: theirs were not "
-        "measured as engines run them (docs/profiles.md)"
+        f"{what} in {weights} on {', '.join(gpus)} are priced by those in {other}, theirs not "
+        f"having been measured as engines run them; {_COMPARED[what]} (docs/profiles.md)"
         for (what, weights, other), gpus in borrowed.items()
     ]
 

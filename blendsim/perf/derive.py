@@ -2,7 +2,7 @@
 exactly this shape and which lie between measured ones.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -25,10 +25,12 @@ from blendsim.perf.profile import OPERATORS as OPERATORS
 from blendsim.specs import GpuSpec, ModelSpec
 
 _ALWAYS_BF16 = ("router", "head")
-#: Whose kernels stand for those of a format that was not measured. Both move a byte a weight; where
-#: both were, and are no launch times, GEMMs by block take 0.9 to 1.0 of the others.
-_INSTEAD = {FP8: FP8_BLOCK, FP8_BLOCK: FP8}
-INSTEAD = ", by those in "  # in the note on a table of another format's kernels
+#: Whose kernels stand for those of a format that was not measured. GEMMs by block that are no
+#: launch times take 0.9 to 1.0 of those in fp8. Experts in fp8 take as long as those by block on an
+#: L40S and less on a B200 (docs/profiles.md), so that the other way round they would be too fast.
+_GEMMS_INSTEAD = {FP8_BLOCK: FP8}
+_EXPERTS_INSTEAD = {FP8: FP8_BLOCK}
+STAND_INS = "stand_ins"  # key of a profile's meta: which kinds of kernels are of another format
 #: The sizes that decide a model's tables.
 SHAPE = ("hidden", "intermediate", "heads", "kv_heads", "head_dim", "vocab")
 #: What else does, with what it is where a profile does not say it.
@@ -97,16 +99,32 @@ def derive_profile(atlas: KernelAtlas, gpu: GpuSpec, model: ModelSpec, tp: int) 
         )
     notes = []
     columns = []
+    used: set[str] = set()  # tables beside those in bf16
+    stand_ins: dict[str, str] = {}
     plain = atlas.gemms[BF16]
     tokens = plain.tokens
     shapes = gemm_shapes(model, tp)
     for name in operators_of(model.experts):
         if name == EXPERTS:
-            seconds, note = expert_seconds(gpu, atlas.experts, expert_shape(model, tp), tokens)
+            wanted = expert_shape(model, tp)
+            seconds, note, stand_in = expert_seconds(gpu, atlas.experts, wanted, tokens)
+            used.add(EXPERTS)
+            if stand_in != model.weights:
+                stand_ins["experts"] = stand_in
         else:
             n, k = shapes[name]
             weights = format_of(model, name)
-            stand_in = _stand_in(gpu, "GEMMs", weights, atlas.gemms)
+            found = _stand_in(weights, atlas.gemms, _GEMMS_INSTEAD)
+            if found is None:
+                raise ProfileError(
+                    f"{gpu.name}: no GEMMs with {weights} weights measured; measured: "
+                    f"{', '.join(atlas.gemms)}"
+                )
+            stand_in = found
+            if stand_in != weights:
+                stand_ins["GEMMs"] = stand_in
+            if stand_in != BF16:
+                used.add(f"gemm_{stand_in.replace('-', '_')}")
             grid = atlas.gemms[stand_in]
             seconds, how = gemm_seconds(grid, n, k)
             seconds = along(grid.tokens, seconds, tokens) if grid is not plain else seconds
@@ -114,6 +132,13 @@ def derive_profile(atlas: KernelAtlas, gpu: GpuSpec, model: ModelSpec, tp: int) 
         columns.append(seconds)
         notes.append(note)
     shape = head_shape(model, tp)
+    if not any(s.value_bytes == shape.value_bytes for s in atlas.decode):
+        raise ProfileError(
+            f"{gpu.name}: no attention over {model.kv} KV measured; choose another --gpu, or "
+            f"--kv-cache-dtype {BF16}"
+        )
+    if model.kv != BF16:
+        used |= {f"decode_attention_{model.kv}", f"prefill_attention_{model.kv}"}
     decode, note = attention(dict(atlas.decode), shape)
     notes.append(f"decode attention {_name(shape)}: {note}")
     prefill, note = attention(dict(atlas.prefill), shape)
@@ -129,32 +154,32 @@ def derive_profile(atlas: KernelAtlas, gpu: GpuSpec, model: ModelSpec, tp: int) 
         reduce=atlas.reduce[tp] if tp > 1 else None,
         shape=shape_of(model),
         notes=tuple(notes),
-        meta={key: atlas.meta[key] for key in STATED} | _more_tables(atlas, model),
+        meta={key: atlas.meta[key] for key in STATED} | _more_said(atlas, used, stand_ins),
     )
 
 
-def _more_tables(atlas: KernelAtlas, model: ModelSpec) -> dict[str, Any]:
-    """Where tables of other formats and of experts come from, for a model that has them."""
-    ends = (*(["_fp8"] if model.in_formats else []), *([EXPERTS] if model.experts else []))
+def _more_said(
+    atlas: KernelAtlas, used: Collection[str], stand_ins: Mapping[str, str]
+) -> dict[str, Any]:
+    """What a profile says besides: where its tables of other formats and of experts come from, and
+    which of them are of another format than its model is.
+    """
     more = atlas.meta.get("more_tables", {})
-    used = {name: text for name, text in more.items() if name.endswith(ends)}
-    return {"tables": {**atlas.meta["tables"], **used}} if used else {}
+    told = {name: text for name, text in more.items() if name in used}
+    said: dict[str, Any] = {"tables": {**atlas.meta["tables"], **told}} if told else {}
+    return said | ({STAND_INS: dict(stand_ins)} if stand_ins else {})
 
 
-def _stand_in(gpu: GpuSpec, what: str, weights: str, measured: Collection[str]) -> str:
+def _stand_in(weights: str, measured: Collection[str], instead: Mapping[str, str]) -> str | None:
     """The format whose kernels are taken for `weights`: its own if they were measured."""
-    for each in (weights, _INSTEAD.get(weights)):
-        if each in measured:
-            return str(each)
-    have = ", ".join(measured) or "none"
-    raise ProfileError(f"{gpu.name}: no {what} with {weights} weights measured; measured: {have}")
+    return next((f for f in (weights, instead.get(weights)) if f in measured), None)
 
 
 def _told(weights: str, stand_in: str) -> str:
     """A format in a note on a table."""
     if weights == BF16:
         return ""
-    return f" {weights}" if weights == stand_in else f" {weights}{INSTEAD}{stand_in}"
+    return f" {weights}" if weights == stand_in else f" {weights}, by those in {stand_in}"
 
 
 def shape_of(model: ModelSpec) -> dict[str, int | str]:
@@ -168,10 +193,10 @@ def shape_of(model: ModelSpec) -> dict[str, int | str]:
 
 def expert_seconds(
     gpu: GpuSpec, grid: ExpertGrid | None, shape: ExpertShape, tokens: Ints
-) -> tuple[Floats, str]:
-    """Seconds over `tokens` of one layer's experts, and how they were found: straight lines between
-    measured numbers of tokens. ProfileError for a shape that was not measured: how experts' times
-    go with their sizes is no line.
+) -> tuple[Floats, str, str]:
+    """Seconds over `tokens` of one layer's experts, how they were found, and in which format:
+    straight lines between measured numbers of tokens. ProfileError for a shape that was not
+    measured: how experts' times go with their sizes is no line.
     """
     sized = f"{shape.experts} × {shape.intermediate}, {shape.per_token} a token"
     alike = [s for s in grid.seconds if s[1:-1] == shape[1:-1]] if grid else []
@@ -180,17 +205,25 @@ def expert_seconds(
             f"{gpu.name}: no experts measured of {sized}, on {shape.hidden} hidden values; give "
             "another model"
         )
-    formats = dict.fromkeys(s.weights for s in alike if s.tp == shape.tp)
-    if not formats:
-        tps = ", ".join(str(tp) for tp in sorted({s.tp for s in alike}))
-        raise ProfileError(f"{gpu.name}: experts of {sized} were measured at --tp {tps} only")
-    stand_in = _stand_in(gpu, f"experts at --tp {shape.tp}", shape.weights, formats)
+    formats = [s.weights for s in alike if s.tp == shape.tp]
+    stand_in = _stand_in(shape.weights, formats, _EXPERTS_INSTEAD)
+    if stand_in is None:
+        tps: dict[str, list[str]] = {}
+        for each in sorted(alike, key=lambda s: s.tp):
+            tps.setdefault(each.weights, []).append(str(each.tp))
+        have = "; ".join(
+            f"in {weights} at --tp {', '.join(sizes)}" for weights, sizes in tps.items()
+        )
+        raise ProfileError(
+            f"{gpu.name}: experts of {sized} were not measured in {shape.weights} at --tp "
+            f"{shape.tp}, but {have}"
+        )
     seconds = grid.seconds[shape._replace(weights=stand_in)]
     is_measured = ~np.isnan(seconds)
     at = grid.tokens[is_measured]
     last = "" if at[-1] >= tokens[-1] else f", beyond {at[-1]} tokens at their rate"
     note = f"experts {sized}{_told(shape.weights, stand_in)}: measured{last}"
-    return along(at, seconds[is_measured], tokens), note
+    return along(at, seconds[is_measured], tokens), note, stand_in
 
 
 def gemm_seconds(grid: GemmGrid, n: int, k: int) -> tuple[Floats, str]:
@@ -251,11 +284,6 @@ def attention(grids: dict[HeadShape, AttentionGrid], shape: HeadShape) -> tuple[
     A group that was not measured lies linearly between its neighbours.
     """
     grids = {s: g for s, g in grids.items() if s.value_bytes == shape.value_bytes}
-    if not grids:
-        raise ProfileError(
-            f"no attention over KV of {shape.value_bytes} byte(s) a value measured on this GPU; "
-            "leave --kv-cache-dtype out"
-        )
     dims = sorted({s.head_dim for s in grids}, key=lambda d: abs(d - shape.head_dim))
     dim = dims[0]
     same = {s: g for s, g in grids.items() if s.head_dim == dim}

@@ -10,10 +10,14 @@ from typing import NamedTuple
 from blendsim.compiled import kernel
 from blendsim.perf.grids import Floats
 
-#: Seconds that all weights but experts' and that KV of a context token take to come out of memory,
-#: how many tokens one stands for, the seconds of all experts' weights, and the share of them that a
-#: token goes through.
-Streams = tuple[float, float, int, float, float]
+
+class Streams(NamedTuple):
+    """Seconds that a step's memory traffic takes, at the best rate there is."""
+
+    weights: float  # all but experts'
+    context_token: float  # KV of one that is read
+    parts: int  # tokens that one stands for
+    experts: Floats  # (N + 1,), experts' weights by the step's tokens; empty without experts
 
 
 class StepTables(NamedTuple):
@@ -141,15 +145,12 @@ def bound_by_streams(
     and `alone` one after another: no less than its weights and the KV it reads take to come out of
     memory, which they share, and no more than `alone`, which is what a single token's take: each
     kernel needs what the one before it gave.
-
-    Of experts' weights those are read that a token goes through. n tokens that each go through a
-    share s of them, evenly, leave (1 − s)ⁿ of them untouched.
     """
-    weights, context_token, parts, experts, share = streams
+    weights, context_token, parts, experts = streams
     if tokens * parts <= 1:
         return alone
-    if experts > 0.0:
-        weights += experts * (1.0 - (1.0 - share) ** (tokens * parts))
+    if len(experts) > 0:
+        weights += experts[min(tokens * parts, len(experts) - 1)]
     return float(max(together, min(weights + context_token * reads, alone)))
 
 

@@ -63,16 +63,16 @@ class StepModel:
     best_seconds_per_context_token: float  # of kernels, or of a runtime that reads faster
     best_kernel_seconds_per_context_token: float
     best_network_seconds_per_token: float  # min of network_seconds[n] / n
-    #: All weights but experts', and KV of a context token, at the best rate at which a kernel of
-    #: the profile reads what no cache holds (decode attention, the LM head).
+    #: All weights but experts', KV of a context token, and experts' weights by the step's tokens,
+    #: (N + 1,) or empty, at the best rate at which a kernel of the profile reads what no cache
+    #: holds (decode attention, the LM head).
     weight_stream_seconds: float
     kv_stream_seconds: float
     #: Tokens that one stands for: more than one where search divides pool and machine.
     token_parts: int
     #: m/c and f/c of a measured overlap, ascending; empty for the others. `lines` are their hull.
     measured: tuple[Floats, ...] = ()
-    expert_stream_seconds: float = 0.0  # all experts' weights, at that rate
-    expert_share: float = 0.0  # of a layer's experts, that a token goes through
+    expert_stream_seconds: Floats = field(repr=False, default_factory=lambda: np.zeros(0))
     calibrations: tuple[Calibration, ...] = ()  # of runtimes whose steps were measured
     calibration: Calibration | None = None  # of the runtime whose steps these are (`run_by`)
 
@@ -104,12 +104,11 @@ class StepModel:
     @property
     def streams(self) -> Streams:
         """What `bound_by_streams` goes by, for a step in one piece."""
-        return (
+        return Streams(
             self.weight_stream_seconds,
             self.kv_stream_seconds,
             self.token_parts,
             self.expert_stream_seconds,
-            self.expert_share,
         )
 
     def seconds(self, batch: Batch) -> tuple[float, float, float]:
@@ -171,7 +170,10 @@ def step_model(system: System, overlap: str = "auto", profile: Profile | None = 
         walk=layers * walk_along(profile.chunks),
     )
     weights = token_weight_bytes(system.model, system.tp)
-    has_experts = weights.pop(EXPERTS, 0) > 0
+    weights.pop(EXPERTS, None)
+    experts = np.zeros(size + 1)
+    if system.model.experts:
+        experts[1:] = along(profile.tokens, measured[:, profile.operators.index(EXPERTS)], rows)
     n = np.arange(1, size + 1)
     batches = np.arange(1, len(tables.decode))[:, None]
     read = float((tables.decode[1:] / (batches * tables.decode_contexts)).min())
@@ -199,8 +201,7 @@ def step_model(system: System, overlap: str = "auto", profile: Profile | None = 
         kv_stream_seconds=kv_bytes / rate,
         token_parts=1,
         measured=overlap_points(name, system),
-        expert_stream_seconds=layers * _expert_bytes(system) / rate if has_experts else 0.0,
-        expert_share=system.model.experts_per_token / max(1, system.model.experts),
+        expert_stream_seconds=_expert_streams(system, experts, rate),
     )
 
 
@@ -240,10 +241,21 @@ def _gemm_seconds(system: System, profile: Profile) -> Floats:
     return np.asarray(seconds, np.float64)
 
 
-def _expert_bytes(system: System) -> int:
-    """Bytes of one layer's experts on one GPU."""
+def _expert_streams(system: System, seconds: Floats, rate: float) -> Floats:
+    """(N + 1,), seconds of a step's reads of experts' weights at `rate` bytes/s by its tokens;
+    empty without experts. `seconds` are those of one layer's experts.
+
+    n tokens that each go through a share s of them leave (1 − s)ⁿ of them unread if their loads are
+    even. Measured loads are not, and leave more: so no reads are longer than the kernel they are
+    of.
+    """
     model = system.model
-    return model.experts * model.expert_parameters // system.tp * WEIGHTS[model.weights]
+    if not model.experts:
+        return np.zeros(0)
+    share = model.experts_per_token / model.experts
+    touched = 1.0 - (1.0 - share) ** np.arange(len(seconds))
+    held = model.experts * model.expert_parameters // system.tp * WEIGHTS[model.weights]
+    return np.asarray(model.layers * np.minimum(touched * held / rate, seconds), np.float64)
 
 
 def _whole_tiles(profile: Profile, tokens: Ints) -> Ints:

@@ -92,10 +92,12 @@ def step_costs(
 
 
 def _streams(model: StepModel, nano_batches: int) -> Streams:
-    """Every piece reads all weights, and experts' as its share of the tokens does."""
-    weights, context_token, parts, experts, share = model.streams
-    piece = 1.0 - (1.0 - share) ** (1.0 / nano_batches)  # of a step's token
-    return nano_batches * weights, context_token, parts, nano_batches * experts, piece
+    """Every piece reads all weights, and those of the experts that its tokens go through."""
+    whole = model.streams
+    experts = whole.experts
+    if len(experts) and nano_batches > 1:
+        experts = _in_pieces(experts, nano_batches)
+    return whole._replace(weights=nano_batches * whole.weights, experts=experts)
 
 
 def cut_worth(model: StepModel) -> float:

@@ -177,7 +177,11 @@ def _model_of(meta: Mapping[str, Any]) -> ModelSpec | None:
     if not all(type(size) is int and size > 0 for size in [*sizes, tp]):
         return None
     more = {name: shape.get(name, usual) for name, usual in MORE_SHAPE.items()}
-    if more["weights"] not in WEIGHTS or more["kv"] not in KV_FORMATS:
+    counts = more["experts"], more["experts_per_token"]
+    formats = (more["weights"], WEIGHTS), (more["kv"], KV_FORMATS)
+    if not all(type(count) is int and count >= 0 for count in counts):
+        return None
+    if not all(isinstance(name, str) and name in known for name, known in formats):
         return None
     own = {name: shape[name] for name in SHAPE} | more
     model = ModelSpec(meta["model"], 1, context=1, **own)

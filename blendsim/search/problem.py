@@ -193,7 +193,7 @@ def plan_whole(
             "settings": asdict(problem.settings),
             "overlap": problem.model.overlap,
             "profile": "/".join(
-                (problem.settings.gpu, problem.model.system.model.name, f"tp{problem.settings.tp}")
+                (problem.settings.gpu, problem.model.system.model.label, f"tp{problem.settings.tp}")
             ),
             "blendsim": __version__,
         },

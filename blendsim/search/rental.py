@@ -61,11 +61,7 @@ class Candidates(NamedTuple):
 
     settings: list[Settings]
     left_out: list[str]
-
-    @property
-    def differ_in_weights(self) -> bool:
-        """Whether they are to be told apart by the format of their weights."""
-        return len({settings.quantization for settings in self.settings}) > 1
+    differ_in_weights: bool = False  # they were asked for in several formats
 
     @property
     def roomiest(self) -> Settings:
@@ -106,20 +102,21 @@ def find_candidates(
     """
     find_model(settings.model)  # what is wrong with it is wrong on every system
     kept, left_out = [], []
-    formats = quantizations or [settings.quantization]
-    for gpu, quantization, tp in product(gpus, formats, tps):
-        one = replace(settings, quantization=quantization)
+    asked = [replace(settings, quantization=each) for each in quantizations] or [settings]
+    formats = {one.spec.weights: one for one in reversed(asked)}
+    differ = len(formats) > 1
+    for gpu, one, tp in product(gpus, reversed(formats.values()), tps):
         try:
-            one = replace(one, gpu=gpu, tp=tp, dp=1)
-            chosen_model(one.system, one.overlap, one.profile)
+            here = replace(one, gpu=gpu, tp=tp, dp=1)
+            chosen_model(here.system, here.overlap, here.profile)
         except _CANNOT_RUN as error:
-            kind = kind_name(gpu, tp, one.spec.weights if len(formats) > 1 else None)
+            kind = kind_name(gpu, tp, one.spec.weights if differ else None)
             left_out.append(f"{kind} is left out: {error}")
         else:
-            kept += [replace(one, dp=dp) for dp in dps]
+            kept += [replace(here, dp=dp) for dp in dps]
     if not kept:
         raise InputError(f"no system can run this; {left_out[0]}")
-    return Candidates(kept, left_out)
+    return Candidates(kept, left_out, differ)
 
 
 def rent(

@@ -189,7 +189,8 @@ def _floors(sizes: Ints, seconds: NDArray[np.float64], overlap: Overlap, efficie
 @kernel
 def least_size(pace: Pace, even: float) -> int:
     """Tokens that a step is to have at least: as many as run well, but no more than `even`, which
-    each step would have if all that is left were spread evenly over them.
+    each step would have if all that is left were spread evenly over them, or the next size above
+    `even` that smaller and larger ones by turns do not beat. The token budget binds besides.
 
     In a run that takes that many steps anyway, larger ones would leave some with decodes alone. In
     others the floor guards against having too few tokens computed by a price that foresees more
