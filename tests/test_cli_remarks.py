@@ -15,6 +15,17 @@ from blendsim.cli.remarks import flags_assumed
 from blendsim.settings import Settings
 from blendsim.traces import jsonl, load
 
+KEPT_IN_FP8 = {
+    "model_type": "llama",
+    "hidden_size": 4096,
+    "intermediate_size": 14_336,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "vocab_size": 128_256,
+    "max_position_embeddings": 131_072,
+    "quantization_config": {"quant_algo": "FP8", "kv_cache_quant_algo": "FP8"},
+}
 CANNOT_FOLLOW = "so it cannot follow this plan"
 
 
@@ -273,7 +284,7 @@ def test_experts_and_borrowed_kernels_are_told_of(tmp_path: Path) -> None:
     mixture = (*given, "--model", "qwen3-30b-a3b")
     words = "experts beside memory reads are priced as NanoFlow published it for a dense model"
     assert having(words, notes(*mixture, "--planner", "dfs"))
-    for plain in (("--overlap", "sum"), ("--engine", "vllm")):
+    for plain in (("--overlap", "sum"), ("--overlap", "max"), ("--engine", "vllm")):
         assert not having(words, notes(*mixture, *plain, "--planner", "dfs"))
     assert not having(words, notes(*given, "--planner", "dfs"))
     for asked, told in (
@@ -298,5 +309,18 @@ def test_flags_of_servers_name_the_formats_that_are_asked_for(tmp_path: Path) ->
         (told,) = flags_assumed(asked)
         assert f"--quantization fp8 --kv-cache-dtype {kv}" in told
         (told,) = flags_assumed(replace(asked, quantization="fp8-block", kv_cache_dtype="auto"))
-        assert "--quantization" not in told  # its files say so
+        assert "--quantization" not in told  # no server makes blocks of scales
+        assert "and files with weights in fp8-block, which those of llama-3.1-8b are not" in told
         assert "--kv-cache-dtype" not in told
+        (told,) = flags_assumed(replace(asked, quantization="none", kv_cache_dtype="bf16"))
+        assert not any(word in told for word in ("--quant", "--kv", "files with"))
+
+
+def test_flags_of_servers_go_by_what_the_models_files_hold(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(KEPT_IN_FP8))
+    kept = Settings(engine="vllm", gpu="h100", model=str(tmp_path))
+    (told,) = flags_assumed(kept)
+    assert not any(word in told for word in ("--quant", "--kv", "files with"))
+    (told,) = flags_assumed(replace(kept, quantization="none", kv_cache_dtype="bf16"))
+    assert "--kv-cache-dtype bfloat16" in told
+    assert "and files with weights in bf16, which those of" in told

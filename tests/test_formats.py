@@ -137,11 +137,8 @@ def test_modelopt_says_them_in_a_file_beside_it(tmp_path: Path) -> None:
             "has 0 formats of weights",
         ),
         (
-            {
-                "quantization_config": COMPRESSED
-                | {"kv_cache_scheme": {"num_bits": 4}}
-            },
-            r"keeps KV in \{'num_bits': 8, 'type': 'int'\}",
+            {"quantization_config": COMPRESSED | {"kv_cache_scheme": {"num_bits": 4}}},
+            r"keeps KV in \{'num_bits': 4\}",
         ),
         (
             {"quantization_config": {"quant_algo": "FP8", "kv_cache_quant_algo": "NVFP4"}},

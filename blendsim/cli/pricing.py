@@ -44,8 +44,12 @@ def pricing_notes(several: "Iterable[Settings]", *, overlaps: bool | None = None
             "it for an A100, not as measured there (measured on an H200, steps gained nothing by "
             "it); --overlap sum shows what is left without"
         )
-    with_experts = [s.model for s in several if s.spec.experts and _overlaps(s, overlaps)]
-    if with_experts and any(s.overlap != "sum" for s in several):
+    with_experts = [
+        settings.model
+        for settings in several
+        if settings.spec.experts and _overlaps(settings, overlaps) and _is_by_table(settings)
+    ]
+    if with_experts:
         notes.append(
             f"{with_experts[0]}'s experts beside memory reads are priced as NanoFlow published it "
             "for a dense model; --overlap sum shows what is left without"
@@ -91,15 +95,22 @@ def _is_measured_too(settings: "Settings") -> bool:
 
 def _overlap_is_borrowed(settings: "Settings") -> bool:
     """Whether steps are priced by the table of an A100 on another GPU."""
+    from blendsim.perf.overlap import MEASURED_ON
+
+    return settings.gpu != MEASURED_ON and _is_by_table(settings)
+
+
+def _is_by_table(settings: "Settings") -> bool:
+    """Whether compute runs beside reads by NanoFlow's published table."""
     from blendsim.perf.measured import chosen_place
-    from blendsim.perf.overlap import FILE, FIT, MEASURED_ON, TABLE, default_overlap
+    from blendsim.perf.overlap import FILE, FIT, TABLE, default_overlap
 
     overlap = settings.overlap
     if overlap == "auto":
         place = chosen_place(settings.system, settings.profile)
         has_own = place is not None and (place / FILE).exists()
         overlap = FIT if has_own else default_overlap(settings.system)
-    return overlap == TABLE and settings.gpu != MEASURED_ON
+    return overlap == TABLE
 
 
 def _unused_all_reduces(several: "Iterable[Settings]") -> list[str]:

@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING
 
 from blendsim.cli import options as o
-from blendsim.formats import FP8
+from blendsim.formats import BF16, FP8
 
 if TYPE_CHECKING:  # nothing heavy before a command runs
     from blendsim.plan import Plan
@@ -63,6 +63,7 @@ def flags_assumed(settings: "Settings") -> list[str]:
     else:
         return []
     also = " and our scheduler in it" if settings.engine == VLLM_PLANNED else ""
+    also += _other_weights(settings)
     return [
         f"the plan assumes {name} with {' '.join(flags)}{also}; one client is to send the requests "
         "in the file's order, all at the start or more in flight than the server runs at once"
@@ -108,15 +109,30 @@ def _sglang_flags(settings: "Settings") -> list[str]:
 
 
 def _format_flags(settings: "Settings", kv_name: str) -> list[str]:
-    """What is not as the model's files say: fp8 weights that the server makes of others, and KV.
-    Blocks of scales no server makes; they are of files that say so.
+    """What is not as the model's files say: fp8 weights that the server makes of bf16 ones, and
+    KV.
     """
+    from blendsim.specs import find_model
+
+    kept, asked = find_model(settings.model), settings.spec
     flags = []
-    if settings.quantization == FP8:
+    if (kept.weights, asked.weights) == (BF16, FP8):
         flags.append("--quantization fp8")
-    if settings.kv_cache_dtype == FP8:
-        flags.append(f"--kv-cache-dtype {kv_name}")
+    if kept.kv != asked.kv:
+        flags.append(f"--kv-cache-dtype {kv_name if asked.kv == FP8 else 'bfloat16'}")
     return flags
+
+
+def _other_weights(settings: "Settings") -> str:
+    """Words for weights that no server makes of those that the model's files hold; empty for
+    none.
+    """
+    from blendsim.specs import find_model
+
+    kept, asked = find_model(settings.model).weights, settings.spec.weights
+    if kept == asked or (kept, asked) == (BF16, FP8):
+        return ""
+    return f" and files with weights in {asked}, which those of {settings.model} are not"
 
 
 def not_yours(settings: "Settings") -> list[str]:

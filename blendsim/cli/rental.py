@@ -75,7 +75,8 @@ def rent(params: dict[str, Any], wanted: Wanted, output: Path | None, json: bool
     if json:
         print_json(_object(rental, goal, output))
     else:
-        where = f"{settings.model}{settings.spec.in_formats}, engine {settings.engine}"
+        formats = "" if candidates.differ_in_weights else settings.spec.in_formats
+        where = f"{settings.model}{formats}, engine {settings.engine}"
         is_sampled = settings.sample != 1.0
         print_lines(_text(rental, goal, where, output, is_sampled))
     if rental.chosen is None:

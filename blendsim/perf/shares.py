@@ -78,7 +78,7 @@ def cut_both_ends(compute: Floats, memory: Floats, ends: Floats) -> Ints:
 def deal_runs(work: Floats, run: Ints, shares: int, most: float) -> Ints:
     """Share of each row when runs of rows, which `run` numbers, are dealt out whole, the last one
     first, each to the share that has least so far. A run of more than `most` work is dealt in
-    pieces of no more, but for single rows.
+    pieces of about that, no more than that and a row.
     """
     held = np.concatenate(([0.0], np.cumsum(work)))
     begins = np.flatnonzero(np.diff(run, prepend=run[:1] - 1))

@@ -12,7 +12,7 @@ from blendsim.prefix import SortedPrompts, shareable_tokens, subset
 from blendsim.report.tables import counted
 from blendsim.request import Workload
 
-PIECES = 16  # a node of more than this part of a rank's work is dealt out in pieces
+PIECES = 16  # of a rank's work: a node of more than such a piece is dealt out in pieces
 
 
 def partition(plan: Plan, costs: RequestCosts, ranks: int) -> Plan:

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from blendsim.formats import AUTO, BF16, NONE
 from blendsim.report.losses import Losses
 from blendsim.report.metrics import Place, kv_use, run_seconds
 from blendsim.report.optimum import Bounds
@@ -137,6 +138,8 @@ def heading(log: StepLog, figures: Gist) -> list[tuple[str, str]]:
     told = [
         ("Policy", figures.policy),
         ("Model", _text(meta, "model") or _text(settings, "model")),
+        ("Weights", _format(settings, "quantization")),
+        ("KV", _format(settings, "kv_cache_dtype")),
         ("Planned for", _system(settings, _topology(meta))),
         ("Ran on", _machine(_part(meta, "machine")) if "machine" in meta else None),
         ("Runtime", " ".join(filter(None, (_text(meta, "runtime"), _text(meta, "executor"))))),
@@ -156,6 +159,12 @@ def heading(log: StepLog, figures: Gist) -> list[tuple[str, str]]:
         ("blendsim", _text(meta, "blendsim")),
     ]
     return [(what, value) for what, value in told if value]
+
+
+def _format(settings: Mapping[str, Any], name: str) -> str | None:
+    """A format that was asked for, in words; None where the model's files say it."""
+    asked = _text(settings, name)
+    return None if asked == AUTO else {NONE: BF16}.get(asked or "", asked)
 
 
 def _system(settings: Mapping[str, Any], topology: str | None) -> str | None:
