@@ -36,8 +36,12 @@ def simulate(
             help="imported, measured or a directory of `profile measure`, if not the plan's.",
         ),
     ] = None,
-    quantization: o.Quantization = None,
-    kv_cache_dtype: o.KvCacheDtype = None,
+    quantization: Annotated[
+        str | None, typer.Option(help="Weights: none, fp8 or fp8-block, if not the plan's.")
+    ] = None,
+    kv_cache_dtype: Annotated[
+        str | None, typer.Option(help="KV: bf16 or fp8, if not the plan's.")
+    ] = None,
     topology: o.Topology = None,
     link: o.Link = None,
     token_budget: o.TokenBudget = None,
