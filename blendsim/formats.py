@@ -37,7 +37,7 @@ _ADVICE: Final = (
 #: Parts that stay in bf16 in every fp8 model that is priced here, by what their names hold: the
 #: head, towers, and what is no matrix of a layer.
 _LEFT_IN_BF16 = ("lm_head", "vis", "audio", "norm", "embed", "projector")
-#: And routers of experts, by how their names end where `.` and `*` do not count.
+#: And routers of experts, by how their names end before a `.*`, `*` or `$`.
 _ROUTERS = ("mlp.gate", "block_sparse_moe.gate", "router")
 #: Lists of what is left as it was, whoever wrote the file.
 _LEFT = ("modules_to_not_convert", "ignored_layers", "ignore", "exclude_modules")

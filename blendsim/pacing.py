@@ -22,7 +22,7 @@ _NO_CROWD = 1e9  # that many times the even ones never end together
 ABOUT_THE_SAME = 2.0
 EXACTLY = 1.0 + 1e-9  # the same but for rounding
 #: Lengths of a source that are enough to say that all are alike. Of one no variance at all is seen;
-#: eight whose standard deviation is 0.3 of their mean look so once in 250 times or less.
+#: eight whose standard deviation is 0.3 of their mean look so once in 230 to 300 times.
 LEAST_ALIKE = 8
 
 

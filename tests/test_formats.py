@@ -6,21 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from test_model_config import SHAPE
 
 from blendsim.errors import InputError, UnknownName
 from blendsim.settings import Settings
 from blendsim.specs import ModelSpec, System, find_gpu, find_model
 
-SHAPE: dict[str, Any] = {
-    "model_type": "llama",
-    "hidden_size": 512,
-    "intermediate_size": 1_024,
-    "num_hidden_layers": 4,
-    "num_attention_heads": 8,
-    "num_key_value_heads": 2,
-    "vocab_size": 1_000,
-    "max_position_embeddings": 32_768,
-}
 FP8 = {"num_bits": 8, "type": "float"}
 COMPRESSED = {
     "quant_method": "compressed-tensors",

@@ -9,7 +9,7 @@ from oracle_serving import World
 from pacing_worlds import AMPLE, PacedWorld, paced_worlds, record_of
 from serving_worlds import core_of, steps, triples
 
-from blendsim.pacing import Gains, is_compute_heavy
+from blendsim.pacing import Gains
 from blendsim.serving import batcher, pacing
 from blendsim.serving.core import ServingCore
 from blendsim.serving.kinds import correction, unknown_tokens
@@ -265,9 +265,12 @@ def test_a_long_one_that_waits_to_come_back_does_not_keep_the_dense_end_out(
 
 
 def left_of(drawn: PacedWorld, core: ServingCore) -> np.ndarray:
-    """(n,), who is of the compute-heavy end."""
+    """(n,), who is of the compute-heavy end: who is more than twice as dense as the pool, and, of
+    unknown length, denser than it but for rounding.
+    """
     root = float(core.state.scalars[0].root_density)
-    return is_compute_heavy(core.state.density, root, np.array(drawn.visible))
+    least = [2.0 if visible else 1.0 + 1e-9 for visible in drawn.visible]
+    return np.asarray(core.state.density > root * np.array(least))
 
 
 @slow

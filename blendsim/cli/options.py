@@ -62,23 +62,13 @@ Engine = Annotated[
         "(-mixed, -lpm, -dfs-weight) or sequential."
     ),
 ]
-Quantization = Annotated[
-    str | None,
-    typer.Option(
-        help="Weights: none (bf16), fp8 or fp8-block (a scale a block); by itself as the model's "
-        "files say."
-    ),
-]
+_WEIGHTS = "Weights: none (bf16), fp8 or fp8-block (a scale a block)"
+_OF_FILES = "by itself as the model's files say."
+Quantization = Annotated[str | None, typer.Option(help=f"{_WEIGHTS}; {_OF_FILES}")]
 Quantizations = Annotated[
-    str | None,
-    typer.Option(
-        help="Weights: none (bf16), fp8 or fp8-block (a scale a block); or several: none,fp8. By "
-        "itself as the model's files say."
-    ),
+    str | None, typer.Option(help=f"{_WEIGHTS}, or several: none,fp8; {_OF_FILES}")
 ]
-KvCacheDtype = Annotated[
-    str | None, typer.Option(help="KV: bf16 or fp8; by itself as the model's files say.")
-]
+KvCacheDtype = Annotated[str | None, typer.Option(help=f"KV: bf16 or fp8; {_OF_FILES}")]
 Overlap = Annotated[
     str | None,
     typer.Option(help="sum, max, table or fit; by itself fit where measured, else table."),
