@@ -9,8 +9,9 @@ BYTES_PER_VALUE = 2  # bf16: activations, and weights and KV by themselves
 
 @dataclass(frozen=True, slots=True)
 class ModelSpec:
-    """A decoder of the Llama/Qwen family, dense or with experts in every layer. Towers that see or
-    hear for it take memory and no time.
+    """A decoder of the Llama/Qwen family, dense or with experts in every layer. Some of its layers
+    may attend to the last `window` tokens alone. Towers that see or hear for it take memory and no
+    time.
 
     Of quantised weights those of layers are in their format; embedding, LM head, norms, routers and
     towers stay bf16.
@@ -31,6 +32,8 @@ class ModelSpec:
     tower_parameters: int = 0  # weights beside the decoder's
     experts: int = 0  # of a layer; 0: dense
     experts_per_token: int = 0
+    window: int = 0  # tokens that windowed layers attend to
+    windowed_layers: int = 0  # of `layers`
     weights: str = BF16  # of WEIGHTS
     kv: str = BF16  # of KV_FORMATS
 
@@ -78,9 +81,14 @@ class ModelSpec:
         return self.kv_heads * self.head_dim
 
     @property
+    def full_layers(self) -> int:
+        """Those that attend to the whole context."""
+        return self.layers - self.windowed_layers
+
+    @property
     def kv_bytes_per_token(self) -> int:
-        """Bytes of K and V of one token in all layers."""
-        return 2 * KV_FORMATS[self.kv] * self.kv_width * self.layers
+        """Bytes of K and V of one token in all layers that keep the whole context."""
+        return 2 * KV_FORMATS[self.kv] * self.kv_width * self.full_layers
 
     def in_format(self, quantization: str, kv_cache_dtype: str) -> "ModelSpec":
         """The model with weights and KV in the formats asked for, of formats.QUANTIZATIONS and

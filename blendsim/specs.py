@@ -84,12 +84,14 @@ class System:
                 "were not measured; use another --gpu, or --quantization none"
             )
         self._require_whole_blocks()
-        if self.kv_bytes is not None and self.kv_blocks < 1:
+        least = 1 + self.window_blocks
+        if self.kv_bytes is not None and self.kv_blocks < least:
+            wanted = least * self.kv_bytes_per_token * self.block_tokens
             raise InputError(
                 f"kv_bytes = {self.kv_bytes} holds no KV block of {self.block_tokens} tokens of "
-                f"{self.model.name}; give at least {self.kv_bytes_per_token * self.block_tokens}"
+                f"{self.model.name}; give at least {wanted}"
             )
-        if self.kv_blocks < 1:
+        if self.kv_blocks < least:
             weights = self.model.weight_bytes / 1e9
             raise InputError(
                 f"{self.model.name} needs {weights:.0f} GB for weights and leaves no KV cache on "
@@ -145,9 +147,21 @@ class System:
         return max(0, self.kv_capacity_bytes) // (self.kv_bytes_per_token * self.block_tokens)
 
     @property
+    def window_blocks(self) -> int:
+        """KV blocks that a running request holds for its windowed layers, beside those of the
+        layers that keep its whole context: blocks that a window of any beginning lies in, as many
+        of them as there are windowed layers to others (vLLM's hybrid KV cache).
+        """
+        model = self.model
+        if not model.windowed_layers:
+            return 0
+        touched = -(-(model.window - 1) // self.block_tokens) + 1
+        return -(-touched * model.windowed_layers // model.full_layers)
+
+    @property
     def longest_request(self) -> int:
         """Prompt + output tokens the longest servable request may have."""
-        return min(self.model.context, self.kv_blocks * self.block_tokens)
+        return min(self.model.context, (self.kv_blocks - self.window_blocks) * self.block_tokens)
 
 
 @dataclass(frozen=True, slots=True)
