@@ -1,7 +1,7 @@
 """Formats that weights and KV are kept in, and what a model's files say of them.
 
 A format counts by its bytes and by the kernels that were measured with it (perf/atlas.py). Scales
-are left out: one a tensor or channel, or one for 128 × 128 values, weighs next to nothing.
+of fp8 are left out: one a tensor or channel, or one for 128 × 128 values, weighs next to nothing.
 """
 
 import json
@@ -10,40 +10,46 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple, TypeGuard
 
 from blendsim.errors import InputError
+from blendsim.fields import Section
+from blendsim.printable import short
 
 BF16: Final = "bf16"
 FP8: Final = "fp8"  # 8 bits a value, a scale a tensor or channel; activations are fp8, too
 FP8_BLOCK: Final = "fp8-block"  # a scale for every 128 × 128 values
+#: Of experts alone, all else is bf16: 4 bits a value and a scale of 8 for every 32 (Open Compute
+#: Project, Microscaling Formats 1.0). Activations stay bf16.
+MXFP4: Final = "mxfp4"
 #: Bytes a value.
-WEIGHTS: Final = {BF16: 2, FP8: 1, FP8_BLOCK: 1}
+WEIGHTS: Final = {BF16: 2, FP8: 1, FP8_BLOCK: 1, MXFP4: 4.25 / 8}
+IN_FP8: Final = (FP8, FP8_BLOCK)  # what is computed in fp8
+OF_EXPERTS: Final = (MXFP4,)
 KV_FORMATS: Final = {BF16: 2, FP8: 1}
 
 #: What may be asked for beside these: as the model's files say, and weights as they were trained.
 AUTO: Final = "auto"
 NONE: Final = "none"
-QUANTIZATIONS: Final = (AUTO, NONE, FP8, FP8_BLOCK)
+QUANTIZATIONS: Final = (AUTO, NONE, FP8, FP8_BLOCK, MXFP4)
 KV_DTYPES: Final = (AUTO, *KV_FORMATS)
-
-Json = Mapping[str, Any]
 
 #: Read by engines where config.json says nothing of it: ModelOpt's, GPTQ's and AWQ's.
 _BESIDE = ("hf_quant_config.json", "quantize_config.json", "quant_config.json")
 BLOCK_VALUES: Final = 128
 _BLOCK: Final = [BLOCK_VALUES, BLOCK_VALUES]
 _ADVICE: Final = (
-    "only bf16 and fp8 weights are priced; give the directory of a model in one of these, or one "
-    "that is not quantised with --quantization"
+    "only bf16 and fp8 weights are priced, and mxfp4 of experts; give the directory of a model in "
+    "one of these, or one that is not quantised with --quantization"
 )
 #: Parts that stay in bf16 in every fp8 model that is priced here, by what their names hold: the
 #: head, towers, and what is no matrix of a layer.
 _LEFT_IN_BF16 = ("lm_head", "vis", "audio", "norm", "embed", "projector")
-#: And routers of experts, by how their names end before a `.*`, `*` or `$`.
+#: And routers of experts, by how their names end before a `.*`, `*` or `$`, or in whole.
 _ROUTERS = ("mlp.gate", "block_sparse_moe.gate", "router")
+_ROUTER_NAMES = ("gate", "e_score_correction_bias")
 #: Lists of what is left as it was, whoever wrote the file.
 _LEFT = ("modules_to_not_convert", "ignored_layers", "ignore", "exclude_modules")
 #: What people and engines call a format otherwise.
 _QUANTIZATION_NAMES = {BF16: NONE, "bfloat16": NONE}
-_KV_NAMES = {"bfloat16": BF16, "fp8_e4m3": FP8, "fp8_e5m2": FP8}
+_KV_NAMES = {"bfloat16": BF16, "fp8_e4m3": FP8}
 
 
 class Formats(NamedTuple):
@@ -63,7 +69,7 @@ def kv_named(name: str) -> str:
     return _KV_NAMES.get(name.lower(), name.lower())
 
 
-def formats_of(path: Path, parts: tuple[Json, ...], has_experts: bool) -> Formats:
+def formats_of(path: Path, parts: tuple[Section, ...], has_experts: bool) -> Formats:
     """What the config.json at `path`, or what lies beside it, says that weights and KV are in.
     InputError for formats of which nothing was measured.
 
@@ -87,10 +93,10 @@ def _require_plain(path: Path, name: str, value: Any) -> None:
     # Loaded as bf16 by engines, or of the same size.
     plain = ("float32", "float16", "bfloat16", "float", "half", "auto")
     if value is not None and str(value).removeprefix("torch.") not in plain:
-        raise InputError(f"{path}: {name!r} is {_short(value)}; {_ADVICE}")
+        raise InputError(f"{path}: {name!r} is {short(value)}; {_ADVICE}")
 
 
-def _statements(path: Path, parts: tuple[Json, ...]) -> Iterator[tuple[str, Any]]:
+def _statements(path: Path, parts: tuple[Section, ...]) -> Iterator[tuple[str, Any]]:
     """Everything that says how weights are quantised: where it stands and what it is."""
     for part in parts:
         for name in ("quantization_config", "compression_config"):
@@ -112,8 +118,10 @@ def _statements(path: Path, parts: tuple[Json, ...]) -> Iterator[tuple[str, Any]
 def _read(where: str, given: Any, has_experts: bool) -> Formats:
     """Formats of one statement."""
     if not _is_table(given):
-        raise InputError(f"{where} is {_short(given)}, no table; mend it")
+        raise InputError(f"{where} is {short(given)}, no table; mend it")
     method = given.get("quant_method") or given.get("quant_algo")
+    if given.get("quant_method") == MXFP4 and has_experts:
+        return Formats(_of_experts(where, given), _kv(where, given))
     if given.get("quant_method") == "fp8":
         weights = _of_blocks(where, given.get("weight_block_size"))
     elif given.get("quant_method") == "compressed-tensors":
@@ -121,18 +129,26 @@ def _read(where: str, given: Any, has_experts: bool) -> Formats:
     elif given.get("quant_algo") == "FP8":
         weights = FP8
     else:
-        told = f" ({_short(method)})" if method else ""
+        told = f" ({short(method)})" if method else ""
         raise InputError(f"{where}{told} says that weights are quantised; {_ADVICE}")
     for name in (part for key in _LEFT for part in _list(where, given, key)):
         if not _stays(str(name), has_experts):
             raise InputError(
-                f"{where} leaves {_short(name)} as it was, and layers of two formats are not "
+                f"{where} leaves {short(name)} as it was, and layers of two formats are not "
                 f"priced; {_ADVICE}"
             )
     return Formats(weights, _kv(where, given))
 
 
-def _kv(where: str, given: Json) -> str:
+def _of_experts(where: str, given: Section) -> str:
+    """MXFP4, unless some of the experts are left as they were."""
+    for name in (part for key in _LEFT for part in _list(where, given, key)):
+        if "expert" in str(name):
+            raise InputError(f"{where} leaves {short(name)} as it was; {_ADVICE}")
+    return MXFP4
+
+
+def _kv(where: str, given: Section) -> str:
     """The format of KV in one statement."""
     scheme, algo = given.get("kv_cache_scheme"), given.get("kv_cache_quant_algo")
     if scheme is None and algo is None:
@@ -140,21 +156,21 @@ def _kv(where: str, given: Json) -> str:
     if _is_fp8(scheme) or (scheme is None and algo == "FP8"):
         return FP8
     raise InputError(
-        f"{where} keeps KV in {_short(algo if scheme is None else scheme)}, and only bf16 and fp8 "
+        f"{where} keeps KV in {short(algo if scheme is None else scheme)}, and only bf16 and fp8 "
         "are priced; give another model"
     )
 
 
-def _list(where: str, given: Json, key: str) -> list[Any]:
+def _list(where: str, given: Section, key: str) -> list[Any]:
     found = given.get(key)
     if found is None:
         return []
     if not isinstance(found, list):
-        raise InputError(f"{where}: {key!r} is {_short(found)}, no list; mend it")
+        raise InputError(f"{where}: {key!r} is {short(found)}, no list; mend it")
     return found
 
 
-def _compressed_tensors(where: str, given: Json) -> str:
+def _compressed_tensors(where: str, given: Section) -> str:
     """The format of weights that all groups have."""
     groups = given.get("config_groups")
     groups = list(groups.values()) if _is_table(groups) else []
@@ -163,12 +179,12 @@ def _compressed_tensors(where: str, given: Json) -> str:
         weights = group.get("weights") if _is_table(group) else None
         if not _is_fp8(weights) or not _is_fp8(group.get("input_activations")):
             raise InputError(
-                f"{where} ({_short(given.get('format'))}) has weights or activations that are not "
+                f"{where} ({short(given.get('format'))}) has weights or activations that are not "
                 f"fp8; {_ADVICE}"
             )
         if group.get("targets", ["Linear"]) != ["Linear"]:
             raise InputError(
-                f"{where} is of {_short(group['targets'])} alone, and layers of two formats are "
+                f"{where} is of {short(group['targets'])} alone, and layers of two formats are "
                 f"not priced; {_ADVICE}"
             )
         formats.add(_of_strategy(where, weights))
@@ -177,13 +193,13 @@ def _compressed_tensors(where: str, given: Json) -> str:
     return str(formats.pop())
 
 
-def _of_strategy(where: str, weights: Json) -> str:
+def _of_strategy(where: str, weights: Section) -> str:
     """The format of weights by what has a scale of its own."""
     strategy = weights.get("strategy", "tensor")
     if strategy == "block":
         return _of_blocks(where, weights.get("block_structure", 0))
     if strategy not in ("tensor", "channel"):
-        raise InputError(f"{where} has scales by {_short(strategy)}; {_ADVICE}")
+        raise InputError(f"{where} has scales by {short(strategy)}; {_ADVICE}")
     return FP8
 
 
@@ -192,26 +208,20 @@ def _of_blocks(where: str, block: Any) -> str:
     if block is None:
         return FP8
     if block != _BLOCK:
-        raise InputError(f"{where} has blocks of {_short(block)}, not {_BLOCK}; {_ADVICE}")
+        raise InputError(f"{where} has blocks of {short(block)}, not {_BLOCK}; {_ADVICE}")
     return FP8_BLOCK
 
 
-def _is_fp8(scheme: Any) -> TypeGuard[Json]:
+def _is_fp8(scheme: Any) -> TypeGuard[Section]:
     return _is_table(scheme) and (scheme.get("num_bits"), scheme.get("type")) == (8, "float")
 
 
 def _stays(name: str, has_experts: bool) -> bool:
     """Whether a part that is not quantised is not in any fp8 model that is priced here."""
     ending = name.removesuffix(".*").rstrip("*$")
-    is_router = has_experts and ending.endswith(_ROUTERS)
+    is_router = has_experts and (ending.endswith(_ROUTERS) or ending in _ROUTER_NAMES)
     return is_router or any(part in name for part in _LEFT_IN_BF16)
 
 
-def _is_table(value: Any) -> TypeGuard[Json]:
+def _is_table(value: Any) -> TypeGuard[Section]:
     return isinstance(value, Mapping)
-
-
-def _short(value: object) -> str:
-    """A value on one line, and no long one."""
-    text = repr(value)
-    return text if len(text) <= 40 else f"{text[:39]}…"

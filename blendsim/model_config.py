@@ -1,39 +1,47 @@
 """A ModelSpec from a Hugging Face `config.json`, and what one may hold that would change what a
-model costs. Most of that is refused: here all layers are alike, and attention reads the whole
-context. What a tower beside the decoder weighs is counted, and in which format weights are stands
-in formats.py.
+model costs. Most of that is refused: here all layers are alike, but that some may attend to a
+window of the context alone. What a tower beside the decoder weighs is counted, and in which format
+weights are stands in formats.py.
 
 The runtime reads its models through the same rules, and refuses more: what costs the same and is
 computed otherwise (blendrt/config.py).
 """
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
 from blendsim.errors import InputError
+from blendsim.fields import Section
 from blendsim.formats import formats_of
 from blendsim.model_spec import ModelSpec
-
-Json = Mapping[str, Any]
+from blendsim.printable import short
 
 #: How families of mixtures call their experts, how many a token goes through, and the width of one.
-EXPERT_KEYS = {
+_EXPERT_KEYS = {
     "mixtral": ("num_local_experts", "num_experts_per_tok", "intermediate_size"),
     "qwen3_moe": ("num_experts", "num_experts_per_tok", "moe_intermediate_size"),
+    "gpt_oss": ("num_local_experts", "num_experts_per_tok", "intermediate_size"),
+    "minimax_m2": ("num_local_experts", "num_experts_per_tok", "intermediate_size"),
 }
+#: Kinds without a window unless their config.json says one.
+_WITHOUT_WINDOW = ("llama", "mixtral", "minimax_m2")
 _MOST_COUNTED: Final = 1 << 31  # of anything a config.json counts
 _FAMILY_WINDOW: Final = 4_096  # of a config.json that does not say, in transformers
 #: Keys that say of a decoder that it is built otherwise, and what it has then.
 _OTHER_BUILDS = {
     **dict.fromkeys(
         ("num_experts", "num_local_experts", "n_routed_experts", "moe_intermediate_size"),
-        "of mixtures of experts only Mixtral's and Qwen3's are modelled; give one of these or a "
-        "dense model",
+        "of mixtures of experts only Mixtral's, Qwen3's, gpt-oss's and MiniMax-M2's are modelled; "
+        "give one of these or a dense model",
     ),
     **dict.fromkeys(
-        ("n_shared_experts", "num_shared_experts", "shared_expert_intermediate_size"),
+        (
+            "n_shared_experts",
+            "num_shared_experts",
+            "shared_expert_intermediate_size",
+            "shared_intermediate_size",
+        ),
         "experts that every token goes through are not modelled; give another model",
     ),
     **dict.fromkeys(
@@ -78,10 +86,10 @@ def read_config(path: Path) -> ModelSpec:
             f"{path}: not a readable config.json ({error}); give a Hugging Face model directory"
         ) from error
     kind = str(raw.get("model_type", "llama"))
-    if kind not in ("llama", "mistral", "qwen2", "qwen3", *EXPERT_KEYS):
+    if kind not in ("llama", "mistral", "qwen2", "qwen3", *_EXPERT_KEYS):
         raise InputError(
-            f"{path}: model_type {kind!r} is not a Llama, Mistral, Mixtral, Qwen2 or Qwen3 "
-            "decoder; only those are modelled"
+            f"{path}: model_type {kind!r} is not a Llama, Mistral, Mixtral, Qwen2, Qwen3, gpt-oss "
+            "or MiniMax-M2 decoder; only those are modelled"
         )
 
     def count(name: str, default: int | None = None) -> int:
@@ -97,22 +105,24 @@ def read_config(path: Path) -> ModelSpec:
     kv_heads = count("num_key_value_heads", heads)
     context = _context_of(path, raw, count("max_position_embeddings"))
     parts = (whole,) if raw is whole else (whole, raw)
-    formats = formats_of(path, parts, kind in EXPERT_KEYS)
-    _refuse_what_is_not_modelled(path, raw, kind, context)
+    formats = formats_of(path, parts, kind in _EXPERT_KEYS)
+    layers = count("num_hidden_layers")
+    _refuse_what_is_not_modelled(path, raw, kind)
+    windowed, window = _windows(path, raw, kind, layers, context)
     if heads % kv_heads:
         raise InputError(
             f"{path}: {heads} attention heads cannot share {kv_heads} KV heads evenly; mend it"
         )
     experts, per_token, width = (
-        (count(key) for key in EXPERT_KEYS[kind])
-        if kind in EXPERT_KEYS
+        (count(key) for key in _EXPERT_KEYS[kind])
+        if kind in _EXPERT_KEYS
         else (0, 0, count("intermediate_size"))
     )
     if per_token > experts:
         raise InputError(f"{path}: a token goes through {per_token} of {experts} experts; mend it")
     return ModelSpec(
         name=path.parent.resolve().name,
-        layers=count("num_hidden_layers"),
+        layers=layers,
         hidden=hidden,
         intermediate=width,
         heads=heads,
@@ -122,43 +132,52 @@ def read_config(path: Path) -> ModelSpec:
         context=context,
         tied_embeddings=bool(raw.get("tie_word_embeddings", False)),
         qkv_bias=kind == "qwen2" or bool(raw.get("attention_bias")),  # Qwen2 always has it
-        qk_norm=kind in ("qwen3", "qwen3_moe"),
+        qk_norm=kind in ("qwen3", "qwen3_moe", "minimax_m2"),
         tower_parameters=_tower_parameters(path, whole),
         experts=experts,
         experts_per_token=per_token,
+        window=window,
+        windowed_layers=windowed,
         weights=formats.weights,
         kv=formats.kv,
     )
 
 
-def _refuse_what_is_not_modelled(path: Path, raw: Json, kind: str, context: int) -> None:
+def _refuse_what_is_not_modelled(path: Path, raw: Section, kind: str) -> None:
     """InputError for layers or attention that would be priced as what they are not.
 
-    `raw` is the part of the file at `path` that is about the decoder, `kind` its model_type,
-    `context` what `_context_of` says.
+    `raw` is the part of the file at `path` that is about the decoder, `kind` its model_type.
     """
-    experts = EXPERT_KEYS.get(kind, ())
+    experts = _EXPERT_KEYS.get(kind, ())
     for name, why in _OTHER_BUILDS.items():
         if raw.get(name) and name not in experts:
-            raise InputError(f"{path}: {name!r} is {_short(raw[name])}: {why}")
+            raise InputError(f"{path}: {name!r} is {short(raw[name])}: {why}")
     if experts:
         _refuse_dense_layers(path, raw)
-    _refuse_windows(path, raw, kind, context)
+    kinds = raw.get("attn_type_list") or [1]  # MiniMax's: 0 where a layer keeps no KV
+    if not isinstance(kinds, list) or any(one != 1 for one in kinds):
+        raise InputError(
+            f"{path}: 'attn_type_list' is {short(kinds)}: layers with linear attention are not "
+            "modelled; give another model"
+        )
 
 
-def _refuse_dense_layers(path: Path, raw: Json) -> None:
+def _refuse_dense_layers(path: Path, raw: Section) -> None:
     """InputError unless every layer of a mixture of experts has them."""
     for name, usual in (("decoder_sparse_step", 1), ("mlp_only_layers", [])):
         if raw.get(name, usual) not in (usual, None):
             raise InputError(
-                f"{path}: {name!r} is {_short(raw[name])}: layers without experts beside others "
+                f"{path}: {name!r} is {short(raw[name])}: layers without experts beside others "
                 "are not modelled; give another model"
             )
 
 
-def _refuse_windows(path: Path, raw: Json, kind: str, context: int) -> None:
-    """InputError unless every layer attends to the whole context. A window as long as the context
-    cuts nothing off.
+def _windows(path: Path, raw: Section, kind: str, layers: int, context: int) -> tuple[int, int]:
+    """How many layers attend to a window alone, and of how many tokens: those that `layer_types`
+    names so, where others attend to the whole context. A window as long as the context cuts nothing
+    off.
+
+    InputError where all layers have one, or some do and it is not said which.
 
     NOTE: Qwen's `max_window_layers` is not looked at: engines differ on which layers it means.
     """
@@ -168,27 +187,32 @@ def _refuse_windows(path: Path, raw: Json, kind: str, context: int) -> None:
     for layer in kinds:
         if layer not in ("full_attention", "sliding_attention"):
             raise InputError(
-                f"{path}: 'layer_types' has {_short(layer)}, which is not modelled; give a model "
-                "whose layers all have full attention"
+                f"{path}: 'layer_types' has {short(layer)}, which is not modelled; give a model "
+                "whose layers all have full attention or a sliding window"
             )
     is_switched = kind.startswith("qwen")
-    default = None if kind in ("llama", "mixtral") else _FAMILY_WINDOW
+    default = None if kind in _WITHOUT_WINDOW else _FAMILY_WINDOW
     window = raw.get("sliding_window", default)
     if is_switched and not raw.get("use_sliding_window"):
         window = None
-    if "sliding_attention" in kinds:
+    windowed = sum(layer == "sliding_attention" for layer in kinds)
+    if windowed:
         found = raw.get("sliding_window")
         window = _FAMILY_WINDOW if found is None else found
-    if window is not None and (type(window) is not int or window < context):
-        switch = "'use_sliding_window' to false" if is_switched else "'sliding_window' to null"
-        raise InputError(
-            f"{path}: 'sliding_window' is {_short(window)}, no window as long as the context "
-            f"of {context}: shorter ones are not modelled; give another model, or set {switch} if "
-            "your engine attends to the whole context"
-        )
+    if window is None or (type(window) is int and window >= context):
+        return 0, 0
+    if 0 < windowed < len(kinds) == layers and type(window) is int and window > 0:
+        return windowed, window
+    switch = "'use_sliding_window' to false" if is_switched else "'sliding_window' to null"
+    raise InputError(
+        f"{path}: 'sliding_window' is {short(window)}, no window as long as the context "
+        f"of {context}: shorter ones are modelled only where 'layer_types' has some layers of "
+        f"{layers} with them; give another model, or set {switch} if your engine attends to the "
+        "whole context"
+    )
 
 
-def _context_of(path: Path, raw: Json, positions: int) -> int:
+def _context_of(path: Path, raw: Section, positions: int) -> int:
     """Tokens of prompt and output that engines take: `positions` of the config.json, which rotary
     scaling stretches (vLLM's rule). YaRN's factor is of the context that the model was trained at,
     other factors are of `positions`; Llama 3.1's and LongRoPE's are in `positions` already.
@@ -197,7 +221,7 @@ def _context_of(path: Path, raw: Json, positions: int) -> int:
     for name in ("rope_scaling", "rope_parameters"):
         given = raw.get(name) or {}
         if not isinstance(given, dict):
-            raise InputError(f"{path}: {name!r} is {_short(given)}, no table; mend it")
+            raise InputError(f"{path}: {name!r} is {short(given)}, no table; mend it")
         rope |= given
     kind = rope.get("rope_type", rope.get("type", "default"))
     if kind in _STRETCHED_ALREADY:
@@ -207,13 +231,13 @@ def _context_of(path: Path, raw: Json, positions: int) -> int:
     for name, value in (("factor", factor), ("original_max_position_embeddings", first)):
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1 << 31:
             raise InputError(
-                f"{path}: {name!r} of the rotary scaling is {_short(value)}, no number above 0; "
+                f"{path}: {name!r} of the rotary scaling is {short(value)}, no number above 0; "
                 "mend it"
             )
     return max(1, min(int(first * factor), (1 << 31) - 1))
 
 
-def _tower_parameters(path: Path, whole: Json) -> int:
+def _tower_parameters(path: Path, whole: Section) -> int:
     """Weights of a model's vision or audio towers, 0 where the file at `path` has none: for each,
     layers × (4·width² of attention + 2·width·mlp, or 3·width·mlp where it is gated), the matrices
     of a transformer's encoder (Dosovitskiy et al., An Image is Worth 16x16 Words, ICLR 2021).
@@ -226,7 +250,7 @@ def _tower_parameters(path: Path, whole: Json) -> int:
 
 def _tower(path: Path, name: str, tower: Any) -> int:
     if not isinstance(tower, dict):
-        raise InputError(f"{path}: {name!r} is {_short(tower)}, no table; mend it")
+        raise InputError(f"{path}: {name!r} is {short(tower)}, no table; mend it")
 
     def size(names: tuple[str, ...], usual: float | None) -> int:
         found = next((one for one in names if tower.get(one) is not None), names[0])
@@ -234,7 +258,7 @@ def _tower(path: Path, name: str, tower: Any) -> int:
         is_number = isinstance(value, int | float) and not isinstance(value, bool)
         if is_number and 1 <= value <= _LARGEST_TOWER and value == int(value):
             return int(value)
-        said = "is missing" if value is None else f"is {_short(value)}"
+        said = "is missing" if value is None else f"is {short(value)}"
         raise InputError(
             f"{path}: {found!r} of {name!r} {said}, so what the tower weighs cannot be counted; "
             f"give it, or remove {name!r} to count the decoder alone"
@@ -247,9 +271,3 @@ def _tower(path: Path, name: str, tower: Any) -> int:
     mlp = size(_TOWER_MLP, ratio * width if isinstance(ratio, int | float) else usual[2])
     matrices = 3 if kind in _GATED_TOWERS else 2
     return layers * (4 * width * width + matrices * width * mlp)
-
-
-def _short(value: object) -> str:
-    """A value on one line, and no long one."""
-    text = repr(value)
-    return text if len(text) <= 40 else f"{text[:39]}…"

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, replace
 
-from blendsim.formats import AUTO, BF16, KV_FORMATS, NONE, WEIGHTS
+from blendsim.formats import AUTO, BF16, KV_FORMATS, NONE, OF_EXPERTS, WEIGHTS
 
 BYTES_PER_VALUE = 2  # bf16: activations, and weights and KV by themselves
 
@@ -13,8 +13,8 @@ class ModelSpec:
     may attend to the last `window` tokens alone. Towers that see or hear for it take memory and no
     time.
 
-    Of quantised weights those of layers are in their format; embedding, LM head, norms, routers and
-    towers stay bf16.
+    Of quantised weights those of layers are in their format, or those of experts alone; embedding,
+    LM head, norms, routers and towers stay bf16.
     """
 
     name: str
@@ -71,9 +71,11 @@ class ModelSpec:
     @property
     def weight_bytes(self) -> int:
         """Bytes of all weights in memory, of towers too."""
-        quantised = self.layers * self.matrix_parameters
+        of_experts = self.experts * self.expert_parameters
+        in_format = of_experts if self.weights in OF_EXPERTS else self.matrix_parameters
+        quantised = self.layers * in_format
         others = self.parameters + self.tower_parameters - quantised
-        return quantised * WEIGHTS[self.weights] + others * BYTES_PER_VALUE
+        return int(quantised * WEIGHTS[self.weights]) + others * BYTES_PER_VALUE
 
     @property
     def kv_width(self) -> int:
@@ -89,6 +91,11 @@ class ModelSpec:
     def kv_bytes_per_token(self) -> int:
         """Bytes of K and V of one token in all layers that keep the whole context."""
         return 2 * KV_FORMATS[self.kv] * self.kv_width * self.full_layers
+
+    @property
+    def window_bytes_per_token(self) -> int:
+        """The same of one token within the window, in the layers that have one."""
+        return 2 * KV_FORMATS[self.kv] * self.kv_width * self.windowed_layers
 
     def in_format(self, quantization: str, kv_cache_dtype: str) -> "ModelSpec":
         """The model with weights and KV in the formats asked for, of formats.QUANTIZATIONS and

@@ -60,6 +60,9 @@ MODEL_NAMES: Mapping[str, Known] = {
     "mixtral-8x22b": Known("mistralai/", ("Mixtral-8x22B-Instruct-v0.1", "Mixtral-8x22B-v0.3")),
     "qwen3-30b-a3b": Known("Qwen/"),
     "qwen3-235b-a22b": Known("Qwen/"),
+    "minimax-m2": Known("MiniMaxAI/"),
+    "gpt-oss-20b": Known("openai/"),
+    "gpt-oss-120b": Known("openai/"),
 }
 
 

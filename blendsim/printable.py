@@ -14,6 +14,12 @@ def printable(text: str) -> str:
     return _HALVES.sub(_escape, text)
 
 
+def short(value: object) -> str:
+    """A value on one line, and no long one."""
+    text = repr(value)
+    return text if len(text) <= 40 else f"{text[:39]}…"
+
+
 def json_escapes(text: str) -> str:
     """JSON text with the same as JSON's own escapes: Python's `json.loads` makes the name of them
     that `open` takes.

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from blendsim.errors import InputError, UnknownName
-from blendsim.formats import BF16, BLOCK_VALUES, FP8_BLOCK
+from blendsim.formats import BLOCK_VALUES, FP8, FP8_BLOCK, IN_FP8, MXFP4, OF_EXPERTS
 from blendsim.model_config import read_config
 from blendsim.model_spec import BYTES_PER_VALUE as BYTES_PER_VALUE
 from blendsim.model_spec import ModelSpec as ModelSpec
@@ -78,7 +78,12 @@ class System:
                 f"--tp {self.tp} neither divides the {self.model.kv_heads} KV heads of "
                 f"{self.model.name} nor is a multiple of them; choose one that does"
             )
-        if self.model.weights != BF16 and not self.gpu.fp8_flops:
+        if self.model.weights in OF_EXPERTS and not self.model.experts:
+            raise InputError(
+                f"{self.model.weights} is a format of experts, and {self.model.name} has none; "
+                f"use --quantization {FP8}, or none"
+            )
+        if self.model.weights in IN_FP8 and not self.gpu.fp8_flops:
             raise InputError(
                 f"{self.gpu.name} does not compute in fp8, and kernels that widen such weights "
                 "were not measured; use another --gpu, or --quantization none"
@@ -139,7 +144,7 @@ class System:
     @property
     def flops(self) -> float:
         """Peak FLOP/s of one GPU with weights in the model's format."""
-        return self.gpu.flops if self.model.weights == BF16 else self.gpu.fp8_flops
+        return self.gpu.fp8_flops if self.model.weights in IN_FP8 else self.gpu.flops
 
     @property
     def kv_blocks(self) -> int:
@@ -221,6 +226,13 @@ def _mixture(dense: ModelSpec, experts: int, per_token: int) -> ModelSpec:
     return replace(dense, experts=experts, experts_per_token=per_token)
 
 
+def _gpt_oss(name: str, layers: int, experts: int) -> ModelSpec:
+    """Every second layer has a window. Their weights are published in mxfp4 alone."""
+    dense = ModelSpec(name, layers, 2880, 2_880, 64, 8, 64, 201_088, 131_072, qkv_bias=True)
+    mixture = _mixture(dense, experts, 4)
+    return replace(mixture, window=128, windowed_layers=layers // 2, weights=MXFP4)
+
+
 MODELS: dict[str, ModelSpec] = {
     model.name: model
     for model in (
@@ -246,6 +258,18 @@ MODELS: dict[str, ModelSpec] = {
             128,
             8,
         ),
+        replace(
+            _mixture(
+                ModelSpec(
+                    "minimax-m2", 62, 3072, 1_536, 48, 8, 128, 200_064, 196_608, qk_norm=True
+                ),
+                256,
+                8,
+            ),
+            weights=FP8_BLOCK,
+        ),
+        _gpt_oss("gpt-oss-20b", 24, 32),
+        _gpt_oss("gpt-oss-120b", 36, 128),
     )
 }
 

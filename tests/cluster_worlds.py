@@ -38,6 +38,7 @@ def seconds_model(blocks: int = 1_000, tp: int = 1) -> StepModel:
         prefill=none,
         network=np.zeros(20_001),
         layers_with_network=np.concatenate(([0.0], np.ones(20_000))),
+        windows=np.zeros(0),
         walk=np.zeros(2),
     )
     return replace(step_model(system, "sum"), tables=tables)

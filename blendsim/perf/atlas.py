@@ -39,7 +39,7 @@ from blendsim.perf.records import (
     write_rows,
     write_toml,
 )
-from blendsim.specs import GpuSpec
+from blendsim.specs import GpuSpec, ModelSpec
 
 SCHEMA = "kernels"
 SCHEMA_VERSION = 1
@@ -51,11 +51,26 @@ STATED = ("source", "backend", "device", "dates", "tables", "small_operators", "
 GEMMS = {BF16: "gemm.csv", FP8: "gemm_fp8.csv", FP8_BLOCK: "gemm_fp8_block.csv"}
 DECODE = {BF16: "decode_attention.csv", FP8: "decode_attention_fp8.csv"}
 PREFILL = {BF16: "prefill_attention.csv", FP8: "prefill_attention_fp8.csv"}
+#: Of layers that attend to a window, which is a column more.
+DECODE_WINDOWED = {
+    kv: name.replace("attention", "attention_windowed") for kv, name in DECODE.items()
+}
+PREFILL_WINDOWED = {
+    kv: name.replace("attention", "attention_windowed") for kv, name in PREFILL.items()
+}
 EXPERTS = "experts.csv"
 REDUCE = "all_reduce.csv"
 META = "meta.toml"
-FILES = (*GEMMS.values(), *DECODE.values(), *PREFILL.values(), EXPERTS, REDUCE, META)
+_ATTENTION = (DECODE, PREFILL, DECODE_WINDOWED, PREFILL_WINDOWED)
+FILES = (
+    *GEMMS.values(),
+    *(name for names in _ATTENTION for name in names.values()),
+    EXPERTS,
+    REDUCE,
+    META,
+)
 _SHAPE = ("heads", "kv_heads", "head_dim", "batch")
+_WINDOWED_SHAPE = ("heads", "kv_heads", "head_dim", "window", "batch")
 _EXPERT = ExpertShape._fields
 
 
@@ -76,10 +91,20 @@ def write_atlas(atlas: KernelAtlas, directory: Path) -> None:
     make_directory(directory)
     for weights, name in GEMMS.items():
         _write_or_remove(directory / name, atlas.gemms.get(weights), _write_gemm)
-    for names, grids in ((DECODE, atlas.decode), (PREFILL, atlas.prefill)):
+    for names, grids in (
+        (DECODE, atlas.decode),
+        (PREFILL, atlas.prefill),
+        (DECODE_WINDOWED, atlas.decode),
+        (PREFILL_WINDOWED, atlas.prefill),
+    ):
+        is_windowed = names in (DECODE_WINDOWED, PREFILL_WINDOWED)
         for kv, name in names.items():
-            of_format = {s: g for s, g in grids.items() if s.value_bytes == KV_FORMATS[kv]}
-            _write_or_remove(directory / name, of_format, _write_attention)
+            of_table = {
+                shape: grid
+                for shape, grid in grids.items()
+                if (shape.value_bytes, shape.window > 0) == (KV_FORMATS[kv], is_windowed)
+            }
+            _write_or_remove(directory / name, of_table, _write_attention)
     _write_or_remove(directory / EXPERTS, atlas.experts, _write_experts)
     write_rows(
         directory / REDUCE,
@@ -115,11 +140,17 @@ def _write_gemm(path: Path, grid: GemmGrid) -> None:
 
 def _write_attention(path: Path, grids: Mapping[HeadShape, AttentionGrid]) -> None:
     lengths = sorted({int(s) for g in grids.values() for s in g.lengths})
+    is_windowed = any(shape.window for shape in grids)
     write_rows(
         path,
-        [*_SHAPE, *map(str, lengths)],
+        [*(_WINDOWED_SHAPE if is_windowed else _SHAPE), *map(str, lengths)],
         (
-            [*shape[:3], int(batch), *_spread(g, i, lengths)]
+            [
+                *shape[:3],
+                *([shape.window] if is_windowed else []),
+                int(batch),
+                *_spread(g, i, lengths),
+            ]
             for shape, g in sorted(grids.items())
             for i, batch in enumerate(g.batches)
         ),
@@ -142,8 +173,10 @@ def _spread(grid: AttentionGrid, row: int, lengths: Sequence[int]) -> list[str]:
     return [have.get(s, "") for s in lengths]
 
 
-def read_atlas(directory: Path) -> KernelAtlas:
-    """Read what `write_atlas` wrote."""
+def read_atlas(directory: Path, model: ModelSpec | None = None) -> KernelAtlas:
+    """Read what `write_atlas` wrote: all of it, or the tables that a profile of `model` may be cut
+    from.
+    """
     meta = read_toml(directory / "meta.toml", SCHEMA, SCHEMA_VERSION)
     require_keys(directory / "meta.toml", meta, STATED)
     gpu = gpu_of(meta, directory.parent.name)
@@ -151,11 +184,16 @@ def read_atlas(directory: Path) -> KernelAtlas:
         gemms={
             weights: _read_gemm(directory / name, gpu, weights)
             for weights, name in GEMMS.items()
-            if _is_there(directory / name, weights)
+            if (model is None or weights == BF16 or model.weights != BF16)
+            and _is_there(directory / name, weights)
         },
-        decode=_read_attentions(directory, DECODE, require_reads, gpu),
-        prefill=_read_attentions(directory, PREFILL, require_prompts, gpu),
-        experts=_read_experts(directory / EXPERTS, gpu) if (directory / EXPERTS).exists() else None,
+        decode=_read_attentions(directory, (DECODE, DECODE_WINDOWED), require_reads, gpu, model),
+        prefill=_read_attentions(
+            directory, (PREFILL, PREFILL_WINDOWED), require_prompts, gpu, model
+        ),
+        experts=_read_experts(directory / EXPERTS, gpu)
+        if (model is None or model.experts) and (directory / EXPERTS).exists()
+        else None,
         reduce=_read_reduce(directory / REDUCE),
         meta=meta,
     )
@@ -194,27 +232,42 @@ def _read_gemm(path: Path, gpu: GpuSpec | None, weights: str) -> GemmGrid:
 
 def _read_attentions(
     directory: Path,
-    names: Mapping[str, str],
+    kinds: tuple[Mapping[str, str], Mapping[str, str]],
     require: Callable[..., None],
     gpu: GpuSpec | None,
+    model: ModelSpec | None,
 ) -> dict[HeadShape, AttentionGrid]:
+    """Tables by format of KV, of the whole context and of windows."""
     grids: dict[HeadShape, AttentionGrid] = {}
-    for kv, name in names.items():
-        if _is_there(directory / name, kv):
-            grids |= _read_attention(directory / name, require, gpu, KV_FORMATS[kv])
+    for names, header in zip(kinds, (_SHAPE, _WINDOWED_SHAPE), strict=True):
+        if header is _WINDOWED_SHAPE and model is not None and not model.windowed_layers:
+            continue
+        for kv, name in names.items():
+            path = directory / name
+            if model is not None and kv not in (BF16, model.kv):
+                continue
+            if (header is _SHAPE and kv == BF16) or path.exists():
+                grids |= _read_attention(path, header, require, gpu, KV_FORMATS[kv])
     return grids
 
 
 def _read_attention(
-    path: Path, require: Callable[..., None], gpu: GpuSpec | None, value_bytes: int
+    path: Path,
+    shape_header: Sequence[str],
+    require: Callable[..., None],
+    gpu: GpuSpec | None,
+    value_bytes: int,
 ) -> dict[HeadShape, AttentionGrid]:
-    header, rows = read_rows(path, _SHAPE)
-    first = len(_SHAPE)
+    header, rows = read_rows(path, shape_header)
+    first = len(shape_header)
     lengths = lengths_of(path, header, first)
     read = times(path, rows, range(first, len(header)), has_holes=True)
     sizes = whole_keys(path, rows, first)
-    shapes = [HeadShape(h, kv, dim, value_bytes) for h, kv, dim in sizes[:, :3].tolist()]
-    batches = sizes[:, 3].astype(np.float64)
+    shapes = [
+        HeadShape(heads, kv_heads, head_dim, value_bytes, sum(window))
+        for heads, kv_heads, head_dim, *window, _ in sizes.tolist()
+    ]
+    batches = sizes[:, -1].astype(np.float64)
     require(path, gpu, shapes, (batches, lengths), read, first)
     grids = {}
     for shape in dict.fromkeys(shapes):

@@ -29,14 +29,28 @@ class Split(NamedTuple):
     right: float
 
 
+def window_reads(window: int, prompt: Floats | Ints, reads: Floats | Ints) -> Floats:
+    """Σ min(p + j, window) over j = 1 … reads: what a layer with a window reads in the decode steps
+    of a request, tokens.
+    """
+    # Steps that still read their whole context.
+    whole = np.clip(window - prompt, 0, reads).astype(np.float64)
+    return np.asarray(whole * prompt + whole * (whole + 1.0) / 2.0 + (reads - whole) * window)
+
+
 def closed_form(system: System, prompt_len: Ints, output_len: Ints) -> RequestCosts:
     """The paper's densities (§4.1): Comp = 2·(p + d)·P / peak, Mem = (p·d + d²/2)·H_kv·L·4 /
-    bandwidth, both of `tp` GPUs; the attention term in p² is left out, as the paper does.
+    bandwidth, both of `tp` GPUs; the attention term in p² is left out, as the paper does. Layers
+    with a window read that alone.
     """
     p, d = prompt_len.astype(np.float64), output_len.astype(np.float64)
     per_token = 2.0 * system.model.active_parameters / (system.flops * system.tp)
-    per_read = system.model.kv_bytes_per_token / (system.gpu.bandwidth * system.tp)
-    return RequestCosts((p + d) * per_token, (p * d + 0.5 * d * d) * per_read, per_token)
+    bandwidth = system.gpu.bandwidth * system.tp
+    memory = (p * d + 0.5 * d * d) * (system.model.kv_bytes_per_token / bandwidth)
+    if system.model.windowed_layers:
+        per_window = system.model.window_bytes_per_token / bandwidth
+        memory = memory + window_reads(system.model.window, p, d) * per_window
+    return RequestCosts((p + d) * per_token, memory, per_token)
 
 
 def profiled(model: StepModel, prompt_len: Ints, output_len: Ints) -> RequestCosts:
@@ -51,9 +65,12 @@ def profiled(model: StepModel, prompt_len: Ints, output_len: Ints) -> RequestCos
         + 0.5 * p * (p + 1.0) * model.best_prefill_seconds_per_pair
     )
     reads = (d - 1.0) * p + 0.5 * d * (d - 1.0)
-    return RequestCosts(
-        compute, reads * model.best_seconds_per_context_token, model.best_layer_seconds_per_token
-    )
+    memory = reads * model.best_seconds_per_context_token
+    spec = model.system.model
+    if spec.windowed_layers:
+        within = window_reads(spec.window, p, d - 1.0)
+        memory = memory + within * model.best_seconds_per_window_token
+    return RequestCosts(compute, memory, model.best_layer_seconds_per_token)
 
 
 def table_density(costs: RequestCosts, sharing: float = 0.0) -> float:

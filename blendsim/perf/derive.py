@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from blendsim.errors import ProfileError
-from blendsim.formats import BF16, FP8, FP8_BLOCK, KV_FORMATS, WEIGHTS
+from blendsim.formats import BF16, FP8, FP8_BLOCK, KV_FORMATS, OF_EXPERTS, WEIGHTS
 from blendsim.perf.atlas import STATED, KernelAtlas
 from blendsim.perf.grids import (
     AttentionGrid,
@@ -18,6 +18,7 @@ from blendsim.perf.grids import (
     GemmGrid,
     HeadShape,
     Ints,
+    WindowedGrids,
     along,
 )
 from blendsim.perf.profile import EXPERTS, Profile, operators_of
@@ -37,6 +38,7 @@ SHAPE = ("hidden", "intermediate", "heads", "kv_heads", "head_dim", "vocab")
 MORE_SHAPE: dict[str, int | str] = {
     "experts": 0,
     "experts_per_token": 0,
+    "window": 0,
     "weights": BF16,
     "kv": BF16,
 }
@@ -61,7 +63,8 @@ def gemm_shapes(model: ModelSpec, tp: int) -> dict[str, tuple[int, int]]:
 
 def format_of(model: ModelSpec, operator: str) -> str:
     """The format of an operator's weights, of formats.WEIGHTS."""
-    return BF16 if operator in _ALWAYS_BF16 else model.weights
+    is_other = model.weights in OF_EXPERTS and operator != EXPERTS
+    return BF16 if is_other or operator in _ALWAYS_BF16 else model.weights
 
 
 def token_weights(model: ModelSpec, tp: int) -> dict[str, int]:
@@ -76,11 +79,13 @@ def token_weights(model: ModelSpec, tp: int) -> dict[str, int]:
 def token_weight_bytes(model: ModelSpec, tp: int) -> dict[str, int]:
     """Bytes of `token_weights`, by operator."""
     counts = token_weights(model, tp)
-    return {name: count * WEIGHTS[format_of(model, name)] for name, count in counts.items()}
+    return {name: int(count * WEIGHTS[format_of(model, name)]) for name, count in counts.items()}
 
 
 def head_shape(model: ModelSpec, tp: int) -> HeadShape:
-    """Attention heads on one GPU; KV heads are repeated when there are fewer of them than GPUs."""
+    """Attention heads on one GPU in layers that attend to the whole context; KV heads are repeated
+    when there are fewer of them than GPUs.
+    """
     value_bytes = KV_FORMATS[model.kv]
     return HeadShape(model.heads // tp, max(1, model.kv_heads // tp), model.head_dim, value_bytes)
 
@@ -143,6 +148,12 @@ def derive_profile(atlas: KernelAtlas, gpu: GpuSpec, model: ModelSpec, tp: int) 
     notes.append(f"decode attention {_name(shape)}: {note}")
     prefill, note = attention(dict(atlas.prefill), shape)
     notes.append(f"prefill attention {_name(shape)}: {note}")
+    windowed = None
+    if model.windowed_layers:
+        windowed, more = _windowed(atlas, gpu, shape._replace(window=model.window))
+        notes += more
+        kv = "" if model.kv == BF16 else f"_{model.kv}"
+        used |= {f"decode_attention_windowed{kv}", f"prefill_attention_windowed{kv}"}
     return Profile(
         gpu=gpu.name,
         model=model.name,
@@ -155,7 +166,27 @@ def derive_profile(atlas: KernelAtlas, gpu: GpuSpec, model: ModelSpec, tp: int) 
         shape=shape_of(model),
         notes=tuple(notes),
         meta={key: atlas.meta[key] for key in STATED} | _more_said(atlas, used, stand_ins),
+        windowed=windowed,
     )
+
+
+def _windowed(
+    atlas: KernelAtlas, gpu: GpuSpec, shape: HeadShape
+) -> tuple[WindowedGrids, list[str]]:
+    """Attention of the layers with a window, and notes on how it was found."""
+    windows = sorted({s.window for s in atlas.decode if s.window})
+    if shape.window not in windows:
+        have = ", ".join(map(str, windows)) or "none"
+        raise ProfileError(
+            f"{gpu.name}: no attention to windows of {shape.window} tokens measured; measured: "
+            f"{have}"
+        )
+    grids, notes = [], []
+    for name, measured in (("decode", atlas.decode), ("prefill", atlas.prefill)):
+        grid, note = attention(dict(measured), shape)
+        grids.append(grid)
+        notes.append(f"{name} attention {_name(shape)}: {note}")
+    return WindowedGrids(*grids), notes
 
 
 def _more_said(
@@ -283,7 +314,8 @@ def attention(grids: dict[HeadShape, AttentionGrid], shape: HeadShape) -> tuple[
     of the same size), so a grid with the same group and other KV heads serves, batch rescaled.
     A group that was not measured lies linearly between its neighbours.
     """
-    grids = {s: g for s, g in grids.items() if s.value_bytes == shape.value_bytes}
+    alike = (shape.value_bytes, shape.window)
+    grids = {s: g for s, g in grids.items() if (s.value_bytes, s.window) == alike}
     dims = sorted({s.head_dim for s in grids}, key=lambda d: abs(d - shape.head_dim))
     dim = dims[0]
     same = {s: g for s, g in grids.items() if s.head_dim == dim}
@@ -333,4 +365,5 @@ def _between(low: AttentionGrid, high: AttentionGrid, weight: float) -> Attentio
 
 def _name(shape: HeadShape) -> str:
     kv = "" if shape.value_bytes == KV_FORMATS[BF16] else f" over {8 * shape.value_bytes}-bit KV"
-    return f"{shape.heads}/{shape.kv_heads}/{shape.head_dim}{kv}"
+    window = f" over a window of {shape.window}" if shape.window else ""
+    return f"{shape.heads}/{shape.kv_heads}/{shape.head_dim}{kv}{window}"

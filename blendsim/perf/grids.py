@@ -26,6 +26,7 @@ class HeadShape(NamedTuple):
     kv_heads: int
     head_dim: int
     value_bytes: int = BYTES_PER_VALUE  # of a value of K or V
+    window: int = 0  # tokens that a query attends to at most; 0: all
 
     @property
     def group(self) -> float:
@@ -86,6 +87,13 @@ class AttentionGrid:
     batches: Floats  # (B,), ascending
     lengths: Floats  # (S,), ascending
     seconds: Floats  # (B, S)
+
+
+class WindowedGrids(NamedTuple):
+    """Attention of a layer with a window, as `Profile.decode` and `Profile.prefill` are."""
+
+    decode: AttentionGrid
+    prefill: AttentionGrid
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -16,7 +16,7 @@ import numpy as np
 
 from blendsim.errors import Unavailable
 from blendsim.files import require_directory, sha256
-from blendsim.formats import BF16, FP8, FP8_BLOCK, KV_FORMATS
+from blendsim.formats import BF16, FP8, FP8_BLOCK, KV_FORMATS, MXFP4
 from blendsim.perf.atlas import DIRECTORY, KernelAtlas, read_atlas, write_atlas
 from blendsim.perf.atlas import FILES as KERNEL_FILES
 from blendsim.perf.derive import derive_profile
@@ -62,10 +62,11 @@ class _Source(NamedTuple):
     directory: str
     name: str
     rows: Mapping[str, tuple[str, ...]]  # what a column may hold
+    is_windowed: bool = False  # attention to a window
 
 
 #: The package's names of the formats of weights.
-_WEIGHTS = {"bfloat16": BF16, "fp8": FP8, "fp8_block": FP8_BLOCK}
+_WEIGHTS = {"bfloat16": BF16, "fp8": FP8, "fp8_block": FP8_BLOCK, "w4a16_mxfp4": MXFP4}
 _BF16 = ("bfloat16",)
 _ATTENTION = {"attn_dtype": _BF16, "kv_cache_dtype": _BF16}  # attn_dtype: of what goes in and out
 _ATTENTION_FP8 = {"attn_dtype": _BF16, "kv_cache_dtype": ("fp8",)}
@@ -81,9 +82,21 @@ _MORE_TABLES = {
     "gemm_fp8": _Source("gemm", "gemm_perf", {"gemm_dtype": ("fp8",)}),
     "decode_attention_fp8": _Source("attention", "generation_attention_perf", _ATTENTION_FP8),
     "prefill_attention_fp8": _Source("attention", "context_attention_perf", _ATTENTION_FP8),
+    "decode_attention_windowed": _Source(
+        "attention", "generation_attention_perf", _ATTENTION, True
+    ),
+    "decode_attention_windowed_fp8": _Source(
+        "attention", "generation_attention_perf", _ATTENTION_FP8, True
+    ),
+    "prefill_attention_windowed": _Source("attention", "context_attention_perf", _ATTENTION, True),
+    "prefill_attention_windowed_fp8": _Source(
+        "attention", "context_attention_perf", _ATTENTION_FP8, True
+    ),
     "experts": _Source("moe", "moe_perf", {"moe_dtype": tuple(_WEIGHTS)}),
 }
-_ROUTING = "power_law_1.2"  # the package's own choice for Mixtral and Qwen3
+#: The windows that are read, and the size of heads: gpt-oss's.
+_WINDOW, _WINDOWED_HEAD_DIM = 128, 64
+_ROUTING = "power_law_1.2"  # the package's own choice for the mixtures of our table
 _EXPERT_TP = (1, 2, 4, 8)
 #: Nemotron's experts, of two matrices and not of three: hidden, intermediate, experts, per token.
 _NOT_GATED = {
@@ -199,7 +212,7 @@ def read_package(systems: Path, gpu: GpuSpec) -> KernelAtlas:
         "backend": backend,
         "dates": "the package gives no collection dates; the version of each table stands for them",
         "measured": "every value in these tables was measured; empty cells were not",
-        "routing": f"experts.csv: {_ROUTING}, the package's own choice for Mixtral and Qwen3",
+        "routing": f"experts.csv: {_ROUTING}, the package's own choice for these mixtures",
         "tables": told(_TABLES, "bf16 "),
         "more_tables": told(_MORE_TABLES),
         "small_operators": {
@@ -215,8 +228,8 @@ def read_package(systems: Path, gpu: GpuSpec) -> KernelAtlas:
             for weights, name in ((BF16, "gemm"), (FP8, "gemm_fp8"))
             if rows[name]
         },
-        decode=decode | _attention(rows["decode_attention_fp8"]),
-        prefill=_attention(rows["prefill_attention"]) | _attention(rows["prefill_attention_fp8"]),
+        decode=decode | _all_attention(rows, "decode_attention"),
+        prefill=_attention(rows["prefill_attention"]) | _all_attention(rows, "prefill_attention"),
         experts=_experts(rows["experts"]) if rows["experts"] else None,
         reduce=_reduce(rows["all_reduce"]),
         meta=meta,
@@ -239,7 +252,7 @@ def _rows(path: Path) -> list[Row]:
     return [
         row
         for row in rows
-        if not row.get("window_size")
+        if (not row.get("window_size") or _is_window(row))
         and row.get("head_dim", 128) in _HEAD_DIMS
         and not str(row.get("backend", "")).endswith("_eager")  # engines decode in CUDA graphs
         and row.get("moe_ep_size", 1) == 1
@@ -250,7 +263,13 @@ def _rows(path: Path) -> list[Row]:
     ]
 
 
+def _is_window(row: Row) -> bool:
+    return (row["window_size"], row["head_dim"]) == (_WINDOW, _WINDOWED_HEAD_DIM)
+
+
 def _is_of(row: Row, table: _Source) -> bool:
+    if bool(row.get("window_size")) != table.is_windowed:
+        return False
     return all(row[column] in values for column, values in table.rows.items())
 
 
@@ -278,13 +297,19 @@ def _gemm(rows: Iterable[Row]) -> GemmGrid:
     return GemmGrid(m, n, k, seconds)
 
 
+def _all_attention(rows: Mapping[str, list[Row]], table: str) -> dict[HeadShape, AttentionGrid]:
+    """Grids of all but the first of a kind's tables."""
+    several = [_attention(rows[f"{table}_{kind}"]) for kind in ("fp8", "windowed", "windowed_fp8")]
+    return {shape: grid for grids in several for shape, grid in grids.items()}
+
+
 def _attention(rows: Iterable[Row]) -> dict[HeadShape, AttentionGrid]:
     """Grids by head shape; a point measured twice is its mean."""
     shapes: dict[HeadShape, dict[tuple[int, int], list[float]]] = {}
     for row in rows:
         value_bytes = KV_FORMATS[FP8 if row["kv_cache_dtype"] == "fp8" else BF16]
         heads = (row["num_heads"], row["num_key_value_heads"], row["head_dim"])
-        shape = HeadShape(*heads, value_bytes)
+        shape = HeadShape(*heads, value_bytes, row.get("window_size") or 0)
         point = (row["batch_size"], row["isl"] + row["step"])
         shapes.setdefault(shape, {}).setdefault(point, []).append(row["latency"] * _MILLI)
     grids = {}

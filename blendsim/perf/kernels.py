@@ -33,6 +33,8 @@ class StepTables(NamedTuple):
     network: Floats  # (N + 1,), seconds of all layers' all-reduces of n tokens; 0 on one GPU
     layers_with_network: Floats  # (N + 1,), both, one operator after another
     walk: Floats  # (2,), least seconds of prefill attention: to begin, and a token of the reach
+    #: (N + 1,), seconds of prefill attention of n tokens in layers with a window; empty without.
+    windows: Floats
 
 
 @kernel
@@ -95,6 +97,8 @@ def compute_seconds(
     seconds += dense_seconds(tables.head, sampled_tokens)
     if prefill_tokens > 0:
         seconds += prefill_seconds(tables, prefill_tokens, prefill_requests, prefill_pairs)
+        if len(tables.windows) > 0:
+            seconds += dense_seconds(tables.windows, prefill_tokens)
     return float(seconds)
 
 

@@ -6,6 +6,7 @@ of them, and beyond the last one it stays as it is there.
 """
 
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 import numpy as np
 
@@ -61,6 +62,8 @@ class StepModel:
     best_head_seconds_per_token: float
     best_prefill_seconds_per_pair: float
     best_seconds_per_context_token: float  # of kernels, or of a runtime that reads faster
+    #: Of layers with a window, for a context token within it; 0 where there are none.
+    best_seconds_per_window_token: float
     best_kernel_seconds_per_context_token: float
     best_network_seconds_per_token: float  # min of network_seconds[n] / n
     #: All weights but experts', KV of a context token, and experts' weights by the step's tokens,
@@ -157,17 +160,21 @@ def step_model(system: System, overlap: str = "auto", profile: Profile | None = 
     head = np.zeros(size + 1)
     head[1:] = along(profile.tokens, measured[:, 4], rows)
     prefill = complete_prefill(profile.prefill)
+    full = layers - system.model.windowed_layers
+    decode = full * _decode_rows(system, profile)
+    windows = _windows(system, profile, decode, size)
     tables = StepTables(
         layers=layers * gemm + small,
         head=head,
         decode_contexts=profile.decode.lengths,
-        decode=layers * _decode_rows(system, profile),
+        decode=decode + windows.decode,
         prefill_batches=prefill.batches,
         prefill_lengths=prefill.lengths,
-        prefill=layers * prefill.seconds,
+        prefill=full * prefill.seconds,
         network=layers * reduce,
         layers_with_network=layers * (gemm + reduce) + small,
-        walk=layers * walk_along(profile.chunks),
+        walk=full * walk_along(profile.chunks),
+        windows=windows.prefill,
     )
     weights = token_weight_bytes(system.model, system.tp)
     weights.pop(EXPERTS, None)
@@ -175,9 +182,9 @@ def step_model(system: System, overlap: str = "auto", profile: Profile | None = 
     if system.model.experts:
         experts[1:] = along(profile.tokens, measured[:, profile.operators.index(EXPERTS)], rows)
     n = np.arange(1, size + 1)
-    batches = np.arange(1, len(tables.decode))[:, None]
-    read = float((tables.decode[1:] / (batches * tables.decode_contexts)).min())
-    kv_bytes = layers * head_shape(system.model, system.tp).kv_bytes
+    batches = np.arange(1, len(decode))[:, None]
+    read = float((decode[1:] / (batches * tables.decode_contexts)).min())
+    kv_bytes = full * head_shape(system.model, system.tp).kv_bytes
     head_bytes = weights.pop("head")
     rate = max(kv_bytes / read, head_bytes / float(measured[:, 4].min()))
     return StepModel(
@@ -196,6 +203,7 @@ def step_model(system: System, overlap: str = "auto", profile: Profile | None = 
         ),
         best_seconds_per_context_token=read,
         best_kernel_seconds_per_context_token=read,
+        best_seconds_per_window_token=windows.best,
         best_network_seconds_per_token=float((tables.network[1:] / n).min()),
         weight_stream_seconds=(layers * sum(weights.values()) + head_bytes) / rate,
         kv_stream_seconds=kv_bytes / rate,
@@ -256,6 +264,49 @@ def _expert_streams(system: System, seconds: Floats, rate: float) -> Floats:
     touched = 1.0 - (1.0 - share) ** np.arange(len(seconds))
     held = model.experts * model.expert_parameters // system.tp * WEIGHTS[model.weights]
     return np.asarray(model.layers * np.minimum(touched * held / rate, seconds), np.float64)
+
+
+class _Windows(NamedTuple):
+    """Attention of all layers with a window."""
+
+    decode: Floats  # (B + 1, S), as StepTables.decode
+    prefill: Floats  # (N + 1,), as StepTables.windows; empty without such layers
+    best: float  # least seconds of a context token within the window
+
+
+def _windows(system: System, profile: Profile, like: Floats, size: int) -> _Windows:
+    """What layers with a window take, on the axes of the others' decode table `like`."""
+    model, grids = system.model, profile.windowed
+    if grids is None:
+        return _Windows(np.zeros_like(like), np.zeros(0), 0.0)
+    lengths = profile.decode.lengths
+    batches = np.arange(1, len(like))
+    filled = _filled(grids.decode, model.window)
+    rows = np.column_stack([along(grids.decode.batches, column, batches) for column in filled.T])
+    at = np.minimum(lengths, grids.decode.lengths[-1])
+    rows = np.array([np.interp(at, grids.decode.lengths, row) for row in rows])
+    decode = model.windowed_layers * np.concatenate([np.zeros((1, len(lengths))), rows])
+    reach = batches[:, None] * np.minimum(lengths, model.window)
+    # A window goes along a prompt: one long prompt costs what several short ones of as many tokens
+    # do at most, and chunks what their whole prompts do.
+    whole = grids.prefill
+    prefill = np.zeros(size + 1)
+    one = whole.seconds[whole.batches == 1.0][0]
+    prefill[1:] = along(whole.lengths, one, np.arange(1, size + 1))
+    return _Windows(decode, model.windowed_layers * prefill, float((decode[1:] / reach).min()))
+
+
+def _filled(grid: AttentionGrid, window: int) -> Floats:
+    """A windowed decode's seconds with holes filled: from a context behind the window, where none
+    costs more than another, else from the next smaller batch at its rate.
+    """
+    seconds = grid.seconds.copy()
+    for i, j in np.argwhere(np.isnan(seconds)).tolist():
+        if j and grid.lengths[j - 1] > window:
+            seconds[i, j] = seconds[i, j - 1]
+        else:
+            seconds[i, j] = seconds[i - 1, j] * (grid.batches[i] / grid.batches[i - 1])
+    return seconds
 
 
 def _whole_tiles(profile: Profile, tokens: Ints) -> Ints:

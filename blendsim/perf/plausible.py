@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blendsim.errors import ProfileError
-from blendsim.formats import BF16
+from blendsim.formats import BF16, IN_FP8
 from blendsim.perf.grids import UNCACHED_BYTES, ExpertShape, Floats, HeadShape
 from blendsim.perf.records import cell
 from blendsim.specs import BYTES_PER_VALUE, GPUS, GpuSpec
@@ -44,7 +44,7 @@ def require_gemms(
     of weights; `first` is the index of the first column of times.
     """
     if gpu is not None:
-        peaks = np.full(len(seconds), _peak(gpu, weights != BF16))
+        peaks = np.full(len(seconds), _peak(gpu, weights in IN_FP8))
         _require_computed(path, peaks, operations, seconds, first)
 
 
@@ -59,7 +59,7 @@ def require_experts(
     """The same of a layer's experts: a shape a row, a number of tokens a column."""
     if gpu is not None:
         each = [6.0 * s.hidden * s.intermediate * s.per_token / s.tp for s in shapes]
-        peaks = np.array([_peak(gpu, s.weights != BF16) for s in shapes])
+        peaks = np.array([_peak(gpu, s.weights in IN_FP8) for s in shapes])
         _require_computed(path, peaks, np.outer(each, tokens), seconds, first)
 
 
@@ -78,7 +78,9 @@ def require_prompts(
         peaks = np.array([_peak(gpu, shape.value_bytes < BYTES_PER_VALUE) for shape in shapes])
         width = np.array([shape.heads * shape.head_dim for shape in shapes])
         batches, lengths = sizes
-        pairs = batches[:, None] * (lengths * (lengths + 1.0) / 2.0)
+        # A query behind a window's end attends to the window, those before to what there is.
+        full = np.minimum(lengths, _reach(shapes))
+        pairs = batches[:, None] * (full * (full + 1.0) / 2.0 + (lengths - full) * full)
         _require_computed(path, peaks, 4.0 * width[:, None] * pairs, seconds, first)
 
 
@@ -95,7 +97,7 @@ def require_reads(
         return
     token = np.array([shape.kv_bytes for shape in shapes])
     batches, lengths = sizes
-    moved = (token * batches)[:, None] * lengths
+    moved = (token * batches)[:, None] * np.minimum(lengths, _reach(shapes))
     over = np.where(moved >= UNCACHED_BYTES, OVER_BANDWIDTH, CACHED_OVER_BANDWIDTH)
     at = _fastest(moved / seconds / (over * gpu.bandwidth))
     if at is not None:
@@ -104,6 +106,11 @@ def require_reads(
             f"{cell(path, i, first + j)}: KV read at {moved[i, j] / seconds[i, j] / 1e9:,.0f} GB/s "
             f"by a GPU whose memory has {gpu.bandwidth / 1e9:,.0f}: are the times in microseconds?"
         )
+
+
+def _reach(shapes: Sequence[HeadShape]) -> Floats:
+    """(len(shapes), 1): tokens that a query of each attends to at most."""
+    return np.array([[shape.window or np.inf] for shape in shapes])
 
 
 def _peak(gpu: GpuSpec, is_fp8: bool) -> float:

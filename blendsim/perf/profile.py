@@ -4,7 +4,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from blendsim.perf.grids import AttentionGrid, ChunkTimes, Floats, Ints, ReduceGrid, SmallGrid
+from blendsim.perf.grids import (
+    AttentionGrid,
+    ChunkTimes,
+    Floats,
+    Ints,
+    ReduceGrid,
+    SmallGrid,
+    WindowedGrids,
+)
 
 #: The GEMMs of a decoder: the columns of gemm.csv, the keys of `derive.gemm_shapes`, in this order.
 OPERATORS = ("qkv", "o", "gate_up", "down", "head")
@@ -35,6 +43,7 @@ class Profile:
     meta: Mapping[str, Any]  # provenance
     small: SmallGrid | None = None  # None: not measured, priced by their bytes
     chunks: ChunkTimes | None = None  # None: not measured, priced as whole prompts are
+    windowed: WindowedGrids | None = None  # of layers that attend to a window, if there are any
 
     @property
     def operators(self) -> tuple[str, ...]:

@@ -25,7 +25,16 @@ from blendsim.perf.derive import (
     shape_of,
     token_weights,
 )
-from blendsim.perf.grids import AttentionGrid, ChunkTimes, Floats, Ints, ReduceGrid, SmallGrid
+from blendsim.perf.grids import (
+    AttentionGrid,
+    ChunkTimes,
+    Floats,
+    HeadShape,
+    Ints,
+    ReduceGrid,
+    SmallGrid,
+    WindowedGrids,
+)
 from blendsim.perf.plausible import gpu_of, require_gemms, require_prompts, require_reads
 from blendsim.perf.profile import OPERATORS, Profile, operators_of
 from blendsim.perf.records import (
@@ -55,12 +64,14 @@ CHUNKS = "prefill_chunks"
 CHUNK_HEADER = ("tokens", "computed", "time_us")
 META = "meta.toml"
 MOST_LISTED = 5  # profiles that an error names
-#: The files of a profile; a GPU's kernels have the first four and the last.
+#: The files of a profile; a GPU's kernels have the first four and the last, and others besides.
 FILES = (
     "gemm.csv",
     "decode_attention.csv",
     "prefill_attention.csv",
     "all_reduce.csv",
+    "decode_attention_windowed.csv",
+    "prefill_attention_windowed.csv",
     "small.csv",
     f"{CHUNKS}.csv",
     META,
@@ -73,6 +84,8 @@ def write_profile(profile: Profile, directory: Path) -> None:
     write_gemm(directory / "gemm.csv", profile.tokens, profile.gemm, profile.operators)
     write_attention(directory / "decode_attention.csv", profile.decode)
     write_attention(directory / "prefill_attention.csv", profile.prefill)
+    for name, grid in zip(WindowedGrids._fields, profile.windowed or (), strict=False):
+        write_attention(directory / f"{name}_attention_windowed.csv", grid)
     if profile.reduce is not None:
         write_reduce(directory / "all_reduce.csv", profile.reduce)
     if profile.small is not None:
@@ -138,14 +151,11 @@ def read_profile(directory: Path) -> Profile:
     gpu, model = gpu_of(meta, ""), _model_of(meta)
     operators = operators_of(model is not None and model.experts)
     tokens, gemm = _read_columns(directory / "gemm.csv", _gemm_header(operators))
-    grids = []
-    for name, require in (("decode", require_reads), ("prefill", require_prompts)):
-        path = directory / f"{name}_attention.csv"
-        grids.append(grid := _read_grid(path))
-        if model is not None:
-            shapes = [head_shape(model, meta["tp"])] * len(grid.batches)
-            require(path, gpu, shapes, (grid.batches, grid.lengths), grid.seconds, 1)
-    _require_whole_prompts(directory / "prefill_attention.csv", grids[1])
+    shape = None if model is None else head_shape(model, meta["tp"])
+    grids = _read_attention(directory, "", gpu, shape)
+    windowed = None
+    if model is not None and shape is not None and model.window:
+        windowed = _read_attention(directory, "_windowed", gpu, shape._replace(window=model.window))
     if model is not None:
         sizes = np.array(list(token_weights(model, meta["tp"]).values()))
         work = 2.0 * tokens[:, None] * sizes
@@ -157,15 +167,31 @@ def read_profile(directory: Path) -> Profile:
         tp=meta["tp"],
         tokens=tokens,
         gemm=gemm,
-        decode=grids[0],
-        prefill=grids[1],
+        decode=grids.decode,
+        prefill=grids.prefill,
         reduce=_read_reduce(directory / "all_reduce.csv") if meta["tp"] > 1 else None,
         shape=meta["shape"],
         notes=tuple(meta["notes"]),
         meta={key: value for key, value in meta.items() if key not in own},
         small=_read_small(directory / "small.csv"),
         chunks=_read_chunks(directory / f"{CHUNKS}.csv"),
+        windowed=windowed,
     )
+
+
+def _read_attention(
+    directory: Path, kind: str, gpu: GpuSpec | None, shape: HeadShape | None
+) -> WindowedGrids:
+    """Both tables of attention of a kind of layers, no faster than the GPU for heads of `shape`."""
+    grids = []
+    for name, require in (("decode", require_reads), ("prefill", require_prompts)):
+        path = directory / f"{name}_attention{kind}.csv"
+        grids.append(grid := _read_grid(path))
+        if shape is not None:
+            shapes = [shape] * len(grid.batches)
+            require(path, gpu, shapes, (grid.batches, grid.lengths), grid.seconds, 1)
+    _require_whole_prompts(path, grids[1])
+    return WindowedGrids(*grids)
 
 
 def _model_of(meta: Mapping[str, Any]) -> ModelSpec | None:
@@ -177,7 +203,7 @@ def _model_of(meta: Mapping[str, Any]) -> ModelSpec | None:
     if not all(type(size) is int and size > 0 for size in [*sizes, tp]):
         return None
     more = {name: shape.get(name, usual) for name, usual in MORE_SHAPE.items()}
-    counts = more["experts"], more["experts_per_token"]
+    counts = more["experts"], more["experts_per_token"], more["window"]
     formats = (more["weights"], WEIGHTS), (more["kv"], KV_FORMATS)
     if not all(type(count) is int and count >= 0 for count in counts):
         return None
@@ -278,7 +304,7 @@ def load_profile(
             f"{root / gpu.name}: no profile for {model.label} tp{tp} and no kernels/ "
             f"to cut it from; there are {listed(have)}"
         )
-    return derive_profile(_atlas(kernels), gpu, model, tp)
+    return derive_profile(_atlas(kernels, model), gpu, model, tp)
 
 
 def listed(names: Sequence[str]) -> str:

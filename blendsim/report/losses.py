@@ -105,6 +105,11 @@ def price(
         raise InputError(
             f"{model.system.tp} GPUs: losses are told for a replica of one; give it --tp 1"
         )
+    if model.system.model.windowed_layers:
+        raise InputError(
+            f"{model.system.model.name} has layers with a window, whose reads losses do not tell "
+            "apart; give another --model"
+        )
     work = least_work(workload, output_len, prompts, model.system.block_tokens)
     layers = np.minimum(model.tables.layers, in_pieces(model.tables, nano_batches).layers)
     unpriced = Priced(work, model, Prices(0.0, 0.0, 0.0, 0.0), layers[: token_budget + 1])

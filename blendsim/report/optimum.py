@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from blendsim.perf.density import window_reads
 from blendsim.perf.model import StepModel
 from blendsim.perf.step import in_pieces
 from blendsim.prefix import SortedPrompts, common_blocks
@@ -31,10 +32,13 @@ class Work(NamedTuple):
     shared_reads: int  # decode context tokens on a prefix shared with another request
     shareable: int  # prompt tokens that sharing saves
     spared: int = 0  # of the shared reads, those that cascade attention can turn into pairs at most
+    window_reads: int = 0  # decode context tokens within the window of layers that have one
 
     @property
     def reads(self) -> int:
-        """Context tokens read by all decodes: (d − 1)·p + d·(d − 1)/2 a request."""
+        """Context tokens read by all decodes: (d − 1)·p + d·(d − 1)/2 a request, by layers without
+        a window.
+        """
         return self.private_reads + self.shared_reads
 
 
@@ -86,9 +90,15 @@ class Bounds(NamedTuple):
 
 
 def least_work(
-    workload: Workload, output_len: Ints, prompts: SortedPrompts, block_tokens: int
+    workload: Workload,
+    output_len: Ints,
+    prompts: SortedPrompts,
+    block_tokens: int,
+    window: int = 0,
 ) -> Work:
-    """The work of the pool when request i generates `output_len[i]` tokens."""
+    """The work of the pool when request i generates `output_len[i]` tokens, on a model whose
+    windowed layers, if it has any, attend to `window` tokens.
+    """
     p = workload.prompt_len[prompts.order]
     d = output_len[prompts.order]
     blocks = common_blocks(prompts, block_tokens)
@@ -103,6 +113,7 @@ def least_work(
         private_reads=int(((d - 1) * (p - path) + d * (d - 1) // 2).sum()),
         shared_reads=int(((d - 1) * path).sum()),
         shareable=int(hits.sum()),
+        window_reads=int(window_reads(window, p, d - 1).sum()) if window else 0,
     )
 
 
@@ -116,7 +127,8 @@ def best_times(work: Work, model: StepModel, replicas: int = 1) -> BestTimes:
     return BestTimes(
         layers=tokens * model.best_layer_seconds_per_token,
         beside=beside / replicas,
-        memory=work.reads / replicas * model.best_seconds_per_context_token,
+        memory=work.reads / replicas * model.best_seconds_per_context_token
+        + work.window_reads / replicas * model.best_seconds_per_window_token,
         network=tokens * model.best_network_seconds_per_token,
     )
 
@@ -134,9 +146,10 @@ def bounds(
     """Practical optimum and reachable bound of the pool on `replicas` replicas with `token_budget`
     tokens a step, run whole or in `nano_batches` pieces, with or without `cascade` attention.
     """
-    work = least_work(workload, output_len, prompts, model.system.block_tokens)
+    system = model.system
+    work = least_work(workload, output_len, prompts, system.block_tokens, system.model.window)
     if cascade:  # a step has at most a token of its budget a decode
-        most = most_spared(workload, output_len, prompts, model.system, token_budget)
+        most = most_spared(workload, output_len, prompts, system, token_budget)
         work = work._replace(spared=most)
     least = best_times(work, model, replicas)
     network, beside = least.network, least.beside
@@ -191,15 +204,14 @@ def _longest_path(
     layer = float(model.layer_seconds[1:].min())
     step = layer + model.best_head_seconds_per_token
     reads = (d - 1) * p + d * (d - 1) // 2
+    memory = reads * model.best_seconds_per_context_token
+    window = model.system.model.window
+    if window:
+        memory += window_reads(window, p, d - 1) * model.best_seconds_per_window_token
     prefill = (p - path) * model.best_layer_seconds_per_token
     network = (p - path) * model.best_network_seconds_per_token
     network = network + (d - 1) * float(model.network_seconds[1:].min())
-    alone = [
-        a * (prefill + (d - 1) * step)
-        + b * reads * model.best_seconds_per_context_token
-        + e * network
-        for a, b, e in model.lines
-    ]
+    alone = [a * (prefill + (d - 1) * step) + b * memory + e * network for a, b, e in model.lines]
     return float(np.max(alone, initial=0.0))
 
 
@@ -248,8 +260,9 @@ def reachable_program(
     h_n) + b·β·(R_n + Q_n) + d·ν_n·w_n for every form (a, b, d) of f, with ν_n the all-reduces of a
     step of n tokens, and Σ w_n ≥ least_steps. A step holds each running request's own KV, so its
     private reads are at most the capacity. A shared prefix is held once and read by each of its
-    readers: those reads are not limited by the capacity. With cascade attention up to `work.spared`
-    of them are query-key pairs instead, placed as the head is.
+    readers: those reads are not limited by the capacity, nor are those of layers with a window,
+    which count in Q as tokens of the others that take as long. With cascade attention up to
+    `work.spared` of them are query-key pairs instead, placed as the head is.
     """
     from scipy.optimize import linprog
     from scipy.sparse import bmat, csr_matrix, diags, hstack, identity
@@ -259,7 +272,8 @@ def reachable_program(
     capacity = model.system.kv_blocks * model.system.block_tokens
     sizes, cost, network = kinds
     beta = model.best_seconds_per_context_token
-    total = work.tokens, work.private_reads, work.shared_reads, least_steps
+    windows = work.window_reads * model.best_seconds_per_window_token / beta
+    total = work.tokens, work.private_reads, work.shared_reads + windows, least_steps
     tokens, private, shared, fewest = (count / replicas for count in total)
     # NOTE: the solver takes factors below 1e-9 for 0. In units of the steps there must be at least,
     # the KV they can hold and their least time, none that matters is that small.

@@ -77,7 +77,9 @@ def divide_model(model: StepModel, parts: int) -> StepModel:
     with such a part of its KV memory.
     """
     tables, system = model.tables, model.system
-    dense = ("layers", "head", "network", "layers_with_network")
+    dense: tuple[str, ...] = ("layers", "head", "network", "layers_with_network")
+    if len(tables.windows):
+        dense = (*dense, "windows")
     divided = tables._replace(
         **{name: _every(getattr(tables, name), parts) for name in dense},
         decode=tables.decode[::parts].copy(),

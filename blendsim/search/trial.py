@@ -169,7 +169,8 @@ def find_work(problem: Problem, block_tokens: int) -> Work:
     """What any schedule of the pool must do at least; the bounds for KV blocks of that size have
     it.
     """
-    return least_work(problem.workload, problem.true_lengths, problem.prompts, block_tokens)
+    window = problem.model.system.model.window
+    return least_work(problem.workload, problem.true_lengths, problem.prompts, block_tokens, window)
 
 
 def find_facts(problem: Problem, work: Work) -> PoolFacts:
