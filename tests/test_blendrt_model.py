@@ -380,6 +380,10 @@ def test_config_reads_rotary_constants_old_and_new(tmp_path: Path) -> None:
             "is a mixture of experts, which this decoder does not compute",
         ),
         ({"quantization_config": {"quant_method": "fp8"}}, "is kept in fp8, which this decoder"),
+        (
+            {"layer_types": ["sliding_attention", "full_attention"], "sliding_window": 8},
+            "is of layers with a window, which this decoder",
+        ),
     ],
 )
 def test_what_is_not_computed_is_refused_by_name(

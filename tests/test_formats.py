@@ -150,6 +150,19 @@ def test_modelopt_says_them_in_a_file_beside_it(tmp_path: Path) -> None:
             {"quantization_config": COMPRESSED | {"ignore": ["model.layers.0.self_attn.q_proj"]}},
             "leaves 'model.layers.0.self_attn.q_proj' as it was",
         ),
+        ({"quantization_config": {"quant_method": "mxfp4"}}, r"\('mxfp4'\) says that weights"),
+        (
+            {
+                "num_local_experts": 8,
+                "num_experts_per_tok": 2,
+                "model_type": "mixtral",
+                "quantization_config": {
+                    "quant_method": "mxfp4",
+                    "modules_to_not_convert": ["model.layers.0.mlp.experts"],
+                },
+            },
+            "leaves 'model.layers.0.mlp.experts' as it was",
+        ),
         ({"torch_dtype": "float8_e4m3fn"}, "'torch_dtype' is 'float8_e4m3fn'; only bf16 and fp8"),
         ({"dtype": "torch.int8"}, "'dtype' is 'torch.int8'; only bf16"),
     ],
@@ -206,6 +219,15 @@ def test_a_format_that_is_none_is_refused() -> None:
         Settings(quantization="int4")
     with pytest.raises(UnknownName, match="--kv-cache-dtype 'fp16'"):
         Settings(kv_cache_dtype="fp16")
+    with pytest.raises(UnknownName, match="--kv-cache-dtype 'fp8_e5m2'"):  # measured in e4m3
+        Settings(kv_cache_dtype="fp8_e5m2")
+
+
+def test_a_format_of_experts_needs_some() -> None:
+    with pytest.raises(InputError, match=r"mxfp4 is a format of experts, and llama-3\.1-8b has none"):
+        _ = Settings(quantization="mxfp4").system
+    assert Settings(model="gpt-oss-20b").spec.weights == "mxfp4"
+    assert Settings(model="gpt-oss-20b", gpu="a100-80g").system.flops == 312e12  # of bf16
 
 
 def test_a_gpu_without_fp8_refuses_such_weights() -> None:

@@ -1,5 +1,6 @@
 """Kernels in fp8 and those of experts: who has which, what they may reach, and old directories."""
 
+import itertools
 import shutil
 import tomllib
 from pathlib import Path
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 
 from blendsim.errors import ProfileError
-from blendsim.formats import WEIGHTS
+from blendsim.formats import IN_FP8, WEIGHTS
 from blendsim.perf.atlas import EXPERTS, FILES, read_atlas, write_atlas
 from blendsim.perf.grids import UNCACHED_BYTES, ExpertShape, HeadShape
 from blendsim.perf.records import write_toml
@@ -34,12 +35,15 @@ def test_only_a_gpu_that_computes_in_fp8_has_kernels_in_it(gpu: str) -> None:
     has_fp8 = GPUS[gpu].fp8_flops > 0
     assert list(atlas.gemms) == ["bf16", "fp8"] if has_fp8 else ["bf16"]
     for grids in (atlas.decode, atlas.prefill):
-        shapes = {bytes_: {s[:3] for s in grids if s.value_bytes == bytes_} for bytes_ in (1, 2)}
+        shapes = {
+            bytes_: {(*s[:3], s.window) for s in grids if s.value_bytes == bytes_}
+            for bytes_ in (1, 2)
+        }
         assert shapes[2]
         assert shapes[1] == (shapes[2] if has_fp8 else set())
 
 
-def test_experts_of_hopper_are_fp8_by_block_only() -> None:
+def test_experts_of_hopper_are_not_fp8_but_by_block() -> None:
     """Those with a scale a tensor were timed with kernels that nobody had tuned."""
     have = {}
     for gpu in GPUS:
@@ -47,7 +51,7 @@ def test_experts_of_hopper_are_fp8_by_block_only() -> None:
         assert experts is not None
         have[gpu] = {shape.weights for shape in experts.seconds}
     every = set(WEIGHTS)
-    by_block = {"bf16", "fp8-block"}
+    by_block = {"bf16", "fp8-block", "mxfp4"}
     assert have == {
         "a100-80g": {"bf16"},
         "h100": by_block,
@@ -63,9 +67,34 @@ def test_mixtral_and_qwen3_have_experts(gpu: str) -> None:
     experts = read_atlas(ROOT / gpu / "kernels").experts
     assert experts is not None
     for shape, least in (((4096, 14_336, 8, 2), {1, 2, 4, 8}), ((2048, 768, 128, 8), {1, 2})):
-        for weights in {s.weights for s in experts.seconds}:
+        for weights in {s.weights for s in experts.seconds} - {"mxfp4"}:
             have = {s.tp for s in experts.seconds if s[:5] == (weights, *shape)}
             assert have >= least, (weights, shape)
+
+
+@pytest.mark.parametrize("gpu", FP8_GPUS)
+def test_gpt_oss_has_experts_and_windows(gpu: str) -> None:
+    """On all numbers of GPUs that its heads can be cut over."""
+    atlas = read_atlas(ROOT / gpu / "kernels")
+    assert atlas.experts is not None
+    for experts in (32, 128):
+        have = {s.tp for s in atlas.experts.seconds if s[:4] == ("mxfp4", 2880, 2880, experts)}
+        assert have == {1, 2, 4, 8}
+    for grids in (atlas.decode, atlas.prefill):
+        windowed = {s for s in grids if s.window}
+        wanted = itertools.product((1, 2, 4, 8), (1, 2))
+        assert windowed == {HeadShape(64 // tp, 8 // tp, 64, size, 128) for tp, size in wanted}
+
+
+@pytest.mark.parametrize("gpu", FP8_GPUS)
+def test_a_window_costs_the_same_at_any_context_behind_it(gpu: str) -> None:
+    """Where attention to the whole context costs three times as much and more."""
+    decode = read_atlas(ROOT / gpu / "kernels").decode
+    for window, grows in ((128, False), (0, True)):
+        grid = decode[HeadShape(64, 8, 64, 2, window)]
+        row = grid.seconds[np.searchsorted(grid.batches, 64)]
+        short, long = (row[np.searchsorted(grid.lengths, n)] for n in (1024, 8192))
+        assert long > 3 * short if grows else long == pytest.approx(short, rel=0.1)
 
 
 @pytest.mark.parametrize("gpu", GPUS)
@@ -79,9 +108,9 @@ def test_experts_stay_below_the_peak_of_their_format(gpu: str) -> None:
     largest = int(np.argmax(experts.tokens == 8192))
     for shape, seconds in experts.seconds.items():
         work = 6.0 * shape.hidden * shape.intermediate * shape.per_token / shape.tp
-        peak = spec.flops if shape.weights == "bf16" else spec.fp8_flops
+        peak = spec.fp8_flops if shape.weights in IN_FP8 else spec.flops
         assert np.nanmax(work * experts.tokens / seconds) < 0.7 * peak, shape
-        read = work / 2 * (2 if shape.weights == "bf16" else 1)
+        read = work / 2 * WEIGHTS[shape.weights]
         if read >= UNCACHED_BYTES / 2:
             assert read / seconds[0] < spec.bandwidth, shape
         whole = experts.seconds.get(shape._replace(tp=1))
@@ -126,7 +155,7 @@ def test_kernels_of_before_load_as_they_did(kernels: Path) -> None:
     atlas = read_atlas(kernels)
     assert list(atlas.gemms) == ["bf16"]
     assert atlas.experts is None
-    assert set(atlas.decode) == {s for s in whole.decode if s.value_bytes == 2}
+    assert set(atlas.decode) == {s for s in whole.decode if (s.value_bytes, s.window) == (2, 0)}
     assert np.array_equal(atlas.gemms["bf16"].seconds, whole.gemms["bf16"].seconds, equal_nan=True)
 
 
@@ -145,7 +174,7 @@ def test_writing_takes_away_tables_of_what_is_no_longer_there(kernels: Path) -> 
 def test_gemms_by_block_are_read_where_someone_measured_them(kernels: Path) -> None:
     shutil.copy(kernels / "gemm_fp8.csv", kernels / "gemm_fp8_block.csv")
     atlas = read_atlas(kernels)
-    assert list(atlas.gemms) == list(WEIGHTS)
+    assert list(atlas.gemms) == ["bf16", "fp8", "fp8-block"]
     assert np.array_equal(
         atlas.gemms["fp8-block"].seconds, atlas.gemms["fp8"].seconds, equal_nan=True
     )

@@ -1,6 +1,7 @@
 """What a config.json may hold that costs otherwise than what is modelled is refused by its key."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,29 @@ QWEN_MOE = SHAPE | {
     "num_experts": 16,
     "num_experts_per_tok": 4,
     "moe_intermediate_size": 256,
+}
+GPT_OSS = SHAPE | {
+    "model_type": "gpt_oss",
+    "num_local_experts": 32,
+    "num_experts_per_tok": 4,
+    "layer_types": ["sliding_attention", "full_attention"] * 2,
+    "sliding_window": 128,
+    "attention_bias": True,
+    "quantization_config": {
+        "quant_method": "mxfp4",
+        "modules_to_not_convert": ["model.layers.*.self_attn", "model.layers.*.mlp.router"],
+    },
+}
+MINIMAX = SHAPE | {
+    "model_type": "minimax_m2",
+    "num_local_experts": 64,
+    "num_experts_per_tok": 8,
+    "shared_intermediate_size": 0,
+    "quantization_config": {
+        "quant_method": "fp8",
+        "weight_block_size": [128, 128],
+        "modules_to_not_convert": ["gate", "e_score_correction_bias", "lm_head"],
+    },
 }
 
 
@@ -57,6 +81,11 @@ def read(folder: Path, config: dict[str, Any]) -> ModelSpec:
             "'dual_chunk_attention_config'",
         ),
         (SHAPE | {"layer_types": ["full_attention", "linear_attention"]}, "has 'linear_attention'"),
+        (GPT_OSS | {"layer_types": None}, "'sliding_window' is 128, no window as long as"),
+        (GPT_OSS | {"num_hidden_layers": 6}, "where 'layer_types' has some layers of 6"),
+        (GPT_OSS | {"sliding_window": 0}, "'sliding_window' is 0, no window as long as"),
+        (MINIMAX | {"attn_type_list": [1, 0, 1, 1]}, r"'attn_type_list' is \[1, 0, 1, 1\]: layers"),
+        (MINIMAX | {"shared_intermediate_size": 512}, "'shared_intermediate_size' is 512: experts"),
         (SHAPE | {"sliding_window": 1_024}, "'sliding_window' is 1024, no window as long as"),
         (SHAPE | {"layer_types": ["sliding_attention"] * 4}, "'sliding_window' is 4096"),
         (MISTRAL | {"sliding_window": 4_096}, "'sliding_window' is 4096.*the context of 32768"),
@@ -109,6 +138,35 @@ def test_experts_are_read_as_their_family_calls_them(tmp_path: Path) -> None:
     model = read(tmp_path, QWEN_MOE | {"mlp_only_layers": [], "decoder_sparse_step": 1})
     assert (model.experts, model.experts_per_token, model.intermediate) == (16, 4, 256)
     assert model.qk_norm
+    model = read(tmp_path, MINIMAX | {"attn_type_list": [1, 1, 1, 1]})
+    assert (model.experts, model.experts_per_token, model.intermediate) == (64, 8, 1_024)
+    assert (model.weights, model.qk_norm) == ("fp8-block", True)
+
+
+def test_gpt_oss_has_windows_in_some_layers_and_experts_in_mxfp4(tmp_path: Path) -> None:
+    model = read(tmp_path, GPT_OSS)
+    assert (model.layers, model.windowed_layers, model.window) == (4, 2, 128)
+    assert (model.experts, model.experts_per_token, model.weights) == (32, 4, "mxfp4")
+    assert model.kv_bytes_per_token == 2 * 2 * (2 * 64) * 2  # K, V; bytes; width; layers
+    plain = read(tmp_path, GPT_OSS | {"quantization_config": None})
+    spared = 4 * 32 * (3 * 512 * 1_024) * (2 - 4.25 / 8)
+    assert plain.weight_bytes - model.weight_bytes == spared
+    everywhere = read(tmp_path, GPT_OSS | {"sliding_window": 40_000})
+    assert (everywhere.windowed_layers, everywhere.window) == (0, 0)
+
+
+def test_a_running_request_holds_what_its_window_lies_in(tmp_path: Path) -> None:
+    """128 tokens lie in eight blocks of 16 and the one that they begin in."""
+    model = read(tmp_path, GPT_OSS | {"quantization_config": None})
+    system = System(model, find_gpu("h100"))
+    assert system.window_blocks == 9
+    assert replace(system, block_tokens=1).window_blocks == 128
+    assert replace(system, model=replace(model, windowed_layers=3)).window_blocks == 27
+    assert replace(system, model=replace(model, windowed_layers=0)).window_blocks == 0
+    least = 10 * 16 * model.kv_bytes_per_token
+    assert replace(system, kv_bytes=least).longest_request == 16
+    with pytest.raises(InputError, match=f"give at least {least}"):
+        replace(system, kv_bytes=least - 1)
 
 
 @pytest.mark.parametrize(

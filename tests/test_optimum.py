@@ -86,6 +86,8 @@ def test_no_schedule_on_several_gpus_beats_the_bounds(
                 ("llama-2-7b", "b200", 4, "none", "fp8"),
                 ("mixtral-8x7b", "a100-80g", 4, "none", "bf16"),
                 ("qwen3-30b-a3b", "h200", 1, "fp8-block", "fp8"),
+                ("gpt-oss-20b", "h200", 1, "auto", "auto"),
+                ("gpt-oss-20b", "l40s", 2, "auto", "fp8"),
             ]
         )
     )

@@ -62,7 +62,7 @@ Engine = Annotated[
         "(-mixed, -lpm, -dfs-weight) or sequential."
     ),
 ]
-_WEIGHTS = "Weights: none (bf16), fp8 or fp8-block (a scale a block)"
+_WEIGHTS = "Weights: none (bf16), fp8, fp8-block (a scale a block) or mxfp4 (experts)"
 _OF_FILES = "by itself as the model's files say."
 Quantization = Annotated[str | None, typer.Option(help=f"{_WEIGHTS}; {_OF_FILES}")]
 Quantizations = Annotated[

@@ -94,8 +94,8 @@ _MORE_TABLES = {
     ),
     "experts": _Source("moe", "moe_perf", {"moe_dtype": tuple(_WEIGHTS)}),
 }
-#: The windows that are read, and the size of heads: gpt-oss's.
-_WINDOW, _WINDOWED_HEAD_DIM = 128, 64
+#: Of attention to windows only gpt-oss's is read: the window, a head's size, heads to a KV head.
+_WINDOWED = (128, 64, 8)
 _ROUTING = "power_law_1.2"  # the package's own choice for the mixtures of our table
 _EXPERT_TP = (1, 2, 4, 8)
 #: Nemotron's experts, of two matrices and not of three: hidden, intermediate, experts, per token.
@@ -264,7 +264,8 @@ def _rows(path: Path) -> list[Row]:
 
 
 def _is_window(row: Row) -> bool:
-    return (row["window_size"], row["head_dim"]) == (_WINDOW, _WINDOWED_HEAD_DIM)
+    group = row["num_heads"] / row["num_key_value_heads"]
+    return (row["window_size"], row["head_dim"], group) == _WINDOWED
 
 
 def _is_of(row: Row, table: _Source) -> bool:

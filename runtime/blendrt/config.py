@@ -67,11 +67,15 @@ class DecoderConfig:
         """The decoder of a model in our tables. Its rotary constants are the defaults: it is meant
         for random weights, to which they make no difference.
         """
-        if spec.experts or spec.in_formats:
-            what = "a mixture of experts" if spec.experts else f"kept{spec.in_formats}"
+        others = {
+            "a mixture of experts": spec.experts > 0,
+            f"kept{spec.in_formats}": bool(spec.in_formats),
+            "of layers with a window": spec.windowed_layers > 0,
+        }
+        for what in (what for what, is_so in others.items() if is_so):
             raise InputError(
                 f"{spec.name} is {what}, which this decoder does not compute; use a dense model in "
-                "bf16"
+                "bf16 that attends to its whole context"
             )
         shape = {f.name for f in dataclasses.fields(cls)}
         known = (f.name for f in dataclasses.fields(spec))

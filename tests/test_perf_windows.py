@@ -1,0 +1,120 @@
+"""Layers that attend to a window: what a step, a request and a pool are charged for them."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from blendsim.batch import Batch
+from blendsim.errors import ProfileError
+from blendsim.perf.density import closed_form, profiled, window_reads
+from blendsim.perf.model import StepModel, step_model
+from blendsim.perf.profile import Profile
+from blendsim.perf.store import load_profile, read_profile, write_profile
+from blendsim.prefix import sort_prompts
+from blendsim.report.optimum import best_times, least_work
+from blendsim.request import from_lengths
+from blendsim.specs import System, find_gpu, find_model
+
+SYSTEM = System(find_model("gpt-oss-20b"), find_gpu("h100"))
+
+
+def profile_of(system: System) -> Profile:
+    return load_profile(system.gpu, system.model, system.tp)
+
+
+def without_windows(system: System, windowed: int) -> StepModel:
+    """The steps of the same kernels with all layers of one kind."""
+    profile = profile_of(system)
+    assert profile.windowed is not None
+    grids = profile.windowed if windowed else (profile.decode, profile.prefill)
+    plain = replace(profile, decode=grids[0], prefill=grids[1], windowed=None)
+    model = replace(system.model, windowed_layers=0, window=0)
+    return step_model(replace(system, model=model), profile=plain)
+
+
+def test_steps_are_those_of_both_kinds_of_layers() -> None:
+    """What half of the layers take at each, where the other parts are the same."""
+    mixed = step_model(SYSTEM)
+    full, windowed = (without_windows(SYSTEM, kind) for kind in (0, 1))
+    assert mixed.tables.layers == pytest.approx(full.tables.layers, rel=1e-12)
+    for decodes, context in ((1, 300), (64, 1_000), (200, 4_000), (512, 600)):
+        step = Batch(0, 0, 0, decodes, decodes * context, decodes)
+        of_kinds = [model.seconds(step)[1] for model in (full, windowed)]
+        assert mixed.seconds(step)[1] == pytest.approx(sum(of_kinds) / 2, rel=0.02)
+        assert of_kinds[1] < 1.5 * of_kinds[0]
+    assert of_kinds[1] < 0.8 * of_kinds[0]
+
+
+def test_a_long_prompt_costs_less_than_with_the_whole_context_in_every_layer() -> None:
+    """A window's part of it grows with the tokens, chunked or not."""
+    mixed, full = step_model(SYSTEM), without_windows(SYSTEM, 0)
+    n = 8_192
+    pairs = n * (n + 1) // 2
+    whole = Batch(n, 1, pairs, 0, 0, 1)
+    windows = mixed.tables.windows
+    assert mixed.seconds(whole)[0] < full.seconds(whole)[0]
+    assert windows[n] == pytest.approx(n / 1_024 * windows[1_024], rel=0.25)
+    # Chunks of it take the windows' part once more than the whole does: each begins a launch.
+    halves = sum(
+        mixed.seconds(Batch(n // 2, 1, part, 0, 0, 0))[0]
+        for part in (n // 2 * (n // 2 + 1) // 2, pairs - n // 2 * (n // 2 + 1) // 2)
+    )
+    assert halves == pytest.approx(mixed.seconds(whole)[0], rel=0.1)
+
+
+def test_reads_of_a_window_are_counted_step_by_step() -> None:
+    prompt = np.array([1, 60, 127, 128, 4_000, 100])
+    reads = np.array([500, 10, 3, 7, 9, 0])
+    expected = [
+        sum(min(p + j, 128) for j in range(1, d + 1)) for p, d in zip(prompt, reads, strict=True)
+    ]
+    assert window_reads(128, prompt, reads).tolist() == expected
+
+
+def test_no_step_takes_less_than_the_bounds_count_for_its_reads() -> None:
+    """Whatever the decodes' contexts are: the best rates are those of the best size."""
+    model = step_model(SYSTEM)
+    rng = np.random.default_rng(0)
+    for _ in range(300):
+        contexts = rng.integers(1, rng.integers(2, 6_000), rng.integers(1, 600))
+        least = contexts.sum() * model.best_seconds_per_context_token
+        least += np.minimum(contexts, 128).sum() * model.best_seconds_per_window_token
+        step = Batch(0, 0, 0, len(contexts), int(contexts.sum()), len(contexts))
+        assert model.seconds(step)[1] >= least * (1 - 1e-9)
+
+
+def test_densities_and_bounds_count_what_windows_read() -> None:
+    model = step_model(SYSTEM)
+    pool = from_lengths([100, 3_000], [50, 400])
+    memory = profiled(model, pool.prompt_len, pool.output_len).memory
+    work = least_work(pool, pool.output_len, sort_prompts(pool), 16, window=128)
+    assert work.window_reads == sum(
+        min(p + j, 128) for p, d in ((100, 50), (3_000, 400)) for j in range(1, d)
+    )
+    assert memory.sum() == pytest.approx(best_times(work, model).memory)
+    assert memory.sum() > work.reads * model.best_seconds_per_context_token
+    both = closed_form(SYSTEM, pool.prompt_len, pool.output_len).memory
+    every = replace(SYSTEM.model, windowed_layers=0, window=0)
+    whole = closed_form(replace(SYSTEM, model=every), pool.prompt_len, pool.output_len).memory
+    assert (both < whole).all()
+    assert (both > whole / 2).all()
+    assert both[1] == pytest.approx(whole[1] / 2, rel=0.05)  # a window is little of 3,000 tokens
+
+
+def test_a_profile_with_windows_is_read_as_it_was_written(tmp_path: Path) -> None:
+    profile = profile_of(SYSTEM)
+    write_profile(profile, tmp_path / "tp1")
+    again = read_profile(tmp_path / "tp1")
+    assert dict(again.shape) == dict(profile.shape)
+    assert profile.windowed is not None
+    assert again.windowed is not None
+    for ours, theirs in zip(again.windowed, profile.windowed, strict=True):
+        assert ours.seconds == pytest.approx(theirs.seconds, rel=1e-5, nan_ok=True)
+
+
+def test_windows_that_were_not_measured_are_refused_by_name() -> None:
+    wide = replace(SYSTEM.model, window=1_024)
+    with pytest.raises(ProfileError, match="h100: no attention to windows of 1024 tokens measured"):
+        profile_of(replace(SYSTEM, model=wide))
