@@ -79,7 +79,8 @@ def replay(
     if json:
         print_json(result | {"log": output})
         return
-    from blendsim.report.tables import counted, paragraphs
+    from blendsim.report.tables import paragraphs
+    from blendsim.wording import counted
 
     steps = counted(len(log), "step")
     kept = f"{steps} written to {output}" if output else "-o steps.parquet keeps the log"
@@ -124,7 +125,8 @@ def _result(made: "Plan", pool: "Workload", run: Run, log: "StepLog") -> dict[st
 
 def _sentences(result: Mapping[str, Any]) -> list[str]:
     """The result for a reader."""
-    from blendsim.report.tables import counted, span
+    from blendsim.report.tables import span
+    from blendsim.wording import counted
 
     machine = result["machine"]["device"]
     how = result.get("executor", result["runtime"])

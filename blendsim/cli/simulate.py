@@ -106,7 +106,8 @@ def simulate(
         facts = {"engine": settings.engine, "worlds": seconds, "notes": notes, "log": output}
         print_json(as_json(row) | facts)
         return
-    from blendsim.report.tables import counted, paragraphs, policy_table, pool_line
+    from blendsim.report.tables import paragraphs, policy_table, pool_line
+    from blendsim.wording import counted
 
     where = f"{o.platform(settings)}, engine {settings.engine}"
     steps = counted(len(log), "step")
@@ -132,8 +133,9 @@ def _worlds_told(asked: int, seconds: list[float]) -> list[str]:
         return ["Planning sees every length, so there is one world only."]
     from statistics import geometric_mean
 
-    from blendsim.report.tables import counted, span
     from blendsim.report.tables import seconds as said
+    from blendsim.report.tables import span
+    from blendsim.wording import counted
 
     told = span(seconds[0], seconds[-1])
     if told != said(seconds[0]):

@@ -9,8 +9,8 @@ from blendsim.perf.density import RequestCosts
 from blendsim.perf.shares import cut_line, deal_runs, equal
 from blendsim.plan import DUAL_SCAN, Plan, deal
 from blendsim.prefix import SortedPrompts, shareable_tokens, subset
-from blendsim.report.tables import counted
 from blendsim.request import Workload
+from blendsim.wording import counted
 
 PIECES = 16  # of a rank's work: a node of more than such a piece is dealt out in pieces
 
