@@ -9,6 +9,7 @@ import typer
 from blendsim import __version__
 from blendsim.cli import options as o
 from blendsim.cli.elsewhere import pacing_notes, require_room
+from blendsim.cli.lists import one_name
 from blendsim.cli.output import print_json, print_lines, width
 from blendsim.cli.places import require_places
 from blendsim.cli.planned import given, read_planned
@@ -24,7 +25,10 @@ def simulate(
         Path | None,
         typer.Option(help="The workload, if not the traces that the plan remembers."),
     ] = None,
-    gpu: Annotated[str | None, typer.Option(help="A GPU's name, if not the plan's.")] = None,
+    gpu: Annotated[
+        str | None,
+        typer.Option(parser=one_name, metavar="NAME", help="A GPU's name, if not the plan's."),
+    ] = None,
     engine: o.Engine = None,
     overlap: Annotated[
         str | None, typer.Option(help="sum, max, table, fit or auto, if not the plan's.")
@@ -37,7 +41,12 @@ def simulate(
         ),
     ] = None,
     quantization: Annotated[
-        str | None, typer.Option(help="Weights: none, fp8 or fp8-block, if not the plan's.")
+        str | None,
+        typer.Option(
+            parser=one_name,
+            metavar="NAME",
+            help="Weights: none, fp8 or fp8-block, if not the plan's.",
+        ),
     ] = None,
     kv_cache_dtype: Annotated[
         str | None, typer.Option(help="KV: bf16 or fp8, if not the plan's.")
