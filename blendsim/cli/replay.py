@@ -60,6 +60,7 @@ def replay(
         from blendsim.errors import InputError
         from blendsim.files import sha256
         from blendsim.plan import require_same_workload
+        from blendsim.settings import model_kept
 
         made, asked = read_planned(plan, workload)
         if full and sampled is not None:
@@ -73,7 +74,7 @@ def replay(
         run = prepare(made, pool, asked, wish, say)
         settings = {"plan_sha256": sha256(plan), "settings": asdict(asked.settings)}
         meta = {"policy": made.policy, **run.facts, **settings, "source": asked.source}
-        meta |= {"blendsim": __version__}
+        meta |= model_kept(asked.settings, asked.settings.spec) | {"blendsim": __version__}
         log = _measure(run, meta, output)
     result = _result(made, pool, run, log)
     if json:

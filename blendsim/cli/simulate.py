@@ -74,6 +74,7 @@ def simulate(
         from blendsim.files import sha256
         from blendsim.perf.measured import chosen_place
         from blendsim.search import simulate_plan
+        from blendsim.settings import model_kept
         from blendsim.steplog import write_steplog
 
         made, asked = read_planned(plan, workload)
@@ -107,6 +108,7 @@ def simulate(
         notes = [*notes, *told, *unseen(asked, pool, made), *pricing_notes([settings])]
         if output is not None:
             meta = {"plan_sha256": sha256(plan), "settings": asdict(settings)}
+            meta |= model_kept(settings, system.model)
             meta |= {"blendsim": __version__, "notes": notes}
             write_steplog(replace(log, meta={**log.meta, **meta, "source": asked.source}), output)
     if json:
