@@ -284,3 +284,9 @@ def test_a_plan_is_simulated_on_one_system(folder: Path, value: str) -> None:
 def test_a_number_of_gpus_is_a_whole_one(folder: Path) -> None:
     told = complaint(folder, "compare", "--trace", "good.csv", "--tp", "two")
     assert "'--tp': two is no whole number" in told
+
+
+def test_a_config_file_may_begin_with_a_byte_order_mark(folder: Path) -> None:
+    (folder / "c.toml").write_text('[settings]\ngpu = "none"\n', encoding="utf-8-sig")
+    told = complaint(folder, "plan", "--trace", "good.csv", "--config", "c.toml")
+    assert told.startswith("error: unknown GPU 'none'")
