@@ -188,6 +188,7 @@ BAD = {
     "zero limit": (request("b", prompt="x", max_tokens=0), "is zero: remove it"),
     "text limit": (request("b", prompt="x", max_tokens=[5]), "is not a number"),
     "answers": (request("b", prompt="x", n=3), "column 'body.n': 3 answers"),
+    "no number of answers": (request("b", prompt="x", n=True), "column 'body.n': True answers"),
     "embedding": (
         {"custom_id": "b", "url": "/v1/embeddings", "body": {"input": "x"}},
         "generates no tokens",

@@ -120,7 +120,7 @@ def limit_of(body: dict[str, Any], where: str, root: str) -> int:
     """Most tokens of a request's one answer, 0 = none given, or InputError that calls columns by
     `root` and their name.
     """
-    if body.get("n") not in (None, 1):
+    if isinstance(body.get("n"), bool) or body.get("n") not in (None, 1):  # True == 1
         raise InputError(
             f"{where}, column '{root}n': {shown(body['n'])} answers of one request; write one "
             "request an answer"
