@@ -103,8 +103,8 @@ def _broken_off(log: "StepLog") -> list[str]:
 
 
 def _noted(log: "StepLog") -> list[str]:
-    """What `simulate` noted of the run, as it prints it."""
-    return [f"Note: {note}." for note in log.meta.get("notes", [])]
+    """What `simulate` noted of the run."""
+    return [f"{note}." for note in log.meta.get("notes", [])]
 
 
 def _priced(log: "StepLog", ground: "Ground") -> "StepWork | None":
