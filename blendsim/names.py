@@ -11,6 +11,8 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
+from blendsim.formats import FP8, FP8_BLOCK
+
 
 class Known(NamedTuple):
     """Further names of a row of a table."""
@@ -65,6 +67,25 @@ MODEL_NAMES: Mapping[str, Known] = {
     "gpt-oss-120b": Known("openai/"),
 }
 
+#: Uploads in fp8 of the same weights: who makes them, what follows the model's name, and how they
+#: are quantised. What KV is in is for their files to say.
+_FP8_UPLOADS = (
+    ("Qwen/", "-FP8", FP8_BLOCK),
+    *(
+        (maker, ending, weights)
+        for maker in ("RedHatAI/", "neuralmagic/")
+        for ending, weights in (("-FP8", FP8), ("-FP8-dynamic", FP8), ("-FP8-block", FP8_BLOCK))
+    ),
+    ("nvidia/", "-FP8", FP8),
+)
+
+
+class Upload(NamedTuple):
+    """A quantised upload of a model: its row, and the format of its weights (formats.WEIGHTS)."""
+
+    row: str
+    weights: str
+
 
 def canonical(
     name: str, table: Iterable[str], others: Mapping[str, Known] = NO_OTHERS
@@ -76,6 +97,22 @@ def canonical(
         keys = {_key(one) for one in (row, *names)}
         if wanted in keys or wanted.removeprefix(_key(maker)) in keys:
             return row
+    return None
+
+
+def fp8_upload(name: str, table: Iterable[str], others: Mapping[str, Known]) -> Upload | None:
+    """The upload in fp8 of a model of `table` that is meant by `name`, or None."""
+    rows = list(table)
+    for maker, ending, weights in _FP8_UPLOADS:
+        of_maker = [row for row in rows if others.get(row, Known("")).maker == maker]
+        is_theirs = name.lower().startswith(maker.lower())
+        plain = name[len(maker) :] if is_theirs else name
+        if not plain.lower().endswith(ending.lower()):
+            continue
+        # NOTE: a name without an organisation is the maker's, as those in bf16 are.
+        row = canonical(plain[: -len(ending)], rows if is_theirs else of_maker, others)
+        if row is not None:
+            return Upload(row, weights)
     return None
 
 

@@ -4,7 +4,7 @@ A room of its own because the GPU runtime's commands read it where the simulator
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from blendsim.errors import InputError, UnknownName
@@ -25,6 +25,7 @@ from blendsim.planner.sample import AUTO as AUTO
 from blendsim.serving.flavour import EVICTIONS, FLAVOURS, Flavour, engine_name, find_flavour
 from blendsim.serving.knobs import AS_SHIPPED, Knobs
 from blendsim.specs import (
+    MODELS,
     HostMemory,
     ModelSpec,
     System,
@@ -36,6 +37,7 @@ from blendsim.specs import (
 )
 from blendsim.topology import COLOCATED, Topology, pools
 
+_MODEL_SPEC = "model_spec"  # key of metadata
 MOST_REPLICAS = 4_096  # of one system; each is simulated on its own
 
 
@@ -227,3 +229,23 @@ def remembered(values: Mapping[str, Any], where: str) -> Settings:
     `where` for one that is unknown or not of its type.
     """
     return overlay(Settings(), {k: v for k, v in values.items() if v is not None}, where)
+
+
+def model_kept(settings: Settings, spec: ModelSpec) -> dict[str, Any]:
+    """What a plan or a step log keeps beside its settings: what the files of a model by path said,
+    as they may change. One of our tables needs none.
+    """
+    return {} if settings.model in MODELS else {_MODEL_SPEC: asdict(spec)}
+
+
+def require_same_model(settings: Settings, meta: Mapping[str, Any], where: str) -> None:
+    """InputError that begins with `where` if the model's sizes or formats are no longer those that
+    a plan or a step log of these settings keeps in `meta`, which older ones do not.
+    """
+    kept = meta.get(_MODEL_SPEC)
+    if kept is None:
+        return
+    now = asdict(settings.spec)
+    changed = [f"{k} {now[k]}, not {v}" for k, v in kept.items() if k in now and now[k] != v]
+    if changed:
+        raise InputError(f"{where}: {settings.model} is another model now ({'; '.join(changed)})")

@@ -107,6 +107,7 @@ def _is_bool(value: object) -> bool:
 #: What is read of the metadata: whether a value is sound, and what it should be.
 _KINDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "settings": (_is_object, "an object"),
+    "model_spec": (_is_object, "an object"),
     "source": (_is_source, "an object with traces, read and skip_oversize"),
     "machine": (_is_machine, "an object with a device"),
     "estimate": (_is_estimate, "an object with measured, low, high and level"),

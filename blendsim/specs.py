@@ -14,7 +14,15 @@ from blendsim.formats import BLOCK_VALUES, FP8, FP8_BLOCK, IN_FP8, MXFP4, OF_EXP
 from blendsim.model_config import read_config
 from blendsim.model_spec import BYTES_PER_VALUE as BYTES_PER_VALUE
 from blendsim.model_spec import ModelSpec as ModelSpec
-from blendsim.names import GPU_NAMES, MODEL_NAMES, OTHER_GPUS, called_so, canonical
+from blendsim.names import (
+    GPU_NAMES,
+    MODEL_NAMES,
+    OTHER_GPUS,
+    Upload,
+    called_so,
+    canonical,
+    fp8_upload,
+)
 
 BLOCK_TOKENS = 16  # of the KV cache
 
@@ -329,12 +337,21 @@ def find_model(name: str) -> ModelSpec:
         return MODELS[found]
     path = Path(name)
     if not _is_model_path(path):
+        if upload := fp8_upload(name, MODELS, MODEL_NAMES):
+            raise UnknownName("model", name, [upload.row], (), _as_uploaded(upload))
         raise unknown_model(name, "another one by the directory of its config.json")
     if path.is_dir():
         path = path / "config.json"
         if not path.exists():
             raise InputError(f"{path}: no such file; give a Hugging Face model directory")
     return read_config(path)
+
+
+def _as_uploaded(upload: Upload) -> str:
+    return (
+        f"add --quantization {upload.weights} for these weights, or give the directory of its "
+        "config.json"
+    )
 
 
 def _is_model_path(path: Path) -> bool:

@@ -260,3 +260,33 @@ def test_a_wrong_setting_is_told_with_its_file_and_key(folder: Path, line: str, 
     (folder / "c.toml").write_text(f"[settings]\n{line}\n")
     told = complaint(folder, "plan", "--trace", "good.csv", "--config", "c.toml")
     assert told.startswith(f"error: c.toml: [settings]: {words}")
+
+
+@pytest.mark.parametrize("command", ["compare", "search"])
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("gpu", "h100,h200"), ("tp", "1,2"), ("dp", "1..8"), ("quantization", "none,fp8")],
+)
+def test_a_list_of_systems_is_said_to_be_for_plan(
+    folder: Path, command: str, option: str, value: str
+) -> None:
+    told = complaint(folder, command, "--trace", "good.csv", f"--{option}", value)
+    assert f"'--{option}': {value} is a list, which `blendsim plan` alone takes; give one" in told
+
+
+@pytest.mark.parametrize("value", ["h100,h200", "none,fp8"])
+def test_a_plan_is_simulated_on_one_system(folder: Path, value: str) -> None:
+    option = "--gpu" if "h100" in value else "--quantization"
+    told = complaint(folder, "simulate", "p.parquet", option, value)
+    assert f"{value} is a list, which `blendsim plan` alone takes" in told
+
+
+def test_a_number_of_gpus_is_a_whole_one(folder: Path) -> None:
+    told = complaint(folder, "compare", "--trace", "good.csv", "--tp", "two")
+    assert "'--tp': two is no whole number" in told
+
+
+def test_a_config_file_may_begin_with_a_byte_order_mark(folder: Path) -> None:
+    (folder / "c.toml").write_text('[settings]\ngpu = "none"\n', encoding="utf-8-sig")
+    told = complaint(folder, "plan", "--trace", "good.csv", "--config", "c.toml")
+    assert told.startswith("error: unknown GPU 'none'")

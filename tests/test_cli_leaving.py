@@ -68,3 +68,21 @@ def test_statuses_of_exits(
     assert leaving.status is None
     leaving.note(code)
     assert leaving.status == status
+
+
+@pytest.mark.parametrize(
+    "how", [("-m", "blendsim"), ("-c", "from blendsim.cli import main; main()")]
+)
+def test_an_interrupt_while_the_command_is_loaded_is_quiet(
+    tmp_path: Path, how: tuple[str, str]
+) -> None:
+    (tmp_path / "typer.py").write_text("import os, signal; os.kill(os.getpid(), signal.SIGINT)")
+    path = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])
+    done = subprocess.run(
+        [sys.executable, *how, "--version"],
+        env={**os.environ, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")

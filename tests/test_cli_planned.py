@@ -1,12 +1,15 @@
 """A plan that names no traces, or a policy that is gone: what the commands that read one say."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from command_line import run_json
 from test_cli_errors import complaint
 from test_cli_plan import folder
+from test_model_config import SHAPE
 
 from blendsim import search
 from blendsim.cli.planned import read_planned
@@ -78,3 +81,62 @@ def test_settings_that_are_not_known_name_the_file(
     line = complaint(written, *command, "old.parquet", "--workload", "trace.csv")
     assert line.startswith(f"error: old.parquet: {words}")
     assert line.endswith("; plan again with -o")
+
+
+def says(**more: Any) -> None:
+    """Have the files of the model `m` say this."""
+    Path("m").mkdir(exist_ok=True)
+    Path("m/config.json").write_text(json.dumps(SHAPE | more))
+
+
+@pytest.fixture
+def of_files(folder: Path) -> Path:
+    """A folder with a plan for a model by its directory."""
+    says()
+    options = ("--model", "m", "--gpu", "h100", "--planner", "dfs")
+    run_json("plan", "--trace", "trace.csv", *options, "-o", "plan.parquet")
+    return folder
+
+
+@READERS
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        ({"quantization_config": {"quant_method": "fp8"}}, "weights fp8, not bf16"),
+        ({"vocab_size": 1_024}, "vocab 1024, not 1000"),
+    ],
+)
+def test_a_plan_is_of_the_model_that_its_files_were(
+    of_files: Path, command: tuple[str, ...], more: dict[str, Any], words: str
+) -> None:
+    says(**more)
+    line = complaint(of_files, *command, "plan.parquet")
+    assert line == (
+        f"error: plan.parquet: settings: m is another model now ({words}); plan again with -o"
+    )
+
+
+def test_a_log_is_of_the_model_that_its_files_were(of_files: Path) -> None:
+    """Formats that were asked for do not hang on the files."""
+    kept = ("simulate", "plan.parquet", "--quantization", "fp8", "-o", "steps.parquet")
+    assert run_json(*kept)["seconds"] > 0
+    assert run_json("report", "steps.parquet")["losses"] is not None
+    says(quantization_config={"quant_method": "fp8"})
+    assert run_json("report", "steps.parquet")["losses"] is not None
+    says(num_hidden_layers=2)
+    page = run_json("report", "steps.parquet")
+    assert page["losses"] is None
+    assert any("m is another model now (layers 2, not 4)" in note for note in page["notes"])
+
+
+def test_a_plan_that_does_not_know_its_model_goes_by_the_files(of_files: Path) -> None:
+    plan = read_plan(of_files / "plan.parquet")
+    meta = {key: value for key, value in plan.meta.items() if key != "model_spec"}
+    write_plan(replace(plan, meta=meta), of_files / "old.parquet")
+    says(num_hidden_layers=2)
+    told = run_json("simulate", "old.parquet")
+    assert told["seconds"] < plan.meta["predicted_seconds"]
+
+
+def test_a_model_of_the_tables_is_not_written_out(written: Path) -> None:
+    assert "model_spec" not in read_plan(written / "plan.parquet").meta

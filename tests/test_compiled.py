@@ -170,14 +170,14 @@ def test_cache_is_named_after_all_that_kernels_may_have_something_from(
     assert not directory_after(monkeypatch, package, "apart.py")
 
 
-def test_a_changed_rule_is_another_cache_and_a_changed_page_is_not(
+def test_a_changed_rule_is_another_cache_and_a_changed_table_on_screen_is_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     package = tmp_path / "blendsim"
     shutil.copytree(Path(compiled.__file__).parent, package)
     for name in ("serving/round_state.py", "steplog.py", "serving/kv.py", "perf/grids.py"):
         assert directory_after(monkeypatch, package, name), name
-    for name in ("cli/app.py", "traces/chat.py", "report/html.py", "search/race.py"):
+    for name in ("cli/app.py", "traces/chat.py", "report/tables.py", "search/race.py"):
         assert not directory_after(monkeypatch, package, name), name
 
 

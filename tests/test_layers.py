@@ -46,6 +46,7 @@ GROUND = {
     "model_config",
     "formats",
     "printable",
+    "wording",
     "steplog",
     "soundness",
     "prefix",

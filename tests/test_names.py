@@ -145,6 +145,36 @@ def test_model_that_may_be_another_is_none(called: str) -> None:
         find_model(called)
 
 
+@pytest.mark.parametrize(
+    ("called", "row", "weights"),
+    [
+        ("Qwen/Qwen3-30B-A3B-FP8", "qwen3-30b-a3b", "fp8-block"),
+        ("Qwen/Qwen3-8B-FP8", "qwen3-8b", "fp8-block"),
+        ("qwen3-8b-fp8", "qwen3-8b", "fp8-block"),  # the maker's
+        ("RedHatAI/Meta-Llama-3.1-8B-Instruct-FP8", "llama-3.1-8b", "fp8"),
+        ("RedHatAI/Llama-3.1-8B-Instruct-FP8-block", "llama-3.1-8b", "fp8-block"),
+        ("neuralmagic/Meta-Llama-3.1-70B-Instruct-FP8-dynamic", "llama-3.1-70b", "fp8"),
+        ("RedHatAI/Qwen3-8B-FP8-dynamic", "qwen3-8b", "fp8"),
+        ("nvidia/Llama-3.1-70B-Instruct-FP8", "llama-3.1-70b", "fp8"),
+    ],
+)
+def test_an_upload_in_fp8_is_told_by_the_option_for_it(called: str, row: str, weights: str) -> None:
+    with pytest.raises(UnknownName) as caught:
+        find_model(called)
+    assert str(caught.value) == (
+        f"unknown model {called!r}; nearest known: {row}; add --quantization {weights} for these "
+        "weights, or give the directory of its config.json"
+    )
+
+
+@pytest.mark.parametrize(
+    "called", ["someone/Qwen3-8B-FP8", "nvidia/Qwen3-9B-FP8", "nvidia/Qwen3-8B-FP4", "Qwen/-FP8"]
+)
+def test_what_other_uploads_hold_is_not_told(called: str) -> None:
+    with pytest.raises(UnknownName, match=r"; another one by the directory of its config\.json$"):
+        find_model(called)
+
+
 def test_no_name_means_two_rows() -> None:
     for table, others in ((GPUS, GPU_NAMES), (MODELS, MODEL_NAMES)):
         assert set(others) == set(table)

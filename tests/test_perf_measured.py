@@ -119,6 +119,26 @@ def test_a_profile_that_is_not_there_names_those_that_are(place: Path) -> None:
         chosen_place(other, "measured")
 
 
+@pytest.mark.parametrize(
+    ("weights", "kv", "options"),
+    [
+        ("fp8", "bf16", "--quantization none"),
+        ("auto", "fp8", "--kv-cache-dtype bf16"),
+        ("fp8", "fp8", "--quantization none --kv-cache-dtype bf16"),
+    ],
+)
+def test_nobody_is_sent_to_measure_what_is_not_measured(
+    place: Path, weights: str, kv: str, options: str
+) -> None:
+    system = System(SYSTEM.model.in_format(weights, kv), SYSTEM.gpu)
+    for profile in ("measured", str(place.parents[2])):
+        with pytest.raises(
+            ProfileError,
+            match=rf"tp1; only bf16 is measured: add {options}, or add --profile imported$",
+        ):
+            chosen_place(system, profile)
+
+
 def test_settings_choose_the_profile_that_plans_are_priced_by(place: Path) -> None:
     pool = from_lengths(np.full(40, 200), np.full(40, 50))
     slow, shipped = (

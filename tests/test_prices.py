@@ -26,6 +26,11 @@ def test_a_price_an_hour_and_an_offer_are_read(tmp_path: Path) -> None:
     assert prices.offers == (Offer("h100", 2.0), Offer("h100", 0.5, "spot", 60.0, 8))
 
 
+def test_a_price_file_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
+    text = 'currency = "EUR"\n[gpu_hour]\nh100 = 2\n'
+    assert read(tmp_path, f"\ufeff{text}").offers == (Offer("h100", 2.0),)
+
+
 def test_time_is_billed_in_whole_units() -> None:
     prices = Prices("EUR", (Offer("h100", 2.0, billing_minutes=60),), Path("p"))
     assert prices.bill("h100", 1, HOUR).cost == 2.0

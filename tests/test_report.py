@@ -232,7 +232,7 @@ def test_page_has_what_simulate_noted_and_names_the_lone_tail(tmp_path: Path) ->
     assert noted
     page, told = Page(page_of(log)).text, figures_of(log)
     for note in simulated["notes"]:
-        assert f"Note: {note}." in told["notes"]
+        assert f"{note}." in told["notes"]
         assert f"Note: {note}." in page
     assert told["tail_seconds"] > 0.5 * told["seconds"]
     lone = f"{100 * told['few_seconds'] / told['seconds']:.1f} %"

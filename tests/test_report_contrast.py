@@ -149,7 +149,7 @@ def test_notes_say_which_run_they_are_of_and_stand_once(home: Path, tmp_path: Pa
     one, other = tmp_path / "one.parquet", tmp_path / "other.parquet"
     changed(home / "one.parquet", one, notes=["of the pool", "of the first"])
     changed(home / "small.parquet", other, notes=["of the pool", "of the second"])
-    noted = ["Note: of the pool.", "Note: of the first.", "other.parquet: Note: of the second."]
+    noted = ["of the pool.", "of the first.", "other.parquet: of the second."]
     assert figures_of(one, "--against", other)["notes"] == noted
     text = Page(page_of(one, "--against", other)).text
-    assert [text.count(note) for note in noted] == [1, 1, 1]
+    assert [text.count(f"Note: {note}") for note in noted] == [1, 1, 1]

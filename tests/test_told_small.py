@@ -7,7 +7,8 @@ import pytest
 from command_line import run
 from report_pages import Page, figures_of, page_of
 
-from blendsim.report.tables import counted, number, share, signed, span
+from blendsim.report.tables import number, share, signed, span
+from blendsim.wording import counted
 
 
 def flat(text: str) -> str:

@@ -115,8 +115,11 @@ def test_token_ids_in_the_file_are_a_space_of_their_own(tmp_path: Path) -> None:
 
 def test_parts_that_are_not_text_are_noted(tmp_path: Path) -> None:
     parts = [{"type": "text", "text": "see"}, {"type": "image_url", "image_url": {"url": "u"}}]
-    workload = read(tmp_path, request("a", messages=[{"role": "user", "content": parts}]))
-    assert any("1 requests have parts that are not text" in note for note in workload.notes)
+    said = {"messages": [{"role": "user", "content": parts}]}
+    for n, requests in ((1, "1 request"), (2, "2 requests")):
+        workload = read(tmp_path, *(request(f"{k}", **said) for k in range(n)))
+        told = f"parts of {requests} are not text (images, files), and their tokens are not counted"
+        assert any(note.endswith(told) for note in workload.notes)
 
 
 def test_a_tokenizer_makes_its_own_space_and_is_not_cut_or_padded(tmp_path: Path) -> None:
@@ -185,6 +188,7 @@ BAD = {
     "zero limit": (request("b", prompt="x", max_tokens=0), "is zero: remove it"),
     "text limit": (request("b", prompt="x", max_tokens=[5]), "is not a number"),
     "answers": (request("b", prompt="x", n=3), "column 'body.n': 3 answers"),
+    "no number of answers": (request("b", prompt="x", n=True), "column 'body.n': True answers"),
     "embedding": (
         {"custom_id": "b", "url": "/v1/embeddings", "body": {"input": "x"}},
         "generates no tokens",

@@ -102,6 +102,7 @@ def test_the_first_line_tells(tmp_path: Path, row: dict[str, object], name: str)
         ({"prompt": ["a", "b"]}, "line 2, column 'prompt': .* of one prompt; give"),
         ({"messages": "x"}, "line 2, column 'messages': 'x' is not a list of messages"),
         ({"prompt": "x", "n": 2}, "line 2, column 'n': 2 answers of one request"),
+        ({"prompt": "x", "n": True}, "line 2, column 'n': True answers of one request"),
         ({"prompt": "x", "max_tokens": "many"}, "line 2, column 'max_tokens': 'many' is not a num"),
         ({"prompt": "x", "output_len": 0}, "line 2, column 'output_len': 0 is zero: nothing was"),
         (

@@ -241,11 +241,12 @@ def _wanted(file: "BatchFile", longest: int, found: Answerer) -> tuple["Workload
 
 def _write_log(stage: Stage, files: Files, machine: dict[str, Any], settings: "Settings") -> None:
     """The steps of the last stage, with the settings of what answered."""
+    from blendsim.settings import model_kept
     from blendsim.steplog import write_steplog
 
     assert files.log is not None, "somebody asked for it"
     meta = {"settings": asdict(settings), "batch": str(files.batch), "machine": machine}
-    meta |= {"blendsim": __version__}
+    meta |= model_kept(settings, settings.spec) | {"blendsim": __version__}
     write_steplog(replace(stage.log, meta={**stage.log.meta, **meta}), files.log)
 
 

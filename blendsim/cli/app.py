@@ -158,7 +158,7 @@ app.add_typer(profile.app, name="profile")
 
 
 def main() -> None:
-    """Entry point of the `blendsim` command, which ends the process."""
+    """What `blendsim` does once this is loaded; it ends the process."""
     _have_streams()
     leaving = Leaving()
     signal.signal(signal.SIGTERM, terminated)

@@ -19,7 +19,7 @@ from blendsim.report.matching import differing_machines
 from blendsim.report.tables import Column, lay_out, number, paragraphs
 from blendsim.report.validation_text import signed
 from blendsim.serving.flavour import RUNTIMES
-from blendsim.settings import remembered
+from blendsim.settings import remembered, require_same_model
 from blendsim.specs import System
 from blendsim.steplog import HALVED, StepLog, read_steplog
 
@@ -84,7 +84,9 @@ def _ran_on(path: Path, log: StepLog) -> tuple[str, System]:
             f"{path}: is of runtime {runtime!r}, by which no engine here is priced; there are "
             f"{', '.join(RUNTIMES)}"
         )
-    system = remembered(log.meta.get("settings") or {}, f"{path}: settings").system
+    settings = remembered(log.meta.get("settings") or {}, f"{path}: settings")
+    require_same_model(settings, log.meta, f"{path}: settings")
+    system = settings.system
     if others := differing_machines(log.meta, log.meta):
         raise InputError(f"{path}: {others[0]}; plan for the machine it is to run on")
     return runtime, System(system.model, system.gpu, system.tp)

@@ -13,7 +13,7 @@ def read_config(path: Path | None, sections: Mapping[str, object]) -> dict[str, 
     if path is None:
         return {name: {} for name in sections}
     try:
-        raw = tomllib.loads(path.read_text(encoding="utf-8"))
+        raw = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError as error:
         raise InputError(f"{path}: no such file; check --config") from error
     except (OSError, ValueError) as error:

@@ -114,7 +114,8 @@ def _line_files(traces: Sequence[str], read: "ReadOptions") -> "list[LineFile]":
 
 def _told(done: "Serving", places: Sequence[Path]) -> Iterator[str]:
     """What was written, and how long requests were under way."""
-    from blendsim.report.tables import counted, paragraphs, seconds
+    from blendsim.report.tables import paragraphs, seconds
+    from blendsim.wording import counted
 
     served = done.served
     stay = served.ended - served.entered

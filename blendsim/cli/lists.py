@@ -4,6 +4,8 @@ import math
 import re
 from typing import Any, NamedTuple
 
+import typer
+
 from blendsim.errors import InputError
 from blendsim.specs import gpu_name
 
@@ -48,6 +50,24 @@ def read_systems(
         [] if dp is None else _counts(dp, "--dp"),
         list(dict.fromkeys(formats)),
     )
+
+
+def one_name(text: str) -> str:
+    """The value of an option that takes one, where `plan` takes several; BadParameter for several,
+    which would else be an unknown name.
+    """
+    if "," in text or ".." in text:
+        raise typer.BadParameter(f"{text} is a list, which `blendsim plan` alone takes; give one")
+    return text
+
+
+def one_count(text: str) -> int:
+    """The same of a number."""
+    number = one_name(text)
+    try:
+        return int(number)
+    except ValueError as error:
+        raise typer.BadParameter(f"{text} is no whole number") from error
 
 
 def read_seconds(text: str, option: str) -> float:

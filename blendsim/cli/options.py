@@ -10,6 +10,7 @@ import typer
 from typer.core import TyperCommand
 
 from blendsim.cli.config import read_config
+from blendsim.cli.lists import one_count, one_name
 from blendsim.fields import Section, in_range, overlay
 
 if TYPE_CHECKING:  # nothing heavy before a command runs
@@ -30,7 +31,7 @@ _GPUS = "a100-80g, h100, h200, l40s, b200"
 Model = Annotated[
     str | None, typer.Option(help=f"One of {_MODELS}; or a Hugging Face directory or config.json.")
 ]
-Gpu = Annotated[str | None, typer.Option(help=f"One of {_GPUS}.")]
+Gpu = Annotated[str | None, typer.Option(parser=one_name, metavar="NAME", help=f"One of {_GPUS}.")]
 Gpus = Annotated[str | None, typer.Option(help=f"One of {_GPUS}; or several: a100-80g,h200.")]
 Tps = Annotated[str | None, typer.Option(help="Tensor-parallel GPUs a replica, or several: 1,2,4.")]
 Dps = Annotated[str | None, typer.Option(help="Data-parallel replicas, or several: 1..8.")]
@@ -46,8 +47,13 @@ Deadline = Annotated[
 MaxCost = Annotated[
     float | None, typer.Option(help="Money the run may cost, in the currency of --price.")
 ]
-Tp = Annotated[int | None, typer.Option(help="Tensor-parallel GPUs a replica.")]
-Dp = Annotated[int | None, typer.Option(help="Data-parallel replicas.")]
+Tp = Annotated[
+    int | None,
+    typer.Option(parser=one_count, metavar="N", help="Tensor-parallel GPUs a replica."),
+]
+Dp = Annotated[
+    int | None, typer.Option(parser=one_count, metavar="N", help="Data-parallel replicas.")
+]
 Topology = Annotated[
     str | None,
     typer.Option(help="colocated, or pools: 1P2D prefills on one replica, decodes on two."),
@@ -64,7 +70,9 @@ Engine = Annotated[
 ]
 _WEIGHTS = "Weights: none (bf16), fp8, fp8-block (a scale a block) or mxfp4 (experts)"
 _OF_FILES = "by itself as the model's files say."
-Quantization = Annotated[str | None, typer.Option(help=f"{_WEIGHTS}; {_OF_FILES}")]
+Quantization = Annotated[
+    str | None, typer.Option(parser=one_name, metavar="NAME", help=f"{_WEIGHTS}; {_OF_FILES}")
+]
 Quantizations = Annotated[
     str | None, typer.Option(help=f"{_WEIGHTS}, or several: none,fp8; {_OF_FILES}")
 ]

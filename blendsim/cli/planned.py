@@ -23,7 +23,7 @@ def read_planned(path: Path, workload: Path | None) -> Planned:
     from blendsim.errors import BlendsimError, InputError
     from blendsim.fields import overlay
     from blendsim.plan import read_plan
-    from blendsim.settings import remembered
+    from blendsim.settings import remembered, require_same_model
     from blendsim.traces.seam import ReadOptions
 
     plan = read_plan(path)
@@ -37,6 +37,7 @@ def read_planned(path: Path, workload: Path | None) -> Planned:
         raise InputError(f"{path}: does not say by which settings it was made; plan again with -o")
     try:
         settings = remembered(plan.meta["settings"], "settings")
+        require_same_model(settings, plan.meta, "settings")
     except BlendsimError as error:  # a name that is gone since, too, which says no file
         raise InputError(f"{path}: {error}; plan again with -o") from error
     if len(plan.rank) and int(plan.rank.max()) >= settings.dp:

@@ -60,6 +60,7 @@ def replay(
         from blendsim.errors import InputError
         from blendsim.files import sha256
         from blendsim.plan import require_same_workload
+        from blendsim.settings import model_kept
 
         made, asked = read_planned(plan, workload)
         if full and sampled is not None:
@@ -73,13 +74,14 @@ def replay(
         run = prepare(made, pool, asked, wish, say)
         settings = {"plan_sha256": sha256(plan), "settings": asdict(asked.settings)}
         meta = {"policy": made.policy, **run.facts, **settings, "source": asked.source}
-        meta |= {"blendsim": __version__}
+        meta |= model_kept(asked.settings, asked.settings.spec) | {"blendsim": __version__}
         log = _measure(run, meta, output)
     result = _result(made, pool, run, log)
     if json:
         print_json(result | {"log": output})
         return
-    from blendsim.report.tables import counted, paragraphs
+    from blendsim.report.tables import paragraphs
+    from blendsim.wording import counted
 
     steps = counted(len(log), "step")
     kept = f"{steps} written to {output}" if output else "-o steps.parquet keeps the log"
@@ -124,7 +126,8 @@ def _result(made: "Plan", pool: "Workload", run: Run, log: "StepLog") -> dict[st
 
 def _sentences(result: Mapping[str, Any]) -> list[str]:
     """The result for a reader."""
-    from blendsim.report.tables import counted, span
+    from blendsim.report.tables import span
+    from blendsim.wording import counted
 
     machine = result["machine"]["device"]
     how = result.get("executor", result["runtime"])

@@ -103,8 +103,8 @@ def _broken_off(log: "StepLog") -> list[str]:
 
 
 def _noted(log: "StepLog") -> list[str]:
-    """What `simulate` noted of the run, as it prints it."""
-    return [f"Note: {note}." for note in log.meta.get("notes", [])]
+    """What `simulate` noted of the run."""
+    return [f"{note}." for note in log.meta.get("notes", [])]
 
 
 def _priced(log: "StepLog", ground: "Ground") -> "StepWork | None":
@@ -128,12 +128,13 @@ def _asked(meta: Mapping[str, Any], workload: Path | None) -> o.Asked:
     """The settings and the pool that a log names."""
     from blendsim.errors import InputError
     from blendsim.fields import overlay
-    from blendsim.settings import remembered
+    from blendsim.settings import remembered, require_same_model
     from blendsim.traces.seam import ReadOptions
 
     if not isinstance(meta.get("settings"), dict):
         raise InputError("the log does not say by which settings it ran")
     settings = remembered(meta["settings"], "the log's settings")
+    require_same_model(settings, meta, "the log's settings")
     source = meta.get("source")
     named = None if workload is None else [str(workload)]
     if not isinstance(source, dict):

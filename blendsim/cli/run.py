@@ -87,7 +87,7 @@ def run(
 
 def _sentences(result: dict[str, Any]) -> list[str]:
     """The result for a reader."""
-    from blendsim.report.tables import counted
+    from blendsim.wording import counted
 
     before = f", {result['answered_before']:,} of them before" if result["answered_before"] else ""
     lines = [

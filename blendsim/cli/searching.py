@@ -23,7 +23,7 @@ def given_effort(evaluations: int | None, budget: str | None) -> "Effort | None"
 
 def effort_told(found: "Found") -> str:
     """What the search did and how to repeat it."""
-    from blendsim.report.tables import counted
+    from blendsim.wording import counted
 
     tally = found.tally
     return (
@@ -37,7 +37,7 @@ def cut_told(found: "Found", has_picture: bool = False) -> list[str]:
     """A note where a signal cut the search short, and with it the picture that it was to have."""
     if not found.tally.is_cut:
         return []
-    from blendsim.report.tables import counted
+    from blendsim.wording import counted
 
     tried = counted(found.tally.evaluations, "evaluation")
     undrawn = "; no picture was drawn" if has_picture else ""

@@ -9,6 +9,7 @@ import typer
 from blendsim import __version__
 from blendsim.cli import options as o
 from blendsim.cli.elsewhere import pacing_notes, require_room
+from blendsim.cli.lists import one_name
 from blendsim.cli.output import print_json, print_lines, width
 from blendsim.cli.places import require_places
 from blendsim.cli.planned import given, read_planned
@@ -24,7 +25,10 @@ def simulate(
         Path | None,
         typer.Option(help="The workload, if not the traces that the plan remembers."),
     ] = None,
-    gpu: Annotated[str | None, typer.Option(help="A GPU's name, if not the plan's.")] = None,
+    gpu: Annotated[
+        str | None,
+        typer.Option(parser=one_name, metavar="NAME", help="A GPU's name, if not the plan's."),
+    ] = None,
     engine: o.Engine = None,
     overlap: Annotated[
         str | None, typer.Option(help="sum, max, table, fit or auto, if not the plan's.")
@@ -37,7 +41,12 @@ def simulate(
         ),
     ] = None,
     quantization: Annotated[
-        str | None, typer.Option(help="Weights: none, fp8 or fp8-block, if not the plan's.")
+        str | None,
+        typer.Option(
+            parser=one_name,
+            metavar="NAME",
+            help="Weights: none, fp8 or fp8-block, if not the plan's.",
+        ),
     ] = None,
     kv_cache_dtype: Annotated[
         str | None, typer.Option(help="KV: bf16 or fp8, if not the plan's.")
@@ -65,6 +74,7 @@ def simulate(
         from blendsim.files import sha256
         from blendsim.perf.measured import chosen_place
         from blendsim.search import simulate_plan
+        from blendsim.settings import model_kept
         from blendsim.steplog import write_steplog
 
         made, asked = read_planned(plan, workload)
@@ -98,6 +108,7 @@ def simulate(
         notes = [*notes, *told, *unseen(asked, pool, made), *pricing_notes([settings])]
         if output is not None:
             meta = {"plan_sha256": sha256(plan), "settings": asdict(settings)}
+            meta |= model_kept(settings, system.model)
             meta |= {"blendsim": __version__, "notes": notes}
             write_steplog(replace(log, meta={**log.meta, **meta, "source": asked.source}), output)
     if json:
@@ -106,7 +117,8 @@ def simulate(
         facts = {"engine": settings.engine, "worlds": seconds, "notes": notes, "log": output}
         print_json(as_json(row) | facts)
         return
-    from blendsim.report.tables import counted, paragraphs, policy_table, pool_line
+    from blendsim.report.tables import paragraphs, policy_table, pool_line
+    from blendsim.wording import counted
 
     where = f"{o.platform(settings)}, engine {settings.engine}"
     steps = counted(len(log), "step")
@@ -132,8 +144,9 @@ def _worlds_told(asked: int, seconds: list[float]) -> list[str]:
         return ["Planning sees every length, so there is one world only."]
     from statistics import geometric_mean
 
-    from blendsim.report.tables import counted, span
     from blendsim.report.tables import seconds as said
+    from blendsim.report.tables import span
+    from blendsim.wording import counted
 
     told = span(seconds[0], seconds[-1])
     if told != said(seconds[0]):

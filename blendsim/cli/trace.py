@@ -108,7 +108,7 @@ def save(
     if json:
         print_json(told)
         return
-    from blendsim.report.tables import counted
+    from blendsim.wording import counted
 
     requests = counted(len(workload), "request")
     print_lines(

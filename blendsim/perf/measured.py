@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from blendsim.errors import ProfileError
+from blendsim.formats import BF16, NONE
 from blendsim.perf.calibration import read_calibrations
 from blendsim.perf.derive import shape_of
 from blendsim.perf.fit import Shares, read_shares
@@ -16,7 +17,7 @@ from blendsim.perf.model import StepModel, step_model, with_calibrations
 from blendsim.perf.overlap import FILE, FIT, SUM, fitted, read_points
 from blendsim.perf.profile import Profile
 from blendsim.perf.store import listed, profiles_directory, read_profile
-from blendsim.specs import System
+from blendsim.specs import ModelSpec, System
 
 IMPORTED, MEASURED = "imported", "measured"  # what a user asks for, else a directory
 MACHINE = "machine"  # key of a profile's meta.toml: what it was measured on; no imported one has it
@@ -48,10 +49,19 @@ def chosen_place(system: System, profile: str) -> Path | None:
         kept = f"*/{MEASURED}/*/tp*" if profile == MEASURED else "*/*/tp*"
         have = sorted(str(path.relative_to(root)) for path in root.glob(kept))
         raise ProfileError(
-            f"profile {profile!r}: no {place}; there are {listed(have)}; measure it "
-            f"with `blendsim profile measure`, or add --profile {IMPORTED}"
+            f"profile {profile!r}: no {place}; there are {listed(have)}; {_remedy(system.model)}, "
+            f"or add --profile {IMPORTED}"
         )
     return place
+
+
+def _remedy(model: ModelSpec) -> str:
+    """What to do for a measured profile of a model."""
+    options = [] if model.weights == BF16 else [f"--quantization {NONE}"]
+    options += [] if model.kv == BF16 else [f"--kv-cache-dtype {BF16}"]
+    if options:
+        return f"only {BF16} is measured: add {' '.join(options)}"
+    return "measure it with `blendsim profile measure`"
 
 
 def chosen_model(system: System, overlap: str, profile: str = IMPORTED) -> StepModel:

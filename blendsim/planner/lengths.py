@@ -17,9 +17,9 @@ from blendsim.planner.evidence import deepest_nodes, evidence, is_alone, is_unle
 from blendsim.planner.sample import AUTO, LEAST_GROWN, LEAST_SAMPLE, choose_sample, choose_what_pays
 from blendsim.planner.shrunk import shrunk
 from blendsim.planner.tree import Floats, PoolTree
-from blendsim.report.tables import counted
 from blendsim.request import Ints, Workload
 from blendsim.specs import System
+from blendsim.wording import counted
 
 SUBTREE_MEAN, SHRUNK = "subtree-mean", "shrunk"
 RULES = (SUBTREE_MEAN, SHRUNK)  # how lengths that are not visible are estimated and drawn

@@ -9,8 +9,8 @@ from blendsim.perf.density import RequestCosts
 from blendsim.perf.shares import cut_line, deal_runs, equal
 from blendsim.plan import DUAL_SCAN, Plan, deal
 from blendsim.prefix import SortedPrompts, shareable_tokens, subset
-from blendsim.report.tables import counted
 from blendsim.request import Workload
+from blendsim.wording import counted
 
 PIECES = 16  # of a rank's work: a node of more than such a piece is dealt out in pieces
 
@@ -35,7 +35,7 @@ def partition(plan: Plan, costs: RequestCosts, ranks: int) -> Plan:
     compute, memory = costs.compute[plan.order], costs.memory[plan.order]
     first, is_dual = int(plan.is_first.sum()), plan.admission == DUAL_SCAN
     rank = np.empty(len(plan), np.int64)
-    hidden = ~plan.is_visible & (plan.admission == DUAL_SCAN)
+    hidden = ~plan.is_visible & is_dual
     seen = np.flatnonzero(~hidden)
     rank[seen] = cut_line(compute[seen], memory[seen], first, is_dual, equal(ranks))
     # From the memory-heavy end on: what is longest is dealt before what can make up for it.

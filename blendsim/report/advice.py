@@ -11,8 +11,8 @@ from blendsim.perf.density import profiled
 from blendsim.perf.model import StepModel
 from blendsim.report.metrics import Row
 from blendsim.report.optimum import Bounds, overlapped_best
-from blendsim.report.tables import counted
 from blendsim.report.tables import seconds as told
+from blendsim.wording import counted
 
 WORTH = 0.85  # a partner that saves less than 15 % of its time is not worth naming
 _LARGER = 1e6  # times a pool: in one so large single requests count for nothing

@@ -1,9 +1,10 @@
 """The first sentences of a run's page: what was served and how long it took."""
 
 from blendsim.report.gist import Gist
-from blendsim.report.tables import counted, number, share, span
+from blendsim.report.tables import number, share, span
 from blendsim.report.timeline import FEW
 from blendsim.steplog import MEASURED_ROWS, StepLog
+from blendsim.wording import counted
 
 WORTH = 0.02  # of the run: less time is not worth a word
 

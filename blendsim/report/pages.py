@@ -53,7 +53,7 @@ def run_page(report: Report) -> str:
         *([html.paragraph(against.told)] if isinstance(against, Contrast) else []),
         html.paragraph(opening(report.log, report.figures)),
         html.tiles(_tiles(report.figures)),
-        *(html.paragraph(note, "note") for note in report.notes),
+        *(html.paragraph(f"Note: {note}", "note") for note in report.notes),
         html.section("Against the other run", *first),
         html.section("Over time", html.beside(map(picture, panels))),
         html.section("Where the seconds go", *account_parts(report.hindsight)),

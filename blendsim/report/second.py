@@ -52,7 +52,7 @@ def contrast_parts(contrast: Contrast) -> list[str]:
     lines = [timeline(side.log, side.work) for side in sides]
     capacities = [side.capacity_blocks for side in sides]
     return [
-        *(html.paragraph(note, "note") for note in contrast.second_notes),
+        *(html.paragraph(f"Note: {note}", "note") for note in contrast.second_notes),
         _figures(names, [side.figures for side in sides], is_whole=True),
         *_accounts(contrast, names),
         html.beside(

@@ -6,6 +6,8 @@ import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
+from blendsim.wording import counted
+
 if TYPE_CHECKING:  # laying out a table must not load the performance model
     from blendsim.report.metrics import Row
 
@@ -242,11 +244,6 @@ def signed(value: float, digits: int = 0) -> str:
     """The same with its sign; what comes out as 0 has none."""
     told = number(value, digits)
     return f"+{told}" if value > 0 and any(digit in told for digit in "123456789") else told
-
-
-def counted(n: int, noun: str) -> str:
-    """“1 request”, “2,000 requests”."""
-    return f"{n:,} {noun}" if n == 1 else f"{n:,} {noun}s"
 
 
 def seconds(value: float) -> str:

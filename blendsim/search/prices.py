@@ -73,7 +73,7 @@ def _whole(amount: float, unit: float) -> float:
 def read_prices(path: Path) -> Prices:
     """The price list in a TOML file (docs/rent.md); InputError for what it cannot mean."""
     try:
-        raw = tomllib.loads(path.read_text(encoding="utf-8"))
+        raw = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError as error:
         raise InputError(f"{path}: no such file; check --price") from error
     except (OSError, ValueError) as error:

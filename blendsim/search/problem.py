@@ -24,7 +24,7 @@ from blendsim.planner.tree import PoolTree, pool_tree
 from blendsim.prefix import SortedPrompts, shared_tokens, sort_prompts
 from blendsim.request import Ints, Workload
 from blendsim.serving.flavour import find_flavour
-from blendsim.settings import Settings
+from blendsim.settings import Settings, model_kept
 from blendsim.traces.limits import without_oversize
 
 Progress = Callable[[str], None]
@@ -191,6 +191,7 @@ def plan_whole(
         {
             "origin": list(problem.workload.origin),
             "settings": asdict(problem.settings),
+            **model_kept(problem.settings, problem.model.system.model),
             "overlap": problem.model.overlap,
             "profile": "/".join(
                 (problem.settings.gpu, problem.model.system.model.label, f"tp{problem.settings.tp}")

@@ -68,6 +68,14 @@ class Candidates(NamedTuple):
         """The one that holds the longest request."""
         return max(self.settings, key=lambda settings: settings.system.longest_request)
 
+    def weights(self, settings: Settings) -> str | None:
+        """The format of one's weights where they differ in it."""
+        return settings.spec.weights if self.differ_in_weights else None
+
+    def kind(self, settings: Settings) -> str:
+        """The kind of one's replicas in a few words."""
+        return kind_name(settings.gpu, settings.tp, self.weights(settings))
+
 
 class Rental(NamedTuple):
     """What renting each system would give."""
@@ -101,22 +109,20 @@ def find_candidates(
     does. Without `quantizations` weights are as `settings` have them.
     """
     find_model(settings.model)  # what is wrong with it is wrong on every system
-    kept, left_out = [], []
     asked = [replace(settings, quantization=each) for each in quantizations] or [settings]
     formats = {one.spec.weights: one for one in reversed(asked)}
-    differ = len(formats) > 1
+    found = Candidates([], [], differ_in_weights=len(formats) > 1)
     for gpu, one, tp in product(gpus, reversed(formats.values()), tps):
+        here = replace(one, gpu=gpu, tp=tp, dp=1)
         try:
-            here = replace(one, gpu=gpu, tp=tp, dp=1)
             chosen_model(here.system, here.overlap, here.profile)
         except _CANNOT_RUN as error:
-            kind = kind_name(gpu, tp, one.spec.weights if differ else None)
-            left_out.append(f"{kind} is left out: {error}")
+            found.left_out.append(f"{found.kind(here)} is left out: {error}")
         else:
-            kept += [replace(here, dp=dp) for dp in dps]
-    if not kept:
-        raise InputError(f"no system can run this; {left_out[0]}")
-    return Candidates(kept, left_out, differ)
+            found.settings.extend(replace(here, dp=dp) for dp in dps)
+    if not found.settings:
+        raise InputError(f"no system can run this; {found.left_out[0]}")
+    return found
 
 
 def rent(
@@ -133,11 +139,11 @@ def rent(
     """
     base = with_range(prepare(workload, candidates.roomiest, progress))
     left_out = list(candidates.left_out)
-    named = candidates.differ_in_weights
-    done = [
-        Outcome(problem.settings, _row(problem, trial, goal, prices, base.settings, named))
-        for problem, trial in _trials(base, candidates, left_out, progress)
-    ]
+    done = []
+    for problem, trial in _trials(base, candidates, left_out, progress):
+        weights = candidates.weights(problem.settings)
+        row = _row(problem, trial, goal, prices, base.settings, weights)
+        done.append(Outcome(problem.settings, row))
     if not done:
         raise InputError(f"no system can run this pool; {left_out[0]}")
     best = most_reliable(base, done, goal, prices, progress)
@@ -159,7 +165,7 @@ def _trials(
     kinds = groupby(every, key=lambda one: (one.gpu, one.quantization, one.tp))
     for _, alike in kinds:
         group = list(alike)
-        kind = _kind(group[0], candidates.differ_in_weights)
+        kind = candidates.kind(group[0])
         try:
             scene = _scene(base, group[0], kind, progress)
         except _CANNOT_RUN as error:
@@ -249,7 +255,7 @@ def _row(
     goal: Goal,
     prices: Prices | None,
     asked: Settings,
-    names_weights: bool,
+    weights: str | None,
 ) -> RentalRow:
     settings, row = problem.settings, trial.row
     seconds = row.predicted_seconds
@@ -258,7 +264,7 @@ def _row(
     millions = total_tokens(problem.workload, problem.drawn) / 1e6
     return RentalRow(
         gpu=settings.gpu,
-        weights=settings.spec.weights if names_weights else None,
+        weights=weights,
         tp=settings.tp,
         dp=settings.dp,
         pools=_pools(settings),
@@ -272,10 +278,6 @@ def _row(
         misses=goal.missed(seconds, cost),
         notes=tuple(trial.notes),
     )
-
-
-def _kind(settings: Settings, names_weights: bool) -> str:
-    return kind_name(settings.gpu, settings.tp, settings.spec.weights if names_weights else None)
 
 
 def _pools(settings: Settings) -> str | None:

@@ -2,9 +2,10 @@
 
 from collections.abc import Callable, Collection, Sequence
 
-from blendsim.report.tables import counted, seconds
+from blendsim.report.tables import seconds
 from blendsim.search.race import Run, best_of
 from blendsim.search.space import Point
+from blendsim.wording import counted
 
 _MORE = 1.5  # times as many evaluations as were told last are told again
 

@@ -21,6 +21,7 @@ from blendsim.traces.jsonl import line_of, objects, require_new
 from blendsim.traces.prompt_forms import Content, content
 from blendsim.traces.seam import Head, ReadOptions, Told, silent, source_name
 from blendsim.traces.tokens import GIVEN, encoder
+from blendsim.wording import counted
 
 _LIMITS = ("max_completion_tokens", "max_tokens", "max_output_tokens")
 
@@ -119,7 +120,7 @@ def limit_of(body: dict[str, Any], where: str, root: str) -> int:
     """Most tokens of a request's one answer, 0 = none given, or InputError that calls columns by
     `root` and their name.
     """
-    if body.get("n") not in (None, 1):
+    if isinstance(body.get("n"), bool) or body.get("n") not in (None, 1):  # True == 1
         raise InputError(
             f"{where}, column '{root}n': {shown(body['n'])} answers of one request; write one "
             "request an answer"
@@ -174,7 +175,7 @@ def _notes(
     media = sum(prompt.has_media for prompt in prompts)
     if media:
         notes.append(
-            f"{path}: {media:,} requests have parts that are not text (images, files); their "
+            f"{path}: parts of {counted(media, 'request')} are not text (images, files), and their "
             "tokens are not counted"
         )
     return tuple(notes)

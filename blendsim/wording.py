@@ -1,0 +1,6 @@
+"""Words for figures, as messages of any floor need them."""
+
+
+def counted(n: int, noun: str) -> str:
+    """“1 request”, “2,000 requests”."""
+    return f"{n:,} {noun}" if n == 1 else f"{n:,} {noun}s"
