@@ -34,6 +34,7 @@ class ModelSpec:
     experts_per_token: int = 0
     window: int = 0  # tokens that windowed layers attend to
     windowed_layers: int = 0  # of `layers`
+    expert_parallel: bool = False  # a GPU has some experts whole, not its share of each
     weights: str = BF16  # of WEIGHTS
     kv: str = BF16  # of KV_FORMATS
 
@@ -109,10 +110,14 @@ class ModelSpec:
     def label(self) -> str:
         """Its name and what of it is not bf16, as in `qwen3-8b-fp8-kv-fp8`."""
         weights = "" if self.weights == BF16 else f"-{self.weights}"
-        return self.name + weights + ("" if self.kv == BF16 else f"-kv-{self.kv}")
+        apart = "-ep" if self.expert_parallel else ""
+        return self.name + weights + ("" if self.kv == BF16 else f"-kv-{self.kv}") + apart
 
     @property
     def in_formats(self) -> str:
-        """What of it is not bf16, in words that follow its name; empty for none."""
+        """What of it is not bf16, and experts that are whole, in words that follow its name; empty
+        for none.
+        """
         weights = "" if self.weights == BF16 else f" in {self.weights}"
-        return weights + ("" if self.kv == BF16 else f" with {self.kv} KV")
+        apart = ", experts whole" if self.expert_parallel else ""
+        return weights + ("" if self.kv == BF16 else f" with {self.kv} KV") + apart

@@ -74,6 +74,7 @@ class Settings:
     host_link: str = "pcie4"  # between each GPU and the host memory
     output_reserved: float | None = None  # share of expected outputs, dual scan; None: the engine's
     cascade: bool = False  # decodes read a prefix they share once a step
+    expert_parallel: bool = False  # the GPUs of a replica have some experts whole each
     pacing: Gains = field(default_factory=Gains)  # of the paced policy
 
     def __post_init__(self) -> None:
@@ -133,7 +134,10 @@ class Settings:
     @property
     def spec(self) -> ModelSpec:
         """The model in the formats that are asked for; InputError where there is none."""
-        return find_model(self.model).in_format(self.quantization, self.kv_cache_dtype)
+        spec = find_model(self.model).in_format(self.quantization, self.kv_cache_dtype)
+        # NOTE: on one GPU experts are whole anyway. A model without any is refused on several.
+        is_apart = self.expert_parallel and (self.tp > 1 or not spec.experts)
+        return replace(spec, expert_parallel=is_apart)
 
     @property
     def system(self) -> System:

@@ -96,6 +96,7 @@ class System:
                 f"{self.gpu.name} does not compute in fp8, and kernels that widen such weights "
                 "were not measured; use another --gpu, or --quantization none"
             )
+        self._require_whole_experts()
         self._require_whole_blocks()
         least = 1 + self.window_blocks
         if self.kv_bytes is not None and self.kv_blocks < least:
@@ -111,6 +112,17 @@ class System:
                 f"{self.tp} × {self.gpu.name}; use a larger --tp or another --gpu"
             )
 
+    def _require_whole_experts(self) -> None:
+        """InputError where experts are to be whole on a GPU, and there are none, or too few."""
+        model = self.model
+        if not model.expert_parallel:
+            return
+        if not model.experts or model.experts % self.tp:
+            have = f"{model.experts} experts" if model.experts else "no experts"
+            raise InputError(
+                f"--expert-parallel: {model.name} has {have}, for --tp {self.tp}; leave it out"
+            )
+
     def _require_whole_blocks(self) -> None:
         """InputError where a GPU's share of a matrix cuts through blocks of scales, which vLLM and
         SGLang refuse when they load it.
@@ -119,15 +131,16 @@ class System:
         if model.weights != FP8_BLOCK:
             return
         for what, width in (
-            ("MLP", model.intermediate // self.tp),
+            ("MLP", model.intermediate // (1 if model.expert_parallel else self.tp)),
             ("queries", model.heads * model.head_dim // self.tp),
             ("keys", max(1, model.kv_heads // self.tp) * model.head_dim),
         ):
             if width % BLOCK_VALUES:
+                or_else = ", or --expert-parallel" if what == "MLP" and model.experts else ""
                 raise InputError(
                     f"--tp {self.tp} leaves each GPU {width} values of {model.name}'s {what}, no "
                     f"multiple of the {BLOCK_VALUES} of a block of fp8-block, which engines do not "
-                    "load; use a smaller --tp"
+                    f"load; use a smaller --tp{or_else}"
                 )
 
     @property

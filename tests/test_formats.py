@@ -224,7 +224,9 @@ def test_a_format_that_is_none_is_refused() -> None:
 
 
 def test_a_format_of_experts_needs_some() -> None:
-    with pytest.raises(InputError, match=r"mxfp4 is a format of experts, and llama-3\.1-8b has none"):
+    with pytest.raises(
+        InputError, match=r"mxfp4 is a format of experts, and llama-3\.1-8b has none"
+    ):
         _ = Settings(quantization="mxfp4").system
     assert Settings(model="gpt-oss-20b").spec.weights == "mxfp4"
     assert Settings(model="gpt-oss-20b", gpu="a100-80g").system.flops == 312e12  # of bf16

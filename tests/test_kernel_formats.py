@@ -78,8 +78,9 @@ def test_gpt_oss_has_experts_and_windows(gpu: str) -> None:
     atlas = read_atlas(ROOT / gpu / "kernels")
     assert atlas.experts is not None
     for experts in (32, 128):
-        have = {s.tp for s in atlas.experts.seconds if s[:4] == ("mxfp4", 2880, 2880, experts)}
-        assert have == {1, 2, 4, 8}
+        shapes = [s for s in atlas.experts.seconds if s[:4] == ("mxfp4", 2880, 2880, experts)]
+        assert {s.tp for s in shapes} == {1, 2, 4, 8}
+        assert {s.ep for s in shapes} == {1, 2, 4, 8}
     for grids in (atlas.decode, atlas.prefill):
         windowed = {s for s in grids if s.window}
         wanted = itertools.product((1, 2, 4, 8), (1, 2))
@@ -107,15 +108,32 @@ def test_experts_stay_below_the_peak_of_their_format(gpu: str) -> None:
     assert experts is not None
     largest = int(np.argmax(experts.tokens == 8192))
     for shape, seconds in experts.seconds.items():
-        work = 6.0 * shape.hidden * shape.intermediate * shape.per_token / shape.tp
+        work = 6.0 * shape.hidden * shape.intermediate * shape.per_token / shape.gpus
         peak = spec.fp8_flops if shape.weights in IN_FP8 else spec.flops
         assert np.nanmax(work * experts.tokens / seconds) < 0.7 * peak, shape
         read = work / 2 * WEIGHTS[shape.weights]
         if read >= UNCACHED_BYTES / 2:
             assert read / seconds[0] < spec.bandwidth, shape
-        whole = experts.seconds.get(shape._replace(tp=1))
+        whole = experts.seconds.get(shape._replace(tp=1, ep=1))
         if shape.tp == 8 and whole is not None and shape.intermediate >= 8192:
             assert seconds[largest] < whole[largest] / 3, shape
+
+
+@pytest.mark.parametrize("gpu", GPUS)
+def test_whole_experts_take_longer_than_shares_of_all(gpu: str) -> None:
+    """The busiest GPU's: a token's experts are not spread evenly over the GPUs."""
+    experts = read_atlas(ROOT / gpu / "kernels").experts
+    assert experts is not None
+    many = experts.tokens >= 2_048
+    ratios = [
+        np.median((seconds / experts.seconds[cut])[many])
+        for shape, seconds in experts.seconds.items()
+        if shape.ep in (2, 4) and shape.weights == "bf16"
+        for cut in [shape._replace(tp=shape.ep, ep=1)]
+        if cut in experts.seconds
+    ]
+    assert len(ratios) > 4
+    assert 1.0 < np.median(ratios) < 2.0
 
 
 @pytest.mark.parametrize("gpu", FP8_GPUS)
@@ -200,9 +218,9 @@ def test_what_bf16_cannot_reach_is_no_fault_in_fp8(kernels: Path) -> None:
 def test_experts_hold_holes_where_nothing_was_measured(kernels: Path) -> None:
     lines = (kernels / EXPERTS).read_text().splitlines()
     cells = lines[1].split(",")
-    cells[8] = ""
+    cells[9] = ""
     (kernels / EXPERTS).write_text("\n".join([lines[0], ",".join(cells), *lines[2:]]) + "\n")
     experts = read_atlas(kernels).experts
     assert experts is not None
-    shape = ExpertShape(cells[0], *map(int, cells[1:6]))
+    shape = ExpertShape(cells[0], *map(int, cells[1:7]))
     assert np.isnan(experts.seconds[shape][2])

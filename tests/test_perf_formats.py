@@ -119,6 +119,39 @@ def test_a_share_of_a_matrix_that_cuts_through_blocks_is_refused() -> None:
     with pytest.raises(InputError, match="--tp 8 leaves each GPU 192 values of qwen3-235b-a22b's"):
         system("qwen3-235b-a22b", "h200", 8, "fp8-block")
     assert system("qwen3-235b-a22b", "h200", 8, "fp8").tp == 8
+
+
+def test_whole_experts_are_priced_as_measured_so() -> None:
+    """All else is the same; every GPU has as many bytes of them."""
+    cut = Settings(model="mixtral-8x7b", gpu="h100", tp=2)
+    whole = replace(cut, expert_parallel=True)
+    models = [step_model(asked.system, "max") for asked in (cut, whole)]
+    assert models[0].system.kv_blocks == models[1].system.kv_blocks
+    assert models[0].tables.decode == pytest.approx(models[1].tables.decode)
+    assert (models[1].tables.layers[4_096:] > models[0].tables.layers[4_096:]).all()
+    assert any("on 2 GPUs whole" in note for note in models[1].coverage.notes)
+    assert models[1].system.model.label == "mixtral-8x7b-ep"
+    assert replace(whole, tp=1, gpu="h200").spec == replace(cut, tp=1, gpu="h200").spec
+
+
+def test_blocks_that_a_cut_goes_through_are_no_matter_of_whole_experts() -> None:
+    asked = Settings(model="qwen3-235b-a22b", gpu="h200", tp=8, quantization="fp8-block")
+    with pytest.raises(InputError, match=r"192 values of .*; use a smaller --tp, or --expert-par"):
+        _ = asked.system
+    assert replace(asked, expert_parallel=True).system.tp == 8
+
+
+def test_whole_experts_want_experts_that_the_gpus_can_share() -> None:
+    with pytest.raises(InputError, match=r"--expert-parallel: llama-3\.1-8b has no experts"):
+        _ = Settings(expert_parallel=True).system
+    few = replace(find_model("mixtral-8x7b"), experts=6, expert_parallel=True)
+    with pytest.raises(InputError, match="has 6 experts, for --tp 4; leave it out"):
+        System(few, find_gpu("h100"), 4)
+    fp8 = replace(find_model("qwen3-30b-a3b").in_format("fp8", "auto"), expert_parallel=True)
+    other = replace(fp8, hidden=2_816, intermediate=704)
+    have = "in bf16 at --tp 1, 2, 4, 8; in bf16 at --expert-parallel --tp 2, 4, 8"
+    with pytest.raises(ProfileError, match=f"in fp8 at --expert-parallel --tp 2, but {have}$"):
+        load_profile(find_gpu("h100"), other, 2)
     assert system("qwen3-235b-a22b", "h200", 4, "fp8-block").tp == 4
 
 
@@ -158,7 +191,7 @@ def test_experts_that_were_not_measured_are_named() -> None:
 def test_experts_take_what_was_measured_of_them() -> None:
     profile = load_profile(find_gpu("h200"), find_model("mixtral-8x7b"), 2)
     assert profile.operators == ("qkv", "o", "router", "experts", "head")
-    assert expert_shape(find_model("mixtral-8x7b"), 2)[1:] == (4096, 14_336, 8, 2, 2)
+    assert expert_shape(find_model("mixtral-8x7b"), 2)[1:] == (4096, 14_336, 8, 2, 2, 1)
     router, experts = profile.gemm[:, 2], profile.gemm[:, 3]
     assert (router < experts / 3).all()
     work = 6.0 * 4096 * 14_336 * 2 / 2 * profile.tokens

@@ -157,8 +157,12 @@ def test_a_wrong_cell_of_what_only_some_measured_is_named(
         ("experts", put(3, 1, "int4"), "experts.csv: line 3, column 1: 'int4' is none of bf16, f"),
         ("experts", put(3, 2, "0"), "experts.csv: line 3, column 2: '0' is no size above 0"),
         ("experts", put(1, 6, "gpus"), "experts.csv: line 1: columns ['weights', 'hidden', "),
-        ("experts", swap(3, 4), "experts.csv: line 4, column 6: bf16,2048,512,256,8,2 after bf16,"),
-        ("experts", swap(2, -1), "experts.csv: line 3, column 1: bf16,2048,512,256,8,2 after mxfp"),
+        (
+            "experts",
+            swap(3, 4),
+            "experts.csv: line 4, column 7: bf16,2048,512,256,8,1,2 after bf16",
+        ),
+        ("experts", swap(2, -1), "experts.csv: line 3, column 1: bf16,2048,512,256,8,1,2 after mx"),
         ("all_reduce", put(3, 3, ""), "all_reduce.csv: line 3, column 3: no time;"),
         ("all_reduce", swap(3, 4), "all_reduce.csv: line 4, column 2: 2,512 after 2,1024;"),
     ],
@@ -206,7 +210,7 @@ def test_times_that_no_gpu_reaches_are_refused_as_another_unit(place: Path, fact
         ("decode_attention_fp8", 5),
         ("prefill_attention", 5),
         ("prefill_attention_fp8", 5),
-        ("experts", 7),
+        ("experts", 8),
     ],
 )
 def test_a_gpus_kernels_in_another_unit_are_refused(kernels: Path, table: str, first: int) -> None:

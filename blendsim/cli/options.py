@@ -113,6 +113,13 @@ OutputGuess = Annotated[
 TokenBudget = Annotated[
     int | None, typer.Option(help="Tokens a step at most; else as the plan or the engine has it.")
 ]
+ExpertParallel = Annotated[
+    bool | None,
+    typer.Option(
+        "--expert-parallel/--no-expert-parallel",
+        help="With --tp: every GPU has some experts whole, not its share of each.",
+    ),
+]
 Cascade = Annotated[
     bool | None,
     typer.Option("--cascade/--no-cascade", help="Decodes read a prefix they share once a step."),

@@ -28,6 +28,7 @@ OPTIONS: dict[str, Any] = {
     "output_guess": o.OutputGuess,
     "token_budget": o.TokenBudget,
     "cascade": o.Cascade,
+    "expert_parallel": o.ExpertParallel,
     "seed": o.Seed,
     "lengths": o.Lengths,
     "tokenizer": o.Tokenizer,

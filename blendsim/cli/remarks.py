@@ -79,6 +79,8 @@ def _vllm_flags(settings: "Settings") -> list[str]:
     ]
     if settings.tp > 1:
         flags.append(f"--tensor-parallel-size {settings.tp}")
+    if settings.spec.expert_parallel:
+        flags.append("--enable-expert-parallel")
     flags += _format_flags(settings, FP8)
     if settings.kv_bytes is None:
         flags.append("--gpu-memory-utilization 0.9")
@@ -99,6 +101,8 @@ def _sglang_flags(settings: "Settings") -> list[str]:
         flags.append("--enable-mixed-chunk")
     if settings.tp > 1:
         flags.append(f"--tp-size {settings.tp}")
+    if settings.spec.expert_parallel:
+        flags.append(f"--ep-size {settings.tp}")
     flags += _format_flags(settings, "fp8_e4m3")
     if settings.kv_bytes is None:
         # The share of memory for weights and KV alone; what steps need comes on top.

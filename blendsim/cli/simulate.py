@@ -55,6 +55,7 @@ def simulate(
     link: o.Link = None,
     token_budget: o.TokenBudget = None,
     cascade: o.Cascade = None,
+    expert_parallel: o.ExpertParallel = None,
     worlds: Annotated[
         int,
         typer.Option(
@@ -90,6 +91,7 @@ def simulate(
                 "link": link,
                 "token_budget": token_budget,
                 "cascade": cascade,
+                "expert_parallel": expert_parallel,
             }
         )
         if topology is not None:  # its pools replace the ranks the plan was made for

@@ -31,6 +31,7 @@ _ALWAYS_BF16 = ("router", "head")
 #: L40S and less on a B200 (docs/profiles.md), so that the other way round they would be too fast.
 _GEMMS_INSTEAD = {FP8_BLOCK: FP8}
 _EXPERTS_INSTEAD = {FP8: FP8_BLOCK}
+_APART = " --expert-parallel"
 STAND_INS = "stand_ins"  # key of a profile's meta: which kinds of kernels are of another format
 #: The sizes that decide a model's tables.
 SHAPE = ("hidden", "intermediate", "heads", "kv_heads", "head_dim", "vocab")
@@ -39,6 +40,7 @@ MORE_SHAPE: dict[str, int | str] = {
     "experts": 0,
     "experts_per_token": 0,
     "window": 0,
+    "expert_parallel": False,
     "weights": BF16,
     "kv": BF16,
 }
@@ -93,7 +95,7 @@ def head_shape(model: ModelSpec, tp: int) -> HeadShape:
 def expert_shape(model: ModelSpec, tp: int) -> ExpertShape:
     """A layer's experts on one of `tp` GPUs."""
     sizes = model.hidden, model.intermediate, model.experts, model.experts_per_token
-    return ExpertShape(model.weights, *sizes, tp)
+    return ExpertShape(model.weights, *sizes, *((1, tp) if model.expert_parallel else (tp, 1)))
 
 
 def derive_profile(atlas: KernelAtlas, gpu: GpuSpec, model: ModelSpec, tp: int) -> Profile:
@@ -230,30 +232,32 @@ def expert_seconds(
     measured: how experts' times go with their sizes is no line.
     """
     sized = f"{shape.experts} × {shape.intermediate}, {shape.per_token} a token"
-    alike = [s for s in grid.seconds if s[1:-1] == shape[1:-1]] if grid else []
+    alike = [s for s in grid.seconds if s[1:5] == shape[1:5]] if grid else []
     if grid is None or not alike:
         raise ProfileError(
             f"{gpu.name}: no experts measured of {sized}, on {shape.hidden} hidden values; give "
             "another model"
         )
-    formats = [s.weights for s in alike if s.tp == shape.tp]
+    formats = [s.weights for s in alike if s[5:] == shape[5:]]
     stand_in = _stand_in(shape.weights, formats, _EXPERTS_INSTEAD)
     if stand_in is None:
-        tps: dict[str, list[str]] = {}
-        for each in sorted(alike, key=lambda s: s.tp):
-            tps.setdefault(each.weights, []).append(str(each.tp))
+        sizes: dict[tuple[str, bool], list[str]] = {}
+        for each in sorted(alike, key=lambda s: s.gpus):
+            sizes.setdefault((each.weights, each.ep > 1), []).append(str(each.gpus))
         have = "; ".join(
-            f"in {weights} at --tp {', '.join(sizes)}" for weights, sizes in tps.items()
+            f"in {weights} at{_APART if is_apart else ''} --tp {', '.join(found)}"
+            for (weights, is_apart), found in sizes.items()
         )
         raise ProfileError(
-            f"{gpu.name}: experts of {sized} were not measured in {shape.weights} at --tp "
-            f"{shape.tp}, but {have}"
+            f"{gpu.name}: experts of {sized} were not measured in {shape.weights} at"
+            f"{_APART if shape.ep > 1 else ''} --tp {shape.gpus}, but {have}"
         )
     seconds = grid.seconds[shape._replace(weights=stand_in)]
     is_measured = ~np.isnan(seconds)
     at = grid.tokens[is_measured]
     last = "" if at[-1] >= tokens[-1] else f", beyond {at[-1]} tokens at their rate"
-    note = f"experts {sized}{_told(shape.weights, stand_in)}: measured{last}"
+    apart = f", on {shape.ep} GPUs whole" if shape.ep > 1 else ""
+    note = f"experts {sized}{_told(shape.weights, stand_in)}{apart}: measured{last}"
     return along(at, seconds[is_measured], tokens), note, stand_in
 
 

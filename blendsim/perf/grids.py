@@ -41,7 +41,7 @@ class HeadShape(NamedTuple):
 
 class ExpertShape(NamedTuple):
     """What a kernel for a layer's experts sees on one of `tp` GPUs, each of which has its share of
-    every expert's width.
+    every expert's width, or on the busiest one of `ep` GPUs that have as many experts each.
     """
 
     weights: str  # of formats.WEIGHTS
@@ -50,6 +50,12 @@ class ExpertShape(NamedTuple):
     experts: int
     per_token: int  # experts that a token goes through
     tp: int
+    ep: int = 1
+
+    @property
+    def gpus(self) -> int:
+        """GPUs that the experts are on."""
+        return self.tp * self.ep
 
 
 class ChunkTimes(NamedTuple):

@@ -97,7 +97,8 @@ _MORE_TABLES = {
 #: Of attention to windows only gpt-oss's is read: the window, a head's size, heads to a KV head.
 _WINDOWED = (128, 64, 8)
 _ROUTING = "power_law_1.2"  # the package's own choice for the mixtures of our table
-_EXPERT_TP = (1, 2, 4, 8)
+#: By how many GPUs an expert's width is divided, and by how many their number.
+_EXPERT_GPUS = {(1, 1), *((n, 1) for n in (2, 4, 8)), *((1, n) for n in (2, 4, 8))}
 #: Nemotron's experts, of two matrices and not of three: hidden, intermediate, experts, per token.
 _NOT_GATED = {
     (1024, 2688, 512, 22),
@@ -108,8 +109,9 @@ _NOT_GATED = {
 _EXPERT_SIZES = ("hidden_size", "inter_size", "num_experts", "topk")
 #: Kernels that vLLM tunes at its start and the package timed untuned: on Hopper their fp8 experts
 #: take 2.4 to 2.9 times as long as bf16 ones in the median, and 4.4 to 5.2 times as long as
-#: TensorRT-LLM's.
+#: TensorRT-LLM's. Those by block, which Hopper has where experts are whole, take what Triton's do.
 _UNTUNED = "_flashinfer_cutlass_"
+_BY_BLOCK = "vllm_fp8moe_"
 
 Row = dict[str, Any]
 
@@ -255,11 +257,10 @@ def _rows(path: Path) -> list[Row]:
         if (not row.get("window_size") or _is_window(row))
         and row.get("head_dim", 128) in _HEAD_DIMS
         and not str(row.get("backend", "")).endswith("_eager")  # engines decode in CUDA graphs
-        and row.get("moe_ep_size", 1) == 1
-        and row.get("moe_tp_size", 1) in _EXPERT_TP
+        and (row.get("moe_tp_size", 1), row.get("moe_ep_size", 1)) in _EXPERT_GPUS
         and row.get("distribution", _ROUTING) == _ROUTING
         and tuple(row.get(name) for name in _EXPERT_SIZES) not in _NOT_GATED
-        and _UNTUNED not in row["kernel_source"]
+        and (_UNTUNED not in row["kernel_source"] or row["kernel_source"].startswith(_BY_BLOCK))
     ]
 
 
@@ -338,6 +339,7 @@ def _experts(rows: Iterable[Row]) -> ExpertGrid:
             experts=row["num_experts"],
             per_token=row["topk"],
             tp=row["moe_tp_size"],
+            ep=row["moe_ep_size"],
         )
         times = seconds.setdefault(shape, np.full(len(tokens), np.nan))
         times[np.searchsorted(tokens, row["num_tokens"])] = row["latency"] * _MILLI

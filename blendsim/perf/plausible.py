@@ -58,7 +58,7 @@ def require_experts(
 ) -> None:
     """The same of a layer's experts: a shape a row, a number of tokens a column."""
     if gpu is not None:
-        each = [6.0 * s.hidden * s.intermediate * s.per_token / s.tp for s in shapes]
+        each = [6.0 * s.hidden * s.intermediate * s.per_token / s.gpus for s in shapes]
         peaks = np.array([_peak(gpu, s.weights in IN_FP8) for s in shapes])
         _require_computed(path, peaks, np.outer(each, tokens), seconds, first)
 

@@ -204,6 +204,8 @@ def _model_of(meta: Mapping[str, Any]) -> ModelSpec | None:
         return None
     more = {name: shape.get(name, usual) for name, usual in MORE_SHAPE.items()}
     counts = more["experts"], more["experts_per_token"], more["window"]
+    if not isinstance(more["expert_parallel"], bool):
+        return None
     formats = (more["weights"], WEIGHTS), (more["kv"], KV_FORMATS)
     if not all(type(count) is int and count >= 0 for count in counts):
         return None

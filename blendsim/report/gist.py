@@ -140,6 +140,7 @@ def heading(log: StepLog, figures: Gist) -> list[tuple[str, str]]:
         ("Model", _text(meta, "model") or _text(settings, "model")),
         ("Weights", _format(settings, "quantization")),
         ("KV", _format(settings, "kv_cache_dtype")),
+        ("Experts", "whole on one GPU each" if settings.get("expert_parallel") is True else None),
         ("Planned for", _system(settings, _topology(meta))),
         ("Ran on", _machine(_part(meta, "machine")) if "machine" in meta else None),
         ("Runtime", " ".join(filter(None, (_text(meta, "runtime"), _text(meta, "executor"))))),
