@@ -19,8 +19,9 @@ FP8_BLOCK: Final = "fp8-block"  # a scale for every 128 × 128 values
 #: Of experts alone, all else is bf16: 4 bits a value and a scale of 8 for every 32 (Open Compute
 #: Project, Microscaling Formats 1.0). Activations stay bf16.
 MXFP4: Final = "mxfp4"
+NVFP4: Final = "nvfp4"  # 4 bits a value, a scale of 8 for every 16; activations, too
 #: Bytes a value.
-WEIGHTS: Final = {BF16: 2, FP8: 1, FP8_BLOCK: 1, MXFP4: 4.25 / 8}
+WEIGHTS: Final = {BF16: 2, FP8: 1, FP8_BLOCK: 1, MXFP4: 4.25 / 8, NVFP4: 4.5 / 8}
 IN_FP8: Final = (FP8, FP8_BLOCK)  # what is computed in fp8
 OF_EXPERTS: Final = (MXFP4,)
 KV_FORMATS: Final = {BF16: 2, FP8: 1}
@@ -28,7 +29,7 @@ KV_FORMATS: Final = {BF16: 2, FP8: 1}
 #: What may be asked for beside these: as the model's files say, and weights as they were trained.
 AUTO: Final = "auto"
 NONE: Final = "none"
-QUANTIZATIONS: Final = (AUTO, NONE, FP8, FP8_BLOCK, MXFP4)
+QUANTIZATIONS: Final = (AUTO, NONE, FP8, FP8_BLOCK, MXFP4, NVFP4)
 KV_DTYPES: Final = (AUTO, *KV_FORMATS)
 
 #: Read by engines where config.json says nothing of it: ModelOpt's, GPTQ's and AWQ's.
@@ -36,8 +37,8 @@ _BESIDE = ("hf_quant_config.json", "quantize_config.json", "quant_config.json")
 BLOCK_VALUES: Final = 128
 _BLOCK: Final = [BLOCK_VALUES, BLOCK_VALUES]
 _ADVICE: Final = (
-    "only bf16 and fp8 weights are priced, and mxfp4 of experts; give the directory of a model in "
-    "one of these, or one that is not quantised with --quantization"
+    "only bf16, fp8 and nvfp4 weights are priced, and mxfp4 of experts; give the directory of a "
+    "model in one of these, or one that is not quantised with --quantization"
 )
 #: Parts that stay in bf16 in every fp8 model that is priced here, by what their names hold: the
 #: head, towers, and what is no matrix of a layer.
@@ -45,6 +46,8 @@ _LEFT_IN_BF16 = ("lm_head", "vis", "audio", "norm", "embed", "projector")
 #: And routers of experts, by how their names end before a `.*`, `*` or `$`, or in whole.
 _ROUTERS = ("mlp.gate", "block_sparse_moe.gate", "router")
 _ROUTER_NAMES = ("gate", "e_score_correction_bias")
+_MODELOPT = {"FP8": FP8, "NVFP4": NVFP4}
+_QUANTISED = ("weights", "input_activations")  # parts of a group of compressed-tensors
 #: Lists of what is left as it was, whoever wrote the file.
 _LEFT = ("modules_to_not_convert", "ignored_layers", "ignore", "exclude_modules")
 #: What people and engines call a format otherwise.
@@ -109,7 +112,7 @@ def _statements(path: Path, parts: tuple[Section, ...]) -> Iterator[tuple[str, A
         beside = path.with_name(name)
         if beside.exists():
             try:
-                given = json.loads(beside.read_text())
+                given = json.loads(beside.read_text("utf-8-sig"))
             except (OSError, ValueError) as error:
                 raise InputError(f"{beside}: not readable as JSON ({error}); mend it") from error
             yield str(beside), given.get("quantization", given) if _is_table(given) else given
@@ -126,8 +129,8 @@ def _read(where: str, given: Any, has_experts: bool) -> Formats:
         weights = _of_blocks(where, given.get("weight_block_size"))
     elif given.get("quant_method") == "compressed-tensors":
         weights = _compressed_tensors(where, given)
-    elif given.get("quant_algo") == "FP8":
-        weights = FP8
+    elif given.get("quant_algo") in _MODELOPT:
+        weights = _MODELOPT[str(given["quant_algo"])]
     else:
         told = f" ({short(method)})" if method else ""
         raise InputError(f"{where}{told} says that weights are quantised; {_ADVICE}")
@@ -176,18 +179,18 @@ def _compressed_tensors(where: str, given: Section) -> str:
     groups = list(groups.values()) if _is_table(groups) else []
     formats = set()
     for group in groups:
-        weights = group.get("weights") if _is_table(group) else None
-        if not _is_fp8(weights) or not _is_fp8(group.get("input_activations")):
+        both: list[Any] = [group.get(part) for part in _QUANTISED] if _is_table(group) else []
+        if not both or not (all(map(_is_fp8, both)) or all(map(_is_nvfp4, both))):
             raise InputError(
-                f"{where} ({short(given.get('format'))}) has weights or activations that are not "
-                f"fp8; {_ADVICE}"
+                f"{where} ({short(given.get('format'))}) has weights or activations that are "
+                f"neither both fp8 nor both nvfp4; {_ADVICE}"
             )
         if group.get("targets", ["Linear"]) != ["Linear"]:
             raise InputError(
                 f"{where} is of {short(group['targets'])} alone, and layers of two formats are "
                 f"not priced; {_ADVICE}"
             )
-        formats.add(_of_strategy(where, weights))
+        formats.add(NVFP4 if _is_nvfp4(both[0]) else _of_strategy(where, both[0]))
     if len(formats) != 1:
         raise InputError(f"{where} has {len(formats)} formats of weights; {_ADVICE}")
     return str(formats.pop())
@@ -214,6 +217,11 @@ def _of_blocks(where: str, block: Any) -> str:
 
 def _is_fp8(scheme: Any) -> TypeGuard[Section]:
     return _is_table(scheme) and (scheme.get("num_bits"), scheme.get("type")) == (8, "float")
+
+
+def _is_nvfp4(scheme: Any) -> TypeGuard[Section]:
+    parts = ("num_bits", "type", "group_size")
+    return _is_table(scheme) and tuple(map(scheme.get, parts)) == (4, "float", 16)
 
 
 def _stays(name: str, has_experts: bool) -> bool:

@@ -77,7 +77,7 @@ _GATED_TOWERS = ("pixtral", "qwen2_5_vl")  # whose MLPs have three matrices, oth
 def read_config(path: Path) -> ModelSpec:
     """A ModelSpec from a Llama/Qwen2/Qwen3-shaped `config.json`."""
     try:
-        whole = json.loads(path.read_text())
+        whole = json.loads(path.read_text("utf-8-sig"))
         raw = (whole.get("text_config") or whole) if isinstance(whole, dict) else None
         if not isinstance(raw, dict):
             raise ValueError("no JSON object")

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from blendsim.errors import InputError, UnknownName
-from blendsim.formats import BLOCK_VALUES, FP8, FP8_BLOCK, IN_FP8, MXFP4, OF_EXPERTS
+from blendsim.formats import BLOCK_VALUES, FP8, FP8_BLOCK, IN_FP8, MXFP4, NVFP4, OF_EXPERTS
 from blendsim.model_config import read_config
 from blendsim.model_spec import BYTES_PER_VALUE as BYTES_PER_VALUE
 from blendsim.model_spec import ModelSpec as ModelSpec
@@ -50,8 +50,8 @@ class Link:
 
 @dataclass(frozen=True, slots=True)
 class GpuSpec:
-    """One GPU. SI units: FLOP/s (dense bf16 peak, and dense fp8 peak, 0 where it has none),
-    bytes/s, bytes.
+    """One GPU. SI units: FLOP/s (dense bf16 peak, and dense fp8 and fp4 peaks, 0 where it has
+    none), bytes/s, bytes.
     """
 
     name: str
@@ -61,6 +61,13 @@ class GpuSpec:
     sm_count: int
     link: Link  # to the other GPUs of its server
     fp8_flops: float = 0.0
+    fp4_flops: float = 0.0
+
+    def flops_in(self, weights: str) -> float:
+        """The peak with weights in a format of formats.WEIGHTS."""
+        if weights == NVFP4:
+            return self.fp4_flops
+        return self.fp8_flops if weights in IN_FP8 else self.flops
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,9 +98,10 @@ class System:
                 f"{self.model.weights} is a format of experts, and {self.model.name} has none; "
                 f"use --quantization {FP8}, or none"
             )
-        if self.model.weights in IN_FP8 and not self.gpu.fp8_flops:
+        if not self.gpu.flops_in(self.model.weights):
+            kind = NVFP4 if self.model.weights == NVFP4 else FP8
             raise InputError(
-                f"{self.gpu.name} does not compute in fp8, and kernels that widen such weights "
+                f"{self.gpu.name} does not compute in {kind}, and kernels that widen such weights "
                 "were not measured; use another --gpu, or --quantization none"
             )
         self._require_whole_experts()
@@ -165,7 +173,7 @@ class System:
     @property
     def flops(self) -> float:
         """Peak FLOP/s of one GPU with weights in the model's format."""
-        return self.gpu.fp8_flops if self.model.weights in IN_FP8 else self.gpu.flops
+        return self.gpu.flops_in(self.model.weights)
 
     @property
     def kv_blocks(self) -> int:
@@ -237,7 +245,7 @@ GPUS: dict[str, GpuSpec] = {
         GpuSpec("h100", 989.5e12, 3.35e12, 81_559 * _MIB, 132, LINKS["nvlink4"], 1979e12),
         GpuSpec("h200", 989.5e12, 4.8e12, 143_771 * _MIB, 132, LINKS["nvlink4"], 1979e12),
         GpuSpec("l40s", 362.05e12, 0.864e12, 46_068 * _MIB, 142, LINKS["pcie4"], 733e12),
-        GpuSpec("b200", 2250e12, 8.0e12, 183_359 * _MIB, 148, LINKS["nvlink5"], 4500e12),
+        GpuSpec("b200", 2250e12, 8.0e12, 183_359 * _MIB, 148, LINKS["nvlink5"], 4500e12, 9000e12),
     )
 }
 

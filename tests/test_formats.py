@@ -13,6 +13,7 @@ from blendsim.settings import Settings
 from blendsim.specs import ModelSpec, System, find_gpu, find_model
 
 FP8 = {"num_bits": 8, "type": "float"}
+NVFP4 = {"num_bits": 4, "type": "float", "strategy": "tensor_group", "group_size": 16}
 COMPRESSED = {
     "quant_method": "compressed-tensors",
     "format": "float-quantized",
@@ -114,14 +115,20 @@ def test_modelopt_says_them_in_a_file_beside_it(tmp_path: Path) -> None:
         ({"quantization_config": {"bits": 4}}, "'quantization_config' says that weights are"),
         ({"quantization_config": "fp8"}, "'quantization_config' is 'fp8', no table"),
         ({"compression_config": {"format": "int"}}, "'compression_config' says that weights are"),
-        ({"quantization_config": {"quant_algo": "NVFP4"}}, r"\('NVFP4'\) says that weights"),
+        ({"quantization_config": {"quant_algo": "W4A8"}}, r"\('W4A8'\) says that weights"),
+        (
+            {"quantization_config": {"quant_algo": "NVFP4", "ignore": ["model.0.self_attn*"]}},
+            r"leaves 'model\.0\.self_attn\*' as it was",
+        ),
+        (grouped(weights=NVFP4 | {"group_size": 32}), "neither both fp8 nor both nvfp4"),
+        (grouped(weights=NVFP4), "neither both fp8 nor both nvfp4"),  # activations in fp8
         (
             {"quantization_config": {"quant_method": "fp8", "weight_block_size": [64, 64]}},
             r"blocks of \[64, 64\], not \[128, 128\]",
         ),
         (
             {"quantization_config": COMPRESSED | {"config_groups": {"g": {"weights": FP8}}}},
-            "weights or activations that are not fp8",
+            "weights or activations that are neither both fp8 nor both nvfp4",
         ),
         (
             {"quantization_config": COMPRESSED | {"config_groups": {}}},
@@ -163,7 +170,7 @@ def test_modelopt_says_them_in_a_file_beside_it(tmp_path: Path) -> None:
             },
             "leaves 'model.layers.0.mlp.experts' as it was",
         ),
-        ({"torch_dtype": "float8_e4m3fn"}, "'torch_dtype' is 'float8_e4m3fn'; only bf16 and fp8"),
+        ({"torch_dtype": "float8_e4m3fn"}, "'torch_dtype' is 'float8_e4m3fn'; only bf16, fp8"),
         ({"dtype": "torch.int8"}, "'dtype' is 'torch.int8'; only bf16"),
     ],
 )
@@ -230,6 +237,21 @@ def test_a_format_of_experts_needs_some() -> None:
         _ = Settings(quantization="mxfp4").system
     assert Settings(model="gpt-oss-20b").spec.weights == "mxfp4"
     assert Settings(model="gpt-oss-20b", gpu="a100-80g").system.flops == 312e12  # of bf16
+
+
+def test_nvfp4_is_for_gpus_that_compute_in_it(tmp_path: Path) -> None:
+    for said in (
+        {"quantization_config": {"quant_method": "modelopt", "quant_algo": "NVFP4"}},
+        grouped(weights=NVFP4, input_activations=NVFP4),
+    ):
+        assert read(tmp_path, **said).weights == "nvfp4"
+    asked = Settings(model="llama-3.1-70b", gpu="b200", quantization="nvfp4")
+    assert asked.system.flops == 9e15
+    model = asked.spec
+    of_layers = model.layers * model.matrix_parameters
+    assert model.weight_bytes == of_layers * 4.5 / 8 + 2 * (model.parameters - of_layers)
+    with pytest.raises(InputError, match="h200 does not compute in nvfp4"):
+        _ = replace(asked, gpu="h200").system
 
 
 def test_a_gpu_without_fp8_refuses_such_weights() -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from blendsim.errors import ProfileError
-from blendsim.formats import IN_FP8, WEIGHTS
+from blendsim.formats import WEIGHTS
 from blendsim.perf.atlas import EXPERTS, FILES, read_atlas, write_atlas
 from blendsim.perf.grids import UNCACHED_BYTES, ExpertShape, HeadShape
 from blendsim.perf.records import write_toml
@@ -33,7 +33,8 @@ def kernels(tmp_path: Path) -> Path:
 def test_only_a_gpu_that_computes_in_fp8_has_kernels_in_it(gpu: str) -> None:
     atlas = read_atlas(ROOT / gpu / "kernels")
     has_fp8 = GPUS[gpu].fp8_flops > 0
-    assert list(atlas.gemms) == ["bf16", "fp8"] if has_fp8 else ["bf16"]
+    formats = ["bf16", "fp8"] if has_fp8 else ["bf16"]
+    assert list(atlas.gemms) == formats + (["nvfp4"] if GPUS[gpu].fp4_flops else [])
     for grids in (atlas.decode, atlas.prefill):
         shapes = {
             bytes_: {(*s[:3], s.window) for s in grids if s.value_bytes == bytes_}
@@ -50,14 +51,14 @@ def test_experts_of_hopper_are_not_fp8_but_by_block() -> None:
         experts = read_atlas(ROOT / gpu / "kernels").experts
         assert experts is not None
         have[gpu] = {shape.weights for shape in experts.seconds}
-    every = set(WEIGHTS)
+    every = set(WEIGHTS) - {"nvfp4"}
     by_block = {"bf16", "fp8-block", "mxfp4"}
     assert have == {
         "a100-80g": {"bf16"},
         "h100": by_block,
         "h200": by_block,
         "l40s": every,
-        "b200": every,
+        "b200": {*every, "nvfp4"},
     }
 
 
@@ -109,7 +110,7 @@ def test_experts_stay_below_the_peak_of_their_format(gpu: str) -> None:
     largest = int(np.argmax(experts.tokens == 8192))
     for shape, seconds in experts.seconds.items():
         work = 6.0 * shape.hidden * shape.intermediate * shape.per_token / shape.gpus
-        peak = spec.fp8_flops if shape.weights in IN_FP8 else spec.flops
+        peak = spec.flops_in(shape.weights)
         assert np.nanmax(work * experts.tokens / seconds) < 0.7 * peak, shape
         read = work / 2 * WEIGHTS[shape.weights]
         if read >= UNCACHED_BYTES / 2:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from blendsim.files import make_directory
-from blendsim.formats import BF16, FP8, FP8_BLOCK, KV_FORMATS, WEIGHTS
+from blendsim.formats import BF16, FP8, FP8_BLOCK, KV_FORMATS, NVFP4, WEIGHTS
 from blendsim.perf.grids import (
     AttentionGrid,
     ExpertGrid,
@@ -48,7 +48,12 @@ DIRECTORY = "kernels"
 STATED = ("source", "backend", "device", "dates", "tables", "small_operators", "waves")
 #: The tables of GEMMs by format of weights and of attention by format of KV. Those that are not
 #: bf16, and experts.csv, are there only where it was measured.
-GEMMS = {BF16: "gemm.csv", FP8: "gemm_fp8.csv", FP8_BLOCK: "gemm_fp8_block.csv"}
+GEMMS = {
+    BF16: "gemm.csv",
+    FP8: "gemm_fp8.csv",
+    FP8_BLOCK: "gemm_fp8_block.csv",
+    NVFP4: "gemm_nvfp4.csv",
+}
 DECODE = {BF16: "decode_attention.csv", FP8: "decode_attention_fp8.csv"}
 PREFILL = {BF16: "prefill_attention.csv", FP8: "prefill_attention_fp8.csv"}
 #: Of layers that attend to a window, which is a column more.

@@ -16,7 +16,7 @@ import numpy as np
 
 from blendsim.errors import Unavailable
 from blendsim.files import require_directory, sha256
-from blendsim.formats import BF16, FP8, FP8_BLOCK, KV_FORMATS, MXFP4
+from blendsim.formats import BF16, FP8, FP8_BLOCK, KV_FORMATS, MXFP4, NVFP4
 from blendsim.perf.atlas import DIRECTORY, KernelAtlas, read_atlas, write_atlas
 from blendsim.perf.atlas import FILES as KERNEL_FILES
 from blendsim.perf.derive import derive_profile
@@ -66,7 +66,13 @@ class _Source(NamedTuple):
 
 
 #: The package's names of the formats of weights.
-_WEIGHTS = {"bfloat16": BF16, "fp8": FP8, "fp8_block": FP8_BLOCK, "w4a16_mxfp4": MXFP4}
+_WEIGHTS = {
+    "bfloat16": BF16,
+    "fp8": FP8,
+    "fp8_block": FP8_BLOCK,
+    "w4a16_mxfp4": MXFP4,
+    "nvfp4": NVFP4,
+}
 _BF16 = ("bfloat16",)
 _ATTENTION = {"attn_dtype": _BF16, "kv_cache_dtype": _BF16}  # attn_dtype: of what goes in and out
 _ATTENTION_FP8 = {"attn_dtype": _BF16, "kv_cache_dtype": ("fp8",)}
@@ -80,6 +86,7 @@ _TABLES = {
 #: graphs, so that most are what the host took to launch them (docs/profiles.md).
 _MORE_TABLES = {
     "gemm_fp8": _Source("gemm", "gemm_perf", {"gemm_dtype": ("fp8",)}),
+    "gemm_nvfp4": _Source("gemm", "gemm_perf", {"gemm_dtype": ("nvfp4",)}),
     "decode_attention_fp8": _Source("attention", "generation_attention_perf", _ATTENTION_FP8),
     "prefill_attention_fp8": _Source("attention", "context_attention_perf", _ATTENTION_FP8),
     "decode_attention_windowed": _Source(
@@ -227,7 +234,7 @@ def read_package(systems: Path, gpu: GpuSpec) -> KernelAtlas:
     return KernelAtlas(
         gemms={
             weights: _gemm(rows[name])
-            for weights, name in ((BF16, "gemm"), (FP8, "gemm_fp8"))
+            for weights, name in ((BF16, "gemm"), (FP8, "gemm_fp8"), (NVFP4, "gemm_nvfp4"))
             if rows[name]
         },
         decode=decode | _all_attention(rows, "decode_attention"),

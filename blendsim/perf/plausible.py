@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blendsim.errors import ProfileError
-from blendsim.formats import BF16, IN_FP8
+from blendsim.formats import BF16, FP8
 from blendsim.perf.grids import UNCACHED_BYTES, ExpertShape, Floats, HeadShape
 from blendsim.perf.records import cell
 from blendsim.specs import BYTES_PER_VALUE, GPUS, GpuSpec
@@ -44,7 +44,7 @@ def require_gemms(
     of weights; `first` is the index of the first column of times.
     """
     if gpu is not None:
-        peaks = np.full(len(seconds), _peak(gpu, weights in IN_FP8))
+        peaks = np.full(len(seconds), _peak(gpu, weights))
         _require_computed(path, peaks, operations, seconds, first)
 
 
@@ -59,7 +59,7 @@ def require_experts(
     """The same of a layer's experts: a shape a row, a number of tokens a column."""
     if gpu is not None:
         each = [6.0 * s.hidden * s.intermediate * s.per_token / s.gpus for s in shapes]
-        peaks = np.array([_peak(gpu, s.weights in IN_FP8) for s in shapes])
+        peaks = np.array([_peak(gpu, s.weights) for s in shapes])
         _require_computed(path, peaks, np.outer(each, tokens), seconds, first)
 
 
@@ -75,7 +75,8 @@ def require_prompts(
     With fp8 KV it may be computed in fp8.
     """
     if gpu is not None:
-        peaks = np.array([_peak(gpu, shape.value_bytes < BYTES_PER_VALUE) for shape in shapes])
+        of_kv = [BF16 if shape.value_bytes == BYTES_PER_VALUE else FP8 for shape in shapes]
+        peaks = np.array([_peak(gpu, kv) for kv in of_kv])
         width = np.array([shape.heads * shape.head_dim for shape in shapes])
         batches, lengths = sizes
         # A query behind a window's end attends to the window, those before to what there is.
@@ -113,9 +114,9 @@ def _reach(shapes: Sequence[HeadShape]) -> Floats:
     return np.array([[shape.window or np.inf] for shape in shapes])
 
 
-def _peak(gpu: GpuSpec, is_fp8: bool) -> float:
-    """FLOP/s; a GPU without fp8 computes what is stored so in bf16."""
-    return max(gpu.flops, gpu.fp8_flops) if is_fp8 else gpu.flops
+def _peak(gpu: GpuSpec, weights: str) -> float:
+    """FLOP/s; a GPU without a format computes what is stored so in bf16."""
+    return max(gpu.flops, gpu.flops_in(weights))
 
 
 def _require_computed(
