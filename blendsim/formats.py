@@ -156,7 +156,7 @@ def _kv(where: str, given: Section) -> str:
     scheme, algo = given.get("kv_cache_scheme"), given.get("kv_cache_quant_algo")
     if scheme is None and algo is None:
         return BF16
-    if _is_fp8(scheme) or (scheme is None and algo == "FP8"):
+    if _is_fp8(scheme) or (algo if scheme is None else scheme) == "FP8":
         return FP8
     raise InputError(
         f"{where} keeps KV in {short(algo if scheme is None else scheme)}, and only bf16 and fp8 "

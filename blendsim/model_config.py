@@ -24,6 +24,12 @@ _EXPERT_KEYS = {
     "gpt_oss": ("num_local_experts", "num_experts_per_tok", "intermediate_size"),
     "minimax_m2": ("num_local_experts", "num_experts_per_tok", "intermediate_size"),
 }
+#: Decoders of models that see, which cost what those of these kinds do.
+_SAME_AS = {
+    **dict.fromkeys(("qwen2_vl", "qwen2_vl_text", "qwen2_5_vl", "qwen2_5_vl_text"), "qwen2"),
+    "qwen3_vl_text": "qwen3",
+    "qwen3_vl_moe_text": "qwen3_moe",
+}
 #: Kinds without a window unless their config.json says one.
 _WITHOUT_WINDOW = ("llama", "mixtral", "minimax_m2")
 _MOST_COUNTED: Final = 1 << 31  # of anything a config.json counts
@@ -85,7 +91,8 @@ def read_config(path: Path) -> ModelSpec:
         raise InputError(
             f"{path}: not a readable config.json ({error}); give a Hugging Face model directory"
         ) from error
-    kind = str(raw.get("model_type", "llama"))
+    named = str(raw.get("model_type", "llama"))
+    kind = _SAME_AS.get(named, named)
     if kind not in ("llama", "mistral", "qwen2", "qwen3", *_EXPERT_KEYS):
         raise InputError(
             f"{path}: model_type {kind!r} is not a Llama, Mistral, Mixtral, Qwen2, Qwen3, gpt-oss "

@@ -55,6 +55,7 @@ def read(folder: Path, **more: Any) -> ModelSpec:
         ),
         ({"quant_method": "modelopt", "quant_algo": "FP8"}, ("fp8", "bf16")),
         ({"quant_algo": "FP8", "kv_cache_quant_algo": "FP8"}, ("fp8", "fp8")),
+        ({"quant_algo": "FP8", "kv_cache_scheme": "FP8"}, ("fp8", "fp8")),
     ],
 )
 def test_a_config_says_the_formats(
@@ -133,6 +134,10 @@ def test_modelopt_says_them_in_a_file_beside_it(tmp_path: Path) -> None:
         (
             {"quantization_config": COMPRESSED | {"config_groups": {}}},
             "has 0 formats of weights",
+        ),
+        (
+            {"quantization_config": COMPRESSED | {"kv_cache_scheme": "NVFP4"}},
+            "keeps KV in 'NVFP4', and only bf16 and fp8",
         ),
         (
             {"quantization_config": COMPRESSED | {"kv_cache_scheme": {"num_bits": 4}}},

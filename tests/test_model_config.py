@@ -143,6 +143,26 @@ def test_experts_are_read_as_their_family_calls_them(tmp_path: Path) -> None:
     assert (model.weights, model.qk_norm) == ("fp8-block", True)
 
 
+def test_a_decoder_of_a_model_that_sees_is_its_familys(tmp_path: Path) -> None:
+    tower = {"depth": 27, "hidden_size": 1_152, "intermediate_size": 4_304}
+    for kind, other in (
+        ("qwen2_vl_text", "qwen2"),
+        ("qwen2_5_vl_text", "qwen2"),
+        ("qwen3_vl_text", "qwen3"),
+        ("qwen3_vl_moe_text", "qwen3_moe"),
+    ):
+        text = QWEN_MOE if other == "qwen3_moe" else SHAPE
+        seeing = {"text_config": text | {"model_type": kind}, "vision_config": tower}
+        plain = replace(read(tmp_path, text | {"model_type": other}), tower_parameters=0)
+        found = read(tmp_path, seeing)
+        assert replace(found, tower_parameters=0) == plain
+        assert found.tower_parameters == 27 * (4 * 1_152**2 + 2 * 1_152 * 4_304)
+    rope = {"rope_scaling": {"type": "mrope", "mrope_section": [16, 24, 24]}}
+    whole = SHAPE | rope | {"model_type": "qwen2_5_vl", "vision_config": tower}
+    assert read(tmp_path, whole).qkv_bias
+    assert read(tmp_path, whole).context == 32_768
+
+
 def test_gpt_oss_has_windows_in_some_layers_and_experts_in_mxfp4(tmp_path: Path) -> None:
     model = read(tmp_path, GPT_OSS)
     assert (model.layers, model.windowed_layers, model.window) == (4, 2, 128)
