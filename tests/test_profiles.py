@@ -19,7 +19,7 @@ from blendsim.perf.kernels import memory_seconds, prefill_seconds
 from blendsim.perf.model import step_model
 from blendsim.perf.overlap import default_overlap
 from blendsim.perf.records import read_rows, write_toml
-from blendsim.perf.small import layer_bytes
+from blendsim.perf.small import layer_bytes, small_seconds
 from blendsim.perf.store import load_profile, profiles_directory, read_profile, write_profile
 from blendsim.serving.flavour import RUNTIMES
 from blendsim.specs import GPUS, MODELS, ModelSpec, System, find_gpu, find_model
@@ -136,6 +136,22 @@ def test_norms_of_queries_and_keys_are_paid_for():
     moved = 2 * 2 * (32 + 8) * 128  # bf16, read and written
     assert sum(layer_bytes(normed)) - sum(layer_bytes(plain)) == moved
     assert step_model(normed).small_seconds[1] > step_model(plain).small_seconds[1]
+
+
+def test_kv_is_written_once() -> None:
+    """Where attention was timed with the write, the small operators leave it out."""
+    for gpu in GPUS:
+        system = System(MODELS["llama-3.1-8b"], GPUS[gpu])
+        profile = load_profile(system.gpu, system.model)
+        figures = profile.meta["small_operators"]
+        assert figures["attention_writes_kv"] == (gpu != "a100-80g")
+        apart = replace(profile, meta={**profile.meta, "small_operators": {**figures}})
+        apart.meta["small_operators"]["attention_writes_kv"] = False
+        token = np.array([1])
+        spared = (small_seconds(system, apart, token) - small_seconds(system, profile, token))[0]
+        write = 2 * 8 * 128 * 2 * 2 / (0.8 * system.gpu.bandwidth)
+        expected = 0.0 if gpu == "a100-80g" else 32 * (3e-6 + write)
+        assert spared == pytest.approx(expected, abs=1e-12)
 
 
 def test_a_model_of_known_shape_takes_that_models_tables():

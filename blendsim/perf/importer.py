@@ -29,6 +29,7 @@ from blendsim.perf.grids import (
     HeadShape,
     ReduceGrid,
 )
+from blendsim.perf.small import WRITES_KV
 from blendsim.perf.store import FILES, write_profile
 from blendsim.perf.waves import fit_waves
 from blendsim.specs import (
@@ -119,6 +120,9 @@ _EXPERT_SIZES = ("hidden_size", "inter_size", "num_experts", "topk")
 #: TensorRT-LLM's. Those by block, which Hopper has where experts are whole, take what Triton's do.
 _UNTUNED = "_flashinfer_cutlass_"
 _BY_BLOCK = "vllm_fp8moe_"
+#: vLLM's version from which attention was timed with the write of new KV (docs/profiles.md). How it
+#: was timed before is not known.
+_WRITES_KV_SINCE = [0, 24]
 
 Row = dict[str, Any]
 
@@ -228,6 +232,7 @@ def read_package(systems: Path, gpu: GpuSpec) -> KernelAtlas:
             "model": "launch + bytes / (bandwidth_share × peak bandwidth), not measured",
             "bandwidth_share": _field(text, "mem_bw_empirical_scaling_factor"),
             "launch_seconds": _field(text, "mem_empirical_constant_latency"),
+            WRITES_KV: _version(rows["decode_attention"][0]["version"]) >= _WRITES_KV_SINCE,
         },
         "waves": fit_waves(decode, gpu.sm_count)._asdict(),
     }
@@ -250,7 +255,11 @@ def _newest(directory: Path, table: str) -> Path:
     found = list(directory.glob(f"*/{table}.parquet"))
     if not found:
         raise Unavailable(f"{PACKAGE} has no {table} under {directory.name}; install 0.12")
-    return max(found, key=lambda path: [int(n) for n in re.findall(r"\d+", path.parent.name)])
+    return max(found, key=lambda path: _version(path.parent.name))
+
+
+def _version(text: str) -> list[int]:
+    return [int(n) for n in re.findall(r"\d+", text)]
 
 
 def _rows(path: Path) -> list[Row]:

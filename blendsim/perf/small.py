@@ -23,8 +23,13 @@ _IN_A_LAYER = np.array([2.0, 1.0, 1.0, 2.0, 1.0, 0.0])  # residual: where it is 
 _ONCE = np.array([1.0, 0.0, 0.0, 0.0, 0.0, 1.0])
 
 
-def layer_bytes(system: System) -> list[int]:
-    """Bytes a token that each small operator of one layer moves on one GPU."""
+WRITES_KV = "attention_writes_kv"  # key of small_operators: attention's times include the write
+
+
+def layer_bytes(system: System, writes_kv: bool = False) -> list[int]:
+    """Bytes a token that each small operator of one layer moves on one GPU: without the KV write
+    where attention `writes_kv` within its own time.
+    """
     model, tp = system.model, system.tp
     shape = head_shape(model, tp)
     queries, keys = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
@@ -37,8 +42,8 @@ def layer_bytes(system: System) -> list[int]:
         values["activation"] = 3 * model.intermediate // tp
     if model.qk_norm:
         values["norms of queries and keys"] = 2 * (queries + keys)
-    kv_write = 2 * keys * (BYTES_PER_VALUE + KV_FORMATS[model.kv])
-    return [*(BYTES_PER_VALUE * count for count in values.values()), kv_write]
+    moved = [BYTES_PER_VALUE * count for count in values.values()]
+    return moved if writes_kv else [*moved, 2 * keys * (BYTES_PER_VALUE + KV_FORMATS[model.kv])]
 
 
 def small_seconds(system: System, profile: Profile, tokens: Ints) -> Floats:
@@ -49,7 +54,7 @@ def small_seconds(system: System, profile: Profile, tokens: Ints) -> Floats:
         return _measured_seconds(profile.small, system.model.layers, tokens)
     figures = profile.meta["small_operators"]
     bandwidth = figures["bandwidth_share"] * system.gpu.bandwidth
-    per_layer = layer_bytes(system)
+    per_layer = layer_bytes(system, bool(figures.get(WRITES_KV)))
     once = [2 * BYTES_PER_VALUE * system.model.hidden, 4 * BYTES_PER_VALUE * system.model.hidden]
     layers = system.model.layers
     launches = (layers * len(per_layer) + len(once)) * figures["launch_seconds"]
