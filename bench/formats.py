@@ -8,6 +8,7 @@ vLLM in prefix order. Systems that were not measured or do not hold the pool are
 """
 
 import argparse
+from dataclasses import replace
 from itertools import product
 
 from machine import machine, row, timed, today
@@ -18,13 +19,20 @@ from blendsim.search import Settings, plan_policy, prepare, simulate_plan
 from blendsim.traces.limits import without_oversize
 from blendsim.traces.load import load
 
-MODELS = (  # GPUs a replica
-    ("llama-3.1-8b", 1),
-    ("llama-3.1-70b", 2),
-    ("mixtral-8x7b", 2),
-    ("qwen3-30b-a3b", 1),
+FORMATS = (("none", "bf16"), ("fp8", "bf16"), ("fp8", "fp8"), ("nvfp4", "fp8"))
+AS_PUBLISHED = (("auto", "bf16"), ("auto", "fp8"))
+MODELS = (  # GPUs a replica, whether experts are whole on them, and formats
+    ("llama-3.1-8b", 1, False, FORMATS),
+    ("llama-3.1-70b", 2, False, FORMATS),
+    ("mixtral-8x7b", 2, False, FORMATS),
+    ("qwen3-30b-a3b", 1, False, FORMATS),
+    ("gpt-oss-20b", 1, False, AS_PUBLISHED),
+    ("gpt-oss-120b", 1, False, AS_PUBLISHED),
+    ("minimax-m2", 4, False, AS_PUBLISHED),
+    ("minimax-m2", 8, True, AS_PUBLISHED),
+    ("qwen3-235b-a22b", 4, False, (("fp8-block", "bf16"),)),
+    ("qwen3-235b-a22b", 8, True, (("fp8-block", "bf16"),)),
 )
-FORMATS = (("none", "bf16"), ("fp8", "bf16"), ("fp8", "fp8"))
 POLICIES = ("dfs", "blend", "paced")
 
 
@@ -52,7 +60,7 @@ def told(pool: Workload, settings: Settings) -> str | None:
     spec = settings.spec
     return row(
         settings.model,
-        f"{settings.tp} × {settings.gpu}",
+        f"{settings.tp} × {settings.gpu}{', whole' if spec.expert_parallel else ''}",
         spec.weights,
         spec.kv,
         *(f"{taken[policy]:,.0f}" for policy in POLICIES),
@@ -75,11 +83,12 @@ def main() -> None:
     print(row(*["---"] * 10))
 
     def measure() -> None:
-        for (model, tp), gpu, (weights, kv) in product(MODELS, given.gpus, FORMATS):
-            asked = Settings(model=model, gpu=gpu, tp=tp, quantization=weights, kv_cache_dtype=kv)
-            line = told(pool, asked)
-            if line is not None:
-                print(line, flush=True)
+        for (model, tp, is_whole, formats), gpu in product(MODELS, given.gpus):
+            asked = Settings(model=model, gpu=gpu, tp=tp, expert_parallel=is_whole)
+            for weights, kv in formats:
+                line = told(pool, replace(asked, quantization=weights, kv_cache_dtype=kv))
+                if line is not None:
+                    print(line, flush=True)
 
     _, seconds = timed(measure)
     print(f"\n{seconds:,.0f} s in all")

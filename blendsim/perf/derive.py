@@ -235,8 +235,8 @@ def expert_seconds(
     alike = [s for s in grid.seconds if s[1:5] == shape[1:5]] if grid else []
     if grid is None or not alike:
         raise ProfileError(
-            f"{gpu.name}: no experts measured of {sized}, on {shape.hidden} hidden values; give "
-            "another model"
+            f"{gpu.name}: no experts measured of {sized}, on {shape.hidden} hidden values; "
+            "choose another --gpu or --model"
         )
     formats = [s.weights for s in alike if s[5:] == shape[5:]]
     stand_in = _stand_in(shape.weights, formats, _EXPERTS_INSTEAD)
