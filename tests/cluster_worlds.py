@@ -14,7 +14,7 @@ from blendsim.prefix import sort_prompts
 from blendsim.request import Prompts, Workload, from_lengths
 from blendsim.serving.flavour import PROMPT_FITS, Flavour
 from blendsim.sim.run import simulate
-from blendsim.specs import System, find_gpu, find_model
+from blendsim.specs import ModelSpec, System, find_gpu, find_model
 from blendsim.steplog import StepLog
 from blendsim.topology import COLOCATED, Topology
 
@@ -24,9 +24,9 @@ KV_BYTES = _MODEL.kv_bytes_per_token  # of a token
 PLAIN = Flavour("plain", "0", token_budget=100, max_running=16, admission=PROMPT_FITS)
 
 
-def seconds_model(blocks: int = 1_000, tp: int = 1) -> StepModel:
+def seconds_model(blocks: int = 1_000, tp: int = 1, model: ModelSpec = _MODEL) -> StepModel:
     """Every step takes one second; a replica has this many KV blocks."""
-    system = System(_MODEL, _GPU, tp, kv_bytes=blocks * 16 * KV_BYTES)
+    system = System(model, _GPU, tp, kv_bytes=blocks * 16 * model.kv_bytes_per_token)
     none = np.zeros((2, 2))
     tables = StepTables(
         layers=np.concatenate(([0.0], np.ones(20_000))),

@@ -38,6 +38,7 @@ class Reader:
     private: list[Block] = field(default_factory=list)
     own: Node = field(default_factory=lambda: Node(0))  # what it left behind
     hosted: int = 0  # tokens up to which the host holds its private blocks
+    window: list[Block] = field(default_factory=list)  # of layers that attend to the last tokens
 
     @property
     def path_blocks(self) -> int:
@@ -96,11 +97,13 @@ class SlowCache:
         keeps_own: bool = False,
         knows_plan: bool = False,
         host_capacity: int = 0,
+        window: int = 0,
     ) -> None:
         self.block = block
         self.keeps_own = keeps_own
         self.knows_plan = knows_plan
         self.host_capacity = host_capacity
+        self.window = window  # blocks that each request holds for it while it runs
         self.host: list[Node] = []  # nodes, by when they last got a block there
         self.away: list[Reader] = []  # preempted requests with private blocks on the host
         self.stored = 0  # blocks moved to the host in this step
@@ -189,7 +192,8 @@ class SlowCache:
         """Whether a newcomer's blocks are there: those of its path stop being evictable."""
         mine = [node for node in [*job.path, job.own] if not node.readers]
         room = self.available() - sum(len(node.blocks) for node in mine)
-        return -(-job.target // self.block) - self.hit(job) + kept_free <= room
+        needed = -(-job.target // self.block) - self.hit(job) + self.window
+        return needed + kept_free <= room
 
     def hold(self, job: Reader) -> int:
         """The request reads its path, and starts behind what is cached of it or on the host.
@@ -207,6 +211,7 @@ class SlowCache:
         job.private, job.own.blocks = job.own.blocks, []
         for block in job.private:
             block.holders = {job.number}
+        job.window = [self.take(job) for _ in range(self.window)]
         return self.load(job, hit)
 
     def load(self, job: Reader, hit: int) -> int:
@@ -268,8 +273,8 @@ class SlowCache:
             self.away.remove(job)
 
     def release(self, job: Reader) -> None:
-        """Its own blocks are free, or idle the full ones that it keeps, and prefixes that it read
-        last are idle, deepest first.
+        """Its own blocks are free, or idle the full ones that it keeps, but for its window, and
+        prefixes that it read last are idle, deepest first.
         """
         kept = max(0, job.computed // self.block - job.path_blocks) if self.keeps_own else 0
         job.own.blocks, free = job.private[:kept], job.private[kept:]
@@ -277,9 +282,9 @@ class SlowCache:
             block.holders = set()
         if kept:
             self.idle.append(job.own)
-        for block in free:
+        for block in free + job.window:
             self.give(block)
-        job.private = []
+        job.private, job.window = [], []
         for node in reversed(job.path):
             node.readers.remove(job.number)
             for block in node.blocks:

@@ -38,6 +38,7 @@ class World:
     slice: int = 0  # tokens of a prompt a step computes at most
     interval: int = 1  # steps from one that computes prompts to the next
     cascade: bool = False  # a prefix is read once for all that decode behind it
+    window: int = 0  # blocks a request holds besides while it runs
 
 
 @dataclass(eq=False, kw_only=True)
@@ -80,6 +81,7 @@ class SlowCore:
             keeps_own=world.keeps_own and world.sharing,
             knows_plan=world.knows_plan,
             host_capacity=world.host,
+            window=world.window,
         )
         self.running: list[Job] = []  # in order of admission
         self.sides: dict[str, list[Job]] = {LEFT: [], RIGHT: []}  # oldest member first
@@ -451,7 +453,8 @@ class SlowCore:
 
     def private_tokens(self, job: Job) -> int:
         block = self.world.block
-        return job.target - block * job.path_blocks + block // 2
+        own = job.target - block * job.path_blocks + block // 2
+        return own + block * self.world.window
 
     def reservation(self, job: Job) -> int:
         owed = max(1, job.expected - job.generated)

@@ -100,9 +100,14 @@ def core_of(
             long_prefill_token_threshold=world.slice,
         ),
     )
-    kv_bytes = world.capacity * world.block * _MODEL.kv_bytes_per_token
-    system = System(_MODEL, _GPU, kv_bytes=kv_bytes, block_tokens=world.block)
-    size = world.block * _MODEL.kv_bytes_per_token
+    # A window of one token lies in one block, of which each windowed layer holds as much as the one
+    # that keeps the whole context.
+    windows = {"layers": 1 + world.window, "window": 1, "windowed_layers": world.window}
+    model = replace(_MODEL, **windows) if world.window else _MODEL
+    size = world.block * model.kv_bytes_per_token
+    kv_bytes = world.capacity * size
+    system = System(model, _GPU, kv_bytes=kv_bytes, block_tokens=world.block)
+    assert (system.kv_blocks, system.window_blocks) == (world.capacity, world.window)
     host = HostMemory(world.host * size, Link("straw", 1.0)) if world.host else None
     return ServingCore.from_plan(
         plan, workload, workload.output_len, sort_prompts(workload), system, flavour, host=host
@@ -172,6 +177,7 @@ def worlds(draw: st.DrawFn) -> World:
         estimates.append(max(1, round(error * outputs[-1])))
     longest = max(len(p) + d for p, d in zip(prompts, outputs, strict=True))
     budget = draw(st.integers(1, 24))
+    window = draw(st.sampled_from([0] * 5 + [1, 2, 5]))
     densities = draw(st.lists(st.sampled_from([0.25, 0.5, 1.0, 1.5, 4.0]), min_size=n, max_size=n))
     first = draw(st.sampled_from([0, 0, n // 3]))
     if draw(st.booleans()):
@@ -182,7 +188,7 @@ def worlds(draw: st.DrawFn) -> World:
         estimates=tuple(estimates),
         densities=tuple(densities),
         root_density=draw(st.sampled_from([0.3, 1.0, 1.2, 3.0])),
-        capacity=-(-longest // block) + draw(st.integers(0, 8)),
+        capacity=-(-longest // block) + window + draw(st.integers(0, 8)),
         block=block,
         budget=budget,
         max_running=draw(st.integers(1, min(budget, n + 1))),
@@ -195,8 +201,9 @@ def worlds(draw: st.DrawFn) -> World:
         keeps_own=draw(st.booleans()),
         oldest_first=draw(st.booleans()),
         knows_plan=draw(st.booleans()),
-        host=(host := draw(st.sampled_from([0, 0, 1, 3, 8, 40]))),
+        host=(host := 0 if window else draw(st.sampled_from([0, 0, 1, 3, 8, 40]))),
         cascade=not host and draw(st.booleans()),  # the two do not meet: no kernels for both
+        window=window,
     )
 
 
@@ -217,8 +224,8 @@ def worlds_with_knobs(draw: st.DrawFn) -> World:
 
 
 def worlds_without_host() -> st.SearchStrategy[World]:
-    """Worlds whose KV stays on the GPU, where the runtime keeps it."""
-    return worlds().map(lambda world: replace(world, host=0))
+    """Worlds whose KV is as the runtime keeps it: on the GPU, of the whole context."""
+    return worlds().map(lambda world: replace(world, host=0, window=0))
 
 
 def prompt(length: int, shared: int = 0, own: int = 100) -> tuple[int, ...]:

@@ -12,6 +12,7 @@ from blendsim.serving.kinds import joins_kind
 from blendsim.serving.kv import (
     cached_blocks,
     hold_path,
+    hold_window,
     idle_path_blocks,
     take_blocks,
 )
@@ -48,11 +49,11 @@ def fits_beside(state: State, request: int, kept: int) -> bool:
 
 @kernel
 def has_blocks(state: State, request: int) -> bool:
-    """Whether the request's prompt fits in blocks that are free or can be evicted."""
+    """Whether the request's prompt and window fit in blocks that are free or can be evicted."""
     s = state.scalars[0]
     target = state.requests[request].target
     need = (target + s.block_tokens - 1) // s.block_tokens - hit_blocks(state, request)
-    return need <= s.free + s.idle - idle_path_blocks(state, request)
+    return need + s.window_blocks <= s.free + s.idle - idle_path_blocks(state, request)
 
 
 @kernel
@@ -114,6 +115,7 @@ def admit(state: State, request: int) -> int:
     r = state.requests[request]
     r.computed = s.block_tokens * hit_blocks(state, request)
     hold_path(state, request)
+    hold_window(state)
     if has_host(state):
         load(state, request)
     r.status = PREFILLING

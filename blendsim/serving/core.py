@@ -96,6 +96,7 @@ class ServingCore:
             paths=paths,
             capacity=system.kv_blocks,
             block_tokens=system.block_tokens,
+            window_blocks=system.window_blocks,
             flavour=flavour,
             is_dual=plan.admission == DUAL_SCAN,
             first_count=int(plan.is_first[mine].sum()),
@@ -193,8 +194,11 @@ class ServingCore:
         arriving, lent = np.flatnonzero(status == ARRIVING), np.flatnonzero(status == LENT)
         assert len(arriving) == int(s.arriving), "requests whose KV is to come are counted"
         private += int((-(-requests.target[arriving] // block)).sum())
+        window = int(s.window_blocks)
+        private += window * (len(running) + len(arriving))
         assert private == int(s.private), f"{private} private blocks are held, counted {s.private}"
         away = int((-(-requests.target[lent] // block) - requests.path_blocks[lent]).sum())
+        away += window * len(lent)
         assert away == int(s.lent), f"{away} blocks are lent, counted {s.lent}"
         assert int(s.capacity + s.lent) == self._capacity, "what is lent is off the capacity"
         readers = _readers(state, np.concatenate([running, lent]))

@@ -85,6 +85,7 @@ def new_state(
     paths: BlockPaths | None,
     capacity: int,
     block_tokens: int,
+    window_blocks: int,
     flavour: Flavour,
     is_dual: bool,
     first_count: int,
@@ -93,6 +94,9 @@ def new_state(
     seen: Seen | None = None,
 ) -> State:
     """A fresh State for requests in plan order (`paths` None: no prefix is shared)."""
+    assert not window_blocks or not (host_blocks or flavour.prefill_first), (
+        "neither host memory nor rounds know of windows"
+    )
     n = len(prompt)
     knows_plan = flavour.evicts_by_plan(pacing)
     requests: Any = np.zeros(n, REQUEST).view(np.recarray)
@@ -127,6 +131,7 @@ def new_state(
     s = scalars[0]
     s.block_tokens = block_tokens
     s.capacity = s.free = capacity
+    s.window_blocks = window_blocks
     s.token_budget = flavour.token_budget
     s.max_running = flavour.most_running
     s.dual_scan = is_dual
@@ -181,7 +186,14 @@ def _pace(
     block = int(s.block_tokens)
     saved = int(shared.sum()) * block
     return new_pace(
-        requests, saved, int(s.capacity) * block, block, seen.is_visible, seen.source, pacing
+        requests,
+        saved,
+        int(s.capacity) * block,
+        block,
+        int(s.window_blocks) * block,
+        seen.is_visible,
+        seen.source,
+        pacing,
     )
 
 

@@ -1,9 +1,9 @@
 """Handing a prompt's KV from a prefill replica to a decode replica.
 
-A finished prompt's blocks are *lent* until its KV has been moved: they count to no account of the
-prefill replica and are off its capacity, so that its admission sees less room and waits. A decode
-replica takes the prompt's blocks before the KV sets out, counts the request in its forecast from
-then on, and decodes it from the first step after the KV is there.
+A finished prompt's blocks, those of its window among them, are *lent* until its KV has been moved:
+they count to no account of the prefill replica and are off its capacity, so that its admission sees
+less room and waits. A decode replica takes as many before the KV sets out, counts the request in
+its forecast from then on, and decodes it from the first step after the KV is there.
 """
 
 import numpy as np
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from blendsim.compiled import allocating_kernel, kernel
 from blendsim.serving.batcher import start_decoding
 from blendsim.serving.forecast import expect, expected_end, peak_fits, renew_estimates
-from blendsim.serving.kv import extend, hold_path, left_behind, private_blocks, release
+from blendsim.serving.kv import extend, hold_path, hold_window, left_behind, private_blocks, release
 from blendsim.serving.sides import enter_side, private_tokens
 from blendsim.serving.state import ARRIVING, DONE, LEFT, LENT, State
 
@@ -22,7 +22,7 @@ def lend(state: State, request: int) -> None:
     """Keep the blocks and the path of a prompt that ended in the step just committed."""
     s = state.scalars[0]
     r = state.requests[request]
-    blocks = private_blocks(state, request, r.target)
+    blocks = private_blocks(state, request, r.target) + s.window_blocks
     left = left_behind(state, request)
     hold_path(state, request)  # NOTE: this takes back what it left behind, as private blocks
     s.private -= left
@@ -37,7 +37,7 @@ def take_back(state: State, request: int) -> None:
     """The KV has been moved: the blocks become what those of a leaving request become."""
     s = state.scalars[0]
     r = state.requests[request]
-    blocks = private_blocks(state, request, r.target)
+    blocks = private_blocks(state, request, r.target) + s.window_blocks
     s.lent -= blocks
     s.capacity += blocks
     s.private += blocks
@@ -52,7 +52,7 @@ def can_receive(state: State, request: int) -> bool:
     """
     s = state.scalars[0]
     inside = s.running + s.arriving
-    blocks = private_blocks(state, request, state.requests[request].target)
+    blocks = private_blocks(state, request, state.requests[request].target) + s.window_blocks
     if s.requeued > 0 or inside >= s.max_running or blocks > s.free + s.idle:
         return False
     if s.predicted_peak == 0 or inside == 0:
@@ -68,6 +68,7 @@ def receive(state: State, request: int) -> None:
     r = state.requests[request]
     r.status = ARRIVING
     extend(state, request, 0, r.target)
+    hold_window(state)
     expect(state, request, expected_end(state, request), private_tokens(state, request) - s.step)
     s.arriving += 1
 

@@ -12,6 +12,10 @@ Blocks past the shared path belong to one
 request. They are free the moment it leaves, or, where the flavour keeps them, idle as a node of the
 request's own below its path: only the request itself can find them, when it comes back from a
 preemption, but they stand in the line of what is evicted first.
+
+Where some layers attend to a window of the last tokens alone, their KV lies in the same blocks. Who
+runs holds a constant number of them for it, private ones, from admission until it leaves; they are
+never kept.
 """
 
 import numpy as np
@@ -105,6 +109,14 @@ def take_blocks(state: State, number: int) -> None:
         if node.cached == 0:
             unlink_node(state, k)
     s.free -= number
+
+
+@kernel
+def hold_window(state: State) -> None:
+    """Take what a request holds for layers with a window; `release` gives it back."""
+    s = state.scalars[0]
+    take_blocks(state, s.window_blocks)
+    s.private += s.window_blocks
 
 
 @kernel
@@ -254,10 +266,10 @@ def extend(state: State, request: int, computed: int, upto: int) -> None:
 @kernel
 def release(state: State, request: int, computed: int, held: int) -> None:
     """Give back all blocks of a request with `computed` tokens of KV in blocks for `held`: private
-    ones become free, or idle where the flavour keeps full ones, and its path idle.
+    ones become free, or idle where the flavour keeps full ones, its window free and its path idle.
     """
     s = state.scalars[0]
-    private = private_blocks(state, request, held)
+    private = private_blocks(state, request, held) + s.window_blocks
     s.private -= private
     s.free += private
     kept = computed // s.block_tokens - state.requests[request].path_blocks

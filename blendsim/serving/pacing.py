@@ -86,6 +86,7 @@ def new_pace(
     saved: int,
     capacity: int,
     block_tokens: int,
+    window_tokens: int,
     visible: NDArray[np.bool_],
     source: Ints,
     pacing: Pacing,
@@ -93,8 +94,8 @@ def new_pace(
     """A fresh Pace for requests in plan order, whose sides are set; sets their `kind`.
 
     `saved` prompt tokens are shared at best, `capacity` is that of the KV cache in tokens, in
-    blocks of `block_tokens`, `visible` says whose length planning saw, and `source` where each
-    comes from.
+    blocks of `block_tokens`, each request that runs holds `window_tokens` besides, `visible` says
+    whose length planning saw, and `source` where each comes from.
     """
     record: Any = np.zeros(1, PACE).view(np.recarray)
     p = record[0]
@@ -126,9 +127,11 @@ def new_pace(
     p.tokens_left = float((requests.prompt + requests.estimate - 1).sum() - saved)
     p.reads_left = float(reads.sum())
     is_left = requests.side == LEFT
+    if window_tokens:  # what windows hold of the cache is no context to read
+        p.most_reads *= reads.sum() / (reads.sum() + window_tokens * requests.estimate.sum())
     p.middle = np.flatnonzero(is_left).max(initial=NONE)
     private = requests.prompt - block_tokens * requests.path_blocks
-    hold = expected_reads(private, requests.estimate, spread)[is_left]
+    hold = expected_reads(private + window_tokens, requests.estimate, spread)[is_left]
     p.hold_left = float(hold.sum())
     p.square_left = float((hold**2 / requests.estimate[is_left]).sum())
     p.left_longest = requests.estimate[is_left].max(initial=0)
@@ -150,10 +153,11 @@ def new_pace(
 @kernel
 def hold_of(state: State, request: int) -> float:
     """KV tokens · steps the request is expected to hold for itself: what it reads but for its
-    shared path.
+    shared path, and its window.
     """
+    s = state.scalars[0]
     r = state.requests[request]
-    held = float(r.prompt - state.scalars[0].block_tokens * r.path_blocks)
+    held = float(r.prompt - s.block_tokens * (r.path_blocks - s.window_blocks))
     return float(expected_reads_of_one(held, float(r.estimate), spread_of(state, request)))
 
 

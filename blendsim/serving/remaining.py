@@ -90,6 +90,7 @@ def foresee(state: State, reads: float, ahead: NDArray[np.float64]) -> float:
     read.
     """
     p = state.pace[0].record[0]
+    s = state.scalars[0]
     kinds = state.pace[0].kinds
     longest = longest_left(state)
     ahead[:] = 0.0
@@ -98,7 +99,8 @@ def foresee(state: State, reads: float, ahead: NDArray[np.float64]) -> float:
         k = kinds[i]
         if k.running > 0 and correction(state, i) * k.mean_sum / k.running > mean:
             mean = correction(state, i) * k.mean_sum / k.running
-            age = max(1.0, k.held_base / k.running + state.scalars[0].step)
+            held = k.held_base / k.running + s.step
+            age = max(1.0, held - s.window_blocks * s.block_tokens)
     if mean == 0.0:
         ahead[0, 0] = max(longest, reads / p.most_reads)
         ahead[0, 1] = reads / ahead[0, 0]

@@ -26,11 +26,12 @@ def generated_tokens(state: State, request: int) -> int:
 @kernel
 def private_tokens(state: State, request: int) -> int:
     """Tokens the request holds for itself once prefilled: all but its shared path, half a block for
-    rounding.
+    rounding, and its window.
     """
+    s = state.scalars[0]
     r = state.requests[request]
-    block = state.scalars[0].block_tokens
-    return r.target - block * r.path_blocks + block // 2
+    block = s.block_tokens
+    return r.target - block * (r.path_blocks - s.window_blocks) + block // 2
 
 
 @kernel

@@ -93,6 +93,7 @@ SCALARS = np.dtype(
         # rules, constant over a run
         ("block_tokens", _INT),
         ("capacity", _INT),  # KV blocks, without those that are lent
+        ("window_blocks", _INT),  # that a request holds besides while it runs: see kv.py
         ("token_budget", _INT),
         ("max_running", _INT),
         ("dual_scan", _INT),

@@ -28,7 +28,7 @@ def require_room(
     of more replicas than there are requests.
     """
     system = model.system
-    room = system.kv_blocks * system.block_tokens
+    room = (system.kv_blocks - system.window_blocks) * system.block_tokens
     longest = int((workload.prompt_len + output_len).max(initial=0))
     if longest > room:
         raise OversizeError(
@@ -85,6 +85,7 @@ def decode_cores(
         paths=None,
         capacity=system.kv_blocks,
         block_tokens=system.block_tokens,
+        window_blocks=system.window_blocks,
         flavour=flavour,
         is_dual=False,
         first_count=0,

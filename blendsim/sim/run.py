@@ -21,7 +21,7 @@ from blendsim.serving.knobs import AS_SHIPPED
 from blendsim.sim.engine import Replica
 from blendsim.sim.pools import Pools
 from blendsim.sim.stealing import Crew
-from blendsim.specs import HostMemory
+from blendsim.specs import HostMemory, System
 from blendsim.steplog import StepLog
 from blendsim.topology import COLOCATED, Topology
 
@@ -45,7 +45,7 @@ def simulate(
 
     Every run ends with the core's conservation check.
     """
-    require_modelled(flavour, topology, host)
+    require_modelled(flavour, topology, host, model.system)
     if topology.is_disaggregated or topology.steals:
         plan = replace(plan, pacing=None)  # steps are paced for one line and one KV cache
     facts: dict[str, Any] = {
@@ -90,10 +90,15 @@ def _joined(parts: list[NDArray[Any]]) -> NDArray[Any]:
     return parts[0] if len(parts) == 1 else np.concatenate(parts)  # a large log is not copied
 
 
-def require_modelled(flavour: Flavour, topology: Topology, host: HostMemory | None) -> None:
-    """InputError for rules of which no combination is modelled."""
+def require_modelled(
+    flavour: Flavour, topology: Topology, host: HostMemory | None, system: System | None = None
+) -> None:
+    """InputError for rules of which no combination is modelled, on any replica or on `system`."""
     by_plan, knobs = flavour.eviction == BY_PLAN, flavour.knobs
     in_slices = knobs.long_prefill_token_threshold > 0
+    model = None if system is None else system.model
+    has_windows = model is not None and model.windowed_layers > 0
+    windows = f"the windowed layers of {model.name}" if model is not None else ""
     for is_both, what, way in (
         (topology.steals and flavour.prefill_first, "stealing between ranks", flavour.name),
         (topology.steals and by_plan, "stealing between ranks", "eviction by plan"),
@@ -104,6 +109,8 @@ def require_modelled(flavour: Flavour, topology: Topology, host: HostMemory | No
         (knobs != AS_SHIPPED and topology.is_disaggregated, "knobs of vLLM", topology.name),
         (in_slices and host is not None, "long_prefill_token_threshold", "host memory"),
         (by_plan and flavour.prefill_first, "eviction by plan", flavour.name),
+        (has_windows and flavour.prefill_first, flavour.name, windows),
+        (has_windows and host is not None, "host memory", windows),
     ):
         if is_both:
             raise InputError(f"{what} with {way} is not modelled; leave one of the two out")

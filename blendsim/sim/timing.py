@@ -27,7 +27,7 @@ def time_plan(
     if topology.is_disaggregated or topology.steals:
         log = simulate(plan, workload, output_len, prompts, model, flavour, topology, host=host)
         return log.end
-    require_modelled(flavour, topology, host)
+    require_modelled(flavour, topology, host, model.system)
     serving = (plan, workload, output_len, prompts, model, flavour, host)
     ends = ranks_apart(*serving, keeps_log=False, kept=lambda replica: replica.now)
     return max(ends, default=0.0)
