@@ -252,10 +252,11 @@ def _tower_parameters(path: Path, whole: Section) -> int:
     Biases, embeddings and what joins a tower to the decoder are left out: 7 % of Qwen2-VL's 675 M.
     InputError for a tower that does not say how large it is.
     """
-    return sum(_tower(path, name, whole[name]) for name in _TOWERS if whole.get(name))
+    usual = str(whole.get("model_type"))  # of a tower that does not say its own
+    return sum(_tower(path, name, whole[name], usual) for name in _TOWERS if whole.get(name))
 
 
-def _tower(path: Path, name: str, tower: Any) -> int:
+def _tower(path: Path, name: str, tower: Any, usual_kind: str) -> int:
     if not isinstance(tower, dict):
         raise InputError(f"{path}: {name!r} is {short(tower)}, no table; mend it")
 
@@ -271,7 +272,7 @@ def _tower(path: Path, name: str, tower: Any) -> int:
             f"give it, or remove {name!r} to count the decoder alone"
         )
 
-    kind = str(tower.get("model_type"))
+    kind = str(tower.get("model_type", usual_kind))
     usual = _TOWER_DEFAULTS.get(kind, (None, None, None))
     layers, width = size(_TOWER_LAYERS, usual[0]), size(_TOWER_WIDTH, usual[1])
     ratio = tower.get("mlp_ratio")

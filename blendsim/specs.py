@@ -102,7 +102,7 @@ class System:
             kind = NVFP4 if self.model.weights == NVFP4 else FP8
             raise InputError(
                 f"{self.gpu.name} does not compute in {kind}, and kernels that widen such weights "
-                "were not measured; use another --gpu, or --quantization none"
+                "were not measured; use another --gpu or --quantization"
             )
         self._require_whole_experts()
         self._require_whole_blocks()
@@ -110,8 +110,8 @@ class System:
         if self.kv_bytes is not None and self.kv_blocks < least:
             wanted = least * self.kv_bytes_per_token * self.block_tokens
             raise InputError(
-                f"kv_bytes = {self.kv_bytes} holds no KV block of {self.block_tokens} tokens of "
-                f"{self.model.name}; give at least {wanted}"
+                f"kv_bytes = {self.kv_bytes} holds no request of {self.model.name}, of "
+                f"{self.block_tokens} tokens at least; give at least {wanted}"
             )
         if self.kv_blocks < least:
             weights = self.model.weight_bytes / 1e9
@@ -125,10 +125,12 @@ class System:
         model = self.model
         if not model.expert_parallel:
             return
-        if not model.experts or model.experts % self.tp:
-            have = f"{model.experts} experts" if model.experts else "no experts"
+        if not model.experts:
+            raise InputError(f"--expert-parallel: {model.name} has no experts; leave it out")
+        if model.experts % self.tp:
             raise InputError(
-                f"--expert-parallel: {model.name} has {have}, for --tp {self.tp}; leave it out"
+                f"--expert-parallel: {self.tp} GPUs cannot share the {model.experts} experts of "
+                f"{model.name} evenly; use another --tp, or leave it out"
             )
 
     def _require_whole_blocks(self) -> None:
@@ -195,7 +197,12 @@ class System:
     @property
     def longest_request(self) -> int:
         """Prompt + output tokens the longest servable request may have."""
-        return min(self.model.context, (self.kv_blocks - self.window_blocks) * self.block_tokens)
+        return min(self.model.context, self.room)
+
+    @property
+    def room(self) -> int:
+        """Tokens of a request that KV memory holds if it runs alone."""
+        return (self.kv_blocks - self.window_blocks) * self.block_tokens
 
 
 @dataclass(frozen=True, slots=True)

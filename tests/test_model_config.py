@@ -160,6 +160,8 @@ def test_a_decoder_of_a_model_that_sees_is_its_familys(tmp_path: Path) -> None:
     rope = {"rope_scaling": {"type": "mrope", "mrope_section": [16, 24, 24]}}
     whole = SHAPE | rope | {"model_type": "qwen2_5_vl", "vision_config": tower}
     assert read(tmp_path, whole).qkv_bias
+    gated = read(tmp_path, whole).tower_parameters  # the file's family says that its MLPs are
+    assert gated == 27 * (4 * 1_152**2 + 3 * 1_152 * 4_304)
     assert read(tmp_path, whole).context == 32_768
 
 
@@ -185,7 +187,7 @@ def test_a_running_request_holds_what_its_window_lies_in(tmp_path: Path) -> None
     assert replace(system, model=replace(model, windowed_layers=0)).window_blocks == 0
     least = 10 * 16 * model.kv_bytes_per_token
     assert replace(system, kv_bytes=least).longest_request == 16
-    with pytest.raises(InputError, match=f"give at least {least}"):
+    with pytest.raises(InputError, match=f"holds no request of .*; give at least {least}"):
         replace(system, kv_bytes=least - 1)
 
 

@@ -92,7 +92,7 @@ def test_no_schedule_on_several_gpus_beats_the_bounds(
         )
     )
     budget = data.draw(st.sampled_from([64, 300]))
-    cascade = data.draw(st.booleans())
+    cascade = data.draw(st.booleans()) and not name.startswith("gpt-oss")  # not modelled
     flavour = replace(ENGINES[engine], token_budget=budget, max_running=budget, cascade=cascade)
     problem = search.prepare(
         pool,

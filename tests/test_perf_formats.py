@@ -64,7 +64,7 @@ def test_fp8_kv_is_read_in_less_time_and_no_faster_than_memory(gpu: str) -> None
     assert rate < fp8.system.gpu.bandwidth
     gemms = [m.layer_seconds - m.small_seconds for m in (plain, fp8)]
     assert gemms[1] == pytest.approx(gemms[0], rel=2e-4)
-    assert (fp8.small_seconds[1:] < plain.small_seconds[1:]).all()  # fewer bytes of KV to write
+    assert fp8.small_seconds == pytest.approx(plain.small_seconds)  # attention writes KV
 
 
 def test_a_gpu_whose_kernels_were_not_measured_says_so() -> None:
@@ -119,6 +119,7 @@ def test_a_share_of_a_matrix_that_cuts_through_blocks_is_refused() -> None:
     with pytest.raises(InputError, match="--tp 8 leaves each GPU 192 values of qwen3-235b-a22b's"):
         system("qwen3-235b-a22b", "h200", 8, "fp8-block")
     assert system("qwen3-235b-a22b", "h200", 8, "fp8").tp == 8
+    assert system("qwen3-235b-a22b", "h200", 4, "fp8-block").tp == 4
 
 
 def test_whole_experts_are_priced_as_measured_so() -> None:
@@ -145,14 +146,16 @@ def test_whole_experts_want_experts_that_the_gpus_can_share() -> None:
     with pytest.raises(InputError, match=r"--expert-parallel: llama-3\.1-8b has no experts"):
         _ = Settings(expert_parallel=True).system
     few = replace(find_model("mixtral-8x7b"), experts=6, expert_parallel=True)
-    with pytest.raises(InputError, match="has 6 experts, for --tp 4; leave it out"):
+    with pytest.raises(
+        InputError,
+        match="4 GPUs cannot share the 6 experts of mixtral-8x7b evenly; use another --tp",
+    ):
         System(few, find_gpu("h100"), 4)
     fp8 = replace(find_model("qwen3-30b-a3b").in_format("fp8", "auto"), expert_parallel=True)
     other = replace(fp8, hidden=2_816, intermediate=704)
     have = "in bf16 at --tp 1, 2, 4, 8; in bf16 at --expert-parallel --tp 2, 4, 8"
     with pytest.raises(ProfileError, match=f"in fp8 at --expert-parallel --tp 2, but {have}$"):
         load_profile(find_gpu("h100"), other, 2)
-    assert system("qwen3-235b-a22b", "h200", 4, "fp8-block").tp == 4
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,9 @@ import pytest
 
 from blendsim.batch import Batch
 from blendsim.errors import ProfileError
+from blendsim.perf.calibration import Calibration
 from blendsim.perf.density import closed_form, profiled, window_reads
-from blendsim.perf.model import StepModel, step_model
+from blendsim.perf.model import StepModel, step_model, with_calibrations
 from blendsim.perf.profile import Profile
 from blendsim.perf.store import load_profile, read_profile, write_profile
 from blendsim.prefix import sort_prompts
@@ -112,6 +113,26 @@ def test_a_profile_with_windows_is_read_as_it_was_written(tmp_path: Path) -> Non
     assert again.windowed is not None
     for ours, theirs in zip(again.windowed, profile.windowed, strict=True):
         assert ours.seconds == pytest.approx(theirs.seconds, rel=1e-5, nan_ok=True)
+
+
+def test_heads_that_lie_between_measured_ones_have_windows_too() -> None:
+    """Whose smallest batch is no whole request: 24 heads on 3 KV heads as the blocks of 32 on 4."""
+    model = replace(SYSTEM.model, heads=24, kv_heads=3)
+    tables = step_model(replace(SYSTEM, model=model)).tables
+    assert len(tables.windows) > 8_192
+    assert 0 < tables.windows[1_024] < step_model(SYSTEM).tables.windows[1_024]
+    with pytest.raises(ProfileError, match="near 24 heads on 8 KV heads over a window of 128; gr"):
+        profile_of(replace(SYSTEM, model=replace(model, kv_heads=8)))
+
+
+def test_a_runtime_that_reads_faster_has_lower_bounds_for_windows_too() -> None:
+    plain = step_model(SYSTEM)
+    fast = with_calibrations(plain, (Calibration("vllm", 0.5, 0.0, 0.0, 0.0),))
+    ratio = fast.best_seconds_per_window_token / plain.best_seconds_per_window_token
+    assert ratio == pytest.approx(0.5)
+    assert with_calibrations(fast, fast.calibrations).best_seconds_per_window_token == (
+        fast.best_seconds_per_window_token
+    )
 
 
 def test_windows_that_were_not_measured_are_refused_by_name() -> None:

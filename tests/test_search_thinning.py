@@ -2,6 +2,8 @@
 small.
 """
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -120,6 +122,21 @@ def test_pool_whose_long_requests_the_small_machine_cannot_hold_is_not_thinned()
 
     assert can_thin(problem(1_000), 16)
     assert not can_thin(problem(100_000), 16)
+
+
+def test_windows_are_as_long_on_the_small_machine() -> None:
+    """So that it holds fewer tokens of a request beside them, or none."""
+
+    def problem(kv_blocks: int) -> search.Problem:
+        asked = search.Settings(model="gpt-oss-20b", gpu="h100", sample=1.0)
+        asked = replace(asked, kv_bytes=kv_blocks * 16 * asked.spec.kv_bytes_per_token)
+        return search.prepare(from_lengths([100] * 64, [40] * 64), asked)
+
+    assert not can_thin(problem(36), 4)  # nine blocks, all of them a window's
+    assert not can_thin(problem(4 * 16), 4)  # seven blocks beside them
+    assert can_thin(problem(4 * 18), 4)
+    small = thin(problem(4 * 18), 4, 0)
+    assert int((small.workload.prompt_len + small.drawn).max()) <= small.model.system.room
 
 
 def test_outputs_are_cut_to_what_the_small_machine_holds() -> None:

@@ -164,7 +164,7 @@ def answer_batch(files: Files, found: Answerer, say: Say) -> dict[str, Any]:
             most = min(found.context, settings.system.longest_request)
             loaded = found.load(stack, _longest(file.workload, most), has_stops, say)
             ran_by = loaded.settings
-            memory = ran_by.system.kv_blocks * ran_by.system.block_tokens
+            memory = ran_by.system.room
             course.refuse_unread()  # not before the model is there: a run that fails leaves nothing
             course.refuse(found.context, memory, files.is_strict)
             workload, wanted = _wanted(file, min(found.context, memory), found)

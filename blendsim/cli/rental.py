@@ -16,6 +16,7 @@ from blendsim.cli.ranges import range_told
 from blendsim.cli.remarks import not_yours, saving_told, unfollowed, unseen
 from blendsim.cli.stopping import ends_at_once
 from blendsim.errors import InputError
+from blendsim.formats import BF16
 from blendsim.specs import find_gpu
 
 if TYPE_CHECKING:  # nothing heavy before a command runs
@@ -75,8 +76,10 @@ def rent(params: dict[str, Any], wanted: Wanted, output: Path | None, json: bool
     if json:
         print_json(_object(rental, goal, output))
     else:
-        formats = "" if candidates.differ_in_weights else settings.spec.in_formats
-        where = f"{settings.model}{formats}, engine {settings.engine}"
+        spec = settings.spec
+        if candidates.differ_in_weights:  # the rows say which
+            spec = replace(spec, weights=BF16)
+        where = f"{settings.model}{spec.in_formats}, engine {settings.engine}"
         is_sampled = settings.sample != 1.0
         print_lines(_text(rental, goal, where, output, is_sampled))
     if rental.chosen is None:

@@ -7,7 +7,7 @@ A model's profile is cut out of its GPU's atlas, so a model nobody imported stil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -77,6 +77,21 @@ FILES = (
 _SHAPE = ("heads", "kv_heads", "head_dim", "batch")
 _WINDOWED_SHAPE = ("heads", "kv_heads", "head_dim", "window", "batch")
 _EXPERT = ExpertShape._fields
+
+
+class Needs(NamedTuple):
+    """What a model's profile is cut from beside kernels in bf16."""
+
+    other_weights: bool  # than bf16
+    kv: str
+    experts: bool
+    windows: bool
+
+
+def needs_of(model: ModelSpec) -> Needs:
+    """What a profile of `model` may be cut from."""
+    other, windows = model.weights != BF16, model.windowed_layers > 0
+    return Needs(other, model.kv, model.experts > 0, windows)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -178,10 +193,8 @@ def _spread(grid: AttentionGrid, row: int, lengths: Sequence[int]) -> list[str]:
     return [have.get(s, "") for s in lengths]
 
 
-def read_atlas(directory: Path, model: ModelSpec | None = None) -> KernelAtlas:
-    """Read what `write_atlas` wrote: all of it, or the tables that a profile of `model` may be cut
-    from.
-    """
+def read_atlas(directory: Path, needs: Needs | None = None) -> KernelAtlas:
+    """Read what `write_atlas` wrote: all of it, or the tables that are needed."""
     meta = read_toml(directory / "meta.toml", SCHEMA, SCHEMA_VERSION)
     require_keys(directory / "meta.toml", meta, STATED)
     gpu = gpu_of(meta, directory.parent.name)
@@ -189,15 +202,15 @@ def read_atlas(directory: Path, model: ModelSpec | None = None) -> KernelAtlas:
         gemms={
             weights: _read_gemm(directory / name, gpu, weights)
             for weights, name in GEMMS.items()
-            if (model is None or weights == BF16 or model.weights != BF16)
+            if (needs is None or weights == BF16 or needs.other_weights)
             and _is_there(directory / name, weights)
         },
-        decode=_read_attentions(directory, (DECODE, DECODE_WINDOWED), require_reads, gpu, model),
+        decode=_read_attentions(directory, (DECODE, DECODE_WINDOWED), require_reads, gpu, needs),
         prefill=_read_attentions(
-            directory, (PREFILL, PREFILL_WINDOWED), require_prompts, gpu, model
+            directory, (PREFILL, PREFILL_WINDOWED), require_prompts, gpu, needs
         ),
         experts=_read_experts(directory / EXPERTS, gpu)
-        if (model is None or model.experts) and (directory / EXPERTS).exists()
+        if (needs is None or needs.experts) and (directory / EXPERTS).exists()
         else None,
         reduce=_read_reduce(directory / REDUCE),
         meta=meta,
@@ -240,16 +253,16 @@ def _read_attentions(
     kinds: tuple[Mapping[str, str], Mapping[str, str]],
     require: Callable[..., None],
     gpu: GpuSpec | None,
-    model: ModelSpec | None,
+    needs: Needs | None,
 ) -> dict[HeadShape, AttentionGrid]:
     """Tables by format of KV, of the whole context and of windows."""
     grids: dict[HeadShape, AttentionGrid] = {}
     for names, header in zip(kinds, (_SHAPE, _WINDOWED_SHAPE), strict=True):
-        if header is _WINDOWED_SHAPE and model is not None and not model.windowed_layers:
+        if header is _WINDOWED_SHAPE and needs is not None and not needs.windows:
             continue
         for kv, name in names.items():
             path = directory / name
-            if model is not None and kv not in (BF16, model.kv):
+            if needs is not None and kv not in (BF16, needs.kv):
                 continue
             if (header is _SHAPE and kv == BF16) or path.exists():
                 grids |= _read_attention(path, header, require, gpu, KV_FORMATS[kv])

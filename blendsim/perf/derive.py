@@ -346,8 +346,8 @@ def _by_group(grids: dict[HeadShape, AttentionGrid], shape: HeadShape) -> tuple[
     above = min((g for g in groups if g > shape.group), default=None)
     if below is None or above is None:
         raise ProfileError(
-            f"no attention measured near {shape.heads} heads on {shape.kv_heads} KV heads; "
-            f"groups measured there: {groups}"
+            f"no attention measured near {shape.heads} heads on {shape.kv_heads} KV heads"
+            f"{_over(shape)}; groups measured there: {groups}"
         )
     weight = (shape.group - below) / (above - below)
     pair = [HeadShape(round(g * shape.kv_heads), *shape[1:]) for g in (below, above)]
@@ -368,6 +368,9 @@ def _between(low: AttentionGrid, high: AttentionGrid, weight: float) -> Attentio
 
 
 def _name(shape: HeadShape) -> str:
+    return f"{shape.heads}/{shape.kv_heads}/{shape.head_dim}{_over(shape)}"
+
+
+def _over(shape: HeadShape) -> str:
     kv = "" if shape.value_bytes == KV_FORMATS[BF16] else f" over {8 * shape.value_bytes}-bit KV"
-    window = f" over a window of {shape.window}" if shape.window else ""
-    return f"{shape.heads}/{shape.kv_heads}/{shape.head_dim}{kv}{window}"
+    return kv + (f" over a window of {shape.window}" if shape.window else "")

@@ -59,6 +59,8 @@ def _remedy(model: ModelSpec) -> str:
     """What to do for a measured profile of a model."""
     options = [] if model.weights == BF16 else [f"--quantization {NONE}"]
     options += [] if model.kv == BF16 else [f"--kv-cache-dtype {BF16}"]
+    if model.experts or model.windowed_layers:
+        return "no model with experts or windows is measured"
     if options:
         return f"only {BF16} is measured: add {' '.join(options)}"
     return "measure it with `blendsim profile measure`"

@@ -23,4 +23,4 @@ def merge_seconds(system: System, profile: Profile, decodes: Ints) -> Floats:
     values = model.heads // system.tp * model.head_dim
     moved = _PASSES * BYTES_PER_VALUE * values
     each = _LAUNCHES * figures["launch_seconds"] + decodes * (moved / bandwidth)
-    return np.asarray(np.where(decodes > 0, model.layers * each, 0.0), np.float64)
+    return np.asarray(np.where(decodes > 0, model.full_layers * each, 0.0), np.float64)

@@ -219,10 +219,12 @@ def with_calibrations(model: StepModel, calibrations: tuple[Calibration, ...]) -
     """
     fastest = min(1.0, *(found.reads for found in calibrations), 1.0)
     best = model.best_kernel_seconds_per_context_token * fastest
+    beside = model.best_seconds_per_window_token / model.best_seconds_per_context_token
     return replace(
         model,
         calibrations=calibrations,
         best_seconds_per_context_token=best,
+        best_seconds_per_window_token=beside * best,
         kv_stream_seconds=model.kv_stream_seconds * fastest,
     )
 
@@ -277,8 +279,9 @@ class _Windows(NamedTuple):
 def _windows(system: System, profile: Profile, like: Floats, size: int) -> _Windows:
     """What layers with a window take, on the axes of the others' decode table `like`."""
     model, grids = system.model, profile.windowed
-    if grids is None:
+    if not model.windowed_layers:
         return _Windows(np.zeros_like(like), np.zeros(0), 0.0)
+    assert grids is not None, "a profile of a model with windows has their tables"
     lengths = profile.decode.lengths
     batches = np.arange(1, len(like))
     filled = _filled(grids.decode, model.window)
@@ -289,10 +292,10 @@ def _windows(system: System, profile: Profile, like: Floats, size: int) -> _Wind
     reach = batches[:, None] * np.minimum(lengths, model.window)
     # A window goes along a prompt: one long prompt costs what several short ones of as many tokens
     # do at most, and chunks what their whole prompts do.
-    whole = grids.prefill
+    few = np.flatnonzero(grids.prefill.batches >= 1.0)[0]
+    tokens = grids.prefill.batches[few] * grids.prefill.lengths
     prefill = np.zeros(size + 1)
-    one = whole.seconds[whole.batches == 1.0][0]
-    prefill[1:] = along(whole.lengths, one, np.arange(1, size + 1))
+    prefill[1:] = along(tokens, grids.prefill.seconds[few], np.arange(1, size + 1))
     return _Windows(decode, model.windowed_layers * prefill, float((decode[1:] / reach).min()))
 
 
@@ -302,7 +305,7 @@ def _filled(grid: AttentionGrid, window: int) -> Floats:
     """
     seconds = grid.seconds.copy()
     for i, j in np.argwhere(np.isnan(seconds)).tolist():
-        if j and grid.lengths[j - 1] > window:
+        if i == 0 or (j and grid.lengths[j - 1] > window):
             seconds[i, j] = seconds[i, j - 1]
         else:
             seconds[i, j] = seconds[i - 1, j] * (grid.batches[i] / grid.batches[i - 1])

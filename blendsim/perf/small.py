@@ -21,8 +21,6 @@ from blendsim.specs import BYTES_PER_VALUE, System
 OPERATORS = ("norm", "rotary", "kv_write", "residual", "activation", "embedding")
 _IN_A_LAYER = np.array([2.0, 1.0, 1.0, 2.0, 1.0, 0.0])  # residual: where it is not in the norm
 _ONCE = np.array([1.0, 0.0, 0.0, 0.0, 0.0, 1.0])
-
-
 WRITES_KV = "attention_writes_kv"  # key of small_operators: attention's times include the write
 
 

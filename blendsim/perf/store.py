@@ -16,7 +16,7 @@ import numpy as np
 from blendsim.errors import ProfileError
 from blendsim.files import make_directory
 from blendsim.formats import KV_FORMATS, WEIGHTS
-from blendsim.perf.atlas import DIRECTORY, read_atlas
+from blendsim.perf.atlas import DIRECTORY, needs_of, read_atlas
 from blendsim.perf.derive import (
     MORE_SHAPE,
     SHAPE,
@@ -306,7 +306,7 @@ def load_profile(
             f"{root / gpu.name}: no profile for {model.label} tp{tp} and no kernels/ "
             f"to cut it from; there are {listed(have)}"
         )
-    return derive_profile(_atlas(kernels, model), gpu, model, tp)
+    return derive_profile(_atlas(kernels, needs_of(model)), gpu, model, tp)
 
 
 def listed(names: Sequence[str]) -> str:

@@ -108,7 +108,7 @@ def price(
     if model.system.model.windowed_layers:
         raise InputError(
             f"{model.system.model.name} has layers with a window, whose reads losses do not tell "
-            "apart; give another --model"
+            "apart"
         )
     work = least_work(workload, output_len, prompts, model.system.block_tokens)
     layers = np.minimum(model.tables.layers, in_pieces(model.tables, nano_batches).layers)

@@ -150,8 +150,7 @@ def bounds(
     work = least_work(workload, output_len, prompts, system.block_tokens, system.model.window)
     if cascade:  # a step has at most a token of its budget a decode
         most = most_spared(workload, output_len, prompts, system, token_budget)
-        # NOTE: what is spared shortens the mean context that windows are charged by.
-        work = work._replace(spared=most, window_reads=0)
+        work = work._replace(spared=most)
     least = best_times(work, model, replicas)
     network, beside = least.network, least.beside
     beta, pair = model.best_seconds_per_context_token, model.best_prefill_seconds_per_pair

@@ -87,7 +87,8 @@ def try_policies(problem: Problem, progress: Progress) -> list[Trial]:
     """Plan and simulate every policy that is asked for, on all cores."""
     policies = problem.settings.policies
     flavour = find_engine(problem, problem.settings.engine)
-    require_modelled(flavour, problem.settings.cluster, problem.settings.host)
+    system = problem.model.system
+    require_modelled(flavour, problem.settings.cluster, problem.settings.host, system)
     block = block_size(problem, [flavour])
     progress(f"bounds for {flavour.token_budget} tokens a step")
     limits = find_bounds(problem, flavour.token_budget, block)

@@ -125,7 +125,7 @@ def _runnable(
         settings = scene.settings
         try:
             flavour = find_engine(scene, baseline.engine)
-            require_modelled(flavour, settings.cluster, settings.host)
+            require_modelled(flavour, settings.cluster, settings.host, scene.model.system)
             if settings.cluster.is_disaggregated:
                 require_room(scene.workload, scene.true_lengths, scene.model, settings.cluster)
         except BlendsimError as error:

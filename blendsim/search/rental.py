@@ -194,7 +194,7 @@ def _scene(base: Problem, settings: Settings, kind: str, progress: Progress) -> 
             "tokens that fit"
         )
     flavour = find_engine(problem, settings.engine)
-    require_modelled(flavour, settings.cluster, settings.host)
+    require_modelled(flavour, settings.cluster, settings.host, problem.model.system)
     if settings.cluster.is_disaggregated:
         require_room(problem.workload, problem.true_lengths, problem.model, settings.cluster)
     policies = settings.policies

@@ -219,7 +219,7 @@ def _evictions(problem: Problem) -> tuple[str, ...]:
         tried = with_settings(problem, eviction=name)
         try:
             flavour = find_engine(tried, settings.engine)
-            require_modelled(flavour, settings.cluster, settings.host)
+            require_modelled(flavour, settings.cluster, settings.host, problem.model.system)
         except BlendsimError:
             continue
         allowed.append(name)

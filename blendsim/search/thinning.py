@@ -32,7 +32,7 @@ MOST_CUT = 0.3  # of the pool's context tokens read that may be lost by that
 def can_thin(problem: Problem, parts: int) -> bool:
     """Whether few requests are too long for a machine divided by `parts`."""
     p, longest = problem.workload.prompt_len, _longest(problem.model, parts)
-    if bool((p >= longest).any()):
+    if longest <= 0 or bool((p >= longest).any()):
         return False
 
     def is_whole(d: Ints) -> bool:
@@ -132,7 +132,8 @@ def divide_settings(settings: Settings, parts: int) -> Settings:
 
 def _longest(model: StepModel, parts: int) -> int:
     system = model.system
-    return int(LONGEST * (system.kv_blocks // parts) * system.block_tokens)
+    # A request's window is as long there.
+    return int(LONGEST * (system.kv_blocks // parts - system.window_blocks) * system.block_tokens)
 
 
 def _kept_rows(problem: Problem, share: float, rng: np.random.Generator) -> Ints:

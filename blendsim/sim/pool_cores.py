@@ -28,7 +28,7 @@ def require_room(
     of more replicas than there are requests.
     """
     system = model.system
-    room = (system.kv_blocks - system.window_blocks) * system.block_tokens
+    room = system.room
     longest = int((workload.prompt_len + output_len).max(initial=0))
     if longest > room:
         raise OversizeError(

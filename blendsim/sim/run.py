@@ -91,14 +91,13 @@ def _joined(parts: list[NDArray[Any]]) -> NDArray[Any]:
 
 
 def require_modelled(
-    flavour: Flavour, topology: Topology, host: HostMemory | None, system: System | None = None
+    flavour: Flavour, topology: Topology, host: HostMemory | None, system: System
 ) -> None:
-    """InputError for rules of which no combination is modelled, on any replica or on `system`."""
+    """InputError for rules of which no combination is modelled on replicas like `system`."""
     by_plan, knobs = flavour.eviction == BY_PLAN, flavour.knobs
     in_slices = knobs.long_prefill_token_threshold > 0
-    model = None if system is None else system.model
-    has_windows = model is not None and model.windowed_layers > 0
-    windows = f"the windowed layers of {model.name}" if model is not None else ""
+    has_windows = system.model.windowed_layers > 0
+    windows = f"the windowed layers of {system.model.name}"
     for is_both, what, way in (
         (topology.steals and flavour.prefill_first, "stealing between ranks", flavour.name),
         (topology.steals and by_plan, "stealing between ranks", "eviction by plan"),
@@ -111,6 +110,7 @@ def require_modelled(
         (by_plan and flavour.prefill_first, "eviction by plan", flavour.name),
         (has_windows and flavour.prefill_first, flavour.name, windows),
         (has_windows and host is not None, "host memory", windows),
+        (has_windows and flavour.cascade, "cascade attention", windows),
     ):
         if is_both:
             raise InputError(f"{what} with {way} is not modelled; leave one of the two out")
