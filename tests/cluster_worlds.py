@@ -41,7 +41,8 @@ def seconds_model(blocks: int = 1_000, tp: int = 1, model: ModelSpec = _MODEL) -
         windows=np.zeros(0),
         walk=np.zeros(2),
     )
-    return replace(step_model(system, "sum"), tables=tables)
+    measured = step_model(System(_MODEL, _GPU, tp), "sum")
+    return replace(measured, system=system, tables=tables)
 
 
 def alone(prompt: Sequence[int], output: Sequence[int]) -> Workload:
