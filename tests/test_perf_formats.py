@@ -154,7 +154,9 @@ def test_whole_experts_want_experts_that_the_gpus_can_share() -> None:
     fp8 = replace(find_model("qwen3-30b-a3b").in_format("fp8", "auto"), expert_parallel=True)
     other = replace(fp8, hidden=2_816, intermediate=704)
     have = "in bf16 at --tp 1, 2, 4, 8; in bf16 at --expert-parallel --tp 2, 4, 8"
-    with pytest.raises(ProfileError, match=f"in fp8 at --expert-parallel --tp 2, but {have}$"):
+    with pytest.raises(
+        ProfileError, match=f"in fp8 at --expert-parallel --tp 2, but {have}; choose one of these$"
+    ):
         load_profile(find_gpu("h100"), other, 2)
 
 

@@ -195,3 +195,12 @@ def test_chunks_are_written_and_read(tmp_path: Path) -> None:
 def test_one_size_of_chunks_makes_no_line() -> None:
     one = np.array([128.0])
     assert walk_along(ChunkTimes(one, one, one)).tolist() == [0.0, 0.0]
+
+
+@pytest.mark.parametrize("name", ["gpt-oss-20b", "qwen3-30b-a3b"])
+def test_nobody_is_sent_to_measure_experts(name: str) -> None:
+    system = System(find_model(name), SYSTEM.gpu)
+    with pytest.raises(
+        ProfileError, match=r"; none with experts or windows is measured: use --profile imported$"
+    ):
+        chosen_place(system, "measured")

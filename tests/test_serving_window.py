@@ -276,14 +276,16 @@ def test_the_window_of_a_moved_prompt_moves_with_it() -> None:
 @pytest.mark.parametrize("name", ["sglang", "sglang-mixed"])
 def test_rounds_are_refused(name: str) -> None:
     pool = alone([20], [3])
-    with pytest.raises(InputError, match=f"{name} with the windowed layers of llama"):
+    with pytest.raises(
+        InputError, match=rf"engine {name} is not modelled for llama.*; use another --engine"
+    ):
         run(pool, model=seconds_model(9, model=HALF), flavour=find_flavour(name))
 
 
 def test_host_memory_is_refused() -> None:
     pool, model = alone([20], [3]), seconds_model(9, model=HALF)
     host = HostMemory(1 << 30, LINKS["pcie4"])
-    with pytest.raises(InputError, match="host memory with the windowed layers of llama"):
+    with pytest.raises(InputError, match=r"host memory is not modelled for llama.*; leave it out"):
         time_plan(listed(pool), pool, pool.output_len, sort_prompts(pool), model, PLAIN, host=host)
     require_modelled(PLAIN, COLOCATED, host, seconds_model().system)
 

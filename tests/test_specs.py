@@ -96,7 +96,9 @@ def test_tensor_parallel_ranks_must_share_out_the_kv_heads() -> None:
 
 
 def test_kv_preset_below_one_block_is_refused() -> None:
-    with pytest.raises(InputError, match=r"kv_bytes = 5 holds no request of llama-3.1-8b.*at least 2097152"):
+    with pytest.raises(
+        InputError, match=r"kv_bytes = 5 holds no request of llama-3.1-8b.*at least 2097152"
+    ):
         System(find_model("llama-3.1-8b"), find_gpu("a100-80g"), kv_bytes=5)
 
 

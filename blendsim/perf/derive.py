@@ -250,7 +250,7 @@ def expert_seconds(
         )
         raise ProfileError(
             f"{gpu.name}: experts of {sized} were not measured in {shape.weights} at"
-            f"{_APART if shape.ep > 1 else ''} --tp {shape.gpus}, but {have}"
+            f"{_APART if shape.ep > 1 else ''} --tp {shape.gpus}, but {have}; choose one of these"
         )
     seconds = grid.seconds[shape._replace(weights=stand_in)]
     is_measured = ~np.isnan(seconds)

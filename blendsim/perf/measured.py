@@ -49,8 +49,8 @@ def chosen_place(system: System, profile: str) -> Path | None:
         kept = f"*/{MEASURED}/*/tp*" if profile == MEASURED else "*/*/tp*"
         have = sorted(str(path.relative_to(root)) for path in root.glob(kept))
         raise ProfileError(
-            f"profile {profile!r}: no {place}; there are {listed(have)}; {_remedy(system.model)}, "
-            f"or add --profile {IMPORTED}"
+            f"profile {profile!r}: no {place}; there are {listed(have)}; {_remedy(system.model)} "
+            f"--profile {IMPORTED}"
         )
     return place
 
@@ -60,10 +60,10 @@ def _remedy(model: ModelSpec) -> str:
     options = [] if model.weights == BF16 else [f"--quantization {NONE}"]
     options += [] if model.kv == BF16 else [f"--kv-cache-dtype {BF16}"]
     if model.experts or model.windowed_layers:
-        return "no model with experts or windows is measured"
+        return "none with experts or windows is measured: use"
     if options:
-        return f"only {BF16} is measured: add {' '.join(options)}"
-    return "measure it with `blendsim profile measure`"
+        return f"only {BF16} is measured: add {' '.join(options)}, or add"
+    return "measure it with `blendsim profile measure`, or add"
 
 
 def chosen_model(system: System, overlap: str, profile: str = IMPORTED) -> StepModel:

@@ -116,10 +116,11 @@ def _scenes(problem: Problem, baselines: Sequence[Baseline]) -> dict[str, Proble
 def _runnable(
     scenes: dict[str, Problem], baselines: Sequence[Baseline]
 ) -> tuple[list[Baseline], list[str]]:
-    """The baselines that can run as asked, and a sentence for each that cannot; InputError if none
-    can.
+    """The baselines that can run as asked, and a sentence for each reason why others cannot;
+    InputError if none can.
     """
-    kept, left_out = [], []
+    kept: list[Baseline] = []
+    left_out: dict[str, list[str]] = {}  # names by what is wrong
     for baseline in baselines:
         scene = scenes[baseline.topology]
         settings = scene.settings
@@ -129,12 +130,16 @@ def _runnable(
             if settings.cluster.is_disaggregated:
                 require_room(scene.workload, scene.true_lengths, scene.model, settings.cluster)
         except BlendsimError as error:
-            left_out.append(f"{baseline.name} is left out: {error}")
+            left_out.setdefault(str(error), []).append(baseline.name)
         else:
             kept.append(baseline)
+    told = [
+        f"{', '.join(names)} {'is' if len(names) == 1 else 'are'} left out: {error}"
+        for error, names in left_out.items()
+    ]
     if not kept:
-        raise InputError(f"no baseline can run as asked; {left_out[0]}")
-    return kept, left_out
+        raise InputError(f"no baseline can run as asked; {told[0]}")
+    return kept, told
 
 
 def _foresee(

@@ -96,8 +96,6 @@ def require_modelled(
     """InputError for rules of which no combination is modelled on replicas like `system`."""
     by_plan, knobs = flavour.eviction == BY_PLAN, flavour.knobs
     in_slices = knobs.long_prefill_token_threshold > 0
-    has_windows = system.model.windowed_layers > 0
-    windows = f"the windowed layers of {system.model.name}"
     for is_both, what, way in (
         (topology.steals and flavour.prefill_first, "stealing between ranks", flavour.name),
         (topology.steals and by_plan, "stealing between ranks", "eviction by plan"),
@@ -108,12 +106,19 @@ def require_modelled(
         (knobs != AS_SHIPPED and topology.is_disaggregated, "knobs of vLLM", topology.name),
         (in_slices and host is not None, "long_prefill_token_threshold", "host memory"),
         (by_plan and flavour.prefill_first, "eviction by plan", flavour.name),
-        (has_windows and flavour.prefill_first, flavour.name, windows),
-        (has_windows and host is not None, "host memory", windows),
-        (has_windows and flavour.cascade, "cascade attention", windows),
     ):
         if is_both:
             raise InputError(f"{what} with {way} is not modelled; leave one of the two out")
+    for is_asked, what, instead in (
+        (flavour.prefill_first, f"engine {flavour.name}", "use another --engine"),
+        (host is not None, "host memory", "leave it out"),
+        (flavour.cascade, "cascade attention", "leave it out"),
+    ):
+        if is_asked and system.model.windowed_layers:
+            raise InputError(
+                f"{what} is not modelled for {system.model.name}, which has layers with a window; "
+                f"{instead}"
+            )
 
 
 def ranks_apart(
