@@ -11,6 +11,7 @@ from test_cli_export import batch, planned
 from test_cli_range import results
 from test_traces_openai import lines, request
 
+from blendsim.cli.pricing import pricing_notes
 from blendsim.cli.remarks import flags_assumed
 from blendsim.settings import Settings
 from blendsim.traces import jsonl, load
@@ -95,6 +96,7 @@ def test_an_export_for_vllm_says_which_flags_its_plan_assumes(tmp_path: Path) ->
         assert invoke("plan", "--trace", source, *given).exit_code == 0
         found = having("the plan assumes", notes("export", plan, "-o", ordered))
         assert bool(found) == is_told
+        assert having("the plan assumes", notes("export", plan, "-o", tmp_path / "t.csv")) == found
         assert all(f"--max-num-batched-tokens {budget} " in note for note in found)
         assert all("--max-num-seqs 512 --enable-prefix-caching" in note for note in found)
 
@@ -314,6 +316,27 @@ def test_flags_of_servers_name_the_formats_that_are_asked_for(tmp_path: Path) ->
         assert "--kv-cache-dtype" not in told
         (told,) = flags_assumed(replace(asked, quantization="none", kv_cache_dtype="bf16"))
         assert not any(word in told for word in ("--quant", "--kv", "files with"))
+
+
+def test_flags_of_servers_say_where_experts_are_whole() -> None:
+    asked = Settings(model="mixtral-8x7b", gpu="h100", tp=4, expert_parallel=True)
+    for engine, flags in (
+        ("vllm", "--tensor-parallel-size 4 --enable-expert-parallel"),
+        ("sglang", "--tp-size 4 --ep-size 4"),
+    ):
+        (told,) = flags_assumed(replace(asked, engine=engine))
+        assert flags in told
+        (told,) = flags_assumed(replace(asked, engine=engine, expert_parallel=False))
+        assert "--ep-size" not in told
+        assert "--enable-expert-parallel" not in told
+
+
+def test_whole_experts_on_one_gpu_are_noted() -> None:
+    asked = Settings(model="qwen3-30b-a3b", gpu="h100", expert_parallel=True)
+    words = "--expert-parallel is for several GPUs"
+    assert having(words, pricing_notes([asked]))
+    assert not having(words, pricing_notes([replace(asked, tp=2)]))
+    assert not having(words, pricing_notes([asked, replace(asked, tp=2)]))  # a list of systems
 
 
 def test_flags_of_servers_go_by_what_the_models_files_hold(tmp_path: Path) -> None:

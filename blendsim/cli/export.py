@@ -69,12 +69,12 @@ def export(
             lines = raw_lines(files, done.workload.source_names)
             for rows, place in zip(done.by_replica(), places, strict=True):
                 write_lines(lines, done.workload.ids[rows].tolist(), place)
-            told = [*fed_in_order(made), *flags_assumed(asked.settings)]
-            done = done._replace(notes=[*done.notes, *told])
+            done = done._replace(notes=[*done.notes, *fed_in_order(made)])
         else:
             meta = {"plan_sha256": sha256(plan), "settings": asdict(asked.settings)}
             meta |= {"source": asked.source, "blendsim": __version__}
             by_request.write_served(by_request.served_table(done), output, meta)
+        done = done._replace(notes=[*done.notes, *flags_assumed(asked.settings)])
     if json:
         wrote = [str(place) for place in places]
         print_json({"requests": len(done.workload), "files": wrote, "notes": done.notes})

@@ -30,6 +30,11 @@ def pricing_notes(several: "Iterable[Settings]", *, overlaps: bool | None = None
         and _overlap_is_borrowed(settings)
     )
     notes = []
+    alone = [each for each in several if each.expert_parallel and each.tp == 1]
+    if alone and len(alone) == len(several):
+        notes.append(
+            "--expert-parallel is for several GPUs a replica (--tp); on one it does nothing"
+        )
     if told:
         beside = any(_overlaps(settings, overlaps) for settings in measured)
         also = " and overlap by published figures of another GPU" if beside else ""
