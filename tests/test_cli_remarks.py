@@ -12,7 +12,7 @@ from test_cli_range import results
 from test_traces_openai import lines, request
 
 from blendsim.cli.pricing import pricing_notes
-from blendsim.cli.remarks import flags_assumed
+from blendsim.cli.remarks import flags_assumed, memory_told
 from blendsim.settings import Settings
 from blendsim.traces import jsonl, load
 
@@ -329,6 +329,18 @@ def test_flags_of_servers_say_where_experts_are_whole() -> None:
         (told,) = flags_assumed(replace(asked, engine=engine, expert_parallel=False))
         assert "--ep-size" not in told
         assert "--enable-expert-parallel" not in told
+
+
+def test_memory_is_told_as_servers_tell_it() -> None:
+    """In all, so that it can be held against what they say."""
+    asked = Settings(model="gpt-oss-120b", gpu="h200", engine="vllm")
+    (told,) = memory_told(asked)
+    held = asked.system.kv_blocks * 16
+    assert f"{held:,} tokens, beside 65.2 GB of weights" in told
+    assert f"{held * asked.system.kv_bytes_per_token / 1e9:,.1f} GB of KV memory" in told
+    assert memory_told(replace(asked, engine="nanoflow")) == []
+    given = ("--trace", "demo:mixed?n=40", "--planner", "dfs", "--engine", "vllm")
+    assert having("GB of KV memory", notes("plan", *given))
 
 
 def test_whole_experts_on_one_gpu_are_noted() -> None:

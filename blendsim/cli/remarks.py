@@ -139,6 +139,19 @@ def _other_weights(settings: "Settings") -> str:
     return f" and files with weights in {asked}, which those of {settings.model} are not"
 
 
+def memory_told(settings: "Settings") -> list[str]:
+    """A note on a replica's memory for engines that people run: they tell theirs at their start."""
+    if settings.flavour().overlaps:
+        return []
+    system = settings.system
+    tokens = system.kv_blocks * system.block_tokens
+    return [
+        f"a replica has {system.kv_capacity_bytes / 1e9:,.1f} GB of KV memory, {tokens:,} tokens, "
+        f"beside {system.model.weight_bytes / 1e9:,.1f} GB of weights; where the server says "
+        "otherwise at its start, give its bytes as kv_bytes in --config's [settings]"
+    ]
+
+
 def not_yours(settings: "Settings") -> list[str]:
     """A note where systems are rented for an engine that overlaps, which those that people run by
     themselves do not.
