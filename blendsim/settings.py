@@ -52,7 +52,7 @@ class Settings:
     tp: int = 1
     dp: int = 1
     engine: str = "nanoflow"
-    quantization: str = "auto"  # of weights: none, fp8, fp8-block; auto: as the model's files say
+    quantization: str = "auto"  # of weights, of QUANTIZATIONS; auto: as the model's files say
     kv_cache_dtype: str = "auto"  # bf16 or fp8; auto: as the model's files say
     overlap: str = "auto"  # sum, max, table or fit; auto: fit where measured, else table
     profile: str = IMPORTED  # of kernels; or measured, or a directory of `profile measure`

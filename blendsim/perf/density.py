@@ -57,7 +57,8 @@ def profiled(model: StepModel, prompt_len: Ints, output_len: Ints) -> RequestCos
     """The same by the step model at its best rates, for the work an engine really does: p + d − 1
     tokens through the layers, d through the LM head, p·(p + 1)/2 query-key pairs, and decode reads
     Σ (p + j) for j = 1 … d − 1. All-reduces are neither: they count in the bounds alone. Prompts in
-    layers with a window count in no density and no bound: some 3 % of a prompt's time.
+    layers with a window count in no density and no bound: 0.9 to 2.5 % of a prompt's time
+    (docs/modelled.md).
     """
     p, d = prompt_len.astype(np.float64), output_len.astype(np.float64)
     compute = (

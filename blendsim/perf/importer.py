@@ -1,8 +1,8 @@
 """Import measured kernel tables from the installed `aiconfigurator_core` package (Apache-2.0).
 
-One backend for everything: vLLM's rows of the newest collected version, bf16, and fp8 where there
-are any. Only rows that were measured are read; the package's own interpolation is not used. Same
-package, same bytes out.
+One backend for everything: vLLM's rows of the newest collected version, bf16, and other formats
+where there are any. Only rows that were measured are read; the package's own interpolation is not
+used. Same package, same bytes out.
 """
 
 import importlib.util
