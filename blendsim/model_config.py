@@ -1,13 +1,15 @@
 """A ModelSpec from a Hugging Face `config.json`, and what one may hold that would change what a
 model costs. Most of that is refused: here all layers are alike, but that some may attend to a
-window of the context alone. What a tower beside the decoder weighs is counted, and in which format
-weights are stands in formats.py.
+window of the context alone, and the first ones may have no experts. What a tower beside the decoder
+weighs is counted, and in which format weights are stands in formats.py.
 
 The runtime reads its models through the same rules, and refuses more: what costs the same and is
 computed otherwise (blendrt/config.py).
 """
 
 import json
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -23,23 +25,29 @@ _EXPERT_KEYS = {
     "qwen3_moe": ("num_experts", "num_experts_per_tok", "moe_intermediate_size"),
     "gpt_oss": ("num_local_experts", "num_experts_per_tok", "intermediate_size"),
     "minimax_m2": ("num_local_experts", "num_experts_per_tok", "intermediate_size"),
+    "deepseek_v3": ("n_routed_experts", "num_experts_per_tok", "moe_intermediate_size"),
 }
-#: Decoders of models that see, which cost what those of these kinds do.
+#: Those whose K and V are kept as one vector, with an MLP that every token goes through beside its
+#: experts, and first layers without any.
+_LATENT = ("deepseek_v3",)
+_OF_LATENT = ("n_shared_experts", "kv_lora_rank", "q_lora_rank")
+#: Decoders, of models that see and others, which cost what those of these kinds do.
 _SAME_AS = {
     **dict.fromkeys(("qwen2_vl", "qwen2_vl_text", "qwen2_5_vl", "qwen2_5_vl_text"), "qwen2"),
     "qwen3_vl_text": "qwen3",
     "qwen3_vl_moe_text": "qwen3_moe",
+    "kimi_k2": "deepseek_v3",
 }
 #: Kinds without a window unless their config.json says one.
-_WITHOUT_WINDOW = ("llama", "mixtral", "minimax_m2")
+_WITHOUT_WINDOW = ("llama", "mixtral", "minimax_m2", "deepseek_v3")
 _MOST_COUNTED: Final = 1 << 31  # of anything a config.json counts
 _FAMILY_WINDOW: Final = 4_096  # of a config.json that does not say, in transformers
 #: Keys that say of a decoder that it is built otherwise, and what it has then.
 _OTHER_BUILDS = {
     **dict.fromkeys(
         ("num_experts", "num_local_experts", "n_routed_experts", "moe_intermediate_size"),
-        "of mixtures of experts only Mixtral's, Qwen3's, gpt-oss's and MiniMax-M2's are modelled; "
-        "give one of these or a dense model",
+        "of mixtures of experts only Mixtral's, Qwen3's, gpt-oss's, MiniMax-M2's and DeepSeek-V3's "
+        "are modelled; give one of these or a dense model",
     ),
     **dict.fromkeys(
         (
@@ -48,11 +56,12 @@ _OTHER_BUILDS = {
             "shared_expert_intermediate_size",
             "shared_intermediate_size",
         ),
-        "experts that every token goes through are not modelled; give another model",
+        "experts that every token goes through are modelled of DeepSeek-V3 alone; give another "
+        "model",
     ),
     **dict.fromkeys(
         ("kv_lora_rank", "q_lora_rank"),
-        "latent attention keeps another KV cache, which is not modelled; give another model",
+        "latent attention is modelled of DeepSeek-V3 and Kimi-K2 alone; give another model",
     ),
     **dict.fromkeys(
         ("dual_chunk_attention_config", "sparse_attention_config", "attention_chunk_size"),
@@ -95,8 +104,8 @@ def read_config(path: Path) -> ModelSpec:
     kind = _SAME_AS.get(named, named)
     if kind not in ("llama", "mistral", "qwen2", "qwen3", *_EXPERT_KEYS):
         raise InputError(
-            f"{path}: model_type {kind!r} is not a Llama, Mistral, Mixtral, Qwen2, Qwen3, gpt-oss "
-            "or MiniMax-M2 decoder; only those are modelled"
+            f"{path}: model_type {kind!r} is not a Llama, Mistral, Mixtral, Qwen2, Qwen3, gpt-oss, "
+            "MiniMax-M2, DeepSeek-V3 or Kimi-K2 decoder; only those are modelled"
         )
 
     def count(name: str, default: int | None = None) -> int:
@@ -127,7 +136,7 @@ def read_config(path: Path) -> ModelSpec:
     )
     if per_token > experts:
         raise InputError(f"{path}: a token goes through {per_token} of {experts} experts; mend it")
-    return ModelSpec(
+    model = ModelSpec(
         name=path.parent.resolve().name,
         layers=layers,
         hidden=hidden,
@@ -148,6 +157,35 @@ def read_config(path: Path) -> ModelSpec:
         weights=formats.weights,
         kv=formats.kv,
     )
+    return _latent(path, raw, count, model) if kind in _LATENT else model
+
+
+def _latent(path: Path, raw: Section, count: Callable[[str], int], model: ModelSpec) -> ModelSpec:
+    """The model with what a DeepSeek-V3 has otherwise than the other families."""
+    layers = model.layers
+    dense = raw.get("first_k_dense_replace")
+    if type(dense) is not int or not 0 <= dense < layers:
+        raise InputError(
+            f"{path}: 'first_k_dense_replace' is {short(dense)}, no number of the {layers} layers "
+            "that leaves some with experts; mend it"
+        )
+    if count("v_head_dim") != count("qk_nope_head_dim"):
+        raise InputError(
+            f"{path}: 'v_head_dim' is {raw['v_head_dim']} and 'qk_nope_head_dim' "
+            f"{raw['qk_nope_head_dim']}: heads of values of another size than those of queries are "
+            "not modelled; give another model"
+        )
+    return replace(
+        model,
+        kv_heads=1,
+        head_dim=count("qk_nope_head_dim"),
+        dense_layers=dense,
+        dense_intermediate=count("intermediate_size") if dense else 0,
+        shared_intermediate=count("n_shared_experts") * count("moe_intermediate_size"),
+        q_rank=count("q_lora_rank"),
+        kv_rank=count("kv_lora_rank"),
+        rope_dim=count("qk_rope_head_dim"),
+    )
 
 
 def _refuse_what_is_not_modelled(path: Path, raw: Section, kind: str) -> None:
@@ -156,8 +194,9 @@ def _refuse_what_is_not_modelled(path: Path, raw: Section, kind: str) -> None:
     `raw` is the part of the file at `path` that is about the decoder, `kind` its model_type.
     """
     experts = _EXPERT_KEYS.get(kind, ())
+    modelled = (*experts, *_OF_LATENT) if kind in _LATENT else experts
     for name, why in _OTHER_BUILDS.items():
-        if raw.get(name) and name not in experts:
+        if raw.get(name) and name not in modelled:
             raise InputError(f"{path}: {name!r} is {short(raw[name])}: {why}")
     if experts:
         _refuse_dense_layers(path, raw)
@@ -170,8 +209,8 @@ def _refuse_what_is_not_modelled(path: Path, raw: Section, kind: str) -> None:
 
 
 def _refuse_dense_layers(path: Path, raw: Section) -> None:
-    """InputError unless every layer of a mixture of experts has them."""
-    for name, usual in (("decoder_sparse_step", 1), ("mlp_only_layers", [])):
+    """InputError unless every layer of a mixture of experts has them, but for the first ones."""
+    for name, usual in (("decoder_sparse_step", 1), ("mlp_only_layers", []), ("moe_layer_freq", 1)):
         if raw.get(name, usual) not in (usual, None):
             raise InputError(
                 f"{path}: {name!r} is {short(raw[name])}: layers without experts beside others "

@@ -9,9 +9,10 @@ BYTES_PER_VALUE = 2  # bf16: activations, and weights and KV by themselves
 
 @dataclass(frozen=True, slots=True)
 class ModelSpec:
-    """A decoder of the Llama/Qwen family, dense or with experts in every layer. Some of its layers
-    may attend to the last `window` tokens alone. Towers that see or hear for it take memory and no
-    time.
+    """A decoder of the Llama/Qwen/DeepSeek families, dense or with experts in every layer but the
+    first `dense_layers`. Some of its layers may attend to the last `window` tokens alone. With
+    latent attention a token's K and V are kept as one vector that all heads share, and `kv_heads`
+    is 1. Towers that see or hear for it take memory and no time.
 
     Of quantised weights those of layers are in their format, or those of experts alone; embedding,
     LM head, norms, routers and towers stay bf16.
@@ -34,16 +35,31 @@ class ModelSpec:
     experts_per_token: int = 0
     window: int = 0  # tokens that windowed layers attend to
     windowed_layers: int = 0  # of `layers`
+    dense_layers: int = 0  # the first ones, without experts
+    dense_intermediate: int = 0  # of their MLP
+    shared_intermediate: int = 0  # of the MLP that every token goes through beside its experts
+    q_rank: int = 0  # values that queries are projected through, of latent attention
+    kv_rank: int = 0  # values that stand for K and V of all heads; 0: no latent attention
+    rope_dim: int = 0  # values of a query, and of all keys together, that hold the position
     expert_parallel: bool = False  # a GPU has some experts whole, not its share of each
     weights: str = BF16  # of WEIGHTS
     kv: str = BF16  # of KV_FORMATS
 
     @property
-    def matrix_parameters(self) -> int:
-        """Weights of one layer's matrices, all experts' included, its router's not."""
-        qkv = self.hidden * (self.heads + 2 * self.kv_heads) * self.head_dim
+    def attention_parameters(self) -> int:
+        """Weights of the matrices of one layer's attention: of a latent one those that project down
+        (DeepSeek-V2, arXiv 2405.04434, §2.1), up to the heads, and their output.
+        """
         o = self.heads * self.head_dim * self.hidden
-        return qkv + o + max(1, self.experts) * self.expert_parameters
+        if self.kv_rank:
+            up = self.q_rank * (self.head_dim + self.rope_dim) + self.kv_rank * 2 * self.head_dim
+            return self.down_parameters + self.heads * up + o
+        return self.hidden * (self.heads + 2 * self.kv_heads) * self.head_dim + o
+
+    @property
+    def down_parameters(self) -> int:
+        """Those of them that belong to no head, which every GPU has; 0 without latent attention."""
+        return self.hidden * (self.q_rank + self.latent)
 
     @property
     def expert_parameters(self) -> int:
@@ -51,32 +67,70 @@ class ModelSpec:
         return 3 * self.hidden * self.intermediate
 
     @property
+    def layers_with_experts(self) -> int:
+        """All but the first `dense_layers`; none of a dense model."""
+        return self.layers - self.dense_layers if self.experts else 0
+
+    @property
+    def matrix_parameters(self) -> int:
+        """Weights of one layer's matrices, all experts' included, its router's not; of one with
+        experts where there are others.
+        """
+        shared = 3 * self.hidden * self.shared_intermediate
+        return self.attention_parameters + max(1, self.experts) * self.expert_parameters + shared
+
+    @property
     def layer_parameters(self) -> int:
-        """Weights of one layer's matrices and its norms, biases and router."""
+        """Weights of that layer's matrices and its norms, biases and router."""
         bias = (self.heads + 2 * self.kv_heads) * self.head_dim if self.qkv_bias else 0
         norms = 2 * self.hidden + (2 * self.head_dim if self.qk_norm else 0)
+        norms += self.q_rank + self.kv_rank
         return self.matrix_parameters + self.hidden * self.experts + bias + norms
+
+    @property
+    def all_matrix_parameters(self) -> int:
+        """Weights of the matrices of all layers, routers' not."""
+        dense = self.attention_parameters + 3 * self.hidden * self.dense_intermediate
+        others = self.layers - self.dense_layers
+        return others * self.matrix_parameters + self.dense_layers * dense
 
     @property
     def parameters(self) -> int:
         """All weights of the decoder, embedding and LM head included."""
         embeddings = self.vocab * self.hidden * (1 if self.tied_embeddings else 2)
-        return self.layers * self.layer_parameters + embeddings + self.hidden
+        besides = self.layer_parameters - self.matrix_parameters
+        routers = self.dense_layers * self.hidden * self.experts  # that those layers have not
+        others = self.layers * besides - routers + self.hidden
+        return self.all_matrix_parameters + others + embeddings
 
     @property
     def active_parameters(self) -> int:
         """Those that a token goes through (P of the paper's §4.1): of a dense model all."""
         idle = max(0, self.experts - self.experts_per_token)
-        return self.parameters - self.layers * idle * self.expert_parameters
+        return self.parameters - self.layers_with_experts * idle * self.expert_parameters
 
     @property
     def weight_bytes(self) -> int:
         """Bytes of all weights in memory, of towers too."""
-        of_experts = self.experts * self.expert_parameters
-        in_format = of_experts if self.weights in OF_EXPERTS else self.matrix_parameters
-        quantised = self.layers * in_format
+        of_experts = self.layers_with_experts * self.experts * self.expert_parameters
+        quantised = of_experts if self.weights in OF_EXPERTS else self.all_matrix_parameters
         others = self.parameters + self.tower_parameters - quantised
         return int(quantised * WEIGHTS[self.weights]) + others * BYTES_PER_VALUE
+
+    @property
+    def layer_format(self) -> str:
+        """What the matrices of layers are kept in, experts' aside, of formats.WEIGHTS."""
+        return BF16 if self.weights in OF_EXPERTS else self.weights
+
+    @property
+    def latent(self) -> int:
+        """Values that stand for K and V of all heads in one layer; 0: each head has its own."""
+        return self.kv_rank + self.rope_dim
+
+    @property
+    def kv_values(self) -> int:
+        """Values of K and V of one token in one layer."""
+        return self.latent or 2 * self.kv_width
 
     @property
     def kv_width(self) -> int:
@@ -91,12 +145,12 @@ class ModelSpec:
     @property
     def kv_bytes_per_token(self) -> int:
         """Bytes of K and V of one token in all layers that keep the whole context."""
-        return 2 * KV_FORMATS[self.kv] * self.kv_width * self.full_layers
+        return KV_FORMATS[self.kv] * self.kv_values * self.full_layers
 
     @property
     def window_bytes_per_token(self) -> int:
         """The same of one token within the window, in the layers that have one."""
-        return 2 * KV_FORMATS[self.kv] * self.kv_width * self.windowed_layers
+        return KV_FORMATS[self.kv] * self.kv_values * self.windowed_layers
 
     def in_format(self, quantization: str, kv_cache_dtype: str) -> "ModelSpec":
         """The model with weights and KV in the formats asked for, of formats.QUANTIZATIONS and

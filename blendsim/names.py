@@ -65,6 +65,11 @@ MODEL_NAMES: Mapping[str, Known] = {
     "minimax-m2": Known("MiniMaxAI/"),
     "gpt-oss-20b": Known("openai/"),
     "gpt-oss-120b": Known("openai/"),
+    "deepseek-v3": Known(
+        "deepseek-ai/",
+        ("DeepSeek-V3-0324", "DeepSeek-V3.1", "DeepSeek-R1", "DeepSeek-R1-0528"),
+    ),
+    "kimi-k2": Known("moonshotai/", ("Kimi-K2-Instruct", "Kimi-K2-Base")),
 }
 
 #: Uploads in fp8 of the same weights: who makes them, what follows the model's name, and how they

@@ -143,7 +143,7 @@ class Settings:
     def system(self) -> System:
         """The replica that is asked for; InputError where it cannot be."""
         system = System(self.spec, find_gpu(self.gpu), self.tp, self.kv_bytes)
-        left = system.gpu.memory_bytes * system.tp - system.model.weight_bytes
+        left = system.gpu.memory_bytes * system.tp - system.weight_bytes
         if system.kv_capacity_bytes > left:
             raise InputError(
                 f"kv_bytes = {self.kv_bytes} is more than the {max(0, left)} bytes that weights of "

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from blendsim.errors import InputError, UnknownName
-from blendsim.formats import BLOCK_VALUES, FP8, FP8_BLOCK, IN_FP8, MXFP4, NVFP4, OF_EXPERTS
+from blendsim.formats import BLOCK_VALUES, FP8, FP8_BLOCK, IN_FP8, MXFP4, NVFP4, OF_EXPERTS, WEIGHTS
 from blendsim.model_config import read_config
 from blendsim.model_spec import BYTES_PER_VALUE as BYTES_PER_VALUE
 from blendsim.model_spec import ModelSpec as ModelSpec
@@ -114,7 +114,7 @@ class System:
                 f"{self.block_tokens} tokens at least; give at least {wanted}"
             )
         if self.kv_blocks < least:
-            weights = self.model.weight_bytes / 1e9
+            weights = self.weight_bytes / 1e9
             raise InputError(
                 f"{self.model.name} needs {weights:.0f} GB for weights and leaves no KV cache on "
                 f"{self.tp} × {self.gpu.name}; use a larger --tp or another --gpu"
@@ -140,10 +140,15 @@ class System:
         model = self.model
         if model.weights != FP8_BLOCK:
             return
+        heads = model.heads // self.tp
         for what, width in (
             ("MLP", model.intermediate // (1 if model.expert_parallel else self.tp)),
-            ("queries", model.heads * model.head_dim // self.tp),
-            ("keys", max(1, model.kv_heads // self.tp) * model.head_dim),
+            ("MLP of dense layers", model.dense_intermediate // self.tp),
+            ("shared experts", model.shared_intermediate // self.tp),
+            ("queries", heads * (model.head_dim + model.rope_dim)),
+            ("attention", heads * model.head_dim),
+            # NOTE: what a latent attention keeps is whole on every GPU.
+            ("keys", 0 if model.latent else max(1, model.kv_heads // self.tp) * model.head_dim),
         ):
             if width % BLOCK_VALUES:
                 or_else = ", or --expert-parallel" if what == "MLP" and model.experts else ""
@@ -163,14 +168,27 @@ class System:
         if self.kv_bytes is not None:
             return self.kv_bytes
         free = int(0.90 * self.gpu.memory_bytes * self.tp) - (2 << 30) * self.tp
-        return free - self.model.weight_bytes
+        return free - self.weight_bytes
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of all weights on all GPUs: those of a latent attention that belong to no head are
+        on every one.
+        """
+        repeated = (self.tp - 1) * self.model.layers * self.model.down_parameters
+        return self.model.weight_bytes + int(repeated * WEIGHTS[self.model.layer_format])
+
+    @property
+    def kv_copies(self) -> int:
+        """GPUs that keep the same K and V: heads of them are repeated when the GPUs outnumber them,
+        as is what a latent attention keeps for all heads.
+        """
+        return max(1, self.tp // self.model.kv_heads)
 
     @property
     def kv_bytes_per_token(self) -> int:
-        """Bytes of K and V of one token on all GPUs: KV heads are repeated when the GPUs outnumber
-        them.
-        """
-        return self.model.kv_bytes_per_token * max(1, self.tp // self.model.kv_heads)
+        """Bytes of K and V of one token on all GPUs."""
+        return self.model.kv_bytes_per_token * self.kv_copies
 
     @property
     def flops(self) -> float:
@@ -269,6 +287,15 @@ def _gpt_oss(name: str, layers: int, experts: int) -> ModelSpec:
     return replace(mixture, window=128, windowed_layers=layers // 2, weights=MXFP4)
 
 
+def _latent(name: str, heads: int, experts: int, dense: int, vocab: int, context: int) -> ModelSpec:
+    """DeepSeek-V3 and what is built like it, published in fp8 by block."""
+    return ModelSpec(
+        name, 61, 7168, 2_048, heads, 1, 128, vocab, context,
+        experts=experts, experts_per_token=8, dense_layers=dense, dense_intermediate=18_432,
+        shared_intermediate=2_048, q_rank=1_536, kv_rank=512, rope_dim=64, weights=FP8_BLOCK,
+    )  # fmt: skip
+
+
 MODELS: dict[str, ModelSpec] = {
     model.name: model
     for model in (
@@ -306,6 +333,8 @@ MODELS: dict[str, ModelSpec] = {
         ),
         _gpt_oss("gpt-oss-20b", 24, 32),
         _gpt_oss("gpt-oss-120b", 36, 128),
+        _latent("deepseek-v3", 128, 256, 3, 129_280, 163_840),
+        _latent("kimi-k2", 64, 384, 1, 163_840, 131_072),
     )
 }
 

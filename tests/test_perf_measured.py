@@ -200,7 +200,6 @@ def test_one_size_of_chunks_makes_no_line() -> None:
 @pytest.mark.parametrize("name", ["gpt-oss-20b", "qwen3-30b-a3b"])
 def test_nobody_is_sent_to_measure_experts(name: str) -> None:
     system = System(find_model(name), SYSTEM.gpu)
-    with pytest.raises(
-        ProfileError, match=r"; none with experts or windows is measured: use --profile imported$"
-    ):
+    told = "; none with experts, windows or latent attention is measured: use --profile imported$"
+    with pytest.raises(ProfileError, match=told):
         chosen_place(system, "measured")

@@ -27,6 +27,8 @@ PUBLISHED = {
     "minimax-m2": 228.69,
     "gpt-oss-20b": 20.91,
     "gpt-oss-120b": 116.79,  # 116.83 with its experts' biases, which are not counted
+    "deepseek-v3": 671.03,  # without the layer that guesses a second token
+    "kimi-k2": 1026.41,
 }
 #: Of which a token goes through so many. OpenAI's 3.6 and 5.1 leave the embedding out.
 PUBLISHED_ACTIVE = {
@@ -37,6 +39,8 @@ PUBLISHED_ACTIVE = {
     "minimax-m2": 11.0,
     "gpt-oss-20b": 4.2,
     "gpt-oss-120b": 5.7,
+    "deepseek-v3": 37.5,  # DeepSeek's 37 leaves the embedding out
+    "kimi-k2": 32.9,
 }
 
 

@@ -106,7 +106,7 @@ def _sglang_flags(settings: "Settings") -> list[str]:
     flags += _format_flags(settings, "fp8_e4m3")
     if settings.kv_bytes is None:
         # The share of memory for weights and KV alone; what steps need comes on top.
-        static = system.model.weight_bytes + system.kv_capacity_bytes
+        static = system.weight_bytes + system.kv_capacity_bytes
         share = math.floor(100 * static / (system.gpu.memory_bytes * system.tp)) / 100
         flags.append(f"--mem-fraction-static {share:.2f}")
     return flags
@@ -147,7 +147,7 @@ def memory_told(settings: "Settings") -> list[str]:
     tokens = system.kv_blocks * system.block_tokens
     return [
         f"a replica has {system.kv_capacity_bytes / 1e9:,.1f} GB of KV memory, {tokens:,} tokens, "
-        f"beside {system.model.weight_bytes / 1e9:,.1f} GB of weights; where the server says "
+        f"beside {system.weight_bytes / 1e9:,.1f} GB of weights; where the server says "
         "otherwise at its start, give its bytes as kv_bytes in --config's [settings]"
     ]
 

@@ -1,11 +1,13 @@
 """KernelAtlas: everything measured about one GPU, for any model: GEMM over (n, k), attention over
-head shapes, experts over their sizes, all-reduce over GPUs. On disk `profiles/<gpu>/kernels/`.
+head shapes, experts and the projections of latent attention over their sizes, all-reduce over
+GPUs. On disk `profiles/<gpu>/kernels/`.
 
 A model's profile is cut out of its GPU's atlas, so a model nobody imported still gets one.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,12 +21,17 @@ from blendsim.perf.grids import (
     ExpertShape,
     GemmGrid,
     HeadShape,
+    LatentGrid,
+    LatentShape,
     ReduceGrid,
+    Shape,
+    TokenGrid,
 )
 from blendsim.perf.plausible import (
     gpu_of,
     require_experts,
     require_gemms,
+    require_projections,
     require_prompts,
     require_reads,
 )
@@ -54,29 +61,42 @@ GEMMS = {
     FP8_BLOCK: "gemm_fp8_block.csv",
     NVFP4: "gemm_nvfp4.csv",
 }
-DECODE = {BF16: "decode_attention.csv", FP8: "decode_attention_fp8.csv"}
-PREFILL = {BF16: "prefill_attention.csv", FP8: "prefill_attention_fp8.csv"}
-#: Of layers that attend to a window, which is a column more.
-DECODE_WINDOWED = {
-    kv: name.replace("attention", "attention_windowed") for kv, name in DECODE.items()
-}
-PREFILL_WINDOWED = {
-    kv: name.replace("attention", "attention_windowed") for kv, name in PREFILL.items()
-}
+ATTENTION = DECODE, PREFILL = "decode_attention", "prefill_attention"
+#: Kinds of attention by the size of a HeadShape that tells them from the first, a column more: of
+#: the whole context, of a window, and of one vector that stands for all heads' K and V.
+_KINDS = ("", "window", "latent")
+_ENDINGS = {"": "", "window": "_windowed", "latent": "_latent"}
 EXPERTS = "experts.csv"
 REDUCE = "all_reduce.csv"
 META = "meta.toml"
-_ATTENTION = (DECODE, PREFILL, DECODE_WINDOWED, PREFILL_WINDOWED)
+PROJECTIONS = "projections.csv"  # of latent attention
+_SHAPE = ("heads", "kv_heads", "head_dim")
+
+
+def attention_table(name: str, kind: str, kv: str) -> str:
+    """The file of DECODE or PREFILL attention of one of _KINDS with KV in a format."""
+    return f"{name}{_ENDINGS[kind]}{'' if kv == BF16 else f'_{kv}'}.csv"
+
+
+def table_of(name: str, shape: HeadShape) -> str:
+    """The file of DECODE or PREFILL attention of heads of a shape."""
+    kv = next(kv for kv, value_bytes in KV_FORMATS.items() if value_bytes == shape.value_bytes)
+    return attention_table(name, _kind(shape), kv)
+
+
 FILES = (
     *GEMMS.values(),
-    *(name for names in _ATTENTION for name in names.values()),
+    *(
+        attention_table(name, kind, kv)
+        for name in ATTENTION
+        for kind in _KINDS
+        for kv in KV_FORMATS
+    ),
     EXPERTS,
+    PROJECTIONS,
     REDUCE,
     META,
 )
-_SHAPE = ("heads", "kv_heads", "head_dim", "batch")
-_WINDOWED_SHAPE = ("heads", "kv_heads", "head_dim", "window", "batch")
-_EXPERT = ExpertShape._fields
 
 
 class Needs(NamedTuple):
@@ -85,13 +105,13 @@ class Needs(NamedTuple):
     other_weights: bool  # than bf16
     kv: str
     experts: bool
-    windows: bool
+    kind: str  # of _KINDS, beside attention to the whole context
 
 
 def needs_of(model: ModelSpec) -> Needs:
     """What a profile of `model` may be cut from."""
-    other, windows = model.weights != BF16, model.windowed_layers > 0
-    return Needs(other, model.kv, model.experts > 0, windows)
+    kind = "latent" if model.latent else "window" if model.windowed_layers else ""
+    return Needs(model.weights != BF16, model.kv, model.experts > 0, kind)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -102,6 +122,7 @@ class KernelAtlas:
     decode: Mapping[HeadShape, AttentionGrid]  # of every format of KV
     prefill: Mapping[HeadShape, AttentionGrid]
     experts: ExpertGrid | None
+    projections: LatentGrid | None  # of latent attention
     reduce: Mapping[int, ReduceGrid]  # by number of GPUs
     meta: Mapping[str, Any]
 
@@ -111,21 +132,14 @@ def write_atlas(atlas: KernelAtlas, directory: Path) -> None:
     make_directory(directory)
     for weights, name in GEMMS.items():
         _write_or_remove(directory / name, atlas.gemms.get(weights), _write_gemm)
-    for names, grids in (
-        (DECODE, atlas.decode),
-        (PREFILL, atlas.prefill),
-        (DECODE_WINDOWED, atlas.decode),
-        (PREFILL_WINDOWED, atlas.prefill),
-    ):
-        is_windowed = names in (DECODE_WINDOWED, PREFILL_WINDOWED)
-        for kv, name in names.items():
-            of_table = {
-                shape: grid
-                for shape, grid in grids.items()
-                if (shape.value_bytes, shape.window > 0) == (KV_FORMATS[kv], is_windowed)
-            }
-            _write_or_remove(directory / name, of_table, _write_attention)
-    _write_or_remove(directory / EXPERTS, atlas.experts, _write_experts)
+    for name, grids in ((DECODE, atlas.decode), (PREFILL, atlas.prefill)):
+        for kind in _KINDS:
+            for kv in KV_FORMATS:
+                file = attention_table(name, kind, kv)
+                of_table = {s: grid for s, grid in grids.items() if table_of(name, s) == file}
+                _write_or_remove(directory / file, of_table, partial(_write_attention, kind=kind))
+    _write_or_remove(directory / EXPERTS, atlas.experts, _write_tokens)
+    _write_or_remove(directory / PROJECTIONS, atlas.projections, _write_tokens)
     write_rows(
         directory / REDUCE,
         ["gpus", "bytes", "time_us"],
@@ -136,6 +150,15 @@ def write_atlas(atlas: KernelAtlas, directory: Path) -> None:
         ),
     )
     write_toml(directory / META, {"schema": SCHEMA, "version": SCHEMA_VERSION, **atlas.meta})
+
+
+def _kind(shape: HeadShape) -> str:
+    return "latent" if shape.latent else "window" if shape.window else ""
+
+
+def _header(kind: str) -> tuple[str, ...]:
+    """The columns of a table of attention before its times."""
+    return (*_SHAPE, *([kind] if kind else []), "batch")
 
 
 def _write_or_remove(path: Path, table: Any, write: Callable[[Path, Any], None]) -> None:
@@ -158,31 +181,27 @@ def _write_gemm(path: Path, grid: GemmGrid) -> None:
     )
 
 
-def _write_attention(path: Path, grids: Mapping[HeadShape, AttentionGrid]) -> None:
+def _write_attention(path: Path, grids: Mapping[HeadShape, AttentionGrid], kind: str) -> None:
     lengths = sorted({int(s) for g in grids.values() for s in g.lengths})
-    is_windowed = any(shape.window for shape in grids)
+    columns = _header(kind)[:-1]
     write_rows(
         path,
-        [*(_WINDOWED_SHAPE if is_windowed else _SHAPE), *map(str, lengths)],
+        [*_header(kind), *map(str, lengths)],
         (
-            [
-                *shape[:3],
-                *([shape.window] if is_windowed else []),
-                int(batch),
-                *_spread(g, i, lengths),
-            ]
+            [*(getattr(shape, name) for name in columns), int(batch), *_spread(g, i, lengths)]
             for shape, g in sorted(grids.items())
             for i, batch in enumerate(g.batches)
         ),
     )
 
 
-def _write_experts(path: Path, grid: ExpertGrid) -> None:
+def _write_tokens(path: Path, grid: TokenGrid[Any]) -> None:
+    """Times by numbers of tokens, a shape a row."""
     formats = list(WEIGHTS)
     shapes = sorted(grid.seconds, key=lambda s: (formats.index(s.weights), s))
     write_rows(
         path,
-        [*_EXPERT, *map(str, grid.tokens)],
+        [*type(shapes[0])._fields, *map(str, grid.tokens)],
         ([*shape, *map(to_text, grid.seconds[shape])] for shape in shapes),
     )
 
@@ -205,12 +224,15 @@ def read_atlas(directory: Path, needs: Needs | None = None) -> KernelAtlas:
             if (needs is None or weights == BF16 or needs.other_weights)
             and _is_there(directory / name, weights)
         },
-        decode=_read_attentions(directory, (DECODE, DECODE_WINDOWED), require_reads, gpu, needs),
-        prefill=_read_attentions(
-            directory, (PREFILL, PREFILL_WINDOWED), require_prompts, gpu, needs
-        ),
-        experts=_read_experts(directory / EXPERTS, gpu)
-        if (needs is None or needs.experts) and (directory / EXPERTS).exists()
+        decode=_read_attentions(directory, DECODE, require_reads, gpu, needs),
+        prefill=_read_attentions(directory, PREFILL, require_prompts, gpu, needs),
+        experts=_read_tokens(directory / EXPERTS, ExpertShape, partial(require_experts, gpu=gpu))
+        if needs is None or needs.experts
+        else None,
+        projections=_read_tokens(
+            directory / PROJECTIONS, LatentShape, partial(require_projections, gpu=gpu)
+        )
+        if needs is None or needs.kind == "latent"
         else None,
         reduce=_read_reduce(directory / REDUCE),
         meta=meta,
@@ -250,40 +272,39 @@ def _read_gemm(path: Path, gpu: GpuSpec | None, weights: str) -> GemmGrid:
 
 def _read_attentions(
     directory: Path,
-    kinds: tuple[Mapping[str, str], Mapping[str, str]],
+    name: str,
     require: Callable[..., None],
     gpu: GpuSpec | None,
     needs: Needs | None,
 ) -> dict[HeadShape, AttentionGrid]:
-    """Tables by format of KV, of the whole context and of windows."""
+    """Tables of all kinds and formats of KV that there are, or that are needed."""
     grids: dict[HeadShape, AttentionGrid] = {}
-    for names, header in zip(kinds, (_SHAPE, _WINDOWED_SHAPE), strict=True):
-        if header is _WINDOWED_SHAPE and needs is not None and not needs.windows:
-            continue
-        for kv, name in names.items():
-            path = directory / name
-            if needs is not None and kv not in (BF16, needs.kv):
+    for kind in _KINDS:
+        for kv, value_bytes in KV_FORMATS.items():
+            path = directory / attention_table(name, kind, kv)
+            if needs is not None and (kind not in ("", needs.kind) or kv not in (BF16, needs.kv)):
                 continue
-            if (header is _SHAPE and kv == BF16) or path.exists():
-                grids |= _read_attention(path, header, require, gpu, KV_FORMATS[kv])
+            if _is_there(path, kind or kv):
+                grids |= _read_attention(path, kind, require, gpu, value_bytes)
     return grids
 
 
 def _read_attention(
     path: Path,
-    shape_header: Sequence[str],
+    kind: str,
     require: Callable[..., None],
     gpu: GpuSpec | None,
     value_bytes: int,
 ) -> dict[HeadShape, AttentionGrid]:
-    header, rows = read_rows(path, shape_header)
-    first = len(shape_header)
+    columns = _header(kind)
+    header, rows = read_rows(path, columns)
+    first = len(columns)
     lengths = lengths_of(path, header, first)
     read = times(path, rows, range(first, len(header)), has_holes=True)
     sizes = whole_keys(path, rows, first)
     shapes = [
-        HeadShape(heads, kv_heads, head_dim, value_bytes, sum(window))
-        for heads, kv_heads, head_dim, *window, _ in sizes.tolist()
+        HeadShape(heads, kv_heads, head_dim, value_bytes, **({kind: more[0]} if kind else {}))
+        for heads, kv_heads, head_dim, *more, _ in sizes.tolist()
     ]
     batches = sizes[:, -1].astype(np.float64)
     require(path, gpu, shapes, (batches, lengths), read, first)
@@ -296,15 +317,19 @@ def _read_attention(
     return grids
 
 
-def _read_experts(path: Path, gpu: GpuSpec | None) -> ExpertGrid:
-    header, rows = read_rows(path, _EXPERT)
-    first = len(_EXPERT)
+def _read_tokens(
+    path: Path, kind: type[Shape], require: Callable[..., None]
+) -> TokenGrid[Shape] | None:
+    """What `_write_tokens` wrote; None where there is no such table."""
+    if not path.exists():
+        return None
+    header, rows = read_rows(path, kind._fields)
+    first = len(kind._fields)
     tokens = lengths_of(path, header, first)
     seconds = times(path, rows, range(first, len(header)), has_holes=True)
     sizes = whole_keys(path, rows, first, tuple(WEIGHTS))
     shapes = [
-        ExpertShape(row[0], *of_row)
-        for row, of_row in zip(rows, sizes[:, 1:].tolist(), strict=True)
+        kind(row[0], *of_row) for row, of_row in zip(rows, sizes[:, 1:].tolist(), strict=True)
     ]
-    require_experts(path, gpu, shapes, tokens, seconds, first)
-    return ExpertGrid(tokens.astype(np.int64), dict(zip(shapes, seconds, strict=True)))
+    require(path, shapes=shapes, tokens=tokens, seconds=seconds, first=first)
+    return TokenGrid(tokens.astype(np.int64), dict(zip(shapes, seconds, strict=True)))

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from blendsim.errors import ProfileError
-from blendsim.formats import BF16, FP8, FP8_BLOCK, KV_FORMATS, OF_EXPERTS, WEIGHTS
+from blendsim.formats import BF16, FP8, FP8_BLOCK, KV_FORMATS, WEIGHTS
 from blendsim.perf.atlas import STATED, KernelAtlas
 from blendsim.perf.grids import (
     AttentionGrid,
@@ -18,14 +18,16 @@ from blendsim.perf.grids import (
     GemmGrid,
     HeadShape,
     Ints,
+    LatentGrid,
+    LatentShape,
     WindowedGrids,
     along,
 )
-from blendsim.perf.profile import EXPERTS, Profile, operators_of
+from blendsim.perf.profile import EXPERTS, HEAD, PROJECTIONS, Profile, operators_of
 from blendsim.perf.profile import OPERATORS as OPERATORS
 from blendsim.specs import GpuSpec, ModelSpec
 
-_ALWAYS_BF16 = ("router", "head")
+_ALWAYS_BF16 = ("router", HEAD)
 #: Whose kernels stand for those of a format that was not measured. GEMMs by block that are no
 #: launch times take 0.9 to 1.0 of those in fp8. Experts in fp8 take as long as those by block on an
 #: L40S and less on a B200 (docs/profiles.md), so that the other way round they would be too fast.
@@ -40,6 +42,11 @@ MORE_SHAPE: dict[str, int | str] = {
     "experts": 0,
     "experts_per_token": 0,
     "window": 0,
+    "dense_intermediate": 0,
+    "shared_intermediate": 0,
+    "q_rank": 0,
+    "kv_rank": 0,
+    "rope_dim": 0,
     "expert_parallel": False,
     "weights": BF16,
     "kv": BF16,
@@ -47,26 +54,31 @@ MORE_SHAPE: dict[str, int | str] = {
 
 
 def gemm_shapes(model: ModelSpec, tp: int) -> dict[str, tuple[int, int]]:
-    """(n outputs, k inputs) of each GEMM on one of `tp` GPUs; experts are none."""
-    shape = head_shape(model, tp)
+    """(n outputs, k inputs) of each GEMM on one of `tp` GPUs, in the order of `operators_of`;
+    experts are none, and projections of a latent attention are timed as one.
+    """
+    shape, hidden = head_shape(model, tp), model.hidden
     width = shape.heads * shape.head_dim
-    qkv = width + 2 * shape.kv_heads * shape.head_dim
-    mlp = {
-        "gate_up": (2 * model.intermediate // tp, model.hidden),
-        "down": (model.hidden, model.intermediate // tp),
+    mlp = (model.dense_intermediate if model.experts else model.intermediate) // tp
+    shared = model.shared_intermediate // tp
+    gemms = {
+        "qkv": (width + 2 * shape.kv_heads * shape.head_dim, hidden),
+        "o": (hidden, width),
+        "gate_up": (2 * mlp, hidden),
+        "down": (hidden, mlp),
+        "shared_gate_up": (2 * shared, hidden),
+        "shared_down": (hidden, shared),
+        "router": (model.experts, hidden),
+        HEAD: (-(-model.vocab // tp), hidden),
     }
-    return {
-        "qkv": (qkv, model.hidden),
-        "o": (model.hidden, width),
-        **({"router": (model.experts, model.hidden)} if model.experts else mlp),
-        "head": (-(-model.vocab // tp), model.hidden),
-    }
+    return {name: gemms[name] for name in operators_of(shape_of(model)) if name in gemms}
 
 
 def format_of(model: ModelSpec, operator: str) -> str:
     """The format of an operator's weights, of formats.WEIGHTS."""
-    is_other = model.weights in OF_EXPERTS and operator != EXPERTS
-    return BF16 if is_other or operator in _ALWAYS_BF16 else model.weights
+    if operator in _ALWAYS_BF16:
+        return BF16
+    return model.weights if operator == EXPERTS else model.layer_format
 
 
 def token_weights(model: ModelSpec, tp: int) -> dict[str, int]:
@@ -75,7 +87,9 @@ def token_weights(model: ModelSpec, tp: int) -> dict[str, int]:
     """
     counts = {name: n * k for name, (n, k) in gemm_shapes(model, tp).items()}
     counts[EXPERTS] = model.experts_per_token * model.expert_parameters // tp
-    return {name: counts[name] for name in operators_of(model.experts)}
+    down = model.down_parameters
+    counts[PROJECTIONS] = down + (model.attention_parameters - down) // tp
+    return {name: counts[name] for name in operators_of(shape_of(model))}
 
 
 def token_weight_bytes(model: ModelSpec, tp: int) -> dict[str, int]:
@@ -88,8 +102,14 @@ def head_shape(model: ModelSpec, tp: int) -> HeadShape:
     """Attention heads on one GPU in layers that attend to the whole context; KV heads are repeated
     when there are fewer of them than GPUs.
     """
-    value_bytes = KV_FORMATS[model.kv]
-    return HeadShape(model.heads // tp, max(1, model.kv_heads // tp), model.head_dim, value_bytes)
+    heads, kv_heads = model.heads // tp, max(1, model.kv_heads // tp)
+    return HeadShape(heads, kv_heads, model.head_dim, KV_FORMATS[model.kv], latent=model.latent)
+
+
+def latent_shape(model: ModelSpec, tp: int) -> LatentShape:
+    """The projections of one layer's latent attention on one of `tp` GPUs."""
+    sizes = model.head_dim, model.q_rank, model.kv_rank, model.rope_dim
+    return LatentShape(model.layer_format, model.hidden, model.heads // tp, *sizes)
 
 
 def expert_shape(model: ModelSpec, tp: int) -> ExpertShape:
@@ -111,13 +131,19 @@ def derive_profile(atlas: KernelAtlas, gpu: GpuSpec, model: ModelSpec, tp: int) 
     plain = atlas.gemms[BF16]
     tokens = plain.tokens
     shapes = gemm_shapes(model, tp)
-    for name in operators_of(model.experts):
+    for name in operators_of(shape_of(model)):
         if name == EXPERTS:
             wanted = expert_shape(model, tp)
             seconds, note, stand_in = expert_seconds(gpu, atlas.experts, wanted, tokens)
             used.add(EXPERTS)
             if stand_in != model.weights:
                 stand_ins["experts"] = stand_in
+        elif name == PROJECTIONS:
+            projected = latent_shape(model, tp)
+            seconds, note, stand_in = projection_seconds(gpu, atlas.projections, projected, tokens)
+            used.add(PROJECTIONS)
+            if stand_in != projected.weights:
+                stand_ins["projections"] = stand_in
         else:
             n, k = shapes[name]
             weights = format_of(model, name)
@@ -144,8 +170,9 @@ def derive_profile(atlas: KernelAtlas, gpu: GpuSpec, model: ModelSpec, tp: int) 
             f"{gpu.name}: no attention over {model.kv} KV measured; choose another --gpu, or "
             f"--kv-cache-dtype {BF16}"
         )
-    if model.kv != BF16:
-        used |= {f"decode_attention_{model.kv}", f"prefill_attention_{model.kv}"}
+    kind = "_latent" if model.latent else ""
+    kv = "" if model.kv == BF16 else f"_{model.kv}"
+    used |= {f"{name}_attention{kind}{kv}" for name in ("decode", "prefill")}
     decode, note = attention(dict(atlas.decode), shape)
     notes.append(f"decode attention {_name(shape)}: {note}")
     prefill, note = attention(dict(atlas.prefill), shape)
@@ -154,8 +181,7 @@ def derive_profile(atlas: KernelAtlas, gpu: GpuSpec, model: ModelSpec, tp: int) 
     if model.windowed_layers:
         windowed, more = _windowed(atlas, gpu, shape._replace(window=model.window))
         notes += more
-        kv = "" if model.kv == BF16 else f"_{model.kv}"
-        used |= {f"decode_attention_windowed{kv}", f"prefill_attention_windowed{kv}"}
+        used |= {f"{name}_attention_windowed{kv}" for name in ("decode", "prefill")}
     return Profile(
         gpu=gpu.name,
         model=model.name,
@@ -261,6 +287,25 @@ def expert_seconds(
     return along(at, seconds[is_measured], tokens), note, stand_in
 
 
+def projection_seconds(
+    gpu: GpuSpec, grid: LatentGrid | None, shape: LatentShape, tokens: Ints
+) -> tuple[Floats, str, str]:
+    """The same of the projections of one layer's latent attention."""
+    alike = [s for s in grid.seconds if s[1:] == shape[1:]] if grid else []
+    stand_in = _stand_in(shape.weights, [s.weights for s in alike], _EXPERTS_INSTEAD)
+    if grid is None or stand_in is None:
+        have = ", ".join(dict.fromkeys(s.weights for s in alike)) or "none of its sizes"
+        raise ProfileError(
+            f"{gpu.name}: no latent attention measured with {shape.heads} heads a GPU in "
+            f"{shape.weights}; measured: {have}; choose another --gpu, --tp or --quantization"
+        )
+    seconds = grid.seconds[shape._replace(weights=stand_in)]
+    is_measured = ~np.isnan(seconds)
+    sized = f"projections of {shape.heads} heads of latent attention"
+    note = f"{sized}{_told(shape.weights, stand_in)}: measured with attention, which is taken off"
+    return along(grid.tokens[is_measured], seconds[is_measured], tokens), note, stand_in
+
+
 def gemm_seconds(grid: GemmGrid, n: int, k: int) -> tuple[Floats, str]:
     """Seconds over `grid.tokens` of an (n, k) GEMM and how they were found: time is linear in n and
     in k between measured shapes, and beyond the largest grows as the largest one does.
@@ -318,8 +363,9 @@ def attention(grids: dict[HeadShape, AttentionGrid], shape: HeadShape) -> tuple[
     of the same size), so a grid with the same group and other KV heads serves, batch rescaled.
     A group that was not measured lies linearly between its neighbours.
     """
-    alike = (shape.value_bytes, shape.window)
-    grids = {s: g for s, g in grids.items() if (s.value_bytes, s.window) == alike}
+    grids = {s: g for s, g in grids.items() if s[3:] == shape[3:]}  # all but heads and their size
+    if not grids:
+        raise ProfileError(f"no attention of {_name(shape)} measured; choose another --gpu")
     dims = sorted({s.head_dim for s in grids}, key=lambda d: abs(d - shape.head_dim))
     dim = dims[0]
     same = {s: g for s, g in grids.items() if s.head_dim == dim}
@@ -368,7 +414,8 @@ def _between(low: AttentionGrid, high: AttentionGrid, weight: float) -> Attentio
 
 
 def _name(shape: HeadShape) -> str:
-    return f"{shape.heads}/{shape.kv_heads}/{shape.head_dim}{_over(shape)}"
+    keys = f"{shape.latent} values" if shape.latent else f"{shape.kv_heads}/{shape.head_dim}"
+    return f"{shape.heads}/{keys}{_over(shape)}"
 
 
 def _over(shape: HeadShape) -> str:

@@ -6,7 +6,7 @@ that grows with its size. Nothing is smoothed: a measured dip or jump stays wher
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Generic, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +27,7 @@ class HeadShape(NamedTuple):
     head_dim: int
     value_bytes: int = BYTES_PER_VALUE  # of a value of K or V
     window: int = 0  # tokens that a query attends to at most; 0: all
+    latent: int = 0  # values that stand for K and V of all heads; 0: each KV head has its own
 
     @property
     def group(self) -> float:
@@ -36,7 +37,19 @@ class HeadShape(NamedTuple):
     @property
     def kv_bytes(self) -> int:
         """Bytes of K and V of one token in one layer."""
-        return 2 * self.value_bytes * self.kv_heads * self.head_dim
+        return self.value_bytes * (self.latent or 2 * self.kv_heads * self.head_dim)
+
+
+class LatentShape(NamedTuple):
+    """What the projections of a latent attention see on one GPU, which has `heads` of them."""
+
+    weights: str  # of formats.WEIGHTS
+    hidden: int
+    heads: int
+    head_dim: int
+    q_rank: int
+    kv_rank: int
+    rope_dim: int
 
 
 class ExpertShape(NamedTuple):
@@ -76,12 +89,19 @@ class GemmGrid:
     seconds: Floats  # (N, K, M)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class ExpertGrid:
-    """Seconds of one layer's experts for m tokens; NaN: not measured."""
+Shape = TypeVar("Shape", ExpertShape, LatentShape)
+
+
+@dataclass(frozen=True, eq=False)  # NOTE: no slots: generic ones fail in Python 3.11 when made
+class TokenGrid(Generic[Shape]):
+    """Seconds of an operator of one layer for m tokens, by its shape; NaN: not measured."""
 
     tokens: Ints  # (M,), ascending
-    seconds: Mapping[ExpertShape, Floats]  # (M,) each
+    seconds: Mapping[Shape, Floats]  # (M,) each
+
+
+ExpertGrid = TokenGrid[ExpertShape]
+LatentGrid = TokenGrid[LatentShape]
 
 
 @dataclass(frozen=True, slots=True, eq=False)

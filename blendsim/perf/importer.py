@@ -17,7 +17,15 @@ import numpy as np
 from blendsim.errors import Unavailable
 from blendsim.files import require_directory, sha256
 from blendsim.formats import BF16, FP8, FP8_BLOCK, KV_FORMATS, MXFP4, NVFP4
-from blendsim.perf.atlas import DIRECTORY, KernelAtlas, read_atlas, write_atlas
+from blendsim.perf.atlas import (
+    ATTENTION,
+    DIRECTORY,
+    PROJECTIONS,
+    KernelAtlas,
+    read_atlas,
+    table_of,
+    write_atlas,
+)
 from blendsim.perf.atlas import FILES as KERNEL_FILES
 from blendsim.perf.derive import derive_profile
 from blendsim.perf.grids import (
@@ -29,6 +37,7 @@ from blendsim.perf.grids import (
     HeadShape,
     ReduceGrid,
 )
+from blendsim.perf.latent import is_used, latent_grids
 from blendsim.perf.small import WRITES_KV
 from blendsim.perf.store import FILES, write_profile
 from blendsim.perf.waves import fit_waves
@@ -102,9 +111,16 @@ _MORE_TABLES = {
     ),
     "experts": _Source("moe", "moe_perf", {"moe_dtype": tuple(_WEIGHTS)}),
 }
+#: Whole modules of latent attention, of which a GPU may have none.
+_MODULES = {
+    "prompts": _Source("mla", "mla_context_module_perf", {}),
+    "decodes": _Source("mla", "mla_generation_module_perf", {}),
+}
 #: Of attention to windows only gpt-oss's is read: the window, a head's size, heads to a KV head.
 _WINDOWED = (128, 64, 8)
-_ROUTING = "power_law_1.2"  # the package's own choice for the mixtures of our table
+#: The package's own choices, for the mixtures of our table and for DeepSeek-V3 and Kimi-K2.
+_ROUTING, _DEEPSEEK_ROUTING = "power_law_1.2", "power_law_1.01"
+_DEEPSEEK_HIDDEN = 7_168
 #: By how many GPUs an expert's width is divided, and by how many their number.
 _EXPERT_GPUS = {(1, 1), *((n, 1) for n in (2, 4, 8)), *((1, n) for n in (2, 4, 8))}
 #: Nemotron's experts, of two matrices and not of three: hidden, intermediate, experts, per token.
@@ -209,6 +225,12 @@ def read_package(systems: Path, gpu: GpuSpec) -> KernelAtlas:
     }
     text = (systems / f"{system}.yaml").read_text()
     decode = _attention(rows["decode_attention"])
+    modules = _modules(data / "mla" / backend)
+    latent = latent_grids(gpu, *modules.rows) if modules else None
+    told_of_modules = {}
+    if modules and latent:
+        cut = [PROJECTIONS, *(table_of(name, s) for s in latent.decode for name in ATTENTION)]
+        told_of_modules = {name.removesuffix(".csv"): modules.told for name in cut}
 
     def told(names: Iterable[str], of: str = "") -> dict[str, str]:
         return {
@@ -224,10 +246,12 @@ def read_package(systems: Path, gpu: GpuSpec) -> KernelAtlas:
         "source": f"{PACKAGE} {package_version(PACKAGE.replace('_', '-'))} (NVIDIA, Apache-2.0)",
         "backend": backend,
         "dates": "the package gives no collection dates; the version of each table stands for them",
-        "measured": "every value in these tables was measured; empty cells were not",
-        "routing": f"experts.csv: {_ROUTING}, the package's own choice for these mixtures",
+        "measured": "every value in these tables was measured; empty cells were not"
+        + ("; of latent attention, parts of measured modules" if modules else ""),
+        "routing": f"experts.csv: {_ROUTING}, and {_DEEPSEEK_ROUTING} on {_DEEPSEEK_HIDDEN} hidden "
+        "values, the package's own choices for these mixtures",
         "tables": told(_TABLES, "bf16 "),
-        "more_tables": told(_MORE_TABLES),
+        "more_tables": told(_MORE_TABLES) | told_of_modules,
         "small_operators": {
             "model": "launch + bytes / (bandwidth_share × peak bandwidth), not measured",
             "bandwidth_share": _field(text, "mem_bw_empirical_scaling_factor"),
@@ -242,12 +266,38 @@ def read_package(systems: Path, gpu: GpuSpec) -> KernelAtlas:
             for weights, name in ((BF16, "gemm"), (FP8, "gemm_fp8"), (NVFP4, "gemm_nvfp4"))
             if rows[name]
         },
-        decode=decode | _all_attention(rows, "decode_attention"),
-        prefill=_attention(rows["prefill_attention"]) | _all_attention(rows, "prefill_attention"),
+        decode=decode
+        | _all_attention(rows, "decode_attention")
+        | (latent.decode if latent else {}),
+        prefill=_attention(rows["prefill_attention"])
+        | _all_attention(rows, "prefill_attention")
+        | (latent.prefill if latent else {}),
         experts=_experts(rows["experts"]) if rows["experts"] else None,
+        projections=latent.projections if latent else None,
         reduce=_reduce(rows["all_reduce"]),
         meta=meta,
     )
+
+
+class _Modules(NamedTuple):
+    """Rows of whole modules of latent attention, of prompts and of decodes, and where they are."""
+
+    rows: tuple[list[Row], list[Row]]
+    told: str
+
+
+def _modules(directory: Path) -> _Modules | None:
+    """None where the package has none of a GPU."""
+    if not directory.is_dir():
+        return None
+    files = [_newest(directory, table.name) for table in _MODULES.values()]
+    prompts, decodes = ([row for row in _table(path) if is_used(row)] for path in files)
+    told = (
+        f"{directory.name} {decodes[0]['version']}, {len(prompts) + len(decodes)} rows of whole "
+        f"modules, {_kernels([*prompts, *decodes])}, "
+        f"sha256 {', '.join(sha256(path)[:16] for path in files)}"
+    )
+    return _Modules((prompts, decodes), told)
 
 
 def _newest(directory: Path, table: str) -> Path:
@@ -262,22 +312,30 @@ def _version(text: str) -> list[int]:
     return [int(n) for n in re.findall(r"\d+", text)]
 
 
-def _rows(path: Path) -> list[Row]:
-    """The rows of one table that our models can use, whatever their format."""
+def _table(path: Path) -> list[Row]:
     import pyarrow.parquet as pq
 
     rows: list[Row] = pq.read_table(path).to_pylist()
+    return rows
+
+
+def _rows(path: Path) -> list[Row]:
+    """The rows of one table that our models can use, whatever their format."""
     return [
         row
-        for row in rows
+        for row in _table(path)
         if (not row.get("window_size") or _is_window(row))
         and row.get("head_dim", 128) in _HEAD_DIMS
         and not str(row.get("backend", "")).endswith("_eager")  # engines decode in CUDA graphs
         and (row.get("moe_tp_size", 1), row.get("moe_ep_size", 1)) in _EXPERT_GPUS
-        and row.get("distribution", _ROUTING) == _ROUTING
+        and row.get("distribution", _ROUTING) == _routing(row)
         and tuple(row.get(name) for name in _EXPERT_SIZES) not in _NOT_GATED
         and (_UNTUNED not in row["kernel_source"] or row["kernel_source"].startswith(_BY_BLOCK))
     ]
+
+
+def _routing(row: Row) -> str:
+    return _DEEPSEEK_ROUTING if row.get("hidden_size") == _DEEPSEEK_HIDDEN else _ROUTING
 
 
 def _is_window(row: Row) -> bool:

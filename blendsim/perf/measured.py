@@ -59,8 +59,8 @@ def _remedy(model: ModelSpec) -> str:
     """What to do for a measured profile of a model."""
     options = [] if model.weights == BF16 else [f"--quantization {NONE}"]
     options += [] if model.kv == BF16 else [f"--kv-cache-dtype {BF16}"]
-    if model.experts or model.windowed_layers:
-        return "none with experts or windows is measured: use"
+    if model.experts or model.windowed_layers or model.latent:
+        return "none with experts, windows or latent attention is measured: use"
     if options:
         return f"only {BF16} is measured: add {' '.join(options)}, or add"
     return "measure it with `blendsim profile measure`, or add"

@@ -37,7 +37,7 @@ from blendsim.perf.kernels import (
 )
 from blendsim.perf.merge import merge_seconds
 from blendsim.perf.overlap import default_overlap, overlap_lines, overlap_points
-from blendsim.perf.profile import EXPERTS, Profile
+from blendsim.perf.profile import EXPERTS, HEAD, Profile, layers_with
 from blendsim.perf.small import small_seconds
 from blendsim.perf.store import load_profile
 from blendsim.perf.waves import stretch
@@ -151,20 +151,24 @@ def step_model(system: System, overlap: str = "auto", profile: Profile | None = 
     size = max(DENSE_TOKENS, int(profile.tokens[-1]))
     tokens = np.arange(size + 1, dtype=np.int64)
     measured = _gemm_seconds(system, profile)
-    gemm = np.zeros(size + 1)
+    names, layers = profile.operators, system.model.layers
+    counts = {name: layers_with(system.model, name) for name in names}
+    of_head = names.index(HEAD)
     rows = _whole_tiles(profile, tokens[1:])
-    gemm[1:] = along(profile.tokens, measured[:, :4].sum(axis=1), rows)
+    gemm = np.zeros(size + 1)
+    for count in dict.fromkeys(counts[name] for name in names if name != HEAD):
+        alike = [i for i, name in enumerate(names) if name != HEAD and counts[name] == count]
+        gemm[1:] += count * along(profile.tokens, measured[:, alike].sum(axis=1), rows)
     reduce = _reduce_seconds(system, profile, size)
-    layers = system.model.layers
     small = small_seconds(system, profile, tokens)
     head = np.zeros(size + 1)
-    head[1:] = along(profile.tokens, measured[:, 4], rows)
+    head[1:] = along(profile.tokens, measured[:, of_head], rows)
     prefill = complete_prefill(profile.prefill)
     full = layers - system.model.windowed_layers
     decode = full * _decode_rows(system, profile)
     windows = _windows(system, profile, decode, size)
     tables = StepTables(
-        layers=layers * gemm + small,
+        layers=gemm + small,
         head=head,
         decode_contexts=profile.decode.lengths,
         decode=decode + windows.decode,
@@ -172,21 +176,21 @@ def step_model(system: System, overlap: str = "auto", profile: Profile | None = 
         prefill_lengths=prefill.lengths,
         prefill=full * prefill.seconds,
         network=layers * reduce,
-        layers_with_network=layers * (gemm + reduce) + small,
+        layers_with_network=gemm + layers * reduce + small,
         walk=full * walk_along(profile.chunks),
         windows=windows.prefill,
     )
-    weights = token_weight_bytes(system.model, system.tp)
-    weights.pop(EXPERTS, None)
+    streamed = token_weight_bytes(system.model, system.tp)
+    head_bytes = streamed[HEAD]
+    weights = sum(counts[name] * streamed[name] for name in names if name != EXPERTS)
     experts = np.zeros(size + 1)
     if system.model.experts:
-        experts[1:] = along(profile.tokens, measured[:, profile.operators.index(EXPERTS)], rows)
+        experts[1:] = along(profile.tokens, measured[:, names.index(EXPERTS)], rows)
     n = np.arange(1, size + 1)
     batches = np.arange(1, len(decode))[:, None]
     read = float((decode[1:] / (batches * tables.decode_contexts)).min())
     kv_bytes = full * head_shape(system.model, system.tp).kv_bytes
-    head_bytes = weights.pop("head")
-    rate = max(kv_bytes / read, head_bytes / float(measured[:, 4].min()))
+    rate = max(kv_bytes / read, head_bytes / float(measured[:, of_head].min()))
     return StepModel(
         system=system,
         overlap=name,
@@ -205,7 +209,7 @@ def step_model(system: System, overlap: str = "auto", profile: Profile | None = 
         best_kernel_seconds_per_context_token=read,
         best_seconds_per_window_token=windows.best,
         best_network_seconds_per_token=float((tables.network[1:] / n).min()),
-        weight_stream_seconds=(layers * sum(weights.values()) + head_bytes) / rate,
+        weight_stream_seconds=weights / rate,
         kv_stream_seconds=kv_bytes / rate,
         token_parts=1,
         measured=overlap_points(name, system),
@@ -265,7 +269,8 @@ def _expert_streams(system: System, seconds: Floats, rate: float) -> Floats:
     share = model.experts_per_token / model.experts
     touched = 1.0 - (1.0 - share) ** np.arange(len(seconds))
     held = model.experts * model.expert_parameters // system.tp * WEIGHTS[model.weights]
-    return np.asarray(model.layers * np.minimum(touched * held / rate, seconds), np.float64)
+    reads = model.layers_with_experts * np.minimum(touched * held / rate, seconds)
+    return np.asarray(reads, np.float64)
 
 
 class _Windows(NamedTuple):
@@ -328,7 +333,8 @@ def _decode_rows(system: System, profile: Profile) -> Floats:
     waves, grid = profile.meta["waves"], profile.decode
     shape = head_shape(system.model, system.tp)
     slots = float(system.gpu.sm_count * waves["blocks_per_sm"])
-    share = float(waves["share"])
+    # NOTE: cliffs were fitted to kernels with a block for each KV head, which latent ones have not.
+    share = 0.0 if shape.latent else float(waves["share"])
     smooth = grid.seconds / stretch(grid.batches * shape.kv_heads, slots, share)[:, None]
     smooth = complete(AttentionGrid(grid.batches, grid.lengths, smooth)).seconds
     batches = np.arange(1, int(grid.batches[-1]) + 1, dtype=np.float64)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from blendsim.errors import ProfileError
 from blendsim.formats import BF16, FP8
-from blendsim.perf.grids import UNCACHED_BYTES, ExpertShape, Floats, HeadShape
+from blendsim.perf.grids import UNCACHED_BYTES, ExpertShape, Floats, HeadShape, LatentShape
 from blendsim.perf.records import cell
 from blendsim.specs import BYTES_PER_VALUE, GPUS, GpuSpec
 
@@ -59,6 +59,25 @@ def require_experts(
     """The same of a layer's experts: a shape a row, a number of tokens a column."""
     if gpu is not None:
         each = [6.0 * s.hidden * s.intermediate * s.per_token / s.gpus for s in shapes]
+        peaks = np.array([_peak(gpu, s.weights) for s in shapes])
+        _require_computed(path, peaks, np.outer(each, tokens), seconds, first)
+
+
+def require_projections(
+    path: Path,
+    gpu: GpuSpec | None,
+    shapes: Sequence[LatentShape],
+    tokens: Floats,
+    seconds: Floats,
+    first: int,
+) -> None:
+    """The same of the projections of a layer's latent attention."""
+    if gpu is not None:
+        each = []
+        for s in shapes:
+            up = s.q_rank * (s.head_dim + s.rope_dim) + s.kv_rank * 2 * s.head_dim
+            heads = s.heads * (up + s.head_dim * s.hidden)
+            each.append(2.0 * (s.hidden * (s.q_rank + s.kv_rank + s.rope_dim) + heads))
         peaks = np.array([_peak(gpu, s.weights) for s in shapes])
         _require_computed(path, peaks, np.outer(each, tokens), seconds, first)
 

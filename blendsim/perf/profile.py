@@ -13,17 +13,36 @@ from blendsim.perf.grids import (
     SmallGrid,
     WindowedGrids,
 )
+from blendsim.specs import ModelSpec
 
-#: The GEMMs of a decoder: the columns of gemm.csv, the keys of `derive.gemm_shapes`, in this order.
-OPERATORS = ("qkv", "o", "gate_up", "down", "head")
-EXPERTS = "experts"
-#: Those of a decoder with experts, and all that its experts do, which is one kernel.
-EXPERT_OPERATORS = ("qkv", "o", "router", EXPERTS, "head")
+EXPERTS = "experts"  # all that a layer's experts do, which is one kernel
+PROJECTIONS = "projections"  # all of a latent attention but attention itself
+MLP = ("gate_up", "down")
+SHARED = ("shared_gate_up", "shared_down")
+HEAD = "head"
+#: The GEMMs of a dense decoder: the columns of gemm.csv, in this order.
+OPERATORS = ("qkv", "o", *MLP, HEAD)
 
 
-def operators_of(experts: object) -> tuple[str, ...]:
-    """The operators that a profile of a model with so many experts has times of."""
-    return EXPERT_OPERATORS if experts else OPERATORS
+def operators_of(shape: Mapping[str, object]) -> tuple[str, ...]:
+    """The operators that a profile has times of, by what decides its tables (`derive.shape_of`)."""
+    experts = shape.get("experts")
+    return (
+        *((PROJECTIONS,) if shape.get("kv_rank") else ("qkv", "o")),
+        *(MLP if not experts or shape.get("dense_intermediate") else ()),
+        *(SHARED if shape.get("shared_intermediate") else ()),
+        *(("router", EXPERTS) if experts else ()),
+        HEAD,
+    )
+
+
+def layers_with(model: ModelSpec, operator: str) -> int:
+    """How many layers have an operator; the LM head stands for one."""
+    if operator == HEAD:
+        return 1
+    if operator in MLP and model.experts:
+        return model.dense_layers
+    return model.layers_with_experts if operator in ("router", EXPERTS, *SHARED) else model.layers
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -34,7 +53,7 @@ class Profile:
     model: str
     tp: int
     tokens: Ints  # (M,), ascending
-    gemm: Floats  # (M, 5), seconds of `operators`
+    gemm: Floats  # (M, O), seconds of `operators`
     decode: AttentionGrid  # over batch × context
     prefill: AttentionGrid  # over batch × prompt length
     reduce: ReduceGrid | None  # None on one GPU
@@ -48,7 +67,7 @@ class Profile:
     @property
     def operators(self) -> tuple[str, ...]:
         """The columns of `gemm`."""
-        return operators_of(self.shape.get("experts"))
+        return operators_of(self.shape)
 
     @property
     def gemm_tile(self) -> int:

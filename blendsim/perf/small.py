@@ -24,24 +24,32 @@ _ONCE = np.array([1.0, 0.0, 0.0, 0.0, 0.0, 1.0])
 WRITES_KV = "attention_writes_kv"  # key of small_operators: attention's times include the write
 
 
-def layer_bytes(system: System, writes_kv: bool = False) -> list[int]:
+def layer_bytes(system: System, writes_kv: bool = False, is_dense: bool = False) -> list[int]:
     """Bytes a token that each small operator of one layer moves on one GPU: without the KV write
-    where attention `writes_kv` within its own time.
+    where attention `writes_kv` within its own time. `is_dense`: of a first layer without experts.
     """
     model, tp = system.model, system.tp
     shape = head_shape(model, tp)
     queries, keys = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
     values = {
         "norm before attention, with residual": 4 * model.hidden,
-        "rotary embedding": 2 * (queries + keys),
         "norm before MLP, with residual": 4 * model.hidden,
     }
-    if not model.experts:  # whose kernel has it
-        values["activation"] = 3 * model.intermediate // tp
+    has_experts = model.experts > 0 and not is_dense  # whose kernel has their activation
+    mlp = model.dense_intermediate if is_dense else model.intermediate
+    mlp = model.shared_intermediate if has_experts else mlp
+    if mlp:
+        values["activation"] = 3 * mlp // tp
+    if has_experts and model.shared_intermediate:
+        values["sum of shared and other experts"] = 3 * model.hidden
+    if not model.latent:  # whose projections were measured with all of theirs
+        values["rotary embedding"] = 2 * (queries + keys)
     if model.qk_norm:
         values["norms of queries and keys"] = 2 * (queries + keys)
     moved = [BYTES_PER_VALUE * count for count in values.values()]
-    return moved if writes_kv else [*moved, 2 * keys * (BYTES_PER_VALUE + KV_FORMATS[model.kv])]
+    if writes_kv or model.latent:
+        return moved
+    return [*moved, 2 * keys * (BYTES_PER_VALUE + KV_FORMATS[model.kv])]
 
 
 def small_seconds(system: System, profile: Profile, tokens: Ints) -> Floats:
@@ -52,11 +60,14 @@ def small_seconds(system: System, profile: Profile, tokens: Ints) -> Floats:
         return _measured_seconds(profile.small, system.model.layers, tokens)
     figures = profile.meta["small_operators"]
     bandwidth = figures["bandwidth_share"] * system.gpu.bandwidth
-    per_layer = layer_bytes(system, bool(figures.get(WRITES_KV)))
-    once = [2 * BYTES_PER_VALUE * system.model.hidden, 4 * BYTES_PER_VALUE * system.model.hidden]
-    layers = system.model.layers
-    launches = (layers * len(per_layer) + len(once)) * figures["launch_seconds"]
-    moved = layers * sum(per_layer) + sum(once)
+    model, writes_kv = system.model, bool(figures.get(WRITES_KV))
+    per_layer = layer_bytes(system, writes_kv)
+    per_dense = layer_bytes(system, writes_kv, is_dense=True)
+    once = [2 * BYTES_PER_VALUE * model.hidden, 4 * BYTES_PER_VALUE * model.hidden]
+    layers, dense = model.layers - model.dense_layers, model.dense_layers
+    operators = layers * len(per_layer) + dense * len(per_dense) + len(once)
+    launches = operators * figures["launch_seconds"]
+    moved = layers * sum(per_layer) + dense * sum(per_dense) + sum(once)
     return np.asarray(np.where(tokens > 0, launches + tokens * (moved / bandwidth), 0.0))
 
 

@@ -84,8 +84,9 @@ def write_profile(profile: Profile, directory: Path) -> None:
     write_gemm(directory / "gemm.csv", profile.tokens, profile.gemm, profile.operators)
     write_attention(directory / "decode_attention.csv", profile.decode)
     write_attention(directory / "prefill_attention.csv", profile.prefill)
-    for name, grid in zip(WindowedGrids._fields, profile.windowed or (), strict=False):
-        write_attention(directory / f"{name}_attention_windowed.csv", grid)
+    if profile.windowed is not None:
+        for name, grid in zip(WindowedGrids._fields, profile.windowed, strict=True):
+            write_attention(directory / f"{name}_attention_windowed.csv", grid)
     if profile.reduce is not None:
         write_reduce(directory / "all_reduce.csv", profile.reduce)
     if profile.small is not None:
@@ -149,7 +150,7 @@ def read_profile(directory: Path) -> Profile:
     meta = read_toml(directory / META, SCHEMA, SCHEMA_VERSION)
     require_keys(directory / META, meta, _REQUIRED)
     gpu, model = gpu_of(meta, ""), _model_of(meta)
-    operators = operators_of(model is not None and model.experts)
+    operators = operators_of(shape_of(model) if model else {})
     tokens, gemm = _read_columns(directory / "gemm.csv", _gemm_header(operators))
     shape = None if model is None else head_shape(model, meta["tp"])
     grids = _read_attention(directory, "", gpu, shape)
@@ -203,9 +204,9 @@ def _model_of(meta: Mapping[str, Any]) -> ModelSpec | None:
     if not all(type(size) is int and size > 0 for size in [*sizes, tp]):
         return None
     more = {name: shape.get(name, usual) for name, usual in MORE_SHAPE.items()}
-    counts = more["experts"], more["experts_per_token"], more["window"]
     if not isinstance(more["expert_parallel"], bool):
         return None
+    counts = [more[name] for name, usual in MORE_SHAPE.items() if type(usual) is int]
     formats = (more["weights"], WEIGHTS), (more["kv"], KV_FORMATS)
     if not all(type(count) is int and count >= 0 for count in counts):
         return None

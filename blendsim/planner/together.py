@@ -24,6 +24,7 @@ def share_reads(
     its readers, as far as `most_running` and the KV cache allow, at expected lengths.
 
     A pair costs 4·H·L FLOPs at the peak (H: heads × head size), in both products of attention.
+    Cascade attention is not modelled for latent attention (`sim.run.require_modelled`).
     """
     p = workload.prompt_len[prompts.order].astype(np.float64)
     d = expected[prompts.order].astype(np.float64)

@@ -119,6 +119,11 @@ def require_modelled(
                 f"{what} is not modelled for {system.model.name}, which has layers with a window; "
                 f"{instead}"
             )
+    if flavour.cascade and system.model.latent:
+        raise InputError(
+            f"cascade attention is not modelled for {system.model.name}, which has latent "
+            "attention; leave it out"
+        )
 
 
 def ranks_apart(

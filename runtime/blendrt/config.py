@@ -71,6 +71,7 @@ class DecoderConfig:
             "a mixture of experts": spec.experts > 0,
             f"kept{spec.in_formats}": bool(spec.in_formats),
             "of layers with a window": spec.windowed_layers > 0,
+            "of latent attention": spec.latent > 0,
         }
         for what in (what for what, is_so in others.items() if is_so):
             raise InputError(
