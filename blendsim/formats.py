@@ -19,17 +19,18 @@ FP8_BLOCK: Final = "fp8-block"  # a scale for every 128 × 128 values
 #: Of experts alone, all else is bf16: 4 bits a value and a scale of 8 for every 32 (Open Compute
 #: Project, Microscaling Formats 1.0). Activations stay bf16.
 MXFP4: Final = "mxfp4"
+INT4: Final = "int4"  # the same with whole numbers and scales in bf16 (Kimi-K2-Thinking and after)
 NVFP4: Final = "nvfp4"  # 4 bits a value, a scale of 8 for every 16; activations, too
 #: Bytes a value.
-WEIGHTS: Final = {BF16: 2, FP8: 1, FP8_BLOCK: 1, MXFP4: 4.25 / 8, NVFP4: 4.5 / 8}
+WEIGHTS: Final = {BF16: 2, FP8: 1, FP8_BLOCK: 1, MXFP4: 4.25 / 8, INT4: 4.5 / 8, NVFP4: 4.5 / 8}
 IN_FP8: Final = (FP8, FP8_BLOCK)  # what is computed in fp8
-OF_EXPERTS: Final = (MXFP4,)
+OF_EXPERTS: Final = (MXFP4, INT4)
 KV_FORMATS: Final = {BF16: 2, FP8: 1}
 
 #: What may be asked for beside these: as the model's files say, and weights as they were trained.
 AUTO: Final = "auto"
 NONE: Final = "none"
-QUANTIZATIONS: Final = (AUTO, NONE, FP8, FP8_BLOCK, MXFP4, NVFP4)
+QUANTIZATIONS: Final = (AUTO, NONE, FP8, FP8_BLOCK, MXFP4, INT4, NVFP4)
 KV_DTYPES: Final = (AUTO, *KV_FORMATS)
 
 #: Read by engines where config.json says nothing of it: ModelOpt's, GPTQ's and AWQ's.
@@ -37,8 +38,8 @@ _BESIDE = ("hf_quant_config.json", "quantize_config.json", "quant_config.json")
 BLOCK_VALUES: Final = 128
 _BLOCK: Final = [BLOCK_VALUES, BLOCK_VALUES]
 _ADVICE: Final = (
-    "only bf16, fp8 and nvfp4 weights are priced, and mxfp4 of experts; give the directory of a "
-    "model in one of these, or one that is not quantised with --quantization"
+    "only bf16, fp8 and nvfp4 weights are priced, and mxfp4 and int4 of experts; give the "
+    "directory of a model in one of these, or one that is not quantised with --quantization"
 )
 #: Parts that stay in bf16 in every fp8 model that is priced here, by what their names hold: the
 #: head, towers, and what is no matrix of a layer.
@@ -48,6 +49,8 @@ _ROUTERS = ("mlp.gate", "block_sparse_moe.gate", "router")
 _ROUTER_NAMES = ("gate", "e_score_correction_bias")
 _MODELOPT = {"FP8": FP8, "NVFP4": NVFP4}
 _QUANTISED = ("weights", "input_activations")  # parts of a group of compressed-tensors
+#: What is not in a format of experts, by what the names of parts hold.
+_BESIDE_EXPERTS = ("self_attn", "shared_experts")
 #: Lists of what is left as it was, whoever wrote the file.
 _LEFT = ("modules_to_not_convert", "ignored_layers", "ignore", "exclude_modules")
 #: What people and engines call a format otherwise.
@@ -123,19 +126,22 @@ def _read(where: str, given: Any, has_experts: bool) -> Formats:
     if not _is_table(given):
         raise InputError(f"{where} is {short(given)}, no table; mend it")
     method = given.get("quant_method") or given.get("quant_algo")
+    left = [str(name) for key in _LEFT for name in _list(where, given, key)]
     if given.get("quant_method") == MXFP4 and has_experts:
-        return Formats(_of_experts(where, given), _kv(where, given))
-    if given.get("quant_method") == "fp8":
+        weights = MXFP4
+    elif given.get("quant_method") == "fp8":
         weights = _of_blocks(where, given.get("weight_block_size"))
     elif given.get("quant_method") == "compressed-tensors":
-        weights = _compressed_tensors(where, given)
+        weights = _compressed_tensors(where, given, _has_experts_alone(left))
     elif given.get("quant_algo") in _MODELOPT:
         weights = _MODELOPT[str(given["quant_algo"])]
     else:
         told = f" ({short(method)})" if method else ""
         raise InputError(f"{where}{told} says that weights are quantised; {_ADVICE}")
-    for name in (part for key in _LEFT for part in _list(where, given, key)):
-        if not _stays(str(name), has_experts):
+    for name in left:
+        if weights in OF_EXPERTS and _is_of_experts(name):
+            raise InputError(f"{where} leaves {short(name)} as it was; {_ADVICE}")
+        if weights not in OF_EXPERTS and not _stays(name, has_experts):
             raise InputError(
                 f"{where} leaves {short(name)} as it was, and layers of two formats are not "
                 f"priced; {_ADVICE}"
@@ -143,12 +149,13 @@ def _read(where: str, given: Any, has_experts: bool) -> Formats:
     return Formats(weights, _kv(where, given))
 
 
-def _of_experts(where: str, given: Section) -> str:
-    """MXFP4, unless some of the experts are left as they were."""
-    for name in (part for key in _LEFT for part in _list(where, given, key)):
-        if "expert" in str(name):
-            raise InputError(f"{where} leaves {short(name)} as it was; {_ADVICE}")
-    return MXFP4
+def _has_experts_alone(left: list[str]) -> bool:
+    """Whether what is left as it was leaves nothing in the format but experts."""
+    return all(any(part in name for name in left) for part in _BESIDE_EXPERTS)
+
+
+def _is_of_experts(name: str) -> bool:
+    return "expert" in name and "shared_expert" not in name
 
 
 def _kv(where: str, given: Section) -> str:
@@ -173,13 +180,16 @@ def _list(where: str, given: Section, key: str) -> list[Any]:
     return found
 
 
-def _compressed_tensors(where: str, given: Section) -> str:
-    """The format of weights that all groups have."""
+def _compressed_tensors(where: str, given: Section, has_experts_alone: bool) -> str:
+    """The format of weights that all groups have; int4 where it is of experts alone."""
     groups = given.get("config_groups")
     groups = list(groups.values()) if _is_table(groups) else []
     formats = set()
     for group in groups:
         both: list[Any] = [group.get(part) for part in _QUANTISED] if _is_table(group) else []
+        if has_experts_alone and both and _is_int4(both[0]) and both[1] is None:
+            formats.add(INT4)
+            continue
         if not both or not (all(map(_is_fp8, both)) or all(map(_is_nvfp4, both))):
             raise InputError(
                 f"{where} ({short(given.get('format'))}) has weights or activations that are "
@@ -222,6 +232,11 @@ def _is_fp8(scheme: Any) -> TypeGuard[Section]:
 def _is_nvfp4(scheme: Any) -> TypeGuard[Section]:
     parts = ("num_bits", "type", "group_size")
     return _is_table(scheme) and tuple(map(scheme.get, parts)) == (4, "float", 16)
+
+
+def _is_int4(scheme: Any) -> TypeGuard[Section]:
+    parts = ("num_bits", "type", "strategy", "group_size")
+    return _is_table(scheme) and tuple(map(scheme.get, parts)) == (4, "int", "group", 32)
 
 
 def _stays(name: str, has_experts: bool) -> bool:

@@ -77,9 +77,9 @@ _STRETCHED_ALREADY = ("default", "llama3", "longrope", "su")
 _TOWERS = ("vision_config", "audio_config")
 #: What their families call a tower's sizes, of which the first that is there counts.
 #: NOTE: Qwen2-VL's `hidden_size` is its decoder's, and `embed_dim` the tower's.
-_TOWER_LAYERS = ("num_hidden_layers", "depth", "encoder_layers")
-_TOWER_WIDTH = ("embed_dim", "hidden_size", "d_model")
-_TOWER_MLP = ("intermediate_size", "encoder_ffn_dim")
+_TOWER_LAYERS = ("num_hidden_layers", "depth", "encoder_layers", "vt_num_hidden_layers")
+_TOWER_WIDTH = ("embed_dim", "hidden_size", "d_model", "vt_hidden_size")
+_TOWER_MLP = ("intermediate_size", "encoder_ffn_dim", "vt_intermediate_size")
 #: Layers, width and MLP of towers by default: a config may leave out what does not differ.
 _TOWER_DEFAULTS = {
     "pixtral": (24, 1_024, 4_096),

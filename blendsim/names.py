@@ -70,6 +70,8 @@ MODEL_NAMES: Mapping[str, Known] = {
         ("DeepSeek-V3-0324", "DeepSeek-V3.1", "DeepSeek-R1", "DeepSeek-R1-0528"),
     ),
     "kimi-k2": Known("moonshotai/", ("Kimi-K2-Instruct", "Kimi-K2-Base")),
+    "kimi-k2-thinking": Known("moonshotai/"),
+    "kimi-k2.5": Known("moonshotai/", ("Kimi-K2.6",)),
 }
 
 #: Uploads in fp8 of the same weights: who makes them, what follows the model's name, and how they

@@ -10,7 +10,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from blendsim.errors import InputError, UnknownName
-from blendsim.formats import BLOCK_VALUES, FP8, FP8_BLOCK, IN_FP8, MXFP4, NVFP4, OF_EXPERTS, WEIGHTS
+from blendsim.formats import (
+    BLOCK_VALUES,
+    FP8,
+    FP8_BLOCK,
+    IN_FP8,
+    INT4,
+    MXFP4,
+    NVFP4,
+    OF_EXPERTS,
+    WEIGHTS,
+)
 from blendsim.model_config import read_config
 from blendsim.model_spec import BYTES_PER_VALUE as BYTES_PER_VALUE
 from blendsim.model_spec import ModelSpec as ModelSpec
@@ -288,13 +298,19 @@ def _gpt_oss(name: str, layers: int, experts: int) -> ModelSpec:
 
 
 def _latent(name: str, heads: int, experts: int, dense: int, vocab: int, context: int) -> ModelSpec:
-    """DeepSeek-V3 and what is built like it, published in fp8 by block."""
+    """DeepSeek-V3, and what is built like it, as they were published: in fp8 by block."""
     return ModelSpec(
         name, 61, 7168, 2_048, heads, 1, 128, vocab, context,
         experts=experts, experts_per_token=8, dense_layers=dense, dense_intermediate=18_432,
         shared_intermediate=2_048, q_rank=1_536, kv_rank=512, rope_dim=64, weights=FP8_BLOCK,
     )  # fmt: skip
 
+
+_KIMI_INT4 = replace(
+    _latent("kimi-k2-thinking", 64, 384, 1, 163_840, 262_144),
+    weights=INT4,
+)
+_KIMI_TOWER = 27 * (4 * 1_152**2 + 2 * 1_152 * 4_304)  # as model_config.py counts towers
 
 MODELS: dict[str, ModelSpec] = {
     model.name: model
@@ -335,6 +351,8 @@ MODELS: dict[str, ModelSpec] = {
         _gpt_oss("gpt-oss-120b", 36, 128),
         _latent("deepseek-v3", 128, 256, 3, 129_280, 163_840),
         _latent("kimi-k2", 64, 384, 1, 163_840, 131_072),
+        _KIMI_INT4,
+        replace(_KIMI_INT4, name="kimi-k2.5", tower_parameters=_KIMI_TOWER),
     )
 }
 

@@ -69,7 +69,9 @@ Engine = Annotated[
         "(-mixed, -lpm, -dfs-weight) or sequential."
     ),
 ]
-_WEIGHTS = "Weights: none (bf16), fp8, fp8-block (a scale a block), nvfp4 or mxfp4 (experts)"
+_WEIGHTS = (
+    "Weights: none (bf16), fp8, fp8-block (a scale a block), nvfp4, or mxfp4 or int4 (experts)"
+)
 _OF_FILES = "by itself as the model's files say."
 Quantization = Annotated[
     str | None, typer.Option(parser=one_name, metavar="NAME", help=f"{_WEIGHTS}; {_OF_FILES}")

@@ -45,7 +45,7 @@ def simulate(
         typer.Option(
             parser=one_name,
             metavar="NAME",
-            help="Weights: none, fp8, fp8-block, nvfp4 or mxfp4, if not the plan's.",
+            help="Weights: none, fp8, fp8-block, nvfp4, mxfp4 or int4, if not the plan's.",
         ),
     ] = None,
     kv_cache_dtype: Annotated[

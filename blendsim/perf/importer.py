@@ -16,7 +16,7 @@ import numpy as np
 
 from blendsim.errors import Unavailable
 from blendsim.files import require_directory, sha256
-from blendsim.formats import BF16, FP8, FP8_BLOCK, KV_FORMATS, MXFP4, NVFP4
+from blendsim.formats import BF16, FP8, FP8_BLOCK, INT4, KV_FORMATS, MXFP4, NVFP4
 from blendsim.perf.atlas import (
     ATTENTION,
     DIRECTORY,
@@ -81,6 +81,7 @@ _WEIGHTS = {
     "fp8": FP8,
     "fp8_block": FP8_BLOCK,
     "w4a16_mxfp4": MXFP4,
+    "int4_wo": INT4,
     "nvfp4": NVFP4,
 }
 _BF16 = ("bfloat16",)
