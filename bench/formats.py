@@ -1,6 +1,6 @@
 """Models in fp8 and with experts: what each policy takes of them.
 
-    python bench/formats.py [--trace demo:mixed] [--gpus a100-80g h100 h200 b200]
+    python bench/formats.py [--trace demo:mixed] [--gpus a100-80g h100 h200 b200] [--models NAME …]
 
 One pool, 1 % of its unknown lengths sampled, each policy on the engine's own token budget and the
 true lengths: in bf16, with fp8 weights and with fp8 KV too; NanoFlow's engine, which overlaps, and
@@ -32,6 +32,11 @@ MODELS = (  # GPUs a replica, whether experts are whole on them, and formats
     ("minimax-m2", 8, True, AS_PUBLISHED),
     ("qwen3-235b-a22b", 4, False, (("fp8-block", "bf16"),)),
     ("qwen3-235b-a22b", 8, True, (("fp8-block", "bf16"),)),
+    ("deepseek-v3", 8, False, AS_PUBLISHED),
+    ("deepseek-v3", 8, True, AS_PUBLISHED),
+    ("kimi-k2", 8, False, AS_PUBLISHED),
+    ("kimi-k2-thinking", 8, False, AS_PUBLISHED),
+    ("kimi-k2-thinking", 8, True, AS_PUBLISHED),
 )
 POLICIES = ("dfs", "blend", "paced")
 
@@ -75,6 +80,8 @@ def main() -> None:
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("--trace", default="demo:mixed")
     options.add_argument("--gpus", nargs="+", default=["a100-80g", "h100", "h200", "b200"])
+    named = list(dict.fromkeys(model for model, *_ in MODELS))
+    options.add_argument("--models", nargs="+", default=named, choices=named)
     given = options.parse_args()
     pool = load(given.trace)
     print(f"{machine()}; {today()}; {given.trace}\n")
@@ -83,7 +90,8 @@ def main() -> None:
     print(row(*["---"] * 10))
 
     def measure() -> None:
-        for (model, tp, is_whole, formats), gpu in product(MODELS, given.gpus):
+        rows = [kind for kind in MODELS if kind[0] in given.models]
+        for (model, tp, is_whole, formats), gpu in product(rows, given.gpus):
             asked = Settings(model=model, gpu=gpu, tp=tp, expert_parallel=is_whole)
             for weights, kv in formats:
                 line = told(pool, replace(asked, quantization=weights, kv_cache_dtype=kv))

@@ -132,7 +132,8 @@ def _read(where: str, given: Any, has_experts: bool) -> Formats:
     elif given.get("quant_method") == "fp8":
         weights = _of_blocks(where, given.get("weight_block_size"))
     elif given.get("quant_method") == "compressed-tensors":
-        weights = _compressed_tensors(where, given, _has_experts_alone(left))
+        are_alone = has_experts and _leaves_experts_alone(left)
+        weights = _compressed_tensors(where, given, are_alone)
     elif given.get("quant_algo") in _MODELOPT:
         weights = _MODELOPT[str(given["quant_algo"])]
     else:
@@ -149,7 +150,7 @@ def _read(where: str, given: Any, has_experts: bool) -> Formats:
     return Formats(weights, _kv(where, given))
 
 
-def _has_experts_alone(left: list[str]) -> bool:
+def _leaves_experts_alone(left: list[str]) -> bool:
     """Whether what is left as it was leaves nothing in the format but experts."""
     return all(any(part in name for name in left) for part in _BESIDE_EXPERTS)
 
@@ -180,14 +181,14 @@ def _list(where: str, given: Section, key: str) -> list[Any]:
     return found
 
 
-def _compressed_tensors(where: str, given: Section, has_experts_alone: bool) -> str:
+def _compressed_tensors(where: str, given: Section, are_experts_alone: bool) -> str:
     """The format of weights that all groups have; int4 where it is of experts alone."""
     groups = given.get("config_groups")
     groups = list(groups.values()) if _is_table(groups) else []
     formats = set()
     for group in groups:
         both: list[Any] = [group.get(part) for part in _QUANTISED] if _is_table(group) else []
-        if has_experts_alone and both and _is_int4(both[0]) and both[1] is None:
+        if are_experts_alone and both and _is_int4(both[0]) and both[1] is None:
             formats.add(INT4)
             continue
         if not both or not (all(map(_is_fp8, both)) or all(map(_is_nvfp4, both))):

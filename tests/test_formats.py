@@ -13,6 +13,16 @@ from blendsim.settings import Settings
 from blendsim.specs import ModelSpec, System, find_gpu, find_model
 
 FP8 = {"num_bits": 8, "type": "float"}
+INT4 = {"num_bits": 4, "type": "int", "strategy": "group", "group_size": 32}
+OF_EXPERTS = {  # as Kimi-K2-Thinking is published
+    "quant_method": "compressed-tensors",
+    "format": "pack-quantized",
+    "ignore": ["lm_head", "re:.*self_attn.*", "re:.*shared_experts.*", r"re:.*mlp\.gate_proj.*"],
+    "config_groups": {"group_0": {"weights": INT4, "input_activations": None}},
+    "kv_cache_scheme": None,
+}
+LEFT = ["lm_head", "re:.*self_attn.*", "re:.*shared_experts.*"]
+MIXTURE = {"model_type": "mixtral", "num_local_experts": 8, "num_experts_per_tok": 2}
 NVFP4 = {"num_bits": 4, "type": "float", "strategy": "tensor_group", "group_size": 16}
 COMPRESSED = {
     "quant_method": "compressed-tensors",
@@ -163,6 +173,23 @@ def test_modelopt_says_them_in_a_file_beside_it(tmp_path: Path) -> None:
             "leaves 'model.layers.0.self_attn.q_proj' as it was",
         ),
         ({"quantization_config": {"quant_method": "mxfp4"}}, r"\('mxfp4'\) says that weights"),
+        ({"quantization_config": OF_EXPERTS}, "neither both fp8 nor both nvfp4"),  # a dense model
+        (
+            MIXTURE | {"quantization_config": OF_EXPERTS | {"ignore": ["lm_head"]}},
+            "neither both fp8 nor both nvfp4",  # attention is in int4, too
+        ),
+        (
+            MIXTURE | {"quantization_config": OF_EXPERTS | {"ignore": [*LEFT, "re:.*experts.0"]}},
+            "leaves 're:.*experts.0' as it was",
+        ),
+        (
+            MIXTURE
+            | {
+                "quantization_config": OF_EXPERTS
+                | {"config_groups": {"g": {"weights": INT4 | {"group_size": 128}}}}
+            },
+            "neither both fp8 nor both nvfp4",
+        ),
         (
             {
                 "num_local_experts": 8,
@@ -199,6 +226,14 @@ def test_a_file_beside_it_that_says_another_format_is_refused(tmp_path: Path, na
         read(tmp_path)
 
 
+def test_int4_is_of_experts_alone(tmp_path: Path) -> None:
+    model = read(tmp_path, **MIXTURE, quantization_config=OF_EXPERTS)
+    assert (model.weights, model.kv) == ("int4", "bf16")
+    experts = model.layers * 8 * 3 * model.hidden * model.intermediate
+    assert model.weight_bytes == 2 * (model.parameters - experts) + experts * 4.5 / 8
+    assert find_model("kimi-k2-thinking").weight_bytes / 1e9 == pytest.approx(594.2, abs=0.1)
+
+
 def test_fp8_halves_what_layers_and_kv_weigh() -> None:
     model = find_model("llama-3.1-8b")
     half = model.in_format("fp8", "fp8")
@@ -227,8 +262,8 @@ def test_asking_wins_over_what_the_files_say(tmp_path: Path) -> None:
 
 
 def test_a_format_that_is_none_is_refused() -> None:
-    with pytest.raises(UnknownName, match="--quantization 'int4'"):
-        Settings(quantization="int4")
+    with pytest.raises(UnknownName, match="--quantization 'int8'"):
+        Settings(quantization="int8")
     with pytest.raises(UnknownName, match="--kv-cache-dtype 'fp16'"):
         Settings(kv_cache_dtype="fp16")
     with pytest.raises(UnknownName, match="--kv-cache-dtype 'fp8_e5m2'"):  # measured in e4m3

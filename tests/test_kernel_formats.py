@@ -37,7 +37,7 @@ def test_only_a_gpu_that_computes_in_fp8_has_kernels_in_it(gpu: str) -> None:
     assert list(atlas.gemms) == formats + (["nvfp4"] if GPUS[gpu].fp4_flops else [])
     for grids in (atlas.decode, atlas.prefill):
         shapes = {
-            bytes_: {(*s[:3], s.window) for s in grids if s.value_bytes == bytes_}
+            bytes_: {(*s[:3], s.window) for s in grids if s.value_bytes == bytes_ and not s.latent}
             for bytes_ in (1, 2)
         }
         assert shapes[2]
@@ -52,7 +52,7 @@ def test_experts_of_hopper_are_not_fp8_but_by_block() -> None:
         assert experts is not None
         have[gpu] = {shape.weights for shape in experts.seconds}
     every = set(WEIGHTS) - {"nvfp4"}
-    by_block = {"bf16", "fp8-block", "mxfp4"}
+    by_block = {"bf16", "fp8-block", "mxfp4", "int4"}
     assert have == {
         "a100-80g": {"bf16"},
         "h100": by_block,
@@ -68,7 +68,7 @@ def test_mixtral_and_qwen3_have_experts(gpu: str) -> None:
     experts = read_atlas(ROOT / gpu / "kernels").experts
     assert experts is not None
     for shape, least in (((4096, 14_336, 8, 2), {1, 2, 4, 8}), ((2048, 768, 128, 8), {1, 2})):
-        for weights in {s.weights for s in experts.seconds} - {"mxfp4"}:
+        for weights in {s.weights for s in experts.seconds} - {"mxfp4", "int4"}:
             have = {s.tp for s in experts.seconds if s[:5] == (weights, *shape)}
             assert have >= least, (weights, shape)
 
@@ -86,6 +86,24 @@ def test_gpt_oss_has_experts_and_windows(gpu: str) -> None:
         windowed = {s for s in grids if s.window}
         wanted = itertools.product((1, 2, 4, 8), (1, 2))
         assert windowed == {HeadShape(64 // tp, 8 // tp, 64, size, 128) for tp, size in wanted}
+
+
+@pytest.mark.parametrize("gpu", ["h100", "h200", "b200"])
+def test_deepseek_and_kimi_have_experts_and_latent_attention(gpu: str) -> None:
+    """On all numbers of GPUs, whatever their KV is kept in."""
+    atlas = read_atlas(ROOT / gpu / "kernels")
+    assert atlas.experts is not None
+    assert atlas.projections is not None
+    for weights, experts in (("fp8-block", 256), ("fp8-block", 384), ("int4", 384)):
+        shapes = [s for s in atlas.experts.seconds if s[:4] == (weights, 7168, 2048, experts)]
+        assert {s.tp for s in shapes} == {s.ep for s in shapes} == {1, 2, 4, 8}
+    heads = [1, 2, 4, 8, 16, 32, 64, 128]
+    for grids in (atlas.decode, atlas.prefill):
+        latent = {s for s in grids if s.latent}
+        wanted = itertools.product(heads, (1, 2))
+        assert latent == {HeadShape(n, 1, 128, size, latent=576) for n, size in wanted}
+    for weights in ("bf16", "fp8-block"):
+        assert sorted(s.heads for s in atlas.projections.seconds if s.weights == weights) == heads
 
 
 @pytest.mark.parametrize("gpu", FP8_GPUS)
@@ -174,7 +192,7 @@ def test_kernels_of_before_load_as_they_did(kernels: Path) -> None:
     atlas = read_atlas(kernels)
     assert list(atlas.gemms) == ["bf16"]
     assert atlas.experts is None
-    assert set(atlas.decode) == {s for s in whole.decode if (s.value_bytes, s.window) == (2, 0)}
+    assert set(atlas.decode) == {s for s in whole.decode if s[3:] == (2, 0, 0)}
     assert np.array_equal(atlas.gemms["bf16"].seconds, whole.gemms["bf16"].seconds, equal_nan=True)
 
 

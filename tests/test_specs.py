@@ -29,6 +29,8 @@ PUBLISHED = {
     "gpt-oss-120b": 116.79,  # 116.83 with its experts' biases, which are not counted
     "deepseek-v3": 671.03,  # without the layer that guesses a second token
     "kimi-k2": 1026.41,
+    "kimi-k2-thinking": 1026.41,
+    "kimi-k2.5": 1026.41,  # its decoder
 }
 #: Of which a token goes through so many. OpenAI's 3.6 and 5.1 leave the embedding out.
 PUBLISHED_ACTIVE = {
@@ -40,7 +42,7 @@ PUBLISHED_ACTIVE = {
     "gpt-oss-20b": 4.2,
     "gpt-oss-120b": 5.7,
     "deepseek-v3": 37.5,  # DeepSeek's 37 leaves the embedding out
-    "kimi-k2": 32.9,
+    **dict.fromkeys(("kimi-k2", "kimi-k2-thinking", "kimi-k2.5"), 32.9),
 }
 
 
