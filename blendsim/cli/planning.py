@@ -71,6 +71,7 @@ def plan(
             pool = asked.load(say)
             slow = saving_told(asked, time.monotonic() - began)
             choice, found, spread = _choose(pool, asked.settings, further, say, cut)
+            choice = _with_small_steps(choice, asked.settings)
         notes = [
             *unfollowed(asked.settings, choice.plan),
             *choice.notes,
@@ -116,6 +117,16 @@ def _choose(
     from blendsim.search.auto_search import choose_and_search
 
     return *choose_and_search(pool, settings, further, say, cut), NO_SPREAD
+
+
+def _with_small_steps(choice: "Choice", settings: "Settings") -> "Choice":
+    """The choice with a word on steps of few tokens, where the chosen plan's time goes to them."""
+    from blendsim.perf.measured import chosen_model
+    from blendsim.report.small_steps import with_small_steps
+
+    model = chosen_model(settings.system, settings.overlap, settings.profile)
+    advice = with_small_steps(choice.advice, choice.log, choice.bounds, model)
+    return choice._replace(advice=advice)
 
 
 @takes_pool("topology", "link", "engine", "planner")
