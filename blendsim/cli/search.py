@@ -19,6 +19,7 @@ from blendsim.cli.searching import (
     found_json,
     measures_drawn,
     none_told,
+    ranks_told,
     read_effort,
     worlds_told,
 )
@@ -121,6 +122,8 @@ def _text(found: "Found", where: str) -> list[str]:
     fixed = [k for k, entry in enumerate(found.leaderboard) if entry.is_fixed]
     shown = sorted({*range(min(SHOWN, len(found.leaderboard))), *fixed})
     entries = [(k + 1, found.leaderboard[k]) for k in shown]
+    board = leaderboard_table(entries, columns, is_typical=found.worlds > 0)
+    ranks = ranks_told(board, SHOWN, len(entries), len(found.leaderboard))
     better = (
         f"Found: {'typically' if found.worlds else 'predicted'} {in_seconds(found.seconds)} s, "
         f"{gain:.1%} less than the best fixed policy."
@@ -132,7 +135,8 @@ def _text(found: "Found", where: str) -> list[str]:
         "",
         *policy_table(found.rows, found.chosen, columns),
         "",
-        *leaderboard_table(entries, columns, is_typical=found.worlds > 0),
+        *board,
+        *paragraphs(ranks, columns),
         "",
         *paragraphs(
             [

@@ -1,11 +1,15 @@
 """What commands that search say alike: how long a search shall go on, and what it did."""
 
+import re
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from blendsim.cli.lists import read_seconds
 
 if TYPE_CHECKING:  # nothing heavy before a command runs
     from blendsim.search.schedule_search import Effort, Found
+
+_RANK = re.compile(r" *[\d,]+  ")  # how a line of the leaderboard begins that is a schedule's
 
 
 def read_effort(evaluations: int | None, budget: str | None) -> "Effort":
@@ -31,6 +35,18 @@ def effort_told(found: "Found") -> str:
         f"{counted(tally.whole, 'simulation')} of the whole pool and {tally.thinned} of smaller "
         f"ones. --evaluations {tally.evaluations} repeats this search."
     )
+
+
+def ranks_told(table: Sequence[str], first: int, given: int, ranked: int) -> list[str]:
+    """Why ranks are missing in a leaderboard's lines, where some are: of `ranked` schedules it was
+    `given` the `first` and the fixed policies, and leaves out those that look like one above.
+    """
+    shown = sum(_RANK.match(line) is not None for line in table)
+    if shown == ranked:
+        return []
+    named = f"the first {first} and the fixed policies" if given < ranked else ""
+    alike = "of those that differ in nothing shown here the first" if shown < given else ""
+    return [f"{shown} of {ranked:,} schedules: {'; '.join(filter(None, [named, alike]))}."]
 
 
 def cut_told(found: "Found", has_picture: bool = False) -> list[str]:
