@@ -51,6 +51,8 @@ def test_table_names_the_gain_and_how_to_repeat_it(folder: Path) -> None:
     assert "--evaluations 30 repeats this search" in " ".join(said.split())
     assert "rank" in said
     assert "fixed" in said
+    is_found = "less than the best fixed policy" in said
+    assert is_found == ("The searched schedule: policy " in " ".join(said.split()))
 
 
 @pytest.mark.parametrize("name", ["all.png", "all.pdf"])

@@ -21,6 +21,7 @@ from blendsim.cli.searching import (
     none_told,
     ranks_told,
     read_effort,
+    schedule_told,
     worlds_told,
 )
 from blendsim.cli.stopping import Cut, ends_at_once
@@ -126,7 +127,7 @@ def _text(found: "Found", where: str) -> list[str]:
     ranks = ranks_told(board, SHOWN, len(entries), len(found.leaderboard))
     better = (
         f"Found: {'typically' if found.worlds else 'predicted'} {in_seconds(found.seconds)} s, "
-        f"{gain:.1%} less than the best fixed policy."
+        f"{gain:.1%} less than the best fixed policy. {schedule_told(found)}"
         if found.is_searched
         else none_told(found)
     )

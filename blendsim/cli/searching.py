@@ -98,12 +98,17 @@ def measures_drawn(found: "Found") -> list[str]:
     ]
 
 
+def schedule_told(found: "Found") -> str:
+    """The searched schedule: its policy, and what it has otherwise than a fixed one."""
+    values = ", ".join(f"{name} {value}" for name, value in found.schedule.items())
+    return f"The searched schedule: {values}."
+
+
 def found_told(found: "Found") -> list[str]:
     """Which schedule was found, and what the search did."""
     if not found.is_searched:
         return [none_told(found), *worlds_told(found), effort_told(found)]
-    values = ", ".join(f"{name} {value}" for name, value in found.schedule.items())
-    return [f"The searched schedule: {values}.", *worlds_told(found), effort_told(found)]
+    return [schedule_told(found), *worlds_told(found), effort_told(found)]
 
 
 def found_json(found: "Found") -> dict[str, Any]:
