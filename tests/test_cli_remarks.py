@@ -64,6 +64,13 @@ def test_engines_that_serve_in_one_line_are_told_that_they_cannot_follow(
         assert all(("--engine vllm-planned" in note) == (engine == "vllm") for note in found)
 
 
+def test_a_simulation_by_such_an_engine_tells_it_too(tmp_path: Path) -> None:
+    plan = planned(tmp_path, batch(tmp_path / "batch.jsonl"))
+    assert having(CANNOT_FOLLOW, notes("simulate", plan, "--engine", "vllm"))
+    assert not having(CANNOT_FOLLOW, notes("simulate", plan, "--engine", "vllm-planned"))
+    assert not having(CANNOT_FOLLOW, notes("simulate", plan))
+
+
 def test_a_search_tells_it_where_it_chose_such_a_plan(tmp_path: Path) -> None:
     given = ("search", "--trace", "demo:mixed?n=300", "--sample", 1, "--evaluations", 5)
     kept: Any = {}

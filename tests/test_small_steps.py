@@ -13,7 +13,7 @@ from blendsim.report.small_steps import beyond_best, with_small_steps
 from blendsim.request import Workload, from_lengths
 from blendsim.steplog import NOT_COUNTED
 
-SAID = "But small steps take more of this run's"
+SAID = "Small steps take more of this run's"
 #: Few requests of long answers: a dozen decodes a step.
 FEW = from_lengths([200] * 12, [4_000] * 12)
 MANY = from_lengths([900, 40] * 300, [20, 400] * 300)

@@ -49,7 +49,7 @@ def with_small_steps(
     *before, bound, last = advice
     few = counted(_typical(log), "token")
     bound += (
-        f" But small steps take more of this run's {told(run)} s than compute or reads: half of it "
+        f" Small steps take more of this run's {told(run)} s than compute or reads: half of it "
         f"goes to steps of {few} or fewer, and the weights, read for so few, take "
         f"{told(beyond)} s more, alone, than for the same tokens in full steps."
     )
