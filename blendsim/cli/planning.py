@@ -125,7 +125,8 @@ def _with_small_steps(choice: "Choice", settings: "Settings") -> "Choice":
     from blendsim.report.small_steps import with_small_steps
 
     model = chosen_model(settings.system, settings.overlap, settings.profile)
-    advice = with_small_steps(choice.advice, choice.log, choice.bounds, model)
+    budget = choice.chosen.token_budget
+    advice = with_small_steps(choice.advice, choice.log, choice.bounds, model, budget)
     return choice._replace(advice=advice)
 
 

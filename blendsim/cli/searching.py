@@ -38,8 +38,8 @@ def effort_told(found: "Found") -> str:
 
 
 def ranks_told(table: Sequence[str], first: int, given: int, ranked: int) -> list[str]:
-    """Which schedules a leaderboard's lines are of, where not of all: of `ranked` ones it was `given`
-    the `first` and the fixed policies, and leaves out those that look like one above.
+    """Which schedules a leaderboard's lines are of, where not of all: of `ranked` ones it was
+    `given` the `first` and the fixed policies, and leaves out those that look like one above.
     """
     shown = sum(_RANK.match(line) is not None for line in table)
     if shown == ranked:

@@ -19,18 +19,20 @@ def tokens_of(log: StepLog) -> Ints:
     return log.count("prefill_tokens") + log.count("decode_requests")
 
 
-def beyond_best(log: StepLog, model: StepModel) -> float:
+def beyond_best(log: StepLog, model: StepModel, token_budget: int) -> float:
     """Seconds that a replica's steps take in the mean of all for their tokens to go through the
-    layers, alone, beyond what as many take at the best rate: Σ c(n) − n·min c(k)/k.
+    layers, alone, beyond what as many take at the best rate within the budget:
+    Σ c(n) − n·min c(k)/k.
     """
     tokens, table = tokens_of(log), model.layer_seconds
-    taken = table[np.minimum(tokens, len(table) - 1)]
-    beyond = np.maximum(taken - tokens * model.best_layer_seconds_per_token, 0.0)
+    full = table[1 : token_budget + 1]
+    best = float((full / np.arange(1, len(full) + 1)).min())
+    beyond = np.maximum(table[np.minimum(tokens, len(table) - 1)] - tokens * best, 0.0)
     return float(beyond.sum()) / max(len(np.unique(log.replica)), 1)
 
 
 def with_small_steps(
-    advice: list[str], log: StepLog, limits: Bounds, model: StepModel
+    advice: list[str], log: StepLog, limits: Bounds, model: StepModel, token_budget: int
 ) -> list[str]:
     """The sentences of `advice.of_pool`, the last two, and of what else stands before them; that on
     what bounds the pool with one more where the run's time goes to small steps instead.
@@ -43,7 +45,7 @@ def with_small_steps(
     run = run_seconds(log)
     if not is_counted or limits.longest > ALONE * run:
         return advice
-    beyond = beyond_best(log, model)
+    beyond = beyond_best(log, model, token_budget)
     if beyond <= max(limits.compute, limits.memory, limits.network):
         return advice
     *before, bound, last = advice

@@ -90,7 +90,7 @@ def look_back(
         limits=limits,
         account=account,
         no_account=lacking,
-        advice=with_small_steps(advice, log, limits, problem.model),
+        advice=with_small_steps(advice, log, limits, problem.model, ground.engine.token_budget),
     )
 
 
