@@ -30,6 +30,8 @@ if TYPE_CHECKING:  # nothing heavy before a command runs
     from blendsim.search.spread import Spread
     from blendsim.settings import Settings
 
+_NOT_ASKED = "; use another --engine"  # of baselines that are left out: compare has no --engine
+
 
 @takes_pool(gpu=o.Gpus, tp=o.Tps, dp=o.Dps, quantization=o.Quantizations)
 def plan(
@@ -156,7 +158,8 @@ def compare(
             workload = asked.load(say)
             rows, common, notes = compare_baselines(workload, asked.settings, baselines, say)
         overlaps = any(find_flavour(baseline.engine).overlaps for baseline in baselines)
-        notes = [*notes, *pricing_notes([asked.settings], overlaps=overlaps)]
+        notes = [note.removesuffix(_NOT_ASKED) for note in notes]
+        notes += pricing_notes([asked.settings], overlaps=overlaps)
     best = max(rows, key=lambda row: row.tokens_per_second_per_gpu)
     if json:
         from blendsim.report.metrics import as_json

@@ -104,9 +104,12 @@ def flags_assumed(settings: "Settings") -> list[str]:
         return []
     also = " and our scheduler in it" if settings.engine == VLLM_PLANNED else ""
     also += _other_weights(settings)
+    sent = "one client is to send the requests in the file's order"
+    if settings.dp > 1:
+        sent = "one client a replica is to send its requests in the file's order to its own server"
     return [
-        f"the plan assumes {name} with {' '.join(flags)}{also}; one client is to send the requests "
-        "in the file's order, all at the start or more in flight than the server runs at once"
+        f"the plan assumes {name} with {' '.join(flags)}{also}; {sent}, all at the start or more "
+        "in flight than the server runs at once"
     ]
 
 
