@@ -1,6 +1,9 @@
 """Bad input gets one clear line and exit 2, and nothing half-written is left behind."""
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -290,3 +293,50 @@ def test_a_config_file_may_begin_with_a_byte_order_mark(folder: Path) -> None:
     (folder / "c.toml").write_text('[settings]\ngpu = "none"\n', encoding="utf-8-sig")
     told = complaint(folder, "plan", "--trace", "good.csv", "--config", "c.toml")
     assert told.startswith("error: unknown GPU 'none'")
+
+
+@pytest.mark.parametrize("command", ["plan", "compare", "search"])
+def test_a_current_directory_that_is_gone_is_one_line(tmp_path: Path, command: str) -> None:
+    """In a process of its own: libraries look at the directory while they are loaded."""
+    here = tmp_path / "gone"
+    here.mkdir()
+    (tmp_path / "good.csv").write_text(GOOD)
+    asked = [command, "--trace", str(tmp_path / "good.csv")]
+    script = (
+        "import os, sys; os.rmdir(os.getcwd()); from blendsim.cli import main; "
+        f"sys.argv = ['blendsim', *{asked!r}]; main()"
+    )
+    roots = os.pathsep.join(filter(None, map(os.path.abspath, sys.path)))
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=here,
+        env={**os.environ, "PYTHONPATH": roots},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    said = [line for line in done.stderr.splitlines() if not line.endswith("…")]
+    if done.returncode == 0:  # no library that was loaded looks at it
+        assert "requests" in done.stdout
+        return
+    assert done.returncode == 2, done.stderr
+    assert said == ["error: the current directory no longer exists; change to one that does"]
+
+
+def test_a_current_directory_that_goes_while_a_command_runs_is_one_line(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = folder / "gone"
+    here.mkdir()
+    monkeypatch.chdir(here)
+
+    def went(*_: object) -> None:
+        here.rmdir()
+        os.stat("relative")
+
+    monkeypatch.setattr("blendsim.cli.options.resolve", went)
+    result = CliRunner().invoke(app, ["plan", "--trace", str(folder / "good.csv")])
+    monkeypatch.chdir(folder)
+    assert result.exit_code == 2
+    said = [line for line in result.stderr.splitlines() if not line.startswith("compiling")]
+    assert said == ["error: the current directory no longer exists; change to one that does"]

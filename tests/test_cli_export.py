@@ -57,7 +57,7 @@ def test_the_lines_of_a_batch_are_put_in_order_as_they_stand(tmp_path: Path) -> 
     told = invoke("export", plan, "-o", again, "--json")
     found = json.loads(told.stdout)
     assert (found["requests"], found["files"]) == (30, [str(again)])
-    assert "have no output length" in found["notes"][0]
+    assert any("have no output length" in note for note in found["notes"])
     assert again.read_bytes() == ordered.read_bytes()
 
 
@@ -181,3 +181,52 @@ def test_a_trace_whose_name_is_no_unicode_gives_a_table(tmp_path: Path) -> None:
     assert invoke("plan", "--trace", trace, "--planner", "fcfs", "-o", plan).exit_code == 0
     assert invoke("export", plan, "-o", out).exit_code == 0
     assert pq.read_table(out)["source"].to_pylist() == ["day\\xff"] * 2
+
+
+def test_lines_that_vllm_run_batch_does_not_take_are_noted_for_vllm(tmp_path: Path) -> None:
+    rows = [request(f"r{k}", prompt=[1, 2, 3 + k], max_tokens=4) for k in range(6)]
+    for row in rows[:2]:
+        row["url"] = "/v1/completions"
+    source = lines(tmp_path / "batch.jsonl", *rows)
+    said = {}
+    for engine in ("vllm", "nanoflow"):
+        plan = planned(tmp_path, source, engine=engine)
+        done = invoke("export", plan, "-o", tmp_path / "ordered.jsonl", "--json")
+        said[engine] = " ".join(json.loads(done.stdout)["notes"])
+    assert (
+        "`vllm run-batch` (as of 0.20.2) takes /v1/chat/completions alone, and 2 of the 6 lines go "
+        "to /v1/completions: start `vllm serve` and send it all lines"
+    ) in said["vllm"]
+    assert "run-batch" not in said["nanoflow"]
+    table = invoke("export", planned(tmp_path, source, engine="vllm"), "-o", tmp_path / "t.csv")
+    assert "run-batch" not in table.stdout
+    chats = lines(tmp_path / "batch.jsonl", *rows[2:])
+    done = invoke("export", planned(tmp_path, chats, engine="vllm"), "-o", tmp_path / "o.jsonl")
+    assert "run-batch" not in done.stdout
+    plain = lines(tmp_path / "plain.jsonl", *({"prompt": [5, k]} for k in range(3)))
+    done = invoke("export", planned(tmp_path, plain, engine="vllm"), "-o", tmp_path / "o.jsonl")
+    assert "3 of the 3 lines say no url" in " ".join(done.stdout.split())
+
+
+def test_lengths_that_no_trace_has_are_noted_once(tmp_path: Path) -> None:
+    one, two = batch(tmp_path / "one.jsonl", 20), batch(tmp_path / "two.jsonl", 12)
+    plan = planned(tmp_path, one, two)
+    done = invoke("export", plan, "-o", tmp_path / "ordered.jsonl", "--json")
+    told = [note for note in json.loads(done.stdout)["notes"] if "output length" in note]
+    assert told == [
+        "32 of 32 requests have no output length, so that their order and times are the plan's "
+        "guess; `plan --lengths RESULTS.jsonl` does better"
+    ]
+    results = lines(
+        tmp_path / "results.jsonl",
+        *(
+            {"custom_id": f"r{k}", "response": {"body": {"usage": {"completion_tokens": 9}}}}
+            for k in range(19)
+        ),
+    )
+    plan = planned(tmp_path, one, lengths=results)
+    done = invoke("export", plan, "-o", tmp_path / "ordered.jsonl", "--json")
+    told = [note for note in json.loads(done.stdout)["notes"] if "output length" in note]
+    assert told == [
+        "1 of 20 requests has no output length, so that its order and times are the plan's guess"
+    ]

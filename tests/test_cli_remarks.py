@@ -64,6 +64,31 @@ def test_engines_that_serve_in_one_line_are_told_that_they_cannot_follow(
         assert all(("--engine vllm-planned" in note) == (engine == "vllm") for note in found)
 
 
+def test_a_simulation_by_such_an_engine_tells_it_too(tmp_path: Path) -> None:
+    plan = planned(tmp_path, batch(tmp_path / "batch.jsonl"))
+    assert having(CANNOT_FOLLOW, notes("simulate", plan, "--engine", "vllm"))
+    assert not having(CANNOT_FOLLOW, notes("simulate", plan, "--engine", "vllm-planned"))
+    assert not having(CANNOT_FOLLOW, notes("simulate", plan))
+
+
+def test_compare_does_not_ask_for_an_engine_that_it_has_no_option_for() -> None:
+    asked = ("compare", "--trace", "demo:mixed?n=50", "--model", "gpt-oss-20b", "--gpu", "h100")
+    found = having("are left out", notes(*asked, "--token-budget", 2_048))
+    assert all("engine sglang is not modelled for gpt-oss-20b" in note for note in found)
+    assert [note for note in found if "--engine" in note] == []
+    assert found
+
+
+def test_an_export_for_several_replicas_names_a_client_for_each(tmp_path: Path) -> None:
+    source, out = batch(tmp_path / "batch.jsonl"), tmp_path / "o.jsonl"
+    for dp, words in (
+        (1, "; one client is to send the requests"),
+        (2, "; one client a replica is"),
+    ):
+        plan = planned(tmp_path, source, dp=dp, engine="vllm")
+        assert having(words, notes("export", plan, "-o", out))
+
+
 def test_a_search_tells_it_where_it_chose_such_a_plan(tmp_path: Path) -> None:
     given = ("search", "--trace", "demo:mixed?n=300", "--sample", 1, "--evaluations", 5)
     kept: Any = {}

@@ -13,6 +13,7 @@ from test_cli_plan import KEYS, folder
 from typer.testing import CliRunner
 
 from blendsim.cli.app import app
+from blendsim.cli.searching import ranks_told
 from blendsim.plan import read_plan
 from blendsim.planner.make import POLICIES
 from blendsim.report import plots
@@ -50,6 +51,8 @@ def test_table_names_the_gain_and_how_to_repeat_it(folder: Path) -> None:
     assert "--evaluations 30 repeats this search" in " ".join(said.split())
     assert "rank" in said
     assert "fixed" in said
+    is_found = "less than the best fixed policy" in said
+    assert is_found == ("The searched schedule: policy " in " ".join(said.split()))
 
 
 @pytest.mark.parametrize("name", ["all.png", "all.pdf"])
@@ -172,6 +175,26 @@ def test_of_rows_that_look_alike_a_leaderboard_has_the_first() -> None:
         "Also varied, and in",
         "  --json: one, two.",
     ]
+
+
+def test_missing_ranks_of_a_leaderboard_are_explained(folder: Path) -> None:
+    values = [("a", "b"), ("c", "d"), ("e", "f")]
+    entries = [
+        (k + 1, Ranked(9.0 + k // 2, False, {"policy": "blend", "one": a, "two": b}))
+        for k, (a, b) in enumerate(values)
+    ]
+    wide, narrow = (leaderboard_table(entries, columns) for columns in (120, 25))
+    first = "the first 8 and the fixed policies"
+    alike = "of those that differ in nothing shown here the first"
+    assert ranks_told(wide, 8, 3, 3) == []
+    assert ranks_told(wide, 8, 3, 2_000) == [f"3 of 2,000 schedules: {first}."]
+    assert ranks_told(narrow, 8, 3, 3) == [f"2 of 3 schedules: {alike}."]
+    assert ranks_told(narrow, 8, 3, 40) == [f"2 of 40 schedules: {first}; {alike}."]
+    asked = ("search", "--trace", "trace.csv", "--evaluations", "30", "--sample", "1")
+    ranks = [int(rank) for rank in re.findall(r"^ *(\d+)  +\d.*$", run(*asked), re.MULTILINE)]
+    tried = len(json.loads(run(*asked, "--json"))["leaderboard"])
+    assert len(ranks) < tried
+    assert f"{len(ranks)} of {tried} schedules: the first 8" in run(*asked)
 
 
 def test_leaderboard_says_whether_seconds_are_typical_of_several_worlds(folder: Path) -> None:

@@ -222,6 +222,43 @@ def test_losses_stand_in_the_part_of_the_run_where_they_are_made() -> None:
     assert losses(part, priced).steps.sum() == pytest.approx(lost.steps[-1].sum())
 
 
+@pytest.mark.parametrize("engine", ["nanoflow", "vllm"])
+@given(pool=POOLS, kv_bytes=st.sampled_from([SMALL, 400_000_000]))
+@settings(max_examples=15, deadline=None)
+def test_layers_with_a_window_have_their_reads_in_the_bound_and_in_every_step(
+    engine: str, pool: Workload, kv_bytes: int
+) -> None:
+    """Contexts end before the window, within it and behind it."""
+    problem = problem_of(pool, model="gpt-oss-20b", gpu="h100", kv_bytes=kv_bytes)
+    log, priced = run(problem, "dfs", find_flavour(engine, BUDGET))
+    lost = losses(log, priced)
+    assert sum(lost.causes.values()) == pytest.approx(lost.run - lost.bound, abs=1e-9 * lost.run)
+    limits = bounds(pool, pool.output_len, problem.prompts, problem.model, BUDGET)
+    assert lost.bound <= limits.reachable * (1 + 2e-6)
+    if limits.reachable > limits.longest * (1 + 1e-9):
+        assert lost.bound == pytest.approx(limits.reachable, rel=2e-6)
+    if not log.count("preempted").any():
+        assert min(lost.causes.values()) >= -1e-9 * lost.run
+        assert priced.within(log).sum() == pytest.approx(priced.work.window_reads)
+
+
+def test_prompts_within_a_window_are_told_alone_and_count_among_the_floors() -> None:
+    """No bound has them, so that a model without them loses as much less."""
+    problem = problem_of(MIXED, model="gpt-oss-20b", gpu="h100", overlap="sum")
+    log, priced = run(problem, engine=find_flavour("vllm", BUDGET))
+    lost = losses(log, priced)
+    table = problem.model.tables.windows
+    in_chunks = sum(table[tokens] for tokens in log.count("prefill_tokens").tolist())
+    assert lost.windows == pytest.approx(in_chunks)
+    tables = problem.model.tables._replace(windows=np.zeros(0))
+    without = problem._replace(model=replace(problem.model, tables=tables))
+    less = losses(*run(without, engine=find_flavour("vllm", BUDGET)))
+    assert less.windows == 0.0
+    assert lost.causes["floors"] - less.causes["floors"] == pytest.approx(in_chunks)
+    assert 0.005 * lost.run < in_chunks < 0.05 * lost.run
+    assert account(problem_of(MIXED)).windows == 0.0
+
+
 def test_other_kinds_of_runs_are_refused() -> None:
     log, priced = run(problem_of(MIXED))
     two = replace(log, replica=np.arange(len(log), dtype=np.int32) % 2)

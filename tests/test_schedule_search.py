@@ -58,6 +58,16 @@ def test_found_plan_is_not_behind_any_policy_of_auto(workload: Workload, known: 
     assert known.fixed_seconds == {row.policy: row.predicted_seconds for row in policies}
 
 
+def test_the_rows_of_a_search_stand_beside_the_same_bounds(workload: Workload) -> None:
+    """Of the larger token budget of the two: shares of one bound are as the seconds are."""
+    made = find(workload, replace(KNOWN, token_budget=None), FEW)
+    fixed, chosen = made.rows
+    assert fixed.token_budget != chosen.token_budget, "or this says nothing"
+    assert fixed.reachable_seconds == chosen.reachable_seconds
+    assert fixed.optimum_seconds == chosen.optimum_seconds
+    assert chosen.share_of_reachable == chosen.reachable_seconds / chosen.reported_seconds
+
+
 def test_found_plan_is_not_behind_a_policy_in_the_worlds_either(found: Found) -> None:
     assert found.worlds == WORLDS
     assert found.fixed_seconds.keys() == set(POLICIES)

@@ -30,6 +30,7 @@ from blendsim.cli import (
 from blendsim.cli.leaving import Leaving
 from blendsim.cli.options import WithDefaults
 from blendsim.cli.output import tell
+from blendsim.cli.places import is_here_gone
 from blendsim.cli.status import (
     BROKEN_PIPE,
     INTERRUPTED,
@@ -87,6 +88,9 @@ def _ending() -> Iterator[None]:
         _leave_stdout()
         raise typer.Exit(BROKEN_PIPE) from error
     except (MemoryError, OSError, RuntimeError) as error:
+        if isinstance(error, FileNotFoundError) and is_here_gone():  # libraries look at it
+            tell("error: the current directory no longer exists; change to one that does")
+            raise typer.Exit(WRONG_INPUT) from error
         if status_of(error) != MACHINE:
             raise
         told = machine_told(error)

@@ -16,7 +16,7 @@ from blendsim.cli.output import print_json, print_lines, width
 from blendsim.cli.places import require_places
 from blendsim.cli.planned import read_planned
 from blendsim.cli.progress import Progress
-from blendsim.cli.remarks import fed_in_order, flags_assumed
+from blendsim.cli.remarks import beyond_run_batch, fed_in_order, flags_assumed, guessed_once
 from blendsim.cli.stopping import ends_at_once
 
 if TYPE_CHECKING:
@@ -62,6 +62,7 @@ def export(
         say(asked.reading)
         with ends_at_once():
             done = by_request.serve(asked.load(say), made, asked.settings, say)
+        done = done._replace(notes=guessed_once(asked, done.workload, done.notes))
         if output.suffix == LINES:
             say("writing lines")
             from blendsim.traces.raw_lines import raw_lines, write_lines
@@ -69,7 +70,9 @@ def export(
             lines = raw_lines(files, done.workload.source_names)
             for rows, place in zip(done.by_replica(), places, strict=True):
                 write_lines(lines, done.workload.ids[rows].tolist(), place)
-            done = done._replace(notes=[*done.notes, *fed_in_order(made)])
+            urls = [lines[one].url for one in done.workload.ids.tolist()]
+            told = [*fed_in_order(made), *beyond_run_batch(asked.settings, urls)]
+            done = done._replace(notes=[*done.notes, *told])
         else:
             meta = {"plan_sha256": sha256(plan), "settings": asdict(asked.settings)}
             meta |= {"source": asked.source, "blendsim": __version__}

@@ -5,6 +5,15 @@ from collections.abc import Iterable
 from pathlib import Path
 
 
+def is_here_gone() -> bool:
+    """Whether the directory that the process is in has been removed."""
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        return True
+    return False
+
+
 def require_places(outputs: Iterable[Path | None], inputs: Iterable[Path | str | None]) -> None:
     """InputError unless a file can be written at each output's path, and none of the inputs would
     be replaced by it. Ask it before long work.

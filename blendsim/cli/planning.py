@@ -30,6 +30,8 @@ if TYPE_CHECKING:  # nothing heavy before a command runs
     from blendsim.search.spread import Spread
     from blendsim.settings import Settings
 
+_NOT_ASKED = "; use another --engine"  # of baselines that are left out: compare has no --engine
+
 
 @takes_pool(gpu=o.Gpus, tp=o.Tps, dp=o.Dps, quantization=o.Quantizations)
 def plan(
@@ -71,6 +73,7 @@ def plan(
             pool = asked.load(say)
             slow = saving_told(asked, time.monotonic() - began)
             choice, found, spread = _choose(pool, asked.settings, further, say, cut)
+            choice = _with_small_steps(choice, asked.settings)
         notes = [
             *unfollowed(asked.settings, choice.plan),
             *choice.notes,
@@ -118,6 +121,17 @@ def _choose(
     return *choose_and_search(pool, settings, further, say, cut), NO_SPREAD
 
 
+def _with_small_steps(choice: "Choice", settings: "Settings") -> "Choice":
+    """The choice with a word on steps of few tokens, where the chosen plan's time goes to them."""
+    from blendsim.perf.measured import chosen_model
+    from blendsim.report.small_steps import with_small_steps
+
+    model = chosen_model(settings.system, settings.overlap, settings.profile)
+    budget = choice.chosen.token_budget
+    advice = with_small_steps(choice.advice, choice.log, choice.bounds, model, budget)
+    return choice._replace(advice=advice)
+
+
 @takes_pool("topology", "link", "engine", "planner")
 def compare(
     ctx: typer.Context,
@@ -144,7 +158,8 @@ def compare(
             workload = asked.load(say)
             rows, common, notes = compare_baselines(workload, asked.settings, baselines, say)
         overlaps = any(find_flavour(baseline.engine).overlaps for baseline in baselines)
-        notes = [*notes, *pricing_notes([asked.settings], overlaps=overlaps)]
+        notes = [note.removesuffix(_NOT_ASKED) for note in notes]
+        notes += pricing_notes([asked.settings], overlaps=overlaps)
     best = max(rows, key=lambda row: row.tokens_per_second_per_gpu)
     if json:
         from blendsim.report.metrics import as_json

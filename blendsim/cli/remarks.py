@@ -3,10 +3,12 @@ which flags it assumes, which given lengths planning looked at.
 """
 
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from blendsim.cli import options as o
 from blendsim.formats import BF16, FP8
+from blendsim.wording import counted
 
 if TYPE_CHECKING:  # nothing heavy before a command runs
     from blendsim.plan import Plan
@@ -14,6 +16,8 @@ if TYPE_CHECKING:  # nothing heavy before a command runs
     from blendsim.settings import Settings
 
 VLLM = "vllm"
+RUN_BATCH_URL = "/v1/chat/completions"  # of requests that generate text, all it takes
+_LACKING = "no output length"  # in notes of traces.load and planner.lengths
 LONG_READ = 20.0  # seconds of reading prompts after which keeping them is worth a word
 
 
@@ -50,6 +54,42 @@ def fed_in_order(plan: "Plan") -> list[str]:
     ]
 
 
+def beyond_run_batch(settings: "Settings", urls: Sequence[str]) -> list[str]:
+    """A note for vLLM where some of the lines that are written go to `urls` that its `run-batch`
+    does not take (0.20.2, run_batch.py: a URL that is not in its list gets an error for an answer,
+    if its body can be read at all).
+    """
+    from blendsim.serving.flavour import VLLM_PLANNED
+
+    others = [url for url in urls if url != RUN_BATCH_URL]
+    if not others or settings.engine not in (VLLM, VLLM_PLANNED):
+        return []
+    named = sorted({url for url in others if url})
+    sent = f"go to {' or '.join(named)}" if named else "say no url"
+    return [
+        f"`vllm run-batch` (as of 0.20.2) takes {RUN_BATCH_URL} alone, and {len(others):,} of the "
+        f"{counted(len(urls), 'line')} {sent}: start `vllm serve` and send it all lines, or write "
+        "these as chats before planning"
+    ]
+
+
+def guessed_once(asked: o.Asked, pool: "Workload", notes: Sequence[str]) -> list[str]:
+    """The notes with a single one on lengths that the trace does not have, whose order and times
+    were guessed when the plan was made. Reading and estimating say so a trace and once more.
+    """
+    lacking = int((~pool.has_output).sum())
+    if not lacking:
+        return list(notes)
+    kept = [note for note in notes if _LACKING not in note]
+    better = "" if asked.read.lengths else "; `plan --lengths RESULTS.jsonl` does better"
+    have, whose = ("has", "its") if lacking == 1 else ("have", "their")
+    return [
+        *kept,
+        f"{lacking:,} of {counted(len(pool), 'request')} {have} no output length, so that "
+        f"{whose} order and times are the plan's guess{better}",
+    ]
+
+
 def flags_assumed(settings: "Settings") -> list[str]:
     """A note for vLLM or SGLang: the server's flags that a plan assumes, and how requests are to be
     sent.
@@ -64,9 +104,12 @@ def flags_assumed(settings: "Settings") -> list[str]:
         return []
     also = " and our scheduler in it" if settings.engine == VLLM_PLANNED else ""
     also += _other_weights(settings)
+    sent = "one client is to send the requests in the file's order"
+    if settings.dp > 1:
+        sent = "one client a replica is to send its requests in the file's order to its own server"
     return [
-        f"the plan assumes {name} with {' '.join(flags)}{also}; one client is to send the requests "
-        "in the file's order, all at the start or more in flight than the server runs at once"
+        f"the plan assumes {name} with {' '.join(flags)}{also}; {sent}, all at the start or more "
+        "in flight than the server runs at once"
     ]
 
 

@@ -19,7 +19,9 @@ from blendsim.cli.searching import (
     found_json,
     measures_drawn,
     none_told,
+    ranks_told,
     read_effort,
+    schedule_told,
     worlds_told,
 )
 from blendsim.cli.stopping import Cut, ends_at_once
@@ -121,9 +123,11 @@ def _text(found: "Found", where: str) -> list[str]:
     fixed = [k for k, entry in enumerate(found.leaderboard) if entry.is_fixed]
     shown = sorted({*range(min(SHOWN, len(found.leaderboard))), *fixed})
     entries = [(k + 1, found.leaderboard[k]) for k in shown]
+    board = leaderboard_table(entries, columns, is_typical=found.worlds > 0)
+    ranks = ranks_told(board, SHOWN, len(entries), len(found.leaderboard))
     better = (
         f"Found: {'typically' if found.worlds else 'predicted'} {in_seconds(found.seconds)} s, "
-        f"{gain:.1%} less than the best fixed policy."
+        f"{gain:.1%} less than the best fixed policy. {schedule_told(found)}"
         if found.is_searched
         else none_told(found)
     )
@@ -132,7 +136,8 @@ def _text(found: "Found", where: str) -> list[str]:
         "",
         *policy_table(found.rows, found.chosen, columns),
         "",
-        *leaderboard_table(entries, columns, is_typical=found.worlds > 0),
+        *board,
+        *paragraphs(ranks, columns),
         "",
         *paragraphs(
             [

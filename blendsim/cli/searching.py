@@ -1,11 +1,15 @@
 """What commands that search say alike: how long a search shall go on, and what it did."""
 
+import re
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from blendsim.cli.lists import read_seconds
 
 if TYPE_CHECKING:  # nothing heavy before a command runs
     from blendsim.search.schedule_search import Effort, Found
+
+_RANK = re.compile(r" *[\d,]+  ")  # how a line of the leaderboard begins that is a schedule's
 
 
 def read_effort(evaluations: int | None, budget: str | None) -> "Effort":
@@ -31,6 +35,18 @@ def effort_told(found: "Found") -> str:
         f"{counted(tally.whole, 'simulation')} of the whole pool and {tally.thinned} of smaller "
         f"ones. --evaluations {tally.evaluations} repeats this search."
     )
+
+
+def ranks_told(table: Sequence[str], first: int, given: int, ranked: int) -> list[str]:
+    """Which schedules a leaderboard's lines are of, where not of all: of `ranked` ones it was
+    `given` the `first` and the fixed policies, and leaves out those that look like one above.
+    """
+    shown = sum(_RANK.match(line) is not None for line in table)
+    if shown == ranked:
+        return []
+    named = f"the first {first} and the fixed policies" if given < ranked else ""
+    alike = "of those that differ in nothing shown here the first" if shown < given else ""
+    return [f"{shown} of {ranked:,} schedules: {'; '.join(filter(None, [named, alike]))}."]
 
 
 def cut_told(found: "Found", has_picture: bool = False) -> list[str]:
@@ -82,12 +98,17 @@ def measures_drawn(found: "Found") -> list[str]:
     ]
 
 
+def schedule_told(found: "Found") -> str:
+    """The searched schedule: its policy, and what it has otherwise than a fixed one."""
+    values = ", ".join(f"{name} {value}" for name, value in found.schedule.items())
+    return f"The searched schedule: {values}."
+
+
 def found_told(found: "Found") -> list[str]:
     """Which schedule was found, and what the search did."""
     if not found.is_searched:
         return [none_told(found), *worlds_told(found), effort_told(found)]
-    values = ", ".join(f"{name} {value}" for name, value in found.schedule.items())
-    return [f"The searched schedule: {values}.", *worlds_told(found), effort_told(found)]
+    return [schedule_told(found), *worlds_told(found), effort_told(found)]
 
 
 def found_json(found: "Found") -> dict[str, Any]:

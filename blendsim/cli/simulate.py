@@ -15,7 +15,7 @@ from blendsim.cli.places import require_places
 from blendsim.cli.planned import given, read_planned
 from blendsim.cli.pricing import pricing_notes
 from blendsim.cli.progress import Progress
-from blendsim.cli.remarks import unseen
+from blendsim.cli.remarks import unfollowed, unseen
 from blendsim.cli.stopping import ends_at_once
 
 
@@ -107,6 +107,7 @@ def simulate(
             pool = asked.load(say)  # what its own machine holds is what it is for
             require_room(pool, system)
             row, log, notes, seconds = simulate_plan(pool, made, settings, say, worlds)
+        told = [*unfollowed(settings, made), *told]
         notes = [*notes, *told, *unseen(asked, pool, made), *pricing_notes([settings])]
         if output is not None:
             meta = {"plan_sha256": sha256(plan), "settings": asdict(settings)}

@@ -49,7 +49,19 @@ def account_parts(found: Hindsight | None) -> list[str]:
         Column("seconds", [number(seconds, digits) for _, seconds in rows]),
         Column("of the run", [share(seconds / account.run) for _, seconds in rows]),
     ]
-    return [html.beside([html.table(columns), picture(plots.losses_panel(account, WORDS))])]
+    picture_of = picture(plots.losses_panel(account, WORDS))
+    return [html.beside([html.table(columns), picture_of]), *_windows(account, digits)]
+
+
+def _windows(account: Losses, digits: int) -> list[str]:
+    """What no bound counts, where a model has layers with a window."""
+    if not account.windows:
+        return []
+    text = (
+        f"Of “{CAUSES['floors'][0]}”, prompts' attention in layers with a window takes "
+        f"{number(account.windows, digits)} s alone: no bound counts it."
+    )
+    return [html.paragraph(text, "quiet")]
 
 
 def digits_of(account: Losses) -> int:

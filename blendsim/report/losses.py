@@ -41,6 +41,7 @@ class Priced(NamedTuple):
     model: StepModel
     prices: Prices
     layers: Floats  # (token_budget + 1,), seconds of a step's tokens, whole or in pieces
+    decodes: int  # of the work, each a token of one request
 
     @property
     def read_price(self) -> float:
@@ -54,10 +55,28 @@ class Priced(NamedTuple):
         shared = self.prices.shared_read * self.work.shared_reads
         return (private + shared) / max(self.work.reads, 1)
 
-    def worth(self, tokens: Ints, reads: Ints, beside: Floats) -> Floats:
-        """Seconds of the bound that so much work accounts for."""
-        priced = self.prices.token * tokens + self.read_price * reads + self.prices.beside * beside
-        return np.asarray(priced, np.float64)
+    def worth(self, tokens: Ints, reads: Ints, within: Floats, beside: Floats) -> Floats:
+        """Seconds of the bound that so much work accounts for, `within` of it reads in windows: the
+        program has those as shared reads that take as long.
+        """
+        model, prices = self.model, self.prices
+        longer = model.best_seconds_per_window_token / model.best_seconds_per_context_token
+        priced = prices.token * tokens + self.read_price * reads + prices.beside * beside
+        return np.asarray(priced + prices.shared_read * longer * within, np.float64)
+
+    def within(self, log: StepLog) -> Floats:
+        """Context tokens that every step's decodes read in a layer with a window.
+
+        NOTE: a step log has the mean context of its decodes alone, whose window is more than the
+        mean of theirs: so what that gives is scaled to the pool's reads a decode. Sums over a run
+        without preemption are exact, as they are by `read_price`.
+        """
+        window = self.model.system.model.window
+        decodes, reads = log.count("decode_requests"), log.count("context_tokens")
+        most = np.minimum(reads, window * decodes).astype(np.float64)
+        wanted = self.work.window_reads / max(self.decodes, 1) * float(decodes.sum())
+        scale: float = min(1.0, wanted / max(float(most.sum()), 1.0))
+        return most * scale
 
     def beside(self, sampled: Ints, pairs: Ints) -> Floats:
         """Seconds of LM head and prefill attention at their best rates."""
@@ -69,7 +88,8 @@ class Priced(NamedTuple):
         """Seconds of the program."""
         work = self.work
         beside = self.beside(np.array(work.sampled), np.array(work.pairs))
-        return float(self.worth(np.array(work.tokens), np.array(work.reads), beside))
+        within = np.array(float(work.window_reads))
+        return float(self.worth(np.array(work.tokens), np.array(work.reads), within, beside))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -80,6 +100,9 @@ class Losses:
     bound: float  # of the program: the reachable bound, unless one request alone takes longer
     steps: Floats = field(repr=False)  # (PHASES, len(CAUSES))
     again: float  # work beyond the least: computed again, or prefixes not shared
+    #: Of prompts' attention in layers with a window, alone: no bound counts it, so all of it is
+    #: among the floors.
+    windows: float = 0.0
 
     @property
     def causes(self) -> dict[str, float]:
@@ -105,14 +128,11 @@ def price(
         raise InputError(
             f"{model.system.tp} GPUs: losses are told for a replica of one; give it --tp 1"
         )
-    if model.system.model.windowed_layers:
-        raise InputError(
-            f"{model.system.model.name} has layers with a window, whose reads losses do not tell "
-            "apart"
-        )
-    work = least_work(workload, output_len, prompts, model.system.block_tokens)
+    system = model.system
+    work = least_work(workload, output_len, prompts, system.block_tokens, system.model.window)
     layers = np.minimum(model.tables.layers, in_pieces(model.tables, nano_batches).layers)
-    unpriced = Priced(work, model, Prices(0.0, 0.0, 0.0, 0.0), layers[: token_budget + 1])
+    layers, nothing = layers[: token_budget + 1], Prices(0.0, 0.0, 0.0, 0.0)
+    unpriced = Priced(work, model, nothing, layers, work.sampled - len(workload))
     beside = float(unpriced.beside(np.array(work.sampled), np.array(work.pairs)))
     sizes = step_sizes(model, token_budget, nano_batches)
     return unpriced._replace(prices=reachable_program(work, beside, model, sizes, 1).prices)
@@ -124,9 +144,11 @@ def losses(log: StepLog, priced: Priced) -> Losses:
     _refuse(log, int(tokens.max(initial=0)), len(priced.layers) - 1)
     reads = log.count("context_tokens")
     beside = priced.beside(log.count("sampled_tokens"), log.count("prefill_pairs"))
-    memory = np.multiply(reads, priced.model.best_seconds_per_context_token, dtype=np.float64)
+    within = priced.within(log)
+    memory = reads * priced.model.best_seconds_per_context_token
+    memory = memory + within * priced.model.best_seconds_per_window_token
     compute, layers = log.time("compute_seconds"), priced.layers[tokens]
-    worth = priced.worth(tokens, reads, beside)
+    worth = priced.worth(tokens, reads, within, beside)
     taken = (
         log.time("seconds"),
         _overlapped(priced, compute, log.time("memory_seconds")),
@@ -142,7 +164,8 @@ def losses(log: StepLog, priced: Priced) -> Losses:
     phase = np.minimum((log.time("start") * (PHASES / max(run, 1e-300))).astype(int), PHASES - 1)
     steps = np.zeros((PHASES, len(CAUSES)))
     np.add.at(steps, phase, np.column_stack(lost))
-    return Losses(run, priced.bound, steps, float(worth.sum()) - priced.bound)
+    again = float(worth.sum()) - priced.bound
+    return Losses(run, priced.bound, steps, again, _in_windows(log, priced.model))
 
 
 def _refuse(log: StepLog, most: int, token_budget: int) -> None:
@@ -155,6 +178,16 @@ def _refuse(log: StepLog, most: int, token_budget: int) -> None:
         raise InputError(
             f"a step of {most} tokens: prices are of at most {token_budget}; price larger steps"
         )
+
+
+def _in_windows(log: StepLog, model: StepModel) -> float:
+    """Seconds that prompts' attention takes in layers with a window, alone."""
+    table = model.tables.windows
+    if not len(table):
+        return 0.0
+    tokens, last = log.count("prefill_tokens"), len(table) - 1
+    each = table[np.minimum(tokens, last)] * np.maximum(1.0, tokens / last)
+    return float(each.sum())
 
 
 def _overlapped(priced: Priced, compute: Floats, memory: Floats) -> Floats:

@@ -14,6 +14,7 @@ from blendsim.report.gist import Hindsight, is_measured
 from blendsim.report.losses import Losses, losses, price
 from blendsim.report.matching import differing_machines
 from blendsim.report.metrics import Place, run_seconds
+from blendsim.report.small_steps import with_small_steps
 from blendsim.request import Workload
 from blendsim.search.problem import Problem, Progress, prepare
 from blendsim.search.trial import block_size, find_bounds, find_place
@@ -80,6 +81,8 @@ def look_back(
     limits = find_bounds(problem, ground.engine.token_budget, block)
     budget = token_budget or ground.engine.token_budget
     account, lacking = _account(log, ground, problem, block, budget)
+    overlaps = ground.engine.overlaps
+    advice = of_pool([], limits, problem.model, run_seconds(log), overlaps=overlaps)
     return Hindsight(
         input_tokens=int(workload.prompt_len.sum()),
         output_tokens=int(problem.true_lengths.sum()),
@@ -87,9 +90,7 @@ def look_back(
         limits=limits,
         account=account,
         no_account=lacking,
-        advice=of_pool(
-            [], limits, problem.model, run_seconds(log), overlaps=ground.engine.overlaps
-        ),
+        advice=with_small_steps(advice, log, limits, problem.model, ground.engine.token_budget),
     )
 
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from blendsim.errors import InputError
 from blendsim.plan import Plan
-from blendsim.report.metrics import Row, with_regret
+from blendsim.report.metrics import Row, beside, with_regret
 from blendsim.report.optimum import Bounds
 from blendsim.request import Ints, Workload
 from blendsim.search.cut import NEVER, CutShort, Stop
@@ -28,7 +28,15 @@ from blendsim.search.race import Run, best_of, race
 from blendsim.search.space import Point, Schedule, Space, axes_of, plain
 from blendsim.search.standing import Standing
 from blendsim.search.sweep import Sensitivity, missed, sweep, sweep_samples
-from blendsim.search.trial import Trial, block_size, find_bounds, find_engine, find_facts, run_trial
+from blendsim.search.trial import (
+    Trial,
+    block_size,
+    find_bounds,
+    find_engine,
+    find_facts,
+    run_trial,
+    widest,
+)
 from blendsim.settings import Settings
 from blendsim.steplog import StepLog
 
@@ -86,7 +94,8 @@ class Found(NamedTuple):
 
     plan: Plan
     chosen: Row
-    rows: list[Row]  # the best fixed policy as `plan` runs it, and the chosen schedule
+    #: The best fixed policy as `plan` runs it, and the chosen schedule, beside the same bounds.
+    rows: list[Row]
     leaderboard: list[Entry]  # by predicted seconds
     sensitivities: list[Sensitivity]  # empty unless asked for
     seconds: float  # what the schedule was chosen by
@@ -94,7 +103,7 @@ class Found(NamedTuple):
     tally: Tally
     schedule: dict[str, str]  # the chosen one's policy and what else is unusual, in words
     log: StepLog  # of the chosen one, on true lengths where the trace has them
-    bounds: Bounds
+    bounds: Bounds  # for its token budget
     notes: list[str]
 
     @property
@@ -243,7 +252,7 @@ def _report(
     known: Mapping[str, Trial],
 ) -> Found:
     """The chosen schedule, `best`, and the best fixed policy, simulated on the true lengths unless
-    the policy is `known`.
+    the policy is `known`; beside bounds that hold for both.
     """
     fixed = set(space.fixed())
     usual = _best_fixed(space, runs)
@@ -267,7 +276,8 @@ def _report(
             "schedule": _plainly(space.schedule(best.heat.point)),
         },
     }
-    rows = [trial.row for trial in trials]
+    limits = widest((trial.row.token_budget, trial.bounds) for trial in trials)
+    rows = [beside(trial.row, trial.log, limits) for trial in trials]
     rows[-1] = with_regret(rows[-1], rows)
     return Found(
         plan=replace(chosen.plan, meta=meta),

@@ -32,6 +32,13 @@ class LineFormat(Protocol):
 LINE_FORMATS: tuple[LineFormat, ...] = (OPENAI_BATCH, PROMPTS_JSONL)
 
 
+class Line(NamedTuple):
+    """A request as its file has it."""
+
+    text: str
+    url: str  # that it is sent to; empty where the line does not say
+
+
 class LineFile(NamedTuple):
     """A file whose lines are requests."""
 
@@ -66,24 +73,25 @@ def line_file(path: Path, name: str | None) -> LineFile | None:
     return LineFile(file, known[saved.format])
 
 
-def raw_lines(files: Sequence[LineFile], names: Sequence[str]) -> dict[str, str]:
+def raw_lines(files: Sequence[LineFile], names: Sequence[str]) -> dict[str, Line]:
     """Lines of `files` by the ids that their requests have in the pool, which begin with the files'
     `names` there if there are several.
     """
-    lines: dict[str, str] = {}
-    for (file, form), name in zip(files, names, strict=True):
-        prefix = f"{name}/" if len(files) > 1 else ""
+    lines: dict[str, Line] = {}
+    for (file, form), source in zip(files, names, strict=True):
+        prefix = f"{source}/" if len(files) > 1 else ""
         with text_lines(file) as text:
             for number, line in enumerate(text, start=1):
                 if line.strip():
                     row = json_object(line, f"{file}, line {number}")
                     # NOTE: a column of text keeps no NUL at its end.
-                    lines[f"{prefix}{form.id_of(row, number)}".rstrip("\0")] = line.rstrip("\r\n")
+                    name = f"{prefix}{form.id_of(row, number)}".rstrip("\0")
+                    lines[name] = Line(line.rstrip("\r\n"), str(row.get("url", "")))
     return lines
 
 
-def write_lines(lines: Mapping[str, str], ids: Sequence[str], path: Path) -> None:
+def write_lines(lines: Mapping[str, Line], ids: Sequence[str], path: Path) -> None:
     """The lines of these requests, in their order."""
     with replacing(path) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as out:
         for one in ids:
-            out.write(lines[one] + "\n")
+            out.write(lines[one].text + "\n")
