@@ -73,7 +73,9 @@ class Gains:
     most_tokens: int = 8_192  # of a step; a smaller budget of the engine binds too
     left_room: float = 3.0  # standard deviations kept free for the compute-heavy end
     fill: float = 0.93  # share of the KV cache that reading is expected to fill
-    slack: float = 0.05  # how far a step's marginal cost may be from the price of a token
+    #: How far a step's marginal cost may be from the price of a token, and its own cost above that
+    #: of larger and smaller ones by turns.
+    slack: float = 0.05
     #: Of the best rate of tokens a second. Sizes of less are taken only where what is left, spread
     #: over the steps there are anyway, makes no larger ones.
     efficiency: float = 0.85

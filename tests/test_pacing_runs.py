@@ -244,7 +244,9 @@ def test_a_long_one_that_waits_to_come_back_does_not_keep_the_dense_end_out(
     """Without room beside what is kept for the left it waits, and the left goes on. Steps are as
     large as run well, so that all of the left is in before the others end.
     """
-    monkeypatch.setattr(pacing, "least_size", lambda pace, even: int(pace.floors[-1]))
+    monkeypatch.setattr(
+        pacing, "least_size", lambda pace, even, memory: int(pace.sizes[pace.efficient])
+    )
     core = AMPLE.core()
     core.step()
     core.commit()

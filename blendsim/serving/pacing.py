@@ -15,7 +15,14 @@ from blendsim.pacing import LEAST_ALIKE, Pacing
 from blendsim.request import Ints
 from blendsim.serving.columns import CONTEXT_TOKENS, step_tokens
 from blendsim.serving.kinds import KIND, correction, spread_of
-from blendsim.serving.price import Overlap, choose_sizes, lower_hull, token_price, tokens_at
+from blendsim.serving.price import (
+    Overlap,
+    choose_sizes,
+    lower_hull,
+    side_by_side,
+    token_price,
+    tokens_at,
+)
 from blendsim.serving.reads import (
     expected_reads,
     expected_reads_of_one,
@@ -75,7 +82,7 @@ class Pace(NamedTuple):
     table: Ints  # (ROWS, 3), by context in use: two sizes to alternate between, tokens to compute
     sizes: Ints
     seconds: NDArray[np.float64]
-    floors: Ints  # by size, as far as there are: what a step has at least that could have that
+    efficient: int  # of `sizes`, the first that runs at gains.efficiency of the best rate
     overlap: Overlap
     jump: Ints  # (n,), place of the line → itself while its request waits, else one further left
     kinds: Any  # (sources,) KIND
@@ -143,7 +150,7 @@ def new_pace(
         np.zeros((ROWS, 3), np.int64),
         sizes,
         seconds,
-        _floors(sizes, seconds, overlap, gains.efficiency),
+        int(np.argmax(sizes / seconds >= gains.efficiency * (sizes / seconds).max())),
         overlap,
         np.arange(len(requests), dtype=np.int64),
         kinds,
@@ -170,41 +177,37 @@ def note_left(state: State, request: int) -> None:
     p.square_left -= hold * hold / state.requests[request].estimate
 
 
-def _floors(sizes: Ints, seconds: NDArray[np.float64], overlap: Overlap, efficiency: float) -> Ints:
-    """(F,), for each of the first sizes what a step is to have at least that could have that size:
-    itself, unless as many tokens in smaller and larger steps by turns would run at more than
-    1/`efficiency` of its rate; then the next size of which that is not so. The last is the first
-    that runs at `efficiency` of the best rate.
-
-    By turns is faster with experts, of which every step that a hundred tokens go through reads
-    nearly all, while one of a few decodes reads few.
-    """
-    rate = sizes / seconds
-    hull = np.empty(len(sizes), np.int64)
-    corners = hull[: lower_hull(overlap, sizes, seconds, 0.0, hull)]
-    by_turns = np.interp(sizes, sizes[corners], seconds[corners])
-    runs_well = by_turns >= efficiency * seconds
-    last = int(np.argmax(rate >= efficiency * rate.max()))
-    runs_well[last] = True
-    above = np.flatnonzero(runs_well)
-    return sizes[above[np.searchsorted(above, np.arange(last + 1))]]
-
-
-@kernel
-def least_size(pace: Pace, even: float) -> int:
+@allocating_kernel
+def least_size(pace: Pace, even: float, memory: float) -> int:
     """Tokens that a step is to have at least: as many as run well, but no more than `even`, which
-    each step would have if all that is left were spread evenly over them, or the next size above
-    `even` that smaller and larger ones by turns do not beat. The token budget binds besides.
+    each step would have if all that is left were spread evenly over them. But where smaller and
+    larger steps by turns, which read for `memory` seconds each, take less time for as many by more
+    than `slack`, the next size of which that is not so. The token budget binds besides.
 
     In a run that takes that many steps anyway, larger ones would leave some with decodes alone. In
     others the floor guards against having too few tokens computed by a price that foresees more
-    steps than there will be.
+    steps than there will be. By turns is faster with experts, of which every step that a hundred
+    tokens go through reads nearly all, while one of a few decodes reads few.
     """
-    least = 0
-    for i in range(len(pace.floors)):
-        if pace.sizes[i] <= even:
-            least = pace.floors[i]
-    return least
+    sizes, seconds = pace.sizes, pace.seconds
+    if sizes[0] > even:
+        return 0
+    at = 0
+    while at < pace.efficient and sizes[at + 1] <= even:
+        at += 1
+    hull = np.empty(len(sizes), np.int64)
+    n = lower_hull(pace.overlap, sizes, seconds, memory, hull)
+    for v in range(1, n):
+        p, q = hull[v - 1], hull[v]
+        few = side_by_side(pace.overlap, seconds[p], memory)
+        many = side_by_side(pace.overlap, seconds[q], memory)
+        while at < q:
+            share = (sizes[at] - sizes[p]) / (sizes[q] - sizes[p])
+            alike = side_by_side(pace.overlap, seconds[at], memory)
+            if (1.0 - share) * few + share * many >= (1.0 - pace.record[0].slack) * alike:
+                return int(sizes[at])
+            at += 1
+    return int(sizes[at])
 
 
 @kernel
@@ -240,6 +243,7 @@ def look(state: State) -> None:
         token_price(pace.overlap, pace.sizes, pace.seconds, ahead, tokens),
         token_price(pace.overlap, pace.sizes, pace.seconds, full, own),
     )
+    steps = steps_for_compute(state, ahead[0, 0])
     share = max(share_at(pace, ahead, tokens, price), share_at(pace, full, own, price))
     choose_sizes(
         pace.table,
@@ -250,7 +254,7 @@ def look(state: State) -> None:
         price,
         p.slack,
         share,
-        least_size(pace, tokens / steps_for_compute(state, ahead[0, 0])),
+        least_size(pace, tokens / steps, reads / steps),
     )
 
 
