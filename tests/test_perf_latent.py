@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 
+from blendsim.errors import ProfileError
+from blendsim.perf.atlas import Needs, read_atlas, write_atlas
 from blendsim.perf.grids import AttentionGrid, HeadShape, LatentShape
 from blendsim.perf.latent import LatentGrids, latent_grids
 from blendsim.specs import GPUS
@@ -392,6 +394,32 @@ def test_prompts_are_within_the_peak_and_long_ones_near_it(gpu: str, heads: int)
     assert max(shares.values()) <= 1 + 1e-5  # a cell has six digits
     long = [share for (_, s), share in shares.items() if s >= 6_144]
     assert min(long) > (0.45 if gpu == "l40s" else 0.75)
+
+
+def test_tables_are_written_as_they_were_read(tmp_path: Path) -> None:
+    needs = Needs(other_weights=False, kv="fp8", experts=False, kind="latent")
+    write_atlas(read_atlas(ROOT / "h200" / "kernels", needs), tmp_path)
+    written = [path.name for path in tmp_path.glob("*latent*")]
+    assert sorted(written) == [
+        f"{name}_attention_latent{kv}.csv" for name in ("decode", "prefill") for kv in ("", "_fp8")
+    ]
+    for name in (*written, "projections.csv"):
+        assert (tmp_path / name).read_bytes() == (ROOT / "h200" / "kernels" / name).read_bytes()
+
+
+def test_projections_in_another_unit_are_refused(tmp_path: Path) -> None:
+    """A cell that would need 1.6 times the peak, in the row of most heads: its sizes count."""
+    needs = Needs(other_weights=False, kv="bf16", experts=False, kind="latent")
+    place = tmp_path / "h200" / "kernels"
+    write_atlas(read_atlas(ROOT / "h200" / "kernels", needs), place)
+    path = place / "projections.csv"
+    lines = path.read_text().splitlines()
+    row = next(line for line in lines if line.startswith("bf16,7168,128,"))
+    *others, _last = row.split(",")
+    changed = ",".join([*others, f"{131_072 * operations(128) / (1.6 * 989.5e12) * 1e6:.1f}"])
+    path.write_text("\n".join(lines).replace(row, changed) + "\n")
+    with pytest.raises(ProfileError, match=r"projections\.csv.* 1,58\d TFLOP/s of a GPU that has"):
+        read_atlas(place, needs)
 
 
 @pytest.mark.parametrize("gpu", ["h100", "h200", "b200", "l40s"])

@@ -168,8 +168,10 @@ def test_head_and_network_are_those_of_every_model(name: str, gpu: str, tp: int)
     assert header == ["gpus", "bytes", "time_us"]
     measured = {int(size): float(us) / 1e6 for gpus, size, us in lines if gpus == str(tp)}
     for tokens in (1, 7, 512, 4_096):
-        once = at(measured, tokens * HIDDEN * 2)
-        assert tables.network[tokens] == pytest.approx(LAYERS * 2 * once, rel=1e-9)
+        network = LAYERS * 2 * at(measured, tokens * HIDDEN * 2)
+        assert tables.network[tokens] == pytest.approx(network, rel=1e-9)
+        both = float(tables.layers[tokens]) + network
+        assert tables.layers_with_network[tokens] == pytest.approx(both, rel=1e-9)
     for tokens in (1, 256, 4_096):
         head = gemm(gpu, "gemm.csv", SIZES[name].vocab // tp, HIDDEN, tokens)
         assert tables.head[tokens] == pytest.approx(head, rel=1e-9)
