@@ -197,8 +197,8 @@ def test_a_tie_is_told_as_one() -> None:
     second = replace(second, policy="second", predicted_seconds=100.0, seconds=9.0)
     why = advise([first, second], first, choice.bounds, model_of())[0]
     assert why == (
-        "first is chosen: predicted 100.1 s, a tie with second, which is 0.1% ahead by chance, the "
-        "next best."
+        "first is chosen: predicted 100.1 s, level with second (0.1% ahead by chance), the next "
+        "best."
     )
     equal = replace(second, predicted_seconds=100.1)
     why = advise([first, equal], first, choice.bounds, model_of())[0]

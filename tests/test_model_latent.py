@@ -227,7 +227,6 @@ def test_names_of_the_same_sizes_are_known(called: str, meant: str) -> None:
         "deepseek-ai/DeepSeek-V2",
         "deepseek-ai/DeepSeek-R1-Distill-Llama-70B",
         "DeepSeek-R1-Distill-Qwen-7B",
-        "moonshotai/Kimi-K2-Thinking",  # its experts have 4 bits
         "moonshotai/Kimi-K2-Instruct-0905",  # takes twice the context
         "moonshotai/Moonlight-16B-A3B",
     ],
@@ -453,14 +452,15 @@ def test_gemms_by_block_are_said_to_be_priced_by_others(name: str, gpu: str) -> 
 def test_fp8_of_a_whole_tensor_is_priced_by_what_was_measured_by_block() -> None:
     model = MODELS["deepseek-v3"].in_format("fp8", "auto")
     profile, by_block = (load_profile(H200, each, 8) for each in (model, MODELS["deepseek-v3"]))
-    assert profile.meta["stand_ins"] == {"projections": "fp8-block", "experts": "fp8-block"}
+    latent = "projections of latent attention"
+    assert profile.meta["stand_ins"] == {latent: "fp8-block", "experts": "fp8-block"}
     assert (profile.gemm == by_block.gemm).all()  # which takes its other GEMMs from those in fp8
 
 
 def test_projections_that_stand_in_for_others_are_said_to() -> None:
     notes = pricing_notes([settings_of(quantization="fp8", engine="vllm")])
     assert [note.partition(" in fp8 on h200 are priced by")[0] for note in notes] == [
-        "projections",
+        "projections of latent attention",
         "experts",
     ]
 

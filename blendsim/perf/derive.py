@@ -143,7 +143,7 @@ def derive_profile(atlas: KernelAtlas, gpu: GpuSpec, model: ModelSpec, tp: int) 
             seconds, note, stand_in = projection_seconds(gpu, atlas.projections, projected, tokens)
             used.add(PROJECTIONS)
             if stand_in != projected.weights:
-                stand_ins["projections"] = stand_in
+                stand_ins["projections of latent attention"] = stand_in
         else:
             n, k = shapes[name]
             weights = format_of(model, name)

@@ -51,6 +51,13 @@ class LatentShape(NamedTuple):
     kv_rank: int
     rope_dim: int
 
+    @property
+    def parameters(self) -> int:
+        """Weights of its matrices."""
+        up = self.q_rank * (self.head_dim + self.rope_dim) + self.kv_rank * 2 * self.head_dim
+        of_heads = self.heads * (up + self.head_dim * self.hidden)
+        return self.hidden * (self.q_rank + self.kv_rank + self.rope_dim) + of_heads
+
 
 class ExpertShape(NamedTuple):
     """What a kernel for a layer's experts sees on one of `tp` GPUs, each of which has its share of

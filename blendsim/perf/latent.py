@@ -63,8 +63,10 @@ def latent_grids(gpu: GpuSpec, prompts: Iterable[Row], decodes: Iterable[Row]) -
     projected: dict[LatentShape, dict[int, float]] = {}
     for module in modules:
         found = projected.setdefault(_shape(module), {})
+        # As rests below: no projections are faster than the data sheet allows for their products.
+        per_token = 2.0 * _shape(module).parameters / max(gpu.flops, gpu.flops_in(module.weights))
         for n, seconds in _projections(whole[module], read[module]).items():
-            found[n] = min(found.get(n, seconds), seconds)
+            found[n] = min(found.get(n, np.inf), max(seconds, n * per_token))
     decode: dict[HeadShape, list[Points]] = {}
     prefill: dict[HeadShape, list[Points]] = {}
     for module in modules:

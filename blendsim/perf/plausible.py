@@ -38,13 +38,14 @@ def require_gemms(
     operations: Floats,
     seconds: Floats,
     first: int,
-    weights: str = BF16,
+    weights: str | Sequence[str] = BF16,
 ) -> None:
-    """ProfileError names the GEMM of (rows, columns) that is faster than `gpu` is in this format
-    of weights; `first` is the index of the first column of times.
+    """ProfileError names the GEMM of (rows, columns) that is faster than `gpu` is in its format
+    of weights, one for all or one a column; `first` is the index of the first column of times.
     """
     if gpu is not None:
-        peaks = np.full(len(seconds), _peak(gpu, weights))
+        formats = [weights] if isinstance(weights, str) else weights
+        peaks = np.array([[_peak(gpu, one) for one in formats]])
         _require_computed(path, peaks, operations, seconds, first)
 
 
@@ -60,7 +61,7 @@ def require_experts(
     if gpu is not None:
         each = [6.0 * s.hidden * s.intermediate * s.per_token / s.gpus for s in shapes]
         peaks = np.array([_peak(gpu, s.weights) for s in shapes])
-        _require_computed(path, peaks, np.outer(each, tokens), seconds, first)
+        _require_computed(path, peaks[:, None], np.outer(each, tokens), seconds, first)
 
 
 def require_projections(
@@ -73,13 +74,9 @@ def require_projections(
 ) -> None:
     """The same of the projections of a layer's latent attention."""
     if gpu is not None:
-        each = []
-        for s in shapes:
-            up = s.q_rank * (s.head_dim + s.rope_dim) + s.kv_rank * 2 * s.head_dim
-            heads = s.heads * (up + s.head_dim * s.hidden)
-            each.append(2.0 * (s.hidden * (s.q_rank + s.kv_rank + s.rope_dim) + heads))
+        each = [2.0 * shape.parameters for shape in shapes]
         peaks = np.array([_peak(gpu, s.weights) for s in shapes])
-        _require_computed(path, peaks, np.outer(each, tokens), seconds, first)
+        _require_computed(path, peaks[:, None], np.outer(each, tokens), seconds, first)
 
 
 def require_prompts(
@@ -101,7 +98,7 @@ def require_prompts(
         # A query behind a window's end attends to the window, those before to what there is.
         full = np.minimum(lengths, _reach(shapes))
         pairs = batches[:, None] * (full * (full + 1.0) / 2.0 + (lengths - full) * full)
-        _require_computed(path, peaks, 4.0 * width[:, None] * pairs, seconds, first)
+        _require_computed(path, peaks[:, None], 4.0 * width[:, None] * pairs, seconds, first)
 
 
 def require_reads(
@@ -141,13 +138,14 @@ def _peak(gpu: GpuSpec, weights: str) -> float:
 def _require_computed(
     path: Path, peaks: Floats, operations: Floats, seconds: Floats, first: int
 ) -> None:
-    """`peaks` is FLOP/s by row."""
-    at = _fastest(operations / seconds / (OVER_PEAK * peaks[:, None]))
+    """`peaks` is FLOP/s by row or by column, (rows, 1) or (1, columns), or of all, (1, 1)."""
+    at = _fastest(operations / seconds / (OVER_PEAK * peaks))
     if at is not None:
         i, j = at
+        peak = np.broadcast_to(peaks, seconds.shape)[i, j]
         raise ProfileError(
             f"{cell(path, i, first + j)}: {operations[i, j] / seconds[i, j] / 1e12:,.0f} TFLOP/s "
-            f"of a GPU that has {peaks[i] / 1e12:,.0f}: are the times in microseconds?"
+            f"of a GPU that has {peak / 1e12:,.0f}: are the times in microseconds?"
         )
 
 

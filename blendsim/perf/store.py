@@ -21,6 +21,7 @@ from blendsim.perf.derive import (
     MORE_SHAPE,
     SHAPE,
     derive_profile,
+    format_of,
     head_shape,
     shape_of,
     token_weights,
@@ -160,7 +161,8 @@ def read_profile(directory: Path) -> Profile:
     if model is not None:
         sizes = np.array(list(token_weights(model, meta["tp"]).values()))
         work = 2.0 * tokens[:, None] * sizes
-        require_gemms(directory / "gemm.csv", gpu, work, gemm, 1, model.weights)
+        formats = [format_of(model, name) for name in operators]
+        require_gemms(directory / "gemm.csv", gpu, work, gemm, 1, formats)
     own = ("schema", "version", *_HEAD)
     return Profile(
         gpu=meta["gpu"],

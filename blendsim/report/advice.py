@@ -149,7 +149,7 @@ def _lead(own: float, other: float, name: str = "") -> str:
     """How far the chosen one, which takes `own` seconds, is ahead of another."""
     margin = other / own - 1
     if margin < -_SAME:
-        return f"a tie with {name}, which is {-margin:.1%} ahead by chance"
+        return f"level with {name} ({-margin:.1%} ahead by chance)"
     lead = "as fast as" if margin < _SAME else f"{margin:.1%} faster than"
     return f"{lead} {name}".rstrip()
 

@@ -172,9 +172,10 @@ def _has_figures(cells: Sequence[str]) -> bool:
 def pool_line(row: "Row", where: str) -> str:
     """One sentence: what the pool is and what it runs on."""
     outputs = "unknown" if row.output_tokens is None else number(row.output_tokens)
+    tokens = "token" if row.output_tokens == 1 else "tokens"
     requests = counted(row.requests, "request")
     return (
-        f"{requests}, {row.input_tokens:,} prompt and {outputs} output tokens; "
+        f"{requests}, {row.input_tokens:,} prompt and {outputs} output {tokens}; "
         f"density {number(row.density, 2)} (closed form), {number(row.density_profile, 2)} "
         f"(profile); {share(row.sharing_optimum)} of prompt tokens can be shared. {where}."
     )
