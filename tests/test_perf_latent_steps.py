@@ -217,6 +217,16 @@ def test_decodes_read_what_was_measured_in_every_layer(
             assert memory == pytest.approx(LAYERS * measured[context], rel=1e-9)
 
 
+def test_decodes_between_measured_numbers_of_requests_take_a_straight_line() -> None:
+    file = "decode_attention_latent.csv"
+    rows = [row_of("h200", file, 16, 1, 128, 576, b)[4_097] for b in (128, 256)]
+    for requests in (129, 133, 200, 255):
+        step = Batch(0, 0, 0, requests, requests * 4_097, requests)
+        wanted = LAYERS * float(np.interp(requests, [128, 256], rows))
+        memory = steps("deepseek-v3", "h200", 8).seconds(step)[1]
+        assert memory == pytest.approx(wanted, rel=1e-9)
+
+
 @pytest.mark.parametrize(("name", "gpu", "tp"), CASES)
 def test_a_prompt_takes_its_layers_its_attention_and_one_row_of_the_head(
     name: str, gpu: str, tp: int
