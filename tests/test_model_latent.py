@@ -354,6 +354,12 @@ def test_queries_of_a_head_are_cut_with_what_holds_their_position() -> None:
         System(narrow, B200, 16)
 
 
+def test_what_is_kept_is_cut_by_no_gpu() -> None:
+    """Heads of 96 values: four of them are whole blocks, and there are no keys of one head."""
+    slim = replace(MODELS["deepseek-v3"], heads=32, head_dim=96)
+    assert System(slim, H200, 8).kv_copies == 8
+
+
 # What is not modelled of them
 
 
@@ -396,10 +402,13 @@ def test_cascade_attention_is_refused_of_latent_attention() -> None:
         require_modelled(replace(plain, cascade=True), COLOCATED, None, system)
 
 
-def test_the_gpu_runtime_refuses_it() -> None:
+def test_the_gpu_runtime_refuses_it(tmp_path: Path) -> None:
     for name in SIZES:
         with pytest.raises(InputError, match=f"^{name} is a mixture of experts, which"):
             DecoderConfig.from_spec(MODELS[name])
+        (tmp_path / "config.json").write_text(json.dumps(CONFIGS[name]))
+        with pytest.raises(InputError, match=" is a mixture of experts, which"):
+            DecoderConfig.from_directory(tmp_path)
     dense = replace(MODELS["llama-3.1-8b"], kv_heads=1, q_rank=1_536, kv_rank=512, rope_dim=64)
     with pytest.raises(InputError, match=r"^llama-3\.1-8b is of latent attention, which this"):
         DecoderConfig.from_spec(dense)
@@ -425,12 +434,12 @@ def test_memory_told_counts_what_every_gpu_has() -> None:
 
 def test_sglang_is_given_the_share_of_all_weights_and_kv() -> None:
     """0.90 of the memory less 2 GiB a GPU, whatever weights are of it."""
-    settings = settings_of(engine="sglang")
+    settings = replace(settings_of(engine="sglang", quantization="none"), tp=16)
     share = math.floor(100 * (0.90 - (2 << 30) / H200.memory_bytes)) / 100
     told = " ".join(flags_assumed(settings))
     assert f"--mem-fraction-static {share:.2f}" in told
-    assert "--tp-size 8" in told
-    assert "--quantization" not in told  # its files say
+    assert "--tp-size 16" in told
+    assert "--quantization" not in " ".join(flags_assumed(settings_of(engine="sglang")))
 
 
 def test_kv_bytes_may_fill_what_all_weights_leave_and_no_more() -> None:

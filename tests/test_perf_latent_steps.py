@@ -177,6 +177,31 @@ def test_head_and_network_are_those_of_every_model(name: str, gpu: str, tp: int)
         assert tables.head[tokens] == pytest.approx(head, rel=1e-9)
 
 
+def test_what_is_measured_of_other_kernels_changes_nothing() -> None:
+    """Cliffs of decodes with a block a KV head, and whether they write new KV: here projections
+    do.
+    """
+    system = System(MODELS["deepseek-v3"], H200, 8)
+    profile = load_profile(H200, system.model, 8)
+    waves = {**profile.meta["waves"], "share": 0.25}
+    small_operators = {**profile.meta["small_operators"], "attention_writes_kv": False}
+    meta = {**profile.meta, "waves": waves, "small_operators": small_operators}
+    ours = steps("deepseek-v3", "h200", 8).tables
+    theirs = step_model(system, profile=replace(profile, meta=meta)).tables
+    assert (ours.decode == theirs.decode).all()
+    assert (ours.layers == theirs.layers).all()
+
+
+@pytest.mark.parametrize("kv", ["auto", "fp8"])
+def test_a_profile_says_where_its_tables_are_from(kv: str) -> None:
+    profile = load_profile(H200, MODELS["deepseek-v3"].in_format("auto", kv), 8)
+    of_kv = "_fp8" if kv == "fp8" else ""
+    latent = {f"{name}_attention_latent{of_kv}" for name in ("decode", "prefill")}
+    plain = {"gemm", "decode_attention", "prefill_attention", "all_reduce"}
+    assert profile.meta["tables"].keys() == plain | latent | {"gemm_fp8", "experts", "projections"}
+    assert "rows of whole modules" in profile.meta["tables"]["projections"]
+
+
 @pytest.mark.parametrize(("name", "gpu", "tp"), CASES)
 @pytest.mark.parametrize("kv", ["auto", "fp8"])
 def test_decodes_read_what_was_measured_in_every_layer(
@@ -190,6 +215,16 @@ def test_decodes_read_what_was_measured_in_every_layer(
             step = Batch(0, 0, 0, requests, requests * context, requests)
             _, memory, _ = model.seconds(step)
             assert memory == pytest.approx(LAYERS * measured[context], rel=1e-9)
+
+
+def test_decodes_between_measured_numbers_of_requests_take_a_straight_line() -> None:
+    file = "decode_attention_latent.csv"
+    rows = [row_of("h200", file, 16, 1, 128, 576, b)[4_097] for b in (128, 256)]
+    for requests in (129, 133, 200, 255):
+        step = Batch(0, 0, 0, requests, requests * 4_097, requests)
+        wanted = LAYERS * float(np.interp(requests, [128, 256], rows))
+        memory = steps("deepseek-v3", "h200", 8).seconds(step)[1]
+        assert memory == pytest.approx(wanted, rel=1e-9)
 
 
 @pytest.mark.parametrize(("name", "gpu", "tp"), CASES)
