@@ -23,8 +23,9 @@ from blendsim.specs import GpuSpec
 
 #: Of the model whose modules were timed, as its config.json has them (deepseek-ai/DeepSeek-V3).
 _HIDDEN, _HEAD_DIM, _Q_RANK, _KV_RANK, _ROPE_DIM = 7_168, 128, 1_536, 512, 64
-#: From so many tokens on a prompt is computed with K and V of every head. A shorter one meets the
-#: latent vectors, as decodes do: other GEMMs, and another kernel (`kernel_source` changes there).
+#: From so many tokens on a prompt is computed with K and V of every head. On Hopper with bf16 KV a
+#: shorter one meets the latent vectors, as decodes do: other GEMMs, another kernel. Where kernels
+#: change at other sizes short prompts are still those with next to nothing to attend to.
 _EXPANDED = 1_024
 _FORMATS = {"bfloat16": BF16, "fp8_block": FP8_BLOCK}
 _MILLI = 1e-3  # the package counts in ms
