@@ -2,10 +2,9 @@
 are in another unit, or another GPU's.
 
 The margins are those of physics, not of taste. In the tables that are shipped GEMMs reach 0.97 of
-the peak at most (0.85 in fp8), experts 0.68, attention of prompts 0.68 (a latent one's rests all of it, to
-which they are held) and reads that no cache
-holds 0.98 of the bandwidth; an L40S, whose cache holds 96 MB, reads what is in it at 2.8 times the
-memory's.
+the peak at most (0.85 in fp8), experts 0.68, attention of prompts 0.68 (what is left of latent
+modules: all of it, to which it is held) and reads that no cache holds 0.98 of the bandwidth; an
+L40S, whose cache holds 96 MB, reads what is in it at 2.8 times the memory's.
 """
 
 from collections.abc import Mapping, Sequence
