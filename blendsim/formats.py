@@ -49,8 +49,8 @@ _ROUTERS = ("mlp.gate", "block_sparse_moe.gate", "router")
 _ROUTER_NAMES = ("gate", "e_score_correction_bias")
 _MODELOPT = {"FP8": FP8, "NVFP4": NVFP4}
 _QUANTISED = ("weights", "input_activations")  # parts of a group of compressed-tensors
-#: What is not in a format of experts, by what the names of parts hold.
-_BESIDE_EXPERTS = ("self_attn", "shared_experts")
+#: What is not in a format of experts, by what the names of parts hold: of MLPs the dense layers'.
+_BESIDE_EXPERTS = ("self_attn", "shared_experts", "mlp")
 #: Lists of what is left as it was, whoever wrote the file.
 _LEFT = ("modules_to_not_convert", "ignored_layers", "ignore", "exclude_modules")
 #: What people and engines call a format otherwise.

@@ -64,7 +64,12 @@ _OTHER_BUILDS = {
         "latent attention is modelled of DeepSeek-V3 and Kimi-K2 alone; give another model",
     ),
     **dict.fromkeys(
-        ("dual_chunk_attention_config", "sparse_attention_config", "attention_chunk_size"),
+        (
+            "dual_chunk_attention_config",
+            "sparse_attention_config",
+            "attention_chunk_size",
+            "index_topk",
+        ),
         "attention to a part of the context is not modelled; give another model, or leave the key "
         "out if your engine attends to all of it",
     ),
@@ -179,6 +184,7 @@ def _latent(path: Path, raw: Section, count: Callable[[str], int], model: ModelS
         model,
         kv_heads=1,
         head_dim=count("qk_nope_head_dim"),
+        qkv_bias=False,
         dense_layers=dense,
         dense_intermediate=count("intermediate_size") if dense else 0,
         shared_intermediate=count("n_shared_experts") * count("moe_intermediate_size"),

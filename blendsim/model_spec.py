@@ -58,7 +58,9 @@ class ModelSpec:
 
     @property
     def down_parameters(self) -> int:
-        """Those of them that belong to no head, which every GPU has; 0 without latent attention."""
+        """Weights of a layer's latent attention that belong to no head and are on every GPU; 0
+        without one.
+        """
         return self.hidden * (self.q_rank + self.latent)
 
     @property
@@ -73,15 +75,15 @@ class ModelSpec:
 
     @property
     def matrix_parameters(self) -> int:
-        """Weights of one layer's matrices, all experts' included, its router's not; of one with
-        experts where there are others.
+        """Weights of the matrices of one layer, of one with experts if the model has any: all
+        experts' included, its router's not.
         """
         shared = 3 * self.hidden * self.shared_intermediate
         return self.attention_parameters + max(1, self.experts) * self.expert_parameters + shared
 
     @property
     def layer_parameters(self) -> int:
-        """Weights of that layer's matrices and its norms, biases and router."""
+        """Weights of such a layer's matrices and its norms, biases and router."""
         bias = (self.heads + 2 * self.kv_heads) * self.head_dim if self.qkv_bias else 0
         norms = 2 * self.hidden + (2 * self.head_dim if self.qk_norm else 0)
         norms += self.q_rank + self.kv_rank

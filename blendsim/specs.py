@@ -297,7 +297,9 @@ def _gpt_oss(name: str, layers: int, experts: int) -> ModelSpec:
     return replace(mixture, window=128, windowed_layers=layers // 2, weights=MXFP4)
 
 
-def _latent(name: str, heads: int, experts: int, dense: int, vocab: int, context: int) -> ModelSpec:
+def _deepseek(
+    name: str, heads: int, experts: int, dense: int, vocab: int, context: int
+) -> ModelSpec:
     """DeepSeek-V3, and what is built like it, as they were published: in fp8 by block."""
     return ModelSpec(
         name, 61, 7168, 2_048, heads, 1, 128, vocab, context,
@@ -306,10 +308,7 @@ def _latent(name: str, heads: int, experts: int, dense: int, vocab: int, context
     )  # fmt: skip
 
 
-_KIMI_INT4 = replace(
-    _latent("kimi-k2-thinking", 64, 384, 1, 163_840, 262_144),
-    weights=INT4,
-)
+_KIMI_INT4 = replace(_deepseek("kimi-k2-thinking", 64, 384, 1, 163_840, 262_144), weights=INT4)
 _KIMI_TOWER = 27 * (4 * 1_152**2 + 2 * 1_152 * 4_304)  # as model_config.py counts towers
 
 MODELS: dict[str, ModelSpec] = {
@@ -349,8 +348,8 @@ MODELS: dict[str, ModelSpec] = {
         ),
         _gpt_oss("gpt-oss-20b", 24, 32),
         _gpt_oss("gpt-oss-120b", 36, 128),
-        _latent("deepseek-v3", 128, 256, 3, 129_280, 163_840),
-        _latent("kimi-k2", 64, 384, 1, 163_840, 131_072),
+        _deepseek("deepseek-v3", 128, 256, 3, 129_280, 163_840),
+        _deepseek("kimi-k2", 64, 384, 1, 163_840, 131_072),
         _KIMI_INT4,
         replace(_KIMI_INT4, name="kimi-k2.5", tower_parameters=_KIMI_TOWER),
     )

@@ -21,7 +21,7 @@ OF_EXPERTS = {  # as Kimi-K2-Thinking is published
     "config_groups": {"group_0": {"weights": INT4, "input_activations": None}},
     "kv_cache_scheme": None,
 }
-LEFT = ["lm_head", "re:.*self_attn.*", "re:.*shared_experts.*"]
+LEFT = ["re:.*mlp.*", "re:.*self_attn.*", "re:.*shared_experts.*"]
 MIXTURE = {"model_type": "mixtral", "num_local_experts": 8, "num_experts_per_tok": 2}
 NVFP4 = {"num_bits": 4, "type": "float", "strategy": "tensor_group", "group_size": 16}
 COMPRESSED = {

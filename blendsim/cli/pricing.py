@@ -11,7 +11,7 @@ if TYPE_CHECKING:  # nothing heavy before a command runs
 _COMPARED = {
     "GEMMs": "where both were, they take about as long",
     "experts": "where both were, these take as long or longer",
-    "projections of latent attention": "how long theirs take is not known",
+    "projections of latent attention": "how long those would take is not known",
 }
 
 

@@ -45,10 +45,10 @@ def closed_form(system: System, prompt_len: Ints, output_len: Ints) -> RequestCo
     """
     p, d = prompt_len.astype(np.float64), output_len.astype(np.float64)
     per_token = 2.0 * system.model.active_parameters / (system.flops * system.tp)
-    bandwidth = system.gpu.bandwidth * system.tp / system.kv_copies
-    memory = (p * d + 0.5 * d * d) * (system.model.kv_bytes_per_token / bandwidth)
+    bandwidth = system.gpu.bandwidth * system.tp
+    memory = (p * d + 0.5 * d * d) * (system.kv_bytes_per_token / bandwidth)
     if system.model.windowed_layers:
-        per_window = system.model.window_bytes_per_token / bandwidth
+        per_window = system.model.window_bytes_per_token * system.kv_copies / bandwidth
         memory = memory + window_reads(system.model.window, p, d) * per_window
     return RequestCosts((p + d) * per_token, memory, per_token)
 

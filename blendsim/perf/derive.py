@@ -9,7 +9,7 @@ import numpy as np
 
 from blendsim.errors import ProfileError
 from blendsim.formats import BF16, FP8, FP8_BLOCK, KV_FORMATS, WEIGHTS
-from blendsim.perf.atlas import STATED, KernelAtlas
+from blendsim.perf.atlas import ATTENTION, STATED, KernelAtlas, table_of
 from blendsim.perf.grids import (
     AttentionGrid,
     ExpertGrid,
@@ -165,14 +165,12 @@ def derive_profile(atlas: KernelAtlas, gpu: GpuSpec, model: ModelSpec, tp: int) 
         columns.append(seconds)
         notes.append(note)
     shape = head_shape(model, tp)
-    if not any(s.value_bytes == shape.value_bytes for s in atlas.decode):
+    if not any(s[3:] == shape[3:] for s in atlas.decode):
         raise ProfileError(
             f"{gpu.name}: no attention over {model.kv} KV measured; choose another --gpu, or "
             f"--kv-cache-dtype {BF16}"
         )
-    kind = "_latent" if model.latent else ""
-    kv = "" if model.kv == BF16 else f"_{model.kv}"
-    used |= {f"{name}_attention{kind}{kv}" for name in ("decode", "prefill")}
+    used |= _tables_of(shape)
     decode, note = attention(dict(atlas.decode), shape)
     notes.append(f"decode attention {_name(shape)}: {note}")
     prefill, note = attention(dict(atlas.prefill), shape)
@@ -181,7 +179,7 @@ def derive_profile(atlas: KernelAtlas, gpu: GpuSpec, model: ModelSpec, tp: int) 
     if model.windowed_layers:
         windowed, more = _windowed(atlas, gpu, shape._replace(window=model.window))
         notes += more
-        used |= {f"{name}_attention_windowed{kv}" for name in ("decode", "prefill")}
+        used |= _tables_of(shape._replace(window=model.window))
     return Profile(
         gpu=gpu.name,
         model=model.name,
@@ -196,6 +194,11 @@ def derive_profile(atlas: KernelAtlas, gpu: GpuSpec, model: ModelSpec, tp: int) 
         meta={key: atlas.meta[key] for key in STATED} | _more_said(atlas, used, stand_ins),
         windowed=windowed,
     )
+
+
+def _tables_of(shape: HeadShape) -> set[str]:
+    """The names of the tables of attention of heads of a shape, as a meta.toml has them."""
+    return {table_of(name, shape).removesuffix(".csv") for name in ATTENTION}
 
 
 def _windowed(
@@ -290,7 +293,9 @@ def expert_seconds(
 def projection_seconds(
     gpu: GpuSpec, grid: LatentGrid | None, shape: LatentShape, tokens: Ints
 ) -> tuple[Floats, str, str]:
-    """The same of the projections of one layer's latent attention."""
+    """Seconds over `tokens` of the projections of one layer's latent attention, how they were
+    found, and in which format. ProfileError for a shape that was not measured.
+    """
     alike = [s for s in grid.seconds if s[1:] == shape[1:]] if grid else []
     stand_in = _stand_in(shape.weights, [s.weights for s in alike], _EXPERTS_INSTEAD)
     if grid is None or stand_in is None:
@@ -364,8 +369,6 @@ def attention(grids: dict[HeadShape, AttentionGrid], shape: HeadShape) -> tuple[
     A group that was not measured lies linearly between its neighbours.
     """
     grids = {s: g for s, g in grids.items() if s[3:] == shape[3:]}  # all but heads and their size
-    if not grids:
-        raise ProfileError(f"no attention of {_name(shape)} measured; choose another --gpu")
     dims = sorted({s.head_dim for s in grids}, key=lambda d: abs(d - shape.head_dim))
     dim = dims[0]
     same = {s: g for s, g in grids.items() if s.head_dim == dim}

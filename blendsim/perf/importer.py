@@ -112,11 +112,8 @@ _MORE_TABLES = {
     ),
     "experts": _Source("moe", "moe_perf", {"moe_dtype": tuple(_WEIGHTS)}),
 }
-#: Whole modules of latent attention, of which a GPU may have none.
-_MODULES = {
-    "prompts": _Source("mla", "mla_context_module_perf", {}),
-    "decodes": _Source("mla", "mla_generation_module_perf", {}),
-}
+#: Whole modules of latent attention, of prompts and of decodes. A GPU may have none.
+_MODULES = ("mla_context_module_perf", "mla_generation_module_perf")
 #: Of attention to windows only gpt-oss's is read: the window, a head's size, heads to a KV head.
 _WINDOWED = (128, 64, 8)
 #: The package's own choices, for the mixtures of our table and for DeepSeek-V3 and Kimi-K2.
@@ -248,7 +245,11 @@ def read_package(systems: Path, gpu: GpuSpec) -> KernelAtlas:
         "backend": backend,
         "dates": "the package gives no collection dates; the version of each table stands for them",
         "measured": "every value in these tables was measured; empty cells were not"
-        + ("; of latent attention, parts of measured modules" if modules else ""),
+        + (
+            "; of latent attention, parts of measured modules or what the data sheet allows"
+            if modules
+            else ""
+        ),
         "routing": f"experts.csv: {_ROUTING}, and {_DEEPSEEK_ROUTING} on {_DEEPSEEK_HIDDEN} hidden "
         "values, the package's own choices for these mixtures",
         "tables": told(_TABLES, "bf16 "),
@@ -291,14 +292,15 @@ def _modules(directory: Path) -> _Modules | None:
     """None where the package has none of a GPU."""
     if not directory.is_dir():
         return None
-    files = [_newest(directory, table.name) for table in _MODULES.values()]
+    files = [_newest(directory, name) for name in _MODULES]
     prompts, decodes = ([row for row in _table(path) if is_used(row)] for path in files)
+    rows = [*prompts, *decodes]
     told = (
-        f"{directory.name} {decodes[0]['version']}, {len(prompts) + len(decodes)} rows of whole "
-        f"modules, {_kernels([*prompts, *decodes])}, "
+        f"{directory.name} {'/'.join(sorted({row['version'] for row in rows}))}, {len(rows):,} "
+        f"rows of whole modules, {_kernels(rows)}, "
         f"sha256 {', '.join(sha256(path)[:16] for path in files)}"
     )
-    return _Modules((prompts, decodes), told)
+    return _Modules((prompts, decodes), told) if prompts and decodes else None
 
 
 def _newest(directory: Path, table: str) -> Path:

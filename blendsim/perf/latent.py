@@ -1,8 +1,8 @@
 """Latent attention out of times of whole modules: what a module of DeepSeek-V3 takes for tokens and
 contexts of many sizes is cut into its projections, by tokens, and attention, by what it reads.
 
-A module's GEMMs go by its tokens alone, so they are what it takes where there is next to nothing to
-attend to. Attention is the rest.
+A module's GEMMs go by its tokens alone, so they are what it takes with hardly any context.
+Attention is the remainder.
 """
 
 from collections.abc import Iterable, Mapping
@@ -64,7 +64,8 @@ def latent_grids(gpu: GpuSpec, prompts: Iterable[Row], decodes: Iterable[Row]) -
     projected: dict[LatentShape, dict[int, float]] = {}
     for module in modules:
         found = projected.setdefault(_shape(module), {})
-        # As rests below: no projections are faster than the data sheet allows for their products.
+        # NOTE: differences of measured times are noisy, and single modules were slow. No part is
+        # faster than the data sheet allows for its products or reads.
         per_token = 2.0 * _shape(module).parameters / max(gpu.flops, gpu.flops_in(module.weights))
         for n, seconds in _projections(whole[module], read[module]).items():
             found[n] = min(found.get(n, np.inf), max(seconds, n * per_token))
@@ -73,7 +74,6 @@ def latent_grids(gpu: GpuSpec, prompts: Iterable[Row], decodes: Iterable[Row]) -
     for module in modules:
         value_bytes = KV_FORMATS[module.kv]
         shape = HeadShape(module.heads, 1, _HEAD_DIM, value_bytes, latent=_KV_RANK + _ROPE_DIM)
-        # Rests of longer times are noisy: none is less than what the data sheet allows.
         per_read = shape.kv_bytes / gpu.bandwidth
         per_pair = 2.0 * module.heads * (2 * _HEAD_DIM + _ROPE_DIM) / gpu.flops
         projections = projected[_shape(module)]

@@ -2,9 +2,9 @@
 are in another unit, or another GPU's.
 
 The margins are those of physics, not of taste. In the tables that are shipped GEMMs reach 0.97 of
-the peak at most (0.85 in fp8), experts 0.68, attention of prompts 0.68 (what is left of latent
-modules: all of it, to which it is held) and reads that no cache holds 0.98 of the bandwidth; an
-L40S, whose cache holds 96 MB, reads what is in it at 2.8 times the memory's.
+the peak at most (0.85 in fp8), experts 0.68, attention of prompts 0.68 (latent
+attention the peak, at which perf/latent.py holds it) and reads that no cache holds 0.98 of the
+bandwidth; an L40S, whose cache holds 96 MB, reads what is in it at 2.8 times the memory's.
 """
 
 from collections.abc import Mapping, Sequence
@@ -72,7 +72,9 @@ def require_projections(
     seconds: Floats,
     first: int,
 ) -> None:
-    """The same of the projections of a layer's latent attention."""
+    """ProfileError names the projections of a layer's latent attention that are faster than `gpu`
+    is: a shape a row, a number of tokens a column.
+    """
     if gpu is not None:
         each = [2.0 * shape.parameters for shape in shapes]
         peaks = np.array([_peak(gpu, s.weights) for s in shapes])

@@ -35,7 +35,7 @@ def share_reads(
     blocks = _spared(tree.parent, tree.depth, together)
     spared[prompts.order] = d * blocks[tree.leaf_parent] * system.block_tokens
     model, gpu = system.model, system.gpu
-    per_read = model.kv_bytes_per_token / (gpu.bandwidth * system.tp)
+    per_read = system.kv_bytes_per_token / (gpu.bandwidth * system.tp)
     per_pair = 4.0 * model.heads * model.head_dim * model.full_layers / (gpu.flops * system.tp)
     return costs._replace(
         compute=costs.compute + spared * per_pair, memory=costs.memory - spared * per_read

@@ -186,9 +186,10 @@ def least_size(pace: Pace, even: float, memory: float) -> int:
 
     In a run that takes that many steps anyway, larger ones would leave some with decodes alone. In
     others the floor guards against having too few tokens computed by a price that foresees more
-    steps than there will be. By turns is faster with experts, of which every step that a hundred
-    tokens go through reads nearly all, while one of a few decodes reads few.
+    steps than there will be.
     """
+    # By turns is faster with experts, of which every step that a hundred tokens go through reads
+    # nearly all, while one of a few decodes reads few.
     sizes, seconds = pace.sizes, pace.seconds
     if sizes[0] > even:
         return 0
@@ -201,7 +202,7 @@ def least_size(pace: Pace, even: float, memory: float) -> int:
         p, q = hull[v - 1], hull[v]
         few = side_by_side(pace.overlap, seconds[p], memory)
         many = side_by_side(pace.overlap, seconds[q], memory)
-        while at < q:
+        while at < q:  # which lies between the corners p and q
             share = (sizes[at] - sizes[p]) / (sizes[q] - sizes[p])
             alike = side_by_side(pace.overlap, seconds[at], memory)
             if (1.0 - share) * few + share * many >= (1.0 - pace.record[0].slack) * alike:
