@@ -194,8 +194,8 @@ def test_lines_that_vllm_run_batch_does_not_take_are_noted_for_vllm(tmp_path: Pa
         done = invoke("export", plan, "-o", tmp_path / "ordered.jsonl", "--json")
         said[engine] = " ".join(json.loads(done.stdout)["notes"])
     assert (
-        "`vllm run-batch` (as of 0.20.2) takes /v1/chat/completions alone, and 2 of the 6 lines go "
-        "to /v1/completions: start `vllm serve` and send it all lines"
+        "`vllm run-batch` (as of 0.20.2) takes lines for /v1/chat/completions alone, and of 6 "
+        "lines 2 are for /v1/completions: start `vllm serve` and send it all of them"
     ) in said["vllm"]
     assert "run-batch" not in said["nanoflow"]
     table = invoke("export", planned(tmp_path, source, engine="vllm"), "-o", tmp_path / "t.csv")
@@ -205,7 +205,7 @@ def test_lines_that_vllm_run_batch_does_not_take_are_noted_for_vllm(tmp_path: Pa
     assert "run-batch" not in done.stdout
     plain = lines(tmp_path / "plain.jsonl", *({"prompt": [5, k]} for k in range(3)))
     done = invoke("export", planned(tmp_path, plain, engine="vllm"), "-o", tmp_path / "o.jsonl")
-    assert "3 of the 3 lines say no url" in " ".join(done.stdout.split())
+    assert "and of 3 lines 3 are for no url at all: start" in " ".join(done.stdout.split())
 
 
 def test_lengths_that_no_trace_has_are_noted_once(tmp_path: Path) -> None:

@@ -364,6 +364,11 @@ def test_memory_is_told_as_servers_tell_it() -> None:
     assert f"{held:,} tokens, beside 65.2 GB of weights" in told
     assert f"{held * asked.system.kv_bytes_per_token / 1e9:,.1f} GB of KV memory" in told
     assert memory_told(replace(asked, engine="nanoflow")) == []
+    little = Settings(model="kimi-k2", gpu="h200", tp=8)
+    (told,) = memory_told(little)
+    assert told.startswith("a replica has 32.9 GB of KV memory, 58,464 tokens, beside 1,035.4 GB ")
+    assert told.endswith("or --kv-cache-dtype fp8 leave room for more")
+    assert memory_told(replace(little, kv_bytes=20 * 10**9)) == []
     given = ("--trace", "demo:mixed?n=40", "--planner", "dfs", "--engine", "vllm")
     assert having("GB of KV memory", notes("plan", *given))
 

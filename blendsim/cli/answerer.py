@@ -113,7 +113,7 @@ def find_answerer(
     if settings.model == NAME:
         settings, signature = replace(settings, model=str(random_model(gpu))), SIGNATURE
     device = loading.find_device(gpu)
-    choice = loading.choose_model(settings.model, settings.system.model, gpu)
+    choice = loading.choose_model(settings.model, settings.spec, gpu)
     if choice.directory is None and signature is None:
         raise InputError(
             f"{settings.model}: no *.safetensors there; --model takes a Hugging Face directory "

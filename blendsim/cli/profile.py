@@ -72,8 +72,8 @@ def measure(
             raise Unavailable(
                 f"blendsim profile measure needs {error.name}: pip install 'blendsim[runtime]'"
             ) from error
-        where = open_device(device)
-        done = measure_profile(Request(find_decoder(model), tp, where, minutes), output, say)
+        decoder = find_decoder(model)
+        done = measure_profile(Request(decoder, tp, open_device(device), minutes), output, say)
     if json:
         print_json(
             {

@@ -18,6 +18,7 @@ if TYPE_CHECKING:  # nothing heavy before a command runs
 VLLM = "vllm"
 RUN_BATCH_URL = "/v1/chat/completions"  # of requests that generate text, all it takes
 _LACKING = "no output length"  # in notes of traces.load and planner.lengths
+SCARCE = 0.1  # of a replica's memory: less for KV is told whatever the engine
 LONG_READ = 20.0  # seconds of reading prompts after which keeping them is worth a word
 
 
@@ -64,12 +65,12 @@ def beyond_run_batch(settings: "Settings", urls: Sequence[str]) -> list[str]:
     others = [url for url in urls if url != RUN_BATCH_URL]
     if not others or settings.engine not in (VLLM, VLLM_PLANNED):
         return []
-    named = sorted({url for url in others if url})
-    sent = f"go to {' or '.join(named)}" if named else "say no url"
+    named = " or ".join(sorted({url or "no url at all" for url in others}))
     return [
-        f"`vllm run-batch` (as of 0.20.2) takes {RUN_BATCH_URL} alone, and {len(others):,} of the "
-        f"{counted(len(urls), 'line')} {sent}: start `vllm serve` and send it all lines, or write "
-        "these as chats before planning"
+        f"`vllm run-batch` (as of 0.20.2) takes lines for {RUN_BATCH_URL} alone, and of "
+        f"{counted(len(urls), 'line')} {len(others):,} {'is' if len(others) == 1 else 'are'} for "
+        f"{named}: start `vllm serve` and send it all of them, or write prompts as chats before "
+        "planning"
     ]
 
 
@@ -183,16 +184,27 @@ def _other_weights(settings: "Settings") -> str:
 
 
 def memory_told(settings: "Settings") -> list[str]:
-    """A note on a replica's memory for engines that people run: they tell theirs at their start."""
-    if settings.flavour().overlaps:
-        return []
+    """A note on a replica's memory for engines that people run, which tell theirs at their start,
+    and for all where little is left of it.
+    """
     system = settings.system
     tokens = system.kv_blocks * system.block_tokens
-    return [
+    has = (
         f"a replica has {system.kv_capacity_bytes / 1e9:,.1f} GB of KV memory, {tokens:,} tokens, "
-        f"beside {system.weight_bytes / 1e9:,.1f} GB of weights; where the server says "
-        "otherwise at its start, give its bytes as kv_bytes in --config's [settings]"
-    ]
+        f"beside {system.weight_bytes / 1e9:,.1f} GB of weights"
+    )
+    if not settings.flavour().overlaps:
+        return [
+            f"{has}; where the server says otherwise at its start, give its bytes as kv_bytes in "
+            "--config's [settings]"
+        ]
+    memory = system.gpu.memory_bytes * system.tp
+    if settings.kv_bytes is None and system.kv_capacity_bytes < SCARCE * memory:
+        return [
+            f"{has}, so that few requests run at once; a --gpu with more memory, a larger --tp or "
+            "--kv-cache-dtype fp8 leave room for more"
+        ]
+    return []
 
 
 def not_yours(settings: "Settings") -> list[str]:

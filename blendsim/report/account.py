@@ -59,7 +59,7 @@ def _windows(account: Losses, digits: int) -> list[str]:
         return []
     text = (
         f"Of “{CAUSES['floors'][0]}”, prompts' attention in layers with a window takes "
-        f"{number(account.windows, digits)} s alone: no bound counts it."
+        f"{number(account.windows, digits)} s if nothing runs beside it: no bound counts it."
     )
     return [html.paragraph(text, "quiet")]
 

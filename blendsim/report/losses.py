@@ -100,8 +100,8 @@ class Losses:
     bound: float  # of the program: the reachable bound, unless one request alone takes longer
     steps: Floats = field(repr=False)  # (PHASES, len(CAUSES))
     again: float  # work beyond the least: computed again, or prefixes not shared
-    #: Of prompts' attention in layers with a window, alone: no bound counts it, so all of it is
-    #: among the floors.
+    #: Of prompts' attention in layers with a window, if nothing ran beside it: no bound counts it,
+    #: so all of it is among the floors.
     windows: float = 0.0
 
     @property
@@ -126,7 +126,8 @@ def price(
     """The prices of the pool on one replica of one GPU, for steps as of `optimum.bounds`."""
     if model.network_seconds.any():
         raise InputError(
-            f"{model.system.tp} GPUs: losses are told for a replica of one; give it --tp 1"
+            f"losses are told for replicas of one GPU, and this one has {model.system.tp}; compare "
+            "runs by their seconds"
         )
     system = model.system
     work = least_work(workload, output_len, prompts, system.block_tokens, system.model.window)

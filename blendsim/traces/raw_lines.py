@@ -86,7 +86,7 @@ def raw_lines(files: Sequence[LineFile], names: Sequence[str]) -> dict[str, Line
                     row = json_object(line, f"{file}, line {number}")
                     # NOTE: a column of text keeps no NUL at its end.
                     name = f"{prefix}{form.id_of(row, number)}".rstrip("\0")
-                    lines[name] = Line(line.rstrip("\r\n"), str(row.get("url", "")))
+                    lines[name] = Line(line.rstrip("\r\n"), str(row.get("url") or ""))
     return lines
 
 
