@@ -229,7 +229,7 @@ def platform(settings: "Settings") -> str:
     """Model, GPUs and replicas in a few words."""
     replicas = f", {settings.dp} replicas" if settings.dp > 1 else ""
     if settings.cluster.is_disaggregated:
-        replicas = f", {settings.cluster.name}"
+        replicas = f", {settings.cluster.name} ({settings.replicas} replicas)"
     model = settings.model + settings.spec.in_formats
     return f"{model} on {settings.tp} × {settings.gpu}{replicas}"
 
