@@ -270,5 +270,5 @@ def test_other_kinds_of_runs_are_refused() -> None:
     with pytest.raises(InputError, match="at most 15"):
         losses(log, priced._replace(layers=priced.layers[:16]))
     pair = problem_of(MIXED, tp=2)
-    with pytest.raises(InputError, match="2 GPUs"):
+    with pytest.raises(InputError, match="replicas of one GPU, and this one has 2"):
         price(MIXED, MIXED.output_len, pair.prompts, pair.model, BUDGET)

@@ -154,7 +154,7 @@ def test_a_wrong_cell_of_what_only_some_measured_is_named(
         ("decode_attention", put(3, 4, "x"), "decode_attention.csv: line 3, column 4: 'x' is no n"),
         ("prefill_attention", swap(3, 4), "prefill_attention.csv: line 4, column 4: "),
         ("experts", put(3, 9, "-5"), "experts.csv: line 3, column 9: -5 µs is no time above 0;"),
-        ("experts", put(3, 1, "int4"), "experts.csv: line 3, column 1: 'int4' is none of bf16, f"),
+        ("experts", put(3, 1, "int8"), "experts.csv: line 3, column 1: 'int8' is none of bf16, f"),
         ("experts", put(3, 2, "0"), "experts.csv: line 3, column 2: '0' is no size above 0"),
         ("experts", put(1, 6, "gpus"), "experts.csv: line 1: columns ['weights', 'hidden', "),
         (
@@ -162,7 +162,7 @@ def test_a_wrong_cell_of_what_only_some_measured_is_named(
             swap(3, 4),
             "experts.csv: line 4, column 7: bf16,2048,512,256,8,1,2 after bf16",
         ),
-        ("experts", swap(2, -1), "experts.csv: line 3, column 1: bf16,2048,512,256,8,1,2 after mx"),
+        ("experts", swap(2, -1), "experts.csv: line 3, column 1: bf16,2048,512,256,8,1,2 after in"),
         ("all_reduce", put(3, 3, ""), "all_reduce.csv: line 3, column 3: no time;"),
         ("all_reduce", swap(3, 4), "all_reduce.csv: line 4, column 2: 2,512 after 2,1024;"),
     ],

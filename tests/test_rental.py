@@ -75,8 +75,8 @@ def test_systems_may_differ_in_the_format_of_weights() -> None:
         seconds = search.choose(small_pool(), alone).chosen.seconds
         assert rows[f"{system} tp 1 dp 1"].row.seconds == seconds
     assert rows["h200 in fp8 tp 1 dp 1"].row.seconds < rows["h200 in bf16 tp 1 dp 1"].row.seconds
-    with pytest.raises(UnknownName, match="--quantization 'int4'"):
-        find_candidates(asked, ["h200"], [1], [1], ["int4"])
+    with pytest.raises(UnknownName, match="--quantization 'int8'"):
+        find_candidates(asked, ["h200"], [1], [1], ["int8"])
 
 
 def test_one_format_asked_for_twice_is_one() -> None:

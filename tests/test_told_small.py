@@ -35,7 +35,7 @@ def alike(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
 
 def test_one_request_is_one_everywhere(single: tuple[str, Path]) -> None:
     said, log = single
-    assert said.startswith("1 request, 1 prompt and 1 output tokens; ")
+    assert said.startswith("1 request, 1 prompt and 1 output token; ")
     assert "1 step written to " in said
     text = Page(page_of(log)).text
     assert "1 request of 1 prompt and 1 output tokens finished in 1 step and " in text
