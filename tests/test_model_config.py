@@ -59,6 +59,15 @@ def read(folder: Path, config: dict[str, Any]) -> ModelSpec:
     return find_model(str(folder))
 
 
+def require_refused(folder: Path, config: dict[str, Any], message: str) -> None:
+    """In one line that begins with the file."""
+    with pytest.raises(InputError, match=message) as error:
+        read(folder, config)
+    told = str(error.value)
+    assert told.startswith(f"{folder}/config.json: ")
+    assert "\n" not in told
+
+
 @pytest.mark.parametrize(
     ("config", "message"),
     [
@@ -106,11 +115,7 @@ def read(folder: Path, config: dict[str, Any]) -> ModelSpec:
 def test_what_costs_otherwise_is_refused_by_its_key(
     tmp_path: Path, config: dict[str, Any], message: str
 ) -> None:
-    with pytest.raises(InputError, match=message) as error:
-        read(tmp_path, config)
-    told = str(error.value)
-    assert told.startswith(f"{tmp_path}/config.json: ")
-    assert "\n" not in told
+    require_refused(tmp_path, config, message)
 
 
 @pytest.mark.parametrize(

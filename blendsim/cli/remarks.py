@@ -200,9 +200,12 @@ def memory_told(settings: "Settings") -> list[str]:
         ]
     memory = system.gpu.memory_bytes * system.tp
     if settings.kv_bytes is None and system.kv_capacity_bytes < SCARCE * memory:
+        narrower = ""
+        if system.model.kv == BF16 and system.gpu.fp8_flops:
+            narrower = f", or --kv-cache-dtype {FP8}"
         return [
-            f"{has}, so that few requests run at once; a --gpu with more memory, a larger --tp or "
-            "--kv-cache-dtype fp8 leave room for more"
+            f"{has}, so that few requests run at once; use a --gpu with more memory, or a larger "
+            f"--tp{narrower}"
         ]
     return []
 
