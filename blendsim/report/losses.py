@@ -182,7 +182,7 @@ def _refuse(log: StepLog, most: int, token_budget: int) -> None:
 
 
 def _in_windows(log: StepLog, model: StepModel) -> float:
-    """Seconds that prompts' attention takes in layers with a window if nothing runs beside it."""
+    """Seconds of prompts' attention in layers with a window if nothing runs beside it."""
     table = model.tables.windows
     if not len(table):
         return 0.0
