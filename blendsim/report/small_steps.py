@@ -38,8 +38,8 @@ def with_small_steps(
     what bounds the pool with one more where the run's time goes to small steps instead.
 
     That is where what they take beyond the best rate is more than all of the pool's compute, of its
-    reads, and of its all-reduces. Where one request bounds the run, its steps are small for it, and it
-    is what is told.
+    reads, and of its all-reduces. Where one request bounds the run, its steps are small for it, and
+    it is what is told.
     """
     is_counted = {"prefill_tokens", "decode_requests"}.isdisjoint(log.meta.get(NOT_COUNTED, []))
     run = run_seconds(log)
