@@ -19,7 +19,8 @@ from blendsim.report.advice import (
 from blendsim.report.metrics import outside
 from blendsim.report.optimum import Bounds, Work, overlapped_best
 from blendsim.request import Workload, from_lengths
-from blendsim.specs import System, find_gpu, find_model
+from blendsim.specs import find_gpu, find_model
+from blendsim.system import System
 
 NO_WORK = Work(0, 0, 0, 0, 0, 0)
 
