@@ -177,6 +177,23 @@ def note_left(state: State, request: int) -> None:
     p.square_left -= hold * hold / state.requests[request].estimate
 
 
+@kernel
+def first_alike(pace: Pace, low: int, high: int, at: int, memory: float) -> int:
+    """The first size from `at` on, or `high`, where as many tokens in smaller and larger steps by
+    turns, of the sizes `low` and `high`, save no more than `slack` of its time.
+    """
+    sizes, seconds = pace.sizes, pace.seconds
+    few = side_by_side(pace.overlap, seconds[low], memory)
+    many = side_by_side(pace.overlap, seconds[high], memory)
+    while at < high:
+        share = (sizes[at] - sizes[low]) / (sizes[high] - sizes[low])
+        alike = side_by_side(pace.overlap, seconds[at], memory)
+        if (1.0 - share) * few + share * many >= (1.0 - pace.record[0].slack) * alike:
+            break
+        at += 1
+    return at
+
+
 @allocating_kernel
 def least_size(pace: Pace, even: float, memory: float) -> int:
     """Tokens that a step is to have at least: as many as run well, but no more than `even`, which
@@ -199,15 +216,10 @@ def least_size(pace: Pace, even: float, memory: float) -> int:
     hull = np.empty(len(sizes), np.int64)
     n = lower_hull(pace.overlap, sizes, seconds, memory, hull)
     for v in range(1, n):
-        p, q = hull[v - 1], hull[v]
-        few = side_by_side(pace.overlap, seconds[p], memory)
-        many = side_by_side(pace.overlap, seconds[q], memory)
-        while at < q:  # which lies between the corners p and q
-            share = (sizes[at] - sizes[p]) / (sizes[q] - sizes[p])
-            alike = side_by_side(pace.overlap, seconds[at], memory)
-            if (1.0 - share) * few + share * many >= (1.0 - pace.record[0].slack) * alike:
-                return int(sizes[at])
-            at += 1
+        end = hull[v]
+        at = first_alike(pace, hull[v - 1], end, at, memory)
+        if at < end:
+            break
     return int(sizes[at])
 
 
