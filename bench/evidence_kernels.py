@@ -18,7 +18,8 @@ from blendsim.perf.overlap import SUM
 from blendsim.perf.profile import Profile
 from blendsim.perf.records import MICRO, column, read_rows
 from blendsim.perf.store import load_profile, read_profile
-from blendsim.specs import System, find_gpu, find_model
+from blendsim.specs import find_gpu, find_model
+from blendsim.system import System
 
 FACTS = ("device", "driver_version", "cuda", "torch", "python", "power.limit", "clocks.max.sm")
 _TOKEN_EDGES = (1, 128, 512, 1024, 2048, 4096, 1 << 20)

@@ -25,9 +25,9 @@ from blendsim.perf.overlap import FILE
 from blendsim.perf.pricing import price_steps
 from blendsim.perf.step import step_costs
 from blendsim.settings import Settings
-from blendsim.specs import System
 from blendsim.steplog import HALVED as HALVED
 from blendsim.steplog import MEASURED_ROWS, StepLog, read_steplog
+from blendsim.system import System
 
 Floats = NDArray[np.float64]
 

@@ -13,7 +13,8 @@ from blendsim.perf.model import StepModel
 from blendsim.perf.overlap import SUM
 from blendsim.perf.profile import Profile
 from blendsim.perf.store import read_profile
-from blendsim.specs import GPUS, System
+from blendsim.specs import GPUS
+from blendsim.system import System
 
 Found = dict[str, Any]
 SHIPPED = "shipped"

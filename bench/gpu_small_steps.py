@@ -29,7 +29,7 @@ def graphs(options: Options) -> Iterator[Finding]:
     from blendrt.loading import ModelChoice, load_decoder, make_attention, make_graphs
     from blendrt.machine import free_bytes
     from blendrt.profiler.target import find_decoder, open_device
-    from blendsim.specs import BLOCK_TOKENS
+    from blendsim.system import BLOCK_TOKENS
 
     device = open_device(options.device)
     decoder = load_decoder(ModelChoice(find_decoder(options.model), None), 0, device)

@@ -16,12 +16,13 @@ import numpy as np
 from blendsim.perf.density import closed_form
 from blendsim.prefix import shareable_tokens, sort_prompts
 from blendsim.request import Ints, Workload, pool
-from blendsim.specs import System, find_gpu, find_model
+from blendsim.specs import find_gpu, find_model
 from blendsim.synth.blend import blend
 from blendsim.synth.recipes import RECIPES, Recipe
 from blendsim.synth.solver import Reached, Totals, counts, reached
 from blendsim.synth.sources import open_source
 from blendsim.synth.supply import LengthSupply, Supply
+from blendsim.system import System
 from blendsim.traces.demo import OPENVID
 
 SHORTER = 8  # times fewer tokens a video

@@ -20,7 +20,8 @@ from blendsim.planner.make import POLICIES, Groundwork, make_plan
 from blendsim.planner.tree import pool_tree
 from blendsim.prefix import sort_prompts
 from blendsim.request import Prompts, Workload, from_lengths, pool
-from blendsim.specs import System, find_gpu, find_model
+from blendsim.specs import find_gpu, find_model
+from blendsim.system import System
 
 REQUESTS = 400_000
 SYSTEM = System(find_model("llama-3.1-8b"), find_gpu("a100-80g"))

@@ -24,17 +24,8 @@ from blendsim.planner.make import IN_LINE, POLICIES
 from blendsim.planner.sample import AUTO as AUTO
 from blendsim.serving.flavour import EVICTIONS, FLAVOURS, Flavour, engine_name, find_flavour
 from blendsim.serving.knobs import AS_SHIPPED, Knobs
-from blendsim.specs import (
-    MODELS,
-    HostMemory,
-    ModelSpec,
-    System,
-    find_gpu,
-    find_link,
-    find_model,
-    gpu_name,
-    model_name,
-)
+from blendsim.specs import MODELS, ModelSpec, find_gpu, find_link, find_model, gpu_name, model_name
+from blendsim.system import HostMemory, System
 from blendsim.topology import COLOCATED, Topology, pools
 
 _MODEL_SPEC = "model_spec"  # key of metadata

@@ -20,10 +20,10 @@ from blendsim import __version__, search
 from blendsim.files import replacing, sha256
 from blendsim.request import Workload
 from blendsim.settings import Settings
-from blendsim.specs import System
 from blendsim.synth.blend import blend
 from blendsim.synth.recipes import Recipe, recipe
 from blendsim.synth.sources import NAMES, open_source
+from blendsim.system import System
 from paper_repro.code import imported, whole
 from paper_repro.table import Table, read_facts, read_table, write_table
 

@@ -11,7 +11,8 @@ from blendsim.perf.calibration import (
 )
 from blendsim.perf.measured import profile_place
 from blendsim.perf.store import load_profile, write_profile
-from blendsim.specs import System, find_gpu, find_model
+from blendsim.specs import find_gpu, find_model
+from blendsim.system import System
 
 SYSTEM = System(find_model("llama-3.1-8b"), find_gpu("h200"))
 FOUR = System(find_model("llama-3.1-70b"), find_gpu("h200"), 4)

@@ -14,8 +14,9 @@ from blendsim.prefix import sort_prompts
 from blendsim.request import Prompts, Workload, from_lengths
 from blendsim.serving.flavour import PROMPT_FITS, Flavour
 from blendsim.sim.run import simulate
-from blendsim.specs import ModelSpec, System, find_gpu, find_model
+from blendsim.specs import ModelSpec, find_gpu, find_model
 from blendsim.steplog import StepLog
+from blendsim.system import System
 from blendsim.topology import COLOCATED, Topology
 
 _MODEL, _GPU = find_model("llama-3.1-8b"), find_gpu("a100-80g")

@@ -26,8 +26,9 @@ from blendsim.request import Prompts, from_lengths
 from blendsim.serving.core import ServingCore
 from blendsim.serving.flavour import FLAVOURS, PROMPT_FITS
 from blendsim.sim.run import simulate
-from blendsim.specs import System, find_gpu, find_model
+from blendsim.specs import find_gpu, find_model
 from blendsim.steplog import StepLog
+from blendsim.system import System
 
 POLICIES = ("dfs", "blend", "paced")
 END = 5  # a token

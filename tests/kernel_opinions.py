@@ -17,7 +17,8 @@ from blendsim.perf.grids import along
 from blendsim.perf.kernels import dense_seconds, memory_seconds
 from blendsim.perf.model import StepModel, step_model
 from blendsim.perf.store import load_profile
-from blendsim.specs import System, find_gpu, find_model
+from blendsim.specs import find_gpu, find_model
+from blendsim.system import System
 
 KERNELS = Path(__file__).resolve().parents[1].parent / "shared" / "kernels"
 _GEMMS = ("attn_pre_proj", "attn_post_proj", "mlp_up_proj", "mlp_down_proj")

@@ -12,7 +12,8 @@ from blendrt.replay.job import Job
 from blendsim import search
 from blendsim.plan import Plan
 from blendsim.request import Prompts, Workload, from_lengths
-from blendsim.specs import BLOCK_TOKENS, find_model
+from blendsim.specs import find_model
+from blendsim.system import BLOCK_TOKENS
 
 VOCAB = 512
 BUDGET = 96  # tokens a step

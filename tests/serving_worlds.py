@@ -24,7 +24,8 @@ from blendsim.serving.flavour import (
 )
 from blendsim.serving.knobs import Knobs
 from blendsim.serving.state import DONE
-from blendsim.specs import LINKS, GpuSpec, HostMemory, Link, ModelSpec, System
+from blendsim.specs import LINKS, GpuSpec, Link, ModelSpec
+from blendsim.system import HostMemory, System
 
 #: One KV token of this model takes 4 bytes.
 _MODEL = ModelSpec("grain", 1, 1, 1, heads=1, kv_heads=1, head_dim=1, vocab=1, context=1 << 20)

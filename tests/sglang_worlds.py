@@ -14,7 +14,8 @@ from blendsim.prefix import sort_prompts
 from blendsim.request import Prompts, from_lengths
 from blendsim.serving.core import ServingCore
 from blendsim.serving.flavour import find_flavour
-from blendsim.specs import LINKS, GpuSpec, ModelSpec, System
+from blendsim.specs import LINKS, GpuSpec, ModelSpec
+from blendsim.system import System
 
 #: One KV token of this model takes 4 bytes.
 _MODEL = ModelSpec("grain", 1, 1, 1, heads=1, kv_heads=1, head_dim=1, vocab=1, context=1 << 20)

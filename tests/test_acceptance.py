@@ -15,7 +15,8 @@ from blendsim.cli.app import app
 from blendsim.perf.model import step_model
 from blendsim.plan import read_plan
 from blendsim.request import Workload
-from blendsim.specs import GPUS, MODELS, System
+from blendsim.specs import GPUS, MODELS
+from blendsim.system import System
 from blendsim.traces import load_pool
 from blendsim.traces.workload_file import write_workload
 

@@ -11,7 +11,8 @@ from blendsim.report.advice import advise, of_pool
 from blendsim.report.metrics import outside
 from blendsim.report.optimum import Bounds, Work
 from blendsim.request import Workload, from_lengths
-from blendsim.specs import System, find_gpu, find_model
+from blendsim.specs import find_gpu, find_model
+from blendsim.system import System
 
 
 def model_of(name: str = "llama-3.1-8b") -> StepModel:

@@ -33,7 +33,8 @@ from blendrt.weights import random_weights
 from blendsim.batch import Batch
 from blendsim.perf.fit import Shares
 from blendsim.perf.model import step_model
-from blendsim.specs import System, find_gpu, find_model
+from blendsim.specs import find_gpu, find_model
+from blendsim.system import System
 
 CPU = torch.device("cpu")
 CONFIG = replace(TINY, layers=3, hidden=32, intermediate=48, vocab=97)

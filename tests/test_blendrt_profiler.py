@@ -22,10 +22,11 @@ from blendrt.profiler.timer import WallTimer
 from blendsim.batch import Batch
 from blendsim.cli.app import app
 from blendsim.errors import InputError, ProfileError
-from blendsim.perf.derive import gemm_shapes
 from blendsim.perf.model import step_model
+from blendsim.perf.model_shapes import gemm_shapes
 from blendsim.perf.store import FILES, load_profile, read_profile, write_profile
-from blendsim.specs import GPUS, MODELS, System
+from blendsim.specs import GPUS, MODELS
+from blendsim.system import System
 
 CPU = torch.device("cpu")
 SPEC = spec_of(TINY)

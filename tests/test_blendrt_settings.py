@@ -25,7 +25,8 @@ from blendrt.profiler.sizes import CPU_SIZES
 from blendrt.profiler.timer import EventTimer, WallTimer
 from blendsim.batch import Batch
 from blendsim.perf.measured import chosen_model
-from blendsim.specs import System, find_gpu, find_model
+from blendsim.specs import find_gpu, find_model
+from blendsim.system import System
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
 BLOCK = 4

@@ -22,8 +22,8 @@ from blendsim.request import Workload, from_lengths
 from blendsim.search import Settings, plan_policy, prepare, simulate_plan
 from blendsim.search.choice import Choice, choose
 from blendsim.serving.flavour import FLAVOURS, Flavour, find_flavour
-from blendsim.specs import System
 from blendsim.steplog import COUNTS, StepLog
+from blendsim.system import System
 
 # Prices
 

@@ -26,8 +26,9 @@ from blendsim.report.spared import most_spared
 from blendsim.search.thinning import divide_model
 from blendsim.serving.flavour import find_flavour
 from blendsim.sim.run import simulate
-from blendsim.specs import System, find_gpu, find_model
+from blendsim.specs import find_gpu, find_model
 from blendsim.steplog import COUNTS
+from blendsim.system import System
 
 SYSTEM = System(find_model("llama-3.1-8b"), find_gpu("a100-80g"))
 

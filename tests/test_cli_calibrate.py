@@ -12,8 +12,9 @@ from command_line import run, run_json
 from blendsim.perf.calibrating import LEAST_STEPS
 from blendsim.perf.calibration import Calibration, read_calibrations
 from blendsim.perf.measured import profile_place, shipped_place
-from blendsim.specs import System, find_gpu, find_model
+from blendsim.specs import find_gpu, find_model
 from blendsim.steplog import MEASURED_ROWS, StepLog, read_steplog, write_steplog
+from blendsim.system import System
 
 SYSTEM = System(find_model("llama-3.1-8b"), find_gpu("h200"))
 OF_VLLM = Calibration("vllm", 1.25, 1e-3, 0.3, 4e-3)

@@ -12,8 +12,9 @@ from blendsim.perf.calibrating import fit_steps, priced_run
 from blendsim.perf.calibration import SCHEMA, VERSION, Calibration, file_of, read_calibrations
 from blendsim.perf.measured import MEASURED, chosen_model, shipped_place
 from blendsim.perf.records import read_toml
-from blendsim.specs import System, find_gpu, find_model
+from blendsim.specs import find_gpu, find_model
 from blendsim.steplog import read_steplog
+from blendsim.system import System
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 SYSTEM = System(find_model("llama-3.1-8b"), find_gpu("h200"))

@@ -19,7 +19,8 @@ from blendsim.report.optimum import best_times, bounds, least_work
 from blendsim.request import from_lengths
 from blendsim.serving.flavour import find_flavour
 from blendsim.sim.run import simulate
-from blendsim.specs import GPUS, MODELS, System
+from blendsim.specs import GPUS, MODELS
+from blendsim.system import System
 
 MODEL = step_model(System(MODELS["llama-3.1-8b"], GPUS["a100-80g"]), "table")
 

@@ -10,7 +10,8 @@ from test_model_config import SHAPE
 
 from blendsim.errors import InputError, UnknownName
 from blendsim.settings import Settings
-from blendsim.specs import ModelSpec, System, find_gpu, find_model
+from blendsim.specs import ModelSpec, find_gpu, find_model
+from blendsim.system import System
 
 FP8 = {"num_bits": 8, "type": "float"}
 INT4 = {"num_bits": 4, "type": "int", "strategy": "group", "group_size": 32}

@@ -41,6 +41,7 @@ GROUND = {
     "pacing",
     "request",
     "specs",
+    "system",
     "names",
     "model_spec",
     "model_config",

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from blendsim.errors import InputError
-from blendsim.specs import ModelSpec, System, find_gpu, find_model
+from blendsim.specs import ModelSpec, find_gpu, find_model
+from blendsim.system import System
 
 SHAPE: dict[str, Any] = {
     "model_type": "llama",

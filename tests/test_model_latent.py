@@ -15,7 +15,8 @@ from blendsim.errors import InputError, ProfileError, UnknownName
 from blendsim.perf.store import load_profile
 from blendsim.serving.flavour import find_flavour
 from blendsim.sim.run import require_modelled
-from blendsim.specs import MODELS, System, find_gpu, find_model
+from blendsim.specs import MODELS, find_gpu, find_model
+from blendsim.system import System
 from blendsim.topology import COLOCATED
 
 ROOT = Path(__file__).parents[1] / "profiles"

@@ -15,7 +15,8 @@ from blendsim.report.optimum import bounds, least_work
 from blendsim.request import Prompts, Workload, from_lengths
 from blendsim.serving.flavour import find_flavour
 from blendsim.sim.run import simulate
-from blendsim.specs import GPUS, MODELS, System
+from blendsim.specs import GPUS, MODELS
+from blendsim.system import System
 
 SMALL = 120_000_000  # bytes of KV: 57 blocks of 16 tokens of llama-3.1-8b
 

@@ -22,7 +22,8 @@ from blendsim.perf.density import (
 )
 from blendsim.perf.model import step_model
 from blendsim.prefix import shareable_tokens, sort_prompts
-from blendsim.specs import System, find_gpu, find_model
+from blendsim.specs import find_gpu, find_model
+from blendsim.system import System
 
 DATA = Path(__file__).resolve().parents[1].parent / "shared" / "data"
 A100 = System(find_model("llama-3.1-8b"), find_gpu("a100-80g"))

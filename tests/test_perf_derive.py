@@ -5,17 +5,14 @@ import pytest
 
 from blendsim.errors import ProfileError
 from blendsim.perf.atlas import read_atlas
-from blendsim.perf.derive import (
-    attention,
-    derive_profile,
-    gemm_seconds,
-    gemm_shapes,
-    head_shape,
-)
+from blendsim.perf.derive import derive_profile
 from blendsim.perf.grids import AttentionGrid, HeadShape, along, complete
+from blendsim.perf.kernel_times import attention, gemm_seconds
+from blendsim.perf.model_shapes import gemm_shapes, head_shape
 from blendsim.perf.store import profiles_directory
 from blendsim.perf.waves import fit_waves, stretch
-from blendsim.specs import GPUS, System, find_gpu, find_model
+from blendsim.specs import GPUS, find_gpu, find_model
+from blendsim.system import System
 
 ROOT = profiles_directory()
 A100, LLAMA = find_gpu("a100-80g"), find_model("llama-3.1-8b")

@@ -9,15 +9,11 @@ import pytest
 from blendsim.errors import InputError, ProfileError
 from blendsim.perf.atlas import read_atlas
 from blendsim.perf.density import closed_form
-from blendsim.perf.derive import (
-    derive_profile,
-    expert_shape,
-    head_shape,
-    token_weight_bytes,
-)
+from blendsim.perf.derive import derive_profile
 from blendsim.perf.grids import Floats
 from blendsim.perf.kernels import Streams, bound_by_streams
 from blendsim.perf.model import StepModel, step_model
+from blendsim.perf.model_shapes import expert_shape, head_shape, token_weight_bytes
 from blendsim.perf.small import layer_bytes
 from blendsim.perf.step import step_costs
 from blendsim.perf.store import (
@@ -27,7 +23,8 @@ from blendsim.perf.store import (
     write_profile,
 )
 from blendsim.settings import Settings
-from blendsim.specs import System, find_gpu, find_model
+from blendsim.specs import find_gpu, find_model
+from blendsim.system import System
 
 
 def system(model: str, gpu: str, tp: int = 1, weights: str = "auto", kv: str = "auto") -> System:

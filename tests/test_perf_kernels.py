@@ -22,7 +22,8 @@ from blendsim.perf.kernels import (
 )
 from blendsim.perf.model import StepModel, step_model
 from blendsim.perf.store import load_profile
-from blendsim.specs import System, find_gpu, find_model
+from blendsim.specs import find_gpu, find_model
+from blendsim.system import System
 
 SYSTEMS = (
     ("llama-3.1-8b", "a100-80g", 1),

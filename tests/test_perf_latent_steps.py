@@ -16,7 +16,8 @@ from blendsim.batch import Batch
 from blendsim.perf.density import profiled
 from blendsim.perf.model import StepModel, step_model
 from blendsim.perf.store import load_profile, read_profile, write_profile
-from blendsim.specs import MODELS, System, find_gpu
+from blendsim.specs import MODELS, find_gpu
+from blendsim.system import System
 
 
 @cache

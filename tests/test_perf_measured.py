@@ -28,7 +28,8 @@ from blendsim.perf.store import load_profile, read_profile, write_profile
 from blendsim.request import from_lengths
 from blendsim.search.problem import prepare
 from blendsim.settings import Settings
-from blendsim.specs import System, find_gpu, find_model
+from blendsim.specs import find_gpu, find_model
+from blendsim.system import System
 
 SYSTEM = System(find_model("llama-3.1-8b"), find_gpu("h200"))
 BUSY = Batch(1024, 2, 300_000, 256, 256 * 1500, 258)

@@ -15,8 +15,9 @@ from blendsim.perf.model import StepModel, step_model
 from blendsim.perf.overlap import hull, read_points
 from blendsim.perf.step import CUT_WORTH, StepTimes, charged, cut_worth, step_costs, step_seconds
 from blendsim.perf.store import load_profile
-from blendsim.specs import System, find_gpu, find_model
+from blendsim.specs import find_gpu, find_model
 from blendsim.steplog import COUNTS
+from blendsim.system import System
 
 SYSTEM = System(find_model("llama-3.1-8b"), find_gpu("h200"))
 RATIOS, TIMES = np.array([0.5, 1.0, 2.0]), np.array([1.2, 1.6, 2.4])

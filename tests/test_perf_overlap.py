@@ -12,7 +12,8 @@ from blendsim.errors import ProfileError, UnknownName
 from blendsim.perf import overlap
 from blendsim.perf.kernels import overlapped
 from blendsim.perf.overlap import INTERFERENCE, default_overlap, hull, overlap_lines
-from blendsim.specs import System, find_gpu, find_model
+from blendsim.specs import find_gpu, find_model
+from blendsim.system import System
 
 A100 = System(find_model("llama-3.1-8b"), find_gpu("a100-80g"))
 seconds = st.floats(0, 1e3)

@@ -10,7 +10,8 @@ from blendsim.perf import overlap
 from blendsim.perf.kernels import overlapped
 from blendsim.perf.overlap import INTERFERENCE, hull, overlap_lines
 from blendsim.perf.sharing import NETWORK, beside_network, corners, modes_under, network_speed
-from blendsim.specs import System, find_gpu, find_model
+from blendsim.specs import find_gpu, find_model
+from blendsim.system import System
 
 ONE = System(find_model("llama-3.1-8b"), find_gpu("a100-80g"))
 EIGHT = System(find_model("llama-3.1-70b"), find_gpu("a100-80g"), 8)

@@ -13,7 +13,8 @@ from blendsim.perf.kernels import overlapped
 from blendsim.perf.model import StepModel, step_model
 from blendsim.perf.step import StepTimes, in_pieces, step_costs, step_seconds
 from blendsim.perf.store import load_profile
-from blendsim.specs import System, find_gpu, find_model
+from blendsim.specs import find_gpu, find_model
+from blendsim.system import System
 
 
 @cache

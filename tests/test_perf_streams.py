@@ -13,8 +13,9 @@ from blendsim.perf.pricing import price_steps, price_work
 from blendsim.perf.step import step_costs
 from blendsim.search.thinning import divide_model
 from blendsim.serving.flavour import find_flavour
-from blendsim.specs import System, find_gpu, find_model
+from blendsim.specs import find_gpu, find_model
 from blendsim.steplog import COUNTS
+from blendsim.system import System
 
 A100 = System(find_model("llama-3.1-8b"), find_gpu("a100-80g"))
 SYSTEMS = [

@@ -16,7 +16,8 @@ from blendsim.perf.store import load_profile, read_profile, write_profile
 from blendsim.prefix import sort_prompts
 from blendsim.report.optimum import best_times, least_work
 from blendsim.request import from_lengths
-from blendsim.specs import System, find_gpu, find_model
+from blendsim.specs import find_gpu, find_model
+from blendsim.system import System
 
 SYSTEM = System(find_model("gpt-oss-20b"), find_gpu("h100"))
 

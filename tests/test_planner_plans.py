@@ -22,7 +22,8 @@ from blendsim.planner.split import SplitRule
 from blendsim.planner.tree import pool_tree
 from blendsim.prefix import sort_prompts
 from blendsim.request import Prompts, Workload, from_lengths, pool
-from blendsim.specs import GPUS, MODELS, System
+from blendsim.specs import GPUS, MODELS
+from blendsim.system import System
 
 SYSTEM = System(MODELS["llama-3.1-8b"], GPUS["a100-80g"])
 

@@ -28,8 +28,9 @@ from blendsim.serving.flavour import FLAVOURS, PREDICTED_PEAK
 from blendsim.sim import engine
 from blendsim.sim import pools as pools_module
 from blendsim.sim.link import Port, kv_payload, move
-from blendsim.specs import LINKS, Link, System, find_gpu, find_model
+from blendsim.specs import LINKS, Link, find_gpu, find_model
 from blendsim.steplog import StepLog
+from blendsim.system import System
 from blendsim.topology import Topology, pools
 
 #: Ten tokens' KV a second.

@@ -22,7 +22,8 @@ from blendsim.perf.records import read_rows, write_toml
 from blendsim.perf.small import layer_bytes, small_seconds
 from blendsim.perf.store import load_profile, profiles_directory, read_profile, write_profile
 from blendsim.serving.flavour import RUNTIMES
-from blendsim.specs import GPUS, MODELS, ModelSpec, System, find_gpu, find_model
+from blendsim.specs import GPUS, MODELS, ModelSpec, find_gpu, find_model
+from blendsim.system import System
 
 ROOT = profiles_directory()
 A100, H200 = find_gpu("a100-80g"), find_gpu("h200")

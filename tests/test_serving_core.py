@@ -16,7 +16,8 @@ from blendsim.request import Prompts, from_lengths, select
 from blendsim.serving.core import ServingCore
 from blendsim.serving.flavour import FLAVOURS, PROMPT_FITS, Flavour, find_flavour
 from blendsim.serving.fresh import block_paths
-from blendsim.specs import System, find_gpu, find_model
+from blendsim.specs import find_gpu, find_model
+from blendsim.system import System
 
 WORLD = World(
     prompts=((1, 2, 3, 4, 5), (1, 2, 3, 4, 6), (7, 8)),

@@ -14,8 +14,9 @@ from blendsim.request import from_lengths
 from blendsim.serving.flavour import find_flavour
 from blendsim.settings import Settings
 from blendsim.sim.run import simulate
-from blendsim.specs import HostMemory, Link, System, find_gpu, find_model
+from blendsim.specs import Link, find_gpu, find_model
 from blendsim.steplog import StepLog
+from blendsim.system import HostMemory, System
 
 #: Two requests that fit with their prompts, not with their outputs.
 TIGHT = World(

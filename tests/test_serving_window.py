@@ -24,7 +24,8 @@ from blendsim.serving.flavour import find_flavour
 from blendsim.sim.link import kv_payload
 from blendsim.sim.run import require_modelled
 from blendsim.sim.timing import time_plan
-from blendsim.specs import LINKS, HostMemory, find_model
+from blendsim.specs import LINKS, find_model
+from blendsim.system import HostMemory
 from blendsim.topology import COLOCATED, Topology, pools
 
 #: Prompts of two blocks of four tokens and answers that stay in a third.

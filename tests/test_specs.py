@@ -8,7 +8,8 @@ import pytest
 
 from blendsim.errors import InputError, UnknownName
 from blendsim.settings import Settings
-from blendsim.specs import GPUS, LINKS, MODELS, System, find_gpu, find_model
+from blendsim.specs import GPUS, LINKS, MODELS, find_gpu, find_model
+from blendsim.system import System
 
 #: Parameter counts the models' authors publish (billions).
 PUBLISHED = {

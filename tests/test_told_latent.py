@@ -12,10 +12,11 @@ from blendsim.cli.pricing import pricing_notes
 from blendsim.cli.remarks import flags_assumed, memory_told
 from blendsim.errors import InputError
 from blendsim.perf.density import closed_form
-from blendsim.perf.derive import latent_shape, token_weights
+from blendsim.perf.model_shapes import latent_shape, token_weights
 from blendsim.perf.store import load_profile
 from blendsim.settings import Settings
-from blendsim.specs import MODELS, System, find_gpu
+from blendsim.specs import MODELS, find_gpu
+from blendsim.system import System
 
 # What commands tell of them
 

@@ -24,7 +24,8 @@ from blendsim.request import Prompts, from_lengths
 from blendsim.serving.core import ServingCore
 from blendsim.serving.flavour import FLAVOURS, Flavour
 from blendsim.serving.knobs import Knobs
-from blendsim.specs import LINKS, GpuSpec, ModelSpec, System
+from blendsim.specs import LINKS, GpuSpec, ModelSpec
+from blendsim.system import System
 from blendsim.traces.load import load
 
 World = dict[str, Any]

@@ -36,7 +36,7 @@ from blendrt.kv_pool import KvPool, page_bytes
 from blendrt.machine import free_bytes
 from blendrt.model import Decoder
 from blendrt.weights import random_weights
-from blendsim.specs import BLOCK_TOKENS
+from blendsim.system import BLOCK_TOKENS
 
 ALL, GEMMS, ATTENTION = "all", "without decode attention", "decode attention alone"
 WHOLE, ONE_STREAM, PLAIN = "whole", "halves, one stream", "halves, two plain streams"

@@ -18,7 +18,7 @@ from blendrt.executor.sequential import SequentialExecutor
 from blendrt.loading import ModelChoice, load_decoder, make_attention, make_graphs
 from blendrt.profiler.kernels import lognormal
 from blendsim.errors import InputError
-from blendsim.specs import BLOCK_TOKENS
+from blendsim.system import BLOCK_TOKENS
 
 GRAPHS, DIRECT = "by graphs", "kernel by kernel"
 _CPU_ROWS = (8, 16)  # of what stands for graphs on a CPU

@@ -20,8 +20,8 @@ from blendsim.report.tables import Column, lay_out, number, paragraphs
 from blendsim.report.validation_text import signed
 from blendsim.serving.flavour import RUNTIMES
 from blendsim.settings import remembered, require_same_model
-from blendsim.specs import System
 from blendsim.steplog import HALVED, StepLog, read_steplog
+from blendsim.system import System
 
 
 class Asked(NamedTuple):

@@ -6,7 +6,7 @@ if TYPE_CHECKING:  # nothing heavy before a command runs
     from blendsim.plan import Plan
     from blendsim.request import Workload
     from blendsim.settings import Settings
-    from blendsim.specs import System
+    from blendsim.system import System
 
 
 def require_room(pool: "Workload", system: "System") -> None:

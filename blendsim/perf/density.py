@@ -9,7 +9,7 @@ import numpy as np
 from blendsim.compiled import kernel
 from blendsim.perf.grids import Floats, Ints
 from blendsim.perf.model import StepModel
-from blendsim.specs import System
+from blendsim.system import System
 
 
 class RequestCosts(NamedTuple):

@@ -11,13 +11,14 @@ from pathlib import Path
 from blendsim.errors import ProfileError
 from blendsim.formats import BF16, NONE
 from blendsim.perf.calibration import read_calibrations
-from blendsim.perf.derive import shape_of
 from blendsim.perf.fit import Shares, read_shares
 from blendsim.perf.model import StepModel, step_model, with_calibrations
+from blendsim.perf.model_shapes import shape_of
 from blendsim.perf.overlap import FILE, FIT, SUM, fitted, read_points
 from blendsim.perf.profile import Profile
 from blendsim.perf.store import listed, profiles_directory, read_profile
-from blendsim.specs import ModelSpec, System
+from blendsim.specs import ModelSpec
+from blendsim.system import System
 
 IMPORTED, MEASURED = "imported", "measured"  # what a user asks for, else a directory
 MACHINE = "machine"  # key of a profile's meta.toml: what it was measured on; no imported one has it

@@ -9,7 +9,8 @@ import numpy as np
 
 from blendsim.perf.grids import Floats, Ints
 from blendsim.perf.profile import Profile
-from blendsim.specs import BYTES_PER_VALUE, System
+from blendsim.specs import BYTES_PER_VALUE
+from blendsim.system import System
 
 _LAUNCHES = 2
 _PASSES = 4  # over a decode's values: one written more, two read, one written

@@ -14,7 +14,6 @@ from blendsim.batch import Batch
 from blendsim.formats import WEIGHTS
 from blendsim.perf.calibration import Calibration
 from blendsim.perf.coverage import Coverage, coverage_of
-from blendsim.perf.derive import head_shape, token_weight_bytes
 from blendsim.perf.grids import (
     UNCACHED_BYTES,
     AttentionGrid,
@@ -36,12 +35,14 @@ from blendsim.perf.kernels import (
     overlapped,
 )
 from blendsim.perf.merge import merge_seconds
+from blendsim.perf.model_shapes import head_shape, token_weight_bytes
 from blendsim.perf.overlap import default_overlap, overlap_lines, overlap_points
 from blendsim.perf.profile import EXPERTS, HEAD, Profile, layers_with
 from blendsim.perf.small import small_seconds
 from blendsim.perf.store import load_profile
 from blendsim.perf.waves import stretch
-from blendsim.specs import BYTES_PER_VALUE, System
+from blendsim.specs import BYTES_PER_VALUE
+from blendsim.system import System
 
 DENSE_TOKENS = 16_384  # the dense tables reach at least this far
 

@@ -17,7 +17,7 @@ from blendsim.perf.grids import Floats
 from blendsim.perf.records import column, read_rows
 from blendsim.perf.sharing import beside_network, modes_under
 from blendsim.perf.store import profiles_directory
-from blendsim.specs import System
+from blendsim.system import System
 
 SUM, MAX, TABLE, FIT = "sum", "max", "table", "fit"
 OVERLAPS = (SUM, MAX, TABLE, FIT)

@@ -25,7 +25,9 @@ OPERATORS = ("qkv", "o", *MLP, HEAD)
 
 
 def operators_of(shape: Mapping[str, object]) -> tuple[str, ...]:
-    """The operators that a profile has times of, by what decides its tables (`derive.shape_of`)."""
+    """The operators that a profile has times of, by what decides its tables
+    (`model_shapes.shape_of`).
+    """
     experts = shape.get("experts")
     return (
         *((PROJECTIONS,) if shape.get("kv_rank") else ("qkv", "o")),

@@ -12,10 +12,11 @@ one, and its time is in that one's.
 import numpy as np
 
 from blendsim.formats import KV_FORMATS
-from blendsim.perf.derive import head_shape
 from blendsim.perf.grids import Floats, Ints, SmallGrid, along
+from blendsim.perf.model_shapes import head_shape
 from blendsim.perf.profile import Profile
-from blendsim.specs import BYTES_PER_VALUE, System
+from blendsim.specs import BYTES_PER_VALUE
+from blendsim.system import System
 
 #: What a measured profile tells apart, and how often each stands in a layer and outside of all.
 OPERATORS = ("norm", "rotary", "kv_write", "residual", "activation", "embedding")

@@ -17,15 +17,7 @@ from blendsim.errors import ProfileError
 from blendsim.files import make_directory
 from blendsim.formats import KV_FORMATS, WEIGHTS
 from blendsim.perf.atlas import DIRECTORY, needs_of, read_atlas
-from blendsim.perf.derive import (
-    MORE_SHAPE,
-    SHAPE,
-    derive_profile,
-    format_of,
-    head_shape,
-    shape_of,
-    token_weights,
-)
+from blendsim.perf.derive import derive_profile
 from blendsim.perf.grids import (
     AttentionGrid,
     ChunkTimes,
@@ -35,6 +27,14 @@ from blendsim.perf.grids import (
     ReduceGrid,
     SmallGrid,
     WindowedGrids,
+)
+from blendsim.perf.model_shapes import (
+    MORE_SHAPE,
+    SHAPE,
+    format_of,
+    head_shape,
+    shape_of,
+    token_weights,
 )
 from blendsim.perf.plausible import gpu_of, require_gemms, require_prompts, require_reads
 from blendsim.perf.profile import OPERATORS, Profile, operators_of

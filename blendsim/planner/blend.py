@@ -11,7 +11,7 @@ from blendsim.planner.split import SplitRule
 from blendsim.planner.tree import pool_tree
 from blendsim.prefix import SortedPrompts, subset
 from blendsim.request import Workload
-from blendsim.specs import BLOCK_TOKENS
+from blendsim.system import BLOCK_TOKENS
 
 BOTH_ENDS = "both"  # dual scan
 DENSE_FIRST, MEMORY_FIRST = "dense", "memory"  # in order, from that end on

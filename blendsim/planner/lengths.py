@@ -18,7 +18,7 @@ from blendsim.planner.sample import AUTO, LEAST_GROWN, LEAST_SAMPLE, choose_samp
 from blendsim.planner.shrunk import shrunk
 from blendsim.planner.tree import Floats, PoolTree
 from blendsim.request import Ints, Workload
-from blendsim.specs import System
+from blendsim.system import System
 from blendsim.wording import counted
 
 SUBTREE_MEAN, SHRUNK = "subtree-mean", "shrunk"

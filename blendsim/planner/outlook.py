@@ -9,7 +9,7 @@ import numpy as np
 from blendsim.planner.lengths import SUBTREE_MEAN, Lengths, draw, expect_lengths
 from blendsim.planner.tree import PoolTree
 from blendsim.request import Ints, Workload
-from blendsim.specs import System
+from blendsim.system import System
 
 
 class Outlook(NamedTuple):

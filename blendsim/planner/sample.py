@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from blendsim.perf.density import RequestCosts, closed_form
 from blendsim.planner.tree import Floats
 from blendsim.request import Ints, Workload
-from blendsim.specs import System
+from blendsim.system import System
 
 AUTO = "auto"  # in place of a share: what pays
 LEAST_SAMPLE = 32  # requests of each source that are sampled at least

@@ -9,7 +9,7 @@ from blendsim.perf.density import RequestCosts
 from blendsim.planner.tree import Floats
 from blendsim.prefix import PrefixTree, SortedPrompts, build_tree, common_blocks
 from blendsim.request import Ints, Workload
-from blendsim.specs import System
+from blendsim.system import System
 
 
 def share_reads(

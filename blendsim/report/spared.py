@@ -4,7 +4,7 @@ import numpy as np
 
 from blendsim.prefix import SortedPrompts, build_tree, common_blocks
 from blendsim.request import Ints, Workload
-from blendsim.specs import System
+from blendsim.system import System
 
 
 def most_spared(

@@ -30,8 +30,8 @@ from blendsim.serving.state import (
     WAITING,
     State,
 )
-from blendsim.specs import HostMemory, System
 from blendsim.steplog import COUNTS
+from blendsim.system import HostMemory, System
 
 
 class Scheduled(NamedTuple):

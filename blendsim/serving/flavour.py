@@ -10,7 +10,7 @@ from blendsim.pacing import Pacing
 from blendsim.perf.model import StepModel
 from blendsim.perf.step import StepCosts, step_costs
 from blendsim.serving.knobs import AS_SHIPPED, Knobs
-from blendsim.specs import System
+from blendsim.system import System
 
 PROMPT_FITS = "prompt_fits"  # admit when the whole prompt fits in free blocks (vLLM)
 PREDICTED_PEAK = "predicted_peak"  # admit when the running requests' expected peak fits too

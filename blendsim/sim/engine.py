@@ -26,8 +26,8 @@ from blendsim.serving.flavour import Flavour
 from blendsim.serving.handover import can_receive
 from blendsim.serving.state import NONE, State
 from blendsim.serving.step import StepKind, commit, has_work, schedule
-from blendsim.specs import HostMemory
 from blendsim.steplog import COUNTS, TIMES
+from blendsim.system import HostMemory
 
 _FIRST_ROWS = 1 << 14
 _FEW_ROWS = 1 << 12  # without a log: written over again and again

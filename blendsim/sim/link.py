@@ -8,7 +8,8 @@ import numpy as np
 
 from blendsim.perf.grids import Floats
 from blendsim.request import Ints
-from blendsim.specs import Link, System
+from blendsim.specs import Link
+from blendsim.system import System
 
 
 @dataclass(slots=True)

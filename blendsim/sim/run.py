@@ -21,8 +21,8 @@ from blendsim.serving.knobs import AS_SHIPPED
 from blendsim.sim.engine import Replica
 from blendsim.sim.pools import Pools
 from blendsim.sim.stealing import Crew
-from blendsim.specs import HostMemory, System
 from blendsim.steplog import StepLog
+from blendsim.system import HostMemory, System
 from blendsim.topology import COLOCATED, Topology
 
 _Out = TypeVar("_Out")

@@ -19,8 +19,8 @@ from blendsim.serving.core import ServingCore
 from blendsim.serving.flavour import Flavour
 from blendsim.serving.state import LEFT, NONE, State
 from blendsim.serving.step import StepKind, commit, decodes_join, has_work, schedule
-from blendsim.specs import HostMemory, System
 from blendsim.steplog import StepLog
+from blendsim.system import HostMemory, System
 
 PLACE, SIDE, ENTERED, HIT, FIRST, ENDED = range(6)  # rows of the notes: the last but HIT are steps
 

@@ -9,7 +9,7 @@ from blendsim.prefix import SortedPrompts
 from blendsim.request import Ints, Workload
 from blendsim.serving.flavour import Flavour
 from blendsim.sim.run import ranks_apart, require_modelled, simulate
-from blendsim.specs import HostMemory
+from blendsim.system import HostMemory
 from blendsim.topology import COLOCATED, Topology
 
 

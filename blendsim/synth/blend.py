@@ -13,11 +13,11 @@ from blendsim.errors import InputError
 from blendsim.perf.density import closed_form
 from blendsim.prefix import shareable_tokens, sort_prompts
 from blendsim.request import Ints, Workload, pool
-from blendsim.specs import System
 from blendsim.synth.recipes import Recipe
 from blendsim.synth.solver import Reached, Totals, counts, reached
 from blendsim.synth.sources import open_source
 from blendsim.synth.supply import Supply
+from blendsim.system import System
 
 _PILOT = 4000  # requests of each source measured before the first solution
 _TRIALS = 12

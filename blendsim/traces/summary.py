@@ -6,7 +6,7 @@ import numpy as np
 
 from blendsim.prefix import shareable_tokens, sort_prompts
 from blendsim.request import Ints, Workload
-from blendsim.specs import BLOCK_TOKENS
+from blendsim.system import BLOCK_TOKENS
 
 
 def summary(workload: Workload) -> dict[str, Any]:

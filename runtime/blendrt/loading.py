@@ -25,7 +25,8 @@ from blendrt.weights import load_weights, random_weights, weight_bytes
 from blendsim.errors import InputError, PlanMismatch, ProfileError, Unavailable, UnknownName
 from blendsim.perf.measured import measured_shares, model_at, profile_place, shipped_place
 from blendsim.perf.store import profiles_directory
-from blendsim.specs import ModelSpec, System, find_model
+from blendsim.specs import ModelSpec, find_model
+from blendsim.system import System
 
 AUTO = "auto"
 SEQUENTIAL, OVERLAP = "sequential", "overlap"

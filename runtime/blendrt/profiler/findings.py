@@ -15,7 +15,7 @@ from blendsim.perf.overlap import SUM
 from blendsim.perf.profile import Profile
 from blendsim.perf.records import MICRO, column, read_rows
 from blendsim.perf.store import CHUNK_HEADER, CHUNKS
-from blendsim.specs import System
+from blendsim.system import System
 
 
 def overlap_figures(fit: OverlapFit) -> dict[str, Any]:

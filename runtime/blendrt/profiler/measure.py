@@ -33,13 +33,14 @@ from blendrt.profiler.timer import EventTimer
 from blendrt.profiler.warming import MOST, gemm_stretch, warm_up
 from blendsim.errors import InputError
 from blendsim.files import make_directory, require_directory
-from blendsim.perf.derive import gemm_shapes, head_shape, shape_of
 from blendsim.perf.fit import OverlapFit, fit_overlap
 from blendsim.perf.grids import AttentionGrid
+from blendsim.perf.model_shapes import gemm_shapes, head_shape, shape_of
 from blendsim.perf.profile import Profile
 from blendsim.perf.store import FILES, load_profile, read_profile, write_meta, write_reduce
 from blendsim.perf.waves import Waves, fit_waves
-from blendsim.specs import GpuSpec, System
+from blendsim.specs import GpuSpec
+from blendsim.system import System
 
 _BANDWIDTH_SHARE, _LAUNCH_SECONDS = 0.8, 3e-6  # where small operators were not measured
 _WARM_SHARE = 0.25  # of the minutes, at most

@@ -21,7 +21,7 @@ from blendrt.machine import free_bytes
 from blendrt.model import Decoder
 from blendrt.profiler.timer import Timer, timer_for
 from blendrt.weights import random_weights
-from blendsim.specs import BLOCK_TOKENS
+from blendsim.system import BLOCK_TOKENS
 
 _LEAST_LAYERS = 8
 _MOST_LAYERS = 32

@@ -9,7 +9,7 @@ from blendsim.prefix import SortedPrompts
 from blendsim.request import Ints, Workload
 from blendsim.serving.core import ServingCore
 from blendsim.serving.flavour import Flavour
-from blendsim.specs import System
+from blendsim.system import System
 
 
 class Job(NamedTuple):

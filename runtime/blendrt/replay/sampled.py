@@ -48,8 +48,8 @@ from blendsim.serving.ahead import all_counts, visit
 from blendsim.serving.core import ServingCore
 from blendsim.serving.flavour import Flavour
 from blendsim.serving.state import State
-from blendsim.specs import System
 from blendsim.steplog import HALVED, MEASURED_ROWS, TIMES, StepLog, row_ranges
+from blendsim.system import System
 
 Price = Callable[[Ints], Floats | None]  # a model's seconds of steps, by their counts
 

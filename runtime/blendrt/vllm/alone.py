@@ -22,7 +22,8 @@ from blendsim.plan import Plan, require_same_workload
 from blendsim.prefix import sort_prompts
 from blendsim.request import Workload
 from blendsim.serving.flavour import FLAVOURS
-from blendsim.specs import LINKS, GpuSpec, ModelSpec, System
+from blendsim.specs import LINKS, GpuSpec, ModelSpec
+from blendsim.system import System
 
 __all__ = ["SCHEDULER", "following"]
 

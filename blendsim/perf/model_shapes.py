@@ -1,0 +1,97 @@
+"""The shapes of a model's kernels on one of its GPUs: of matrices, heads, projections, experts."""
+
+from blendsim.formats import BF16, KV_FORMATS, WEIGHTS
+from blendsim.perf.grids import ExpertShape, HeadShape, LatentShape
+from blendsim.perf.profile import EXPERTS, HEAD, PROJECTIONS, operators_of
+from blendsim.specs import ModelSpec
+
+_ALWAYS_BF16 = ("router", HEAD)
+#: The sizes that decide a model's tables.
+SHAPE = ("hidden", "intermediate", "heads", "kv_heads", "head_dim", "vocab")
+#: What else does, with what it is where a profile does not say it.
+MORE_SHAPE: dict[str, int | str] = {
+    "experts": 0,
+    "experts_per_token": 0,
+    "window": 0,
+    "dense_intermediate": 0,
+    "shared_intermediate": 0,
+    "q_rank": 0,
+    "kv_rank": 0,
+    "rope_dim": 0,
+    "expert_parallel": False,
+    "weights": BF16,
+    "kv": BF16,
+}
+
+
+def gemm_shapes(model: ModelSpec, tp: int) -> dict[str, tuple[int, int]]:
+    """(n outputs, k inputs) of each GEMM on one of `tp` GPUs, in the order of `operators_of`;
+    experts are none, and projections of a latent attention are timed as one.
+    """
+    shape, hidden = head_shape(model, tp), model.hidden
+    width = shape.heads * shape.head_dim
+    mlp = (model.dense_intermediate if model.experts else model.intermediate) // tp
+    shared = model.shared_intermediate // tp
+    gemms = {
+        "qkv": (width + 2 * shape.kv_heads * shape.head_dim, hidden),
+        "o": (hidden, width),
+        "gate_up": (2 * mlp, hidden),
+        "down": (hidden, mlp),
+        "shared_gate_up": (2 * shared, hidden),
+        "shared_down": (hidden, shared),
+        "router": (model.experts, hidden),
+        HEAD: (-(-model.vocab // tp), hidden),
+    }
+    return {name: gemms[name] for name in operators_of(shape_of(model)) if name in gemms}
+
+
+def format_of(model: ModelSpec, operator: str) -> str:
+    """The format of an operator's weights, of formats.WEIGHTS."""
+    if operator in _ALWAYS_BF16:
+        return BF16
+    return model.weights if operator == EXPERTS else model.layer_format
+
+
+def token_weights(model: ModelSpec, tp: int) -> dict[str, int]:
+    """Weights that one token goes through on one of `tp` GPUs, by operator in the order of
+    `operators_of`.
+    """
+    counts = {name: n * k for name, (n, k) in gemm_shapes(model, tp).items()}
+    counts[EXPERTS] = model.experts_per_token * model.expert_parameters // tp
+    counts[PROJECTIONS] = latent_shape(model, tp).parameters
+    return {name: counts[name] for name in operators_of(shape_of(model))}
+
+
+def token_weight_bytes(model: ModelSpec, tp: int) -> dict[str, int]:
+    """Bytes of `token_weights`, by operator."""
+    counts = token_weights(model, tp)
+    return {name: int(count * WEIGHTS[format_of(model, name)]) for name, count in counts.items()}
+
+
+def head_shape(model: ModelSpec, tp: int) -> HeadShape:
+    """Attention heads on one GPU in layers that attend to the whole context; KV heads are repeated
+    when there are fewer of them than GPUs.
+    """
+    heads, kv_heads = model.heads // tp, max(1, model.kv_heads // tp)
+    return HeadShape(heads, kv_heads, model.head_dim, KV_FORMATS[model.kv], latent=model.latent)
+
+
+def latent_shape(model: ModelSpec, tp: int) -> LatentShape:
+    """The projections of one layer's latent attention on one of `tp` GPUs."""
+    sizes = model.head_dim, model.q_rank, model.kv_rank, model.rope_dim
+    return LatentShape(model.layer_format, model.hidden, model.heads // tp, *sizes)
+
+
+def expert_shape(model: ModelSpec, tp: int) -> ExpertShape:
+    """A layer's experts on one of `tp` GPUs."""
+    sizes = model.hidden, model.intermediate, model.experts, model.experts_per_token
+    return ExpertShape(model.weights, *sizes, *((1, tp) if model.expert_parallel else (tp, 1)))
+
+
+def shape_of(model: ModelSpec) -> dict[str, int | str]:
+    """What decides a model's tables: its sizes but for the number of layers, and what MORE_SHAPE
+    has where it is not as there.
+    """
+    sizes: dict[str, int | str] = {name: int(getattr(model, name)) for name in SHAPE}
+    more = {name: getattr(model, name) for name in MORE_SHAPE}
+    return sizes | {name: value for name, value in more.items() if value != MORE_SHAPE[name]}

@@ -1,0 +1,189 @@
+"""System: a replica, one model on tensor-parallel GPUs, what fits in its memory, and what engines
+would refuse of it.
+"""
+
+from dataclasses import dataclass
+
+from blendsim.errors import InputError
+from blendsim.formats import BLOCK_VALUES, FP8, FP8_BLOCK, NVFP4, OF_EXPERTS, WEIGHTS
+from blendsim.model_spec import ModelSpec
+from blendsim.specs import GpuSpec, Link
+
+BLOCK_TOKENS = 16  # of the KV cache
+
+
+@dataclass(frozen=True, slots=True)
+class System:
+    """A model replica on `tp` GPUs of one kind. `kv_bytes` overrides the KV memory (the paper's
+    preset is 60e9).
+    """
+
+    model: ModelSpec
+    gpu: GpuSpec
+    tp: int = 1
+    kv_bytes: int | None = None
+    block_tokens: int = BLOCK_TOKENS
+
+    def __post_init__(self) -> None:
+        if self.tp < 1 or self.model.heads % self.tp:
+            raise InputError(
+                f"--tp {self.tp} does not divide the {self.model.heads} heads of "
+                f"{self.model.name}; choose a divisor"
+            )
+        if self.model.kv_heads % self.tp and self.tp % self.model.kv_heads:
+            raise InputError(
+                f"--tp {self.tp} neither divides the {self.model.kv_heads} KV heads of "
+                f"{self.model.name} nor is a multiple of them; choose one that does"
+            )
+        if self.model.weights in OF_EXPERTS and not self.model.experts:
+            raise InputError(
+                f"{self.model.weights} is a format of experts, and {self.model.name} has none; "
+                f"use --quantization {FP8}, or none"
+            )
+        if not self.gpu.flops_in(self.model.weights):
+            kind = NVFP4 if self.model.weights == NVFP4 else FP8
+            raise InputError(
+                f"{self.gpu.name} does not compute in {kind}, and kernels that widen such weights "
+                "were not measured; use another --gpu or --quantization"
+            )
+        self._require_whole_experts()
+        self._require_whole_blocks()
+        least = 1 + self.window_blocks
+        if self.kv_bytes is not None and self.kv_blocks < least:
+            wanted = least * self.kv_bytes_per_token * self.block_tokens
+            raise InputError(
+                f"kv_bytes = {self.kv_bytes} holds no request of {self.model.name}, of "
+                f"{self.block_tokens} tokens at least; give at least {wanted}"
+            )
+        if self.kv_blocks < least:
+            weights = self.weight_bytes / 1e9
+            raise InputError(
+                f"{self.model.name} needs {weights:.0f} GB for weights and leaves no KV cache on "
+                f"{self.tp} × {self.gpu.name}; use a larger --tp or another --gpu"
+            )
+
+    def _require_whole_experts(self) -> None:
+        """InputError where experts are to be whole on a GPU, and there are none, or too few."""
+        model = self.model
+        if not model.expert_parallel:
+            return
+        if not model.experts:
+            raise InputError(f"--expert-parallel: {model.name} has no experts; leave it out")
+        if model.experts % self.tp:
+            raise InputError(
+                f"--expert-parallel: {self.tp} GPUs cannot share the {model.experts} experts of "
+                f"{model.name} evenly; use another --tp, or leave it out"
+            )
+
+    def _require_whole_blocks(self) -> None:
+        """InputError where a GPU's share of a matrix cuts through blocks of scales, which vLLM and
+        SGLang refuse when they load it.
+        """
+        model = self.model
+        if model.weights != FP8_BLOCK:
+            return
+        heads = model.heads // self.tp
+        for what, width in (
+            ("MLP", model.intermediate // (1 if model.expert_parallel else self.tp)),
+            ("MLP of dense layers", model.dense_intermediate // self.tp),
+            ("shared experts", model.shared_intermediate // self.tp),
+            ("queries", heads * (model.head_dim + model.rope_dim)),
+            ("attention", heads * model.head_dim),
+            # NOTE: what a latent attention keeps is whole on every GPU.
+            ("keys", 0 if model.latent else max(1, model.kv_heads // self.tp) * model.head_dim),
+        ):
+            if width % BLOCK_VALUES:
+                or_else = ", or --expert-parallel" if what == "MLP" and model.experts else ""
+                raise InputError(
+                    f"--tp {self.tp} leaves each GPU {width} values of {model.name}'s {what}, no "
+                    f"multiple of the {BLOCK_VALUES} of a block of fp8-block, which engines do not "
+                    f"load; use a smaller --tp{or_else}"
+                )
+
+    @property
+    def kv_capacity_bytes(self) -> int:
+        """KV memory of the replica: 0.90 × HBM × tp − weights − 2 GiB a GPU, or `kv_bytes`.
+
+        0.90 is what vLLM took of a GPU unless told (`gpu_memory_utilization`; newer ones take
+        0.92). 2 GiB for activations, the engine's buffers and CUDA's own is our round figure.
+        """
+        if self.kv_bytes is not None:
+            return self.kv_bytes
+        free = int(0.90 * self.gpu.memory_bytes * self.tp) - (2 << 30) * self.tp
+        return free - self.weight_bytes
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of all weights on all GPUs: those of a latent attention that belong to no head are
+        on every one.
+        """
+        repeated = (self.tp - 1) * self.model.layers * self.model.down_parameters
+        return self.model.weight_bytes + int(repeated * WEIGHTS[self.model.layer_format])
+
+    @property
+    def kv_copies(self) -> int:
+        """GPUs that keep the same K and V: heads of them are repeated when the GPUs outnumber them,
+        as is what a latent attention keeps for all heads.
+        """
+        return max(1, self.tp // self.model.kv_heads)
+
+    @property
+    def kv_bytes_per_token(self) -> int:
+        """Bytes of K and V of one token on all GPUs."""
+        return self.model.kv_bytes_per_token * self.kv_copies
+
+    @property
+    def flops(self) -> float:
+        """Peak FLOP/s of one GPU with weights in the model's format."""
+        return self.gpu.flops_in(self.model.weights)
+
+    @property
+    def kv_blocks(self) -> int:
+        """KV capacity in blocks of `block_tokens` tokens."""
+        return max(0, self.kv_capacity_bytes) // (self.kv_bytes_per_token * self.block_tokens)
+
+    @property
+    def window_blocks(self) -> int:
+        """KV blocks that a running request holds for its windowed layers, beside those of the
+        layers that keep its whole context: blocks that a window of any beginning lies in, as many
+        of them as there are windowed layers to others (vLLM's hybrid KV cache).
+        """
+        model = self.model
+        if not model.windowed_layers:
+            return 0
+        touched = -(-(model.window - 1) // self.block_tokens) + 1
+        return -(-touched * model.windowed_layers // model.full_layers)
+
+    @property
+    def longest_request(self) -> int:
+        """Prompt + output tokens the longest servable request may have."""
+        return min(self.model.context, self.room)
+
+    @property
+    def room(self) -> int:
+        """Tokens of a request that KV memory holds if it runs alone."""
+        return (self.kv_blocks - self.window_blocks) * self.block_tokens
+
+
+@dataclass(frozen=True, slots=True)
+class HostMemory:
+    """Host memory of a replica that its KV may go to, and the link each of its GPUs has to it."""
+
+    capacity_bytes: int
+    link: Link
+
+    def blocks(self, system: System) -> int:
+        """Capacity in KV blocks of `system`."""
+        size = system.kv_bytes_per_token * system.block_tokens
+        if self.capacity_bytes < size:
+            raise InputError(
+                f"host_memory_bytes = {self.capacity_bytes} holds no KV block of "
+                f"{system.block_tokens} tokens of {system.model.name}; give at least {size}, "
+                "or none"
+            )
+        return self.capacity_bytes // size
+
+    def seconds_per_block(self, system: System) -> float:
+        """Time that a KV block takes one way: every GPU moves its own share of it."""
+        size = system.kv_bytes_per_token * system.block_tokens
+        return size / (self.link.bandwidth * system.tp)
