@@ -3,7 +3,8 @@ from the machine's own failure; anything else is a bug.
 
 BlendsimError
 ├── InputError          a file or value that cannot be used: what, where, what to do
-│   └── OversizeError   requests that no schedule can hold
+│   ├── OversizeError   requests that no schedule can hold
+│   └── Unfit           what cannot be run as it is asked for: what to ask for is told apart
 ├── UnknownName         a name in none of our tables (model, GPU, engine, …): says the nearest
 ├── ProfileError        a kernel profile that is missing, unreadable or does not cover what is asked
 ├── PlanMismatch        a plan made for another workload
@@ -24,6 +25,16 @@ class InputError(BlendsimError):
 
 class OversizeError(InputError):
     """Requests longer than the model's context or the KV capacity."""
+
+
+class Unfit(InputError):
+    """Something that cannot be run as it is asked for: `what`, for those who know better what to do
+    `instead`, or were not asked.
+    """
+
+    def __init__(self, what: str, instead: str) -> None:
+        super().__init__(f"{what}; {instead}")
+        self.what = what
 
 
 class UnknownName(BlendsimError):

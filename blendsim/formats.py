@@ -39,7 +39,8 @@ BLOCK_VALUES: Final = 128
 _BLOCK: Final = [BLOCK_VALUES, BLOCK_VALUES]
 _ADVICE: Final = (
     "only bf16, fp8 and nvfp4 weights are priced, and mxfp4 and int4 of experts; give the "
-    "directory of a model in one of these, or one that is not quantised with --quantization"
+    "directory of a model in one of these, or of one that is not quantised and, with "
+    "--quantization, what it is to be in"
 )
 #: Parts that stay in bf16 in every fp8 model that is priced here, by what their names hold: the
 #: head, towers, and what is no matrix of a layer.

@@ -180,6 +180,11 @@ def _latent(path: Path, raw: Section, count: Callable[[str], int], model: ModelS
             f"{raw['qk_nope_head_dim']}: heads of values of another size than those of queries are "
             "not modelled; give another model"
         )
+    if "q_lora_rank" in raw and raw["q_lora_rank"] is None:
+        raise InputError(
+            f"{path}: 'q_lora_rank' is null: latent attention whose queries are not compressed is "
+            "not modelled; give another model"
+        )
     return replace(
         model,
         kv_heads=1,

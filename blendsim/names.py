@@ -74,6 +74,12 @@ MODEL_NAMES: Mapping[str, Known] = {
     "kimi-k2.5": Known("moonshotai/", ("Kimi-K2.6",)),
 }
 
+#: Models that are no row's, though they are called almost so, and what is not modelled of them.
+OTHER_MODELS: Mapping[str, str] = {
+    f"DeepSeek-V3.2{ending}": "its attention is sparse, to a part of the context"
+    for ending in ("", "-Exp", "-Exp-Base", "-Speciale")
+}
+
 #: Uploads in fp8 of the same weights: who makes them, what follows the model's name, and how they
 #: are quantised. What KV is in is for their files to say.
 _FP8_UPLOADS = (
@@ -123,6 +129,12 @@ def fp8_upload(name: str, table: Iterable[str], others: Mapping[str, Known]) -> 
     return None
 
 
+def not_modelled(name: str) -> str | None:
+    """Why a model of OTHER_MODELS is none of ours; None for any other name."""
+    short = _key(name.rsplit("/", 1)[-1])
+    return next((why for other, why in OTHER_MODELS.items() if _key(other) == short), None)
+
+
 def called_so(name: str, table: Iterable[str], others: Mapping[str, Known]) -> tuple[str, ...]:
     """What goes by `name` for short if that is more than one thing (`qwen3`; `A100`): names of
     `table`, then of `others` without a row. Shortened is after a word, so `llama-3` means none.
@@ -134,6 +146,11 @@ def called_so(name: str, table: Iterable[str], others: Mapping[str, Known]) -> t
         if wanted in short or wanted.removeprefix(_key(maker)) in short:
             found.append(one)
     return tuple(found) if len(found) > 1 else ()
+
+
+def is_called(name: str, row: str) -> bool:
+    """Whether the two are alike but for case, spaces, `-` and `_`, and a maker in front."""
+    return _key(name.rsplit("/", 1)[-1]) == _key(row.rsplit("/", 1)[-1])
 
 
 def _beginnings(name: str) -> set[str]:

@@ -27,6 +27,7 @@ from blendsim.names import (
     called_so,
     canonical,
     fp8_upload,
+    not_modelled,
 )
 
 
@@ -227,6 +228,8 @@ def find_model(name: str) -> ModelSpec:
         return MODELS[found]
     path = Path(name)
     if not _is_model_path(path):
+        if why := not_modelled(name):
+            raise InputError(f"{name} is not modelled: {why}; choose another --model")
         if upload := fp8_upload(name, MODELS, MODEL_NAMES):
             raise UnknownName("model", name, [upload.row], (), _as_uploaded(upload))
         raise unknown_model(name, "another one by the directory of its config.json")

@@ -4,7 +4,7 @@ would refuse of it.
 
 from dataclasses import dataclass
 
-from blendsim.errors import InputError
+from blendsim.errors import InputError, Unfit
 from blendsim.formats import BLOCK_VALUES, FP8, FP8_BLOCK, NVFP4, OF_EXPERTS, WEIGHTS
 from blendsim.model_spec import ModelSpec
 from blendsim.specs import GpuSpec, Link
@@ -42,9 +42,10 @@ class System:
             )
         if not self.gpu.flops_in(self.model.weights):
             kind = NVFP4 if self.model.weights == NVFP4 else FP8
-            raise InputError(
+            raise Unfit(
                 f"{self.gpu.name} does not compute in {kind}, and kernels that widen such weights "
-                "were not measured; use another --gpu or --quantization"
+                "were not measured",
+                "use another --gpu or --quantization",
             )
         self._require_whole_experts()
         self._require_whole_blocks()
@@ -57,9 +58,10 @@ class System:
             )
         if self.kv_blocks < least:
             weights = self.weight_bytes / 1e9
-            raise InputError(
+            raise Unfit(
                 f"{self.model.name} needs {weights:.0f} GB for weights and leaves no KV cache on "
-                f"{self.tp} × {self.gpu.name}; use a larger --tp or another --gpu"
+                f"{self.tp} × {self.gpu.name}",
+                "use a larger --tp or another --gpu",
             )
 
     def _require_whole_experts(self) -> None:

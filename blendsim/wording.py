@@ -1,6 +1,12 @@
 """Words for figures, as messages of any floor need them."""
 
 
+class Lacking(str):
+    """A note on requests that a trace gives no output length of."""
+
+    __slots__ = ()
+
+
 def counted(n: int, noun: str) -> str:
     """“1 request”, “2,000 requests”."""
     return f"{n:,} {noun}" if n == 1 else f"{n:,} {noun}s"

@@ -328,4 +328,4 @@ def test_a_single_request_is_told_of_in_the_singular(tmp_path: Path) -> None:
     given = ("--trace", str(tmp_path / "batch.jsonl"), "--planner", "dfs")
     said = " ".join(run("plan", *given).split())
     assert said.startswith("1 request, 5 prompt and")
-    assert "1 of 1 requests has no output length" in said
+    assert "1 request has no output length to learn from" in said

@@ -124,13 +124,13 @@ def test_leaderboard_has_columns_for_what_differs() -> None:
         (1, Entry(9.0, False, {"policy": "blend", "merge size": 64, "token budget": 512})),
         (4, Entry(10.0, True, {"policy": "dfs", "token budget": 2_048})),
     ]
-    assert leaderboard_table(entries, 120) == [
+    assert leaderboard_table(entries, 120).lines == [
         "rank  predicted         policy  token budget",
         "────────────────────────────────────────────",
         "   1       9.00         blend            512",
         "   4      10.00  fixed  dfs            2,048",
     ]
-    assert leaderboard_table(entries, 120, is_typical=True) == [
+    assert leaderboard_table(entries, 120, is_typical=True).lines == [
         "rank  typical         policy  token budget",
         "──────────────────────────────────────────",
         "   1     9.00         blend            512",
@@ -151,7 +151,7 @@ def test_a_leaderboard_without_room_keeps_what_tells_rows_apart() -> None:
         (k + 1, Ranked(9.0, False, {"policy": "blend", "sharing": a, "size": b, "threshold": c}))
         for k, (a, b, c) in enumerate(values)
     ]
-    assert leaderboard_table(entries, 36) == [
+    assert leaderboard_table(entries, 36).lines == [
         "rank  predicted    policy  size",
         "───────────────────────────────",
         "   1       9.00    blend     64",
@@ -160,7 +160,7 @@ def test_a_leaderboard_without_room_keeps_what_tells_rows_apart() -> None:
         "Also varied, and in --json: sharing,",
         "  threshold.",
     ]
-    assert "Also varied" not in "".join(leaderboard_table(entries, 120))
+    assert "Also varied" not in "".join(leaderboard_table(entries, 120).lines)
 
 
 def test_of_rows_that_look_alike_a_leaderboard_has_the_first() -> None:
@@ -169,7 +169,7 @@ def test_of_rows_that_look_alike_a_leaderboard_has_the_first() -> None:
         (k + 1, Ranked(9.0 + k // 2, False, {"policy": "blend", "one": a, "two": b}))
         for k, (a, b) in enumerate(values)
     ]
-    assert leaderboard_table(entries, 25)[2:] == [
+    assert leaderboard_table(entries, 25).lines[2:] == [
         "   1       9.00    blend",
         "   3      10.00    blend",
         "Also varied, and in",
@@ -183,7 +183,8 @@ def test_missing_ranks_of_a_leaderboard_are_explained(folder: Path) -> None:
         (k + 1, Ranked(9.0 + k // 2, False, {"policy": "blend", "one": a, "two": b}))
         for k, (a, b) in enumerate(values)
     ]
-    wide, narrow = (leaderboard_table(entries, columns) for columns in (120, 25))
+    boards = (leaderboard_table(entries, columns) for columns in (120, 25))
+    wide, narrow = (board.schedules for board in boards)
     first = "the first 8 and the fixed policies"
     alike = "of those that differ in nothing shown here the first"
     assert ranks_told(wide, 8, 3, 3) == []

@@ -169,7 +169,7 @@ def without(key: str) -> dict[str, Any]:
         (DEEPSEEK | {"first_k_dense_replace": 3.0}, "'first_k_dense_replace' is 3.0, no number"),
         (without("first_k_dense_replace"), "'first_k_dense_replace' is None, no number of the 61"),
         (DEEPSEEK | {"v_head_dim": 64}, "'v_head_dim' is 64 and 'qk_nope_head_dim' 128"),
-        (DEEPSEEK | {"q_lora_rank": None}, "'q_lora_rank' is missing"),
+        (DEEPSEEK | {"q_lora_rank": None}, "'q_lora_rank' is null: latent attention whose"),
         (DEEPSEEK | {"q_lora_rank": 0}, "'q_lora_rank' 0 is no size"),
         (without("kv_lora_rank"), "'kv_lora_rank' is missing"),
         (without("qk_rope_head_dim"), "'qk_rope_head_dim' is missing"),

@@ -38,7 +38,7 @@ def test_one_request_is_one_everywhere(single: tuple[str, Path]) -> None:
     assert said.startswith("1 request, 1 prompt and 1 output token; ")
     assert "1 step written to " in said
     text = Page(page_of(log)).text
-    assert "1 request of 1 prompt and 1 output tokens finished in 1 step and " in text
+    assert "1 request of 1 prompt and 1 output token finished in 1 step and " in text
     assert "The longest step." in text
 
 

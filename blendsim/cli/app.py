@@ -8,6 +8,7 @@ import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from difflib import get_close_matches
 from typing import Any
 
 import typer
@@ -43,6 +44,7 @@ from blendsim.cli.stopping import terminated
 from blendsim.errors import BlendsimError
 
 # NOTE: typer brings its own click or the installed one, by version; this is the class it raises.
+_ALIKE = 0.8  # of names: `--engine` is meant for `--engines`, and not for `--tokenizer`
 _UsageError: Any = typer.BadParameter.__base__
 
 
@@ -50,6 +52,8 @@ def _told(error: Any) -> Exception:
     """The exit after wrong usage is told in one line; a bare group's help stays as it is."""
     if type(error).__name__ == "NoArgsIsHelpError":
         return error  # type: ignore[no-any-return]
+    if possibilities := getattr(error, "possibilities", None):
+        error.possibilities = get_close_matches(error.option_name, possibilities, cutoff=_ALIKE)
     message = " ".join(error.format_message().split()).rstrip(".")
     where = error.ctx.command_path if error.ctx else "blendsim"
     tell(f"error: {message}; see {where} -h")

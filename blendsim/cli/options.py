@@ -187,15 +187,24 @@ class Asked(NamedTuple):
     settings: "Settings"
     read: "ReadOptions"
     skip_oversize: bool
+    called: str = ""  # the model as the user named it, where its row is called otherwise
 
     def load(self, say: "Progress") -> "Workload":
         """The pool of all traces without what no schedule can hold; `say` hears how far it is."""
         from blendsim.cli.pool_files import load_files
+        from blendsim.errors import InputError, Unfit
         from blendsim.traces.limits import without_oversize
 
-        system = (
-            self.settings.system
-        )  # NOTE: first, so that a wrong --model does not wait for the file
+        # NOTE: first, so that a wrong --model does not wait for the file
+        try:
+            system = self.settings.system
+        except Unfit as error:
+            from blendsim.cli.remedies import instead
+
+            called = (
+                f"{self.called} has the sizes of {self.settings.model}: " if self.called else ""
+            )
+            raise InputError(f"{called}{error.what}; {instead(self.settings)}") from error
         pool = load_files(self.traces, self.read, say.share)
         return without_oversize(pool, system.longest_request, self.skip_oversize)
 
@@ -225,17 +234,19 @@ def files_read(params: dict[str, Any]) -> list[Path | str | None]:
     return [*params["trace"], *named]
 
 
-def platform(settings: "Settings") -> str:
-    """Model, GPUs and replicas in a few words."""
+def platform(settings: "Settings", called: str = "") -> str:
+    """Model, as the user `called` it, too, GPUs and replicas in a few words."""
     replicas = f", {settings.dp} replicas" if settings.dp > 1 else ""
     if settings.cluster.is_disaggregated:
         replicas = f", {settings.cluster.name} ({settings.replicas} replicas)"
     model = settings.model + settings.spec.in_formats
+    model = f"{called} ({model})" if called else model
     return f"{model} on {settings.tp} × {settings.gpu}{replicas}"
 
 
 def resolve(params: dict[str, Any]) -> Asked:
     """A command's parameters on top of its --config on top of the defaults."""
+    from blendsim.names import is_called
     from blendsim.settings import Settings
     from blendsim.traces.seam import ReadOptions
 
@@ -250,7 +261,9 @@ def resolve(params: dict[str, Any]) -> Asked:
         settings = replace(settings, sample=1.0)  # who gives lengths wants them to be used
     if "seed" not in sections["read"]:
         given = replace(given, seed=settings.seed)
-    return Asked(params["trace"], settings, given, params.get("skip_oversize", False))
+    named = params.get("model") or sections["settings"].get("model", settings.model)
+    called = "" if is_called(named, settings.model) else named
+    return Asked(params["trace"], settings, given, params.get("skip_oversize", False), called)
 
 
 def _from_config(section: Section, where: str) -> "Settings":

@@ -30,8 +30,6 @@ if TYPE_CHECKING:  # nothing heavy before a command runs
     from blendsim.search.spread import Spread
     from blendsim.settings import Settings
 
-_NOT_ASKED = "; use another --engine"  # of baselines that are left out: compare has no --engine
-
 
 @takes_pool(gpu=o.Gpus, tp=o.Tps, dp=o.Dps, quantization=o.Quantizations)
 def plan(
@@ -93,7 +91,7 @@ def plan(
         print_json(_object(choice.rows, choice.chosen, told | {"plan": output}))
         return
     kept = f"plan written to {output}" if output else "-o plan.parquet keeps this plan"
-    where = f"{o.platform(asked.settings)}, engine {asked.settings.engine}"
+    where = f"{o.platform(asked.settings, asked.called)}, engine {asked.settings.engine}"
     is_sampled = asked.settings.sample != 1.0
     hangs = range_told(spread, choice.chosen.predicted_seconds, is_sampled=is_sampled)
     advice = [*choice.advice, *(found_told(found) if found else []), *hangs]
@@ -158,7 +156,6 @@ def compare(
             workload = asked.load(say)
             rows, common, notes = compare_baselines(workload, asked.settings, baselines, say)
         overlaps = any(find_flavour(baseline.engine).overlaps for baseline in baselines)
-        notes = [note.removesuffix(_NOT_ASKED) for note in notes]
         notes += pricing_notes([asked.settings], overlaps=overlaps)
     best = max(rows, key=lambda row: row.tokens_per_second_per_gpu)
     if json:
@@ -173,7 +170,7 @@ def compare(
     below = [] if asked.settings.token_budget else [BUDGETS]
     print_lines(
         [
-            *paragraphs([pool_line(best, o.platform(asked.settings))], columns),
+            *paragraphs([pool_line(best, o.platform(asked.settings, asked.called))], columns),
             "",
             *comparison_table(rows, common, best.policy, columns),
             "",

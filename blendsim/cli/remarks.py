@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from blendsim.cli import options as o
 from blendsim.formats import BF16, FP8
-from blendsim.wording import counted
+from blendsim.wording import Lacking, counted
 
 if TYPE_CHECKING:  # nothing heavy before a command runs
     from blendsim.plan import Plan
@@ -17,7 +17,6 @@ if TYPE_CHECKING:  # nothing heavy before a command runs
 
 VLLM = "vllm"
 RUN_BATCH_URL = "/v1/chat/completions"  # of requests that generate text, all it takes
-_LACKING = "no output length"  # in notes of traces.load and planner.lengths
 SCARCE = 0.1  # of a replica's memory: less for KV is told whatever the engine
 LONG_READ = 20.0  # seconds of reading prompts after which keeping them is worth a word
 
@@ -81,7 +80,7 @@ def guessed_once(asked: o.Asked, pool: "Workload", notes: Sequence[str]) -> list
     lacking = int((~pool.has_output).sum())
     if not lacking:
         return list(notes)
-    kept = [note for note in notes if _LACKING not in note]
+    kept = [note for note in notes if not isinstance(note, Lacking)]
     better = "" if asked.read.lengths else "; `plan --lengths RESULTS.jsonl` does better"
     have, whose = ("has", "its") if lacking == 1 else ("have", "their")
     return [

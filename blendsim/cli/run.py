@@ -101,7 +101,8 @@ def _sentences(result: dict[str, Any]) -> list[str]:
         )
     if result["steps"]:
         lines.append(
-            f"{result['input_tokens']:,} prompt and {result['output_tokens']:,} output tokens in "
+            f"{result['input_tokens']:,} prompt and "
+            f"{counted(result['output_tokens'], 'output token')} in "
             f"{counted(result['steps'], 'step')} and {result['seconds']:.4g} s "
             f"({result['tokens_per_second']:,.0f} tokens/s) on {result['machine']['device']}, "
             f"{result['runtime']}; with loading and planning {result['wall_seconds']:.4g} s"

@@ -78,13 +78,15 @@ def search(
         if picture is not None:
             from blendsim.report.plots import draw_sensitivities
 
-            where = f"{o.platform(asked.settings)}, engine {asked.settings.engine}"
+            where = f"{o.platform(asked.settings, asked.called)}, engine {asked.settings.engine}"
             title = f"{len(found.plan):,} requests of {', '.join(asked.traces)}; {where}"
             draw_sensitivities(found.sensitivities, measures_drawn(found), picture, title)
     if json:
         print_json(_object(found, output, picture))
         return
-    print_lines(_text(found, f"{o.platform(asked.settings)}, engine {asked.settings.engine}"))
+    print_lines(
+        _text(found, f"{o.platform(asked.settings, asked.called)}, engine {asked.settings.engine}")
+    )
     kept = f"plan written to {output}" if output else "-o plan.parquet keeps this plan"
     print_lines(["", kept])
 
@@ -124,7 +126,7 @@ def _text(found: "Found", where: str) -> list[str]:
     shown = sorted({*range(min(SHOWN, len(found.leaderboard))), *fixed})
     entries = [(k + 1, found.leaderboard[k]) for k in shown]
     board = leaderboard_table(entries, columns, is_typical=found.worlds > 0)
-    ranks = ranks_told(board, SHOWN, len(entries), len(found.leaderboard))
+    ranks = ranks_told(board.schedules, SHOWN, len(entries), len(found.leaderboard))
     better = (
         f"Found: {'typically' if found.worlds else 'predicted'} {in_seconds(found.seconds)} s, "
         f"{gain:.1%} less than the best fixed policy. {schedule_told(found)}"
@@ -136,7 +138,7 @@ def _text(found: "Found", where: str) -> list[str]:
         "",
         *policy_table(found.rows, found.chosen, columns),
         "",
-        *board,
+        *board.lines,
         *paragraphs(ranks, columns),
         "",
         *paragraphs(

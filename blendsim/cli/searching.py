@@ -1,15 +1,11 @@
 """What commands that search say alike: how long a search shall go on, and what it did."""
 
-import re
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from blendsim.cli.lists import read_seconds
 
 if TYPE_CHECKING:  # nothing heavy before a command runs
     from blendsim.search.schedule_search import Effort, Found
-
-_RANK = re.compile(r" *[\d,]+  ")  # how a line of the leaderboard begins that is a schedule's
 
 
 def read_effort(evaluations: int | None, budget: str | None) -> "Effort":
@@ -37,11 +33,10 @@ def effort_told(found: "Found") -> str:
     )
 
 
-def ranks_told(table: Sequence[str], first: int, given: int, ranked: int) -> list[str]:
+def ranks_told(shown: int, first: int, given: int, ranked: int) -> list[str]:
     """Which schedules a leaderboard's lines are of, where not of all: of `ranked` ones it was
-    `given` the `first` and the fixed policies, and leaves out those that look like one above.
+    `given` the `first` and the fixed policies, and has shown those that look like none above.
     """
-    shown = sum(_RANK.match(line) is not None for line in table)
     if shown == ranked:
         return []
     named = f"the first {first} and the fixed policies" if given < ranked else ""

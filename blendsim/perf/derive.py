@@ -23,8 +23,10 @@ STAND_INS = "stand_ins"  # key of a profile's meta: which kinds of kernels are o
 def derive_profile(atlas: KernelAtlas, gpu: GpuSpec, model: ModelSpec, tp: int) -> Profile:
     """The profile of `model` on `tp` GPUs, from measured kernels only."""
     if tp > 1 and tp not in atlas.reduce:
+        sizes = ", ".join(map(str, (1, *sorted(atlas.reduce))))
         raise ProfileError(
-            f"{gpu.name}: no all-reduce measured for --tp {tp}; measured: {sorted(atlas.reduce)}"
+            f"{gpu.name}: no all-reduce measured for --tp {tp}; choose one of --tp {sizes}, and "
+            "more replicas with --dp"
         )
     tokens = atlas.gemms[BF16].tokens
     operators = {

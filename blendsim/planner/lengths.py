@@ -19,7 +19,7 @@ from blendsim.planner.shrunk import shrunk
 from blendsim.planner.tree import Floats, PoolTree
 from blendsim.request import Ints, Workload
 from blendsim.system import System
-from blendsim.wording import counted
+from blendsim.wording import Lacking, counted
 
 SUBTREE_MEAN, SHRUNK = "subtree-mean", "shrunk"
 RULES = (SUBTREE_MEAN, SHRUNK)  # how lengths that are not visible are estimated and drawn
@@ -255,11 +255,14 @@ def _prior(limit: Ints, sampled: Ints, guess: int | None) -> tuple[Floats | floa
     told = f"{counted(len(limit), 'request')} {have} no output length to learn from: "
     if guess is not None:
         cut = ", or max_tokens where that is less" if ((limit > 0) & (limit < guess)).any() else ""
-        return float(guess), told + f"{guess:,} tokens are expected, as was asked for{cut}"
-    return np.where(limit > 0, limit * PRIOR_SHARE, PRIOR_OUTPUT), told + (
+        told += f"{guess:,} tokens are expected, as was asked for{cut}"
+        return float(guess), Lacking(told)
+    told += (
         f"{PRIOR_SHARE:g} of max_tokens is expected, {PRIOR_OUTPUT} where there is none; "
-        "it is a guess, and --output-guess TOKENS gives another"
+        "it is a guess; --lengths RESULTS.jsonl of an earlier run does better, or --output-guess "
+        "TOKENS gives another"
     )
+    return np.where(limit > 0, limit * PRIOR_SHARE, PRIOR_OUTPUT), Lacking(told)
 
 
 def _means_of_deepest(workload: Workload, tree: PoolTree, is_visible: NDArray[np.bool_]) -> Floats:

@@ -5,78 +5,29 @@ free beside it.
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-import numpy as np
-
-from blendsim.perf.density import profiled
 from blendsim.perf.model import StepModel
 from blendsim.report.metrics import Row
 from blendsim.report.optimum import Bounds, overlapped_best
+from blendsim.report.pooling import (
+    LONG_ANSWERS,
+    LONG_PROMPTS,
+    best_mix,
+    ending_within,
+    least_seconds,
+    least_steps,
+    load_of,
+    room_of,
+)
 from blendsim.report.tables import seconds as told
 from blendsim.wording import counted
 
-WORTH = 0.85  # a partner that saves less than 15 % of its time is not worth naming
-_LARGER = 1e6  # times a pool: in one so large single requests count for nothing
+_LARGER = 1e9  # times a pool
+_ROOMY = 1e3  # times the KV memory: what it would be worth if that were no limit
 _SAME = 0.0005  # a difference that the printed per cent does not show
 _LEAST = 0.001  # the least that is told of a share
 _TOLD = 0.05  # seconds: less is 0.0 as printed
 ALONE = 0.5  # of a run's seconds: where one request takes more, it bounds the pool
 NEAR = 0.02  # policies within 2 % of each other are called equal, and so is work of two kinds
-
-
-class Partner(NamedTuple):
-    """A kind of work to pool with: requests of one shape."""
-
-    kind: str
-    prompt: int
-    output: int
-
-
-LONG_ANSWERS = Partner("memory-heavy", 128, 16_384)
-LONG_PROMPTS = Partner("compute-heavy", 4_096, 16)
-
-
-class Mix(NamedTuple):
-    """How much of a partner fits beside a pool, on each replica."""
-
-    partner: Partner
-    requests: int
-    beside: float  # seconds the partner adds when pooled, at the practical optimum
-    alone: float  # seconds it takes on its own
-
-
-def best_mix(limits: Bounds, model: StepModel, partner: Partner) -> Mix:
-    """The amount of `partner` that saves most seconds when it is pooled with the work in `limits`.
-
-    Savings of x requests: f(w) + f(x·w') − f(w + x·w') with w = (c, m, n), largest where the sum
-    lies on the bend of f. The partner is taken to be no more work than the pool itself.
-    """
-    partner = _fitted(partner, model.system.longest_request)
-    costs = profiled(model, np.array([partner.prompt]), np.array([partner.output]))
-    c, m = float(costs.compute[0]), float(costs.memory[0])
-    n = (partner.prompt + partner.output - 1) * model.best_network_seconds_per_token
-    pool = (limits.compute, limits.memory, limits.network)
-    here = overlapped_best(model.lines, *pool)
-    each = overlapped_best(model.lines, c, m, n)
-    most = here / each  # no more of it than the pool has work itself
-    amounts = np.unique(np.floor(np.linspace(0.0, most, 2_001)))
-    alone = each * amounts
-    mixed = np.array(
-        [
-            overlapped_best(model.lines, pool[0] + x * c, pool[1] + x * m, pool[2] + x * n)
-            for x in amounts
-        ]
-    )
-    saved = here + alone - mixed
-    # NOTE: past the bend of f more of the partner saves no more: take the least amount that saves
-    # all.
-    k = int(np.argmax(saved >= 0.999 * saved.max()))
-    return Mix(partner, int(amounts[k]), float(mixed[k] - here), float(alone[k]))
-
-
-def _fitted(partner: Partner, longest: int) -> Partner:
-    """The partner within `longest` tokens: its longer half gives way."""
-    prompt = min(partner.prompt, longest - min(partner.output, longest // 2))
-    return partner._replace(prompt=prompt, output=min(partner.output, longest - prompt))
 
 
 class Judged(NamedTuple):
@@ -109,7 +60,7 @@ def of_pool(
     run that is talked of has `taken` so many seconds.
     """
     bound = _bound(rows, limits, model, taken)
-    work = limits.optimum if overlaps else limits.compute + limits.memory + limits.network
+    work = _work(limits, model, overlaps=overlaps)
     if limits.longest > ALONE * taken and work <= ALONE * taken:
         return [bound, _room(work, taken)]
     return [bound, _partner(limits, model, taken) if overlaps else _NO_PARTNER]
@@ -134,9 +85,10 @@ def _why(rows: Sequence[Row], chosen: Row, judged: Judged | None) -> str:
     if usual is None:
         text += f"{_lead(own, seconds(second), second.policy)}, the next best."
     else:
+        # NOTE: what the budget gains is no gain of the order: policies are compared at the same.
         text += (
-            f"{_lead(own, seconds(usual))} at the engine's own {usual.token_budget:,} and "
-            f"{_lead(own, seconds(second), second.policy)} there, the next best policy."
+            f"{_lead(own, seconds(usual))} at the engine's own {usual.token_budget:,}, where it is "
+            f"{_standing(seconds(usual), seconds(second), second.policy)}."
         )
     if chosen.regret is not None and chosen.regret >= _TOLD:
         best = min(rows, key=lambda row: row.reported_seconds)
@@ -152,6 +104,13 @@ def _lead(own: float, other: float, name: str = "") -> str:
         return f"level with {name} ({-margin:.1%} ahead by chance)"
     lead = "as fast as" if margin < _SAME else f"{margin:.1%} faster than"
     return f"{lead} {name}".rstrip()
+
+
+def _standing(own: float, second: float, name: str) -> str:
+    """How a policy that takes `own` seconds stands to the best of the others."""
+    if own > second * (1 + _SAME):
+        return f"{own / second - 1:.1%} slower than {name}, the best there"
+    return f"{_lead(own, second, name)}, the next best policy"
 
 
 def _at_budget(row: Row) -> str:
@@ -197,6 +156,14 @@ def _bound(rows: Sequence[Row], limits: Bounds, model: StepModel, taken: float) 
     return text
 
 
+def _work(limits: Bounds, model: StepModel, *, overlaps: bool) -> float:
+    """Least seconds of a pool but for its longest request, with what KV memory makes of them."""
+    load = load_of(limits, model)
+    in_steps = least_seconds(load, model, least_steps(load, model, room_of(model)))
+    plain = limits.optimum if overlaps else limits.compute + limits.memory + limits.network
+    return max(in_steps, plain)
+
+
 _NO_PARTNER = (
     "This engine runs compute and decode reads one after the other: work of the other kind would "
     "take about as long beside this pool as alone."
@@ -208,16 +175,16 @@ def _room(work: float, taken: float) -> str:
     The request's steps read the weights, whatever else they compute.
     """
     return (
-        f"Until it ends there is room for other requests: at its best rates the pool's work would "
+        f"Until it ends there is room for other requests: at best the pool's work would "
         f"take {told(work)} of the run's {told(taken)} s."
     )
 
 
 def _partner(limits: Bounds, model: StepModel, taken: float) -> str:
     wanted = LONG_ANSWERS if limits.compute > limits.memory else LONG_PROMPTS
-    partner = _ending_within(ALONE * taken, wanted, model)
+    partner = ending_within(ALONE * taken, wanted, model)
     mix = best_mix(limits, model, partner)
-    if _is_worth(mix):
+    if mix.is_worth:
         partner, requests = mix.partner, counted(mix.requests * limits.replicas, "request")
         return (
             f"Pool it with {partner.kind} work: {requests} of {partner.prompt:,} prompt and "
@@ -225,29 +192,24 @@ def _partner(limits: Bounds, model: StepModel, taken: float) -> str:
             f"against {told(mix.alone)} s alone ({1 - mix.beside / mix.alone:.0%} off)."
         )
     # NOTE: not one request of the partner may fit beside a pool of little work.
-    larger = limits._replace(
-        compute=_LARGER * limits.compute,
-        memory=_LARGER * limits.memory,
-        network=_LARGER * limits.network,
-    )
-    most = best_mix(larger, model, wanted)
-    if _is_worth(most) and most.alone >= NEAR * _LARGER * limits.optimum:
+    most = best_mix(_larger(limits), model, wanted)
+    if most.is_worth and most.steady >= NEAR * _LARGER * limits.optimum:
         return f"The pool is too short for {wanted.kind} work to run cheaper beside it."
+    if best_mix(_larger(limits), model, wanted, room=_ROOMY * room_of(model)).is_worth:
+        return (
+            f"Nothing is worth pooling with it: {wanted.kind} work would save time beside it, but "
+            "the pool fills the KV memory by itself, and what ran in its place would take about "
+            "as long as in a large batch of its own."
+        )
     return "The pool is balanced: other work would not run noticeably cheaper beside it."
 
 
-def _is_worth(mix: Mix) -> bool:
-    return mix.requests >= 1 and mix.beside <= WORTH * mix.alone
-
-
-def _ending_within(seconds: float, partner: Partner, model: StepModel) -> Partner:
-    """The partner with its answer halved until one of its requests alone ends within `seconds`:
-    the rates of `best_mix` know of no steps, of which every token of an answer takes one.
-    """
-    step = float(model.layer_seconds[1:].min()) + model.best_head_seconds_per_token
-    if len(model.network_seconds) > 1:
-        step += float(model.network_seconds[1:].min())
-    output = partner.output
-    while output > 1 and output * step > seconds:
-        output //= 2
-    return partner._replace(output=output)
+def _larger(limits: Bounds) -> Bounds:
+    """Of a pool so large that single requests count for nothing."""
+    work = limits.work
+    return limits._replace(
+        compute=_LARGER * limits.compute,
+        memory=_LARGER * limits.memory,
+        network=_LARGER * limits.network,
+        work=work._replace(**{name: int(_LARGER) * n for name, n in work._asdict().items()}),
+    )

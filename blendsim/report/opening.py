@@ -51,8 +51,9 @@ def _done(log: StepLog, figures: Gist) -> str:
     steps, requests = counted(figures.steps, "step"), counted(figures.requests, "request")
     taken, tokens = f"in {steps} and {duration(figures.seconds)}.", ""
     if figures.input_tokens is not None:
-        outputs = number(figures.output_tokens)
-        tokens = f"{figures.input_tokens:,} prompt and {outputs} output tokens"
+        outputs, noun = number(figures.output_tokens), "token"
+        noun += "" if figures.output_tokens == 1 else "s"
+        tokens = f"{figures.input_tokens:,} prompt and {outputs} output {noun}"
     if figures.is_complete:
         return f"{requests}{tokens and f' of {tokens}'} finished {taken}"
     if MEASURED_ROWS in log.meta:

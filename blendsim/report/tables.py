@@ -104,9 +104,16 @@ class Ranked(Protocol):
     def values(self) -> Mapping[str, Any]: ...
 
 
+class Leaderboard(NamedTuple):
+    """A table of schedules, and how many of those it was given it has a line of."""
+
+    lines: list[str]
+    schedules: int
+
+
 def leaderboard_table(
     entries: Sequence[tuple[int, Ranked]], width: int, is_typical: bool = False
-) -> list[str]:
+) -> Leaderboard:
     """A line a schedule with its rank; `fixed` marks the policies as `plan` runs them. What all
     have in common takes no column; where there is no room for all that differs, the columns that
     tell most rows apart stay, and of rows that look alike the first. Seconds are predicted ones, or
@@ -139,7 +146,8 @@ def leaderboard_table(
     ]
     hidden = [column.title for column in varied if column not in shown]
     words = f"Also varied, and in --json: {', '.join(hidden)}."
-    return [*lay_out(table, width), *(paragraphs([words], width) if hidden else [])]
+    lines = [*lay_out(table, width), *(paragraphs([words], width) if hidden else [])]
+    return Leaderboard(lines, len(firsts))
 
 
 def _telling_apart(

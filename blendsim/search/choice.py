@@ -79,7 +79,7 @@ def choose_for(problem: Problem, progress: Progress = lambda _: None) -> Choice:
         advice=advise(
             rows, chosen, limits, problem.model, overlaps=problem.settings.flavour().overlaps
         ),
-        notes=[*problem.workload.notes, *problem.lengths.notes, *best.notes],
+        notes=[*problem.notes, *best.notes],
     )
 
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from blendsim.baselines import Baseline
 from blendsim.cores import on_all_cores
-from blendsim.errors import BlendsimError, InputError
+from blendsim.errors import BlendsimError, InputError, Unfit
 from blendsim.plan import Plan
 from blendsim.report.metrics import Outside, Row, named, outside_of_all
 from blendsim.request import Workload
@@ -89,7 +89,7 @@ def compare(
     done = on_all_cores(run, baselines)
     beyond = outside_of_all({row.policy: found for row, _, found, _ in done})
     remarks = _together({row.policy: told for row, _, _, told in done})
-    notes = [*workload.notes, *problem.lengths.notes, *left_out, *beyond, *remarks]
+    notes = [*problem.notes, *left_out, *beyond, *remarks]
     return Comparison([row for row, *_ in done], [common for _, common, *_ in done], notes)
 
 
@@ -130,7 +130,9 @@ def _runnable(
             if settings.cluster.is_disaggregated:
                 require_room(scene.workload, scene.true_lengths, scene.model, settings.cluster)
         except BlendsimError as error:
-            left_out.setdefault(str(error), []).append(baseline.name)
+            # NOTE: nobody asked for this one's engine, so none is to be asked for instead.
+            why = error.what if isinstance(error, Unfit) else str(error)
+            left_out.setdefault(why, []).append(baseline.name)
         else:
             kept.append(baseline)
     told = [

@@ -26,6 +26,7 @@ from blendsim.request import Ints, Workload
 from blendsim.serving.flavour import find_flavour
 from blendsim.settings import Settings, model_kept
 from blendsim.traces.limits import without_oversize
+from blendsim.wording import Lacking
 
 Progress = Callable[[str], None]
 
@@ -47,6 +48,16 @@ class Problem(NamedTuple):
     def true_lengths(self) -> Ints:
         """Output lengths to report on: the trace's, or the drawn ones where it gives none."""
         return reported_lengths(self.workload, self.drawn)
+
+    @property
+    def notes(self) -> list[str]:
+        """What was read and guessed of the pool. Where no request has an output length, what is
+        expected of them tells of it, and reading it need not.
+        """
+        read: list[str] = list(self.workload.notes)
+        if self.lengths.notes and not self.workload.has_output.any():
+            read = [note for note in read if not isinstance(note, Lacking)]
+        return [*read, *self.lengths.notes]
 
 
 def prepare(workload: Workload, settings: Settings, progress: Progress = lambda _: None) -> Problem:

@@ -148,7 +148,7 @@ def rent(
         raise InputError(f"no system can run this pool; {left_out[0]}")
     best = most_reliable(base, done, goal, prices, progress)
     rows = [outcome.row for outcome in done]
-    notes = [*workload.notes, *base.lengths.notes]
+    notes = base.notes
     if best is None:
         return Rental(rows, None, None, NO_SPREAD, left_out, notes)
     return Rental(rows, rows[0], best.plan, best.spread, left_out, [*notes, *rows[0].notes])

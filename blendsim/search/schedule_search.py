@@ -292,8 +292,7 @@ def _report(
         log=chosen.log,
         bounds=chosen.bounds,
         notes=[
-            *problem.workload.notes,
-            *problem.lengths.notes,
+            *problem.notes,
             *chosen.notes,
             *([] if problem.worlds else missed(swept, best.seconds)),
         ],

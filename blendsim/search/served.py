@@ -79,7 +79,7 @@ def serve(
     served = request_times(
         plan, workload, outputs, prompts, model.system, flavour, log, settings.host
     )
-    return Serving(workload, outputs, served, [*workload.notes, *problem.lengths.notes])
+    return Serving(workload, outputs, served, problem.notes)
 
 
 def served_table(done: Serving) -> pa.Table:

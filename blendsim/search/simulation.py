@@ -38,7 +38,7 @@ def simulate_plan(
     block = block_size(problem, [flavour])
     limits = find_bounds(problem, flavour.token_budget, block)
     trial = run_trial(problem, plan, plan.policy, flavour, limits, find_facts(problem, limits.work))
-    notes = [*workload.notes, *problem.lengths.notes, *trial.notes]
+    notes = [*problem.notes, *trial.notes]
     seconds: list[float] = []
     if worlds:
         progress(f"simulating {plan.policy} in {worlds} worlds")

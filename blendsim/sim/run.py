@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blendsim.cores import on_all_cores
-from blendsim.errors import InputError
+from blendsim.errors import InputError, Unfit
 from blendsim.perf.model import StepModel
 from blendsim.plan import Plan
 from blendsim.prefix import SortedPrompts
@@ -109,16 +109,15 @@ def require_modelled(
     ):
         if is_both:
             raise InputError(f"{what} with {way} is not modelled; leave one of the two out")
-    for is_asked, what, instead in (
-        (flavour.prefill_first, f"engine {flavour.name}", "use another --engine"),
-        (host is not None, "host memory", "leave it out"),
-        (flavour.cascade, "cascade attention", "leave it out"),
+    windows = f"is not modelled for {system.model.name}, which has layers with a window"
+    if flavour.prefill_first and system.model.windowed_layers:
+        raise Unfit(f"engine {flavour.name} {windows}", "use another --engine")
+    for is_asked, what in (
+        (host is not None, "host memory"),
+        (flavour.cascade, "cascade attention"),
     ):
         if is_asked and system.model.windowed_layers:
-            raise InputError(
-                f"{what} is not modelled for {system.model.name}, which has layers with a window; "
-                f"{instead}"
-            )
+            raise InputError(f"{what} {windows}; leave it out")
     if flavour.cascade and system.model.latent:
         raise InputError(
             f"cascade attention is not modelled for {system.model.name}, which has latent "

@@ -20,6 +20,7 @@ from blendsim.traces.seam import Format, Head, ReadOptions, Told, head, silent
 from blendsim.traces.sharegpt import SHAREGPT
 from blendsim.traces.unknown import reason
 from blendsim.traces.workload_file import WORKLOAD
+from blendsim.wording import Lacking
 
 #: In the order in which they are tried: a line with a prompt may have lengths as well.
 FORMATS: tuple[Format, ...] = (
@@ -147,13 +148,13 @@ def _with_guess_note(workload: Workload, has_results: bool) -> Workload:
     if not lacking.any():
         return workload
     count = int(lacking.sum())
-    note = (
+    note = Lacking(
         f"{', '.join(workload.origin)}: {count:,} of {len(workload):,} requests "
         f"{'has' if count == 1 else 'have'} no output length, so that what is planned "
         "for them is a guess"
     )
     if not has_results:
-        note += "; --lengths RESULTS.jsonl of an earlier run does better"
-    if note in workload.notes:  # it was said when this workload was first read
-        return workload
-    return replace(workload, notes=(*workload.notes, note))
+        note = Lacking(f"{note}; --lengths RESULTS.jsonl of an earlier run does better")
+    # NOTE: it may have been said when this workload was first read, and be plain text since.
+    others = (each for each in workload.notes if each != note)
+    return replace(workload, notes=(*others, note))

@@ -1,0 +1,79 @@
+"""What runs instead of a model that its GPUs cannot hold or compute: ways that were tried, so that
+none of them leads into the next error.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from blendsim.formats import AUTO, BF16, FP8
+
+if TYPE_CHECKING:  # nothing heavy before a command runs
+    from blendsim.settings import Settings
+
+_SIZES = (1, 2, 4, 8)  # GPUs of a replica, as they were measured
+_TOLD = 3
+
+
+def instead(settings: "Settings") -> str:
+    """Half a sentence on what runs the model: more of the same GPUs, else other weights on these,
+    or other GPUs; else both.
+    """
+    ways = [way for way in (_first(_larger(settings)), _first(_other_weights(settings))) if way]
+    ways += _on_other_gpus(settings)
+    told = list(dict.fromkeys(_flags(settings, way) for way in ways))[:_TOLD]
+    if not told:
+        own = replace(settings, quantization=AUTO)
+        ways = [way for way in (_first(_larger(own)), *_on_other_gpus(own)) if way]
+        told = [_flags(settings, way) for way in ways][:_TOLD]
+    if not told:
+        return "nothing that was measured runs it; choose another --model"
+    return f"use {', or '.join(told)}"
+
+
+def _larger(settings: "Settings") -> "Iterator[Settings]":
+    return (replace(settings, tp=tp) for tp in _SIZES if tp > settings.tp)
+
+
+def _other_weights(settings: "Settings") -> "Iterator[Settings]":
+    """On the same GPUs in the format of the model's files, or in fp8; least GPUs first."""
+    names = [AUTO] if settings.quantization != AUTO else []
+    if settings.spec.weights == BF16:
+        names.append(FP8)
+    several = (replace(settings, quantization=name) for name in names)
+    return (each for own in several for each in (own, *_larger(own)))
+
+
+def _on_other_gpus(settings: "Settings") -> "list[Settings]":
+    """One on each other kind of GPU that runs it: on as many, else on the least number that do."""
+    from blendsim.specs import GPUS
+
+    sizes = sorted(_SIZES, key=lambda tp: (tp != settings.tp, tp))
+    others = (name for name in GPUS if name != settings.gpu)
+    found = (_first(replace(settings, gpu=gpu, tp=tp) for tp in sizes) for gpu in others)
+    return [each for each in found if each]
+
+
+def _first(several: "Iterable[Settings]") -> "Settings | None":
+    return next((each for each in several if _runs(each)), None)
+
+
+def _runs(settings: "Settings") -> bool:
+    from blendsim.errors import BlendsimError
+    from blendsim.perf.measured import chosen_model
+
+    try:
+        chosen_model(settings.system, settings.overlap, settings.profile)
+    except BlendsimError:
+        return False
+    return True
+
+
+def _flags(asked: "Settings", way: "Settings") -> str:
+    """What to ask for otherwise."""
+    told = [
+        f"--{name} {getattr(way, name)}"
+        for name in ("gpu", "tp", "quantization")
+        if getattr(way, name) != getattr(asked, name)
+    ]
+    return " ".join(told)
