@@ -102,7 +102,7 @@ class StepModel:
 
     @property
     def network_seconds(self) -> Floats:
-        """(N + 1,): all-reduces of a step by its tokens."""
+        """(N + 1,): all-reduces of a step by its tokens, and what replicas exchange."""
         return self.tables.network
 
     @property
@@ -160,7 +160,7 @@ def step_model(system: System, overlap: str = "auto", profile: Profile | None = 
     for count in dict.fromkeys(counts[name] for name in names if name != HEAD):
         alike = [i for i, name in enumerate(names) if name != HEAD and counts[name] == count]
         gemm[1:] += count * along(profile.tokens, measured[:, alike].sum(axis=1), rows)
-    reduce = _reduce_seconds(system, profile, size)
+    network = _network_seconds(system, profile, size)
     small = small_seconds(system, profile, tokens)
     head = np.zeros(size + 1)
     head[1:] = along(profile.tokens, measured[:, of_head], rows)
@@ -176,8 +176,8 @@ def step_model(system: System, overlap: str = "auto", profile: Profile | None = 
         prefill_batches=prefill.batches,
         prefill_lengths=prefill.lengths,
         prefill=full * prefill.seconds,
-        network=layers * reduce,
-        layers_with_network=gemm + layers * reduce + small,
+        network=network,
+        layers_with_network=gemm + network + small,
         walk=full * walk_along(profile.chunks),
         windows=windows.prefill,
     )
@@ -234,12 +234,22 @@ def with_calibrations(model: StepModel, calibrations: tuple[Calibration, ...]) -
     )
 
 
-def _reduce_seconds(system: System, profile: Profile, size: int) -> Floats:
-    """All-reduce of one layer: after attention and after the MLP, hidden bf16 values a token."""
-    seconds = np.zeros(size + 1)
+def _network_seconds(system: System, profile: Profile, size: int) -> Floats:
+    """(N + 1,), what a step of n tokens takes of the network, hidden bf16 values a token: all-reduces
+    after every attention and MLP, and around experts that replicas share the exchange of the tokens
+    of all of them instead.
+    """
+    model, seconds = system.model, np.zeros(size + 1)
+    moved = np.arange(1.0, size + 1.0) * (BYTES_PER_VALUE * model.hidden)
     if profile.reduce is not None:
-        moved = np.arange(1.0, size + 1.0) * (BYTES_PER_VALUE * system.model.hidden)
-        seconds[1:] = 2.0 * along(profile.reduce.sizes, profile.reduce.seconds, moved)
+        once = along(profile.reduce.sizes, profile.reduce.seconds, moved)
+        shared = model.layers_with_experts if system.is_joined else 0
+        seconds[1:] = model.layers * (2.0 * once) - shared * once
+    if system.is_joined:
+        assert profile.exchange is not None, "a profile of shared experts has what they exchange"
+        all_moved = model.expert_ranks * moved
+        each = along(profile.exchange.sizes, profile.exchange.seconds, all_moved)
+        seconds[1:] += model.layers_with_experts * each
     return seconds
 
 
@@ -262,14 +272,14 @@ def _expert_streams(system: System, seconds: Floats, rate: float) -> Floats:
 
     n tokens that each go through a share s of them leave (1 − s)ⁿ of them unread if their loads are
     even. Measured loads are not, and leave more: so no reads are longer than the kernel they are
-    of.
+    of. Of replicas that share them each has as many tokens.
     """
     model = system.model
     if not model.experts:
         return np.zeros(0)
     share = model.experts_per_token / model.experts
-    touched = 1.0 - (1.0 - share) ** np.arange(len(seconds))
-    held = model.experts * model.expert_parameters // system.tp * WEIGHTS[model.weights]
+    touched = 1.0 - (1.0 - share) ** (model.expert_ranks * np.arange(len(seconds)))
+    held = model.experts * model.expert_parameters // system.joined_gpus * WEIGHTS[model.weights]
     reads = model.layers_with_experts * np.minimum(touched * held / rate, seconds)
     return np.asarray(reads, np.float64)
 
