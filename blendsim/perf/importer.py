@@ -460,8 +460,8 @@ def _experts(rows: Iterable[Row]) -> ExpertGrid:
 def _reduce(rows: Iterable[Row]) -> dict[int, ReduceGrid]:
     groups: dict[int, dict[int, float]] = {}
     for row in rows:
-        # NOTE: message_size counts 16-bit values: only so do its figures stay at what NVLink and PCIe
-        # carry, and vLLM's own kernel end at its limit of 8 MiB.
+        # NOTE: message_size counts 16-bit values: only so do its figures stay at what NVLink and
+        # PCIe carry, and vLLM's own kernel end at its limit of 8 MiB.
         size = row["message_size"] * BYTES_PER_VALUE
         groups.setdefault(row["num_gpus"], {})[size] = row["latency"] * _MILLI
     return {

@@ -77,6 +77,9 @@ class StepModel:
     #: m/c and f/c of a measured overlap, ascending; empty for the others. `lines` are their hull.
     measured: tuple[Floats, ...] = ()
     expert_stream_seconds: Floats = field(repr=False, default_factory=lambda: np.zeros(0))
+    #: (N + 1,), of a step's seconds those of experts and exchange, which replicas that share them
+    #: spend together; empty where they do not.
+    joint_seconds: Floats = field(repr=False, default_factory=lambda: np.zeros(0))
     calibrations: tuple[Calibration, ...] = ()  # of runtimes whose steps were measured
     calibration: Calibration | None = None  # of the runtime whose steps these are (`run_by`)
 
@@ -160,7 +163,8 @@ def step_model(system: System, overlap: str = "auto", profile: Profile | None = 
     for count in dict.fromkeys(counts[name] for name in names if name != HEAD):
         alike = [i for i, name in enumerate(names) if name != HEAD and counts[name] == count]
         gemm[1:] += count * along(profile.tokens, measured[:, alike].sum(axis=1), rows)
-    network = _network_seconds(system, profile, size)
+    exchange = _exchange_seconds(system, profile, size)
+    network = _reduce_seconds(system, profile, size) + exchange
     small = small_seconds(system, profile, tokens)
     head = np.zeros(size + 1)
     head[1:] = along(profile.tokens, measured[:, of_head], rows)
@@ -215,6 +219,7 @@ def step_model(system: System, overlap: str = "auto", profile: Profile | None = 
         token_parts=1,
         measured=overlap_points(name, system),
         expert_stream_seconds=_expert_streams(system, experts, rate),
+        joint_seconds=_joint_seconds(system, experts, exchange),
     )
 
 
@@ -234,22 +239,27 @@ def with_calibrations(model: StepModel, calibrations: tuple[Calibration, ...]) -
     )
 
 
-def _network_seconds(system: System, profile: Profile, size: int) -> Floats:
-    """(N + 1,), what a step of n tokens takes of the network, hidden bf16 values a token: all-reduces
-    after every attention and MLP, and around experts that replicas share the exchange of the tokens
-    of all of them instead.
+def _reduce_seconds(system: System, profile: Profile, size: int) -> Floats:
+    """(N + 1,), all-reduces of a step of n tokens, hidden bf16 values each: after every attention
+    and every MLP, but for experts that replicas share.
     """
     model, seconds = system.model, np.zeros(size + 1)
-    moved = np.arange(1.0, size + 1.0) * (BYTES_PER_VALUE * model.hidden)
     if profile.reduce is not None:
+        moved = np.arange(1.0, size + 1.0) * (BYTES_PER_VALUE * model.hidden)
         once = along(profile.reduce.sizes, profile.reduce.seconds, moved)
         shared = model.layers_with_experts if system.is_joined else 0
         seconds[1:] = model.layers * (2.0 * once) - shared * once
+    return seconds
+
+
+def _exchange_seconds(system: System, profile: Profile, size: int) -> Floats:
+    """(N + 1,), what replicas that share experts exchange in a step of n tokens each."""
+    model, seconds = system.model, np.zeros(size + 1)
     if system.is_joined:
         assert profile.exchange is not None, "a profile of shared experts has what they exchange"
-        all_moved = model.expert_ranks * moved
-        each = along(profile.exchange.sizes, profile.exchange.seconds, all_moved)
-        seconds[1:] += model.layers_with_experts * each
+        moved = np.arange(1.0, size + 1.0) * (BYTES_PER_VALUE * model.hidden * model.expert_ranks)
+        each = along(profile.exchange.sizes, profile.exchange.seconds, moved)
+        seconds[1:] = model.layers_with_experts * each
     return seconds
 
 
@@ -282,6 +292,12 @@ def _expert_streams(system: System, seconds: Floats, rate: float) -> Floats:
     held = model.experts * model.expert_parameters // system.joined_gpus * WEIGHTS[model.weights]
     reads = model.layers_with_experts * np.minimum(touched * held / rate, seconds)
     return np.asarray(reads, np.float64)
+
+
+def _joint_seconds(system: System, experts: Floats, exchange: Floats) -> Floats:
+    if not system.is_joined:
+        return np.zeros(0)
+    return np.asarray(system.model.layers_with_experts * experts + exchange, np.float64)
 
 
 class _Windows(NamedTuple):
