@@ -120,7 +120,9 @@ def _of_team(ranks: int, name: str) -> str:
     """How replicas that share experts, one deployment, are told apart."""
     if name == "vLLM":
         return f", --data-parallel-rank 0 to {ranks - 1} of {ranks} that share experts"
-    return f", one for {ranks} that share experts, which X-Data-Parallel-Rank 0 to {ranks - 1} names"
+    return (
+        f", one for {ranks} that share experts, which X-Data-Parallel-Rank 0 to {ranks - 1} names"
+    )
 
 
 def _vllm_flags(settings: "Settings") -> list[str]:

@@ -129,12 +129,12 @@ def run_at_budget(
 def _lock_step_note(problem: Problem, log: StepLog) -> str:
     """What is left out where replicas share experts."""
     system = problem.model.system
-    found = lock_step(log, problem.model)
+    waiting, longest = (found / log.end for found in lock_step(log, problem.model))
     return (
         f"replicas that share experts (--ep {system.joined_gpus}) wait for each other in every "
-        f"step, and are simulated as if none had to: of their steps in order the {log.end:,.0f} s "
-        f"are {found.waiting:,.0f} s if experts take what the tokens of all need, and "
-        f"{found.longest:,.0f} s if every step is as long as the longest of them (docs/cluster.md)"
+        "step, and are simulated as if none had to: with their steps in order they take "
+        f"{waiting:.2f} times as long by the tokens of all, {longest:.2f} times if every step is "
+        "as long as the longest of them (docs/cluster.md)"
     )
 
 
