@@ -8,13 +8,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 from command_line import invoke, refusal, run, run_json
+from test_model_latent import ROOT
 from test_perf_latent_steps import at, lines_of, row_of
 
 from blendsim import search
 from blendsim.cli.remarks import flags_assumed
 from blendsim.errors import InputError, ProfileError
 from blendsim.formats import WEIGHTS
+from blendsim.perf.atlas import needs_of, read_atlas
 from blendsim.perf.density import closed_form
+from blendsim.perf.derive import derive_profile
 from blendsim.perf.model import step_model
 from blendsim.perf.model_shapes import shape_of, token_weight_bytes, token_weights
 from blendsim.perf.overlap import overlap_lines
@@ -228,6 +231,24 @@ def test_what_was_not_measured_is_refused_with_a_way_out() -> None:
     have = r"not measured in fp8-block at --ep 16, but .*in fp8-block at --ep 2, 4, 8"
     with pytest.raises(ProfileError, match=have):
         load_profile(sixteen.gpu, sixteen.model, 1)
+
+
+@pytest.mark.parametrize(
+    ("kept", "asked", "why"),
+    [
+        ((), JOINED, r"no all-gather of 8 GPUs .*: none; run `blendsim profile import` again$"),
+        ((2, 4), JOINED, r"no all-gather of 8 GPUs measured, for --ep 8 with --tp 1; .*: 2, 4$"),
+        ((8,), PAIRS, r"no all-gather of 2 GPUs measured, for --ep 8 with --tp 2; measured: 8$"),
+    ],
+)
+def test_what_is_not_exchanged_so_is_refused(
+    kept: tuple[int, ...], asked: Settings, why: str
+) -> None:
+    """As of a GPU's kernels from before these tables, or made by hand."""
+    atlas = read_atlas(ROOT / H200 / "kernels", needs_of(asked.spec))
+    some = {gpus: atlas.gather[gpus] for gpus in kept}
+    with pytest.raises(ProfileError, match=why):
+        derive_profile(replace(atlas, gather=some), find_gpu(H200), asked.spec, asked.tp)
 
 
 def test_pools_share_no_experts() -> None:

@@ -82,11 +82,13 @@ def _exchange(atlas: KernelAtlas, gpu: GpuSpec, tp: int, ranks: int) -> ReduceGr
     `allgather_reducescatter`).
     """
     gpus, measured = tp * ranks, sorted(atlas.gather.keys() & atlas.scatter.keys())
-    if gpus not in measured:
-        have = ", ".join(map(str, measured)) or "none; run `blendsim profile import` again"
-        raise ProfileError(
-            f"{gpu.name}: no all-gather measured of as many GPUs as --ep {gpus}; measured: {have}"
-        )
+    for wanted in (gpus, tp):
+        if wanted > 1 and wanted not in measured:
+            have = ", ".join(map(str, measured)) or "none; run `blendsim profile import` again"
+            raise ProfileError(
+                f"{gpu.name}: no all-gather of {wanted} GPUs measured, for --ep {gpus} with --tp "
+                f"{tp}; measured: {have}"
+            )
     gather, scatter = atlas.gather[gpus], atlas.scatter[gpus]
     seconds = gather.seconds + along(scatter.sizes, scatter.seconds, gather.sizes)
     if tp > 1:
