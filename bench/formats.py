@@ -1,10 +1,12 @@
 """Models in fp8 and with experts: what each policy takes of them.
 
     python bench/formats.py [--trace demo:mixed] [--gpus a100-80g h100 h200 b200] [--models NAME …]
+    python bench/formats.py --ranks [--trace 'demo:mixed?n=64000'] [--gpus h200 b200]
 
 One pool, 1 % of its unknown lengths sampled, each policy on the engine's own token budget and the
 true lengths: in bf16, with fp8 weights and with fp8 KV too; NanoFlow's engine, which overlaps, and
-vLLM in prefix order. Systems that were not measured or do not hold the pool are left out.
+vLLM in prefix order. Systems that were not measured or do not hold the pool are left out. With
+--ranks instead eight GPUs as one replica, and as eight that share experts (`--ep 8`).
 """
 
 import argparse
@@ -14,6 +16,7 @@ from itertools import product
 from machine import machine, row, timed, today
 
 from blendsim.errors import BlendsimError
+from blendsim.report.lock_step import lock_step
 from blendsim.request import Workload
 from blendsim.search import Settings, plan_policy, prepare, simulate_plan
 from blendsim.traces.limits import without_oversize
@@ -39,6 +42,10 @@ MODELS = (  # GPUs a replica, whether experts are whole on them, and formats
     ("kimi-k2-thinking", 8, True, AS_PUBLISHED),
 )
 POLICIES = ("dfs", "blend", "paced")
+ON_EIGHT = (  # experts of one replica cut or whole, and of eight replicas
+    ("deepseek-v3", "auto", ({"tp": 8}, {"tp": 8, "ep": 8}, {"dp": 8, "ep": 8})),
+    ("qwen3-235b-a22b", "fp8-block", ({"tp": 8, "ep": 8}, {"dp": 8, "ep": 8})),
+)
 
 
 def seconds_of(pool: Workload, settings: Settings) -> tuple[dict[str, float], float]:
@@ -75,31 +82,67 @@ def told(pool: Workload, settings: Settings) -> str | None:
     )
 
 
+def told_on_eight(pool: Workload, settings: Settings) -> str:
+    """A row of the table of --ranks."""
+    taken, vllm = seconds_of(pool, settings)
+    asked = settings.for_engine("vllm")
+    problem = prepare(pool, asked)
+    longer = ["", ""]
+    if settings.system.is_joined:
+        log = simulate_plan(pool, plan_policy(problem, "dfs"), asked).log
+        longer = [f"{found / log.end:.2f}" for found in lock_step(log, problem.model)]
+    kind = "" if settings.ep is None else ", whole"
+    return row(
+        settings.model,
+        f"{settings.dp} × {settings.tp} × {settings.gpu}{kind}",
+        f"{settings.dp * settings.system.kv_blocks * settings.system.block_tokens:,}",
+        *(f"{taken[policy]:,.0f}" for policy in POLICIES),
+        f"{vllm:,.0f}",
+        *longer,
+    )
+
+
 def main() -> None:
     """Measure and print the table."""
     options = argparse.ArgumentParser(description=__doc__)
-    options.add_argument("--trace", default="demo:mixed")
-    options.add_argument("--gpus", nargs="+", default=["a100-80g", "h100", "h200", "b200"])
+    options.add_argument("--trace")
+    options.add_argument("--gpus", nargs="+")
+    options.add_argument("--ranks", action="store_true")
     named = list(dict.fromkeys(model for model, *_ in MODELS))
     options.add_argument("--models", nargs="+", default=named, choices=named)
     given = options.parse_args()
-    pool = load(given.trace)
-    print(f"{machine()}; {today()}; {given.trace}\n")
+    trace = given.trace or ("demo:mixed?n=64000" if given.ranks else "demo:mixed")
+    gpus = given.gpus or (["h200", "b200"] if given.ranks else ["a100-80g", "h100", "h200", "b200"])
+    pool = load(trace)
+    print(f"{machine()}; {today()}; {trace}\n")
+    _, seconds = timed(lambda: (on_eight if given.ranks else in_formats)(pool, gpus, given.models))
+    print(f"\n{seconds:,.0f} s in all")
+
+
+def on_eight(pool: Workload, gpus: list[str], models: list[str]) -> None:
+    """Print the table of --ranks."""
+    longer = "vllm waiting", "by the longest"
+    print(row("model", "gpus", "KV tokens in all", *POLICIES, "vllm, dfs", *longer))
+    print(row(*["---"] * 9))
+    for (model, weights, spread), gpu in product(ON_EIGHT, gpus):
+        for each in spread if model in models else ():
+            asked = Settings(model=model, gpu=gpu, quantization=weights, **each)
+            print(told_on_eight(pool, asked), flush=True)
+
+
+def in_formats(pool: Workload, gpus: list[str], models: list[str]) -> None:
+    """Print the table of formats."""
     ratios = "dfs over best", "paced over blend"
     print(row("model", "gpus", "weights", "KV", *POLICIES, *ratios, "vllm, dfs"))
     print(row(*["---"] * 10))
 
-    def measure() -> None:
-        rows = [kind for kind in MODELS if kind[0] in given.models]
-        for (model, tp, is_whole, formats), gpu in product(rows, given.gpus):
-            asked = Settings(model=model, gpu=gpu, tp=tp, expert_parallel=is_whole)
-            for weights, kv in formats:
-                line = told(pool, replace(asked, quantization=weights, kv_cache_dtype=kv))
-                if line is not None:
-                    print(line, flush=True)
-
-    _, seconds = timed(measure)
-    print(f"\n{seconds:,.0f} s in all")
+    rows = [kind for kind in MODELS if kind[0] in models]
+    for (model, tp, is_whole, formats), gpu in product(rows, gpus):
+        asked = Settings(model=model, gpu=gpu, tp=tp, expert_parallel=is_whole)
+        for weights, kv in formats:
+            line = told(pool, replace(asked, quantization=weights, kv_cache_dtype=kv))
+            if line is not None:
+                print(line, flush=True)
 
 
 if __name__ == "__main__":

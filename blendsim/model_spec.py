@@ -42,6 +42,7 @@ class ModelSpec:
     kv_rank: int = 0  # values that stand for K and V of all heads; 0: no latent attention
     rope_dim: int = 0  # values of a query, and of all keys together, that hold the position
     expert_parallel: bool = False  # a GPU has some experts whole, not its share of each
+    expert_ranks: int = 1  # replicas that share those, each with all else of its own
     weights: str = BF16  # of WEIGHTS
     kv: str = BF16  # of KV_FORMATS
 
@@ -97,6 +98,11 @@ class ModelSpec:
         return others * self.matrix_parameters + self.dense_layers * dense
 
     @property
+    def all_expert_parameters(self) -> int:
+        """Weights of all experts of all layers; 0 of a dense model."""
+        return self.layers_with_experts * self.experts * self.expert_parameters
+
+    @property
     def parameters(self) -> int:
         """All weights of the decoder, embedding and LM head included."""
         embeddings = self.vocab * self.hidden * (1 if self.tied_embeddings else 2)
@@ -114,7 +120,7 @@ class ModelSpec:
     @property
     def weight_bytes(self) -> int:
         """Bytes of all weights in memory, of towers too."""
-        of_experts = self.layers_with_experts * self.experts * self.expert_parameters
+        of_experts = self.all_expert_parameters
         quantised = of_experts if self.weights in OF_EXPERTS else self.all_matrix_parameters
         others = self.parameters + self.tower_parameters - quantised
         return int(quantised * WEIGHTS[self.weights]) + others * BYTES_PER_VALUE
@@ -167,6 +173,7 @@ class ModelSpec:
         """Its name and what of it is not bf16, as in `qwen3-8b-fp8-kv-fp8`."""
         weights = "" if self.weights == BF16 else f"-{self.weights}"
         apart = "-ep" if self.expert_parallel else ""
+        apart += f"-{self.expert_ranks}-ranks" if self.expert_ranks > 1 else ""
         return self.name + weights + ("" if self.kv == BF16 else f"-kv-{self.kv}") + apart
 
     @property

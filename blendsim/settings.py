@@ -66,6 +66,7 @@ class Settings:
     output_reserved: float | None = None  # share of expected outputs, dual scan; None: the engine's
     cascade: bool = False  # decodes read a prefix they share once a step
     expert_parallel: bool = False  # the GPUs of a replica have some experts whole each
+    ep: int | None = None  # GPUs that have them so, of several replicas too; None: as above
     pacing: Gains = field(default_factory=Gains)  # of the paced policy
 
     def __post_init__(self) -> None:
@@ -89,6 +90,13 @@ class Settings:
             raise InputError(
                 f"--dp {self.dp} is above {MOST_REPLICAS:,}, the most replicas that are simulated; "
                 "give fewer"
+            )
+        if self.ep is not None and self.ep < 2:
+            raise InputError(f"--ep {self.ep} must be at least 2 GPUs; leave it out for one")
+        if self.ep is not None and self.expert_parallel:
+            raise InputError(
+                f"--expert-parallel is --ep of the GPUs of one replica, and --ep {self.ep} names "
+                "their number; give one of the two"
             )
         if self.nano_batches is not None and self.nano_batches < 1:
             raise InputError(f"nano_batches = {self.nano_batches} must be at least 1")
@@ -126,13 +134,25 @@ class Settings:
     def spec(self) -> ModelSpec:
         """The model in the formats that are asked for; InputError where there is none."""
         spec = find_model(self.model).in_format(self.quantization, self.kv_cache_dtype)
+        if self.ep is not None:
+            if not spec.experts:
+                raise InputError(f"--ep {self.ep}: {spec.name} has no experts; leave it out")
+            return replace(spec, expert_parallel=True, expert_ranks=max(1, self.ep // self.tp))
         # NOTE: on one GPU experts are whole anyway. A model without any is refused on several.
         is_apart = self.expert_parallel and (self.tp > 1 or not spec.experts)
         return replace(spec, expert_parallel=is_apart)
 
     @property
+    def in_formats(self) -> str:
+        """What of the model is not bf16, and where its experts are, in words that follow its name;
+        empty for none.
+        """
+        return self.spec.in_formats + ("" if self.ep is None else f" over {self.ep} GPUs")
+
+    @property
     def system(self) -> System:
         """The replica that is asked for; InputError where it cannot be."""
+        self._require_whole_teams()
         system = System(self.spec, find_gpu(self.gpu), self.tp, self.kv_bytes)
         left = system.gpu.memory_bytes * system.tp - system.weight_bytes
         if system.kv_capacity_bytes > left:
@@ -141,6 +161,28 @@ class Settings:
                 f"{system.model.name} leave on {system.tp} × {system.gpu.name}; give less"
             )
         return system
+
+    @property
+    def is_in_teams(self) -> bool:
+        """Whether each replica has as many others beside it as are to share its experts; pools
+        share none (sim/run.py).
+        """
+        return self.cluster.is_disaggregated or self.dp % self.spec.expert_ranks == 0
+
+    def _require_whole_teams(self) -> None:
+        if self.ep is None or self.tp < 1:
+            return
+        if self.ep % self.tp:
+            raise InputError(
+                f"--ep {self.ep} is no multiple of --tp {self.tp}, the GPUs of a replica; use "
+                "another of the two"
+            )
+        if not self.is_in_teams:
+            ranks = self.spec.expert_ranks
+            raise InputError(
+                f"--ep {self.ep} with --tp {self.tp} spreads experts over {ranks} replicas, and "
+                f"--dp {self.dp} is no multiple of that; use --dp {ranks}, or another --ep"
+            )
 
     @property
     def policies(self) -> tuple[str, ...]:

@@ -14,8 +14,8 @@ BLOCK_TOKENS = 16  # of the KV cache
 
 @dataclass(frozen=True, slots=True)
 class System:
-    """A model replica on `tp` GPUs of one kind. `kv_bytes` overrides the KV memory (the paper's
-    preset is 60e9).
+    """A model replica on `tp` GPUs of one kind, which may share its experts with others like it.
+    `kv_bytes` overrides the KV memory (the paper's preset is 60e9).
     """
 
     model: ModelSpec
@@ -57,11 +57,11 @@ class System:
                 f"{self.block_tokens} tokens at least; give at least {wanted}"
             )
         if self.kv_blocks < least:
-            weights = self.weight_bytes / 1e9
+            weights, wider = self.weight_bytes / 1e9, "--ep, " if self.is_joined else ""
             raise Unfit(
                 f"{self.model.name} needs {weights:.0f} GB for weights and leaves no KV cache on "
                 f"{self.tp} × {self.gpu.name}",
-                "use a larger --tp or another --gpu",
+                f"use a larger {wider}--tp or another --gpu",
             )
 
     def _require_whole_experts(self) -> None:
@@ -71,11 +71,27 @@ class System:
             return
         if not model.experts:
             raise InputError(f"--expert-parallel: {model.name} has no experts; leave it out")
-        if model.experts % self.tp:
+        gpus = self.joined_gpus
+        if model.experts % gpus:
+            asked, other = f"--ep {gpus}", "--ep"
+            if not self.is_joined:
+                asked, other = "--expert-parallel", "--tp"
             raise InputError(
-                f"--expert-parallel: {self.tp} GPUs cannot share the {model.experts} experts of "
-                f"{model.name} evenly; use another --tp, or leave it out"
+                f"{asked}: {gpus} GPUs cannot share the {model.experts} experts of "
+                f"{model.name} evenly; use another {other}, or leave it out"
             )
+
+    @property
+    def is_joined(self) -> bool:
+        """Whether replicas share experts."""
+        return self.model.expert_ranks > 1
+
+    @property
+    def joined_gpus(self) -> int:
+        """GPUs that exchange what they computed within a step: its own, and those of the replicas
+        that it shares experts with.
+        """
+        return self.tp * self.model.expert_ranks
 
     def _require_whole_blocks(self) -> None:
         """InputError where a GPU's share of a matrix cuts through blocks of scales, which vLLM and
@@ -116,11 +132,14 @@ class System:
 
     @property
     def weight_bytes(self) -> int:
-        """Bytes of all weights on all GPUs: those of a latent attention that belong to no head are
-        on every one.
+        """Bytes of all weights on all its GPUs: those of a latent attention that belong to no head
+        are on every one, those of shared experts as far as they are on these.
         """
-        repeated = (self.tp - 1) * self.model.layers * self.model.down_parameters
-        return self.model.weight_bytes + int(repeated * WEIGHTS[self.model.layer_format])
+        model = self.model
+        repeated = (self.tp - 1) * model.layers * model.down_parameters
+        held = model.weight_bytes + int(repeated * WEIGHTS[model.layer_format])
+        elsewhere = model.all_expert_parameters * (model.expert_ranks - 1) // model.expert_ranks
+        return held - int(elsewhere * WEIGHTS[model.weights])
 
     @property
     def kv_copies(self) -> int:

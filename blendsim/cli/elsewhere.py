@@ -48,5 +48,5 @@ def _machine(settings: "Settings", overlap: str) -> str:
 
     if overlap == "auto":
         overlap = default_overlap(settings.system) if settings.profile == IMPORTED else FIT
-    model = settings.spec.in_formats
+    model = settings.in_formats
     return f"{settings.gpu}{model} (overlap {overlap}, profile {settings.profile})"

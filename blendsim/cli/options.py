@@ -124,6 +124,14 @@ ExpertParallel = Annotated[
         help="With --tp: every GPU has some experts whole, not its share of each.",
     ),
 ]
+ExpertGpus = Annotated[
+    int | None,
+    typer.Option(
+        "--ep",
+        help="GPUs that the experts are spread over, each whole on one; a multiple of --tp, of N / "
+        "tp replicas of --dp together.",
+    ),
+]
 Cascade = Annotated[
     bool | None,
     typer.Option("--cascade/--no-cascade", help="Decodes read a prefix they share once a step."),
@@ -239,7 +247,7 @@ def platform(settings: "Settings", called: str = "") -> str:
     replicas = f", {settings.dp} replicas" if settings.dp > 1 else ""
     if settings.cluster.is_disaggregated:
         replicas = f", {settings.cluster.name} ({settings.replicas} replicas)"
-    model = settings.model + settings.spec.in_formats
+    model = settings.model + settings.in_formats
     model = f"{called} ({model})" if called else model
     return f"{model} on {settings.tp} × {settings.gpu}{replicas}"
 

@@ -29,6 +29,7 @@ OPTIONS: dict[str, Any] = {
     "token_budget": o.TokenBudget,
     "cascade": o.Cascade,
     "expert_parallel": o.ExpertParallel,
+    "ep": o.ExpertGpus,
     "seed": o.Seed,
     "lengths": o.Lengths,
     "tokenizer": o.Tokenizer,

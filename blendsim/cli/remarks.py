@@ -107,10 +107,21 @@ def flags_assumed(settings: "Settings") -> list[str]:
     sent = "one client is to send the requests in the file's order"
     if settings.dp > 1:
         sent = "one client a replica is to send its requests in the file's order to its own server"
+    if settings.system.is_joined:
+        sent += _of_team(settings.system.model.expert_ranks, name)
     return [
         f"the plan assumes {name} with {' '.join(flags)}{also}; {sent}, all at the start or more "
         "in flight than the server runs at once"
     ]
+
+
+def _of_team(ranks: int, name: str) -> str:
+    """How replicas that share experts, one deployment, are told apart."""
+    if name == "vLLM":
+        return f", --data-parallel-rank 0 to {ranks - 1} of {ranks} that share experts"
+    return (
+        f", one for {ranks} that share experts, which X-Data-Parallel-Rank 0 to {ranks - 1} names"
+    )
 
 
 def _vllm_flags(settings: "Settings") -> list[str]:
@@ -122,7 +133,9 @@ def _vllm_flags(settings: "Settings") -> list[str]:
     ]
     if settings.tp > 1:
         flags.append(f"--tensor-parallel-size {settings.tp}")
-    if settings.spec.expert_parallel:
+    if system.is_joined:
+        flags.append(f"--data-parallel-size {system.model.expert_ranks}")
+    if system.model.expert_parallel:
         flags.append("--enable-expert-parallel")
     flags += _format_flags(settings, FP8)
     if settings.kv_bytes is None:
@@ -135,17 +148,21 @@ def _vllm_flags(settings: "Settings") -> list[str]:
 
 def _sglang_flags(settings: "Settings") -> list[str]:
     flavour, system = settings.flavour(), settings.system
+    ranks = system.model.expert_ranks  # NOTE: SGLang divides both limits by them
     flags = [
-        f"--chunked-prefill-size {flavour.token_budget}",
-        f"--max-running-requests {flavour.most_running}",
+        f"--chunked-prefill-size {flavour.token_budget * ranks}",
+        f"--max-running-requests {flavour.most_running * ranks}",
         f"--schedule-policy {flavour.queue_order or 'fcfs'}",
     ]
     if flavour.mixed_chunk:
         flags.append("--enable-mixed-chunk")
-    if settings.tp > 1:
-        flags.append(f"--tp-size {settings.tp}")
-    if settings.spec.expert_parallel:
-        flags.append(f"--ep-size {settings.tp}")
+    gpus = system.joined_gpus
+    if gpus > 1:
+        flags.append(f"--tp-size {gpus}")
+    if system.is_joined:
+        flags.append(f"--enable-dp-attention --dp-size {ranks}")
+    if system.model.expert_parallel:
+        flags.append(f"--ep-size {gpus}")
     flags += _format_flags(settings, "fp8_e4m3")
     if settings.kv_bytes is None:
         # The share of memory for weights and KV alone; what steps need comes on top.

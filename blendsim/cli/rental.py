@@ -79,7 +79,8 @@ def rent(params: dict[str, Any], wanted: Wanted, output: Path | None, json: bool
         spec = settings.spec
         if candidates.differ_in_weights:  # the rows say which
             spec = replace(spec, weights=BF16)
-        where = f"{settings.model}{spec.in_formats}, engine {settings.engine}"
+        apart = "" if settings.ep is None else f" over {settings.ep} GPUs"
+        where = f"{settings.model}{spec.in_formats}{apart}, engine {settings.engine}"
         is_sampled = settings.sample != 1.0
         print_lines(_text(rental, goal, where, output, is_sampled))
     if rental.chosen is None:

@@ -56,6 +56,7 @@ def simulate(
     token_budget: o.TokenBudget = None,
     cascade: o.Cascade = None,
     expert_parallel: o.ExpertParallel = None,
+    ep: o.ExpertGpus = None,
     worlds: Annotated[
         int,
         typer.Option(
@@ -92,6 +93,7 @@ def simulate(
                 "token_budget": token_budget,
                 "cascade": cascade,
                 "expert_parallel": expert_parallel,
+                "ep": ep,
             }
         )
         if topology is not None:  # its pools replace the ranks the plan was made for

@@ -1,6 +1,6 @@
 """KernelAtlas: everything measured about one GPU, for any model: GEMM over (n, k), attention over
-head shapes, experts and the projections of latent attention over their sizes, all-reduce over
-GPUs. On disk `profiles/<gpu>/kernels/`.
+head shapes, experts and the projections of latent attention over their sizes, all-reduce,
+all-gather and reduce-scatter over GPUs. On disk `profiles/<gpu>/kernels/`.
 
 A model's profile is cut out of its GPU's atlas, so a model nobody imported still gets one.
 """
@@ -68,9 +68,11 @@ _KINDS = ("", "window", "latent")
 _ENDINGS = {"": "", "window": "_windowed", "latent": "_latent"}
 EXPERTS = "experts.csv"
 REDUCE = "all_reduce.csv"
+EXCHANGE = "gather_scatter.csv"  # all-gathers and reduce-scatters, for experts of several replicas
 META = "meta.toml"
 PROJECTIONS = "projections.csv"  # of latent attention
 _SHAPE = ("heads", "kv_heads", "head_dim")
+_EXCHANGE_HEADER = ("gpus", "bytes", "all_gather_us", "reduce_scatter_us")
 
 
 def attention_table(name: str, kind: str, kv: str) -> str:
@@ -95,6 +97,7 @@ FILES = (
     EXPERTS,
     PROJECTIONS,
     REDUCE,
+    EXCHANGE,
     META,
 )
 
@@ -124,6 +127,8 @@ class KernelAtlas:
     experts: ExpertGrid | None
     projections: LatentGrid | None  # of latent attention
     reduce: Mapping[int, ReduceGrid]  # by number of GPUs
+    gather: Mapping[int, ReduceGrid]  # the same of all-gathers, by the bytes of what is gathered
+    scatter: Mapping[int, ReduceGrid]  # and of reduce-scatters, by the bytes of what is summed
     meta: Mapping[str, Any]
 
 
@@ -149,6 +154,8 @@ def write_atlas(atlas: KernelAtlas, directory: Path) -> None:
             for size, seconds in zip(g.sizes, g.seconds, strict=True)
         ),
     )
+    exchanges = (atlas.gather, atlas.scatter) if atlas.gather else None
+    _write_or_remove(directory / EXCHANGE, exchanges, _write_exchange)
     write_toml(directory / META, {"schema": SCHEMA, "version": SCHEMA_VERSION, **atlas.meta})
 
 
@@ -159,6 +166,20 @@ def _kind(shape: HeadShape) -> str:
 def _header(kind: str) -> tuple[str, ...]:
     """The columns of a table of attention before its times."""
     return (*_SHAPE, *([kind] if kind else []), "batch")
+
+
+def _write_exchange(path: Path, grids: tuple[Mapping[int, ReduceGrid], ...]) -> None:
+    write_rows(
+        path,
+        _EXCHANGE_HEADER,
+        (
+            [gpus, int(size), *map(to_text, seconds)]
+            for gpus in sorted(grids[0])
+            for size, *seconds in zip(
+                grids[0][gpus].sizes, *(grid[gpus].seconds for grid in grids), strict=True
+            )
+        ),
+    )
 
 
 def _write_or_remove(path: Path, table: Any, write: Callable[[Path, Any], None]) -> None:
@@ -217,6 +238,9 @@ def read_atlas(directory: Path, needs: Needs | None = None) -> KernelAtlas:
     meta = read_toml(directory / "meta.toml", SCHEMA, SCHEMA_VERSION)
     require_keys(directory / "meta.toml", meta, STATED)
     gpu = gpu_of(meta, directory.parent.name)
+    gather, scatter = {}, {}
+    if (needs is None or needs.experts) and (directory / EXCHANGE).exists():
+        gather, scatter = _read_by_gpus(directory / EXCHANGE, _EXCHANGE_HEADER)
     return KernelAtlas(
         gemms={
             weights: _read_gemm(directory / name, gpu, weights)
@@ -234,7 +258,9 @@ def read_atlas(directory: Path, needs: Needs | None = None) -> KernelAtlas:
         )
         if needs is None or needs.kind == "latent"
         else None,
-        reduce=_read_reduce(directory / REDUCE),
+        reduce=_read_by_gpus(directory / REDUCE, ("gpus", "bytes", "time_us"))[0],
+        gather=gather,
+        scatter=scatter,
         meta=meta,
     )
 
@@ -244,17 +270,20 @@ def _is_there(path: Path, kind: str) -> bool:
     return kind == BF16 or path.exists()
 
 
-def _read_reduce(path: Path) -> dict[int, ReduceGrid]:
-    """All-reduces by number of GPUs; none where the table has its header only."""
-    _, rows = read_rows(path, ["gpus", "bytes", "time_us"])
+def _read_by_gpus(path: Path, header: Sequence[str]) -> list[dict[int, ReduceGrid]]:
+    """Each column of times by number of GPUs; none where the table has its header only."""
+    _, rows = read_rows(path, header)
+    columns = range(2, len(header))
     if not rows:
-        return {}
+        return [{} for _ in columns]
     gpus, sizes = whole_keys(path, rows, 2).T
-    seconds = times(path, rows, [2])[:, 0]
-    return {
-        int(g): ReduceGrid(sizes[gpus == g].astype(np.float64), seconds[gpus == g])
-        for g in np.unique(gpus)
-    }
+    return [
+        {
+            int(g): ReduceGrid(sizes[gpus == g].astype(np.float64), seconds[gpus == g])
+            for g in np.unique(gpus)
+        }
+        for seconds in times(path, rows, columns).T
+    ]
 
 
 def _read_gemm(path: Path, gpu: GpuSpec | None, weights: str) -> GemmGrid:

@@ -9,8 +9,8 @@ import numpy as np
 
 from blendsim.errors import ProfileError
 from blendsim.formats import BF16
-from blendsim.perf.atlas import ATTENTION, STATED, KernelAtlas, table_of
-from blendsim.perf.grids import HeadShape, WindowedGrids
+from blendsim.perf.atlas import ATTENTION, EXCHANGE, STATED, KernelAtlas, table_of
+from blendsim.perf.grids import HeadShape, ReduceGrid, WindowedGrids, along
 from blendsim.perf.kernel_times import attention, operator_seconds, shape_name
 from blendsim.perf.model_shapes import format_of, head_shape, shape_of
 from blendsim.perf.profile import OPERATORS as OPERATORS
@@ -40,6 +40,10 @@ def derive_profile(atlas: KernelAtlas, gpu: GpuSpec, model: ModelSpec, tp: int) 
         for name, found in operators.items()
         if found.weights != format_of(model, name)
     }
+    exchange = None
+    if model.expert_ranks > 1:
+        exchange = _exchange(atlas, gpu, tp, model.expert_ranks)
+        used.add(EXCHANGE.removesuffix(".csv"))
     shape = head_shape(model, tp)
     if not any(s[3:] == shape[3:] for s in atlas.decode):
         raise ProfileError(
@@ -69,7 +73,30 @@ def derive_profile(atlas: KernelAtlas, gpu: GpuSpec, model: ModelSpec, tp: int) 
         notes=tuple(notes),
         meta={key: atlas.meta[key] for key in STATED} | _more_said(atlas, used, stand_ins),
         windowed=windowed,
+        exchange=exchange,
     )
+
+
+def _exchange(atlas: KernelAtlas, gpu: GpuSpec, tp: int, ranks: int) -> ReduceGrid:
+    """What a layer's experts that `ranks` replicas of `tp` GPUs share take of the network, by the
+    bytes of all their tokens: those are gathered on all GPUs and the sums scattered, each GPU with
+    its part of its replica's tokens, which the replica gathers once more (vLLM's
+    `allgather_reducescatter`).
+    """
+    gpus, measured = tp * ranks, sorted(atlas.gather.keys() & atlas.scatter.keys())
+    for wanted in (gpus, tp):
+        if wanted > 1 and wanted not in measured:
+            have = ", ".join(map(str, measured)) or "none; run `blendsim profile import` again"
+            raise ProfileError(
+                f"{gpu.name}: no all-gather of {wanted} GPUs measured, for --ep {gpus} with --tp "
+                f"{tp}; measured: {have}"
+            )
+    gather, scatter = atlas.gather[gpus], atlas.scatter[gpus]
+    seconds = gather.seconds + along(scatter.sizes, scatter.seconds, gather.sizes)
+    if tp > 1:
+        own = atlas.gather[tp]
+        seconds = seconds + along(own.sizes, own.seconds, gather.sizes / ranks)
+    return ReduceGrid(gather.sizes, seconds)
 
 
 def _tables_of(shape: HeadShape) -> set[str]:

@@ -20,6 +20,7 @@ from blendsim.formats import BF16, FP8, FP8_BLOCK, INT4, KV_FORMATS, MXFP4, NVFP
 from blendsim.perf.atlas import (
     ATTENTION,
     DIRECTORY,
+    EXCHANGE,
     PROJECTIONS,
     KernelAtlas,
     read_atlas,
@@ -114,6 +115,8 @@ _MORE_TABLES = {
 }
 #: Whole modules of latent attention, of prompts and of decodes. A GPU may have none.
 _MODULES = ("mla_context_module_perf", "mla_generation_module_perf")
+#: NCCL's collectives, timed by nccl-tests, and which of them are read: within a server, in 16 bits.
+_COLLECTIVES, _EXCHANGED, _SERVER = "nccl_perf", ("all_gather", "reduce_scatter"), (2, 4, 8)
 #: Of attention to windows only gpt-oss's is read: the window, a head's size, heads to a KV head.
 _WINDOWED = (128, 64, 8)
 #: The package's own choices, for the mixtures of our table and for DeepSeek-V3 and Kimi-K2.
@@ -225,10 +228,12 @@ def read_package(systems: Path, gpu: GpuSpec) -> KernelAtlas:
     decode = _attention(rows["decode_attention"])
     modules = _modules(data / "mla" / backend)
     latent = latent_grids(gpu, *modules.rows) if modules else None
-    told_of_modules = {}
+    told_besides: dict[str, str] = {}
     if modules and latent:
         cut = [PROJECTIONS, *(table_of(name, s) for s in latent.decode for name in ATTENTION)]
-        told_of_modules = {name.removesuffix(".csv"): modules.told for name in cut}
+        told_besides = {name.removesuffix(".csv"): modules.told for name in cut}
+    exchanges = _exchanges(data / "comm" / "nccl")
+    told_besides[EXCHANGE.removesuffix(".csv")] = exchanges.told
 
     def told(names: Iterable[str], of: str = "") -> dict[str, str]:
         return {
@@ -253,7 +258,7 @@ def read_package(systems: Path, gpu: GpuSpec) -> KernelAtlas:
         "routing": f"experts.csv: {_ROUTING}, and {_DEEPSEEK_ROUTING} on {_DEEPSEEK_HIDDEN} hidden "
         "values, the package's own choices for these mixtures",
         "tables": told(_TABLES, "bf16 "),
-        "more_tables": told(_MORE_TABLES) | told_of_modules,
+        "more_tables": told(_MORE_TABLES) | told_besides,
         "small_operators": {
             "model": "launch + bytes / (bandwidth_share × peak bandwidth), not measured",
             "bandwidth_share": _field(text, "mem_bw_empirical_scaling_factor"),
@@ -277,6 +282,8 @@ def read_package(systems: Path, gpu: GpuSpec) -> KernelAtlas:
         experts=_experts(rows["experts"]) if rows["experts"] else None,
         projections=latent.projections if latent else None,
         reduce=_reduce(rows["all_reduce"]),
+        gather=exchanges.gather,
+        scatter=exchanges.scatter,
         meta=meta,
     )
 
@@ -301,6 +308,33 @@ def _modules(directory: Path) -> _Modules | None:
         f"sha256 {', '.join(sha256(path)[:16] for path in files)}"
     )
     return _Modules((prompts, decodes), told) if prompts and decodes else None
+
+
+class _Exchanges(NamedTuple):
+    """All-gathers and reduce-scatters by number of GPUs, and where they are."""
+
+    gather: dict[int, ReduceGrid]
+    scatter: dict[int, ReduceGrid]
+    told: str
+
+
+def _exchanges(directory: Path) -> _Exchanges:
+    # NOTE: message_size counts values of what all GPUs have together, as the collector divides
+    # nccl-tests' bytes by a value's: what is received then stays at what NVLink carries.
+    path = _newest(directory, _COLLECTIVES)
+    rows = [
+        row
+        for row in _table(path)
+        if row["op_name"] in _EXCHANGED
+        and row["nccl_dtype"] == "half"
+        and row["num_gpus"] in _SERVER
+    ]
+    told = (
+        f"{directory.name} {path.parent.name}, {len(rows)} rows, {_kernels(rows)}, "
+        f"sha256 {sha256(path)[:16]}"
+    )
+    grids = [_reduce([row for row in rows if row["op_name"] == name]) for name in _EXCHANGED]
+    return _Exchanges(grids[0], grids[1], told)
 
 
 def _newest(directory: Path, table: str) -> Path:
@@ -426,8 +460,8 @@ def _experts(rows: Iterable[Row]) -> ExpertGrid:
 def _reduce(rows: Iterable[Row]) -> dict[int, ReduceGrid]:
     groups: dict[int, dict[int, float]] = {}
     for row in rows:
-        # NOTE: message_size counts bf16 values: only so do its figures stay at what NVLink and PCIe
-        # carry, and vLLM's own kernel end at its limit of 8 MiB.
+        # NOTE: message_size counts 16-bit values: only so do its figures stay at what NVLink and
+        # PCIe carry, and vLLM's own kernel end at its limit of 8 MiB.
         size = row["message_size"] * BYTES_PER_VALUE
         groups.setdefault(row["num_gpus"], {})[size] = row["latency"] * _MILLI
     return {

@@ -51,7 +51,8 @@ def operator_seconds(
     ProfileError where it was not measured.
     """
     if name == EXPERTS:
-        return expert_seconds(gpu, atlas.experts, expert_shape(model, tp), tokens)
+        shape, ranks = expert_shape(model, tp), model.expert_ranks
+        return expert_seconds(gpu, atlas.experts, shape, tokens, ranks)
     if name == PROJECTIONS:
         return projection_seconds(gpu, atlas.projections, latent_shape(model, tp), tokens)
     weights = format_of(model, name)
@@ -72,11 +73,11 @@ def operator_seconds(
 
 
 def expert_seconds(
-    gpu: GpuSpec, grid: ExpertGrid | None, shape: ExpertShape, tokens: Ints
+    gpu: GpuSpec, grid: ExpertGrid | None, shape: ExpertShape, tokens: Ints, ranks: int = 1
 ) -> Found:
-    """Seconds over `tokens` of one layer's experts: straight lines between measured numbers of
-    tokens. ProfileError for a shape that was not
-    measured: how experts' times go with their sizes is no line.
+    """Seconds over `tokens` of each of `ranks` replicas of one layer's experts, which all of them
+    go through: straight lines between measured numbers of tokens. ProfileError for a shape that was
+    not measured: how experts' times go with their sizes is no line.
     """
     sized = f"{shape.experts} × {shape.intermediate}, {shape.per_token} a token"
     alike = [s for s in grid.seconds if s[1:5] == shape[1:5]] if grid else []
@@ -91,21 +92,24 @@ def expert_seconds(
         sizes: dict[tuple[str, bool], list[str]] = {}
         for each in sorted(alike, key=lambda s: s.gpus):
             sizes.setdefault((each.weights, each.ep > 1), []).append(str(each.gpus))
+        spread = " --ep" if ranks > 1 else f"{_APART} --tp"
         have = "; ".join(
-            f"in {weights} at{_APART if is_apart else ''} --tp {', '.join(found)}"
+            f"in {weights} at{spread if is_apart else ' --tp'} {', '.join(found)}"
             for (weights, is_apart), found in sizes.items()
         )
         raise ProfileError(
             f"{gpu.name}: experts of {sized} were not measured in {shape.weights} at"
-            f"{_APART if shape.ep > 1 else ''} --tp {shape.gpus}, but {have}; choose one of these"
+            f"{spread if shape.ep > 1 else ' --tp'} {shape.gpus}, but {have}; choose one of these"
         )
     seconds = grid.seconds[shape._replace(weights=stand_in)]
     is_measured = ~np.isnan(seconds)
     at = grid.tokens[is_measured]
-    last = "" if at[-1] >= tokens[-1] else f", beyond {at[-1]} tokens at their rate"
+    last = "" if at[-1] >= ranks * tokens[-1] else f", beyond {at[-1]} tokens at their rate"
     apart = f", on {shape.ep} GPUs whole" if shape.ep > 1 else ""
+    apart += f", at {ranks} times the tokens" if ranks > 1 else ""
     note = f"experts {sized}{_told(shape.weights, stand_in)}{apart}: measured{last}"
-    return Found(along(at, seconds[is_measured], tokens), note, "experts", stand_in, EXPERTS)
+    took = along(at, seconds[is_measured], ranks * tokens)
+    return Found(took, note, "experts", stand_in, EXPERTS)
 
 
 def projection_seconds(

@@ -95,7 +95,8 @@ def measured_model(directory: Path, system: System, profile: Profile | None = No
         raise ProfileError(f"{directory}: has no {FILE}; measure it with more --minutes")
     points = read_points(path)
     plain = step_model(system, SUM, profile)
-    lines, seen = fitted(points, system.tp), points if system.tp == 1 else ()
+    gpus = system.joined_gpus
+    lines, seen = fitted(points, gpus), points if gpus == 1 else ()
     model = replace(plain, overlap=FIT, lines=lines, measured=seen)
     return with_calibrations(model, read_calibrations(directory))
 

@@ -77,6 +77,9 @@ class StepModel:
     #: m/c and f/c of a measured overlap, ascending; empty for the others. `lines` are their hull.
     measured: tuple[Floats, ...] = ()
     expert_stream_seconds: Floats = field(repr=False, default_factory=lambda: np.zeros(0))
+    #: (N + 1,), of a step's seconds those of experts and exchange, which replicas that share them
+    #: spend together; empty where they do not.
+    joint_seconds: Floats = field(repr=False, default_factory=lambda: np.zeros(0))
     calibrations: tuple[Calibration, ...] = ()  # of runtimes whose steps were measured
     calibration: Calibration | None = None  # of the runtime whose steps these are (`run_by`)
 
@@ -102,7 +105,7 @@ class StepModel:
 
     @property
     def network_seconds(self) -> Floats:
-        """(N + 1,): all-reduces of a step by its tokens."""
+        """(N + 1,): all-reduces of a step by its tokens, and what replicas exchange."""
         return self.tables.network
 
     @property
@@ -160,7 +163,8 @@ def step_model(system: System, overlap: str = "auto", profile: Profile | None = 
     for count in dict.fromkeys(counts[name] for name in names if name != HEAD):
         alike = [i for i, name in enumerate(names) if name != HEAD and counts[name] == count]
         gemm[1:] += count * along(profile.tokens, measured[:, alike].sum(axis=1), rows)
-    reduce = _reduce_seconds(system, profile, size)
+    exchange = _exchange_seconds(system, profile, size)
+    network = _reduce_seconds(system, profile, size) + exchange
     small = small_seconds(system, profile, tokens)
     head = np.zeros(size + 1)
     head[1:] = along(profile.tokens, measured[:, of_head], rows)
@@ -176,8 +180,8 @@ def step_model(system: System, overlap: str = "auto", profile: Profile | None = 
         prefill_batches=prefill.batches,
         prefill_lengths=prefill.lengths,
         prefill=full * prefill.seconds,
-        network=layers * reduce,
-        layers_with_network=gemm + layers * reduce + small,
+        network=network,
+        layers_with_network=gemm + network + small,
         walk=full * walk_along(profile.chunks),
         windows=windows.prefill,
     )
@@ -215,6 +219,7 @@ def step_model(system: System, overlap: str = "auto", profile: Profile | None = 
         token_parts=1,
         measured=overlap_points(name, system),
         expert_stream_seconds=_expert_streams(system, experts, rate),
+        joint_seconds=_joint_seconds(system, experts, exchange),
     )
 
 
@@ -235,11 +240,26 @@ def with_calibrations(model: StepModel, calibrations: tuple[Calibration, ...]) -
 
 
 def _reduce_seconds(system: System, profile: Profile, size: int) -> Floats:
-    """All-reduce of one layer: after attention and after the MLP, hidden bf16 values a token."""
-    seconds = np.zeros(size + 1)
+    """(N + 1,), all-reduces of a step of n tokens, hidden bf16 values each: after every attention
+    and every MLP, but for experts that replicas share.
+    """
+    model, seconds = system.model, np.zeros(size + 1)
     if profile.reduce is not None:
-        moved = np.arange(1.0, size + 1.0) * (BYTES_PER_VALUE * system.model.hidden)
-        seconds[1:] = 2.0 * along(profile.reduce.sizes, profile.reduce.seconds, moved)
+        moved = np.arange(1.0, size + 1.0) * (BYTES_PER_VALUE * model.hidden)
+        once = along(profile.reduce.sizes, profile.reduce.seconds, moved)
+        shared = model.layers_with_experts if system.is_joined else 0
+        seconds[1:] = model.layers * (2.0 * once) - shared * once
+    return seconds
+
+
+def _exchange_seconds(system: System, profile: Profile, size: int) -> Floats:
+    """(N + 1,), what replicas that share experts exchange in a step of n tokens each."""
+    model, seconds = system.model, np.zeros(size + 1)
+    if system.is_joined:
+        assert profile.exchange is not None, "a profile of shared experts has what they exchange"
+        moved = np.arange(1.0, size + 1.0) * (BYTES_PER_VALUE * model.hidden * model.expert_ranks)
+        each = along(profile.exchange.sizes, profile.exchange.seconds, moved)
+        seconds[1:] = model.layers_with_experts * each
     return seconds
 
 
@@ -262,16 +282,22 @@ def _expert_streams(system: System, seconds: Floats, rate: float) -> Floats:
 
     n tokens that each go through a share s of them leave (1 − s)ⁿ of them unread if their loads are
     even. Measured loads are not, and leave more: so no reads are longer than the kernel they are
-    of.
+    of. Of replicas that share them each has as many tokens.
     """
     model = system.model
     if not model.experts:
         return np.zeros(0)
     share = model.experts_per_token / model.experts
-    touched = 1.0 - (1.0 - share) ** np.arange(len(seconds))
-    held = model.experts * model.expert_parameters // system.tp * WEIGHTS[model.weights]
+    touched = 1.0 - (1.0 - share) ** (model.expert_ranks * np.arange(len(seconds)))
+    held = model.experts * model.expert_parameters // system.joined_gpus * WEIGHTS[model.weights]
     reads = model.layers_with_experts * np.minimum(touched * held / rate, seconds)
     return np.asarray(reads, np.float64)
+
+
+def _joint_seconds(system: System, experts: Floats, exchange: Floats) -> Floats:
+    if not system.is_joined:
+        return np.zeros(0)
+    return np.asarray(system.model.layers_with_experts * experts + exchange, np.float64)
 
 
 class _Windows(NamedTuple):

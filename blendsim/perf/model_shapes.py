@@ -19,6 +19,7 @@ MORE_SHAPE: dict[str, int | str] = {
     "kv_rank": 0,
     "rope_dim": 0,
     "expert_parallel": False,
+    "expert_ranks": 1,
     "weights": BF16,
     "kv": BF16,
 }
@@ -54,7 +55,8 @@ def format_of(model: ModelSpec, operator: str) -> str:
 
 def token_weights(model: ModelSpec, tp: int) -> dict[str, int]:
     """Weights that one token goes through on one of `tp` GPUs, by operator in the order of
-    `operators_of`.
+    `operators_of`. Of replicas that share experts each sends a token there, so that as many go
+    through as many times the GPUs.
     """
     counts = {name: n * k for name, (n, k) in gemm_shapes(model, tp).items()}
     counts[EXPERTS] = model.experts_per_token * model.expert_parameters // tp
@@ -63,8 +65,11 @@ def token_weights(model: ModelSpec, tp: int) -> dict[str, int]:
 
 
 def token_weight_bytes(model: ModelSpec, tp: int) -> dict[str, int]:
-    """Bytes of `token_weights`, by operator."""
+    """Bytes of `token_weights`, by operator. Tokens of several replicas may meet at the same
+    experts: of those what one token's are.
+    """
     counts = token_weights(model, tp)
+    counts |= {EXPERTS: counts[EXPERTS] // model.expert_ranks} if EXPERTS in counts else {}
     return {name: int(count * WEIGHTS[format_of(model, name)]) for name, count in counts.items()}
 
 
@@ -83,9 +88,10 @@ def latent_shape(model: ModelSpec, tp: int) -> LatentShape:
 
 
 def expert_shape(model: ModelSpec, tp: int) -> ExpertShape:
-    """A layer's experts on one of `tp` GPUs."""
+    """A layer's experts on one of `tp` GPUs of each of the replicas that share them."""
     sizes = model.hidden, model.intermediate, model.experts, model.experts_per_token
-    return ExpertShape(model.weights, *sizes, *((1, tp) if model.expert_parallel else (tp, 1)))
+    spread = (1, tp * model.expert_ranks) if model.expert_parallel else (tp, 1)
+    return ExpertShape(model.weights, *sizes, *spread)
 
 
 def shape_of(model: ModelSpec) -> dict[str, int | str]:

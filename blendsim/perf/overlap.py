@@ -41,7 +41,7 @@ def overlap_lines(name: str, system: System) -> Floats:
     if name == MAX:
         return np.eye(3)
     if name == TABLE:
-        if system.tp == 1:
+        if system.joined_gpus == 1:
             return interference_lines(INTERFERENCE)
         shares = np.array([(1.0 - share, kept) for share, kept in INTERFERENCE])
         return beside_network(np.concatenate([shares, np.eye(2)]))
@@ -52,12 +52,12 @@ def overlap_lines(name: str, system: System) -> Floats:
         raise ProfileError(
             f"no overlap is measured yet for {system.gpu.name}; choose --overlap table"
         )
-    return fitted(read_points(path), system.tp)
+    return fitted(read_points(path), system.joined_gpus)
 
 
 def overlap_points(name: str, system: System) -> tuple[Floats, ...]:
     """(m/c, f/c) as measured, ascending, for `fit` on one GPU; empty for any other overlap."""
-    if name != FIT or system.tp > 1:
+    if name != FIT or system.joined_gpus > 1:
         return ()
     path = _measured(system.gpu.name, system.model.label, system.tp)
     return () if path is None else read_points(path)
@@ -74,10 +74,10 @@ def read_points(path: Path) -> tuple[Floats, Floats]:
     return ratios[order], held[order]
 
 
-def fitted(points: tuple[Floats, Floats], tp: int) -> Floats:
+def fitted(points: tuple[Floats, Floats], gpus: int) -> Floats:
     """Lines of measured points; with several GPUs the network takes its share of them."""
     lines = hull(*points)
-    return lines if tp == 1 else beside_network(modes_under(lines))
+    return lines if gpus == 1 else beside_network(modes_under(lines))
 
 
 def default_overlap(system: System) -> str:

@@ -65,6 +65,7 @@ class Profile:
     small: SmallGrid | None = None  # None: not measured, priced by their bytes
     chunks: ChunkTimes | None = None  # None: not measured, priced as whole prompts are
     windowed: WindowedGrids | None = None  # of layers that attend to a window, if there are any
+    exchange: ReduceGrid | None = None  # of experts that replicas share, by bytes of all tokens
 
     @property
     def operators(self) -> tuple[str, ...]:

@@ -71,6 +71,7 @@ FILES = (
     "decode_attention.csv",
     "prefill_attention.csv",
     "all_reduce.csv",
+    "exchange.csv",
     "decode_attention_windowed.csv",
     "prefill_attention_windowed.csv",
     "small.csv",
@@ -90,6 +91,8 @@ def write_profile(profile: Profile, directory: Path) -> None:
             write_attention(directory / f"{name}_attention_windowed.csv", grid)
     if profile.reduce is not None:
         write_reduce(directory / "all_reduce.csv", profile.reduce)
+    if profile.exchange is not None:
+        write_reduce(directory / "exchange.csv", profile.exchange)
     if profile.small is not None:
         write_small(directory / "small.csv", profile.small)
     if profile.chunks is not None:
@@ -164,6 +167,7 @@ def read_profile(directory: Path) -> Profile:
         formats = [format_of(model, name) for name in operators]
         require_gemms(directory / "gemm.csv", gpu, work, gemm, 1, formats)
     own = ("schema", "version", *_HEAD)
+    is_joined = model is not None and model.expert_ranks > 1
     return Profile(
         gpu=meta["gpu"],
         model=meta["model"],
@@ -179,6 +183,7 @@ def read_profile(directory: Path) -> Profile:
         small=_read_small(directory / "small.csv"),
         chunks=_read_chunks(directory / f"{CHUNKS}.csv"),
         windowed=windowed,
+        exchange=_read_reduce(directory / "exchange.csv") if is_joined else None,
     )
 
 
@@ -211,6 +216,8 @@ def _model_of(meta: Mapping[str, Any]) -> ModelSpec | None:
     counts = [more[name] for name, usual in MORE_SHAPE.items() if type(usual) is int]
     formats = (more["weights"], WEIGHTS), (more["kv"], KV_FORMATS)
     if not all(type(count) is int and count >= 0 for count in counts):
+        return None
+    if not more["expert_ranks"]:
         return None
     if not all(isinstance(name, str) and name in known for name, known in formats):
         return None

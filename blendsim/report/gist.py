@@ -140,7 +140,7 @@ def heading(log: StepLog, figures: Gist) -> list[tuple[str, str]]:
         ("Model", _text(meta, "model") or _text(settings, "model")),
         ("Weights", _format(settings, "quantization")),
         ("KV", _format(settings, "kv_cache_dtype")),
-        ("Experts", "whole on one GPU each" if settings.get("expert_parallel") is True else None),
+        ("Experts", _experts(settings)),
         ("Planned for", _system(settings, _topology(meta))),
         ("Ran on", _machine(_part(meta, "machine")) if "machine" in meta else None),
         ("Runtime", " ".join(filter(None, (_text(meta, "runtime"), _text(meta, "executor"))))),
@@ -166,6 +166,13 @@ def _format(settings: Mapping[str, Any], name: str) -> str | None:
     """A format that was asked for, in words; None where the model's files say it."""
     asked = _text(settings, name)
     return None if asked == AUTO else {NONE: BF16}.get(asked or "", asked)
+
+
+def _experts(settings: Mapping[str, Any]) -> str | None:
+    """Where experts are, in words; None where each is cut over a replica's GPUs."""
+    if settings.get("ep") is not None:
+        return f"whole on one GPU each, over {settings['ep']}"
+    return "whole on one GPU each" if settings.get("expert_parallel") is True else None
 
 
 def _system(settings: Mapping[str, Any], topology: str | None) -> str | None:

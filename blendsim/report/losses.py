@@ -125,8 +125,9 @@ def price(
 ) -> Priced:
     """The prices of the pool on one replica of one GPU, for steps as of `optimum.bounds`."""
     if model.network_seconds.any():
+        gpus = model.system.joined_gpus
         raise InputError(
-            f"losses are told for replicas of one GPU, and this one has {model.system.tp}; compare "
+            f"losses are told for replicas of one GPU, and this one has {gpus}; compare "
             "runs by their seconds"
         )
     system = model.system

@@ -114,12 +114,19 @@ def find_candidates(
     found = Candidates([], [], differ_in_weights=len(formats) > 1)
     for gpu, one, tp in product(gpus, reversed(formats.values()), tps):
         here = replace(one, gpu=gpu, tp=tp, dp=1)
+        here = replace(here, dp=here.spec.expert_ranks)
         try:
             chosen_model(here.system, here.overlap, here.profile)
         except _CANNOT_RUN as error:
             found.left_out.append(f"{found.kind(here)} is left out: {error}")
-        else:
-            found.settings.extend(replace(here, dp=dp) for dp in dps)
+            continue
+        every = [replace(here, dp=dp) for dp in dps]
+        found.settings.extend(each for each in every if each.is_in_teams)
+        if odd := [str(each.dp) for each in every if not each.is_in_teams]:
+            found.left_out.append(
+                f"{found.kind(here)} is left out with --dp {', '.join(odd)}: --ep {here.ep} is of "
+                f"{here.dp} replicas together"
+            )
     if not found.settings:
         raise InputError(f"no system can run this; {found.left_out[0]}")
     return found

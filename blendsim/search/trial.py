@@ -12,6 +12,7 @@ from blendsim.perf.density import closed_form, table_density
 from blendsim.perf.pricing import price_steps
 from blendsim.plan import Plan
 from blendsim.prefix import shareable_tokens
+from blendsim.report.lock_step import lock_step
 from blendsim.report.metrics import Outside, Place, PoolFacts, Row, outside, run_seconds, summarise
 from blendsim.report.optimum import Bounds, Work, best_times, bounds, least_work
 from blendsim.request import Ints
@@ -108,6 +109,8 @@ def run_trial(
         )
     if flavour.cascade:
         remarks.append(_cascade_note(problem, flavour, log))
+    if problem.model.system.is_joined:
+        remarks.append(_lock_step_note(problem, log))
     beyond = outside(log, problem.model.coverage)
     return Trial(plan, row, log, limits, facts, beyond, remarks)
 
@@ -121,6 +124,18 @@ def run_at_budget(
     there = with_settings(problem, token_budget=flavour.token_budget)
     plan = replace(plan, meta={**plan.meta, "settings": asdict(there.settings)})
     return there, run_trial(there, plan, name, flavour, limits, facts)
+
+
+def _lock_step_note(problem: Problem, log: StepLog) -> str:
+    """What is left out where replicas share experts."""
+    system = problem.model.system
+    waiting, longest = (found / log.end for found in lock_step(log, problem.model))
+    return (
+        f"replicas that share experts (--ep {system.joined_gpus}) wait for each other in every "
+        "step, and are simulated as if none had to: with their steps in order they take "
+        f"{waiting:.2f} times as long by the tokens of all, {longest:.2f} times if every step is "
+        "as long as the longest of them (docs/cluster.md)"
+    )
 
 
 def _cascade_note(problem: Problem, flavour: Flavour, log: StepLog) -> str:

@@ -95,15 +95,17 @@ def require_modelled(
 ) -> None:
     """InputError for rules of which no combination is modelled on replicas like `system`."""
     by_plan, knobs = flavour.eviction == BY_PLAN, flavour.knobs
+    apart = topology.is_disaggregated
     in_slices = knobs.long_prefill_token_threshold > 0
     for is_both, what, way in (
         (topology.steals and flavour.prefill_first, "stealing between ranks", flavour.name),
         (topology.steals and by_plan, "stealing between ranks", "eviction by plan"),
         (host is not None and flavour.prefill_first, "host memory", flavour.name),
         (host is not None and topology.steals, "host memory", "stealing between ranks"),
-        (host is not None and topology.is_disaggregated, "host memory", topology.name),
-        (by_plan and topology.is_disaggregated, "eviction by plan", topology.name),
-        (knobs != AS_SHIPPED and topology.is_disaggregated, "knobs of vLLM", topology.name),
+        (host is not None and apart, "host memory", topology.name),
+        (by_plan and apart, "eviction by plan", topology.name),
+        (system.is_joined and apart, f"--ep {system.joined_gpus}", topology.name),
+        (knobs != AS_SHIPPED and apart, "knobs of vLLM", topology.name),
         (in_slices and host is not None, "long_prefill_token_threshold", "host memory"),
         (by_plan and flavour.prefill_first, "eviction by plan", flavour.name),
     ):
