@@ -23,7 +23,8 @@ from blendsim.report.pooling import (
     room_of,
 )
 from blendsim.request import from_lengths
-from blendsim.specs import System, find_gpu, find_model
+from blendsim.specs import find_gpu, find_model
+from blendsim.system import System
 
 A100 = search.Settings(sample=1.0, planner="paced")
 
