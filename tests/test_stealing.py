@@ -87,6 +87,38 @@ def test_rank_whose_running_requests_are_work_enough_takes_nothing() -> None:
     assert (waiting(crew.replicas[0]), crew.stolen) == ([0, 1], 0)
 
 
+def test_what_runs_is_the_prompt_left_the_answer_left_and_its_reads() -> None:
+    """One request of 250 + 9 tokens, 100 of them a step."""
+    workload = alone([250], [9])
+    crew = crew_of(workload, listed(workload))
+    system = seconds_model().system
+    token = 2.0 * system.model.active_parameters / system.flops
+    read = system.model.kv_bytes_per_token / system.gpu.bandwidth
+
+    def left(prompt: int, answer: int, context: int) -> float:
+        return (prompt + answer) * token + (context * answer + answer**2 / 2) * read
+
+    crew.replicas[0].advance(0.5)
+    assert crew._running_seconds() == pytest.approx([left(150, 9, 250)])
+    crew.replicas[0].advance(1.5)
+    assert crew._running_seconds() == pytest.approx([left(50, 9, 250)])
+    crew.replicas[0].advance(2.5)  # with the prompt's end comes the first token
+    assert crew._running_seconds() == pytest.approx([left(0, 8, 251)])
+    crew.replicas[0].advance(5.5)
+    assert crew._running_seconds() == pytest.approx([left(0, 5, 254)])
+
+
+def test_what_runs_on_the_victim_counts_as_its_work() -> None:
+    """Two ranks have as much waiting; the one whose running request has long to go is robbed."""
+    workload = alone([10, 10, 10, 10, 10, 10, 10], [1, 1, 1, 5_000, 1, 1, 1])
+    crew = crew_of(workload, listed(workload, [0, 0, 0, 1, 1, 1, 2]))
+    for replica in crew.replicas:
+        replica.advance(0.5)
+    crew.replicas[2].advance()
+    crew.balance(1.0)
+    assert [waiting(replica) for replica in crew.replicas] == [[1, 2], [], [4, 5]]
+
+
 def test_thief_starts_when_it_takes_not_when_it_stopped() -> None:
     workload = alone([10] * 7, [1] * 7)
     log = run(workload, STEALS, listed(workload, [0] * 6 + [1]), flavour=NARROW)
