@@ -231,6 +231,10 @@ def test_replicas_divide_the_work_but_not_the_longest_request() -> None:
     four = bounds(pool, pool.output_len, sort_prompts(pool), model, 2_048, replicas=4)
     assert four.optimum == pytest.approx(one.optimum / 4)
     assert four.longest == one.longest
+    many = bounds(pool, pool.output_len, sort_prompts(pool), model, 2_048, replicas=40)
+    assert many.reachable == many.longest > one.reachable / 40
+    assert one.over(40).reachable == many.reachable
+    assert one.over(4).reachable == pytest.approx(four.reachable, rel=1e-5)
 
 
 @pytest.mark.parametrize("overlap", ["sum", "max"])

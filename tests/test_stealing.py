@@ -71,6 +71,38 @@ def test_sampled_requests_still_run_first_after_a_theft() -> None:
     assert firsts == [2, 2]
 
 
+def test_sampled_requests_that_have_run_are_no_part_of_those_that_run_first() -> None:
+    """Of five of the victim one has ended; four and four wait, and half of either goes."""
+    workload = alone([10] * 10, [1] * 10)
+    plan = replace(listed(workload, [0] * 9 + [1]), is_first=np.arange(10) < 5)
+    crew = crew_of(workload, plan)
+    crew.replicas[0].advance(0.5)
+    crew.replicas[1].advance()
+    crew.balance(1.0)
+    assert [waiting(replica) for replica in crew.replicas] == [[1, 2, 5, 6], [3, 4, 7, 8]]
+    firsts = [int(r.core.state.scalars[0].first_count) for r in crew.replicas]
+    assert firsts == [2, 2]
+
+
+def test_shared_prompts_are_little_work_to_steal() -> None:
+    """All share 160 tokens: 8 of 10 more and 4 of 330 wait, about half of which are two."""
+    workload = sharing([170] * 8 + [490] * 4 + [170], [1] * 13, shared=160)
+    crew = crew_of(workload, listed(workload, [0] * 12 + [1]))
+    crew.replicas[1].advance()
+    crew.balance(1.0)
+    assert waiting(crew.replicas[1]) == [10, 11]
+
+
+def test_rank_whose_own_requests_wait_to_come_back_takes_nothing() -> None:
+    workload = alone([10] * 9, [1] * 9)
+    for requeued, stolen in ((0, 4), (1, 0)):
+        crew = crew_of(workload, listed(workload, [0] * 8 + [1]))
+        crew.replicas[1].advance()
+        crew.replicas[1].core.state.scalars[0].requeued = requeued
+        crew.balance(1.0)
+        assert crew.stolen == stolen
+
+
 def test_the_rank_with_most_work_left_is_robbed() -> None:
     workload = alone([10, 10, 10, 50, 50, 10], [1] * 6)
     crew = crew_of(workload, listed(workload, [0, 0, 0, 1, 1, 2]))
