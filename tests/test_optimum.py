@@ -231,3 +231,25 @@ def test_replicas_divide_the_work_but_not_the_longest_request() -> None:
     four = bounds(pool, pool.output_len, sort_prompts(pool), model, 2_048, replicas=4)
     assert four.optimum == pytest.approx(one.optimum / 4)
     assert four.longest == one.longest
+    many = bounds(pool, pool.output_len, sort_prompts(pool), model, 2_048, replicas=40)
+    assert many.reachable == many.longest > one.reachable / 40
+    assert one.over(40).reachable == many.reachable
+    assert one.over(4).reachable == pytest.approx(four.reachable, rel=1e-5)
+
+
+@pytest.mark.parametrize("overlap", ["sum", "max"])
+@pytest.mark.parametrize("tp", [1, 8])
+def test_longest_path_is_its_unshared_prompt_and_a_step_with_its_reads_a_token(
+    tp: int, overlap: str
+) -> None:
+    """Two of 100 + 5,000 tokens share 90: of five full blocks of them, 20 tokens are left."""
+    pool = tiny_pool([(100, 5_000), (100, 3), (60, 3)], [90, 90, 0])
+    model = step_model(System(MODELS["llama-3.1-8b"], GPUS["a100-80g"], tp), overlap)
+    found = bounds(pool, pool.output_len, sort_prompts(pool), model, 2_048).longest
+    layers = 20 * model.best_layer_seconds_per_token
+    layers += 4_999 * (model.layer_seconds[1:].min() + model.best_head_seconds_per_token)
+    reads = sum(100 + k for k in range(1, 5_000)) * model.best_seconds_per_context_token
+    network = 20 * model.best_network_seconds_per_token
+    network += 4_999 * model.network_seconds[1:].min()
+    together = max if overlap == "max" else lambda *parts: sum(parts)
+    assert found == pytest.approx(together(layers, reads, network))

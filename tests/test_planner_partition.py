@@ -2,14 +2,14 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from test_search import mixed_pool
 
 from blendsim import search
 from blendsim.errors import InputError
 from blendsim.perf.density import closed_form
-from blendsim.perf.shares import cut, cut_both_ends, deal_runs, equal
+from blendsim.perf.shares import cut, cut_both_ends, cut_line, deal_runs, equal
 from blendsim.plan import Plan, deal
 from blendsim.planner.make import POLICIES
 from blendsim.planner.partition import PIECES, partition, sharing_lost
@@ -158,7 +158,42 @@ def test_runs_are_dealt_whole_or_in_pieces_and_evenly(
             assert len(set(share[run == one].tolist())) == 1
 
 
+def test_runs_are_dealt_from_the_last_on_each_to_who_has_least() -> None:
+    run = np.arange(3)
+    assert deal_runs(np.array([1.0, 2.0, 3.0]), run, 2, 9.0).tolist() == [1, 1, 0]
+    # Of a run of four rows two are a piece, wherever its rows begin; rows of no work are no matter.
+    assert deal_runs(np.ones(4), np.zeros(4, np.int64), 2, 2.0).tolist() == [1, 1, 0, 0]
+    assert deal_runs(np.array([5.0, 1, 1, 1, 1]), run[[0, 1, 1, 1, 1]], 2, 2.0).tolist() == [
+        *(0, 1, 1, 0, 0)
+    ]
+    assert deal_runs(np.zeros(3), run, 2, 0.0).tolist() == [0, 0, 0]
+    assert deal_runs(np.zeros(0), run[:0], 2, 0.0).tolist() == []
+
+
 # ---- unequal shares, and what cuts cost
+
+
+def test_a_line_is_cut_by_the_seconds_of_both_kinds_of_work_those_that_run_first_apart() -> None:
+    compute, memory = np.ones(6), np.array([0.0, 0, 9, 9, 0, 0])
+    # First 1 + 1 + 10 seconds, then 10 + 1 + 1: the long one is more than half of either.
+    assert cut_line(compute, memory, 3, False, equal(2)).tolist() == [0, 0, 1, 0, 1, 1]
+    assert cut_line(compute, memory, 0, False, equal(2)).tolist() == [0, 0, 0, 1, 1, 1]
+
+
+@given(
+    st.lists(
+        st.tuples(st.sampled_from((0.1, 0.5, 1.0, 5.0, 30.0)), st.floats(0.1, 20)), max_size=12
+    ),
+    st.integers(1, 6),
+)
+@example([(0.1, 3.0), (0.1, 1.0), (0.1, 1.0)], 5)
+def test_every_share_is_one_run_from_either_end(rows: list[tuple[float, float]], n: int) -> None:
+    """From the left the shares rise, and then fall: none has what an earlier one has taken."""
+    density, memory = np.array(sorted(rows, reverse=True)).reshape(-1, 2).T
+    share = cut_both_ends(density * memory, memory, equal(n))
+    assert set(share.tolist()) <= set(range(n))
+    steps = np.sign(np.diff(share))
+    assert np.array_equal(steps[steps != 0], np.sort(steps[steps != 0])[::-1])
 
 
 def test_runs_end_at_the_fractions_asked_for() -> None:

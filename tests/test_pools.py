@@ -303,6 +303,32 @@ def test_scanned_plan_feeds_prefill_from_both_ends() -> None:
     assert total(log, "finished") == 8
 
 
+def test_scanned_plan_is_dealt_out_in_equal_prompts_and_equal_answers() -> None:
+    """Give or take a request; half of all prompt tokens are the first thirty's alone."""
+    workload = alone([80] * 40 + [40] * 40, [1] * 40 + [100] * 40)
+    log = run(workload, pools("2P1D", FAST), plan=listed(workload, admission=DUAL_SCAN))
+    of = [log.replica == r for r in (0, 1)]
+    tokens = [int(log.count("prefill_tokens")[each].sum()) for each in of]
+    assert tokens == pytest.approx([2_400, 2_400], abs=80)
+    prompts = [int(log.count("sampled_tokens")[each].sum()) for each in of]
+    assert prompts == pytest.approx([40, 40], abs=2)
+
+
+def test_prompts_that_are_shared_are_dealt_out_as_what_is_left_of_them() -> None:
+    """The first computes 90 tokens, each of the nine others 10."""
+    workload = sharing([90] * 10, [1] * 10, shared=80)
+    log = run(workload, pools("2P1D", FAST))
+    prompts = [int(log.count("sampled_tokens")[log.replica == r].sum()) for r in (0, 1)]
+    assert prompts == [1, 9]
+
+
+def test_a_request_that_just_fits_a_decode_replica_is_served() -> None:
+    model = seconds_model(blocks=2)
+    assert total(run(alone([20], [12]), pools("1P1D", FAST), model=model), "finished") == 1
+    with pytest.raises(OversizeError, match="a request of 33 tokens does not fit the 32"):
+        run(alone([20], [13]), pools("1P1D", FAST), model=model)
+
+
 def test_log_says_which_pool_a_replica_is_in() -> None:
     meta = run(alone([20], [3]), pools("1P1D", SLOW)).meta
     assert (meta["topology"], meta["link"]) == ("1P1D", "slow")

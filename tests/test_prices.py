@@ -115,3 +115,13 @@ def test_a_gpu_without_price_is_said() -> None:
     prices.require(["h100"])
     with pytest.raises(InputError, match=r"p\.toml: no price for h200; add it under"):
         prices.require(["h100", "h200"])
+
+
+@pytest.mark.parametrize("minutes", [1, 10, 60])
+def test_a_run_of_whole_units_is_billed_for_no_more_than_it_took(minutes: int) -> None:
+    prices = Prices("EUR", (Offer("h100", 1.0, billing_minutes=minutes),), Path("p"))
+    for units in range(1, 300):
+        hours = prices.bill("h100", 1, 60.0 * minutes * units).gpu_hours
+        assert hours == pytest.approx(minutes * units / 60, rel=1e-12)
+        more = prices.bill("h100", 1, 60.0 * minutes * units + 0.01).gpu_hours
+        assert more == pytest.approx(minutes * (units + 1) / 60, rel=1e-12)

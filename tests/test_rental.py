@@ -163,7 +163,10 @@ def test_lengths_that_planning_may_not_see_change_no_decision() -> None:
     second = rent(replace(workload, output_len=other), candidates, goal, PRICES)
 
     def decided(rental: Rental) -> list[tuple[object, ...]]:
-        return [(r.gpu, r.dp, r.row.policy, r.cost, r.gpu_hours) for r in rental.rows]
+        return [
+            (r.gpu, r.dp, r.row.policy, r.cost, r.gpu_hours, r.cost_per_million_tokens)
+            for r in rental.rows
+        ]
 
     assert decided(first) == decided(second)
     assert first.rows[0].row.seconds != second.rows[0].row.seconds
@@ -396,3 +399,69 @@ def test_little_money_is_shown_with_more_digits() -> None:
         "0.2500",
         "12.25",
     ]
+
+
+# ---- the rules alone, on figures made up
+
+
+def test_a_limit_that_is_met_to_the_second_and_the_cent_is_met() -> None:
+    goal = Goal(100.0, 5.0, "EUR")
+    assert goal.missed(100.0, 5.0) == ()
+    assert goal.missed(100.1, 5.0) == ("deadline",)
+    assert goal.missed(100.0, 5.01) == ("cost",)
+    assert goal.missed(100.1, 5.01) == ("deadline", "cost")
+    assert Goal().missed(1e9, None) == Goal().missed(1e9, 1e9) == ()
+    assert Goal(max_cost=5.0).missed(1.0, None) == ("cost",), "what it costs is not known"
+
+
+@pytest.mark.parametrize(
+    ("goal", "least"),
+    [
+        (Goal(), "gpu_hours"),
+        (Goal(10.0), "gpu_hours"),
+        (Goal(currency="EUR"), "cost"),
+        (Goal(10.0, currency="EUR"), "cost"),
+        (Goal(max_cost=5.0, currency="EUR"), "seconds"),
+        (Goal(10.0, 5.0, "EUR"), "cost"),
+    ],
+)
+def test_what_is_to_be_least_follows_from_what_is_asked(goal: Goal, least: str) -> None:
+    assert goal.objective == least
+
+
+def test_equals_are_ordered_by_the_other_figure_and_then_by_fewer_gpus() -> None:
+    def of(seconds: float, cost: float, gpus: int, misses: tuple[str, ...] = ()) -> RentalRow:
+        row = a_row("a", seconds, cost, misses)
+        return replace(row, row=replace(row.row, gpus=gpus))
+
+    cheap, soon, few, many = of(500, 0.9, 1), of(90, 1.0, 4), of(100, 1.0, 1), of(100, 1.0, 2)
+    late = of(1, 0.1, 1, ("deadline",))
+    rows = [late, many, few, soon, cheap]
+    by_cost = sorted(rows, key=lambda row: row.rank("cost"))
+    assert by_cost == [cheap, soon, few, many, late]
+    dear = of(90, 2.0, 1)
+    by_time = sorted([*rows, dear], key=lambda row: row.rank("seconds"))
+    assert by_time == [soon, dear, few, many, cheap, late]
+
+
+def test_a_free_gpu_is_cheapest_and_costs_nothing_a_token() -> None:
+    free = Prices("EUR", (Offer("a100-80g", 0.0), Offer("h200", 0.0)), Path("prices.toml"))
+    rental = rented(Goal(max_cost=0.0, currency="EUR"), free, planner="dfs")
+    assert {(row.cost, row.cost_per_million_tokens, row.misses) for row in rental.rows} == {
+        (0.0, 0.0, ())
+    }
+    seconds = [row.row.predicted_seconds for row in rental.rows]
+    assert seconds == sorted(seconds)
+    assert rental_advice(rental.rows, rental.chosen, Goal(currency="EUR"))
+
+
+def test_a_sampled_pool_costs_by_the_million_of_tokens_that_its_prediction_has() -> None:
+    settings = search.Settings(planner="dfs", sample=0.1)
+    (row,) = rent(
+        small_pool(), find_candidates(settings, ["h200"], [1], [1]), Goal(currency="EUR"), PRICES
+    ).rows
+    drawn = search.prepare(small_pool(), replace(settings, gpu="h200")).drawn
+    assert drawn.sum() != small_pool().output_len.sum()
+    tokens = int(small_pool().prompt_len.sum() + drawn.sum())
+    assert row.cost is not None
+    assert row.cost_per_million_tokens == pytest.approx(row.cost / tokens * 1e6)

@@ -61,6 +61,40 @@ def test_no_more_replicas_than_requests_are_advised() -> None:
     assert told([late("a", 1, 100.0, requests=33)], 3.0).startswith("More replicas alone would not")
 
 
+def test_no_kind_of_replica_is_advised_beyond_what_dp_takes() -> None:
+    rows = [late("a", 1, 4_096.0, requests=10**6)]
+    assert "at least 4,096 replicas of a" in told(rows, 1.0)
+    assert told(rows, 0.999).startswith("More replicas alone would not")
+
+
+def test_times_fall_as_from_the_two_rows_with_most_replicas() -> None:
+    # From one to two replicas nothing was gained; from two to four 50 s, so 50 / 4 + 25 at 4.
+    rows = [late("a", 1, 100.0), late("a", 4, 50.0), late("a", 2, 100.0)]
+    assert "about 7 replicas of a tp 1" in told(rows, 30.0)  # 200 / 7 + 0 s
+
+
+def test_times_that_fall_faster_than_replicas_grow_leave_nothing_that_stays() -> None:
+    rows = [late("a", 1, 100.0), late("a", 2, 40.0)]  # 120 / N − 20 by the line through them
+    assert "about 4 replicas of a tp 1" in told(rows, 20.0)  # 80 / 4
+
+
+def test_more_replicas_are_advised_than_were_tried() -> None:
+    # 10 + 90 / N is 55 at 2, which is late by less than is told.
+    rows = [late("a", 1, 100.0), late("a", 2, 55.0)]
+    assert "about 3 replicas of a tp 1" in told(rows, 55.0)
+
+
+def test_a_deadline_that_no_number_of_replicas_would_meet_is_said() -> None:
+    assert told([late("a", 1, 100.0), late("a", 2, 55.0)], 10.0).startswith("More replicas alone")
+    assert "about 90 replicas" in told([late("a", 1, 100.0), late("a", 2, 55.0)], 11.0)
+
+
+def test_kinds_are_ordered_by_the_cheapest_of_their_rows() -> None:
+    dear = [replace(late("a", dp, 100.0 / dp), cost=cost) for dp, cost in ((1, 1.0), (2, 9.0))]
+    text = told([*dear, late("b", 1, 100.0)], 3.0)
+    assert "34 replicas of a tp 1 or at least 34 replicas of b tp 1" in text
+
+
 def test_nothing_is_advised_where_the_deadline_is_not_what_all_miss() -> None:
     rows = [late("a", 1, 100.0), a_row("b", 2.0, 9.0, ("cost",))]
     assert "replicas" not in " ".join(rental_advice(rows, None, Goal(3.0, 1.0, "EUR")))

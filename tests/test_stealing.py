@@ -71,6 +71,38 @@ def test_sampled_requests_still_run_first_after_a_theft() -> None:
     assert firsts == [2, 2]
 
 
+def test_sampled_requests_that_have_run_are_no_part_of_those_that_run_first() -> None:
+    """Of five of the victim one has ended; four and four wait, and half of either goes."""
+    workload = alone([10] * 10, [1] * 10)
+    plan = replace(listed(workload, [0] * 9 + [1]), is_first=np.arange(10) < 5)
+    crew = crew_of(workload, plan)
+    crew.replicas[0].advance(0.5)
+    crew.replicas[1].advance()
+    crew.balance(1.0)
+    assert [waiting(replica) for replica in crew.replicas] == [[1, 2, 5, 6], [3, 4, 7, 8]]
+    firsts = [int(r.core.state.scalars[0].first_count) for r in crew.replicas]
+    assert firsts == [2, 2]
+
+
+def test_shared_prompts_are_little_work_to_steal() -> None:
+    """All share 160 tokens: 8 of 10 more and 4 of 330 wait, about half of which are two."""
+    workload = sharing([170] * 8 + [490] * 4 + [170], [1] * 13, shared=160)
+    crew = crew_of(workload, listed(workload, [0] * 12 + [1]))
+    crew.replicas[1].advance()
+    crew.balance(1.0)
+    assert waiting(crew.replicas[1]) == [10, 11]
+
+
+def test_rank_whose_own_requests_wait_to_come_back_takes_nothing() -> None:
+    workload = alone([10] * 9, [1] * 9)
+    for requeued, stolen in ((0, 4), (1, 0)):
+        crew = crew_of(workload, listed(workload, [0] * 8 + [1]))
+        crew.replicas[1].advance()
+        crew.replicas[1].core.state.scalars[0].requeued = requeued
+        crew.balance(1.0)
+        assert crew.stolen == stolen
+
+
 def test_the_rank_with_most_work_left_is_robbed() -> None:
     workload = alone([10, 10, 10, 50, 50, 10], [1] * 6)
     crew = crew_of(workload, listed(workload, [0, 0, 0, 1, 1, 2]))
@@ -85,6 +117,38 @@ def test_rank_whose_running_requests_are_work_enough_takes_nothing() -> None:
     crew.replicas[1].advance(1.5)
     crew.balance(1.5)
     assert (waiting(crew.replicas[0]), crew.stolen) == ([0, 1], 0)
+
+
+def test_what_runs_is_the_prompt_left_the_answer_left_and_its_reads() -> None:
+    """One request of 250 + 9 tokens, 100 of them a step."""
+    workload = alone([250], [9])
+    crew = crew_of(workload, listed(workload))
+    system = seconds_model().system
+    token = 2.0 * system.model.active_parameters / system.flops
+    read = system.model.kv_bytes_per_token / system.gpu.bandwidth
+
+    def left(prompt: int, answer: int, context: int) -> float:
+        return (prompt + answer) * token + (context * answer + answer**2 / 2) * read
+
+    crew.replicas[0].advance(0.5)
+    assert crew._running_seconds() == pytest.approx([left(150, 9, 250)])
+    crew.replicas[0].advance(1.5)
+    assert crew._running_seconds() == pytest.approx([left(50, 9, 250)])
+    crew.replicas[0].advance(2.5)  # with the prompt's end comes the first token
+    assert crew._running_seconds() == pytest.approx([left(0, 8, 251)])
+    crew.replicas[0].advance(5.5)
+    assert crew._running_seconds() == pytest.approx([left(0, 5, 254)])
+
+
+def test_what_runs_on_the_victim_counts_as_its_work() -> None:
+    """Two ranks have as much waiting; the one whose running request has long to go is robbed."""
+    workload = alone([10, 10, 10, 10, 10, 10, 10], [1, 1, 1, 5_000, 1, 1, 1])
+    crew = crew_of(workload, listed(workload, [0, 0, 0, 1, 1, 1, 2]))
+    for replica in crew.replicas:
+        replica.advance(0.5)
+    crew.replicas[2].advance()
+    crew.balance(1.0)
+    assert [waiting(replica) for replica in crew.replicas] == [[1, 2], [], [4, 5]]
 
 
 def test_thief_starts_when_it_takes_not_when_it_stopped() -> None:

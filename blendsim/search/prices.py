@@ -61,7 +61,8 @@ class Prices(NamedTuple):
 
 
 def _bill(offer: Offer, gpus: int, seconds: float) -> Bill:
-    hours = _whole(seconds / 3_600, offer.billing_minutes / 60)
+    # NOTE: units are of seconds: as hours, 23 minutes are a little more than 23 units of a minute.
+    hours = _whole(seconds, offer.billing_minutes * 60) / 3_600
     paid = _whole(gpus, offer.gpus) * hours
     return Bill(paid * offer.gpu_hour, paid, offer)
 
