@@ -54,7 +54,7 @@ TIMES: tuple[str, ...] = (
     "seconds",  # duration of the step
     "compute_seconds",  # of which compute-bound work, alone
     "memory_seconds",  # decode attention, alone
-    "network_seconds",  # all-reduces, and what ranks that share experts exchange, alone
+    "network_seconds",  # all-reduces between GPUs, and exchange of shared experts, alone
     "link_seconds",  # KV blocks to and from host memory, the slower direction, alone
 )
 _SCHEMA = pa.schema(

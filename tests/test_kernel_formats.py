@@ -10,7 +10,7 @@ import pytest
 
 from blendsim.errors import ProfileError
 from blendsim.formats import WEIGHTS
-from blendsim.perf.atlas import EXPERTS, FILES, read_atlas, write_atlas
+from blendsim.perf.atlas import EXCHANGE, EXPERTS, FILES, read_atlas, write_atlas
 from blendsim.perf.grids import UNCACHED_BYTES, ExpertShape, HeadShape
 from blendsim.perf.records import write_toml
 from blendsim.perf.store import profiles_directory
@@ -205,7 +205,7 @@ def test_tables_in_bf16_have_to_be_there(kernels: Path, name: str) -> None:
 
 def test_writing_takes_away_tables_of_what_is_no_longer_there(kernels: Path) -> None:
     write_atlas(read_atlas(ROOT / "a100-80g" / "kernels"), kernels)
-    assert {path.name for path in kernels.iterdir()} == {*OLD, EXPERTS}
+    assert {path.name for path in kernels.iterdir()} == {*OLD, EXPERTS, EXCHANGE}
 
 
 def test_gemms_by_block_are_read_where_someone_measured_them(kernels: Path) -> None:

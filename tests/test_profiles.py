@@ -88,7 +88,11 @@ def test_provenance_is_stated_and_one_backend_serves_all(gpu):
     assert meta["backend"] == "vllm"
     tables = {"gemm", "decode_attention", "prefill_attention", "all_reduce"}
     assert set(meta["tables"]) == tables
-    told = [*meta["tables"].values(), *meta["more_tables"].values()]
+    more = dict(meta["more_tables"])
+    exchanges = more.pop("gather_scatter")  # NCCL's, which every backend calls
+    assert exchanges.startswith("nccl 2.2")
+    assert "126 rows, kernel NCCL, sha256" in exchanges
+    told = [*meta["tables"].values(), *more.values()]
     assert all(text.startswith("vllm 0.") and "sha256" in text for text in told)
     files = {path.stem for path in (ROOT / gpu / "kernels").glob("*.csv")}
     assert files == set(meta["tables"]) | set(meta["more_tables"])
