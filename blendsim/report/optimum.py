@@ -74,11 +74,13 @@ class Bounds(NamedTuple):
     network: float = 0.0  # T_net, all-reduces at their best rate
 
     def over(self, replicas: int) -> "Bounds":
-        """The same pool on another number of replicas: all is divided but the longest request."""
+        """The same pool on more replicas: all is divided but the longest request. Where that
+        request is the bound, that of fewer cannot be told.
+        """
+        assert replicas >= self.replicas, f"{replicas} replicas are fewer than {self.replicas}"
         share = self.replicas / replicas
         return Bounds(
             optimum=self.optimum * share,
-            # NOTE: where the longest request alone is the bound of fewer replicas, it is of more.
             reachable=max(self.longest, self.reachable * share),
             compute=self.compute * share,
             memory=self.memory * share,
