@@ -115,8 +115,9 @@ def require_modelled(
         (flavour.cascade, "cascade attention", "leave it out"),
     ):
         if is_asked and system.model.windowed_layers:
+            kind = "of linear attention" if system.model.delta_heads else "with a window"
             raise InputError(
-                f"{what} is not modelled for {system.model.name}, which has layers with a window; "
+                f"{what} is not modelled for {system.model.name}, which has layers {kind}; "
                 f"{instead}"
             )
     if flavour.cascade and system.model.latent:
