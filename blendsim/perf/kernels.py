@@ -181,8 +181,8 @@ def bound_by_streams(
 ) -> float:
     """Seconds of a step of so many tokens whose kernels run side by side, `together` by themselves
     and `alone` one after another: no less than its weights, the KV it reads and the states of its
-    decodes take to come out of memory, which they share, and no more than `alone`, which is what a single token's take: each
-    kernel needs what the one before it gave.
+    decodes take to come out of memory, which they share, and no more than `alone`, which is what a
+    single token's take: each kernel needs what the one before it gave.
     """
     weights, context_token, parts, experts, state = streams
     if tokens * parts <= 1:

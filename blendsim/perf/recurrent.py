@@ -42,7 +42,8 @@ def is_used(row: Row) -> bool:
     """Whether a row of the package is of heads that a GPU has in a model of our table. Smaller
     models have as many heads of values as of keys.
     """
-    return row["num_v_heads"] > row["num_k_heads"] > 1
+    keys, values = int(row["num_k_heads"]), int(row["num_v_heads"])
+    return values > keys > 1
 
 
 def delta_grids(rows: Iterable[Row]) -> dict[DeltaShape, DeltaGrid]:

@@ -143,7 +143,7 @@ def in_pieces(tables: StepTables, pieces: int) -> StepTables:
     if pieces == 1:
         return tables
     names = ("layers", "head", "network", "layers_with_network")
-    cut = {name: _in_pieces(getattr(tables, name), pieces) for name in names}
+    cut: dict[str, Any] = {name: _in_pieces(getattr(tables, name), pieces) for name in names}
     return tables._replace(**cut)
 
 
