@@ -38,9 +38,9 @@ MODELS = (  # GPUs a replica, whether experts are whole on them, and formats
     ("kimi-k2", 8, False, AS_PUBLISHED),
     ("kimi-k2-thinking", 8, False, AS_PUBLISHED),
     ("kimi-k2-thinking", 8, True, AS_PUBLISHED),
+    ("qwen3.5-35b-a3b", 1, False, BLOCKS),
     ("qwen3.5-9b", 1, False, BLOCKS),
     ("qwen3.5-27b", 1, False, BLOCKS),
-    ("qwen3.5-35b-a3b", 1, False, BLOCKS),
     ("qwen3.5-122b-a10b", 4, False, BLOCKS),
     ("qwen3.5-397b-a17b", 8, False, BLOCKS),
 )
