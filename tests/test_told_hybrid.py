@@ -5,14 +5,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from command_line import run_json
-from test_losses import account, problem_of
+from test_losses import account, problem_of, run
 
 from blendsim.cli.remarks import memory_told
 from blendsim.report.account import _windows
 from blendsim.request import from_lengths
-from blendsim.search import plan_policy, prepare, simulate_plan
+from blendsim.search import prepare
 from blendsim.settings import Settings
-from blendsim.traces.load import load
 
 SETTINGS = Settings(model="qwen3.5-35b-a3b", gpu="h200")
 POLICIES = ("fcfs", "dfs", "blend", "paced")
@@ -27,8 +26,7 @@ def test_memory_told_says_what_a_state_holds() -> None:
 def test_a_plan_of_it_by_the_name_it_has_is_not_faster_than_its_bounds(gpu: str) -> None:
     asked = ("--trace", "demo:mixed?n=300", "--model", "Qwen/Qwen3.6-35B-A3B", "--gpu", gpu)
     found = run_json("plan", *asked, "--planner", "paced")
-    assert found["seconds"] > 0
-    assert 0 < found["of_optimum"] <= found["of_reachable"] <= 1
+    assert 0 < found["optimum_seconds"] <= found["reachable_seconds"] <= found["seconds"]
 
 
 def test_states_hold_memory_while_requests_run() -> None:
@@ -39,7 +37,7 @@ def test_states_hold_memory_while_requests_run() -> None:
     pool = from_lengths([64] * 40, [64] * 40)
     problem = prepare(pool, settings)
     for policy in POLICIES:
-        log = simulate_plan(pool, plan_policy(problem, policy), settings)[0].log
+        log, _ = run(problem, policy)
         running = log.count("decode_requests") + log.count("prefill_requests")
         assert running.max() == 10, policy
 
@@ -50,11 +48,4 @@ def test_a_run_is_accounted_for_and_says_what_no_bound_counts() -> None:
     assert lost.run - lost.bound == pytest.approx(float(np.sum(lost.steps)) + lost.again)
     assert 0 < lost.windows < 0.2 * lost.run
     (told,) = _windows(lost, 2)
-    assert "prompts' attention in layers of linear attention takes " in told
-
-
-def test_all_of_a_demo_is_planned_by_every_policy() -> None:
-    pool = load("demo:mixed?n=300")
-    problem = prepare(pool, SETTINGS)
-    taken = [simulate_plan(pool, plan_policy(problem, p), SETTINGS)[0].seconds for p in POLICIES]
-    assert all(seconds and seconds > 0 for seconds in taken)
+    assert " attention in layers of linear attention takes " in told
