@@ -162,6 +162,27 @@ def test_a_quantised_one_with_layers_of_two_formats_is_refused(tmp_path: Path) -
     require_refused(tmp_path, config() | {"quantization_config": mixed}, "weights are quantised")
 
 
+LEFT = (
+    *("lm_head", "model.language_model.embed_tokens", "model.visual.blocks.0.attn.qkv", "mtp.fc"),
+    *("model.language_model.layers.0.mlp.gate", "mtp.layers.0.self_attn.q_proj"),
+    "model.language_model.layers.0.mlp.shared_expert_gate",
+    *(f"model.language_model.layers.0.linear_attn.{part}" for part in ("in_proj_a", "in_proj_b")),
+    *(f"model.language_model.layers.0.linear_attn.{part}" for part in ("conv1d", "A_log", "norm")),
+)
+
+
+def test_fp8_by_block_leaves_gates_and_convolutions_in_bf16(tmp_path: Path) -> None:
+    """As Qwen's uploads do, whose matrices are all in it."""
+    fp8 = {"quant_method": "fp8", "weight_block_size": [128, 128]}
+    left = {"modules_to_not_convert": list(LEFT)}
+    found = read(tmp_path, config() | {"quantization_config": fp8 | left})
+    assert (found.weights, found.kv) == ("fp8-block", "bf16")
+    for part in ("linear_attn.in_proj_qkv", "linear_attn.out_proj", "self_attn.q_proj"):
+        other = {"modules_to_not_convert": [f"model.language_model.layers.0.{part}"]}
+        changed = config() | {"quantization_config": fp8 | other}
+        require_refused(tmp_path, changed, "layers of two formats are not")
+
+
 # What they weigh and keep
 
 
