@@ -24,6 +24,7 @@ from blendsim.traces.load import load
 
 FORMATS = (("none", "bf16"), ("fp8", "bf16"), ("fp8", "fp8"), ("nvfp4", "fp8"))
 AS_PUBLISHED = (("auto", "bf16"), ("auto", "fp8"))
+BLOCKS = (("none", "bf16"), ("fp8-block", "fp8"))
 MODELS = (  # GPUs a replica, whether experts are whole on them, and formats
     ("llama-3.1-8b", 1, False, FORMATS),
     ("llama-3.1-70b", 2, False, FORMATS),
@@ -40,6 +41,11 @@ MODELS = (  # GPUs a replica, whether experts are whole on them, and formats
     ("kimi-k2", 8, False, AS_PUBLISHED),
     ("kimi-k2-thinking", 8, False, AS_PUBLISHED),
     ("kimi-k2-thinking", 8, True, AS_PUBLISHED),
+    ("qwen3.5-35b-a3b", 1, False, BLOCKS),
+    ("qwen3.5-9b", 1, False, BLOCKS),
+    ("qwen3.5-27b", 1, False, BLOCKS),
+    ("qwen3.5-122b-a10b", 4, False, BLOCKS),
+    ("qwen3.5-397b-a17b", 8, False, BLOCKS),
 )
 POLICIES = ("dfs", "blend", "paced")
 ON_EIGHT = (  # experts of one replica cut or whole, and of eight replicas

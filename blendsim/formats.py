@@ -43,8 +43,11 @@ _ADVICE: Final = (
     "--quantization, what it is to be in"
 )
 #: Parts that stay in bf16 in every fp8 model that is priced here, by what their names hold: the
-#: head, towers, and what is no matrix of a layer.
-_LEFT_IN_BF16 = ("lm_head", "vis", "audio", "norm", "embed", "projector")
+#: head, towers, the layer that guesses tokens, and what is no matrix of a layer, or a gate of one.
+_LEFT_IN_BF16 = (
+    *("lm_head", "vis", "audio", "norm", "embed", "projector", "mtp.", "shared_expert_gate"),
+    *("linear_attn.in_proj_a", "linear_attn.in_proj_b", "conv1d", "A_log", "dt_bias"),
+)
 #: And routers of experts, by how their names end before a `.*`, `*` or `$`, or in whole.
 _ROUTERS = ("mlp.gate", "block_sparse_moe.gate", "router")
 _ROUTER_NAMES = ("gate", "e_score_correction_bias")

@@ -16,7 +16,7 @@ from typing import Any, Final
 from blendsim.errors import InputError
 from blendsim.fields import Section
 from blendsim.formats import formats_of
-from blendsim.model_spec import ModelSpec
+from blendsim.model_spec import DELTA_HEAD, DELTA_KERNEL, ModelSpec
 from blendsim.printable import short
 
 #: How families of mixtures call their experts, how many a token goes through, and the width of one.
@@ -26,17 +26,31 @@ _EXPERT_KEYS = {
     "gpt_oss": ("num_local_experts", "num_experts_per_tok", "intermediate_size"),
     "minimax_m2": ("num_local_experts", "num_experts_per_tok", "intermediate_size"),
     "deepseek_v3": ("n_routed_experts", "num_experts_per_tok", "moe_intermediate_size"),
+    "qwen3_5_moe": ("num_experts", "num_experts_per_tok", "moe_intermediate_size"),
 }
 #: Those whose K and V are kept as one vector, with an MLP that every token goes through beside its
 #: experts, and first layers without any.
 _LATENT = ("deepseek_v3",)
 _OF_LATENT = ("n_shared_experts", "kv_lora_rank", "q_lora_rank")
+#: Those whose layers are gated delta nets, but for some that attend; what is an expert's beside the
+#: routed ones of a mixture, and how a delta net is built that was measured.
+_HYBRID = ("qwen3_5", "qwen3_5_moe")
+_SHARED_EXPERT = "shared_expert_intermediate_size"
+_MEASURED_DELTA = {
+    "linear_key_head_dim": DELTA_HEAD,
+    "linear_value_head_dim": DELTA_HEAD,
+    "linear_conv_kernel_dim": DELTA_KERNEL,
+    "mamba_ssm_dtype": "float32",
+    "attn_output_gate": True,
+}
 #: Decoders, of models that see and others, which cost what those of these kinds do.
 _SAME_AS = {
     **dict.fromkeys(("qwen2_vl", "qwen2_vl_text", "qwen2_5_vl", "qwen2_5_vl_text"), "qwen2"),
     "qwen3_vl_text": "qwen3",
     "qwen3_vl_moe_text": "qwen3_moe",
     "kimi_k2": "deepseek_v3",
+    "qwen3_5_text": "qwen3_5",
+    "qwen3_5_moe_text": "qwen3_5_moe",
 }
 #: Kinds without a window unless their config.json says one.
 _WITHOUT_WINDOW = ("llama", "mixtral", "minimax_m2", "deepseek_v3")
@@ -46,8 +60,8 @@ _FAMILY_WINDOW: Final = 4_096  # of a config.json that does not say, in transfor
 _OTHER_BUILDS = {
     **dict.fromkeys(
         ("num_experts", "num_local_experts", "n_routed_experts", "moe_intermediate_size"),
-        "of mixtures of experts only Mixtral's, Qwen3's, gpt-oss's, MiniMax-M2's and DeepSeek-V3's "
-        "are modelled; give one of these or a dense model",
+        "of mixtures of experts only Mixtral's, Qwen3's, Qwen3.5's, gpt-oss's, MiniMax-M2's and "
+        "DeepSeek-V3's are modelled; give one of these or a dense model",
     ),
     **dict.fromkeys(
         (
@@ -56,8 +70,8 @@ _OTHER_BUILDS = {
             "shared_expert_intermediate_size",
             "shared_intermediate_size",
         ),
-        "experts that every token goes through are modelled of DeepSeek-V3 alone; give another "
-        "model",
+        "experts that every token goes through are modelled of DeepSeek-V3 and Qwen3.5 alone; give "
+        "another model",
     ),
     **dict.fromkeys(
         ("kv_lora_rank", "q_lora_rank"),
@@ -107,10 +121,10 @@ def read_config(path: Path) -> ModelSpec:
         ) from error
     named = str(raw.get("model_type", "llama"))
     kind = _SAME_AS.get(named, named)
-    if kind not in ("llama", "mistral", "qwen2", "qwen3", *_EXPERT_KEYS):
+    if kind not in ("llama", "mistral", "qwen2", "qwen3", *_HYBRID, *_EXPERT_KEYS):
         raise InputError(
-            f"{path}: model_type {kind!r} is not a Llama, Mistral, Mixtral, Qwen2, Qwen3, gpt-oss, "
-            "MiniMax-M2, DeepSeek-V3 or Kimi-K2 decoder; only those are modelled"
+            f"{path}: model_type {kind!r} is not a Llama, Mistral, Mixtral, Qwen2, Qwen3, Qwen3.5, "
+            "gpt-oss, MiniMax-M2, DeepSeek-V3 or Kimi-K2 decoder; only those are modelled"
         )
 
     def count(name: str, default: int | None = None) -> int:
@@ -129,7 +143,11 @@ def read_config(path: Path) -> ModelSpec:
     formats = formats_of(path, parts, kind in _EXPERT_KEYS)
     layers = count("num_hidden_layers")
     _refuse_what_is_not_modelled(path, raw, kind)
-    windowed, window = _windows(path, raw, kind, layers, context)
+    windowed, window = (
+        (_delta_layers(path, raw, layers), 1)
+        if kind in _HYBRID
+        else _windows(path, raw, kind, layers, context)
+    )
     if heads % kv_heads:
         raise InputError(
             f"{path}: {heads} attention heads cannot share {kv_heads} KV heads evenly; mend it"
@@ -153,7 +171,7 @@ def read_config(path: Path) -> ModelSpec:
         context=context,
         tied_embeddings=bool(raw.get("tie_word_embeddings", False)),
         qkv_bias=kind == "qwen2" or bool(raw.get("attention_bias")),  # Qwen2 always has it
-        qk_norm=kind in ("qwen3", "qwen3_moe", "minimax_m2"),
+        qk_norm=kind in ("qwen3", "qwen3_moe", "minimax_m2", *_HYBRID),
         tower_parameters=_tower_parameters(path, whole),
         experts=experts,
         experts_per_token=per_token,
@@ -162,7 +180,50 @@ def read_config(path: Path) -> ModelSpec:
         weights=formats.weights,
         kv=formats.kv,
     )
+    if kind in _HYBRID:
+        return _hybrid(path, raw, count, model)
     return _latent(path, raw, count, model) if kind in _LATENT else model
+
+
+def _hybrid(path: Path, raw: Section, count: Callable[[str], int], model: ModelSpec) -> ModelSpec:
+    """The model with what a Qwen3.5 has otherwise than the other families."""
+    for name, measured in _MEASURED_DELTA.items():
+        if raw.get(name, measured) != measured:
+            raise InputError(
+                f"{path}: {name!r} is {short(raw[name])}: Qwen3.5 is modelled with {measured} "
+                "alone; give another model"
+            )
+    key_heads, heads = count("linear_num_key_heads"), count("linear_num_value_heads")
+    if heads % key_heads:
+        raise InputError(
+            f"{path}: {heads} value heads of linear attention cannot share {key_heads} key heads "
+            "evenly; mend it"
+        )
+    return replace(
+        model,
+        delta_key_heads=key_heads,
+        delta_heads=heads,
+        shared_intermediate=count(_SHARED_EXPERT) if model.experts else 0,
+    )
+
+
+def _delta_layers(path: Path, raw: Section, layers: int) -> int:
+    """How many layers are gated delta nets: those that `layer_types` names so, else all but every
+    one that `full_attention_interval` counts to.
+    """
+    kinds = raw.get("layer_types")
+    if kinds is None:
+        every = raw.get("full_attention_interval")
+        counted = every if type(every) is int and every > 0 else layers + 1
+        kinds = ["linear_attention"] * (layers - layers // counted)
+        kinds += ["full_attention"] * (layers // counted)
+    known = {"linear_attention", "full_attention"}
+    if not isinstance(kinds, list) or len(kinds) != layers or {*map(str, kinds)} != known:
+        raise InputError(
+            f"{path}: 'layer_types' is {short(kinds)}, not 'linear_attention' and "
+            f"'full_attention' for {layers} layers; mend it"
+        )
+    return sum(kind == "linear_attention" for kind in kinds)
 
 
 def _latent(path: Path, raw: Section, count: Callable[[str], int], model: ModelSpec) -> ModelSpec:
@@ -206,6 +267,8 @@ def _refuse_what_is_not_modelled(path: Path, raw: Section, kind: str) -> None:
     """
     experts = _EXPERT_KEYS.get(kind, ())
     modelled = (*experts, *_OF_LATENT) if kind in _LATENT else experts
+    if kind in _HYBRID and experts:
+        modelled = (*experts, _SHARED_EXPERT)
     for name, why in _OTHER_BUILDS.items():
         if raw.get(name) and name not in modelled:
             raise InputError(f"{path}: {name!r} is {short(raw[name])}: {why}")

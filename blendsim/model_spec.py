@@ -5,12 +5,17 @@ from dataclasses import dataclass, replace
 from blendsim.formats import AUTO, BF16, KV_FORMATS, NONE, OF_EXPERTS, WEIGHTS
 
 BYTES_PER_VALUE = 2  # bf16: activations, and weights and KV by themselves
+DELTA_HEAD = 128  # values of a key and of a value of a gated delta net's heads
+DELTA_KERNEL = 4  # tokens that its convolution reaches over
+_STATE_VALUE_BYTES = 4  # float32, of the state alone
 
 
 @dataclass(frozen=True, slots=True)
 class ModelSpec:
     """A decoder of the Llama/Qwen/DeepSeek families, dense or with experts in every layer but the
-    first `dense_layers`. Some of its layers may attend to the last `window` tokens alone. With
+    first `dense_layers`. Some of its layers may attend to the last `window` tokens alone, or be
+    gated delta nets (Yang et al., arXiv 2412.06464) that go through a state of constant size
+    instead of a context: those have a window of one token, which is their state. With
     latent attention a token's K and V are kept as one vector that all heads share, and `kv_heads`
     is 1. Towers that see or hear for it take memory and no time.
 
@@ -35,6 +40,8 @@ class ModelSpec:
     experts_per_token: int = 0
     window: int = 0  # tokens that windowed layers attend to
     windowed_layers: int = 0  # of `layers`
+    delta_key_heads: int = 0  # of queries, and of keys, of the gated delta nets they are
+    delta_heads: int = 0  # of values; 0: they attend
     dense_layers: int = 0  # the first ones, without experts
     dense_intermediate: int = 0  # of their MLP
     shared_intermediate: int = 0  # of the MLP that every token goes through beside its experts
@@ -52,10 +59,44 @@ class ModelSpec:
         (DeepSeek-V2, arXiv 2405.04434, §2.1), up to the heads, and their output.
         """
         o = self.heads * self.head_dim * self.hidden
+        if self.delta_heads:  # whose other layers have a gate as wide as their queries
+            o += self.heads * self.head_dim * self.hidden
         if self.kv_rank:
             up = self.q_rank * (self.head_dim + self.rope_dim) + self.kv_rank * 2 * self.head_dim
             return self.down_parameters + self.heads * up + o
         return self.hidden * (self.heads + 2 * self.kv_heads) * self.head_dim + o
+
+    @property
+    def delta_widths(self) -> tuple[int, int]:
+        """Values of a token's keys, and of its values, in a gated delta net."""
+        return self.delta_key_heads * DELTA_HEAD, self.delta_heads * DELTA_HEAD
+
+    @property
+    def delta_parameters(self) -> int:
+        """Weights of the matrices of one gated delta net: to queries, keys, values and their gate,
+        and its output. What its decay and its step are made by stays bf16, and is none of them.
+        """
+        keys, values = self.delta_widths
+        return self.hidden * (2 * keys + 3 * values)
+
+    @property
+    def delta_others(self) -> int:
+        """Its other weights: two values a head from each token and two besides, a convolution over
+        queries, keys and values, and a norm.
+        """
+        keys, values = self.delta_widths
+        of_heads = 2 * self.delta_heads * (self.hidden + 1)
+        return of_heads + DELTA_KERNEL * (2 * keys + values) + DELTA_HEAD
+
+    @property
+    def state_bytes(self) -> int:
+        """Bytes of a request's state in all gated delta nets: a matrix a head, and the tokens that
+        the convolution still reaches.
+        """
+        keys, values = self.delta_widths
+        matrices = _STATE_VALUE_BYTES * values * DELTA_HEAD
+        reached = BYTES_PER_VALUE * (DELTA_KERNEL - 1) * (2 * keys + values)
+        return self.windowed_layers * (matrices + reached) if self.delta_heads else 0
 
     @property
     def down_parameters(self) -> int:
@@ -88,6 +129,8 @@ class ModelSpec:
         bias = (self.heads + 2 * self.kv_heads) * self.head_dim if self.qkv_bias else 0
         norms = 2 * self.hidden + (2 * self.head_dim if self.qk_norm else 0)
         norms += self.q_rank + self.kv_rank
+        if self.delta_heads and self.shared_intermediate:
+            norms += self.hidden  # the gate of the shared expert
         return self.matrix_parameters + self.hidden * self.experts + bias + norms
 
     @property
@@ -95,7 +138,10 @@ class ModelSpec:
         """Weights of the matrices of all layers, routers' not."""
         dense = self.attention_parameters + 3 * self.hidden * self.dense_intermediate
         others = self.layers - self.dense_layers
-        return others * self.matrix_parameters + self.dense_layers * dense
+        attend = others * self.matrix_parameters + self.dense_layers * dense
+        if not self.delta_heads:
+            return attend
+        return attend + self.windowed_layers * (self.delta_parameters - self.attention_parameters)
 
     @property
     def all_expert_parameters(self) -> int:
@@ -109,6 +155,9 @@ class ModelSpec:
         besides = self.layer_parameters - self.matrix_parameters
         routers = self.dense_layers * self.hidden * self.experts  # that those layers have not
         others = self.layers * besides - routers + self.hidden
+        if self.delta_heads:
+            norms = 2 * self.head_dim if self.qk_norm else 0  # of queries and keys
+            others += self.windowed_layers * (self.delta_others - norms)
         return self.all_matrix_parameters + others + embeddings
 
     @property
@@ -147,7 +196,7 @@ class ModelSpec:
 
     @property
     def full_layers(self) -> int:
-        """Those that attend to the whole context."""
+        """Those that attend to the whole context, and keep KV of all of it."""
         return self.layers - self.windowed_layers
 
     @property
@@ -157,7 +206,11 @@ class ModelSpec:
 
     @property
     def window_bytes_per_token(self) -> int:
-        """The same of one token within the window, in the layers that have one."""
+        """The same of one token within the window, in the layers that have one; of gated delta nets
+        what a decode step moves: the state is read and written.
+        """
+        if self.delta_heads:
+            return 2 * self.state_bytes
         return KV_FORMATS[self.kv] * self.kv_values * self.windowed_layers
 
     def in_format(self, quantization: str, kv_cache_dtype: str) -> "ModelSpec":

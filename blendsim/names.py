@@ -72,6 +72,11 @@ MODEL_NAMES: Mapping[str, Known] = {
     "kimi-k2": Known("moonshotai/", ("Kimi-K2-Instruct", "Kimi-K2-Base")),
     "kimi-k2-thinking": Known("moonshotai/"),
     "kimi-k2.5": Known("moonshotai/", ("Kimi-K2.6",)),
+    "qwen3.5-9b": Known("Qwen/"),
+    "qwen3.5-27b": Known("Qwen/", ("Qwen3.6-27B",)),
+    "qwen3.5-35b-a3b": Known("Qwen/", ("Qwen3.6-35B-A3B",)),
+    "qwen3.5-122b-a10b": Known("Qwen/"),
+    "qwen3.5-397b-a17b": Known("Qwen/"),
 }
 
 #: Models that are no row's, though they are called almost so, and what is not modelled of them.

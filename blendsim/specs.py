@@ -125,8 +125,26 @@ def _deepseek(
     )  # fmt: skip
 
 
+def _qwen3_5(
+    name: str, layers: int, hidden: int, intermediate: int, heads: int, kv_heads: int, delta: int
+) -> ModelSpec:
+    """Every fourth layer attends, the others are gated delta nets with 16 heads of keys."""
+    dense = ModelSpec(name, layers, hidden, intermediate, heads, kv_heads, 256, 248_320, 262_144)
+    return replace(
+        dense, qk_norm=True, window=1, windowed_layers=layers // 4 * 3, delta_key_heads=16,
+        delta_heads=delta, tower_parameters=_TOWER,
+    )  # fmt: skip
+
+
+def _qwen3_5_moe(dense: ModelSpec, experts: int, per_token: int) -> ModelSpec:
+    """With one expert more, as wide as the others, that every token goes through."""
+    mixture = _mixture(dense, experts, per_token)
+    return replace(mixture, shared_intermediate=dense.intermediate)
+
+
 _KIMI_INT4 = replace(_deepseek("kimi-k2-thinking", 64, 384, 1, 163_840, 262_144), weights=INT4)
-_KIMI_TOWER = 27 * (4 * 1_152**2 + 2 * 1_152 * 4_304)  # as model_config.py counts towers
+#: Of Kimi-K2.5 and of Qwen3.5, as model_config.py counts towers.
+_TOWER = 27 * (4 * 1_152**2 + 2 * 1_152 * 4_304)
 
 MODELS: dict[str, ModelSpec] = {
     model.name: model
@@ -168,7 +186,12 @@ MODELS: dict[str, ModelSpec] = {
         _deepseek("deepseek-v3", 128, 256, 3, 129_280, 163_840),
         _deepseek("kimi-k2", 64, 384, 1, 163_840, 131_072),
         _KIMI_INT4,
-        replace(_KIMI_INT4, name="kimi-k2.5", tower_parameters=_KIMI_TOWER),
+        replace(_KIMI_INT4, name="kimi-k2.5", tower_parameters=_TOWER),
+        _qwen3_5("qwen3.5-9b", 32, 4096, 12_288, 16, 4, 32),
+        _qwen3_5("qwen3.5-27b", 64, 5120, 17_408, 24, 4, 48),
+        _qwen3_5_moe(_qwen3_5("qwen3.5-35b-a3b", 40, 2048, 512, 16, 2, 32), 256, 8),
+        _qwen3_5_moe(_qwen3_5("qwen3.5-122b-a10b", 48, 3072, 1_024, 32, 2, 64), 256, 8),
+        _qwen3_5_moe(_qwen3_5("qwen3.5-397b-a17b", 60, 4096, 1_024, 32, 2, 64), 512, 10),
     )
 }
 

@@ -35,6 +35,12 @@ class System:
                 f"--tp {self.tp} neither divides the {self.model.kv_heads} KV heads of "
                 f"{self.model.name} nor is a multiple of them; choose one that does"
             )
+        if self.model.delta_key_heads % self.tp or self.model.delta_heads % self.tp:
+            raise InputError(
+                f"--tp {self.tp} does not divide the {self.model.delta_key_heads} key and "
+                f"{self.model.delta_heads} value heads of {self.model.name}'s gated delta nets; "
+                "choose a divisor"
+            )
         if self.model.weights in OF_EXPERTS and not self.model.experts:
             raise InputError(
                 f"{self.model.weights} is a format of experts, and {self.model.name} has none; "
@@ -154,6 +160,12 @@ class System:
         return self.model.kv_bytes_per_token * self.kv_copies
 
     @property
+    def window_bytes_per_token(self) -> int:
+        """Bytes of what all GPUs move for one token within the window. A state is kept once."""
+        copies = 1 if self.model.delta_heads else self.kv_copies
+        return self.model.window_bytes_per_token * copies
+
+    @property
     def flops(self) -> float:
         """Peak FLOP/s of one GPU with weights in the model's format."""
         return self.gpu.flops_in(self.model.weights)
@@ -167,11 +179,14 @@ class System:
     def window_blocks(self) -> int:
         """KV blocks that a running request holds for its windowed layers, beside those of the
         layers that keep its whole context: blocks that a window of any beginning lies in, as many
-        of them as there are windowed layers to others (vLLM's hybrid KV cache).
+        of them as there are windowed layers to others (vLLM's hybrid KV cache). Of gated delta nets
+        blocks that are as large as its state.
         """
         model = self.model
         if not model.windowed_layers:
             return 0
+        if model.delta_heads:
+            return -(-model.state_bytes // (self.kv_bytes_per_token * self.block_tokens))
         touched = -(-(model.window - 1) // self.block_tokens) + 1
         return -(-touched * model.windowed_layers // model.full_layers)
 

@@ -77,7 +77,8 @@ def test_measured_profiles_are_those_of_a_run_that_is_kept():
 
 def test_profiles_are_small_enough_to_ship():
     sizes = [len(content) for content in files_of(ROOT).values()]
-    assert sum(sizes) < 6e6
+    # 0.3e6 of it are Qwen3.5's gated delta nets and attention heads of 256 values on four GPUs.
+    assert sum(sizes) < 7e6
     assert max(sizes) < 1e6
 
 

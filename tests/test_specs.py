@@ -32,6 +32,12 @@ PUBLISHED = {
     "kimi-k2": 1026.41,
     "kimi-k2-thinking": 1026.41,
     "kimi-k2.5": 1026.41,  # its decoder
+    "qwen3.5-9b": 8.95,  # its decoder, by its GGUF file
+    # Those of the others are what their names round (and tests/test_model_hybrid.py reckons).
+    "qwen3.5-27b": 26.90,
+    "qwen3.5-35b-a3b": 34.66,
+    "qwen3.5-122b-a10b": 122.11,
+    "qwen3.5-397b-a17b": 396.35,
 }
 #: Of which a token goes through so many. OpenAI's 3.6 and 5.1 leave the embedding out.
 PUBLISHED_ACTIVE = {
@@ -44,6 +50,9 @@ PUBLISHED_ACTIVE = {
     "gpt-oss-120b": 5.7,
     "deepseek-v3": 37.5,  # DeepSeek's 37 leaves the embedding out
     **dict.fromkeys(("kimi-k2", "kimi-k2-thinking", "kimi-k2.5"), 32.9),
+    "qwen3.5-35b-a3b": 3.45,  # the names leave the embedding out
+    "qwen3.5-122b-a10b": 9.77,
+    "qwen3.5-397b-a17b": 17.35,
 }
 
 

@@ -209,6 +209,9 @@ def memory_told(settings: "Settings") -> list[str]:
         f"a replica has {system.kv_capacity_bytes / 1e9:,.1f} GB of KV memory, {tokens:,} tokens, "
         f"beside {system.weight_bytes / 1e9:,.1f} GB of weights"
     )
+    if system.model.delta_heads:
+        held = system.window_blocks * system.block_tokens
+        has += f", a running request's states as much as {held:,} tokens"
     if not settings.flavour().overlaps:
         return [
             f"{has}; where the server says otherwise at its start, give its bytes as kv_bytes in "

@@ -6,7 +6,7 @@ A model's profile is cut out of its GPU's atlas, so a model nobody imported stil
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,6 +17,8 @@ from blendsim.files import make_directory
 from blendsim.formats import BF16, FP8, FP8_BLOCK, KV_FORMATS, NVFP4, WEIGHTS
 from blendsim.perf.grids import (
     AttentionGrid,
+    DeltaGrid,
+    DeltaShape,
     ExpertGrid,
     ExpertShape,
     GemmGrid,
@@ -46,6 +48,8 @@ from blendsim.perf.records import (
     write_rows,
     write_toml,
 )
+from blendsim.perf.recurrent import TABLE as DELTAS
+from blendsim.perf.recurrent import read_deltas, write_deltas
 from blendsim.specs import GpuSpec, ModelSpec
 
 SCHEMA = "kernels"
@@ -63,9 +67,12 @@ GEMMS = {
 }
 ATTENTION = DECODE, PREFILL = "decode_attention", "prefill_attention"
 #: Kinds of attention by the size of a HeadShape that tells them from the first, a column more: of
-#: the whole context, of a window, and of one vector that stands for all heads' K and V.
-_KINDS = ("", "window", "latent")
-_ENDINGS = {"": "", "window": "_windowed", "latent": "_latent"}
+#: the whole context, of a window, and of one vector that stands for all heads' K and V. Heads of
+#: WIDE values have tables of their own, with the columns of the first.
+_KINDS = ("", "window", "latent", "wide")
+_ENDINGS = {"": "", "window": "_windowed", "latent": "_latent", "wide": "_wide"}
+_NO_COLUMN = ("", "wide")
+WIDE = 256
 EXPERTS = "experts.csv"
 REDUCE = "all_reduce.csv"
 EXCHANGE = "gather_scatter.csv"  # all-gathers and reduce-scatters, for experts of several replicas
@@ -96,6 +103,7 @@ FILES = (
     ),
     EXPERTS,
     PROJECTIONS,
+    DELTAS,
     REDUCE,
     EXCHANGE,
     META,
@@ -109,12 +117,15 @@ class Needs(NamedTuple):
     kv: str
     experts: bool
     kind: str  # of _KINDS, beside attention to the whole context
+    deltas: bool = False
 
 
 def needs_of(model: ModelSpec) -> Needs:
     """What a profile of `model` may be cut from."""
     kind = "latent" if model.latent else "window" if model.windowed_layers else ""
-    return Needs(model.weights != BF16, model.kv, model.experts > 0, kind)
+    if model.delta_heads or (not kind and model.head_dim == WIDE):
+        kind = "wide"
+    return Needs(model.weights != BF16, model.kv, model.experts > 0, kind, model.delta_heads > 0)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -130,6 +141,7 @@ class KernelAtlas:
     gather: Mapping[int, ReduceGrid]  # the same of all-gathers, by the bytes of what is gathered
     scatter: Mapping[int, ReduceGrid]  # and of reduce-scatters, by the bytes of what is summed
     meta: Mapping[str, Any]
+    deltas: Mapping[DeltaShape, DeltaGrid] = field(default_factory=dict)
 
 
 def write_atlas(atlas: KernelAtlas, directory: Path) -> None:
@@ -145,6 +157,7 @@ def write_atlas(atlas: KernelAtlas, directory: Path) -> None:
                 _write_or_remove(directory / file, of_table, partial(_write_attention, kind=kind))
     _write_or_remove(directory / EXPERTS, atlas.experts, _write_tokens)
     _write_or_remove(directory / PROJECTIONS, atlas.projections, _write_tokens)
+    _write_or_remove(directory / DELTAS, atlas.deltas, write_deltas)
     write_rows(
         directory / REDUCE,
         ["gpus", "bytes", "time_us"],
@@ -160,12 +173,14 @@ def write_atlas(atlas: KernelAtlas, directory: Path) -> None:
 
 
 def _kind(shape: HeadShape) -> str:
-    return "latent" if shape.latent else "window" if shape.window else ""
+    if shape.latent or shape.window:
+        return "latent" if shape.latent else "window"
+    return "wide" if shape.head_dim == WIDE else ""
 
 
 def _header(kind: str) -> tuple[str, ...]:
     """The columns of a table of attention before its times."""
-    return (*_SHAPE, *([kind] if kind else []), "batch")
+    return (*_SHAPE, *([] if kind in _NO_COLUMN else [kind]), "batch")
 
 
 def _write_exchange(path: Path, grids: tuple[Mapping[int, ReduceGrid], ...]) -> None:
@@ -262,6 +277,7 @@ def read_atlas(directory: Path, needs: Needs | None = None) -> KernelAtlas:
         gather=gather,
         scatter=scatter,
         meta=meta,
+        deltas=read_deltas(directory / DELTAS, gpu) if needs is None or needs.deltas else {},
     )
 
 
@@ -332,7 +348,7 @@ def _read_attention(
     read = times(path, rows, range(first, len(header)), has_holes=True)
     sizes = whole_keys(path, rows, first)
     shapes = [
-        HeadShape(heads, kv_heads, head_dim, value_bytes, **({kind: more[0]} if kind else {}))
+        HeadShape(heads, kv_heads, head_dim, value_bytes, **({kind: more[0]} if more else {}))
         for heads, kv_heads, head_dim, *more, _ in sizes.tolist()
     ]
     batches = sizes[:, -1].astype(np.float64)

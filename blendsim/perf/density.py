@@ -41,14 +41,15 @@ def window_reads(window: int, prompt: Floats | Ints, reads: Floats | Ints) -> Fl
 def closed_form(system: System, prompt_len: Ints, output_len: Ints) -> RequestCosts:
     """The paper's densities (§4.1): Comp = 2·(p + d)·P / peak, Mem = (p·d + d²/2)·H_kv·L·4 /
     bandwidth, both of `tp` GPUs; the attention term in p² is left out, as the paper does. Layers
-    with a window read that alone, and GPUs that keep the same K and V all read them.
+    with a window read that alone (gated delta nets their state, which they write, too), and GPUs
+    that keep the same K and V all read them.
     """
     p, d = prompt_len.astype(np.float64), output_len.astype(np.float64)
     per_token = 2.0 * system.model.active_parameters / (system.flops * system.tp)
     bandwidth = system.gpu.bandwidth * system.tp
     memory = (p * d + 0.5 * d * d) * (system.kv_bytes_per_token / bandwidth)
     if system.model.windowed_layers:
-        per_window = system.model.window_bytes_per_token * system.kv_copies / bandwidth
+        per_window = system.window_bytes_per_token / bandwidth
         memory = memory + window_reads(system.model.window, p, d) * per_window
     return RequestCosts((p + d) * per_token, memory, per_token)
 

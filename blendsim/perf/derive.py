@@ -12,9 +12,10 @@ from blendsim.formats import BF16
 from blendsim.perf.atlas import ATTENTION, EXCHANGE, STATED, KernelAtlas, table_of
 from blendsim.perf.grids import HeadShape, ReduceGrid, WindowedGrids, along
 from blendsim.perf.kernel_times import attention, operator_seconds, shape_name
-from blendsim.perf.model_shapes import format_of, head_shape, shape_of
+from blendsim.perf.model_shapes import delta_shape, format_of, head_shape, shape_of
 from blendsim.perf.profile import OPERATORS as OPERATORS
 from blendsim.perf.profile import Profile, operators_of
+from blendsim.perf.recurrent import TABLE, derived
 from blendsim.specs import GpuSpec, ModelSpec
 
 STAND_INS = "stand_ins"  # key of a profile's meta: which kinds of kernels are of another format
@@ -56,7 +57,13 @@ def derive_profile(atlas: KernelAtlas, gpu: GpuSpec, model: ModelSpec, tp: int) 
     prefill, note = attention(dict(atlas.prefill), shape)
     notes.append(f"prefill attention {shape_name(shape)}: {note}")
     windowed = None
-    if model.windowed_layers:
+    delta = None
+    if model.delta_heads:
+        delta = derived(gpu, atlas.deltas, model, tp)
+        heads = delta_shape(model, tp)
+        notes.append(f"gated delta net {heads.key_heads}/{heads.heads}: measured")
+        used.add(TABLE.removesuffix(".csv"))
+    elif model.windowed_layers:
         windowed, more = _windowed(atlas, gpu, shape._replace(window=model.window))
         notes += more
         used |= _tables_of(shape._replace(window=model.window))
@@ -74,6 +81,7 @@ def derive_profile(atlas: KernelAtlas, gpu: GpuSpec, model: ModelSpec, tp: int) 
         meta={key: atlas.meta[key] for key in STATED} | _more_said(atlas, used, stand_ins),
         windowed=windowed,
         exchange=exchange,
+        delta=delta,
     )
 
 

@@ -11,6 +11,7 @@ from typing import Generic, NamedTuple, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from blendsim.model_spec import DELTA_HEAD
 from blendsim.specs import BYTES_PER_VALUE
 
 Floats = NDArray[np.float64]
@@ -78,6 +79,18 @@ class ExpertShape(NamedTuple):
         return self.tp * self.ep
 
 
+class DeltaShape(NamedTuple):
+    """Heads of a gated delta net on one GPU."""
+
+    key_heads: int
+    heads: int  # of values
+
+    @property
+    def state_bytes(self) -> int:
+        """Bytes of a request's state in one layer, without what the convolution reaches."""
+        return 4 * self.heads * DELTA_HEAD * DELTA_HEAD
+
+
 class ChunkTimes(NamedTuple):
     """Seconds of one layer's attention of single prefill chunks behind computed tokens."""
 
@@ -120,6 +133,16 @@ class AttentionGrid:
     batches: Floats  # (B,), ascending
     lengths: Floats  # (S,), ascending
     seconds: Floats  # (B, S)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class DeltaGrid:
+    """Seconds of one gated delta net: its convolution and its rule, for `batches` requests."""
+
+    batches: Floats  # (B,), ascending
+    decode: Floats  # (B,), of a token each
+    lengths: Floats  # (S,), ascending
+    prompts: Floats  # (B, S), of so many tokens each; NaN where not measured
 
 
 class WindowedGrids(NamedTuple):

@@ -22,6 +22,7 @@ from blendsim.perf.atlas import (
     DIRECTORY,
     EXCHANGE,
     PROJECTIONS,
+    WIDE,
     KernelAtlas,
     read_atlas,
     table_of,
@@ -31,6 +32,8 @@ from blendsim.perf.atlas import FILES as KERNEL_FILES
 from blendsim.perf.derive import derive_profile
 from blendsim.perf.grids import (
     AttentionGrid,
+    DeltaGrid,
+    DeltaShape,
     ExpertGrid,
     ExpertShape,
     Floats,
@@ -39,6 +42,9 @@ from blendsim.perf.grids import (
     ReduceGrid,
 )
 from blendsim.perf.latent import is_used, latent_grids
+from blendsim.perf.recurrent import TABLE as DELTA_TABLE
+from blendsim.perf.recurrent import delta_grids
+from blendsim.perf.recurrent import is_used as is_of_delta
 from blendsim.perf.small import WRITES_KV
 from blendsim.perf.store import FILES, write_profile
 from blendsim.perf.waves import fit_waves
@@ -64,6 +70,9 @@ _SYSTEMS = {
 }
 _BACKENDS = ("vllm", "sglang")  # NOTE: never trtllm: its A100 attention exceeds the chip's peak.
 _HEAD_DIMS = (64, 128)
+#: Of heads of another size Qwen3.5's are read, in layers beside gated delta nets. NOTE: with tables
+#: of their own, so that none of another model's grows or is fitted to them.
+_WIDE_DIMS = (WIDE,)
 _MILLI = 1e-3  # the package counts in ms
 
 
@@ -74,6 +83,7 @@ class _Source(NamedTuple):
     name: str
     rows: Mapping[str, tuple[str, ...]]  # what a column may hold
     is_windowed: bool = False  # attention to a window
+    head_dims: tuple[int, ...] = _HEAD_DIMS  # of attention
 
 
 #: The package's names of the formats of weights.
@@ -111,12 +121,25 @@ _MORE_TABLES = {
     "prefill_attention_windowed_fp8": _Source(
         "attention", "context_attention_perf", _ATTENTION_FP8, True
     ),
+    "decode_attention_wide": _Source(
+        "attention", "generation_attention_perf", _ATTENTION, head_dims=_WIDE_DIMS
+    ),
+    "decode_attention_wide_fp8": _Source(
+        "attention", "generation_attention_perf", _ATTENTION_FP8, head_dims=_WIDE_DIMS
+    ),
+    "prefill_attention_wide": _Source(
+        "attention", "context_attention_perf", _ATTENTION, head_dims=_WIDE_DIMS
+    ),
+    "prefill_attention_wide_fp8": _Source(
+        "attention", "context_attention_perf", _ATTENTION_FP8, head_dims=_WIDE_DIMS
+    ),
     "experts": _Source("moe", "moe_perf", {"moe_dtype": tuple(_WEIGHTS)}),
 }
 #: Whole modules of latent attention, of prompts and of decodes. A GPU may have none.
 _MODULES = ("mla_context_module_perf", "mla_generation_module_perf")
 #: NCCL's collectives, timed by nccl-tests, and which of them are read: within a server, in 16 bits.
 _COLLECTIVES, _EXCHANGED, _SERVER = "nccl_perf", ("all_gather", "reduce_scatter"), (2, 4, 8)
+_DELTAS = ("linear_attention", "gdn_perf")  # kernels of gated delta nets, likewise
 #: Of attention to windows only gpt-oss's is read: the window, a head's size, heads to a KV head.
 _WINDOWED = (128, 64, 8)
 #: The package's own choices, for the mixtures of our table and for DeepSeek-V3 and Kimi-K2.
@@ -189,10 +212,10 @@ def _require_room(out: Path, gpus: Sequence[str], models: Sequence[str]) -> None
 
 def sensible_tp(model: ModelSpec, gpu: GpuSpec) -> list[int]:
     """Tensor-parallel sizes that divide the heads and leave a tenth of the memory for KV. None with
-    experts: at which sizes those were measured differs from GPU to GPU, and their tables are cut
-    from the GPU's kernels when they are asked for.
+    experts or gated delta nets: at which sizes those were measured differs from GPU to GPU, and
+    their tables are cut from the GPU's kernels when they are asked for.
     """
-    if model.experts:
+    if model.experts or model.delta_heads:
         return []
     fits = 0.8 * gpu.memory_bytes
     return [tp for tp in (1, 2, 4, 8) if model.heads % tp == 0 and model.parameters * 2 / tp < fits]
@@ -234,6 +257,7 @@ def read_package(systems: Path, gpu: GpuSpec) -> KernelAtlas:
         told_besides = {name.removesuffix(".csv"): modules.told for name in cut}
     exchanges = _exchanges(data / "comm" / "nccl")
     told_besides[EXCHANGE.removesuffix(".csv")] = exchanges.told
+    deltas, told_of_deltas = _deltas(data / _DELTAS[0] / backend)
 
     def told(names: Iterable[str], of: str = "") -> dict[str, str]:
         return {
@@ -258,7 +282,7 @@ def read_package(systems: Path, gpu: GpuSpec) -> KernelAtlas:
         "routing": f"experts.csv: {_ROUTING}, and {_DEEPSEEK_ROUTING} on {_DEEPSEEK_HIDDEN} hidden "
         "values, the package's own choices for these mixtures",
         "tables": told(_TABLES, "bf16 "),
-        "more_tables": told(_MORE_TABLES) | told_besides,
+        "more_tables": told(_MORE_TABLES) | told_besides | told_of_deltas,
         "small_operators": {
             "model": "launch + bytes / (bandwidth_share × peak bandwidth), not measured",
             "bandwidth_share": _field(text, "mem_bw_empirical_scaling_factor"),
@@ -285,7 +309,21 @@ def read_package(systems: Path, gpu: GpuSpec) -> KernelAtlas:
         gather=exchanges.gather,
         scatter=exchanges.scatter,
         meta=meta,
+        deltas=deltas,
     )
+
+
+def _deltas(directory: Path) -> tuple[dict[DeltaShape, DeltaGrid], dict[str, str]]:
+    """Gated delta nets and where they are from; nothing where the package has none of a GPU."""
+    if not directory.is_dir():
+        return {}, {}
+    path = _newest(directory, _DELTAS[1])
+    rows = [row for row in _table(path) if is_of_delta(row)]
+    text = (
+        f"{directory.name} {rows[0]['version']}, {len(rows):,} rows, {_kernels(rows)}, "
+        f"sha256 {sha256(path)[:16]}"
+    )
+    return delta_grids(rows), {DELTA_TABLE.removesuffix(".csv"): text}
 
 
 class _Modules(NamedTuple):
@@ -362,7 +400,7 @@ def _rows(path: Path) -> list[Row]:
         row
         for row in _table(path)
         if (not row.get("window_size") or _is_window(row))
-        and row.get("head_dim", 128) in _HEAD_DIMS
+        and (row.get("head_dim", 128) in _HEAD_DIMS or _is_wide(row))
         and not str(row.get("backend", "")).endswith("_eager")  # engines decode in CUDA graphs
         and (row.get("moe_tp_size", 1), row.get("moe_ep_size", 1)) in _EXPERT_GPUS
         and row.get("distribution", _ROUTING) == _routing(row)
@@ -380,8 +418,16 @@ def _is_window(row: Row) -> bool:
     return (row["window_size"], row["head_dim"], group) == _WINDOWED
 
 
+def _is_wide(row: Row) -> bool:
+    """A GPU has two query heads of them or more."""
+    return row["head_dim"] == WIDE and not row.get("window_size") and row["num_heads"] > 1
+
+
 def _is_of(row: Row, table: _Source) -> bool:
-    if bool(row.get("window_size")) != table.is_windowed:
+    if (
+        row.get("head_dim", 128) not in table.head_dims
+        or bool(row.get("window_size")) != table.is_windowed
+    ):
         return False
     return all(row[column] in values for column, values in table.rows.items())
 
@@ -412,7 +458,8 @@ def _gemm(rows: Iterable[Row]) -> GemmGrid:
 
 def _all_attention(rows: Mapping[str, list[Row]], table: str) -> dict[HeadShape, AttentionGrid]:
     """Grids of all but the first of a kind's tables."""
-    several = [_attention(rows[f"{table}_{kind}"]) for kind in ("fp8", "windowed", "windowed_fp8")]
+    kinds = ("fp8", "windowed", "windowed_fp8", "wide", "wide_fp8")
+    several = [_attention(rows[f"{table}_{kind}"]) for kind in kinds]
     return {shape: grid for grids in several for shape, grid in grids.items()}
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from blendsim.errors import ProfileError
 from blendsim.formats import BF16, FP8, FP8_BLOCK, KV_FORMATS
-from blendsim.perf.atlas import KernelAtlas
+from blendsim.perf.atlas import WIDE, KernelAtlas
 from blendsim.perf.grids import (
     AttentionGrid,
     ExpertGrid,
@@ -195,6 +195,9 @@ def attention(grids: dict[HeadShape, AttentionGrid], shape: HeadShape) -> tuple[
     grids = {s: g for s, g in grids.items() if s[3:] == shape[3:]}  # all but heads and their size
     dims = sorted({s.head_dim for s in grids}, key=lambda d: abs(d - shape.head_dim))
     dim = dims[0]
+    if dim == WIDE and len(dims) > 1 and shape not in grids:
+        # Few shapes of wide heads were measured; others are those of the next size, scaled.
+        dim = dims[1]
     same = {s: g for s, g in grids.items() if s.head_dim == dim}
     wanted = shape._replace(head_dim=dim)
     note = "" if dim == shape.head_dim else f", head size {dim} scaled to {shape.head_dim}"

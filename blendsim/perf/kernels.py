@@ -7,6 +7,8 @@ compute is everything else.
 
 from typing import NamedTuple
 
+import numpy as np
+
 from blendsim.compiled import kernel
 from blendsim.perf.grids import Floats
 
@@ -18,6 +20,18 @@ class Streams(NamedTuple):
     context_token: float  # KV of one that is read
     parts: int  # tokens that one stands for
     experts: Floats  # (N + 1,), experts' weights by the step's tokens; empty without experts
+    decode: float = 0.0  # states of one request's gated delta nets
+
+
+class DeltaTables(NamedTuple):
+    """Gated delta nets over chunks of prompts; empty without them."""
+
+    batches: Floats  # (P,), ascending
+    lengths: Floats  # (Q,), ascending
+    seconds: Floats  # (P, Q), of so many chunks of so many tokens each
+
+
+NO_DELTAS = DeltaTables(np.zeros(0), np.zeros(0), np.zeros((0, 0)))
 
 
 class StepTables(NamedTuple):
@@ -35,6 +49,7 @@ class StepTables(NamedTuple):
     walk: Floats  # (2,), least seconds of prefill attention: to begin, and a token of the reach
     #: (N + 1,), seconds of prefill attention of n tokens in layers with a window; empty without.
     windows: Floats
+    deltas: DeltaTables = NO_DELTAS
 
 
 @kernel
@@ -84,6 +99,23 @@ def prefill_seconds(tables: StepTables, tokens: int, requests: int, pairs: int) 
 
 
 @kernel
+def delta_seconds(deltas: DeltaTables, tokens: int, requests: int) -> float:
+    """Gated delta nets of all layers over so many chunks of `tokens` in all, each as long as their
+    mean: straight lines between measured sizes, beyond them the last one's rate.
+    """
+    batches, lengths, seconds = deltas
+    length = tokens / requests
+    batch = min(float(requests), batches[-1])
+    reach = min(length, lengths[-1])
+    i, j = segment(batches, batch), segment(lengths, reach)
+    x = (batch - batches[i]) / (batches[i + 1] - batches[i])
+    y = (reach - lengths[j]) / (lengths[j + 1] - lengths[j])
+    low = (1.0 - y) * seconds[i, j] + y * seconds[i, j + 1]
+    high = (1.0 - y) * seconds[i + 1, j] + y * seconds[i + 1, j + 1]
+    return float(((1.0 - x) * low + x * high) * (requests / batch) * (length / reach))
+
+
+@kernel
 def compute_seconds(
     tables: StepTables,
     prefill_tokens: int,
@@ -99,6 +131,8 @@ def compute_seconds(
         seconds += prefill_seconds(tables, prefill_tokens, prefill_requests, prefill_pairs)
         if len(tables.windows) > 0:
             seconds += dense_seconds(tables.windows, prefill_tokens)
+        if len(tables.deltas.batches) > 0:
+            seconds += delta_seconds(tables.deltas, prefill_tokens, prefill_requests)
     return float(seconds)
 
 
@@ -143,19 +177,20 @@ def measured_overlap(ratios: Floats, times: Floats, compute: float, memory: floa
 
 @kernel
 def bound_by_streams(
-    streams: Streams, tokens: int, reads: int, together: float, alone: float
+    streams: Streams, tokens: int, reads: int, together: float, alone: float, decodes: int = 0
 ) -> float:
     """Seconds of a step of so many tokens whose kernels run side by side, `together` by themselves
-    and `alone` one after another: no less than its weights and the KV it reads take to come out of
-    memory, which they share, and no more than `alone`, which is what a single token's take: each
-    kernel needs what the one before it gave.
+    and `alone` one after another: no less than its weights, the KV it reads and the states of its
+    decodes take to come out of memory, which they share, and no more than `alone`, which is what a
+    single token's take: each kernel needs what the one before it gave.
     """
-    weights, context_token, parts, experts = streams
+    weights, context_token, parts, experts, state = streams
     if tokens * parts <= 1:
         return alone
     if len(experts) > 0:
         weights += experts[min(tokens * parts, len(experts) - 1)]
-    return float(max(together, min(weights + context_token * reads, alone)))
+    moved = weights + context_token * reads + state * decodes
+    return float(max(together, min(moved, alone)))
 
 
 @kernel

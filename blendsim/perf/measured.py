@@ -61,6 +61,8 @@ def _remedy(model: ModelSpec) -> str:
     options = [] if model.weights == BF16 else [f"--quantization {NONE}"]
     options += [] if model.kv == BF16 else [f"--kv-cache-dtype {BF16}"]
     if model.experts or model.windowed_layers or model.latent:
+        if model.delta_heads:
+            return "none with linear attention is measured: use"
         return "none with experts, windows or latent attention is measured: use"
     if options:
         return f"only {BF16} is measured: add {' '.join(options)}, or add"

@@ -38,6 +38,7 @@ from blendsim.perf.merge import merge_seconds
 from blendsim.perf.model_shapes import head_shape, token_weight_bytes
 from blendsim.perf.overlap import default_overlap, overlap_lines, overlap_points
 from blendsim.perf.profile import EXPERTS, HEAD, Profile, layers_with
+from blendsim.perf.recurrent import deltas_of
 from blendsim.perf.small import small_seconds
 from blendsim.perf.store import load_profile
 from blendsim.perf.waves import stretch
@@ -64,7 +65,7 @@ class StepModel:
     best_prefill_seconds_per_pair: float
     best_seconds_per_context_token: float  # of kernels, or of a runtime that reads faster
     #: Of layers with a window, for a context token within it; 0 where there are none.
-    best_seconds_per_window_token: float
+    best_seconds_per_window_token: float  # of gated delta nets of a decode
     best_kernel_seconds_per_context_token: float
     best_network_seconds_per_token: float  # min of network_seconds[n] / n
     #: All weights but experts', KV of a context token, and experts' weights by the step's tokens,
@@ -74,6 +75,8 @@ class StepModel:
     kv_stream_seconds: float
     #: Tokens that one stands for: more than one where search divides pool and machine.
     token_parts: int
+    #: States of a request's gated delta nets at the same rate, read and written; 0 without them.
+    state_stream_seconds: float = 0.0
     #: m/c and f/c of a measured overlap, ascending; empty for the others. `lines` are their hull.
     measured: tuple[Floats, ...] = ()
     expert_stream_seconds: Floats = field(repr=False, default_factory=lambda: np.zeros(0))
@@ -116,6 +119,7 @@ class StepModel:
             self.kv_stream_seconds,
             self.token_parts,
             self.expert_stream_seconds,
+            self.state_stream_seconds,
         )
 
     def seconds(self, batch: Batch) -> tuple[float, float, float]:
@@ -134,9 +138,9 @@ class StepModel:
         )
         m = float(memory_seconds(self.tables, batch.decode_requests, batch.context_tokens))
         n = float(dense_seconds(self.tables.network, batch.tokens))
-        held = bound_by_streams(
-            self.streams, batch.tokens, batch.context_tokens, self.together(c, m, n), c + m + n
-        )
+        together, alone = self.together(c, m, n), c + m + n
+        reads, decodes = batch.context_tokens, batch.decode_requests
+        held = bound_by_streams(self.streams, batch.tokens, reads, together, alone, decodes)
         return c, m, float(held)
 
     def together(self, compute: float, memory: float, network: float = 0.0) -> float:
@@ -172,11 +176,12 @@ def step_model(system: System, overlap: str = "auto", profile: Profile | None = 
     full = layers - system.model.windowed_layers
     decode = full * _decode_rows(system, profile)
     windows = _windows(system, profile, decode, size)
+    deltas = deltas_of(system, profile.delta, len(decode) - 1)
     tables = StepTables(
         layers=gemm + small,
         head=head,
         decode_contexts=profile.decode.lengths,
-        decode=decode + windows.decode,
+        decode=decode + windows.decode + deltas.decode[:, None],
         prefill_batches=prefill.batches,
         prefill_lengths=prefill.lengths,
         prefill=full * prefill.seconds,
@@ -184,6 +189,7 @@ def step_model(system: System, overlap: str = "auto", profile: Profile | None = 
         layers_with_network=gemm + network + small,
         walk=full * walk_along(profile.chunks),
         windows=windows.prefill,
+        deltas=deltas.prompts,
     )
     streamed = token_weight_bytes(system.model, system.tp)
     head_bytes = streamed[HEAD]
@@ -195,7 +201,7 @@ def step_model(system: System, overlap: str = "auto", profile: Profile | None = 
     batches = np.arange(1, len(decode))[:, None]
     read = float((decode[1:] / (batches * tables.decode_contexts)).min())
     kv_bytes = full * head_shape(system.model, system.tp).kv_bytes
-    rate = max(kv_bytes / read, head_bytes / float(measured[:, of_head].min()))
+    rate = max(kv_bytes / read, head_bytes / float(measured[:, of_head].min()), deltas.rate)
     return StepModel(
         system=system,
         overlap=name,
@@ -212,11 +218,12 @@ def step_model(system: System, overlap: str = "auto", profile: Profile | None = 
         ),
         best_seconds_per_context_token=read,
         best_kernel_seconds_per_context_token=read,
-        best_seconds_per_window_token=windows.best,
+        best_seconds_per_window_token=windows.best + deltas.best,
         best_network_seconds_per_token=float((tables.network[1:] / n).min()),
         weight_stream_seconds=weights / rate,
         kv_stream_seconds=kv_bytes / rate,
         token_parts=1,
+        state_stream_seconds=2 * system.model.state_bytes / system.tp / rate,
         measured=overlap_points(name, system),
         expert_stream_seconds=_expert_streams(system, experts, rate),
         joint_seconds=_joint_seconds(system, experts, exchange),
@@ -236,6 +243,7 @@ def with_calibrations(model: StepModel, calibrations: tuple[Calibration, ...]) -
         best_seconds_per_context_token=best,
         best_seconds_per_window_token=beside * best,
         kv_stream_seconds=model.kv_stream_seconds * fastest,
+        state_stream_seconds=model.state_stream_seconds * fastest,
     )
 
 
@@ -311,7 +319,7 @@ class _Windows(NamedTuple):
 def _windows(system: System, profile: Profile, like: Floats, size: int) -> _Windows:
     """What layers with a window take, on the axes of the others' decode table `like`."""
     model, grids = system.model, profile.windowed
-    if not model.windowed_layers:
+    if not model.windowed_layers or model.delta_heads:
         return _Windows(np.zeros_like(like), np.zeros(0), 0.0)
     assert grids is not None, "a profile of a model with windows has their tables"
     lengths = profile.decode.lengths

@@ -1,11 +1,11 @@
 """The shapes of a model's kernels on one of its GPUs: of matrices, heads, projections, experts."""
 
 from blendsim.formats import BF16, KV_FORMATS, WEIGHTS
-from blendsim.perf.grids import ExpertShape, HeadShape, LatentShape
-from blendsim.perf.profile import EXPERTS, HEAD, PROJECTIONS, operators_of
+from blendsim.perf.grids import DeltaShape, ExpertShape, HeadShape, LatentShape
+from blendsim.perf.profile import DELTA, EXPERTS, HEAD, PROJECTIONS, operators_of
 from blendsim.specs import ModelSpec
 
-_ALWAYS_BF16 = ("router", HEAD)
+_ALWAYS_BF16 = ("router", "delta_gates", HEAD)
 #: The sizes that decide a model's tables.
 SHAPE = ("hidden", "intermediate", "heads", "kv_heads", "head_dim", "vocab")
 #: What else does, with what it is where a profile does not say it.
@@ -18,6 +18,8 @@ MORE_SHAPE: dict[str, int | str] = {
     "q_rank": 0,
     "kv_rank": 0,
     "rope_dim": 0,
+    "delta_key_heads": 0,
+    "delta_heads": 0,
     "expert_parallel": False,
     "expert_ranks": 1,
     "weights": BF16,
@@ -33,9 +35,15 @@ def gemm_shapes(model: ModelSpec, tp: int) -> dict[str, tuple[int, int]]:
     width = shape.heads * shape.head_dim
     mlp = (model.dense_intermediate if model.experts else model.intermediate) // tp
     shared = model.shared_intermediate // tp
+    keys, values = (size // tp for size in model.delta_widths)
+    gate = width if model.delta_heads else 0  # of what attention gives
+    to_delta, to_gates, out = DELTA
     gemms = {
-        "qkv": (width + 2 * shape.kv_heads * shape.head_dim, hidden),
+        "qkv": (width + gate + 2 * shape.kv_heads * shape.head_dim, hidden),
         "o": (hidden, width),
+        to_delta: (2 * keys + 2 * values, hidden),
+        to_gates: (2 * model.delta_heads // tp, hidden),
+        out: (hidden, values),
         "gate_up": (2 * mlp, hidden),
         "down": (hidden, mlp),
         "shared_gate_up": (2 * shared, hidden),
@@ -85,6 +93,11 @@ def latent_shape(model: ModelSpec, tp: int) -> LatentShape:
     """The projections of one layer's latent attention on one of `tp` GPUs."""
     sizes = model.head_dim, model.q_rank, model.kv_rank, model.rope_dim
     return LatentShape(model.layer_format, model.hidden, model.heads // tp, *sizes)
+
+
+def delta_shape(model: ModelSpec, tp: int) -> DeltaShape:
+    """Heads of a gated delta net on one of `tp` GPUs."""
+    return DeltaShape(model.delta_key_heads // tp, model.delta_heads // tp)
 
 
 def expert_shape(model: ModelSpec, tp: int) -> ExpertShape:

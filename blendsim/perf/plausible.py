@@ -16,7 +16,14 @@ from numpy.typing import NDArray
 
 from blendsim.errors import ProfileError
 from blendsim.formats import BF16, FP8
-from blendsim.perf.grids import UNCACHED_BYTES, ExpertShape, Floats, HeadShape, LatentShape
+from blendsim.perf.grids import (
+    UNCACHED_BYTES,
+    DeltaShape,
+    ExpertShape,
+    Floats,
+    HeadShape,
+    LatentShape,
+)
 from blendsim.perf.records import cell
 from blendsim.specs import BYTES_PER_VALUE, GPUS, GpuSpec
 
@@ -117,12 +124,41 @@ def require_reads(
     token = np.array([shape.kv_bytes for shape in shapes])
     batches, lengths = sizes
     moved = (token * batches)[:, None] * np.minimum(lengths, _reach(shapes))
+    _require_moved(path, gpu, moved, seconds, first, "KV read")
+
+
+def require_deltas(
+    path: Path,
+    gpu: GpuSpec | None,
+    shapes: Sequence[DeltaShape],
+    sizes: tuple[Floats, Floats],
+    seconds: Floats,
+    first: int,
+) -> None:
+    """ProfileError names the gated delta net that reads and writes states, or computes three
+    products of a token with a state, faster than `gpu` can: a shape and a batch a row, decodes the
+    first column, lengths of prompts the others.
+    """
+    if gpu is None:
+        return
+    batches, lengths = sizes
+    states = np.array([shape.state_bytes for shape in shapes])
+    moved = (2 * states * batches)[:, None]
+    _require_moved(path, gpu, moved, seconds[:, :1], first, "states moved")
+    each = 1.5 * states * batches  # 3 products of 2 operations for each 4 bytes
+    operations = np.outer(each, lengths)
+    _require_computed(path, np.array([[gpu.flops]]), operations, seconds[:, 1:], first + 1)
+
+
+def _require_moved(
+    path: Path, gpu: GpuSpec, moved: Floats, seconds: Floats, first: int, what: str
+) -> None:
     over = np.where(moved >= UNCACHED_BYTES, OVER_BANDWIDTH, CACHED_OVER_BANDWIDTH)
     at = _fastest(moved / seconds / (over * gpu.bandwidth))
     if at is not None:
         i, j = at
         raise ProfileError(
-            f"{cell(path, i, first + j)}: KV read at {moved[i, j] / seconds[i, j] / 1e9:,.0f} GB/s "
+            f"{cell(path, i, first + j)}: {what} at {moved[i, j] / seconds[i, j] / 1e9:,.0f} GB/s "
             f"by a GPU whose memory has {gpu.bandwidth / 1e9:,.0f}: are the times in microseconds?"
         )
 

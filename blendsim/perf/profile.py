@@ -7,6 +7,7 @@ from typing import Any
 from blendsim.perf.grids import (
     AttentionGrid,
     ChunkTimes,
+    DeltaGrid,
     Floats,
     Ints,
     ReduceGrid,
@@ -19,6 +20,7 @@ EXPERTS = "experts"  # all that a layer's experts do, which is one kernel
 PROJECTIONS = "projections"  # all of a latent attention but attention itself
 MLP = ("gate_up", "down")
 SHARED = ("shared_gate_up", "shared_down")
+DELTA = ("delta_in", "delta_gates", "delta_out")  # of gated delta nets
 HEAD = "head"
 #: The GEMMs of a dense decoder: the columns of gemm.csv, in this order.
 OPERATORS = ("qkv", "o", *MLP, HEAD)
@@ -31,6 +33,7 @@ def operators_of(shape: Mapping[str, object]) -> tuple[str, ...]:
     experts = shape.get("experts")
     return (
         *((PROJECTIONS,) if shape.get("kv_rank") else ("qkv", "o")),
+        *(DELTA if shape.get("delta_heads") else ()),
         *(MLP if not experts or shape.get("dense_intermediate") else ()),
         *(SHARED if shape.get("shared_intermediate") else ()),
         *(("router", EXPERTS) if experts else ()),
@@ -42,6 +45,10 @@ def layers_with(model: ModelSpec, operator: str) -> int:
     """How many layers have an operator; the LM head stands for one."""
     if operator == HEAD:
         return 1
+    if operator in DELTA:
+        return model.windowed_layers
+    if operator in ("qkv", "o") and model.delta_heads:
+        return model.full_layers
     if operator in MLP and model.experts:
         return model.dense_layers
     return model.layers_with_experts if operator in ("router", EXPERTS, *SHARED) else model.layers
@@ -66,6 +73,7 @@ class Profile:
     chunks: ChunkTimes | None = None  # None: not measured, priced as whole prompts are
     windowed: WindowedGrids | None = None  # of layers that attend to a window, if there are any
     exchange: ReduceGrid | None = None  # of experts that replicas share, by bytes of all tokens
+    delta: DeltaGrid | None = None  # of gated delta nets, if there are any
 
     @property
     def operators(self) -> tuple[str, ...]:

@@ -25,9 +25,12 @@ _ONCE = np.array([1.0, 0.0, 0.0, 0.0, 0.0, 1.0])
 WRITES_KV = "attention_writes_kv"  # key of small_operators: attention's times include the write
 
 
-def layer_bytes(system: System, writes_kv: bool = False, is_dense: bool = False) -> list[int]:
+def layer_bytes(
+    system: System, writes_kv: bool = False, is_dense: bool = False, is_delta: bool = False
+) -> list[int]:
     """Bytes a token that each small operator of one layer moves on one GPU: without the KV write
-    where attention `writes_kv` within its own time. `is_dense`: of a first layer without experts.
+    where attention `writes_kv` within its own time. `is_dense`: of a first layer without experts,
+    `is_delta`: of a gated delta net.
     """
     model, tp = system.model, system.tp
     shape = head_shape(model, tp)
@@ -43,6 +46,11 @@ def layer_bytes(system: System, writes_kv: bool = False, is_dense: bool = False)
         values["activation"] = 3 * mlp // tp
     if has_experts and model.shared_intermediate:
         values["sum of shared and other experts"] = 3 * model.hidden
+    if is_delta:
+        values["norm and gate of the output"] = 3 * model.delta_widths[1] // tp
+        return [BYTES_PER_VALUE * count for count in values.values()]
+    if model.delta_heads:
+        values["gate of the output"] = 3 * queries
     if not model.latent:  # whose projections were measured with all of theirs
         values["rotary embedding"] = 2 * (queries + keys)
     if model.qk_norm:
@@ -66,9 +74,14 @@ def small_seconds(system: System, profile: Profile, tokens: Ints) -> Floats:
     per_dense = layer_bytes(system, writes_kv, is_dense=True)
     once = [2 * BYTES_PER_VALUE * model.hidden, 4 * BYTES_PER_VALUE * model.hidden]
     layers, dense = model.layers - model.dense_layers, model.dense_layers
+    deltas = model.windowed_layers if model.delta_heads else 0
+    per_delta = layer_bytes(system, is_delta=True)
+    layers -= deltas
     operators = layers * len(per_layer) + dense * len(per_dense) + len(once)
+    operators += deltas * len(per_delta)
     launches = operators * figures["launch_seconds"]
     moved = layers * sum(per_layer) + dense * sum(per_dense) + sum(once)
+    moved += deltas * sum(per_delta)
     return np.asarray(np.where(tokens > 0, launches + tokens * (moved / bandwidth), 0.0))
 
 

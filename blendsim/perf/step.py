@@ -143,7 +143,7 @@ def in_pieces(tables: StepTables, pieces: int) -> StepTables:
     if pieces == 1:
         return tables
     names = ("layers", "head", "network", "layers_with_network")
-    cut = {name: _in_pieces(getattr(tables, name), pieces) for name in names}
+    cut: dict[str, Any] = {name: _in_pieces(getattr(tables, name), pieces) for name in names}
     return tables._replace(**cut)
 
 
@@ -209,7 +209,8 @@ def added_charged(costs: StepCosts, step: Ints, added: float) -> float:
 @kernel_where("streams", lambda costs, step, seconds, alone, reads: seconds)
 def streamed(costs: StepCosts, step: Ints, seconds: float, alone: float, reads: int) -> float:
     """Seconds of a step that overlaps, held to what its memory traffic takes."""
-    held: float = bound_by_streams(costs.streams, step[0] + step[3], reads, seconds, alone)
+    tokens = step[0] + step[3]
+    held: float = bound_by_streams(costs.streams, tokens, reads, seconds, alone, step[3])
     return held
 
 

@@ -31,6 +31,7 @@ from blendsim.perf.grids import (
 from blendsim.perf.model_shapes import (
     MORE_SHAPE,
     SHAPE,
+    delta_shape,
     format_of,
     head_shape,
     shape_of,
@@ -53,6 +54,8 @@ from blendsim.perf.records import (
     write_rows,
     write_toml,
 )
+from blendsim.perf.recurrent import TABLE as DELTAS
+from blendsim.perf.recurrent import read_deltas, write_deltas
 from blendsim.perf.small import OPERATORS as SMALL_OPERATORS
 from blendsim.specs import GpuSpec, ModelSpec
 
@@ -74,6 +77,7 @@ FILES = (
     "exchange.csv",
     "decode_attention_windowed.csv",
     "prefill_attention_windowed.csv",
+    DELTAS,
     "small.csv",
     f"{CHUNKS}.csv",
     META,
@@ -89,6 +93,10 @@ def write_profile(profile: Profile, directory: Path) -> None:
     if profile.windowed is not None:
         for name, grid in zip(WindowedGrids._fields, profile.windowed, strict=True):
             write_attention(directory / f"{name}_attention_windowed.csv", grid)
+    if profile.delta is not None:
+        model = _model_of({name: getattr(profile, name) for name in _HEAD})
+        assert model is not None, "a profile is of a model that its GPUs can share"
+        write_deltas(directory / DELTAS, {delta_shape(model, profile.tp): profile.delta})
     if profile.reduce is not None:
         write_reduce(directory / "all_reduce.csv", profile.reduce)
     if profile.exchange is not None:
@@ -159,7 +167,16 @@ def read_profile(directory: Path) -> Profile:
     shape = None if model is None else head_shape(model, meta["tp"])
     grids = _read_attention(directory, "", gpu, shape)
     windowed = None
-    if model is not None and shape is not None and model.window:
+    delta = None
+    if model is not None and model.delta_heads:
+        found = read_deltas(directory / DELTAS, gpu)
+        delta = found.get(delta_shape(model, meta["tp"]))
+        if delta is None:
+            raise ProfileError(
+                f"{directory / DELTAS}: no heads of {model.name} on {meta['tp']} GPU(s); run "
+                "`blendsim profile import` again"
+            )
+    elif model is not None and shape is not None and model.window:
         windowed = _read_attention(directory, "_windowed", gpu, shape._replace(window=model.window))
     if model is not None:
         sizes = np.array(list(token_weights(model, meta["tp"]).values()))
@@ -184,6 +201,7 @@ def read_profile(directory: Path) -> Profile:
         chunks=_read_chunks(directory / f"{CHUNKS}.csv"),
         windowed=windowed,
         exchange=_read_reduce(directory / "exchange.csv") if is_joined else None,
+        delta=delta,
     )
 
 

@@ -57,8 +57,9 @@ def _windows(account: Losses, digits: int) -> list[str]:
     """What no bound counts, where a model has layers with a window."""
     if not account.windows:
         return []
+    kind = "of linear attention" if account.is_linear else "with a window"
     text = (
-        f"Of “{CAUSES['floors'][0]}”, prompts' attention in layers with a window takes "
+        f"Of “{CAUSES['floors'][0]}”, prompts' attention in layers {kind} takes "
         f"{number(account.windows, digits)} s if nothing runs beside it: no bound counts it."
     )
     return [html.paragraph(text, "quiet")]

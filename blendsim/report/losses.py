@@ -14,6 +14,7 @@ import numpy as np
 
 from blendsim.errors import InputError
 from blendsim.perf.grids import Floats
+from blendsim.perf.kernels import delta_seconds
 from blendsim.perf.model import StepModel
 from blendsim.perf.step import in_pieces
 from blendsim.prefix import SortedPrompts
@@ -100,9 +101,10 @@ class Losses:
     bound: float  # of the program: the reachable bound, unless one request alone takes longer
     steps: Floats = field(repr=False)  # (PHASES, len(CAUSES))
     again: float  # work beyond the least: computed again, or prefixes not shared
-    #: Of prompts' attention in layers with a window, if nothing ran beside it: no bound counts it,
-    #: so all of it is among the floors.
+    #: Of prompts' attention in layers with a window (or of linear attention), if nothing ran beside
+    #: it: no bound counts it, so all of it is among the floors.
     windows: float = 0.0
+    is_linear: bool = False
 
     @property
     def causes(self) -> dict[str, float]:
@@ -167,7 +169,8 @@ def losses(log: StepLog, priced: Priced) -> Losses:
     steps = np.zeros((PHASES, len(CAUSES)))
     np.add.at(steps, phase, np.column_stack(lost))
     again = float(worth.sum()) - priced.bound
-    return Losses(run, priced.bound, steps, again, _in_windows(log, priced.model))
+    is_linear = priced.model.system.model.delta_heads > 0
+    return Losses(run, priced.bound, steps, again, _in_windows(log, priced.model), is_linear)
 
 
 def _refuse(log: StepLog, most: int, token_budget: int) -> None:
@@ -183,7 +186,12 @@ def _refuse(log: StepLog, most: int, token_budget: int) -> None:
 
 
 def _in_windows(log: StepLog, model: StepModel) -> float:
-    """Seconds of prompts' attention in layers with a window if nothing runs beside it."""
+    """Seconds of prompts' attention in layers with a window, or of their gated delta nets, if
+    nothing runs beside it.
+    """
+    if model.system.model.delta_heads:
+        steps = zip(log.count("prefill_tokens"), log.count("prefill_requests"), strict=True)
+        return float(sum(delta_seconds(model.tables.deltas, n, r) for n, r in steps if r))
     table = model.tables.windows
     if not len(table):
         return 0.0

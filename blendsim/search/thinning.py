@@ -85,6 +85,7 @@ def divide_model(model: StepModel, parts: int) -> StepModel:
         decode=tables.decode[::parts].copy(),
         prefill_batches=tables.prefill_batches / parts,
         prefill=tables.prefill * parts,
+        deltas=tables.deltas._replace(batches=tables.deltas.batches / parts),
     )
     kv_bytes = system.kv_blocks // parts * system.block_tokens * system.kv_bytes_per_token
     rates = [name for name in StepModel.__dataclass_fields__ if name.startswith("best_")]
@@ -94,6 +95,7 @@ def divide_model(model: StepModel, parts: int) -> StepModel:
         system=replace(system, kv_bytes=int(kv_bytes)),
         merge_seconds=_every(model.merge_seconds, parts),
         kv_stream_seconds=model.kv_stream_seconds * parts,
+        state_stream_seconds=model.state_stream_seconds * parts,
         token_parts=model.token_parts * parts,
         **{name: getattr(model, name) * parts for name in rates},
     )

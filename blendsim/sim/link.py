@@ -32,10 +32,13 @@ def move(out: Port, into: Port, link: Link, payload: float, now: float) -> float
 
 def kv_payload(system: System, tokens: Ints) -> Floats:
     """Bytes that one GPU's link carries to move the KV of `tokens` tokens, in layers with a window
-    that of the last of them: tensor-parallel GPUs move their shares side by side.
+    that of the last of them, of gated delta nets the state: tensor-parallel GPUs move their shares
+    side by side.
     """
     model = system.model
     moved = tokens.astype(np.float64)
-    if model.windowed_layers:
+    if model.delta_heads:
+        moved += model.state_bytes / system.kv_bytes_per_token
+    elif model.windowed_layers:
         moved += np.minimum(tokens, model.window) * (model.windowed_layers / model.full_layers)
     return moved * (system.kv_bytes_per_token / system.tp)

@@ -111,7 +111,8 @@ def require_modelled(
     ):
         if is_both:
             raise InputError(f"{what} with {way} is not modelled; leave one of the two out")
-    windows = f"is not modelled for {system.model.name}, which has layers with a window"
+    kind = "of linear attention" if system.model.delta_heads else "with a window"
+    windows = f"is not modelled for {system.model.name}, which has layers {kind}"
     if flavour.prefill_first and system.model.windowed_layers:
         raise Unfit(f"engine {flavour.name} {windows}", "use another --engine")
     for is_asked, what in (

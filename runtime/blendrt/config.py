@@ -70,7 +70,8 @@ class DecoderConfig:
         others = {
             "a mixture of experts": spec.experts > 0,
             f"kept{spec.in_formats}": bool(spec.in_formats),
-            "of layers with a window": spec.windowed_layers > 0,
+            "of layers with a window": spec.windowed_layers > 0 and not spec.delta_heads,
+            "of layers of linear attention": spec.delta_heads > 0,
             "of latent attention": spec.latent > 0,
         }
         for what in (what for what, is_so in others.items() if is_so):
