@@ -192,7 +192,9 @@ def test_kernels_of_before_load_as_they_did(kernels: Path) -> None:
     atlas = read_atlas(kernels)
     assert list(atlas.gemms) == ["bf16"]
     assert atlas.experts is None
-    assert set(atlas.decode) == {s for s in whole.decode if s[3:] == (2, 0, 0)}
+    # Heads of 256 values have tables of their own, which are newer, too.
+    narrow = {s for s in whole.decode if s.head_dim < 256}
+    assert set(atlas.decode) == {s for s in narrow if s[3:] == (2, 0, 0)}
     assert np.array_equal(atlas.gemms["bf16"].seconds, whole.gemms["bf16"].seconds, equal_nan=True)
 
 
