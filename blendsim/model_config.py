@@ -214,6 +214,11 @@ def _delta_layers(path: Path, raw: Section, layers: int) -> int:
     kinds = raw.get("layer_types")
     if kinds is None:
         every = raw.get("full_attention_interval")
+        if every is None:
+            raise InputError(
+                f"{path}: has neither 'layer_types' nor 'full_attention_interval', which say what "
+                "layers are linear attention; add one"
+            )
         counted = every if type(every) is int and every > 0 else layers + 1
         kinds = ["linear_attention"] * (layers - layers // counted)
         kinds += ["full_attention"] * (layers // counted)

@@ -10,6 +10,15 @@ DELTA_KERNEL = 4  # tokens that its convolution reaches over
 _STATE_VALUE_BYTES = 4  # float32, of the state alone
 
 
+def delta_state_bytes(key_heads: int, heads: int) -> int:
+    """Bytes of a request's state in one gated delta net of so many heads of keys and of values: a
+    matrix a head of values, and the tokens that the convolution still reaches.
+    """
+    matrices = _STATE_VALUE_BYTES * heads * DELTA_HEAD * DELTA_HEAD
+    reached = BYTES_PER_VALUE * (DELTA_KERNEL - 1) * (2 * key_heads + heads) * DELTA_HEAD
+    return matrices + reached
+
+
 @dataclass(frozen=True, slots=True)
 class ModelSpec:
     """A decoder of the Llama/Qwen/DeepSeek families, dense or with experts in every layer but the
@@ -93,10 +102,9 @@ class ModelSpec:
         """Bytes of a request's state in all gated delta nets: a matrix a head, and the tokens that
         the convolution still reaches.
         """
-        keys, values = self.delta_widths
-        matrices = _STATE_VALUE_BYTES * values * DELTA_HEAD
-        reached = BYTES_PER_VALUE * (DELTA_KERNEL - 1) * (2 * keys + values)
-        return self.windowed_layers * (matrices + reached) if self.delta_heads else 0
+        if not self.delta_heads:
+            return 0
+        return self.windowed_layers * delta_state_bytes(self.delta_key_heads, self.delta_heads)
 
     @property
     def down_parameters(self) -> int:

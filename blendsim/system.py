@@ -117,7 +117,10 @@ class System:
             ("keys", 0 if model.latent else max(1, model.kv_heads // self.tp) * model.head_dim),
         ):
             if width % BLOCK_VALUES:
-                or_else = ", or --expert-parallel" if what == "MLP" and model.experts else ""
+                # NOTE: experts whole on a GPU spare cutting them alone, not what is beside them.
+                shared = model.shared_intermediate // self.tp
+                spares = what == "MLP" and model.experts and shared % BLOCK_VALUES == 0
+                or_else = ", or --expert-parallel" if spares else ""
                 raise InputError(
                     f"--tp {self.tp} leaves each GPU {width} values of {model.name}'s {what}, no "
                     f"multiple of the {BLOCK_VALUES} of a block of fp8-block, which engines do not "

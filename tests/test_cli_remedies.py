@@ -37,6 +37,8 @@ def refused(trace: Path, *asked: object) -> str:
         (("--model", "llama-3.1-70b"), ["--tp 2", "--gpu h100 --tp 2", "--gpu h200 --tp 2"]),
         (("--model", "qwen-2.5-72b", "--gpu", "l40s"),
          ["--tp 4", "--tp 2 --quantization fp8", "--gpu a100-80g --tp 2"]),
+        (("--model", "deepseek-v3", "--gpu", "h200", "--dp", "2", "--ep", "2"),
+         ["--dp 8 --ep 8", "--gpu b200 --tp 4 --ep 4"]),
     ],
 )  # fmt: skip
 def test_what_is_to_be_asked_for_instead_runs(

@@ -147,7 +147,11 @@ def test_qwen3_6_is_of_the_same_sizes(called: str, row: str) -> None:
         ({"layer_types": ["linear_attention"] * 40}, "'layer_types' is .* for 40 layers"),
         ({"layer_types": ["full_attention"] * 40}, "'layer_types' is .* for 40 layers"),
         ({"layer_types": TEXT["layer_types"][:8]}, "'layer_types' is .* for 40 layers"),
-        ({"layer_types": None, "full_attention_interval": None}, "'layer_types' is "),
+        (
+            {"layer_types": None, "full_attention_interval": None},
+            "has neither 'layer_types' nor 'full_attention_interval', .*; add one",
+        ),
+        ({"layer_types": None, "full_attention_interval": -1}, "'layer_types' is "),
         ({"shared_expert_intermediate_size": None}, "'shared_expert_intermediate_size' is missing"),
         ({"mlp_only_layers": [3]}, "'mlp_only_layers' is .*layers without experts"),
         ({"model_type": "qwen3_next"}, "model_type 'qwen3_next' is not a Llama,"),
@@ -322,7 +326,7 @@ def test_the_runtime_refuses_it() -> None:
 
 def test_a_gpu_without_its_kernels_is_refused_with_one_that_has_them() -> None:
     model = MODELS["qwen3.5-9b"]
-    with pytest.raises(ProfileError, match=r"no linear .* measured: none; use --gpu h200$"):
+    with pytest.raises(ProfileError, match=r"no linear .* measured: none; choose another --gpu$"):
         load_profile(find_gpu("a100-80g"), model)
     assert load_profile(H200, model).delta is not None
 
@@ -333,3 +337,10 @@ def test_heads_that_were_not_measured_are_refused_with_those_that_were() -> None
         ProfileError, match=r"16 key and 80 value heads .*: 2/4, .* --tp or --model$"
     ):
         load_profile(H200, model)
+
+
+def test_blocks_that_a_shared_expert_cuts_too_are_not_mended_by_whole_experts() -> None:
+    cut = r"--tp 8 leaves each GPU \d+ values of {}'s MLP, .* do not load; use a smaller --tp{}$"
+    for name, instead in (("qwen3.5-35b-a3b", ""), ("qwen3-30b-a3b", ", or --expert-parallel")):
+        with pytest.raises(InputError, match=cut.format(name, instead)):
+            System(MODELS[name].in_format("fp8-block", "auto"), H200, 8)

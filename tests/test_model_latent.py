@@ -218,8 +218,6 @@ def test_names_of_the_same_sizes_are_known(called: str, meant: str) -> None:
 @pytest.mark.parametrize(
     "called",
     [
-        "deepseek-ai/DeepSeek-V3.2",  # attends to a part of the context
-        "deepseek-ai/DeepSeek-V3.2-Exp",
         "deepseek-ai/DeepSeek-V2",
         "deepseek-ai/DeepSeek-R1-Distill-Llama-70B",
         "DeepSeek-R1-Distill-Qwen-7B",

@@ -101,7 +101,7 @@ def test_delta_nets_take_a_decode_the_same_at_any_context(
     wanted = sizes.layers * 3 // 4 * max(rows[batch], cold * batch)
     none = {"windowed_layers": 0, "window": 0, "delta_heads": 0, "delta_key_heads": 0}
     plain = step_model(replace(model.system, model=replace(model.system.model, **none)))
-    for context in (16, 1_024, 16_384):
+    for context in (16, 1_024, 16_384, 100_000, 262_144):  # measured to 32,768 or 65,536
         whole = memory_seconds(model.tables, batch, batch * context)
         attending = memory_seconds(plain.tables, batch, batch * context)
         assert whole - attending / 4 == pytest.approx(wanted, rel=5e-3)

@@ -10,6 +10,7 @@ from blendsim.batch import Batch
 from blendsim.errors import ProfileError
 from blendsim.perf.calibration import Calibration
 from blendsim.perf.density import closed_form, profiled, window_reads
+from blendsim.perf.kernels import memory_seconds
 from blendsim.perf.model import StepModel, step_model, with_calibrations
 from blendsim.perf.profile import Profile
 from blendsim.perf.store import load_profile, read_profile, write_profile
@@ -47,6 +48,21 @@ def test_steps_are_those_of_both_kinds_of_layers() -> None:
         assert mixed.seconds(step)[1] == pytest.approx(sum(of_kinds) / 2, rel=0.02)
         assert of_kinds[1] < 1.5 * of_kinds[0]
     assert of_kinds[1] < 0.8 * of_kinds[0]
+
+
+@pytest.mark.parametrize("decodes", [1, 32])
+def test_a_window_takes_no_more_beyond_the_longest_context_measured(decodes: int) -> None:
+    """Of twice the longest context the other layers read twice as much, and windows the same."""
+    mixed, full = step_model(SYSTEM), without_windows(SYSTEM, 0)
+    longest = int(profile_of(SYSTEM).decode.lengths[-1])
+    assert SYSTEM.model.context == 2 * longest
+    reads = [decodes * longest, decodes * longest * 3 // 2, decodes * longest * 2]
+    more = [memory_seconds(mixed.tables, decodes, n) for n in reads]
+    plain = [memory_seconds(full.tables, decodes, n) / 2 for n in reads]
+    assert plain[2] == pytest.approx(2 * plain[0])
+    windows = more[0] - plain[0]
+    assert windows > 0
+    assert [m - p for m, p in zip(more, plain, strict=True)] == pytest.approx([windows] * 3)
 
 
 def test_a_long_prompt_costs_less_than_with_the_whole_context_in_every_layer() -> None:

@@ -87,7 +87,8 @@ def test_a_replica_alone_is_what_it_was() -> None:
     one, other = (step_model(each.system, "table") for each in same)
     assert len(one.joint_seconds) == 0
     for a, b in zip(one.tables, other.tables, strict=True):
-        assert np.array_equal(a, b)
+        same_parts = zip(a, b, strict=True) if isinstance(a, tuple) else [(a, b)]
+        assert all(np.array_equal(x, y) for x, y in same_parts)
 
 
 # What steps take
@@ -303,5 +304,23 @@ def test_from_plan_to_export(tmp_path: Path) -> None:
     assert "whole on one GPU each, over 8" in (tmp_path / "run.html").read_text()
     why = refusal(invoke("simulate", plan, "--ep", 16))
     assert "--dp 8 is no multiple of that; use --dp 16, or another --ep" in why
-    why = refusal(invoke("simulate", plan, "--topology", "1P1D"))
+    why = refusal(invoke("simulate", plan, "--topology", "1P1D", "--ep", 8))
     assert "--ep 8 with 1P1D is not modelled" in why
+
+
+def test_a_plan_for_ranks_can_be_run_without_them(tmp_path: Path) -> None:
+    """As if it had been made for experts in one replica, or for pools."""
+    plan = tmp_path / "plan.parquet"
+    given = ("--model", "qwen3-30b-a3b", "--gpu", "h200", "--engine", "vllm")
+    pool = ("--trace", "demo:mmlu?n=160", "--sample", 1, "--planner", "dfs")
+    run("plan", *given, *pool, "--tp", 2, "--dp", 2, "--ep", 4, "-o", plan)
+    joined = run_json("simulate", plan)["seconds"]
+    other = tmp_path / "other.parquet"
+    for flags, own, then in (
+        (["--no-expert-parallel"], [], []),
+        (["--expert-parallel"], ["--expert-parallel"], []),
+        (["--topology", "2P1D"], ["--expert-parallel"], ["--topology", "2P1D"]),
+    ):
+        run("plan", *given, *pool, "--tp", 2, "--dp", 2, *own, "-o", other)
+        wanted = run_json("simulate", other, *then)["seconds"]
+        assert run_json("simulate", plan, *flags)["seconds"] == wanted != joined

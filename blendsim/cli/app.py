@@ -43,8 +43,8 @@ from blendsim.cli.status import (
 from blendsim.cli.stopping import terminated
 from blendsim.errors import BlendsimError
 
-# NOTE: typer brings its own click or the installed one, by version; this is the class it raises.
 _ALIKE = 0.8  # of names: `--engine` is meant for `--engines`, and not for `--tokenizer`
+# NOTE: typer brings its own click or the installed one, by version; this is the class it raises.
 _UsageError: Any = typer.BadParameter.__base__
 
 

@@ -12,6 +12,7 @@ if TYPE_CHECKING:  # nothing heavy before a command runs
     from blendsim.settings import Settings
 
 _SIZES = (1, 2, 4, 8)  # GPUs of a replica, as they were measured
+_SHARED = (2, 4, 8, 16, 32)  # GPUs that share experts
 _TOLD = 3
 
 
@@ -32,7 +33,25 @@ def instead(settings: "Settings") -> str:
 
 
 def _larger(settings: "Settings") -> "Iterator[Settings]":
-    return (replace(settings, tp=tp) for tp in _SIZES if tp > settings.tp)
+    for each in _sized(settings):
+        if each.tp + (each.ep or 0) > settings.tp + (settings.ep or 0) and (
+            each.tp >= settings.tp and (each.ep or 0) >= (settings.ep or 0)
+        ):
+            yield each
+
+
+def _sized(settings: "Settings") -> "list[Settings]":
+    """On other numbers of GPUs, least first: of a replica, and of those that share its experts."""
+    if settings.ep is None:
+        return [replace(settings, tp=tp) for tp in _SIZES]
+    found = []
+    for ep in _SHARED:
+        for tp in (tp for tp in _SIZES if ep % tp == 0):
+            ranks = ep // tp
+            if ranks == 1 or not settings.cluster.is_disaggregated:
+                dp = -(-settings.dp // ranks) * ranks
+                found.append(replace(settings, tp=tp, ep=ep, dp=dp))
+    return found
 
 
 def _other_weights(settings: "Settings") -> "Iterator[Settings]":
@@ -48,9 +67,8 @@ def _on_other_gpus(settings: "Settings") -> "list[Settings]":
     """One on each other kind of GPU that runs it: on as many, else on the least number that do."""
     from blendsim.specs import GPUS
 
-    sizes = sorted(_SIZES, key=lambda tp: (tp != settings.tp, tp))
-    others = (name for name in GPUS if name != settings.gpu)
-    found = (_first(replace(settings, gpu=gpu, tp=tp) for tp in sizes) for gpu in others)
+    others = (replace(settings, gpu=name) for name in GPUS if name != settings.gpu)
+    found = (_first([own, *_sized(own)]) for own in others)
     return [each for each in found if each]
 
 
@@ -73,7 +91,7 @@ def _flags(asked: "Settings", way: "Settings") -> str:
     """What to ask for otherwise."""
     told = [
         f"--{name} {getattr(way, name)}"
-        for name in ("gpu", "tp", "quantization")
+        for name in ("gpu", "tp", "dp", "ep", "quantization")
         if getattr(way, name) != getattr(asked, name)
     ]
     return " ".join(told)

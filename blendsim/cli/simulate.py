@@ -98,6 +98,11 @@ def simulate(
         )
         if topology is not None:  # its pools replace the ranks the plan was made for
             changes |= {"dp": 1, "steals": False}
+        if ep is None and asked.settings.ep is not None:
+            if expert_parallel is not None:  # experts of one replica are all that it is of
+                changes["ep"] = None
+            elif topology is not None:
+                changes |= {"ep": None, "expert_parallel": asked.settings.tp > 1}
         settings = asked.settings if engine is None else asked.settings.for_engine(engine)
         settings = replace(settings, **changes)
         # NOTE: first, so that what is wrong with --gpu or --profile does not wait for traces.

@@ -11,7 +11,7 @@ from typing import Generic, NamedTuple, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from blendsim.model_spec import DELTA_HEAD
+from blendsim.model_spec import delta_state_bytes
 from blendsim.specs import BYTES_PER_VALUE
 
 Floats = NDArray[np.float64]
@@ -87,8 +87,8 @@ class DeltaShape(NamedTuple):
 
     @property
     def state_bytes(self) -> int:
-        """Bytes of a request's state in one layer, without what the convolution reaches."""
-        return 4 * self.heads * DELTA_HEAD * DELTA_HEAD
+        """Bytes of a request's state in one layer."""
+        return delta_state_bytes(self.key_heads, self.heads)
 
 
 class ChunkTimes(NamedTuple):

@@ -174,13 +174,16 @@ def step_model(system: System, overlap: str = "auto", profile: Profile | None = 
     head[1:] = along(profile.tokens, measured[:, of_head], rows)
     prefill = complete_prefill(profile.prefill)
     full = layers - system.model.windowed_layers
-    decode = full * _decode_rows(system, profile)
-    windows = _windows(system, profile, decode, size)
+    contexts, rows_of_one = _to_the_longest(
+        system, profile.decode.lengths, _decode_rows(system, profile)
+    )
+    decode = full * rows_of_one
+    windows = _windows(system, profile, contexts, len(decode) - 1, size)
     deltas = deltas_of(system, profile.delta, len(decode) - 1)
     tables = StepTables(
         layers=gemm + small,
         head=head,
-        decode_contexts=profile.decode.lengths,
+        decode_contexts=contexts,
         decode=decode + windows.decode + deltas.decode[:, None],
         prefill_batches=prefill.batches,
         prefill_lengths=prefill.lengths,
@@ -199,7 +202,7 @@ def step_model(system: System, overlap: str = "auto", profile: Profile | None = 
         experts[1:] = along(profile.tokens, measured[:, names.index(EXPERTS)], rows)
     n = np.arange(1, size + 1)
     batches = np.arange(1, len(decode))[:, None]
-    read = float((decode[1:] / (batches * tables.decode_contexts)).min())
+    read = float((decode[1:] / (batches * contexts)).min())
     kv_bytes = full * head_shape(system.model, system.tp).kv_bytes
     rate = max(kv_bytes / read, head_bytes / float(measured[:, of_head].min()), deltas.rate)
     return StepModel(
@@ -316,14 +319,15 @@ class _Windows(NamedTuple):
     best: float  # least seconds of a context token within the window
 
 
-def _windows(system: System, profile: Profile, like: Floats, size: int) -> _Windows:
-    """What layers with a window take, on the axes of the others' decode table `like`."""
+def _windows(system: System, profile: Profile, lengths: Floats, most: int, size: int) -> _Windows:
+    """What layers with a window take: up to `most` decodes at contexts of `lengths`, and prompts of
+    up to `size` tokens.
+    """
     model, grids = system.model, profile.windowed
     if not model.windowed_layers or model.delta_heads:
-        return _Windows(np.zeros_like(like), np.zeros(0), 0.0)
+        return _Windows(np.zeros((most + 1, len(lengths))), np.zeros(0), 0.0)
     assert grids is not None, "a profile of a model with windows has their tables"
-    lengths = profile.decode.lengths
-    batches = np.arange(1, len(like))
+    batches = np.arange(1, most + 1)
     filled = _filled(grids.decode, model.window)
     rows = np.column_stack([along(grids.decode.batches, column, batches) for column in filled.T])
     at = np.minimum(lengths, grids.decode.lengths[-1])
@@ -358,6 +362,18 @@ def _whole_tiles(profile: Profile, tokens: Ints) -> Ints:
     """
     tile = profile.gemm_tile
     return np.where(tokens <= tile, tokens, -(-tokens // tile) * tile)
+
+
+def _to_the_longest(system: System, lengths: Floats, rows: Floats) -> tuple[Floats, Floats]:
+    """The contexts of decode attention and its rows, with the model's whole context among them
+    where other layers take no more for a longer one. Beyond the last context all would grow with
+    it; in rows that go on to the longest there is, only what is of full attention does.
+    """
+    longest = system.model.context
+    if not system.model.windowed_layers or longest <= lengths[-1]:
+        return lengths, rows
+    grown = rows[:, -1:] * (longest / lengths[-1])
+    return np.append(lengths, float(longest)), np.column_stack([rows, grown])
 
 
 def _decode_rows(system: System, profile: Profile) -> Floats:

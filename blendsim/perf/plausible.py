@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from blendsim.errors import ProfileError
 from blendsim.formats import BF16, FP8
+from blendsim.model_spec import DELTA_HEAD
 from blendsim.perf.grids import (
     UNCACHED_BYTES,
     DeltaShape,
@@ -145,7 +146,8 @@ def require_deltas(
     states = np.array([shape.state_bytes for shape in shapes])
     moved = (2 * states * batches)[:, None]
     _require_moved(path, gpu, moved, seconds[:, :1], first, "states moved")
-    each = 1.5 * states * batches  # 3 products of 2 operations for each 4 bytes
+    heads = np.array([shape.heads for shape in shapes])
+    each = 3 * 2 * DELTA_HEAD * DELTA_HEAD * heads * batches
     operations = np.outer(each, lengths)
     _require_computed(path, np.array([[gpu.flops]]), operations, seconds[:, 1:], first + 1)
 

@@ -118,10 +118,10 @@ def derived(
     shape = delta_shape(model, tp)
     if shape not in grids:
         have = ", ".join(f"{s.key_heads}/{s.heads}" for s in grids) or "none"
-        instead = "; choose another --tp or --model" if grids else "; use --gpu h200"
+        instead = "choose another --tp or --model" if grids else "choose another --gpu"
         raise ProfileError(
             f"{gpu.name}: no linear attention of {shape.key_heads} key and {shape.heads} value "
-            f"heads a GPU measured; measured: {have}{instead}"
+            f"heads a GPU measured; measured: {have}; {instead}"
         )
     return grids[shape]
 

@@ -189,7 +189,8 @@ def _partner(limits: Bounds, model: StepModel, taken: float) -> str:
         return (
             f"Pool it with {partner.kind} work: {requests} of {partner.prompt:,} prompt and "
             f"{partner.output:,} output tokens would add, at best, {told(mix.beside)} s here "
-            f"against {told(mix.alone)} s alone ({1 - mix.beside / mix.alone:.0%} off)."
+            f"against {told(mix.steady)} s in a large batch of its own "
+            f"({1 - mix.beside / mix.steady:.0%} off)."
         )
     # NOTE: not one request of the partner may fit beside a pool of little work.
     most = best_mix(_larger(limits), model, wanted)

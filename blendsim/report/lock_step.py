@@ -26,7 +26,8 @@ def lock_step(log: StepLog, model: StepModel) -> LockStep:
 
     A step takes what the slowest does by itself and what they do together: experts and exchange of
     the mean of their tokens, one that is done having none. Where kinds of work overlap both gain as
-    the whole step does.
+    the whole step does. A step that the engine cuts in pieces is taken here as if its experts and
+    exchange ran once: cut, they take longer by what smaller sizes cost.
     """
     ranks = model.system.model.expert_ranks
     seconds, tokens = (

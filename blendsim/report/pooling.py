@@ -1,4 +1,5 @@
-"""Pooling: how much work of another kind runs almost free beside a pool, and what it takes alone.
+"""Pooling: how much work of another kind runs almost free beside a pool, and what it takes in a
+large batch of its own.
 
 Work at best rates knows no steps. Here KV memory says how many there must be, an answer takes as
 many as it has tokens, and every one of them reads the weights.
@@ -42,13 +43,14 @@ class Mix(NamedTuple):
     partner: Partner
     requests: int
     beside: float  # seconds the partner adds when pooled, at best
-    alone: float  # seconds it takes on its own, at best
     steady: float  # its seconds as a part of very many, where none waits for the longest to end
 
     @property
     def is_worth(self) -> bool:
-        """Whether there is some, and it saves enough against what it takes alone."""
-        return self.requests >= 1 and self.beside <= WORTH * self.alone
+        """Whether there is some, and it saves enough against a large batch of its own, which is
+        what else could be done with it.
+        """
+        return self.requests >= 1 and self.beside <= WORTH * self.steady
 
 
 class Load(NamedTuple):
@@ -181,8 +183,7 @@ def best_mix(limits: Bounds, model: StepModel, partner: Partner, room: float | N
     saved = here + WORTH * amounts * steady - np.array(mixed)
     k = int(np.argmax(saved >= 0.999 * saved.max()))
     requests = int(amounts[k])
-    alone = seconds(NO_LOAD.beside(one, requests), partner.output) if requests else 0.0
-    return Mix(partner, requests, mixed[k] - here, alone, requests * steady)
+    return Mix(partner, requests, mixed[k] - here, requests * steady)
 
 
 def _fitted(partner: Partner, longest: int) -> Partner:
