@@ -16,9 +16,9 @@ from itertools import product
 from machine import machine, row, timed, today
 
 from blendsim.errors import BlendsimError
-from blendsim.report.lock_step import lock_step
 from blendsim.request import Workload
 from blendsim.search import Settings, plan_policy, prepare, simulate_plan
+from blendsim.sim.lock_step import ALONE, LONGEST
 from blendsim.traces.limits import without_oversize
 from blendsim.traces.load import load
 
@@ -92,11 +92,10 @@ def told_on_eight(pool: Workload, settings: Settings) -> str:
     """A row of the table of --ranks."""
     taken, vllm = seconds_of(pool, settings)
     asked = settings.for_engine("vllm")
-    problem = prepare(pool, asked)
-    longer = ["", ""]
+    others = ["", ""]
     if settings.system.is_joined:
-        log = simulate_plan(pool, plan_policy(problem, "dfs"), asked).log
-        longer = [f"{found / log.end:.2f}" for found in lock_step(log, problem.model)]
+        log = simulate_plan(pool, plan_policy(prepare(pool, asked), "dfs"), asked).log
+        others = [f"{log.meta[name]:,.0f}" for name in (ALONE, LONGEST)]
     kind = "" if settings.ep is None else ", whole"
     return row(
         settings.model,
@@ -104,7 +103,7 @@ def told_on_eight(pool: Workload, settings: Settings) -> str:
         f"{settings.dp * settings.system.kv_blocks * settings.system.block_tokens:,}",
         *(f"{taken[policy]:,.0f}" for policy in POLICIES),
         f"{vllm:,.0f}",
-        *longer,
+        *others,
     )
 
 
@@ -127,8 +126,8 @@ def main() -> None:
 
 def on_eight(pool: Workload, gpus: list[str], models: list[str]) -> None:
     """Print the table of --ranks."""
-    longer = "vllm waiting", "by the longest"
-    print(row("model", "gpus", "KV tokens in all", *POLICIES, "vllm, dfs", *longer))
+    others = "vllm, none waits", "all as the longest"
+    print(row("model", "gpus", "KV tokens in all", *POLICIES, "vllm, dfs", *others))
     print(row(*["---"] * 9))
     for (model, weights, spread), gpu in product(ON_EIGHT, gpus):
         for each in spread if model in models else ():

@@ -312,7 +312,12 @@ def test_more_gpus_than_memory_needs_hold_no_more_kv_each() -> None:
 @pytest.mark.parametrize(
     ("name", "gpu", "tp", "message"),
     [
-        ("deepseek-v3", "b200", 32, "leaves each GPU 64 values of deepseek-v3's MLP, .* use a smaller --tp$"),
+        (
+            "deepseek-v3",
+            "b200",
+            32,
+            "leaves each GPU 64 values of deepseek-v3's MLP, .* use a smaller --tp$",
+        ),
         ("kimi-k2", "b200", 32, "leaves each GPU 64 values of kimi-k2's MLP, "),
         ("deepseek-v3", "b200", 3, "--tp 3 does not divide the 128 heads"),
         ("deepseek-v3", "h200", 4, r"needs 676 GB for weights and leaves no KV .* 4 × h200"),

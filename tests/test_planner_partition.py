@@ -63,6 +63,34 @@ def test_four_replicas_are_nearly_four_times_as_fast() -> None:
     assert four.share_of_optimum <= 1
 
 
+@pytest.mark.parametrize("policy", ["dfs", "paced"])
+def test_ranks_that_wait_for_each_other_take_turns_along_the_line(policy: str) -> None:
+    """Each has its part of every stretch, and of all work; others have one run from an end."""
+    problem = search.prepare(
+        mixed_pool(np.random.default_rng(0), 4_000), search.Settings(sample=1.0)
+    )
+    whole, costs = search.plan_policy(problem, policy), problem.costs
+    plan = partition(whole, costs, 4, waits=True)
+    for work in (costs.compute, costs.memory):
+        held = np.bincount(plan.rank, work[plan.order], minlength=4)
+        assert held == pytest.approx(work.sum() / 4, rel=0.1)
+    rank = np.empty(len(plan), np.int64)
+    rank[plan.order] = plan.rank
+    line = rank[whole.order]
+    seconds = (costs.compute + costs.memory)[whole.order]
+    for part in np.array_split(np.arange(len(line)), PIECES // 2):
+        held = np.bincount(line[part], seconds[part], minlength=4) / seconds[part].sum()
+        assert held.max() < 0.6
+    runs = np.count_nonzero(np.diff(line))
+    assert 4 * PIECES / 2 < runs < 2 * 4 * PIECES + 1
+
+
+def test_ranks_with_hardly_a_request_each_take_no_turns() -> None:
+    problem = search.prepare(from_lengths(np.full(9, 100), np.full(9, 9)), search.Settings())
+    plan = partition(search.plan_policy(problem, "dfs"), problem.costs, 4, waits=True)
+    assert sorted(np.bincount(plan.rank, minlength=4).tolist()) == [2, 2, 2, 3]
+
+
 @pytest.mark.parametrize("policy", ["dfs", "blend"])
 def test_ranks_get_equal_work_when_prompts_are_shared(policy: str) -> None:
     """Half the requests share a long prompt, which is computed once: they are hardly any work."""

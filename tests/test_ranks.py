@@ -4,6 +4,7 @@ steps take, reckoned again from the kernels' own tables, and what cannot be.
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,14 +24,17 @@ from blendsim.perf.model_shapes import shape_of, token_weight_bytes, token_weigh
 from blendsim.perf.overlap import overlap_lines
 from blendsim.perf.profile import EXPERTS
 from blendsim.perf.store import load_profile, read_profile, write_profile
-from blendsim.report.lock_step import LockStep, lock_step
+from blendsim.plan import read_plan
 from blendsim.request import from_lengths
 from blendsim.search.rental import find_candidates
-from blendsim.settings import Settings
+from blendsim.search.world_run import seconds_in
+from blendsim.settings import Settings, remembered
+from blendsim.sim.lock_step import ALONE, LONGEST, in_lock_step
 from blendsim.sim.run import require_modelled
 from blendsim.specs import GPUS, MODELS, find_gpu
 from blendsim.steplog import COUNTS, TIMES, StepLog
 from blendsim.system import System
+from blendsim.traces.load import load
 
 H200 = "h200"
 JOINED = Settings(model="deepseek-v3", gpu=H200, dp=8, ep=8)
@@ -189,20 +193,31 @@ def test_replicas_that_share_experts_wait_for_the_slowest() -> None:
     counts[:, COUNTS.index("decode_requests")] = [8, 8, 16]
     for name in ("seconds", "compute_seconds"):
         times[:, TIMES.index(name)] = [3.0, 1.0, 2.0]
+    times[1, TIMES.index("start")] = 3.0
     log = StepLog(counts, times, np.array([0, 0, 3], np.int32), {})
     # By themselves 2.2 and 0.4 s: with experts of (8 + 16) / 8 tokens, and of 8 / 8.
     own = (3.0 - 0.8) + (1.0 - 0.8)
-    assert lock_step(log, model) == pytest.approx(LockStep(own + 0.3 + 0.1, 3.0 + 1.0))
+    found = in_lock_step(log, model)
+    assert found.end == pytest.approx(own + 0.3 + 0.1)
+    assert (found.meta[ALONE], found.meta[LONGEST]) == pytest.approx((4.0, 3.0 + 1.0))
+    first = 3.0 - 0.8 + 0.3
+    assert found.time("seconds").tolist() == pytest.approx([first, 1.0 - 0.8 + 0.1, first])
+    assert found.time("start").tolist() == pytest.approx([0.0, first, 0.0])
+    assert found.time("compute_seconds").tolist() == [3.0, 1.0, 2.0]
     apart = replace(log, replica=np.array([0, 0, 8], np.int32))  # two deployments of eight
-    assert lock_step(apart, model) == pytest.approx(LockStep(own + 0.1 + 0.1, 4.0))
+    found = in_lock_step(apart, model)
+    assert found.time("seconds").tolist() == pytest.approx([2.3, 0.3, 0.6])
 
 
 def test_equal_replicas_take_what_each_takes_alone() -> None:
     asked = replace(JOINED, planner="dfs", sample=1.0, engine="vllm")
     pool = from_lengths(np.full(64, 400), np.full(64, 30))
-    done = search.simulate_plan(pool, search.plan_policy(search.prepare(pool, asked), "dfs"), asked)
-    found = lock_step(done.log, search.prepare(pool, asked).model)
-    assert found == pytest.approx(LockStep(done.log.end, done.log.end))
+    problem = search.prepare(pool, asked)
+    plan = search.plan_policy(problem, "dfs")
+    done = search.simulate_plan(pool, plan, asked)
+    assert seconds_in(problem, plan, asked.flavour(), problem.true_lengths) == done.log.end
+    told = done.log.meta[ALONE], done.log.meta[LONGEST]
+    assert told == pytest.approx((done.log.end, done.log.end))
     assert done.row.reachable_seconds <= done.log.end
 
 
@@ -308,19 +323,26 @@ def test_from_plan_to_export(tmp_path: Path) -> None:
     assert "--ep 8 with 1P1D is not modelled" in why
 
 
-def test_a_plan_for_ranks_can_be_run_without_them(tmp_path: Path) -> None:
-    """As if it had been made for experts in one replica, or for pools."""
-    plan = tmp_path / "plan.parquet"
-    given = ("--model", "qwen3-30b-a3b", "--gpu", "h200", "--engine", "vllm")
-    pool = ("--trace", "demo:mmlu?n=160", "--sample", 1, "--planner", "dfs")
-    run("plan", *given, *pool, "--tp", 2, "--dp", 2, "--ep", 4, "-o", plan)
-    joined = run_json("simulate", plan)["seconds"]
-    other = tmp_path / "other.parquet"
-    for flags, own, then in (
-        (["--no-expert-parallel"], [], []),
-        (["--expert-parallel"], ["--expert-parallel"], []),
-        (["--topology", "2P1D"], ["--expert-parallel"], ["--topology", "2P1D"]),
-    ):
-        run("plan", *given, *pool, "--tp", 2, "--dp", 2, *own, "-o", other)
-        wanted = run_json("simulate", other, *then)["seconds"]
-        assert run_json("simulate", plan, *flags)["seconds"] == wanted != joined
+@pytest.mark.parametrize(
+    ("flags", "meant"),
+    [
+        (["--no-expert-parallel"], {}),
+        (["--expert-parallel"], {"expert_parallel": True}),
+        (["--topology", "2P1D"], {"expert_parallel": True, "topology": "2P1D", "dp": 1}),
+    ],
+)
+def test_a_plan_for_ranks_can_be_run_without_them(
+    flags: list[str], meant: dict[str, Any], tmp_path: Path
+) -> None:
+    """As in one replica, or in pools."""
+    path = tmp_path / "plan.parquet"
+    given = ("--model", "qwen3-30b-a3b", "--tp", 2, "--dp", 2, "--ep", 4, "--gpu", H200)
+    pool = ("--trace", "demo:mmlu?n=160", "--sample", 1, "--planner", "dfs", "--engine", "vllm")
+    run("plan", *pool, *given, "-o", path)
+    joined, found = run_json("simulate", path), run_json("simulate", path, *flags)
+    assert any("wait for each other" in note for note in joined["notes"])
+    assert not any("wait for each other" in note for note in found["notes"])
+    plan = read_plan(path)
+    settings = replace(remembered(plan.meta["settings"], "plan"), ep=None, **meant)
+    again = search.simulate_plan(load("demo:mmlu?n=160"), plan, settings)
+    assert found["seconds"] == again.row.seconds

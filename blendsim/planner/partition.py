@@ -12,10 +12,10 @@ from blendsim.prefix import SortedPrompts, shareable_tokens, subset
 from blendsim.request import Workload
 from blendsim.wording import counted
 
-PIECES = 16  # of a rank's work: a node of more than such a piece is dealt out in pieces
+PIECES = 16  # of a rank's work, where a line or a node is dealt out in pieces
 
 
-def partition(plan: Plan, costs: RequestCosts, ranks: int) -> Plan:
+def partition(plan: Plan, costs: RequestCosts, ranks: int, waits: bool = False) -> Plan:
     """`plan`, made for one replica, over `ranks` of them; `costs` has a row a request of the
     workload.
 
@@ -26,6 +26,9 @@ def partition(plan: Plan, costs: RequestCosts, ranks: int) -> Plan:
     in one way for a whole stretch of a line that is sorted by it, as where only prompts tell
     requests apart and answers go with prompts. So these requests of a line for both ends are dealt
     out node by node, and every rank gets a sample of all stretches.
+
+    Where each of them `waits` for the others in every step, all get a sample of the whole line: it
+    is cut into pieces that they take by turns, so that they are at about the same part of it.
     """
     if ranks > len(plan):
         raise InputError(
@@ -37,7 +40,9 @@ def partition(plan: Plan, costs: RequestCosts, ranks: int) -> Plan:
     rank = np.empty(len(plan), np.int64)
     hidden = ~plan.is_visible & is_dual
     seen = np.flatnonzero(~hidden)
-    rank[seen] = cut_line(compute[seen], memory[seen], first, is_dual, equal(ranks))
+    turns = min(PIECES, len(plan) // ranks) if waits else 1
+    ends = equal(turns * ranks)
+    rank[seen] = cut_line(compute[seen], memory[seen], first, is_dual, ends) % ranks
     # From the memory-heavy end on: what is longest is dealt before what can make up for it.
     line = np.flatnonzero(hidden)
     line = line[np.argsort(-plan.density[line], kind="stable")]

@@ -229,8 +229,10 @@ def over_replicas(problem: Problem, plan: Plan) -> Plan:
     if problem.settings.dp == 1:  # pools too: they deal one rank's plan out themselves
         return plan
     # Ranks get equal work, not equal prompts: what a request shares with others is computed once.
-    costs, block = problem.costs, problem.model.system.block_tokens
+    costs, system, dp = problem.costs, problem.model.system, problem.settings.dp
+    block = system.block_tokens
     saved = shared_tokens(problem.workload, problem.prompts, block) * costs.seconds_per_token
-    plan = partition(plan, costs._replace(compute=costs.compute - saved), problem.settings.dp)
+    costs = costs._replace(compute=costs.compute - saved)
+    plan = partition(plan, costs, dp, waits=system.is_joined)
     lost = sharing_lost(plan, problem.workload, problem.prompts, block)
     return replace(plan, meta={**plan.meta, "sharing_lost": lost})

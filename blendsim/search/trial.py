@@ -12,14 +12,15 @@ from blendsim.perf.density import closed_form, table_density
 from blendsim.perf.pricing import price_steps
 from blendsim.plan import Plan
 from blendsim.prefix import shareable_tokens
-from blendsim.report.lock_step import lock_step
 from blendsim.report.metrics import Outside, Place, PoolFacts, Row, outside, run_seconds, summarise
 from blendsim.report.optimum import Bounds, Work, best_times, bounds, least_work
+from blendsim.report.tables import seconds as seconds_told
 from blendsim.request import Ints
 from blendsim.search.problem import Problem, with_settings
 from blendsim.search.world_run import seconds_in
 from blendsim.serving.flavour import Flavour
 from blendsim.settings import Settings
+from blendsim.sim.lock_step import ALONE, LONGEST
 from blendsim.sim.run import simulate
 from blendsim.steplog import StepLog
 
@@ -127,14 +128,15 @@ def run_at_budget(
 
 
 def _lock_step_note(problem: Problem, log: StepLog) -> str:
-    """What is left out where replicas share experts."""
+    """What waiting takes where replicas share experts."""
     system = problem.model.system
-    waiting, longest = (found / log.end for found in lock_step(log, problem.model))
+    alone, longest = log.meta[ALONE], log.meta[LONGEST]
     return (
         f"replicas that share experts (--ep {system.joined_gpus}) wait for each other in every "
-        "step, and are simulated as if none had to: with their steps in order they take "
-        f"{waiting:.2f} times as long by the tokens of all, {longest:.2f} times if every step is "
-        "as long as the longest of them (docs/cluster.md)"
+        f"step, with experts as loaded as all their tokens load them: {seconds_told(log.end)} s, "
+        f"where they would take {seconds_told(alone)} s if none waited and "
+        f"{seconds_told(longest)} s if every step took as long as the longest of them "
+        "(docs/cluster.md)"
     )
 
 

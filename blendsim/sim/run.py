@@ -19,6 +19,7 @@ from blendsim.serving.core import ServingCore
 from blendsim.serving.flavour import BY_PLAN, Flavour
 from blendsim.serving.knobs import AS_SHIPPED
 from blendsim.sim.engine import Replica
+from blendsim.sim.lock_step import in_lock_step
 from blendsim.sim.pools import Pools
 from blendsim.sim.stealing import Crew
 from blendsim.steplog import StepLog
@@ -42,6 +43,7 @@ def simulate(
     """The step log of `plan` when request i generates `output_len[i]` tokens. Colocated: one
     replica for every rank that has requests; pools: the plan feeds the prefill replicas, which are
     numbered before those that decode. Each replica has a `host` memory of its own if there is one.
+    Those that share experts wait for each other in every step.
 
     Every run ends with the core's conservation check.
     """
@@ -69,7 +71,7 @@ def simulate(
     else:
         serving = (plan, workload, output_len, prompts, model, flavour, host)
         replicas = ranks_apart(*serving, keeps_log=True, kept=lambda replica: replica)
-    return StepLog(
+    log = StepLog(
         counts=_joined([replica.counts for replica in replicas]),
         times=_joined([replica.times for replica in replicas]),
         replica=np.repeat(
@@ -78,6 +80,7 @@ def simulate(
         ),
         meta=dict(meta or {}) | facts,
     )
+    return in_lock_step(log, model) if model.system.is_joined else log
 
 
 def _checked(replicas: list[Replica]) -> list[Replica]:

@@ -24,7 +24,7 @@ def time_plan(
     host: HostMemory | None = None,
 ) -> float:
     """Seconds until the last replica ends: to the bit those of `simulate`'s log."""
-    if topology.is_disaggregated or topology.steals:
+    if topology.is_disaggregated or topology.steals or model.system.is_joined:
         log = simulate(plan, workload, output_len, prompts, model, flavour, topology, host=host)
         return log.end
     require_modelled(flavour, topology, host, model.system)

@@ -1,32 +1,30 @@
 """Lock step: replicas that share experts meet in every layer, so that each waits for the others.
 
-They are simulated apart, as if all of them did in each step what one does. Here steps that would be
-at once are put together.
+What a step computes hangs on the steps before it and not on the clock, since all requests are there
+at the start. So replicas are simulated apart, as if all of them did in each step what one does, and
+their steps are put together here: the first of all at once, then the second, and so on.
 """
 
-from typing import NamedTuple
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from blendsim.perf.model import StepModel
-from blendsim.steplog import StepLog
+from blendsim.steplog import TIMES, StepLog
+
+ALONE = "alone_seconds"  # key of meta: until the last ends if none waits
+LONGEST = "longest_seconds"  # if each step takes all as long as the longest of them alone
+_START, _SECONDS = TIMES.index("start"), TIMES.index("seconds")
 
 
-class LockStep(NamedTuple):
-    """Seconds of a run whose replicas share experts."""
-
-    waiting: float  # with experts as loaded as all their tokens load them
-    longest: float  # where every step takes all of them as long as the longest of them alone
-
-
-def lock_step(log: StepLog, model: StepModel) -> LockStep:
-    """What a log's replicas take if they wait for each other, those that share experts having
-    following numbers: their first steps are at once, their second ones are, and so on.
+def in_lock_step(log: StepLog, model: StepModel) -> StepLog:
+    """The run of a log in which no replica waited. Those that share experts have following numbers;
+    each is in as many steps as it has, which begin and end for all of them at once.
 
     A step takes what the slowest does by itself and what they do together: experts and exchange of
     the mean of their tokens, one that is done having none. Where kinds of work overlap both gain as
-    the whole step does. A step that the engine cuts in pieces is taken here as if its experts and
+    the whole step does. A step that an engine cuts in pieces is taken here as if its experts and
     exchange ran once: cut, they take longer by what smaller sizes cost.
     """
     ranks = model.system.model.expert_ranks
@@ -40,15 +38,18 @@ def lock_step(log: StepLog, model: StepModel) -> LockStep:
     sizes = np.arange(len(model.joint_seconds))
     joint = np.interp(tokens, sizes, model.joint_seconds)
     own = np.maximum(seconds - gain * joint, 0.0)
-    found = LockStep(0.0, 0.0)
+    times, longest = log.times.copy(), 0.0
     for team in np.unique(log.replica // ranks).tolist():
         rows = [np.flatnonzero(log.replica == team * ranks + rank) for rank in range(ranks)]
         mean = _at_once(tokens, rows).mean(axis=0)
         shared = np.interp(mean, sizes, model.joint_seconds) * _at_once(gain, rows).max(axis=0)
-        waiting = float((_at_once(own, rows).max(axis=0) + shared).sum())
-        longest = float(_at_once(seconds, rows).max(axis=0).sum())
-        found = LockStep(max(found.waiting, waiting), max(found.longest, longest))
-    return found
+        together = _at_once(own, rows).max(axis=0) + shared
+        start = np.cumsum(together) - together
+        for each in rows:
+            times[each, _START] = start[: len(each)]
+            times[each, _SECONDS] = together[: len(each)]
+        longest = max(longest, float(_at_once(seconds, rows).max(axis=0).sum()))
+    return replace(log, times=times, meta={**log.meta, ALONE: log.end, LONGEST: longest})
 
 
 def _at_once(values: NDArray[np.generic], rows: list[NDArray[np.intp]]) -> NDArray[np.float64]:
