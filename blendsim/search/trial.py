@@ -133,10 +133,9 @@ def _lock_step_note(problem: Problem, log: StepLog) -> str:
     alone, longest = log.meta[ALONE], log.meta[LONGEST]
     return (
         f"replicas that share experts (--ep {system.joined_gpus}) wait for each other in every "
-        f"step, with experts as loaded as all their tokens load them: {seconds_told(log.end)} s, "
-        f"where they would take {seconds_told(alone)} s if none waited and "
-        f"{seconds_told(longest)} s if every step took as long as the longest of them "
-        "(docs/cluster.md)"
+        f"step: {seconds_told(log.end)} s; each by itself, with experts as if all had as many "
+        f"tokens as it, {seconds_told(alone)} s; every step as long as the longest of those, "
+        f"{seconds_told(longest)} s (docs/cluster.md)"
     )
 
 
