@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from command_line import run
 
-from blendsim.perf import importer
+from blendsim.perf import package
 from blendsim.traces import catalog
 
 CONTENT = b"TIMESTAMP,ContextTokens,GeneratedTokens\n2023-11-16 18:17:03.9799600,4808,10\n"
@@ -106,7 +106,7 @@ def test_failed_fetch_is_one_line_and_leaves_nothing(tmp_path: Path, name: str, 
 def test_import_without_the_package_is_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(importer, "PACKAGE", "no_such_package")
+    monkeypatch.setattr(package, "PACKAGE", "no_such_package")
     line = run("profile", "import", "-o", str(tmp_path), code=2)
     assert line.startswith("error: the no_such_package package is not installed")
     assert line.count("\n") == 1

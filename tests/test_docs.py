@@ -1,5 +1,5 @@
 """The documentation is true as far as a machine can tell: links lead somewhere, its Python and its
-example run.
+example run, and commands say what it shows of pooling.
 """
 
 import os
@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import command_line
 import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -18,6 +19,9 @@ PAGES = sorted(
 )
 LINK = re.compile(r"\]\((?!https?:)([^)\s]+)\)")
 BLOCK = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
+CONSOLE = re.compile(r"^```console\n(.*?)^```", re.MULTILINE | re.DOTALL)
+POOLING = (REPOSITORY / "docs" / "plan.md").read_text().split("## What to pool it with\n")[1]
+NUMBER = re.compile(r"\d[\d,]*\.?\d*")
 EXAMPLE = REPOSITORY / "docs" / "examples" / "chain.py"
 
 
@@ -79,3 +83,38 @@ def test_the_example_makes_a_plan_that_the_command_line_simulates(tmp_path: Path
     seconds = re.search(r'"seconds": ([\d.]+)', told)
     assert seconds is not None
     assert f"{float(seconds[1]):,.1f}" == rows["paced"]
+
+
+def place_of(shown: list[str], said: list[str]) -> int:
+    """Where words, all numbers being alike, stand in what was said; -1 where they do not."""
+    wanted, words = ([NUMBER.sub("#", word) for word in text] for text in (shown, said))
+    places = range(len(words) - len(wanted) + 1)
+    return next((k for k in places if words[k : k + len(wanted)] == wanted), -1)
+
+
+def numbers(words: list[str]) -> list[float]:
+    return [float(found.replace(",", "")) for found in NUMBER.findall(" ".join(words))]
+
+
+@pytest.mark.parametrize(
+    "console", CONSOLE.findall(POOLING.split("\n## ")[0]), ids=lambda text: text.splitlines()[0]
+)
+def test_plan_says_what_the_page_shows_of_pooling(
+    console: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    commands = re.findall(r"^\$ (.+)\n((?:(?!\$ ).*\n)*)", console, re.MULTILINE)
+    assert commands[-1][0].startswith("blendsim plan ")
+    for command, shown in commands:
+        if not command.startswith("blendsim "):
+            subprocess.run(["bash", "-c", command], check=True)
+            continue
+        said = command_line.run(*command.split()[1:]).split()
+        parts = [part.split() for part in shown.split("…\n") if part]
+        assert parts
+        for part in parts:
+            place = place_of(part, said)
+            assert place >= 0, f"not said: {' '.join(part)}"
+            # Other processors and library versions may round another way.
+            found = said[place : place + len(part)]
+            assert numbers(found) == pytest.approx(numbers(part), rel=2e-3, abs=0.1)

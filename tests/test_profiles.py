@@ -1,5 +1,6 @@
 """The committed profiles and their importer: what is shipped, whence, and what is refused."""
 
+import importlib.util
 import os
 import shutil
 import tomllib
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 
 from blendsim.errors import InputError, ProfileError, Unavailable, UnknownName
-from blendsim.perf import importer
+from blendsim.perf import package
 from blendsim.perf.atlas import STATED, read_atlas, write_atlas
 from blendsim.perf.calibration import file_of
 from blendsim.perf.derive import derive_profile
@@ -283,7 +284,7 @@ def test_a_foreign_table_is_refused(tmp_path):
 
 def test_importing_twice_gives_the_same_bytes(tmp_path):
     pytest.importorskip("pyarrow")
-    if importer.importlib.util.find_spec(importer.PACKAGE) is None:
+    if importlib.util.find_spec(package.PACKAGE) is None:
         pytest.skip("aiconfigurator_core is not installed")
     said = []
     written = import_profiles(tmp_path, ["a100-80g"], ["llama-3.1-8b", "llama-2-7b"], said.append)
@@ -299,14 +300,14 @@ def test_importing_twice_gives_the_same_bytes(tmp_path):
 @pytest.mark.parametrize("gpu", GPUS)
 def test_shipped_kernels_are_what_the_package_gives(gpu, tmp_path):
     pytest.importorskip("pyarrow")
-    if importer.importlib.util.find_spec(importer.PACKAGE) is None:
+    if importlib.util.find_spec(package.PACKAGE) is None:
         pytest.skip("aiconfigurator_core is not installed")
     import_profiles(tmp_path, [gpu], [])
     assert files_of(tmp_path / gpu / "kernels") == files_of(ROOT / gpu / "kernels")
 
 
 def test_import_without_the_package_says_so_in_one_line(tmp_path, monkeypatch):
-    monkeypatch.setattr(importer, "PACKAGE", "no_such_package_here")
+    monkeypatch.setattr(package, "PACKAGE", "no_such_package_here")
     with pytest.raises(
         Unavailable, match=r"^the no_such_package_here package is not installed; .*"
     ):
