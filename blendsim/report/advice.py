@@ -199,8 +199,8 @@ def _partner(limits: Bounds, model: StepModel, taken: float) -> str:
     if best_mix(_larger(limits), model, wanted, room=_ROOMY * room_of(model)).is_worth:
         return (
             f"Nothing is worth pooling with it: {wanted.kind} work would save time beside it, but "
-            "the pool fills the KV memory by itself, and what ran in its place would take about "
-            "as long as in a large batch of its own."
+            "in the fewest steps there can be the pool fills the KV memory by itself, and what ran "
+            "in its place would take about as long as in a large batch of its own."
         )
     return "The pool is balanced: other work would not run noticeably cheaper beside it."
 
