@@ -16,7 +16,7 @@ types:
 	$(BIN)/mypy
 
 test:
-	$(BIN)/pytest -q --cov
+	$(BIN)/pytest -q --cov -n auto
 
 format:
 	$(BIN)/ruff format .
