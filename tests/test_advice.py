@@ -24,7 +24,7 @@ def limits(compute: float, memory: float, longest: float = 0.0) -> Bounds:
     model = model_of()
     tokens = int(compute / model.best_layer_seconds_per_token)
     reads = int(memory / model.best_seconds_per_context_token)
-    work = Work(tokens, tokens // 100, 0, reads, 0, 0)
+    work = Work(tokens, tokens // 2, tokens // 100, 0, reads, 0, 0)
     reachable = max(longest, compute + memory)
     return Bounds(max(compute, memory), reachable, compute, memory, longest, work)
 

@@ -242,21 +242,22 @@ def test_layers_with_a_window_have_their_reads_in_the_bound_and_in_every_step(
         assert priced.within(log).sum() == pytest.approx(priced.work.window_reads)
 
 
-def test_prompts_within_a_window_are_told_alone_and_count_among_the_floors() -> None:
-    """No bound has them, so that a model without them loses as much less."""
+def test_prompts_within_a_window_count_in_the_bound_at_their_best_rate() -> None:
+    """What they take beyond it is among the floors: a model without them loses as much less."""
     problem = problem_of(MIXED, model="gpt-oss-20b", gpu="h100", overlap="sum")
     log, priced = run(problem, engine=find_flavour("vllm", BUDGET))
     lost = losses(log, priced)
-    table = problem.model.tables.windows
-    in_chunks = sum(table[tokens] for tokens in log.count("prefill_tokens").tolist())
-    assert lost.windows == pytest.approx(in_chunks)
+    table, tokens = problem.model.tables.windows, log.count("prefill_tokens")
+    in_chunks = table[tokens].sum()
+    at_best = tokens.sum() * problem.model.best_seconds_per_prompt_token
+    assert 0.005 * lost.run < at_best < in_chunks < 0.05 * lost.run
     tables = problem.model.tables._replace(windows=np.zeros(0))
-    without = problem._replace(model=replace(problem.model, tables=tables))
-    less = losses(*run(without, engine=find_flavour("vllm", BUDGET)))
-    assert less.windows == 0.0
-    assert lost.causes["floors"] - less.causes["floors"] == pytest.approx(in_chunks)
-    assert 0.005 * lost.run < in_chunks < 0.05 * lost.run
-    assert account(problem_of(MIXED)).windows == 0.0
+    none = replace(problem.model, tables=tables, best_seconds_per_prompt_token=0.0)
+    less = losses(*run(problem._replace(model=none), engine=find_flavour("vllm", BUDGET)))
+    assert lost.run - less.run == pytest.approx(in_chunks)
+    assert lost.bound - less.bound == pytest.approx(at_best, rel=1e-3)
+    more = lost.causes["floors"] - less.causes["floors"]
+    assert more == pytest.approx(in_chunks - at_best, rel=1e-3)
 
 
 def test_other_kinds_of_runs_are_refused() -> None:

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from test_model_hybrid import H200, SIZES, VOCAB, Sizes, state
 from test_perf_latent_steps import ROOT, at, gemm, row_of
 
@@ -165,6 +167,39 @@ def test_densities_read_the_state_once_a_step_and_the_context_in_a_quarter_of_la
     context = 99 * 1_000 + 100 * 99 / 2
     wanted = context * model.best_seconds_per_context_token
     assert ours.memory == pytest.approx(wanted + 99 * model.best_seconds_per_window_token)
+    compute = 1_099 * model.best_layer_seconds_per_token + 100 * model.best_head_seconds_per_token
+    compute += 500_500 * model.best_prefill_seconds_per_pair
+    compute += 1_000 * model.best_seconds_per_prompt_token
+    assert ours.compute == pytest.approx(compute)
+    saved = model.best_layer_seconds_per_token + model.best_seconds_per_prompt_token
+    assert ours.seconds_per_token == saved
+
+
+@pytest.mark.parametrize(("name", "gpu", "tp"), CASES)
+@given(tokens=st.integers(1, 70_000), requests=st.integers(1, 300))
+@settings(max_examples=300)
+def test_no_prompt_takes_less_than_the_bounds_count_for_it(
+    name: str, gpu: str, tp: int, tokens: int, requests: int
+) -> None:
+    model, tokens = built(name, gpu, tp), max(tokens, requests)
+    least = tokens * model.best_seconds_per_prompt_token
+    assert delta_seconds(model.tables.deltas, tokens, requests) >= least * (1 - 1e-9)
+    for batch in (1, 4, 16, 64):
+        for length, seconds in delta_row(gpu, SIZES[name], tp, batch).items():
+            if length != "decode":
+                rate = SIZES[name].layers * 3 // 4 * seconds / (int(length) * batch)
+                assert model.best_seconds_per_prompt_token <= rate * (1 + 1e-9)
+
+
+@pytest.mark.parametrize(("name", "gpu", "tp"), CASES)
+def test_the_least_rate_of_prompts_is_one_that_a_step_has(name: str, gpu: str, tp: int) -> None:
+    model = built(name, gpu, tp)
+    rates = [
+        delta_seconds(model.tables.deltas, length * batch, batch) / (length * batch)
+        for batch in range(1, 129)
+        for length in (1, 64, 256, 512, 1_024, 2_048, 4_096, 8_192, 16_384, 32_768)
+    ]
+    assert min(rates) == pytest.approx(model.best_seconds_per_prompt_token)
 
 
 def test_a_part_of_the_machine_takes_as_long_for_a_part_of_the_requests() -> None:

@@ -103,6 +103,23 @@ def test_no_step_takes_less_than_the_bounds_count_for_its_reads() -> None:
         assert model.seconds(step)[1] >= least * (1 - 1e-9)
 
 
+def test_prompts_count_in_windows_at_their_best_rate() -> None:
+    model = step_model(SYSTEM)
+    windows = model.tables.windows
+    rate = model.best_seconds_per_prompt_token
+    assert rate == min(windows[n] / n for n in range(1, len(windows)))
+    p, d = np.array([700]), np.array([1])
+    plain = replace(model, best_seconds_per_prompt_token=0.0)
+    assert profiled(model, p, d).compute - profiled(plain, p, d).compute == pytest.approx(
+        700 * rate
+    )
+    whole = from_lengths([700, 300], [1, 1])
+    work = least_work(whole, whole.output_len, sort_prompts(whole), 16, 128)
+    assert (work.prompts, work.tokens) == (1_000, 1_000)
+    more = best_times(work, model).beside - best_times(work, plain).beside
+    assert more == pytest.approx(1_000 * rate)
+
+
 def test_densities_and_bounds_count_what_windows_read() -> None:
     model = step_model(SYSTEM)
     pool = from_lengths([100, 3_000], [50, 400])

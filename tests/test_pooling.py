@@ -37,7 +37,7 @@ def pool_of(model: StepModel, compute: float, memory: float, context: int = 1_00
     """So many seconds of work, of answers that read contexts of so many tokens."""
     tokens = int(compute / model.best_layer_seconds_per_token)
     reads = int(memory / model.best_seconds_per_context_token)
-    work = Work(tokens, reads // context, 0, reads, 0, 0)
+    work = Work(tokens, tokens // 2, reads // context, 0, reads, 0, 0)
     seconds = max(compute, memory)
     return Bounds(seconds, seconds, compute, memory, 0.0, work)
 

@@ -57,15 +57,15 @@ def closed_form(system: System, prompt_len: Ints, output_len: Ints) -> RequestCo
 def profiled(model: StepModel, prompt_len: Ints, output_len: Ints) -> RequestCosts:
     """The same by the step model at its best rates, for the work an engine really does: p + d − 1
     tokens through the layers, d through the LM head, p·(p + 1)/2 query-key pairs, and decode reads
-    Σ (p + j) for j = 1 … d − 1. All-reduces are neither: they count in the bounds alone. Prompts in
-    layers with a window count in no density and no bound: 0.9 to 2.5 % of a prompt's time
-    (docs/modelled.md).
+    Σ (p + j) for j = 1 … d − 1, and p prompt tokens through layers with a window or gated delta
+    nets. All-reduces are neither: they count in the bounds alone.
     """
     p, d = prompt_len.astype(np.float64), output_len.astype(np.float64)
     compute = (
         (p + d - 1.0) * model.best_layer_seconds_per_token
         + d * model.best_head_seconds_per_token
         + 0.5 * p * (p + 1.0) * model.best_prefill_seconds_per_pair
+        + p * model.best_seconds_per_prompt_token
     )
     reads = (d - 1.0) * p + 0.5 * d * (d - 1.0)
     memory = reads * model.best_seconds_per_context_token
@@ -73,7 +73,8 @@ def profiled(model: StepModel, prompt_len: Ints, output_len: Ints) -> RequestCos
     if spec.windowed_layers:
         within = window_reads(spec.window, p, d - 1.0)
         memory = memory + within * model.best_seconds_per_window_token
-    return RequestCosts(compute, memory, model.best_layer_seconds_per_token)
+    per_token = model.best_layer_seconds_per_token + model.best_seconds_per_prompt_token
+    return RequestCosts(compute, memory, per_token)
 
 
 def table_density(costs: RequestCosts, sharing: float = 0.0) -> float:

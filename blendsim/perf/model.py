@@ -25,10 +25,12 @@ from blendsim.perf.grids import (
     walk_along,
 )
 from blendsim.perf.kernels import (
+    DeltaTables,
     StepTables,
     Streams,
     bound_by_streams,
     compute_seconds,
+    delta_seconds,
     dense_seconds,
     measured_overlap,
     memory_seconds,
@@ -66,6 +68,8 @@ class StepModel:
     best_seconds_per_context_token: float  # of kernels, or of a runtime that reads faster
     #: Of layers with a window, for a context token within it; 0 where there are none.
     best_seconds_per_window_token: float  # of gated delta nets of a decode
+    #: Of a prompt's token in their attention, or in gated delta nets; 0 where there are none.
+    best_seconds_per_prompt_token: float
     best_kernel_seconds_per_context_token: float
     best_network_seconds_per_token: float  # min of network_seconds[n] / n
     #: All weights but experts', KV of a context token, and experts' weights by the step's tokens,
@@ -222,6 +226,7 @@ def step_model(system: System, overlap: str = "auto", profile: Profile | None = 
         best_seconds_per_context_token=read,
         best_kernel_seconds_per_context_token=read,
         best_seconds_per_window_token=windows.best + deltas.best,
+        best_seconds_per_prompt_token=_best_of_prompts(windows.prefill, deltas.prompts),
         best_network_seconds_per_token=float((tables.network[1:] / n).min()),
         weight_stream_seconds=weights / rate,
         kv_stream_seconds=kv_bytes / rate,
@@ -341,6 +346,24 @@ def _windows(system: System, profile: Profile, lengths: Floats, most: int, size:
     prefill = np.zeros(size + 1)
     prefill[1:] = along(tokens, grids.prefill.seconds[few], np.arange(1, size + 1))
     return _Windows(decode, model.windowed_layers * prefill, float((decode[1:] / reach).min()))
+
+
+def _best_of_prompts(windows: Floats, deltas: DeltaTables) -> float:
+    """The least seconds of a prompt's token in layers that do not attend to the whole context.
+
+    Delta nets are measured by requests and by the tokens of each, and straight lines between such
+    points are nowhere below the least rate at them. Chunks shorter than the shortest are on a line
+    beyond them, which is least at its other end, a token.
+    """
+    if len(windows):
+        return float((windows[1:] / np.arange(1, len(windows))).min())
+    if not len(deltas.batches):
+        return 0.0
+    return min(
+        float(delta_seconds(deltas, int(n * batch), int(batch))) / float(n * batch)
+        for batch in deltas.batches
+        for n in (1.0, *deltas.lengths)
+    )
 
 
 def _filled(grid: AttentionGrid, window: int) -> Floats:

@@ -37,9 +37,10 @@ def pace(
     """
     p = workload.prompt_len.astype(np.float64)
     d = outlook.drawn.astype(np.float64)
-    # Beside the GEMMs a computed token costs its share of the LM head and of prefill attention.
+    # Beside the GEMMs a computed token costs its share of the LM head and of attention.
     beside = d.sum() * model.best_head_seconds_per_token
     beside += (0.5 * p * (p + 1.0)).sum() * model.best_prefill_seconds_per_pair
+    beside += p.sum() * model.best_seconds_per_prompt_token
     per_token = beside / (p + d).sum()
     layers = model.tables.layers_with_network
     step = model.calibration.step if model.calibration else 0.0

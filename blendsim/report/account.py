@@ -50,19 +50,7 @@ def account_parts(found: Hindsight | None) -> list[str]:
         Column("of the run", [share(seconds / account.run) for _, seconds in rows]),
     ]
     picture_of = picture(plots.losses_panel(account, WORDS))
-    return [html.beside([html.table(columns), picture_of]), *_windows(account, digits)]
-
-
-def _windows(account: Losses, digits: int) -> list[str]:
-    """What no bound counts, where a model has layers with a window."""
-    if not account.windows:
-        return []
-    kind = "of linear attention" if account.is_linear else "with a window"
-    text = (
-        f"Of “{CAUSES['floors'][0]}”, prompts' attention in layers {kind} takes "
-        f"{number(account.windows, digits)} s if nothing runs beside it: no bound counts it."
-    )
-    return [html.paragraph(text, "quiet")]
+    return [html.beside([html.table(columns), picture_of])]
 
 
 def digits_of(account: Losses) -> int:

@@ -14,7 +14,6 @@ import numpy as np
 
 from blendsim.errors import InputError
 from blendsim.perf.grids import Floats
-from blendsim.perf.kernels import delta_seconds
 from blendsim.perf.model import StepModel
 from blendsim.perf.step import in_pieces
 from blendsim.prefix import SortedPrompts
@@ -79,16 +78,18 @@ class Priced(NamedTuple):
         scale: float = min(1.0, wanted / max(float(most.sum()), 1.0))
         return most * scale
 
-    def beside(self, sampled: Ints, pairs: Ints) -> Floats:
-        """Seconds of LM head and prefill attention at their best rates."""
+    def beside(self, sampled: Ints, pairs: Ints, prompts: Ints) -> Floats:
+        """Seconds of LM head and of prompts' attention, with `prompts` tokens, at best rates."""
         head = sampled * self.model.best_head_seconds_per_token
-        return np.asarray(head + pairs * self.model.best_prefill_seconds_per_pair, np.float64)
+        attention = pairs * self.model.best_prefill_seconds_per_pair
+        others = prompts * self.model.best_seconds_per_prompt_token
+        return np.asarray(head + attention + others, np.float64)
 
     @property
     def bound(self) -> float:
         """Seconds of the program."""
         work = self.work
-        beside = self.beside(np.array(work.sampled), np.array(work.pairs))
+        beside = self.beside(*map(np.array, (work.sampled, work.pairs, work.prompts)))
         within = np.array(float(work.window_reads))
         return float(self.worth(np.array(work.tokens), np.array(work.reads), within, beside))
 
@@ -101,10 +102,6 @@ class Losses:
     bound: float  # of the program: the reachable bound, unless one request alone takes longer
     steps: Floats = field(repr=False)  # (PHASES, len(CAUSES))
     again: float  # work beyond the least: computed again, or prefixes not shared
-    #: Of prompts' attention in layers with a window (or of linear attention), if nothing ran beside
-    #: it: no bound counts it, so all of it is among the floors.
-    windows: float = 0.0
-    is_linear: bool = False
 
     @property
     def causes(self) -> dict[str, float]:
@@ -137,7 +134,8 @@ def price(
     layers = np.minimum(model.tables.layers, in_pieces(model.tables, nano_batches).layers)
     layers, nothing = layers[: token_budget + 1], Prices(0.0, 0.0, 0.0, 0.0)
     unpriced = Priced(work, model, nothing, layers, work.sampled - len(workload))
-    beside = float(unpriced.beside(np.array(work.sampled), np.array(work.pairs)))
+    least = map(np.array, (work.sampled, work.pairs, work.prompts))
+    beside = float(unpriced.beside(*least))
     sizes = step_sizes(model, token_budget, nano_batches)
     return unpriced._replace(prices=reachable_program(work, beside, model, sizes, 1).prices)
 
@@ -147,7 +145,8 @@ def losses(log: StepLog, priced: Priced) -> Losses:
     tokens = log.count("prefill_tokens") + log.count("decode_requests")
     _refuse(log, int(tokens.max(initial=0)), len(priced.layers) - 1)
     reads = log.count("context_tokens")
-    beside = priced.beside(log.count("sampled_tokens"), log.count("prefill_pairs"))
+    counted = ("sampled_tokens", "prefill_pairs", "prefill_tokens")
+    beside = priced.beside(*map(log.count, counted))
     within = priced.within(log)
     memory = reads * priced.model.best_seconds_per_context_token
     memory = memory + within * priced.model.best_seconds_per_window_token
@@ -169,8 +168,7 @@ def losses(log: StepLog, priced: Priced) -> Losses:
     steps = np.zeros((PHASES, len(CAUSES)))
     np.add.at(steps, phase, np.column_stack(lost))
     again = float(worth.sum()) - priced.bound
-    is_linear = priced.model.system.model.delta_heads > 0
-    return Losses(run, priced.bound, steps, again, _in_windows(log, priced.model), is_linear)
+    return Losses(run, priced.bound, steps, again)
 
 
 def _refuse(log: StepLog, most: int, token_budget: int) -> None:
@@ -183,21 +181,6 @@ def _refuse(log: StepLog, most: int, token_budget: int) -> None:
         raise InputError(
             f"a step of {most} tokens: prices are of at most {token_budget}; price larger steps"
         )
-
-
-def _in_windows(log: StepLog, model: StepModel) -> float:
-    """Seconds of prompts' attention in layers with a window, or of their gated delta nets, if
-    nothing runs beside it.
-    """
-    if model.system.model.delta_heads:
-        steps = zip(log.count("prefill_tokens"), log.count("prefill_requests"), strict=True)
-        return float(sum(delta_seconds(model.tables.deltas, n, r) for n, r in steps if r))
-    table = model.tables.windows
-    if not len(table):
-        return 0.0
-    tokens, last = log.count("prefill_tokens"), len(table) - 1
-    each = table[np.minimum(tokens, last)] * np.maximum(1.0, tokens / last)
-    return float(each.sum())
 
 
 def _overlapped(priced: Priced, compute: Floats, memory: Floats) -> Floats:

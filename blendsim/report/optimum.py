@@ -26,6 +26,7 @@ class Work(NamedTuple):
     """
 
     tokens: int  # through the layers: unshared prompt tokens, all outputs but the last ones
+    prompts: int  # those of prompts
     sampled: int  # positions through the LM head
     pairs: int  # prefill query-key pairs
     private_reads: int  # decode context tokens that only their own request holds
@@ -46,7 +47,7 @@ class BestTimes(NamedTuple):
     """Seconds of a replica's share of some work, each piece at its best rate over all sizes."""
 
     layers: float
-    beside: float  # LM head and prefill attention
+    beside: float  # LM head, and prompts in attention (or what stands for it)
     memory: float  # decode reads
     network: float  # all-reduces
 
@@ -110,6 +111,7 @@ def least_work(
     path = np.maximum(blocks, np.append(blocks[1:], 0)) * block_tokens
     return Work(
         tokens=int((p - hits + d - 1).sum()),
+        prompts=int((p - hits).sum()),
         sampled=int(d.sum()),
         pairs=int((p * (p + 1) // 2 - hits * (hits + 1) // 2).sum()),
         private_reads=int(((d - 1) * (p - path) + d * (d - 1) // 2).sum()),
@@ -125,6 +127,7 @@ def best_times(work: Work, model: StepModel, replicas: int = 1) -> BestTimes:
     beside = (
         work.sampled * model.best_head_seconds_per_token
         + work.pairs * model.best_prefill_seconds_per_pair
+        + work.prompts * model.best_seconds_per_prompt_token
     )
     return BestTimes(
         layers=tokens * model.best_layer_seconds_per_token,
