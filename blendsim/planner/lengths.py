@@ -104,6 +104,8 @@ def draw(
     distributions with a given mean the exponential assumes least (its standard deviation is the
     mean; those of the four traces that `demo:` sources are drawn from are 0.8 to 2.0 of it).
 
+    Some that were not seen are longer than all that were: `_redraw_peaks`.
+
     A sample is not the pool. Where it `is_doubted`, its lengths are not equally likely: each gets
     an exponential weight, the same for all who draw from it, so that worlds differ as much as the
     sample leaves open (the Bayesian bootstrap: Rubin, Annals of Statistics 9(1), 1981). What
@@ -135,6 +137,7 @@ def draw(
         doubtful = np.flatnonzero(scale != 1.0)
         row = tree.order[doubtful]
         drawn[row] = np.maximum(1, np.rint(drawn[row] * scale[doubtful])).astype(np.int64)
+    _redraw_peaks(drawn, workload, tree, found, rng, is_doubted)
     limit = np.where(workload.output_limit > 0, workload.output_limit, np.iinfo(np.int64).max)
     return np.where(lengths.is_visible, lengths.expected, np.minimum(drawn, limit))
 
@@ -151,6 +154,43 @@ def _little_doubt(tree: PoolTree, found: Ints, rng: np.random.Generator) -> Floa
         off = np.expm1(PRIOR_DOUBT * rng.standard_normal(len(few)))
         scale[few] += rng.beta(1.0, seen[few]) * off
     return scale
+
+
+def _redraw_peaks(
+    drawn: Ints,
+    workload: Workload,
+    tree: PoolTree,
+    found: Ints,
+    rng: np.random.Generator,
+    is_doubted: bool,
+) -> None:
+    """Draw the longest anew: of a source with m lengths seen, at the positions `found`, all that
+    are above the (√m + 1)th longest are that and an exponential, with the mean that the √m longest
+    are above it (peaks over a threshold: Pickands, Annals of Statistics 3(1), 1975; the exponential
+    assumes least). So means stay, and about one of m is longer than the longest that was seen.
+
+    A source of which the longest was seen more than once is taken to end there, as at a limit.
+    Where the sample `is_doubted`, the mean is one of those that so many peaks, and one more like
+    their mean, leave possible.
+    """
+    sources = int(tree.group.max(initial=-1)) + 1
+    group, value = tree.group[found], workload.output_len[tree.order[found]]
+    order = np.lexsort((value, group))
+    behind = np.searchsorted(group[order], np.arange(sources + 1))
+    threshold, mean = np.full(sources, np.iinfo(np.int64).max), np.zeros(sources)
+    for source in range(sources):
+        seen = value[order[behind[source] : behind[source + 1]]]
+        if len(seen) > 1 and seen[-1] > seen[-2]:
+            peaks = round(math.sqrt(len(seen)))
+            threshold[source] = seen[-1 - peaks]
+            mean[source] = float(seen[-peaks:].mean()) - threshold[source]
+            if is_doubted:
+                mean[source] *= (peaks + 1) / rng.gamma(peaks + 1)
+    of_row = np.empty(len(drawn), np.int64)
+    of_row[tree.order] = tree.group
+    row = np.flatnonzero(drawn > threshold[of_row])
+    more = np.rint(rng.exponential(size=len(row)) * mean[of_row[row]])
+    drawn[row] = threshold[of_row[row]] + more.astype(np.int64)
 
 
 def _means_below(wanted: Floats, limit: Ints) -> Floats:
