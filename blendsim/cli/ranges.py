@@ -41,8 +41,7 @@ def range_told(
         )
         told = (
             f"Predicted seconds hang on lengths that {hidden}: {worlds} that {seen}{and_itself} "
-            f"the plan takes {span(low, high)} s, and longer if an answer is "
-            f"longer than all {ones} ones."
+            f"the plan takes {span(low, high)} s."
         )
         if spread.guessed:
             told += (
