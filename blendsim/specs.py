@@ -193,19 +193,10 @@ MODELS: dict[str, ModelSpec] = {
         ),
         ModelSpec("qwen-2.5-72b", 80, 8192, 29_568, 64, 8, 128, 152_064, 131_072, qkv_bias=True),
         *_in_contexts(
-            ModelSpec(
-                "qwen3-4b",
-                36,
-                2560,
-                9_728,
-                32,
-                8,
-                128,
-                151_936,
-                40_960,
+            replace(
+                ModelSpec("qwen3-4b", 36, 2560, 9_728, 32, 8, 128, 151_936, 40_960, qk_norm=True),
                 tied_embeddings=True,
-                qk_norm=True,
-            ),  # fmt: skip
+            ),
             {"qwen3-4b-2507": 262_144},
         ),
         ModelSpec("qwen3-8b", 36, 4096, 12_288, 32, 8, 128, 151_936, 40_960, qk_norm=True),
