@@ -49,6 +49,7 @@ _SAME_AS = {
     "qwen3_vl_text": "qwen3",
     "qwen3_vl_moe_text": "qwen3_moe",
     "kimi_k2": "deepseek_v3",
+    "phi3": "llama",  # and Phi-4's: queries, keys and values are one matrix in its files
     "qwen3_5_text": "qwen3_5",
     "qwen3_5_moe_text": "qwen3_5_moe",
 }
@@ -124,7 +125,7 @@ def read_config(path: Path) -> ModelSpec:
     if kind not in ("llama", "mistral", "qwen2", "qwen3", *_HYBRID, *_EXPERT_KEYS):
         raise InputError(
             f"{path}: model_type {kind!r} is not a Llama, Mistral, Mixtral, Qwen2, Qwen3, Qwen3.5, "
-            "gpt-oss, MiniMax-M2, DeepSeek-V3 or Kimi-K2 decoder; only those are modelled"
+            "Phi-3, gpt-oss, MiniMax-M2, DeepSeek-V3 or Kimi-K2 decoder; only those are modelled"
         )
 
     def count(name: str, default: int | None = None) -> int:

@@ -40,28 +40,85 @@ OTHER_GPUS: Mapping[str, Known] = {
     "A100-80GB-PCIe": Known("nvidia", ("A100-PCIe-80GB",)),
 }
 
-#: Their names on Hugging Face: the weights that have the row's shape, in bf16. Organisations other
-#: than the makers' keep quantised and changed models under the same names.
+
+def _distilled(model: str) -> tuple[str, ...]:
+    """DeepSeek's names of what it made of another maker's model."""
+    name = f"DeepSeek-R1-Distill-{model}"
+    return name, f"deepseek-ai/{name}"
+
+
+#: Their names on Hugging Face: the weights that have the row's shape and context, in bf16.
+#: Organisations other than the makers' keep quantised and changed models under the same names.
 MODEL_NAMES: Mapping[str, Known] = {
     "llama-2-7b": Known("meta-llama/", ("Llama-2-7b-hf", "Llama-2-7b-chat", "Llama-2-7b-chat-hf")),
     "llama-3.1-8b": Known(
         "meta-llama/",
-        ("Llama-3.1-8B-Instruct", "Meta-Llama-3.1-8B", "Meta-Llama-3.1-8B-Instruct"),
+        (
+            "Llama-3.1-8B-Instruct",
+            "Meta-Llama-3.1-8B",
+            "Meta-Llama-3.1-8B-Instruct",
+            *_distilled("Llama-8B"),
+        ),
     ),
     "llama-3.1-70b": Known(
         "meta-llama/",
-        ("Llama-3.1-70B-Instruct", "Meta-Llama-3.1-70B", "Meta-Llama-3.1-70B-Instruct"),
+        (
+            "Llama-3.1-70B-Instruct",
+            "Meta-Llama-3.1-70B",
+            "Meta-Llama-3.1-70B-Instruct",
+            "Llama-3.3-70B",
+            "Llama-3.3-70B-Instruct",
+            *_distilled("Llama-70B"),
+        ),
     ),
+    "llama-3.2-3b": Known("meta-llama/", ("Llama-3.2-3B-Instruct",)),
     "qwen-2.5-7b": Known("Qwen/", ("Qwen2.5-7B-Instruct",)),
+    "qwen-2.5-14b": Known("Qwen/", _distilled("Qwen-14B")),
+    "qwen-2.5-14b-instruct": Known("Qwen/", ("Qwen2.5-Coder-14B", "Qwen2.5-Coder-14B-Instruct")),
+    "qwen-2.5-32b": Known("Qwen/", _distilled("Qwen-32B")),
+    "qwen-2.5-32b-instruct": Known("Qwen/", ("Qwen2.5-Coder-32B", "Qwen2.5-Coder-32B-Instruct")),
+    "qwq-32b": Known("Qwen/"),
     "qwen-2.5-72b": Known("Qwen/", ("Qwen2.5-72B-Instruct",)),
+    "qwen3-4b": Known("Qwen/"),
+    "qwen3-4b-2507": Known("Qwen/", ("Qwen3-4B-Instruct-2507", "Qwen3-4B-Thinking-2507")),
     "qwen3-8b": Known("Qwen/"),
+    "qwen3-14b": Known("Qwen/"),
     "qwen3-32b": Known("Qwen/"),
     "deepseek-67b": Known("deepseek-ai/", ("deepseek-llm-67b-base", "deepseek-llm-67b-chat")),
+    # Earlier uploads have another vocabulary, and v0.1 a window.
+    "mistral-7b": Known("mistralai/", ("Mistral-7B-v0.3", "Mistral-7B-Instruct-v0.3")),
+    "mistral-small-24b": Known(
+        "mistralai/",
+        ("Mistral-Small-24B-Base-2501", "Mistral-Small-24B-Instruct-2501"),
+    ),
+    "mistral-small-3.1-24b": Known(
+        "mistralai/",
+        (
+            "Mistral-Small-3.1-24B-Base-2503",
+            "Mistral-Small-3.1-24B-Instruct-2503",
+            "Mistral-Small-3.2-24B",
+            "Mistral-Small-3.2-24B-Instruct-2506",
+        ),
+    ),
+    "phi-4": Known("microsoft/"),
     "mixtral-8x7b": Known("mistralai/", ("Mixtral-8x7B-v0.1", "Mixtral-8x7B-Instruct-v0.1")),
     # The upload Mixtral-8x22B-v0.1 has another vocabulary.
     "mixtral-8x22b": Known("mistralai/", ("Mixtral-8x22B-Instruct-v0.1", "Mixtral-8x22B-v0.3")),
     "qwen3-30b-a3b": Known("Qwen/"),
+    "qwen3-30b-a3b-2507": Known(
+        "Qwen/",
+        (
+            "Qwen3-30B-A3B-Instruct-2507",
+            "Qwen3-30B-A3B-Thinking-2507",
+            "Qwen3-Coder-30B-A3B",
+            "Qwen3-Coder-30B-A3B-Instruct",
+        ),
+    ),
     "qwen3-235b-a22b": Known("Qwen/"),
+    "qwen3-235b-a22b-2507": Known(
+        "Qwen/", ("Qwen3-235B-A22B-Instruct-2507", "Qwen3-235B-A22B-Thinking-2507")
+    ),
+    "qwen3-coder-480b-a35b": Known("Qwen/", ("Qwen3-Coder-480B-A35B-Instruct",)),
     "minimax-m2": Known("MiniMaxAI/"),
     "gpt-oss-20b": Known("openai/"),
     "gpt-oss-120b": Known("openai/"),

@@ -107,6 +107,28 @@ def _mixture(dense: ModelSpec, experts: int, per_token: int) -> ModelSpec:
     return replace(dense, experts=experts, experts_per_token=per_token)
 
 
+def _in_contexts(model: ModelSpec, others: dict[str, int]) -> tuple[ModelSpec, ...]:
+    """The model, and by name those of its sizes whose config.json says another context."""
+    return (model, *(replace(model, name=name, context=size) for name, size in others.items()))
+
+
+def _qwen3_moe(
+    name: str,
+    layers: int,
+    hidden: int,
+    intermediate: int,
+    heads: int,
+    kv_heads: int,
+    experts: int,
+    context: int,
+) -> ModelSpec:
+    """A token goes through 8 experts."""
+    dense = ModelSpec(
+        name, layers, hidden, intermediate, heads, kv_heads, 128, 151_936, context, qk_norm=True
+    )
+    return _mixture(dense, experts, 8)
+
+
 def _gpt_oss(name: str, layers: int, experts: int) -> ModelSpec:
     """Every second layer has a window. Their weights are published in mxfp4 alone."""
     dense = ModelSpec(name, layers, 2880, 2_880, 64, 8, 64, 201_088, 131_072, qkv_bias=True)
@@ -145,6 +167,7 @@ def _qwen3_5_moe(dense: ModelSpec, experts: int, per_token: int) -> ModelSpec:
 _KIMI_INT4 = replace(_deepseek("kimi-k2-thinking", 64, 384, 1, 163_840, 262_144), weights=INT4)
 #: Of Kimi-K2.5 and of Qwen3.5, as model_config.py counts towers.
 _TOWER = 27 * (4 * 1_152**2 + 2 * 1_152 * 4_304)
+_MISTRAL_SMALL = ModelSpec("mistral-small-24b", 40, 5120, 32_768, 32, 8, 128, 131_072, 32_768)
 
 MODELS: dict[str, ModelSpec] = {
     model.name: model
@@ -152,25 +175,54 @@ MODELS: dict[str, ModelSpec] = {
         ModelSpec("llama-2-7b", 32, 4096, 11_008, 32, 32, 128, 32_000, 4_096),
         ModelSpec("llama-3.1-8b", 32, 4096, 14_336, 32, 8, 128, 128_256, 131_072),
         ModelSpec("llama-3.1-70b", 80, 8192, 28_672, 64, 8, 128, 128_256, 131_072),
+        ModelSpec(
+            "llama-3.2-3b", 28, 3072, 8_192, 24, 8, 128, 128_256, 131_072, tied_embeddings=True
+        ),
         ModelSpec("qwen-2.5-7b", 28, 3584, 18_944, 28, 4, 128, 152_064, 131_072, qkv_bias=True),
+        *_in_contexts(
+            ModelSpec(
+                "qwen-2.5-14b", 48, 5120, 13_824, 40, 8, 128, 152_064, 131_072, qkv_bias=True
+            ),
+            {"qwen-2.5-14b-instruct": 32_768},
+        ),
+        *_in_contexts(
+            ModelSpec(
+                "qwen-2.5-32b", 64, 5120, 27_648, 40, 8, 128, 152_064, 131_072, qkv_bias=True
+            ),
+            {"qwen-2.5-32b-instruct": 32_768, "qwq-32b": 40_960},
+        ),
         ModelSpec("qwen-2.5-72b", 80, 8192, 29_568, 64, 8, 128, 152_064, 131_072, qkv_bias=True),
+        *_in_contexts(
+            replace(
+                ModelSpec("qwen3-4b", 36, 2560, 9_728, 32, 8, 128, 151_936, 40_960, qk_norm=True),
+                tied_embeddings=True,
+            ),
+            {"qwen3-4b-2507": 262_144},
+        ),
         ModelSpec("qwen3-8b", 36, 4096, 12_288, 32, 8, 128, 151_936, 40_960, qk_norm=True),
+        ModelSpec("qwen3-14b", 40, 5120, 17_408, 40, 8, 128, 151_936, 40_960, qk_norm=True),
         ModelSpec("qwen3-32b", 64, 5120, 25_600, 64, 8, 128, 151_936, 40_960, qk_norm=True),
         ModelSpec("deepseek-67b", 95, 8192, 22_016, 64, 8, 128, 102_400, 4_096),
+        ModelSpec("mistral-7b", 32, 4096, 14_336, 32, 8, 128, 32_768, 32_768),
+        _MISTRAL_SMALL,
+        replace(
+            _MISTRAL_SMALL,
+            name="mistral-small-3.1-24b",
+            context=131_072,
+            tower_parameters=24 * (4 * 1_024**2 + 3 * 1_024 * 4_096),
+        ),
+        ModelSpec("phi-4", 40, 5120, 17_920, 40, 10, 128, 100_352, 16_384),
         _mixture(ModelSpec("mixtral-8x7b", 32, 4096, 14_336, 32, 8, 128, 32_000, 32_768), 8, 2),
         _mixture(ModelSpec("mixtral-8x22b", 56, 6144, 16_384, 48, 8, 128, 32_768, 65_536), 8, 2),
-        _mixture(
-            ModelSpec("qwen3-30b-a3b", 48, 2048, 768, 32, 4, 128, 151_936, 40_960, qk_norm=True),
-            128,
-            8,
+        *_in_contexts(
+            _qwen3_moe("qwen3-30b-a3b", 48, 2048, 768, 32, 4, 128, 40_960),
+            {"qwen3-30b-a3b-2507": 262_144},
         ),
-        _mixture(
-            ModelSpec(
-                "qwen3-235b-a22b", 94, 4096, 1_536, 64, 4, 128, 151_936, 40_960, qk_norm=True
-            ),
-            128,
-            8,
+        *_in_contexts(
+            _qwen3_moe("qwen3-235b-a22b", 94, 4096, 1_536, 64, 4, 128, 40_960),
+            {"qwen3-235b-a22b-2507": 262_144},
         ),
+        _qwen3_moe("qwen3-coder-480b-a35b", 62, 6144, 2_560, 96, 8, 160, 262_144),
         replace(
             _mixture(
                 ModelSpec(

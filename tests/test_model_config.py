@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from blendsim.errors import InputError
-from blendsim.specs import ModelSpec, find_gpu, find_model
+from blendsim.specs import MODELS, ModelSpec, find_gpu, find_model
 from blendsim.system import System
 
 SHAPE: dict[str, Any] = {
@@ -98,6 +98,7 @@ def require_refused(folder: Path, config: dict[str, Any], message: str) -> None:
         (MINIMAX | {"shared_intermediate_size": 512}, "'shared_intermediate_size' is 512: experts"),
         (SHAPE | {"sliding_window": 1_024}, "'sliding_window' is 1024, no window as long as"),
         (SHAPE | {"layer_types": ["sliding_attention"] * 4}, "'sliding_window' is 4096"),
+        (SHAPE | {"model_type": "phi3", "sliding_window": 2_047}, "'sliding_window' is 2047"),
         (MISTRAL | {"sliding_window": 4_096}, "'sliding_window' is 4096.*the context of 32768"),
         (MISTRAL, "'sliding_window' is 4096"),  # what the family has unless told
         (MISTRAL | {"sliding_window": "wide"}, "'sliding_window' is 'wide'"),
@@ -125,6 +126,7 @@ def test_what_costs_otherwise_is_refused_by_its_key(
         SHAPE | {"quantization_config": None, "num_experts": None, "kv_lora_rank": None},
         SHAPE | {"torch_dtype": "float32"},  # engines load it as bf16
         SHAPE | {"dtype": "bfloat16", "layer_types": ["full_attention"] * 4},
+        SHAPE | {"model_type": "phi3"},
         MISTRAL | {"sliding_window": None},
         MISTRAL | {"sliding_window": 32_768},  # cuts nothing off
         SHAPE | {"layer_types": ["sliding_attention"] * 4, "sliding_window": 40_000},
@@ -246,6 +248,37 @@ def test_a_gated_tower_has_three_matrices_an_mlp(tmp_path: Path) -> None:
     tower = CLIP | {"model_type": "pixtral"}
     model = read(tmp_path, {"text_config": SHAPE, "vision_config": tower})
     assert model.tower_parameters == 24 * (4 * 1_024**2 + 3 * 1_024 * 4_096)
+
+
+def test_configs_of_phi_4_and_mistral_small_are_the_rows_of_the_table(tmp_path: Path) -> None:
+    """Those whose files go by other names than the other rows' do."""
+    phi = {
+        "model_type": "phi3",
+        "hidden_size": 5_120,
+        "intermediate_size": 17_920,
+        "num_hidden_layers": 40,
+        "num_attention_heads": 40,
+        "num_key_value_heads": 10,
+        "vocab_size": 100_352,
+        "max_position_embeddings": 16_384,
+        "sliding_window": None,
+    }
+    text = {
+        "model_type": "mistral",
+        "hidden_size": 5_120,
+        "intermediate_size": 32_768,
+        "num_hidden_layers": 40,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+        "head_dim": 128,
+        "vocab_size": 131_072,
+        "max_position_embeddings": 131_072,
+        "sliding_window": None,
+    }
+    tower = {"model_type": "pixtral", "hidden_size": 1_024, "intermediate_size": 4_096}
+    small = {"model_type": "mistral3", "text_config": text, "vision_config": tower}
+    for config, name in ((phi, "phi-4"), (small, "mistral-small-3.1-24b")):
+        assert replace(read(tmp_path, config), name=name) == MODELS[name]
 
 
 def test_a_tower_that_leaves_out_what_is_usual_has_that(tmp_path: Path) -> None:

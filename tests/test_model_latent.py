@@ -219,7 +219,7 @@ def test_names_of_the_same_sizes_are_known(called: str, meant: str) -> None:
     "called",
     [
         "deepseek-ai/DeepSeek-V2",
-        "deepseek-ai/DeepSeek-R1-Distill-Llama-70B",
+        "deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B",
         "DeepSeek-R1-Distill-Qwen-7B",
         "moonshotai/Kimi-K2-Instruct-0905",  # takes twice the context
         "moonshotai/Moonlight-16B-A3B",

@@ -90,8 +90,18 @@ def test_a_short_name_with_one_row_is_taken(called: str) -> None:
     [
         ("llama-3.1", "llama-3.1-8b, llama-3.1-70b"),
         ("meta-llama/Llama-3.1", "llama-3.1-8b, llama-3.1-70b"),
-        ("Qwen2.5", "qwen-2.5-7b, qwen-2.5-72b"),
-        ("qwen3", "qwen3-8b, qwen3-32b, qwen3-30b-a3b, qwen3-235b-a22b"),
+        (
+            "Qwen2.5",
+            "qwen-2.5-7b, qwen-2.5-14b, qwen-2.5-14b-instruct, qwen-2.5-32b, "
+            "qwen-2.5-32b-instruct, qwen-2.5-72b",
+        ),
+        (
+            "qwen3",
+            "qwen3-4b, qwen3-4b-2507, qwen3-8b, qwen3-14b, qwen3-32b, qwen3-30b-a3b, "
+            "qwen3-30b-a3b-2507, qwen3-235b-a22b, qwen3-235b-a22b-2507, qwen3-coder-480b-a35b",
+        ),
+        ("qwen3-coder", "qwen3-30b-a3b-2507, qwen3-coder-480b-a35b"),
+        ("mistral-small", "mistral-small-24b, mistral-small-3.1-24b"),
         ("mixtral", "mixtral-8x7b, mixtral-8x22b"),
     ],
 )
@@ -122,10 +132,49 @@ def test_a_short_name_is_no_other_version() -> None:
         ("Qwen/Qwen3-32B", "qwen3-32b"),
         ("qwen-3-8b", "qwen3-8b"),
         ("deepseek-ai/deepseek-llm-67b-chat", "deepseek-67b"),
+        ("llama-3.3-70b", "llama-3.1-70b"),
+        ("meta-llama/Llama-3.3-70B-Instruct", "llama-3.1-70b"),
+        ("deepseek-ai/DeepSeek-R1-Distill-Llama-70B", "llama-3.1-70b"),
+        ("deepseek-ai/DeepSeek-R1-Distill-Llama-8B", "llama-3.1-8b"),
+        ("meta-llama/Llama-3.2-3B-Instruct", "llama-3.2-3b"),
+        ("mistralai/Mistral-7B-Instruct-v0.3", "mistral-7b"),
+        ("mistralai/Mistral-Small-24B-Instruct-2501", "mistral-small-24b"),
+        ("mistralai/Mistral-Small-3.1-24B-Instruct-2503", "mistral-small-3.1-24b"),
+        ("mistralai/Mistral-Small-3.2-24B-Instruct-2506", "mistral-small-3.1-24b"),
+        ("microsoft/phi-4", "phi-4"),
+        ("Qwen/Qwen3-4B", "qwen3-4b"),
+        ("Qwen/Qwen3-14B", "qwen3-14b"),
+        ("Qwen/Qwen3-Coder-480B-A35B-Instruct", "qwen3-coder-480b-a35b"),
+        ("qwen3-coder-30b-a3b", "qwen3-30b-a3b-2507"),
     ],
 )
 def test_model_is_found_by_what_it_is_called(called: str, meant: str) -> None:
     assert find_model(called) is MODELS[meant]
+
+
+@pytest.mark.parametrize(
+    ("called", "sizes", "context"),
+    [
+        ("Qwen/Qwen2.5-14B-Instruct", "qwen-2.5-14b", 32_768),
+        ("Qwen/Qwen2.5-Coder-14B-Instruct", "qwen-2.5-14b", 32_768),
+        ("deepseek-ai/DeepSeek-R1-Distill-Qwen-14B", "qwen-2.5-14b", 131_072),
+        ("Qwen/Qwen2.5-32B-Instruct", "qwen-2.5-32b", 32_768),
+        ("Qwen/Qwen2.5-Coder-32B-Instruct", "qwen-2.5-32b", 32_768),
+        ("Qwen/QwQ-32B", "qwen-2.5-32b", 40_960),
+        ("DeepSeek-R1-Distill-Qwen-32B", "qwen-2.5-32b", 131_072),
+        ("Qwen/Qwen3-4B-Instruct-2507", "qwen3-4b", 262_144),
+        ("Qwen/Qwen3-30B-A3B-Instruct-2507", "qwen3-30b-a3b", 262_144),
+        ("Qwen/Qwen3-Coder-30B-A3B-Instruct", "qwen3-30b-a3b", 262_144),
+        ("Qwen/Qwen3-235B-A22B-Thinking-2507", "qwen3-235b-a22b", 262_144),
+        ("mistralai/Mistral-Small-24B-Base-2501", "mistral-small-24b", 32_768),
+    ],
+)
+def test_a_model_of_the_same_sizes_keeps_its_own_context(
+    called: str, sizes: str, context: int
+) -> None:
+    found, like = find_model(called), MODELS[sizes]
+    assert found.context == context
+    assert replace(found, name=like.name, context=like.context) == like
 
 
 @pytest.mark.parametrize(
@@ -136,6 +185,9 @@ def test_model_is_found_by_what_it_is_called(called: str, meant: str) -> None:
         "someone/Llama-3.1-8B-Instruct",  # may be anything
         "meta-llama/Llama-3.2-1B",
         "Qwen2.5-7B-Instruct-1M",
+        "Qwen2.5-14B-Instruct-1M",
+        "mistralai/Mistral-7B-v0.1",  # has a window
+        "microsoft/Phi-4-reasoning",  # takes twice the context
         "Llama-3-8B",
         "meta-llama/",
     ],
@@ -156,6 +208,9 @@ def test_model_that_may_be_another_is_none(called: str) -> None:
         ("neuralmagic/Meta-Llama-3.1-70B-Instruct-FP8-dynamic", "llama-3.1-70b", "fp8"),
         ("RedHatAI/Qwen3-8B-FP8-dynamic", "qwen3-8b", "fp8"),
         ("nvidia/Llama-3.1-70B-Instruct-FP8", "llama-3.1-70b", "fp8"),
+        ("RedHatAI/Llama-3.3-70B-Instruct-FP8-dynamic", "llama-3.1-70b", "fp8"),
+        ("Qwen/Qwen3-235B-A22B-Instruct-2507-FP8", "qwen3-235b-a22b-2507", "fp8-block"),
+        ("Qwen/Qwen3-Coder-480B-A35B-Instruct-FP8", "qwen3-coder-480b-a35b", "fp8-block"),
     ],
 )
 def test_an_upload_in_fp8_is_told_by_the_option_for_it(called: str, row: str, weights: str) -> None:

@@ -15,7 +15,7 @@ from blendsim.perf import package
 from blendsim.perf.atlas import STATED, read_atlas, write_atlas
 from blendsim.perf.calibration import file_of
 from blendsim.perf.derive import derive_profile
-from blendsim.perf.importer import import_profiles, sensible_tp
+from blendsim.perf.importer import SHIPPED, import_profiles, sensible_tp
 from blendsim.perf.kernels import memory_seconds, prefill_seconds
 from blendsim.perf.model import step_model
 from blendsim.perf.overlap import default_overlap
@@ -37,15 +37,54 @@ def files_of(directory: Path) -> dict[str, bytes]:
     return {str(p.relative_to(directory)): p.read_bytes() for p in found if p.is_file()}
 
 
-def test_every_gpu_has_every_model_at_every_sensible_size():
+def test_every_gpu_has_every_shipped_model_at_every_sensible_size():
     have = {(p.parts[-3], p.parts[-2], p.parts[-1]) for p in ROOT.glob("*/*/tp*")}
     want = {
         (gpu.name, model.name, f"tp{tp}")
         for gpu in GPUS.values()
-        for model in MODELS.values()
+        for model in (MODELS[name] for name in SHIPPED)
         for tp in sensible_tp(model, gpu)
     }
     assert have == want
+
+
+CUT = ("llama-3.2-3b", "qwen-2.5-14b", "qwen-2.5-32b", "qwen3-4b", "qwen3-14b", "mistral-7b")
+
+
+@pytest.mark.parametrize("gpu", GPUS)
+@pytest.mark.parametrize("name", [*CUT, "mistral-small-3.1-24b", "phi-4"])
+def test_dense_models_without_tables_of_their_own_are_priced_on_every_gpu(name, gpu):
+    """In bf16 on one and two GPUs where it fits, and in fp8 where the GPU computes in it. A prompt
+    takes no less than its products do at the peak.
+    """
+    assert name not in SHIPPED
+    model, chip, tokens = MODELS[name], GPUS[gpu], 8192
+    ways = [(model, tp) for tp in sensible_tp(model, chip) if tp <= 2]
+    if chip.fp8_flops:
+        ways.append((model.in_format("fp8", "fp8"), 1))
+    assert ways
+    for each, tp in ways:
+        seconds = step_model(System(each, chip, tp)).layer_seconds[tokens]
+        products = 2.0 * each.all_matrix_parameters * tokens / tp
+        assert products / chip.flops_in(each.weights) < seconds, (tp, each.label)
+
+
+@pytest.mark.parametrize(
+    ("name", "gpu", "tp", "quantization", "is_apart"),
+    [
+        ("qwen3-30b-a3b-2507", "a100-80g", 1, "none", False),
+        ("qwen3-235b-a22b-2507", "h100", 4, "fp8-block", False),
+        ("qwen3-coder-480b-a35b", "h100", 8, "fp8-block", True),
+        ("qwen3-coder-480b-a35b", "h200", 8, "none", False),
+        ("qwen3-coder-480b-a35b", "h200", 4, "fp8-block", False),
+        ("qwen3-coder-480b-a35b", "b200", 4, "fp8", False),
+    ],
+)
+def test_mixtures_of_measured_experts_are_priced(name, gpu, tp, quantization, is_apart):
+    model = replace(MODELS[name].in_format(quantization, "auto"), expert_parallel=is_apart)
+    priced = step_model(System(model, GPUS[gpu], tp))
+    products = 2.0 * (model.active_parameters - 2 * model.vocab * model.hidden) * 8192 / tp
+    assert priced.layer_seconds[8192] > products / GPUS[gpu].flops_in(model.weights)
 
 
 @pytest.mark.parametrize("gpu", GPUS)

@@ -16,15 +16,24 @@ PUBLISHED = {
     "llama-2-7b": 6.74,
     "llama-3.1-8b": 8.03,
     "llama-3.1-70b": 70.55,
+    "llama-3.2-3b": 3.21,
     "qwen-2.5-7b": 7.62,
+    **dict.fromkeys(("qwen-2.5-14b", "qwen-2.5-14b-instruct"), 14.77),
+    **dict.fromkeys(("qwen-2.5-32b", "qwen-2.5-32b-instruct", "qwq-32b"), 32.76),
     "qwen-2.5-72b": 72.71,
+    **dict.fromkeys(("qwen3-4b", "qwen3-4b-2507"), 4.02),
     "qwen3-8b": 8.19,
+    "qwen3-14b": 14.77,
     "qwen3-32b": 32.76,
     "deepseek-67b": 67.42,
+    "mistral-7b": 7.25,
+    **dict.fromkeys(("mistral-small-24b", "mistral-small-3.1-24b"), 23.57),  # of 3.1 its decoder
+    "phi-4": 14.66,
     "mixtral-8x7b": 46.70,
     "mixtral-8x22b": 140.63,
-    "qwen3-30b-a3b": 30.53,
-    "qwen3-235b-a22b": 235.09,
+    **dict.fromkeys(("qwen3-30b-a3b", "qwen3-30b-a3b-2507"), 30.53),
+    **dict.fromkeys(("qwen3-235b-a22b", "qwen3-235b-a22b-2507"), 235.09),
+    "qwen3-coder-480b-a35b": 480.15,
     "minimax-m2": 228.69,
     "gpt-oss-20b": 20.91,
     "gpt-oss-120b": 116.79,  # 116.83 with its experts' biases, which are not counted
@@ -43,8 +52,9 @@ PUBLISHED = {
 PUBLISHED_ACTIVE = {
     "mixtral-8x7b": 12.9,
     "mixtral-8x22b": 39.1,
-    "qwen3-30b-a3b": 3.3,
-    "qwen3-235b-a22b": 22.2,
+    **dict.fromkeys(("qwen3-30b-a3b", "qwen3-30b-a3b-2507"), 3.3),
+    **dict.fromkeys(("qwen3-235b-a22b", "qwen3-235b-a22b-2507"), 22.2),
+    "qwen3-coder-480b-a35b": 35.47,
     "minimax-m2": 11.0,
     "gpt-oss-20b": 4.2,
     "gpt-oss-120b": 5.7,
@@ -69,6 +79,15 @@ def test_parameters_match_the_published_count(name: str) -> None:
 def test_a_token_goes_through_the_published_part_of_them(name: str) -> None:
     expected = PUBLISHED_ACTIVE.get(name, PUBLISHED[name])
     assert MODELS[name].active_parameters / 1e9 == pytest.approx(expected, abs=0.07)
+
+
+def test_mistral_small_has_its_tower_beside_the_decoder() -> None:
+    """24.01 billion are published of 3.1 and 3.2. What joins the two is not counted."""
+    model = MODELS["mistral-small-3.1-24b"]
+    joins = 5_120 * (1_024 + 5_120) + 4 * 1_024**2  # and four patches are made one
+    counted = model.parameters + model.tower_parameters
+    assert (counted + joins) / 1e9 == pytest.approx(24.01, abs=0.006)
+    assert model.weight_bytes == 2 * counted
 
 
 def test_llama_8b_keeps_128_kib_of_kv_a_token() -> None:
@@ -215,6 +234,6 @@ def test_a_name_that_can_be_no_path_is_an_unknown_model(name: str) -> None:
 
 def test_what_the_tables_lack_is_had_in_another_way() -> None:
     with pytest.raises(UnknownName, match=r"; another one by the directory of its"):
-        find_model("phi-4")
+        find_model("gemma-3-27b")
     with pytest.raises(UnknownName, match=r"; another is measured \(docs/extending\.md\)"):
         find_gpu("mi300x")

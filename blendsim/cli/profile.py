@@ -29,16 +29,16 @@ def import_(
         list[str] | None, typer.Option(help="A GPU; repeat it. By itself all we know.")
     ] = None,
     model: Annotated[
-        list[str] | None, typer.Option(help="A model; repeat it. By itself all we know.")
+        list[str] | None, typer.Option(help="A model; repeat it. By itself those that ship.")
     ] = None,
     json: o.Json = False,
 ) -> None:
     """Import measured kernel tables of aiconfigurator."""
     with Progress() as say:
-        from blendsim.perf.importer import import_profiles
-        from blendsim.specs import GPUS, MODELS
+        from blendsim.perf.importer import SHIPPED, import_profiles
+        from blendsim.specs import GPUS
 
-        written = import_profiles(output, gpu or tuple(GPUS), model or tuple(MODELS), say)
+        written = import_profiles(output, gpu or tuple(GPUS), model or SHIPPED, say)
     if json:
         print_json({"written": written})
         return

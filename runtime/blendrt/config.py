@@ -131,7 +131,8 @@ def _refuse_what_is_not_computed(path: Path, raw: Json) -> None:
         refuse(f"hidden_act is {raw['hidden_act']!r}")
     if raw.get("mlp_bias"):
         refuse("mlp_bias is set")
-    if "_vl" in str(raw.get("model_type")):  # whose weights go by other names
+    kind = str(raw.get("model_type"))
+    if "_vl" in kind or kind == "phi3":  # whose weights go by other names
         refuse(f"model_type is {raw['model_type']!r}")
 
 
