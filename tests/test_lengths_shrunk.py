@@ -1,6 +1,7 @@
 """The rule `shrunk`: subtrees, parents and prompt length, each as far as the sample supports it."""
 
 from dataclasses import replace
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -169,6 +170,8 @@ def test_lengths_that_are_not_visible_change_nothing(
     for one, two in zip(lengths, again, strict=True):
         assert np.array_equal(one, two)
     assert np.array_equal(drawn, redrawn)
+    with mock.patch("blendsim.planner.lengths._redraw_peaks"):
+        drawn = world_of(workload, share, seed, least=2)[2]
     seen = workload.output_len[tree.order[evidence(workload, tree, lengths.is_visible)]]
     is_blind = is_unlearned(workload, tree, lengths.is_visible)
     learned = drawn[~lengths.is_visible & (workload.output_limit == 0) & ~is_blind]

@@ -1,6 +1,7 @@
 """Possible worlds: as far from what is visible as a sample may be from its pool."""
 
 from dataclasses import replace
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -14,6 +15,9 @@ from blendsim.planner.lengths import (
     RULES,
     SHRUNK,
     SUBTREE_MEAN,
+    Lengths,
+    draw,
+    estimate,
     expect_lengths,
 )
 from blendsim.planner.outlook import possible_worlds
@@ -34,10 +38,11 @@ def worlds_of(
 
 @pytest.mark.parametrize("rule", RULES)
 def test_worlds_differ_as_a_sample_of_that_size_does(rule: str) -> None:
-    """Rubin's weights: the mean's standard deviation is s/√(n + 1)."""
+    """Rubin's weights: the mean's standard deviation is s/√(n + 1), but for the longest."""
     outputs = np.random.default_rng(1).lognormal(5, 0.7, 4_000).astype(np.int64) + 1
     workload = from_lengths([100] * 4_000, outputs)
-    means = np.array([world.mean() for world in worlds_of(workload, 0.01, 400, rule=rule)])
+    with mock.patch("blendsim.planner.lengths._redraw_peaks"):
+        means = np.array([world.mean() for world in worlds_of(workload, 0.01, 400, rule=rule)])
     n = 40
     sampled = expect_lengths(
         workload,
@@ -131,3 +136,52 @@ def test_a_few_lengths_are_doubted_though_they_are_alike(rule: str) -> None:
     assert 0.25 < one < PRIOR_DOUBT
     assert 0.03 < ten < one / 2
     assert enough < 1e-12
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("is_doubted", [False, True])
+def test_the_longest_are_above_a_threshold_by_an_exponential(rule: str, is_doubted: bool) -> None:
+    """Of 100 seen the ten longest are above the eleventh by 500 in the mean: 1 ... 10 × 1,000 / 11.
+    Half of the others draw as they did, and one in a hundred is longer than all that were seen.
+    """
+    peaks = 1_000 + np.arange(1, 11) * 1_000 // 11
+    outputs = np.concatenate([np.full(40, 10), np.full(49, 50), [1_000], peaks, np.full(20_000, 7)])
+    workload = from_lengths([100] * len(outputs), outputs)
+    tree = pool_tree(workload, sort_prompts(workload))
+    is_visible = np.arange(len(outputs)) < 100
+    expected, notes = estimate(workload, tree, is_visible, rule)
+    lengths = Lengths(expected, expected, is_visible, is_visible, "", notes)
+    above = []
+    for seed in range(20 if is_doubted else 2):
+        rng = np.random.default_rng(seed)
+        drawn = draw(workload, tree, lengths, rng, rule, is_doubted)[100:]
+        assert set(drawn[drawn <= 1_000].tolist()) <= {10, 50, 1_000}
+        above.append(drawn[drawn > 1_000] - 1_000)
+        if not is_doubted:
+            assert len(above[-1]) == pytest.approx(2_000, rel=0.1)
+            assert (drawn > outputs.max()).mean() == pytest.approx(
+                0.1 * np.exp(-909 / 500), rel=0.2
+            )
+    means = [more.mean() for more in above]
+    spread = np.std(means) / np.mean(means)
+    assert np.mean(means) == pytest.approx(peaks.mean() - 1_000, rel=0.25 if is_doubted else 0.05)
+    assert (0.15 < spread < 0.6) if is_doubted else spread < 0.05
+
+
+def test_answers_that_a_limit_ends_are_not_longer_than_it() -> None:
+    outputs = np.append(np.random.default_rng(2).integers(10, 900, 950), np.full(50, 1_024))
+    worlds = worlds_of(
+        from_lengths([100] * 1_000, np.random.default_rng(3).permutation(outputs)), 0.3
+    )
+    assert {world.max() for world in worlds} == {1_024}
+
+
+def test_what_is_expected_knows_nothing_of_longer_answers() -> None:
+    outputs = np.random.default_rng(1).lognormal(5, 0.7, 4_000).astype(np.int64) + 1
+    workload = from_lengths([100] * 4_000, outputs)
+    tree = pool_tree(workload, sort_prompts(workload))
+    rng = np.random.default_rng(0)
+    lengths = expect_lengths(workload, tree, 0.01, rng, 1, SUBTREE_MEAN)
+    longest = outputs[lengths.is_sampled].max()
+    assert lengths.expected.max() == longest
+    assert max(world.max() for world in worlds_of(workload, 0.01)) > longest

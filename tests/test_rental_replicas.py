@@ -3,7 +3,9 @@
 import re
 from dataclasses import replace
 
-from test_rental import PRICES, a_row, rented, small_pool
+import numpy as np
+from test_rental import PRICES, a_row, rented
+from test_search import mixed_pool
 
 from blendsim import search
 from blendsim.report.rental import Goal, RentalRow, rental_table, spend
@@ -24,7 +26,8 @@ def told(rows: list[RentalRow], deadline: float) -> str:
 
 
 def test_so_many_replicas_as_are_advised_are_in_time() -> None:
-    settings, pool = search.Settings(planner="dfs"), small_pool()
+    # Not so few requests that the longest of a replica decides.
+    settings, pool = search.Settings(planner="dfs"), mixed_pool(np.random.default_rng(0), 2_000)
 
     def rows(deadline: float, *dps: int) -> list[RentalRow]:
         goal = Goal(deadline, currency="EUR")
