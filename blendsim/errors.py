@@ -7,6 +7,7 @@ BlendsimError
 │   └── Unfit           what cannot be run as it is asked for: what to ask for is told apart
 ├── UnknownName         a name in none of our tables (model, GPU, engine, …): says the nearest
 ├── ProfileError        a kernel profile that is missing, unreadable or does not cover what is asked
+│   └── NotMeasured     kernels that were not measured on a GPU: what to ask for is told apart
 ├── PlanMismatch        a plan made for another workload
 └── Unavailable         something this machine lacks: a network, an optional package, a GPU
 """
@@ -70,6 +71,14 @@ class UnknownName(BlendsimError):
 
 class ProfileError(BlendsimError):
     """A kernel profile that is missing, unreadable or too narrow."""
+
+
+class NotMeasured(ProfileError):
+    """Kernels that are not among those measured on a GPU: as `Unfit`."""
+
+    def __init__(self, what: str, instead: str) -> None:
+        super().__init__(f"{what}; {instead}")
+        self.what = what
 
 
 class PlanMismatch(BlendsimError):

@@ -38,7 +38,19 @@ def refused(trace: Path, *asked: object) -> str:
         (("--model", "qwen-2.5-72b", "--gpu", "l40s"),
          ["--tp 4", "--tp 2 --quantization fp8", "--gpu a100-80g --tp 2"]),
         (("--model", "deepseek-v3", "--gpu", "h200", "--dp", "2", "--ep", "2"),
-         ["--dp 8 --ep 8", "--gpu b200 --tp 4 --ep 4"]),
+         ["--dp 8 --ep 8", "--gpu b200 --tp 4 --dp 1 --ep 4"]),
+        (("--model", "deepseek-v3", "--gpu", "h200", "--dp", "8"), ["--ep 8", "--gpu b200 --ep 8"]),
+        (("--model", "kimi-k2", "--gpu", "h200", "--dp", "8", "--ep", "8"),
+         ["--tp 4 --dp 2", "--gpu b200"]),
+        (("--model", "llama-3.1-70b", "--dp", "4"),
+         ["--tp 2 --dp 2", "--gpu h100 --tp 2 --dp 2", "--gpu h200 --tp 2 --dp 2"]),
+        (("--model", "qwen3.5-9b"), ["--gpu h100", "--gpu h200", "--gpu l40s"]),
+        (("--model", "llama-3.1-8b", "--kv-cache-dtype", "fp8"),
+         ["--gpu h100", "--gpu h200", "--gpu l40s"]),
+        (("--model", "qwen3-30b-a3b", "--tp", "8"),
+         ["--tp 4 --dp 2", "--gpu h100", "--gpu h200"]),
+        (("--model", "deepseek-v3", "--gpu", "h200", "--tp", "16"),
+         ["--tp 8 --dp 2", "--gpu b200 --tp 8 --dp 2"]),
     ],
 )  # fmt: skip
 def test_what_is_to_be_asked_for_instead_runs(
@@ -50,7 +62,10 @@ def test_what_is_to_be_asked_for_instead_runs(
     for way in told:
         words = way.split()
         options = given | dict(zip(words[::2], words[1::2], strict=True))
-        values = {k.removeprefix("--"): int(v) if v.isdigit() else v for k, v in options.items()}
+        values = {
+            k.removeprefix("--").replace("-", "_"): int(v) if v.isdigit() else v
+            for k, v in options.items()
+        }
         system = Settings(**values).system  # type: ignore[arg-type]
         assert step_model(system).best_layer_seconds_per_token > 0
 

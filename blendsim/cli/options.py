@@ -203,13 +203,17 @@ class Asked(NamedTuple):
     def load(self, say: "Progress") -> "Workload":
         """The pool of all traces without what no schedule can hold; `say` hears how far it is."""
         from blendsim.cli.pool_files import load_files
-        from blendsim.errors import InputError, Unfit
+        from blendsim.errors import InputError, NotMeasured, Unfit
+        from blendsim.perf.measured import IMPORTED
+        from blendsim.perf.store import load_profile
         from blendsim.traces.limits import without_oversize
 
         # NOTE: first, so that a wrong --model does not wait for the file
         try:
             system = self.settings.system
-        except Unfit as error:
+            if self.settings.profile == IMPORTED:
+                load_profile(system.gpu, system.model, system.tp)
+        except (Unfit, NotMeasured) as error:
             from blendsim.cli.remedies import instead
 
             called = (

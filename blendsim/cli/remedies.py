@@ -17,40 +17,42 @@ _TOLD = 3
 
 
 def instead(settings: "Settings") -> str:
-    """Half a sentence on what runs the model: more of the same GPUs, else other weights on these,
-    or other GPUs; else both.
+    """Half a sentence on what runs the model: the same GPUs in other replicas, or more of them,
+    else other weights on these, or other GPUs; else both.
     """
-    ways = [way for way in (_first(_larger(settings)), _first(_other_weights(settings))) if way]
+    ways = [way for way in (_first(_sized(settings)), _first(_other_weights(settings))) if way]
     ways += _on_other_gpus(settings)
     told = list(dict.fromkeys(_flags(settings, way) for way in ways))[:_TOLD]
     if not told:
         own = replace(settings, quantization=AUTO)
-        ways = [way for way in (_first(_larger(own)), *_on_other_gpus(own)) if way]
+        ways = [way for way in (_first(_sized(own)), *_on_other_gpus(own)) if way]
         told = [_flags(settings, way) for way in ways][:_TOLD]
     if not told:
         return "nothing that was measured runs it; choose another --model"
     return f"use {', or '.join(told)}"
 
 
-def _larger(settings: "Settings") -> "Iterator[Settings]":
-    for each in _sized(settings):
-        if each.tp + (each.ep or 0) > settings.tp + (settings.ep or 0) and (
-            each.tp >= settings.tp and (each.ep or 0) >= (settings.ep or 0)
-        ):
-            yield each
-
-
 def _sized(settings: "Settings") -> "list[Settings]":
-    """On other numbers of GPUs, least first: of a replica, and of those that share its experts."""
-    if settings.ep is None:
-        return [replace(settings, tp=tp) for tp in _SIZES]
+    """The same on other numbers of GPUs a replica, and of those that share experts: as many GPUs in
+    all as were asked for where they divide so, experts shared by all of them before anything else.
+    Larger ones come first, least first.
+    """
+    asked, shared = settings.dp * settings.tp, settings.ep
+    apart = settings.cluster.is_disaggregated  # pools name their replicas, and share no experts
     found = []
-    for ep in _SHARED:
-        for tp in (tp for tp in _SIZES if ep % tp == 0):
-            ranks = ep // tp
-            if ranks == 1 or not settings.cluster.is_disaggregated:
-                dp = -(-settings.dp // ranks) * ranks
-                found.append(replace(settings, tp=tp, ep=ep, dp=dp))
+    if shared is None:
+        if settings.dp > 1 and settings.spec.experts and not settings.expert_parallel:
+            found.append(replace(settings, ep=asked))
+        sizes = sorted(_SIZES, key=lambda tp: (tp <= settings.tp, abs(tp - settings.tp)))
+        dps = [settings.dp if apart else max(1, asked // tp) for tp in sizes]
+        return found + [replace(settings, tp=tp, dp=dp) for tp, dp in zip(sizes, dps, strict=True)]
+    shapes = [(ep, tp) for ep in _SHARED for tp in _SIZES if ep % tp == 0]
+    shapes.sort(key=lambda shape: shape[0] < shared)
+    for ep, tp in shapes:
+        ranks = ep // tp
+        if ranks == 1 or not apart:
+            dp = settings.dp if apart else ranks * -(-asked // ep)
+            found.append(replace(settings, tp=tp, ep=ep, dp=dp))
     return found
 
 
@@ -60,7 +62,7 @@ def _other_weights(settings: "Settings") -> "Iterator[Settings]":
     if settings.spec.weights == BF16:
         names.append(FP8)
     several = (replace(settings, quantization=name) for name in names)
-    return (each for own in several for each in (own, *_larger(own)))
+    return (each for own in several for each in (own, *_sized(own)))
 
 
 def _on_other_gpus(settings: "Settings") -> "list[Settings]":

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from blendsim.errors import ProfileError
+from blendsim.errors import NotMeasured, ProfileError
 from blendsim.formats import BF16
 from blendsim.perf.atlas import ATTENTION, EXCHANGE, STATED, KernelAtlas, table_of
 from blendsim.perf.grids import HeadShape, ReduceGrid, WindowedGrids, along
@@ -25,9 +25,9 @@ def derive_profile(atlas: KernelAtlas, gpu: GpuSpec, model: ModelSpec, tp: int) 
     """The profile of `model` on `tp` GPUs, from measured kernels only."""
     if tp > 1 and tp not in atlas.reduce:
         sizes = ", ".join(map(str, (1, *sorted(atlas.reduce))))
-        raise ProfileError(
-            f"{gpu.name}: no all-reduce measured for --tp {tp}; choose one of --tp {sizes}, and "
-            "more replicas with --dp"
+        raise NotMeasured(
+            f"{gpu.name}: no all-reduce measured for --tp {tp}",
+            f"choose one of --tp {sizes}, and more replicas with --dp",
         )
     tokens = atlas.gemms[BF16].tokens
     operators = {
@@ -47,9 +47,9 @@ def derive_profile(atlas: KernelAtlas, gpu: GpuSpec, model: ModelSpec, tp: int) 
         used.add(EXCHANGE.removesuffix(".csv"))
     shape = head_shape(model, tp)
     if not any(s[3:] == shape[3:] for s in atlas.decode):
-        raise ProfileError(
-            f"{gpu.name}: no attention over {model.kv} KV measured; choose another --gpu, or "
-            f"--kv-cache-dtype {BF16}"
+        raise NotMeasured(
+            f"{gpu.name}: no attention over {model.kv} KV measured",
+            f"choose another --gpu, or --kv-cache-dtype {BF16}",
         )
     used |= _tables_of(shape)
     decode, note = attention(dict(atlas.decode), shape)
@@ -119,9 +119,10 @@ def _windowed(
     windows = sorted({s.window for s in atlas.decode if s.window})
     if shape.window not in windows:
         have = ", ".join(map(str, windows)) or "none"
-        raise ProfileError(
+        raise NotMeasured(
             f"{gpu.name}: no attention to windows of {shape.window} tokens measured; measured: "
-            f"{have}"
+            f"{have}",
+            "choose another --gpu or --model",
         )
     grids, notes = [], []
     for name, measured in (("decode", atlas.decode), ("prefill", atlas.prefill)):

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from blendsim.errors import ProfileError
+from blendsim.errors import NotMeasured
 from blendsim.formats import BF16, FP8, FP8_BLOCK, KV_FORMATS
 from blendsim.perf.atlas import WIDE, KernelAtlas
 from blendsim.perf.grids import (
@@ -58,9 +58,10 @@ def operator_seconds(
     weights = format_of(model, name)
     stand_in = _stand_in(weights, atlas.gemms, _GEMMS_INSTEAD)
     if stand_in is None:
-        raise ProfileError(
+        raise NotMeasured(
             f"{gpu.name}: no GEMMs with {weights} weights measured; measured: "
-            f"{', '.join(atlas.gemms)}"
+            f"{', '.join(atlas.gemms)}",
+            "choose another --gpu or --quantization",
         )
     grid = atlas.gemms[stand_in]
     n, k = gemm_shapes(model, tp)[name]
@@ -82,9 +83,9 @@ def expert_seconds(
     sized = f"{shape.experts} × {shape.intermediate}, {shape.per_token} a token"
     alike = [s for s in grid.seconds if s[1:5] == shape[1:5]] if grid else []
     if grid is None or not alike:
-        raise ProfileError(
-            f"{gpu.name}: no experts measured of {sized}, on {shape.hidden} hidden values; "
-            "choose another --gpu or --model"
+        raise NotMeasured(
+            f"{gpu.name}: no experts measured of {sized}, on {shape.hidden} hidden values",
+            "choose another --gpu or --model",
         )
     formats = [s.weights for s in alike if s[5:] == shape[5:]]
     stand_in = _stand_in(shape.weights, formats, _EXPERTS_INSTEAD)
@@ -97,9 +98,10 @@ def expert_seconds(
             f"in {weights} at{spread if is_apart else ' --tp'} {', '.join(found)}"
             for (weights, is_apart), found in sizes.items()
         )
-        raise ProfileError(
+        raise NotMeasured(
             f"{gpu.name}: experts of {sized} were not measured in {shape.weights} at"
-            f"{spread if shape.ep > 1 else ' --tp'} {shape.gpus}, but {have}; choose one of these"
+            f"{spread if shape.ep > 1 else ' --tp'} {shape.gpus}, but {have}",
+            "choose one of these",
         )
     seconds = grid.seconds[shape._replace(weights=stand_in)]
     is_measured = ~np.isnan(seconds)
@@ -122,9 +124,10 @@ def projection_seconds(
     stand_in = _stand_in(shape.weights, [s.weights for s in alike], _EXPERTS_INSTEAD)
     if grid is None or stand_in is None:
         have = ", ".join(dict.fromkeys(s.weights for s in alike)) or "none of its sizes"
-        raise ProfileError(
+        raise NotMeasured(
             f"{gpu.name}: no latent attention measured with {shape.heads} heads a GPU in "
-            f"{shape.weights}; measured: {have}; choose another --gpu, --tp or --quantization"
+            f"{shape.weights}; measured: {have}",
+            "choose another --gpu, --tp or --quantization",
         )
     seconds = grid.seconds[shape._replace(weights=stand_in)]
     is_measured = ~np.isnan(seconds)
@@ -221,9 +224,10 @@ def _by_group(grids: dict[HeadShape, AttentionGrid], shape: HeadShape) -> tuple[
     below = max((g for g in groups if g < shape.group), default=None)
     above = min((g for g in groups if g > shape.group), default=None)
     if below is None or above is None:
-        raise ProfileError(
+        raise NotMeasured(
             f"no attention measured near {shape.heads} heads on {shape.kv_heads} KV heads"
-            f"{_over(shape)}; groups measured there: {groups}"
+            f"{_over(shape)}; groups measured there: {groups}",
+            "choose another --tp, --gpu or --model",
         )
     weight = (shape.group - below) / (above - below)
     pair = [HeadShape(round(g * shape.kv_heads), *shape[1:]) for g in (below, above)]

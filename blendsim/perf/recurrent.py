@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from blendsim.errors import ProfileError
+from blendsim.errors import NotMeasured, ProfileError
 from blendsim.perf.grids import UNCACHED_BYTES, DeltaGrid, DeltaShape, Floats, along
 from blendsim.perf.kernels import NO_DELTAS, DeltaTables
 from blendsim.perf.model_shapes import delta_shape
@@ -119,9 +119,10 @@ def derived(
     if shape not in grids:
         have = ", ".join(f"{s.key_heads}/{s.heads}" for s in grids) or "none"
         instead = "choose another --tp or --model" if grids else "choose another --gpu"
-        raise ProfileError(
+        raise NotMeasured(
             f"{gpu.name}: no linear attention of {shape.key_heads} key and {shape.heads} value "
-            f"heads a GPU measured; measured: {have}; {instead}"
+            f"heads a GPU measured; measured: {have}",
+            instead,
         )
     return grids[shape]
 
