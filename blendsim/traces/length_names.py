@@ -84,9 +84,15 @@ def _length(given: Sequence[str], words: Sequence[str], what: str, where: str) -
     found = _called(given, words)
     _require_one(found, f"length of the {what}", where)
     if not found:
+        unknown = ""
+        if words is OUTPUT:
+            unknown = (
+                "; where nobody knows them yet, give the requests themselves (openai-batch, "
+                "prompts-jsonl)"
+            )
         raise InputError(
             f"{where}: no column is called like the length of the {what}; name one of them "
-            f"{', '.join(words)}"
+            f"{', '.join(words)}{unknown}"
         )
     return found[0]
 
