@@ -50,6 +50,15 @@ def test_interrupt_is_quiet_and_exits_as_shells_expect() -> None:
     assert result.output == ""
 
 
+def test_interrupt_while_a_library_is_imported_is_one_too() -> None:
+    error = ImportError("initialization failed")
+    error.__cause__ = KeyboardInterrupt()
+    result = CliRunner().invoke(failing(error), ["fail"])
+    assert (result.exit_code, result.output) == (INTERRUPTED, "")
+    bug = CliRunner().invoke(failing(ImportError("no module")), ["fail"])
+    assert bug.exit_code == 1
+
+
 def test_closed_pipe_is_quiet() -> None:
     code = (
         "import typer, blendsim.cli.app as a\n"

@@ -41,7 +41,12 @@ def logs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def slower(log: StepLog, factor: float) -> StepLog:
-    return replace(log, times=log.times * factor)
+    return replace(log, times=log.times * factor, meta={**log.meta, "runtime": "blendrt"})
+
+
+def test_a_simulated_run_is_not_taken_for_a_measured_one(logs: Path) -> None:
+    told = run(logs / "blend.parquet", logs / "blend.parquet", code=2)
+    assert "blend.parquet: is a simulated run; give a log of `replay -o` or `run --log`" in told
 
 
 def test_json_has_the_documented_keys_and_the_librarys_numbers(logs: Path) -> None:
@@ -119,6 +124,7 @@ def test_another_schedule_of_the_plan_is_one_line(logs: Path, tmp_path: Path) ->
     other = tmp_path / "other.parquet"
     command = ["simulate", str(logs / "blend-plan.parquet"), "--token-budget", "1500"]
     assert CliRunner().invoke(app, [*command, "-o", str(other)]).exit_code == 0
+    write_steplog(slower(read_steplog(other), 1.1), other)
     line = complain(logs / "blend.parquet", other)
     assert "other.parquet: step 0 has prefill_tokens = " in line
     assert "one plan with one engine and token budget" in line

@@ -37,6 +37,7 @@ from blendsim.cli.status import (
     INTERRUPTED,
     MACHINE,
     WRONG_INPUT,
+    is_interrupted,
     machine_told,
     status_of,
 )
@@ -91,7 +92,9 @@ def _ending() -> Iterator[None]:
     except BrokenPipeError as error:
         _leave_stdout()
         raise typer.Exit(BROKEN_PIPE) from error
-    except (MemoryError, OSError, RuntimeError) as error:
+    except (ImportError, MemoryError, OSError, RuntimeError) as error:
+        if is_interrupted(error):
+            raise typer.Exit(INTERRUPTED) from error
         if isinstance(error, FileNotFoundError) and is_here_gone():  # libraries look at it
             tell("error: the current directory no longer exists; change to one that does")
             raise typer.Exit(WRONG_INPUT) from error

@@ -17,6 +17,7 @@ if TYPE_CHECKING:  # nothing heavy before a command runs
 
 VLLM = "vllm"
 RUN_BATCH_URL = "/v1/chat/completions"  # of requests that generate text, all it takes
+MOST_GPUS = 8  # of a replica, that kernels were measured on
 SCARCE = 0.1  # of a replica's memory: less for KV is told whatever the engine
 LONG_READ = 20.0  # seconds of reading prompts after which keeping them is worth a word
 
@@ -212,21 +213,20 @@ def memory_told(settings: "Settings") -> list[str]:
     if system.model.delta_heads:
         held = system.window_blocks * system.block_tokens
         has += f", a running request's states as much as {held:,} tokens"
+    memory = system.gpu.memory_bytes * system.tp
+    is_scarce = settings.kv_bytes is None and system.kv_capacity_bytes < SCARCE * memory
+    if is_scarce:
+        has += ", so that few requests run at once; use a --gpu with more memory"
+        if system.tp < MOST_GPUS:
+            has += ", or a larger --tp"
+        if system.model.kv == BF16 and system.gpu.fp8_flops:
+            has += f", or --kv-cache-dtype {FP8}"
     if not settings.flavour().overlaps:
         return [
             f"{has}; where the server says otherwise at its start, give its bytes as kv_bytes in "
             "--config's [settings]"
         ]
-    memory = system.gpu.memory_bytes * system.tp
-    if settings.kv_bytes is None and system.kv_capacity_bytes < SCARCE * memory:
-        narrower = ""
-        if system.model.kv == BF16 and system.gpu.fp8_flops:
-            narrower = f", or --kv-cache-dtype {FP8}"
-        return [
-            f"{has}, so that few requests run at once; use a --gpu with more memory, or a larger "
-            f"--tp{narrower}"
-        ]
-    return []
+    return [has] if is_scarce else []
 
 
 def not_yours(settings: "Settings") -> list[str]:

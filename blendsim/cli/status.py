@@ -29,6 +29,13 @@ def status_of(error: BaseException) -> int:
     return WRONG_INPUT if isinstance(error, BlendsimError) else BUG
 
 
+def is_interrupted(error: BaseException) -> bool:
+    """Whether an error is from an interrupt: libraries written in C make an ImportError of one that
+    comes while they are imported.
+    """
+    return any(isinstance(each, KeyboardInterrupt) for each in _causes(error))
+
+
 def machine_told(error: BaseException) -> str | None:
     """A line about an error that nobody expected and that the machine is at fault for; None for one
     whose traceback says more, as that of a GPU's error does: it may be ours.

@@ -78,11 +78,16 @@ def _require_room(directory: Path, pairs: list[tuple[Path, Path]]) -> None:
 
 
 def _read(simulated: Path, measured: Path) -> "Validation":
+    from blendsim.errors import InputError
     from blendsim.report.validate import validate as compare
     from blendsim.steplog import read_steplog
 
-    names = (str(simulated), str(measured))
-    return compare(read_steplog(simulated), read_steplog(measured), names)
+    ours, theirs = read_steplog(simulated), read_steplog(measured)
+    if "runtime" not in theirs.meta:
+        raise InputError(
+            f"{measured}: is a simulated run; give a log of `replay -o` or `run --log`"
+        )
+    return compare(ours, theirs, (str(simulated), str(measured)))
 
 
 def _write(runs: "list[Validation]", pairs: list[tuple[Path, Path]], directory: Path) -> list[Path]:
