@@ -118,7 +118,10 @@ OutputGuess = Annotated[
     ),
 ]
 TokenBudget = Annotated[
-    int | None, typer.Option(help="Tokens a step at most; else as the plan or the engine has it.")
+    int | None,
+    typer.Option(
+        help="Tokens a step at most; else those of the plan, or of the engine and some others."
+    ),
 ]
 ExpertParallel = Annotated[
     bool | None,
