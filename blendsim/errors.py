@@ -15,6 +15,8 @@ BlendsimError
 import difflib
 from collections.abc import Iterable, Sequence
 
+_MOST_TOLD = 24  # names of a table, where none is near
+
 
 class BlendsimError(Exception):
     """Root of all errors a user can mend."""
@@ -64,7 +66,9 @@ class UnknownName(BlendsimError):
         cased = {each.lower(): each for each in names}
         near = difflib.get_close_matches(name.lower(), cased, n=3, cutoff=0.4)
         near.sort(key=lambda each: not each.startswith(name.lower()))  # `a100`: a100-80g, not h100
-        near = [cased[each] for each in near] or names
+        near = [cased[each] for each in near] or names[:_MOST_TOLD]
+        if len(near) == _MOST_TOLD < len(names):
+            near[-1] += f" and {len(names) - _MOST_TOLD} more"
         end = f"; {others}" if others else ""
         super().__init__(f"unknown {kind} {name!r}; nearest known: {', '.join(near)}{end}")
 

@@ -317,8 +317,8 @@ def find_model(name: str) -> ModelSpec:
 
 def _as_uploaded(upload: Upload) -> str:
     return (
-        f"add --quantization {upload.weights} for these weights, or give the directory of its "
-        "config.json"
+        f"give --model {upload.row} --quantization {upload.weights} for these weights, or the "
+        "directory of its config.json"
     )
 
 

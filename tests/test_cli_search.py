@@ -210,7 +210,7 @@ def test_leaderboard_says_whether_seconds_are_typical_of_several_worlds(folder: 
 
 
 def test_auto_searches_on_and_says_so(folder: Path) -> None:
-    asked = ("plan", "--trace", "trace.csv", "--evaluations", "30")
+    asked = ("plan", "--trace", "trace.csv", "--evaluations", "30", "--sample", "1")
     told = json.loads(run(*asked, "-o", "plan.parquet", "--json"))
     assert told.keys() >= KEYS
     assert told["search"]["evaluations"] == 30

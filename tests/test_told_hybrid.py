@@ -8,7 +8,6 @@ from command_line import run_json
 from test_losses import account, problem_of, run
 
 from blendsim.cli.remarks import memory_told
-from blendsim.report.account import _windows
 from blendsim.request import from_lengths
 from blendsim.search import prepare
 from blendsim.settings import Settings
@@ -42,10 +41,8 @@ def test_states_hold_memory_while_requests_run() -> None:
         assert running.max() == 10, policy
 
 
-def test_a_run_is_accounted_for_and_says_what_no_bound_counts() -> None:
+def test_a_run_is_accounted_for() -> None:
     pool = from_lengths([900, 40] * 100, [20, 400] * 100)
     lost = account(problem_of(pool, model=SETTINGS.model, gpu=SETTINGS.gpu))
     assert lost.run - lost.bound == pytest.approx(float(np.sum(lost.steps)) + lost.again)
-    assert 0 < lost.windows < 0.2 * lost.run
-    (told,) = _windows(lost, 2)
-    assert " attention in layers of linear attention takes " in told
+    assert min(lost.causes.values()) >= -1e-9 * lost.run

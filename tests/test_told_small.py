@@ -63,7 +63,7 @@ def test_worlds_that_are_alike_are_one_figure(alike: tuple[str, Path]) -> None:
     said, log = alike
     taken = json.loads(run("plan", "--trace", log.parent / "t.csv", "--json"))["worlds"]
     assert f"{taken[0]:.3g}" == f"{taken[-1]:.3g}", "all answers are as long"
-    assert f"in 8 worlds that the sample allows the plan takes {taken[0]:.3g} s, and" in said
+    assert f"in 8 worlds that the sample allows the plan takes {taken[0]:.3g} s." in said
     more = flat(run("simulate", log.parent / "plan.parquet", "--worlds", 3))
     assert f"In 3 worlds that the sample allows it takes {taken[0]:.3g} s; where" in more
 
