@@ -217,8 +217,8 @@ def test_an_upload_in_fp8_is_told_by_the_option_for_it(called: str, row: str, we
     with pytest.raises(UnknownName) as caught:
         find_model(called)
     assert str(caught.value) == (
-        f"unknown model {called!r}; nearest known: {row}; add --quantization {weights} for these "
-        "weights, or give the directory of its config.json"
+        f"unknown model {called!r}; nearest known: {row}; give --model {row} --quantization "
+        f"{weights} for these weights, or the directory of its config.json"
     )
 
 
