@@ -35,6 +35,7 @@ class Progress:
 
     def __init__(self, is_whole_run: bool = False) -> None:
         self._is_whole_run = is_whole_run  # it compiles everything, and marks that done
+        self._is_cold = False
         self._stage = ""
         self._began = 0.0  # when the stage did
         self._far = ""  # how far it is
@@ -46,6 +47,9 @@ class Progress:
 
     def __call__(self, stage: str) -> None:
         with self._lock:
+            if self._is_cold:  # not before what was asked for is known to make sense
+                self._is_cold = False
+                tell(f"compiling kernels once, about {COLD_SECONDS} s")
             is_new, self._stage = stage != self._stage, printable(stage)
             if is_new:
                 self._began, self._far = time.monotonic(), ""
@@ -66,9 +70,7 @@ class Progress:
         if self._is_whole_run:
             from blendsim import compiled
 
-            if not compiled.is_warm():
-                line = f"compiling kernels once, about {COLD_SECONDS} s"
-                tell(line)
+            self._is_cold = not compiled.is_warm()
         self._timer.start()
         return self
 
