@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from blendsim.cli import options as o
+from blendsim.cli.remedies import SIZES
 from blendsim.formats import BF16, FP8
 from blendsim.wording import Lacking, counted
 
@@ -17,7 +18,6 @@ if TYPE_CHECKING:  # nothing heavy before a command runs
 
 VLLM = "vllm"
 RUN_BATCH_URL = "/v1/chat/completions"  # of requests that generate text, all it takes
-MOST_GPUS = 8  # of a replica, that kernels were measured on
 SCARCE = 0.1  # of a replica's memory: less for KV is told whatever the engine
 LONG_READ = 20.0  # seconds of reading prompts after which keeping them is worth a word
 
@@ -217,7 +217,7 @@ def memory_told(settings: "Settings") -> list[str]:
     is_scarce = settings.kv_bytes is None and system.kv_capacity_bytes < SCARCE * memory
     if is_scarce:
         has += ", so that few requests run at once; use a --gpu with more memory"
-        if system.tp < MOST_GPUS:
+        if system.tp < SIZES[-1]:
             has += ", or a larger --tp"
         if system.model.kv == BF16 and system.gpu.fp8_flops:
             has += f", or --kv-cache-dtype {FP8}"

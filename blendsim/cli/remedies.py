@@ -11,7 +11,7 @@ from blendsim.formats import AUTO, BF16, FP8
 if TYPE_CHECKING:  # nothing heavy before a command runs
     from blendsim.settings import Settings
 
-_SIZES = (1, 2, 4, 8)  # GPUs of a replica, as they were measured
+SIZES = (1, 2, 4, 8)  # GPUs of a replica, as they were measured
 _SHARED = (2, 4, 8, 16, 32)  # GPUs that share experts
 _TOLD = 3
 
@@ -43,10 +43,10 @@ def _sized(settings: "Settings") -> "list[Settings]":
     if shared is None:
         if settings.dp > 1 and settings.spec.experts and not settings.expert_parallel:
             found.append(replace(settings, ep=asked))
-        sizes = sorted(_SIZES, key=lambda tp: (tp <= settings.tp, abs(tp - settings.tp)))
+        sizes = sorted(SIZES, key=lambda tp: (tp <= settings.tp, abs(tp - settings.tp)))
         dps = [settings.dp if apart else max(1, asked // tp) for tp in sizes]
         return found + [replace(settings, tp=tp, dp=dp) for tp, dp in zip(sizes, dps, strict=True)]
-    shapes = [(ep, tp) for ep in _SHARED for tp in _SIZES if ep % tp == 0]
+    shapes = [(ep, tp) for ep in _SHARED for tp in SIZES if ep % tp == 0]
     shapes.sort(key=lambda shape: shape[0] < shared)
     for ep, tp in shapes:
         ranks = ep // tp
