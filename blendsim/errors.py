@@ -15,6 +15,8 @@ BlendsimError
 import difflib
 from collections.abc import Iterable, Sequence
 
+from blendsim.printable import listed
+
 _MOST_TOLD = 24  # names of a table, where none is near
 
 
@@ -30,14 +32,18 @@ class OversizeError(InputError):
     """Requests longer than the model's context or the KV capacity."""
 
 
-class Unfit(InputError):
-    """Something that cannot be run as it is asked for: `what`, for those who know better what to do
-    `instead`, or were not asked.
+class _Remedied(BlendsimError):
+    """Says `what` is wrong apart, for those who know better what to do `instead`, or were not
+    asked.
     """
 
     def __init__(self, what: str, instead: str) -> None:
         super().__init__(f"{what}; {instead}")
         self.what = what
+
+
+class Unfit(_Remedied, InputError):
+    """Something that cannot be run as it is asked for."""
 
 
 class UnknownName(BlendsimError):
@@ -57,32 +63,26 @@ class UnknownName(BlendsimError):
         names = sorted(known)
         meant = [each for each in several if each in names]
         if meant:
-            listed = "" if len(meant) == len(several) else f" ({', '.join(several)})"
+            among = "" if len(meant) == len(several) else f" ({', '.join(several)})"
             super().__init__(
-                f"unknown {kind} {name!r}: several are called so{listed}; "
-                f"{'nearest known' if not listed else 'of these known'}: {', '.join(meant)}"
+                f"unknown {kind} {name!r}: several are called so{among}; "
+                f"{'nearest known' if not among else 'of these known'}: {', '.join(meant)}"
             )
             return
         cased = {each.lower(): each for each in names}
         near = difflib.get_close_matches(name.lower(), cased, n=3, cutoff=0.4)
         near.sort(key=lambda each: not each.startswith(name.lower()))  # `a100`: a100-80g, not h100
-        near = [cased[each] for each in near] or names[:_MOST_TOLD]
-        if len(near) == _MOST_TOLD < len(names):
-            near[-1] += f" and {len(names) - _MOST_TOLD} more"
+        told = listed([cased[each] for each in near] or names, _MOST_TOLD)
         end = f"; {others}" if others else ""
-        super().__init__(f"unknown {kind} {name!r}; nearest known: {', '.join(near)}{end}")
+        super().__init__(f"unknown {kind} {name!r}; nearest known: {told}{end}")
 
 
 class ProfileError(BlendsimError):
     """A kernel profile that is missing, unreadable or too narrow."""
 
 
-class NotMeasured(ProfileError):
-    """Kernels that are not among those measured on a GPU: as `Unfit`."""
-
-    def __init__(self, what: str, instead: str) -> None:
-        super().__init__(f"{what}; {instead}")
-        self.what = what
+class NotMeasured(_Remedied, ProfileError):
+    """Kernels that are not among those measured on a GPU."""
 
 
 class PlanMismatch(BlendsimError):

@@ -3,6 +3,7 @@ need what JSON holds.
 """
 
 import re
+from collections.abc import Sequence
 
 _HALVES = re.compile("[\ud800-\udfff]")
 
@@ -18,6 +19,12 @@ def short(value: object) -> str:
     """A value on one line, and no long one."""
     text = repr(value)
     return text if len(text) <= 40 else f"{text[:39]}…"
+
+
+def listed(names: Sequence[str], most: int) -> str:
+    """The first of some names and how many more there are, for an error's one line."""
+    more = len(names) - most
+    return ", ".join(names[:most]) + (f" and {more:,} more" if more > 0 else "") or "none"
 
 
 def json_escapes(text: str) -> str:

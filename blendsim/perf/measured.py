@@ -16,7 +16,8 @@ from blendsim.perf.model import StepModel, step_model, with_calibrations
 from blendsim.perf.model_shapes import shape_of
 from blendsim.perf.overlap import FILE, FIT, SUM, fitted, read_points
 from blendsim.perf.profile import Profile
-from blendsim.perf.store import listed, profiles_directory, read_profile
+from blendsim.perf.store import MOST_LISTED, profiles_directory, read_profile
+from blendsim.printable import listed
 from blendsim.specs import ModelSpec
 from blendsim.system import System
 
@@ -48,9 +49,10 @@ def chosen_place(system: System, profile: str) -> Path | None:
         place = profile_place(root, system)
     if not place.is_dir():
         kept = f"*/{MEASURED}/*/tp*" if profile == MEASURED else "*/*/tp*"
-        have = sorted(str(path.relative_to(root)) for path in root.glob(kept))
+        paths = sorted(str(path.relative_to(root)) for path in root.glob(kept))
+        have = listed(paths, MOST_LISTED)
         raise ProfileError(
-            f"profile {profile!r}: no {place}; there are {listed(have)}; {_remedy(system.model)} "
+            f"profile {profile!r}: no {place}; there are {have}; {_remedy(system.model)} "
             f"--profile {IMPORTED}"
         )
     return place

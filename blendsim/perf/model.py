@@ -25,12 +25,10 @@ from blendsim.perf.grids import (
     walk_along,
 )
 from blendsim.perf.kernels import (
-    DeltaTables,
     StepTables,
     Streams,
     bound_by_streams,
     compute_seconds,
-    delta_seconds,
     dense_seconds,
     measured_overlap,
     memory_seconds,
@@ -44,6 +42,7 @@ from blendsim.perf.recurrent import deltas_of
 from blendsim.perf.small import small_seconds
 from blendsim.perf.store import load_profile
 from blendsim.perf.waves import stretch
+from blendsim.perf.windows import windows_of
 from blendsim.specs import BYTES_PER_VALUE
 from blendsim.system import System
 
@@ -162,53 +161,37 @@ def step_model(system: System, overlap: str = "auto", profile: Profile | None = 
     name = default_overlap(system) if overlap == "auto" else overlap
     size = max(DENSE_TOKENS, int(profile.tokens[-1]))
     tokens = np.arange(size + 1, dtype=np.int64)
-    measured = _gemm_seconds(system, profile)
-    names, layers = profile.operators, system.model.layers
-    counts = {name: layers_with(system.model, name) for name in names}
-    of_head = names.index(HEAD)
-    rows = _whole_tiles(profile, tokens[1:])
-    gemm = np.zeros(size + 1)
-    for count in dict.fromkeys(counts[name] for name in names if name != HEAD):
-        alike = [i for i, name in enumerate(names) if name != HEAD and counts[name] == count]
-        gemm[1:] += count * along(profile.tokens, measured[:, alike].sum(axis=1), rows)
+    dense = _dense(system, profile, tokens)
     exchange = _exchange_seconds(system, profile, size)
     network = _reduce_seconds(system, profile, size) + exchange
     small = small_seconds(system, profile, tokens)
-    head = np.zeros(size + 1)
-    head[1:] = along(profile.tokens, measured[:, of_head], rows)
     prefill = complete_prefill(profile.prefill)
-    full = layers - system.model.windowed_layers
+    full = system.model.full_layers
     contexts, rows_of_one = _to_the_longest(
         system, profile.decode.lengths, _decode_rows(system, profile)
     )
     decode = full * rows_of_one
-    windows = _windows(system, profile, contexts, len(decode) - 1, size)
+    windows = windows_of(system, profile, contexts, len(decode) - 1, size)
     deltas = deltas_of(system, profile.delta, len(decode) - 1)
     tables = StepTables(
-        layers=gemm + small,
-        head=head,
+        layers=dense.layers + small,
+        head=dense.head,
         decode_contexts=contexts,
         decode=decode + windows.decode + deltas.decode[:, None],
         prefill_batches=prefill.batches,
         prefill_lengths=prefill.lengths,
         prefill=full * prefill.seconds,
         network=network,
-        layers_with_network=gemm + network + small,
+        layers_with_network=dense.layers + network + small,
         walk=full * walk_along(profile.chunks),
         windows=windows.prefill,
         deltas=deltas.prompts,
     )
-    streamed = token_weight_bytes(system.model, system.tp)
-    head_bytes = streamed[HEAD]
-    weights = sum(counts[name] * streamed[name] for name in names if name != EXPERTS)
-    experts = np.zeros(size + 1)
-    if system.model.experts:
-        experts[1:] = along(profile.tokens, measured[:, names.index(EXPERTS)], rows)
     n = np.arange(1, size + 1)
     batches = np.arange(1, len(decode))[:, None]
     read = float((decode[1:] / (batches * contexts)).min())
     kv_bytes = full * head_shape(system.model, system.tp).kv_bytes
-    rate = max(kv_bytes / read, head_bytes / float(measured[:, of_head].min()), deltas.rate)
+    rate = max(kv_bytes / read, dense.head_rate, deltas.rate)
     return StepModel(
         system=system,
         overlap=name,
@@ -219,22 +202,22 @@ def step_model(system: System, overlap: str = "auto", profile: Profile | None = 
         merge_seconds=merge_seconds(system, profile, tokens),
         best_layer_seconds_per_token=float((tables.layers[1:] / n).min()),
         best_small_seconds_per_token=float((small[1:] / n).min()),
-        best_head_seconds_per_token=float((head[1:] / n).min()),
+        best_head_seconds_per_token=float((dense.head[1:] / n).min()),
         best_prefill_seconds_per_pair=float(
             (tables.prefill / (0.5 * (prefill.lengths + 1.0))).min()
         ),
         best_seconds_per_context_token=read,
         best_kernel_seconds_per_context_token=read,
         best_seconds_per_window_token=windows.best + deltas.best,
-        best_seconds_per_prompt_token=_best_of_prompts(windows.prefill, deltas.prompts),
+        best_seconds_per_prompt_token=windows.best_of_prompts + deltas.best_of_prompts,
         best_network_seconds_per_token=float((tables.network[1:] / n).min()),
-        weight_stream_seconds=weights / rate,
+        weight_stream_seconds=dense.weight_bytes / rate,
         kv_stream_seconds=kv_bytes / rate,
         token_parts=1,
         state_stream_seconds=2 * system.model.state_bytes / system.tp / rate,
         measured=overlap_points(name, system),
-        expert_stream_seconds=_expert_streams(system, experts, rate),
-        joint_seconds=_joint_seconds(system, experts, exchange),
+        expert_stream_seconds=_expert_streams(system, dense.experts, rate),
+        joint_seconds=_joint_seconds(system, dense.experts, exchange),
     )
 
 
@@ -253,6 +236,34 @@ def with_calibrations(model: StepModel, calibrations: tuple[Calibration, ...]) -
         kv_stream_seconds=model.kv_stream_seconds * fastest,
         state_stream_seconds=model.state_stream_seconds * fastest,
     )
+
+
+class _Dense(NamedTuple):
+    """GEMMs of a step by its tokens, (N + 1,) each."""
+
+    layers: Floats  # of all layers
+    head: Floats
+    experts: Floats  # of one layer; 0 without them
+    head_rate: float  # bytes/s at which the LM head was read at best
+    weight_bytes: float  # of all weights that a step reads, but experts'
+
+
+def _dense(system: System, profile: Profile, tokens: Ints) -> _Dense:
+    measured = _gemm_seconds(system, profile)
+    names = profile.operators
+    counts = {name: layers_with(system.model, name) for name in names}
+    rows = _whole_tiles(profile, tokens[1:])
+    layers, head, experts = np.zeros((3, len(tokens)))
+    for count in dict.fromkeys(counts[name] for name in names if name != HEAD):
+        alike = [i for i, name in enumerate(names) if name != HEAD and counts[name] == count]
+        layers[1:] += count * along(profile.tokens, measured[:, alike].sum(axis=1), rows)
+    of_head = measured[:, names.index(HEAD)]
+    head[1:] = along(profile.tokens, of_head, rows)
+    if system.model.experts:
+        experts[1:] = along(profile.tokens, measured[:, names.index(EXPERTS)], rows)
+    streamed = token_weight_bytes(system.model, system.tp)
+    weights = sum(counts[name] * streamed[name] for name in names if name != EXPERTS)
+    return _Dense(layers, head, experts, streamed[HEAD] / float(of_head.min()), weights)
 
 
 def _reduce_seconds(system: System, profile: Profile, size: int) -> Floats:
@@ -314,69 +325,6 @@ def _joint_seconds(system: System, experts: Floats, exchange: Floats) -> Floats:
     if not system.is_joined:
         return np.zeros(0)
     return np.asarray(system.model.layers_with_experts * experts + exchange, np.float64)
-
-
-class _Windows(NamedTuple):
-    """Attention of all layers with a window."""
-
-    decode: Floats  # (B + 1, S), as StepTables.decode
-    prefill: Floats  # (N + 1,), as StepTables.windows; empty without such layers
-    best: float  # least seconds of a context token within the window
-
-
-def _windows(system: System, profile: Profile, lengths: Floats, most: int, size: int) -> _Windows:
-    """What layers with a window take: up to `most` decodes at contexts of `lengths`, and prompts of
-    up to `size` tokens.
-    """
-    model, grids = system.model, profile.windowed
-    if not model.windowed_layers or model.delta_heads:
-        return _Windows(np.zeros((most + 1, len(lengths))), np.zeros(0), 0.0)
-    assert grids is not None, "a profile of a model with windows has their tables"
-    batches = np.arange(1, most + 1)
-    filled = _filled(grids.decode, model.window)
-    rows = np.column_stack([along(grids.decode.batches, column, batches) for column in filled.T])
-    at = np.minimum(lengths, grids.decode.lengths[-1])
-    rows = np.array([np.interp(at, grids.decode.lengths, row) for row in rows])
-    decode = model.windowed_layers * np.concatenate([np.zeros((1, len(lengths))), rows])
-    reach = batches[:, None] * np.minimum(lengths, model.window)
-    # A window goes along a prompt: 4,096 tokens take 105 µs a layer on an H100 as one prompt, and
-    # 93 to 109 as 4 to 256. So they are taken as one, in chunks or not.
-    few = np.flatnonzero(grids.prefill.batches >= 1.0)[0]
-    tokens = grids.prefill.batches[few] * grids.prefill.lengths
-    prefill = np.zeros(size + 1)
-    prefill[1:] = along(tokens, grids.prefill.seconds[few], np.arange(1, size + 1))
-    return _Windows(decode, model.windowed_layers * prefill, float((decode[1:] / reach).min()))
-
-
-def _best_of_prompts(windows: Floats, deltas: DeltaTables) -> float:
-    """The least seconds of a prompt's token in layers that do not attend to the whole context.
-
-    Delta nets are measured by requests and by the tokens of each, and straight lines between such
-    points are nowhere below the least rate at them. Chunks shorter than the shortest are on a line
-    beyond them, which is least at its other end, a token.
-    """
-    if len(windows):
-        return float((windows[1:] / np.arange(1, len(windows))).min())
-    if not len(deltas.batches):
-        return 0.0
-    return min(
-        float(delta_seconds(deltas, int(n * batch), int(batch))) / float(n * batch)
-        for batch in deltas.batches
-        for n in (1.0, *deltas.lengths)
-    )
-
-
-def _filled(grid: AttentionGrid, window: int) -> Floats:
-    """A windowed decode's seconds with holes filled: from a context behind the window, where none
-    costs more than another, else from the next smaller batch at its rate.
-    """
-    seconds = grid.seconds.copy()
-    for i, j in np.argwhere(np.isnan(seconds)).tolist():
-        if i == 0 or (j and grid.lengths[j - 1] > window):
-            seconds[i, j] = seconds[i, j - 1]
-        else:
-            seconds[i, j] = seconds[i - 1, j] * (grid.batches[i] / grid.batches[i - 1])
-    return seconds
 
 
 def _whole_tiles(profile: Profile, tokens: Ints) -> Ints:

@@ -14,7 +14,7 @@ import numpy as np
 
 from blendsim.errors import NotMeasured, ProfileError
 from blendsim.perf.grids import UNCACHED_BYTES, DeltaGrid, DeltaShape, Floats, along
-from blendsim.perf.kernels import NO_DELTAS, DeltaTables
+from blendsim.perf.kernels import NO_DELTAS, DeltaTables, delta_seconds
 from blendsim.perf.model_shapes import delta_shape
 from blendsim.perf.plausible import require_deltas
 from blendsim.perf.records import lengths_of, read_rows, times, to_text, whole_keys, write_rows
@@ -35,6 +35,7 @@ class Deltas(NamedTuple):
     decode: Floats  # (B + 1,), seconds of so many decodes
     prompts: DeltaTables
     best: float  # least seconds of a decode
+    best_of_prompts: float  # of a prompt's token
     rate: float  # bytes/s of the fastest step of decodes, which reads and writes states
 
 
@@ -131,7 +132,7 @@ def deltas_of(system: System, grid: DeltaGrid | None, most: int) -> Deltas:
     """What all gated delta nets of a model take, for up to `most` decodes."""
     model = system.model
     if not model.delta_heads:
-        return Deltas(np.zeros(most + 1), NO_DELTAS, 0.0, 0.0)
+        return Deltas(np.zeros(most + 1), NO_DELTAS, 0.0, 0.0, 0.0)
     assert grid is not None, "a profile of a model with gated delta nets has their table"
     layers, moved = model.windowed_layers, 2 * delta_shape(model, system.tp).state_bytes
     decode = np.zeros(most + 1)
@@ -139,7 +140,19 @@ def deltas_of(system: System, grid: DeltaGrid | None, most: int) -> Deltas:
     best = float((decode[1:] / np.arange(1, most + 1)).min())
     whole = 2 * model.state_bytes / system.tp
     prompts = DeltaTables(grid.batches, grid.lengths, layers * _filled(grid))
-    return Deltas(decode, prompts, best, whole / best)
+    return Deltas(decode, prompts, best, _best_of_prompts(prompts), whole / best)
+
+
+def _best_of_prompts(tables: DeltaTables) -> float:
+    """The least seconds of a prompt's token. Straight lines between measured points are nowhere
+    below the least rate at them. Chunks shorter than the shortest are on a line beyond them, which
+    is least at its other end, a token.
+    """
+    return min(
+        float(delta_seconds(tables, int(n * batch), int(batch))) / float(n * batch)
+        for batch in tables.batches
+        for n in (1.0, *tables.lengths)
+    )
 
 
 def _decodes(grid: DeltaGrid, moved: int, bandwidth: float, batches: Floats) -> Floats:

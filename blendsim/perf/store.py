@@ -57,6 +57,7 @@ from blendsim.perf.records import (
 from blendsim.perf.recurrent import TABLE as DELTAS
 from blendsim.perf.recurrent import read_deltas, write_deltas
 from blendsim.perf.small import OPERATORS as SMALL_OPERATORS
+from blendsim.printable import listed
 from blendsim.specs import GpuSpec, ModelSpec
 
 SCHEMA = "profile"
@@ -320,7 +321,9 @@ def load_profile(
     root = directory or profiles_directory()
     if not (root / gpu.name).is_dir():
         have = sorted(path.name for path in root.iterdir() if path.is_dir())
-        raise ProfileError(f"{root}: no profile for {gpu.name}; there are {listed(have)}")
+        raise ProfileError(
+            f"{root}: no profile for {gpu.name}; there are {listed(have, MOST_LISTED)}"
+        )
     shape = shape_of(model)
     places = sorted((root / gpu.name).glob(f"*/tp{tp}"), key=lambda p: p.parent.name != model.label)
     for place in places:
@@ -332,15 +335,9 @@ def load_profile(
         have = sorted(f"{p.parent.name}/{p.name}" for p in (root / gpu.name).glob("*/tp*"))
         raise ProfileError(
             f"{root / gpu.name}: no profile for {model.label} tp{tp} and no kernels/ "
-            f"to cut it from; there are {listed(have)}"
+            f"to cut it from; there are {listed(have, MOST_LISTED)}"
         )
     return derive_profile(_atlas(kernels, needs_of(model)), gpu, model, tp)
-
-
-def listed(names: Sequence[str]) -> str:
-    """The first of some names and how many more there are, for an error's one line."""
-    more = len(names) - MOST_LISTED
-    return ", ".join(names[:MOST_LISTED]) + (f" and {more:,} more" if more > 0 else "") or "none"
 
 
 _atlas = cache(read_atlas)

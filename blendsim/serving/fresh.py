@@ -76,6 +76,33 @@ def _note_nodes(requests: Any, node: Ints, depth: Ints) -> None:
         r.path_blocks = depth[node[k]]
 
 
+def _nodes(
+    requests: Any, paths: BlockPaths | None, knows_plan: bool, keeps_own: bool
+) -> tuple[Any, int]:
+    """Records of prefixes, of what each request keeps of its own behind them, and how many are
+    shared ones; notes in `requests` where each hangs.
+    """
+    if paths is None:
+        nodes: Any = np.zeros(1, NODE).view(np.recarray)
+    else:
+        tree = paths.tree
+        nodes = np.zeros(len(tree.parent), NODE).view(np.recarray)
+        nodes.parent = np.maximum(tree.parent, 0)
+        nodes.depth = tree.depth
+        nodes.length = tree.depth - tree.depth[nodes.parent]
+        _note_nodes(requests, paths.node, tree.depth)
+        if knows_plan:
+            nodes.waiting = _all_readers(requests, nodes)
+    shared = len(nodes)
+    if keeps_own:
+        several: Any = np.zeros(shared + len(requests), NODE).view(np.recarray)
+        several[:shared] = nodes
+        several.parent[shared:] = requests.node
+        nodes = several
+    nodes.newer = nodes.older = NONE
+    return nodes, shared
+
+
 def new_state(
     prompt: Ints,
     output: Ints,
@@ -101,25 +128,8 @@ def new_state(
     knows_plan = flavour.evicts_by_plan(pacing)
     requests: Any = np.zeros(n, REQUEST).view(np.recarray)
     _note_lengths(requests, prompt, output, np.maximum(1, expected))
-    if paths is None:
-        nodes: Any = np.zeros(1, NODE).view(np.recarray)
-    else:
-        tree = paths.tree
-        nodes = np.zeros(len(tree.parent), NODE).view(np.recarray)
-        nodes.parent = np.maximum(tree.parent, 0)
-        nodes.depth = tree.depth
-        nodes.length = tree.depth - tree.depth[nodes.parent]
-        _note_nodes(requests, paths.node, tree.depth)
-        if knows_plan:
-            nodes.waiting = _all_readers(requests, nodes)
-    shared_nodes = len(nodes)
     keeps_own = flavour.keeps_own_blocks and paths is not None
-    if keeps_own:
-        several: Any = np.zeros(shared_nodes + n, NODE).view(np.recarray)
-        several[:shared_nodes] = nodes
-        several.parent[shared_nodes:] = requests.node
-        nodes = several
-    nodes.newer = nodes.older = NONE
+    nodes, shared_nodes = _nodes(requests, paths, knows_plan, keeps_own)
     host_nodes = len(nodes)
     if host_blocks:
         counterparts: Any = np.zeros(host_nodes, NODE).view(np.recarray)
