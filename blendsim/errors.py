@@ -32,7 +32,7 @@ class OversizeError(InputError):
     """Requests longer than the model's context or the KV capacity."""
 
 
-class _Remedied(BlendsimError):
+class _Remedied(Exception):
     """Says `what` is wrong apart, for those who know better what to do `instead`, or were not
     asked.
     """
