@@ -47,7 +47,10 @@ def _mixed(source: str) -> Callable[[Path], Workload]:
 
 
 def _alone(source: str) -> Callable[[Path], Workload]:
-    return lambda data: open_source(source, data, 0, 5).requests(ALONE, 0)
+    longest = SETTINGS.system.longest_request
+    return lambda data: without_oversize(
+        open_source(source, data, 0, 5).requests(ALONE, 0), longest, skip=True
+    )
 
 
 def _file(name: str) -> Callable[[Path], Workload]:
