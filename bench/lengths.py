@@ -38,8 +38,12 @@ MIXED, ALONE = 40_000, 20_000  # of a chat source with others, and alone
 SETTINGS = search.Settings()
 
 
+def _that_fit(pool: Workload) -> Workload:
+    return without_oversize(pool, SETTINGS.system.longest_request, skip=True)
+
+
 def _recipe(wanted: Recipe) -> Callable[[Path], Workload]:
-    return lambda data: blend(wanted, SETTINGS.system, data).workload
+    return lambda data: _that_fit(blend(wanted, SETTINGS.system, data).workload)
 
 
 def _mixed(source: str) -> Callable[[Path], Workload]:
@@ -47,17 +51,11 @@ def _mixed(source: str) -> Callable[[Path], Workload]:
 
 
 def _alone(source: str) -> Callable[[Path], Workload]:
-    longest = SETTINGS.system.longest_request
-    return lambda data: without_oversize(
-        open_source(source, data, 0, 5).requests(ALONE, 0), longest, skip=True
-    )
+    return lambda data: _that_fit(open_source(source, data, 0, 5).requests(ALONE, 0))
 
 
 def _file(name: str) -> Callable[[Path], Workload]:
-    longest = SETTINGS.system.longest_request
-    return lambda data: without_oversize(
-        load_pool([str(data / name)], ReadOptions()), longest, skip=True
-    )
+    return lambda data: _that_fit(load_pool([str(data / name)], ReadOptions()))
 
 
 POOLS: dict[str, Callable[[Path], Workload]] = {
