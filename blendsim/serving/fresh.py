@@ -11,8 +11,10 @@ from blendsim.prefix import PrefixTree, SortedPrompts, build_tree, common_blocks
 from blendsim.request import Ints
 from blendsim.serving.cascade import new_cascade
 from blendsim.serving.flavour import PREDICTED_PEAK, Flavour
+from blendsim.serving.held import spared_reads
 from blendsim.serving.kv import readers_of
 from blendsim.serving.pacing import Pace, new_pace
+from blendsim.serving.reads import expected_reads
 from blendsim.serving.state import (
     BUCKET,
     BUCKETS,
@@ -192,8 +194,16 @@ def _pace(
     assert seen is not None, "pacing tells visible lengths from others"
     is_left = is_compute_heavy(density, s.root_density, seen.is_visible)
     requests.side = np.where(is_left, LEFT, RIGHT)
-    shared = nodes.length[1:] * np.maximum(_all_readers(requests, nodes)[1:] - 1, 0)
+    readers = _all_readers(requests, nodes)
+    shared = nodes.length[1:] * np.maximum(readers[1:] - 1, 0)
     block = int(s.block_tokens)
+    window = int(s.window_blocks) * block
+    private = requests.prompt + window - block * requests.path_blocks
+    kinds = np.array(pacing.spread)
+    spread = np.where(seen.is_visible, 1.0, kinds[np.minimum(seen.source, len(kinds) - 1)])
+    own = expected_reads(private, requests.estimate, spread)
+    room = pacing.gains.fill * int(s.capacity) * block
+    requests.spared = spared_reads(requests, nodes, readers, own, room, block) - window
     saved = int(shared.sum()) * block
     return new_pace(
         requests,

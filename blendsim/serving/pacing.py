@@ -14,6 +14,7 @@ from blendsim.compiled import allocating_kernel, kernel, kernel_where
 from blendsim.pacing import LEAST_ALIKE, Pacing
 from blendsim.request import Ints
 from blendsim.serving.columns import CONTEXT_TOKENS, step_tokens
+from blendsim.serving.held import reads_per_held
 from blendsim.serving.kinds import KIND, correction, spread_of
 from blendsim.serving.price import (
     Overlap,
@@ -37,7 +38,9 @@ PACE = np.dtype(
         # rules
         ("left_room", np.float64),  # standard deviations kept free for the compute-heavy end
         ("read_seconds", np.float64),
-        ("most_reads", np.float64),  # seconds of a step's reads when KV is as full as expected
+        # seconds of a step's reads when KV is as full as expected, of what each holds for itself
+        ("most_reads", np.float64),
+        ("reuse", np.float64),  # context tokens read for each that is held, of who waits
         ("slack", np.float64),
         ("caution", np.float64),
         ("crowd", np.float64),
@@ -60,8 +63,10 @@ PACE = np.dtype(
         # and read: tokens, context tokens
         ("left_tokens", np.float64),
         ("left_reads", np.float64),
+        ("left_spared", np.float64),  # of these, those it does not hold
         ("right_tokens", np.float64),
         ("right_reads", np.float64),
+        ("right_spared", np.float64),
     ],
     align=True,
 )
@@ -118,7 +123,6 @@ def new_pace(
         np.array([ratio for ratio, _ in pacing.measured], np.float64),
         np.array([time for _, time in pacing.measured], np.float64),
     )
-    p.unit = capacity // ROWS + 1
     kinds: Any = np.zeros(int(source.max(initial=0)) + 1, KIND).view(np.recarray)
     kinds.spread = 1.0
     kinds.spread[: len(pacing.spread)] = pacing.spread[: len(kinds)]
@@ -134,8 +138,6 @@ def new_pace(
     p.tokens_left = float((requests.prompt + requests.estimate - 1).sum() - saved)
     p.reads_left = float(reads.sum())
     is_left = requests.side == LEFT
-    if window_tokens:  # what windows hold of the cache is no context to read
-        p.most_reads *= reads.sum() / (reads.sum() + window_tokens * requests.estimate.sum())
     p.middle = np.flatnonzero(is_left).max(initial=NONE)
     private = requests.prompt - block_tokens * requests.path_blocks
     hold = expected_reads(private + window_tokens, requests.estimate, spread)[is_left]
@@ -145,6 +147,11 @@ def new_pace(
     own = (private + requests.estimate - 1).astype(np.float64)
     p.left_tokens, p.right_tokens = own[is_left].sum(), own[~is_left].sum()
     p.left_reads, p.right_reads = reads[is_left].sum(), reads[~is_left].sum()
+    spared = requests.spared * requests.estimate
+    p.left_spared, p.right_spared = spared[is_left].sum(), spared[~is_left].sum()
+    p.reuse = reads_per_held(p.left_reads + p.right_reads, p.left_spared + p.right_spared)
+    most = max(1.0, p.reuse, reads_per_held(p.right_reads, p.right_spared))
+    p.unit = int(most * capacity) // ROWS + 1
     return Pace(
         record,
         np.zeros((ROWS, 3), np.int64),
@@ -246,6 +253,9 @@ def look(state: State) -> None:
     reads += unfinished_reads(state)
     reads = max(reads, 1.0) * p.read_seconds
     # NOTE: less of the prompts may be shared than could be; and some come back from preemption.
+    waiting = p.left_reads + p.right_reads
+    if waiting >= 1.0:
+        p.reuse = reads_per_held(waiting, p.left_spared + p.right_spared)
     tokens = max(p.tokens_left, p.left_tokens + p.right_tokens, 1.0)
     ahead = np.empty((SLICES, 2))
     most = foresee(state, reads, ahead)
@@ -311,12 +321,15 @@ def note_waiting(state: State, request: int, sign: float) -> None:
     owed = max(1, r.expected - r.generated)
     tokens = sign * (r.target - state.scalars[0].block_tokens * r.path_blocks + owed - 1)
     reads = sign * expected_reads_of_one(float(r.target), float(owed), spread_of(state, request))
+    spared = sign * float(r.spared * owed)
     if r.side == LEFT:
         p.left_tokens += tokens
         p.left_reads += reads
+        p.left_spared += spared
     else:
         p.right_tokens += tokens
         p.right_reads += reads
+        p.right_spared += spared
 
 
 @kernel_where("pace", lambda state: None)

@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from blendsim.compiled import kernel, rare_kernel
 from blendsim.serving.forecast import last_end
+from blendsim.serving.held import reads_per_held
 from blendsim.serving.kinds import correction
 from blendsim.serving.state import NONE, RIGHT, State
 
@@ -93,6 +94,7 @@ def foresee(state: State, reads: float, ahead: NDArray[np.float64]) -> float:
     s = state.scalars[0]
     kinds = state.pace[0].kinds
     longest = longest_left(state)
+    most = p.most_reads * p.reuse
     ahead[:] = 0.0
     mean, age = 0.0, 0.0
     for i in range(len(kinds)):
@@ -102,16 +104,16 @@ def foresee(state: State, reads: float, ahead: NDArray[np.float64]) -> float:
             held = k.held_base / k.running + s.step
             age = max(1.0, held - s.window_blocks * s.block_tokens)
     if mean == 0.0:
-        ahead[0, 0] = max(longest, reads / p.most_reads)
+        ahead[0, 0] = max(longest, reads / most)
         ahead[0, 1] = reads / ahead[0, 0]
-        return float(p.most_reads)
+        return float(most)
     n = max(1.0, p.most_reads / (p.read_seconds * mean))
-    most = p.most_reads / peak_of(n, p.caution)
+    most /= peak_of(n, p.caution)
     if reads > 2.0 * mean * most:
         ahead[0, 0] = reads / most - 2.0 * mean
         ahead[0, 1] = most
         reads = 2.0 * mean * most
-        n = max(1.0, most / (p.read_seconds * mean))
+        n = max(1.0, most / (p.reuse * p.read_seconds * mean))
         longest = max(longest - ahead[0, 0], mean * longest_of(n, p.caution))
         age = mean
     slices = len(ahead) - 1
@@ -136,13 +138,14 @@ def fill_up(state: State, reads: float, most: float, full: NDArray[np.float64]) 
     these steps of use. Where none of the right is left it is the left's.
     """
     s, p = state.scalars[0], state.pace[0].record[0]
-    tokens, own, spare = p.right_tokens, p.right_reads, 0.0
+    tokens, own, spared, spare = p.right_tokens, p.right_reads, p.right_spared, 0.0
     if tokens >= 1.0 and s.front <= s.back:
         last = state.requests[state.queue[s.back]]
         if last.side == RIGHT:
             spare = float(last_end(state) - s.step - last.expected)
     elif tokens < 1.0 and s.right_newest == NONE:
-        tokens, own = p.left_tokens, p.left_reads
+        tokens, own, spared = p.left_tokens, p.left_reads, p.left_spared
+    most *= reads_per_held(own, spared) / p.reuse
     full[0, 0] = max(own * p.read_seconds / most, spare, 1.0)
     full[0, 1] = min(most, reads / full[0, 0])
     return float(max(tokens, 0.0))

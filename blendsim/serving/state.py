@@ -52,6 +52,7 @@ REQUEST = np.dtype(
         ("entry", _INT),  # how many entered before it, where prompts are computed in slices
         ("hosted", _INT),  # preempted: its private blocks up to this token are on the host
         # paced: forecast by kind, not by its own expected end
+        ("spared", _INT),  # tokens of its context that it does not count for in the cache
         ("kind", _INT),  # its source if its length is not visible, else NONE
         ("is_member", _INT),  # runs and is forecast by its kind
         ("rate_start", _INT),  # step its output would have begun at if never interrupted
