@@ -211,6 +211,7 @@ def _pace(
         int(s.capacity) * block,
         block,
         int(s.window_blocks) * block,
+        int(s.token_budget),
         seen.is_visible,
         seen.source,
         pacing,

@@ -99,6 +99,7 @@ def new_pace(
     capacity: int,
     block_tokens: int,
     window_tokens: int,
+    token_budget: int,
     visible: NDArray[np.bool_],
     source: Ints,
     pacing: Pacing,
@@ -118,6 +119,11 @@ def new_pace(
     p.slack, p.caution, p.crowd = gains.slack, gains.caution, gains.crowd
     p.most_tokens, p.look_steps = gains.most_tokens, gains.look_steps
     sizes, seconds = np.array(pacing.sizes, np.int64), np.array(pacing.seconds, np.float64)
+    rates = sizes / seconds
+    efficient = int(np.argmax(rates >= gains.efficiency * rates.max()))
+    # No step is larger than the engine's budget.
+    most = min(gains.most_tokens, token_budget)
+    count = max(1, int(np.searchsorted(sizes, most, side="right")))
     overlap = Overlap(
         np.array(pacing.lines, np.float64),
         np.array([ratio for ratio, _ in pacing.measured], np.float64),
@@ -155,9 +161,9 @@ def new_pace(
     return Pace(
         record,
         np.zeros((ROWS, 3), np.int64),
-        sizes,
-        seconds,
-        int(np.argmax(sizes / seconds >= gains.efficiency * (sizes / seconds).max())),
+        sizes[:count],
+        seconds[:count],
+        min(efficient, count - 1),
         overlap,
         np.arange(len(requests), dtype=np.int64),
         kinds,
