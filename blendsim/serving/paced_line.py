@@ -14,7 +14,7 @@ import numpy as np
 
 from blendsim.compiled import kernel, kernel_where, rare_kernel
 from blendsim.request import Ints
-from blendsim.serving.admission import fits_beside, has_blocks, next_request
+from blendsim.serving.admission import fits_beside, has_blocks, hit_blocks, next_request
 from blendsim.serving.forecast import end_bucket, expected_end, left_peak_fits, peak_fits
 from blendsim.serving.sides import private_tokens, victim
 from blendsim.serving.state import BUCKETS, LEFT, NONE, RIGHT, State
@@ -81,7 +81,8 @@ def longest_fitting(state: State, kept: int) -> int:
         if state.requests[k].side == LEFT:
             low = middle + 1
         elif may_enter(state, k, kept):
-            found = at
+            if hit_blocks(state, k) >= state.requests[k].path_blocks:
+                found = at
             low = middle + 1
         else:
             high = at - 1
