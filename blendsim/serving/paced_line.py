@@ -240,8 +240,12 @@ def left_place(state: State) -> int:
     p = state.pace[0].record[0]
     if s.left_reserved * p.steps_left >= p.hold_left:
         return s.front
-    place = nearest_waiting(state.pace[0].jump, min(p.middle, s.back))
-    return max(place, s.front)
+    place = max(nearest_waiting(state.pace[0].jump, min(p.middle, s.back)), s.front)
+    k = state.queue[place]
+    missing = state.requests[k].path_blocks - hit_blocks(state, k)
+    if missing * s.block_tokens > private_tokens(state, k):
+        return s.front
+    return place
 
 
 @kernel_where("pace", lambda state: 0)
