@@ -57,6 +57,12 @@ def take(state: State, place: int) -> int:
     return state.queue[place]
 
 
+@kernel
+def is_near(state: State, request: int) -> bool:
+    missing = state.requests[request].path_blocks - hit_blocks(state, request)
+    return missing * state.scalars[0].block_tokens <= private_tokens(state, request)
+
+
 @rare_kernel
 def longest_fitting(state: State, kept: int) -> int:
     """Place of the request of the memory-heavy end with the longest expected output that may enter,
@@ -81,7 +87,7 @@ def longest_fitting(state: State, kept: int) -> int:
         if state.requests[k].side == LEFT:
             low = middle + 1
         elif may_enter(state, k, kept):
-            if hit_blocks(state, k) >= state.requests[k].path_blocks:
+            if is_near(state, k):
                 found = at
             low = middle + 1
         else:
@@ -241,11 +247,7 @@ def left_place(state: State) -> int:
     if s.left_reserved * p.steps_left >= p.hold_left:
         return s.front
     place = max(nearest_waiting(state.pace[0].jump, min(p.middle, s.back)), s.front)
-    k = state.queue[place]
-    missing = state.requests[k].path_blocks - hit_blocks(state, k)
-    if missing * s.block_tokens > private_tokens(state, k):
-        return s.front
-    return place
+    return place if is_near(state, state.queue[place]) else s.front
 
 
 @kernel_where("pace", lambda state: 0)
