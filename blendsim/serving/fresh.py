@@ -11,10 +11,8 @@ from blendsim.prefix import PrefixTree, SortedPrompts, build_tree, common_blocks
 from blendsim.request import Ints
 from blendsim.serving.cascade import new_cascade
 from blendsim.serving.flavour import PREDICTED_PEAK, Flavour
-from blendsim.serving.held import spared_reads
 from blendsim.serving.kv import readers_of
 from blendsim.serving.pacing import Pace, new_pace
-from blendsim.serving.reads import expected_reads
 from blendsim.serving.state import (
     BUCKET,
     BUCKETS,
@@ -195,27 +193,7 @@ def _pace(
     is_left = is_compute_heavy(density, s.root_density, seen.is_visible)
     requests.side = np.where(is_left, LEFT, RIGHT)
     readers = _all_readers(requests, nodes)
-    shared = nodes.length[1:] * np.maximum(readers[1:] - 1, 0)
-    block = int(s.block_tokens)
-    window = int(s.window_blocks) * block
-    private = requests.prompt + window - block * requests.path_blocks
-    kinds = np.array(pacing.spread)
-    spread = np.where(seen.is_visible, 1.0, kinds[np.minimum(seen.source, len(kinds) - 1)])
-    own = expected_reads(private, requests.estimate, spread)
-    room = pacing.gains.fill * int(s.capacity) * block
-    requests.spared = spared_reads(requests, nodes, readers, own, room, block) - window
-    saved = int(shared.sum()) * block
-    return new_pace(
-        requests,
-        saved,
-        int(s.capacity) * block,
-        block,
-        int(s.window_blocks) * block,
-        int(s.token_budget),
-        seen.is_visible,
-        seen.source,
-        pacing,
-    )
+    return new_pace(requests, nodes, readers, s, seen.is_visible, seen.source, pacing)
 
 
 def beside(state: State, line: Ints, first_count: int) -> State:

@@ -58,7 +58,11 @@ def take(state: State, place: int) -> int:
 
 
 @kernel
-def is_near(state: State, request: int) -> bool:
+def finds_prefix(state: State, request: int) -> bool:
+    """Whether what the cache lacks of the request's shared path is no more than what it will hold
+    for itself. Who is out of turn and finds less would bring in a prefix for itself alone, which
+    gives way before its other readers come, and others' with it.
+    """
     missing = state.requests[request].path_blocks - hit_blocks(state, request)
     return missing * state.scalars[0].block_tokens <= private_tokens(state, request)
 
@@ -67,7 +71,7 @@ def is_near(state: State, request: int) -> bool:
 def longest_fitting(state: State, kept: int) -> int:
     """Place of the request of the memory-heavy end with the longest expected output that may enter,
     or NONE. The last in line if that one may; else by halving, as if who is further left is
-    shorter.
+    shorter, among those that find their prefix.
     """
     s = state.scalars[0]
     jump = state.pace[0].jump
@@ -87,7 +91,7 @@ def longest_fitting(state: State, kept: int) -> int:
         if state.requests[k].side == LEFT:
             low = middle + 1
         elif may_enter(state, k, kept):
-            if is_near(state, k):
+            if finds_prefix(state, k):
                 found = at
             low = middle + 1
         else:
@@ -240,14 +244,16 @@ def kept_for_left(state: State) -> int:
 @kernel
 def left_place(state: State) -> int:
     """The place of the next request of the compute-heavy end: its last one while that end holds
-    less than its even share, else its first.
+    less than its even share, if that one finds its prefix, else its first.
     """
     s = state.scalars[0]
     p = state.pace[0].record[0]
     if s.left_reserved * p.steps_left >= p.hold_left:
         return s.front
     place = max(nearest_waiting(state.pace[0].jump, min(p.middle, s.back)), s.front)
-    return place if is_near(state, state.queue[place]) else s.front
+    if finds_prefix(state, state.queue[place]):
+        return place
+    return s.front if state.requests[state.queue[s.front]].side == LEFT else place
 
 
 @kernel_where("pace", lambda state: 0)

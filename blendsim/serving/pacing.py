@@ -14,7 +14,7 @@ from blendsim.compiled import allocating_kernel, kernel, kernel_where
 from blendsim.pacing import LEAST_ALIKE, Pacing
 from blendsim.request import Ints
 from blendsim.serving.columns import CONTEXT_TOKENS, step_tokens
-from blendsim.serving.held import reads_per_held
+from blendsim.serving.held import reads_per_held, spared_reads
 from blendsim.serving.kinds import KIND, correction, spread_of
 from blendsim.serving.price import (
     Overlap,
@@ -37,10 +37,8 @@ PACE = np.dtype(
     [
         # rules
         ("left_room", np.float64),  # standard deviations kept free for the compute-heavy end
-        ("read_seconds", np.float64),
-        # seconds of a step's reads when KV is as full as expected, of what each holds for itself
-        ("most_reads", np.float64),
-        ("reuse", np.float64),  # context tokens read for each that is held, of who waits
+        ("read_seconds", np.float64),  # of a context token
+        ("most_held", np.float64),  # KV tokens when the cache is as full as expected
         ("slack", np.float64),
         ("caution", np.float64),
         ("crowd", np.float64),
@@ -58,7 +56,10 @@ PACE = np.dtype(
         ("hold_left", np.float64),  # KV tokens · steps that its waiting requests will hold
         ("square_left", np.float64),  # Σ of that times the KV tokens each holds
         ("left_longest", np.int64),  # tokens, expected, of that end's longest answer
-        ("steps_left", np.float64),  # as reckoned last
+        # as reckoned last
+        ("steps_left", np.float64),
+        ("reuse", np.float64),  # context tokens read for each that is held, of who waits
+        ("most_reads", np.float64),  # seconds of a step's reads when KV is as full as expected
         # what waiting requests of each end still compute for themselves, preempted ones included,
         # and read: tokens, context tokens
         ("left_tokens", np.float64),
@@ -95,34 +96,34 @@ class Pace(NamedTuple):
 
 def new_pace(
     requests: Any,
-    saved: int,
-    capacity: int,
-    block_tokens: int,
-    window_tokens: int,
-    token_budget: int,
+    nodes: Any,
+    readers: Ints,
+    s: Any,
     visible: NDArray[np.bool_],
     source: Ints,
     pacing: Pacing,
 ) -> Pace:
-    """A fresh Pace for requests in plan order, whose sides are set; sets their `kind`.
+    """A fresh Pace for requests in plan order, whose sides are set; sets their `kind` and what of
+    their context is `spared`.
 
-    `saved` prompt tokens are shared at best, `capacity` is that of the KV cache in tokens, in
-    blocks of `block_tokens`, each request that runs holds `window_tokens` besides, `visible` says
-    whose length planning saw, and `source` where each comes from.
+    `readers` has how many of them pass through each of `nodes`, `s` are the scalars of their State,
+    `visible` says whose length planning saw, and `source` where each comes from.
     """
+    block_tokens = int(s.block_tokens)
+    capacity, window_tokens = int(s.capacity) * block_tokens, int(s.window_blocks) * block_tokens
     record: Any = np.zeros(1, PACE).view(np.recarray)
     p = record[0]
     gains = pacing.gains
     p.left_room = gains.left_room
     p.read_seconds = pacing.read_seconds
-    p.most_reads = gains.fill * capacity * pacing.read_seconds
+    p.most_held = gains.fill * capacity
     p.slack, p.caution, p.crowd = gains.slack, gains.caution, gains.crowd
     p.most_tokens, p.look_steps = gains.most_tokens, gains.look_steps
     sizes, seconds = np.array(pacing.sizes, np.int64), np.array(pacing.seconds, np.float64)
     rates = sizes / seconds
     efficient = int(np.argmax(rates >= gains.efficiency * rates.max()))
     # No step is larger than the engine's budget.
-    most = min(gains.most_tokens, token_budget)
+    most = min(gains.most_tokens, int(s.token_budget))
     count = max(1, int(np.searchsorted(sizes, most, side="right")))
     overlap = Overlap(
         np.array(pacing.lines, np.float64),
@@ -141,12 +142,16 @@ def new_pace(
     reads = expected_reads(requests.prompt, requests.estimate, spread)
     hidden = ~visible
     kinds.waiting_reads = np.bincount(source[hidden], reads[hidden], minlength=len(kinds))
+    saved = (nodes.length[1:] * np.maximum(readers[1:] - 1, 0)).sum() * block_tokens
     p.tokens_left = float((requests.prompt + requests.estimate - 1).sum() - saved)
     p.reads_left = float(reads.sum())
     is_left = requests.side == LEFT
     p.middle = np.flatnonzero(is_left).max(initial=NONE)
     private = requests.prompt - block_tokens * requests.path_blocks
-    hold = expected_reads(private + window_tokens, requests.estimate, spread)[is_left]
+    held = expected_reads(private + window_tokens, requests.estimate, spread)
+    others = spared_reads(requests, nodes, readers, held, p.most_held, block_tokens)
+    requests.spared = np.rint(others - window_tokens)  # windows are held and no context to read
+    hold = held[is_left]
     p.hold_left = float(hold.sum())
     p.square_left = float((hold**2 / requests.estimate[is_left]).sum())
     p.left_longest = requests.estimate[is_left].max(initial=0)
@@ -155,9 +160,10 @@ def new_pace(
     p.left_reads, p.right_reads = reads[is_left].sum(), reads[~is_left].sum()
     spared = requests.spared * requests.estimate
     p.left_spared, p.right_spared = spared[is_left].sum(), spared[~is_left].sum()
-    p.reuse = reads_per_held(p.left_reads + p.right_reads, p.left_spared + p.right_spared)
-    most = max(1.0, p.reuse, reads_per_held(p.right_reads, p.right_spared))
-    p.unit = int(most * capacity) // ROWS + 1
+    reuse = reads_per_held(p.left_reads + p.right_reads, p.left_spared + p.right_spared)
+    most_read = max(1.0, reuse, reads_per_held(p.right_reads, p.right_spared)) * capacity
+    p.unit = int(most_read) // ROWS + 1
+    note_reuse(p)
     return Pace(
         record,
         np.zeros((ROWS, 3), np.int64),
@@ -168,6 +174,15 @@ def new_pace(
         np.arange(len(requests), dtype=np.int64),
         kinds,
     )
+
+
+@kernel
+def note_reuse(p: Any) -> None:
+    """Reckon anew how much who waits reads of what it holds; where nobody waits it stays."""
+    reads = p.left_reads + p.right_reads
+    if reads >= 1.0:
+        p.reuse = reads_per_held(reads, p.left_spared + p.right_spared)
+    p.most_reads = p.most_held * p.reuse * p.read_seconds
 
 
 @kernel
@@ -258,10 +273,8 @@ def look(state: State) -> None:
         reads += pace.kinds[i].waiting_reads * (correction(state, i) ** 2 - 1.0)
     reads += unfinished_reads(state)
     reads = max(reads, 1.0) * p.read_seconds
+    note_reuse(p)
     # NOTE: less of the prompts may be shared than could be; and some come back from preemption.
-    waiting = p.left_reads + p.right_reads
-    if waiting >= 1.0:
-        p.reuse = reads_per_held(waiting, p.left_spared + p.right_spared)
     tokens = max(p.tokens_left, p.left_tokens + p.right_tokens, 1.0)
     ahead = np.empty((SLICES, 2))
     most = foresee(state, reads, ahead)

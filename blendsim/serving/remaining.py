@@ -94,7 +94,7 @@ def foresee(state: State, reads: float, ahead: NDArray[np.float64]) -> float:
     s = state.scalars[0]
     kinds = state.pace[0].kinds
     longest = longest_left(state)
-    most = p.most_reads * p.reuse
+    most = p.most_reads
     ahead[:] = 0.0
     mean, age = 0.0, 0.0
     for i in range(len(kinds)):
@@ -107,13 +107,13 @@ def foresee(state: State, reads: float, ahead: NDArray[np.float64]) -> float:
         ahead[0, 0] = max(longest, reads / most)
         ahead[0, 1] = reads / ahead[0, 0]
         return float(most)
-    n = max(1.0, p.most_reads / (p.read_seconds * mean))
+    n = max(1.0, p.most_held / mean)
     most /= peak_of(n, p.caution)
     if reads > 2.0 * mean * most:
         ahead[0, 0] = reads / most - 2.0 * mean
         ahead[0, 1] = most
         reads = 2.0 * mean * most
-        n = max(1.0, most / (p.reuse * p.read_seconds * mean))
+        n = max(1.0, most / p.most_reads * p.most_held / mean)
         longest = max(longest - ahead[0, 0], mean * longest_of(n, p.caution))
         age = mean
     slices = len(ahead) - 1
