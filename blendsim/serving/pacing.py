@@ -115,7 +115,7 @@ def new_pace(
     p = record[0]
     gains = pacing.gains
     p.left_room = gains.left_room
-    p.read_seconds = pacing.read_seconds
+    p.read_seconds, p.reuse = pacing.read_seconds, 1.0
     p.most_held = gains.fill * capacity
     p.slack, p.caution, p.crowd = gains.slack, gains.caution, gains.crowd
     p.most_tokens, p.look_steps = gains.most_tokens, gains.look_steps
