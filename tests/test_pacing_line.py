@@ -224,7 +224,7 @@ def test_steps_left_are_those_of_the_longest_output_if_reading_needs_fewer() -> 
     """The longest output has 50 tokens, which is more steps than reading needs."""
     core = AMPLE.core()
     p = record_of(core)
-    p.most_reads = 1e9
+    p.most_held = 1e9
     pacing_module.look(core.state)
     assert p.tokens_left == 84 + 129 - 6
     assert p.steps_left == 50.0
@@ -233,7 +233,7 @@ def test_steps_left_are_those_of_the_longest_output_if_reading_needs_fewer() -> 
 def test_full_memory_makes_reading_need_more_steps() -> None:
     core = AMPLE.core()
     p = record_of(core)
-    p.most_reads = p.reads_left * p.read_seconds / 500
+    p.most_held = p.reads_left / 500
     pacing_module.look(core.state)
     assert p.steps_left == pytest.approx(500.0)
 
@@ -249,7 +249,8 @@ def with_members(number: int, mean: float, held: float) -> ServingCore:
     core = AMPLE._replace(visible=(False,) * 6).core()
     kind = core.state.pace[0].kinds[0]
     kind.running, kind.mean_sum, kind.held_base = number, number * mean, number * held
-    record_of(core).most_reads = 40.0
+    p = record_of(core)
+    p.most_held, p.most_reads = 400.0, 40.0
     return core
 
 
@@ -282,7 +283,7 @@ def test_what_the_forecast_keeps_free_of_a_full_cache_is_not_read() -> None:
     """40 seconds of reads are 40 requests of 100 tokens, at 0.01 seconds a token."""
     core = with_members(4, 100.0, 50)
     p = record_of(core)
-    p.caution, p.read_seconds = 1.0, 0.01
+    p.caution, p.most_held = 1.0, 4_000.0
     peak = float(remaining.peak_of(40.0, 1.0))
     assert 1.05 < peak < 1.15
     steps, reads = foreseen(core, 40.0 * 500)[0]
@@ -320,7 +321,7 @@ def test_waiting_reads_grow_with_the_square_of_a_corrected_mean() -> None:
     p, kind = record_of(core), core.state.pace[0].kinds[0]
     assert kind.waiting_reads == pytest.approx(p.reads_left)
     kind.prior, kind.served, kind.ended = 1.0, 3.0, 1.0  # twice as long as planned
-    p.most_reads = 1e-3
+    p.most_held = 0.01
     pacing_module.look(core.state)
     steps = p.reads_left * 4.0 * p.read_seconds / p.most_reads
     assert p.steps_left == pytest.approx(steps)

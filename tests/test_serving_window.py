@@ -187,7 +187,7 @@ def test_steps_of_unknown_lengths_are_foreseen_by_their_context_alone() -> None:
         core = hidden._replace(world=replace(AMPLE.world, window=window, capacity=500)).core()
         kind, p = core.state.pace[0].kinds[0], record_of(core)
         kind.running, kind.mean_sum, kind.held_base = 4, 400.0, 4 * (50 + window)
-        p.most_reads = 40.0
+        p.most_held, p.most_reads = 400.0, 40.0
         ahead = np.empty((17, 2))
         remaining.foresee(core.state, 1_000.0, ahead)
         found.append(ahead)
