@@ -161,18 +161,20 @@ def test_levels_of_the_table_reach_what_shared_prefixes_are_read() -> None:
 
 
 @pytest.mark.parametrize(("budget", "sizes"), [(1, 1), (3, 2), (12, 5), (63, 8), (500, 9)])
-def test_no_size_above_the_engines_budget_is_weighed(budget: int, sizes: int) -> None:
+def test_no_size_above_the_engines_budget_is_weighed(
+    budget: int, sizes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pacing, "least_size", lambda *_: 0)
     core = AMPLE._replace(world=replace(AMPLE.world, budget=budget, max_running=1)).core()
-    pace = core.state.pace[0]
-    assert pace.sizes.tolist() == list(MACHINE.sizes[:sizes])
-    assert pace.seconds.tolist() == list(MACHINE.seconds[:sizes])
-    assert 0 <= pace.efficient < sizes
+    assert core.state.pace[0].weighed == sizes
+    pacing.look(core.state)
+    assert int(core.state.pace[0].table[:, :2].max()) <= MACHINE.sizes[sizes - 1]
 
 
 def test_the_least_size_is_weighed_though_the_budget_is_smaller() -> None:
     coarse = replace(MACHINE, sizes=MACHINE.sizes[3:], seconds=MACHINE.seconds[3:])
     small = AMPLE._replace(world=replace(AMPLE.world, budget=2, max_running=1), pacing=coarse)
-    assert small.core().state.pace[0].sizes.tolist() == [8]
+    assert small.core().state.pace[0].weighed == 1
 
 
 # ---- who enters out of turn

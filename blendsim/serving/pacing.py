@@ -89,6 +89,7 @@ class Pace(NamedTuple):
     sizes: Ints
     seconds: NDArray[np.float64]
     efficient: int  # of `sizes`, the first that runs at gains.efficiency of the best rate
+    weighed: int  # of `sizes`, those within the engine's budget
     overlap: Overlap
     jump: Ints  # (n,), place of the line → itself while its request waits, else one further left
     kinds: Any  # (sources,) KIND
@@ -120,11 +121,7 @@ def new_pace(
     p.slack, p.caution, p.crowd = gains.slack, gains.caution, gains.crowd
     p.most_tokens, p.look_steps = gains.most_tokens, gains.look_steps
     sizes, seconds = np.array(pacing.sizes, np.int64), np.array(pacing.seconds, np.float64)
-    rates = sizes / seconds
-    efficient = int(np.argmax(rates >= gains.efficiency * rates.max()))
-    # No step is larger than the engine's budget.
-    most = min(gains.most_tokens, int(s.token_budget))
-    count = max(1, int(np.searchsorted(sizes, most, side="right")))
+    largest = min(gains.most_tokens, int(s.token_budget))
     overlap = Overlap(
         np.array(pacing.lines, np.float64),
         np.array([ratio for ratio, _ in pacing.measured], np.float64),
@@ -167,9 +164,10 @@ def new_pace(
     return Pace(
         record,
         np.zeros((ROWS, 3), np.int64),
-        sizes[:count],
-        seconds[:count],
-        min(efficient, count - 1),
+        sizes,
+        seconds,
+        int(np.argmax(sizes / seconds >= gains.efficiency * (sizes / seconds).max())),
+        max(1, int(np.searchsorted(sizes, largest, side="right"))),
         overlap,
         np.arange(len(requests), dtype=np.int64),
         kinds,
@@ -257,8 +255,9 @@ def share_at(pace: Pace, ahead: NDArray[np.float64], tokens: float, price: float
     compute that many tokens: 0 to 1.
     """
     slack = pace.record[0].slack
-    low = tokens_at(pace.overlap, pace.sizes, pace.seconds, ahead, price * (1.0 - slack))
-    high = tokens_at(pace.overlap, pace.sizes, pace.seconds, ahead, price * (1.0 + slack))
+    sizes, seconds = pace.sizes[: pace.weighed], pace.seconds[: pace.weighed]
+    low = tokens_at(pace.overlap, sizes, seconds, ahead, price * (1.0 - slack))
+    high = tokens_at(pace.overlap, sizes, seconds, ahead, price * (1.0 + slack))
     return float(min(max((tokens - low) / max(high - low, 1.0), 0.0), 1.0))
 
 
@@ -276,22 +275,23 @@ def look(state: State) -> None:
     note_reuse(p)
     # NOTE: less of the prompts may be shared than could be; and some come back from preemption.
     tokens = max(p.tokens_left, p.left_tokens + p.right_tokens, 1.0)
+    sizes, seconds = pace.sizes[: pace.weighed], pace.seconds[: pace.weighed]
     ahead = np.empty((SLICES, 2))
     most = foresee(state, reads, ahead)
     p.steps_left = ahead[:, 0].sum()
     full = np.empty((1, 2))
     own = fill_up(state, reads, most, full)
     price = max(
-        token_price(pace.overlap, pace.sizes, pace.seconds, ahead, tokens),
-        token_price(pace.overlap, pace.sizes, pace.seconds, full, own),
+        token_price(pace.overlap, sizes, seconds, ahead, tokens),
+        token_price(pace.overlap, sizes, seconds, full, own),
     )
     steps = steps_for_compute(state, ahead[0, 0])
     share = max(share_at(pace, ahead, tokens, price), share_at(pace, full, own, price))
     choose_sizes(
         pace.table,
         pace.overlap,
-        pace.sizes,
-        pace.seconds,
+        sizes,
+        seconds,
         p.unit * p.read_seconds,
         price,
         p.slack,
