@@ -152,7 +152,11 @@ def slow_unknown_tokens(core: ServingCore, drawn: PacedWorld, ahead: int) -> flo
         n = len(members)
         if n == 0:
             continue
-        mean = correction(core.state, i) * members.estimate.mean()
+        factor = correction(core.state, i)
+        age = np.mean([(step - int(m.rate_start)) / m.estimate for m in members]) / factor
+        aged = max(1.0, drawn.pacing.spread[i] / 2)
+        life = 1.0 + (aged - 1.0) * min(1.0, age / aged)
+        mean = factor * life * members.estimate.mean()
         held = sum(int(m.end_base) + step for m in members)
         q = np.exp(-ahead / mean)
         number = n * q + drawn.pacing.gains.caution * np.sqrt(2 * n * q * (1 - q))

@@ -47,6 +47,24 @@ def test_who_runs_is_as_far_from_its_end_as_on_its_first_day(generated: int) -> 
     assert left == pytest.approx(mean * (r.prompt + generated) + mean**2)
 
 
+@pytest.mark.parametrize(("generated", "longer"), [(1, 0), (10, 0), (40, 0.5)])
+def test_who_has_run_long_has_longer_to_run_where_lengths_spread_much(
+    generated: int, longer: float
+) -> None:
+    """A spread of 5 where exponential lengths have one of 2: 2.5 means are left in the long run, and
+    as much has been generated then.
+    """
+    wide = UNKNOWN._replace(pacing=replace(UNKNOWN.pacing, spread=(5.0,)))
+    core, k = run_until(wide, generated)
+    r = core.state.requests[k]
+    core.state.pace[0].kinds.prior = 1e12
+    mean, age = float(r.estimate), generated / float(r.estimate)
+    life = mean * (1.0 + 1.5 * min(1.0, age / 2.5))
+    assert life >= (1.0 + longer) * mean
+    left = account_of(core, k, generated) + float(reads.reckoned_anew(core.state, k))
+    assert left == pytest.approx(life * (r.prompt + generated) + life**2)
+
+
 def test_a_corrected_mean_counts_for_what_is_left() -> None:
     core, k = run_until(UNKNOWN, 10)
     kind = core.state.pace[0].kinds[core.state.requests[k].kind]

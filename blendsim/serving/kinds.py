@@ -45,6 +45,29 @@ def correction(state: State, kind: int) -> float:
     return (k.prior + max(seen, 0.0)) / (k.prior + k.ended)
 
 
+@kernel
+def life_left(spread: float, age: float) -> float:
+    """Mean length still ahead of those that have generated `age` on average, where a length of this
+    E[d²]/E[d]² has a mean of 1.
+
+    In the steady state of a renewal process it is ½·E[d²]/E[d], and so is the mean age: where long
+    answers are more frequent than among exponential lengths, whoever has run long has longer to
+    run. Until they are that old it grows in proportion. Of lengths that spread less the exponential
+    is kept, which foresees more.
+    """
+    aged = max(0.5 * spread, 1.0)
+    return 1.0 + (aged - 1.0) * min(max(age / aged, 0.0), 1.0)
+
+
+@kernel
+def mean_left(state: State, kind: int) -> float:
+    """Steps that members of this kind, which has some, have still before them, in the mean."""
+    k = state.pace[0].kinds[kind]
+    factor = correction(state, kind)
+    age = (k.rate_sum * state.scalars[0].step - k.rate_base) / k.running  # in the planner's means
+    return factor * life_left(k.spread, age / factor) * k.mean_sum / k.running
+
+
 @kernel_where("pace", lambda state, ahead: 0.0)
 def unknown_tokens(state: State, ahead: int) -> float:
     """KV tokens that members of all kinds hold `ahead` steps from now: mean and `caution`
@@ -58,7 +81,7 @@ def unknown_tokens(state: State, ahead: int) -> float:
         k = kinds[i]
         if k.running == 0:
             continue
-        mean = correction(state, i) * k.mean_sum / k.running
+        mean = mean_left(state, i)
         q = np.exp(-ahead / mean)
         each = float(k.held_base) / k.running + step + ahead
         # NOTE: at most all of them run on, which is what binds soon.

@@ -9,7 +9,7 @@ there: they are reckoned anew whenever the account is looked at.
 from typing import Any
 
 from blendsim.compiled import kernel, rare_kernel
-from blendsim.serving.kinds import correction, spread_of
+from blendsim.serving.kinds import correction, life_left, spread_of
 from blendsim.serving.sides import generated_tokens
 from blendsim.serving.state import NONE, RIGHT, State
 
@@ -44,7 +44,8 @@ def reckoned_anew(state: State, request: int) -> float:
     generated = float(generated_tokens(state, request))
     mean = correction(state, r.kind) * r.estimate
     read = float(expected_reads_of_one(float(r.prompt), generated, 1.0))
-    left = mean * (r.prompt + generated + mean)
+    life = mean * life_left(spread_of(state, request), generated / mean)
+    left = life * (r.prompt + generated + life)
     return left - (reads_of(state, request) - read)
 
 

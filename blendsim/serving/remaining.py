@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from blendsim.compiled import kernel, rare_kernel
 from blendsim.serving.forecast import last_end
 from blendsim.serving.held import reads_per_held
-from blendsim.serving.kinds import correction
+from blendsim.serving.kinds import correction, mean_left
 from blendsim.serving.state import NONE, RIGHT, State
 
 GUMBEL = 1.2825498301618641  # π/√6, the standard deviation of the longest of many
@@ -45,7 +45,7 @@ def longest_left(state: State) -> float:
     for i in range(len(kinds)):
         k = kinds[i]
         if k.running > 0:
-            mean = correction(state, i) * k.mean_sum / k.running
+            mean = mean_left(state, i)
             steps = max(steps, mean * longest_of(float(k.running), state.pace[0].record[0].caution))
     if s.front <= s.back:
         r = state.requests[state.queue[s.back]]
@@ -99,8 +99,8 @@ def foresee(state: State, reads: float, ahead: NDArray[np.float64]) -> float:
     mean, age = 0.0, 0.0
     for i in range(len(kinds)):
         k = kinds[i]
-        if k.running > 0 and correction(state, i) * k.mean_sum / k.running > mean:
-            mean = correction(state, i) * k.mean_sum / k.running
+        if k.running > 0 and mean_left(state, i) > mean:
+            mean = mean_left(state, i)
             held = k.held_base / k.running + s.step
             age = max(1.0, held - s.window_blocks * s.block_tokens)
     if mean == 0.0:
