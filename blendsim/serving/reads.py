@@ -35,8 +35,8 @@ def reckoned_anew(state: State, request: int) -> float:
     """By how many context tokens a request that has begun will read more from now on than the
     account of reads says: what it was expected to read in all, less what it has read.
 
-    A length that is not known is as far from its end as on its first day: m more tokens, of
-    exponential length, read m·context + m².
+    A length that is not known is as far from its end as on its first day, or further: m more
+    tokens, of exponential length, read m·context + m².
     """
     r = state.requests[request]
     if r.kind == NONE or r.side != RIGHT:
