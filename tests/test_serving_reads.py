@@ -51,8 +51,8 @@ def test_who_runs_is_as_far_from_its_end_as_on_its_first_day(generated: int) -> 
 def test_who_has_run_long_has_longer_to_run_where_lengths_spread_much(
     generated: int, longer: float
 ) -> None:
-    """A spread of 5, of exponential lengths it is 2: 2.5 means are left in the long run, and as many
-    have been generated then.
+    """A spread of 5, of exponential lengths it is 2: 2.5 means are left in the long run, and as
+    many have been generated then.
     """
     wide = UNKNOWN._replace(pacing=replace(UNKNOWN.pacing, spread=(5.0,)))
     core, k = run_until(wide, generated)

@@ -5,10 +5,12 @@ readers and held once for those that run at a time, and windows are held and no 
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from blendsim.compiled import allocating_kernel, kernel
-from blendsim.perf.grids import Floats
 from blendsim.request import Ints
+
+Floats = NDArray[np.float64]
 
 _ROUNDS = 16  # of reckoning how many run at a time
 

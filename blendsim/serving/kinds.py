@@ -1,11 +1,12 @@
 """Requests of unknown length from the memory-heavy end, forecast together.
 
 A length that is not visible is taken as exponential with the planner's mean, so whoever runs is as
-far from its end as on its first day, or further where lengths spread more than that. Of n such requests with mean m that hold C tokens now,
-(C + n·u)·q are expected u steps from now, q = e^(−u/m), with a standard deviation of about
-√(2·n·q·(1 − q))·(C/n + u), and C + n·u at most. Means are corrected while the run
-goes on: with a prior of as many ends as the sample has requests, the factor on the planner's means
-is (prior + generated in units of those means) / (prior + ended). Kinds are the pool's sources.
+far from its end as on its first day, or further where lengths spread more than that. Of n such
+requests with mean m that hold C tokens now, (C + n·u)·q are expected u steps from now,
+q = e^(−u/m), with a standard deviation of about √(2·n·q·(1 − q))·(C/n + u), and C + n·u at most.
+Means are corrected while the run goes on: with a prior of as many ends as the sample has requests,
+the factor on the planner's means is (prior + generated in units of those means) / (prior + ended).
+Kinds are the pool's sources.
 """
 
 import numpy as np
