@@ -340,3 +340,8 @@ def test_a_current_directory_that_goes_while_a_command_runs_is_one_line(
     assert result.exit_code == 2
     said = [line for line in result.stderr.splitlines() if not line.startswith("compiling")]
     assert said == ["error: the current directory no longer exists; change to one that does"]
+
+
+def test_an_unknown_engine_is_told_before_a_trace_is_read(folder: Path) -> None:
+    line = complaint(folder, "plan", "--trace", "absent.csv", "--engine", "vlm")
+    assert "unknown engine 'vlm'" in line

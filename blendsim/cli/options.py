@@ -273,6 +273,10 @@ def resolve(params: dict[str, Any]) -> Asked:
     settings = _from_config(sections["settings"], f"{path}: [settings]")
     read = overlay(ReadOptions(), sections["read"], f"{path}: [read]")
     settings = _given(settings, params | {"sample": _share(params.get("sample"))})
+    if settings.engine != Settings().engine:
+        from blendsim.serving.flavour import find_flavour
+
+        find_flavour(settings.engine)  # before a trace is read; it says the nearest
     given = _given(read, params)
     is_asked = params.get("sample") is not None or "sample" in sections["settings"]
     if given.lengths is not None and not is_asked:
