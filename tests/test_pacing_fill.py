@@ -2,6 +2,8 @@
 alike, what waits, and how soon it must have been computed.
 """
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -94,6 +96,20 @@ def test_steps_that_run_on_anyway_may_be_spent_on_the_next_but_for_its_own(
     assert filled(AMPLE.core(), 1e9, 4.0)[1] == 250.0
     monkeypatch.setattr(remaining, "last_end", lambda _: 60)
     assert filled(AMPLE.core(), 1e9, 4.0)[1] == pytest.approx(READS / 4.0)
+
+
+def test_steps_that_run_on_are_of_use_as_far_as_the_longest_that_waits_can_end_in_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Not the next, which may be shorter where requests of one prefix stay together."""
+    outputs = (2, 3, 4, 30, 90, 50)
+    mixed = replace(AMPLE.world, outputs=outputs, estimates=outputs)
+    core = AMPLE._replace(world=mixed).core()
+    assert core.state.pace[0].longest.tolist() == [0, 0, 0, 30, 90, 90]
+    monkeypatch.setattr(remaining, "last_end", lambda _: 300)
+    assert filled(core, 1e9, 4_000.0)[1] == 300 - 90
+    core.state.scalars[0].back = 3  # who is last in line then
+    assert filled(core, 1e9, 4_000.0)[1] == 300 - 30
 
 
 def test_the_left_fills_the_cache_where_none_of_the_right_is_left() -> None:

@@ -91,6 +91,7 @@ class Pace(NamedTuple):
     efficient: int  # of `sizes`, the first that runs at gains.efficiency of the best rate
     weighed: int  # of `sizes`, those within the engine's budget
     overlap: Overlap
+    longest: Ints  # (n,), the longest estimate of the right's up to each place of the line
     jump: Ints  # (n,), place of the line → itself while its request waits, else one further left
     kinds: Any  # (sources,) KIND
 
@@ -169,6 +170,7 @@ def new_pace(
         int(np.argmax(sizes / seconds >= gains.efficiency * (sizes / seconds).max())),
         max(1, int(np.searchsorted(sizes, largest, side="right"))),
         overlap,
+        np.maximum.accumulate(np.where(is_left, 0, requests.estimate)),
         np.arange(len(requests), dtype=np.int64),
         kinds,
     )

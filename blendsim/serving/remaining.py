@@ -132,7 +132,7 @@ def foresee(state: State, reads: float, ahead: NDArray[np.float64]) -> float:
 def fill_up(state: State, reads: float, most: float, full: NDArray[np.float64]) -> float:
     """Tokens that waiting requests of the right compute for themselves, and in `full` the steps
     that there are for it, with seconds of reads in each: as many as their reads fill, at `most`
-    seconds a step, or as run on anyway before the next of them could end.
+    seconds a step, or as run on anyway before the longest of them could end.
 
     What runs reads on after the last has entered, and gets no more done: only to who waits are
     these steps of use. Where none of the right is left it is the left's.
@@ -142,7 +142,7 @@ def fill_up(state: State, reads: float, most: float, full: NDArray[np.float64]) 
     if tokens >= 1.0 and s.front <= s.back:
         last = state.requests[state.queue[s.back]]
         if last.side == RIGHT:
-            spare = float(last_end(state) - s.step - last.expected)
+            spare = float(last_end(state) - s.step - state.pace[0].longest[s.back])
     elif tokens < 1.0 and s.right_newest == NONE:
         tokens, own, spared = p.left_tokens, p.left_reads, p.left_spared
     most *= reads_per_held(own, spared) / p.reuse
