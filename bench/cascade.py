@@ -28,6 +28,7 @@ from blendsim.sim.run import simulate
 from blendsim.steplog import StepLog
 from blendsim.synth.blend import blend
 from blendsim.synth.recipes import RECIPES
+from blendsim.traces.limits import without_oversize
 from blendsim.traces.load import load_pool
 from blendsim.traces.seam import ReadOptions
 
@@ -83,7 +84,9 @@ def pools(
         wanted = replace(recipe, requests=requests)
         yield f"{name}, {requests:,}", blend(wanted, settings.system, data).workload
     if data is not None and (data / MOONCAKE).exists():
-        yield "mooncake, its file", load_pool([str(data / MOONCAKE)], ReadOptions(seed=0))
+        whole = load_pool([str(data / MOONCAKE)], ReadOptions(seed=0))
+        longest = settings.system.longest_request
+        yield "mooncake, its file", without_oversize(whole, longest, skip=True)
     yield "100 agents × 100, 8,192 shared, answers 500", agents(100, 100, 8_192, 500)
     yield "2,500 agents × 4, 8,192 shared, answers 500", agents(2_500, 4, 8_192, 500)
     yield "20 tasks × 1,000, 2,048 shared, answers 200", agents(20, 1_000, 2_048, 200)

@@ -13,6 +13,7 @@ from test_search import mixed_pool
 from blendsim import search
 from blendsim.plan import Plan, write_plan
 from blendsim.planner.make import POLICIES
+from blendsim.report.advice import NEAR
 from blendsim.report.rental import Goal
 from blendsim.report.tables import policy_labels, policy_table
 from blendsim.request import Workload, from_lengths
@@ -199,7 +200,10 @@ def test_advice_compares_with_the_own_budget_and_the_next_policy(choice: Choice)
         f"where it is {f'{order:.1%} faster than' if order >= 5e-4 else 'as fast as'} "
         f"{second.policy}, the next best policy."
     )
-    assert "all policies lie within 0.1%" in choice.advice[1], "the budget is no order"
+    # Paced steps are of other sizes than the budget: where that helps it is told of no order.
+    seconds = [row.predicted_seconds for row in race]
+    is_alike = max(seconds) / min(seconds) - 1 < NEAR
+    assert ("all policies lie within 0.1%" in choice.advice[1]) == is_alike
 
 
 def test_each_system_to_rent_runs_at_its_best_budget(tmp_path: Path) -> None:

@@ -46,13 +46,13 @@ GROUND = {
     "model_spec",
     "model_config",
     "formats",
-    "printable",
     "wording",
     "steplog",
     "soundness",
     "prefix",
     "topology",
 }
+ERRORS = {"errors", "printable"}
 PACKAGES = {"blendsim", "blendrt", "paper_repro", "bench", "figures"}
 
 #: Heavy or far-reaching libraries and the only rooms (or modules) that may import them.
@@ -126,6 +126,8 @@ def room(dotted: str) -> str | None:
         return apart if apart in FLOORS else parts[0]
     if len(parts) == 1 or parts[1] in ("__init__", "__version__"):
         return None
+    if parts[1] in ERRORS:
+        return "errors"
     return "ground" if parts[1] in GROUND else parts[1]
 
 
