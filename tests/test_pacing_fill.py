@@ -164,3 +164,13 @@ def test_a_request_that_is_ended_while_it_waits_to_come_back_counts_no_longer() 
     assert record_of(core).right_tokens > before
     core.end(np.array([5]))
     assert record_of(core).right_tokens == before
+
+
+def test_sampled_requests_run_first_and_wait_no_longer() -> None:
+    """However long they are: their ends say nothing of what still has to enter."""
+    outputs = (2, 3, 90, 30, 40, 50)
+    sampled = replace(
+        AMPLE.world, outputs=outputs, estimates=outputs, first=3, densities=(0.1,) * 6
+    )
+    core = AMPLE._replace(world=sampled).core()
+    assert core.state.pace[0].longest.tolist() == [0, 0, 0, 30, 40, 50]

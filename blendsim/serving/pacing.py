@@ -153,6 +153,7 @@ def new_pace(
     p.hold_left = float(hold.sum())
     p.square_left = float((hold**2 / requests.estimate[is_left]).sum())
     p.left_longest = requests.estimate[is_left].max(initial=0)
+    in_line = ~is_left & (np.arange(len(requests)) >= s.first_count)  # sampled ones run first
     own = (private + requests.estimate - 1).astype(np.float64)
     p.left_tokens, p.right_tokens = own[is_left].sum(), own[~is_left].sum()
     p.left_reads, p.right_reads = reads[is_left].sum(), reads[~is_left].sum()
@@ -170,7 +171,7 @@ def new_pace(
         int(np.argmax(sizes / seconds >= gains.efficiency * (sizes / seconds).max())),
         max(1, int(np.searchsorted(sizes, largest, side="right"))),
         overlap,
-        np.maximum.accumulate(np.where(is_left, 0, requests.estimate)),
+        np.maximum.accumulate(np.where(in_line, requests.estimate, 0)),
         np.arange(len(requests), dtype=np.int64),
         kinds,
     )
