@@ -99,8 +99,9 @@ def foresee(state: State, reads: float, ahead: NDArray[np.float64]) -> float:
     mean, age = 0.0, 0.0
     for i in range(len(kinds)):
         k = kinds[i]
-        if k.running > 0 and mean_left(state, i) > mean:
-            mean = mean_left(state, i)
+        left = mean_left(state, i) if k.running > 0 else 0.0
+        if left > mean:
+            mean = left
             held = k.held_base / k.running + s.step
             age = max(1.0, held - s.window_blocks * s.block_tokens)
     if mean == 0.0:
