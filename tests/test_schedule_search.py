@@ -9,6 +9,7 @@ import pytest
 from test_search import mixed_pool
 
 from blendsim import cores, search
+from blendsim.cli.searching import effort_told
 from blendsim.errors import InputError
 from blendsim.plan import Plan, write_plan
 from blendsim.planner.make import POLICIES
@@ -22,6 +23,7 @@ from blendsim.settings import Settings, remembered
 
 FEW = Effort(evaluations=45)
 KNOWN = Settings(sample=1.0)
+ORDERS = Settings(sample=1.0, engine="vllm")  # little else to vary
 
 
 @pytest.fixture(scope="module")
@@ -261,3 +263,14 @@ def test_effort_that_is_none_is_refused() -> None:
     for worlds in (-1, 1):
         with pytest.raises(InputError, match="worlds: give 0, or as many as have a spread"):
             Effort(worlds=worlds)
+
+
+def test_a_search_that_has_nothing_new_to_try_ends_and_says_so() -> None:
+    alike = mixed_pool(np.random.default_rng(2), 2)
+    few = find(alike, ORDERS, Effort(evaluations=2_000))
+    assert few.tally.is_spent and not few.tally.is_cut
+    assert few.tally.evaluations < 2_000
+    assert "Nothing new was left to try." in effort_told(few)
+    asked = find(alike, ORDERS, Effort(evaluations=few.tally.evaluations))
+    assert not asked.tally.is_spent, "it ended as it was asked to"
+    assert asked.leaderboard == few.leaderboard

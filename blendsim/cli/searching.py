@@ -26,10 +26,11 @@ def effort_told(found: "Found") -> str:
     from blendsim.wording import counted
 
     tally = found.tally
+    spent = " Nothing new was left to try." if tally.is_spent else ""
     return (
         f"{counted(tally.evaluations, 'evaluation')} in {tally.seconds:,.1f} s: "
         f"{counted(tally.whole, 'simulation')} of the whole pool and {tally.thinned} of smaller "
-        f"ones. --evaluations {tally.evaluations} repeats this search."
+        f"ones. --evaluations {tally.evaluations} repeats this search.{spent}"
     )
 
 

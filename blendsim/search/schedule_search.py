@@ -87,6 +87,7 @@ class Tally(NamedTuple):
     seconds: float  # wall, of all evaluations
     swept: int  # simulations for the sensitivities, not counted above
     is_cut: bool  # somebody stopped it before its evaluations or its time were over
+    is_spent: bool = False  # it ended before them, as its course had nothing new left to try
 
 
 class Found(NamedTuple):
@@ -179,6 +180,7 @@ def search_prepared(
     )
     standing.tell(runs, is_end=True)
     is_cut = stop()
+    is_spent = not is_cut and len(runs) < effort.most and time.perf_counter() < end
     chosen = best_of(runs)
     if problem.worlds:
         progress("comparing what was found in other worlds")
@@ -195,7 +197,7 @@ def search_prepared(
         except CutShort:
             is_cut = True
     n_swept = sum(evaluator.simulations) - sum(ran)
-    tally = Tally(len(runs), ran[0], sum(ran[1:]), wall, n_swept, is_cut)
+    tally = Tally(len(runs), ran[0], sum(ran[1:]), wall, n_swept, is_cut, is_spent)
     progress("simulating the chosen schedule on the true lengths")
     return _report(problem, space, runs, chosen, swept, tally, known)
 
