@@ -26,8 +26,8 @@ from blendsim.perf.fit import read_shares
 from blendsim.perf.grids import along
 from blendsim.perf.kernels import memory_seconds, prefill_seconds
 from blendsim.perf.model import StepModel, step_model
-from blendsim.perf.overlap import FILE, SUM
-from blendsim.perf.store import read_profile
+from blendsim.perf.overlap import SUM
+from blendsim.perf.store import OVERLAP_FILE, read_profile
 
 GEMMS = ("qkv", "o", "gate_up", "down")
 _START_GEMMS, _REST_GEMMS = (0,), (1, 2, 3)  # of them
@@ -229,7 +229,7 @@ def accounts(run: Run, replay: Replay) -> dict[int, list[Account]]:
     profile = read_profile(run.profile)
     parts = Parts(json.loads((run.place / PARTITIONS).read_text()))
     kernels = Kernels(step_model(system_of(replay.log), SUM, profile), profile, parts)
-    shares = read_shares(run.profile / FILE)
+    shares = read_shares(run.profile / OVERLAP_FILE)
     clock = _clock(replay)
     told: dict[int, list[Account]] = {}
     for i in np.flatnonzero(replay.is_halved & replay.log.is_timed):

@@ -21,9 +21,9 @@ from blendsim.perf.measured import (
     shipped_place,
 )
 from blendsim.perf.model import StepModel, step_model
-from blendsim.perf.overlap import FILE
 from blendsim.perf.pricing import price_steps
 from blendsim.perf.step import step_costs
+from blendsim.perf.store import OVERLAP_FILE
 from blendsim.settings import Settings
 from blendsim.steplog import HALVED as HALVED
 from blendsim.steplog import MEASURED_ROWS, StepLog, read_steplog
@@ -165,7 +165,7 @@ def profile_of(place: Path, log: StepLog) -> Path:
 def models_of(system: System, place: Path) -> dict[str, StepModel]:
     """The step models of MODELS; where no overlap was measured the imported one twice."""
     imported = step_model(system)
-    has_own = (place / FILE).exists()
+    has_own = (place / OVERLAP_FILE).exists()
     return {IMPORTED: imported, MEASURED: measured_model(place, system) if has_own else imported}
 
 

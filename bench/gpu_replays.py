@@ -229,10 +229,10 @@ def total(log: Any, models: Mapping[str, Any]) -> dict[str, float]:
 def fresh_profile(options: Options, job: Any) -> Path | None:
     """The profile that this check measured of the job's system, if it did."""
     from blendsim.perf.measured import profile_place
-    from blendsim.perf.overlap import FILE
+    from blendsim.perf.store import OVERLAP_FILE
 
     place = profile_place(options.profiles, job.system)
-    return place if (place / FILE).exists() else None
+    return place if (place / OVERLAP_FILE).exists() else None
 
 
 def modelled(options: Options, job: Any, log: Any, overlaps: bool) -> dict[str, Any]:

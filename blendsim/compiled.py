@@ -14,14 +14,15 @@ import pickle
 import re
 import shutil
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import numba
 import numba.extending
-from numba.core import config
+from numba.core import config, event
 from numba.core.caching import FunctionCache
 
 #: What reading a damaged kernel may raise: files that cannot be opened, pickles (which raise nearly
@@ -168,6 +169,44 @@ def mark_warm() -> None:
     if mark is not None:
         with suppress(OSError):  # a full disk: there may be no kernels, either
             mark.touch()
+
+
+class _Patience(event.Listener):  # type: ignore[misc]
+    """Hears when numba compiles, one kernel within another, and calls `tell` from a thread of its
+    own once that has taken so many seconds.
+    """
+
+    def __init__(self, tell: Callable[[], None], seconds: float) -> None:
+        self._tell = tell
+        self._seconds = seconds
+        self._depth = 0
+        self._has_told = False
+        self._timer = threading.Timer(seconds, self._fire)
+
+    def on_start(self, event: Any) -> None:
+        if self._depth == 0 and not self._has_told:
+            self._timer = threading.Timer(self._seconds, self._fire)
+            self._timer.daemon = True
+            self._timer.start()
+        self._depth += 1
+
+    def on_end(self, event: Any) -> None:
+        self._depth -= 1
+        if self._depth == 0:
+            self._timer.cancel()
+
+    def _fire(self) -> None:
+        self._has_told = True
+        self._tell()
+
+
+@contextmanager
+def compiling_told(tell: Callable[[], None], seconds: float) -> Iterator[None]:
+    """Call `tell`, once, if kernels are compiled for longer than so many seconds: a run may be the
+    first that needs some of them, on a machine that is warm.
+    """
+    with event.install_listener("numba:compile", _Patience(tell, seconds)):
+        yield
 
 
 def _warm_mark() -> Path | None:

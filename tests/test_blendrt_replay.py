@@ -27,6 +27,7 @@ from blendsim import search
 from blendsim.errors import InputError
 from blendsim.plan import Plan
 from blendsim.request import Prompts, select
+from blendsim.serving.core import ServingCore
 from blendsim.sim.run import simulate
 from blendsim.steplog import StepLog, read_steplog, write_steplog
 
@@ -327,3 +328,23 @@ def test_prompts_of_unknown_content_follow_the_seed(tiny: loading.Decoder) -> No
     job = job_of(*planned("fcfs", "nanoflow", blind))
     first, again, other = (replayed(job, Runtime(tiny, seed=seed))[1] for seed in (1, 1, 2))
     assert first == again != other
+
+
+def test_an_interrupt_behind_a_steps_end_is_told_as_one_and_keeps_the_steps_before(
+    tiny: loading.Decoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    problem, plan = planned("dfs", "sequential")
+    run = FullReplay(job_of(problem, plan))
+    commit, steps = ServingCore.commit, 0
+
+    def struck(core: ServingCore) -> None:
+        nonlocal steps
+        steps += 1
+        if steps == 5:
+            raise KeyboardInterrupt
+        commit(core)
+
+    monkeypatch.setattr(ServingCore, "commit", struck)
+    with pytest.raises(KeyboardInterrupt):
+        run.measure(Runtime(tiny, "sequential", 0, OverlapRule()))
+    assert len(run.log({})) == 4

@@ -22,6 +22,7 @@ from blendrt.replay.sampled import SampledReplay, profile_price
 from blendrt.replay.timing import ExecutorTimer
 from blendsim.batch import Batch
 from blendsim.errors import InputError
+from blendsim.perf.measured import IMPORTED
 from blendsim.perf.model import step_model
 from blendsim.perf.pricing import price_steps
 from blendsim.perf.step import step_costs
@@ -196,7 +197,7 @@ def test_the_plan_has_what_makes_replays_hard() -> None:
 def test_estimate_lies_within_its_interval_of_the_full_replay() -> None:
     job = some_plan()
     total = float(known_seconds(counts_of(job)).sum())
-    price = profile_price(job.system, "auto", job.flavour)
+    price = profile_price(job.system, "auto", IMPORTED, job.flavour)
     held = 0
     for seed in range(20):
         run = SampledReplay(job, 60, seed=seed, price=price)
@@ -341,7 +342,7 @@ def test_strata_hold_all_steps_and_all_measurements() -> None:
 def test_system_without_a_profile_is_sampled_without_prices() -> None:
     job = some_plan()
     gpu = replace(job.system.gpu, name="unheard-of")
-    price = profile_price(replace(job.system, gpu=gpu), "table", job.flavour)
+    price = profile_price(replace(job.system, gpu=gpu), "table", IMPORTED, job.flavour)
     assert price(counts_of(job)) is None
 
 
@@ -349,7 +350,7 @@ def test_system_without_a_profile_is_sampled_without_prices() -> None:
 def test_steps_cost_what_the_step_model_says_of_each(name: str) -> None:
     job, flavour = some_plan(), find_flavour(name)
     counts = counts_of(job)[::20]
-    prices = profile_price(job.system, "table", flavour)(counts)
+    prices = profile_price(job.system, "table", IMPORTED, flavour)(counts)
     model = step_model(job.system, "table")
     told = [model.seconds(Batch(*row[: len(Batch._fields)].tolist())) for row in counts]
     assert prices is not None

@@ -338,3 +338,14 @@ def test_a_column_of_seconds_has_as_many_digits_as_its_least_needs() -> None:
     assert seconds_cells([123.456, None, 0.25]) == ["123.456", "–", "0.250"]
     assert seconds_cells([123.456, 20.0]) == ["123.5", "20.0"]
     assert seconds_cells([None]) == ["–"]
+
+
+@pytest.mark.usefixtures("warm")
+def test_a_timer_that_fires_at_the_very_end_says_nothing(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with progress.Progress() as say:
+        say("reading")
+    say._show()
+    say("another stage")
+    assert capsys.readouterr().err == ""

@@ -103,6 +103,6 @@ def test_log_of_run_does_not_replace_a_pipe(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "log")
     from blendsim.cli.answering import Files
 
-    files = Files(tmp_path / "batch", tmp_path / "out", tmp_path / "log", resume=False)
+    files = Files(tmp_path / "batch", tmp_path / "out", tmp_path / "log", None, resume=False)
     with pytest.raises(InputError, match="is a pipe"):
         files.check()

@@ -215,3 +215,15 @@ def test_vllm_follows_the_plan_unless_it_is_to_be_plain(
     assert not any(note.endswith(" steps") for note in plain["notes"])
     assert [one.arguments.get("scheduler_cls") for one in vllm.made] == [SCHEDULER, None]
     assert len(results(folder)) == REQUESTS
+
+
+def test_a_batch_that_is_a_sample_as_a_whole_is_told_as_much(
+    model: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("blendrt.machine.describe", lambda _: {"device": "NVIDIA H100 PCIe"})
+    write_lines(folder / "batch.jsonl", [line_of(1), line_of(2)])
+    done = run(model, "--json")
+    assert done.exit_code == 0, done.output
+    result = json.loads(done.stdout)
+    assert (result["first"], result["policy"]) == (2, None)
+    assert any("NVIDIA H100 PCIe" in each for each in result["notes"])

@@ -191,3 +191,10 @@ def test_ends_that_are_no_tokens_are_refused(
         else:
             (directory / part.name).write_bytes(part.read_bytes())
     assert message in complaint(directory)
+
+
+def test_a_log_does_not_replace_the_config_that_is_read(model: Path, folder: Path) -> None:
+    (folder / "run.toml").write_text("[settings]\nseed = 1\n")
+    told = complaint(model, "--config", "run.toml", "--log", "run.toml")
+    assert "run.toml: is read by this command" in told
+    assert (folder / "run.toml").read_text() == "[settings]\nseed = 1\n"

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numba
 import numpy as np
 import pytest
 from numba.core.errors import NumbaError
@@ -251,3 +252,16 @@ def kernel_returns() -> Any:
             used = {ast.unparse(one).partition("(")[0] for one in node.decorator_list}
             if used & {"kernel", "rare_kernel", "kernel_where"}:
                 yield f"{path.name}: {node.name}", ast.unparse(node.returns)
+
+
+def test_what_is_compiled_for_long_is_told_once_and_what_is_there_is_not() -> None:
+    def slow(n: int) -> int:
+        return n + 1
+
+    for patience, times in ((0.0, 1), (60.0, 0)):
+        told: list[None] = []
+        with compiled.compiling_told(lambda told=told: told.append(None), patience):
+            first, other = (numba.njit(slow) for _ in range(2))
+            assert first(1) == other(1) == 2
+            first(1)
+        assert len(told) == times

@@ -6,7 +6,8 @@ import pytest
 from blendsim.errors import ProfileError
 from blendsim.perf.fit import Pairs, fit_overlap, read_shares, write_overlap
 from blendsim.perf.kernels import overlapped
-from blendsim.perf.overlap import FILE, hull, interference_lines
+from blendsim.perf.overlap import hull, interference_lines
+from blendsim.perf.store import OVERLAP_FILE
 
 KNOWN = interference_lines(((0.2, 0.3), (0.4, 0.8), (0.8, 0.85), (0.9, 0.95)))  # best at m/c = 4/3
 SHARES = {0: 1.12, 32: 1.05, 48: 1.0, 64: 1.04}  # attention's SMs: how much longer than f it takes
@@ -103,15 +104,15 @@ def test_pairs_that_do_not_overlap_give_the_sum():
 def test_an_overlap_survives_writing_and_reading(tmp_path):
     pairs = pairs_of(np.random.default_rng(2), noise=0.01, repeats=3)
     fit = fit_overlap(pairs)
-    write_overlap(fit, tmp_path / FILE)
-    shares = read_shares(tmp_path / FILE)
+    write_overlap(fit, tmp_path / OVERLAP_FILE)
+    shares = read_shares(tmp_path / OVERLAP_FILE)
     assert shares.ratios == pytest.approx(fit.ratios, rel=1e-5)
     assert shares.attention_sms.tolist() == fit.attention_sms.tolist()
     assert hull(fit.ratios, fit.times) == pytest.approx(fit.lines)
 
 
 def test_a_step_takes_the_share_of_the_nearest_ratio(tmp_path):
-    path = tmp_path / FILE
+    path = tmp_path / OVERLAP_FILE
     path.write_text(
         "memory_over_compute,time_over_compute,attention_sms\n0.25,1.1,16\n1,1.4,48\n4,4.2,0\n"
     )
@@ -121,6 +122,6 @@ def test_a_step_takes_the_share_of_the_nearest_ratio(tmp_path):
 
 
 def test_an_overlap_without_shares_is_refused_where_shares_are_asked_for(tmp_path):
-    (tmp_path / FILE).write_text("memory_over_compute,time_over_compute\n1,1.4\n")
+    (tmp_path / OVERLAP_FILE).write_text("memory_over_compute,time_over_compute\n1,1.4\n")
     with pytest.raises(ProfileError, match=r"line 1: columns"):
-        read_shares(tmp_path / FILE)
+        read_shares(tmp_path / OVERLAP_FILE)

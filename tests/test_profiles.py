@@ -21,7 +21,13 @@ from blendsim.perf.model import step_model
 from blendsim.perf.overlap import default_overlap
 from blendsim.perf.records import read_rows, write_toml
 from blendsim.perf.small import layer_bytes, small_seconds
-from blendsim.perf.store import load_profile, profiles_directory, read_profile, write_profile
+from blendsim.perf.store import (
+    OVERLAP_FILE,
+    load_profile,
+    profiles_directory,
+    read_profile,
+    write_profile,
+)
 from blendsim.serving.flavour import RUNTIMES
 from blendsim.specs import GPUS, MODELS, ModelSpec, find_gpu, find_model
 from blendsim.system import System
@@ -374,3 +380,12 @@ def test_import_asks_for_room_before_it_reads_anything(tmp_path: Path, kind: str
         import_profiles(tmp_path, ["h100"], ["llama-3.1-8b"], said.append)
     assert said == []
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_profile_leaves_nothing_of_another_behind(tmp_path):
+    measured, imported = ROOT / "h200/measured/llama-3.1-8b/tp1", ROOT / "h200/llama-3.1-8b/tp1"
+    write_profile(replace(read_profile(imported), chunks=read_profile(measured).chunks), tmp_path)
+    (tmp_path / OVERLAP_FILE).write_bytes((measured / OVERLAP_FILE).read_bytes())
+    assert (tmp_path / "prefill_chunks.csv").exists(), "or this says nothing"
+    write_profile(read_profile(imported), tmp_path)
+    assert files_of(tmp_path) == files_of(imported)

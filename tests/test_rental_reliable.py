@@ -25,6 +25,7 @@ from blendsim.search.spread import Spread, spread
 from blendsim.settings import Settings
 
 ASKED = Settings(planner="dfs", sample=0.1)
+PRICES_OF_H200 = Prices("EUR", (Offer("h200", 3_600.0),), Path("prices.toml"))
 PRICES = Prices("EUR", (Offer("a100-80g", 3_600.0),), Path("prices.toml"))  # one a GPU-second
 
 
@@ -269,3 +270,22 @@ def test_the_only_one_by_prediction_is_told_as_that() -> None:
     assert "as 2 do, and misses it in 3 of 8 possible worlds, no more than any other" in told[0]
     rows[1] = a_row("b", {"deadline": 4})
     assert "3 of 8 possible worlds, fewer than any" in rental_advice(rows, rows[0], Goal(9.0))[0]
+
+
+def test_formats_of_one_gpu_are_tried_one_after_the_other() -> None:
+    """The first meets the deadline by luck, so that the other is tried, too."""
+    asked = replace(ASKED, gpu="h200")
+    found = {}
+    for name in ("none", "fp8"):
+        scene = search.prepare(sampled_pool(), replace(asked, quantization=name))
+        choice = search.choose_for(scene)
+        worlds = spread(scene, choice.plan, choice.chosen.token_budget).seconds
+        found[name] = (choice.chosen.predicted_seconds, worlds)
+    predicted, worlds = found["none"]
+    assert predicted < worlds[-3], "or this says nothing"
+    deadline = (max(predicted, worlds[-4]) + worlds[-3]) / 2
+    assert found["fp8"][0] < deadline
+    candidates = find_candidates(asked, ["h200"], [1], [1], ["none", "fp8"])
+    rental = rent(sampled_pool(), candidates, Goal(deadline, currency="EUR"), PRICES_OF_H200)
+    assert len(rental.rows) == 2
+    assert rental.chosen is rental.rows[0]

@@ -268,7 +268,8 @@ def test_effort_that_is_none_is_refused() -> None:
 def test_a_search_that_has_nothing_new_to_try_ends_and_says_so() -> None:
     alike = mixed_pool(np.random.default_rng(2), 2)
     few = find(alike, ORDERS, Effort(evaluations=2_000))
-    assert few.tally.is_spent and not few.tally.is_cut
+    assert few.tally.is_spent
+    assert not few.tally.is_cut
     assert few.tally.evaluations < 2_000
     assert "Nothing new was left to try." in effort_told(few)
     asked = find(alike, ORDERS, Effort(evaluations=few.tally.evaluations))

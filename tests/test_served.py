@@ -1,6 +1,7 @@
 """Who is served when: request by request what the step log counts."""
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -171,3 +172,10 @@ def test_a_file_keeps_the_table(tmp_path: Path) -> None:
     lines = (tmp_path / "served.csv").read_text().splitlines()
     assert len(lines) == 1 + len(one.pool)
     assert lines[0].replace('"', "").split(",") == one.table.column_names
+
+
+@pytest.mark.parametrize("ending", [".parquet", ".csv"])
+def test_a_file_may_have_a_name_that_is_no_unicode(tmp_path: Path, ending: str) -> None:
+    path = tmp_path / os.fsdecode(b"\xff" + ending.encode())
+    write_served(Run(CASES["paced"]).table, path, {})
+    assert path.stat().st_size > 0

@@ -39,17 +39,16 @@ class Files(NamedTuple):
     batch: Path
     output: Path
     log: Path | None
+    config: Path | None
     resume: bool
     is_strict: bool = False  # nothing is answered unless all is
 
     def check(self) -> None:
         """InputError unless they can be, and are different files."""
-        from blendsim.files import require_place
-
         written = [path for path in (self.output, self.log) if path is not None]
-        # It may be a link: answers are added to its file.
-        require_place(Path(os.path.realpath(self.output)))
-        require_places([self.log], [])
+        # Results may be a link: answers are added to its file.
+        for path in (Path(os.path.realpath(self.output)), self.log):
+            require_places([path], [self.config])
         real = [os.path.realpath(path) for path in (self.batch, *written)]
         if len(set(real)) < len(real):
             raise InputError("the batch, -o and --log are to be different files; rename one")
@@ -261,6 +260,8 @@ def _result(course: Course, files: Files, found: Answerer, stages: list[Stage]) 
     first = [stage for stage in stages if stage.planned.predicted_seconds is None]
     rest = [stage for stage in stages if stage.planned.predicted_seconds is not None]
     planned = rest[0].planned if rest else None
+    notes = [*told, *([] if planned else workload.notes)]
+    notes += [note for stage in stages for note in stage.planned.notes]
     seconds = sum(run_seconds(stage.log) for stage in stages)
     total = {
         name: sum(int(stage.log.count(name).sum()) for stage in stages)
@@ -289,5 +290,5 @@ def _result(course: Course, files: Files, found: Answerer, stages: list[Stage]) 
         "model": found.signature or found.settings.model,
         "runtime": found.engine.value,
         "machine": found.machine,
-        "notes": [*told, *(planned.notes if planned else workload.notes)],
+        "notes": list(dict.fromkeys(notes)),
     }

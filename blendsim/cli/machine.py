@@ -133,7 +133,7 @@ def prepare(made: "Plan", pool: "Workload", asked: Asked, wish: Wish, say: Say) 
         return made_of(FullReplay(job), runtime, len(pool), "requests")
     from blendrt.replay.sampled import SampledReplay, profile_price
 
-    price = profile_price(system, settings.overlap, job.flavour)
+    price = profile_price(system, settings.overlap, settings.profile, job.flavour)
     some = SampledReplay(job, wish.sampled, settings.seed, price)
     return made_of(some, runtime, some.chosen, "steps")
 

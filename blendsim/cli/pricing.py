@@ -109,12 +109,13 @@ def _overlap_is_borrowed(settings: "Settings") -> bool:
 def _is_by_table(settings: "Settings") -> bool:
     """Whether compute runs beside reads by NanoFlow's published table."""
     from blendsim.perf.measured import chosen_place
-    from blendsim.perf.overlap import FILE, FIT, TABLE, default_overlap
+    from blendsim.perf.overlap import FIT, TABLE, default_overlap
+    from blendsim.perf.store import OVERLAP_FILE
 
     overlap = settings.overlap
     if overlap == "auto":
         place = chosen_place(settings.system, settings.profile)
-        has_own = place is not None and (place / FILE).exists()
+        has_own = place is not None and (place / OVERLAP_FILE).exists()
         overlap = FIT if has_own else default_overlap(settings.system)
     return overlap == TABLE
 

@@ -3,6 +3,7 @@
 import sys
 import threading
 import time
+from contextlib import ExitStack
 from types import TracebackType
 from typing import Any, Self
 
@@ -40,7 +41,9 @@ class Progress:
         self._began = 0.0  # when the stage did
         self._far = ""  # how far it is
         self._is_shown = False
+        self._has_ended = False
         self._status: Any = None
+        self._listens = ExitStack()
         self._lock = threading.Lock()
         self._timer = threading.Timer(PATIENCE, self._show)
         self._timer.daemon = True
@@ -71,6 +74,8 @@ class Progress:
             from blendsim import compiled
 
             self._is_cold = not compiled.is_warm()
+            if not self._is_cold:
+                self._listens.enter_context(compiled.compiling_told(_told_of_others, PATIENCE))
         self._timer.start()
         return self
 
@@ -81,8 +86,9 @@ class Progress:
         trace: TracebackType | None,
     ) -> None:
         self._timer.cancel()
+        self._listens.close()
         with self._lock:
-            self._is_shown = False
+            self._is_shown, self._has_ended = False, True
             if self._status is not None:
                 self._status.stop()
                 self._status = None
@@ -93,8 +99,8 @@ class Progress:
 
     def _show(self) -> None:
         with self._lock:
-            self._is_shown = True
-            if self._stage:
+            self._is_shown = not self._has_ended  # the timer may have fired just before the end
+            if self._is_shown and self._stage:
                 self._say()
 
     def _say(self) -> None:
@@ -110,3 +116,8 @@ class Progress:
             # NOTE: a process that is ended leaves the terminal as it is: with a cursor, then.
             console.show_cursor(True)
         self._status.update(Stage(self._far or self._stage, self._began))
+
+
+def _told_of_others() -> None:
+    """That something is compiled though the machine is warm."""
+    tell("compiling kernels that no run before this one needed, once")

@@ -62,7 +62,7 @@ def run(
         from blendsim.cli.answerer import find_answerer
         from blendsim.cli.answering import Files, answer_batch
 
-        files = Files(batch, output, log, resume, strict)
+        files = Files(batch, output, log, config, resume, strict)
         files.check()
         asked = {
             "trace": [str(batch)],

@@ -14,9 +14,9 @@ from blendsim.perf.calibration import read_calibrations
 from blendsim.perf.fit import Shares, read_shares
 from blendsim.perf.model import StepModel, step_model, with_calibrations
 from blendsim.perf.model_shapes import shape_of
-from blendsim.perf.overlap import FILE, FIT, SUM, fitted, read_points
+from blendsim.perf.overlap import FIT, SUM, fitted, read_points
 from blendsim.perf.profile import Profile
-from blendsim.perf.store import MOST_LISTED, profiles_directory, read_profile
+from blendsim.perf.store import MOST_LISTED, OVERLAP_FILE, profiles_directory, read_profile
 from blendsim.printable import listed
 from blendsim.specs import ModelSpec
 from blendsim.system import System
@@ -84,7 +84,7 @@ def model_at(place: Path | None, system: System, overlap: str) -> StepModel:
         return step_model(system, overlap)
     profile = _read(place, system)
     # NOTE: a copy of an imported profile, made for a calibration, has no overlap of its own.
-    if overlap in ("auto", FIT) and (MACHINE in profile.meta or (place / FILE).exists()):
+    if overlap in ("auto", FIT) and (MACHINE in profile.meta or (place / OVERLAP_FILE).exists()):
         return measured_model(place, system, profile)
     return with_calibrations(step_model(system, overlap, profile), read_calibrations(place))
 
@@ -94,9 +94,9 @@ def measured_model(directory: Path, system: System, profile: Profile | None = No
     that was read before; ProfileError if it is of another model, or has no overlap.
     """
     profile = profile or _read(directory, system)
-    path = directory / FILE
+    path = directory / OVERLAP_FILE
     if not path.exists():
-        raise ProfileError(f"{directory}: has no {FILE}; measure it with more --minutes")
+        raise ProfileError(f"{directory}: has no {OVERLAP_FILE}; measure it with more --minutes")
     points = read_points(path)
     plain = step_model(system, SUM, profile)
     gpus = system.joined_gpus
@@ -117,5 +117,5 @@ def _read(directory: Path, system: System) -> Profile:
 
 def measured_shares(directory: Path) -> Shares | None:
     """Which SM shares were best there; None where no overlap was measured."""
-    path = directory / FILE
+    path = directory / OVERLAP_FILE
     return read_shares(path) if path.exists() else None

@@ -16,12 +16,11 @@ from blendsim.errors import ProfileError, UnknownName
 from blendsim.perf.grids import Floats
 from blendsim.perf.records import column, read_rows
 from blendsim.perf.sharing import beside_network, modes_under
-from blendsim.perf.store import profiles_directory
+from blendsim.perf.store import OVERLAP_FILE, profiles_directory
 from blendsim.system import System
 
 SUM, MAX, TABLE, FIT = "sum", "max", "table", "fit"
 OVERLAPS = (SUM, MAX, TABLE, FIT)
-FILE = "overlap.csv"  # a profile's measured overlap: memory_over_compute, time_over_compute
 
 MEASURED_ON = "a100-80g"
 #: NanoFlow (OSDI'25, Table 3, A100): the share of its speed that decode attention keeps when it is
@@ -89,10 +88,10 @@ def default_overlap(system: System) -> str:
 def _measured(gpu: str, model: str, tp: int) -> Path | None:
     """The measured overlap of this model and size, else the first of this GPU."""
     root = profiles_directory() / gpu
-    own = root / model / f"tp{tp}" / FILE
+    own = root / model / f"tp{tp}" / OVERLAP_FILE
     if own.exists():
         return own
-    return min([*root.glob(FILE), *root.glob(f"*/tp*/{FILE}")], default=None)
+    return min([*root.glob(OVERLAP_FILE), *root.glob(f"*/tp*/{OVERLAP_FILE}")], default=None)
 
 
 def interference_lines(table: Sequence[tuple[float, float]]) -> Floats:

@@ -69,7 +69,9 @@ CHUNKS = "prefill_chunks"
 CHUNK_HEADER = ("tokens", "computed", "time_us")
 META = "meta.toml"
 MOST_LISTED = 5  # profiles that an error names
-#: The files of a profile; a GPU's kernels have the first four and the last, and others besides.
+OVERLAP_FILE = "overlap.csv"  # measured: memory_over_compute, time_over_compute
+#: The files that a profile is written as; a GPU's kernels have the first four and the last, and
+#: others besides.
 FILES = (
     "gemm.csv",
     "decode_attention.csv",
@@ -86,8 +88,12 @@ FILES = (
 
 
 def write_profile(profile: Profile, directory: Path) -> None:
-    """Write one `tp<N>` directory."""
+    """Write one `tp<N>` directory. Tables that another profile had there and this one has not are
+    removed, with what was measured of its overlap.
+    """
     make_directory(directory)
+    for name in (*FILES, OVERLAP_FILE):
+        (directory / name).unlink(missing_ok=True)
     write_gemm(directory / "gemm.csv", profile.tokens, profile.gemm, profile.operators)
     write_attention(directory / "decode_attention.csv", profile.decode)
     write_attention(directory / "prefill_attention.csv", profile.prefill)

@@ -125,6 +125,13 @@ def costs_of(
     return share_reads(costs, workload, expected, prompts, system, most)
 
 
+def kind_of(settings: Settings) -> tuple[str, str, int]:
+    """The kind of replica: GPU, weights, how many GPUs. Settings of candidates to rent that are of
+    one kind differ in what `with_settings` allows.
+    """
+    return settings.gpu, settings.quantization, settings.tp
+
+
 def moved(problem: Problem, settings: Settings) -> Problem:
     """The same pool on another system, which holds no longer requests than the first: what
     `prepare` would give, without sorting and sampling again.

@@ -15,6 +15,7 @@ from blendsim.search.prices import Prices
 from blendsim.search.problem import (
     Problem,
     Progress,
+    kind_of,
     lay_ground,
     moved,
     plan_policy,
@@ -55,15 +56,14 @@ def most_reliable(
         return outcome.row.rank(goal.objective)
 
     @lru_cache(maxsize=1)  # candidates that follow each other are often of one kind
-    def lay(gpu: str, tp: int) -> tuple[Problem, Groundwork]:
-        alike = (one.settings for one in done if (one.settings.gpu, one.settings.tp) == (gpu, tp))
-        there = moved(base, next(alike))
+    def lay(kind: tuple[str, str, int]) -> tuple[Problem, Groundwork]:
+        there = moved(base, next(o.settings for o in done if kind_of(o.settings) == kind))
         return there, lay_ground(there)
 
     def try_in_worlds(outcome: Outcome) -> Tried:
         settings, row = outcome
         progress(f"planning for {row.system}")
-        alike, ground = lay(settings.gpu, settings.tp)
+        alike, ground = lay(kind_of(settings))
         there = with_settings(alike, settings)
         # NOTE: made again, since the plans of all systems together are more than memory may hold.
         plan = plan_policy(there, row.row.policy, ground=ground)

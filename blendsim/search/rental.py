@@ -26,6 +26,7 @@ from blendsim.search.prices import Prices
 from blendsim.search.problem import (
     Problem,
     Progress,
+    kind_of,
     lay_ground,
     moved,
     over_replicas,
@@ -169,7 +170,7 @@ def _trials(
 ) -> Iterator[tuple[Problem, Trial]]:
     """What each candidate does with the pool; those that cannot run it are told in `left_out`."""
     every = candidates.settings
-    kinds = groupby(every, key=lambda one: (one.gpu, one.quantization, one.tp))
+    kinds = groupby(every, key=kind_of)
     for _, alike in kinds:
         group = list(alike)
         kind = candidates.kind(group[0])

@@ -193,7 +193,7 @@ def search_prepared(
         try:
             swept = sweep(space, chosen.heat.point, evaluator, stop)
             progress("drawing other samples")
-            swept += sweep_samples(problem, space.schedule(chosen.heat.point))
+            swept += sweep_samples(problem, space.schedule(chosen.heat.point), evaluator, stop)
         except CutShort:
             is_cut = True
     n_swept = sum(evaluator.simulations) - sum(ran)

@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 import pyarrow.csv as pacsv
-import pyarrow.parquet as pq
 
 from blendsim.errors import InputError
 from blendsim.files import replacing
@@ -20,6 +19,7 @@ from blendsim.search.trial import find_engine
 from blendsim.settings import Settings
 from blendsim.sim.run import simulate
 from blendsim.sim.served import Served, request_times
+from blendsim.steplog import write_parquet
 
 SCHEMA, SCHEMA_VERSION = "served", 1
 ENDINGS = (".jsonl", ".csv", ".parquet")
@@ -111,10 +111,10 @@ def write_served(table: pa.Table, path: Path, meta: Mapping[str, Any]) -> None:
     """As Parquet, with `meta` in its schema's metadata, or as CSV, by the file's ending; nothing
     half-written is left.
     """
-    with replacing(path) as temporary:
-        if path.suffix == ".csv":
-            pacsv.write_csv(table, temporary)
-        else:
-            told = {"schema": SCHEMA, "version": SCHEMA_VERSION, **meta}
-            kept = {b"blendsim": json.dumps(told, sort_keys=True).encode()}
-            pq.write_table(table.replace_schema_metadata(kept), temporary)
+    if path.suffix == ".csv":
+        with replacing(path) as temporary, temporary.open("wb") as file:
+            pacsv.write_csv(table, file)
+        return
+    told = {"schema": SCHEMA, "version": SCHEMA_VERSION, **meta}
+    kept = {b"blendsim": json.dumps(told, sort_keys=True).encode()}
+    write_parquet(table.replace_schema_metadata(kept), path)

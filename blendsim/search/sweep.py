@@ -5,11 +5,11 @@ a note on what the search missed.
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from blendsim.search.cut import Stop
+from blendsim.search.cut import CutShort, Stop
 from blendsim.search.evaluation import Evaluator
 from blendsim.search.problem import Problem
 from blendsim.search.race import Heat
-from blendsim.search.resampling import resampled_seconds, shares_around
+from blendsim.search.resampling import REPEATS, resampled_seconds, shares_around
 from blendsim.search.space import Point, Schedule, Space
 
 SAMPLING = "sampling share, redrawn"
@@ -40,14 +40,23 @@ def sweep(space: Space, point: Point, evaluator: Evaluator, stop: Stop) -> list[
     return found
 
 
-def sweep_samples(problem: Problem, schedule: Schedule) -> list[Sensitivity]:
-    """What the share of sampled requests does; nothing where no length has to be sampled."""
+def sweep_samples(
+    problem: Problem, schedule: Schedule, evaluator: Evaluator, stop: Stop
+) -> list[Sensitivity]:
+    """What the share of sampled requests does; nothing where no length has to be sampled. CutShort
+    once it is to `stop`.
+    """
     if not problem.lengths.is_sampled.any():
         return []
     asked = problem.settings.sample
     share = float(problem.lengths.is_sampled.mean()) if isinstance(asked, str) else asked
     shares = shares_around(share)
-    seconds = [resampled_seconds(problem, schedule, share) for share in shares]
+    seconds = []
+    for each in shares:
+        if stop():
+            raise CutShort
+        seconds.append(resampled_seconds(problem, schedule, each))
+        evaluator.simulations[0] += REPEATS
     here = shares.index(share)
     return [Sensitivity(SAMPLING, True, [f"{s:.3g}" for s in shares], here, seconds)]
 

@@ -92,7 +92,7 @@ def _files(directory: Path) -> list[Path]:
             "directory with safetensors weights"
         )
     try:
-        shards = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+        shards = sorted(set(json.loads(index.read_text("utf-8-sig"))["weight_map"].values()))
         paths = [directory / shard for shard in shards]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{index}: no list of shards ({error!r}); fetch it again") from error

@@ -91,7 +91,7 @@ class DecoderConfig:
             raise InputError(f"{path}: no such file; give a Hugging Face model directory")
         spec = find_model(str(path))  # refuses what is not modelled, and broken sizes
         decoder = cls.from_spec(spec)
-        raw: Json = json.loads(path.read_text())
+        raw: Json = json.loads(path.read_text("utf-8-sig"))
         raw = raw.get("text_config") or raw
         kind = raw.get("model_type", "llama")
         _refuse_what_is_not_computed(path, raw)

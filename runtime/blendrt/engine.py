@@ -48,6 +48,8 @@ class Engine:
 
         def note(pending: int) -> None:
             for step in self._clock.ended(pending):
+                if not issued:  # an interrupt came between the clock's end and what was noted of it
+                    return
                 counts, is_halved = issued.popleft()
                 recorder.add(replica, counts, step, is_halved)
 

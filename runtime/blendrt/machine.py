@@ -25,7 +25,9 @@ def describe(device: torch.device) -> dict[str, Any]:
             continue
     if device.type == "cuda":
         facts["cuda"] = torch.version.cuda
-        facts |= _driver(device.index or 0)
+        told = ask_driver(device, _QUERY, "noheader,nounits")
+        values, names = [value.strip() for value in told.split(",")], _QUERY.split(",")
+        facts |= dict(zip(names, values, strict=True)) if len(values) == len(names) else {}
     return facts
 
 
@@ -50,13 +52,19 @@ def free_bytes(device: torch.device) -> int:
         return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
-def _driver(index: int) -> dict[str, Any]:
-    """What nvidia-smi says of a GPU now; empty where there is no such command."""
+def ask_driver(device: torch.device, query: str, style: str) -> str:
+    """What nvidia-smi says of a GPU now, in a CSV of a style of its own; "" of other devices, and
+    where there is no such command or it does not answer.
+    """
     command = shutil.which("nvidia-smi")
-    if command is None:
-        return {}
-    asked = [command, f"--id={index}", f"--query-gpu={_QUERY}", "--format=csv,noheader,nounits"]
-    told = subprocess.run(asked, capture_output=True, text=True, check=False, timeout=20)
-    values = [value.strip() for value in told.stdout.split(",")]
-    names = _QUERY.split(",")
-    return dict(zip(names, values, strict=True)) if len(values) == len(names) else {}
+    if command is None or device.type != "cuda":
+        return ""
+    # NOTE: torch numbers the GPUs that the process may see, nvidia-smi those of the machine.
+    uuid = getattr(torch.cuda.get_device_properties(device), "uuid", None)
+    named = f"--id={device.index or 0}" if uuid is None else f"--id=GPU-{uuid}"
+    asked = [command, named, f"--query-gpu={query}", f"--format=csv,{style}"]
+    try:
+        told = subprocess.run(asked, capture_output=True, text=True, check=False, timeout=20)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return told.stdout if told.returncode == 0 else ""

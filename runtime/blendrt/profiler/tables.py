@@ -23,9 +23,15 @@ from blendrt.profiler.rig import Rig
 from blendrt.profiler.sizes import Sizes
 from blendsim.perf.fit import Pairs, fit_overlap, write_overlap
 from blendsim.perf.grids import AttentionGrid, ChunkTimes, SmallGrid
-from blendsim.perf.overlap import FILE as OVERLAP_FILE
 from blendsim.perf.records import to_text, write_rows
-from blendsim.perf.store import CHUNKS, write_attention, write_chunks, write_gemm, write_small
+from blendsim.perf.store import (
+    CHUNKS,
+    OVERLAP_FILE,
+    write_attention,
+    write_chunks,
+    write_gemm,
+    write_small,
+)
 
 PAIRS = "overlap_pairs"
 SKEWED = "decode_skewed"

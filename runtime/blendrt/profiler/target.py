@@ -1,14 +1,12 @@
 """What a profile is about: which model of our tables' kind, on which GPU of our tables."""
 
 import dataclasses
-import shutil
-import subprocess
 from pathlib import Path
 
 import torch
 
 from blendrt.config import TINY, DecoderConfig
-from blendrt.machine import device_name
+from blendrt.machine import ask_driver, device_name
 from blendsim.errors import Unavailable, UnknownName
 from blendsim.specs import GPUS, LINKS, GpuSpec, ModelSpec, find_model
 
@@ -77,11 +75,4 @@ def spec_of(config: DecoderConfig) -> ModelSpec:
 
 def conditions(device: torch.device) -> str:
     """Clock, power and temperature now, as the driver tells them; "" where nobody does."""
-    command = shutil.which("nvidia-smi")
-    if device.type != CUDA or command is None:
-        return ""
-    asked = [command, f"--id={device.index or 0}", f"--query-gpu={_QUERY}"]
-    told = subprocess.run(
-        [*asked, "--format=csv,noheader"], capture_output=True, text=True, check=False, timeout=20
-    )
-    return " ".join(told.stdout.split())
+    return " ".join(ask_driver(device, _QUERY, "noheader").split())

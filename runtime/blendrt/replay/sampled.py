@@ -32,7 +32,7 @@ from blendrt.replay.warm_up import warm_up
 from blendrt.tokens import PromptTokens
 from blendsim.batch import Batch
 from blendsim.errors import InputError, ProfileError
-from blendsim.perf.model import step_model
+from blendsim.perf.measured import chosen_model
 from blendsim.perf.pricing import price_steps
 from blendsim.report.sampling import (
     LEAST,
@@ -225,10 +225,10 @@ def _executor_timer(runtime: Runtime, pool: KvPool, budget: int) -> ExecutorTime
     return ExecutorTimer(executor, device)
 
 
-def profile_price(system: System, overlap: str, flavour: Flavour) -> Price:
-    """Prices by the system's kernel profile; none where there is no profile."""
+def profile_price(system: System, overlap: str, profile: str, flavour: Flavour) -> Price:
+    """Prices by the kernel profile that is meant (`chosen_model`); none where there is none."""
     try:
-        model = step_model(system, overlap)
+        model = chosen_model(system, overlap, profile)
     except ProfileError:
         return lambda _: None
     costs = flavour.costs(model)
