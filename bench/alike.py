@@ -17,6 +17,7 @@ from typing import NamedTuple
 import numpy as np
 from machine import machine, row, timed, today
 
+from blendsim.perf.measured import IMPORTED
 from blendsim.request import Workload, from_lengths
 from blendsim.search import Settings, plan_policy, prepare, simulate_plan
 
@@ -97,7 +98,7 @@ def main() -> None:
     print(row(*["---"] * (6 + len(shapes))))
     everything: list[Done] = []
     for gpu, n, variation, share in product(asked.gpus, asked.requests, VARIATION, SAMPLED):
-        settings = Settings(gpu=gpu, sample=share)
+        settings = Settings(gpu=gpu, sample=share, profile=IMPORTED)
         done = [in_the_mean(shape, variation, n, settings, asked.seeds) for shape in SHAPES]
         everything += done
         over = [one.over_best for one in done]

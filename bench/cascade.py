@@ -18,6 +18,7 @@ import numpy as np
 from machine import machine, row, timed, today
 
 from blendsim import search
+from blendsim.perf.measured import IMPORTED
 from blendsim.plan import Plan
 from blendsim.planner.make import POLICIES
 from blendsim.report.metrics import run_seconds
@@ -186,7 +187,7 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=100_000)
     parser.add_argument("--only", default="", help="pools whose name has this in it, or sweep")
     asked = parser.parse_args()
-    settings = search.Settings(gpu=asked.gpu)
+    settings = search.Settings(gpu=asked.gpu, profile=IMPORTED)
     if asked.only == "sweep":
         sweep(settings)
         return

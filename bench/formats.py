@@ -16,6 +16,7 @@ from itertools import product
 from machine import machine, row, timed, today
 
 from blendsim.errors import BlendsimError
+from blendsim.perf.measured import IMPORTED
 from blendsim.request import Workload
 from blendsim.search import Settings, plan_policy, prepare, simulate_plan
 from blendsim.sim.lock_step import ALONE, LONGEST
@@ -131,7 +132,7 @@ def on_eight(pool: Workload, gpus: list[str], models: list[str]) -> None:
     print(row(*["---"] * 9))
     for (model, weights, spread), gpu in product(ON_EIGHT, gpus):
         for each in spread if model in models else ():
-            asked = Settings(model=model, gpu=gpu, quantization=weights, **each)
+            asked = Settings(model=model, gpu=gpu, quantization=weights, profile=IMPORTED, **each)
             print(told_on_eight(pool, asked), flush=True)
 
 
@@ -143,7 +144,7 @@ def in_formats(pool: Workload, gpus: list[str], models: list[str]) -> None:
 
     rows = [kind for kind in MODELS if kind[0] in models]
     for (model, tp, is_whole, formats), gpu in product(rows, gpus):
-        asked = Settings(model=model, gpu=gpu, tp=tp, expert_parallel=is_whole)
+        asked = Settings(model=model, gpu=gpu, tp=tp, expert_parallel=is_whole, profile=IMPORTED)
         for weights, kv in formats:
             line = told(pool, replace(asked, quantization=weights, kv_cache_dtype=kv))
             if line is not None:

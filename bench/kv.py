@@ -17,6 +17,7 @@ from machine import machine, row, timed, today
 
 from blendsim import search
 from blendsim.perf.density import memory_split
+from blendsim.perf.measured import IMPORTED
 from blendsim.plan import Plan
 from blendsim.report.optimum import least_work
 from blendsim.request import Workload
@@ -44,7 +45,7 @@ def pools(data: Path | None) -> dict[str, Workload]:
 
 def prepared(workload: Workload, gpu: str, gigabytes: int) -> search.Problem:
     """The pool on that GPU with so much KV memory, lengths known."""
-    settings = search.Settings(gpu=gpu, sample=1.0, kv_bytes=gigabytes * 10**9)
+    settings = search.Settings(gpu=gpu, sample=1.0, kv_bytes=gigabytes * 10**9, profile=IMPORTED)
     return search.prepare(workload, settings)
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from machine import machine, row, timed, today
 
 from blendsim import search
+from blendsim.perf.measured import IMPORTED
 from blendsim.report.losses import CAUSES, Losses, Priced, losses, price
 from blendsim.report.optimum import Prices
 from blendsim.search.budgets import BUDGETS
@@ -62,7 +63,7 @@ def main() -> None:
     parser.add_argument("--gpu", default="a100-80g")
     parser.add_argument("--traces", nargs="+", choices=RECIPES, default=list(RECIPES))
     asked = parser.parse_args()
-    known = search.Settings(sample=1.0, gpu=asked.gpu)
+    known = search.Settings(sample=1.0, gpu=asked.gpu, profile=IMPORTED)
     print(f"{machine()}; {today()}; {asked.gpu}, overlap {known.overlap}\n")
     print(row("workload", "schedule", "seconds", "bound", *CAUSES, "again"))
     print(row(*["---"] * (5 + len(CAUSES))))

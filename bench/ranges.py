@@ -16,6 +16,7 @@ from unittest import mock
 
 from machine import machine, row, timed, today
 
+from blendsim.perf.measured import IMPORTED
 from blendsim.request import Workload
 from blendsim.search import Settings, plan_policy, prepare
 from blendsim.search.spread import spread
@@ -86,7 +87,9 @@ def measure(requests: int, seeds: int, gpu: str) -> None:
     """Print the rows."""
     for source in SOURCES:
         pool = load(f"demo:{source}?n={requests}")
-        asked = [Settings(gpu=gpu, engine="vllm", seed=seed) for seed in range(seeds)]
+        asked = [
+            Settings(gpu=gpu, engine="vllm", seed=seed, profile=IMPORTED) for seed in range(seeds)
+        ]
         with no_longer_than_seen():
             print(summed_up(source, "as seen", [told(pool, each) for each in asked]), flush=True)
         print(summed_up(source, "anew", [told(pool, each) for each in asked]), flush=True)

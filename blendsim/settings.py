@@ -18,7 +18,7 @@ from blendsim.formats import (
     quantization_named,
 )
 from blendsim.pacing import Gains
-from blendsim.perf.measured import IMPORTED
+from blendsim.perf.measured import AUTO as AUTO_PROFILE
 from blendsim.planner.lengths import RULES, SUBTREE_MEAN
 from blendsim.planner.make import IN_LINE, POLICIES
 from blendsim.planner.sample import AUTO as AUTO
@@ -46,7 +46,7 @@ class Settings:
     quantization: str = "auto"  # of weights, of QUANTIZATIONS; auto: as the model's files say
     kv_cache_dtype: str = "auto"  # bf16 or fp8; auto: as the model's files say
     overlap: str = "auto"  # sum, max, table or fit; auto: fit where measured, else table
-    profile: str = IMPORTED  # of kernels; or measured, or a directory of `profile measure`
+    profile: str = AUTO_PROFILE  # of kernels; imported, measured, a directory of `profile measure`
     planner: str = AUTO
     sample: float | str = 0.01  # share run first to learn output lengths; 1 = known; auto: pays
     length_rule: str = SUBTREE_MEAN  # how the others are estimated; shrunk: mixed with parents

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 from blendsim import __version__, search
 from blendsim.files import replacing, sha256
+from blendsim.perf.measured import IMPORTED
 from blendsim.request import Workload
 from blendsim.settings import Settings
 from blendsim.synth.blend import blend
@@ -47,8 +48,8 @@ class Lab:
     gpu: str = "a100-80g"
 
     def settings(self, **changes: Any) -> Settings:
-        """Settings on this lab's GPU and seed."""
-        return Settings(gpu=self.gpu, seed=self.seed, **changes)
+        """Settings on this lab's GPU and seed, by kernels from one package on all GPUs."""
+        return Settings(gpu=self.gpu, seed=self.seed, profile=IMPORTED, **changes)
 
     def pool(
         self,

@@ -43,10 +43,11 @@ def pacing_notes(plan: "Plan", own: "Settings", settings: "Settings") -> list[st
 
 def _machine(settings: "Settings", overlap: str) -> str:
     """What steps are priced by, in words."""
-    from blendsim.perf.measured import IMPORTED
+    from blendsim.perf.measured import IMPORTED, meant
     from blendsim.perf.overlap import FIT, default_overlap
 
+    profile = meant(settings.system, settings.profile)
     if overlap == "auto":
-        overlap = default_overlap(settings.system) if settings.profile == IMPORTED else FIT
+        overlap = default_overlap(settings.system) if profile == IMPORTED else FIT
     model = settings.in_formats
-    return f"{settings.gpu}{model} (overlap {overlap}, profile {settings.profile})"
+    return f"{settings.gpu}{model} (overlap {overlap}, profile {profile})"

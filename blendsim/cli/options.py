@@ -92,7 +92,8 @@ Profile = Annotated[
     str | None,
     typer.Option(
         metavar="NAME|DIR",
-        help="Of kernels: imported, measured or a directory of `profile measure`.",
+        help="Of kernels: imported, measured or a directory of `profile measure`; by itself "
+        "measured where it was, else imported.",
     ),
 ]
 Planner = Annotated[
@@ -207,14 +208,14 @@ class Asked(NamedTuple):
         """The pool of all traces without what no schedule can hold; `say` hears how far it is."""
         from blendsim.cli.pool_files import load_files
         from blendsim.errors import InputError, NotMeasured, Unfit
-        from blendsim.perf.measured import IMPORTED
+        from blendsim.perf.measured import IMPORTED, meant
         from blendsim.perf.store import load_profile
         from blendsim.traces.limits import without_oversize
 
         # NOTE: first, so that a wrong --model does not wait for the file
         try:
             system = self.settings.system
-            if self.settings.profile == IMPORTED:
+            if meant(system, self.settings.profile) == IMPORTED:
                 load_profile(system.gpu, system.model, system.tp)
         except (Unfit, NotMeasured) as error:
             from blendsim.cli.remedies import instead

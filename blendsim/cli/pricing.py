@@ -44,6 +44,12 @@ def pricing_notes(several: "Iterable[Settings]", *, overlaps: bool | None = None
             f"measured prices {'both' if beside else 'them'} as they were measured there, which is "
             "slower (docs/validation.md)"
         )
+    seen = dict.fromkeys(each.gpu for each in several if _is_measured_by_itself(each))
+    if seen:
+        notes.append(
+            f"kernels of {', '.join(seen)} and how they overlap are as measured there "
+            "(docs/validation.md); to compare with other GPUs add --profile imported"
+        )
     if borrowed:
         notes.append(
             f"compute beside memory reads on {', '.join(borrowed)} is priced as NanoFlow published "
@@ -66,13 +72,13 @@ def pricing_notes(several: "Iterable[Settings]", *, overlaps: bool | None = None
 def _stand_ins(several: "Iterable[Settings]") -> list[str]:
     """A note where kernels of a format are priced by those of another, which were measured."""
     from blendsim.perf.derive import STAND_INS
-    from blendsim.perf.measured import IMPORTED
+    from blendsim.perf.measured import IMPORTED, meant
     from blendsim.perf.store import load_profile
 
     borrowed: dict[tuple[str, str, str], list[str]] = {}
     for settings in several:
         system = settings.system
-        if settings.profile != IMPORTED or not system.model.in_formats:
+        if meant(system, settings.profile) != IMPORTED or not system.model.in_formats:
             continue
         profile = load_profile(system.gpu, system.model, system.tp)
         for what, other in profile.meta.get(STAND_INS, {}).items():
@@ -99,6 +105,13 @@ def _is_measured_too(settings: "Settings") -> bool:
     )
 
 
+def _is_measured_by_itself(settings: "Settings") -> bool:
+    """Whether what was measured prices steps though nobody asked for that."""
+    from blendsim.perf.measured import AUTO, MEASURED, meant
+
+    return settings.profile == AUTO and meant(settings.system, AUTO) == MEASURED
+
+
 def _overlap_is_borrowed(settings: "Settings") -> bool:
     """Whether steps are priced by the table of an A100 on another GPU."""
     from blendsim.perf.overlap import MEASURED_ON
@@ -122,12 +135,12 @@ def _is_by_table(settings: "Settings") -> bool:
 
 def _unused_all_reduces(several: "Iterable[Settings]") -> list[str]:
     """A note where all-reduces are of a kernel that vLLM has for GPUs with NVLink, else for two."""
-    from blendsim.perf.measured import IMPORTED
+    from blendsim.perf.measured import IMPORTED, meant
     from blendsim.perf.store import load_profile
 
     named: dict[str, None] = {}
     for system, profile in dict.fromkeys((each.system, each.profile) for each in several):
-        if profile == IMPORTED and system.tp > 2 and system.gpu.link.is_pcie:
+        if meant(system, profile) == IMPORTED and system.tp > 2 and system.gpu.link.is_pcie:
             tables = load_profile(system.gpu, system.model, system.tp).meta.get("tables", {})
             if "vLLM_custom" in str(tables.get("all_reduce", "")):
                 named[system.gpu.name] = None

@@ -1,12 +1,15 @@
 """Step costs from a profile that `blendsim profile measure` wrote, wherever it lies, with the
 overlap that was measured beside it; and which profile is meant.
 
-Measured profiles that are shipped lie beside the imported ones, where nothing finds them unasked:
-profiles/<gpu>/measured/<model>/tp<N>.
+Measured profiles that are shipped lie beside the imported ones, where no search for those finds
+them: profiles/<gpu>/measured/<model>/tp<N>.
 """
 
+from collections.abc import Mapping
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 from blendsim.errors import ProfileError
 from blendsim.formats import BF16, NONE
@@ -21,7 +24,8 @@ from blendsim.printable import listed
 from blendsim.specs import ModelSpec
 from blendsim.system import System
 
-IMPORTED, MEASURED = "imported", "measured"  # what a user asks for, else a directory
+#: What a user asks for, else a directory; `auto` is what was measured where that is shipped.
+AUTO, IMPORTED, MEASURED = "auto", "imported", "measured"
 MACHINE = "machine"  # key of a profile's meta.toml: what it was measured on; no imported one has it
 
 
@@ -31,15 +35,36 @@ def profile_place(root: Path, system: System) -> Path:
 
 
 def shipped_place(system: System) -> Path:
-    """Where the measured profile of a system is, if one is shipped."""
-    gpu = profiles_directory() / system.gpu.name
-    return gpu / MEASURED / system.model.label / f"tp{system.tp}"
+    """Where the measured profile of a system is, or that of a model of the same shape, if one is
+    shipped.
+    """
+    kept = profiles_directory() / system.gpu.name / MEASURED
+    own = kept / system.model.label / f"tp{system.tp}"
+    return own if own.is_dir() else _of_shape(kept, system.tp, shape_of(system.model)) or own
+
+
+def _of_shape(kept: Path, tp: int, shape: Mapping[str, Any]) -> Path | None:
+    return next((place for held, place in _shapes(kept, tp) if held == shape), None)
+
+
+@cache
+def _shapes(kept: Path, tp: int) -> list[tuple[dict[str, Any], Path]]:
+    places = sorted(kept.glob(f"*/tp{tp}"))
+    return [(dict(read_profile(place).shape), place) for place in places]
+
+
+def meant(system: System, profile: str) -> str:
+    """Which profile is meant: what `auto` stands for, else the same."""
+    if profile != AUTO:
+        return profile
+    return MEASURED if shipped_place(system).is_dir() else IMPORTED
 
 
 def chosen_place(system: System, profile: str) -> Path | None:
     """The directory of the profile that is meant: None for the imported one, else the measured one
     that is shipped, or that under a directory named; ProfileError if there is none.
     """
+    profile = meant(system, profile)
     if profile == IMPORTED:
         return None
     if profile == MEASURED:
@@ -71,7 +96,7 @@ def _remedy(model: ModelSpec) -> str:
     return "measure it with `blendsim profile measure`, or add"
 
 
-def chosen_model(system: System, overlap: str, profile: str = IMPORTED) -> StepModel:
+def chosen_model(system: System, overlap: str, profile: str = AUTO) -> StepModel:
     """The step costs by the profile that is meant; see `chosen_place`, `model_at`."""
     return model_at(chosen_place(system, profile), system, overlap)
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from blendsim.cores import on_all_cores
 from blendsim.errors import InputError, ProfileError
-from blendsim.perf.measured import chosen_model
+from blendsim.perf.measured import IMPORTED, chosen_model, meant
 from blendsim.plan import Plan
 from blendsim.planner.make import longest_first
 from blendsim.report.metrics import PoolFacts, total_tokens
@@ -130,7 +130,16 @@ def find_candidates(
             )
     if not found.settings:
         raise InputError(f"no system can run this; {found.left_out[0]}")
-    return found
+    return found._replace(settings=_alike(found.settings))
+
+
+def _alike(systems: list[Settings]) -> list[Settings]:
+    """The systems, all by imported kernels unless those of all are of one kind: measured steps take
+    longer than imported kernels say, so that a GPU would lose by having been measured.
+    """
+    if len({meant(one.system, one.profile) for one in systems}) == 1:
+        return systems
+    return [replace(one, profile=IMPORTED) for one in systems]
 
 
 def rent(
