@@ -17,7 +17,7 @@ from blendsim.cli.pooled import takes_pool
 from blendsim.cli.pricing import pricing_notes
 from blendsim.cli.progress import Progress
 from blendsim.cli.ranges import range_told
-from blendsim.cli.remarks import memory_told, saving_told, unfollowed, unseen
+from blendsim.cli.remarks import memory_told, not_yours, saving_told, unfollowed, unseen
 from blendsim.cli.rental import Wanted, rent
 from blendsim.cli.searching import cut_told, found_json, found_told, given_effort
 from blendsim.cli.stopping import Cut, ends_at_once
@@ -78,6 +78,7 @@ def plan(
             *unseen(asked, pool, choice.plan),
             *pricing_notes([asked.settings]),
             *memory_told(asked.settings),
+            *not_yours(asked.settings),
             *(cut_told(found) if found else []),
         ]
         if output is not None:

@@ -230,9 +230,7 @@ def memory_told(settings: "Settings") -> list[str]:
 
 
 def not_yours(settings: "Settings") -> list[str]:
-    """A note where systems are rented for an engine that overlaps, which those that people run by
-    themselves do not.
-    """
+    """A note where seconds are of an engine that overlaps, which those that people run do not."""
     if not settings.flavour().overlaps:
         return []
     return [

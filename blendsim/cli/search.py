@@ -12,7 +12,7 @@ from blendsim.cli.places import require_places
 from blendsim.cli.pooled import takes_pool
 from blendsim.cli.pricing import pricing_notes
 from blendsim.cli.progress import Progress
-from blendsim.cli.remarks import unfollowed, unseen
+from blendsim.cli.remarks import not_yours, unfollowed, unseen
 from blendsim.cli.searching import (
     cut_told,
     effort_told,
@@ -67,6 +67,7 @@ def search(
             *found.notes,
             *unseen(asked, pool, found.plan),
             *pricing_notes([asked.settings]),
+            *not_yours(asked.settings),
             *cut_told(found, has_picture=picture is not None),
         ]
         found = found._replace(notes=notes)
