@@ -19,7 +19,7 @@ from machine import machine, row, timed, today
 
 from blendsim import search
 from blendsim.request import Workload
-from blendsim.search.judging import WORLDS
+from blendsim.search.judging import JUDGING_WORLDS
 from blendsim.search.schedule_search import Effort, search_prepared
 from blendsim.search.trial import find_engine
 from blendsim.search.world_run import seconds_in
@@ -59,7 +59,7 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=40_000)
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--evaluations", type=int, default=60)
-    parser.add_argument("--worlds", nargs="+", type=int, default=[0, WORLDS])
+    parser.add_argument("--worlds", nargs="+", type=int, default=[0, JUDGING_WORLDS])
     parser.add_argument("--traces", nargs="+", choices=RECIPES, default=list(RECIPES))
     asked = parser.parse_args()
     print(

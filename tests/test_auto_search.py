@@ -14,7 +14,7 @@ from blendsim.planner.make import POLICIES
 from blendsim.report.metrics import Row
 from blendsim.request import Workload
 from blendsim.search.auto_search import Searched, choose_and_search
-from blendsim.search.judging import WORLDS
+from blendsim.search.judging import JUDGING_WORLDS
 from blendsim.search.schedule_search import SEARCHED, Effort
 from blendsim.search.schedule_search import search as find
 from blendsim.settings import Settings
@@ -66,8 +66,8 @@ def test_advice_says_by_how_much_in_how_many_worlds(done: Searched) -> None:
     second = min(done.found.fixed_seconds.values())
     margin = second / done.found.seconds - 1
     assert done.choice.advice[0].startswith(
-        f"search is chosen: typically {done.found.seconds:,.1f} s in {WORLDS} worlds that the "
-        f"sample allows, {margin:.1%} faster than "
+        f"search is chosen: typically {done.found.seconds:,.1f} s in {JUDGING_WORLDS} worlds that "
+        f"the sample allows, {margin:.1%} faster than "
     )
 
 
@@ -135,7 +135,7 @@ def test_budget_that_ends_at_once_compares_the_policies_in_all_worlds(workload: 
     found = choose_and_search(workload, Settings(), Effort(budget_seconds=1e-9)).found
     assert not found.is_searched
     assert found.seconds == min(found.fixed_seconds.values())
-    assert found.tally.whole > WORLDS, "one policy in all, the others in one at least"
+    assert found.tally.whole > JUDGING_WORLDS, "one policy in all, the others in one at least"
 
 
 def test_one_policy_is_not_searched_on() -> None:

@@ -303,7 +303,7 @@ def test_a_budget_that_gains_in_one_world_only_is_not_taken(
     assert told.better(monkeypatch, is_known=False) == 1_024
     # Only what gains by prediction is run in worlds, the engine's own in all of them.
     assert set(told.asked) == {512, 1_024, OWN}
-    assert told.asked.count(OWN) == budgets.WORLDS == 4
+    assert told.asked.count(OWN) == budgets.CHOOSING_WORLDS == 4
 
 
 def test_no_budget_is_taken_whose_gain_may_be_chance(monkeypatch: pytest.MonkeyPatch) -> None:

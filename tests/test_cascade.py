@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from test_optimum import SMALL, tiny_pool
 
 from blendsim import search
+from blendsim.perf.cascade import merge_seconds
 from blendsim.perf.density import closed_form
-from blendsim.perf.merge import merge_seconds
 from blendsim.perf.model import StepModel, step_model
 from blendsim.perf.step import StepTimes, step_costs, step_seconds
 from blendsim.perf.store import load_profile

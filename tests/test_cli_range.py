@@ -42,9 +42,9 @@ def test_the_range_is_that_of_the_chosen_plan_in_worlds_that_did_not_choose_it()
     problem = search.prepare(load_pool([MIXED]), settings)
     choice = search.choose_for(problem)
     flavour = settings.flavour(token_budget=choice.chosen.token_budget)
-    worlds = with_worlds(problem, budgets.WORLDS + 8).worlds
+    worlds = with_worlds(problem, budgets.CHOOSING_WORLDS + 8).worlds
     seconds = [seconds_in(problem, choice.plan, flavour, world) for world in worlds]
-    assert found["worlds"] == sorted(seconds[budgets.WORLDS :])
+    assert found["worlds"] == sorted(seconds[budgets.CHOOSING_WORLDS :])
 
 
 def test_requests_whose_lengths_are_guessed_in_all_worlds_are_told(tmp_path: Path) -> None:

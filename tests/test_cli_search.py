@@ -18,7 +18,7 @@ from blendsim.plan import read_plan
 from blendsim.planner.make import POLICIES
 from blendsim.report import plots
 from blendsim.report.tables import leaderboard_table
-from blendsim.search.judging import WORLDS
+from blendsim.search.judging import JUDGING_WORLDS
 from blendsim.search.sweep import SAMPLING
 
 __all__ = ["folder"]
@@ -29,7 +29,7 @@ def test_plan_file_reproduces_what_search_predicted(folder: Path) -> None:
     told = json.loads(run("search", *made))
     assert told.keys() >= KEYS
     assert told["search"]["evaluations"] == 30
-    assert told["search"]["worlds"] == WORLDS
+    assert told["search"]["worlds"] == JUDGING_WORLDS
     again = json.loads(run("simulate", "plan.parquet", "--json"))
     assert again["predicted_seconds"] == told["predicted_seconds"]
     assert again["seconds"] == told["seconds"]

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from blendsim.perf.grids import Floats
-from blendsim.search.judging import GIVEN_UP, WORLDS, Verdict, judge, sure_gain
+from blendsim.search.judging import GIVEN_UP, JUDGING_WORLDS, Verdict, judge, sure_gain
 
 
 class Runs:
@@ -26,7 +26,7 @@ class Runs:
         return judge(keys, self.seconds.shape[1], self, best)
 
 
-def made(seed: int, keys: int = 6, worlds: int = WORLDS) -> Runs:
+def made(seed: int, keys: int = 6, worlds: int = JUDGING_WORLDS) -> Runs:
     """Worlds that differ a lot, schedules that differ little and not everywhere alike."""
     rng = np.random.default_rng(seed)
     of_world = rng.lognormal(5.0, 0.5, worlds)
@@ -113,8 +113,8 @@ def test_what_may_be_chance_is_no_sure_gain() -> None:
 
 def test_of_schedules_that_differ_by_chance_one_in_25_gains_surely() -> None:
     rng = np.random.default_rng(0)
-    noise = rng.normal(0.0, 0.01, (2_000, WORLDS))
-    gains = np.array([sure_gain(np.zeros(WORLDS), each) for each in noise])
+    noise = rng.normal(0.0, 0.01, (2_000, JUDGING_WORLDS))
+    gains = np.array([sure_gain(np.zeros(JUDGING_WORLDS), each) for each in noise])
     assert 0.03 < (gains > 0.0).mean() < 0.06  # t with 7 degrees of freedom above 2: 4.3 %
 
 

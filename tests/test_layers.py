@@ -36,6 +36,7 @@ FLOORS = {
     "figures": 8,  # draws the tables of paper_repro
 }
 GROUND = {
+    "cutting",
     "fields",
     "files",
     "pacing",

@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 from test_search import mixed_pool
 
 from blendsim import search
+from blendsim.cutting import cut, cut_both_ends, cut_line, deal_runs, equal
 from blendsim.errors import InputError
 from blendsim.perf.density import closed_form
-from blendsim.perf.shares import cut, cut_both_ends, cut_line, deal_runs, equal
 from blendsim.plan import Plan, deal
 from blendsim.planner.make import POLICIES
 from blendsim.planner.partition import PIECES, partition, sharing_lost

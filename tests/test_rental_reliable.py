@@ -17,7 +17,7 @@ from blendsim.report.rental import Goal, RentalRow, rental_table
 from blendsim.report.rental_advice import limits_missed, rental_advice
 from blendsim.request import Workload, from_lengths
 from blendsim.search import budgets, problem
-from blendsim.search.judging import WORLDS
+from blendsim.search.judging import JUDGING_WORLDS
 from blendsim.search.prices import Offer, Prices
 from blendsim.search.problem import moved, with_worlds
 from blendsim.search.rental import Rental, find_candidates, rent
@@ -184,10 +184,12 @@ def test_prompts_are_sorted_and_worlds_drawn_once_for_all_systems(
 
 def test_worlds_that_a_problem_has_are_the_first_of_more_and_not_drawn_again() -> None:
     bare = search.prepare(sampled_pool(), ASKED)
-    few, many = with_worlds(bare, 3), with_worlds(bare, budgets.WORLDS + WORLDS)
+    few, many = with_worlds(bare, 3), with_worlds(bare, budgets.CHOOSING_WORLDS + JUDGING_WORLDS)
     for one, other in zip(few.worlds, many.worlds, strict=False):
         assert np.array_equal(one, other)
-    assert len({world.tobytes() for world in many.worlds}) == budgets.WORLDS + WORLDS
+    assert (
+        len({world.tobytes() for world in many.worlds}) == budgets.CHOOSING_WORLDS + JUDGING_WORLDS
+    )
     assert with_worlds(many, 3) is many
     assert len(with_worlds(few, 5).worlds) == 5
 

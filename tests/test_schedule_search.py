@@ -15,7 +15,7 @@ from blendsim.plan import Plan, write_plan
 from blendsim.planner.make import POLICIES
 from blendsim.request import Workload
 from blendsim.search import evaluation, judging
-from blendsim.search.judging import WORLDS
+from blendsim.search.judging import JUDGING_WORLDS
 from blendsim.search.schedule_search import SEARCHED, Effort, Found
 from blendsim.search.schedule_search import search as find
 from blendsim.search.sweep import SAMPLING
@@ -71,7 +71,7 @@ def test_the_rows_of_a_search_stand_beside_the_same_bounds(workload: Workload) -
 
 
 def test_found_plan_is_not_behind_a_policy_in_the_worlds_either(found: Found) -> None:
-    assert found.worlds == WORLDS
+    assert found.worlds == JUDGING_WORLDS
     assert found.fixed_seconds.keys() == set(POLICIES)
     assert found.seconds <= min(found.fixed_seconds.values())
 
@@ -99,7 +99,7 @@ def test_simulating_the_found_plan_gives_what_was_predicted(
 def test_plan_tells_how_it_was_found(found: Found) -> None:
     told = found.plan.meta["search"]
     assert told["evaluations"] == found.tally.evaluations == 45
-    assert told["worlds"] == WORLDS
+    assert told["worlds"] == JUDGING_WORLDS
     chosen = next(entry for entry in found.leaderboard if entry.seconds == found.seconds)
     assert settings_of(found.plan).planner == chosen.values["policy"]
     assert settings_of(found.plan).token_budget == chosen.values["token budget"]

@@ -153,7 +153,7 @@ def _sglang_flags(settings: "Settings") -> list[str]:
     flags = [
         f"--chunked-prefill-size {flavour.token_budget * ranks}",
         f"--max-running-requests {flavour.most_running * ranks}",
-        f"--schedule-policy {flavour.queue_order or 'fcfs'}",
+        f"--schedule-policy {flavour.queue_order}",
     ]
     if flavour.mixed_chunk:
         flags.append("--enable-mixed-chunk")

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from blendsim.report.contrast import Contrast, Side
     from blendsim.report.losses import Losses
     from blendsim.report.pages import Report
-    from blendsim.report.second import Beside
+    from blendsim.report.second_log import Beside
     from blendsim.steplog import StepLog
 
 PAGE = Path("report.html")
@@ -130,7 +130,7 @@ def _second(
     """The second log beside the first: validated where one is measured, else contrasted."""
     from blendsim.errors import InputError
     from blendsim.report.gist import gist, is_measured
-    from blendsim.report.second import Beside
+    from blendsim.report.second_log import Beside
     from blendsim.report.validate import validate
 
     other = _read(against)

@@ -73,13 +73,13 @@ class Shares:
         return int(self.attention_sms[np.argmin(np.abs(np.log(self.ratios) - ratio))])
 
 
-def fit_overlap(pairs: Pairs, hold_back: int = HOLD_BACK) -> OverlapFit:
-    """The overlap of measured pairs; every `hold_back`-th size, by ratio, tests the rest."""
+def fit_overlap(pairs: Pairs) -> OverlapFit:
+    """The overlap of measured pairs; every `HOLD_BACK`-th size, by ratio, tests the rest."""
     if not len(pairs.tokens):
         raise ProfileError("no pair was measured, so there is no overlap to fit; give more time")
     sizes = sorted(_sizes(pairs), key=lambda size: size.ratio)
     is_tested = [
-        len(sizes) >= hold_back and i % hold_back == hold_back // 2 for i in range(len(sizes))
+        len(sizes) >= HOLD_BACK and i % HOLD_BACK == HOLD_BACK // 2 for i in range(len(sizes))
     ]
     tested = [size for size, is_it in zip(sizes, is_tested, strict=True) if is_it]
     kept = [size for size, is_it in zip(sizes, is_tested, strict=True) if not is_it]

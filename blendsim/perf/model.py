@@ -13,6 +13,7 @@ import numpy as np
 from blendsim.batch import Batch
 from blendsim.formats import WEIGHTS
 from blendsim.perf.calibration import Calibration
+from blendsim.perf.cascade import merge_seconds
 from blendsim.perf.coverage import Coverage, coverage_of
 from blendsim.perf.grids import (
     UNCACHED_BYTES,
@@ -34,7 +35,6 @@ from blendsim.perf.kernels import (
     memory_seconds,
     overlapped,
 )
-from blendsim.perf.merge import merge_seconds
 from blendsim.perf.model_shapes import head_shape, token_weight_bytes
 from blendsim.perf.overlap import default_overlap, overlap_lines, overlap_points
 from blendsim.perf.profile import EXPERTS, HEAD, Profile, layers_with
@@ -61,12 +61,12 @@ class StepModel:
     small_seconds: Floats = field(repr=False)  # (N + 1,), the small operators within tables.layers
     merge_seconds: Floats = field(repr=False)  # (N + 1,), what cascade attention adds, by decodes
     best_layer_seconds_per_token: float  # min of layer_seconds[n] / n, small operators included
-    best_small_seconds_per_token: float  # the small operators alone
     best_head_seconds_per_token: float
     best_prefill_seconds_per_pair: float
     best_seconds_per_context_token: float  # of kernels, or of a runtime that reads faster
-    #: Of layers with a window, for a context token within it; 0 where there are none.
-    best_seconds_per_window_token: float  # of gated delta nets of a decode
+    #: Of layers with a window, for a context token within it, or of gated delta nets, for a decode;
+    #: 0 where there are none.
+    best_seconds_per_window_token: float
     #: Of a prompt's token in their attention, or in gated delta nets; 0 where there are none.
     best_seconds_per_prompt_token: float
     best_kernel_seconds_per_context_token: float
@@ -201,7 +201,6 @@ def step_model(system: System, overlap: str = "auto", profile: Profile | None = 
         small_seconds=small,
         merge_seconds=merge_seconds(system, profile, tokens),
         best_layer_seconds_per_token=float((tables.layers[1:] / n).min()),
-        best_small_seconds_per_token=float((small[1:] / n).min()),
         best_head_seconds_per_token=float((dense.head[1:] / n).min()),
         best_prefill_seconds_per_pair=float(
             (tables.prefill / (0.5 * (prefill.lengths + 1.0))).min()

@@ -4,9 +4,9 @@ allows (§5.5). Only the prefixes that a cut goes through are shared less.
 
 import numpy as np
 
+from blendsim.cutting import cut_line, deal_runs, equal
 from blendsim.errors import InputError
 from blendsim.perf.density import RequestCosts
-from blendsim.perf.shares import cut_line, deal_runs, equal
 from blendsim.plan import DUAL_SCAN, Plan, deal
 from blendsim.prefix import SortedPrompts, shareable_tokens, subset
 from blendsim.request import Workload

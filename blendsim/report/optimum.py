@@ -7,7 +7,7 @@ memory and network time, is convex, degree-1 homogeneous and monotone:
 f(Σc, Σm, Σn) ≤ Σ f(c, m, n).
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -250,7 +250,7 @@ class StepSizes(NamedTuple):
 
 def reachable_program(
     work: Work,
-    head: float,
+    beside: float,
     model: StepModel,
     kinds: StepSizes,
     replicas: int,
@@ -270,48 +270,21 @@ def reachable_program(
     `work.spared` of them are query-key pairs instead, placed as the head is.
     """
     from scipy.optimize import linprog
-    from scipy.sparse import bmat, csr_matrix, diags, hstack, identity
+    from scipy.sparse import csr_matrix, hstack
 
     if work.tokens == 0:
         return Program(0.0, Prices(0.0, 0.0, 0.0, 0.0))
-    capacity = model.system.kv_blocks * model.system.block_tokens
-    sizes, cost, network = kinds
-    beta = model.best_seconds_per_context_token
-    windows = work.window_reads * model.best_seconds_per_window_token / beta
-    total = work.tokens, work.private_reads, work.shared_reads + windows, least_steps
-    tokens, private, shared, fewest = (count / replicas for count in total)
-    # NOTE: the solver takes factors below 1e-9 for 0. In units of the steps there must be at least,
-    # the KV they can hold and their least time, none that matters is that small.
-    steps = max(tokens / sizes[-1], private / capacity, fewest)
-    least = float((cost + network).min())
-    k = len(sizes)
-    eye, zero = identity(k, format="csr"), csr_matrix((k, k))
-    reading = capacity * beta / least
-    # Variables, k each: w (steps), R (full KV of a step), Q, h and t (least time of all steps).
-    rows = [
-        [diags((a * cost + d * network) / least), b * reading * eye, b * eye, a * eye, -eye]
-        for a, b, d in model.lines
-    ]
-    rows.append([-eye, eye, zero, zero, zero])
-    ones, none = csr_matrix(np.ones((1, k))), csr_matrix((1, k))
-    totals = [
-        [-ones, none, none, none, none],
-        [csr_matrix(-sizes[None, :] * (steps / tokens)), none, none, none, none],
-        [none, -ones, none, none, none],
-        [none, none, -ones, none, none],
-        [none, none, none, -ones, none],
-    ]
-    unit = steps * least
-    reads = private / (capacity * steps), shared * beta / unit
-    wanted = np.array([fewest / steps, 1.0, *reads, head / unit])
-    limits, objective = bmat(rows + totals, format="csr"), np.repeat([0.0, 1.0], [4 * k, k])
-    most = np.full(5 * k, np.inf)
+    share = _share(work, model, kinds, replicas, least_steps)
+    k, limits = len(kinds.tokens), _limits(share, model, kinds)
+    objective, most = np.repeat([0.0, 1.0], [4 * k, k]), np.full(5 * k, np.inf)
     if work.spared:  # one variable more: the share of what can be spared that is
         swap = np.zeros((limits.shape[0], 1))
-        pair = model.best_prefill_seconds_per_pair
-        swap[-2:, 0] = np.array([-beta, pair]) * (work.spared / replicas / unit)
+        rates = -model.best_seconds_per_context_token, model.best_prefill_seconds_per_pair
+        swap[-2:, 0] = np.array(rates) * (work.spared / replicas / share.unit)
         limits = hstack([limits, csr_matrix(swap)], format="csr")
         objective, most = np.append(objective, 0.0), np.append(most, 1.0)
+    reads = share.private / (share.capacity * share.steps), share.shared / share.unit
+    wanted = np.array([share.fewest / share.steps, 1.0, *reads, beside / share.unit])
     solved = linprog(
         objective,
         A_ub=limits,
@@ -320,15 +293,78 @@ def reachable_program(
         method="highs-ipm",  # ten times faster here than the simplex, to the same optimum
     )
     assert solved.status == 0, f"the reachable bound's program is feasible: {solved.message}"
-    token, private_read, shared_read, beside = (-solved.ineqlin.marginals[-4:]).tolist()
+    token, private_read, shared_read, beside_price = (-solved.ineqlin.marginals[-4:]).tolist()
     prices = Prices(
-        token=token * unit / tokens,
-        private_read=private_read * unit / (capacity * steps),
-        shared_read=shared_read * beta,
-        beside=beside,
+        token=token * share.unit / share.tokens,
+        private_read=private_read * share.unit / (share.capacity * share.steps),
+        shared_read=shared_read * model.best_seconds_per_context_token,
+        beside=beside_price,
     )
     # NOTE: the solver's tolerance must not turn a bound into more than one.
-    return Program(float(solved.fun * unit * (1 - 1e-6)), prices)
+    return Program(float(solved.fun * share.unit * (1 - 1e-6)), prices)
+
+
+class _Share(NamedTuple):
+    """A replica's share of the work, and the units in which the program counts.
+
+    The solver takes factors below 1e-9 for 0. In units of the steps there must be at least, the KV
+    they can hold and their least time, none that matters is that small.
+    """
+
+    tokens: float
+    private: float  # context tokens read
+    shared: float  # seconds of shared reads, those of layers with a window among them
+    fewest: float  # steps
+    capacity: int  # tokens of KV
+    steps: float  # that there are at least, by tokens, reads or number
+    least: float  # seconds of the shortest step
+
+    @property
+    def unit(self) -> float:
+        """Least seconds of all steps."""
+        return self.steps * self.least
+
+
+def _share(
+    work: Work, model: StepModel, kinds: StepSizes, replicas: int, least_steps: int
+) -> _Share:
+    capacity = model.system.kv_blocks * model.system.block_tokens
+    shared = work.shared_reads * model.best_seconds_per_context_token
+    shared += work.window_reads * model.best_seconds_per_window_token
+    amounts = work.tokens, work.private_reads, shared, least_steps
+    tokens, private, shared, fewest = (amount / replicas for amount in amounts)
+    steps = max(tokens / kinds.tokens[-1], private / capacity, fewest)
+    least = float((kinds.compute + kinds.network).min())
+    return _Share(tokens, private, shared, fewest, capacity, steps, least)
+
+
+def _limits(share: _Share, model: StepModel, kinds: StepSizes) -> Any:
+    """The sparse matrix of what `reachable_program` demands, each row to be at most its limit: a
+    row a step kind for every form of f and for the capacity, then one for each total.
+
+    Variables, one a step kind each: w (steps), R (full KV of a step), Q, h and t (least time of all
+    steps).
+    """
+    from scipy.sparse import bmat, csr_matrix, diags, identity
+
+    sizes, cost, network = kinds
+    k = len(sizes)
+    eye, zero = identity(k, format="csr"), csr_matrix((k, k))
+    reading = share.capacity * model.best_seconds_per_context_token / share.least
+    rows = [
+        [diags((a * cost + d * network) / share.least), b * reading * eye, b * eye, a * eye, -eye]
+        for a, b, d in model.lines
+    ]
+    rows.append([-eye, eye, zero, zero, zero])
+    ones, none = csr_matrix(np.ones((1, k))), csr_matrix((1, k))
+    totals = [
+        [-ones, none, none, none, none],
+        [csr_matrix(-sizes[None, :] * (share.steps / share.tokens)), none, none, none, none],
+        [none, -ones, none, none, none],
+        [none, none, -ones, none, none],
+        [none, none, none, -ones, none],
+    ]
+    return bmat(rows + totals, format="csr")
 
 
 def step_sizes(model: StepModel, token_budget: int, nano_batches: int) -> StepSizes:

@@ -13,7 +13,7 @@ from blendsim.report.contrast import Contrast
 from blendsim.report.gist import Gist, Hindsight, device, heading
 from blendsim.report.opening import duration, opening, seconds_text
 from blendsim.report.plots import run as plots
-from blendsim.report.second import Beside, contrast_parts, validated_parts
+from blendsim.report.second_log import Beside, contrast_parts, validated_parts
 from blendsim.report.tables import Column, number, share
 from blendsim.report.timeline import durations, longest_steps, ranks, timeline
 from blendsim.steplog import NOT_COUNTED, StepLog

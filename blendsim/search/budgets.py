@@ -27,7 +27,7 @@ WORTH = 0.005
 #: lengths are one world of many: 512 tokens a step gained 1.0 % in one of trace2 on an H200 with
 #: 1 % sampled, and lost 2.6 % in the mean of eight others and 9.7 % on the true lengths. Every
 #: world costs a run a budget, so there are fewer than a search takes.
-WORLDS = 4
+CHOOSING_WORLDS = 4
 #: Share of the seconds by which policies differ by chance where lengths are not known.
 TIE = 0.002
 #: Of policies that tie. The first ones keep prefixes together, the simplest of them first; one that
@@ -115,7 +115,7 @@ def better_run(
     if not gaining:
         return None
     ranked = [gaining[took] for took in sorted(gaining)]
-    worlds = with_worlds(problem, WORLDS).worlds[:WORLDS]
+    worlds = with_worlds(problem, CHOOSING_WORLDS).worlds[:CHOOSING_WORLDS]
     usual = (leading[0], flavour)
     return _surest(problem, usual, ranked, worlds) if worlds else ranked[0]
 

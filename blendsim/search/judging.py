@@ -15,7 +15,7 @@ import numpy as np
 
 from blendsim.perf.grids import Floats
 
-WORLDS = 8
+JUDGING_WORLDS = 8
 #: Of its logarithms of seconds, summed over the worlds that were run: who is this much behind the
 #: best is given up. From world to world variations of `paced` moved by 0.2 to 2 % against each
 #: other, the worst by 7 (trace2), so few that are given up would have come back.

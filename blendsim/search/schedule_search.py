@@ -15,7 +15,7 @@ from blendsim.report.optimum import Bounds
 from blendsim.request import Ints, Workload
 from blendsim.search.cut import NEVER, CutShort, Stop
 from blendsim.search.evaluation import Evaluator
-from blendsim.search.judging import WORLDS, sure_gain
+from blendsim.search.judging import JUDGING_WORLDS, sure_gain
 from blendsim.search.problem import (
     Problem,
     Progress,
@@ -52,7 +52,9 @@ class Effort:
     evaluations: int | None = None
     budget_seconds: float | None = None  # stops early, after the batch that passes it
     is_swept: bool = False  # at the end every parameter is varied alone, for a picture
-    worlds: int = WORLDS  # to judge by where lengths are not known; 0: by the drawn lengths alone
+    worlds: int = (
+        JUDGING_WORLDS  # to judge by where lengths are not known; 0: by the drawn lengths alone
+    )
 
     def __post_init__(self) -> None:
         if self.evaluations is not None and self.evaluations < 1:

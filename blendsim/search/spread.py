@@ -7,12 +7,14 @@ from typing import NamedTuple
 from blendsim.plan import Plan
 from blendsim.planner.evidence import is_unlearned
 from blendsim.search import budgets
-from blendsim.search.judging import WORLDS
+from blendsim.search.judging import JUDGING_WORLDS
 from blendsim.search.problem import Problem, Progress, with_worlds
 from blendsim.search.trial import find_engine
 from blendsim.search.world_run import seconds_in_each
 
-_RANGE = range(budgets.WORLDS, budgets.WORLDS + WORLDS)  # numbers of worlds; the first ones chose
+_RANGE = range(
+    budgets.CHOOSING_WORLDS, budgets.CHOOSING_WORLDS + JUDGING_WORLDS
+)  # numbers of worlds; the first ones chose
 
 
 class Spread(NamedTuple):
@@ -38,8 +40,8 @@ def with_range(problem: Problem) -> Problem:
 def spread(
     problem: Problem, plan: Plan, token_budget: int, progress: Progress = lambda _: None
 ) -> Spread:
-    """The plan at this token budget in WORLDS worlds that had no part in choosing it. Prefill and
-    decode pools take long to simulate and are passed over.
+    """The plan at this token budget in JUDGING_WORLDS worlds that had no part in choosing it.
+    Prefill and decode pools take long to simulate and are passed over.
     """
     problem = with_range(problem)
     if problem.settings.cluster.is_disaggregated or not problem.worlds:

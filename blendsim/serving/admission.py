@@ -16,7 +16,13 @@ from blendsim.serving.kv import (
     idle_path_blocks,
     take_blocks,
 )
-from blendsim.serving.sides import enter_side, left_share, private_tokens, reservation
+from blendsim.serving.sides import (
+    enter_side,
+    first_side,
+    is_within_side,
+    left_share,
+    private_tokens,
+)
 from blendsim.serving.state import LEFT, NONE, PREFILLING, RIGHT, State
 
 
@@ -80,16 +86,11 @@ def next_request(state: State) -> int:
         s.front += 1
         state.requests[k].side = side
         return k
-    memory = float((s.capacity - s.shared_length) * s.block_tokens)
     share = left_share(state)
-    # left / share ≤ right / (memory − share), without dividing by a share of 0
-    side = LEFT if s.left_reserved * (memory - share) <= s.right_reserved * share else RIGHT
+    side = first_side(state, share)
     for _ in range(2):
         k = state.queue[s.front if side == LEFT else s.back]
-        held = s.left_reserved if side == LEFT else s.right_reserved
-        limit = share if side == LEFT else memory - share
-        is_within = held == 0 or held + reservation(state, k) <= limit
-        if is_within and has_room(state, k):
+        if is_within_side(state, k, side, share) and has_room(state, k):
             if side == LEFT:
                 s.front += 1
             else:

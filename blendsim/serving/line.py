@@ -9,7 +9,7 @@ from blendsim.serving.admission import hit_blocks
 from blendsim.serving.kv import append_node, idle_path_blocks, left_behind, unlink_node
 from blendsim.serving.new_tokens import room_left
 from blendsim.serving.round_state import CLIP, Rounds
-from blendsim.serving.sides import left_share, reservation
+from blendsim.serving.sides import first_side, is_within_side, left_share
 from blendsim.serving.state import LEFT, NONE, RIGHT, State
 
 REFRESHED = 128  # requests next in line whose cached prefixes are kept young
@@ -98,26 +98,18 @@ def next_in_line(state: State, rounds: Rounds) -> int:
     is_dual = s.dual_scan == 1 and s.front <= s.back
     has_choice = is_dual and s.front >= s.first_count
     side = LEFT
-    memory = 0.0
     share = 0.0
     if has_choice:
-        memory = float((s.capacity - s.shared_length) * s.block_tokens)
         share = left_share(state)
-        # left / share ≤ right / (memory − share), without dividing by a share of 0
-        if s.left_reserved * (memory - share) > s.right_reserved * share:
-            side = RIGHT
+        side = first_side(state, share)
     for _ in range(2 if has_choice else 1):
-        is_within = True
         if not is_dual:
             k = in_line(state, rounds, 0)
         elif side == LEFT:
             k = s.front
         else:
             k = s.back
-        if has_choice:
-            held = s.left_reserved if side == LEFT else s.right_reserved
-            limit = share if side == LEFT else memory - share
-            is_within = held == 0 or held + reservation(state, k) <= limit
+        is_within = not has_choice or is_within_side(state, k, side, share)
         if is_within and can_join(state, rounds, k):
             if not is_dual:
                 q.head = (q.head + 1) % len(rounds.line)

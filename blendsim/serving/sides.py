@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from blendsim.compiled import allocating_kernel, kernel
 from blendsim.perf.density import left_fraction
 from blendsim.serving.kinds import spread_of
-from blendsim.serving.state import DECODING, LEFT, NONE, State
+from blendsim.serving.state import DECODING, LEFT, NONE, RIGHT, State
 
 
 @kernel
@@ -36,13 +36,13 @@ def private_tokens(state: State, request: int) -> int:
 
 @kernel
 def reservation(state: State, request: int) -> int:
-    """Tokens a request counts for on its side: its unshared prompt and half of the output still
-    expected.
+    """Tokens a request counts for on its side: its unshared prompt and the flavour's share of the
+    output still expected, half of it in the paper.
     """
     s = state.scalars[0]
     owed = max(1, state.requests[request].expected - generated_tokens(state, request))
-    half = s.output_reserved * spread_of(state, request)
-    return private_tokens(state, request) + int(half * owed)
+    share = s.output_reserved * spread_of(state, request)
+    return private_tokens(state, request) + int(share * owed)
 
 
 @kernel
@@ -60,6 +60,27 @@ def left_share(state: State) -> float:
         return memory / 2
     left, right = state.density[state.queue[front]], state.density[state.queue[s.back]]
     return memory * left_fraction(left, right, s.root_density)
+
+
+@kernel
+def first_side(state: State, left: float) -> int:
+    """The side that the dual scan tries first: the one whose reserved tokens are the smaller share
+    of what it may have, `left` tokens of M for the left (`left_share`).
+    """
+    s = state.scalars[0]
+    memory = float((s.capacity - s.shared_length) * s.block_tokens)
+    # left / share ≤ right / (memory − share), without dividing by a share of 0
+    return LEFT if s.left_reserved * (memory - left) <= s.right_reserved * left else RIGHT
+
+
+@kernel
+def is_within_side(state: State, request: int, side: int, left: float) -> bool:
+    """Whether the request's side has room for it, or nothing yet; `left` tokens are the left's."""
+    s = state.scalars[0]
+    memory = float((s.capacity - s.shared_length) * s.block_tokens)
+    held = s.left_reserved if side == LEFT else s.right_reserved
+    limit = left if side == LEFT else memory - left
+    return held == 0 or held + reservation(state, request) <= limit
 
 
 @kernel

@@ -8,10 +8,10 @@ from dataclasses import replace
 
 import numpy as np
 
+from blendsim.cutting import cut_line, equal
 from blendsim.errors import InputError, OversizeError
 from blendsim.perf.density import closed_form
 from blendsim.perf.model import StepModel
-from blendsim.perf.shares import cut_line, equal
 from blendsim.plan import DUAL_SCAN, Plan, deal
 from blendsim.prefix import SortedPrompts, shared_tokens
 from blendsim.request import Ints, Workload

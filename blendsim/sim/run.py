@@ -2,7 +2,7 @@
 SimPy holds the world around those that do.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -37,7 +37,6 @@ def simulate(
     model: StepModel,
     flavour: Flavour,
     topology: Topology = COLOCATED,
-    meta: Mapping[str, Any] | None = None,
     host: HostMemory | None = None,
 ) -> StepLog:
     """The step log of `plan` when request i generates `output_len[i]` tokens. Colocated: one
@@ -78,7 +77,7 @@ def simulate(
             np.array([replica.core.number for replica in replicas], np.int32),
             [len(replica.counts) for replica in replicas],
         ),
-        meta=dict(meta or {}) | facts,
+        meta=facts,
     )
     return in_lock_step(log, model) if model.system.is_joined else log
 

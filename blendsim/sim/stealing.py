@@ -3,7 +3,7 @@ requests of the rank with most work left.
 
 The ranks' states share one table of requests and one prefix tree, so that a request can change
 hands while it waits. Every few simulated seconds all ranks stand still for a look at their lines; a
-line is cut as the plan was (`perf.shares`), so that thief and victim part with equal work. What
+line is cut as the plan was (`cutting`), so that thief and victim part with equal work. What
 work is left is judged by expected outputs, never by true ones.
 """
 
@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 import simpy
 
+from blendsim.cutting import cut_line
 from blendsim.perf.density import closed_form
 from blendsim.perf.grids import Floats
 from blendsim.perf.model import StepModel
-from blendsim.perf.shares import cut_line
 from blendsim.plan import DUAL_SCAN, Plan
 from blendsim.prefix import SortedPrompts, shared_tokens
 from blendsim.request import Ints, Workload

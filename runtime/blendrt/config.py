@@ -2,8 +2,9 @@
 
 A directory's `config.json` gives both; a table's ModelSpec gives the shape alone, which is all that
 random weights need. What this decoder does not compute is refused by name before anything is
-loaded: what the simulator does not model either (quantised weights, sliding windows) by its rules
-(blendsim/model_config.py), other rotary scalings, biases and activations here.
+loaded: what the simulator does not model either by its rules (blendsim/model_config.py), and here
+what it models and this does not compute (experts, formats other than bf16, windows, latent and
+linear attention), other rotary scalings, biases and activations.
 """
 
 import dataclasses

@@ -7,8 +7,11 @@ both ends too, so that every share has its part of compute *and* of memory.
 from heapq import heapreplace
 
 import numpy as np
+from numpy.typing import NDArray
 
-from blendsim.perf.grids import Floats, Ints
+from blendsim.request import Ints
+
+Floats = NDArray[np.float64]
 
 
 def equal(shares: int) -> Floats:
