@@ -1,5 +1,5 @@
 """How files are written: under a temporary name, then renamed, so that a reader never sees half of
-one.
+one; and how a user's TOML is read.
 """
 
 import errno
@@ -7,14 +7,16 @@ import hashlib
 import os
 import stat
 import tempfile
+import tomllib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from blendsim.errors import InputError
 from blendsim.printable import printable
 
-_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
 def require_place(path: Path) -> None:
@@ -89,7 +91,7 @@ def replacing(path: Path) -> Iterator[Path]:
     except OSError as error:
         # NOTE: what writes (Arrow, a file's own `write`) says that the disk is full, and not where;
         # or it names a file that is gone by the time one reads so.
-        if error.filename == name or (error.filename is None and error.errno in _FULL):
+        if error.filename == name or (error.filename is None and error.errno in FULL):
             error.filename = str(path)
         raise
     finally:
@@ -106,3 +108,13 @@ def sha256(path: Path) -> str:
     """Hex SHA-256 of a file's bytes."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def read_toml_file(path: Path, option: str) -> dict[str, Any]:
+    """What a TOML file says that a user names by an option; InputError where it cannot be read."""
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: no such file; check {option}") from error
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: not a readable TOML file ({error}); mend it") from error

@@ -1,12 +1,27 @@
 """A plan simulated on other hardware than it was made for: what has to fit, and what is told."""
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # nothing heavy before a command runs
     from blendsim.plan import Plan
     from blendsim.request import Workload
     from blendsim.settings import Settings
     from blendsim.system import System
+
+
+def settings_there(own: "Settings", engine: str | None, given: Mapping[str, Any]) -> "Settings":
+    """The settings that a plan was made by, its `own`, with what is `given` for another run."""
+    changes = dict(given)
+    if "topology" in given:  # its pools replace the ranks the plan was made for
+        changes |= {"dp": 1, "steals": False}
+    if own.ep is not None and "ep" not in given:
+        if "expert_parallel" in given:  # experts of one replica are all that it is of
+            changes["ep"] = None
+        elif "topology" in given:
+            changes |= {"ep": None, "expert_parallel": own.tp > 1}
+    return replace(own if engine is None else own.for_engine(engine), **changes)
 
 
 def require_room(pool: "Workload", system: "System") -> None:

@@ -8,7 +8,7 @@ import typer
 
 from blendsim import __version__
 from blendsim.cli import options as o
-from blendsim.cli.elsewhere import pacing_notes, require_room
+from blendsim.cli.elsewhere import pacing_notes, require_room, settings_there
 from blendsim.cli.lists import one_name
 from blendsim.cli.output import print_json, print_lines, width
 from blendsim.cli.places import require_places
@@ -81,30 +81,20 @@ def simulate(
 
         made, asked = read_planned(plan, workload)
         require_places([output], [plan, *asked.inputs])
-        changes = given(
-            {
-                "gpu": gpu,
-                "overlap": overlap,
-                "profile": profile,
-                "quantization": quantization,
-                "kv_cache_dtype": kv_cache_dtype,
-                "topology": topology,
-                "link": link,
-                "token_budget": token_budget,
-                "cascade": cascade,
-                "expert_parallel": expert_parallel,
-                "ep": ep,
-            }
-        )
-        if topology is not None:  # its pools replace the ranks the plan was made for
-            changes |= {"dp": 1, "steals": False}
-        if ep is None and asked.settings.ep is not None:
-            if expert_parallel is not None:  # experts of one replica are all that it is of
-                changes["ep"] = None
-            elif topology is not None:
-                changes |= {"ep": None, "expert_parallel": asked.settings.tp > 1}
-        settings = asked.settings if engine is None else asked.settings.for_engine(engine)
-        settings = replace(settings, **changes)
+        changes = {
+            "gpu": gpu,
+            "overlap": overlap,
+            "profile": profile,
+            "quantization": quantization,
+            "kv_cache_dtype": kv_cache_dtype,
+            "topology": topology,
+            "link": link,
+            "token_budget": token_budget,
+            "cascade": cascade,
+            "expert_parallel": expert_parallel,
+            "ep": ep,
+        }
+        settings = settings_there(asked.settings, engine, given(changes))
         # NOTE: first, so that what is wrong with --gpu or --profile does not wait for traces.
         system = settings.system
         chosen_place(system, settings.profile)

@@ -8,6 +8,7 @@ import errno
 from collections.abc import Iterator
 
 from blendsim.errors import BlendsimError
+from blendsim.files import FULL
 
 BUG = 1  # Python's own, after a traceback
 WRONG_INPUT = 2
@@ -16,8 +17,7 @@ MACHINE = 4
 INTERRUPTED = 130  # 128 + SIGINT, as shells say it
 BROKEN_PIPE = 141  # 128 + SIGPIPE
 
-_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
-_FAILED = frozenset({*_FULL, errno.ENOMEM, errno.EIO})
+_FAILED = frozenset({*FULL, errno.ENOMEM, errno.EIO})
 #: torch's errors, by name: it is loaded by few commands, and not for this.
 _OUT_OF_MEMORY, _GPU_FAILED = "OutOfMemoryError", "AcceleratorError"
 
@@ -45,7 +45,7 @@ def machine_told(error: BaseException) -> str | None:
         return f"out of memory{f' ({what})' * bool(what)}; free some, or give the command less"
     if isinstance(error, OSError) and error.errno in _FAILED:
         where = f"{error.filename}: " if error.filename else ""
-        what = "make room" if error.errno in _FULL else "see to that"
+        what = "make room" if error.errno in FULL else "see to that"
         return f"{where}the machine failed ({error.strerror}); {what} and try again"
     return None
 

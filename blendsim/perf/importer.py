@@ -11,7 +11,7 @@ from blendsim.perf.atlas import FILES as KERNEL_FILES
 from blendsim.perf.derive import derive_profile
 from blendsim.perf.package import SYSTEMS, systems_directory
 from blendsim.perf.package_atlas import read_package
-from blendsim.perf.store import FILES, write_profile
+from blendsim.perf.store import FILES, place_under, write_profile
 from blendsim.specs import (
     GPUS,
     MODELS,
@@ -63,7 +63,7 @@ def import_profiles(
         written.append(directory)
         for model in (MODELS[m] for m in models):
             for tp in sensible_tp(model, GPUS[name]):
-                place = out / name / model.name / f"tp{tp}"
+                place = place_under(out, GPUS[name], model, tp)
                 write_profile(derive_profile(atlas, GPUS[name], model, tp), place)
                 written.append(place)
         progress(f"{name}: wrote {sum(out / name in path.parents for path in written)} tables")
@@ -76,7 +76,7 @@ def _require_room(out: Path, gpus: Sequence[str], models: Sequence[str]) -> None
         require_directory(out / name / DIRECTORY, KERNEL_FILES)
         for model in (MODELS[m] for m in models):
             for tp in sensible_tp(model, GPUS[name]):
-                require_directory(out / name / model.name / f"tp{tp}", FILES)
+                require_directory(place_under(out, GPUS[name], model, tp), FILES)
 
 
 def sensible_tp(model: ModelSpec, gpu: GpuSpec) -> list[int]:

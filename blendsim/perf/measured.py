@@ -19,7 +19,13 @@ from blendsim.perf.model import StepModel, step_model, with_calibrations
 from blendsim.perf.model_shapes import shape_of
 from blendsim.perf.overlap import FIT, SUM, fitted, read_points
 from blendsim.perf.profile import Profile
-from blendsim.perf.store import MOST_LISTED, OVERLAP_FILE, profiles_directory, read_profile
+from blendsim.perf.store import (
+    MOST_LISTED,
+    OVERLAP_FILE,
+    place_under,
+    profiles_directory,
+    read_profile,
+)
 from blendsim.printable import listed
 from blendsim.specs import ModelSpec
 from blendsim.system import System
@@ -31,7 +37,7 @@ MACHINE = "machine"  # key of a profile's meta.toml: what it was measured on; no
 
 def profile_place(root: Path, system: System) -> Path:
     """Where under `root` the profile of a system lies."""
-    return root / system.gpu.name / system.model.label / f"tp{system.tp}"
+    return place_under(root, system.gpu, system.model, system.tp)
 
 
 def shipped_place(system: System) -> Path:

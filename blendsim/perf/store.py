@@ -87,6 +87,11 @@ FILES = (
 )
 
 
+def place_under(root: Path, gpu: GpuSpec, model: ModelSpec, tp: int) -> Path:
+    """Where under `root` the profile of a model on so many GPUs lies."""
+    return root / gpu.name / model.label / f"tp{tp}"
+
+
 def write_profile(profile: Profile, directory: Path) -> None:
     """Write one `tp<N>` directory. Tables that another profile had there and this one has not are
     removed, with what was measured of its overlap.

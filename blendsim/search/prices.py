@@ -5,12 +5,12 @@ for it, billing units counted.
 """
 
 import math
-import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from blendsim.errors import InputError
+from blendsim.files import read_toml_file
 from blendsim.specs import gpu_name
 
 _TOP = ("currency", "gpu_hour", "offer")
@@ -73,12 +73,7 @@ def _whole(amount: float, unit: float) -> float:
 
 def read_prices(path: Path) -> Prices:
     """The price list in a TOML file (docs/rent.md); InputError for what it cannot mean."""
-    try:
-        raw = tomllib.loads(path.read_text(encoding="utf-8-sig"))
-    except FileNotFoundError as error:
-        raise InputError(f"{path}: no such file; check --price") from error
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: not a readable TOML file ({error}); mend it") from error
+    raw = read_toml_file(path, "--price")
     _known(raw, _TOP, str(path))
     currency = raw.get("currency")
     if not isinstance(currency, str) or not currency.strip():

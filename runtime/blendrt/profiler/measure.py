@@ -37,7 +37,14 @@ from blendsim.perf.fit import OverlapFit, fit_overlap
 from blendsim.perf.grids import AttentionGrid
 from blendsim.perf.model_shapes import gemm_shapes, head_shape, shape_of
 from blendsim.perf.profile import Profile
-from blendsim.perf.store import FILES, load_profile, read_profile, write_meta, write_reduce
+from blendsim.perf.store import (
+    FILES,
+    load_profile,
+    place_under,
+    read_profile,
+    write_meta,
+    write_reduce,
+)
 from blendsim.perf.waves import Waves, fit_waves
 from blendsim.specs import GpuSpec
 from blendsim.system import System
@@ -87,7 +94,7 @@ def measure_profile(
     gpu = find_target(request.device)
     # This checks the split. Any KV memory will do: the rig has a pool of its own.
     system = System(spec_of(request.config), gpu, request.tp, kv_bytes=1 << 40)
-    directory = out / gpu.name / system.model.name / f"tp{request.tp}"
+    directory = place_under(out, gpu, system.model, request.tp)
     require_directory(directory, {*FILES, *TABLE_FILES})
     make_directory(directory)
     meta = _provenance(request, system)
