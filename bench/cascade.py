@@ -21,7 +21,6 @@ from blendsim import search
 from blendsim.perf.measured import IMPORTED
 from blendsim.plan import Plan
 from blendsim.planner.make import POLICIES
-from blendsim.report.metrics import run_seconds
 from blendsim.request import Prompts, Workload, from_lengths, pool
 from blendsim.search.problem import moved
 from blendsim.search.trial import block_size, find_bounds, find_engine
@@ -46,7 +45,7 @@ class Run(NamedTuple):
     @property
     def seconds(self) -> float:
         """On the true lengths."""
-        return run_seconds(self.log)
+        return self.log.end
 
 
 def agents(groups: int, each: int, prefix: int, output: int, seed: int = 0) -> Workload:
@@ -104,7 +103,7 @@ def run(problem: search.Problem, plan: Plan) -> Run:
     for lengths in (problem.drawn, problem.true_lengths):
         rest = (problem.prompts, problem.model, flavour)
         logs.append(simulate(plan, problem.workload, lengths, *rest))
-    return Run(run_seconds(logs[0]), logs[1])
+    return Run(logs[0].end, logs[1])
 
 
 def changed_sides(one: Plan, other: Plan) -> float:

@@ -18,7 +18,7 @@ from machine import machine, peak_gigabytes, row, timed, today
 
 from blendsim import search
 from blendsim.plan import Plan
-from blendsim.report.metrics import run_seconds, total_tokens
+from blendsim.report.metrics import total_tokens
 from blendsim.report.optimum import bounds
 from blendsim.request import Workload
 from blendsim.serving.flavour import find_flavour
@@ -61,7 +61,7 @@ def data_parallel(name: str, pool: Workload) -> None:
             seconds, walls = [], []
             for topology in (COLOCATED, Topology(steals=True))[: 2 if ranks > 1 else 1]:
                 log, wall = simulated(problem, plan, "nanoflow", topology, 3 if ranks <= 8 else 1)
-                seconds.append(run_seconds(log))
+                seconds.append(log.end)
                 walls.append(wall)
             alone = alone or seconds[0]
             longest = bounds(
@@ -93,7 +93,7 @@ def disaggregated(name: str, pool: Workload) -> None:
             topology = COLOCATED if is_whole else pools(shape, find_link("nvlink3"))
             log, wall = simulated(problem, plan, engine, topology, 1)
             gpus = max(1, topology.prefill + topology.decode)
-            rate = tokens / run_seconds(log) / gpus
+            rate = tokens / log.end / gpus
             lost = int(log.count("preempted_tokens").sum())
             print(row(name, engine, shape, f"{rate:,.0f}", f"{lost:,}", f"{wall:.1f}"), flush=True)
 

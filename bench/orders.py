@@ -16,7 +16,6 @@ from machine import machine, row, today
 
 from blendsim import search
 from blendsim.plan import IN_ORDER, Plan
-from blendsim.report.metrics import run_seconds
 from blendsim.request import Prompts, Workload, from_lengths
 from blendsim.serving.flavour import find_flavour
 from blendsim.sim.run import simulate
@@ -63,16 +62,14 @@ def main() -> None:
         choice = search.choose(workload, settings)
         setting = search.prepare(workload, settings)
         best = min(
-            run_seconds(
-                simulate(
-                    served_in(choice.plan, order),
-                    workload,
-                    workload.output_len,
-                    setting.prompts,
-                    setting.model,
-                    flavour,
-                )
-            )
+            simulate(
+                served_in(choice.plan, order),
+                workload,
+                workload.output_len,
+                setting.prompts,
+                setting.model,
+                flavour,
+            ).end
             for order in permutations(range(REQUESTS))
         )
         for found in (*choice.rows, replace(choice.chosen, policy="auto")):

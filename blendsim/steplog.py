@@ -87,6 +87,11 @@ class StepLog:
         return self.times[:, TIMES.index(name)]
 
     @property
+    def tokens(self) -> NDArray[np.int64]:
+        """(steps,), tokens through the layers."""
+        return self.count("prefill_tokens") + self.count("decode_requests")
+
+    @property
     def end(self) -> float:
         """Seconds until the last replica ends; 0 for an empty log."""
         return float((self.time("start") + self.time("seconds")).max(initial=0.0))

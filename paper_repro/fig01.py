@@ -4,7 +4,6 @@ Two simulated runs of Trace #1 on the same engine, which overlaps compute and me
 the order of the requests differs. Output lengths are known.
 """
 
-from blendsim.report.metrics import run_seconds
 from blendsim.search.problem import plan_policy
 from blendsim.search.trial import find_engine, log_in
 from blendsim.steplog import StepLog
@@ -62,7 +61,7 @@ def _slices(policy: str, log: StepLog) -> list[dict[str, float | str]]:
 
 def _run(policy: str, log: StepLog) -> dict[str, float | str]:
     """`side_by_side`: seconds of work beyond one a second, as a share of the run."""
-    seconds = run_seconds(log)
+    seconds = log.end
     compute, memory = (float(log.time(f"{kind}_seconds").sum()) for kind in ("compute", "memory"))
     return {
         "policy": policy,

@@ -12,7 +12,6 @@ import numpy as np
 from blendsim.planner.outlook import look_ahead
 from blendsim.planner.tree import pool_tree
 from blendsim.prefix import sort_prompts
-from blendsim.report.metrics import run_seconds
 from blendsim.request import Workload
 from blendsim.search.problem import Problem, plan_policy
 from blendsim.search.trial import find_engine, log_in
@@ -141,7 +140,7 @@ def _warm_up(problem: Problem, planning: float) -> dict[str, float | int]:
     log = log_in(problem, plan, engine, problem.drawn)
     sampled = int(plan.is_first.sum())
     entered = int(np.searchsorted(np.cumsum(log.count("admitted")), sampled))
-    seconds = run_seconds(log)
+    seconds = log.end
     until = float((log.time("start") + log.time("seconds"))[entered])
     return {
         "run_s": seconds,

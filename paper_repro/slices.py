@@ -5,7 +5,6 @@ from typing import NamedTuple
 import numpy as np
 
 from blendsim.perf.grids import Floats
-from blendsim.report.metrics import run_seconds
 from blendsim.steplog import StepLog
 
 
@@ -26,7 +25,7 @@ class Slices(NamedTuple):
 
 def slices(log: StepLog, number: int) -> Slices:
     """The log of one replica in `number` slices. A step counts where it starts."""
-    edges = np.linspace(0.0, run_seconds(log), number + 1)
+    edges = np.linspace(0.0, log.end, number + 1)
     compute, memory = (
         np.histogram(log.time("start"), edges, weights=log.time(name))[0]
         for name in ("compute_seconds", "memory_seconds")

@@ -8,7 +8,7 @@ from pacing_worlds import AMPLE
 from serving_worlds import core_of
 
 from blendsim.pacing import LEAST_ALIKE, is_compute_heavy
-from blendsim.report.metrics import Row, run_seconds
+from blendsim.report.metrics import Row
 from blendsim.request import Workload, from_lengths
 from blendsim.search import Problem, Settings, plan_policy, prepare, simulate_plan
 from blendsim.serving.flavour import find_flavour
@@ -82,7 +82,7 @@ def seconds(pool: Workload, problem: Problem, policy: str) -> float:
     """What the policy's plan takes on the pool's true lengths."""
     plan, flavour = plan_policy(problem, policy), find_flavour("nanoflow")
     log = simulate(plan, pool, pool.output_len, problem.prompts, problem.model, flavour)
-    return run_seconds(log)
+    return log.end
 
 
 def test_a_length_that_one_request_shows_does_not_pass_for_known() -> None:

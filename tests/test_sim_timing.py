@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 
 from blendsim import search
-from blendsim.report.metrics import run_seconds
 from blendsim.request import from_lengths, pool
 from blendsim.search.trial import find_engine, log_in
 from blendsim.sim import engine, timing
@@ -32,16 +31,19 @@ def test_seconds_are_those_of_the_log(case: str, monkeypatch: pytest.MonkeyPatch
     flavour = find_engine(problem, settings.engine)
     log = log_in(problem, plan, flavour, problem.drawn)
     assert np.bincount(log.replica).min() > 64
-    assert time_plan(
-        plan,
-        problem.workload,
-        problem.drawn,
-        problem.prompts,
-        problem.model,
-        flavour,
-        settings.cluster,
-        settings.host,
-    ) == run_seconds(log)
+    assert (
+        time_plan(
+            plan,
+            problem.workload,
+            problem.drawn,
+            problem.prompts,
+            problem.model,
+            flavour,
+            settings.cluster,
+            settings.host,
+        )
+        == log.end
+    )
 
 
 def test_no_log_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:

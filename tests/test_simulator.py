@@ -10,7 +10,7 @@ from blendsim import search
 from blendsim.batch import Batch
 from blendsim.perf.step import step_costs
 from blendsim.plan import Plan
-from blendsim.report.metrics import Place, PoolFacts, kv_use, run_seconds, summarise
+from blendsim.report.metrics import Place, PoolFacts, kv_use, summarise
 from blendsim.request import Workload, from_lengths
 from blendsim.serving.flavour import find_flavour
 from blendsim.sim import engine
@@ -119,7 +119,7 @@ def test_each_rank_has_a_replica_and_its_own_rows() -> None:
     ended = np.bincount(log.replica, log.count("finished"))
     assert ended.tolist() == np.bincount(plan.rank).tolist()
     ends = [float(log.times[log.replica == rank, :2].sum(axis=1).max()) for rank in range(3)]
-    assert run_seconds(log) == max(ends)
+    assert log.end == max(ends)
 
 
 def test_rank_without_requests_runs_nothing() -> None:
@@ -146,8 +146,8 @@ def test_kv_use_is_weighted_by_time() -> None:
 
 
 def test_run_ends_with_its_last_step() -> None:
-    assert run_seconds(made_log({}, [3.0, 1.5])) == 4.5
-    assert run_seconds(made_log({}, [])) == 0.0
+    assert made_log({}, [3.0, 1.5]).end == 4.5
+    assert made_log({}, []).end == 0.0
 
 
 def test_run_that_beats_a_bound_is_a_bug() -> None:

@@ -12,7 +12,6 @@ from test_optimum import SMALL, tiny_pool
 from blendsim import search
 from blendsim.plan import DUAL_SCAN, Plan, deal
 from blendsim.prefix import sort_prompts
-from blendsim.report.metrics import run_seconds
 from blendsim.request import Workload
 from blendsim.serving.flavour import FLAVOURS
 from blendsim.serving.sides import running_requests
@@ -224,7 +223,7 @@ def test_stealing_evens_out_ranks_that_were_dealt_out_badly(policy: str) -> None
         )
         spread = [max(e) - min(e) for e in (ends(apart, 3), ends(stealing, 3))]
         assert spread[1] < 0.6 * spread[0]
-        saved.append(run_seconds(stealing) / run_seconds(apart))
+        saved.append(stealing.end / apart.end)
     assert max(saved) < 0.8
 
 
@@ -235,7 +234,7 @@ def test_stealing_costs_little_where_ranks_are_even() -> None:
         problem, _ = uneven(seed, 80, 2, "dfs")
         even = search.plan_policy(problem._replace(settings=replace(problem.settings, dp=3)), "dfs")
         seconds = [
-            run_seconds(served(problem, even, "nanoflow", topology))
+            served(problem, even, "nanoflow", topology).end
             for topology in (Topology(), Topology(steals=True, steal_seconds=0.1))
         ]
         ratio.append(seconds[1] / seconds[0])
@@ -254,7 +253,7 @@ def test_wrong_guesses_of_length_are_made_up_for() -> None:
     )
     flavour = replace(PLAIN, max_running=8)
     apart, stealing = (run(workload, t, plan, flavour=flavour) for t in (Topology(), STEALS))
-    assert run_seconds(stealing) < 0.65 * run_seconds(apart)
+    assert stealing.end < 0.65 * apart.end
 
 
 def test_same_theft_twice_is_the_same_log() -> None:

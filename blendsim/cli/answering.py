@@ -251,7 +251,6 @@ def _write_log(stage: Stage, files: Files, machine: dict[str, Any], settings: "S
 
 def _result(course: Course, files: Files, found: Answerer, stages: list[Stage]) -> dict[str, Any]:
     """The keys of --json: of this run's work, not of what was answered before."""
-    from blendsim.report.metrics import run_seconds
 
     now = course.answered & ~course.answered_before
     told = [f"the model is {found.signature}: its answers mean nothing"] * bool(found.signature)
@@ -262,7 +261,7 @@ def _result(course: Course, files: Files, found: Answerer, stages: list[Stage]) 
     planned = rest[0].planned if rest else None
     notes = [*told, *([] if planned else workload.notes)]
     notes += [note for stage in stages for note in stage.planned.notes]
-    seconds = sum(run_seconds(stage.log) for stage in stages)
+    seconds = sum(stage.log.end for stage in stages)
     total = {
         name: sum(int(stage.log.count(name).sum()) for stage in stages)
         for name in ("hit_tokens", "preempted_tokens")
@@ -285,8 +284,8 @@ def _result(course: Course, files: Files, found: Answerer, stages: list[Stage]) 
         "planned_for": found.settings.gpu,
         "is_planned_for_it": found.is_planned_for_it,
         "first": sum(len(stage.planned.plan) for stage in first),
-        "first_seconds": sum(run_seconds(stage.log) for stage in first),
-        "rest_seconds": sum(run_seconds(stage.log) for stage in rest),
+        "first_seconds": sum(stage.log.end for stage in first),
+        "rest_seconds": sum(stage.log.end for stage in rest),
         "model": found.signature or found.settings.model,
         "runtime": found.engine.value,
         "machine": found.machine,

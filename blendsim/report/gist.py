@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from blendsim.formats import AUTO, BF16, NONE
 from blendsim.report.losses import Losses
-from blendsim.report.metrics import Place, kv_use, run_seconds
+from blendsim.report.metrics import Place, kv_use
 from blendsim.report.optimum import Bounds
 from blendsim.report.timeline import few_running
 from blendsim.steplog import MEASURED_ROWS, NOT_COUNTED, StepLog
@@ -63,7 +63,7 @@ def gist(log: StepLog, place: Place | None, pool: Hindsight | None) -> Gist:
     """The key figures of a log with at least one step. `place` is what it took place on, where the
     log says so; `pool` what it served, where that can be read and the run served all of it.
     """
-    seconds = run_seconds(log)
+    seconds = log.end
     unknown = set(log.meta.get(NOT_COUNTED, []))
 
     def total(name: str) -> int | None:

@@ -17,7 +17,6 @@ from blendsim.perf.grids import Floats
 from blendsim.perf.model import StepModel
 from blendsim.perf.step import in_pieces
 from blendsim.prefix import SortedPrompts
-from blendsim.report.metrics import run_seconds
 from blendsim.report.optimum import Prices, Work, least_work, reachable_program, step_sizes
 from blendsim.request import Ints, Workload
 from blendsim.steplog import StepLog
@@ -142,7 +141,7 @@ def price(
 
 def losses(log: StepLog, priced: Priced) -> Losses:
     """The account of one run of the pool: one replica, no cascade attention, within the budget."""
-    tokens = log.count("prefill_tokens") + log.count("decode_requests")
+    tokens = log.tokens
     _refuse(log, int(tokens.max(initial=0)), len(priced.layers) - 1)
     reads = log.count("context_tokens")
     counted = ("sampled_tokens", "prefill_pairs", "prefill_tokens")
@@ -163,7 +162,7 @@ def losses(log: StepLog, priced: Priced) -> Losses:
     best = np.minimum(above, _least_above(priced, beside, memory))
     lost = [longer - shorter for longer, shorter in pairwise(taken)]
     lost += [above - best, best - (worth - priced.prices.token * tokens)]
-    run = run_seconds(log)
+    run = log.end
     phase = np.minimum((log.time("start") * (PHASES / max(run, 1e-300))).astype(int), PHASES - 1)
     steps = np.zeros((PHASES, len(CAUSES)))
     np.add.at(steps, phase, np.column_stack(lost))

@@ -75,11 +75,6 @@ def kv_use(log: StepLog, capacity_blocks: int) -> float:
     return float((log.count("held_blocks") * seconds).sum() / (seconds.sum() * capacity_blocks))
 
 
-def run_seconds(log: StepLog) -> float:
-    """Seconds until the last replica ends; 0 for an empty log."""
-    return log.end
-
-
 class Outside(NamedTuple):
     """Steps of a run that are larger than the kernel profile was measured at."""
 
@@ -149,7 +144,7 @@ def summarise(
 
     Raises AssertionError if the run beats a lower bound: the model or the bound would be wrong.
     """
-    seconds = run_seconds(log)
+    seconds = log.end
     for name, bound in (
         ("practical optimum", bounds.optimum),
         ("reachable bound", bounds.reachable),
@@ -188,7 +183,7 @@ def summarise(
 
 def beside(row: Row, log: StepLog, bounds: Bounds) -> Row:
     """The row of a run, whose `log` is that on true lengths, beside other bounds of its pool."""
-    seconds = run_seconds(log)
+    seconds = log.end
     return replace(
         row,
         optimum_seconds=bounds.optimum,

@@ -6,17 +6,10 @@ import numpy as np
 
 from blendsim.perf.model import StepModel
 from blendsim.report.advice import ALONE
-from blendsim.report.metrics import run_seconds
 from blendsim.report.optimum import Bounds
 from blendsim.report.tables import seconds as told
-from blendsim.request import Ints
 from blendsim.steplog import NOT_COUNTED, StepLog
 from blendsim.wording import counted
-
-
-def tokens_of(log: StepLog) -> Ints:
-    """(steps,): tokens through the layers."""
-    return log.count("prefill_tokens") + log.count("decode_requests")
 
 
 def beyond_best(log: StepLog, model: StepModel, token_budget: int) -> float:
@@ -24,7 +17,7 @@ def beyond_best(log: StepLog, model: StepModel, token_budget: int) -> float:
     layers, alone, beyond what as many take at the best rate within the budget:
     Σ c(n) − n·min c(k)/k.
     """
-    tokens, table = tokens_of(log), model.layer_seconds
+    tokens, table = log.tokens, model.layer_seconds
     full = table[1 : token_budget + 1]
     best = float((full / np.arange(1, len(full) + 1)).min())
     beyond = np.maximum(table[np.minimum(tokens, len(table) - 1)] - tokens * best, 0.0)
@@ -42,7 +35,7 @@ def with_small_steps(
     it is what is told.
     """
     is_counted = {"prefill_tokens", "decode_requests"}.isdisjoint(log.meta.get(NOT_COUNTED, []))
-    run = run_seconds(log)
+    run = log.end
     if not is_counted or limits.longest > ALONE * run:
         return advice
     beyond = beyond_best(log, model, token_budget)
@@ -60,7 +53,7 @@ def with_small_steps(
 
 def _typical(log: StepLog) -> int:
     """Tokens of the step in which half of the steps' time is over, the smallest first."""
-    tokens, seconds = tokens_of(log), log.time("seconds")
+    tokens, seconds = log.tokens, log.time("seconds")
     order = np.argsort(tokens, kind="stable")
     so_far = np.cumsum(seconds[order])
     return int(tokens[order][np.searchsorted(so_far, 0.5 * so_far[-1])])

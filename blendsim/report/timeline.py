@@ -8,7 +8,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blendsim.perf.pricing import StepWork
-from blendsim.report.metrics import run_seconds
 from blendsim.report.validate import KINDS, step_kinds
 from blendsim.steplog import NOT_COUNTED, StepLog
 
@@ -55,7 +54,7 @@ def timeline(log: StepLog, work: StepWork | None) -> Timeline:
     """The run in `PARTS` equal parts. A step that reaches over a part's end counts in both, by its
     seconds in each.
     """
-    edges = np.linspace(0.0, run_seconds(log), min(PARTS, len(log)) + 1)
+    edges = np.linspace(0.0, log.end, min(PARTS, len(log)) + 1)
     return Timeline(edges, [_line(log, work, each, edges) for each in np.unique(log.replica)])
 
 

@@ -219,7 +219,7 @@ def _total(simulated: StepLog, measured: StepLog, pairs: Ints) -> Total:
     """Until the last step ends. A sampled run without an estimate has the sums of what it
     measured.
     """
-    tokens = simulated.count("prefill_tokens") + simulated.count("decode_requests")
+    tokens = simulated.tokens
     estimate = measured.meta.get("estimate") or {}
     if not (estimate or measured.is_timed.all()):
         pairs = pairs[measured.is_timed[pairs[:, 1]]]

@@ -13,7 +13,7 @@ from blendsim.report.advice import of_pool
 from blendsim.report.gist import Hindsight, is_measured
 from blendsim.report.losses import Losses, losses, price
 from blendsim.report.matching import differing_machines
-from blendsim.report.metrics import Place, run_seconds
+from blendsim.report.metrics import Place
 from blendsim.report.small_steps import with_small_steps
 from blendsim.request import Workload
 from blendsim.search.problem import Problem, Progress, prepare
@@ -82,7 +82,7 @@ def look_back(
     budget = token_budget or ground.engine.token_budget
     account, lacking = _account(log, ground, problem, block, budget)
     overlaps = ground.engine.overlaps
-    advice = of_pool([], limits, problem.model, run_seconds(log), overlaps=overlaps)
+    advice = of_pool([], limits, problem.model, log.end, overlaps=overlaps)
     return Hindsight(
         input_tokens=int(workload.prompt_len.sum()),
         output_tokens=int(problem.true_lengths.sum()),

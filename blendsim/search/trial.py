@@ -12,7 +12,7 @@ from blendsim.perf.density import closed_form, table_density
 from blendsim.perf.pricing import price_steps
 from blendsim.plan import Plan
 from blendsim.prefix import shareable_tokens
-from blendsim.report.metrics import Outside, Place, PoolFacts, Row, outside, run_seconds, summarise
+from blendsim.report.metrics import Outside, Place, PoolFacts, Row, outside, summarise
 from blendsim.report.optimum import Bounds, Work, best_times, bounds, least_work
 from blendsim.report.tables import seconds as seconds_told
 from blendsim.request import Ints
@@ -87,7 +87,7 @@ def run_trial(
     workload, truth = problem.workload, problem.true_lengths
     log = log_in(problem, plan, flavour, truth)
     if np.array_equal(truth, problem.drawn):
-        predicted = run_seconds(log)
+        predicted = log.end
     elif predicted is None:
         predicted = seconds_in(problem, plan, flavour, problem.drawn)
     place = find_place(problem.settings, flavour)

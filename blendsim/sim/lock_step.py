@@ -28,10 +28,7 @@ def in_lock_step(log: StepLog, model: StepModel) -> StepLog:
     exchange ran once: cut, they take longer by what smaller sizes cost.
     """
     ranks = model.system.model.expert_ranks
-    seconds, tokens = (
-        log.time("seconds"),
-        log.count("prefill_tokens") + log.count("decode_requests"),
-    )
+    seconds, tokens = log.time("seconds"), log.tokens
     kinds = ("compute_seconds", "memory_seconds", "network_seconds")
     alone = sum((log.time(name) for name in kinds), np.zeros(len(log)))
     gain = np.divide(seconds, alone, out=np.ones(len(log)), where=alone > 0)
