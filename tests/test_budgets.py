@@ -11,6 +11,7 @@ from test_schedule_search import settings_of
 from test_search import mixed_pool
 
 from blendsim import search
+from blendsim.perf.measured import IMPORTED
 from blendsim.plan import Plan, write_plan
 from blendsim.planner.make import POLICIES
 from blendsim.report.advice import NEAR
@@ -27,7 +28,7 @@ from blendsim.serving.knobs import Knobs
 from blendsim.settings import Settings
 
 OWN = find_flavour("nanoflow").token_budget
-A100, H200 = Settings(sample=1.0), Settings(sample=1.0, gpu="h200")
+A100, H200 = Settings(sample=1.0), Settings(sample=1.0, gpu="h200", profile=IMPORTED)
 
 
 def prompts(n: int = 200) -> Workload:
@@ -210,7 +211,7 @@ def test_each_system_to_rent_runs_at_its_best_budget(tmp_path: Path) -> None:
     candidates = find_candidates(Settings(sample=1.0), ["a100-80g", "h200"], [1], [2, 1])
     rental = rent(prompts(), candidates, Goal())
     for row in rental.rows:
-        settings = replace(A100, gpu=row.gpu, dp=row.dp)
+        settings = replace(A100, gpu=row.gpu, dp=row.dp, profile=IMPORTED)  # of all or of none
         alone = search.choose(prompts(), settings)
         assert row.row.token_budget == alone.chosen.token_budget
         assert row.row.predicted_seconds == alone.chosen.predicted_seconds

@@ -104,7 +104,7 @@ def test_it_finds_what_steps_take_and_keeps_it_beside_a_copy_of_the_profile(
 ) -> None:
     out = tmp_path / "new" / "profile"
     found = calibrate(folder / "a.parquet", folder / "b.parquet", "-o", out)
-    assert (found["runtime"], found["version"], found["profile"]) == ("vllm", "0.20.2", "imported")
+    assert (found["runtime"], found["version"], found["profile"]) == ("vllm", "0.20.2", "measured")
     assert of_fit(found) == pytest.approx(of(OF_VLLM), rel=1e-6)
     place = profile_place(out, SYSTEM)
     assert found["written"] == str(place / "steps-vllm.toml")

@@ -33,20 +33,22 @@ def test_another_gpu_runs_the_plans_order_by_its_own_figures(folder: Path) -> No
     assert there["optimum_seconds"] == planned["optimum_seconds"]
     further = [note for note in there["notes"] if note not in here["notes"]]
     assert len(further) == 1, "nothing in it is paced"
-    assert further[0].startswith("kernels of h200 are priced by the imported profile")
+    assert further[0].startswith("kernels of h200 and how they overlap are as measured there")
     assert read_steplog(folder / "steps.parquet").meta["settings"]["gpu"] == "h200"
     assert "on 1 × h200" in run("simulate", "plan.parquet", "--gpu", "h200")
 
 
 def test_another_overlap_and_profile_price_the_same_steps(folder: Path) -> None:
     (folder / "c.toml").write_text('[settings]\nprofile = "measured"\n')
-    run(*PLAN, "dfs", "--gpu", "h200", "-o", "plan.parquet")
+    run(*PLAN, "dfs", "--gpu", "h200", "--profile", "imported", "-o", "plan.parquet")
     as_made = run_json("simulate", "plan.parquet")
     assert run_json("simulate", "plan.parquet", "--overlap", "sum")["seconds"] > as_made["seconds"]
     assert run_json("simulate", "plan.parquet", "--profile", "imported") == as_made
     measured = run_json("simulate", "plan.parquet", "--profile", "measured")
     planned = run_json(*PLAN, "dfs", "--gpu", "h200", "--config", "c.toml")
     assert measured["seconds"] == planned["seconds"] != as_made["seconds"]
+    by_itself = run_json(*PLAN, "dfs", "--gpu", "h200")
+    assert by_itself["seconds"] == planned["seconds"], "where it was measured"
 
 
 def test_a_directory_may_be_the_profile(folder: Path) -> None:
@@ -86,7 +88,8 @@ def paced() -> Plan:
 @pytest.mark.parametrize(
     ("changes", "ending"),
     [
-        ({"gpu": "h200"}, "h200 (overlap table, profile imported)"),
+        ({"gpu": "h200"}, "h200 (overlap fit, profile measured)"),
+        ({"gpu": "h100"}, "h100 (overlap table, profile imported)"),
         ({"overlap": "sum"}, "a100-80g (overlap sum, profile imported)"),
         ({"profile": "here"}, "a100-80g (overlap fit, profile here)"),
         ({"overlap": "table"}, None),

@@ -248,8 +248,10 @@ def test_requests_without_lengths_have_a_prediction_only(folder: Path) -> None:
     assert told["predicted_seconds"] > 0
     assert any("of max_tokens is expected" in note for note in told["notes"])
     run("plan", "--trace", "batch.jsonl", "-o", "plan.parquet")
+    *of_pool, of_engine = told["notes"]
+    assert of_engine.startswith("these are times of nanoflow")
     for command in (("simulate", "plan.parquet"), ("compare", "--trace", "batch.jsonl")):
-        assert run_json(*command)["notes"] == told["notes"]
+        assert run_json(*command)["notes"] == of_pool
     assert "–" in run("plan", "--trace", "batch.jsonl")
 
 
@@ -309,8 +311,9 @@ def test_vllms_knobs_reach_the_simulation(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "is_told"),
     [
-        (("--gpu", "h200"), True),
-        (("--gpu", "h200", "--overlap", "sum"), False),
+        (("--gpu", "h200"), False),
+        (("--gpu", "h200", "--profile", "imported"), True),
+        (("--gpu", "h200", "--profile", "imported", "--overlap", "sum"), False),
         (("--gpu", "h200", "--config", "measured.toml"), False),
         (("--gpu", "h200", "--profile", "measured"), False),
         ((), False),

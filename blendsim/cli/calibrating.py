@@ -13,7 +13,7 @@ from blendsim.errors import BlendsimError, InputError, ProfileError
 from blendsim.files import make_directory, require_directory
 from blendsim.perf.calibrating import Run, fit_steps, priced_run
 from blendsim.perf.calibration import Calibration, file_of, write_calibration
-from blendsim.perf.measured import chosen_model, chosen_place, profile_place
+from blendsim.perf.measured import chosen_model, chosen_place, meant, profile_place
 from blendsim.perf.store import load_profile, write_profile
 from blendsim.report.matching import differing_machines
 from blendsim.report.tables import Column, lay_out, number, paragraphs
@@ -94,6 +94,7 @@ def _ran_on(path: Path, log: StepLog) -> tuple[str, System]:
 
 def calibrate(asked: Asked, profile: str) -> Found:
     """Fit all logs together; then, to tell how good that is, the others of each."""
+    profile = meant(asked.system, profile)
     model = chosen_model(asked.system, "auto", profile)
     runs = []
     for name, log in zip(asked.names, asked.logs, strict=True):
