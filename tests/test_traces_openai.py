@@ -169,7 +169,7 @@ def test_a_missing_tokenizers_package_is_named(tmp_path: Path, monkeypatch) -> N
 
 def test_a_text_without_tokens_is_refused(tmp_path: Path) -> None:
     file = tokenizer(tmp_path)
-    with pytest.raises(InputError, match="makes no tokens of request 'b'"):
+    with pytest.raises(InputError, match="makes no tokens of 'b' of its 2 requests; remove"):
         read(tmp_path, request("a", prompt="is"), request("b", prompt=" "), tokenizer=str(file))
 
 
@@ -201,6 +201,30 @@ def test_a_bad_request_is_named(kind: str, tmp_path: Path) -> None:
     row, message = BAD[kind]
     with pytest.raises(InputError, match=rf"batch\.jsonl, line 2.*{message}"):
         read(tmp_path, request("good", prompt="x"), row)
+
+
+@pytest.mark.parametrize("kind", ["batch", "plain"])
+def test_all_lines_that_cannot_be_planned_are_counted(kind: str, tmp_path: Path) -> None:
+    def row(k: int) -> dict[str, Any]:
+        body = {"prompt": "x", "n": 4} if k in (2, 1_003) else {"prompt": "x" * (k % 3 != 0)}
+        return request(f"r{k}", **body) if kind == "batch" else body
+
+    for n, told in (
+        (3, r"line 3.*n'?: 4 answers .* \(1 of 2 lines cannot be planned\)"),
+        (
+            4,
+            r"line 3.*n'?: 4 .* \(2 of 3 lines cannot be planned: 3, 4; mend or remove all of them",
+        ),
+        (
+            1_005,
+            r"line 3.*n'?: 4 .* \(336 of 1,004 lines cannot be planned: 3, 4, 7, 10, 13 and 331",
+        ),
+    ):
+        path = lines(tmp_path / "batch.jsonl", *(row(k) for k in range(1, n)))
+        path.write_text("\n" + path.read_text())
+        with pytest.raises(InputError, match=told) as raised:
+            load(str(path))
+        assert "\n" not in str(raised.value)
 
 
 def result(custom_id: str, tokens: object, **more: Any) -> dict[str, Any]:

@@ -5,7 +5,7 @@ included. Otherwise they are near them; what requests share, they share either w
 """
 
 from array import array
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from blendsim.errors import InputError
+from blendsim.printable import listed
 from blendsim.request import Ints, Prompts, Workload
 from blendsim.traces.chat import Chat, chat_of
 from blendsim.traces.counts import require_rows, shown, whole
@@ -23,6 +24,7 @@ from blendsim.traces.seam import Head, ReadOptions, Told, silent, source_name
 from blendsim.traces.tokens import GIVEN, encoder
 from blendsim.wording import counted
 
+_MOST_TOLD = 5  # lines that are named in an error
 _LIMITS = ("max_completion_tokens", "max_tokens", "max_output_tokens")
 
 
@@ -50,12 +52,14 @@ class OpenAIBatch:
         """The requests with their prompts as tokens; output lengths are not in such a file."""
         chat = chat_of(options.tokenizer)
         first: dict[str, str] = {}
-        requests = []
-        for where, row in objects(path, told):
+
+        def made(row: dict[str, Any], where: str) -> BatchRequest:
             request = request_of(row, chat, where)
             require_new(request.custom_id, first, f"{where}, column 'custom_id'")
             first[request.custom_id] = line_of(where)
-            requests.append(request)
+            return request
+
+        requests = read_requests(path, made, told)
         return workload_of(path, requests, Encoded(encoder(options.tokenizer)), chat, told)
 
     def id_of(self, row: dict[str, Any], number: int) -> str:
@@ -64,6 +68,33 @@ class OpenAIBatch:
 
 
 OPENAI_BATCH = OpenAIBatch()
+
+
+def read_requests(
+    path: Path, make: Callable[[dict[str, Any], str], BatchRequest], told: Told = silent
+) -> list[BatchRequest]:
+    """What `make` makes of every line; or InputError with what it says of the first line that it
+    refuses, and how many there are.
+    """
+    requests: list[BatchRequest] = []
+    refused: list[str] = []
+    reason, n = "", 0
+    for where, row in objects(path, told):
+        n += 1
+        try:
+            request = make(row, where)
+        except InputError as error:
+            reason = reason or str(error)
+            refused.append(line_of(where))
+        else:
+            if not refused:
+                requests.append(request)
+    if not refused:
+        return requests
+    which = f": {listed(refused, _MOST_TOLD)}; mend or remove all of them" * (len(refused) > 1)
+    raise InputError(
+        f"{reason} ({len(refused):,} of {counted(n, 'line')} cannot be planned{which})"
+    )
 
 
 def workload_of(
@@ -146,10 +177,10 @@ def _prompts(
         units.frombytes(np.concatenate(lists).tobytes())
     told(making, 1.0)
     if not lengths.all():
-        row = int(np.flatnonzero(lengths == 0)[0])
+        none = [shown(requests[row].custom_id) for row in np.flatnonzero(lengths == 0)]
         raise InputError(
-            f"{path}: the tokenizer makes no tokens of request {shown(requests[row].custom_id)}; "
-            "remove the row"
+            f"{path}: the tokenizer makes no tokens of {listed(none, _MOST_TOLD)} of its "
+            f"{counted(len(requests), 'request')}; remove them"
         )
     # NOTE: ids in the file are some model's own; with the fallback they are no bytes.
     is_one = encode.is_model or not any(is_given)

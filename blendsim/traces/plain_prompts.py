@@ -11,9 +11,9 @@ from blendsim.request import Workload
 from blendsim.traces.chat import Chat, chat_of
 from blendsim.traces.counts import shown, whole
 from blendsim.traces.encoded import Encoded
-from blendsim.traces.jsonl import line_of, objects, require_new
+from blendsim.traces.jsonl import line_of, require_new
 from blendsim.traces.length_names import OUTPUT
-from blendsim.traces.openai_batch import BatchRequest, limit_of, workload_of
+from blendsim.traces.openai_batch import BatchRequest, limit_of, read_requests, workload_of
 from blendsim.traces.prompt_forms import PLAIN_NAMES, content
 from blendsim.traces.seam import Head, ReadOptions, Told, silent
 from blendsim.traces.tokens import encoder
@@ -36,13 +36,15 @@ class PlainPrompts:
         """The requests with their prompts as tokens; those without an id are called by line."""
         chat = chat_of(options.tokenizer)
         first: dict[str, str] = {}
-        requests = []
-        for where, row in objects(path, told):
+
+        def made(row: dict[str, Any], where: str) -> BatchRequest:
             line = line_of(where)
             name = _name(row, line, where)
             require_new(name.id, first, f"{where}, column {name.column!r}")
             first[name.id] = line
-            requests.append(_request(name.id, row, chat, where))
+            return _request(name.id, row, chat, where)
+
+        requests = read_requests(path, made, told)
         return workload_of(path, requests, Encoded(encoder(options.tokenizer)), chat, told)
 
     def id_of(self, row: dict[str, Any], number: int) -> str:
