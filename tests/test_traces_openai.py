@@ -227,6 +227,20 @@ def test_all_lines_that_cannot_be_planned_are_counted(kind: str, tmp_path: Path)
         assert "\n" not in str(raised.value)
 
 
+@pytest.mark.parametrize("kind", ["batch", "plain"])
+def test_several_models_are_noted(kind: str, tmp_path: Path) -> None:
+    def notes(*models: object) -> list[str]:
+        bodies = [{"prompt": "x", "model": model} for model in models]
+        rows = [request(f"{k}", **body) for k, body in enumerate(bodies)]
+        workload = read(tmp_path, *(rows if kind == "batch" else bodies))
+        return [note for note in workload.notes if "asked for" in note]
+
+    assert notes("a", "a", None, 5, "") == []
+    told = f"{tmp_path}/batch.jsonl: 2 models are asked for: a, b; planned as one"
+    assert notes("b", "a", "b", None) == [told]
+    assert notes(*"gfedcba")[0].endswith(": a, b, c, d, e and 2 more; planned as one")
+
+
 def result(custom_id: str, tokens: object, **more: Any) -> dict[str, Any]:
     body = {"usage": {"completion_tokens": tokens}}
     return {"custom_id": custom_id, "response": {"status_code": 200, "body": body}} | more

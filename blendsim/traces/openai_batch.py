@@ -4,6 +4,7 @@ With a model's directory as the tokenizer the tokens are the model's own, its ch
 included. Otherwise they are near them; what requests share, they share either way.
 """
 
+import sys
 from array import array
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ from blendsim.traces.seam import Head, ReadOptions, Told, silent, source_name
 from blendsim.traces.tokens import GIVEN, encoder
 from blendsim.wording import counted
 
-_MOST_TOLD = 5  # lines that are named in an error
+_MOST_TOLD = 5  # lines and the like that are named at once
 _LIMITS = ("max_completion_tokens", "max_tokens", "max_output_tokens")
 
 
@@ -35,6 +36,7 @@ class BatchRequest(NamedTuple):
     limit: int  # tokens of the answer at most; 0 = none given
     prompt: Content
     output: int = 0  # tokens that were generated; 0 = not given
+    model: str = ""  # that is to answer; empty = not given
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +146,13 @@ def request_of(row: dict[str, Any], chat: Chat, where: str) -> BatchRequest:
     prompt = content(body, chat, where)
     if not prompt.text and not prompt.tokens:
         raise InputError(f"{where}, column 'body': the prompt is empty; remove the row")
-    return BatchRequest(custom_id, limit, prompt)
+    return BatchRequest(custom_id, limit, prompt, model=model_of(body))
+
+
+def model_of(body: dict[str, Any]) -> str:
+    """The model that a request asks for, empty where it gives no name."""
+    model = body.get("model")
+    return sys.intern(model) if isinstance(model, str) else ""
 
 
 def limit_of(body: dict[str, Any], where: str, root: str) -> int:
@@ -177,7 +185,7 @@ def _prompts(
         units.frombytes(np.concatenate(lists).tobytes())
     told(making, 1.0)
     if not lengths.all():
-        none = [shown(requests[row].custom_id) for row in np.flatnonzero(lengths == 0)]
+        none = [shown(requests[row].custom_id) for row in np.flatnonzero(lengths == 0).tolist()]
         raise InputError(
             f"{path}: the tokenizer makes no tokens of {listed(none, _MOST_TOLD)} of its "
             f"{counted(len(requests), 'request')}; remove them"
@@ -208,5 +216,11 @@ def _notes(
         notes.append(
             f"{path}: parts of {counted(media, 'request')} are not text (images, files), and their "
             "tokens are not counted"
+        )
+    models = sorted({request.model for request in requests} - {""})
+    if len(models) > 1:
+        notes.append(
+            f"{path}: {len(models):,} models are asked for: {listed(models, _MOST_TOLD)}; planned "
+            "as one"
         )
     return tuple(notes)

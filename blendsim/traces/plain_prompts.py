@@ -13,7 +13,13 @@ from blendsim.traces.counts import shown, whole
 from blendsim.traces.encoded import Encoded
 from blendsim.traces.jsonl import line_of, require_new
 from blendsim.traces.length_names import OUTPUT
-from blendsim.traces.openai_batch import BatchRequest, limit_of, read_requests, workload_of
+from blendsim.traces.openai_batch import (
+    BatchRequest,
+    limit_of,
+    model_of,
+    read_requests,
+    workload_of,
+)
 from blendsim.traces.prompt_forms import PLAIN_NAMES, content
 from blendsim.traces.seam import Head, ReadOptions, Told, silent
 from blendsim.traces.tokens import encoder
@@ -79,7 +85,7 @@ def _request(name: str, row: dict[str, Any], chat: Chat, where: str) -> BatchReq
     prompt = content(given, chat, where, "", PLAIN_NAMES)
     if not prompt.text and not prompt.tokens:
         raise InputError(f"{where}: the prompt is empty; remove the row")
-    return BatchRequest(name, limit, prompt, _output(given, where))
+    return BatchRequest(name, limit, prompt, _output(given, where), model_of(given))
 
 
 def _output(given: dict[str, Any], where: str) -> int:
