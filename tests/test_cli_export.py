@@ -209,13 +209,14 @@ def test_lines_that_vllm_run_batch_does_not_take_are_noted_for_vllm(tmp_path: Pa
 
 
 def test_lengths_that_no_trace_has_are_noted_once(tmp_path: Path) -> None:
-    one, two = batch(tmp_path / "one.jsonl", 20), batch(tmp_path / "two.jsonl", 12)
+    one, two = batch(tmp_path / "one.jsonl", 20), batch(tmp_path / "two.jsonl", 12, first=20)
     plan = planned(tmp_path, one, two)
     done = invoke("export", plan, "-o", tmp_path / "ordered.jsonl", "--json")
     told = [note for note in json.loads(done.stdout)["notes"] if "output length" in note]
     assert told == [
         "32 of 32 requests have no output length, so that their order and times are the plan's "
-        "guess; `plan --lengths RESULTS.jsonl` does better"
+        "guess; in `plan` --lengths RESULTS.jsonl of an earlier run of these requests does better; "
+        "for new requests --output-guess TOKENS takes the mean of a batch like them"
     ]
     results = lines(
         tmp_path / "results.jsonl",

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +80,7 @@ def test_output_lengths_are_absent_and_limits_kept(tmp_path: Path) -> None:
     note = workload.notes[-1]
     assert "4 of 4 requests have no output length" in note
     assert "4 of 4 requests have no output length" in note
-    assert "--lengths RESULTS.jsonl of an earlier run does better" in note
+    assert "--lengths RESULTS.jsonl of an earlier run of these requests does better" in note
 
 
 def test_prompt_forms_read_alike(tmp_path: Path) -> None:
@@ -293,6 +294,39 @@ def test_bad_results_are_refused(rows: list[Any], message: str, tmp_path: Path) 
     results = lines(tmp_path / "results.jsonl", *rows)
     with pytest.raises(InputError, match=message):
         read(tmp_path, request("a", prompt="x"), lengths=results)
+
+
+def test_results_of_another_batch_are_good_for_their_mean(tmp_path: Path) -> None:
+    failed = {"custom_id": "w", "response": None, "error": {"code": "expired"}}
+    results = lines(tmp_path / "results.jsonl", result("y", 6), result("z", 3_000), failed)
+    told = (
+        "results.jsonl: none of its 2 results belongs to a request without output length; give "
+        "the results of this batch, or in place of those of another batch of the same kind "
+        "--output-guess 1503, their mean"
+    )
+    with pytest.raises(InputError, match=f"{re.escape(told)}$"):
+        read(tmp_path, request("a", prompt="x"), lengths=results)
+    bare = r"give the results of this batch, or leave --lengths out$"
+    with pytest.raises(InputError, match=bare):
+        read(tmp_path, {"prompt": "x", "output_tokens": 5}, lengths=results)
+    lines(results, failed)
+    with pytest.raises(InputError, match=bare):
+        read(tmp_path, request("a", prompt="x"), lengths=results)
+
+
+def test_results_that_could_be_of_two_batches_are_refused(tmp_path: Path) -> None:
+    one = lines(tmp_path / "one.jsonl", *(request(name, prompt="x") for name in "abcde"))
+    two = lines(tmp_path / "two.jsonl", *(request(name, prompt="x") for name in "fedcb"))
+    results = lines(tmp_path / "results.jsonl", *(result(name, 6) for name in "afbcde"))
+    told = (
+        f"{results}: {one} and {two} both have requests called 'e', 'd', 'c' and 1 more, so that "
+        "it cannot be told whose results they are; make ids unique, or plan the files apart"
+    )
+    with pytest.raises(InputError, match=f"^{re.escape(told)}$"):
+        load_pool([str(one), str(two)], ReadOptions(lengths=results))
+    lines(results, result("a", 6), result("f", 7))
+    pooled = load_pool([str(one), str(two)], ReadOptions(lengths=results))
+    assert pooled.output_len.tolist() == [6, 0, 0, 0, 0, 7, 0, 0, 0, 0]
 
 
 def test_a_token_pool_and_a_hash_pool_sort_in_one_call(tmp_path: Path) -> None:
