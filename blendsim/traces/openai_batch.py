@@ -64,8 +64,8 @@ class OpenAIBatch:
         requests = read_requests(path, made, told)
         return workload_of(path, requests, Encoded(encoder(options.tokenizer)), chat, told)
 
-    def id_of(self, row: dict[str, Any], number: int) -> str:
-        """The id of the request in line `number`."""
+    def id_in(self, row: dict[str, Any]) -> str | None:
+        """The request's id."""
         return str(row["custom_id"])
 
 

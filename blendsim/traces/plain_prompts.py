@@ -53,9 +53,10 @@ class PlainPrompts:
         requests = read_requests(path, made, told)
         return workload_of(path, requests, Encoded(encoder(options.tokenizer)), chat, told)
 
-    def id_of(self, row: dict[str, Any], number: int) -> str:
-        """The id of the request in line `number`."""
-        return _name(row, str(number), f"line {number}").id
+    def id_in(self, row: dict[str, Any]) -> str | None:
+        """The request's id, None where it is the line's number."""
+        value = next((row[name] for name in _IDS if row.get(name) is not None), None)
+        return None if value is None else str(value)
 
 
 PROMPTS_JSONL = PlainPrompts()
