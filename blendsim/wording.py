@@ -1,5 +1,11 @@
 """Words for figures, as messages of any floor need them."""
 
+#: What is better than a guess of output lengths that a trace lacks.
+BETTER = (
+    "--lengths RESULTS.jsonl of an earlier run of these requests does better; for new requests "
+    "--output-guess TOKENS takes the mean of a batch like them"
+)
+
 
 class Lacking(str):
     """A note on requests that a trace gives no output length of."""

@@ -10,11 +10,13 @@ from command_line import invoke
 from test_traces_openai import lines, request
 
 
-def batch(path: Path, n: int = 30) -> Path:
-    """Prompts of a few lengths as token ids, some behind one prefix; blank lines and odd spaces."""
+def batch(path: Path, n: int = 30, first: int = 0) -> Path:
+    """Prompts of a few lengths as token ids, some behind one prefix; blank lines and odd spaces.
+    Ids are numbered from `first`.
+    """
     rows = [
         request(
-            f"r{k}",
+            f"r{first + k}",
             prompt=[*([7] * 40 if k % 3 else []), *[100 + k] * (1 + 60 * (k % 5))],
             max_tokens=4 + 100 * (k % 4 == 0),
         )
@@ -62,7 +64,7 @@ def test_the_lines_of_a_batch_are_put_in_order_as_they_stand(tmp_path: Path) -> 
 
 
 def test_every_replica_has_a_file_and_several_batches_are_one_pool(tmp_path: Path) -> None:
-    one, two = batch(tmp_path / "one.jsonl", 20), batch(tmp_path / "two.jsonl", 12)
+    one, two = batch(tmp_path / "one.jsonl", 20), batch(tmp_path / "two.jsonl", 12, first=20)
     plan = planned(tmp_path, one, two, dp=2)
     done = invoke("export", plan, "-o", tmp_path / "ordered.jsonl")
     assert done.exit_code == 0, done.stderr
@@ -70,6 +72,27 @@ def test_every_replica_has_a_file_and_several_batches_are_one_pool(tmp_path: Pat
     parts = [written(tmp_path / f"ordered-{k}.jsonl") for k in range(2)]
     assert all(parts)
     assert sorted(parts[0] + parts[1]) == sorted(written(one) + written(two))
+
+
+def test_batches_of_the_same_ids_are_not_mixed(tmp_path: Path) -> None:
+    one, two = batch(tmp_path / "one.jsonl", 20), batch(tmp_path / "two.jsonl", 12, first=15)
+    plan = planned(tmp_path, one, two)
+    done = invoke("export", plan, "-o", tmp_path / "ordered.jsonl")
+    assert done.exit_code == 2
+    assert done.stderr.splitlines()[-1] == (
+        f"error: {one} and {two} both have requests called 'r15', 'r16', 'r17' and 2 more, whose "
+        "answers could not be told apart; make ids unique, or plan the files apart"
+    )
+    assert not (tmp_path / "ordered.jsonl").exists()
+    assert invoke("export", plan, "-o", tmp_path / "served.csv").exit_code == 0
+
+
+def test_lines_without_ids_may_have_the_same_numbers(tmp_path: Path) -> None:
+    rows = [{"prompt": [5, k]} for k in range(3)]
+    one, two = lines(tmp_path / "one.jsonl", *rows), lines(tmp_path / "two.jsonl", *rows)
+    plan, ordered = planned(tmp_path, one, two), tmp_path / "ordered.jsonl"
+    assert invoke("export", plan, "-o", ordered).exit_code == 0
+    assert sorted(written(ordered)) == sorted(written(one) + written(two))
 
 
 @pytest.mark.parametrize(
@@ -209,13 +232,14 @@ def test_lines_that_vllm_run_batch_does_not_take_are_noted_for_vllm(tmp_path: Pa
 
 
 def test_lengths_that_no_trace_has_are_noted_once(tmp_path: Path) -> None:
-    one, two = batch(tmp_path / "one.jsonl", 20), batch(tmp_path / "two.jsonl", 12)
+    one, two = batch(tmp_path / "one.jsonl", 20), batch(tmp_path / "two.jsonl", 12, first=20)
     plan = planned(tmp_path, one, two)
     done = invoke("export", plan, "-o", tmp_path / "ordered.jsonl", "--json")
     told = [note for note in json.loads(done.stdout)["notes"] if "output length" in note]
     assert told == [
         "32 of 32 requests have no output length, so that their order and times are the plan's "
-        "guess; `plan --lengths RESULTS.jsonl` does better"
+        "guess; in `plan` --lengths RESULTS.jsonl of an earlier run of these requests does better; "
+        "for new requests --output-guess TOKENS takes the mean of a batch like them"
     ]
     results = lines(
         tmp_path / "results.jsonl",

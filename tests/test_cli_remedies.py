@@ -127,5 +127,5 @@ def test_lengths_that_are_lacking_are_told_once(tmp_path: Path) -> None:
     for said in (notes, notes_simulated):
         lacking = [note for note in said if re.search("output length", note)]
         assert len(lacking) == 1
-        assert "--lengths RESULTS.jsonl of an earlier run does better" in lacking[0]
-        assert "--output-guess TOKENS gives another" in lacking[0]
+        assert "RESULTS.jsonl of an earlier run of these requests does better" in lacking[0]
+        assert "for new requests --output-guess TOKENS takes the mean of a batch" in lacking[0]

@@ -59,7 +59,7 @@ def test_a_saved_trace_says_nothing_of_lengths_that_a_later_run_may_give(tmp_pat
 def test_lines_are_exported_for_a_plan_of_a_saved_trace_and_for_one_of_its_trace(
     tmp_path: Path,
 ) -> None:
-    one, two = batch(tmp_path / "one.jsonl", 20), batch(tmp_path / "two.jsonl", 12)
+    one, two = batch(tmp_path / "one.jsonl", 20), batch(tmp_path / "two.jsonl", 12, first=20)
     pools = saved(one), saved(two)
     ordered, again = tmp_path / "ordered.jsonl", tmp_path / "again.jsonl"
     assert invoke("export", planned(tmp_path, *pools), "-o", ordered).exit_code == 0

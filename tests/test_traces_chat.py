@@ -197,7 +197,7 @@ def test_parts_are_joined_and_a_role_left_out_is_the_users(tmp_path: Path) -> No
         request("b", input=[{"content": "Hi"}], instructions="Be brief."),
     )
     for row, turns in (
-        (0, "<|start|>user\nab<|eot|>\n\n<|start|>assistant\n<|eot|>\n\n"),
+        (0, "<|start|>user\na\nb<|eot|>\n\n<|start|>assistant\n<|eot|>\n\n"),
         (1, "<|start|>system\nBe brief.<|eot|>\n\n<|start|>user\nHi<|eot|>\n\n"),
     ):
         assert text(directory, workload, row) == turns + "<|start|>assistant\n\n"

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +80,7 @@ def test_output_lengths_are_absent_and_limits_kept(tmp_path: Path) -> None:
     note = workload.notes[-1]
     assert "4 of 4 requests have no output length" in note
     assert "4 of 4 requests have no output length" in note
-    assert "--lengths RESULTS.jsonl of an earlier run does better" in note
+    assert "--lengths RESULTS.jsonl of an earlier run of these requests does better" in note
 
 
 def test_prompt_forms_read_alike(tmp_path: Path) -> None:
@@ -169,7 +170,7 @@ def test_a_missing_tokenizers_package_is_named(tmp_path: Path, monkeypatch) -> N
 
 def test_a_text_without_tokens_is_refused(tmp_path: Path) -> None:
     file = tokenizer(tmp_path)
-    with pytest.raises(InputError, match="makes no tokens of request 'b'"):
+    with pytest.raises(InputError, match="makes no tokens of 'b' of its 2 requests; remove"):
         read(tmp_path, request("a", prompt="is"), request("b", prompt=" "), tokenizer=str(file))
 
 
@@ -201,6 +202,44 @@ def test_a_bad_request_is_named(kind: str, tmp_path: Path) -> None:
     row, message = BAD[kind]
     with pytest.raises(InputError, match=rf"batch\.jsonl, line 2.*{message}"):
         read(tmp_path, request("good", prompt="x"), row)
+
+
+@pytest.mark.parametrize("kind", ["batch", "plain"])
+def test_all_lines_that_cannot_be_planned_are_counted(kind: str, tmp_path: Path) -> None:
+    def row(k: int) -> dict[str, Any]:
+        body = {"prompt": "x", "n": 4} if k in (2, 1_003) else {"prompt": "x" * (k % 3 != 0)}
+        return request(f"r{k}", **body) if kind == "batch" else body
+
+    for n, told in (
+        (3, r"line 3.*n'?: 4 answers .* \(1 of 2 lines cannot be planned\)"),
+        (
+            4,
+            r"line 3.*n'?: 4 .* \(2 of 3 lines cannot be planned: 3, 4; mend or remove all of them",
+        ),
+        (
+            1_005,
+            r"line 3.*n'?: 4 .* \(336 of 1,004 lines cannot be planned: 3, 4, 7, 10, 13 and 331",
+        ),
+    ):
+        path = lines(tmp_path / "batch.jsonl", *(row(k) for k in range(1, n)))
+        path.write_text("\n" + path.read_text())
+        with pytest.raises(InputError, match=told) as raised:
+            load(str(path))
+        assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("kind", ["batch", "plain"])
+def test_several_models_are_noted(kind: str, tmp_path: Path) -> None:
+    def notes(*models: object) -> list[str]:
+        bodies = [{"prompt": "x", "model": model} for model in models]
+        rows = [request(f"{k}", **body) for k, body in enumerate(bodies)]
+        workload = read(tmp_path, *(rows if kind == "batch" else bodies))
+        return [note for note in workload.notes if "asked for" in note]
+
+    assert notes("a", "a", None, 5, "") == []
+    told = f"{tmp_path}/batch.jsonl: 2 models are asked for: a, b; planned as one"
+    assert notes("b", "a", "b", None) == [told]
+    assert notes(*"gfedcba")[0].endswith(": a, b, c, d, e and 2 more; planned as one")
 
 
 def result(custom_id: str, tokens: object, **more: Any) -> dict[str, Any]:
@@ -255,6 +294,39 @@ def test_bad_results_are_refused(rows: list[Any], message: str, tmp_path: Path) 
     results = lines(tmp_path / "results.jsonl", *rows)
     with pytest.raises(InputError, match=message):
         read(tmp_path, request("a", prompt="x"), lengths=results)
+
+
+def test_results_of_another_batch_are_good_for_their_mean(tmp_path: Path) -> None:
+    failed = {"custom_id": "w", "response": None, "error": {"code": "expired"}}
+    results = lines(tmp_path / "results.jsonl", result("y", 6), result("z", 3_000), failed)
+    told = (
+        "results.jsonl: none of its 2 results belongs to a request without output length; give "
+        "the results of this batch, or in place of those of another batch of the same kind "
+        "--output-guess 1503, their mean"
+    )
+    with pytest.raises(InputError, match=f"{re.escape(told)}$"):
+        read(tmp_path, request("a", prompt="x"), lengths=results)
+    bare = r"give the results of this batch, or leave --lengths out$"
+    with pytest.raises(InputError, match=bare):
+        read(tmp_path, {"prompt": "x", "output_tokens": 5}, lengths=results)
+    lines(results, failed)
+    with pytest.raises(InputError, match=bare):
+        read(tmp_path, request("a", prompt="x"), lengths=results)
+
+
+def test_results_that_could_be_of_two_batches_are_refused(tmp_path: Path) -> None:
+    one = lines(tmp_path / "one.jsonl", *(request(name, prompt="x") for name in "abcde"))
+    two = lines(tmp_path / "two.jsonl", *(request(name, prompt="x") for name in "fedcb"))
+    results = lines(tmp_path / "results.jsonl", *(result(name, 6) for name in "afbcde"))
+    told = (
+        f"{results}: {one} and {two} both have requests called 'e', 'd', 'c' and 1 more, so that "
+        "it cannot be told whose results they are; make ids unique, or plan the files apart"
+    )
+    with pytest.raises(InputError, match=f"^{re.escape(told)}$"):
+        load_pool([str(one), str(two)], ReadOptions(lengths=results))
+    lines(results, result("a", 6), result("f", 7))
+    pooled = load_pool([str(one), str(two)], ReadOptions(lengths=results))
+    assert pooled.output_len.tolist() == [6, 0, 0, 0, 0, 7, 0, 0, 0, 0]
 
 
 def test_a_token_pool_and_a_hash_pool_sort_in_one_call(tmp_path: Path) -> None:

@@ -48,6 +48,7 @@ def export(
     with Progress(is_whole_run=True) as say:
         from blendsim.files import sha256
         from blendsim.search import served as by_request
+        from blendsim.traces.raw_lines import raw_lines, write_lines
 
         made, asked = read_planned(plan, workload)
         by_request.require_ending(output)
@@ -61,13 +62,14 @@ def export(
         require_places(places, [plan, *asked.inputs, *(file.path for file in files)])
         say(asked.reading)
         with ends_at_once():
-            done = by_request.serve(asked.load(say), made, asked.settings, say)
+            pool, lines = asked.load(say), {}
+            if output.suffix == LINES:
+                say("reading the traces' lines")
+                lines = raw_lines(files, pool.source_names)
+            done = by_request.serve(pool, made, asked.settings, say)
         done = done._replace(notes=guessed_once(asked, done.workload, done.notes))
         if output.suffix == LINES:
             say("writing lines")
-            from blendsim.traces.raw_lines import raw_lines, write_lines
-
-            lines = raw_lines(files, done.workload.source_names)
             for rows, place in zip(done.by_replica(), places, strict=True):
                 write_lines(lines, done.workload.ids[rows].tolist(), place)
             urls = [lines[one].url for one in done.workload.ids.tolist()]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from blendsim.cli import options as o
 from blendsim.cli.remedies import SIZES
 from blendsim.formats import BF16, FP8
-from blendsim.wording import Lacking, counted
+from blendsim.wording import BETTER, Lacking, counted
 
 if TYPE_CHECKING:  # nothing heavy before a command runs
     from blendsim.plan import Plan
@@ -82,7 +82,7 @@ def guessed_once(asked: o.Asked, pool: "Workload", notes: Sequence[str]) -> list
     if not lacking:
         return list(notes)
     kept = [note for note in notes if not isinstance(note, Lacking)]
-    better = "" if asked.read.lengths else "; `plan --lengths RESULTS.jsonl` does better"
+    better = "" if asked.read.lengths else f"; in `plan` {BETTER}"
     have, whose = ("has", "its") if lacking == 1 else ("have", "their")
     return [
         *kept,

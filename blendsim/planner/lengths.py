@@ -19,7 +19,7 @@ from blendsim.planner.shrunk import shrunk
 from blendsim.planner.tree import Floats, PoolTree
 from blendsim.request import Ints, Workload
 from blendsim.system import System
-from blendsim.wording import Lacking, counted
+from blendsim.wording import BETTER, Lacking, counted
 
 SUBTREE_MEAN, SHRUNK = "subtree-mean", "shrunk"
 RULES = (SUBTREE_MEAN, SHRUNK)  # how lengths that are not visible are estimated and drawn
@@ -299,8 +299,7 @@ def _prior(limit: Ints, sampled: Ints, guess: int | None) -> tuple[Floats | floa
         return float(guess), Lacking(told)
     told += (
         f"{PRIOR_SHARE:g} of max_tokens is expected, {PRIOR_OUTPUT} where there is none; "
-        "it is a guess; --lengths RESULTS.jsonl of an earlier run does better, or --output-guess "
-        "TOKENS gives another"
+        f"it is a guess; {BETTER}"
     )
     return np.where(limit > 0, limit * PRIOR_SHARE, PRIOR_OUTPUT), Lacking(told)
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 from blendsim.errors import InputError, Unavailable
+from blendsim.traces.content_parts import loops_over_content
 from blendsim.traces.counts import shown
 
 if TYPE_CHECKING:
@@ -19,12 +20,14 @@ if TYPE_CHECKING:
     from jinja2.nodes import Node
     from jinja2.parser import Parser
 
-Message = dict[str, Any]  # has a role and a content, both text
+Message = dict[str, Any]  # has a role, a text, and a content: text, or parts where they are taken
 
 RESERVED = frozenset({"messages", "tools", "documents", "add_generation_prompt"})
 
 _FILE = "chat_template.jinja"
+_MORE_FILES = "additional_chat_templates"
 _CONFIG = "tokenizer_config.json"
+_DEFAULT, _TOOL_USE = "default", "tool_use"  # names of templates, where a model has several
 _DATED = "{}: the chat template can write the date, so prompts may differ from day to day"
 _SPECIAL = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
 
@@ -42,6 +45,15 @@ class Chat(Protocol):
         """Whether the text has all its special tokens in it, the first one included."""
         ...
 
+    @property
+    def takes_parts(self) -> bool:
+        """Whether content that is given in parts stays so, rather than being joined."""
+        ...
+
+    def with_tools(self, tools: Sequence[Any]) -> "Chat":
+        """The same for a request with these tools, before its settings."""
+        ...
+
     def with_settings(self, settings: dict[str, Any]) -> "Chat":
         """The same with what one request sets of the template's own, `RESERVED` names aside."""
         ...
@@ -53,10 +65,18 @@ class Chat(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class PlainChat:
-    """`<|role|>` and the content, each on a line of its own, for every message."""
+    """`<|role|>` and the content, each on a line of its own, for every message; tools and calls of
+    them as JSON.
+    """
 
     note: str = ""
     has_special: bool = False
+    takes_parts: bool = False
+    tools: Sequence[Any] = ()
+
+    def with_tools(self, tools: Sequence[Any]) -> "PlainChat":
+        """With tools before the first message."""
+        return replace(self, tools=tools)
 
     def with_settings(self, settings: dict[str, Any]) -> "PlainChat":
         """Itself: there is nothing to set."""
@@ -64,7 +84,11 @@ class PlainChat:
 
     def write(self, messages: Sequence[Message], where: str) -> str:
         """The messages one after another, then the assistant's turn."""
-        pieces = [f"<|{message['role']}|>\n{message['content']}\n" for message in messages]
+        pieces = [f"<|tools|>\n{_tojson(self.tools)}\n"] if self.tools else []
+        for message in messages:
+            pieces.append(f"<|{message['role']}|>\n{message['content']}\n")
+            if message.get("tool_calls"):
+                pieces.append(f"{_tojson(message['tool_calls'])}\n")
         return "".join(pieces) + "<|assistant|>\n"
 
 
@@ -76,13 +100,20 @@ class ModelChat:
     given: dict[str, Any]  # special tokens' texts by names such as bos_token, and a request's own
     note: str = ""
     has_special: bool = True
+    takes_parts: bool = False
+    tools: Sequence[Any] = ()
+    of_tools: "ModelChat | None" = None  # for requests with tools, where another template is
+
+    def with_tools(self, tools: Sequence[Any]) -> "ModelChat":
+        """By the template for requests with tools, which is the same one in most models."""
+        return replace(self.of_tools or self, tools=tools)
 
     def with_settings(self, settings: dict[str, Any]) -> "ModelChat":
         """With more variables for the template."""
         return replace(self, given=self.given | settings)
 
     def write(self, messages: Sequence[Message], where: str) -> str:
-        """What the template makes of the messages, without tools, up to the answer."""
+        """What the template makes of the messages and tools, up to the answer."""
         from jinja2 import TemplateError
 
         # NOTE: a template computes with what the file holds: 'a' + 1 is its TypeError, not ours.
@@ -92,7 +123,7 @@ class ModelChat:
                 self.given
                 | {
                     "messages": list(messages),
-                    "tools": None,
+                    "tools": list(self.tools) or None,
                     "documents": None,
                     "add_generation_prompt": True,
                 }
@@ -115,11 +146,23 @@ def chat_of(tokenizer: str | None) -> PlainChat | ModelChat:
             "and with it the model's own"
         )
     config = _config(directory / _CONFIG)
-    source, where = _template(directory, config)
-    if source is None:
+    chat = _model_chat(directory, config, _DEFAULT)
+    if chat is None:
         return PlainChat(f"{directory} has no chat template; chats are written in a plain one")
+    of_tools = _model_chat(directory, config, _TOOL_USE)
+    note = chat.note or (of_tools.note if of_tools else "")
+    return replace(chat, note=note, of_tools=of_tools)
+
+
+def _model_chat(directory: Path, config: dict[str, Any], name: str) -> ModelChat | None:
+    """Chats by the template of this name, None if there is none."""
+    source, where = _template(directory, config, name)
+    if source is None:
+        return None
+    template = _compiled(source, where)
     note = _DATED.format(where) if "strftime_now" in source else ""
-    return ModelChat(_compiled(source, where), _special(config), note)
+    takes_parts = loops_over_content(template.environment.parse(source))
+    return ModelChat(template, _special(config), note, takes_parts=takes_parts)
 
 
 def _config(file: Path) -> dict[str, Any]:
@@ -136,9 +179,9 @@ def _config(file: Path) -> dict[str, Any]:
     return config
 
 
-def _template(directory: Path, config: dict[str, Any]) -> tuple[str | None, Path]:
-    """The template's source, None if there is none, and where it stands."""
-    file = directory / _FILE
+def _template(directory: Path, config: dict[str, Any], name: str) -> tuple[str | None, Path]:
+    """The source of the template of this name, None if there is none, and where it stands."""
+    file = directory / (_FILE if name == _DEFAULT else f"{_MORE_FILES}/{name}.jinja")
     if file.is_file():
         try:
             return file.read_text(encoding="utf-8"), file
@@ -146,8 +189,10 @@ def _template(directory: Path, config: dict[str, Any]) -> tuple[str | None, Path
             raise InputError(f"{file}: is not UTF-8 text; save it as UTF-8") from error
     file, given = directory / _CONFIG, config.get("chat_template")
     if isinstance(given, list):
-        named = [row for row in given if isinstance(row, dict) and row.get("name") == "default"]
+        named = [row for row in given if isinstance(row, dict) and row.get("name") == name]
         given = named[0].get("template") if named else None
+    elif name != _DEFAULT:
+        given = None
     if given is not None and not isinstance(given, str):
         raise InputError(f"{file}: chat_template {shown(given)} is not a template's text")
     return given, file

@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from blendsim.errors import InputError, UnknownName
+from blendsim.printable import listed
 from blendsim.request import Workload, pool
 from blendsim.traces.catalog import CATALOG
 from blendsim.traces.counts import shown
@@ -20,7 +21,7 @@ from blendsim.traces.seam import Format, Head, ReadOptions, Told, head, silent
 from blendsim.traces.sharegpt import SHAREGPT
 from blendsim.traces.unknown import reason
 from blendsim.traces.workload_file import WORKLOAD
-from blendsim.wording import Lacking
+from blendsim.wording import BETTER, Lacking
 
 #: In the order in which they are tried: a line with a prompt may have lengths as well.
 FORMATS: tuple[Format, ...] = (
@@ -33,6 +34,7 @@ FORMATS: tuple[Format, ...] = (
     WORKLOAD,
 )
 DEMO_PREFIX = "demo:"
+_MOST_TOLD = 3  # ids named in an error
 
 
 def load(spec: str, options: ReadOptions | None = None) -> Workload:
@@ -51,6 +53,7 @@ def load_pool(
     first: list[str] = []
     if options.lengths is not None:
         results = read_results(options.lengths, told)
+        _require_one_each(workloads, results, options.lengths)
         first = _strangers(workloads, results, options.lengths)
         workloads = _fill(workloads, results, options.lengths)
     has_results = options.lengths is not None
@@ -121,13 +124,42 @@ def _fill(workloads: list[Workload], results: Results, path: Path) -> list[Workl
     if gained == sum(int(w.has_output.sum()) for w in workloads):
         raise InputError(
             f"{path}: none of its {len(results.lengths):,} results belongs to a request without "
-            "output length; give the results of this batch, or leave --lengths out"
+            f"output length; {_instead(workloads, results)}"
         )
     told = [other_prompts(workload, results, path) for workload in workloads]
     return [
         workload if note is None else replace(workload, notes=(*workload.notes, note))
         for workload, note in zip(filled, told, strict=True)
     ]
+
+
+def _instead(workloads: list[Workload], results: Results) -> str:
+    """What to do with results of which none is of these requests."""
+    lengths = results.lengths.values()
+    if not lengths or all(workload.has_output.all() for workload in workloads):
+        return "give the results of this batch, or leave --lengths out"
+    mean = round(sum(lengths) / len(lengths))
+    return (
+        "give the results of this batch, or in place of those of another batch of the same kind "
+        f"--output-guess {mean}, their mean"
+    )
+
+
+def _require_one_each(workloads: list[Workload], results: Results, path: Path) -> None:
+    """InputError where a result could be of requests of several traces."""
+    first: dict[str, int] = {}
+    for at, workload in enumerate(workloads):
+        names = [
+            name for name in workload.ids[~workload.has_output].tolist() if name in results.lengths
+        ]
+        shared = [name for name in names if first.setdefault(name, at) != at]
+        if shared:
+            both = " and ".join(", ".join(workloads[one].origin) for one in (first[shared[0]], at))
+            raise InputError(
+                f"{path}: {both} both have requests called "
+                f"{listed(list(map(shown, shared)), _MOST_TOLD)}, so that it cannot be told whose "
+                "results they are; make ids unique, or plan the files apart"
+            )
 
 
 def _strangers(workloads: list[Workload], results: Results, path: Path) -> list[str]:
@@ -154,7 +186,7 @@ def _with_guess_note(workload: Workload, has_results: bool) -> Workload:
         "for them is a guess"
     )
     if not has_results:
-        note = Lacking(f"{note}; --lengths RESULTS.jsonl of an earlier run does better")
+        note = Lacking(f"{note}; {BETTER}")
     # NOTE: it may have been said when this workload was first read, and be plain text since.
     others = (each for each in workload.notes if each != note)
     return replace(workload, notes=(*others, note))

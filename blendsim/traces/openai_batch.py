@@ -4,8 +4,9 @@ With a model's directory as the tokenizer the tokens are the model's own, its ch
 included. Otherwise they are near them; what requests share, they share either way.
 """
 
+import sys
 from array import array
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from blendsim.errors import InputError
+from blendsim.printable import listed
 from blendsim.request import Ints, Prompts, Workload
 from blendsim.traces.chat import Chat, chat_of
 from blendsim.traces.counts import require_rows, shown, whole
@@ -23,6 +25,7 @@ from blendsim.traces.seam import Head, ReadOptions, Told, silent, source_name
 from blendsim.traces.tokens import GIVEN, encoder
 from blendsim.wording import counted
 
+_MOST_TOLD = 5  # lines and the like that are named at once
 _LIMITS = ("max_completion_tokens", "max_tokens", "max_output_tokens")
 
 
@@ -33,6 +36,7 @@ class BatchRequest(NamedTuple):
     limit: int  # tokens of the answer at most; 0 = none given
     prompt: Content
     output: int = 0  # tokens that were generated; 0 = not given
+    model: str = ""  # that is to answer; empty = not given
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,20 +54,49 @@ class OpenAIBatch:
         """The requests with their prompts as tokens; output lengths are not in such a file."""
         chat = chat_of(options.tokenizer)
         first: dict[str, str] = {}
-        requests = []
-        for where, row in objects(path, told):
+
+        def made(row: dict[str, Any], where: str) -> BatchRequest:
             request = request_of(row, chat, where)
             require_new(request.custom_id, first, f"{where}, column 'custom_id'")
             first[request.custom_id] = line_of(where)
-            requests.append(request)
+            return request
+
+        requests = read_requests(path, made, told)
         return workload_of(path, requests, Encoded(encoder(options.tokenizer)), chat, told)
 
-    def id_of(self, row: dict[str, Any], number: int) -> str:
-        """The id of the request in line `number`."""
+    def id_in(self, row: dict[str, Any]) -> str | None:
+        """The request's id."""
         return str(row["custom_id"])
 
 
 OPENAI_BATCH = OpenAIBatch()
+
+
+def read_requests(
+    path: Path, make: Callable[[dict[str, Any], str], BatchRequest], told: Told = silent
+) -> list[BatchRequest]:
+    """What `make` makes of every line; or InputError with what it says of the first line that it
+    refuses, and how many there are.
+    """
+    requests: list[BatchRequest] = []
+    refused: list[str] = []
+    reason, n = "", 0
+    for where, row in objects(path, told):
+        n += 1
+        try:
+            request = make(row, where)
+        except InputError as error:
+            reason = reason or str(error)
+            refused.append(line_of(where))
+        else:
+            if not refused:
+                requests.append(request)
+    if not refused:
+        return requests
+    which = f": {listed(refused, _MOST_TOLD)}; mend or remove all of them" * (len(refused) > 1)
+    raise InputError(
+        f"{reason} ({len(refused):,} of {counted(n, 'line')} cannot be planned{which})"
+    )
 
 
 def workload_of(
@@ -113,7 +146,13 @@ def request_of(row: dict[str, Any], chat: Chat, where: str) -> BatchRequest:
     prompt = content(body, chat, where)
     if not prompt.text and not prompt.tokens:
         raise InputError(f"{where}, column 'body': the prompt is empty; remove the row")
-    return BatchRequest(custom_id, limit, prompt)
+    return BatchRequest(custom_id, limit, prompt, model=model_of(body))
+
+
+def model_of(body: dict[str, Any]) -> str:
+    """The model that a request asks for, empty where it gives no name."""
+    model = body.get("model")
+    return sys.intern(model) if isinstance(model, str) else ""
 
 
 def limit_of(body: dict[str, Any], where: str, root: str) -> int:
@@ -146,10 +185,10 @@ def _prompts(
         units.frombytes(np.concatenate(lists).tobytes())
     told(making, 1.0)
     if not lengths.all():
-        row = int(np.flatnonzero(lengths == 0)[0])
+        none = [shown(requests[row].custom_id) for row in np.flatnonzero(lengths == 0).tolist()]
         raise InputError(
-            f"{path}: the tokenizer makes no tokens of request {shown(requests[row].custom_id)}; "
-            "remove the row"
+            f"{path}: the tokenizer makes no tokens of {listed(none, _MOST_TOLD)} of its "
+            f"{counted(len(requests), 'request')}; remove them"
         )
     # NOTE: ids in the file are some model's own; with the fallback they are no bytes.
     is_one = encode.is_model or not any(is_given)
@@ -177,5 +216,11 @@ def _notes(
         notes.append(
             f"{path}: parts of {counted(media, 'request')} are not text (images, files), and their "
             "tokens are not counted"
+        )
+    models = sorted({request.model for request in requests} - {""})
+    if len(models) > 1:
+        notes.append(
+            f"{path}: {len(models):,} models are asked for: {listed(models, _MOST_TOLD)}; planned "
+            "as one"
         )
     return tuple(notes)

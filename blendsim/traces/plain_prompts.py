@@ -11,9 +11,15 @@ from blendsim.request import Workload
 from blendsim.traces.chat import Chat, chat_of
 from blendsim.traces.counts import shown, whole
 from blendsim.traces.encoded import Encoded
-from blendsim.traces.jsonl import line_of, objects, require_new
+from blendsim.traces.jsonl import line_of, require_new
 from blendsim.traces.length_names import OUTPUT
-from blendsim.traces.openai_batch import BatchRequest, limit_of, workload_of
+from blendsim.traces.openai_batch import (
+    BatchRequest,
+    limit_of,
+    model_of,
+    read_requests,
+    workload_of,
+)
 from blendsim.traces.prompt_forms import PLAIN_NAMES, content
 from blendsim.traces.seam import Head, ReadOptions, Told, silent
 from blendsim.traces.tokens import encoder
@@ -36,18 +42,21 @@ class PlainPrompts:
         """The requests with their prompts as tokens; those without an id are called by line."""
         chat = chat_of(options.tokenizer)
         first: dict[str, str] = {}
-        requests = []
-        for where, row in objects(path, told):
+
+        def made(row: dict[str, Any], where: str) -> BatchRequest:
             line = line_of(where)
             name = _name(row, line, where)
             require_new(name.id, first, f"{where}, column {name.column!r}")
             first[name.id] = line
-            requests.append(_request(name.id, row, chat, where))
+            return _request(name.id, row, chat, where)
+
+        requests = read_requests(path, made, told)
         return workload_of(path, requests, Encoded(encoder(options.tokenizer)), chat, told)
 
-    def id_of(self, row: dict[str, Any], number: int) -> str:
-        """The id of the request in line `number`."""
-        return _name(row, str(number), f"line {number}").id
+    def id_in(self, row: dict[str, Any]) -> str | None:
+        """The request's id, None where it is the line's number."""
+        value = next((row[name] for name in _IDS if row.get(name) is not None), None)
+        return None if value is None else str(value)
 
 
 PROMPTS_JSONL = PlainPrompts()
@@ -77,7 +86,7 @@ def _request(name: str, row: dict[str, Any], chat: Chat, where: str) -> BatchReq
     prompt = content(given, chat, where, "", PLAIN_NAMES)
     if not prompt.text and not prompt.tokens:
         raise InputError(f"{where}: the prompt is empty; remove the row")
-    return BatchRequest(name, limit, prompt, _output(given, where))
+    return BatchRequest(name, limit, prompt, _output(given, where), model_of(given))
 
 
 def _output(given: dict[str, Any], where: str) -> int:

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from blendsim.errors import InputError
 from blendsim.traces.chat import Chat, Message
 from blendsim.traces.counts import shown
+from blendsim.traces.tool_calls import tools_of, with_calls
 
 PROMPT_NAMES = ("messages", "prompt", "input")  # of which the first that is there counts
 PLAIN_NAMES = ("messages", "prompt")
@@ -35,6 +36,8 @@ def content(
     """
     name = next((name for name in names if name in body), names[-1])
     prompt = body.get(name)
+    tools = tools_of(body, f"{where}, column '{root}tools'")
+    chat = chat.with_tools(tools) if tools else chat
     settings = body.get("chat_template_kwargs")
     chat = chat.with_settings(settings) if isinstance(settings, dict) else chat
     where = f"{where}, column '{root}{name}'"
@@ -44,7 +47,7 @@ def content(
         prompt = prompt[0]
     lead = body.get("instructions") if name == "input" else None
     before = [{"role": "system", "content": lead}] if isinstance(lead, str) else []
-    if isinstance(prompt, str) and not before:
+    if isinstance(prompt, str) and not before and not (name == "input" and tools):
         return Content(prompt, None)
     if isinstance(prompt, str):
         return _chat([*before, {"role": "user", "content": prompt}], chat, where)
@@ -70,19 +73,31 @@ def _chat(messages: object, chat: Chat, where: str) -> Content:
             raise InputError(
                 f"{where}: {shown(message)} is not a message with role and content; mend the row"
             )
-        text = message.get("content")
-        if isinstance(text, list):
-            parts = [part for part in text if isinstance(part, dict)]
-            texts = [part["text"] for part in parts if isinstance(part.get("text"), str)]
-            has_media |= len(texts) < len(text)
-            text = "".join(texts)
-        if text is not None and not isinstance(text, str):
+        role, said = message.get("role", "user"), message.get("content")
+        if isinstance(said, list):
+            texts = [text for text in map(_text_of, said) if text is not None]
+            has_media |= len(texts) < len(said)
+            said = _of_parts(texts, is_whole=role == "tool" or not chat.takes_parts)
+        elif said is not None and not isinstance(said, str):
             raise InputError(
-                f"{where}: content {shown(text)} is neither text nor parts; mend the row"
+                f"{where}: content {shown(said)} is neither text nor parts; mend the row"
             )
-        plain.append({**message, "role": message.get("role", "user"), "content": text or ""})
+        plain.append(with_calls({**message, "role": role, "content": said or ""}))
     text = chat.write(plain, where)
     return Content(text, None, True, chat.has_special, has_media)
+
+
+def _text_of(part: object) -> str | None:
+    """What a part of a message's content says, None if it is no text."""
+    text = part.get("text") if isinstance(part, dict) else part
+    return text if isinstance(text, str) else None
+
+
+def _of_parts(texts: list[str], is_whole: bool) -> str | list[dict[str, str]]:
+    """Content that was given in parts, as vLLM gives it to a template; what a tool gave is always
+    one text there.
+    """
+    return "\n".join(texts) if is_whole else [{"type": "text", "text": text} for text in texts]
 
 
 def _is_token(item: object) -> bool:

@@ -8,7 +8,9 @@ from typing import Any, NamedTuple, Protocol
 
 from blendsim.errors import InputError
 from blendsim.files import replacing, sha256
+from blendsim.printable import listed
 from blendsim.traces.content import text_lines
+from blendsim.traces.counts import shown
 from blendsim.traces.jsonl import json_object
 from blendsim.traces.load import format_of
 from blendsim.traces.openai_batch import OPENAI_BATCH
@@ -24,11 +26,12 @@ class LineFormat(Protocol):
         """What `--format` calls it."""
         ...
 
-    def id_of(self, row: dict[str, Any], number: int) -> str:
-        """The id that reading the file gives the request in line `number`."""
+    def id_in(self, row: dict[str, Any]) -> str | None:
+        """The id that a line gives its request, None where it is the line's number."""
         ...
 
 
+_MOST_TOLD = 3  # ids named in an error
 LINE_FORMATS: tuple[LineFormat, ...] = (OPENAI_BATCH, PROMPTS_JSONL)
 
 
@@ -75,19 +78,37 @@ def line_file(path: Path, name: str | None) -> LineFile | None:
 
 def raw_lines(files: Sequence[LineFile], names: Sequence[str]) -> dict[str, Line]:
     """Lines of `files` by the ids that their requests have in the pool, which begin with the files'
-    `names` there if there are several.
+    `names` there if there are several. InputError where lines of two files have the same id.
     """
     lines: dict[str, Line] = {}
+    first: dict[str, Path] = {}
     for (file, form), source in zip(files, names, strict=True):
         prefix = f"{source}/" if len(files) > 1 else ""
+        own: list[str] = []
         with text_lines(file) as text:
             for number, line in enumerate(text, start=1):
                 if line.strip():
                     row = json_object(line, f"{file}, line {number}")
+                    given = form.id_in(row)
+                    if given is not None:
+                        own.append(given)
                     # NOTE: a column of text keeps no NUL at its end.
-                    name = f"{prefix}{form.id_of(row, number)}".rstrip("\0")
+                    name = f"{prefix}{number if given is None else given}".rstrip("\0")
                     lines[name] = Line(line.rstrip("\r\n"), str(row.get("url") or ""))
+        _require_new(own, first, file)
+        first |= dict.fromkeys(own, file)
     return lines
+
+
+def _require_new(own: Sequence[str], first: Mapping[str, Path], file: Path) -> None:
+    """InputError if lines of another file, which `first` names, have ids of those in `file`."""
+    shared = [shown(name) for name in own if name in first]
+    if shared:
+        other = next(first[name] for name in own if name in first)
+        raise InputError(
+            f"{other} and {file} both have requests called {listed(shared, _MOST_TOLD)}, whose "
+            "answers could not be told apart; make ids unique, or plan the files apart"
+        )
 
 
 def write_lines(lines: Mapping[str, Line], ids: Sequence[str], path: Path) -> None:
