@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from command_line import invoke
+from command_line import invoke, run_json
 from test_traces_openai import lines, request
 
 
@@ -59,6 +59,11 @@ def test_the_lines_of_a_batch_are_put_in_order_as_they_stand(tmp_path: Path) -> 
     told = invoke("export", plan, "-o", again, "--json")
     found = json.loads(told.stdout)
     assert (found["requests"], found["files"]) == (30, [str(again)])
+    assert found["file_requests"] == [30]
+    assert found["seconds"] == served["ended"].to_numpy().max()
+    stay = served["ended"].to_numpy() - served["entered"].to_numpy()
+    assert found["mean_stay_seconds"] == pytest.approx(stay.mean())
+    assert found["longest_stay_seconds"] == pytest.approx(stay.max())
     assert any("have no output length" in note for note in found["notes"])
     assert again.read_bytes() == ordered.read_bytes()
 
@@ -72,6 +77,8 @@ def test_every_replica_has_a_file_and_several_batches_are_one_pool(tmp_path: Pat
     parts = [written(tmp_path / f"ordered-{k}.jsonl") for k in range(2)]
     assert all(parts)
     assert sorted(parts[0] + parts[1]) == sorted(written(one) + written(two))
+    told = run_json("export", plan, "-o", tmp_path / "ordered.jsonl")
+    assert told["file_requests"] == [len(part) for part in parts]
 
 
 def test_batches_of_the_same_ids_are_not_mixed(tmp_path: Path) -> None:
@@ -254,3 +261,32 @@ def test_lengths_that_no_trace_has_are_noted_once(tmp_path: Path) -> None:
     assert told == [
         "1 of 20 requests has no output length, so that its order and times are the plan's guess"
     ]
+
+
+def test_json_has_the_arguments_of_the_server_that_the_note_names(tmp_path: Path) -> None:
+    source, out = batch(tmp_path / "batch.jsonl"), tmp_path / "o.jsonl"
+    for engine, name in (
+        ("vllm", "vllm"),
+        ("vllm-planned", "vllm-planned"),
+        ("sglang-lpm", "sglang"),
+        ("nanoflow", None),
+    ):
+        plan = planned(tmp_path, source, engine=engine)
+        told = run_json("export", plan, "-o", out)
+        if name is None:
+            assert told["server"] is None
+            continue
+        assert told["server"]["engine"] == name
+        assert any(f"with {' '.join(told['server']['args'])}" in each for each in told["notes"])
+
+
+def test_plan_tells_the_same_server_in_json(tmp_path: Path) -> None:
+    source, plan = batch(tmp_path / "batch.jsonl"), tmp_path / "plan.parquet"
+    given = ("--trace", source, "--planner", "auto", "--engine", "vllm")
+    told = run_json("plan", *given, "-o", plan)
+    server = told["server"]
+    assert server["args"][:2] == ["--max-num-batched-tokens", str(told["token_budget"])]
+    assert run_json("export", plan, "-o", tmp_path / "o.jsonl")["server"] == server
+    assert run_json("plan", "--trace", source, "--engine", "nanoflow")["server"] is None
+    pools = ("--engine", "vllm", "--topology", "1P1D", "--planner", "dfs")
+    assert run_json("plan", "--trace", source, *pools)["server"] is None

@@ -160,6 +160,16 @@ def test_compare_shows_every_baseline() -> None:
 
 
 @pytest.mark.usefixtures("folder")
+def test_baselines_say_which_engine_serves_them_unless_their_names_do() -> None:
+    lines = run("compare", "--trace", "trace.csv", "--token-budget", 2_048).splitlines()
+    assert max(map(len, lines)) <= 120
+    names = [line[2:].split("  ")[0].strip() for line in lines]
+    for name in ("BlendServe (nanoflow)", "Paced (nanoflow)", "DistServe-1P1D (sglang)"):
+        assert name in names
+    assert {"vLLM-DFS", "SGLang-DFS", "NanoFlow-DFS"} < set(names)
+
+
+@pytest.mark.usefixtures("folder")
 def test_compare_takes_the_engines_asked_for() -> None:
     told = run_json("compare", "--trace", "trace.csv", "--engines", "vllm, sequential")
     assert {row["engine"] for row in told["rows"]} == {"vllm", "sequential"}

@@ -12,7 +12,9 @@ from test_cli_range import results
 from test_traces_openai import lines, request
 
 from blendsim.cli.pricing import pricing_notes
-from blendsim.cli.remarks import flags_assumed, memory_told
+from blendsim.cli.remarks import memory_told
+from blendsim.cli.servers import flags_assumed
+from blendsim.serving.knobs import Knobs
 from blendsim.settings import Settings
 from blendsim.traces import jsonl, load
 
@@ -150,8 +152,9 @@ def test_an_export_for_a_vllm_with_little_memory_limits_the_context(tmp_path: Pa
         assert invoke("plan", "--trace", source, *given).exit_code == 0
         [found] = having("the plan assumes", notes("export", plan, "-o", ordered))
         assert ("--max-model-len" in found) == is_told
+        assert f"--enable-prefix-caching --kv-cache-memory-bytes {kv_bytes}" in found
         # 131,072 bytes a token, in blocks of 16.
-        assert not is_told or "--enable-prefix-caching --max-model-len 15248; one" in found
+        assert not is_told or f"{kv_bytes} --max-model-len 15248; one" in found
 
 
 def test_results_of_other_requests_are_counted(tmp_path: Path) -> None:
@@ -342,6 +345,38 @@ def test_flags_of_servers_name_the_formats_that_are_asked_for(tmp_path: Path) ->
         assert "--kv-cache-dtype" not in told
         (told,) = flags_assumed(replace(asked, quantization="none", kv_cache_dtype="bf16"))
         assert not any(word in told for word in ("--quant", "--kv", "files with"))
+
+
+def test_flags_of_vllm_name_the_knobs_that_are_turned() -> None:
+    asked = Settings(engine="vllm")
+    turned = Knobs(watermark=0.01, long_prefill_token_threshold=512, max_num_active_seqs=64)
+    (told,) = flags_assumed(replace(asked, knobs=turned))
+    assert "--max-num-seqs 64 " in told
+    assert " --watermark 0.01 --long-prefill-token-threshold 512 --gpu" in told
+    (told,) = flags_assumed(replace(asked, knobs=Knobs(prefill_schedule_interval=4)))
+    assert " --prefill-schedule-interval 4 --gpu" in told
+    (told,) = flags_assumed(asked)
+    assert not any(name in told for name in ("watermark", "interval", "threshold"))
+
+
+def test_flags_of_servers_give_kv_memory_where_it_was_given() -> None:
+    """vLLM's in bytes of a GPU, SGLang's in tokens."""
+    asked = Settings(engine="vllm", tp=2, kv_bytes=20 * 10**9)
+    (told,) = flags_assumed(asked)
+    assert "--kv-cache-memory-bytes 10000000000" in told
+    assert "--gpu-memory-utilization" not in told
+    (told,) = flags_assumed(replace(asked, engine="sglang"))
+    assert f"--max-total-tokens {20 * 10**9 // asked.system.kv_bytes_per_token}" in told
+    assert "--mem-fraction-static" not in told
+
+
+def test_what_no_flag_of_a_server_gives_is_told_in_words() -> None:
+    asked = Settings(engine="vllm-planned", host_memory_bytes=30 * 10**9, cascade=True)
+    (told,) = flags_assumed(asked)
+    assert (
+        " and our scheduler in it and cascade attention, which no flag turns on and 30.0 GB of "
+        "host memory for KV, by rules that no flag sets; one client"
+    ) in told
 
 
 def test_flags_of_servers_say_where_experts_are_whole() -> None:

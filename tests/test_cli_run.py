@@ -117,6 +117,7 @@ def test_a_gpu_of_the_table_is_planned_for_itself(
     assert done.exit_code == 0, done.output
     result = json.loads(done.stdout)
     assert (result["planned_for"], result["is_planned_for_it"]) == (gpu, True)
+    assert result["predicted_seconds"] > 0
     assert not any(device in note for note in result["notes"])
 
 

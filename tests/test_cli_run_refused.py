@@ -51,6 +51,23 @@ def test_it_gets_an_error_line_and_the_others_are_answered(model: Path, folder: 
     assert read_results(folder / "out.jsonl").lengths.keys() == alone.keys()
 
 
+def test_those_that_are_too_long_are_counted_too_before_the_first_step(
+    model: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Course, "take", broken)
+    write_lines(folder / "batch.jsonl", [line_of(1), SHAPED, LONG])
+    said = run(model).stderr
+    first = f"requests cannot be answered and get an error line; the first: {WHY}\n"
+    assert f"\n1 of 3 {first}" in f"\n{said}"
+    assert f"\nwith those that are too long 2 of 3 {first}" in said
+    (folder / "out.jsonl").unlink()
+    write_lines(folder / "batch.jsonl", [line_of(1), SHAPED])
+    assert "too long" not in run(model).stderr
+
+
 def test_json_counts_them(model: Path, folder: Path) -> None:
     write_lines(folder / "batch.jsonl", [line_of(1), SHAPED, LONG])
     done = run(model, "--json")

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from batch_worlds import REQUESTS, complaint, line_of, make_folder, results, run, told, write_lines
+from command_line import invoke, refusal, run_json
 from test_packaging import REPOSITORY, SETUPTOOLS
 
 from blendrt.generate.random_model import NAME, SIGNATURE, random_model
@@ -33,6 +34,35 @@ def test_one_request_is_told_of_in_the_singular(folder: Path) -> None:
     assert "has answers to 1 of 1 request " in said
     assert " in 1 step and " in said
     assert " 1 was answered first, in " in said
+
+
+def test_its_log_has_a_page_without_bounds_whatever_workload_is_named(folder: Path) -> None:
+    assert run(TINY, "--log", "steps.parquet").exit_code == 0
+    for named in ((), ("--workload", "batch.jsonl"), ("--workload", "gone.jsonl")):
+        done = invoke("report", "steps.parquet", "-o", "page.html", *named)
+        assert done.exit_code == 0, done.stderr
+        (folder / "page.html").unlink()
+        told = run_json("report", "steps.parquet", *named)
+        assert told["notes"] == [
+            "Bounds and the account of the seconds are left out: the log is of the part of a batch "
+            "that `run` answered last, not of a pool."
+        ]
+        assert told["requests"] == REQUESTS - 32
+
+
+def test_no_time_is_predicted_for_a_cpu(folder: Path) -> None:
+    told = json.loads(run(TINY, "--json").stdout)
+    assert told["rest_seconds"] > 0
+    assert (told["is_planned_for_it"], told["predicted_seconds"]) == (False, None)
+    (folder / "out.jsonl").unlink()
+    assert "predicted to take" not in " ".join(run(TINY).stdout.split())
+
+
+@pytest.mark.parametrize("name", ["meta-llama/Llama-3.1-8B-Instruct", "llama-3.1-8b"])
+def test_a_name_is_no_model_that_it_can_run(folder: Path, name: str) -> None:
+    """What was typed is repeated, not what the table calls it."""
+    done = invoke("run", "batch.jsonl", "-o", "out.jsonl", "--model", name)
+    assert f"--model {name}: is a name, and run needs a Hugging Face directory" in refusal(done)
 
 
 def test_the_seed_draws_the_weights(folder: Path) -> None:

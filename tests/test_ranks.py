@@ -13,7 +13,7 @@ from test_model_latent import ROOT
 from test_perf_latent_steps import at, lines_of, row_of
 
 from blendsim import search
-from blendsim.cli.remarks import flags_assumed
+from blendsim.cli.servers import flags_assumed
 from blendsim.errors import InputError, ProfileError
 from blendsim.formats import WEIGHTS
 from blendsim.perf.atlas import needs_of, read_atlas

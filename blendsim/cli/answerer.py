@@ -92,9 +92,9 @@ class Loaded:
 
 
 def find_answerer(
-    settings: "Settings", gpu: bool, engine: Engine, is_plain: bool = False
+    settings: "Settings", called: str, gpu: bool, engine: Engine, is_plain: bool = False
 ) -> Answerer:
-    """What is asked for, or an error in a line."""
+    """What is asked for, the model as the user `called` it, or an error in a line."""
     from blendsim.serving.flavour import VLLM_PLANNED
     from blendsim.traces.tokens import model_tokens
 
@@ -115,9 +115,10 @@ def find_answerer(
     device = loading.find_device(gpu)
     choice = loading.choose_model(settings.model, settings.spec, gpu)
     if choice.directory is None and signature is None:
+        lacking = "no *.safetensors there" if Path(called).is_dir() else "is a name"
         raise InputError(
-            f"{settings.model}: no *.safetensors there; --model takes a Hugging Face directory "
-            "with the model's weights, or tiny for a random one"
+            f"--model {called}: {lacking}, and run needs a Hugging Face directory with the model's "
+            "weights; download it and give its path, or tiny for a random model"
         )
     text, ends = model_tokens(settings.model).text, answer_ends(Path(settings.model))
     if engine is Engine.VLLM:

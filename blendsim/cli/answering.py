@@ -152,7 +152,7 @@ def answer_batch(files: Files, found: Answerer, say: Say) -> dict[str, Any]:
         file = file.signed(found.signature)
     found.require_own_ids(file.workload)
     if file.refused:
-        tell(_refused_told(file, len(file.refused), file.refused[0].why))
+        tell(_refused_told(len(file.refused), len(file), file.refused[0].why))
     stages: list[Stage] = []
     with ExitStack() as stack:
         opened = ResultsFile.open(files.output, file.digests, resume=files.resume)
@@ -166,6 +166,9 @@ def answer_batch(files: Files, found: Answerer, say: Say) -> dict[str, Any]:
             memory = ran_by.system.room
             course.refuse_unread()  # not before the model is there: a run that fails leaves nothing
             course.refuse(found.context, memory, files.is_strict)
+            if course.refused.any():
+                told = _refused_told(len(course.reasons), len(file), course.reasons[0])
+                tell(f"with those that are too long {told}")
             workload, wanted = _wanted(file, min(found.context, memory), found)
             is_first = first_stage(workload, share, settings.seed) & ~course.refused
             stages = Stages(course, wanted, workload, loaded, say).run(is_first)
@@ -189,11 +192,11 @@ def _told_if_broken(course: Course, output: Path) -> Iterator[None]:
         raise
 
 
-def _refused_told(file: "BatchFile", refused: int, why: str) -> str:
-    """How many requests cannot be answered, and why the first cannot."""
-    n = len(file)
+def _refused_told(refused: int, requests: int, why: str) -> str:
+    """How many of the requests cannot be answered, and why the first cannot."""
     return (
-        f"{refused:,} of {n:,} requests cannot be answered and get an error line; the first: {why}"
+        f"{refused:,} of {requests:,} requests cannot be answered and get an error line; the "
+        f"first: {why}"
     )
 
 
@@ -280,7 +283,9 @@ def _result(course: Course, files: Files, found: Answerer, stages: list[Stage]) 
         "steps": sum(len(stage.log) for stage in stages),
         **total,
         "policy": planned.plan.policy if planned else None,
-        "predicted_seconds": planned.predicted_seconds if planned else None,
+        "predicted_seconds": planned.predicted_seconds
+        if planned and found.is_planned_for_it
+        else None,
         "planned_for": found.settings.gpu,
         "is_planned_for_it": found.is_planned_for_it,
         "first": sum(len(stage.planned.plan) for stage in first),

@@ -16,7 +16,8 @@ from blendsim.cli.output import print_json, print_lines, width
 from blendsim.cli.places import require_places
 from blendsim.cli.planned import read_planned
 from blendsim.cli.progress import Progress
-from blendsim.cli.remarks import beyond_run_batch, fed_in_order, flags_assumed, guessed_once
+from blendsim.cli.remarks import beyond_run_batch, fed_in_order, guessed_once
+from blendsim.cli.servers import flags_assumed, server_json
 from blendsim.cli.stopping import ends_at_once
 
 if TYPE_CHECKING:
@@ -68,9 +69,12 @@ def export(
                 lines = raw_lines(files, pool.source_names)
             done = by_request.serve(pool, made, asked.settings, say)
         done = done._replace(notes=guessed_once(asked, done.workload, done.notes))
+        counts = [len(done.workload)]
         if output.suffix == LINES:
             say("writing lines")
-            for rows, place in zip(done.by_replica(), places, strict=True):
+            parts = done.by_replica()
+            counts = [len(rows) for rows in parts]
+            for rows, place in zip(parts, places, strict=True):
                 write_lines(lines, done.workload.ids[rows].tolist(), place)
             urls = [lines[one].url for one in done.workload.ids.tolist()]
             told = [*fed_in_order(made), *beyond_run_batch(asked.settings, urls)]
@@ -81,8 +85,9 @@ def export(
             by_request.write_served(by_request.served_table(done), output, meta)
         done = done._replace(notes=[*done.notes, *flags_assumed(asked.settings)])
     if json:
-        wrote = [str(place) for place in places]
-        print_json({"requests": len(done.workload), "files": wrote, "notes": done.notes})
+        written = {"requests": len(done.workload), "files": places, "file_requests": counts}
+        server = server_json(asked.settings)
+        print_json({**written, **_seconds(done), "server": server, "notes": done.notes})
         return
     print_lines(_told(done, places))
 
@@ -117,19 +122,25 @@ def _line_files(traces: Sequence[str], read: "ReadOptions") -> "list[LineFile]":
     return files
 
 
+def _seconds(done: "Serving") -> dict[str, float]:
+    """Of the simulated run, and of one request's stay from entering to its last token."""
+    served = done.served
+    stay = served.ended - served.entered
+    return {
+        "seconds": float(served.ended.max(initial=0.0)),
+        "mean_stay_seconds": float(stay.mean()),
+        "longest_stay_seconds": float(stay.max(initial=0.0)),
+    }
+
+
 def _told(done: "Serving", places: Sequence[Path]) -> Iterator[str]:
     """What was written, and how long requests were under way."""
     from blendsim.report.tables import paragraphs, seconds
     from blendsim.wording import counted
 
-    served = done.served
-    stay = served.ended - served.entered
     wrote = ", ".join(str(place) for place in places)
-    mean, most, whole = (
-        seconds(float(value))
-        for value in (stay.mean(), stay.max(initial=0.0), served.ended.max(initial=0.0))
-    )
-    columns, requests = width(), counted(len(stay), "request")
+    whole, mean, most = (seconds(value) for value in _seconds(done).values())
+    columns, requests = width(), counted(len(done.workload), "request")
     yield from paragraphs(
         [
             f"{requests} in the order in which they are served, written to {wrote}. In "

@@ -20,6 +20,7 @@ from blendsim.cli.ranges import range_told
 from blendsim.cli.remarks import memory_told, not_yours, saving_told, unfollowed, unseen
 from blendsim.cli.rental import Wanted, rent
 from blendsim.cli.searching import cut_told, found_json, found_told, given_effort
+from blendsim.cli.servers import server_json
 from blendsim.cli.stopping import Cut, ends_at_once
 from blendsim.errors import InputError
 
@@ -89,7 +90,9 @@ def plan(
     if json:
         told = {"advice": choice.advice, "notes": notes, "worlds": spread.seconds}
         told |= found_json(found) if found else {}
-        print_json(_object(choice.rows, choice.chosen, told | {"plan": output}))
+        planned_for = replace(asked.settings, token_budget=choice.chosen.token_budget)
+        told |= {"server": server_json(planned_for), "plan": output}
+        print_json(_object(choice.rows, choice.chosen, told))
         return
     kept = f"plan written to {output}" if output else "-o plan.parquet keeps this plan"
     where = f"{o.platform(asked.settings, asked.called)}, engine {asked.settings.engine}"

@@ -1,8 +1,7 @@
 """What commands that plan or run a plan note beside its figures: whether the engine can follow it,
-which flags it assumes, which given lengths planning looked at.
+which given lengths planning looked at.
 """
 
-import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -89,115 +88,6 @@ def guessed_once(asked: o.Asked, pool: "Workload", notes: Sequence[str]) -> list
         f"{lacking:,} of {counted(len(pool), 'request')} {have} no output length, so that "
         f"{whose} order and times are the plan's guess{better}",
     ]
-
-
-def flags_assumed(settings: "Settings") -> list[str]:
-    """A note for vLLM or SGLang: the server's flags that a plan assumes, and how requests are to be
-    sent.
-    """
-    from blendsim.serving.flavour import SGLANG, VLLM_PLANNED
-
-    if settings.engine in (VLLM, VLLM_PLANNED):
-        name, flags = "vLLM", _vllm_flags(settings)
-    elif settings.flavour().runtime == SGLANG:
-        name, flags = "SGLang", _sglang_flags(settings)
-    else:
-        return []
-    also = " and our scheduler in it" if settings.engine == VLLM_PLANNED else ""
-    also += _other_weights(settings)
-    sent = "one client is to send the requests in the file's order"
-    if settings.dp > 1:
-        sent = "one client a replica is to send its requests in the file's order to its own server"
-    if settings.system.is_joined:
-        sent += _of_team(settings.system.model.expert_ranks, name)
-    return [
-        f"the plan assumes {name} with {' '.join(flags)}{also}; {sent}, all at the start or more "
-        "in flight than the server runs at once"
-    ]
-
-
-def _of_team(ranks: int, name: str) -> str:
-    """How replicas that share experts, one deployment, are told apart."""
-    if name == "vLLM":
-        return f", --data-parallel-rank 0 to {ranks - 1} of {ranks} that share experts"
-    return (
-        f", one for {ranks} that share experts, which X-Data-Parallel-Rank 0 to {ranks - 1} names"
-    )
-
-
-def _vllm_flags(settings: "Settings") -> list[str]:
-    flavour, system = settings.flavour(), settings.system
-    flags = [
-        f"--max-num-batched-tokens {flavour.token_budget}",
-        f"--max-num-seqs {flavour.most_running}",
-        "--enable-prefix-caching",
-    ]
-    if settings.tp > 1:
-        flags.append(f"--tensor-parallel-size {settings.tp}")
-    if system.is_joined:
-        flags.append(f"--data-parallel-size {system.model.expert_ranks}")
-    if system.model.expert_parallel:
-        flags.append("--enable-expert-parallel")
-    flags += _format_flags(settings, FP8)
-    if settings.kv_bytes is None:
-        flags.append("--gpu-memory-utilization 0.9")
-    if system.longest_request < system.model.context:
-        # vLLM does not start where a request of the whole context would not fit.
-        flags.append(f"--max-model-len {system.longest_request}")
-    return flags
-
-
-def _sglang_flags(settings: "Settings") -> list[str]:
-    flavour, system = settings.flavour(), settings.system
-    ranks = system.model.expert_ranks  # NOTE: SGLang divides both limits by them
-    flags = [
-        f"--chunked-prefill-size {flavour.token_budget * ranks}",
-        f"--max-running-requests {flavour.most_running * ranks}",
-        f"--schedule-policy {flavour.queue_order}",
-    ]
-    if flavour.mixed_chunk:
-        flags.append("--enable-mixed-chunk")
-    gpus = system.joined_gpus
-    if gpus > 1:
-        flags.append(f"--tp-size {gpus}")
-    if system.is_joined:
-        flags.append(f"--enable-dp-attention --dp-size {ranks}")
-    if system.model.expert_parallel:
-        flags.append(f"--ep-size {gpus}")
-    flags += _format_flags(settings, "fp8_e4m3")
-    if settings.kv_bytes is None:
-        # The share of memory for weights and KV alone; what steps need comes on top.
-        static = system.weight_bytes + system.kv_capacity_bytes
-        share = math.floor(100 * static / (system.gpu.memory_bytes * system.tp)) / 100
-        flags.append(f"--mem-fraction-static {share:.2f}")
-    return flags
-
-
-def _format_flags(settings: "Settings", kv_name: str) -> list[str]:
-    """What is not as the model's files say: fp8 weights that the server makes of bf16 ones, and
-    KV.
-    """
-    from blendsim.specs import find_model
-
-    kept, asked = find_model(settings.model), settings.spec
-    flags = []
-    if (kept.weights, asked.weights) == (BF16, FP8):
-        flags.append("--quantization fp8")
-    if kept.kv != asked.kv:
-        flags.append(f"--kv-cache-dtype {kv_name if asked.kv == FP8 else 'bfloat16'}")
-    return flags
-
-
-def _other_weights(settings: "Settings") -> str:
-    """Words for weights that no server makes of those that the model's files hold; empty for
-    none.
-    """
-    from blendsim.specs import find_model
-
-    kept, asked = find_model(settings.model).weights, settings.spec.weights
-    if kept == asked or (kept, asked) == (BF16, FP8):
-        return ""
-    return f" and files with weights in {asked}, which those of {settings.model} are not"
 
 
 def memory_told(settings: "Settings") -> list[str]:

@@ -28,13 +28,14 @@ class Found(NamedTuple):
 
 def find(log: "StepLog", plan: Path | None, workload: Path | None, say: Progress) -> Found:
     """Everything that the log's metadata lead to. What cannot be read, or is of another pool, is a
-    note, unless it was named on the command line: then it is an error.
+    note, unless it was named on the command line: then it is an error. A log of `run` has no pool,
+    whatever is named.
     """
     from blendsim.errors import BlendsimError
     from blendsim.search.looking_back import AnotherPool, find_ground, look_back, own_work
 
     notes = [*_broken_off(log), *_noted(log)]
-    is_named = plan is not None or workload is not None
+    is_named = plan is not None or (workload is not None and not _is_part(log))
     ground, work, served = None, own_work(log), None
     try:
         asked = _asked(log.meta, workload)
@@ -86,6 +87,11 @@ def find_both(log: "StepLog", found: Found, other: "StepLog", path: Path, say: P
     except BlendsimError as error:
         notes.append(f"The account of the second log's seconds is left out: {error}.")
     return Both(found, second)
+
+
+def _is_part(log: "StepLog") -> bool:
+    """Whether it is of the part of a batch file that `run` answered last."""
+    return "batch" in log.meta
 
 
 def _broken_off(log: "StepLog") -> list[str]:
@@ -154,6 +160,10 @@ def _served(log: "StepLog", plan: Path | None, asked: o.Asked, say: Progress) ->
         made = read_plan(plan)
         if log.meta.get("plan_sha256") not in (None, sha256(plan)):
             raise PlanMismatch(f"{plan}: the log is of another plan; give the one that ran")
+    if _is_part(log):
+        raise InputError(
+            "the log is of the part of a batch that `run` answered last, not of a pool"
+        )
     if not asked.traces:
         raise InputError("the log does not say which traces it is of; --workload names them")
     say(asked.reading)

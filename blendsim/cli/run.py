@@ -73,7 +73,7 @@ def run(
             "seed": seed,
             "config": config,
         }
-        found = find_answerer(o.resolve(asked).settings, gpu, engine, plain)
+        found = find_answerer(o.resolve(asked).settings, model, gpu, engine, plain)
         result = answer_batch(files, found, say)
     if json:
         print_json(result)
@@ -112,9 +112,11 @@ def _sentences(result: dict[str, Any]) -> list[str]:
         seconds = f"{result['first_seconds']:.4g} s"
         lines.append(f"{result['first']:,} {were} answered first, in {seconds}")
     if result["policy"]:
-        predicted = f", predicted to take {result['predicted_seconds']:.4g} s"
+        predicted = ""
+        if result["predicted_seconds"] is not None:
+            predicted = f", predicted to take {result['predicted_seconds']:.4g} s"
         lines.append(
-            f"The rest was planned as {result['policy']}"
-            f"{predicted * result['is_planned_for_it']}, and took {result['rest_seconds']:.4g} s"
+            f"The rest was planned as {result['policy']}{predicted}, and took "
+            f"{result['rest_seconds']:.4g} s"
         )
     return [*lines, *(f"Note: {note}" for note in result["notes"])]

@@ -79,7 +79,7 @@ def comparison_table(
     budget = f"at {common[0].token_budget:,}"
     ahead = max(row.tokens_per_second_per_gpu for row in rows)
     columns = [
-        Column("baseline", [_marked(row.policy, best) for row in rows], is_text=True),
+        Column("baseline", [_marked(row, best) for row in rows], is_text=True),
         Column("GPUs", [number(row.gpus) for row in rows], dispensable=2),
         Column("budget", [number(row.token_budget) for row in rows]),
         Column("seconds", seconds_cells([row.reported_seconds for row in rows])),
@@ -238,8 +238,11 @@ def _kept(row: "Row") -> float | None:
     return row.sharing_ratio / row.sharing_optimum if row.sharing_optimum else None
 
 
-def _marked(policy: str, chosen: str | None) -> str:
-    return f"{'*' if policy == chosen else ' '} {policy}"
+def _marked(row: "Row", best: str) -> str:
+    """A baseline with the engine that serves it, where its name does not begin with that."""
+    is_named = row.policy.casefold().startswith(row.engine)
+    served = "" if is_named else f" ({row.engine})"
+    return f"{'*' if row.policy == best else ' '} {row.policy}{served}"
 
 
 def number(value: float | None, digits: int = 0) -> str:
