@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from blendsim.cli import options as o
+from blendsim.cli.idle import idle
 from blendsim.cli.lists import read_systems
 from blendsim.cli.output import print_json, print_lines, tell, width
 from blendsim.cli.places import require_places
@@ -74,6 +75,7 @@ def plan(
             choice = _with_small_steps(choice, asked.settings)
         notes = [
             *unfollowed(asked.settings, choice.plan),
+            *idle([asked.settings], [row.policy for row in choice.rows], pool),
             *choice.notes,
             *unseen(asked, pool, choice.plan),
             *pricing_notes([asked.settings]),
