@@ -145,7 +145,7 @@ def compare(
     json: o.Json = False,
 ) -> None:
     """Put every baseline side by side on one pool, at the token budget that is best for it by
-    prediction (pools of prefill and decode replicas at their engine's own) and at 2,048.
+    prediction (pools of prefill and decode replicas: of their engine's own and 2,048) and at 2,048.
     """
     with Progress(is_whole_run=True) as say:
         from blendsim.baselines import named_baselines
