@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from blendsim.errors import InputError
+
 Ints = NDArray[np.int64]
 
 
@@ -120,8 +122,25 @@ def from_lengths(
     origin: tuple[str, ...] = (),
     notes: tuple[str, ...] = (),
 ) -> Workload:
-    """A one-source workload with all output lengths given. Ids default to the row number."""
+    """A one-source workload with all output lengths given. Ids default to the row number.
+    InputError for lengths that cannot be.
+    """
     n = len(prompt_len)
+    # NOTE: what a file holds is its reader's to refuse: of a batch file no line may be left.
+    if not n and not origin:
+        raise InputError("from_lengths: there is no request; give the lengths of at least one")
+    if len(output_len) != n:
+        raise InputError(
+            f"from_lengths: {n:,} prompt_len and {len(output_len):,} output_len; give one of each "
+            "a request"
+        )
+    for name, lengths in (("prompt_len", prompt_len), ("output_len", output_len)):
+        if len(short := np.flatnonzero(np.asarray(lengths, np.int64) < 1)):
+            row = int(short[0])
+            raise InputError(
+                f"from_lengths: {name}[{row}] is {lengths[row]}; a prompt and an answer have at "
+                "least 1 token each, so leave the request out"
+            )
     workload = Workload(
         ids=np.arange(n).astype(np.str_) if ids is None else ids,
         prompt_len=np.asarray(prompt_len, np.int64),

@@ -50,7 +50,7 @@ def test_pool_of_prompts_is_told_to_take_answers_in() -> None:
 
 
 def test_pool_of_answers_is_told_to_take_prompts_in() -> None:
-    _, bound, partner = advice_on(from_lengths([20_000] * 60, [2_000] * 60), planner="fcfs")
+    bound, partner = of_pool([], limits(80.0, 800.0), model_of(), 880.0)
     assert bound.startswith("The pool is bound by decode reads (memory bandwidth): ")
     assert partner.startswith("Pool it with compute-heavy work: ")
 
@@ -98,15 +98,32 @@ def test_short_pool_that_is_balanced_is_not_called_too_short() -> None:
     assert told == "The pool is balanced: other work would not run noticeably cheaper beside it."
 
 
-def test_advice_counts_the_partner_of_all_replicas() -> None:
-    """Four times the pool on four replicas has room for four times the partner."""
+def test_partner_is_named_of_one_replica_alone() -> None:
+    """Bounds know nothing of the slowest of several."""
+    pool = from_lengths([3_000] * 1_600, [20] * 1_600)
+    told = {dp: advice_on(pool, planner="fcfs", dp=dp)[2] for dp in (1, 2)}
+    assert told[1].startswith("Pool it with memory-heavy work: ")
+    assert told[2] == (
+        "How much memory-heavy work would run cheaper beside it is told of one replica."
+    )
 
-    def named(n: int, dp: int) -> int:
-        pool = from_lengths([3_000] * n, [20] * n)
-        partner = advice_on(pool, planner="fcfs", dp=dp)[2]
-        return int(partner.removeprefix("Pool it with memory-heavy work: ").split()[0])
 
-    assert named(3_200, 4) == pytest.approx(4 * named(800, 1), abs=4)
+def test_partner_is_named_of_runs_close_to_their_bound_alone() -> None:
+    close, far = (of_pool([], limits(800.0, 80.0), model_of(), 880.0 / k)[1] for k in (0.86, 0.84))
+    assert " output tokens would add, by its bounds, " in close
+    assert far == (
+        "How much memory-heavy work would run cheaper beside it is not told: that is reckoned by "
+        "bounds, and this run is at 84% of its own."
+    )
+
+
+def test_times_of_work_are_said_to_be_of_each_of_several_replicas() -> None:
+    for longest, begin in ((0.0, "The pool is bound by compute: 30.0 s"), (110.0, "The longest ")):
+        shared = limits(30.0, 20.0, longest)._replace(replicas=4)
+        told = of_pool([], shared, model_of(), 160.0)[0]
+        assert told.startswith(begin)
+        assert ", each at its best rate, for each of 4 replicas." in told
+        assert "replica" not in of_pool([], limits(30.0, 20.0, longest), model_of(), 160.0)[0]
 
 
 def test_one_policy_alone_is_not_compared() -> None:

@@ -13,6 +13,7 @@ from blendsim.report.metrics import Outside, outside_of_all
 from blendsim.request import Prompts, from_lengths
 from blendsim.search.budgets import BUDGETS
 from blendsim.search.comparison import COMMON_BUDGET
+from blendsim.serving.flavour import find_flavour
 from blendsim.serving.knobs import Knobs
 
 POOL = mixed_pool(np.random.default_rng(3), 150)
@@ -68,6 +69,22 @@ def test_pools_of_prefill_and_decode_are_compared_a_gpu() -> None:
     pools = {name: rate for name, rate in rates.items() if name.startswith("DistServe")}
     assert len(pools) == 4
     assert max(pools.values()) < rates["vLLM-DFS"]
+
+
+def test_pools_run_at_the_better_of_their_engines_own_budget_and_the_common_one() -> None:
+    """By prediction; others are not tried, since pools take long to simulate."""
+    pools = [row for row in BASELINES if row.name.startswith("DistServe")]
+    done = search.compare(POOL, search.Settings(), pools)
+    own = {row.name: find_flavour(row.engine).token_budget for row in pools}
+    asked = {
+        n: search.compare(POOL, search.Settings(token_budget=n), pools).rows
+        for n in {*own.values(), COMMON_BUDGET}
+    }
+    assert len(asked) > 1
+    for k, row in enumerate(done.rows):
+        tried = [asked[n][k] for n in (own[row.policy], COMMON_BUDGET)]
+        assert row.predicted_seconds == min(other.predicted_seconds for other in tried)
+    assert {row.token_budget for row in done.common} == {COMMON_BUDGET}
 
 
 def test_no_budget_is_below_the_requests_that_run_at_once() -> None:

@@ -140,7 +140,8 @@ def test_policy(copy: Copy) -> None:
 
 def test_engine(copy: Copy) -> None:
     blocks = Blocks(EXTENDING, "An engine")
-    copy.put_row("blendsim/serving/flavour.py", blocks.take("python"), "    for flavour in (")
+    place, below = "blendsim/serving/flavour.py", "def engine_name(name: str) -> str:"
+    copy.put(place, blocks.take("python"), above=below)
     copy.follow(blocks)
 
 

@@ -1,5 +1,6 @@
 """The Workload in columns: its invariants, selecting and pooling."""
 
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from blendsim.errors import InputError
 from blendsim.request import Prompts, Workload, from_lengths, pool, select
 
 
@@ -44,6 +46,23 @@ def test_lengths_make_a_workload_that_shares_nothing() -> None:
     assert workload.has_output.all()
     assert not workload.is_known.any()
     assert content(workload) == [("unknown", []), ("unknown", [])]
+
+
+@pytest.mark.parametrize(
+    ("prompts", "outputs", "sentence"),
+    [
+        ([3, 0], [5, 5], "prompt_len[1] is 0; a prompt and an answer have at least 1 token each"),
+        ([5], [-1], "output_len[0] is -1; a prompt and an answer have at least 1 token each"),
+        ([], [], "there is no request; give the lengths of at least one"),
+        ([5, 5], [1], "2 prompt_len and 1 output_len; give one of each a request"),
+    ],
+)
+def test_lengths_that_cannot_be_are_refused_in_a_line(
+    prompts: list[int], outputs: list[int], sentence: str
+) -> None:
+    with pytest.raises(InputError, match=re.escape(sentence)) as refused:
+        from_lengths(prompts, outputs)
+    assert "\n" not in str(refused.value)
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from blendsim.cli import options as o
+from blendsim.cli.idle import idle
 from blendsim.cli.lists import read_systems
 from blendsim.cli.output import print_json, print_lines, tell, width
 from blendsim.cli.places import require_places
@@ -75,6 +76,7 @@ def plan(
             choice = _with_small_steps(choice, asked.settings)
         notes = [
             *unfollowed(asked.settings, choice.plan),
+            *idle([asked.settings], [row.policy for row in choice.rows], pool),
             *choice.notes,
             *unseen(asked, pool, choice.plan),
             *pricing_notes([asked.settings]),
@@ -146,7 +148,7 @@ def compare(
     json: o.Json = False,
 ) -> None:
     """Put every baseline side by side on one pool, at the token budget that is best for it by
-    prediction (pools of prefill and decode replicas at their engine's own) and at 2,048.
+    prediction (pools of prefill and decode replicas: of their engine's own and 2,048) and at 2,048.
     """
     with Progress(is_whole_run=True) as say:
         from blendsim.baselines import named_baselines

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from blendsim.cli import options as o
+from blendsim.cli.idle import idle
 from blendsim.cli.lists import Systems, read_seconds
 from blendsim.cli.output import print_json, print_lines, tell, width
 from blendsim.cli.places import require_places
@@ -62,6 +63,7 @@ def rent(params: dict[str, Any], wanted: Wanted, output: Path | None, json: bool
             rental = rent_systems(workload, candidates, goal, prices, say)
         notes = [
             *unfollowed(settings, rental.plan),
+            *idle(candidates.settings, [each.row.policy for each in rental.rows], workload),
             *rental.notes,
             *unseen(asked, workload, rental.plan),
             *not_yours(settings),

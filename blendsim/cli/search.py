@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from blendsim.cli import options as o
+from blendsim.cli.idle import idle
 from blendsim.cli.output import print_json, print_lines, width
 from blendsim.cli.places import require_places
 from blendsim.cli.pooled import takes_pool
@@ -64,6 +65,7 @@ def search(
             found = find(pool, asked.settings, effort, say, cut)
         notes = [
             *unfollowed(asked.settings, found.plan),
+            *idle([asked.settings], [*found.fixed_seconds], pool),
             *found.notes,
             *unseen(asked, pool, found.plan),
             *pricing_notes([asked.settings]),

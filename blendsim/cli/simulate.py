@@ -9,6 +9,7 @@ import typer
 from blendsim import __version__
 from blendsim.cli import options as o
 from blendsim.cli.elsewhere import pacing_notes, require_room, settings_there
+from blendsim.cli.idle import idle
 from blendsim.cli.lists import one_name
 from blendsim.cli.output import print_json, print_lines, width
 from blendsim.cli.places import require_places
@@ -53,7 +54,10 @@ def simulate(
     ] = None,
     topology: o.Topology = None,
     link: o.Link = None,
-    token_budget: o.TokenBudget = None,
+    token_budget: Annotated[
+        int | None,
+        typer.Option(help="Tokens a step at most, if not the plan's, or else its engine's."),
+    ] = None,
     cascade: o.Cascade = None,
     expert_parallel: o.ExpertParallel = None,
     ep: o.ExpertGpus = None,
@@ -104,7 +108,7 @@ def simulate(
             pool = asked.load(say)  # what its own machine holds is what it is for
             require_room(pool, system)
             row, log, notes, seconds = simulate_plan(pool, made, settings, say, worlds)
-        told = [*unfollowed(settings, made), *told]
+        told = [*unfollowed(settings, made), *idle([settings], [made.policy]), *told]
         notes = [*notes, *told, *unseen(asked, pool, made), *pricing_notes([settings])]
         if output is not None:
             meta = {"plan_sha256": sha256(plan), "settings": asdict(settings)}

@@ -42,7 +42,7 @@ class Mix(NamedTuple):
 
     partner: Partner
     requests: int
-    beside: float  # seconds the partner adds when pooled, at best
+    beside: float  # seconds by which the pool's bound grows with the partner
     steady: float  # its seconds as a part of very many, where none waits for the longest to end
 
     @property

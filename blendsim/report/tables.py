@@ -15,7 +15,7 @@ MOST_DIGITS = 6  # of seconds behind the point: a step takes thousands of micros
 #: What stands under a table of baselines.
 BUDGETS = (
     "Each at the token budget that is best for it by prediction, pools of prefill and decode "
-    "replicas at their engine's own; on the true lengths another may be faster."
+    "replicas of their engine's own and 2,048; on the true lengths another may be faster."
 )
 
 

@@ -147,13 +147,14 @@ def _runnable(
 def _foresee(
     problem: Problem, plan: Plan, baseline: Baseline
 ) -> tuple[Flavour, dict[Flavour, float]]:
-    """The baseline's engine at the budget that is fastest by prediction, at its own where prefill
-    and decode have pools of their own, since those take long to simulate; and predicted seconds at
-    those that were tried.
+    """The baseline's engine at the budget that is fastest by prediction, of its own and the common
+    one where prefill and decode have pools of their own, since those take long to simulate; and
+    predicted seconds at those that were tried.
     """
+    budgets: list[int | None] = [*covered_budgets(problem)]
     if problem.settings.cluster.is_disaggregated:
-        return find_engine(problem, baseline.engine), {}
-    tried = [find_engine(problem, baseline.engine, n) for n in covered_budgets(problem)]
+        budgets = [None, problem.settings.token_budget or COMMON_BUDGET]
+    tried = list(dict.fromkeys(find_engine(problem, baseline.engine, n) for n in budgets))
     if len(tried) == 1:
         return tried[0], {}
     seconds = {one: seconds_in(problem, plan, one, problem.drawn) for one in tried}
