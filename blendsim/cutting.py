@@ -78,10 +78,12 @@ def cut_both_ends(compute: Floats, memory: Floats, ends: Floats) -> Ints:
     return share_of
 
 
-def deal_runs(work: Floats, run: Ints, shares: int, most: float) -> Ints:
+def deal_runs(
+    work: Floats, run: Ints, shares: int, most: float, sizes: Floats | None = None
+) -> Ints:
     """Share of each row when runs of rows, which `run` numbers, are dealt out whole, the last one
-    first, each to the share that has least so far. A run of more than `most` work is dealt in
-    pieces of about that, no more than that and a row.
+    first, each to the share that has least so far, for its size where they have `sizes`. A run of
+    more than `most` work is dealt in pieces of about that, no more than that and a row.
     """
     held = np.concatenate(([0.0], np.cumsum(work)))
     begins = np.flatnonzero(np.diff(run, prepend=run[:1] - 1))
@@ -93,10 +95,11 @@ def deal_runs(work: Floats, run: Ints, shares: int, most: float) -> Ints:
     each = held[np.append(starts[1:], len(run))] - held[starts]
     given: Ints = np.empty(len(starts), np.int64)
     least = [(0.0, share) for share in range(shares)]
+    size = [1.0] * shares if sizes is None else sizes.tolist()
     for k in range(len(starts) - 1, -1, -1):
         so_far, share = least[0]
         given[k] = share
-        heapreplace(least, (so_far + float(each[k]), share))
+        heapreplace(least, (so_far + float(each[k]) / size[share], share))
     return np.repeat(given, np.diff(starts, append=len(run)))
 
 

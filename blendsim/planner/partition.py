@@ -4,7 +4,7 @@ allows (§5.5). Only the prefixes that a cut goes through are shared less.
 
 import numpy as np
 
-from blendsim.cutting import cut_line, deal_runs, equal
+from blendsim.cutting import Floats, cut_line, deal_runs, equal
 from blendsim.errors import InputError
 from blendsim.perf.density import RequestCosts
 from blendsim.plan import DUAL_SCAN, Plan, deal
@@ -15,9 +15,15 @@ from blendsim.wording import counted
 PIECES = 16  # of a rank's work, where a line or a node is dealt out in pieces
 
 
-def partition(plan: Plan, costs: RequestCosts, ranks: int, waits: bool = False) -> Plan:
+def partition(
+    plan: Plan,
+    costs: RequestCosts,
+    ranks: int,
+    waits: bool = False,
+    shares: Floats | None = None,
+) -> Plan:
     """`plan`, made for one replica, over `ranks` of them; `costs` has a row a request of the
-    workload.
+    workload. Work is equal, or as the `shares` of ranks that do not wait.
 
     The sampled requests are dealt out first, then the rest. A rank may stay empty where others hold
     requests of more than an equal share each.
@@ -41,14 +47,15 @@ def partition(plan: Plan, costs: RequestCosts, ranks: int, waits: bool = False) 
     hidden = ~plan.is_visible & is_dual
     seen = np.flatnonzero(~hidden)
     turns = min(PIECES, len(plan) // ranks) if waits else 1
-    ends = equal(turns * ranks)
+    assert shares is None or not waits, "ranks that wait for each other take equal turns"
+    ends = equal(turns * ranks) if shares is None else np.cumsum(shares)[:-1] / shares.sum()
     rank[seen] = cut_line(compute[seen], memory[seen], first, is_dual, ends) % ranks
     # From the memory-heavy end on: what is longest is dealt before what can make up for it.
     line = np.flatnonzero(hidden)
     line = line[np.argsort(-plan.density[line], kind="stable")]
     work = (compute + memory)[line]
     node = np.cumsum(np.diff(plan.density[line], prepend=np.inf) != 0)
-    rank[line] = deal_runs(work, node, ranks, float(work.sum()) / (ranks * PIECES))
+    rank[line] = deal_runs(work, node, ranks, float(work.sum()) / (ranks * PIECES), shares)
     return deal(plan, rank)
 
 

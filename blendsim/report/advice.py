@@ -5,6 +5,8 @@ free beside it.
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+import numpy as np
+
 from blendsim.perf.model import StepModel
 from blendsim.report.metrics import Row
 from blendsim.report.optimum import Bounds, overlapped_best
@@ -19,6 +21,7 @@ from blendsim.report.pooling import (
     room_of,
 )
 from blendsim.report.tables import seconds as told
+from blendsim.steplog import StepLog
 from blendsim.wording import counted
 
 _LARGER = 1e9  # times a pool
@@ -54,6 +57,15 @@ def advise(
     """
     taken = chosen.reported_seconds
     return [_why(rows, chosen, judged), *of_pool(rows, limits, model, taken, overlaps=overlaps)]
+
+
+def ends_told(log: StepLog) -> list[str]:
+    """When the first and the last replica of a run end, if there are several."""
+    ends = log.time("start") + log.time("seconds")
+    last = [float(ends[log.replica == each].max()) for each in np.unique(log.replica)]
+    if len(last) < 2:
+        return []
+    return [f"Replicas end between {told(min(last))} and {told(max(last))} s."]
 
 
 def of_pool(

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from blendsim.cores import on_all_cores
 from blendsim.plan import Plan
 from blendsim.planner.make import longest_first
-from blendsim.report.advice import advise
+from blendsim.report.advice import advise, ends_told
 from blendsim.report.metrics import Row, beside, with_regret
 from blendsim.report.optimum import Bounds
 from blendsim.request import Workload
@@ -68,6 +68,7 @@ def choose_for(problem: Problem, progress: Progress = lambda _: None) -> Choice:
     limits = widest((trial.row.token_budget, trial.bounds) for trial in trials)
     rows = [beside(trial.row, trial.log, limits) for trial in trials]
     rows[at] = chosen = with_regret(rows[at], rows)
+    are_apart = problem.settings.dp > 1 and not problem.model.system.is_joined
     plan = best.plan
     plan = replace(plan, meta={**plan.meta, "predicted_seconds": chosen.predicted_seconds})
     return Choice(
@@ -76,9 +77,12 @@ def choose_for(problem: Problem, progress: Progress = lambda _: None) -> Choice:
         rows=rows,
         log=best.log,
         bounds=limits,
-        advice=advise(
-            rows, chosen, limits, problem.model, overlaps=problem.settings.flavour().overlaps
-        ),
+        advice=[
+            *advise(
+                rows, chosen, limits, problem.model, overlaps=problem.settings.flavour().overlaps
+            ),
+            *(ends_told(best.log) if are_apart else []),
+        ],
         notes=[*problem.notes, *best.notes],
     )
 

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from blendsim import __version__
+from blendsim.errors import InputError, ProfileError
 from blendsim.perf.density import RequestCosts, closed_form
 from blendsim.perf.measured import chosen_model
 from blendsim.perf.model import StepModel
@@ -23,12 +24,17 @@ from blendsim.planner.together import share_reads
 from blendsim.planner.tree import PoolTree, pool_tree
 from blendsim.prefix import SortedPrompts, shared_tokens, sort_prompts
 from blendsim.request import Ints, Workload
-from blendsim.serving.flavour import find_flavour
+from blendsim.search.balance import balanced
+from blendsim.serving.flavour import Flavour, find_flavour
 from blendsim.settings import Settings, model_kept
+from blendsim.sim.run import require_modelled
+from blendsim.sim.timing import rank_ends
 from blendsim.traces.limits import without_oversize
 from blendsim.wording import Lacking
 
 Progress = Callable[[str], None]
+
+WORLDS = 4  # in which ranks are to end together, where lengths are not known
 
 
 class Problem(NamedTuple):
@@ -235,11 +241,40 @@ def over_replicas(problem: Problem, plan: Plan) -> Plan:
     plan = replace(plan, meta={**plan.meta, "settings": asdict(problem.settings)})
     if problem.settings.dp == 1:  # pools too: they deal one rank's plan out themselves
         return plan
-    # Ranks get equal work, not equal prompts: what a request shares with others is computed once.
+    # Ranks get work, not prompts: what a request shares with others is computed once.
     costs, system, dp = problem.costs, problem.model.system, problem.settings.dp
     block = system.block_tokens
     saved = shared_tokens(problem.workload, problem.prompts, block) * costs.seconds_per_token
     costs = costs._replace(compute=costs.compute - saved)
-    plan = partition(plan, costs, dp, waits=system.is_joined)
+    flavour = _own_flavour(problem)
+    if flavour is None:
+        plan = partition(plan, costs, dp, waits=system.is_joined)
+    else:
+        worlds = with_worlds(problem, WORLDS).worlds[:WORLDS] or (problem.drawn,)
+        around = (problem.workload, problem.prompts, problem.model, flavour, dp)
+        whole = plan
+        plan = balanced(
+            lambda shares: partition(whole, costs, dp, shares=shares),
+            lambda cut: np.array([rank_ends(cut, world, *around) for world in worlds]),
+            dp,
+        )
     lost = sharing_lost(plan, problem.workload, problem.prompts, block)
     return replace(plan, meta={**plan.meta, "sharing_lost": lost})
+
+
+def _own_flavour(problem: Problem) -> Flavour | None:
+    """The engine by whose runs ranks are balanced: the asked one by its own rules, since one plan
+    is run at several token budgets. None where ranks are not balanced: they meet, have a host
+    memory, or cannot be run so.
+    """
+    settings, system = problem.settings, problem.model.system
+    if settings.steals or settings.host is not None or system.is_joined:
+        return None
+    own = replace(settings, token_budget=None, eviction=None, output_reserved=None)
+    try:
+        flavour = own.flavour()
+        problem.model.coverage.require(flavour.token_budget)
+        require_modelled(flavour, own.cluster, None, system)
+    except (InputError, ProfileError):  # told where it is run
+        return None
+    return flavour

@@ -3,6 +3,9 @@
 A search asks this hundreds of times, and a log costs a large simulation up to as much again.
 """
 
+import numpy as np
+from numpy.typing import NDArray
+
 from blendsim.perf.model import StepModel
 from blendsim.plan import Plan
 from blendsim.prefix import SortedPrompts
@@ -31,3 +34,20 @@ def time_plan(
     serving = (plan, workload, output_len, prompts, model, flavour, host)
     ends = ranks_apart(*serving, keeps_log=False, kept=lambda replica: replica.now)
     return max(ends, default=0.0)
+
+
+def rank_ends(
+    plan: Plan,
+    output_len: Ints,
+    workload: Workload,
+    prompts: SortedPrompts,
+    model: StepModel,
+    flavour: Flavour,
+    ranks: int,
+) -> NDArray[np.float64]:
+    """(ranks,) seconds until each rank ends, if they never meet; 0 of one without requests."""
+    ends = np.zeros(ranks)
+    serving = (plan, workload, output_len, prompts, model, flavour, None)
+    found = ranks_apart(*serving, keeps_log=False, kept=lambda replica: replica.now)
+    ends[np.unique(plan.rank)] = found
+    return ends
