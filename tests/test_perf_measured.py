@@ -13,9 +13,12 @@ from blendsim.perf.fit import OverlapFit, write_overlap
 from blendsim.perf.grids import ChunkTimes, walk_along
 from blendsim.perf.kernels import prefill_seconds
 from blendsim.perf.measured import (
+    AUTO,
     IMPORTED,
+    MEASURED,
     chosen_model,
     chosen_place,
+    meant,
     measured_model,
     measured_shares,
     profile_place,
@@ -204,3 +207,17 @@ def test_nobody_is_sent_to_measure_experts(name: str) -> None:
     told = "; none with experts, windows or latent attention is measured: use --profile imported$"
     with pytest.raises(ProfileError, match=told):
         chosen_place(system, "measured")
+
+
+def test_by_itself_a_system_has_what_was_measured_for_its_shape_else_the_imported() -> None:
+    named = System(find_model("llama-3.1-8b"), find_gpu("h200"))
+    assert meant(named, AUTO) == MEASURED
+    unnamed = replace(named, model=replace(named.model, name="my-finetune"))
+    assert chosen_place(unnamed, AUTO) == chosen_place(named, MEASURED)
+    for other in (
+        replace(named, gpu=find_gpu("h100")),
+        replace(named, tp=2),
+        System(find_model("qwen3-8b"), find_gpu("h200")),
+    ):
+        assert meant(other, AUTO) == IMPORTED
+        assert chosen_place(other, AUTO) is None

@@ -12,6 +12,7 @@ from test_search import mixed_pool
 
 from blendsim import search
 from blendsim.errors import InputError, UnknownName
+from blendsim.perf.measured import IMPORTED, MEASURED, meant
 from blendsim.plan import write_plan
 from blendsim.report.rental import Goal, RentalRow, rental_table, spend
 from blendsim.report.rental_advice import nothing_meets, rental_advice
@@ -23,6 +24,9 @@ from blendsim.search.trial import find_bounds
 from blendsim.sim.pools import Pools
 
 PRICES = Prices("EUR", (Offer("a100-80g", 1.0), Offer("h200", 4.0)), Path("prices.toml"))
+
+
+AS_COMPARED = search.Settings(profile=IMPORTED)  # measured kernels only where all have them
 
 
 def small_pool(seed: int = 0) -> Workload:
@@ -44,7 +48,7 @@ def test_each_row_is_what_planning_for_that_system_alone_gives() -> None:
     rental = rented(Goal(currency="EUR"), PRICES)
     assert len(rental.rows) == 4
     for row in rental.rows:
-        settings = search.Settings(gpu=row.gpu, dp=row.dp)
+        settings = replace(AS_COMPARED, gpu=row.gpu, dp=row.dp)
         alone = search.choose(small_pool(), settings).chosen
         # The bounds are solved once and divided: as exact as the solver is.
         near = replace(
@@ -71,7 +75,7 @@ def test_systems_may_differ_in_the_format_of_weights() -> None:
         for dp in (1, 2)
     }
     for system, quantization in (("h200 in bf16", "none"), ("h200 in fp8", "fp8")):
-        alone = replace(asked, gpu="h200", quantization=quantization)
+        alone = replace(asked, gpu="h200", quantization=quantization, profile=IMPORTED)
         seconds = search.choose(small_pool(), alone).chosen.seconds
         assert rows[f"{system} tp 1 dp 1"].row.seconds == seconds
     assert rows["h200 in fp8 tp 1 dp 1"].row.seconds < rows["h200 in bf16 tp 1 dp 1"].row.seconds
@@ -104,7 +108,7 @@ def test_the_chosen_plan_is_byte_for_byte_the_one_made_for_that_system_alone(
     assert rental.chosen is not None
     assert rental.plan is not None
     assert rental.chosen.dp == 2, "the fastest, so that the plan is cut"
-    settings = search.Settings(gpu=rental.chosen.gpu, dp=2)
+    settings = replace(AS_COMPARED, gpu=rental.chosen.gpu, dp=2)
     write_plan(rental.plan, tmp_path / "a")
     write_plan(search.choose(small_pool(), settings).plan, tmp_path / "b")
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
@@ -465,3 +469,11 @@ def test_a_sampled_pool_costs_by_the_million_of_tokens_that_its_prediction_has()
     tokens = int(small_pool().prompt_len.sum() + drawn.sum())
     assert row.cost is not None
     assert row.cost_per_million_tokens == pytest.approx(row.cost / tokens * 1e6)
+
+
+def test_what_was_measured_on_one_gpu_alone_prices_none_of_several() -> None:
+    """Measured steps take longer than imported kernels say."""
+    both = find_candidates(search.Settings(), ["a100-80g", "h200"], [1], [1])
+    assert {one.profile for one in both.settings} == {IMPORTED}
+    alone = find_candidates(search.Settings(), ["h200"], [1], [1, 2])
+    assert {meant(one.system, one.profile) for one in alone.settings} == {MEASURED}
