@@ -176,6 +176,20 @@ def test_a_plain_layer_is_not_mixed() -> None:
     assert found.bin_mean[:, 0].tolist() == [5.0, 50.5, 50.5]
 
 
+def test_bins_of_a_plain_layer_are_believed_below_its_top_node_alone() -> None:
+    groups, _ = groups_of([-1, 0], [[5.0, 15.0], [1.0, 99.0]])
+    bins = np.array([0, 1, 0, 1])
+    found = believe(groups, bins, 2, np.ones(4, np.bool_), np.ones(2, np.bool_))
+    assert found.bin_mean.tolist() == [[5.0, 15.0], [50.0, 50.0]]
+
+
+@pytest.mark.parametrize("unit", [1e-3, 1.0, 1e3])
+def test_how_much_is_believed_does_not_depend_on_the_unit(unit: float) -> None:
+    """σ² = 2 in each, and means 4 apart: τ² = (16 − 2) / 2 = 7, so that z = 2 / (2 + 2/7)."""
+    samples = [[], [1.0 * unit, 3.0 * unit], [5.0 * unit, 7.0 * unit]]
+    assert belief_of([-1, 0, 0], samples).weight[1:] == pytest.approx([0.875, 0.875])
+
+
 @given(families(), st.booleans())
 def test_plain_twins_find_the_same(
     case: tuple[Groups, np.ndarray, np.ndarray], is_plain: bool

@@ -89,6 +89,15 @@ def test_lengths_that_are_not_sampled_do_not_change_the_sample(
         assert np.array_equal(one, two)
 
 
+def test_known_requests_are_seen_without_being_sampled() -> None:
+    unknown = from_lengths([5] * 40, [2] * 40, source="chat")
+    known = from_lengths([5] * 40, [2] * 40, source="video", is_known=True)
+    found = expect(pool([known, unknown]))
+    assert not found.is_sampled[:40].any()
+    assert found.is_visible[:40].all()
+    assert np.array_equal(found.is_visible[40:], found.is_sampled[40:])
+
+
 def test_a_pool_without_lengths_has_no_sample() -> None:
     assert not expect(without_outputs(two_sources(9, 9), np.ones(18, np.bool_))).is_sampled.any()
 

@@ -127,6 +127,60 @@ def test_each_source_is_estimated_from_its_own_sample() -> None:
     assert np.array_equal(drawn, workload.output_len)
 
 
+def test_nothing_is_said_of_a_source_without_a_sample() -> None:
+    workload = two_sources(3, 3)
+    tree = pool_tree(workload, sort_prompts(workload))
+    found = shrunk(workload, tree, workload.source == 1)
+    told = np.where(workload.source[tree.order] == 1, 1_000.0, np.nan)
+    np.testing.assert_array_equal(found.means(), told)
+    np.testing.assert_array_equal(found.draws(np.full(6, 0.5), np.ones(3)), told)
+
+
+def test_a_layer_is_the_nodes_of_one_source_with_equally_many_ancestors() -> None:
+    """Three generations of source 0, two of source 1, one each of sources 2 and 3."""
+    parent = np.array([-1, 0, 1, 0, -1, 4, -1, -1])
+    source = np.array([0, 0, 0, 0, 1, 1, 2, 3])
+    groups = shrunk_module._groups(parent, source, np.zeros(0, np.int64), np.zeros(0))
+    assert groups.layer.tolist() == [0, 1, 2, 1, 3, 4, 5, 6]
+    assert groups.above.tolist() == [-1, 0, 1, -1, 3, -1, -1]
+
+
+@pytest.mark.parametrize(("sampled", "bins"), [(9, 1), (10, 2)])
+def test_each_bin_of_prompt_lengths_has_five_samples_at_least(sampled: int, bins: int) -> None:
+    short = np.arange(40) % 2 == 0
+    workload = from_lengths(np.where(short, 10, 1_000), np.where(short, 800, 20))
+    tree = pool_tree(workload, sort_prompts(workload))
+    assert len(shrunk(workload, tree, np.arange(40) < sampled).rules[0].edges) == bins - 1
+
+
+@pytest.mark.parametrize(
+    ("plain", "mixed", "binned", "rule"),
+    [
+        (1.0, 3.0, 2.0, (True, 0)),
+        (2.0, 3.0, 1.0, (False, 1)),
+        (3.0, 1.0, 2.0, (False, 0)),
+        (3.0, 2.0, 1.0, (False, 1)),
+    ],
+)
+def test_a_source_takes_the_rule_of_the_least_error(
+    plain: float,
+    mixed: float,
+    binned: float,
+    rule: tuple[bool, int],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Bins have to be better than plain means where those are better than mixed ones."""
+    monkeypatch.setattr(
+        shrunk_module,
+        "_held_out",
+        lambda groups, bins, fold, is_plain: np.full(
+            len(fold), plain if is_plain else binned if bins.any() else mixed
+        ),
+    )
+    found = beliefs_of(from_lengths(np.arange(1, 11), [5] * 10), 1.0).rules[0]
+    assert (found.is_plain, len(found.edges)) == rule
+
+
 def test_draws_have_the_estimates_as_their_means() -> None:
     rng = np.random.default_rng(3)
     answers = [(rng.gamma(2, 20 * (1 + k % 4), 60) + 1).astype(np.int64) for k in range(8)]
@@ -187,6 +241,9 @@ def test_a_random_number_stays_below_one() -> None:
     below = 1.0 - 2.0**-53
     assert shrunk_module._left(below, 0.9999) < 1.0
     assert shrunk_module._left.py_func(0.75, 0.5) == 0.5
+    z = 0.25 - 2.0**-54
+    assert (below - z) / (1.0 - z) == 1.0, "rounding would reach it"
+    assert shrunk_module._left(below, z) == shrunk_module._left.py_func(below, z) == below
 
 
 @given(workloads(least=3), st.integers(0, 3))

@@ -88,6 +88,10 @@ def test_the_right_is_computed_in_as_many_steps_as_its_reads_fill() -> None:
     assert filled(AMPLE.core(), 7.1, 4.0)[2] == pytest.approx(7.1 * 4.0 / READS)
 
 
+def test_the_right_is_computed_in_one_step_at_least() -> None:
+    assert filled(AMPLE.core(), 1e9, 1e6)[1] == 1.0
+
+
 def test_steps_that_run_on_anyway_may_be_spent_on_the_next_but_for_its_own(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

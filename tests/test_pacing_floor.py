@@ -3,6 +3,7 @@
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 from pacing_worlds import AMPLE, MACHINE, PacedWorld, record_of
 from serving_worlds import steps
@@ -32,6 +33,7 @@ def test_a_step_may_be_as_small_as_even_steps_are() -> None:
     """The floor is the largest size above neither what runs well nor the even tokens."""
     gains = AMPLE.pacing.gains
     below = [1, 2, 4, 8]
+    assert [least(gains, n) for n in below] == below
     assert [least(gains, n + 0.5) for n in below] == below
     assert [least(gains, n - 0.5) for n in below] == [0, *below[:-1]]
 
@@ -59,6 +61,34 @@ def test_beside_reads_others_by_turns_gain_less() -> None:
     )
     gains = replace(AMPLE.pacing.gains, efficiency=1.0)
     assert [least(gains, 8, memory, seconds=seconds) for memory in (0.0, 2.0, 20.0)] == [16, 16, 8]
+
+
+def test_the_floor_is_asked_for_even_steps_beside_even_reads(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The longest of AMPLE takes 50 steps, the last 4 of which may compute no prompts: 46 for its
+    84 + 123 tokens, and for what the left (229.5) and the right (2840) read at 0.1 s.
+    """
+    core, asked = AMPLE.core(), []
+    record_of(core).most_held = 1e9
+    monkeypatch.setattr(
+        pacing_module, "least_size", lambda _, even, memory: asked.append((even, memory)) or 0
+    )
+    pacing_module.look(core.state)
+    assert asked == [pytest.approx((207 / 46, 306.95 / 46))]
+
+
+@pytest.mark.parametrize(("tokens", "share"), [(30, 0.0), (40, 0.0), (100, 0.5), (200, 1.0)])
+def test_steps_lie_between_the_sizes_that_are_worth_about_the_price(
+    tokens: int, share: float
+) -> None:
+    """Of MACHINE a token is worth 0.25 s from 4 to 8 tokens and 0.4375 s from 8 to 16: half of 0.3
+    pays for steps of 4, and one and a half times as much for steps of 16. Ten are ahead.
+    """
+    core = AMPLE.core()
+    record_of(core).slack = 0.5
+    ahead = np.array([[10.0, 0.0]])
+    assert pacing_module.share_at(core.state.pace[0], ahead, tokens, 0.3) == share
 
 
 def test_there_are_as_many_steps_for_compute_as_full_ones_or_a_visible_length_takes() -> None:

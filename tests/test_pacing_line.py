@@ -279,6 +279,22 @@ def test_memory_is_full_until_what_is_left_is_a_tail_of_two_mean_lengths() -> No
     assert foreseen(carefree(with_members(4, 100.0, 50)), 40.0 * 199)[0].tolist() == [0.0, 0.0]
 
 
+def test_members_hold_what_they_held_and_a_token_of_every_step_since() -> None:
+    now, later = with_members(4, 100.0, 50), with_members(4, 100.0, 20)
+    later.state.scalars[0].step = 30
+    assert np.array_equal(foreseen(later, 1_000.0), foreseen(now, 1_000.0))
+
+
+def test_a_cache_that_holds_less_than_a_mean_length_is_that_of_one_request() -> None:
+    """Full until what is left is the tail of one, which is as long as one may be."""
+    core = with_members(1, 1_000.0, 50)  # 400 tokens fit
+    p = record_of(core)
+    p.caution = 1.0
+    ahead = foreseen(core, 1e6)
+    assert ahead[0, 1] == pytest.approx(40.0 / remaining.peak_of(1.0, 1.0))
+    assert ahead[1:, 0].sum() == pytest.approx(1_000.0 * remaining.longest_of(1.0, 1.0))
+
+
 def test_what_the_forecast_keeps_free_of_a_full_cache_is_not_read() -> None:
     """40 seconds of reads are 40 requests of 100 tokens, at 0.01 seconds a token."""
     core = with_members(4, 100.0, 50)
@@ -298,6 +314,11 @@ def test_the_forecast_of_a_steady_state_peaks_at_once_unless_room_is_kept() -> N
     assert peaks[0] > 1.0
 
 
+def test_the_forecast_peaks_no_higher_than_if_nobody_ended() -> None:
+    """Two mean lengths ahead each holds three times as much as now."""
+    assert remaining.peak_of(1.0, 100.0) == 3.0
+
+
 @pytest.mark.parametrize("n", [3, 27, 300])
 def test_the_peak_is_that_of_members_as_old_as_their_mean_length(n: int) -> None:
     """The forecast that admission asks for, of n members that hold their mean each."""
@@ -315,15 +336,39 @@ def test_known_lengths_are_foreseen_to_be_read_evenly() -> None:
     assert not ahead[1:].any()
 
 
+def test_the_last_in_line_counts_though_nobody_else_waits() -> None:
+    core = AMPLE.core()
+    s = core.state.scalars[0]
+    s.front = s.back
+    assert remaining.longest_visible(core.state) == remaining.longest_left(core.state) == 50.0
+    hidden = AMPLE._replace(visible=(False,) * 6).core()
+    s = hidden.state.scalars[0]
+    s.front = s.back
+    assert remaining.longest_visible(hidden.state) == 1.0
+    assert remaining.longest_left(hidden.state) == 50.0
+
+
+def test_what_running_requests_have_yet_to_read_takes_steps_too(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    core = AMPLE.core()
+    p = record_of(core)
+    p.most_held = 1.0
+    monkeypatch.setattr(pacing_module, "unfinished_reads", lambda _: 500.0)
+    pacing_module.look(core.state)
+    assert p.reads_left == 229.5 + 2_840.0
+    assert p.steps_left == pytest.approx(p.reads_left + 500.0)
+
+
 def test_waiting_reads_grow_with_the_square_of_a_corrected_mean() -> None:
     drawn = AMPLE._replace(visible=(False,) * 6)
     core = drawn.core()
     p, kind = record_of(core), core.state.pace[0].kinds[0]
     assert kind.waiting_reads == pytest.approx(p.reads_left)
-    kind.prior, kind.served, kind.ended = 1.0, 3.0, 1.0  # twice as long as planned
+    kind.prior, kind.served, kind.ended = 1.0, 5.0, 1.0  # three times as long as planned
     p.most_held = 0.01
     pacing_module.look(core.state)
-    steps = p.reads_left * 4.0 * p.read_seconds / p.most_reads
+    steps = p.reads_left * 9.0 * p.read_seconds / p.most_reads
     assert p.steps_left == pytest.approx(steps)
 
 

@@ -22,7 +22,7 @@ from blendsim.planner.lengths import (
 )
 from blendsim.planner.tree import PoolTree, pool_tree
 from blendsim.prefix import sort_prompts
-from blendsim.request import Ints, Prompts, Workload, from_lengths
+from blendsim.request import Ints, Prompts, Workload, from_lengths, pool
 
 
 def drawn_of(
@@ -59,12 +59,24 @@ def test_visible_lengths_are_drawn_as_they_are() -> None:
     assert np.array_equal(drawn, workload.output_len)
 
 
-def test_no_draw_exceeds_the_request_s_limit() -> None:
+def test_each_source_draws_evenly_from_its_own_sample() -> None:
+    outputs = [np.arange(4_000) % 4 + base for base in (1, 101)]
+    workload = pool([from_lengths([50] * 4_000, out, source=f"{out[0]}") for out in outputs])
+    _, lengths, drawn = drawn_of(workload, 0.1)
+    for half in (slice(0, 4_000), slice(4_000, None)):
+        sampled = workload.output_len[half][lengths.is_sampled[half]]
+        hidden = drawn[half][~lengths.is_sampled[half]]
+        for length in set(sampled.tolist()):
+            assert (hidden == length).mean() == pytest.approx((sampled == length).mean(), abs=0.03)
+
+
+@pytest.mark.parametrize("limit", [1, 7])
+def test_no_draw_exceeds_the_request_s_limit(limit: int) -> None:
     workload = replace(
-        from_lengths([10] * 200, [100] * 200), output_limit=np.full(200, 7, np.int64)
+        from_lengths([10] * 200, [100] * 200), output_limit=np.full(200, limit, np.int64)
     )
     _, lengths, drawn = drawn_of(workload, 0.2)
-    assert (drawn[~lengths.is_visible] == 7).all()
+    assert (drawn[~lengths.is_visible] == limit).all()
 
 
 @given(workload=workloads(), seed=st.integers(0, 5))

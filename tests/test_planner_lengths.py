@@ -140,6 +140,13 @@ def test_a_guess_that_is_given_takes_the_place_of_the_prior_and_of_others_means(
     assert expect(half, 0.5, guess=77).expected.tolist() == [10] * 100 + [77] * 40
 
 
+@pytest.mark.parametrize(("limit", "is_cut"), [(1, True), (39, True), (40, False), (0, False)])
+def test_a_guess_is_said_to_be_cut_where_max_tokens_is_less(limit: int, is_cut: bool) -> None:
+    bare = without_outputs(from_lengths([5, 5], [1, 1]), np.ones(2, np.bool_))
+    found = expect(replace(bare, output_limit=np.array([limit, 0])), 0.5, guess=40)
+    assert found.notes[0].endswith(", or max_tokens where that is less") == is_cut
+
+
 def test_guesses_are_told_for_one_request_and_for_thousands() -> None:
     bare = without_outputs(from_lengths([5] * 1_200, [1] * 1_200), np.ones(1_200, np.bool_))
     assert expect(bare, 0.5).notes[0].startswith("1,200 requests have no output length to learn")

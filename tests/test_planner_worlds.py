@@ -1,6 +1,7 @@
 """Possible worlds: as far from what is visible as a sample may be from its pool."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 from unittest import mock
 
 import numpy as np
@@ -9,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from strategies import workloads
 
+from blendsim.planner import lengths as lengths_module
 from blendsim.planner.lengths import (
     PRIOR_DOUBT,
     PRIOR_OUTPUT,
@@ -23,7 +25,7 @@ from blendsim.planner.lengths import (
 from blendsim.planner.outlook import possible_worlds
 from blendsim.planner.tree import pool_tree
 from blendsim.prefix import sort_prompts
-from blendsim.request import Ints, Workload, from_lengths
+from blendsim.request import Ints, Workload, from_lengths, pool
 from blendsim.settings import Settings
 
 
@@ -136,6 +138,57 @@ def test_a_few_lengths_are_doubted_though_they_are_alike(rule: str) -> None:
     assert 0.25 < one < PRIOR_DOUBT
     assert 0.03 < ten < one / 2
     assert enough < 1e-12
+
+
+@pytest.mark.parametrize(("seen", "weight"), [(1, 1 / 2), (3, 1 / 4)])
+def test_a_guess_weighs_as_one_more_of_few_lengths(seen: int, weight: float) -> None:
+    """One that is off by a factor of 2 to the power of a normal number is too long by
+    e^((ln 2)²/2) − 1 in the mean.
+    """
+    group = np.repeat(np.arange(20_000), seen)
+    doubt = lengths_module._little_doubt(
+        SimpleNamespace(group=group), np.arange(len(group)), np.random.default_rng(0)
+    )
+    assert doubt.mean() - 1 == pytest.approx(weight * np.expm1(PRIOR_DOUBT**2 / 2), rel=0.1)
+
+
+def redrawn(workload: Workload, drawn: Ints, is_seen: Ints, seed: int, doubt: bool) -> Ints:
+    """`drawn` with the longest drawn anew, where only lengths that `is_seen` are."""
+    tree = pool_tree(workload, sort_prompts(workload))
+    found = np.flatnonzero(is_seen[tree.order])
+    drawn = drawn.copy()
+    lengths_module._redraw_peaks(
+        drawn, workload, tree, found, np.random.default_rng(seed), is_doubted=doubt
+    )
+    return drawn
+
+
+def test_each_source_has_longest_answers_of_its_own() -> None:
+    """Of 16 lengths the four longest are above the fifth: 13 to 16 above 12, by 2.5 in the mean;
+    in the other source all are a hundred times as long.
+    """
+    n, seen = 8_000, np.arange(1, 17)
+    outputs = [np.append(unit * seen, np.full(n, 16 * unit)) for unit in (1, 100)]
+    workload = pool(
+        [from_lengths([50] * (16 + n), out, source=f"{k}") for k, out in enumerate(outputs)]
+    )
+    is_seen = np.tile(np.arange(16 + n) < 16, 2)
+    drawn = redrawn(workload, workload.output_len, is_seen, 0, False)[~is_seen]
+    assert drawn[:n].mean() == pytest.approx(12 + 2.5, rel=0.01)
+    assert drawn[n:].mean() == pytest.approx(1_200 + 250, rel=0.01)
+
+
+def test_doubt_of_few_peaks_makes_answers_longer_in_the_mean() -> None:
+    """Of four lengths the longest two are above the third, by m in the mean. With one more they
+    make 3·m over a gamma of 3, and one over a gamma of 3 is ½ in the mean.
+    """
+    workload = from_lengths([50] * 104, [10, 100, 300, 500, *[1_000] * 100])
+    is_seen = np.arange(104) < 4
+    more = [
+        redrawn(workload, workload.output_len, is_seen, seed, True)[4:].mean() - 100
+        for seed in range(2_000)
+    ]
+    assert np.mean(more) == pytest.approx(1.5 * 300, rel=0.1)
 
 
 @pytest.mark.parametrize("rule", RULES)

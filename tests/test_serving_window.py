@@ -180,13 +180,16 @@ def test_what_windows_hold_of_a_full_cache_is_not_read_as_context() -> None:
     assert record_of(wide).most_reads == pytest.approx(most * reads / (reads + each))
 
 
-def test_steps_of_unknown_lengths_are_foreseen_by_their_context_alone() -> None:
+@pytest.mark.parametrize("block", [1, 4])
+def test_steps_of_unknown_lengths_are_foreseen_by_their_context_alone(block: int) -> None:
     hidden = AMPLE._replace(visible=(False,) * 6)
     found = []
     for window in (0, 7):
-        core = hidden._replace(world=replace(AMPLE.world, window=window, capacity=500)).core()
+        world = replace(AMPLE.world, window=window, capacity=500, block=block)
+        core = hidden._replace(world=world).core()
         kind, p = core.state.pace[0].kinds[0], record_of(core)
-        kind.running, kind.mean_sum, kind.held_base = 4, 400.0, 4 * (50 + window)
+        kind.running, kind.mean_sum = 4, 400.0
+        kind.held_base = 4 * (50 + window * block)
         p.most_held, p.most_reads = 400.0, 40.0
         ahead = np.empty((17, 2))
         remaining.foresee(core.state, 1_000.0, ahead)
