@@ -179,7 +179,7 @@ def test_kernels_and_given_lengths_are_noted_by_all_that_plan_or_simulate(tmp_pa
     lengths = results(tmp_path / "results.jsonl", {f"r{k}": 3 + k for k in range(40)})
     given = ("--trace", source, "--lengths", lengths, "--gpu", "h200")
     made = ("plan", *given, "--planner", "dfs", "-o", plan)
-    kernels, looked = "are priced by the imported profile", "looks at all 40 output lengths"
+    kernels, looked = "are as measured there", "looks at all 40 output lengths"
     for command in (
         made,
         ("plan", *given, "--planner", "dfs", "--deadline", "9h"),
@@ -192,16 +192,20 @@ def test_kernels_and_given_lengths_are_noted_by_all_that_plan_or_simulate(tmp_pa
     other = notes("plan", "--trace", source, "--gpu", "a100-80g,h200", "--planner", "dfs")
     assert having("kernels of h200 are priced by the imported profile", other)
     assert not having(looked, other)
-    assert not having(kernels, notes("simulate", plan, "--profile", "measured"))
+    assert not having(kernels, notes("simulate", plan, "--profile", "measured")), "it was asked for"
+    assert having("by the imported profile", notes("simulate", plan, "--profile", "imported"))
 
 
 def test_overlap_is_not_noted_for_engines_that_do_not(tmp_path: Path) -> None:
     given = ("plan", "--trace", batch(tmp_path / "batch.jsonl"), "--planner", "dfs")
     for engine, is_told in (("vllm", False), ("sglang", False), ("nanoflow", True)):
-        told = notes(*given, "--gpu", "h200", "--engine", engine)
-        found = having("by the imported profile", told)
-        assert len(found) == 1
-        assert ("overlap" in found[0]) == is_told, engine
+        for more, words in (
+            ((), "are as measured there"),
+            (("--profile", "imported"), "by the imported profile"),
+        ):
+            told = notes(*given, "--gpu", "h200", "--engine", engine, *more)
+            (found,) = having(words, told)
+            assert ("overlap" in found) == is_told, engine
 
 
 def counted(path: Path, prompts: dict[str, Any], name: str = "prompt_tokens") -> Path:

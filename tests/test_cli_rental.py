@@ -69,7 +69,8 @@ def test_the_plan_written_is_the_chosen_systems(folder: Path) -> None:
     assert told["plan"] == "a.parquet"
     settings = read_plan(folder / "a.parquet").meta["settings"]
     assert (settings["gpu"], settings["dp"]) == (told["chosen"]["gpu"], told["chosen"]["dp"])
-    run(*PLAN, "--gpu", settings["gpu"], "--dp", str(settings["dp"]), "-o", "b.parquet")
+    alone = ("--gpu", settings["gpu"], "--dp", str(settings["dp"]))
+    run(*PLAN, *alone, "--profile", settings["profile"], "-o", "b.parquet")
     assert (folder / "a.parquet").read_bytes() == (folder / "b.parquet").read_bytes()
     seconds = run_json("simulate", "a.parquet")["seconds"]
     assert seconds == told["chosen"]["seconds"]

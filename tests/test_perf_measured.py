@@ -33,6 +33,7 @@ from blendsim.search.problem import prepare
 from blendsim.settings import Settings
 from blendsim.specs import find_gpu, find_model
 from blendsim.system import System
+from paper_repro.lab import Lab
 
 SYSTEM = System(find_model("llama-3.1-8b"), find_gpu("h200"))
 BUSY = Batch(1024, 2, 300_000, 256, 256 * 1500, 258)
@@ -79,12 +80,12 @@ def test_a_profile_without_an_overlap_says_what_to_do(place: Path) -> None:
     assert measured_shares(place) is None
 
 
-def test_the_imported_profile_is_meant_unless_another_is_named() -> None:
-    """Results of the paper stand on it, whatever is measured beside it."""
-    assert Settings(gpu="h200").profile == IMPORTED
+def test_results_of_the_paper_stand_on_imported_kernels_whatever_is_measured_beside_them() -> None:
+    assert Lab(gpu="h200").settings().profile == IMPORTED
     assert chosen_place(SYSTEM, IMPORTED) is None
-    assert chosen_model(SYSTEM, "auto").overlap == "table"
-    assert (chosen_model(SYSTEM, "auto").layer_seconds == step_model(SYSTEM).layer_seconds).all()
+    imported = chosen_model(SYSTEM, "auto", IMPORTED)
+    assert imported.overlap == "table"
+    assert (imported.layer_seconds == step_model(SYSTEM).layer_seconds).all()
 
 
 def test_a_named_directory_brings_its_tables_and_its_overlap(place: Path) -> None:

@@ -44,10 +44,12 @@ def pricing_notes(several: "Iterable[Settings]", *, overlaps: bool | None = None
             f"measured prices {'both' if beside else 'them'} as they were measured there, which is "
             "slower (docs/validation.md)"
         )
-    seen = dict.fromkeys(each.gpu for each in several if _is_measured_by_itself(each))
+    seen = [each for each in several if _is_measured_by_itself(each)]
     if seen:
+        beside = any(_overlaps(each, overlaps) for each in seen)
         notes.append(
-            f"kernels of {', '.join(seen)} and how they overlap are as measured there "
+            f"kernels of {', '.join(dict.fromkeys(each.gpu for each in seen))}"
+            f"{' and how they overlap' if beside else ''} are as measured there "
             "(docs/validation.md); to compare with other GPUs add --profile imported"
         )
     if borrowed:
