@@ -128,7 +128,8 @@ def next_to_enter(state: State) -> int:
         return NONE
     if s.front < s.first_count:
         return take(state, s.front) if fits(state, state.queue[s.front], kept) else NONE
-    if s.requeued == 0 and (s.running == 0 or s.step >= p.blocked_until):
+    is_time = s.step >= p.blocked_until and s.context < p.most_context
+    if s.requeued == 0 and (s.running == 0 or is_time):
         place = longest_fitting(state, kept)
         if place != NONE:
             return take(state, place)
