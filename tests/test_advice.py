@@ -104,7 +104,7 @@ def test_partner_is_named_of_one_replica_alone() -> None:
     told = {dp: advice_on(pool, planner="fcfs", dp=dp)[2] for dp in (1, 2)}
     assert told[1].startswith("Pool it with memory-heavy work: ")
     assert told[2] == (
-        "How much memory-heavy work would run cheaper beside it is told of one replica."
+        "How much memory-heavy work would run cheaper beside it is told for one replica alone."
     )
 
 

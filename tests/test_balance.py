@@ -85,44 +85,50 @@ def test_the_last_of_the_ends_is_when_the_run_ends() -> None:
 
 
 class Stub:
-    """Plans that are known by their shares alone; rank r ends `pace[r]` times its share later."""
+    """Plans that are known by their shares alone: rank r ends at `pace[r]` times its share, in
+    another world at that of one of the `others`.
+    """
 
-    def __init__(self, pace: list[list[float]], floor: float = 0.0) -> None:
-        self.pace, self.floor, self.tried = np.array(pace), floor, 0
+    def __init__(self, pace: list[float], *others: list[float]) -> None:
+        self.pace, self.others, self.tried = np.array(pace), others, 0
         plan = search.plan_policy(prepared(from_lengths([9] * 4, [9] * 4), dp=1), "dfs")
         self.plan = plan
 
     def cut(self, shares: Floats | None) -> Plan:
         self.tried += 1
-        share = np.ones(self.pace.shape[1]) if shares is None else shares
+        share = np.ones(len(self.pace)) if shares is None else shares
         return replace(self.plan, meta={"shares": share.tolist()})
 
     def ends(self, plan: Plan) -> Floats:
-        found: Floats = np.maximum(self.floor, self.pace * np.array(plan.meta["shares"]))
+        found: Floats = self.pace * np.array(plan.meta["shares"])
         return found
 
+    def ends_elsewhere(self, plan: Plan) -> Floats:
+        return np.array(self.others) * np.array(plan.meta["shares"])
+
     def shares(self) -> list[float]:
-        found: list[float] = balanced(self.cut, self.ends, self.pace.shape[1]).meta["shares"]
-        return found
+        elsewhere = self.ends_elsewhere if self.others else None
+        found = balanced(self.cut, self.ends, len(self.pace), elsewhere)
+        return list(found.meta["shares"])
 
 
 def test_shares_go_by_the_pace_of_ranks() -> None:
-    assert Stub([[3.0, 1.0]]).shares() == pytest.approx([0.5, 1.5], rel=0.05)
+    assert Stub([3.0, 1.0]).shares() == pytest.approx([0.5, 1.5], rel=0.05)
 
 
 def test_ranks_that_end_together_are_cut_once() -> None:
-    stub = Stub([[1.0, 1.005]])
+    stub = Stub([1.0, 1.005])
     assert stub.shares() == [1.0, 1.0]
     assert stub.tried == 1
 
 
 def test_what_gains_nothing_leaves_equal_shares() -> None:
     """The longest request alone decides when its rank ends."""
-    stub = Stub([[1.0, 1.0, 3.0]])
-    stub.ends = lambda plan: np.array([[1.0, 1.0, 3.0]])  # type: ignore[method-assign]
+    stub = Stub([1.0, 1.0, 3.0])
+    stub.ends = lambda plan: np.array([1.0, 1.0, 3.0])  # type: ignore[method-assign]
     assert stub.shares() == [1.0, 1.0, 1.0]
 
 
 def test_of_several_worlds_each_has_to_gain() -> None:
-    assert Stub([[3.0, 1.0], [2.8, 1.1]]).shares() != [1.0, 1.0]
-    assert Stub([[3.0, 1.0], [1.0, 1.4]]).shares() == [1.0, 1.0]
+    assert Stub([3.0, 1.0], [2.8, 1.1], [2.0, 0.9]).shares() != [1.0, 1.0]
+    assert Stub([3.0, 1.0], [2.8, 1.1], [1.0, 1.4]).shares() == [1.0, 1.0]

@@ -205,7 +205,8 @@ def _partner(limits: Bounds, model: StepModel, taken: float) -> str:
         partner, requests = mix.partner, counted(mix.requests, "request")
         if limits.replicas > 1:
             return (
-                f"How much {partner.kind} work would run cheaper beside it is told of one replica."
+                f"How much {partner.kind} work would run cheaper beside it is told for one replica "
+                "alone."
             )
         if limits.reachable < CLOSE * taken:
             return (

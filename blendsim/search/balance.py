@@ -11,17 +11,21 @@ import numpy as np
 from blendsim.cutting import Floats
 from blendsim.plan import Plan
 
-ROUNDS = 3  # cuts tried beside the equal one, each simulated in every world; twice as many in one
+ROUNDS = 6  # cuts tried beside the equal one, each simulated once
 WORTH = 0.005  # of the last end: what another cut gains at least to be taken
-SURE = 0.015  # of the last end: what is gained on equal shares in every world of several
+SURE = 0.015  # of the last end: what is gained on equal shares in every other world
 EVEN = 0.01  # of the mean end: ranks whose last one is later by no more are left as they are
 
 
 def balanced(
-    cut: Callable[[Floats | None], Plan], ends: Callable[[Plan], Floats], ranks: int
+    cut: Callable[[Floats | None], Plan],
+    ends: Callable[[Plan], Floats],
+    ranks: int,
+    ends_elsewhere: Callable[[Plan], Floats] | None = None,
 ) -> Plan:
     """What `cut` makes of the shares, one a rank, by which the last of the `ends` is earliest of
-    those that were tried; None are equal shares. `ends` has a row a world, a column a rank.
+    those that were tried; None are equal shares. Where lengths are not known, equal shares unless
+    that gains in each of several other worlds, too: `ends_elsewhere` has a row a world.
 
     A share shrinks as its rank ends later than the mean. Where that overshoots, as where one
     request decides when its rank ends, half the change is tried and then a quarter.
@@ -29,23 +33,21 @@ def balanced(
     shares, even = np.ones(ranks), cut(None)
     best, power = even, 1.0
     found = at_first = ends(even)
-    for _ in range(ROUNDS if len(found) > 1 else 2 * ROUNDS):
-        each = found.mean(axis=0)
-        mean = float(each.mean())
-        if each.max() <= (1.0 + EVEN) * mean or power < 0.25:
+    for _ in range(ROUNDS):
+        mean = float(found.mean())
+        if found.max() <= (1.0 + EVEN) * mean or power < 0.25:
             break
-        tried = shares * (mean / np.maximum(each, mean / 2.0)) ** power
+        tried = shares * (mean / np.maximum(found, mean / 2.0)) ** power
         tried *= ranks / tried.sum()
         plan = cut(tried)
         seconds = ends(plan)
-        if _last(seconds) <= (1.0 - WORTH) * _last(found):
+        if seconds.max() <= (1.0 - WORTH) * found.max():
             shares, best, found = tried, plan, seconds
         else:
             power /= 2.0
-    gained = 1.0 - found.max(axis=1) / at_first.max(axis=1)
-    return best if len(found) == 1 or gained.min() >= SURE else even
-
-
-def _last(ends: Floats) -> float:
-    """When the last rank ends, in the mean of the worlds."""
-    return float(ends.max(axis=1).mean())
+    if ends_elsewhere is None or best is even:
+        return best
+    if found.max() > (1.0 - SURE) * at_first.max():
+        return even
+    gained = 1.0 - ends_elsewhere(best).max(axis=1) / ends_elsewhere(even).max(axis=1)
+    return best if gained.min(initial=np.inf) >= SURE else even

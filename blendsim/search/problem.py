@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from blendsim import __version__
+from blendsim.cutting import Floats
 from blendsim.errors import InputError, ProfileError
 from blendsim.perf.density import RequestCosts, closed_form
 from blendsim.perf.measured import chosen_model
@@ -34,7 +35,7 @@ from blendsim.wording import Lacking
 
 Progress = Callable[[str], None]
 
-WORLDS = 4  # in which ranks are to end together, where lengths are not known
+BALANCING_WORLDS = 4  # in which ranks are to end together, where lengths are not known
 
 
 class Problem(NamedTuple):
@@ -250,13 +251,18 @@ def over_replicas(problem: Problem, plan: Plan) -> Plan:
     if flavour is None:
         plan = partition(plan, costs, dp, waits=system.is_joined)
     else:
-        worlds = with_worlds(problem, WORLDS).worlds[:WORLDS] or (problem.drawn,)
-        around = (problem.workload, problem.prompts, problem.model, flavour, dp)
-        whole = plan
+        whole, around = plan, (problem.workload, problem.prompts, problem.model, flavour, dp)
+
+        def elsewhere(cut: Plan) -> Floats:
+            worlds = with_worlds(problem, BALANCING_WORLDS).worlds[:BALANCING_WORLDS]
+            ends = [rank_ends(cut, world, *around) for world in worlds]
+            return np.array(ends).reshape(-1, dp)
+
         plan = balanced(
             lambda shares: partition(whole, costs, dp, shares=shares),
-            lambda cut: np.array([rank_ends(cut, world, *around) for world in worlds]),
+            lambda cut: rank_ends(cut, problem.drawn, *around),
             dp,
+            None if problem.lengths.is_visible.all() else elsewhere,
         )
     lost = sharing_lost(plan, problem.workload, problem.prompts, block)
     return replace(plan, meta={**plan.meta, "sharing_lost": lost})
