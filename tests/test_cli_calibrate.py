@@ -23,8 +23,13 @@ H200 = {"device": "NVIDIA H200"}
 HEADER = "num_prefill_tokens,num_decode_tokens"
 
 
+#: Logs here are simulated by kernels of the package; without it an H200's own are calibrated.
+IMPORTED = ("--profile", "imported")
+
+
 def calibrate(*arguments: str | Path) -> dict[str, Any]:
-    return run_json("profile", "calibrate", *arguments)
+    given = () if "--profile" in arguments else IMPORTED
+    return run_json("profile", "calibrate", *arguments, *given)
 
 
 def write_trace(path: Path, rows: Iterable[tuple[int, int]]) -> Path:
@@ -42,7 +47,18 @@ def some_rows(seed: int, count: int = 300) -> list[tuple[int, int]]:
 def simulated(trace: Path, *more: str) -> StepLog:
     """The step log of its plan on one after another of vLLM's steps, as `simulate` writes it."""
     plan, log = trace.with_suffix(".plan"), trace.with_suffix(".sim")
-    asked = ["--gpu", "h200", "--engine", "vllm", "--planner", "fcfs", "--sample", "1", *more]
+    asked = [
+        "--gpu",
+        "h200",
+        "--engine",
+        "vllm",
+        "--planner",
+        "fcfs",
+        "--sample",
+        "1",
+        *IMPORTED,
+        *more,
+    ]
     run("plan", "--trace", trace, *asked, "-o", plan)
     run("simulate", plan, "-o", log)
     return read_steplog(log)
@@ -104,7 +120,7 @@ def test_it_finds_what_steps_take_and_keeps_it_beside_a_copy_of_the_profile(
 ) -> None:
     out = tmp_path / "new" / "profile"
     found = calibrate(folder / "a.parquet", folder / "b.parquet", "-o", out)
-    assert (found["runtime"], found["version"], found["profile"]) == ("vllm", "0.20.2", "measured")
+    assert (found["runtime"], found["version"], found["profile"]) == ("vllm", "0.20.2", "imported")
     assert of_fit(found) == pytest.approx(of(OF_VLLM), rel=1e-6)
     place = profile_place(out, SYSTEM)
     assert found["written"] == str(place / "steps-vllm.toml")
@@ -169,7 +185,9 @@ def test_logs_that_are_enough_only_together_do(folder: Path, tmp_path: Path) -> 
 
 def test_text_says_what_was_found_and_where_it_is(folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    both = run("profile", "calibrate", folder / "a.parquet", folder / "b.parquet", "-o", out)
+    both = run(
+        "profile", "calibrate", folder / "a.parquet", folder / "b.parquet", "-o", out, *IMPORTED
+    )
     joined = " ".join(both.split())
     assert "1.250 of its decode reads and 1.00 ms" in joined
     assert "0.300 of its decode reads and 4.00 ms more" in joined
@@ -178,7 +196,7 @@ def test_text_says_what_was_found_and_where_it_is(folder: Path, tmp_path: Path) 
     assert "by the others" in both
     assert "a.parquet" in both
     assert "Note" not in both
-    one = run("profile", "calibrate", folder / "a.parquet", "-o", tmp_path / "one")
+    one = run("profile", "calibrate", folder / "a.parquet", "-o", tmp_path / "one", *IMPORTED)
     assert "by the others" not in one
     assert "Note: of one run" in " ".join(one.split())
 
@@ -217,13 +235,13 @@ def seconds_of(trace: Path, engine: str, *more: str | Path) -> float:
 def test_plans_are_priced_by_it(folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     calibrate(folder / "a.parquet", folder / "b.parquet", "-o", out)
-    kernels = seconds_of(folder / "a.csv", "vllm")
+    kernels = seconds_of(folder / "a.csv", "vllm", *IMPORTED)
     assert kernels == pytest.approx(total(folder / "a.sim"))
     priced = seconds_of(folder / "a.csv", "vllm", "--profile", out)
     assert priced == pytest.approx(total(folder / "a.parquet"), rel=2e-4)
     assert priced > 1.1 * kernels
     for engine in ("sequential", "nanoflow"):  # nobody calibrated their runtime
-        plain = seconds_of(folder / "a.csv", engine)
+        plain = seconds_of(folder / "a.csv", engine, *IMPORTED)
         # The copy has six digits of every time.
         assert seconds_of(folder / "a.csv", engine, "--profile", out) == pytest.approx(plain, 1e-4)
 

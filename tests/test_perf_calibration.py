@@ -164,7 +164,7 @@ def test_tables_that_changed_refuse_what_was_fitted_to_them(kept: Path) -> None:
 def test_a_calibrated_copy_of_an_imported_profile_has_its_overlap(tmp_path: Path) -> None:
     """And no measured one, as that has none."""
     root = a_profile(tmp_path, OF_VLLM)
-    copied, imported = chosen_model(SYSTEM, "auto", root), chosen_model(SYSTEM, "auto")
+    copied, imported = (chosen_model(SYSTEM, "auto", each) for each in (root, "imported"))
     assert copied.overlap == imported.overlap == "table"
     assert np.array_equal(copied.lines, imported.lines)
     for profile in ("imported", root):

@@ -158,7 +158,7 @@ def test_nano_batches_are_those_of_engines_that_overlap() -> None:
 
     def seconds(engine: str, pieces: int | None) -> float:
         settings = search.Settings(
-            engine=engine, planner="fcfs", sample=1.0, gpu="h200", nano_batches=pieces
+            engine=engine, planner="fcfs", sample=1.0, gpu="h100", nano_batches=pieces
         )
         return search.choose(workload, settings).chosen.reported_seconds
 

@@ -116,13 +116,16 @@ class StepModel:
 
     @property
     def streams(self) -> Streams:
-        """What `bound_by_streams` goes by, for a step in one piece."""
+        """What `bound_by_streams` goes by, for a step in one piece. A runtime that reads faster
+        than kernels alone were measured to is not held to their rate.
+        """
+        faster = min(1.0, self.calibration.reads) if self.calibration else 1.0
         return Streams(
             self.weight_stream_seconds,
-            self.kv_stream_seconds,
+            self.kv_stream_seconds * faster,
             self.token_parts,
             self.expert_stream_seconds,
-            self.state_stream_seconds,
+            self.state_stream_seconds * faster,
         )
 
     def seconds(self, batch: Batch) -> tuple[float, float, float]:
@@ -232,8 +235,6 @@ def with_calibrations(model: StepModel, calibrations: tuple[Calibration, ...]) -
         calibrations=calibrations,
         best_seconds_per_context_token=best,
         best_seconds_per_window_token=beside * best,
-        kv_stream_seconds=model.kv_stream_seconds * fastest,
-        state_stream_seconds=model.state_stream_seconds * fastest,
     )
 
 
