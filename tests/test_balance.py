@@ -1,5 +1,6 @@
 """Ranks that are to end together: shares of a plan found by simulating what planning may see."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -103,8 +104,8 @@ class Stub:
         found: Floats = self.pace * np.array(plan.meta["shares"])
         return found
 
-    def ends_elsewhere(self, plan: Plan) -> Floats:
-        return np.array(self.others) * np.array(plan.meta["shares"])
+    def ends_elsewhere(self, plans: Sequence[Plan]) -> Floats:
+        return np.array([np.array(self.others) * plan.meta["shares"] for plan in plans])
 
     def shares(self) -> list[float]:
         elsewhere = self.ends_elsewhere if self.others else None

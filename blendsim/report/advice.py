@@ -5,8 +5,6 @@ free beside it.
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-import numpy as np
-
 from blendsim.perf.model import StepModel
 from blendsim.report.metrics import Row
 from blendsim.report.optimum import Bounds, overlapped_best
@@ -21,6 +19,7 @@ from blendsim.report.pooling import (
     room_of,
 )
 from blendsim.report.tables import seconds as told
+from blendsim.report.timeline import ranks
 from blendsim.steplog import StepLog
 from blendsim.wording import counted
 
@@ -61,8 +60,7 @@ def advise(
 
 def ends_told(log: StepLog) -> list[str]:
     """When the first and the last replica of a run end, if there are several."""
-    ends = log.time("start") + log.time("seconds")
-    last = [float(ends[log.replica == each].max()) for each in np.unique(log.replica)]
+    last = [rank.ends for rank in ranks(log)]
     if len(last) < 2:
         return []
     return [f"Replicas end between {told(min(last))} and {told(max(last))} s."]

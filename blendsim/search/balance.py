@@ -4,7 +4,7 @@ Equal work takes ranks unequal time: the one with the longest answers makes seve
 of another, and each reads all weights and computes little beside them.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -21,11 +21,11 @@ def balanced(
     cut: Callable[[Floats | None], Plan],
     ends: Callable[[Plan], Floats],
     ranks: int,
-    ends_elsewhere: Callable[[Plan], Floats] | None = None,
+    ends_elsewhere: Callable[[Sequence[Plan]], Floats] | None = None,
 ) -> Plan:
     """What `cut` makes of the shares, one a rank, by which the last of the `ends` is earliest of
     those that were tried; None are equal shares. Where lengths are not known, equal shares unless
-    that gains in each of several other worlds, too: `ends_elsewhere` has a row a world.
+    that gains in each of several other worlds, too: `ends_elsewhere` are (plans, worlds, ranks).
 
     A share shrinks as its rank ends later than the mean. Where that overshoots, as where one
     request decides when its rank ends, half the change is tried and then a quarter.
@@ -49,5 +49,5 @@ def balanced(
         return best
     if found.max() > (1.0 - SURE) * at_first.max():
         return even
-    gained = 1.0 - ends_elsewhere(best).max(axis=1) / ends_elsewhere(even).max(axis=1)
-    return best if gained.min(initial=np.inf) >= SURE else even
+    before, after = ends_elsewhere([even, best]).max(axis=2)
+    return best if bool((after <= (1.0 - SURE) * before).all()) else even

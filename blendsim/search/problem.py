@@ -2,7 +2,7 @@
 made from it.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, fields, replace
 from typing import Any, NamedTuple
 
@@ -243,29 +243,32 @@ def over_replicas(problem: Problem, plan: Plan) -> Plan:
     if problem.settings.dp == 1:  # pools too: they deal one rank's plan out themselves
         return plan
     # Ranks get work, not prompts: what a request shares with others is computed once.
-    costs, system, dp = problem.costs, problem.model.system, problem.settings.dp
-    block = system.block_tokens
+    costs, block = problem.costs, problem.model.system.block_tokens
     saved = shared_tokens(problem.workload, problem.prompts, block) * costs.seconds_per_token
     costs = costs._replace(compute=costs.compute - saved)
-    flavour = _own_flavour(problem)
-    if flavour is None:
-        plan = partition(plan, costs, dp, waits=system.is_joined)
-    else:
-        whole, around = plan, (problem.workload, problem.prompts, problem.model, flavour, dp)
-
-        def elsewhere(cut: Plan) -> Floats:
-            worlds = with_worlds(problem, BALANCING_WORLDS).worlds[:BALANCING_WORLDS]
-            ends = [rank_ends(cut, world, *around) for world in worlds]
-            return np.array(ends).reshape(-1, dp)
-
-        plan = balanced(
-            lambda shares: partition(whole, costs, dp, shares=shares),
-            lambda cut: rank_ends(cut, problem.drawn, *around),
-            dp,
-            None if problem.lengths.is_visible.all() else elsewhere,
-        )
+    plan = _cut(problem, plan, costs)
     lost = sharing_lost(plan, problem.workload, problem.prompts, block)
     return replace(plan, meta={**plan.meta, "sharing_lost": lost})
+
+
+def _cut(problem: Problem, plan: Plan, costs: RequestCosts) -> Plan:
+    """The plan over its ranks, which end together as far as planning can see."""
+    flavour, dp = _own_flavour(problem), problem.settings.dp
+    if flavour is None:
+        return partition(plan, costs, dp, waits=problem.model.system.is_joined)
+    around = (problem.workload, problem.prompts, problem.model, flavour, dp)
+
+    def ends_elsewhere(cuts: Sequence[Plan]) -> Floats:
+        worlds = with_worlds(problem, BALANCING_WORLDS).worlds[:BALANCING_WORLDS]
+        ends = [rank_ends(cut, world, *around) for cut in cuts for world in worlds]
+        return np.array(ends).reshape(len(cuts), len(worlds), dp)
+
+    return balanced(
+        lambda shares: partition(plan, costs, dp, shares=shares),
+        lambda cut: rank_ends(cut, problem.drawn, *around),
+        dp,
+        None if problem.lengths.is_visible.all() else ends_elsewhere,
+    )
 
 
 def _own_flavour(problem: Problem) -> Flavour | None:
