@@ -30,7 +30,7 @@ from blendsim.serving.reads import (
     reads_of,
     unfinished_reads,
 )
-from blendsim.serving.remaining import fill_up, foresee, steps_for_compute
+from blendsim.serving.remaining import fill_up, foresee, spread_reads, steps_for_compute
 from blendsim.serving.state import LEFT, NONE, State
 
 PACE = np.dtype(
@@ -79,8 +79,6 @@ ROWS = 128  # of the table: so many levels of KV in use
 #: one and one by kind serve equally well (paper_repro/LOG.md). Fewer than LEAST_ALIKE lengths do
 #: not say that.
 TIGHT = 0.01
-WORTH = 0.001  # share of the time that spreading reads is to save
-MARGIN = 0.1  # of a step's reads, which swing about their mean
 CREDIT = 16_384.0  # tokens of imbalance remembered at most
 
 
@@ -267,39 +265,6 @@ def share_at(pace: Pace, ahead: NDArray[np.float64], tokens: float, price: float
     return float(min(max((tokens - low) / max(high - low, 1.0), 0.0), 1.0))
 
 
-@kernel
-def spread_reads(
-    pace: Pace, ahead: NDArray[np.float64], tokens: float, reads: float, most: float
-) -> float:
-    """Spread the seconds of `reads` over as many steps as the tokens need at the largest size, if
-    that takes less time than with KV full, `most` seconds a step, and nothing read after that.
-    Notes what a step is then to read at most, has no fewer steps `ahead`, and returns `most` with
-    KV so much less full.
-    """
-    p, at = pace.record[0], pace.weighed - 1
-    p.most_context = np.inf
-    size, seconds = pace.sizes[at], pace.seconds[at]
-    needed = tokens / size
-    full = most * reads_per_held(p.right_reads, p.right_spared) / p.reuse
-    # With KV full the right is done so soon, but not before what it computes itself.
-    early = max(reads / full, p.right_tokens / size)
-    if early >= needed:
-        return most
-    alone = side_by_side(pace.overlap, seconds, 0.0)
-    early *= side_by_side(pace.overlap, seconds, reads / early) - alone
-    evenly = needed * (side_by_side(pace.overlap, seconds, reads / needed) - alone)
-    if early - evenly <= WORTH * (needed * alone + evenly):
-        return most
-    steps = ahead[:, 0].sum()
-    longer = max(1.0, needed / steps)
-    for j in range(len(ahead)):
-        ahead[j, 0] *= longer
-        ahead[j, 1] /= longer
-    level = (1.0 + MARGIN) * reads / needed
-    p.most_context = level / p.read_seconds
-    return float(min(1.0, level / full) * most)
-
-
 @allocating_kernel
 def look(state: State) -> None:
     """Reckon anew: what is left, in how many steps, and which sizes steps should have."""
@@ -317,7 +282,7 @@ def look(state: State) -> None:
     sizes, seconds = pace.sizes[: pace.weighed], pace.seconds[: pace.weighed]
     ahead = np.empty((SLICES, 2))
     most = foresee(state, reads, ahead)
-    most = spread_reads(pace, ahead, tokens, reads, most)
+    most = spread_reads(state, ahead, tokens, reads, most)
     p.steps_left = ahead[:, 0].sum()
     full = np.empty((1, 2))
     own = fill_up(state, reads, most, full)

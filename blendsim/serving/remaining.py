@@ -9,10 +9,13 @@ from blendsim.compiled import kernel, rare_kernel
 from blendsim.serving.forecast import last_end
 from blendsim.serving.held import reads_per_held
 from blendsim.serving.kinds import correction, mean_left
+from blendsim.serving.price import side_by_side
 from blendsim.serving.state import NONE, RIGHT, State
 
 GUMBEL = 1.2825498301618641  # π/√6, the standard deviation of the longest of many
 PEAK_POINTS = 40  # at which a forecast's peak is looked for, up to two mean lengths ahead
+WORTH = 0.001  # share of the time that spreading reads is to save
+MARGIN = 0.1  # of a step's reads, which swing about their mean
 EULER = 0.5772156649015329  # the longest of n exponential lengths is about mean·(ln n + γ)
 
 
@@ -127,6 +130,40 @@ def foresee(state: State, reads: float, ahead: NDArray[np.float64]) -> float:
     for j in range(1, len(ahead)):
         ahead[j, 1] *= reads / total
     return float(most)
+
+
+@kernel
+def spread_reads(
+    state: State, ahead: NDArray[np.float64], tokens: float, reads: float, most: float
+) -> float:
+    """Spread the seconds of `reads` over as many steps as the tokens need at the largest size, if
+    that takes less time than with KV full, `most` seconds a step, and nothing read after that.
+    Notes what a step is then to read at most, has no fewer steps `ahead`, and returns `most` with
+    KV so much less full.
+    """
+    pace = state.pace[0]
+    p, at = pace.record[0], pace.weighed - 1
+    p.most_context = np.inf
+    size, seconds = pace.sizes[at], pace.seconds[at]
+    needed = tokens / size
+    full = most * reads_per_held(p.right_reads, p.right_spared) / p.reuse
+    # With KV full the right is done so soon, but not before what it computes itself.
+    early = max(reads / full, p.right_tokens / size)
+    if early >= needed:
+        return most
+    alone = side_by_side(pace.overlap, seconds, 0.0)
+    early *= side_by_side(pace.overlap, seconds, reads / early) - alone
+    evenly = needed * (side_by_side(pace.overlap, seconds, reads / needed) - alone)
+    if early - evenly <= WORTH * (needed * alone + evenly):
+        return most
+    steps = ahead[:, 0].sum()
+    longer = max(1.0, needed / steps)
+    for j in range(len(ahead)):
+        ahead[j, 0] *= longer
+        ahead[j, 1] /= longer
+    level = (1.0 + MARGIN) * reads / needed
+    p.most_context = level / p.read_seconds
+    return float(min(1.0, level / full) * most)
 
 
 @kernel
