@@ -31,10 +31,10 @@ def limits(compute: float, memory: float, longest: float = 0.0) -> Bounds:
 
 def test_all_reduces_are_named_where_there_are_some() -> None:
     workload = from_lengths([3_000] * 50, [20] * 50)
-    told = advice_on(workload, model="llama-3.1-70b", tp=8)[1]
+    told = advice_on(workload, model="llama-3.1-70b", tp=8)[2]
     assert told.startswith("The pool is bound by compute: ")
     assert " s of all-reduces and " in told
-    assert "all-reduces" not in advice_on(workload)[1]
+    assert "all-reduces" not in advice_on(workload)[2]
 
 
 def advice_on(workload: Workload, **settings: object) -> list[str]:
@@ -42,8 +42,9 @@ def advice_on(workload: Workload, **settings: object) -> list[str]:
 
 
 def test_pool_of_prompts_is_told_to_take_answers_in() -> None:
-    why, bound, partner = advice_on(from_lengths([3_000] * 2_000, [20] * 2_000))
+    why, used, bound, partner = advice_on(from_lengths([3_000] * 2_000, [20] * 2_000))
     assert "is chosen: predicted" in why
+    assert " at most; the KV cache holds 450,896 tokens. Of peak FLOP/s " in used
     assert bound.startswith("The pool is bound by compute: ")
     assert "Order buys next to nothing here: all policies lie within" in bound
     assert partner.startswith("Pool it with memory-heavy work: ")
@@ -72,7 +73,7 @@ def test_partner_whose_answer_outlasts_the_pool_is_not_named() -> None:
 
 def test_run_that_waits_for_one_request_has_room_for_others() -> None:
     one, more = (from_lengths([1_000] * n, [500] * n) for n in (1, 10))
-    _, bound, room = advice_on(one)
+    _, _, bound, room = advice_on(one)
     assert "Order buys next to nothing here: " in bound
     assert "overlap" not in bound
     assert room.startswith(
@@ -101,7 +102,7 @@ def test_short_pool_that_is_balanced_is_not_called_too_short() -> None:
 def test_partner_is_named_of_one_replica_alone() -> None:
     """Bounds know nothing of the slowest of several."""
     pool = from_lengths([3_000] * 1_600, [20] * 1_600)
-    told = {dp: advice_on(pool, planner="fcfs", dp=dp)[2] for dp in (1, 2)}
+    told = {dp: advice_on(pool, planner="fcfs", dp=dp)[-1] for dp in (1, 2)}
     assert told[1].startswith("Pool it with memory-heavy work: ")
     assert told[2] == (
         "How much memory-heavy work would run cheaper beside it is told for one replica alone."
@@ -132,7 +133,7 @@ def test_one_policy_alone_is_not_compared() -> None:
 
 
 def test_request_that_outlasts_all_others_is_named() -> None:
-    bound = advice_on(from_lengths([50] * 9, [5] * 8 + [9_000]), planner="dfs")[1]
+    bound = advice_on(from_lengths([50] * 9, [5] * 8 + [9_000]), planner="dfs")[2]
     assert "The longest request alone takes " in bound
 
 
@@ -201,3 +202,12 @@ def test_steps_beyond_the_profile_are_noted_not_refused() -> None:
     choice = search.choose(workload, settings)
     assert any("has more decoding requests than the kernel profile" in n for n in choice.notes)
     assert outside(choice.log, model_of("llama-2-7b").coverage)[0].told() in choice.notes
+
+
+def test_when_replicas_end_stands_before_what_bounds_the_pool() -> None:
+    """The last two sentences are of the pool, and another may be put between them."""
+    pool = from_lengths([3_000] * 20, [20] * 19 + [400])
+    _, used, ends, bound, partner = advice_on(pool, planner="fcfs", dp=2)
+    assert " at a time on each replica in the mean, " in used
+    assert ends.startswith("Replicas end between ")
+    assert [bound, partner] == advice_on(pool, planner="dfs", dp=2)[-2:]

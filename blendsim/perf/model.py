@@ -11,7 +11,6 @@ from typing import NamedTuple
 import numpy as np
 
 from blendsim.batch import Batch
-from blendsim.formats import WEIGHTS
 from blendsim.perf.calibration import Calibration
 from blendsim.perf.cascade import merge_seconds
 from blendsim.perf.coverage import Coverage, coverage_of
@@ -35,7 +34,7 @@ from blendsim.perf.kernels import (
     memory_seconds,
     overlapped,
 )
-from blendsim.perf.model_shapes import head_shape, token_weight_bytes
+from blendsim.perf.model_shapes import expert_bytes, head_shape, token_weight_bytes
 from blendsim.perf.overlap import default_overlap, overlap_lines, overlap_points
 from blendsim.perf.profile import EXPERTS, HEAD, Profile, layers_with
 from blendsim.perf.recurrent import deltas_of
@@ -307,17 +306,14 @@ def _expert_streams(system: System, seconds: Floats, rate: float) -> Floats:
     """(N + 1,), seconds of a step's reads of experts' weights at `rate` bytes/s by its tokens;
     empty without experts. `seconds` are those of one layer's experts.
 
-    n tokens that each go through a share s of them leave (1 − s)ⁿ of them unread if their loads are
-    even. Measured loads are not, and leave more: so no reads are longer than the kernel they are
-    of. Of replicas that share them each has as many tokens.
+    Measured loads are not even, and leave more unread: so no reads are longer than the kernel they
+    are of.
     """
     model = system.model
     if not model.experts:
         return np.zeros(0)
-    share = model.experts_per_token / model.experts
-    touched = 1.0 - (1.0 - share) ** (model.expert_ranks * np.arange(len(seconds)))
-    held = model.experts * model.expert_parameters // system.joined_gpus * WEIGHTS[model.weights]
-    reads = model.layers_with_experts * np.minimum(touched * held / rate, seconds)
+    moved = expert_bytes(system, np.arange(len(seconds)))
+    reads = model.layers_with_experts * np.minimum(moved / rate, seconds)
     return np.asarray(reads, np.float64)
 
 

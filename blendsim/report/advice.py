@@ -48,14 +48,16 @@ def advise(
     limits: Bounds,
     model: StepModel,
     judged: Judged | None = None,
+    ends: Sequence[str] = (),
     *,
     overlaps: bool = True,
 ) -> list[str]:
-    """Sentences for the user, most important first. Times are the simulated ones of `rows`.
-    `overlaps` says whether the engine runs compute beside decode reads.
+    """Sentences for the user, those of `of_pool` last. Times are the simulated ones of `rows`;
+    `ends` says when replicas end. `overlaps` says whether the engine runs compute beside decode
+    reads.
     """
-    taken = chosen.reported_seconds
-    return [_why(rows, chosen, judged), *of_pool(rows, limits, model, taken, overlaps=overlaps)]
+    of_all = of_pool(rows, limits, model, chosen.reported_seconds, overlaps=overlaps)
+    return [_why(rows, chosen, judged), _used(chosen, limits.replicas), *ends, *of_all]
 
 
 def ends_told(log: StepLog) -> list[str]:
@@ -108,6 +110,18 @@ def _why(rows: Sequence[Row], chosen: Row, judged: Judged | None) -> str:
         name = best.policy if usual is None else _at_budget(best)
         text += f" On the true lengths {name} would have been {told(chosen.regret)} s faster."
     return text
+
+
+def _used(row: Row, replicas: int) -> str:
+    """What runs at a time, and how much of the GPUs that takes."""
+    running = counted(round(row.mean_running), "request")
+    runs = "runs" if round(row.mean_running) == 1 else "run"
+    each = " on each replica" if replicas > 1 else ""
+    return (
+        f"{running} {runs} at a time{each} in the mean, {row.most_running:,} at most; the KV cache "
+        f"holds {row.kv_tokens:,} tokens. Of peak FLOP/s {row.mfu:.1%} are used (MFU), of peak "
+        f"memory bandwidth {row.mbu:.1%} (MBU)."
+    )
 
 
 def _lead(own: float, other: float, name: str = "") -> str:

@@ -8,8 +8,10 @@ import numpy as np
 
 from blendsim.perf.coverage import Coverage
 from blendsim.report.optimum import Bounds
+from blendsim.report.utilisation import utilisation
 from blendsim.request import Ints, Workload
 from blendsim.steplog import StepLog
+from blendsim.system import System
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +46,11 @@ class Row:
     token_budget: int  # tokens a step
     gpus: int
     tokens_per_second_per_gpu: float
+    kv_tokens: int  # that a replica's KV cache holds
+    mean_running: float  # requests in a replica, weighted by time while it has any
+    most_running: int
+    mfu: float  # model FLOPs utilisation and memory bandwidth utilisation: report/utilisation.py
+    mbu: float
     regret: float | None = None  # of the chosen row: seconds lost against the best row in hindsight
 
     @property
@@ -65,8 +72,18 @@ class Place(NamedTuple):
 
     engine: str
     token_budget: int  # tokens a step
-    gpus: int  # of all replicas
-    capacity_blocks: int  # KV blocks of a replica
+    system: System  # a replica, its KV in blocks of the engine's size
+    replicas: int
+
+    @property
+    def gpus(self) -> int:
+        """Of all replicas."""
+        return self.replicas * self.system.tp
+
+    @property
+    def capacity_blocks(self) -> int:
+        """KV blocks of a replica."""
+        return self.system.kv_blocks
 
 
 def kv_use(log: StepLog, capacity_blocks: int) -> float:
@@ -155,6 +172,7 @@ def summarise(
     has_truth = bool(workload.has_output.all())
     rate = total_tokens(workload, output_len) / seconds
     inputs = int(workload.prompt_len.sum())
+    used = utilisation(log, place.system, place.replicas)
     return Row(
         policy=policy,
         requests=len(workload),
@@ -178,6 +196,11 @@ def summarise(
         token_budget=place.token_budget,
         gpus=place.gpus,
         tokens_per_second_per_gpu=rate / place.gpus,
+        kv_tokens=place.capacity_blocks * place.system.block_tokens,
+        mean_running=used.mean_running,
+        most_running=used.most_running,
+        mfu=used.mfu,
+        mbu=used.mbu,
     )
 
 

@@ -9,7 +9,7 @@ from blendsim.errors import InputError
 from blendsim.report.advice import Judged, advise
 from blendsim.report.metrics import beside, with_regret
 from blendsim.request import Workload
-from blendsim.search.choice import Choice, try_policies
+from blendsim.search.choice import Choice, ends_of, try_policies
 from blendsim.search.cut import NEVER, Stop
 from blendsim.search.problem import Progress, prepare
 from blendsim.search.schedule_search import Effort, Found, search_prepared
@@ -72,6 +72,7 @@ def choose_and_search(
             limits,
             problem.model,
             judged(found),
+            ends_of(problem, found.log),
             overlaps=settings.flavour().overlaps,
         ),
         notes=found.notes,

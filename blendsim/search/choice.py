@@ -68,7 +68,6 @@ def choose_for(problem: Problem, progress: Progress = lambda _: None) -> Choice:
     limits = widest((trial.row.token_budget, trial.bounds) for trial in trials)
     rows = [beside(trial.row, trial.log, limits) for trial in trials]
     rows[at] = chosen = with_regret(rows[at], rows)
-    are_apart = problem.settings.dp > 1 and not problem.model.system.is_joined
     plan = best.plan
     plan = replace(plan, meta={**plan.meta, "predicted_seconds": chosen.predicted_seconds})
     return Choice(
@@ -77,14 +76,22 @@ def choose_for(problem: Problem, progress: Progress = lambda _: None) -> Choice:
         rows=rows,
         log=best.log,
         bounds=limits,
-        advice=[
-            *advise(
-                rows, chosen, limits, problem.model, overlaps=problem.settings.flavour().overlaps
-            ),
-            *(ends_told(best.log) if are_apart else []),
-        ],
+        advice=advise(
+            rows,
+            chosen,
+            limits,
+            problem.model,
+            ends=ends_of(problem, best.log),
+            overlaps=problem.settings.flavour().overlaps,
+        ),
         notes=[*problem.notes, *best.notes],
     )
+
+
+def ends_of(problem: Problem, log: StepLog) -> list[str]:
+    """When the first and the last rank end, if there are several that do not meet."""
+    are_apart = problem.settings.dp > 1 and not problem.model.system.is_joined
+    return ends_told(log) if are_apart else []
 
 
 def try_policies(problem: Problem, progress: Progress) -> list[Trial]:

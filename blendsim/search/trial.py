@@ -54,8 +54,7 @@ def find_engine(problem: Problem, name: str, token_budget: int | None = None) ->
 def find_place(settings: Settings, flavour: Flavour) -> Place:
     """What runs of that engine take place on."""
     system = flavour.divide(settings.system)
-    gpus = settings.replicas * system.tp
-    return Place(flavour.name, flavour.token_budget, gpus, system.kv_blocks)
+    return Place(flavour.name, flavour.token_budget, system, settings.replicas)
 
 
 def log_in(problem: Problem, plan: Plan, flavour: Flavour, output_len: Ints) -> StepLog:
