@@ -31,7 +31,7 @@ def test_key_figures_are_those_of_simulate(home: Path) -> None:
         told = figures_of(home / f"{name}.parquet")
         simulated = json.loads((home / f"{name}.json").read_text())
         same = simulated.keys() & told.keys() - {"log", "notes"}
-        assert {"seconds", "share_of_reachable", "share_of_optimum", "kv_use"} <= same
+        assert {"seconds", "share_of_reachable", "share_of_optimum", "kv_use", "mfu", "mbu"} <= same
         assert {key: told[key] for key in same} == {key: simulated[key] for key in same}
 
 
@@ -43,6 +43,8 @@ def test_page_shows_the_figures_that_json_tells(home: Path, page: Page) -> None:
         f"{100 * told['share_of_optimum']:.1f} %",
         f"{told['input_tokens']:,} prompt",
         f"{100 * told['kv_use']:.1f} %",
+        f"{100 * told['mfu']:.1f} %",
+        f"{100 * told['mbu']:.1f} %",
         told["advice"][0],
     ):
         assert shown in page.text
@@ -148,7 +150,7 @@ def test_columns_that_were_not_counted_are_left_out(home: Path, tmp_path: Path) 
         log = changed(home / f"{name}.parquet", tmp_path / "a.parquet", not_counted=unknown)
         log = changed(log, log, source=None)
         told = figures_of(log)
-        assert {told[key] for key in ("sharing_ratio", "kv_use", "input_tokens")} == {None}
+        assert {told[key] for key in ("sharing_ratio", "kv_use", "input_tokens", "mfu")} == {None}
         assert told["preempted_tokens"] is None
         page = Page(page_of(log)).text
         shown = page.split("Over time")[1]

@@ -60,6 +60,8 @@ def test_another_machine_than_planned_has_no_bounds_and_no_priced_work(
     told, text = figures_of(log), Page(page_of(log)).text
     assert "cpu was measured" in told["notes"][0]
     assert (told["share_of_optimum"], told["gpus"]) == (None, None)
+    elsewhere = figures_of(measured(home, tmp_path / "h.parquet", "NVIDIA H100 80GB HBM3"))
+    assert (told["mfu"], elsewhere["mfu"], elsewhere["gpus"]) == (None, None, 1)
     assert "Compute and memory work" not in text
     assert "Measured run: blend, llama-3.1-8b, cpu" in text
 

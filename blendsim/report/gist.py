@@ -6,9 +6,11 @@ from typing import Any, NamedTuple
 
 from blendsim.formats import AUTO, BF16, NONE
 from blendsim.report.losses import Losses
+from blendsim.report.matching import differing_machines
 from blendsim.report.metrics import Place, kv_use
 from blendsim.report.optimum import Bounds
 from blendsim.report.timeline import few_running
+from blendsim.report.utilisation import OF_WORK, utilisation
 from blendsim.steplog import MEASURED_ROWS, NOT_COUNTED, StepLog
 
 
@@ -50,6 +52,8 @@ class Gist:
     preempted_tokens: int | None
     kv_use: float | None  # mean over time, of running requests
     kv_most: float | None
+    mfu: float | None  # report/utilisation.py
+    mbu: float | None
     optimum_seconds: float | None
     share_of_optimum: float | None
     reachable_seconds: float | None
@@ -79,6 +83,9 @@ def gist(log: StepLog, place: Place | None, pool: Hindsight | None) -> Gist:
     limits = pool.limits if pool else None
     few = few_running(log)
     gpus = place.gpus if place and device(log) != "cpu" else None
+    # NOTE: of a run on another machine than its settings name nobody knows the peaks.
+    has_work = unknown.isdisjoint(OF_WORK) and not differing_machines(log.meta, log.meta)
+    used = utilisation(log, place.system, place.replicas) if place and gpus and has_work else None
     return Gist(
         policy=_text(log.meta, "policy"),
         engine=_text(log.meta, "engine"),
@@ -100,6 +107,8 @@ def gist(log: StepLog, place: Place | None, pool: Hindsight | None) -> Gist:
         preempted_tokens=0 if is_undisturbed else total("preempted_tokens"),
         kv_use=kv_use(log, place.capacity_blocks) if place and counts_kv else None,
         kv_most=_most(log, place) if place and counts_kv else None,
+        mfu=used.mfu if used else None,
+        mbu=used.mbu if used else None,
         optimum_seconds=limits.optimum if limits else None,
         share_of_optimum=limits.optimum / seconds if limits else None,
         reachable_seconds=limits.reachable if limits else None,

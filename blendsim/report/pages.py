@@ -99,6 +99,9 @@ def _tiles(figures: Gist) -> list[html.Tile]:
     if figures.kv_use is not None:
         most = f"at most {share(figures.kv_most)}"
         shown.append(html.Tile("KV use, mean", share(figures.kv_use), most))
+    if figures.mfu is not None and figures.mbu is not None:
+        shown.append(html.Tile("MFU", share(figures.mfu), "of peak FLOP/s"))
+        shown.append(html.Tile("MBU", share(figures.mbu), "of peak memory bandwidth"))
     return shown
 
 

@@ -11,6 +11,17 @@ from blendsim.perf.profile import EXPERTS, HEAD, layers_with
 from blendsim.steplog import StepLog
 from blendsim.system import System
 
+#: Columns of a log that its FLOPs and bytes are of.
+OF_WORK = (
+    "prefill_tokens",
+    "prefill_pairs",
+    "decode_requests",
+    "context_tokens",
+    "sampled_tokens",
+    "preempted_tokens",
+    "shared_reads",
+)
+
 
 class Utilisation(NamedTuple):
     """Of the GPUs of all replicas, idle ones too, over the whole run."""
@@ -22,7 +33,7 @@ class Utilisation(NamedTuple):
 
 
 def utilisation(log: StepLog, system: System, replicas: int) -> Utilisation:
-    """Of a simulated run of `replicas` replicas of `system`.
+    """Of a run of `replicas` replicas of `system`.
 
     Model FLOPs as in PaLM (arXiv 2204.02311, appendix B): two for each weight that a token goes
     through, two for each multiplication of attention, none for what is computed again or was found
