@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from blendsim.errors import InputError
 
 Ints = NDArray[np.int64]
+MOST_TOKENS = 10_000_000  # no model's context comes near; more is a unit mistake or damage
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -110,6 +111,36 @@ class Workload:
         )
 
 
+def token_counts(values: object, where: str) -> Ints:
+    """`values` as the numbers of tokens that prompts or answers have, one a request; InputError
+    that begins with `where` for what is none.
+    """
+    try:
+        given = np.asarray(values)
+    except ValueError:  # rows of several lengths
+        given = np.zeros((0, 0))
+    if given.ndim != 1 or given.dtype.kind not in "iuf":
+        raise InputError(
+            f"{where}: numbers of tokens are whole ones in one line, not {given.dtype} of shape "
+            f"{given.shape}; give one a request"
+        )
+    fine = (given >= 1) & (given <= MOST_TOKENS)
+    if given.dtype.kind == "f":
+        fine &= given == np.floor(given)
+    if not fine.all():
+        row = int(np.argmin(fine))
+        raise InputError(f"{where}[{row}] is {given[row]}; {_why_no_count(float(given[row]))}")
+    return given.astype(np.int64, copy=False)
+
+
+def _why_no_count(value: float) -> str:
+    if value < 1:
+        return "a prompt and an answer have at least 1 token each: give more, or no such request"
+    if value > MOST_TOKENS:
+        return f"no request has more than {MOST_TOKENS:,} tokens; check the unit"
+    return "numbers of tokens are whole; round it, or leave the request out"
+
+
 def from_lengths(
     prompt_len: Sequence[int] | Ints,
     output_len: Sequence[int] | Ints,
@@ -125,6 +156,8 @@ def from_lengths(
     """A one-source workload with all output lengths given. Ids default to the row number.
     InputError for lengths that cannot be.
     """
+    prompt_len = token_counts(prompt_len, "from_lengths: prompt_len")
+    output_len = token_counts(output_len, "from_lengths: output_len")
     n = len(prompt_len)
     # NOTE: what a file holds is its reader's to refuse: of a batch file no line may be left.
     if not n and not origin:
@@ -134,17 +167,10 @@ def from_lengths(
             f"from_lengths: {n:,} prompt_len and {len(output_len):,} output_len; give one of each "
             "a request"
         )
-    for name, lengths in (("prompt_len", prompt_len), ("output_len", output_len)):
-        if len(short := np.flatnonzero(np.asarray(lengths, np.int64) < 1)):
-            row = int(short[0])
-            raise InputError(
-                f"from_lengths: {name}[{row}] is {lengths[row]}; a prompt and an answer have at "
-                "least 1 token each, so leave the request out"
-            )
     workload = Workload(
         ids=np.arange(n).astype(np.str_) if ids is None else ids,
-        prompt_len=np.asarray(prompt_len, np.int64),
-        output_len=np.asarray(output_len, np.int64),
+        prompt_len=prompt_len,
+        output_len=output_len,
         has_output=np.ones(n, np.bool_),
         output_limit=np.zeros(n, np.int64),
         is_known=np.full(n, is_known),

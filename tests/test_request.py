@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -55,14 +56,30 @@ def test_lengths_make_a_workload_that_shares_nothing() -> None:
         ([5], [-1], "output_len[0] is -1; a prompt and an answer have at least 1 token each"),
         ([], [], "there is no request; give the lengths of at least one"),
         ([5, 5], [1], "2 prompt_len and 1 output_len; give one of each a request"),
+        ([1.9, 100.9], [1, 2], "prompt_len[0] is 1.9; numbers of tokens are whole"),
+        ([5, 5], [2, float("nan")], "output_len[1] is nan; numbers of tokens are whole"),
+        ([5], [2**40], "output_len[0] is 1099511627776; no request has more than 10,000,000"),
+        ([float("inf")], [1], "prompt_len[0] is inf; no request has more than 10,000,000 tokens"),
+        ([[5, 5]], [1], "prompt_len: numbers of tokens are whole ones in one line, not int64 of "),
+        ([[5], [5, 5]], [1], "prompt_len: numbers of tokens are whole ones in one line"),
+        (5, [1], "in one line, not int64 of shape (); give one a request"),
+        (["5"], [1], "in one line, not <U1 of shape (1,); give one a request"),
+        ([5], [True], "output_len: numbers of tokens are whole ones in one line, not bool of"),
+        ([2**70], [1], "prompt_len: numbers of tokens are whole ones in one line, not object of"),
     ],
 )
 def test_lengths_that_cannot_be_are_refused_in_a_line(
-    prompts: list[int], outputs: list[int], sentence: str
+    prompts: Any, outputs: Any, sentence: str
 ) -> None:
     with pytest.raises(InputError, match=re.escape(sentence)) as refused:
         from_lengths(prompts, outputs)
     assert "\n" not in str(refused.value)
+
+
+def test_whole_lengths_of_any_kind_of_number_are_taken() -> None:
+    workload = from_lengths(np.array([3.0, 5.0]), np.array([1, 2], np.uint8))
+    assert (workload.prompt_len.tolist(), workload.output_len.tolist()) == ([3, 5], [1, 2])
+    assert workload.prompt_len.dtype == workload.output_len.dtype == np.int64
 
 
 @pytest.mark.parametrize(

@@ -42,7 +42,7 @@ def test_the_error_says_how_many_which_and_by_how_much() -> None:
     text = str(caught.value)
     assert text.startswith("2 of 3 requests are longer than the 100 tokens that fit: ")
     assert "1 (5 too many), 2 (1,010 too many);" in text
-    assert "--skip-oversize" in text
+    assert "--skip-oversize (in Python without_oversize(…, skip=True)" in text
 
 
 def test_a_long_list_is_cut() -> None:

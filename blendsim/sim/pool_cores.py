@@ -33,7 +33,8 @@ def require_room(
     if longest > room:
         raise OversizeError(
             f"a request of {longest} tokens does not fit the {room} KV tokens of a decode replica; "
-            "use a larger --tp or --gpu, or drop it with --skip-oversize"
+            "use a larger --tp or --gpu, or drop it (--skip-oversize, in Python "
+            "traces.without_oversize)"
         )
     if max(topology.prefill, topology.decode) > len(workload):
         raise InputError(

@@ -14,7 +14,7 @@ from blendsim.errors import InputError, Unfit
 from blendsim.perf.model import StepModel
 from blendsim.plan import Plan
 from blendsim.prefix import SortedPrompts
-from blendsim.request import Ints, Workload
+from blendsim.request import Ints, Workload, token_counts
 from blendsim.serving.core import ServingCore
 from blendsim.serving.flavour import BY_PLAN, Flavour
 from blendsim.serving.knobs import AS_SHIPPED
@@ -25,6 +25,7 @@ from blendsim.sim.stealing import Crew
 from blendsim.steplog import StepLog
 from blendsim.system import HostMemory, System
 from blendsim.topology import COLOCATED, Topology
+from blendsim.traces.limits import require_held
 
 _Out = TypeVar("_Out")
 
@@ -44,9 +45,14 @@ def simulate(
     numbered before those that decode. Each replica has a `host` memory of its own if there is one.
     Those that share experts wait for each other in every step.
 
-    Every run ends with the core's conservation check.
+    Every run ends with the core's conservation check. InputError for lengths that no run has,
+    ProfileError for steps that the model's profile does not reach.
     """
     require_modelled(flavour, topology, host, model.system)
+    model.coverage.require(flavour.token_budget)
+    output_len = _one_each(output_len, workload)
+    if not topology.is_disaggregated:  # pools look at their decode replicas
+        require_held(workload, output_len, flavour.divide(model.system).longest_request)
     if topology.is_disaggregated or topology.steals:
         plan = replace(plan, pacing=None)  # steps are paced for one line and one KV cache
     facts: dict[str, Any] = {
@@ -80,6 +86,19 @@ def simulate(
         meta=facts,
     )
     return in_lock_step(log, model) if model.system.is_joined else log
+
+
+def _one_each(output_len: object, workload: Workload) -> Ints:
+    """The output lengths, if there is one a request. A few passes over a column: nothing beside a
+    run.
+    """
+    lengths = token_counts(output_len, "simulate: output_len")
+    if len(lengths) != len(workload):
+        raise InputError(
+            f"simulate: {len(lengths):,} output_len for {len(workload):,} requests; give one a "
+            "request, in the workload's order"
+        )
+    return lengths
 
 
 def _checked(replicas: list[Replica]) -> list[Replica]:

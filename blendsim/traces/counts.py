@@ -10,8 +10,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from blendsim.errors import InputError
+from blendsim.request import MOST_TOKENS
 
-MOST_TOKENS = 10_000_000  # no model's context comes near; more is a unit mistake or damage
 NO_REQUESTS = "holds no requests; give a trace with at least one"
 
 _ZERO = {

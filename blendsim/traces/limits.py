@@ -25,26 +25,45 @@ def without_oversize(workload: Workload, longest: int, skip: bool) -> Workload:
     rows = oversize(workload, longest)
     if len(rows) == 0:
         return workload
+    named = _named(workload, rows, longest)
+    count = f"{len(rows):,} of {len(workload):,} requests"
+    if not skip:
+        raise OversizeError(
+            f"{count} are longer than the {longest:,} tokens that fit: {named}; drop them with "
+            "--skip-oversize (in Python without_oversize(…, skip=True) of blendsim.traces) or "
+            "choose a larger model context or GPU"
+        )
+    if len(rows) == len(workload):
+        raise OversizeError(
+            f"all {len(rows):,} requests are longer than the {longest:,} tokens that fit: {named}; "
+            "choose a larger model context or GPU"
+        )
+    kept = np.ones(len(workload), np.bool_)
+    kept[rows] = False
+    note = f"{count} were longer than {longest:,} tokens and were left out: {named}"
+    return replace(select(workload, kept), notes=(*workload.notes, note))
+
+
+def require_held(workload: Workload, output_len: Ints, longest: int) -> None:
+    """OversizeError if a request is longer than `longest` tokens with the output it is given."""
+    if int((workload.prompt_len + output_len).max(initial=0)) <= longest:
+        return
+    told = replace(workload, output_len=output_len)
+    rows = oversize(told, longest)
+    raise OversizeError(
+        f"with these output lengths {len(rows):,} of {len(workload):,} requests are longer than "
+        f"the {longest:,} tokens that fit: {_named(told, rows, longest)}; give shorter ones or "
+        "choose a larger model context or GPU"
+    )
+
+
+def _named(workload: Workload, rows: Ints, longest: int) -> str:
+    """The first of these rows, and by how much each is too long."""
     tokens = workload.prompt_len + np.maximum(workload.output_len, 1)
     named = ", ".join(
         f"{workload.ids[row]} ({tokens[row] - longest:,} too many)" for row in rows[:_LISTED]
     )
-    more = f" and {len(rows) - _LISTED:,} more" if len(rows) > _LISTED else ""
-    count = f"{len(rows):,} of {len(workload):,} requests"
-    if not skip:
-        raise OversizeError(
-            f"{count} are longer than the {longest:,} tokens that fit: {named}{more}; drop them "
-            "with --skip-oversize or choose a larger model context or GPU"
-        )
-    if len(rows) == len(workload):
-        raise OversizeError(
-            f"all {len(rows):,} requests are longer than the {longest:,} tokens that fit: "
-            f"{named}{more}; choose a larger model context or GPU"
-        )
-    kept = np.ones(len(workload), np.bool_)
-    kept[rows] = False
-    note = f"{count} were longer than {longest:,} tokens and were left out: {named}{more}"
-    return replace(select(workload, kept), notes=(*workload.notes, note))
+    return named + (f" and {len(rows) - _LISTED:,} more" if len(rows) > _LISTED else "")
 
 
 def within_max_tokens(workload: Workload) -> Workload:

@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from blendsim.errors import InputError
-from blendsim.request import Workload
+from blendsim.request import MOST_TOKENS, Workload
 from blendsim.soundness import is_whole
-from blendsim.traces.counts import MOST_TOKENS, require_rows, shown, whole
+from blendsim.traces.counts import require_rows, shown, whole
 from blendsim.traces.jsonl import line_of, objects, require_new
 from blendsim.traces.seam import Told, silent
 from blendsim.traces.tokens import TOKENS

@@ -13,7 +13,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from blendsim.errors import InputError
-from blendsim.request import Prompts, Workload
+from blendsim.request import MOST_TOKENS, Prompts, Workload
 from blendsim.soundness import are_texts, is_whole
 from blendsim.steplog import (
     TableFile,
@@ -21,7 +21,7 @@ from blendsim.steplog import (
     require_columns,
     write_parquet,
 )
-from blendsim.traces.counts import MOST_TOKENS, are_wrong, compact, fault, require_rows, shown
+from blendsim.traces.counts import are_wrong, compact, fault, require_rows, shown
 from blendsim.traces.seam import Head, ReadOptions, Told, silent
 from blendsim.traces.tokens import made_otherwise
 
