@@ -8,6 +8,8 @@ import types
 import typing
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass, replace
+from functools import cache
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -19,7 +21,7 @@ Section = Mapping[str, Any]
 
 def overlay(base: T, section: Section, where: str) -> T:
     """`base` with the fields that `section` names replaced, after checking names and types."""
-    hints = typing.get_type_hints(type(base))
+    hints = _hints(cast("Any", type(base)))
     known = {field.name for field in fields(cast("Any", base))}
     changes: dict[str, Any] = {}
     for name, value in section.items():
@@ -32,6 +34,25 @@ def overlay(base: T, section: Section, where: str) -> T:
         else:
             changes[name] = _typed(value, hints[name], f"{where}: {name} = {value!r}")
     return cast("T", replace(cast("Any", base), **changes))
+
+
+def settle(made: object) -> None:
+    """For `__post_init__` of a frozen dataclass: what was given for its fields from Python, as
+    their types have it (numpy's numbers too), or InputError.
+    """
+    of: Any = type(made)
+    for name, hint in _hints(of).items():
+        value = getattr(made, name)
+        if type(value) is hint and not isinstance(value, int | float):
+            continue  # settings are made often, and a text on a value takes longer than all else
+        typed = _typed(value, hint, f"{of.__name__}: {name} = {value!r}")
+        if typed is not value:
+            object.__setattr__(made, name, typed)
+
+
+@cache
+def _hints(of: Any) -> dict[str, Any]:
+    return typing.get_type_hints(of)
 
 
 def in_range(value: T, where: str) -> T:
@@ -58,8 +79,13 @@ def _typed(value: Any, hint: Any, where: str) -> Any:
             return tuple(value)
         if kind is Path and isinstance(value, str):
             return Path(value)
-        if kind is float and isinstance(value, int) and not isinstance(value, bool):
-            return float(in_range(value, where))
+        if kind in (int, float) and not isinstance(value, bool) and type(value) is not kind:
+            # NOTE: a wide whole number may be beyond all floats, so its range is looked at first.
+            if isinstance(value, Integral):
+                whole = in_range(int(value), where)
+                return whole if kind is int else float(whole)
+            if kind is float and isinstance(value, Real):
+                return in_range(float(value), where)
         if isinstance(kind, type) and type(value) is kind:
             return in_range(value, where)
     names = " or ".join(getattr(c, "__name__", str(c)) for c in choices if c is not type(None))

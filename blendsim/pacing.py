@@ -9,12 +9,14 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from itertools import pairwise
+from numbers import Real
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from blendsim.errors import InputError
+from blendsim.fields import settle
 
 _MOST_TOKENS = 1 << 20  # of a step
 _NO_CROWD = 1e9  # that many times the even ones never end together
@@ -92,8 +94,9 @@ class Gains:
     def __post_init__(self) -> None:
         for name, allowed in _RANGES.items():
             value = getattr(self, name)
-            if not allowed.holds(value):
+            if isinstance(value, Real) and not allowed.holds(float(value)):
                 raise InputError(f"pacing: {name} {value} is out of range; give {allowed}")
+        settle(self)
 
 
 @dataclass(frozen=True, slots=True)

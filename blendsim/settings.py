@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from blendsim.errors import InputError, UnknownName
-from blendsim.fields import overlay
+from blendsim.fields import overlay, settle
 from blendsim.formats import (
     FP8,
     KV_DTYPES,
@@ -74,6 +74,7 @@ class Settings:
         # so that plans of the same system are equal whatever it was called. Names that are not
         # known are refused where they are looked up. A directory of a model's name in the working
         # directory is that model, so the disk is looked at, too.
+        settle(self)
         for part, name in (
             ("model", model_name(self.model)),
             ("gpu", gpu_name(self.gpu)),

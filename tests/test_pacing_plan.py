@@ -95,6 +95,7 @@ def test_gains_at_the_ends_of_their_ranges_are_taken(name: str) -> None:
         "caution": (0.0, 10.0),
         "trust": (0.0, 1e9),
         "crowd": (0.0, 1e9),
+        "keeps_awaited": (False, True),
     }
     for value in ends.get(name, (0.0, 1.0)):
         assert getattr(Gains(**{name: value}), name) == value  # type: ignore[arg-type]

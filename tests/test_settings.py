@@ -1,9 +1,11 @@
 """What settings ask of an engine, of another one, and how they are read back from plain values."""
 
 import json
+import re
 from dataclasses import asdict, replace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from blendsim.errors import InputError, UnknownName
@@ -29,6 +31,41 @@ def test_an_engine_has_all_rules_that_are_asked_for() -> None:
     assert ASKED.flavour() == ASKED.flavour("nanoflow") == asked
     knobs = Knobs(watermark=0.01)
     assert Settings(engine="vllm", knobs=knobs).flavour().knobs == knobs
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "kind"),
+    [
+        ("dp", "2", "int"),
+        ("token_budget", 1.5, "int"),
+        ("kv_bytes", "a", "int"),
+        ("seed", 1.5, "int"),
+        ("seed", True, "int"),
+        ("cascade", "yes", "bool"),
+        ("model", None, "str"),
+        ("sample", True, "float or str"),
+        ("pacing", {"fill": 0.9}, "Gains"),
+    ],
+)
+def test_a_value_of_another_type_is_refused_in_a_line(name: str, value: Any, kind: str) -> None:
+    told = f"Settings: {name} = {value!r} is not of type {kind}; mend it"
+    with pytest.raises(InputError, match=f"^{re.escape(told)}$"):
+        Settings(**{name: value})
+
+
+def test_gains_and_knobs_of_another_type_are_refused() -> None:
+    with pytest.raises(InputError, match=r"^Gains: fill = 'a' is not of type float; mend it$"):
+        Gains(fill="a")  # type: ignore[arg-type]
+    with pytest.raises(InputError, match=r"^Knobs: max_num_active_seqs = 1\.5 is not of type int"):
+        Knobs(max_num_active_seqs=1.5)  # type: ignore[arg-type]
+
+
+def test_numbers_of_numpy_and_whole_ones_are_those_of_the_fields_types() -> None:
+    given: dict[str, Any] = {"dp": np.int64(2), "sample": np.float64(0.5), "steal_seconds": 1}
+    made = Settings(**given)
+    assert made == Settings(dp=2, sample=0.5)
+    assert [type(getattr(made, name)) for name in given] == [int, float, float]
+    json.dumps(asdict(made))
 
 
 def test_nothing_asked_for_is_the_engine_as_it_is() -> None:

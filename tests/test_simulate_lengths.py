@@ -47,7 +47,7 @@ def test_output_lengths_that_no_kv_cache_holds_are_refused_with_their_request() 
     fits = TRUE.copy()
     fits[2] = longest - PROBLEM.workload.prompt_len[2]
     assert run(fits).count("finished").sum() == 4
-    beyond = fits + [0, 0, 3, 0]
+    beyond = fits + np.array([0, 0, 3, 0])
     told = f"1 of 4 requests are longer than the {longest:,} tokens that fit: 2 (3 too many)"
     with pytest.raises(OversizeError, match=re.escape(told)):
         run(beyond)

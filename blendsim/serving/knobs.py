@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from blendsim.errors import InputError
+from blendsim.fields import settle
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +20,7 @@ class Knobs:
     max_num_active_seqs: int | None = None
 
     def __post_init__(self) -> None:
+        settle(self)
         if not 0 <= self.watermark < 1:
             raise InputError(f"watermark = {self.watermark} must be at least 0 and below 1")
         for name, least in (
