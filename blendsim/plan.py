@@ -7,7 +7,7 @@ output lengths are.
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -92,45 +92,6 @@ def deal(plan: Plan, rank: Ints) -> Plan:
         rank=rank[place].astype(np.int32),
         **{name: getattr(plan, name)[place] for name in columns},
     )
-
-
-def reordered(plan: Plan, order: Sequence[int] | Ints, policy: str = "own") -> Plan:
-    """The requests of `plan` in an order of your own: `order` lists the workload's rows, each once,
-    and they are admitted as listed, sampled ones too. Of a plan for several ranks each keeps its
-    requests and runs them in this order. `policy` is what the plan is called.
-
-    InputError if the order is no permutation of the rows.
-    """
-    rows = np.asarray(order)
-    n = len(plan)
-    if rows.shape != (n,) or not np.issubdtype(rows.dtype, np.integer):
-        raise InputError(
-            f"an order of {n} requests is {n} row numbers in one line, not {rows.dtype} of shape "
-            f"{rows.shape}"
-        )
-    if (wrong := rows[(rows < 0) | (rows >= n)]).size:
-        raise InputError(f"the order names row {wrong[0]}; rows are 0 to {n - 1}")
-    times = np.bincount(rows, minlength=n)
-    if (wrong := np.flatnonzero(times > 1)).size:
-        raise InputError(
-            f"the order names row {wrong[0]} {times[wrong[0]]} times; name every row once"
-        )
-    at = np.empty(n, np.int64)
-    at[plan.order] = np.arange(n)
-    place = at[rows]
-    place = place[np.argsort(plan.rank[place], kind="stable")]
-    columns = ("order", "rank", "is_visible", "expected_output", "density")
-    # NOTE: nothing is first: who is said to be would have to stand before all others of its rank.
-    made = replace(
-        plan,
-        policy=policy,
-        admission=IN_ORDER,
-        is_first=np.zeros(n, np.bool_),
-        pacing=None,
-        **{name: getattr(plan, name)[place] for name in columns},
-    )
-    made.check()
-    return made
 
 
 def fingerprint(workload: Workload, is_visible: NDArray[np.bool_]) -> str:

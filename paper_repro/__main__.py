@@ -22,6 +22,10 @@ from paper_repro.lab import POOLS, REPOSITORY, STORE, Lab
 
 RESULTS = REPOSITORY / "paper_repro" / "results"
 PICTURES = REPOSITORY / "figures"
+QUICK = (
+    "These are verdicts on small pools (--quick): they show that everything runs, and say nothing "
+    "about the claims."
+)
 
 
 def main() -> int:
@@ -45,6 +49,8 @@ def _run(asked: argparse.Namespace) -> int:
         raise InputError(f"{asked.data}: no such directory; --data takes one with trace files")
     if asked.jobs < 1:
         raise InputError(f"--jobs {asked.jobs} must be at least 1")
+    if asked.seed < 0:
+        raise InputError(f"--seed {asked.seed} must be at least 0")
     lab = Lab(data=asked.data, quick=asked.quick, seed=asked.seed)
     out = asked.out or (STORE / "quick" if asked.quick else RESULTS)
     pictures = out / "figures" if asked.quick or asked.out else PICTURES
@@ -58,6 +64,8 @@ def _run(asked: argparse.Namespace) -> int:
     drawn = [name for name in names if name not in {outcome.module for outcome in failed}]
     is_drawn = asked.no_figures or _draw(drawn, out, pictures)
     print("\n".join(comparison.lines(drawn, out)))
+    if asked.quick:
+        print(f"\n{QUICK}")
     seconds = time.perf_counter() - start
     print(f"{len(names)} modules in {seconds:.0f} s", file=sys.stderr)
     if is_whole and is_drawn and not failed:

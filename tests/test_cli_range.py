@@ -36,6 +36,17 @@ def test_a_plan_tells_its_seconds_in_other_worlds() -> None:
     assert f"the plan takes {low} to {high} s" in " ".join(shown.split())
 
 
+def test_a_plan_tells_how_many_output_lengths_it_sees(tmp_path: Path) -> None:
+    given, plan = ("--trace", MIXED, "--sample", 0.1, "--planner", "dfs"), tmp_path / "p.parquet"
+    seen = told(*given, "-o", plan)["visible"]
+    assert 40 <= seen == read_plan(plan).is_visible.sum() < 400
+    shown = " ".join(invoke("plan", *given).stdout.split("\n\n")[0].split())
+    assert shown.endswith(f"engine nanoflow. Of 400 output lengths planning sees {seen}.")
+    known = ("--trace", MIXED, "--sample", 1, "--planner", "dfs")
+    assert told(*known)["visible"] == 400
+    assert "planning sees" not in invoke("plan", *known).stdout
+
+
 def test_the_range_is_that_of_the_chosen_plan_in_worlds_that_did_not_choose_it() -> None:
     found = told("--trace", MIXED, "--sample", 0.1, "--gpu", "h200")
     settings = Settings(sample=0.1, gpu="h200")

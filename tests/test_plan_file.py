@@ -18,10 +18,11 @@ from blendsim.plan import (
     Plan,
     fingerprint,
     read_plan,
-    reordered,
     require_same_workload,
     write_plan,
 )
+from blendsim.planner.make import POLICIES
+from blendsim.planner.own import reordered
 from blendsim.request import Workload, from_lengths
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
@@ -219,3 +220,10 @@ def test_an_order_of_ones_own_is_for_the_same_workload(tmp_path: Path) -> None:
 def test_what_is_no_order_is_refused(order: list[float], sentence: str) -> None:
     with pytest.raises(InputError, match=re.escape(sentence)):
         reordered(two_ranks(), np.array(order))
+
+
+@pytest.mark.parametrize("name", [*POLICIES, "", " "])
+def test_an_order_of_ones_own_cannot_pass_for_a_policy(name: str) -> None:
+    told = "would pass for a plan of that policy" if name in POLICIES else "needs a name"
+    with pytest.raises(InputError, match=told):
+        reordered(two_ranks(), np.arange(6), name)

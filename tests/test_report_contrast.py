@@ -8,7 +8,8 @@ import pytest
 from command_line import run
 from report_pages import Page, changed, figures_of, page_of, runs_in
 
-from blendsim.report.contrast import Contrast, Side
+from blendsim.report.account import WORK
+from blendsim.report.contrast import Contrast, Side, words
 from blendsim.report.gist import gist
 from blendsim.report.losses import CAUSES, PHASES, Losses
 from blendsim.steplog import COUNTS, TIMES, StepLog, read_steplog, write_steplog
@@ -57,11 +58,20 @@ def test_page_begins_with_the_difference_and_has_both_runs(home: Path, tmp_path:
         assert f"{figures['steps']:,}" in part
     gap = told["seconds"] - told["against"]["seconds"]
     assert f"{gap:+,.4f}" in part or f"{gap:+,.1f}" in part
+    assert f"bound: {WORK}" in part
+    assert "another engine or GPU" not in part
     for title in ("Seconds lost by tenth of one.parquet", "Running requests", "KV blocks held"):
         assert title in part
     assert "Dashed: one.parquet" in part
     names = [value for name, value in page.values if name == "id"]
     assert len(names) == len(set(names))
+
+
+def test_a_bound_that_both_runs_share_is_not_said_to_be_another_machines() -> None:
+    [bound, *_] = Contrast(side("a", 100.0, size=60.0), side("b", 100.0)).parts
+    assert words(bound) == ("bound", WORK)
+    [bound, *_] = Contrast(side("a", 100.0, size=60.0), side("b", 110.0)).parts
+    assert words(bound)[1] == "the work itself is priced for another engine or GPU"
 
 
 def test_the_faster_run_may_come_first(home: Path) -> None:

@@ -122,6 +122,22 @@ def test_plan_that_is_named_must_be_the_one_that_ran(home: Path) -> None:
     assert "the log is of another plan" in wrong
 
 
+def test_a_log_that_does_not_name_its_plan_is_noted_or_refused_by_its_policy(
+    home: Path, tmp_path: Path
+) -> None:
+    log = read_steplog(home / "one.parquet")
+    unnamed = tmp_path / "unnamed.parquet"
+    meta = {name: value for name, value in log.meta.items() if name != "plan_sha256"}
+    write_steplog(replace(log, meta=meta), unnamed)
+    [note] = figures_of(unnamed, "--plan", home / "one-plan.parquet")["notes"]
+    assert "does not name its plan" in note
+    assert figures_of(unnamed)["notes"] == []
+    other = tmp_path / "other.parquet"
+    run("plan", "--trace", home / "t.csv", "--planner", "random", "-o", other)
+    told = run("report", unnamed, "--plan", other, "--json", code=2)
+    assert "other.parquet: is a plan of policy 'random', the log is of" in told
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [

@@ -141,13 +141,32 @@ def test_without_a_directory_it_says_first_that_the_kept_results_are_written(
     assert comparison.shown_parts(results)["claims"] in readme.read_text()
 
 
-@pytest.mark.parametrize("wrong", [["fig99"], ["fig10", "--data", "/no/such"], ["--jobs", "0"]])
+@pytest.mark.parametrize("is_quick", [True, False])
+def test_verdicts_of_a_quick_run_are_said_to_say_nothing(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    is_quick: bool,
+) -> None:
+    asked = ["paper_repro", "run", "fig06", "--no-figures", "--out", str(tmp_path)]
+    monkeypatch.setattr(sys, "argv", [*asked, *(["--quick"] if is_quick else [])])
+    assert entry.main() == 0
+    table, told = capsys.readouterr().out.rsplit("|\n", 1)
+    assert table.startswith("| claim |")
+    assert told == (f"\n{entry.QUICK}\n" if is_quick else "")
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [["fig99"], ["fig10", "--data", "/no/such"], ["--jobs", "0"], ["fig10", "--seed", "-1"]],
+)
 def test_wrong_arguments_are_one_line_and_exit_2(wrong: list[str]) -> None:
     command = [sys.executable, "-m", "paper_repro", "run", *wrong]
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert len(done.stderr.splitlines()) == 1
     assert done.stderr.startswith("error: ")
+    assert "writing tables" not in done.stderr
 
 
 MODULE = '''"""A claim."""

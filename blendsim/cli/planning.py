@@ -89,15 +89,18 @@ def plan(
             write_plan(replace(choice.plan, meta=meta), output)
     if slow is not None:
         tell(slow)
+    visible = int(choice.plan.is_visible.sum())
     if json:
         told = {"advice": choice.advice, "notes": notes, "worlds": spread.seconds}
         told |= found_json(found) if found else {}
         planned_for = replace(asked.settings, token_budget=choice.chosen.token_budget)
-        told |= {"server": server_json(planned_for), "plan": output}
+        told |= {"visible": visible, "server": server_json(planned_for), "plan": output}
         print_json(_object(choice.rows, choice.chosen, told))
         return
     kept = f"plan written to {output}" if output else "-o plan.parquet keeps this plan"
     where = f"{o.platform(asked.settings, asked.called)}, engine {asked.settings.engine}"
+    if visible < len(choice.plan):
+        where += f". Of {len(choice.plan):,} output lengths planning sees {visible:,}"
     is_sampled = asked.settings.sample != 1.0
     hangs = range_told(spread, choice.chosen.predicted_seconds, is_sampled=is_sampled)
     advice = [*choice.advice, *(found_told(found) if found else []), *hangs]

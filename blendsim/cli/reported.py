@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from blendsim.steplog import StepLog
 
 
+_PLAN = "plan_sha256"  # key of a log's metadata
+
+
 class Found(NamedTuple):
     """What was found out about a log; None where it could not be, and `notes` say why."""
 
@@ -34,7 +37,7 @@ def find(log: "StepLog", plan: Path | None, workload: Path | None, say: Progress
     from blendsim.errors import BlendsimError
     from blendsim.search.looking_back import AnotherPool, find_ground, look_back, own_work
 
-    notes = [*_broken_off(log), *_noted(log)]
+    notes = [*_broken_off(log), *_noted(log), *_unnamed(log, plan)]
     is_named = plan is not None or (workload is not None and not _is_part(log))
     ground, work, served = None, own_work(log), None
     try:
@@ -113,6 +116,16 @@ def _noted(log: "StepLog") -> list[str]:
     return [f"{note}." for note in log.meta.get("notes", [])]
 
 
+def _unnamed(log: "StepLog", plan: Path | None) -> list[str]:
+    """A note where a plan is given and the log does not say which one ran."""
+    if plan is None or _PLAN in log.meta:
+        return []
+    return [
+        f"The log does not name its plan (it has no {_PLAN}): that {plan} ran is taken as said, "
+        "since policy and pool are those of the log."
+    ]
+
+
 def _priced(log: "StepLog", ground: "Ground") -> "StepWork | None":
     """The steps' work; None without a profile, as the bounds then say."""
     from blendsim.errors import ProfileError
@@ -158,8 +171,13 @@ def _served(log: "StepLog", plan: Path | None, asked: o.Asked, say: Progress) ->
     made = None
     if plan is not None:
         made = read_plan(plan)
-        if log.meta.get("plan_sha256") not in (None, sha256(plan)):
+        if log.meta.get(_PLAN) not in (None, sha256(plan)):
             raise PlanMismatch(f"{plan}: the log is of another plan; give the one that ran")
+        if (ran := log.meta.get("policy", made.policy)) != made.policy:
+            raise PlanMismatch(
+                f"{plan}: is a plan of policy {made.policy!r}, the log is of {ran!r}; give the "
+                "plan that ran"
+            )
     if _is_part(log):
         raise InputError(
             "the log is of the part of a batch that `run` answered last, not of a pool"

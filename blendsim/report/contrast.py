@@ -7,14 +7,15 @@ from typing import NamedTuple
 
 from blendsim.errors import InputError
 from blendsim.perf.pricing import StepWork
-from blendsim.report.account import CAUSES
+from blendsim.report.account import CAUSES, WORK
 from blendsim.report.gist import Gist
 from blendsim.report.losses import Losses
 from blendsim.report.opening import seconds_text
 from blendsim.steplog import StepLog
 
 BOUND = "bound"  # of the work: another engine or GPU may have another
-_BOUND_WORDS = ("bound", "the work itself is priced for another engine or GPU")
+_BOUND_WORDS = (BOUND, "the work itself is priced for another engine or GPU")
+_ROUNDING = 1e-6  # of a bound: what two programs that are the same may differ by
 _SAME = 0.0005  # of the seconds: a difference that is not told
 #: Of the difference: a part of that size is named. The largest of seven that add up to it is.
 _NAMED = 0.1
@@ -92,7 +93,7 @@ class Contrast:
         part = sign * named[0].more / abs(more)
         most = "all of it and more" if part > 1 + _SAME else "most of it"
         most = most if part >= 0.5 else "the largest part"
-        word, meaning = words(named[0].cause)
+        word, meaning = words(named[0])
         seconds = seconds_text(sign * named[0].more)
         text += f"; {most}, {seconds} s, is “{word}”: {meaning}."
         if len(named) > 1:
@@ -128,9 +129,11 @@ def _served(log: StepLog) -> dict[str, int]:
     return served
 
 
-def words(cause: str) -> tuple[str, str]:
+def words(part: Part) -> tuple[str, str]:
     """What a head of the account is called, and what it means."""
-    return _BOUND_WORDS if cause == BOUND else CAUSES[cause]
+    if part.cause != BOUND:
+        return CAUSES[part.cause]
+    return _BOUND_WORDS if abs(part.more) > _ROUNDING * part.second else (BOUND, WORK)
 
 
 def label(side: Side) -> str:
@@ -141,7 +144,7 @@ def label(side: Side) -> str:
 
 
 def _said(part: Part, sign: int) -> str:
-    return f"{seconds_text(sign * part.more)} s of “{words(part.cause)[0]}”"
+    return f"{seconds_text(sign * part.more)} s of “{words(part)[0]}”"
 
 
 def _list(each: list[str]) -> str:

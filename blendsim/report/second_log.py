@@ -101,7 +101,7 @@ def _accounts(contrast: Contrast, names: Sequence[str]) -> list[str]:
     if one is None or other is None:
         return []
     parts = contrast.parts
-    rows = [(*words(part.cause), part.first, part.second) for part in parts]
+    rows = [(*words(part), part.first, part.second) for part in parts]
     told = [f"{word}: {why}" for word, why, _, _ in rows] + ["the run"]
     first = [part.first for part in parts] + [one.run]
     second = [part.second for part in parts] + [other.run]

@@ -1,0 +1,58 @@
+"""An order of one's own: any plan of a pool, with its requests as somebody lists them."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from blendsim.errors import InputError
+from blendsim.plan import IN_ORDER, Plan
+from blendsim.planner.make import POLICIES
+from blendsim.request import Ints
+
+
+def reordered(plan: Plan, order: Sequence[int] | Ints, policy: str = "own") -> Plan:
+    """The requests of `plan` in an order of your own: `order` lists the workload's rows, each once,
+    and they are admitted as listed, sampled ones too. Of a plan for several ranks each keeps its
+    requests and runs them in this order. `policy` is what the plan is called:
+    any name but those of our policies, whose plans have more than an order.
+
+    InputError if the order is no permutation of the rows, or the name is taken.
+    """
+    if not policy.strip():
+        raise InputError("an order of your own needs a name, and this one's is empty; give one")
+    if policy in POLICIES:
+        raise InputError(
+            f"an order of your own called {policy!r} would pass for a plan of that policy; give "
+            "it another name"
+        )
+    rows = np.asarray(order)
+    n = len(plan)
+    if rows.shape != (n,) or not np.issubdtype(rows.dtype, np.integer):
+        raise InputError(
+            f"an order of {n} requests is {n} row numbers in one line, not {rows.dtype} of shape "
+            f"{rows.shape}"
+        )
+    if (wrong := rows[(rows < 0) | (rows >= n)]).size:
+        raise InputError(f"the order names row {wrong[0]}; rows are 0 to {n - 1}")
+    times = np.bincount(rows, minlength=n)
+    if (wrong := np.flatnonzero(times > 1)).size:
+        raise InputError(
+            f"the order names row {wrong[0]} {times[wrong[0]]} times; name every row once"
+        )
+    at = np.empty(n, np.int64)
+    at[plan.order] = np.arange(n)
+    place = at[rows]
+    place = place[np.argsort(plan.rank[place], kind="stable")]
+    columns = ("order", "rank", "is_visible", "expected_output", "density")
+    # NOTE: nothing is first: who is said to be would have to stand before all others of its rank.
+    made = replace(
+        plan,
+        policy=policy,
+        admission=IN_ORDER,
+        is_first=np.zeros(n, np.bool_),
+        pacing=None,
+        **{name: getattr(plan, name)[place] for name in columns},
+    )
+    made.check()
+    return made
