@@ -121,8 +121,8 @@ def _unnamed(log: "StepLog", plan: Path | None) -> list[str]:
     if plan is None or _PLAN in log.meta:
         return []
     return [
-        f"The log does not name its plan (it has no {_PLAN}): that {plan} ran is taken as said, "
-        "since policy and pool are those of the log."
+        f"The log does not name its plan (it has no {_PLAN}): by policy and requests alone {plan} "
+        "may be the one that ran."
     ]
 
 
