@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from itertools import pairwise
 from numbers import Real
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -94,7 +94,7 @@ class Gains:
     def __post_init__(self) -> None:
         for name, allowed in _RANGES.items():
             value = getattr(self, name)
-            if isinstance(value, Real) and not allowed.holds(float(value)):
+            if isinstance(value, Real) and not allowed.holds(cast("float", value)):
                 raise InputError(f"pacing: {name} {value} is out of range; give {allowed}")
         settle(self)
 

@@ -73,6 +73,7 @@ def test_pacing_comes_back_from_json() -> None:
         ("caution", float("nan"), "0 to 10"),
         ("trust", -0.1, "0 to 1,000,000,000"),
         ("trust", 1.1e9, "0 to 1,000,000,000"),
+        ("trust", 10**400, "0 to 1,000,000,000"),
         ("look_steps", 0, "1 to 1,048,576"),
         ("look_steps", (1 << 20) + 1, "1 to 1,048,576"),
         ("crowd", -0.1, "0 to 1,000,000,000"),
