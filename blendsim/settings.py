@@ -226,13 +226,15 @@ class Settings:
 
     def flavour(self, name: str | None = None, token_budget: int | None = None) -> Flavour:
         """The engine by the rules that are asked for: the one that is asked for, or that of another
-        name, at this token budget or the asked one. UnknownName for an engine that is not known,
-        InputError for rules that this one has not; `for_engine` leaves out those that a plan for
-        another engine may have.
+        name, at this token budget, the asked one or its own on the GPU. UnknownName for an engine
+        that is not known, InputError for rules that this one has not; `for_engine` leaves out those
+        that a plan for another engine may have.
         """
+        engine = self.engine if name is None else name
+        own = find_flavour(engine).on(find_gpu(self.gpu)).token_budget
         flavour = find_flavour(
-            self.engine if name is None else name,
-            token_budget or self.token_budget,
+            engine,
+            token_budget or self.token_budget or own,
             self.eviction,
             self.knobs,
             self.output_reserved,
