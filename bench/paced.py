@@ -159,7 +159,7 @@ def shown(label: str, trace: str, done: Row, base: float, least: float) -> str:
         f"{least / done.seconds:.1%}",
         f"{base / done.reported_seconds:.3f}",
         f"{done.sharing_ratio / done.sharing_optimum:.1%}",
-        f"{done.preempted_tokens / (done.input_tokens + (done.output_tokens or 0)):.3%}",
+        f"{done.recomputed_tokens / (done.input_tokens + (done.output_tokens or 0)):.3%}",
     )
     return row(trace, label, *cells)
 
@@ -176,7 +176,7 @@ def shown_mean(label: str, trace: str, rows: Sequence[Row], base: float, least: 
         f"{mean(least / done.seconds for done in rows):.1%}",
         f"{base / seconds:.3f}",
         f"{mean(done.sharing_ratio / done.sharing_optimum for done in rows):.1%}",
-        f"{mean(done.preempted_tokens for done in rows) / tokens:.3%}",
+        f"{mean(done.recomputed_tokens for done in rows) / tokens:.3%}",
     )
     return row(trace, label, *cells)
 

@@ -76,7 +76,7 @@ def _figures(names: Sequence[str], both: Sequence[Gist], is_whole: bool) -> str:
         ("steps", [number(one.steps) for one in both]),
         ("requests finished", [number(one.requests) for one in both]),
         ("prompt tokens shared", [share(one.sharing_ratio) for one in both]),
-        ("tokens recomputed", [number(one.preempted_tokens) for one in both]),
+        ("tokens recomputed", [number(one.recomputed_tokens) for one in both]),
         ("KV use, mean", [share(one.kv_use) for one in both]),
     ]
     if is_whole:

@@ -278,7 +278,8 @@ def look(state: State) -> None:
     reads = max(reads, 1.0) * p.read_seconds
     note_reuse(p)
     # NOTE: less of the prompts may be shared than could be; and some come back from preemption.
-    tokens = max(p.tokens_left, p.left_tokens + p.right_tokens, 1.0)
+    tokens = max(p.tokens_left, p.left_tokens + p.right_tokens)
+    tokens = max(tokens + in_progress(state), 1.0)
     sizes, seconds = pace.sizes[: pace.weighed], pace.seconds[: pace.weighed]
     ahead = np.empty((SLICES, 2))
     most = foresee(state, reads, ahead)
@@ -303,6 +304,16 @@ def look(state: State) -> None:
         share,
         least_size(pace, tokens / steps, reads / steps),
     )
+
+
+@kernel
+def in_progress(state: State) -> int:
+    """Tokens that the prompt in progress still has to compute: it waits no longer."""
+    prefilling = state.scalars[0].prefilling
+    if prefilling == NONE:
+        return 0
+    r = state.requests[prefilling]
+    return int(r.target - r.computed)
 
 
 @kernel
