@@ -9,13 +9,13 @@ longest answer has tokens, each of which reads the weights. No schedule beats th
 
 import numpy as np
 
-from blendsim.perf.grids import Floats
+from blendsim.arrays import Floats, Ints
 from blendsim.perf.model import StepModel
 from blendsim.perf.step import in_pieces
 from blendsim.prefix import SortedPrompts
 from blendsim.report.losses import lower_hull
 from blendsim.report.optimum import Work, bounds, reachable_program, step_sizes
-from blendsim.request import Ints, Workload
+from blendsim.request import Workload
 
 
 def bound_with_floors(

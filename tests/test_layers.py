@@ -12,6 +12,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 #: Floor of each room. A room is a package, or a set of modules that may import each other.
 FLOORS = {
     "errors": 0,
+    "arrays": 0,
     "batch": 0,
     "compiled": 0,
     "cores": 0,

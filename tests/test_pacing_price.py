@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 from scipy.optimize import linprog
 
+from blendsim.arrays import Floats, Ints
 from blendsim.serving import price as price_module
 from blendsim.serving.price import (
     Overlap,
@@ -32,9 +32,6 @@ KERNELS = (
     "lower_hull",
     "choose_sizes",
 )
-
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
 
 
 class Machine(NamedTuple):

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from blendsim import __version__
+from blendsim.arrays import Bools
 from blendsim.cli.answerer import Answerer, Loaded
 from blendsim.cli.course import Course
 from blendsim.cli.machine import Say
@@ -23,8 +23,9 @@ from blendsim.errors import InputError
 
 if TYPE_CHECKING:
     from blendrt.generate.wanted import Wanted
+    from blendsim.arrays import Ints
     from blendsim.plan import Plan
-    from blendsim.request import Ints, Workload
+    from blendsim.request import Workload
     from blendsim.search import Problem
     from blendsim.settings import Settings
     from blendsim.steplog import StepLog
@@ -81,7 +82,7 @@ class Stages:
         self._loaded = loaded
         self._say = say
 
-    def run(self, is_first: NDArray[np.bool_]) -> list[Stage]:
+    def run(self, is_first: Bools) -> list[Stage]:
         """Answer those of `is_first`, (n,), that have no answer, then all others."""
         course, stages = self._course, []
         for is_last in (False, True):
@@ -91,7 +92,7 @@ class Stages:
                 stages.append(self._answer(problem, rows, self._plan(problem, is_last)))
         return stages
 
-    def _problem(self, rows: "Ints", is_first: NDArray[np.bool_]) -> "Problem":
+    def _problem(self, rows: "Ints", is_first: Bools) -> "Problem":
         """The requests `rows`, expected to answer as those of the sample did so far; those that are
         refused, which may be too long for any plan, are not in the pool.
         """

@@ -4,11 +4,10 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
+from blendsim.arrays import Bools, Floats
 from blendsim.errors import ProfileError
 from blendsim.perf.calibration import Calibration
-from blendsim.perf.grids import Floats
 from blendsim.perf.model import StepModel
 from blendsim.perf.pricing import price_steps, price_work
 from blendsim.perf.step import step_costs
@@ -16,8 +15,6 @@ from blendsim.steplog import StepLog
 
 LEAST_STEPS = 100  # of a kind; a fit to fewer would follow their noise
 LEAST_READS = 0.5  # of what the kernels say; a fit below has found something else than reads
-
-Mask = NDArray[np.bool_]
 
 
 class Run(NamedTuple):
@@ -28,7 +25,7 @@ class Run(NamedTuple):
     seconds: Floats  # (steps,), as measured
     compute: Floats  # of the kernels, alone
     memory: Floats  # of decode attention, alone
-    is_mixed: Mask  # computes prompts beside decodes
+    is_mixed: Bools  # computes prompts beside decodes
 
     def priced(self, by: Calibration) -> Floats:
         """(steps,): seconds by a calibration."""

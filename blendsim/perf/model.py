@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from blendsim.arrays import Floats, Ints
 from blendsim.batch import Batch
 from blendsim.formats import WEIGHTS
 from blendsim.perf.calibration import Calibration
@@ -18,8 +19,6 @@ from blendsim.perf.coverage import Coverage, coverage_of
 from blendsim.perf.grids import (
     UNCACHED_BYTES,
     AttentionGrid,
-    Floats,
-    Ints,
     along,
     complete,
     complete_prefill,

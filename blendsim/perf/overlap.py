@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
+from blendsim.arrays import Floats
 from blendsim.errors import ProfileError, UnknownName
-from blendsim.perf.grids import Floats
 from blendsim.perf.records import column, read_rows
 from blendsim.perf.sharing import beside_network, modes_under
 from blendsim.perf.store import OVERLAP_FILE, profiles_directory

@@ -13,13 +13,9 @@ What hangs from a node directly is one more child of it, or several: its bins.
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
+from blendsim.arrays import Bools, Floats, Ints
 from blendsim.compiled import allocating_kernel
-from blendsim.planner.tree import Floats
-from blendsim.request import Ints
-
-Bools = NDArray[np.bool_]
 
 
 class Groups(NamedTuple):

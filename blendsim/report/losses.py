@@ -12,13 +12,13 @@ from typing import NamedTuple
 
 import numpy as np
 
+from blendsim.arrays import Floats, Ints
 from blendsim.errors import InputError
-from blendsim.perf.grids import Floats
 from blendsim.perf.model import StepModel
 from blendsim.perf.step import in_pieces
 from blendsim.prefix import SortedPrompts
 from blendsim.report.optimum import Prices, Work, least_work, reachable_program, step_sizes
-from blendsim.request import Ints, Workload
+from blendsim.request import Workload
 from blendsim.steplog import StepLog
 
 #: Why a step takes longer than its work is worth, in the order in which causes are taken away.

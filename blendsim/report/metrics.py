@@ -6,9 +6,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from blendsim.arrays import Ints
 from blendsim.perf.coverage import Coverage
 from blendsim.report.optimum import Bounds
-from blendsim.request import Ints, Workload
+from blendsim.request import Workload
 from blendsim.steplog import StepLog
 
 

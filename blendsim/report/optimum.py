@@ -10,14 +10,14 @@ f(Σc, Σm, Σn) ≤ Σ f(c, m, n).
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
+from blendsim.arrays import Floats, Ints
 from blendsim.perf.density import window_reads
 from blendsim.perf.model import StepModel
 from blendsim.perf.step import in_pieces
 from blendsim.prefix import SortedPrompts, common_blocks
 from blendsim.report.spared import most_spared
-from blendsim.request import Ints, Workload
+from blendsim.request import Workload
 
 
 class Work(NamedTuple):
@@ -170,9 +170,7 @@ def bounds(
     return Bounds(optimum, reachable, compute, memory, longest, work, replicas, network)
 
 
-def _best_swap(
-    lines: NDArray[np.float64], plain: NDArray[np.float64], swap: NDArray[np.float64]
-) -> NDArray[np.float64]:
+def _best_swap(lines: Floats, plain: Floats, swap: Floats) -> Floats:
     """The times plain + x·swap, 0 ≤ x ≤ 1, of the least f: that is convex in x, and least at an end
     or where two of its forms meet.
     """
@@ -184,9 +182,7 @@ def _best_swap(
     return np.asarray(plain + shares[np.argmin(f)] * swap, np.float64)
 
 
-def overlapped_best(
-    lines: NDArray[np.float64], compute: float, memory: float, network: float = 0.0
-) -> float:
+def overlapped_best(lines: Floats, compute: float, memory: float, network: float = 0.0) -> float:
     """f(compute, memory, network) for an overlap given as the largest of the forms
     a·c + b·m + d·n.
     """
@@ -244,8 +240,8 @@ class StepSizes(NamedTuple):
     """Step sizes, and what a step of each takes at least."""
 
     tokens: Ints
-    compute: NDArray[np.float64]
-    network: NDArray[np.float64]
+    compute: Floats
+    network: Floats
 
 
 def reachable_program(

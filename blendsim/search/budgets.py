@@ -9,10 +9,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from blendsim.arrays import Ints
 from blendsim.cores import on_all_cores
 from blendsim.plan import Plan
 from blendsim.planner.make import PACED
-from blendsim.request import Ints
 from blendsim.search.judging import judge, sure_gain
 from blendsim.search.problem import Problem, with_worlds
 from blendsim.search.trial import find_engine

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from blendsim import __version__
-from blendsim.cutting import Floats
+from blendsim.arrays import Floats, Ints
 from blendsim.errors import InputError, ProfileError
 from blendsim.perf.density import RequestCosts, closed_form
 from blendsim.perf.measured import chosen_model
@@ -24,7 +24,7 @@ from blendsim.planner.partition import partition, sharing_lost
 from blendsim.planner.together import share_reads
 from blendsim.planner.tree import PoolTree, pool_tree
 from blendsim.prefix import SortedPrompts, shared_tokens, sort_prompts
-from blendsim.request import Ints, Workload
+from blendsim.request import Workload
 from blendsim.search.balance import balanced
 from blendsim.serving.flavour import Flavour, find_flavour
 from blendsim.settings import Settings, model_kept

@@ -8,11 +8,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, NamedTuple
 
+from blendsim.arrays import Ints
 from blendsim.errors import InputError
 from blendsim.plan import Plan
 from blendsim.report.metrics import Row, beside, with_regret
 from blendsim.report.optimum import Bounds
-from blendsim.request import Ints, Workload
+from blendsim.request import Workload
 from blendsim.search.cut import NEVER, CutShort, Stop
 from blendsim.search.evaluation import Evaluator
 from blendsim.search.judging import JUDGING_WORLDS, sure_gain

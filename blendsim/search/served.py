@@ -9,11 +9,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.csv as pacsv
 
+from blendsim.arrays import Ints
 from blendsim.errors import InputError
 from blendsim.files import replacing
 from blendsim.plan import Plan, require_same_workload
 from blendsim.printable import printable
-from blendsim.request import Ints, Workload
+from blendsim.request import Workload
 from blendsim.search.problem import Progress, prepare
 from blendsim.search.trial import find_engine
 from blendsim.settings import Settings

@@ -8,10 +8,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from blendsim.arrays import Ints
 from blendsim.batch import Batch
 from blendsim.plan import DUAL_SCAN, Plan
 from blendsim.prefix import SortedPrompts
-from blendsim.request import Ints, Workload
+from blendsim.request import Workload
 from blendsim.serving import ending, step
 from blendsim.serving.cascade import check_cascade
 from blendsim.serving.flavour import Flavour

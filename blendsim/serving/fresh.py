@@ -3,12 +3,11 @@
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
+from blendsim.arrays import Bools, Floats, Ints
 from blendsim.compiled import kernel
 from blendsim.pacing import Pacing, is_compute_heavy
 from blendsim.prefix import PrefixTree, SortedPrompts, build_tree, common_blocks, subset
-from blendsim.request import Ints
 from blendsim.serving.cascade import new_cascade
 from blendsim.serving.flavour import PREDICTED_PEAK, Flavour
 from blendsim.serving.kv import readers_of
@@ -37,7 +36,7 @@ class BlockPaths(NamedTuple):
 class Seen(NamedTuple):
     """What a paced plan knows of its requests' lengths, in plan order."""
 
-    is_visible: NDArray[np.bool_]
+    is_visible: Bools
     source: Ints
 
 
@@ -107,7 +106,7 @@ def new_state(
     prompt: Ints,
     output: Ints,
     expected: Ints,
-    density: NDArray[np.float64],
+    density: Floats,
     root_density: float,
     paths: BlockPaths | None,
     capacity: int,

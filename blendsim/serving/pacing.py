@@ -8,11 +8,10 @@ at batch sizes that GEMMs run well at.
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
+from blendsim.arrays import Bools, Floats, Ints
 from blendsim.compiled import allocating_kernel, kernel, kernel_where
 from blendsim.pacing import LEAST_ALIKE, Pacing
-from blendsim.request import Ints
 from blendsim.serving.columns import CONTEXT_TOKENS, step_tokens
 from blendsim.serving.held import reads_per_held, spared_reads
 from blendsim.serving.kinds import KIND, correction, spread_of
@@ -88,7 +87,7 @@ class Pace(NamedTuple):
     record: Any  # (1,) PACE
     table: Ints  # (ROWS, 3), by context in use: two sizes to alternate between, tokens to compute
     sizes: Ints
-    seconds: NDArray[np.float64]
+    seconds: Floats
     efficient: int  # of `sizes`, the first that runs at gains.efficiency of the best rate
     weighed: int  # of `sizes`, those within the engine's budget
     overlap: Overlap
@@ -102,7 +101,7 @@ def new_pace(
     nodes: Any,
     readers: Ints,
     s: Any,
-    visible: NDArray[np.bool_],
+    visible: Bools,
     source: Ints,
     pacing: Pacing,
 ) -> Pace:
@@ -254,7 +253,7 @@ def least_size(pace: Pace, even: float, memory: float) -> int:
 
 
 @kernel
-def share_at(pace: Pace, ahead: NDArray[np.float64], tokens: float, price: float) -> float:
+def share_at(pace: Pace, ahead: Floats, tokens: float, price: float) -> float:
     """Where between the least and the largest sizes within `slack` of the price the steps `ahead`
     compute that many tokens: 0 to 1.
     """

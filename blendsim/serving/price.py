@@ -11,13 +11,10 @@ is at most what they take a token.
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
+from blendsim.arrays import Floats, Ints
 from blendsim.compiled import allocating_kernel, kernel, rare_kernel
 from blendsim.perf.kernels import measured_overlap
-
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
 
 _ROUNDS = 32  # of halving: the price to 2e-10 of its range
 

@@ -8,13 +8,14 @@ from dataclasses import replace
 
 import numpy as np
 
+from blendsim.arrays import Ints
 from blendsim.cutting import cut_line, equal
 from blendsim.errors import InputError, OversizeError
 from blendsim.perf.density import closed_form
 from blendsim.perf.model import StepModel
 from blendsim.plan import DUAL_SCAN, Plan, deal
 from blendsim.prefix import SortedPrompts, shared_tokens
-from blendsim.request import Ints, Workload
+from blendsim.request import Workload
 from blendsim.serving.core import ServingCore
 from blendsim.serving.flavour import Flavour
 from blendsim.serving.fresh import beside, new_state

@@ -17,10 +17,11 @@ from typing import NamedTuple
 import numpy as np
 import simpy
 
+from blendsim.arrays import Ints
 from blendsim.perf.model import StepModel
 from blendsim.plan import Plan
 from blendsim.prefix import SortedPrompts
-from blendsim.request import Ints, Workload
+from blendsim.request import Workload
 from blendsim.serving.core import ServingCore
 from blendsim.serving.flavour import Flavour
 from blendsim.serving.handover import lend_ended, receive_first, take_back_all, take_in_all
