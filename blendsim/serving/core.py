@@ -16,7 +16,8 @@ from blendsim.request import Workload
 from blendsim.serving import ending, step
 from blendsim.serving.cascade import check_cascade
 from blendsim.serving.flavour import Flavour
-from blendsim.serving.fresh import Seen, block_paths, new_state
+from blendsim.serving.fresh import PlannedLine, block_paths, new_state
+from blendsim.serving.fresh_pace import Paced
 from blendsim.serving.host import check_host
 from blendsim.serving.round_state import Rounds, check_rounds, new_rounds
 from blendsim.serving.state import (
@@ -88,23 +89,22 @@ class ServingCore:
         mine = np.flatnonzero(plan.rank == rank)
         rows = plan.order[mine]
         paths = block_paths(prompts, rows, system.block_tokens) if flavour.prefix_sharing else None
-        state = new_state(
+        paced = None
+        if flavour.can_pace and plan.pacing is not None:
+            source = workload.source[rows].astype(np.int64)
+            paced = Paced(plan.pacing, plan.is_visible[mine], source)
+        line = PlannedLine(
             prompt=workload.prompt_len[rows],
             output=output_len[rows],
             expected=plan.expected_output[mine],
             density=plan.density[mine],
             root_density=plan.root_density,
-            paths=paths,
-            capacity=system.kv_blocks,
-            block_tokens=system.block_tokens,
-            window_blocks=system.window_blocks,
-            flavour=flavour,
             is_dual=plan.admission == DUAL_SCAN,
             first_count=int(plan.is_first[mine].sum()),
-            host_blocks=0 if host is None else host.blocks(system),
-            pacing=plan.pacing if flavour.can_pace else None,
-            seen=Seen(plan.is_visible[mine], workload.source[rows].astype(np.int64)),
+            paths=paths,
+            paced=paced,
         )
+        state = new_state(line, system, flavour, 0 if host is None else host.blocks(system))
         turns = None
         if flavour.prefill_first:
             turns = new_rounds(state, workload.output_limit[rows], flavour)
