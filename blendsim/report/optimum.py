@@ -14,6 +14,7 @@ import numpy as np
 from blendsim.arrays import Floats, Ints
 from blendsim.perf.density import window_reads
 from blendsim.perf.model import StepModel
+from blendsim.perf.overlap import overlapped_each
 from blendsim.perf.step import in_pieces
 from blendsim.prefix import SortedPrompts, common_blocks
 from blendsim.report.spared import most_spared
@@ -212,8 +213,8 @@ def _longest_path(
     prefill = (p - path) * model.best_layer_seconds_per_token
     network = (p - path) * model.best_network_seconds_per_token
     network = network + (d - 1) * float(model.network_seconds[1:].min())
-    alone = [a * (prefill + (d - 1) * step) + b * memory + e * network for a, b, e in model.lines]
-    return float(np.max(alone, initial=0.0))
+    alone = overlapped_each(model.lines, prefill + (d - 1) * step, memory, network)
+    return float(alone.max(initial=0.0))
 
 
 class Prices(NamedTuple):

@@ -54,7 +54,7 @@ def new_pace(state: State, readers: Ints, paced: Paced) -> Pace:
         efficient=int(np.argmax(rates >= gains.efficiency * rates.max())),
         weighed=max(1, int(np.searchsorted(sizes, largest, side="right"))),
         overlap=Overlap(
-            np.array(pacing.lines, np.float64),
+            np.array([(a, b, 1.0) for a, b in pacing.lines], np.float64),
             np.array([ratio for ratio, _ in pacing.measured], np.float64),
             np.array([time for _, time in pacing.measured], np.float64),
         ),

@@ -11,14 +11,15 @@ import numpy as np
 
 from blendsim.arrays import Floats, Ints
 from blendsim.compiled import allocating_kernel, kernel, kernel_where
+from blendsim.perf.hull import lower_hull
 from blendsim.serving.columns import CONTEXT_TOKENS, step_tokens
 from blendsim.serving.held import reads_per_held
 from blendsim.serving.kinds import correction, spread_of
 from blendsim.serving.price import (
     Overlap,
     choose_sizes,
-    lower_hull,
     side_by_side,
+    times_beside,
     token_price,
     tokens_at,
 )
@@ -154,8 +155,9 @@ def least_size(pace: Pace, even: float, memory: float) -> int:
     at = 0
     while at < pace.efficient and sizes[at + 1] <= even:
         at += 1
-    hull = np.empty(len(sizes), np.int64)
-    n = lower_hull(pace.overlap, sizes, seconds, memory, hull)
+    hull, times = np.empty(len(sizes), np.int64), np.empty(len(sizes))
+    times_beside(pace.overlap, seconds, memory, times)
+    n = lower_hull(sizes, times, hull)
     for v in range(1, n):
         end = hull[v]
         at = first_alike(pace, hull[v - 1], end, at, memory)
