@@ -31,9 +31,9 @@ class Groups(NamedTuple):
 class Sampled(NamedTuple):
     """How many samples lie below nodes and in bins, and their means; 0 where there are none."""
 
-    count: Floats  # (m,)
+    size: Floats  # (m,)
     mean: Floats  # (m,)
-    bin_count: Floats  # (m, bins)
+    bin_size: Floats  # (m, bins)
     bin_mean: Floats  # (m, bins)
 
 
@@ -120,7 +120,7 @@ def _scatter(groups: Groups, bins: Ints, is_used: Bools, sampled: Sampled) -> Sc
 @allocating_kernel
 def _ratios(groups: Groups, sampled: Sampled, scatter: Scatter) -> Floats:
     """σ²/τ² of each layer; infinite: believe the parent."""
-    n, layers = sampled.count, len(groups.above)
+    n, layers = sampled.size, len(groups.above)
     freedom, inside = np.zeros(layers), np.zeros(layers)
     outside, steps, spread = np.zeros(layers), np.zeros(layers), np.zeros(layers)
     for k in range(len(n)):
@@ -145,7 +145,7 @@ def _ratios(groups: Groups, sampled: Sampled, scatter: Scatter) -> Floats:
 @allocating_kernel
 def _mix(groups: Groups, is_plain: Bools, sampled: Sampled, ratio: Floats) -> tuple[Floats, Floats]:
     """Weights and means of nodes, from the top down."""
-    parent, layer, n = groups.parent, groups.layer, sampled.count
+    parent, layer, n = groups.parent, groups.layer, sampled.size
     weight, mean = np.zeros(len(n)), np.full(len(n), np.nan)
     for k in range(len(n)):
         up = parent[k]
@@ -166,7 +166,7 @@ def _mix_bins(
     groups: Groups, is_plain: Bools, sampled: Sampled, ratio: Floats, mean: Floats
 ) -> tuple[Floats, Floats]:
     """Weights and means of bins, below nodes of these means."""
-    n = sampled.bin_count
+    n = sampled.bin_size
     weight, bin_mean = np.zeros(n.shape), np.zeros(n.shape)
     for k in range(len(n)):
         at = groups.layer[k]
