@@ -30,8 +30,9 @@ FLOORS = {
     "settings": 5,
     "blendrt.replay.asked": 6,  # above the rest of its package, which reads no settings
     "search": 6,
-    "cli": 7,
-    "__main__": 8,  # `python -m blendsim`
+    "live": 7,
+    "cli": 8,
+    "__main__": 9,  # `python -m blendsim`
     "paper_repro": 7,
     "bench": 7,
     "figures": 8,  # draws the tables of paper_repro

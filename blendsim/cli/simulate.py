@@ -124,7 +124,7 @@ def simulate(
     from blendsim.report.tables import paragraphs, policy_table, pool_line
     from blendsim.wording import counted
 
-    where = f"{o.platform(settings)}, engine {settings.engine}"
+    where = f"{settings.platform()}, engine {settings.engine}"
     steps = counted(len(log), "step")
     kept = f"{steps} written to {output}" if output else "-o steps.parquet keeps the log"
     print_lines(

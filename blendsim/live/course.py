@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from blendsim.arrays import Bools
-from blendsim.cli.machine import Say
 from blendsim.errors import InputError
 from blendsim.traces.answers import Reply, answer_line, error_line
 from blendsim.traces.counts import shown
+from blendsim.wording import Say
 
 if TYPE_CHECKING:
     from blendrt.generate.wanted import Answer
