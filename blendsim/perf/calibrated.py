@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from blendsim.errors import BlendsimError, InputError, ProfileError
 from blendsim.files import make_directory, require_directory
-from blendsim.perf.calibrating import Run, fit_steps, priced_run
+from blendsim.perf.calibrating import MeasuredSteps, fit_steps, priced_run
 from blendsim.perf.calibration import Calibration, file_of, write_calibration
 from blendsim.perf.measured import chosen_model, chosen_place, meant, profile_place
 from blendsim.perf.store import load_profile, write_profile
@@ -36,7 +36,7 @@ class Held(NamedTuple):
     """One log: its steps that decode, and how far their sum and half of them are off."""
 
     name: str
-    run: Run
+    run: MeasuredSteps
     kernels: tuple[float, float]  # kernels alone, one after another
     fitted: tuple[float, float]
     left_out: tuple[float, float] | None  # fitted to the other logs; None if they are too few
@@ -71,7 +71,9 @@ def calibrate(logs: RuntimeLogs, profile: str) -> Found:
     return Found(logs, profile, found, tuple(held), tuple(_notes(logs, found, runs)))
 
 
-def _by_others(runtime: str, run: Run, others: Sequence[Run]) -> tuple[float, float] | None:
+def _by_others(
+    runtime: str, run: MeasuredSteps, others: Sequence[MeasuredSteps]
+) -> tuple[float, float] | None:
     """None where the others are too few to fit."""
     try:
         return run.error(fit_steps(runtime, others)) if others else None
@@ -79,7 +81,7 @@ def _by_others(runtime: str, run: Run, others: Sequence[Run]) -> tuple[float, fl
         return None
 
 
-def _notes(logs: RuntimeLogs, found: Calibration, runs: Sequence[Run]) -> list[str]:
+def _notes(logs: RuntimeLogs, found: Calibration, runs: Sequence[MeasuredSteps]) -> list[str]:
     mixed = sum(int(run.is_mixed.sum()) for run in runs)
     alone = sum(len(run.seconds) for run in runs) - mixed
     notes = []

@@ -19,7 +19,7 @@ from blendsim.perf.model import StepModel
 from blendsim.perf.overlap import overlapped_each
 from blendsim.perf.step import in_pieces
 from blendsim.prefix import SortedPrompts
-from blendsim.report.optimum import Prices, Work, least_work, reachable_program, step_sizes
+from blendsim.report.optimum import DualPrices, Work, least_work, reachable_program, step_sizes
 from blendsim.request import Workload
 from blendsim.steplog import StepLog
 
@@ -40,7 +40,7 @@ class Priced(NamedTuple):
 
     work: Work
     model: StepModel
-    prices: Prices
+    prices: DualPrices
     layers: Floats  # (token_budget + 1,), seconds of a step's tokens, whole or in pieces
     decodes: int  # of the work, each a token of one request
 
@@ -133,7 +133,7 @@ def price(
     system = model.system
     work = least_work(workload, output_len, prompts, system.block_tokens, system.model.window)
     layers = np.minimum(model.tables.layers, in_pieces(model.tables, nano_batches).layers)
-    layers, nothing = layers[: token_budget + 1], Prices(0.0, 0.0, 0.0, 0.0)
+    layers, nothing = layers[: token_budget + 1], DualPrices(0.0, 0.0, 0.0, 0.0)
     unpriced = Priced(work, model, nothing, layers, work.sampled - len(workload))
     least = map(np.array, (work.sampled, work.pairs, work.prompts))
     beside = float(unpriced.beside(*least))

@@ -217,7 +217,7 @@ def _longest_path(
     return float(alone.max(initial=0.0))
 
 
-class Prices(NamedTuple):
+class DualPrices(NamedTuple):
     """What the program's bound grows by for one more of each thing to do: its dual solution.
 
     The bound is Σ price × work of a replica, if no read can be spared. And a step that does some of
@@ -234,7 +234,7 @@ class Program(NamedTuple):
     """A solved program."""
 
     seconds: float  # the bound, a little below the optimum for the solver's tolerance
-    prices: Prices
+    prices: DualPrices
 
 
 class StepSizes(NamedTuple):
@@ -270,7 +270,7 @@ def reachable_program(
     from scipy.sparse import csr_matrix, hstack
 
     if work.tokens == 0:
-        return Program(0.0, Prices(0.0, 0.0, 0.0, 0.0))
+        return Program(0.0, DualPrices(0.0, 0.0, 0.0, 0.0))
     share = _share(work, model, kinds, replicas, least_steps)
     k, limits = len(kinds.tokens), _limits(share, model, kinds)
     objective, most = np.repeat([0.0, 1.0], [4 * k, k]), np.full(5 * k, np.inf)
@@ -291,7 +291,7 @@ def reachable_program(
     )
     assert solved.status == 0, f"the reachable bound's program is feasible: {solved.message}"
     token, private_read, shared_read, beside_price = (-solved.ineqlin.marginals[-4:]).tolist()
-    prices = Prices(
+    prices = DualPrices(
         token=token * share.unit / share.tokens,
         private_read=private_read * share.unit / (share.capacity * share.steps),
         shared_read=shared_read * model.best_seconds_per_context_token,

@@ -2,7 +2,7 @@
 made from it.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, fields, replace
 from typing import Any, NamedTuple
 
@@ -31,9 +31,7 @@ from blendsim.settings import Settings, model_kept
 from blendsim.sim.run import require_modelled
 from blendsim.sim.timing import rank_ends
 from blendsim.traces.limits import without_oversize
-from blendsim.wording import Lacking
-
-Progress = Callable[[str], None]
+from blendsim.wording import Lacking, Say
 
 BALANCING_WORLDS = 4  # in which ranks are to end together, where lengths are not known
 
@@ -67,7 +65,7 @@ class Problem(NamedTuple):
         return [*read, *self.lengths.notes]
 
 
-def prepare(workload: Workload, settings: Settings, progress: Progress = lambda _: None) -> Problem:
+def prepare(workload: Workload, settings: Settings, progress: Say = lambda _: None) -> Problem:
     """Sort prompts, sample and estimate output lengths, build the step model. OversizeError if a
     request is longer than what the system holds; `traces.limits.without_oversize` drops those.
     """

@@ -12,8 +12,9 @@ from blendsim.planner.sample import choose_sample
 from blendsim.planner.tree import pool_tree
 from blendsim.prefix import sort_prompts
 from blendsim.request import Workload, select
-from blendsim.search.problem import Problem, Progress, costs_of, prepare
+from blendsim.search.problem import Problem, costs_of, prepare
 from blendsim.settings import Settings
+from blendsim.wording import Say
 
 
 def first_stage(workload: Workload, share: float, seed: int) -> Bools:
@@ -34,7 +35,7 @@ def prepare_rest(
     rest: Ints,
     seen: Bools,
     lengths: Ints,
-    progress: Progress = lambda _: None,
+    progress: Say = lambda _: None,
 ) -> Problem:
     """The requests `rest` as a pool of its own, expected to answer as those in the mask `seen` did:
     request i of these with `lengths[i]` tokens. Nobody is sampled any more. The engine that is to

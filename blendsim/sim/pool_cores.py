@@ -22,7 +22,7 @@ from blendsim.serving.fresh import PlannedLine, beside, new_state
 from blendsim.topology import Topology
 
 
-def require_room(
+def require_servable(
     workload: Workload, output_len: Ints, model: StepModel, topology: Topology
 ) -> None:
     """Refuse what would stand still: a request that one decode replica alone cannot hold, and pools

@@ -28,7 +28,7 @@ from blendsim.serving.handover import lend_ended, receive_first, take_back_all, 
 from blendsim.serving.state import NONE, State
 from blendsim.sim.engine import Replica
 from blendsim.sim.link import Port, kv_payload, move
-from blendsim.sim.pool_cores import decode_cores, prefill_cores, require_room
+from blendsim.sim.pool_cores import decode_cores, prefill_cores, require_servable
 from blendsim.topology import Topology
 
 #: Between two looks of a decode replica at the line while no room is made for the prompt that was
@@ -117,7 +117,7 @@ class Pools:
         self._payload = kv_payload(model.system, workload.prompt_len)
         self._world = simpy.Environment()
         self._waiting: deque[Finished] = deque()
-        require_room(workload, output_len, model, topology)
+        require_servable(workload, output_len, model, topology)
         self.prefill = [
             self._member(core, model, flavour)
             for core in prefill_cores(plan, workload, prompts, model, flavour, topology)
