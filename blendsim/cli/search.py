@@ -79,7 +79,7 @@ def search(
         if found.tally.is_cut:
             picture = None
         if picture is not None:
-            from blendsim.report.plots import draw_sensitivities
+            from blendsim.report.plots.sensitivities import draw_sensitivities
 
             where = f"{asked.settings.platform(asked.called)}, engine {asked.settings.engine}"
             title = f"{len(found.plan):,} requests of {', '.join(asked.traces)}; {where}"

@@ -92,7 +92,7 @@ def _read(simulated: Path, measured: Path) -> "Validation":
 
 def _write(runs: "list[Validation]", pairs: list[tuple[Path, Path]], directory: Path) -> list[Path]:
     from blendsim.files import make_directory, write_text
-    from blendsim.report.plots import draw_validation
+    from blendsim.report.plots.validation import draw_validation
     from blendsim.report.validation_text import strata_csv
 
     make_directory(directory)
