@@ -50,6 +50,19 @@ class Prompts:
         )
 
 
+#: Of a Workload, a row a request.
+_COLUMNS = (
+    "ids",
+    "prompt_len",
+    "output_len",
+    "has_output",
+    "output_limit",
+    "is_known",
+    "arrival",
+    "source",
+)
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Workload:
     """n requests in columns; lengths in tokens, arrival in seconds.
@@ -80,15 +93,7 @@ class Workload:
         wrong.
         """
         n = len(self)
-        for name in (
-            "ids",
-            "output_len",
-            "has_output",
-            "output_limit",
-            "is_known",
-            "arrival",
-            "source",
-        ):
+        for name in _COLUMNS:
             assert len(getattr(self, name)) == n, (
                 f"{name} has {len(getattr(self, name))} rows, expected {n}"
             )
@@ -168,18 +173,8 @@ def select(workload: Workload, rows: NDArray[Any]) -> Workload:
     chosen = replace(
         prompts, offsets=offsets, units=prompts.units[gather], space=prompts.space[index]
     )
-    columns = (
-        "ids",
-        "prompt_len",
-        "output_len",
-        "has_output",
-        "output_limit",
-        "is_known",
-        "arrival",
-        "source",
-    )
     return replace(
-        workload, prompts=chosen, **{name: getattr(workload, name)[index] for name in columns}
+        workload, prompts=chosen, **{name: getattr(workload, name)[index] for name in _COLUMNS}
     )
 
 
