@@ -33,9 +33,9 @@ FLOORS = {
     "live": 7,
     "cli": 8,
     "__main__": 9,  # `python -m blendsim`
-    "paper_repro": 7,
-    "bench": 7,
-    "figures": 8,  # draws the tables of paper_repro
+    "paper_repro": 8,
+    "bench": 8,
+    "figures": 9,  # draws the tables of paper_repro
 }
 GROUND = {
     "cutting",
