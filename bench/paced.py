@@ -21,13 +21,14 @@ from floors import bound_with_floors
 from machine import machine, row, timed, today
 
 from blendsim import search
+from blendsim.arrays import Ints
 from blendsim.pacing import Gains
 from blendsim.plan import Plan
 from blendsim.planner.blend import BlendSettings
 from blendsim.planner.split import SplitRule
 from blendsim.report.metrics import PoolFacts, Row
 from blendsim.report.optimum import Bounds
-from blendsim.request import Ints, Workload
+from blendsim.request import Workload
 from blendsim.search.budgets import BUDGETS, Run, better_run
 from blendsim.search.problem import with_settings
 from blendsim.search.schedule_search import Effort, search_prepared

@@ -149,6 +149,15 @@ class Settings:
         """
         return self.spec.in_formats + ("" if self.ep is None else f" over {self.ep} GPUs")
 
+    def platform(self, called: str = "") -> str:
+        """Model, as the user `called` it, too, GPUs and replicas in a few words."""
+        replicas = f", {self.dp} replicas" if self.dp > 1 else ""
+        if self.cluster.is_disaggregated:
+            replicas = f", {self.cluster.name} ({self.replicas} replicas)"
+        model = self.model + self.in_formats
+        model = f"{called} ({model})" if called else model
+        return f"{model} on {self.tp} × {self.gpu}{replicas}"
+
     @property
     def system(self) -> System:
         """The replica that is asked for; InputError where it cannot be."""

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from command_line import run_json
 from test_schedule_search import settings_of
-from test_search import mixed_pool
 
 from blendsim import search
 from blendsim.perf.measured import IMPORTED
@@ -19,7 +18,7 @@ from blendsim.report.rental import Goal
 from blendsim.report.tables import policy_labels, policy_table
 from blendsim.request import Workload, from_lengths
 from blendsim.search import budgets
-from blendsim.search.budgets import BUDGETS, WORTH, Run, better_run, other_budgets
+from blendsim.search.budgets import BUDGETS, WORTH, Contender, better_run, other_budgets
 from blendsim.search.choice import Choice
 from blendsim.search.problem import Problem
 from blendsim.search.rental import find_candidates, rent
@@ -283,7 +282,7 @@ class Told:
         monkeypatch.setattr(budgets, "with_worlds", lambda p, n: p._replace(worlds=worlds[:n]))
         monkeypatch.setattr(budgets, "seconds_in", self)
         own, plan = find_flavour("nanoflow"), search.plan_policy(problem, "fcfs")
-        taken = better_run(problem, [Run("fcfs", plan, self.drawn[OWN])], own)
+        taken = better_run(problem, [Contender("fcfs", plan, self.drawn[OWN])], own)
         return None if taken is None else taken[1].token_budget
 
 

@@ -12,7 +12,7 @@ from blendsim.report.metrics import Row
 from blendsim.request import Workload, from_lengths
 from blendsim.search import Problem, Settings, plan_policy, prepare, simulate_plan
 from blendsim.serving.flavour import find_flavour
-from blendsim.serving.pacing import TIGHT
+from blendsim.serving.fresh_pace import TIGHT
 from blendsim.serving.state import NONE
 from blendsim.sim.run import simulate
 

@@ -24,7 +24,7 @@ def settings_there(own: "Settings", engine: str | None, given: Mapping[str, Any]
     return replace(own if engine is None else own.for_engine(engine), **changes)
 
 
-def require_room(pool: "Workload", system: "System") -> None:
+def require_all_fit(pool: "Workload", system: "System") -> None:
     """OversizeError unless `system` holds each request of a pool that was read for a plan, which
     cannot do without any of them.
     """

@@ -253,16 +253,6 @@ def files_read(params: dict[str, Any]) -> list[Path | str | None]:
     return [*params["trace"], *named]
 
 
-def platform(settings: "Settings", called: str = "") -> str:
-    """Model, as the user `called` it, too, GPUs and replicas in a few words."""
-    replicas = f", {settings.dp} replicas" if settings.dp > 1 else ""
-    if settings.cluster.is_disaggregated:
-        replicas = f", {settings.cluster.name} ({settings.replicas} replicas)"
-    model = settings.model + settings.in_formats
-    model = f"{called} ({model})" if called else model
-    return f"{model} on {settings.tp} × {settings.gpu}{replicas}"
-
-
 def resolve(params: dict[str, Any]) -> Asked:
     """A command's parameters on top of its --config on top of the defaults."""
     from blendsim.names import is_called

@@ -97,7 +97,7 @@ def plan(
         print_json(_object(choice.rows, choice.chosen, told))
         return
     kept = f"plan written to {output}" if output else "-o plan.parquet keeps this plan"
-    where = f"{o.platform(asked.settings, asked.called)}, engine {asked.settings.engine}"
+    where = f"{asked.settings.platform(asked.called)}, engine {asked.settings.engine}"
     is_sampled = asked.settings.sample != 1.0
     hangs = range_told(spread, choice.chosen.predicted_seconds, is_sampled=is_sampled)
     advice = [*choice.advice, *(found_told(found) if found else []), *hangs]
@@ -176,7 +176,7 @@ def compare(
     below = [] if asked.settings.token_budget else [BUDGETS]
     print_lines(
         [
-            *paragraphs([pool_line(best, o.platform(asked.settings, asked.called))], columns),
+            *paragraphs([pool_line(best, asked.settings.platform(asked.called))], columns),
             "",
             *comparison_table(rows, common, best.policy, columns),
             "",

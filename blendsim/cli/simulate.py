@@ -8,7 +8,7 @@ import typer
 
 from blendsim import __version__
 from blendsim.cli import options as o
-from blendsim.cli.elsewhere import pacing_notes, require_room, settings_there
+from blendsim.cli.elsewhere import pacing_notes, require_all_fit, settings_there
 from blendsim.cli.idle import idle
 from blendsim.cli.lists import one_name
 from blendsim.cli.output import print_json, print_lines, width
@@ -106,7 +106,7 @@ def simulate(
         say(asked.reading)
         with ends_at_once():
             pool = asked.load(say)  # what its own machine holds is what it is for
-            require_room(pool, system)
+            require_all_fit(pool, system)
             row, log, notes, seconds = simulate_plan(pool, made, settings, say, worlds)
         told = [*unfollowed(settings, made), *idle([settings], [made.policy]), *told]
         notes = [*notes, *told, *unseen(asked, pool, made), *pricing_notes([settings])]
@@ -124,7 +124,7 @@ def simulate(
     from blendsim.report.tables import paragraphs, policy_table, pool_line
     from blendsim.wording import counted
 
-    where = f"{o.platform(settings)}, engine {settings.engine}"
+    where = f"{settings.platform()}, engine {settings.engine}"
     steps = counted(len(log), "step")
     kept = f"{steps} written to {output}" if output else "-o steps.parquet keeps the log"
     print_lines(

@@ -74,7 +74,7 @@ def info(
         return
     from blendsim.report.tables import summary_lines
 
-    print_lines(summary_lines(told, o.platform(asked.settings), width()))
+    print_lines(summary_lines(told, asked.settings.platform(), width()))
 
 
 @app.command()

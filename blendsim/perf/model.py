@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from blendsim.arrays import Floats, Ints
 from blendsim.batch import Batch
 from blendsim.perf.calibration import Calibration
 from blendsim.perf.cascade import merge_seconds
@@ -17,8 +18,6 @@ from blendsim.perf.coverage import Coverage, coverage_of
 from blendsim.perf.grids import (
     UNCACHED_BYTES,
     AttentionGrid,
-    Floats,
-    Ints,
     along,
     complete,
     complete_prefill,

@@ -2,8 +2,9 @@
 
 import numpy as np
 
+from blendsim.arrays import Floats, Ints
 from blendsim.formats import BF16, KV_FORMATS, WEIGHTS
-from blendsim.perf.grids import DeltaShape, ExpertShape, Floats, HeadShape, Ints, LatentShape
+from blendsim.perf.grids import DeltaShape, ExpertShape, HeadShape, LatentShape
 from blendsim.perf.profile import DELTA, EXPERTS, HEAD, PROJECTIONS, operators_of
 from blendsim.specs import ModelSpec
 from blendsim.system import System

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from blendsim.arrays import Floats
 from blendsim.errors import ProfileError
 from blendsim.formats import BF16, FP8
 from blendsim.model_spec import DELTA_HEAD
@@ -21,7 +21,6 @@ from blendsim.perf.grids import (
     UNCACHED_BYTES,
     DeltaShape,
     ExpertShape,
-    Floats,
     HeadShape,
     LatentShape,
 )
@@ -189,7 +188,7 @@ def _require_computed(
         )
 
 
-def _fastest(shares: NDArray[np.float64]) -> tuple[int, int] | None:
+def _fastest(shares: Floats) -> tuple[int, int] | None:
     """Where the largest share is, None if none is above 1. Holes are NaN."""
     if not (shares > 1.0).any():
         return None

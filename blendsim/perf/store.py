@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from blendsim.arrays import Floats, Ints
 from blendsim.errors import ProfileError
 from blendsim.files import make_directory
 from blendsim.formats import KV_FORMATS, WEIGHTS
@@ -21,9 +22,7 @@ from blendsim.perf.derive import derive_profile
 from blendsim.perf.grids import (
     AttentionGrid,
     ChunkTimes,
-    Floats,
     HeadShape,
-    Ints,
     ReduceGrid,
     SmallGrid,
     WindowedGrids,

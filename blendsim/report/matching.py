@@ -4,12 +4,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from blendsim.arrays import Ints
 from blendsim.errors import InputError, PlanMismatch
 from blendsim.steplog import COUNTS, NOT_COUNTED, StepLog
-
-Ints = NDArray[np.int64]
 
 _NOT_THE_SAME = (
     "not the same schedule; simulate and replay one plan with one engine and token budget"

@@ -6,10 +6,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from blendsim.arrays import Ints
 from blendsim.perf.coverage import Coverage
 from blendsim.report.optimum import Bounds
 from blendsim.report.utilisation import utilisation
-from blendsim.request import Ints, Workload
+from blendsim.request import Workload
 from blendsim.steplog import StepLog
 from blendsim.system import System
 

@@ -16,11 +16,12 @@ from blendsim.report.matching import differing_machines
 from blendsim.report.metrics import Place
 from blendsim.report.small_steps import with_small_steps
 from blendsim.request import Workload
-from blendsim.search.problem import Problem, Progress, prepare
+from blendsim.search.problem import Problem, prepare
 from blendsim.search.trial import block_size, find_bounds, find_place
 from blendsim.serving.flavour import Flavour
 from blendsim.settings import Settings
 from blendsim.steplog import NOT_COUNTED, StepLog
+from blendsim.wording import Say
 
 
 class Ground(NamedTuple):
@@ -64,7 +65,7 @@ def look_back(
     log: StepLog,
     ground: Ground,
     workload: Workload,
-    progress: Progress = lambda _: None,
+    progress: Say = lambda _: None,
     token_budget: int | None = None,
 ) -> Hindsight:
     """The run beside its pool. InputError if the log is not a whole run of this pool on the system
