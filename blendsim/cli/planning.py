@@ -17,7 +17,7 @@ from blendsim.cli.places import require_places
 from blendsim.cli.pooled import takes_pool
 from blendsim.cli.pricing import pricing_notes
 from blendsim.cli.progress import Progress
-from blendsim.cli.ranges import range_told
+from blendsim.cli.ranges import range_told, unchecked
 from blendsim.cli.remarks import memory_told, not_yours, saving_told, unfollowed, unseen
 from blendsim.cli.rental import Wanted, rent
 from blendsim.cli.searching import cut_told, found_json, found_told, given_effort
@@ -100,6 +100,7 @@ def plan(
     where = f"{asked.settings.platform(asked.called)}, engine {asked.settings.engine}"
     is_sampled = asked.settings.sample != 1.0
     hangs = range_told(spread, choice.chosen.predicted_seconds, is_sampled=is_sampled)
+    hangs += unchecked([asked.settings])
     advice = [*choice.advice, *(found_told(found) if found else []), *hangs]
     print_lines(_text(choice.rows, choice.chosen, where, advice, notes))
     print_lines(["", kept])
@@ -132,7 +133,9 @@ def _with_small_steps(choice: "Choice", settings: "Settings") -> "Choice":
 
     model = chosen_model(settings.system, settings.overlap, settings.profile)
     budget = choice.chosen.token_budget
-    advice = with_small_steps(choice.advice, choice.log, choice.bounds, model, budget)
+    advice = with_small_steps(
+        choice.advice, choice.log, choice.bounds, model, budget, choice.chosen.kv_use
+    )
     return choice._replace(advice=advice)
 
 

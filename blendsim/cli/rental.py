@@ -13,7 +13,7 @@ from blendsim.cli.output import print_json, print_lines, tell, width
 from blendsim.cli.places import require_places
 from blendsim.cli.pricing import pricing_notes
 from blendsim.cli.progress import Progress
-from blendsim.cli.ranges import range_told
+from blendsim.cli.ranges import range_told, unchecked
 from blendsim.cli.remarks import not_yours, saving_told, unfollowed, unseen
 from blendsim.cli.stopping import ends_at_once
 from blendsim.errors import InputError
@@ -84,7 +84,8 @@ def rent(params: dict[str, Any], wanted: Wanted, output: Path | None, json: bool
         apart = "" if settings.ep is None else f" over {settings.ep} GPUs"
         where = f"{settings.model}{spec.in_formats}{apart}, engine {settings.engine}"
         is_sampled = settings.sample != 1.0
-        print_lines(_text(rental, goal, where, output, is_sampled))
+        unsure = unchecked(candidates.settings)
+        print_lines(_text(rental, goal, where, output, unsure, is_sampled=is_sampled))
     if rental.chosen is None:
         from blendsim.report.rental_advice import nothing_meets
 
@@ -133,7 +134,13 @@ def _object(rental: "Rental", goal: "Goal", output: Path | None) -> dict[str, An
 
 
 def _text(
-    rental: "Rental", goal: "Goal", where: str, output: Path | None, is_sampled: bool
+    rental: "Rental",
+    goal: "Goal",
+    where: str,
+    output: Path | None,
+    unsure: list[str],
+    *,
+    is_sampled: bool,
 ) -> list[str]:
     from blendsim.report.rental import rental_table
     from blendsim.report.rental_advice import limits_missed, rental_advice
@@ -148,6 +155,7 @@ def _text(
         is_sampled=is_sampled,
         missed=limits_missed(shown, goal),
     )
+    advice += unsure
     lines = [
         *paragraphs([pool_line(shown.row, f"{where}; densities on {shown.system}")], columns),
         "",

@@ -210,9 +210,10 @@ def summary_lines(told: Mapping[str, Any], system: str, width: int) -> list[str]
     lacking = told["requests"] - told["with_output"]
     density = "unknown, as not all output lengths are given"
     if told["density"] is not None:
-        density = (
-            f"{number(told['density'], 2)} (compute over memory time, closed form) for {system}"
-        )
+        density = f"{number(told['density'], 2)} (closed form)"
+        if told["density_profile"] is not None:
+            density += f", {number(told['density_profile'], 2)} (profile)"
+        density += f", compute over memory time for {system}"
     sentences = [
         f"Sharing: {share(told['sharing_ratio'])} of prompt tokens by token, "
         f"{share(told['sharing_ratio_blocks'])} in blocks of {told['block_tokens']}.",

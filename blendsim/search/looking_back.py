@@ -13,7 +13,7 @@ from blendsim.report.advice import of_pool
 from blendsim.report.gist import Hindsight, is_measured
 from blendsim.report.losses import Losses, losses, price
 from blendsim.report.matching import differing_machines
-from blendsim.report.metrics import Place
+from blendsim.report.metrics import Place, kv_use
 from blendsim.report.small_steps import with_small_steps
 from blendsim.request import Workload
 from blendsim.search.problem import Problem, prepare
@@ -83,6 +83,7 @@ def look_back(
     budget = token_budget or ground.engine.token_budget
     account, lacking = _account(log, ground, problem, block, budget)
     overlaps = ground.engine.overlaps
+    used = kv_use(log, ground.place.capacity_blocks) if _counts(log, "held_blocks") else None
     advice = of_pool([], limits, problem.model, log.end, overlaps=overlaps)
     return Hindsight(
         input_tokens=int(workload.prompt_len.sum()),
@@ -91,7 +92,9 @@ def look_back(
         limits=limits,
         account=account,
         no_account=lacking,
-        advice=with_small_steps(advice, log, limits, problem.model, ground.engine.token_budget),
+        advice=with_small_steps(
+            advice, log, limits, problem.model, ground.engine.token_budget, used
+        ),
     )
 
 

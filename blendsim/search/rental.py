@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from blendsim.cores import on_all_cores
-from blendsim.errors import InputError, ProfileError
+from blendsim.errors import BlendsimError, InputError, NotMeasured, ProfileError, Unfit
 from blendsim.perf.measured import IMPORTED, chosen_model, meant
 from blendsim.plan import Plan
 from blendsim.planner.make import longest_first
@@ -119,7 +119,7 @@ def find_candidates(
         try:
             chosen_model(here.system, here.overlap, here.profile)
         except _CANNOT_RUN as error:
-            found.left_out.append(f"{found.kind(here)} is left out: {error}")
+            found.left_out.append(f"{found.kind(here)} is left out: {_what(error)}")
             continue
         every = [replace(here, dp=dp) for dp in dps]
         found.settings.extend(each for each in every if each.is_in_teams)
@@ -186,7 +186,7 @@ def _trials(
         try:
             scene = _scene(base, group[0], kind, progress)
         except _CANNOT_RUN as error:
-            left_out.append(f"{kind} is left out: {error}")
+            left_out.append(f"{kind} is left out: {_what(error)}")
             continue
         for settings in group:
             problem = with_settings(scene.problem, settings)
@@ -195,7 +195,7 @@ def _trials(
             try:
                 yield _best_trial(scene._replace(problem=problem))
             except _CANNOT_RUN as error:
-                left_out.append(f"{name} is left out: {error}")
+                left_out.append(f"{name} is left out: {_what(error)}")
 
 
 def _scene(base: Problem, settings: Settings, kind: str, progress: Say) -> _Scene:
@@ -257,6 +257,11 @@ def _best_trial(scene: _Scene) -> tuple[Problem, Trial]:
     widest = max(engine.token_budget, flavour.token_budget)
     limits = scene.limits(widest).over(problem.settings.replicas)
     return run_at_budget(problem, run.plan, run.policy, engine, limits, scene.facts)
+
+
+def _what(error: BlendsimError) -> str:
+    """What is wrong with one of several systems: what to run instead stands in the other rows."""
+    return error.what if isinstance(error, Unfit | NotMeasured) else str(error)
 
 
 def _foretells_all(problem: Problem) -> bool:
