@@ -299,6 +299,11 @@ def _from_config(section: Section, where: str) -> "Settings":
                 f"{where}: {name} = {section[name]}: lists are for options alone; give one value "
                 f"here, or several with --{name}"
             )
+    if "gpu_spec" in section:
+        raise InputError(
+            f"{where}: gpu_spec is what plans keep; describe a GPU in a file and name it, as in "
+            'gpu = "FILE.toml"'
+        )
     try:
         return overlay(Settings(), section, where)
     except BlendsimError as error:

@@ -75,7 +75,7 @@ def scaled(profile: Profile, model: ModelSpec, gpu: GpuSpec) -> Profile:
         profile,
         gpu=gpu.name,
         gemm=_gemms(profile, model, pair),
-        decode=_with_cliffs(profile, pair, shape, _decode(profile.decode, pair, shape)),
+        decode=_with_cliffs(profile, pair, shape),
         prefill=_prefill(profile.prefill, pair, shape),
         reduce=_reduces(profile.reduce, pair, tp),
         exchange=_reduces(profile.exchange, pair, tp * model.expert_ranks),
@@ -123,23 +123,13 @@ def _decode(grid: AttentionGrid, pair: _Pair, shape: HeadShape) -> AttentionGrid
     return replace(grid, seconds=grid.seconds * longer)
 
 
-def _with_cliffs(
-    profile: Profile, pair: _Pair, shape: HeadShape, grid: AttentionGrid
-) -> AttentionGrid:
-    """Decode attention with its cliffs (perf/waves.py) where another number of SMs has them. Where
-    a cliff is left out, what was no faster than the roof before still is not.
-    """
-    waves, blocks = profile.meta["waves"], grid.batches * shape.kv_heads
+def _with_cliffs(profile: Profile, pair: _Pair, shape: HeadShape) -> AttentionGrid:
+    """Decode attention with its cliffs (perf/waves.py) where another number of SMs has them."""
+    grid, waves = _decode(profile.decode, pair, shape), profile.meta["waves"]
     share = 0.0 if shape.latent else float(waves["share"])
-    before, now = (
-        stretch(blocks, float(gpu.sm_count * waves["blocks_per_sm"]), share)[:, None]
-        for gpu in pair
-    )
-    tokens = grid.batches[:, None] * grid.lengths
-    operations, moved = 4.0 * _values(shape) * tokens, shape.kv_bytes * tokens
-    roof = pair.roof(pair.now, operations, moved, _format(shape))
-    longer = np.maximum(now / before, np.minimum(1.0, roof / grid.seconds))
-    return replace(grid, seconds=grid.seconds * longer)
+    blocks = grid.batches * shape.kv_heads
+    before, now = (stretch(blocks, g.sm_count * waves["blocks_per_sm"], share) for g in pair)
+    return replace(grid, seconds=grid.seconds * (now / before)[:, None])
 
 
 def _attend(
