@@ -14,7 +14,7 @@ from blendsim.files import read_toml_file
 from blendsim.specs import GPUS, GpuSpec, find_gpu, find_link, gpu_name
 
 _SUFFIX = ".toml"
-_NAME = re.compile(r"[\w.+-]+")  # it stands in lists of several, in tables and in paths
+_NAME = re.compile(r"\w[\w.+-]*")  # it stands in lists of several, in tables and in paths
 _UNITS = {
     "flops": "FLOP/s",
     "fp8_flops": "FLOP/s",

@@ -86,6 +86,7 @@ def test_what_a_file_cannot_mean_is_told(tmp_path: Path, line: str, words: str) 
         ('name = "x"\nlike = "h2000"', "unknown GPU 'h2000'"),
         ('name = "H200-SXM"\nlike = "h200"', "is the h200 of the tables"),
         ('name = "a,b"\nlike = "h200"', "'a,b' is no name"),
+        ('name = ".."\nlike = "h200"', "'..' is no name"),
         ('name = "x.toml"\nlike = "h200"', "'x.toml' is no name"),
         ("name =", "not a readable TOML file"),
     ],

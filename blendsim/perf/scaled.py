@@ -51,16 +51,11 @@ class _Pair(NamedTuple):
     now: GpuSpec
 
     def longer(self, operations: Floats, moved: Floats, weights: str = BF16) -> Floats:
-        """How many times as long a kernel of so much work takes."""
-        return self.roof(self.now, operations, moved, weights) / self.roof(
-            self.before, operations, moved, weights
+        """How many times as long a kernel of so much work takes: roof′/roof."""
+        before, now = (
+            np.maximum(operations / peak_of(gpu, weights), moved / gpu.bandwidth) for gpu in self
         )
-
-    @staticmethod
-    def roof(gpu: GpuSpec, operations: Floats, moved: Floats, weights: str) -> Floats:
-        """The least seconds that a GPU can take for so much work."""
-        least = np.maximum(operations / peak_of(gpu, weights), moved / gpu.bandwidth)
-        return np.asarray(least, np.float64)
+        return np.asarray(now / before, np.float64)
 
 
 def scaled(profile: Profile, model: ModelSpec, gpu: GpuSpec) -> Profile:
