@@ -267,7 +267,7 @@ class Settings:
         that a plan for another engine may have.
         """
         engine = self.engine if name is None else name
-        own = find_flavour(engine).on(find_gpu(self.gpu)).token_budget
+        own = find_flavour(engine).on(self.found_gpu).token_budget
         flavour = find_flavour(
             engine,
             token_budget or self.token_budget or own,

@@ -107,6 +107,16 @@ def test_settings_keep_what_the_file_says(folder: Path) -> None:
     assert replace(asked, gpu="H200") == Settings(gpu="h200")
 
 
+def test_an_engine_goes_by_what_the_gpu_is_like_and_not_by_its_name(tmp_path: Path) -> None:
+    """vLLM has fewer tokens a step on an A100 than on other GPUs of its size."""
+    path = written(tmp_path, FAST.replace("h200-fast", "no-a100"))
+    budgets = {
+        gpu: Settings(gpu=gpu, engine="vllm").flavour().token_budget
+        for gpu in (str(path), "h200", "a100-80g")
+    }
+    assert budgets[str(path)] == budgets["h200"] > budgets["a100-80g"]
+
+
 def test_a_description_in_settings_is_checked_as_a_file_is() -> None:
     spec = replace(GPUS["h200"], name="h200x", like="h200", bandwidth=1.0)
     with pytest.raises(InputError, match="bandwidth = 1 is not within 1,000 times"):

@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from blendsim.arrays import Floats
 from blendsim.formats import BF16, FP8
 from blendsim.model_spec import DELTA_HEAD
 from blendsim.perf.grids import (
@@ -23,7 +24,6 @@ from blendsim.perf.grids import (
     ChunkTimes,
     DeltaGrid,
     DeltaShape,
-    Floats,
     HeadShape,
     ReduceGrid,
     SmallGrid,
