@@ -41,6 +41,7 @@ GROUND = {
     "cutting",
     "fields",
     "files",
+    "gpu_file",
     "pacing",
     "request",
     "specs",

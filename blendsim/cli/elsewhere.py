@@ -63,6 +63,7 @@ def _machine(settings: "Settings", overlap: str) -> str:
 
     profile = meant(settings.system, settings.profile)
     if overlap == "auto":
-        overlap = default_overlap(settings.system) if profile == IMPORTED else FIT
+        has_own = profile != IMPORTED and settings.gpu_spec is None
+        overlap = FIT if has_own else default_overlap(settings.system)
     model = settings.in_formats
     return f"{settings.gpu}{model} (overlap {overlap}, profile {profile})"

@@ -18,11 +18,11 @@ from blendsim.cli.remarks import not_yours, saving_told, unfollowed, unseen
 from blendsim.cli.stopping import ends_at_once
 from blendsim.errors import InputError
 from blendsim.formats import BF16
-from blendsim.specs import find_gpu
 
 if TYPE_CHECKING:  # nothing heavy before a command runs
     from blendsim.report.rental import Goal
     from blendsim.search import Prices, Rental
+    from blendsim.settings import Settings
 
 
 class Wanted(NamedTuple):
@@ -52,7 +52,7 @@ def rent(params: dict[str, Any], wanted: Wanted, output: Path | None, json: bool
         require_places([output], o.files_read(params))
         settings, systems = asked.settings, wanted.systems
         gpus = systems.gpus or [settings.gpu]
-        goal, prices = _goal(wanted, gpus)
+        goal, prices = _goal(wanted, settings, gpus)
         tps, dps = systems.tps or [settings.tp], systems.dps or [settings.dp]
         candidates = find_candidates(settings, gpus, tps, dps, systems.quantizations)
         say(asked.reading)
@@ -94,7 +94,7 @@ def rent(params: dict[str, Any], wanted: Wanted, output: Path | None, json: bool
         raise InputError(f"{of}{nearest}; loosen a limit or name others")
 
 
-def _goal(wanted: Wanted, gpus: list[str]) -> "tuple[Goal, Prices | None]":
+def _goal(wanted: Wanted, settings: "Settings", gpus: list[str]) -> "tuple[Goal, Prices | None]":
     """What the user wants, and the prices of these GPUs; InputError for what cannot be meant."""
     from blendsim.report.rental import Goal
     from blendsim.search import read_prices
@@ -107,9 +107,8 @@ def _goal(wanted: Wanted, gpus: list[str]) -> "tuple[Goal, Prices | None]":
             raise InputError("--max-cost needs --price FILE: no prices are built in")
         return Goal(deadline), None
     prices = read_prices(wanted.price)
-    for gpu in gpus:
-        find_gpu(gpu)  # a name that is wrong is not one that has no price
-    prices.require(gpus)
+    # NOTE: a name that is wrong is not one that has no price.
+    prices.require(replace(settings, gpu=gpu).found_gpu.name for gpu in gpus)
     return Goal(deadline, wanted.max_cost, prices.currency), prices
 
 

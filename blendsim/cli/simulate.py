@@ -10,7 +10,7 @@ from blendsim import __version__
 from blendsim.cli import options as o
 from blendsim.cli.elsewhere import pacing_notes, require_all_fit, settings_there
 from blendsim.cli.idle import idle
-from blendsim.cli.lists import one_name
+from blendsim.cli.lists import gpu_files, one_name
 from blendsim.cli.output import print_json, print_lines, width
 from blendsim.cli.places import require_places
 from blendsim.cli.planned import given, read_planned
@@ -28,7 +28,11 @@ def simulate(
     ] = None,
     gpu: Annotated[
         str | None,
-        typer.Option(parser=one_name, metavar="NAME", help="A GPU's name, if not the plan's."),
+        typer.Option(
+            parser=one_name,
+            metavar="NAME|FILE",
+            help="A GPU's name, or a file that describes one, if not the plan's.",
+        ),
     ] = None,
     engine: o.Engine = None,
     overlap: Annotated[
@@ -84,7 +88,7 @@ def simulate(
         from blendsim.steplog import write_steplog
 
         made, asked = read_planned(plan, workload)
-        require_places([output], [plan, *asked.inputs])
+        require_places([output], [plan, *asked.inputs, *gpu_files(gpu)])
         changes = {
             "gpu": gpu,
             "overlap": overlap,

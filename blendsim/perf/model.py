@@ -311,7 +311,7 @@ def _expert_streams(system: System, seconds: Floats, rate: float) -> Floats:
     model = system.model
     if not model.experts:
         return np.zeros(0)
-    moved = expert_bytes(system, np.arange(len(seconds)))
+    moved = expert_bytes(model, system.tp, np.arange(len(seconds)))
     reads = model.layers_with_experts * np.minimum(moved / rate, seconds)
     return np.asarray(reads, np.float64)
 

@@ -52,7 +52,7 @@ def require_gemms(
     """
     if gpu is not None:
         formats = [weights] if isinstance(weights, str) else weights
-        peaks = np.array([[_peak(gpu, one) for one in formats]])
+        peaks = np.array([[peak_of(gpu, one) for one in formats]])
         _require_computed(path, peaks, operations, seconds, first)
 
 
@@ -67,7 +67,7 @@ def require_experts(
     """The same of a layer's experts: a shape a row, a number of tokens a column."""
     if gpu is not None:
         each = [6.0 * s.hidden * s.intermediate * s.per_token / s.gpus for s in shapes]
-        peaks = np.array([_peak(gpu, s.weights) for s in shapes])
+        peaks = np.array([peak_of(gpu, s.weights) for s in shapes])
         _require_computed(path, peaks[:, None], np.outer(each, tokens), seconds, first)
 
 
@@ -84,7 +84,7 @@ def require_projections(
     """
     if gpu is not None:
         each = [2.0 * shape.parameters for shape in shapes]
-        peaks = np.array([_peak(gpu, s.weights) for s in shapes])
+        peaks = np.array([peak_of(gpu, s.weights) for s in shapes])
         _require_computed(path, peaks[:, None], np.outer(each, tokens), seconds, first)
 
 
@@ -101,7 +101,7 @@ def require_prompts(
     """
     if gpu is not None:
         of_kv = [BF16 if shape.value_bytes == BYTES_PER_VALUE else FP8 for shape in shapes]
-        peaks = np.array([_peak(gpu, kv) for kv in of_kv])
+        peaks = np.array([peak_of(gpu, kv) for kv in of_kv])
         width = np.array([shape.heads * shape.head_dim for shape in shapes])
         batches, lengths = sizes
         # A query behind a window's end attends to the window, those before to what there is.
@@ -169,7 +169,7 @@ def _reach(shapes: Sequence[HeadShape]) -> Floats:
     return np.array([[shape.window or np.inf] for shape in shapes])
 
 
-def _peak(gpu: GpuSpec, weights: str) -> float:
+def peak_of(gpu: GpuSpec, weights: str) -> float:
     """FLOP/s; a GPU without a format computes what is stored so in bf16."""
     return max(gpu.flops, gpu.flops_in(weights))
 

@@ -68,7 +68,7 @@ def _bytes(log: StepLog, system: System) -> float:
     dense = sum(layers_with(model, name) * weights[name] for name in weights if name != EXPERTS)
     read = float(len(log) * dense)
     if model.experts:
-        read += model.layers_with_experts * float(expert_bytes(system, log.tokens).sum())
+        read += model.layers_with_experts * float(expert_bytes(model, system.tp, log.tokens).sum())
     decodes, context = log.count("decode_requests"), log.count("context_tokens")
     within = np.minimum(context, model.window * decodes)
     kv = float((context - log.count("shared_reads")).sum()) * system.kv_bytes_per_token

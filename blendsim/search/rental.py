@@ -107,9 +107,15 @@ def find_candidates(
     quantizations: Sequence[str] = (),
 ) -> Candidates:
     """Every combination whose replica holds the model and has a kernel profile; InputError if none
-    does. Without `quantizations` weights are as `settings` have them.
+    does, or if GPUs that files describe have one name. Without `quantizations` weights are as
+    `settings` have them.
     """
     find_model(settings.model)  # what is wrong with it is wrong on every system
+    gpus = list(gpus)
+    named = [replace(settings, gpu=gpu).gpu for gpu in gpus]
+    for name in named:
+        if named.count(name) > 1:
+            raise InputError(f"--gpu {','.join(gpus)} has two called {name}; rename one")
     asked = [replace(settings, quantization=each) for each in quantizations] or [settings]
     formats = {one.spec.weights: one for one in reversed(asked)}
     found = Candidates([], [], differ_in_weights=len(formats) > 1)

@@ -168,7 +168,7 @@ class Flavour:
         """The flavour with the token budget that it has by itself on such a GPU, as vLLM's API
         server reckons it (`get_batch_defaults` in vllm/engine/arg_utils.py, 0.20.2).
         """
-        is_large = gpu.memory_bytes >= _LARGE and "a100" not in gpu.name
+        is_large = gpu.memory_bytes >= _LARGE and "a100" not in gpu.measured_as
         if self.large_gpu_budget is None or not is_large:
             return self
         return replace(self, token_budget=self.large_gpu_budget)
