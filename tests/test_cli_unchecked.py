@@ -27,7 +27,7 @@ def test_nothing_is_said_of_what_was_checked() -> None:
 )
 def test_what_was_not_checked_is_named(asked: dict[str, object], said: str) -> None:
     [told] = unchecked([replace(CHECKED, **asked)])  # type: ignore[arg-type]
-    assert f"no whole run {said} against the model (docs/validation.md)." in told
+    assert f"no whole run {said} against it (docs/validation.md)." in told
 
 
 def test_several_systems_are_named_once() -> None:

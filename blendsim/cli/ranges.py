@@ -77,8 +77,8 @@ def unchecked(several: "Iterable[Settings]") -> list[str]:
     if not kinds:
         return []
     return [
-        f"Steps are priced by measured kernels: no whole run {_either(kinds)} was held "
-        "against the model (docs/validation.md)."
+        f"How far the model is off is not known: no whole run {_either(kinds)} was held against it "
+        "(docs/validation.md)."
     ]
 
 
