@@ -64,7 +64,7 @@ def measure(shape: tuple[int, int], variation: float, requests: int, settings: S
     tokens = int(pool.prompt_len.sum() + pool.output_len.sum())
     seconds = {policy: float(done.seconds or 0.0) for policy, done in rows.items()}
     best = min(seconds["dfs"], seconds["blend"])
-    return Done(seconds["paced"] / best, rows["paced"].preempted_tokens / tokens)
+    return Done(seconds["paced"] / best, rows["paced"].recomputed_tokens / tokens)
 
 
 def in_the_mean(

@@ -18,7 +18,7 @@ from machine import machine, peak_gigabytes, row, timed, today
 
 from blendsim import search
 from blendsim.plan import Plan
-from blendsim.report.metrics import total_tokens
+from blendsim.report.metrics import recomputed_tokens, total_tokens
 from blendsim.report.optimum import bounds
 from blendsim.request import Workload
 from blendsim.serving.flavour import find_flavour
@@ -94,8 +94,8 @@ def disaggregated(name: str, pool: Workload) -> None:
             log, wall = simulated(problem, plan, engine, topology, 1)
             gpus = max(1, topology.prefill + topology.decode)
             rate = tokens / log.end / gpus
-            lost = int(log.count("preempted_tokens").sum())
-            print(row(name, engine, shape, f"{rate:,.0f}", f"{lost:,}", f"{wall:.1f}"), flush=True)
+            again = recomputed_tokens(log, int(pool.prompt_len.sum()))
+            print(row(name, engine, shape, f"{rate:,.0f}", f"{again:,}", f"{wall:.1f}"), flush=True)
 
 
 def main() -> None:

@@ -13,7 +13,7 @@ from evidence_runs import OVERLAP, system_of
 from evidence_runs import Run as Visit
 from machine import row
 
-from blendsim.perf.calibrating import Run, priced_run
+from blendsim.perf.calibrating import MeasuredSteps, priced_run
 from blendsim.perf.calibration import SCHEMA, VERSION, Calibration, file_of, read_calibrations
 from blendsim.perf.measured import MEASURED, chosen_model, shipped_place
 from blendsim.perf.records import read_toml
@@ -29,7 +29,7 @@ class Held(NamedTuple):
 
     of: EngineRun
     file: str  # as calibrations name it
-    run: Run
+    run: MeasuredSteps
     by: Calibration
     is_fitted: bool  # the calibration is of this run, among others
 

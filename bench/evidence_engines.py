@@ -14,7 +14,6 @@ import numpy as np
 from evidence_runs import (
     MEASURED,
     SEQUENTIAL,
-    Floats,
     Run,
     prices_of,
     profile_of,
@@ -22,6 +21,7 @@ from evidence_runs import (
 )
 from machine import row
 
+from blendsim.arrays import Floats
 from blendsim.perf.kernels import dense_seconds, memory_seconds
 from blendsim.perf.model import step_model
 from blendsim.perf.overlap import SUM

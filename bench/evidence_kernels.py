@@ -10,8 +10,9 @@ from evidence_runs import ROWS, Run, bins_of, profile_of
 from gpu_kernels import Verdict, compare, of_profile
 from machine import row
 
+from blendsim.arrays import Floats
 from blendsim.perf.derive import OPERATORS
-from blendsim.perf.grids import Floats, along
+from blendsim.perf.grids import along
 from blendsim.perf.kernels import prefill_seconds
 from blendsim.perf.model import step_model
 from blendsim.perf.overlap import SUM

@@ -8,8 +8,8 @@ import numpy as np
 from evidence_runs import Run, bins_of
 from machine import row
 
+from blendsim.arrays import Floats
 from blendsim.perf.fit import Pairs
-from blendsim.perf.grids import Floats
 from blendsim.perf.records import MICRO, column, read_rows
 from blendsim.perf.store import read_profile
 from blendsim.specs import find_gpu

@@ -13,6 +13,7 @@ import numpy as np
 from gpu_options import POLICIES
 from numpy.typing import NDArray
 
+from blendsim.arrays import Floats
 from blendsim.perf.measured import (
     IMPORTED,
     MEASURED,
@@ -28,8 +29,6 @@ from blendsim.settings import Settings
 from blendsim.steplog import HALVED as HALVED
 from blendsim.steplog import MEASURED_ROWS, StepLog, read_steplog
 from blendsim.system import System
-
-Floats = NDArray[np.float64]
 
 MODELS = (IMPORTED, MEASURED)  # profiles, as `--profile` calls them
 #: What a sampled log's meta calls the seconds by each of MODELS; kept files have a former word.

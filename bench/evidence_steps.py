@@ -13,7 +13,6 @@ from evidence_runs import (
     MEASURED,
     OVERLAP,
     SEQUENTIAL,
-    Floats,
     Replay,
     Run,
     bins_of,
@@ -23,6 +22,7 @@ from evidence_runs import (
 from gpu_options import POLICIES
 from machine import row
 
+from blendsim.arrays import Floats
 from blendsim.perf.kernels import memory_seconds, prefill_seconds
 from blendsim.perf.model import StepModel, step_model
 from blendsim.perf.overlap import SUM

@@ -6,9 +6,10 @@ from collections.abc import Iterator
 
 import numpy as np
 from evidence_replays import pairs_of, ratio_error, step_errors, total_error
-from evidence_runs import MEASURED, Floats, Replay, Run, bins_of, prices_of, profile_of
+from evidence_runs import MEASURED, Replay, Run, bins_of, prices_of, profile_of
 from machine import row
 
+from blendsim.arrays import Floats
 from blendsim.perf.profile import Profile
 from blendsim.perf.store import read_profile
 

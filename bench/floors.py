@@ -9,13 +9,13 @@ longest answer has tokens, each of which reads the weights. No schedule beats th
 
 import numpy as np
 
-from blendsim.perf.grids import Floats
+from blendsim.arrays import Floats, Ints
+from blendsim.perf.hull import hull_corners
 from blendsim.perf.model import StepModel
 from blendsim.perf.step import in_pieces
 from blendsim.prefix import SortedPrompts
-from blendsim.report.losses import lower_hull
 from blendsim.report.optimum import Work, bounds, reachable_program, step_sizes
-from blendsim.request import Ints, Workload
+from blendsim.request import Workload
 
 
 def bound_with_floors(
@@ -82,7 +82,7 @@ def lower_lines(x: Floats, y: Floats, steepest: float) -> Floats:
     """(k, 2) lines a + b·x with a ≥ 0 and 0 ≤ b ≤ `steepest`, none above any point (x, y): those
     through two neighbours of the points' lower hull, one through 0 and a level one.
     """
-    hull = lower_hull(x, y)
+    hull = hull_corners(x, y)
     rise = np.diff(y[hull]) / np.diff(x[hull])
     tried = np.concatenate([[0.0, min(float((y / x).min()), steepest)], rise])
     tried = tried[(tried >= 0.0) & (tried <= steepest)]

@@ -13,9 +13,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from blendsim.arrays import Ints
 from blendsim.perf.density import closed_form
 from blendsim.prefix import shareable_tokens, sort_prompts
-from blendsim.request import Ints, Workload, pool
+from blendsim.request import Workload, pool
 from blendsim.specs import find_gpu, find_model
 from blendsim.synth.blend import blend
 from blendsim.synth.recipes import RECIPES, Recipe

@@ -19,9 +19,10 @@ import numpy as np
 from machine import machine, row, timed, today
 
 from blendsim import search
+from blendsim.arrays import Ints
 from blendsim.planner.lengths import RULES
 from blendsim.planner.sample import AUTO
-from blendsim.request import Ints, Workload
+from blendsim.request import Workload
 from blendsim.search.problem import plan_policy
 from blendsim.search.trial import find_engine
 from blendsim.sim.timing import time_plan

@@ -16,7 +16,7 @@ from machine import machine, row, timed, today
 from blendsim import search
 from blendsim.perf.measured import IMPORTED
 from blendsim.report.losses import CAUSES, Losses, Priced, losses, price
-from blendsim.report.optimum import Prices
+from blendsim.report.optimum import DualPrices
 from blendsim.search.budgets import BUDGETS
 from blendsim.search.trial import block_size, find_engine, log_in
 from blendsim.synth.blend import blend
@@ -41,7 +41,7 @@ def shares(lost: Losses) -> Iterable[str]:
         yield f"{round(seconds / lost.run, 4) + 0.0:.2%}"  # no −0.00 %
 
 
-def told(prices: Prices) -> str:
+def told(prices: DualPrices) -> str:
     """The prices in words."""
     return (
         f"{prices.token * 1e6:.1f} µs a token, {prices.private_read * 1e9:.1f} ns a private and "

@@ -21,13 +21,14 @@ from floors import bound_with_floors
 from machine import machine, row, timed, today
 
 from blendsim import search
+from blendsim.arrays import Ints
 from blendsim.pacing import Gains
 from blendsim.plan import Plan
 from blendsim.planner.blend import BlendSettings
 from blendsim.planner.split import SplitRule
 from blendsim.report.metrics import PoolFacts, Row
 from blendsim.report.optimum import Bounds
-from blendsim.request import Ints, Workload
+from blendsim.request import Workload
 from blendsim.search.budgets import BUDGETS, Run, better_run
 from blendsim.search.problem import with_settings
 from blendsim.search.schedule_search import Effort, search_prepared
@@ -159,7 +160,7 @@ def shown(label: str, trace: str, done: Row, base: float, least: float) -> str:
         f"{least / done.seconds:.1%}",
         f"{base / done.reported_seconds:.3f}",
         f"{done.sharing_ratio / done.sharing_optimum:.1%}",
-        f"{done.preempted_tokens / (done.input_tokens + (done.output_tokens or 0)):.3%}",
+        f"{done.recomputed_tokens / (done.input_tokens + (done.output_tokens or 0)):.3%}",
     )
     return row(trace, label, *cells)
 
@@ -176,7 +177,7 @@ def shown_mean(label: str, trace: str, rows: Sequence[Row], base: float, least: 
         f"{mean(least / done.seconds for done in rows):.1%}",
         f"{base / seconds:.3f}",
         f"{mean(done.sharing_ratio / done.sharing_optimum for done in rows):.1%}",
-        f"{mean(done.preempted_tokens for done in rows) / tokens:.3%}",
+        f"{mean(done.recomputed_tokens for done in rows) / tokens:.3%}",
     )
     return row(trace, label, *cells)
 

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from machine import row
 
-from blendsim.perf.calibrating import Run, priced_run
+from blendsim.perf.calibrating import MeasuredSteps, priced_run
 from blendsim.perf.measured import MEASURED, chosen_model
 from blendsim.plan import read_plan
 from blendsim.prefix import sort_prompts
@@ -34,7 +34,7 @@ READS = (0, 2, 4, 6, 9)  # edges of bins, ms
 TOKENS = 8_192
 
 
-def bins(run: Run, mixed: bool) -> Iterator[str]:
+def bins(run: MeasuredSteps, mixed: bool) -> Iterator[str]:
     """Rows: steps by their reads, as measured and as priced."""
     for low, high in pairwise(READS):
         reads = run.memory * 1e3

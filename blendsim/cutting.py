@@ -7,11 +7,8 @@ both ends too, so that every share has its part of compute *and* of memory.
 from heapq import heapreplace
 
 import numpy as np
-from numpy.typing import NDArray
 
-from blendsim.request import Ints
-
-Floats = NDArray[np.float64]
+from blendsim.arrays import Floats, Ints
 
 
 def equal(shares: int) -> Floats:

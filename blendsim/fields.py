@@ -7,7 +7,7 @@ import math
 import types
 import typing
 from collections.abc import Mapping
-from dataclasses import fields, is_dataclass, replace
+from dataclasses import MISSING, fields, is_dataclass, replace
 from functools import cache
 from numbers import Integral, Real
 from pathlib import Path
@@ -21,19 +21,36 @@ Section = Mapping[str, Any]
 
 def overlay(base: T, section: Section, where: str) -> T:
     """`base` with the fields that `section` names replaced, after checking names and types."""
-    hints = _hints(cast("Any", type(base)))
-    known = {field.name for field in fields(cast("Any", base))}
-    changes: dict[str, Any] = {}
+    return cast("T", replace(cast("Any", base), **_typed_fields(type(base), section, where, base)))
+
+
+def made(kind: type[T], section: Section, where: str) -> T:
+    """A dataclass of the fields that `section` names, all that have no default among them."""
+    given = _typed_fields(kind, section, where)
+    for field in fields(cast("Any", kind)):
+        has_own = field.default is not MISSING or field.default_factory is not MISSING
+        if field.name not in given and not has_own:
+            raise InputError(f"{where}: {field.name} is missing; give it")
+    return kind(**given)
+
+
+def _typed_fields(
+    kind: type[Any], section: Section, where: str, base: object = None
+) -> dict[str, Any]:
+    """The fields that `section` names; what is a dataclass in `base` keeps what it does not."""
+    hints = _hints(cast("Any", kind))
+    known = {field.name for field in fields(kind)}
+    given: dict[str, Any] = {}
     for name, value in section.items():
         if name not in known:
             near = difflib.get_close_matches(name, known, n=3, cutoff=0.4) or sorted(known)
             raise InputError(f"{where}: no setting {name!r}; nearest known: {', '.join(near)}")
-        now = getattr(base, name)
+        now = getattr(base, name, None)
         if isinstance(value, dict) and is_dataclass(now) and not isinstance(now, type):
-            changes[name] = overlay(now, value, f"{where}.{name}")
+            given[name] = overlay(now, value, f"{where}.{name}")
         else:
-            changes[name] = _typed(value, hints[name], f"{where}: {name} = {value!r}")
-    return cast("T", replace(cast("Any", base), **changes))
+            given[name] = _typed(value, hints[name], f"{where}: {name} = {value!r}")
+    return given
 
 
 def settle(made: object) -> None:
@@ -75,6 +92,8 @@ def _typed(value: Any, hint: Any, where: str) -> Any:
     )
     for choice in choices:
         kind = typing.get_origin(choice) or choice
+        if isinstance(kind, type) and is_dataclass(kind) and isinstance(value, dict):
+            return made(kind, value, where.partition(" = ")[0])
         if kind is tuple and isinstance(value, list):
             return tuple(value)
         if kind is Path and isinstance(value, str):

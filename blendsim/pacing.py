@@ -13,8 +13,8 @@ from numbers import Real
 from typing import Any, NamedTuple, cast
 
 import numpy as np
-from numpy.typing import NDArray
 
+from blendsim.arrays import Bools, Floats
 from blendsim.errors import InputError
 from blendsim.fields import settle
 
@@ -28,9 +28,7 @@ EXACTLY = 1.0 + 1e-9  # the same but for rounding
 LEAST_ALIKE = 8
 
 
-def is_compute_heavy(
-    density: NDArray[np.float64], root_density: float, is_visible: NDArray[np.bool_]
-) -> NDArray[np.bool_]:
+def is_compute_heavy(density: Floats, root_density: float, is_visible: Bools) -> Bools:
     """(n,), which requests of a paced plan are of its compute-heavy end: those that are denser than
     the pool, and, where lengths are visible, not about as dense. Who is about as dense can be
     paired with nobody; but of a length that is not visible that cannot be said.

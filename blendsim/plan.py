@@ -16,9 +16,10 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from blendsim.arrays import Bools, Floats, Ints
 from blendsim.errors import InputError, PlanMismatch
 from blendsim.pacing import Pacing, pacing_from_json
-from blendsim.request import Ints, Workload
+from blendsim.request import Workload
 from blendsim.soundness import is_number, require_metadata
 from blendsim.steplog import read_table, require_columns, write_parquet
 
@@ -52,10 +53,10 @@ class Plan:
     admission: str  # IN_ORDER or DUAL_SCAN
     order: Ints  # (n,), rows of the workload: a permutation
     rank: NDArray[np.int32]  # (n,), non-decreasing
-    is_first: NDArray[np.bool_]  # (n,), sampled requests; a prefix of each rank's rows
-    is_visible: NDArray[np.bool_]  # (n,), planning saw the true output length (sampled or known)
+    is_first: Bools  # (n,), sampled requests; a prefix of each rank's rows
+    is_visible: Bools  # (n,), planning saw the true output length (sampled or known)
     expected_output: Ints  # (n,), tokens, ≥ 1
-    density: NDArray[np.float64]  # (n,), ρ of the tree node the row hangs from after merging
+    density: Floats  # (n,), ρ of the tree node the row hangs from after merging
     root_density: float  # ρ of the whole pool
     workload_hash: str  # fingerprint of what planning could see
     meta: Mapping[str, Any]  # origin, specs, seed, sample, predicted_seconds, …
@@ -94,7 +95,7 @@ def deal(plan: Plan, rank: Ints) -> Plan:
     )
 
 
-def fingerprint(workload: Workload, is_visible: NDArray[np.bool_]) -> str:
+def fingerprint(workload: Workload, is_visible: Bools) -> str:
     """SHA-256 of what planning may see: ids, sources, prompts, limits, and output lengths where
     `is_visible`.
     """

@@ -11,8 +11,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from blendsim.arrays import Ints
 from blendsim.compiled import allocating_kernel, kernel
-from blendsim.request import Ints, Workload
+from blendsim.request import Workload
 
 _END = np.int64(-(2**63))  # sorts a prompt that ends before all that go on; no unit has this value
 

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from blendsim.arrays import Bools, Floats, Ints
 from blendsim.errors import InputError
 
-Ints = NDArray[np.int64]
 MOST_TOKENS = 10_000_000  # no model's context comes near; more is a unit mistake or damage
 
 
@@ -52,6 +52,19 @@ class Prompts:
         )
 
 
+#: Of a Workload, a row a request.
+_COLUMNS = (
+    "ids",
+    "prompt_len",
+    "output_len",
+    "has_output",
+    "output_limit",
+    "is_known",
+    "arrival",
+    "source",
+)
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Workload:
     """n requests in columns; lengths in tokens, arrival in seconds.
@@ -64,10 +77,10 @@ class Workload:
     ids: NDArray[np.str_]  # (n,), unique
     prompt_len: Ints  # (n,), ≥ 1
     output_len: Ints  # (n,), ≥ 1 where has_output, else 0
-    has_output: NDArray[np.bool_]  # (n,)
+    has_output: Bools  # (n,)
     output_limit: Ints  # (n,), the request's max_tokens; 0 = none given
-    is_known: NDArray[np.bool_]  # (n,), implies has_output
-    arrival: NDArray[np.float64]  # (n,), seconds from the first request
+    is_known: Bools  # (n,), implies has_output
+    arrival: Floats  # (n,), seconds from the first request
     source: NDArray[np.int32]  # (n,), index into source_names
     source_names: tuple[str, ...]
     prompts: Prompts
@@ -82,15 +95,7 @@ class Workload:
         wrong.
         """
         n = len(self)
-        for name in (
-            "ids",
-            "output_len",
-            "has_output",
-            "output_limit",
-            "is_known",
-            "arrival",
-            "source",
-        ):
+        for name in _COLUMNS:
             assert len(getattr(self, name)) == n, (
                 f"{name} has {len(getattr(self, name))} rows, expected {n}"
             )
@@ -147,7 +152,7 @@ def from_lengths(
     *,
     source: str = "lengths",
     prompts: Prompts | None = None,
-    arrival: NDArray[np.float64] | None = None,
+    arrival: Floats | None = None,
     is_known: bool = False,
     ids: NDArray[np.str_] | None = None,
     origin: tuple[str, ...] = (),
@@ -195,18 +200,8 @@ def select(workload: Workload, rows: NDArray[Any]) -> Workload:
     chosen = replace(
         prompts, offsets=offsets, units=prompts.units[gather], space=prompts.space[index]
     )
-    columns = (
-        "ids",
-        "prompt_len",
-        "output_len",
-        "has_output",
-        "output_limit",
-        "is_known",
-        "arrival",
-        "source",
-    )
     return replace(
-        workload, prompts=chosen, **{name: getattr(workload, name)[index] for name in columns}
+        workload, prompts=chosen, **{name: getattr(workload, name)[index] for name in _COLUMNS}
     )
 
 

@@ -5,6 +5,7 @@ A room of its own because the GPU runtime's commands read it where the simulator
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from blendsim.errors import InputError, UnknownName
@@ -17,6 +18,7 @@ from blendsim.formats import (
     kv_named,
     quantization_named,
 )
+from blendsim.gpu_file import is_gpu_file, read_gpu, require_described
 from blendsim.pacing import Gains
 from blendsim.perf.measured import AUTO as AUTO_PROFILE
 from blendsim.planner.lengths import RULES, SUBTREE_MEAN
@@ -24,7 +26,16 @@ from blendsim.planner.make import IN_LINE, POLICIES
 from blendsim.planner.sample import AUTO as AUTO
 from blendsim.serving.flavour import EVICTIONS, FLAVOURS, Flavour, engine_name, find_flavour
 from blendsim.serving.knobs import AS_SHIPPED, Knobs
-from blendsim.specs import MODELS, ModelSpec, find_gpu, find_link, find_model, gpu_name, model_name
+from blendsim.specs import (
+    MODELS,
+    GpuSpec,
+    ModelSpec,
+    find_gpu,
+    find_link,
+    find_model,
+    gpu_name,
+    model_name,
+)
 from blendsim.system import HostMemory, System
 from blendsim.topology import COLOCATED, Topology, pools
 
@@ -35,7 +46,8 @@ MOST_REPLICAS = 4_096  # of one system; each is simulated on its own
 @dataclass(frozen=True, slots=True)
 class Settings:
     """What a user asks `plan` and `compare` for. Defaults live here. Model, GPU and engine are kept
-    by the names of their tables, whatever they were called.
+    by the names of their tables, whatever they were called; a GPU that a file describes by the name
+    that is given there, and with all that it says.
     """
 
     model: str = "llama-3.1-8b"
@@ -68,13 +80,23 @@ class Settings:
     expert_parallel: bool = False  # the GPUs of a replica have some experts whole each
     ep: int | None = None  # GPUs that have them so, of several replicas too; None: as above
     pacing: Gains = field(default_factory=Gains)  # of the paced policy
+    gpu_spec: GpuSpec | None = None  # what `gpu` is where a file says it; None: of the tables
 
     def __post_init__(self) -> None:
         # NOTE: the one place that every way into settings passes (options, files, plans, Python),
         # so that plans of the same system are equal whatever it was called. Names that are not
         # known are refused where they are looked up. A directory of a model's name in the working
-        # directory is that model, so the disk is looked at, too.
+        # directory is that model, so the disk is looked at, too; and what a file says of a GPU is
+        # kept, so that who reads a plan needs no file.
         settle(self)
+        if is_gpu_file(self.gpu):
+            described = read_gpu(Path(self.gpu))
+            object.__setattr__(self, "gpu", described.name)
+            object.__setattr__(self, "gpu_spec", described)
+        elif self.gpu_spec is not None and self.gpu_spec.name != self.gpu:
+            object.__setattr__(self, "gpu_spec", None)  # another GPU has taken its place
+        elif self.gpu_spec is not None:
+            require_described(self.gpu_spec)
         for part, name in (
             ("model", model_name(self.model)),
             ("gpu", gpu_name(self.gpu)),
@@ -144,17 +166,31 @@ class Settings:
         return replace(spec, expert_parallel=is_apart)
 
     @property
+    def found_gpu(self) -> GpuSpec:
+        """The GPU that is asked for; UnknownName where there is none."""
+        return self.gpu_spec or find_gpu(self.gpu)
+
+    @property
     def in_formats(self) -> str:
         """What of the model is not bf16, and where its experts are, in words that follow its name;
         empty for none.
         """
         return self.spec.in_formats + ("" if self.ep is None else f" over {self.ep} GPUs")
 
+    def platform(self, called: str = "") -> str:
+        """Model, as the user `called` it, too, GPUs and replicas in a few words."""
+        replicas = f", {self.dp} replicas" if self.dp > 1 else ""
+        if self.cluster.is_disaggregated:
+            replicas = f", {self.cluster.name} ({self.replicas} replicas)"
+        model = self.model + self.in_formats
+        model = f"{called} ({model})" if called else model
+        return f"{model} on {self.tp} × {self.gpu}{replicas}"
+
     @property
     def system(self) -> System:
         """The replica that is asked for; InputError where it cannot be."""
         self._require_whole_teams()
-        system = System(self.spec, find_gpu(self.gpu), self.tp, self.kv_bytes)
+        system = System(self.spec, self.found_gpu, self.tp, self.kv_bytes)
         left = system.gpu.memory_bytes * system.tp - system.weight_bytes
         if system.kv_capacity_bytes > left:
             raise InputError(
@@ -197,7 +233,7 @@ class Settings:
         """How the replicas stand together."""
         if self.topology == COLOCATED.name:
             return Topology(steals=self.steals, steal_seconds=self.steal_seconds)
-        link = find_gpu(self.gpu).link if self.link == AUTO else find_link(self.link)
+        link = self.found_gpu.link if self.link == AUTO else find_link(self.link)
         return replace(pools(self.topology, link), steals=self.steals)
 
     @property
@@ -227,13 +263,15 @@ class Settings:
 
     def flavour(self, name: str | None = None, token_budget: int | None = None) -> Flavour:
         """The engine by the rules that are asked for: the one that is asked for, or that of another
-        name, at this token budget or the asked one. UnknownName for an engine that is not known,
-        InputError for rules that this one has not; `for_engine` leaves out those that a plan for
-        another engine may have.
+        name, at this token budget, the asked one or its own on the GPU. UnknownName for an engine
+        that is not known, InputError for rules that this one has not; `for_engine` leaves out those
+        that a plan for another engine may have.
         """
+        engine = self.engine if name is None else name
+        own = find_flavour(engine).on(self.found_gpu).token_budget
         flavour = find_flavour(
-            self.engine if name is None else name,
-            token_budget or self.token_budget,
+            engine,
+            token_budget or self.token_budget or own,
             self.eviction,
             self.knobs,
             self.output_reserved,

@@ -55,7 +55,8 @@ class Link:
 @dataclass(frozen=True, slots=True)
 class GpuSpec:
     """One GPU. SI units: FLOP/s (dense bf16 peak, and dense fp8 and fp4 peaks, 0 where it has
-    none), bytes/s, bytes.
+    none), bytes/s, bytes. One that a file describes (gpu_file.py) was not measured: it is `like`
+    one that was.
     """
 
     name: str
@@ -66,6 +67,12 @@ class GpuSpec:
     link: Link  # to the other GPUs of its server
     fp8_flops: float = 0.0
     fp4_flops: float = 0.0
+    like: str = ""  # the GPU of the tables whose kernels are scaled to it; empty: it has its own
+
+    @property
+    def measured_as(self) -> str:
+        """The GPU whose kernels were measured."""
+        return self.like or self.name
 
     def flops_in(self, weights: str) -> float:
         """The peak with weights in a format of formats.WEIGHTS."""
@@ -265,11 +272,16 @@ def model_name(name: str) -> str:
     return name if found is None or _is_model_path(Path(name)) else found
 
 
+_OTHER_GPU = (
+    "another is measured (docs/extending.md), or described by a FILE.toml (docs/profiles.md)"
+)
+
+
 def find_gpu(name: str) -> GpuSpec:
     """The GPU of that name, or UnknownName with the nearest ones."""
     found = gpu_name(name)
     if found not in GPUS:
-        raise unknown_gpu(name, others="another is measured (docs/extending.md)")
+        raise unknown_gpu(name, others=_OTHER_GPU)
     return GPUS[found]
 
 

@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from blendsim.arrays import Bools, Floats, Ints
 from blendsim.errors import InputError
 from blendsim.files import replacing
 from blendsim.soundness import MOST_COUNT, MOST_SECONDS, require_metadata, require_range
@@ -70,24 +71,24 @@ class StepLog:
     of each row.
     """
 
-    counts: NDArray[np.int64]  # (steps, len(COUNTS))
-    times: NDArray[np.float64]  # (steps, len(TIMES))
+    counts: Ints  # (steps, len(COUNTS))
+    times: Floats  # (steps, len(TIMES))
     replica: NDArray[np.int32]  # (steps,)
     meta: Mapping[str, Any]  # where it came from: plan, specs, profile, versions
 
     def __len__(self) -> int:
         return len(self.replica)
 
-    def count(self, name: str) -> NDArray[np.int64]:
+    def count(self, name: str) -> Ints:
         """One counts column."""
         return self.counts[:, COUNTS.index(name)]
 
-    def time(self, name: str) -> NDArray[np.float64]:
+    def time(self, name: str) -> Floats:
         """One times column, seconds."""
         return self.times[:, TIMES.index(name)]
 
     @property
-    def tokens(self) -> NDArray[np.int64]:
+    def tokens(self) -> Ints:
         """(steps,), tokens through the layers."""
         return self.count("prefill_tokens") + self.count("decode_requests")
 
@@ -97,7 +98,7 @@ class StepLog:
         return float((self.time("start") + self.time("seconds")).max(initial=0.0))
 
     @property
-    def is_timed(self) -> NDArray[np.bool_]:
+    def is_timed(self) -> Bools:
         """(steps,), whether `seconds` were found for the row itself, on a machine or by simulating:
         everywhere but in a sampled replay, which lists its rows in `meta` and estimates the others.
         """
@@ -109,7 +110,7 @@ class StepLog:
         return timed
 
     @property
-    def is_halved(self) -> NDArray[np.bool_]:
+    def is_halved(self) -> Bools:
         """(steps,), whether the step was cut in two halves, as far as the log says so."""
         halved = np.zeros(len(self), np.bool_)
         for first, behind in self.meta.get(HALVED, ()):
@@ -117,7 +118,7 @@ class StepLog:
         return halved
 
 
-def row_ranges(rows: NDArray[np.bool_]) -> list[list[int]]:
+def row_ranges(rows: Bools) -> list[list[int]]:
     """The rows of a mask as ranges [first, behind), as a log's meta tells them."""
     edges = np.flatnonzero(np.diff(rows.astype(np.int8), prepend=0, append=0))
     ranges: list[list[int]] = edges.reshape(-1, 2).tolist()

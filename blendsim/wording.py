@@ -1,4 +1,9 @@
-"""Words for figures, as messages of any floor need them."""
+"""Words for figures, as messages of any floor need them, and who hears them."""
+
+from collections.abc import Callable
+
+#: Hears what is being done.
+Say = Callable[[str], None]
 
 #: What is better than a guess of output lengths that a trace lacks.
 BETTER = (

@@ -10,13 +10,14 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from blendsim.arrays import Floats, Ints
 from blendsim.perf.density import RequestCosts, closed_form
 from blendsim.planner.arrange import arrange
 from blendsim.planner.lengths import Lengths, expect_lengths
 from blendsim.planner.split import Split, SplitRule, split
-from blendsim.planner.tree import Floats, PoolTree, density, node_costs, pool_tree
+from blendsim.planner.tree import PoolTree, density, node_costs, pool_tree
 from blendsim.prefix import sort_prompts
-from blendsim.request import Ints, Workload, pool, select
+from blendsim.request import Workload, pool, select
 from paper_repro.claims import Verdict, sign
 from paper_repro.lab import Lab
 from paper_repro.table import Cell, Table

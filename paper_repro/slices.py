@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from blendsim.perf.grids import Floats
+from blendsim.arrays import Floats
 from blendsim.steplog import StepLog
 
 

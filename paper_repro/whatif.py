@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from blendsim.perf.grids import Floats
+from blendsim.arrays import Floats
 from blendsim.perf.model import StepModel
 from blendsim.request import Workload
 from blendsim.search import Problem

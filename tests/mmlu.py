@@ -6,7 +6,8 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
-from blendsim.request import Ints, Prompts, Workload, from_lengths
+from blendsim.arrays import Ints
+from blendsim.request import Prompts, Workload, from_lengths
 
 PATH = (
     Path(__file__).resolve().parents[1].parent / "shared" / "data" / "mmlu_5shot_llama3_tokens.npz"

@@ -9,10 +9,11 @@ from hypothesis import strategies as st
 from oracle_serving import SlowCore, World
 
 from blendsim import search
+from blendsim.arrays import Ints
 from blendsim.pacing import Pacing
 from blendsim.plan import DUAL_SCAN, IN_ORDER, Plan
 from blendsim.prefix import sort_prompts
-from blendsim.request import Ints, Prompts, from_lengths
+from blendsim.request import Prompts, from_lengths
 from blendsim.serving.core import ServingCore
 from blendsim.serving.flavour import (
     BY_PLAN,

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from blendsim import search
-from blendsim.cutting import Floats
+from blendsim.arrays import Floats
 from blendsim.plan import Plan
 from blendsim.request import Workload, from_lengths, pool
 from blendsim.search import balance, problem

@@ -11,9 +11,9 @@ from replay_worlds import planned, pool
 
 from blendrt.replay.asked import asked_job
 from blendsim import search
-from blendsim.cli.machine import Engine, Wish, make_job
-from blendsim.cli.options import Asked
 from blendsim.errors import InputError
+from blendsim.live.engine import Engine
+from blendsim.live.replaying import Wish, make_job
 from blendsim.plan import Plan, write_plan
 from blendsim.request import Workload, select
 from blendsim.search.trial import find_engine
@@ -53,8 +53,7 @@ def in_the_bench(
 
 def in_the_command(plan: Plan, workload: Workload, settings: Settings, engine: Engine) -> Any:
     """The job that `blendsim replay` makes of it."""
-    asked, wish = Asked([], settings, ReadOptions(), False), Wish(False, engine, None, None, None)
-    return make_job(plan, workload, asked, wish)
+    return make_job(plan, workload, settings, Wish(False, engine, None, None, None))
 
 
 def test_simulator_command_and_bench_serve_by_the_same_rules(

@@ -52,6 +52,8 @@ def simulated(trace: Path, *more: str) -> StepLog:
         "h200",
         "--engine",
         "vllm",
+        "--token-budget",
+        "2048",
         "--planner",
         "fcfs",
         "--sample",

@@ -7,6 +7,7 @@ import pytest
 from command_line import run
 
 from blendsim.cli.places import require_places
+from blendsim.cli.run import require_files
 from blendsim.errors import InputError
 
 
@@ -101,8 +102,5 @@ def test_plain_files_may_be_replaced_and_names_of_traces_are_no_files(tmp_path: 
 
 def test_log_of_run_does_not_replace_a_pipe(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "log")
-    from blendsim.cli.answering import Files
-
-    files = Files(tmp_path / "batch", tmp_path / "out", tmp_path / "log", None, resume=False)
     with pytest.raises(InputError, match="is a pipe"):
-        files.check()
+        require_files(tmp_path / "batch", tmp_path / "out", tmp_path / "log", None)

@@ -18,14 +18,12 @@ from blendrt.executor.sequential import SequentialExecutor
 from blendrt.vllm import feed
 from blendrt.vllm.feed import write_config
 from blendrt.vllm.following import Course
-from blendsim.cli import machine
 from blendsim.cli.app import app
-from blendsim.cli.options import Asked
+from blendsim.live import replaying
 from blendsim.serving.flavour import PREDICTED_PEAK
 from blendsim.settings import Settings
 from blendsim.specs import find_model
 from blendsim.steplog import read_steplog
-from blendsim.traces.seam import ReadOptions
 
 ROWS = [(40 + 7 * i % 60, 1 + i % 9) for i in range(40)]
 
@@ -294,6 +292,5 @@ def test_a_followed_plan_admits_by_the_rule_of_the_engine_it_is_for(
     [("NVIDIA H200", False), ("NVIDIA GH200 480GB", True), ("NVIDIA H100 80GB HBM3", True)],
 )
 def test_a_plan_for_another_gpu_is_told_so(device: str, is_told: bool) -> None:
-    asked = Asked([], Settings(gpu="h200"), ReadOptions(), False)
-    told = machine._notes("llama-3.1-8b", asked, device)
+    told = replaying._notes("llama-3.1-8b", Settings(gpu="h200"), device)
     assert told == ([f"the plan is for h200; its times are not those of {device}"] * is_told)

@@ -21,8 +21,8 @@ from batch_worlds import (
 from late_clock import LateClock
 
 from blendrt.generate import answer as answer_module
-from blendsim.cli.course import Course
 from blendsim.cli.status import INCOMPLETE
+from blendsim.live.course import Course
 
 model = pytest.fixture(scope="module")(make_model)
 folder = pytest.fixture(make_folder)

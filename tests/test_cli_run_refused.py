@@ -15,8 +15,8 @@ from batch_worlds import (
     write_lines,
 )
 
-from blendsim.cli.course import Course
 from blendsim.cli.status import INCOMPLETE
+from blendsim.live.course import Course
 from blendsim.traces.results import read_results
 
 model = pytest.fixture(scope="module")(make_model)

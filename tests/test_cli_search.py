@@ -16,7 +16,7 @@ from blendsim.cli.app import app
 from blendsim.cli.searching import ranks_told
 from blendsim.plan import read_plan
 from blendsim.planner.make import POLICIES
-from blendsim.report import plots
+from blendsim.report.plots import sensitivities as plots
 from blendsim.report.tables import leaderboard_table
 from blendsim.search.judging import JUDGING_WORLDS
 from blendsim.search.sweep import SAMPLING

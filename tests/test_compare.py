@@ -44,7 +44,8 @@ def test_sharing_and_density_are_of_an_engines_own_blocks() -> None:
     pool = from_lengths([64] * 8, [40] * 8, prompts=prompts)
     named = {row.name: row for row in BASELINES}
     blocks, tokens = named["vLLM-DFS"], named["SGLang-DFS"]
-    done = search.compare(pool, search.Settings(sample=1.0), [blocks, tokens])
+    asked = search.Settings(sample=1.0, token_budget=2_048)
+    done = search.compare(pool, asked, [blocks, tokens])
     optimum = [row.sharing_optimum for row in done.rows]
     assert optimum == [7 * 48 / (8 * 64), 7 * 63 / (8 * 64)]
     # NOTE: SGLang lets all of them in at once, before the cache has any's prompt.

@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from test_optimum import SMALL, tiny_pool
 
 from blendsim import search
+from blendsim.perf.hull import hull_corners
 from blendsim.perf.kernels import prefill_seconds
 from blendsim.perf.model import step_model
 from blendsim.prefix import sort_prompts
-from blendsim.report.losses import lower_hull
 from blendsim.report.optimum import best_times, bounds, least_work
 from blendsim.request import from_lengths
 from blendsim.serving.flavour import find_flavour
@@ -64,7 +64,7 @@ def test_a_run_has_as_many_steps_as_the_longest_answer_has_tokens() -> None:
     work = least_work(pool, pool.output_len, prompts, model.system.block_tokens)
     sizes = np.arange(1.0, 2_049.0)
     cost = model.layer_seconds[1:2_049]
-    hull = lower_hull(sizes, cost)
+    hull = hull_corners(sizes, cost)
     each = float(np.interp(work.tokens / 5_000, sizes[hull], cost[hull]))
     beside = best_times(work, model)
     steps = 5_000 * each + beside.beside + beside.memory

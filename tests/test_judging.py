@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from blendsim.perf.grids import Floats
+from blendsim.arrays import Floats
 from blendsim.search.judging import GIVEN_UP, JUDGING_WORLDS, Verdict, judge, sure_gain
 
 

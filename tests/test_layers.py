@@ -12,6 +12,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 #: Floor of each room. A room is a package, or a set of modules that may import each other.
 FLOORS = {
     "errors": 0,
+    "arrays": 0,
     "batch": 0,
     "compiled": 0,
     "cores": 0,
@@ -29,16 +30,18 @@ FLOORS = {
     "settings": 5,
     "blendrt.replay.asked": 6,  # above the rest of its package, which reads no settings
     "search": 6,
-    "cli": 7,
-    "__main__": 8,  # `python -m blendsim`
-    "paper_repro": 7,
-    "bench": 7,
-    "figures": 8,  # draws the tables of paper_repro
+    "live": 7,
+    "cli": 8,
+    "__main__": 9,  # `python -m blendsim`
+    "paper_repro": 8,
+    "bench": 8,
+    "figures": 9,  # draws the tables of paper_repro
 }
 GROUND = {
     "cutting",
     "fields",
     "files",
+    "gpu_file",
     "pacing",
     "request",
     "specs",

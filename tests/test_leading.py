@@ -12,7 +12,7 @@ from blendsim.plan import Plan
 from blendsim.planner.make import POLICIES
 from blendsim.request import from_lengths
 from blendsim.search import budgets
-from blendsim.search.budgets import CLOSE, MOST_LEADING, TIE, Run, better_run, leading_runs
+from blendsim.search.budgets import CLOSE, MOST_LEADING, TIE, Contender, better_run, leading_runs
 from blendsim.search.problem import Problem
 from blendsim.serving.flavour import Flavour, find_flavour
 from blendsim.settings import Settings
@@ -35,12 +35,12 @@ def sampled() -> Problem:
     return problem_of(0.1)
 
 
-def runs(problem: Problem, **seconds: float) -> list[Run]:
+def runs(problem: Problem, **seconds: float) -> list[Contender]:
     plan = search.plan_policy(problem, "fcfs")
-    return [Run(policy, plan, seconds.get(policy, 1_000.0)) for policy in POLICIES]
+    return [Contender(policy, plan, seconds.get(policy, 1_000.0)) for policy in POLICIES]
 
 
-def names(leading: list[Run]) -> list[str]:
+def names(leading: list[Contender]) -> list[str]:
     return [run.policy for run in leading]
 
 
@@ -91,7 +91,7 @@ def in_worlds(
 
     monkeypatch.setattr(budgets, "seconds_in", seconds_in)
     leading = [
-        Run(policy, search.plan_policy(problem, policy), seconds[policy, OWN][0])
+        Contender(policy, search.plan_policy(problem, policy), seconds[policy, OWN][0])
         for policy in ("dfs", "random")
     ]
     found = better_run(problem, leading, find_flavour("nanoflow"))
@@ -115,11 +115,11 @@ def test_another_policy_at_another_budget_has_to_beat_the_chosen_one_there(
 
 def test_a_policy_without_a_place_comes_last_of_those_that_tie(sampled: Problem) -> None:
     plan = search.plan_policy(sampled, "fcfs")
-    alike = [Run("another", plan, 100.0), *runs(sampled, **dict.fromkeys(POLICIES, 100.0))]
+    alike = [Contender("another", plan, 100.0), *runs(sampled, **dict.fromkeys(POLICIES, 100.0))]
     assert names(leading_runs(sampled, alike)) == ["dfs"]
     near = runs(sampled, random=100.0 * (1 + 0.9 * TIE))
-    assert names(leading_runs(sampled, [Run("another", plan, 100.0), *near]))[0] == "random"
-    assert names(leading_runs(sampled, [Run("another", plan, 90.0), *near]))[0] == "another"
+    assert names(leading_runs(sampled, [Contender("another", plan, 100.0), *near]))[0] == "random"
+    assert names(leading_runs(sampled, [Contender("another", plan, 90.0), *near]))[0] == "another"
 
 
 def test_another_policy_may_be_the_one_for_another_budget(
@@ -132,7 +132,7 @@ def test_another_policy_may_be_the_one_for_another_budget(
         return told.get((plan.policy, flavour.token_budget), 120.0)
 
     monkeypatch.setattr(budgets, "seconds_in", seconds_in)
-    leading = [Run("dfs", dfs, 100.0), Run("paced", paced, 100.5)]
+    leading = [Contender("dfs", dfs, 100.0), Contender("paced", paced, 100.5)]
     found = better_run(known, leading, find_flavour("nanoflow"))
     assert found is not None
     assert (found[0].policy, found[1].token_budget) == ("paced", 4_096)

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from strategies import workloads
 from test_planner_lengths import two_sources
 
+from blendsim.arrays import Ints
 from blendsim.errors import UnknownName
 from blendsim.planner import shrunk as shrunk_module
 from blendsim.planner.evidence import evidence, is_unlearned
@@ -24,7 +25,7 @@ from blendsim.planner.lengths import (
 from blendsim.planner.shrunk import Beliefs, shrunk
 from blendsim.planner.tree import PoolTree, pool_tree
 from blendsim.prefix import sort_prompts
-from blendsim.request import Ints, Prompts, Workload, from_lengths
+from blendsim.request import Prompts, Workload, from_lengths
 from blendsim.settings import Settings
 
 

@@ -12,7 +12,7 @@ from blendsim.report.metrics import Row
 from blendsim.request import Workload, from_lengths
 from blendsim.search import Problem, Settings, plan_policy, prepare, simulate_plan
 from blendsim.serving.flavour import find_flavour
-from blendsim.serving.pacing import TIGHT
+from blendsim.serving.fresh_pace import TIGHT
 from blendsim.serving.state import NONE
 from blendsim.sim.run import simulate
 
@@ -28,7 +28,7 @@ def run(pool: Workload, sample: float, policy: str = "paced") -> Row:
 
 
 def recomputed(pool: Workload, row: Row) -> float:
-    return row.preempted_tokens / float(pool.prompt_len.sum() + pool.output_len.sum())
+    return row.recomputed_tokens / float(pool.prompt_len.sum() + pool.output_len.sum())
 
 
 def test_who_is_less_than_twice_as_dense_as_the_pool_is_of_the_memory_heavy_end() -> None:
@@ -53,7 +53,7 @@ def test_answers_of_one_length_fill_the_cache_whether_known_or_seen_in_a_sample(
     pool = alike(1_000, np.full(2_000, 1_000))
     row = run(pool, sample)
     assert row.kv_use > 0.8
-    assert row.preempted_tokens == 0
+    assert row.recomputed_tokens == 0
     assert row.seconds is not None
     assert row.seconds < 0.95 * float(run(pool, sample, "dfs").seconds or 0.0)
 
@@ -62,7 +62,7 @@ def test_a_length_that_a_sample_shows_is_as_good_as_known() -> None:
     """100 + 1,000 tokens entered together and ended together: a fifth was computed again."""
     pool = alike(100, np.full(2_000, 1_000))
     seen, known = run(pool, 0.01), run(pool, 1.0)
-    assert seen.preempted_tokens == 0
+    assert seen.recomputed_tokens == 0
     assert seen.seconds == pytest.approx(known.seconds, rel=0.01)
 
 
@@ -116,3 +116,11 @@ def test_unknown_lengths_that_hardly_vary_are_forecast_one_by_one_if_enough_were
     pacing = replace(AMPLE.pacing, spread=(spread,))
     core = core_of(world, pacing, (False,) * 6 + (True,) * seen, (0,) * (6 + seen))
     assert (core.state.requests.kind[:6] == NONE).all() == is_tight
+
+
+@pytest.mark.parametrize(("count", "prompt", "output"), [(5, 131_000, 72), (20, 32_000, 500)])
+def test_the_last_prompt_is_computed_in_large_steps(count: int, prompt: int, output: int) -> None:
+    """It waits no longer, and steps of 16 tokens computed 100,000 of it once nothing else did."""
+    pool = from_lengths([prompt] * count, [output] * count)
+    paced, in_order = (run(pool, 1.0, policy) for policy in ("paced", "dfs"))
+    assert paced.reported_seconds < 1.02 * in_order.reported_seconds

@@ -9,16 +9,17 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 from scipy.optimize import linprog
 
+from blendsim.arrays import Floats, Ints
+from blendsim.perf.hull import lower_hull
 from blendsim.serving import price as price_module
 from blendsim.serving.price import (
     Overlap,
     best_size,
     choose_sizes,
-    lower_hull,
     side_by_side,
+    times_beside,
     token_price,
     tokens_at,
 )
@@ -26,15 +27,14 @@ from blendsim.serving.price import (
 KERNELS = (
     "side_by_side",
     "measured_overlap",
+    "overlapped",
+    "times_beside",
     "best_size",
     "tokens_at",
     "token_price",
     "lower_hull",
     "choose_sizes",
 )
-
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
 
 
 class Machine(NamedTuple):
@@ -46,15 +46,16 @@ class Machine(NamedTuple):
 
     def time(self, i: int, memory: float) -> float:
         """t of size number i, in words of its own."""
-        return max(float(a * self.seconds[i] + b * memory) for a, b in self.overlap.lines)
+        return max(float(a * self.seconds[i] + b * memory) for a, b, _ in self.overlap.lines)
 
 
 def of_lines(lines: Any) -> Overlap:
-    return Overlap(np.array(lines, np.float64), np.empty(0), np.empty(0))
+    """An overlap by its (a, b); there is no network."""
+    return Overlap(np.array([(a, b, 1) for a, b in lines], np.float64), np.empty(0), np.empty(0))
 
 
 def of_points(ratios: Floats, times: Floats) -> Overlap:
-    return Overlap(np.ones((1, 2)), ratios, times)
+    return Overlap(np.ones((1, 3)), ratios, times)
 
 
 @st.composite
@@ -160,8 +161,9 @@ def slow_hull(machine: Machine, memory: float) -> list[int]:
 @settings(max_examples=200)
 @given(machines(), st.integers(0, 60).map(float))
 def test_hull_holds_the_sizes_below_every_chord(machine: Machine, memory: float) -> None:
-    hull = np.empty(len(machine.sizes), np.int64)
-    n = lower_hull(*machine, memory, hull)
+    hull, times = np.empty(len(machine.sizes), np.int64), np.empty(len(machine.sizes))
+    times_beside(machine.overlap, machine.seconds, memory, times)
+    n = lower_hull(machine.sizes, times, hull)
     assert hull[:n].tolist() == slow_hull(machine, memory)
 
 

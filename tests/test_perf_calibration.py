@@ -8,7 +8,7 @@ from calibration_worlds import OF_OURS, OF_VLLM, SYSTEM, a_profile, calibrations
 from hypothesis import example, given
 
 from blendsim.errors import ProfileError
-from blendsim.perf.calibrating import LEAST_STEPS, Run, fit_steps
+from blendsim.perf.calibrating import LEAST_STEPS, MeasuredSteps, fit_steps
 from blendsim.perf.calibration import (
     Calibration,
     file_of,
@@ -20,14 +20,14 @@ from blendsim.perf.measured import chosen_model, profile_place
 # Fitting
 
 
-def some_run(mixed: int, alone: int, seed: int = 0) -> Run:
+def some_run(mixed: int, alone: int, seed: int = 0) -> MeasuredSteps:
     """Steps whose kernels take some milliseconds; `seconds` are still to be told."""
     rng, steps = np.random.default_rng(seed), mixed + alone
     compute, memory = rng.uniform(4e-3, 40e-3, steps), rng.uniform(1e-3, 30e-3, steps)
-    return Run(np.ones(steps), compute, memory, rng.permutation(np.arange(steps) < mixed))
+    return MeasuredSteps(np.ones(steps), compute, memory, rng.permutation(np.arange(steps) < mixed))
 
 
-def taking(run: Run, by: Calibration, noise: float = 0.0, seed: int = 1) -> Run:
+def taking(run: MeasuredSteps, by: Calibration, noise: float = 0.0, seed: int = 1) -> MeasuredSteps:
     """The same steps, as a runtime of that calibration takes them."""
     factor = 1.0 + noise * np.random.default_rng(seed).standard_normal(len(run.seconds))
     return run._replace(seconds=run.priced(by) * factor)

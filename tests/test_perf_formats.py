@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from blendsim.arrays import Floats
 from blendsim.errors import InputError, ProfileError
 from blendsim.perf.atlas import read_atlas
 from blendsim.perf.density import closed_form
 from blendsim.perf.derive import derive_profile
-from blendsim.perf.grids import Floats
 from blendsim.perf.kernels import Streams, bound_by_streams
 from blendsim.perf.model import StepModel, step_model
 from blendsim.perf.model_shapes import expert_shape, head_shape, token_weight_bytes

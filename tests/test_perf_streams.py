@@ -5,8 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from blendsim.arrays import Floats
 from blendsim.batch import Batch
-from blendsim.perf.grids import Floats
 from blendsim.perf.kernels import Streams, bound_by_streams
 from blendsim.perf.model import StepModel, step_model
 from blendsim.perf.pricing import price_steps, price_work

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from strategies import workloads
 from test_planner_lengths import two_sources
 
+from blendsim.arrays import Ints
 from blendsim.planner import evidence as evidence_module
 from blendsim.planner.evidence import evidence, is_unlearned
 from blendsim.planner.lengths import (
@@ -22,7 +23,7 @@ from blendsim.planner.lengths import (
 )
 from blendsim.planner.tree import PoolTree, pool_tree
 from blendsim.prefix import sort_prompts
-from blendsim.request import Ints, Prompts, Workload, from_lengths, pool
+from blendsim.request import Prompts, Workload, from_lengths, pool
 
 
 def drawn_of(

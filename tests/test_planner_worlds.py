@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from strategies import workloads
 
+from blendsim.arrays import Ints
 from blendsim.planner import lengths as lengths_module
 from blendsim.planner.lengths import (
     PRIOR_DOUBT,
@@ -25,7 +26,7 @@ from blendsim.planner.lengths import (
 from blendsim.planner.outlook import possible_worlds
 from blendsim.planner.tree import pool_tree
 from blendsim.prefix import sort_prompts
-from blendsim.request import Ints, Workload, from_lengths, pool
+from blendsim.request import Workload, from_lengths, pool
 from blendsim.settings import Settings
 
 

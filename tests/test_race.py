@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 
 from blendsim.planner.blend import BlendSettings
-from blendsim.search.race import Heat, Run, best_of, race
+from blendsim.search.race import Finish, Heat, best_of, race
 from blendsim.search.space import Axis, Point, Schedule, Space
 from blendsim.settings import Settings
 
@@ -44,7 +44,7 @@ class Judge:
         return [self._seconds(heat.point) + 1_000.0 * heat.level for heat in heats]
 
 
-def raced(most: int, levels: int = 1, seed: int = 0) -> list[Run]:
+def raced(most: int, levels: int = 1, seed: int = 0) -> list[Finish]:
     return race(space(), levels, seed, most, Judge())
 
 
@@ -101,7 +101,7 @@ def test_only_the_better_half_of_the_policies_is_scattered() -> None:
 
 
 def test_the_best_is_judged_on_the_whole_pool_alone() -> None:
-    runs = [Run(Heat((0,), 1), 1.0), Run(Heat((1,), 0), 3.0), Run(Heat((2,), 0), 3.0)]
+    runs = [Finish(Heat((0,), 1), 1.0), Finish(Heat((1,), 0), 3.0), Finish(Heat((2,), 0), 3.0)]
     assert best_of(runs) == runs[1]
 
 

@@ -151,7 +151,7 @@ def test_columns_that_were_not_counted_are_left_out(home: Path, tmp_path: Path) 
         log = changed(log, log, source=None)
         told = figures_of(log)
         assert {told[key] for key in ("sharing_ratio", "kv_use", "input_tokens", "mfu")} == {None}
-        assert told["preempted_tokens"] is None
+        assert (told["preempted_tokens"], told["recomputed_tokens"]) == (None, None)
         page = Page(page_of(log)).text
         shown = page.split("Over time")[1]
         assert "KV" not in shown
@@ -191,7 +191,7 @@ def test_tokens_are_known_where_an_engine_does_not_tell_those_it_lost(
     told = figures_of(
         changed(home / "one.parquet", tmp_path / "a.parquet", not_counted=unknown, source=None)
     )
-    for name in ("input_tokens", "output_tokens", "preempted_tokens"):
+    for name in ("input_tokens", "output_tokens", "preempted_tokens", "recomputed_tokens"):
         assert told[name] == full[name]
 
 

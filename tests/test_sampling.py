@@ -6,11 +6,10 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
+from blendsim.arrays import Floats, Ints
 from blendsim.errors import InputError
 from blendsim.report.sampling import (
     LEAST,
-    Floats,
-    Ints,
     Sample,
     allocate,
     choose_sample,

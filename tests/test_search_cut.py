@@ -23,7 +23,7 @@ from blendsim.plan import read_plan
 from blendsim.planner.make import POLICIES
 from blendsim.search import schedule_search
 from blendsim.search.cut import CutShort
-from blendsim.search.race import Heat, Run, race
+from blendsim.search.race import Finish, Heat, race
 from blendsim.search.schedule_search import Effort
 from blendsim.search.schedule_search import search as find
 from blendsim.search.standing import Standing
@@ -93,7 +93,7 @@ def strike(monkeypatch: pytest.MonkeyPatch, *numbers: int) -> None:
     """Have these signals come when the first batch is told of."""
     tell, left = Standing.tell, list(numbers)
 
-    def struck(self: Standing, runs: Sequence[Run], **named: bool) -> None:
+    def struck(self: Standing, runs: Sequence[Finish], **named: bool) -> None:
         while left:
             os.kill(os.getpid(), left.pop(0))
         tell(self, runs, **named)

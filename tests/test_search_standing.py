@@ -1,6 +1,6 @@
 """What a search says of where it stands."""
 
-from blendsim.search.race import Heat, Run
+from blendsim.search.race import Finish, Heat
 from blendsim.search.standing import Standing
 
 POLICY, OTHER = (0,), (1,)
@@ -10,7 +10,7 @@ def told(*seconds: float) -> list[str]:
     """What is said after each run, the first that of the only policy."""
     said: list[str] = []
     standing = Standing([POLICY], said.append)
-    runs = [Run(Heat(POLICY if k == 0 else OTHER, 0), each) for k, each in enumerate(seconds)]
+    runs = [Finish(Heat(POLICY if k == 0 else OTHER, 0), each) for k, each in enumerate(seconds)]
     for n in range(1, len(runs) + 1):
         standing.tell(runs[:n])
     return said

@@ -8,7 +8,7 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from blendsim.report import plots
+from blendsim.report.plots import sensitivities as plots
 
 
 class One(NamedTuple):

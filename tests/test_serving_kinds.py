@@ -9,7 +9,7 @@ import pytest
 from test_search import mixed_pool
 
 from blendsim import search
-from blendsim.request import Ints
+from blendsim.arrays import Ints
 from blendsim.serving import ahead
 from blendsim.serving.core import ServingCore
 from blendsim.serving.knobs import Knobs

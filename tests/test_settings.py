@@ -122,3 +122,16 @@ def test_what_a_file_keeps_is_read_back() -> None:
     assert remembered({"dp": 2, "kv_bytes": None}, "plan") == Settings(dp=2)  # of an older version
     with pytest.raises(InputError, match=r"^plan: no setting 'dpp'"):
         remembered({"dpp": 2}, "plan")
+
+
+@pytest.mark.parametrize(
+    ("gpu", "tokens"),
+    [("a100-80g", 2_048), ("l40s", 2_048), ("h100", 8_192), ("h200", 8_192), ("b200", 8_192)],
+)
+def test_vllm_has_the_tokens_a_step_of_its_server_on_the_gpu(gpu: str, tokens: int) -> None:
+    """As `get_batch_defaults` of vLLM 0.20.2 gives an API server."""
+    for engine in ("vllm", "vllm-planned"):
+        own = Settings(gpu=gpu, engine=engine)
+        assert (own.flavour().token_budget, own.flavour().max_running) == (tokens, 1_024)
+        assert replace(own, token_budget=512).flavour().token_budget == 512
+    assert Settings(gpu=gpu).flavour().token_budget == 2_048

@@ -158,3 +158,17 @@ def test_run_that_beats_a_bound_is_a_bug() -> None:
     place, facts = Place("nanoflow", 2_048, problem.model.system, 1), PoolFacts(1.0, 1.0, 0)
     with pytest.raises(AssertionError, match="less than the practical optimum"):
         summarise("fcfs", problem.workload, outputs, 1.0, fast, choice.bounds, place, facts)
+
+
+@pytest.mark.parametrize("engine", ["vllm", "nanoflow", "sglang"])
+def test_recomputed_tokens_are_those_through_the_layers_beyond_once(engine: str) -> None:
+    """Victims' blocks are found in the cache again, as far as nobody took them."""
+    pool = from_lengths([200] * 60, [400 + 7 * k for k in range(60)])
+    settings = search.Settings(sample=1.0, engine=engine, kv_bytes=2_000_000_000, planner="fcfs")
+    plan = search.plan_policy(search.prepare(pool, settings), "fcfs")
+    done = search.simulate_plan(pool, plan, settings)
+    found = int(done.log.count("hit_tokens").sum())
+    once = int(pool.prompt_len.sum()) - found + int((pool.output_len - 1).sum())
+    assert done.row.recomputed_tokens == done.log.tokens.sum() - once
+    if engine == "vllm":  # the others foresee that the cache would overflow
+        assert 0 < done.row.recomputed_tokens < done.row.preempted_tokens

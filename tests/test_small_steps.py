@@ -49,6 +49,9 @@ def test_small_steps_are_told_where_they_take_more_than_compute_and_reads() -> N
     assert told[-2].startswith(choice.advice[-2] + " " + SAID)
     assert "half of it goes to steps of 12 tokens or fewer, and the weights, read for" in told[-2]
     assert [told[0], told[-1]] == [choice.advice[0], choice.advice[-1]]
+    full = with_small_steps(choice.advice, choice.log, limits, problem.model, BUDGET, 0.71)
+    assert full[-2].startswith(f"{told[-2]} KV memory keeps more requests from running at a time: ")
+    assert told == with_small_steps(choice.advice, choice.log, limits, problem.model, BUDGET, 0.69)
     reads = limits._replace(memory=1.01 * beyond)
     assert (
         with_small_steps(choice.advice, choice.log, reads, problem.model, BUDGET) == choice.advice

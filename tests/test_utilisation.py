@@ -41,14 +41,14 @@ STEPS = log_of(
 def test_flops_are_those_of_the_model() -> None:
     pairs = 4 * LAYERS * HEADS * HEAD_DIM * (5_050 + 300)
     flops = 2 * (102 * MATRICES + 3 * HEAD) + pairs
-    assert utilisation(STEPS, System(LLAMA, H100), 1).mfu == pytest.approx(
+    assert utilisation(STEPS, System(LLAMA, H100), 1, 0).mfu == pytest.approx(
         flops / (H100.flops * 0.4)
     )
 
 
 def test_bytes_are_weights_once_a_step_and_the_reads() -> None:
     moved = 2 * 2 * (MATRICES + HEAD) + 300 * 2 * LAYERS * KV_HEADS * HEAD_DIM * 2
-    found = utilisation(STEPS, System(LLAMA, H100), 1).mbu
+    found = utilisation(STEPS, System(LLAMA, H100), 1, 0).mbu
     assert found == pytest.approx(moved / (H100.bandwidth * 0.4))
 
 
@@ -56,26 +56,27 @@ def test_reads_that_cascade_attention_spares_are_no_bytes() -> None:
     all_read = log_of([1.0], decode_requests=[3], context_tokens=[3_000])
     spared = log_of([1.0], decode_requests=[3], context_tokens=[3_000], shared_reads=[2_000])
     system = System(LLAMA, H100)
-    less = utilisation(all_read, system, 1).mbu - utilisation(spared, system, 1).mbu
+    less = utilisation(all_read, system, 1, 0).mbu - utilisation(spared, system, 1, 0).mbu
     assert less == pytest.approx(2_000 * system.kv_bytes_per_token / H100.bandwidth)
 
 
 def test_running_requests_count_by_time() -> None:
-    found = utilisation(STEPS, System(LLAMA, H100), 1)
+    found = utilisation(STEPS, System(LLAMA, H100), 1, 0)
     assert found.mean_running == pytest.approx((0.3 * 1 + 0.1 * 3) / 0.4)
     assert found.most_running == 3
 
 
 def test_what_is_computed_again_is_no_use() -> None:
-    again = log_of([1.0], prefill_tokens=[100], preempted_tokens=[40])
-    once = log_of([1.0], prefill_tokens=[60])
+    again, once = log_of([1.0], prefill_tokens=[100]), log_of([1.0], prefill_tokens=[60])
     system = System(LLAMA, H100)
-    assert utilisation(again, system, 1).mfu == pytest.approx(utilisation(once, system, 1).mfu)
+    assert utilisation(again, system, 1, 40).mfu == pytest.approx(
+        utilisation(once, system, 1, 0).mfu
+    )
 
 
 def test_gpus_of_a_replica_share_it_and_idle_replicas_count() -> None:
-    one = utilisation(STEPS, System(LLAMA, H100), 1)
-    two, of_two = (utilisation(STEPS, System(LLAMA, H100, tp=2), n) for n in (1, 2))
+    one = utilisation(STEPS, System(LLAMA, H100), 1, 0)
+    two, of_two = (utilisation(STEPS, System(LLAMA, H100, tp=2), n, 0) for n in (1, 2))
     assert two.mfu == pytest.approx(one.mfu / 2)
     assert two.mbu == pytest.approx(one.mbu / 2)
     assert of_two.mfu == pytest.approx(two.mfu / 2)
@@ -85,7 +86,7 @@ def test_gpus_of_a_replica_share_it_and_idle_replicas_count() -> None:
 def test_weights_in_fp8_are_half_the_bytes_and_half_the_peak() -> None:
     bf16, fp8 = LLAMA, replace(LLAMA, weights="fp8")
     log = log_of([1.0], prefill_tokens=[64])  # no head is half: it stays bf16
-    before, after = (utilisation(log, System(model, H100), 1) for model in (bf16, fp8))
+    before, after = (utilisation(log, System(model, H100), 1, 0) for model in (bf16, fp8))
     assert after.mfu == pytest.approx(before.mfu / 2)
     assert after.mbu * H100.bandwidth == pytest.approx(MATRICES + 2 * HEAD)
 
@@ -95,10 +96,10 @@ def test_experts_count_as_far_as_tokens_go_through_them() -> None:
     system = System(replace(model, weights="fp8"), H100)
     one, many = log_of([1.0], prefill_tokens=[1]), log_of([1.0], prefill_tokens=[4_096])
     expert = 3 * model.hidden * model.intermediate
-    rest = utilisation(one, system, 1).mbu * H100.bandwidth - 2 * model.layers * expert
-    everything = utilisation(many, system, 1).mbu * H100.bandwidth
+    rest = utilisation(one, system, 1, 0).mbu * H100.bandwidth - 2 * model.layers * expert
+    everything = utilisation(many, system, 1, 0).mbu * H100.bandwidth
     assert everything == pytest.approx(rest + 8 * model.layers * expert)
-    a_token = utilisation(one, system, 1).mfu * system.flops / 2
+    a_token = utilisation(one, system, 1, 0).mfu * system.flops / 2
     ends = 2 * model.vocab * model.hidden  # embeddings are looked up, and nothing was sampled
     assert a_token == pytest.approx(model.active_parameters - ends, rel=1e-3)
 
@@ -106,6 +107,6 @@ def test_experts_count_as_far_as_tokens_go_through_them() -> None:
 def test_states_are_read_and_written_once_a_decode() -> None:
     system = System(MODELS["qwen3.5-9b"], H100)
     step, none = log_of([1.0], decode_requests=[5], context_tokens=[500]), log_of([1.0])
-    moved = utilisation(step, system, 1).mbu - utilisation(none, system, 1).mbu
+    moved = utilisation(step, system, 1, 0).mbu - utilisation(none, system, 1, 0).mbu
     state = 5 * 2 * system.model.state_bytes + 500 * system.kv_bytes_per_token
     assert moved == pytest.approx(state / H100.bandwidth)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from blendsim.errors import InputError, PlanMismatch
-from blendsim.report.plots import draw_validation
+from blendsim.report.plots.validation import draw_validation
 from blendsim.report.validate import (
     KINDS,
     Speedup,

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from blendrt.attention import Attention
-from blendrt.attention.layout import AttentionLayout, Ints, Rows, lay_out
+from blendrt.attention.layout import AttentionLayout, Rows, lay_out
 from blendrt.attention.reference import ReferenceAttention
 from blendrt.batch import StepInputs
 from blendrt.config import DecoderConfig
@@ -36,6 +36,7 @@ from blendrt.kv_pool import KvPool, page_bytes
 from blendrt.machine import free_bytes
 from blendrt.model import Decoder
 from blendrt.weights import random_weights
+from blendsim.arrays import Ints
 from blendsim.system import BLOCK_TOKENS
 
 ALL, GEMMS, ATTENTION = "all", "without decode attention", "decode attention alone"

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from experiments.cutting import filled_pool
 
-from blendrt.attention.layout import Ints, Rows, lay_out
+from blendrt.attention.layout import Rows, lay_out
 from blendrt.batch import StepInputs
 from blendrt.config import DecoderConfig
 from blendrt.executor.check import random_step
@@ -17,6 +17,7 @@ from blendrt.executor.graphs import CalledAgain, Graphs
 from blendrt.executor.sequential import SequentialExecutor
 from blendrt.loading import ModelChoice, load_decoder, make_attention, make_graphs
 from blendrt.profiler.kernels import lognormal
+from blendsim.arrays import Ints
 from blendsim.errors import InputError
 from blendsim.system import BLOCK_TOKENS
 

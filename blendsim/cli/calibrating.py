@@ -1,65 +1,23 @@
-"""What `blendsim profile calibrate` does: holds the steps of a runtime against a profile's kernels,
-and keeps what they take beyond those beside it.
+"""What `blendsim profile calibrate` reads, and what it says: of steps of a runtime, held against a
+profile's kernels.
 """
 
-import shutil
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import Any, NamedTuple
+from typing import Any
 
-from blendsim.errors import BlendsimError, InputError, ProfileError
-from blendsim.files import make_directory, require_directory
-from blendsim.perf.calibrating import Run, fit_steps, priced_run
-from blendsim.perf.calibration import Calibration, file_of, write_calibration
-from blendsim.perf.measured import chosen_model, chosen_place, meant, profile_place
-from blendsim.perf.store import load_profile, write_profile
+from blendsim.errors import InputError
+from blendsim.perf.calibrated import Found, RuntimeLogs
 from blendsim.report.matching import differing_machines
 from blendsim.report.tables import Column, lay_out, number, paragraphs
 from blendsim.report.validation_text import signed
 from blendsim.serving.flavour import RUNTIMES
 from blendsim.settings import remembered, require_same_model
-from blendsim.steplog import HALVED, StepLog, read_steplog
+from blendsim.steplog import StepLog, read_steplog
 from blendsim.system import System
 
 
-class Asked(NamedTuple):
-    """The logs of one runtime on one system."""
-
-    runtime: str
-    system: System
-    names: tuple[str, ...]
-    logs: tuple[StepLog, ...]
-
-    @property
-    def version(self) -> str:
-        """Of the runtime, as the first log has it; empty where it does not."""
-        told = [self.logs[0].meta.get(key) or {} for key in ("versions", "machine")]
-        return str(next((each[self.runtime] for each in told if self.runtime in each), ""))
-
-
-class Held(NamedTuple):
-    """One log: its steps that decode, and how far their sum and half of them are off."""
-
-    name: str
-    run: Run
-    kernels: tuple[float, float]  # kernels alone, one after another
-    fitted: tuple[float, float]
-    left_out: tuple[float, float] | None  # fitted to the other logs; None if they are too few
-
-
-class Found(NamedTuple):
-    """A calibration, and how good it is."""
-
-    asked: Asked
-    profile: str
-    calibration: Calibration
-    held: tuple[Held, ...]
-    notes: tuple[str, ...]
-
-
-def read_logs(paths: Sequence[Path]) -> Asked:
+def read_logs(paths: Sequence[Path]) -> RuntimeLogs:
     """InputError unless all are measured, of the same runtime, model and GPU."""
     logs = [read_steplog(path) for path in paths]
     found = [_ran_on(path, log) for path, log in zip(paths, logs, strict=True)]
@@ -69,7 +27,7 @@ def read_logs(paths: Sequence[Path]) -> Asked:
                 f"{path}: is of {_called(*one)}, {paths[0]} of {_called(*found[0])}; "
                 "calibrate one at a time"
             )
-    return Asked(*found[0], tuple(map(str, paths)), tuple(logs))
+    return RuntimeLogs(*found[0], tuple(map(str, paths)), tuple(logs))
 
 
 def _ran_on(path: Path, log: StepLog) -> tuple[str, System]:
@@ -92,79 +50,12 @@ def _ran_on(path: Path, log: StepLog) -> tuple[str, System]:
     return runtime, System(system.model, system.gpu, system.tp)
 
 
-def calibrate(asked: Asked, profile: str) -> Found:
-    """Fit all logs together; then, to tell how good that is, the others of each."""
-    profile = meant(asked.system, profile)
-    model = chosen_model(asked.system, "auto", profile)
-    runs = []
-    for name, log in zip(asked.names, asked.logs, strict=True):
-        try:
-            runs.append(priced_run(log, model))
-        except BlendsimError as error:
-            raise InputError(f"{name}: {error}") from error
-    found = fit_steps(asked.runtime, runs)
-    kernels = Calibration(asked.runtime)
-    held = []
-    for i, (name, run) in enumerate(zip(asked.names, runs, strict=True)):
-        left_out = _by_others(asked.runtime, run, [*runs[:i], *runs[i + 1 :]])
-        held.append(Held(name, run, run.error(kernels), run.error(found), left_out))
-    return Found(asked, profile, found, tuple(held), tuple(_notes(asked, found, runs)))
-
-
-def _by_others(runtime: str, run: Run, others: Sequence[Run]) -> tuple[float, float] | None:
-    """None where the others are too few to fit."""
-    try:
-        return run.error(fit_steps(runtime, others)) if others else None
-    except ProfileError:
-        return None
-
-
-def keep(found: Found, output: Path) -> Path:
-    """Write it beside its profile under `output`, which gets a copy of that one if it has none:
-    both together or neither.
-    """
-    system = found.asked.system
-    place, source = profile_place(output, system), chosen_place(system, found.profile)
-    name = file_of(found.asked.runtime)
-    require_directory(place, [name])
-    if place.is_dir():
-        if source is None or not place.samefile(source):
-            raise InputError(
-                f"{place}: has a profile; add to it with --profile {output}, or choose another -o"
-            )
-        return _write(found, place)
-    make_directory(place.parent)
-    with TemporaryDirectory(dir=place.parent, prefix=f".{place.name}.") as passing:
-        made = Path(passing) / place.name
-        if source is None:
-            write_profile(load_profile(system.gpu, system.model, system.tp), made)
-        else:
-            shutil.copytree(source, made)
-        _write(found, made)
-        made.rename(place)
-    return place / name
-
-
-def _write(found: Found, place: Path) -> Path:
-    """The calibration into the directory of its profile, and what is told of it."""
-    told: dict[str, Any] = {
-        "version_of_runtime": found.asked.version,
-        "profile": found.profile,
-        "date": datetime.now(UTC).date().isoformat(),
-        "logs": [
-            f"{held.name}: {len(held.run.seconds)} steps, {held.run.seconds.sum():.1f} s"
-            for held in found.held
-        ],
-    }
-    return write_calibration(found.calibration, place, told)
-
-
 def as_json(found: Found) -> dict[str, Any]:
     """The keys of --json."""
     one = found.calibration
     return {
         "runtime": one.runtime,
-        "version": found.asked.version,
+        "version": found.logs.version,
         "profile": found.profile,
         "reads": one.reads,
         "step_seconds": one.step,
@@ -210,7 +101,7 @@ def lines(found: Found, width: int) -> list[str]:
         "",
         *paragraphs(
             [
-                f"A step of {_called(one.runtime, found.asked.system)} takes its compute, "
+                f"A step of {_called(one.runtime, found.logs.system)} takes its compute, "
                 f"{_beyond(one.reads, one.step)}; with prompts beside decodes it takes "
                 f"{_beyond(one.mixed_reads, one.mixed_step)} more.",
                 *(f"Note: {note}" for note in found.notes),
@@ -233,24 +124,3 @@ def _errors(title: str, errors: Sequence[tuple[float, float] | None]) -> list[Co
 def _called(runtime: str, system: System) -> str:
     tp = f" on {system.tp} GPUs" if system.tp > 1 else ""
     return f"{runtime} with {system.model.name}{tp} on {system.gpu.name}"
-
-
-def _notes(asked: Asked, found: Calibration, runs: Sequence[Run]) -> list[str]:
-    mixed = sum(int(run.is_mixed.sum()) for run in runs)
-    alone = sum(len(run.seconds) for run in runs) - mixed
-    notes = []
-    if any(log.meta.get("executor") == "overlap" and HALVED not in log.meta for log in asked.logs):
-        notes.append(
-            "steps that an overlapping executor cut in halves are taken for whole ones, since its "
-            "log does not say which they are; replay by --executor sequential has none"
-        )
-    if not (found.mixed_reads or found.mixed_step):
-        notes.append(
-            f"prompts beside decodes were not found to cost anything more, in {mixed:,} such steps"
-        )
-    if len(runs) == 1:
-        notes.append(
-            f"of one run ({mixed:,} mixed steps, {alone:,} of decodes alone): give a second log, "
-            "of another pool, to see how far it holds"
-        )
-    return notes

@@ -24,7 +24,7 @@ def settings_there(own: "Settings", engine: str | None, given: Mapping[str, Any]
     return replace(own if engine is None else own.for_engine(engine), **changes)
 
 
-def require_room(pool: "Workload", system: "System") -> None:
+def require_all_fit(pool: "Workload", system: "System") -> None:
     """OversizeError unless `system` holds each request of a pool that was read for a plan, which
     cannot do without any of them.
     """
@@ -63,6 +63,7 @@ def _machine(settings: "Settings", overlap: str) -> str:
 
     profile = meant(settings.system, settings.profile)
     if overlap == "auto":
-        overlap = default_overlap(settings.system) if profile == IMPORTED else FIT
+        has_own = profile != IMPORTED and settings.gpu_spec is None
+        overlap = FIT if has_own else default_overlap(settings.system)
     model = settings.in_formats
     return f"{settings.gpu}{model} (overlap {overlap}, profile {profile})"

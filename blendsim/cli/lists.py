@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import typer
 
 from blendsim.errors import InputError
+from blendsim.gpu_file import is_gpu_file
 from blendsim.specs import gpu_name
 
 _MOST = 1_024  # values of one option
@@ -52,11 +53,16 @@ def read_systems(
     )
 
 
+def gpu_files(gpu: str | None) -> list[str]:
+    """The files among what --gpu names."""
+    return [] if gpu is None else [each for each in gpu.split(",") if is_gpu_file(each)]
+
+
 def one_name(text: str) -> str:
     """The value of an option that takes one, where `plan` takes several; BadParameter for several,
-    which would else be an unknown name.
+    which would else be an unknown name. A path may go up by `..`.
     """
-    if "," in text or ".." in text:
+    if "," in text or (".." in text and not is_gpu_file(text)):
         raise typer.BadParameter(f"{text} is a list, which `blendsim plan` alone takes; give one")
     return text
 

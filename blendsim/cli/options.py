@@ -10,7 +10,7 @@ import typer
 from typer.core import TyperCommand
 
 from blendsim.cli.config import read_config
-from blendsim.cli.lists import one_count, one_name
+from blendsim.cli.lists import gpu_files, one_count, one_name
 from blendsim.fields import Section, in_range, overlay
 
 if TYPE_CHECKING:  # nothing heavy before a command runs
@@ -36,8 +36,17 @@ _GPUS = "a100-80g, h100, h200, l40s, b200"
 Model = Annotated[
     str | None, typer.Option(help=f"One of {_MODELS}; or a Hugging Face directory or config.json.")
 ]
-Gpu = Annotated[str | None, typer.Option(parser=one_name, metavar="NAME", help=f"One of {_GPUS}.")]
-Gpus = Annotated[str | None, typer.Option(help=f"One of {_GPUS}; or several: a100-80g,h200.")]
+_GPU_FILE = "or a FILE.toml that describes one like these (docs/profiles.md)"
+Gpu = Annotated[
+    str | None,
+    typer.Option(parser=one_name, metavar="NAME|FILE", help=f"One of {_GPUS}; {_GPU_FILE}."),
+]
+Gpus = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME|FILE", help=f"One of {_GPUS}; or several: a100-80g,h200; {_GPU_FILE}."
+    ),
+]
 Tps = Annotated[str | None, typer.Option(help="Tensor-parallel GPUs a replica, or several: 1,2,4.")]
 Dps = Annotated[str | None, typer.Option(help="Data-parallel replicas, or several: 1..8.")]
 Price = Annotated[
@@ -250,17 +259,7 @@ class Asked(NamedTuple):
 def files_read(params: dict[str, Any]) -> list[Path | str | None]:
     """What the parameters of a command that reads traces name as its inputs."""
     named = (params.get(name) for name in ("lengths", "tokenizer", "config", "price"))
-    return [*params["trace"], *named]
-
-
-def platform(settings: "Settings", called: str = "") -> str:
-    """Model, as the user `called` it, too, GPUs and replicas in a few words."""
-    replicas = f", {settings.dp} replicas" if settings.dp > 1 else ""
-    if settings.cluster.is_disaggregated:
-        replicas = f", {settings.cluster.name} ({settings.replicas} replicas)"
-    model = settings.model + settings.in_formats
-    model = f"{called} ({model})" if called else model
-    return f"{model} on {settings.tp} × {settings.gpu}{replicas}"
+    return [*params["trace"], *named, *gpu_files(params.get("gpu"))]
 
 
 def resolve(params: dict[str, Any]) -> Asked:
@@ -300,6 +299,11 @@ def _from_config(section: Section, where: str) -> "Settings":
                 f"{where}: {name} = {section[name]}: lists are for options alone; give one value "
                 f"here, or several with --{name}"
             )
+    if "gpu_spec" in section:
+        raise InputError(
+            f"{where}: gpu_spec is what plans keep; describe a GPU in a file and name it, as in "
+            'gpu = "FILE.toml"'
+        )
     try:
         return overlay(Settings(), section, where)
     except BlendsimError as error:

@@ -1,5 +1,6 @@
 """A plan read from disk, with the settings and the pool that it remembers."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -7,6 +8,7 @@ from blendsim.cli import options as o
 
 if TYPE_CHECKING:
     from blendsim.plan import Plan
+    from blendsim.settings import Settings
 
 
 class Planned(NamedTuple):
@@ -21,10 +23,8 @@ def read_planned(path: Path, workload: Path | None) -> Planned:
     that names no traces, as Python may write one, needs it: it is read as `plan` does by itself.
     """
     from blendsim.errors import BlendsimError, InputError
-    from blendsim.fields import overlay
     from blendsim.plan import read_plan
     from blendsim.settings import remembered, require_same_model
-    from blendsim.traces.seam import ReadOptions
 
     plan = read_plan(path)
     source = plan.meta.get("source")
@@ -45,12 +45,23 @@ def read_planned(path: Path, workload: Path | None) -> Planned:
             f"{path}: a request is on rank {plan.rank.max():,}, the settings have dp = "
             f"{settings.dp}; plan again with -o"
         )
+    return Planned(plan, asked_for(settings, source, workload, f"{path}: read"))
+
+
+def asked_for(
+    settings: "Settings", source: Mapping[str, Any] | None, workload: Path | None, where: str
+) -> o.Asked:
+    """`settings`, and the pool that a file names as its `source`, to be read from `workload`
+    instead where that is given; an error about how it is read begins with `where`.
+    """
+    from blendsim.fields import overlay
+    from blendsim.traces.seam import ReadOptions
+
     named = [] if workload is None else [str(workload)]
     if source is None:
-        return Planned(plan, o.Asked(named, settings, ReadOptions(), skip_oversize=False))
-    read = overlay(ReadOptions(), given(source["read"]), f"{path}: read")
-    traces = named or source["traces"]
-    return Planned(plan, o.Asked(traces, settings, read, source["skip_oversize"]))
+        return o.Asked(named, settings, ReadOptions(), skip_oversize=False)
+    read = overlay(ReadOptions(), given(source["read"]), where)
+    return o.Asked(named or source["traces"], settings, read, source["skip_oversize"])
 
 
 def given(fields: dict[str, Any]) -> dict[str, Any]:

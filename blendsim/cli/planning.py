@@ -17,7 +17,7 @@ from blendsim.cli.places import require_places
 from blendsim.cli.pooled import takes_pool
 from blendsim.cli.pricing import pricing_notes
 from blendsim.cli.progress import Progress
-from blendsim.cli.ranges import range_told
+from blendsim.cli.ranges import range_told, unchecked
 from blendsim.cli.remarks import memory_told, not_yours, saving_told, unfollowed, unseen
 from blendsim.cli.rental import Wanted, rent
 from blendsim.cli.searching import cut_told, found_json, found_told, given_effort
@@ -98,11 +98,12 @@ def plan(
         print_json(_object(choice.rows, choice.chosen, told))
         return
     kept = f"plan written to {output}" if output else "-o plan.parquet keeps this plan"
-    where = f"{o.platform(asked.settings, asked.called)}, engine {asked.settings.engine}"
+    where = f"{asked.settings.platform(asked.called)}, engine {asked.settings.engine}"
     if visible < len(choice.plan):
         where += f". Of {len(choice.plan):,} output lengths planning sees {visible:,}"
     is_sampled = asked.settings.sample != 1.0
     hangs = range_told(spread, choice.chosen.predicted_seconds, is_sampled=is_sampled)
+    hangs += unchecked([asked.settings])
     advice = [*choice.advice, *(found_told(found) if found else []), *hangs]
     print_lines(_text(choice.rows, choice.chosen, where, advice, notes))
     print_lines(["", kept])
@@ -135,7 +136,9 @@ def _with_small_steps(choice: "Choice", settings: "Settings") -> "Choice":
 
     model = chosen_model(settings.system, settings.overlap, settings.profile)
     budget = choice.chosen.token_budget
-    advice = with_small_steps(choice.advice, choice.log, choice.bounds, model, budget)
+    advice = with_small_steps(
+        choice.advice, choice.log, choice.bounds, model, budget, choice.chosen.kv_use
+    )
     return choice._replace(advice=advice)
 
 
@@ -179,7 +182,7 @@ def compare(
     below = [] if asked.settings.token_budget else [BUDGETS]
     print_lines(
         [
-            *paragraphs([pool_line(best, o.platform(asked.settings, asked.called))], columns),
+            *paragraphs([pool_line(best, asked.settings.platform(asked.called))], columns),
             "",
             *comparison_table(rows, common, best.policy, columns),
             "",

@@ -68,7 +68,25 @@ def pricing_notes(several: "Iterable[Settings]", *, overlaps: bool | None = None
             f"{with_experts[0]}'s experts beside memory reads are priced as NanoFlow published it "
             "for a dense model; --overlap sum shows what is left without"
         )
-    return [*notes, *_stand_ins(several), *_unused_all_reduces(several)]
+    return [*_scaled(several), *notes, *_stand_ins(several), *_unused_all_reduces(several)]
+
+
+def _scaled(several: "Iterable[Settings]") -> list[str]:
+    """A note on each GPU that a file describes: whose kernels are scaled to it, and by what."""
+    from blendsim.gpu_file import other_figures
+    from blendsim.perf.measured import meant
+
+    notes = []
+    for settings in several:
+        if settings.gpu_spec is not None:
+            gpu, profile = settings.gpu_spec, meant(settings.system, settings.profile)
+            notes.append(
+                f"nothing was measured of {gpu.name}: its kernels are those of {gpu.like} (profile "
+                f"{profile}) at the same share of the roofline, of a GPU with "
+                f"{other_figures(gpu) or 'the same figures'} (docs/profiles.md); hold it against "
+                f"--gpu {gpu.like} --profile {profile}"
+            )
+    return list(dict.fromkeys(notes))
 
 
 def _stand_ins(several: "Iterable[Settings]") -> list[str]:
@@ -102,6 +120,7 @@ def _is_measured_too(settings: "Settings") -> bool:
 
     return (
         settings.profile == IMPORTED
+        and settings.gpu_spec is None
         and settings.overlap in ("auto", "table")
         and shipped_place(settings.system).is_dir()
     )
@@ -130,7 +149,7 @@ def _is_by_table(settings: "Settings") -> bool:
     overlap = settings.overlap
     if overlap == "auto":
         place = chosen_place(settings.system, settings.profile)
-        has_own = place is not None and (place / OVERLAP_FILE).exists()
+        has_own = place is not None and (place / OVERLAP_FILE).exists() and not settings.gpu_spec
         overlap = FIT if has_own else default_overlap(settings.system)
     return overlap == TABLE
 

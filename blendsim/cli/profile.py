@@ -104,11 +104,13 @@ def calibrate(
     """Find what an engine's steps take beyond their kernels, in step logs of its own runs."""
     with Progress() as say:
         from blendsim.cli import calibrating
+        from blendsim.perf.calibrated import calibrate as calibrate_by
+        from blendsim.perf.calibrated import keep
         from blendsim.perf.measured import AUTO
 
         say("reading step logs")
-        found = calibrating.calibrate(calibrating.read_logs(logs), profile or AUTO)
-        written = calibrating.keep(found, output)
+        found = calibrate_by(calibrating.read_logs(logs), profile or AUTO)
+        written = keep(found, output)
     if json:
         print_json(calibrating.as_json(found) | {"written": written})
         return

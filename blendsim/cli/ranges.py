@@ -1,10 +1,15 @@
 """What a terminal is told of how far predicted seconds may be off."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
+
+from blendsim.formats import BF16
 
 if TYPE_CHECKING:
     from blendsim.search.spread import Spread
+    from blendsim.settings import Settings
+
+CHECKED_ON = "h200"  # by runs with dense models in bf16 on one GPU (docs/validation.md)
 
 
 def range_told(
@@ -52,3 +57,30 @@ def range_told(
         late = [f"in {worlds} of them it misses {limit}" for limit, worlds in missed.items()]
         told += f" I{', '.join(late)[1:]}: leave more room."
     return [told]
+
+
+def unchecked(several: "Iterable[Settings]") -> list[str]:
+    """That no run was held against the model on these systems, where it is so: a range of lengths
+    says nothing of how well steps are priced.
+    """
+    several = list(several)
+    specs = [settings.spec for settings in several]
+    gpus = dict.fromkeys(each.gpu for each in several if each.gpu != CHECKED_ON)
+    others = {
+        "with tensor parallel": any(each.tp > 1 for each in several),
+        "with quantised weights": any(spec.weights != BF16 for spec in specs),
+        "with quantised KV": any(spec.kv != BF16 for spec in specs),
+        "with experts": any(spec.experts for spec in specs),
+    }
+    kinds = [f"on {_either(list(gpus))}"] if gpus else []
+    kinds += [what for what, is_so in others.items() if is_so]
+    if not kinds:
+        return []
+    return [
+        f"How far the model is off is not known: no whole run {_either(kinds)} was held against it "
+        "(docs/validation.md)."
+    ]
+
+
+def _either(names: list[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} or {names[-1]}"

@@ -145,10 +145,13 @@ def unseen(asked: o.Asked, pool: "Workload", plan: "Plan | None") -> list[str]:
     if asked.read.lengths is None:
         return []
     given = int(pool.has_output.sum())
+    again = ""
+    if given < len(pool) and len(asked.traces) == 1:
+        again = f"; {given:,} requests that are answered are planned again, like the others"
     if asked.settings.sample == 1.0:
         return [
             f"with --lengths planning looks at all {given:,} output lengths that are given, those "
-            "of other traces too; --sample SHARE hides those that are not sampled"
+            f"of other traces too; --sample SHARE hides those that are not sampled{again}"
         ]
     if plan is None:
         return []

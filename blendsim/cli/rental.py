@@ -13,16 +13,16 @@ from blendsim.cli.output import print_json, print_lines, tell, width
 from blendsim.cli.places import require_places
 from blendsim.cli.pricing import pricing_notes
 from blendsim.cli.progress import Progress
-from blendsim.cli.ranges import range_told
+from blendsim.cli.ranges import range_told, unchecked
 from blendsim.cli.remarks import not_yours, saving_told, unfollowed, unseen
 from blendsim.cli.stopping import ends_at_once
 from blendsim.errors import InputError
 from blendsim.formats import BF16
-from blendsim.specs import find_gpu
 
 if TYPE_CHECKING:  # nothing heavy before a command runs
     from blendsim.report.rental import Goal
     from blendsim.search import Prices, Rental
+    from blendsim.settings import Settings
 
 
 class Wanted(NamedTuple):
@@ -52,7 +52,7 @@ def rent(params: dict[str, Any], wanted: Wanted, output: Path | None, json: bool
         require_places([output], o.files_read(params))
         settings, systems = asked.settings, wanted.systems
         gpus = systems.gpus or [settings.gpu]
-        goal, prices = _goal(wanted, gpus)
+        goal, prices = _goal(wanted, settings, gpus)
         tps, dps = systems.tps or [settings.tp], systems.dps or [settings.dp]
         candidates = find_candidates(settings, gpus, tps, dps, systems.quantizations)
         say(asked.reading)
@@ -84,7 +84,8 @@ def rent(params: dict[str, Any], wanted: Wanted, output: Path | None, json: bool
         apart = "" if settings.ep is None else f" over {settings.ep} GPUs"
         where = f"{settings.model}{spec.in_formats}{apart}, engine {settings.engine}"
         is_sampled = settings.sample != 1.0
-        print_lines(_text(rental, goal, where, output, is_sampled))
+        unsure = unchecked(candidates.settings)
+        print_lines(_text(rental, goal, where, output, unsure, is_sampled=is_sampled))
     if rental.chosen is None:
         from blendsim.report.rental_advice import nothing_meets
 
@@ -93,7 +94,7 @@ def rent(params: dict[str, Any], wanted: Wanted, output: Path | None, json: bool
         raise InputError(f"{of}{nearest}; loosen a limit or name others")
 
 
-def _goal(wanted: Wanted, gpus: list[str]) -> "tuple[Goal, Prices | None]":
+def _goal(wanted: Wanted, settings: "Settings", gpus: list[str]) -> "tuple[Goal, Prices | None]":
     """What the user wants, and the prices of these GPUs; InputError for what cannot be meant."""
     from blendsim.report.rental import Goal
     from blendsim.search import read_prices
@@ -106,9 +107,8 @@ def _goal(wanted: Wanted, gpus: list[str]) -> "tuple[Goal, Prices | None]":
             raise InputError("--max-cost needs --price FILE: no prices are built in")
         return Goal(deadline), None
     prices = read_prices(wanted.price)
-    for gpu in gpus:
-        find_gpu(gpu)  # a name that is wrong is not one that has no price
-    prices.require(gpus)
+    # NOTE: a name that is wrong is not one that has no price.
+    prices.require(replace(settings, gpu=gpu).found_gpu.name for gpu in gpus)
     return Goal(deadline, wanted.max_cost, prices.currency), prices
 
 
@@ -133,7 +133,13 @@ def _object(rental: "Rental", goal: "Goal", output: Path | None) -> dict[str, An
 
 
 def _text(
-    rental: "Rental", goal: "Goal", where: str, output: Path | None, is_sampled: bool
+    rental: "Rental",
+    goal: "Goal",
+    where: str,
+    output: Path | None,
+    unsure: list[str],
+    *,
+    is_sampled: bool,
 ) -> list[str]:
     from blendsim.report.rental import rental_table
     from blendsim.report.rental_advice import limits_missed, rental_advice
@@ -148,6 +154,7 @@ def _text(
         is_sampled=is_sampled,
         missed=limits_missed(shown, goal),
     )
+    advice += unsure
     lines = [
         *paragraphs([pool_line(shown.row, f"{where}; densities on {shown.system}")], columns),
         "",

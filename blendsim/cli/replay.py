@@ -9,11 +9,12 @@ import typer
 
 from blendsim import __version__
 from blendsim.cli import options as o
-from blendsim.cli.machine import Engine, Executor, Run, Wish, prepare
 from blendsim.cli.output import print_json, print_lines, width
 from blendsim.cli.places import require_places
 from blendsim.cli.planned import read_planned
 from blendsim.cli.progress import Progress
+from blendsim.live.engine import Engine
+from blendsim.live.replaying import Executor, ReadyReplay, Wish, prepare
 
 if TYPE_CHECKING:
     from blendsim.plan import Plan
@@ -71,12 +72,12 @@ def replay(
         say(asked.reading)
         pool = asked.load(say)
         require_same_workload(made, pool)
-        run = prepare(made, pool, asked, wish, say)
+        ready = prepare(made, pool, asked.settings, wish, say)
         settings = {"plan_sha256": sha256(plan), "settings": asdict(asked.settings)}
-        meta = {"policy": made.policy, **run.facts, **settings, "source": asked.source}
+        meta = {"policy": made.policy, **ready.facts, **settings, "source": asked.source}
         meta |= model_kept(asked.settings, asked.settings.spec) | {"blendsim": __version__}
-        log = _measure(run, meta, output)
-    result = _result(made, pool, run, log)
+        log = _measure(ready, meta, output)
+    result = _result(made, pool, ready, log)
     if json:
         print_json(result | {"log": output})
         return
@@ -88,38 +89,38 @@ def replay(
     print_lines([*paragraphs(_sentences(result), width()), kept])
 
 
-def _measure(run: Run, meta: Mapping[str, Any], output: Path | None) -> "StepLog":
+def _measure(ready: ReadyReplay, meta: Mapping[str, Any], output: Path | None) -> "StepLog":
     """Run it and write its log; if it fails, that of the steps so far."""
     from blendsim.steplog import write_steplog
 
     try:
-        run.measure()
+        ready.measure()
     finally:
-        log = run.log(meta)
+        log = ready.log(meta)
         if output is not None and len(log):
             write_steplog(log, output)
     return log
 
 
-def _result(made: "Plan", pool: "Workload", run: Run, log: "StepLog") -> dict[str, Any]:
+def _result(made: "Plan", pool: "Workload", ready: ReadyReplay, log: "StepLog") -> dict[str, Any]:
     """The keys of --json, those of a simulated run where they mean the same."""
 
     tokens, seconds = int(pool.prompt_len.sum()), log.end
     return {
         "requests": len(pool),
         "input_tokens": tokens,
-        "output_tokens": run.output_tokens,
+        "output_tokens": ready.output_tokens,
         "policy": made.policy,
         "seconds": seconds,
         "predicted_seconds": made.meta.get("predicted_seconds"),
-        "tokens_per_second": (tokens + run.output_tokens) / seconds,
+        "tokens_per_second": (tokens + ready.output_tokens) / seconds,
         "sharing_ratio": int(log.count("hit_tokens").sum()) / tokens,
         "preempted_tokens": int(log.count("preempted_tokens").sum()),
         "steps": len(log),
         "estimate": log.meta.get("estimate"),
         "strata": log.meta.get("strata"),
-        **run.facts,
-        "notes": [*pool.notes, *run.notes],
+        **ready.facts,
+        "notes": [*pool.notes, *ready.notes],
     }
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from blendsim.cli import options as o
-from blendsim.cli.planned import given
+from blendsim.cli.planned import asked_for
 from blendsim.cli.progress import Progress
 
 if TYPE_CHECKING:
@@ -146,20 +146,15 @@ def traces_of(log: "StepLog") -> list[str]:
 def _asked(meta: Mapping[str, Any], workload: Path | None) -> o.Asked:
     """The settings and the pool that a log names."""
     from blendsim.errors import InputError
-    from blendsim.fields import overlay
     from blendsim.settings import remembered, require_same_model
-    from blendsim.traces.seam import ReadOptions
 
     if not isinstance(meta.get("settings"), dict):
         raise InputError("the log does not say by which settings it ran")
     settings = remembered(meta["settings"], "the log's settings")
     require_same_model(settings, meta, "the log's settings")
     source = meta.get("source")
-    named = None if workload is None else [str(workload)]
-    if not isinstance(source, dict):
-        return o.Asked(named or [], settings, ReadOptions(), False)
-    read = overlay(ReadOptions(), given(source["read"]), "the log's source")
-    return o.Asked(named or source["traces"], settings, read, source["skip_oversize"])
+    source = source if isinstance(source, dict) else None
+    return asked_for(settings, source, workload, "the log's source")
 
 
 def _served(log: "StepLog", plan: Path | None, asked: o.Asked, say: Progress) -> "Workload":

@@ -1,15 +1,21 @@
 """`blendsim run BATCH`: answer an OpenAI batch file with a model, in the order that is planned."""
 
+import os
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from blendsim.cli import options as o
-from blendsim.cli.machine import Engine
-from blendsim.cli.output import print_json, print_lines, width
+from blendsim.cli.output import print_json, print_lines, tell, width
+from blendsim.cli.places import require_places
 from blendsim.cli.progress import Progress
 from blendsim.cli.status import INCOMPLETE
+from blendsim.live.engine import Engine
+
+if TYPE_CHECKING:
+    from blendsim.live.answerer import Answerer
+    from blendsim.live.answering import Answered
 
 
 def run(
@@ -59,11 +65,10 @@ def run(
     lengths plan.
     """
     with Progress(is_whole_run=True) as say:
-        from blendsim.cli.answerer import find_answerer
-        from blendsim.cli.answering import Files, answer_batch
+        from blendsim.live.answerer import find_answerer
+        from blendsim.live.answering import Files, answer_batch
 
-        files = Files(batch, output, log, config, resume, strict)
-        files.check()
+        require_files(batch, output, log, config)
         asked = {
             "trace": [str(batch)],
             "model": model,
@@ -74,7 +79,8 @@ def run(
             "config": config,
         }
         found = find_answerer(o.resolve(asked).settings, model, gpu, engine, plain)
-        result = answer_batch(files, found, say)
+        files = Files(batch, output, log, resume, strict)
+        result = _result(answer_batch(files, found, say, tell), output, found)
     if json:
         print_json(result)
     else:
@@ -83,6 +89,65 @@ def run(
         print_lines(paragraphs(_sentences(result), width()))
     if result["refused"]:
         raise typer.Exit(INCOMPLETE)
+
+
+def require_files(batch: Path, output: Path, log: Path | None, config: Path | None) -> None:
+    """InputError unless they can be read and written, and are different files."""
+    from blendsim.errors import InputError
+
+    # Results may be a link: answers are added to its file.
+    for path in (Path(os.path.realpath(output)), log):
+        require_places([path], [config])
+    real = [os.path.realpath(path) for path in (batch, output, log) if path is not None]
+    if len(set(real)) < len(real):
+        raise InputError("the batch, -o and --log are to be different files; rename one")
+
+
+def _result(answered: "Answered", output: Path, found: "Answerer") -> dict[str, Any]:
+    """The keys of --json: of this run's work, not of what was answered before."""
+    course, stages = answered.course, answered.stages
+    now = course.answered & ~course.answered_before
+    told = [f"the model is {found.signature}: its answers mean nothing"] * bool(found.signature)
+    workload = course.file.workload
+    prompts, outputs = int(workload.prompt_len[now].sum()), int(course.lengths[now].sum())
+    first = [stage for stage in stages if stage.planned.predicted_seconds is None]
+    rest = [stage for stage in stages if stage.planned.predicted_seconds is not None]
+    planned = rest[0].planned if rest else None
+    notes = [*told, *([] if planned else workload.notes)]
+    notes += [note for stage in stages for note in stage.planned.notes]
+    seconds = sum(stage.log.end for stage in stages)
+    total = {
+        name: sum(int(stage.log.count(name).sum()) for stage in stages)
+        for name in ("hit_tokens", "preempted_tokens")
+    }
+    return {
+        "requests": len(course.file),
+        "answered": course.answers,
+        "answered_before": course.answers_before,
+        "refused": len(course.reasons),
+        "first_refused": course.reasons[0] if course.reasons else None,
+        "results": output,
+        "input_tokens": prompts,
+        "output_tokens": outputs,
+        "seconds": seconds,
+        "tokens_per_second": (prompts + outputs) / seconds if seconds else None,
+        "steps": sum(len(stage.log) for stage in stages),
+        **total,
+        "policy": planned.plan.policy if planned else None,
+        "predicted_seconds": planned.predicted_seconds
+        if planned and found.is_planned_for_it
+        else None,
+        "planned_for": found.settings.gpu,
+        "is_planned_for_it": found.is_planned_for_it,
+        "first": sum(len(stage.planned.plan) for stage in first),
+        "first_seconds": sum(stage.log.end for stage in first),
+        "rest_seconds": sum(stage.log.end for stage in rest),
+        "model": found.signature or found.settings.model,
+        "runtime": found.engine.value,
+        "machine": found.machine,
+        "notes": list(dict.fromkeys(notes)),
+        "wall_seconds": answered.wall_seconds,
+    }
 
 
 def _sentences(result: dict[str, Any]) -> list[str]:

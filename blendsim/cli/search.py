@@ -79,16 +79,16 @@ def search(
         if found.tally.is_cut:
             picture = None
         if picture is not None:
-            from blendsim.report.plots import draw_sensitivities
+            from blendsim.report.plots.sensitivities import draw_sensitivities
 
-            where = f"{o.platform(asked.settings, asked.called)}, engine {asked.settings.engine}"
+            where = f"{asked.settings.platform(asked.called)}, engine {asked.settings.engine}"
             title = f"{len(found.plan):,} requests of {', '.join(asked.traces)}; {where}"
             draw_sensitivities(found.sensitivities, measures_drawn(found), picture, title)
     if json:
         print_json(_object(found, output, picture))
         return
     print_lines(
-        _text(found, f"{o.platform(asked.settings, asked.called)}, engine {asked.settings.engine}")
+        _text(found, f"{asked.settings.platform(asked.called)}, engine {asked.settings.engine}")
     )
     kept = f"plan written to {output}" if output else "-o plan.parquet keeps this plan"
     print_lines(["", kept])

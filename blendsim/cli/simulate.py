@@ -8,9 +8,9 @@ import typer
 
 from blendsim import __version__
 from blendsim.cli import options as o
-from blendsim.cli.elsewhere import pacing_notes, require_room, settings_there
+from blendsim.cli.elsewhere import pacing_notes, require_all_fit, settings_there
 from blendsim.cli.idle import idle
-from blendsim.cli.lists import one_name
+from blendsim.cli.lists import gpu_files, one_name
 from blendsim.cli.output import print_json, print_lines, width
 from blendsim.cli.places import require_places
 from blendsim.cli.planned import given, read_planned
@@ -28,7 +28,11 @@ def simulate(
     ] = None,
     gpu: Annotated[
         str | None,
-        typer.Option(parser=one_name, metavar="NAME", help="A GPU's name, if not the plan's."),
+        typer.Option(
+            parser=one_name,
+            metavar="NAME|FILE",
+            help="A GPU's name, or a file that describes one, if not the plan's.",
+        ),
     ] = None,
     engine: o.Engine = None,
     overlap: Annotated[
@@ -84,7 +88,7 @@ def simulate(
         from blendsim.steplog import write_steplog
 
         made, asked = read_planned(plan, workload)
-        require_places([output], [plan, *asked.inputs])
+        require_places([output], [plan, *asked.inputs, *gpu_files(gpu)])
         changes = {
             "gpu": gpu,
             "overlap": overlap,
@@ -106,7 +110,7 @@ def simulate(
         say(asked.reading)
         with ends_at_once():
             pool = asked.load(say)  # what its own machine holds is what it is for
-            require_room(pool, system)
+            require_all_fit(pool, system)
             row, log, notes, seconds = simulate_plan(pool, made, settings, say, worlds)
         told = [*unfollowed(settings, made), *idle([settings], [made.policy]), *told]
         notes = [*notes, *told, *unseen(asked, pool, made), *pricing_notes([settings])]
@@ -124,7 +128,7 @@ def simulate(
     from blendsim.report.tables import paragraphs, policy_table, pool_line
     from blendsim.wording import counted
 
-    where = f"{o.platform(settings)}, engine {settings.engine}"
+    where = f"{settings.platform()}, engine {settings.engine}"
     steps = counted(len(log), "step")
     kept = f"{steps} written to {output}" if output else "-o steps.parquet keeps the log"
     print_lines(

@@ -2,15 +2,17 @@
 how to get them.
 """
 
+import time
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from blendsim.cli import options as o
-from blendsim.cli.output import print_json, print_lines, width
+from blendsim.cli.output import print_json, print_lines, tell, width
 from blendsim.cli.places import require_places
 from blendsim.cli.progress import Progress
+from blendsim.cli.remarks import saving_told
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -65,16 +67,21 @@ def info(
 
         asked = o.resolve(ctx.params)
         say(asked.reading)
+        began = time.monotonic()
         workload = load_files(asked.traces, asked.read, say.share)
+        slow = saving_told(asked, time.monotonic() - began)
         say("sorting prompts by prefix")
         told = summary(workload)
         told["density"] = _density(workload, asked, told)
+        told["density_profile"] = _density_profile(workload, asked)
+    if slow is not None:
+        tell(slow)
     if json:
         print_json(told)
         return
     from blendsim.report.tables import summary_lines
 
-    print_lines(summary_lines(told, o.platform(asked.settings), width()))
+    print_lines(summary_lines(told, asked.settings.platform(), width()))
 
 
 @app.command()
@@ -155,6 +162,26 @@ def _density(workload: Any, asked: o.Asked, told: dict[str, Any]) -> float | Non
         return None
     costs = closed_form(asked.settings.system, workload.prompt_len, workload.output_len)
     return table_density(costs, told["sharing_ratio"])
+
+
+def _density_profile(workload: Any, asked: o.Asked) -> float | None:
+    """Density by the kernel profile, as `plan` tells it; None where there is no profile, too."""
+    from blendsim.errors import ProfileError
+    from blendsim.perf.measured import chosen_model
+    from blendsim.prefix import sort_prompts
+    from blendsim.report.optimum import best_times, least_work
+
+    if not workload.has_output.all():
+        return None
+    settings = asked.settings
+    system = settings.flavour().divide(settings.system)
+    try:
+        model = chosen_model(system, settings.overlap, settings.profile)
+    except ProfileError:
+        return None
+    prompts, window = sort_prompts(workload), system.model.window
+    work = least_work(workload, workload.output_len, prompts, system.block_tokens, window)
+    return best_times(work, model).density
 
 
 def _checked(source: Any) -> str:

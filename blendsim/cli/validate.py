@@ -38,7 +38,7 @@ def validate(
         from blendsim.report import validate as report
 
         if output is not None:
-            _require_room(output, pairs)
+            _require_places_in(output, pairs)
         say("comparing step logs")
         runs = [_read(*pair) for pair in pairs]
         ratio = report.speedup(*runs) if against else None
@@ -67,7 +67,7 @@ def validate(
     print_lines(written if files else ["-o DIR draws a picture"])
 
 
-def _require_room(directory: Path, pairs: list[tuple[Path, Path]]) -> None:
+def _require_places_in(directory: Path, pairs: list[tuple[Path, Path]]) -> None:
     """InputError unless both files can be written, and are not among the logs."""
     from blendsim.files import require_directory
 
@@ -92,7 +92,7 @@ def _read(simulated: Path, measured: Path) -> "Validation":
 
 def _write(runs: "list[Validation]", pairs: list[tuple[Path, Path]], directory: Path) -> list[Path]:
     from blendsim.files import make_directory, write_text
-    from blendsim.report.plots import draw_validation
+    from blendsim.report.plots.validation import draw_validation
     from blendsim.report.validation_text import strata_csv
 
     make_directory(directory)

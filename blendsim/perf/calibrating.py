@@ -4,11 +4,10 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
+from blendsim.arrays import Bools, Floats
 from blendsim.errors import ProfileError
 from blendsim.perf.calibration import Calibration
-from blendsim.perf.grids import Floats
 from blendsim.perf.model import StepModel
 from blendsim.perf.pricing import price_steps, price_work
 from blendsim.perf.step import step_costs
@@ -17,10 +16,8 @@ from blendsim.steplog import StepLog
 LEAST_STEPS = 100  # of a kind; a fit to fewer would follow their noise
 LEAST_READS = 0.5  # of what the kernels say; a fit below has found something else than reads
 
-Mask = NDArray[np.bool_]
 
-
-class Run(NamedTuple):
+class MeasuredSteps(NamedTuple):
     """The measured steps of a run that decode: the others, of prompts alone, are few, and a
     runtime's first ones warm it up.
     """
@@ -28,7 +25,7 @@ class Run(NamedTuple):
     seconds: Floats  # (steps,), as measured
     compute: Floats  # of the kernels, alone
     memory: Floats  # of decode attention, alone
-    is_mixed: Mask  # computes prompts beside decodes
+    is_mixed: Bools  # computes prompts beside decodes
 
     def priced(self, by: Calibration) -> Floats:
         """(steps,): seconds by a calibration."""
@@ -41,7 +38,7 @@ class Run(NamedTuple):
         return float(priced.sum() / self.seconds.sum() - 1.0), float(np.median(steps))
 
 
-def priced_run(log: StepLog, model: StepModel) -> Run:
+def priced_run(log: StepLog, model: StepModel) -> MeasuredSteps:
     """A measured run, its kernels priced one after another; ProfileError if none of its steps
     decodes.
     """
@@ -52,10 +49,12 @@ def priced_run(log: StepLog, model: StepModel) -> Run:
     counts, costs = log.counts[here], step_costs(model, overlaps=False, overlaps_network=False)
     memory = price_work(costs, counts).memory
     compute = price_steps(costs, counts) - memory  # all-reduces are in it
-    return Run(log.time("seconds")[here], compute, memory, log.count("prefill_tokens")[here] > 0)
+    return MeasuredSteps(
+        log.time("seconds")[here], compute, memory, log.count("prefill_tokens")[here] > 0
+    )
 
 
-def fit_steps(runtime: str, runs: Sequence[Run]) -> Calibration:
+def fit_steps(runtime: str, runs: Sequence[MeasuredSteps]) -> Calibration:
     """The calibration that is nearest to these runs: least squares, a step's variance taken to grow
     with what its kernels take, so that long steps do not count for all.
 

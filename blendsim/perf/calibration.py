@@ -14,10 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from blendsim.arrays import Bools, Floats
 from blendsim.errors import ProfileError
-from blendsim.perf.grids import Floats
 from blendsim.perf.records import read_toml, write_toml
 from blendsim.perf.store import FILES, META
 
@@ -43,7 +42,7 @@ class Calibration:
         """For compiled code."""
         return self.reads, self.step, self.mixed_reads, self.mixed_step
 
-    def seconds(self, compute: Floats, memory: Floats, mixed: NDArray[np.bool_]) -> Floats:
+    def seconds(self, compute: Floats, memory: Floats, mixed: Bools) -> Floats:
         """Of steps whose kernels take so long one after another."""
         plain = compute + self.reads * memory + self.step
         return np.where(mixed, plain + self.mixed_reads * memory + self.mixed_step, plain)

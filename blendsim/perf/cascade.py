@@ -7,7 +7,7 @@ writes two partial results a decode instead of one, the merge reads both and wri
 
 import numpy as np
 
-from blendsim.perf.grids import Floats, Ints
+from blendsim.arrays import Floats, Ints
 from blendsim.perf.profile import Profile
 from blendsim.specs import BYTES_PER_VALUE
 from blendsim.system import System

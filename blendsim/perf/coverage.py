@@ -4,9 +4,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from blendsim.arrays import Floats, Ints
 from blendsim.batch import Batch
 from blendsim.errors import ProfileError
-from blendsim.perf.grids import Floats, Ints
 from blendsim.perf.profile import Profile
 
 

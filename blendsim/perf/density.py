@@ -6,8 +6,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from blendsim.arrays import Floats, Ints
 from blendsim.compiled import kernel
-from blendsim.perf.grids import Floats, Ints
 from blendsim.perf.model import StepModel
 from blendsim.system import System
 

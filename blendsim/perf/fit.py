@@ -11,8 +11,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from blendsim.arrays import Floats, Ints
 from blendsim.errors import ProfileError
-from blendsim.perf.grids import Floats, Ints
 from blendsim.perf.kernels import overlapped
 from blendsim.perf.overlap import hull
 from blendsim.perf.records import column, read_rows, write_rows

@@ -9,13 +9,10 @@ from dataclasses import dataclass
 from typing import Generic, NamedTuple, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
+from blendsim.arrays import Floats, Ints
 from blendsim.model_spec import delta_state_bytes
 from blendsim.specs import BYTES_PER_VALUE
-
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
 
 UNCACHED_BYTES = 1 << 29  # KV of one call that no cache holds: the largest there is has 126 MB
 

@@ -2,7 +2,7 @@
 (Apache-2.0), written as a GPU's kernels and as the profiles of models that are cut from them.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from blendsim.files import require_directory
@@ -22,6 +22,7 @@ from blendsim.specs import (
     unknown_gpu,
     unknown_model,
 )
+from blendsim.wording import Say
 
 #: Models whose tables ship; those of others are cut from the GPU's kernels when they are asked for.
 SHIPPED = (
@@ -40,7 +41,7 @@ def import_profiles(
     out: Path,
     gpus: Sequence[str] = tuple(GPUS),
     models: Sequence[str] = SHIPPED,
-    progress: Callable[[str], None] = lambda _: None,
+    progress: Say = lambda _: None,
 ) -> list[Path]:
     """Write `out/<gpu>/kernels` and `out/<gpu>/<model>/tp<N>` for every fitting pair; returns the
     directories written.
@@ -52,7 +53,7 @@ def import_profiles(
     for name in gpus:
         if name not in SYSTEMS:
             raise unknown_gpu(name, SYSTEMS)
-    _require_room(out, gpus, models)
+    _require_directories(out, gpus, models)
     systems = systems_directory()
     written = []
     for name in gpus:
@@ -70,7 +71,7 @@ def import_profiles(
     return written
 
 
-def _require_room(out: Path, gpus: Sequence[str], models: Sequence[str]) -> None:
+def _require_directories(out: Path, gpus: Sequence[str], models: Sequence[str]) -> None:
     """InputError unless all the profiles can be written."""
     for name in gpus:
         require_directory(out / name / DIRECTORY, KERNEL_FILES)

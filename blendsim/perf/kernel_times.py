@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from blendsim.arrays import Floats, Ints
 from blendsim.errors import NotMeasured
 from blendsim.formats import BF16, FP8, FP8_BLOCK, KV_FORMATS
 from blendsim.perf.atlas import WIDE, KernelAtlas
@@ -14,10 +15,8 @@ from blendsim.perf.grids import (
     AttentionGrid,
     ExpertGrid,
     ExpertShape,
-    Floats,
     GemmGrid,
     HeadShape,
-    Ints,
     LatentGrid,
     LatentShape,
     along,

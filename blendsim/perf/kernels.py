@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from blendsim.arrays import Floats
 from blendsim.compiled import kernel
-from blendsim.perf.grids import Floats
 
 
 class Streams(NamedTuple):

@@ -19,6 +19,7 @@ from blendsim.perf.model import StepModel, step_model, with_calibrations
 from blendsim.perf.model_shapes import shape_of
 from blendsim.perf.overlap import FIT, SUM, fitted, read_points
 from blendsim.perf.profile import Profile
+from blendsim.perf.scaled import scaled
 from blendsim.perf.store import (
     MOST_LISTED,
     OVERLAP_FILE,
@@ -44,7 +45,7 @@ def shipped_place(system: System) -> Path:
     """Where the measured profile of a system is, or that of a model of the same shape, if one is
     shipped.
     """
-    kept = profiles_directory() / system.gpu.name / MEASURED
+    kept = profiles_directory() / system.gpu.measured_as / MEASURED
     own = kept / system.model.label / f"tp{system.tp}"
     return own if own.is_dir() else _of_shape(kept, system.tp, shape_of(system.model)) or own
 
@@ -60,10 +61,14 @@ def _shapes(kept: Path, tp: int) -> list[tuple[dict[str, Any], Path]]:
 
 
 def meant(system: System, profile: str) -> str:
-    """Which profile is meant: what `auto` stands for, else the same."""
+    """Which profile is meant: what `auto` stands for, else the same. By itself a GPU that a file
+    describes goes by imported kernels, of which there are some of every GPU that it may be held
+    against; those measured beside an engine's steps are scaled when asked for.
+    """
     if profile != AUTO:
         return profile
-    return MEASURED if shipped_place(system).is_dir() else IMPORTED
+    is_own = not system.gpu.like and shipped_place(system).is_dir()
+    return MEASURED if is_own else IMPORTED
 
 
 def chosen_place(system: System, profile: str) -> Path | None:
@@ -109,11 +114,14 @@ def chosen_model(system: System, overlap: str, profile: str = AUTO) -> StepModel
 
 def model_at(place: Path | None, system: System, overlap: str) -> StepModel:
     """The step costs by the profile in a directory (a `tp<N>`), None for the imported one. A
-    measured one brings its own overlap for `auto` and `fit`.
+    measured one brings its own overlap for `auto` and `fit`, and its calibrations; scaled to a GPU
+    that a file describes, it has neither, for what ran beside what there would run otherwise here.
     """
     if place is None:
         return step_model(system, overlap)
     profile = _read(place, system)
+    if system.gpu.like:
+        return step_model(system, overlap, scaled(profile, system.model, system.gpu))
     # NOTE: a copy of an imported profile, made for a calibration, has no overlap of its own.
     if overlap in ("auto", FIT) and (MACHINE in profile.meta or (place / OVERLAP_FILE).exists()):
         return measured_model(place, system, profile)

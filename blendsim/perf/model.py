@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from blendsim.arrays import Floats, Ints
 from blendsim.batch import Batch
 from blendsim.perf.calibration import Calibration
 from blendsim.perf.cascade import merge_seconds
@@ -17,8 +18,6 @@ from blendsim.perf.coverage import Coverage, coverage_of
 from blendsim.perf.grids import (
     UNCACHED_BYTES,
     AttentionGrid,
-    Floats,
-    Ints,
     along,
     complete,
     complete_prefill,
@@ -312,7 +311,7 @@ def _expert_streams(system: System, seconds: Floats, rate: float) -> Floats:
     model = system.model
     if not model.experts:
         return np.zeros(0)
-    moved = expert_bytes(system, np.arange(len(seconds)))
+    moved = expert_bytes(model, system.tp, np.arange(len(seconds)))
     reads = model.layers_with_experts * np.minimum(moved / rate, seconds)
     return np.asarray(reads, np.float64)
 

@@ -2,11 +2,11 @@
 
 import numpy as np
 
+from blendsim.arrays import Floats, Ints
 from blendsim.formats import BF16, KV_FORMATS, WEIGHTS
-from blendsim.perf.grids import DeltaShape, ExpertShape, Floats, HeadShape, Ints, LatentShape
+from blendsim.perf.grids import DeltaShape, ExpertShape, HeadShape, LatentShape
 from blendsim.perf.profile import DELTA, EXPERTS, HEAD, PROJECTIONS, operators_of
 from blendsim.specs import ModelSpec
-from blendsim.system import System
 
 _ALWAYS_BF16 = ("router", "delta_gates", HEAD)
 #: The sizes that decide a model's tables.
@@ -84,15 +84,15 @@ def token_weight_bytes(model: ModelSpec, tp: int) -> dict[str, int]:
     return {name: int(count * WEIGHTS[format_of(model, name)]) for name, count in counts.items()}
 
 
-def expert_bytes(system: System, tokens: Ints) -> Floats:
-    """Bytes of one layer's experts on a GPU that a step of so many tokens reads, if their loads are
-    even: n tokens that each go through a share s of the experts leave (1 − s)ⁿ of them unread. Of
-    replicas that share them each has as many tokens.
+def expert_bytes(model: ModelSpec, tp: int, tokens: Ints) -> Floats:
+    """Bytes of one layer's experts on one of `tp` GPUs that a step of so many tokens reads, if
+    their loads are even: n tokens that each go through a share s of the experts leave (1 − s)ⁿ of
+    them unread. Of replicas that share them each has as many tokens.
     """
-    model = system.model
     share = model.experts_per_token / model.experts
     touched = 1.0 - (1.0 - share) ** (model.expert_ranks * tokens)
-    held = model.experts * model.expert_parameters // system.joined_gpus * WEIGHTS[model.weights]
+    gpus = tp * model.expert_ranks
+    held = model.experts * model.expert_parameters // gpus * WEIGHTS[model.weights]
     return np.asarray(touched * held, np.float64)
 
 

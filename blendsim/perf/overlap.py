@@ -7,13 +7,13 @@ one and monotone. That is what makes f(ΣC, ΣM, ΣN) a lower bound on Σf(c, m,
 
 from collections.abc import Sequence
 from functools import cache
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 
+from blendsim.arrays import Floats
 from blendsim.errors import ProfileError, UnknownName
-from blendsim.perf.grids import Floats
+from blendsim.perf.hull import hull_corners
 from blendsim.perf.records import column, read_rows
 from blendsim.perf.sharing import beside_network, modes_under
 from blendsim.perf.store import OVERLAP_FILE, profiles_directory
@@ -123,22 +123,19 @@ def hull(ratios: Floats, times: Floats) -> Floats:
     u = ratios / (1.0 + ratios)
     phi = np.clip(times / (1.0 + ratios), np.maximum(u, 1.0 - u), 1.0)
     points = sorted({(0.0, 1.0), (1.0, 1.0), *zip(u.tolist(), phi.tolist(), strict=True)})
-    chain: list[tuple[float, float]] = []
-    for point in points:
-        while len(chain) > 1 and _is_above(chain[-2], chain[-1], point):
-            chain.pop()
-        if not chain or point[0] > chain[-1][0]:
-            chain.append(point)
-    lines = []
-    for (u0, y0), (u1, y1) in pairwise(chain):
-        slope = (y1 - y0) / (u1 - u0)
-        lines.append((max(0.0, y0 - slope * u0), max(0.0, y0 + slope * (1.0 - u0)), 1.0))
-    return np.array(lines)
+    u, first = np.unique([at for at, _ in points], return_index=True)
+    phi = np.array([height for _, height in points])[first]  # the lowest at each u
+    corners = hull_corners(u, phi)
+    u, phi = u[corners], phi[corners]
+    slope = np.diff(phi) / np.diff(u)
+    compute = np.maximum(0.0, phi[:-1] - slope * u[:-1])
+    memory = np.maximum(0.0, phi[:-1] + slope * (1.0 - u[:-1]))
+    return np.column_stack([compute, memory, np.ones_like(slope)])
 
 
-def _is_above(
-    left: tuple[float, float], middle: tuple[float, float], right: tuple[float, float]
-) -> bool:
-    """Whether `middle` lies on or above the chord from `left` to `right`."""
-    chord = (right[1] - left[1]) * (middle[0] - left[0])
-    return (middle[1] - left[1]) * (right[0] - left[0]) >= chord
+def overlapped_each(
+    lines: Floats, compute: Floats, memory: Floats, network: Floats | float = 0.0
+) -> Floats:
+    """f of many steps at once; `overlapped` in kernels.py is of one."""
+    forms = [a * compute + b * memory + d * network for a, b, d in lines]
+    return np.asarray(np.max(forms, axis=0), np.float64)

@@ -6,12 +6,12 @@ from collections.abc import Iterable
 
 import numpy as np
 
+from blendsim.arrays import Floats
 from blendsim.formats import BF16, FP8, KV_FORMATS
 from blendsim.perf.grids import (
     AttentionGrid,
     ExpertGrid,
     ExpertShape,
-    Floats,
     GemmGrid,
     HeadShape,
     ReduceGrid,

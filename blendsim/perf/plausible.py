@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from blendsim.arrays import Floats
 from blendsim.errors import ProfileError
 from blendsim.formats import BF16, FP8
 from blendsim.model_spec import DELTA_HEAD
@@ -21,7 +21,6 @@ from blendsim.perf.grids import (
     UNCACHED_BYTES,
     DeltaShape,
     ExpertShape,
-    Floats,
     HeadShape,
     LatentShape,
 )
@@ -53,7 +52,7 @@ def require_gemms(
     """
     if gpu is not None:
         formats = [weights] if isinstance(weights, str) else weights
-        peaks = np.array([[_peak(gpu, one) for one in formats]])
+        peaks = np.array([[peak_of(gpu, one) for one in formats]])
         _require_computed(path, peaks, operations, seconds, first)
 
 
@@ -68,7 +67,7 @@ def require_experts(
     """The same of a layer's experts: a shape a row, a number of tokens a column."""
     if gpu is not None:
         each = [6.0 * s.hidden * s.intermediate * s.per_token / s.gpus for s in shapes]
-        peaks = np.array([_peak(gpu, s.weights) for s in shapes])
+        peaks = np.array([peak_of(gpu, s.weights) for s in shapes])
         _require_computed(path, peaks[:, None], np.outer(each, tokens), seconds, first)
 
 
@@ -85,7 +84,7 @@ def require_projections(
     """
     if gpu is not None:
         each = [2.0 * shape.parameters for shape in shapes]
-        peaks = np.array([_peak(gpu, s.weights) for s in shapes])
+        peaks = np.array([peak_of(gpu, s.weights) for s in shapes])
         _require_computed(path, peaks[:, None], np.outer(each, tokens), seconds, first)
 
 
@@ -102,7 +101,7 @@ def require_prompts(
     """
     if gpu is not None:
         of_kv = [BF16 if shape.value_bytes == BYTES_PER_VALUE else FP8 for shape in shapes]
-        peaks = np.array([_peak(gpu, kv) for kv in of_kv])
+        peaks = np.array([peak_of(gpu, kv) for kv in of_kv])
         width = np.array([shape.heads * shape.head_dim for shape in shapes])
         batches, lengths = sizes
         # A query behind a window's end attends to the window, those before to what there is.
@@ -170,7 +169,7 @@ def _reach(shapes: Sequence[HeadShape]) -> Floats:
     return np.array([[shape.window or np.inf] for shape in shapes])
 
 
-def _peak(gpu: GpuSpec, weights: str) -> float:
+def peak_of(gpu: GpuSpec, weights: str) -> float:
     """FLOP/s; a GPU without a format computes what is stored so in bf16."""
     return max(gpu.flops, gpu.flops_in(weights))
 
@@ -189,7 +188,7 @@ def _require_computed(
         )
 
 
-def _fastest(shares: NDArray[np.float64]) -> tuple[int, int] | None:
+def _fastest(shares: Floats) -> tuple[int, int] | None:
     """Where the largest share is, None if none is above 1. Holes are NaN."""
     if not (shares > 1.0).any():
         return None

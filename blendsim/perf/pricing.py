@@ -3,15 +3,14 @@
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
+from blendsim.arrays import Floats, Ints
 from blendsim.compiled import allocating_kernel
-from blendsim.perf.grids import Floats
 from blendsim.perf.step import StepCosts, step_seconds
 
 
 @allocating_kernel
-def price_steps(costs: StepCosts, counts: NDArray[np.int64]) -> Floats:
+def price_steps(costs: StepCosts, counts: Ints) -> Floats:
     """Seconds of every row of `counts`, which begins with Batch's fields."""
     seconds = np.empty(len(counts))
     for i in range(len(counts)):
@@ -27,7 +26,7 @@ class StepWork(NamedTuple):
 
 
 @allocating_kernel
-def price_work(costs: StepCosts, counts: NDArray[np.int64]) -> StepWork:
+def price_work(costs: StepCosts, counts: Ints) -> StepWork:
     """What the engine is charged for in every row of `counts`, which begins with Batch's fields."""
     compute, memory = np.empty(len(counts)), np.empty(len(counts))
     for i in range(len(counts)):

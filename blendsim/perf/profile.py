@@ -4,12 +4,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from blendsim.arrays import Floats, Ints
 from blendsim.perf.grids import (
     AttentionGrid,
     ChunkTimes,
     DeltaGrid,
-    Floats,
-    Ints,
     ReduceGrid,
     SmallGrid,
     WindowedGrids,

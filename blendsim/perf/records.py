@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from blendsim.arrays import Floats, Ints
 from blendsim.errors import ProfileError
 from blendsim.files import replacing, write_text
-from blendsim.perf.grids import Floats, Ints
 
 MICRO = 1e-6
 

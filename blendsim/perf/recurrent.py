@@ -12,8 +12,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from blendsim.arrays import Floats
 from blendsim.errors import NotMeasured, ProfileError
-from blendsim.perf.grids import UNCACHED_BYTES, DeltaGrid, DeltaShape, Floats, along
+from blendsim.perf.grids import UNCACHED_BYTES, DeltaGrid, DeltaShape, along
 from blendsim.perf.kernels import NO_DELTAS, DeltaTables, delta_seconds
 from blendsim.perf.model_shapes import delta_shape
 from blendsim.perf.plausible import require_deltas

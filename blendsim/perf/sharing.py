@@ -10,7 +10,7 @@ from itertools import combinations, pairwise
 
 import numpy as np
 
-from blendsim.perf.grids import Floats
+from blendsim.arrays import Floats
 
 #: The share of its speed that a network kernel keeps when it is given this share of the GPU: the
 #: figures of NanoFlow's own search (repository efeslab/Nanoflow, autosearch/trace/

@@ -11,8 +11,9 @@ one, and its time is in that one's.
 
 import numpy as np
 
+from blendsim.arrays import Floats, Ints
 from blendsim.formats import KV_FORMATS
-from blendsim.perf.grids import Floats, Ints, SmallGrid, along
+from blendsim.perf.grids import SmallGrid, along
 from blendsim.perf.model_shapes import head_shape
 from blendsim.perf.profile import Profile
 from blendsim.specs import BYTES_PER_VALUE

@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from blendsim.arrays import Floats, Ints
 from blendsim.compiled import kernel, kernel_where
-from blendsim.perf.grids import Floats, Ints
 from blendsim.perf.kernels import (
     StepTables,
     Streams,

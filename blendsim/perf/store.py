@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from blendsim.arrays import Floats, Ints
 from blendsim.errors import ProfileError
 from blendsim.files import make_directory
 from blendsim.formats import KV_FORMATS, WEIGHTS
@@ -21,9 +22,7 @@ from blendsim.perf.derive import derive_profile
 from blendsim.perf.grids import (
     AttentionGrid,
     ChunkTimes,
-    Floats,
     HeadShape,
-    Ints,
     ReduceGrid,
     SmallGrid,
     WindowedGrids,
@@ -56,9 +55,10 @@ from blendsim.perf.records import (
 )
 from blendsim.perf.recurrent import TABLE as DELTAS
 from blendsim.perf.recurrent import read_deltas, write_deltas
+from blendsim.perf.scaled import scaled
 from blendsim.perf.small import OPERATORS as SMALL_OPERATORS
 from blendsim.printable import listed
-from blendsim.specs import GpuSpec, ModelSpec
+from blendsim.specs import GpuSpec, ModelSpec, find_gpu
 
 SCHEMA = "profile"
 SCHEMA_VERSION = 1
@@ -89,7 +89,7 @@ FILES = (
 
 def place_under(root: Path, gpu: GpuSpec, model: ModelSpec, tp: int) -> Path:
     """Where under `root` the profile of a model on so many GPUs lies."""
-    return root / gpu.name / model.label / f"tp{tp}"
+    return root / gpu.measured_as / model.label / f"tp{tp}"
 
 
 def write_profile(profile: Profile, directory: Path) -> None:
@@ -327,8 +327,11 @@ def load_profile(
     gpu: GpuSpec, model: ModelSpec, tp: int = 1, directory: Path | None = None
 ) -> Profile:
     """The profile of `model` on `tp` × `gpu`: its own directory, else that of a model of the same
-    shape, else cut from the GPU's kernels. ProfileError names what there is.
+    shape, else cut from the GPU's kernels; of a GPU that a file describes those of the one that it
+    is like, scaled. ProfileError names what there is.
     """
+    if gpu.like:
+        return scaled(load_profile(find_gpu(gpu.like), model, tp, directory), model, gpu)
     root = directory or profiles_directory()
     if not (root / gpu.name).is_dir():
         have = sorted(path.name for path in root.iterdir() if path.is_dir())

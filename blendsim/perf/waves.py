@@ -12,7 +12,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from blendsim.perf.grids import AttentionGrid, Floats, HeadShape
+from blendsim.arrays import Floats
+from blendsim.perf.grids import AttentionGrid, HeadShape
 
 _SHARES = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.7, 1.0)
 _GAIN = 0.9  # believe a cliff only if it takes a tenth off the error without one

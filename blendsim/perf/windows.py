@@ -4,7 +4,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from blendsim.perf.grids import AttentionGrid, Floats, along
+from blendsim.arrays import Floats
+from blendsim.perf.grids import AttentionGrid, along
 from blendsim.perf.profile import Profile
 from blendsim.system import System
 

@@ -8,12 +8,12 @@ from typing import NamedTuple
 
 import numpy as np
 
+from blendsim.arrays import Floats, Ints
 from blendsim.compiled import allocating_kernel
 from blendsim.perf.density import RequestCosts
 from blendsim.planner.outliers import top_nodes
 from blendsim.planner.split import Split, SplitRule, split
-from blendsim.planner.tree import Floats, PoolTree, density
-from blendsim.request import Ints
+from blendsim.planner.tree import PoolTree, density
 
 
 class Arrangement(NamedTuple):

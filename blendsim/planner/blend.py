@@ -3,8 +3,8 @@
 from dataclasses import dataclass, field
 
 import numpy as np
-from numpy.typing import NDArray
 
+from blendsim.arrays import Bools
 from blendsim.perf.density import RequestCosts
 from blendsim.planner.arrange import Arrangement, arrange
 from blendsim.planner.split import SplitRule
@@ -34,7 +34,7 @@ class BlendSettings:
 def blend(
     workload: Workload,
     prompts: SortedPrompts,
-    rows: NDArray[np.bool_],
+    rows: Bools,
     costs: RequestCosts,
     settings: BlendSettings,
 ) -> Arrangement:

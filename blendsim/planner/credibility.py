@@ -13,13 +13,9 @@ What hangs from a node directly is one more child of it, or several: its bins.
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
+from blendsim.arrays import Bools, Floats, Ints
 from blendsim.compiled import allocating_kernel
-from blendsim.planner.tree import Floats
-from blendsim.request import Ints
-
-Bools = NDArray[np.bool_]
 
 
 class Groups(NamedTuple):
@@ -30,6 +26,24 @@ class Groups(NamedTuple):
     above: Ints  # (layers,) the layer that holds the parents of this one's nodes; −1: none
     home: Ints  # (e,) node that each sample hangs from
     value: Floats  # (e,)
+
+
+class Sampled(NamedTuple):
+    """How many samples lie below nodes and in bins, and their means; 0 where there are none."""
+
+    size: Floats  # (m,)
+    mean: Floats  # (m,)
+    bin_size: Floats  # (m, bins)
+    bin_mean: Floats  # (m, bins)
+
+
+class Scatter(NamedTuple):
+    """Of the children of each node that have samples, its bins among them."""
+
+    within: Floats  # (m,) squares within them
+    between: Floats  # (m,) and between them
+    children: Floats  # (m,) how many they are
+    squares: Floats  # (m,) Σn²
 
 
 class Belief(NamedTuple):
@@ -47,44 +61,42 @@ def believe(groups: Groups, bins: Ints, count: int, is_used: Bools, is_plain: Bo
     In layers that are `is_plain` nothing is mixed (the paper's rule): a group with a sample is
     believed alone, bins below a top node too, bins below others not.
     """
-    n, mean, bin_n, bin_mean, ratio = _ratios(*groups, bins, count, is_used)
-    return Belief(*_mix(groups.parent, groups.layer, is_plain, n, mean, bin_n, bin_mean, ratio))
+    sampled = _sampled(groups, bins, count, is_used)
+    ratio = _ratios(groups, sampled, _scatter(groups, bins, is_used, sampled))
+    weight, mean = _mix(groups, is_plain, sampled, ratio)
+    return Belief(weight, mean, *_mix_bins(groups, is_plain, sampled, ratio, mean))
 
 
 @allocating_kernel
-def _ratios(
-    parent: Ints,
-    layer: Ints,
-    above: Ints,
-    home: Ints,
-    value: Floats,
-    bins: Ints,
-    count: int,
-    is_used: Bools,
-) -> tuple[Floats, Floats, Floats, Floats, Floats]:
-    """Samples and means of nodes and bins, and σ²/τ² of each layer; infinite: believe the parent.
-
-    Sums of squares are taken about means, so that equal samples have a variance of exactly 0.
-    """
-    m, layers = len(parent), len(above)
-    n, total, inner = np.zeros(m), np.zeros(m), np.zeros(m)
+def _sampled(groups: Groups, bins: Ints, count: int, is_used: Bools) -> Sampled:
+    """The samples `is_used`, from the bottom up."""
+    parent, home = groups.parent, groups.home
+    m = len(parent)
+    n, total = np.zeros(m), np.zeros(m)
     bin_n, bin_total = np.zeros((m, count)), np.zeros((m, count))
-    bin_inner = np.zeros((m, count))
     for i in range(len(home)):
         if is_used[i]:
             bin_n[home[i], bins[i]] += 1.0
-            bin_total[home[i], bins[i]] += value[i]
+            bin_total[home[i], bins[i]] += groups.value[i]
     for k in range(m - 1, -1, -1):
         n[k] += bin_n[k].sum()
         total[k] += bin_total[k].sum()
         if parent[k] >= 0:
             n[parent[k]] += n[k]
             total[parent[k]] += total[k]
-    mean, bin_mean = total / np.maximum(n, 1.0), bin_total / np.maximum(bin_n, 1.0)
+    return Sampled(n, total / np.maximum(n, 1.0), bin_n, bin_total / np.maximum(bin_n, 1.0))
+
+
+@allocating_kernel
+def _scatter(groups: Groups, bins: Ints, is_used: Bools, sampled: Sampled) -> Scatter:
+    """Sums of squares about means, so that equal samples have a variance of exactly 0."""
+    parent, home = groups.parent, groups.home
+    n, mean, bin_n, bin_mean = sampled
+    m, count = bin_n.shape
+    bin_inner = np.zeros((m, count))
     for i in range(len(home)):
         if is_used[i]:
-            bin_inner[home[i], bins[i]] += (value[i] - bin_mean[home[i], bins[i]]) ** 2
-    # Of each node's children: squares within, squares between, how many there are, Σn².
+            bin_inner[home[i], bins[i]] += (groups.value[i] - bin_mean[home[i], bins[i]]) ** 2
     within, between = np.zeros(m), np.zeros(m)
     children, squares = np.zeros(m), np.zeros(m)
     for k in range(m - 1, -1, -1):
@@ -96,65 +108,73 @@ def _ratios(
                 between[k] += bin_n[k, b] * (bin_mean[k, b] - mean[k]) ** 2
                 children[k] += 1.0
                 squares[k] += bin_n[k, b] ** 2
-        inner[k] = within[k] + between[k]
         up = parent[k]
         if up >= 0:
-            within[up] += inner[k]
+            within[up] += within[k] + between[k]
             between[up] += n[k] * (mean[k] - mean[up]) ** 2
             children[up] += 1.0
             squares[up] += n[k] ** 2
+    return Scatter(within, between, children, squares)
+
+
+@allocating_kernel
+def _ratios(groups: Groups, sampled: Sampled, scatter: Scatter) -> Floats:
+    """σ²/τ² of each layer; infinite: believe the parent."""
+    n, layers = sampled.size, len(groups.above)
     freedom, inside = np.zeros(layers), np.zeros(layers)
     outside, steps, spread = np.zeros(layers), np.zeros(layers), np.zeros(layers)
-    for k in range(m):
+    for k in range(len(n)):
         if n[k] > 0.0:
-            at = layer[k]
-            freedom[at] += n[k] - children[k]
-            inside[at] += within[k]
-            outside[at] += between[k]
-            steps[at] += children[k] - 1.0
-            spread[at] += n[k] - squares[k] / n[k]
+            at = groups.layer[k]
+            freedom[at] += n[k] - scatter.children[k]
+            inside[at] += scatter.within[k]
+            outside[at] += scatter.between[k]
+            steps[at] += scatter.children[k] - 1.0
+            spread[at] += n[k] - scatter.squares[k] / n[k]
     ratio = np.full(layers, np.inf)
     for at in range(layers):  # parents' layers come first
         if freedom[at] > 0.0 and spread[at] > 0.0:
             variance = inside[at] / freedom[at]
             apart = (outside[at] - steps[at] * variance) / spread[at]
             ratio[at] = variance / apart if apart > 0.0 else np.inf
-        elif above[at] >= 0:
-            ratio[at] = ratio[above[at]]
-    return n, mean, bin_n, bin_mean, ratio
+        elif groups.above[at] >= 0:
+            ratio[at] = ratio[groups.above[at]]
+    return ratio
 
 
 @allocating_kernel
-def _mix(
-    parent: Ints,
-    layer: Ints,
-    is_plain: Bools,
-    n: Floats,
-    own: Floats,
-    bin_n: Floats,
-    bin_own: Floats,
-    ratio: Floats,
-) -> tuple[Floats, Floats, Floats, Floats]:
-    """Weights and means from the top down."""
-    m, count = bin_n.shape
-    weight, mean = np.zeros(m), np.full(m, np.nan)
-    bin_weight, bin_mean = np.zeros((m, count)), np.zeros((m, count))
-    for k in range(m):
+def _mix(groups: Groups, is_plain: Bools, sampled: Sampled, ratio: Floats) -> tuple[Floats, Floats]:
+    """Weights and means of nodes, from the top down."""
+    parent, layer, n = groups.parent, groups.layer, sampled.size
+    weight, mean = np.zeros(len(n)), np.full(len(n), np.nan)
+    for k in range(len(n)):
         up = parent[k]
         if n[k] > 0.0:
             if up < 0 or is_plain[layer[up]]:
                 weight[k] = 1.0
             else:
                 weight[k] = n[k] / (n[k] + ratio[layer[up]])
-        if up < 0:
-            mean[k] = own[k] if n[k] > 0.0 else np.nan
-        else:
-            mean[k] = mean[up] + weight[k] * (own[k] - mean[up])
-        for b in range(count):
-            if bin_n[k, b] > 0.0:
-                if is_plain[layer[k]]:
-                    bin_weight[k, b] = 1.0 if up < 0 else 0.0
+        if up >= 0:
+            mean[k] = mean[up] + weight[k] * (sampled.mean[k] - mean[up])
+        elif n[k] > 0.0:
+            mean[k] = sampled.mean[k]
+    return weight, mean
+
+
+@allocating_kernel
+def _mix_bins(
+    groups: Groups, is_plain: Bools, sampled: Sampled, ratio: Floats, mean: Floats
+) -> tuple[Floats, Floats]:
+    """Weights and means of bins, below nodes of these means."""
+    n = sampled.bin_size
+    weight, bin_mean = np.zeros(n.shape), np.zeros(n.shape)
+    for k in range(len(n)):
+        at = groups.layer[k]
+        for b in range(n.shape[1]):
+            if n[k, b] > 0.0:
+                if is_plain[at]:
+                    weight[k, b] = 1.0 if groups.parent[k] < 0 else 0.0
                 else:
-                    bin_weight[k, b] = bin_n[k, b] / (bin_n[k, b] + ratio[layer[k]])
-            bin_mean[k, b] = mean[k] + bin_weight[k, b] * (bin_own[k, b] - mean[k])
-    return weight, mean, bin_weight, bin_mean
+                    weight[k, b] = n[k, b] / (n[k, b] + ratio[at])
+            bin_mean[k, b] = mean[k] + weight[k, b] * (sampled.bin_mean[k, b] - mean[k])
+    return weight, bin_mean

@@ -7,16 +7,14 @@ late.
 """
 
 import numpy as np
-from numpy.typing import NDArray
 
+from blendsim.arrays import Bools, Floats, Ints
 from blendsim.pacing import ABOUT_THE_SAME, is_compute_heavy
-from blendsim.planner.tree import Floats
-from blendsim.request import Ints
 
 GOLDEN = 0.5 * (5.0**0.5 - 1.0)  # the fractions of its multiples are spread most evenly
 
 
-def evened(density: Floats, root_density: float, is_visible: NDArray[np.bool_]) -> Ints:
+def evened(density: Floats, root_density: float, is_visible: Bools) -> Ints:
     """Places of requests, given by falling `density` of their nodes, in a new order: the nodes of
     the compute-heavy end that are about as dense as each other take turns, so that every stretch is
     a sample of them all. The others follow as they were. A node's requests stay together and in

@@ -1,16 +1,14 @@
 """Which visible output lengths say something of the others, and where in the tree they stand."""
 
 import numpy as np
-from numpy.typing import NDArray
 
+from blendsim.arrays import Bools, Ints
 from blendsim.compiled import allocating_kernel
 from blendsim.planner.tree import PoolTree
-from blendsim.request import Ints, Workload
+from blendsim.request import Workload
 
 
-def evidence(
-    workload: Workload, tree: PoolTree, is_visible: NDArray[np.bool_]
-) -> NDArray[np.bool_]:
+def evidence(workload: Workload, tree: PoolTree, is_visible: Bools) -> Bools:
     """(n,) by leaf position: whose visible length says something about the others' lengths."""
     is_observed = (is_visible & ~workload.is_known)[tree.order]
     sources = int(tree.group.max(initial=-1)) + 1
@@ -18,7 +16,7 @@ def evidence(
     return is_visible[tree.order] & (is_observed | ~has_sample[tree.group])
 
 
-def is_alone(tree: PoolTree) -> NDArray[np.bool_]:
+def is_alone(tree: PoolTree) -> Bools:
     """(n,) by leaf position: requests that share no prefix with anyone, so hang from their source.
 
     They learn from each other first: requests with a common prefix are often another kind of work.
@@ -26,9 +24,7 @@ def is_alone(tree: PoolTree) -> NDArray[np.bool_]:
     return np.equal(tree.parent[tree.leaf_parent], 0)
 
 
-def is_unlearned(
-    workload: Workload, tree: PoolTree, is_visible: NDArray[np.bool_]
-) -> NDArray[np.bool_]:
+def is_unlearned(workload: Workload, tree: PoolTree, is_visible: Bools) -> Bools:
     """(n,) by row: requests not visible, of sources of which no length is."""
     sources = int(tree.group.max(initial=-1)) + 1
     has_seen = np.bincount(tree.group[evidence(workload, tree, is_visible)], minlength=sources) > 0

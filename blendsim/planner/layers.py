@@ -8,10 +8,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from blendsim.arrays import Floats, Ints
 from blendsim.compiled import allocating_kernel
 from blendsim.planner.resort import resorted
-from blendsim.planner.tree import Floats, NodeCosts, density
-from blendsim.request import Ints
+from blendsim.planner.tree import NodeCosts, density
 
 
 class Layers(NamedTuple):

@@ -8,16 +8,16 @@ import math
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
+from blendsim.arrays import Bools, Floats, Ints
 from blendsim.compiled import allocating_kernel
 from blendsim.errors import UnknownName
 from blendsim.plan import fingerprint
 from blendsim.planner.evidence import deepest_nodes, evidence, is_alone, is_unlearned
 from blendsim.planner.sample import AUTO, LEAST_GROWN, LEAST_SAMPLE, choose_sample, choose_what_pays
 from blendsim.planner.shrunk import shrunk
-from blendsim.planner.tree import Floats, PoolTree
-from blendsim.request import Ints, Workload
+from blendsim.planner.tree import PoolTree
+from blendsim.request import Workload
 from blendsim.system import System
 from blendsim.wording import BETTER, Lacking, counted
 
@@ -34,8 +34,8 @@ class Lengths(NamedTuple):
 
     expected: Ints  # tokens, ≥ 1; the true length where visible; no more than fit
     uncut: Ints  # the same, whether they fit or not
-    is_visible: NDArray[np.bool_]  # the true length was seen: sampled, known, or all are given
-    is_sampled: NDArray[np.bool_]  # runs before all others, to learn its length
+    is_visible: Bools  # the true length was seen: sampled, known, or all are given
+    is_sampled: Bools  # runs before all others, to learn its length
     workload_hash: str  # plan.fingerprint of what was visible
     notes: tuple[str, ...]  # what was guessed, one sentence each
 
@@ -250,7 +250,7 @@ def _draw_of_deepest(
 def estimate(
     workload: Workload,
     tree: PoolTree,
-    is_visible: NDArray[np.bool_],
+    is_visible: Bools,
     rule: str = SUBTREE_MEAN,
     guess: int | None = None,
 ) -> Estimate:
@@ -304,7 +304,7 @@ def _prior(limit: Ints, sampled: Ints, guess: int | None) -> tuple[Floats | floa
     return np.where(limit > 0, limit * PRIOR_SHARE, PRIOR_OUTPUT), Lacking(told)
 
 
-def _means_of_deepest(workload: Workload, tree: PoolTree, is_visible: NDArray[np.bool_]) -> Floats:
+def _means_of_deepest(workload: Workload, tree: PoolTree, is_visible: Bools) -> Floats:
     """(n,) by leaf position: the mean over the deepest subtree with visible leaves; NaN where the
     source has none.
 

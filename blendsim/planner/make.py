@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from blendsim.arrays import Floats, Ints
 from blendsim.errors import UnknownName
 from blendsim.perf.density import RequestCosts
 from blendsim.plan import DUAL_SCAN, IN_ORDER, Plan
@@ -13,9 +14,9 @@ from blendsim.planner.blend import BOTH_ENDS, MEMORY_FIRST, BlendSettings, blend
 from blendsim.planner.even import evened
 from blendsim.planner.lengths import Lengths
 from blendsim.planner.orders import dfs, fcfs, shuffled
-from blendsim.planner.tree import Floats, density, node_costs, pool_tree
+from blendsim.planner.tree import density, node_costs, pool_tree
 from blendsim.prefix import SortedPrompts
-from blendsim.request import Ints, Workload
+from blendsim.request import Workload
 
 PACED = "paced"
 

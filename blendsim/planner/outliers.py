@@ -11,10 +11,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from blendsim.arrays import Floats, Ints
 from blendsim.compiled import allocating_kernel, kernel
 from blendsim.planner.layers import Layers
-from blendsim.planner.tree import Floats, NodeCosts, density
-from blendsim.request import Ints
+from blendsim.planner.tree import NodeCosts, density
 
 _FARTHEST = 0.5  # a round splits what is at least this part as far from its rest as the farthest
 

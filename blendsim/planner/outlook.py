@@ -6,9 +6,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from blendsim.arrays import Ints
 from blendsim.planner.lengths import SUBTREE_MEAN, Lengths, draw, expect_lengths
 from blendsim.planner.tree import PoolTree
-from blendsim.request import Ints, Workload
+from blendsim.request import Workload
 from blendsim.system import System
 
 

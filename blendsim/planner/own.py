@@ -5,10 +5,10 @@ from dataclasses import replace
 
 import numpy as np
 
+from blendsim.arrays import Ints
 from blendsim.errors import InputError
 from blendsim.plan import IN_ORDER, Plan
 from blendsim.planner.make import POLICIES
-from blendsim.request import Ints
 
 
 def reordered(plan: Plan, order: Sequence[int] | Ints, policy: str = "own") -> Plan:

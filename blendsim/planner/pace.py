@@ -6,12 +6,13 @@ from dataclasses import replace
 
 import numpy as np
 
+from blendsim.arrays import Ints
 from blendsim.pacing import Gains, Pacing
 from blendsim.perf.model import StepModel
 from blendsim.perf.step import StepCosts, charged
 from blendsim.plan import Plan
 from blendsim.planner.outlook import Outlook
-from blendsim.request import Ints, Workload
+from blendsim.request import Workload
 
 #: Tokens a step that pacing chooses among: where GEMMs are tuned, and below that what decodes alone
 #: may need.

@@ -4,7 +4,8 @@ allows (§5.5). Only the prefixes that a cut goes through are shared less.
 
 import numpy as np
 
-from blendsim.cutting import Floats, cut_line, deal_runs, equal
+from blendsim.arrays import Floats
+from blendsim.cutting import cut_line, deal_runs, equal
 from blendsim.errors import InputError
 from blendsim.perf.density import RequestCosts
 from blendsim.plan import DUAL_SCAN, Plan, deal

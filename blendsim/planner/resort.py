@@ -2,9 +2,8 @@
 
 import numpy as np
 
+from blendsim.arrays import Floats, Ints
 from blendsim.compiled import allocating_kernel
-from blendsim.planner.tree import Floats
-from blendsim.request import Ints
 
 
 def resorted(values: Floats, before: Ints | None) -> Ints:

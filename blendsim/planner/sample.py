@@ -7,9 +7,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from blendsim.arrays import Bools, Floats, Ints
 from blendsim.perf.density import RequestCosts, closed_form
-from blendsim.planner.tree import Floats
-from blendsim.request import Ints, Workload
+from blendsim.request import Workload
 from blendsim.system import System
 
 AUTO = "auto"  # in place of a share: what pays
@@ -26,7 +26,7 @@ class _Line(NamedTuple):
     starts: Ints
     sizes: Ints
 
-    def first(self, quota: NDArray[np.generic], n: int) -> NDArray[np.bool_]:
+    def first(self, quota: NDArray[np.generic], n: int) -> Bools:
         """(n,) the first `quota` of each group."""
         place = np.arange(len(self.rows)) - np.repeat(self.starts, self.sizes)
         is_sampled = np.zeros(n, np.bool_)
@@ -40,7 +40,7 @@ def choose_sample(
     share: float,
     rng: np.random.Generator,
     least: int = LEAST_SAMPLE,
-) -> NDArray[np.bool_]:
+) -> Bools:
     """Which requests to run first: `share` of each group's unknown ones at random, `least` or all
     of them at least.
 
@@ -60,7 +60,7 @@ def choose_what_pays(
     system: System,
     rng: np.random.Generator,
     least: int = LEAST_GROWN,
-) -> NDArray[np.bool_]:
+) -> Bools:
     """Which requests to run first on `system`: `least` of each group, and from what those sampled
     show as many more as `sizes_that_pay` says, at most `MOST_SHARE`. A group's sample no more than
     doubles before it is looked at again, as a few requests may miss how much all of them vary.

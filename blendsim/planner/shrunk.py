@@ -13,13 +13,13 @@ taken. Prompt length has to lower it by more than a standard error of the differ
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
+from blendsim.arrays import Bools, Floats, Ints
 from blendsim.compiled import allocating_kernel, kernel
 from blendsim.planner.credibility import Belief, Groups, believe
 from blendsim.planner.evidence import deepest_nodes, evidence
-from blendsim.planner.tree import Floats, PoolTree
-from blendsim.request import Ints, Workload
+from blendsim.planner.tree import PoolTree
+from blendsim.request import Workload
 
 FOLDS = 5
 BELOW_ONE = 1.0 - 2.0**-53
@@ -78,7 +78,7 @@ class Beliefs(NamedTuple):
         return drawn
 
 
-def shrunk(workload: Workload, tree: PoolTree, is_visible: NDArray[np.bool_]) -> Beliefs:
+def shrunk(workload: Workload, tree: PoolTree, is_visible: Bools) -> Beliefs:
     """What the visible lengths of `workload` say of all; no other length is read."""
     found = np.flatnonzero(evidence(workload, tree, is_visible))
     low, high = np.searchsorted(found, tree.first), np.searchsorted(found, tree.last)

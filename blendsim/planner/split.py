@@ -9,11 +9,11 @@ from typing import NamedTuple
 
 import numpy as np
 
+from blendsim.arrays import Floats, Ints
 from blendsim.planner.layers import Layers, seniority, sort_layers
 from blendsim.planner.outliers import choose_splits, displacements
 from blendsim.planner.resort import resorted
-from blendsim.planner.tree import Floats, NodeCosts, PoolTree, spread_costs
-from blendsim.request import Ints
+from blendsim.planner.tree import NodeCosts, PoolTree, spread_costs
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,11 +4,11 @@ its share, and the rest of them are query-key pairs.
 
 import numpy as np
 
+from blendsim.arrays import Floats, Ints
 from blendsim.compiled import allocating_kernel
 from blendsim.perf.density import RequestCosts
-from blendsim.planner.tree import Floats
 from blendsim.prefix import PrefixTree, SortedPrompts, build_tree, common_blocks
-from blendsim.request import Ints, Workload
+from blendsim.request import Workload
 from blendsim.system import System
 
 

@@ -10,12 +10,11 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from blendsim.arrays import Floats, Ints
 from blendsim.compiled import allocating_kernel
 from blendsim.perf.density import RequestCosts
 from blendsim.prefix import PrefixTree, SortedPrompts, build_tree
-from blendsim.request import Ints, Workload
-
-Floats = NDArray[np.float64]
+from blendsim.request import Workload
 
 DENSEST = 1e9  # stands for the density of requests that read no memory; finite, so that means exist
 

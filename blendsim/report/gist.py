@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from blendsim.formats import AUTO, BF16, NONE
 from blendsim.report.losses import Losses
 from blendsim.report.matching import differing_machines
-from blendsim.report.metrics import Place, kv_use
+from blendsim.report.metrics import Place, kv_use, recomputed_tokens
 from blendsim.report.optimum import Bounds
 from blendsim.report.timeline import few_running
 from blendsim.report.utilisation import OF_WORK, utilisation
@@ -50,6 +50,7 @@ class Gist:
     sharing_ratio: float | None
     sharing_optimum: float | None
     preempted_tokens: int | None
+    recomputed_tokens: int | None
     kv_use: float | None  # mean over time, of running requests
     kv_most: float | None
     mfu: float | None  # report/utilisation.py
@@ -85,7 +86,10 @@ def gist(log: StepLog, place: Place | None, pool: Hindsight | None) -> Gist:
     gpus = place.gpus if place and device(log) != "cpu" else None
     # NOTE: of a run on another machine than its settings name nobody knows the peaks.
     has_work = unknown.isdisjoint(OF_WORK) and not differing_machines(log.meta, log.meta)
-    used = utilisation(log, place.system, place.replicas) if place and gpus and has_work else None
+    again = None if inputs is None or hits is None else recomputed_tokens(log, inputs)
+    used = None
+    if place and gpus and has_work and again is not None:
+        used = utilisation(log, place.system, place.replicas, again)
     return Gist(
         policy=_text(log.meta, "policy"),
         engine=_text(log.meta, "engine"),
@@ -105,6 +109,7 @@ def gist(log: StepLog, place: Place | None, pool: Hindsight | None) -> Gist:
         sharing_ratio=hits / inputs if inputs and hits is not None else None,
         sharing_optimum=pool.shareable_tokens / inputs if pool and inputs else None,
         preempted_tokens=0 if is_undisturbed else total("preempted_tokens"),
+        recomputed_tokens=again,
         kv_use=kv_use(log, place.capacity_blocks) if place and counts_kv else None,
         kv_most=_most(log, place) if place and counts_kv else None,
         mfu=used.mfu if used else None,

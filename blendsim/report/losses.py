@@ -12,13 +12,15 @@ from typing import NamedTuple
 
 import numpy as np
 
+from blendsim.arrays import Floats, Ints
 from blendsim.errors import InputError
-from blendsim.perf.grids import Floats
+from blendsim.perf.hull import hull_corners
 from blendsim.perf.model import StepModel
+from blendsim.perf.overlap import overlapped_each
 from blendsim.perf.step import in_pieces
 from blendsim.prefix import SortedPrompts
-from blendsim.report.optimum import Prices, Work, least_work, reachable_program, step_sizes
-from blendsim.request import Ints, Workload
+from blendsim.report.optimum import DualPrices, Work, least_work, reachable_program, step_sizes
+from blendsim.request import Workload
 from blendsim.steplog import StepLog
 
 #: Why a step takes longer than its work is worth, in the order in which causes are taken away.
@@ -38,7 +40,7 @@ class Priced(NamedTuple):
 
     work: Work
     model: StepModel
-    prices: Prices
+    prices: DualPrices
     layers: Floats  # (token_budget + 1,), seconds of a step's tokens, whole or in pieces
     decodes: int  # of the work, each a token of one request
 
@@ -131,7 +133,7 @@ def price(
     system = model.system
     work = least_work(workload, output_len, prompts, system.block_tokens, system.model.window)
     layers = np.minimum(model.tables.layers, in_pieces(model.tables, nano_batches).layers)
-    layers, nothing = layers[: token_budget + 1], Prices(0.0, 0.0, 0.0, 0.0)
+    layers, nothing = layers[: token_budget + 1], DualPrices(0.0, 0.0, 0.0, 0.0)
     unpriced = Priced(work, model, nothing, layers, work.sampled - len(workload))
     least = map(np.array, (work.sampled, work.pairs, work.prompts))
     beside = float(unpriced.beside(*least))
@@ -153,9 +155,9 @@ def losses(log: StepLog, priced: Priced) -> Losses:
     worth = priced.worth(tokens, reads, within, beside)
     taken = (
         log.time("seconds"),
-        _overlapped(priced, compute, log.time("memory_seconds")),
-        _overlapped(priced, compute, memory),
-        _overlapped(priced, layers + beside, memory),
+        overlapped_each(priced.model.lines, compute, log.time("memory_seconds")),
+        overlapped_each(priced.model.lines, compute, memory),
+        overlapped_each(priced.model.lines, layers + beside, memory),
     )
     # From here on a step may be another: what counts is its time above what its tokens are worth.
     above = taken[-1] - priced.prices.token * tokens
@@ -182,12 +184,6 @@ def _refuse(log: StepLog, most: int, token_budget: int) -> None:
         )
 
 
-def _overlapped(priced: Priced, compute: Floats, memory: Floats) -> Floats:
-    """f(compute, memory) of every step."""
-    lines = priced.model.lines
-    return np.asarray(np.max([a * compute + b * memory for a, b, _ in lines], axis=0), np.float64)
-
-
 def _least_above(priced: Priced, beside: Floats, memory: Floats) -> Floats:
     """(steps,): the least of f(c_n + beside, memory) − price·n over sizes n on the lower hull of
     their cost c_n, which are those the program gives steps to.
@@ -195,12 +191,12 @@ def _least_above(priced: Priced, beside: Floats, memory: Floats) -> Floats:
     Along the hull this is convex in n, so its least is found by halving.
     """
     sizes = np.arange(1, len(priced.layers))
-    corners = lower_hull(sizes.astype(np.float64), priced.layers[1:])
+    corners = hull_corners(sizes.astype(np.float64), priced.layers[1:])
     under = np.interp(sizes, sizes[corners], priced.layers[1:][corners])
     sizes = sizes[priced.layers[1:] <= under * (1 + 1e-12)]
 
     def above(at: Ints) -> Floats:
-        taken = _overlapped(priced, priced.layers[sizes[at]] + beside, memory)
+        taken = overlapped_each(priced.model.lines, priced.layers[sizes[at]] + beside, memory)
         return taken - priced.prices.token * sizes[at]
 
     low = np.zeros(len(beside), np.int64)
@@ -213,16 +209,3 @@ def _least_above(priced: Priced, beside: Floats, memory: Floats) -> Floats:
             np.where(rises, middle, high),
         )
     return above(low)
-
-
-def lower_hull(x: Floats, y: Floats) -> list[int]:
-    """The corners of the points' lower convex hull, x ascending."""
-    hull: list[int] = []
-    for i in range(len(x)):
-        while len(hull) > 1:
-            p, q = hull[-2], hull[-1]
-            if (y[q] - y[p]) * (x[i] - x[p]) < (y[i] - y[p]) * (x[q] - x[p]):
-                break
-            hull.pop()
-        hull.append(i)
-    return hull

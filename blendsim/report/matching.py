@@ -4,12 +4,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from blendsim.arrays import Ints
 from blendsim.errors import InputError, PlanMismatch
 from blendsim.steplog import COUNTS, NOT_COUNTED, StepLog
-
-Ints = NDArray[np.int64]
 
 _NOT_THE_SAME = (
     "not the same schedule; simulate and replay one plan with one engine and token budget"
@@ -42,7 +40,8 @@ def differing_machines(simulated: Mapping[str, Any], measured: Mapping[str, Any]
     notes = []
     if model and ran and ran not in model:  # a directory's model is called by its last part
         notes.append(f"the model simulated is {model}, {ran} was measured")
-    if gpu and device and gpu.split("-")[0] not in device.lower():
+    is_described = bool(settings.get("gpu_spec"))  # by a file: no device is that GPU
+    if gpu and device and (is_described or gpu.split("-")[0] not in device.lower()):
         notes.append(f"the GPU simulated is {gpu}, {device} was measured")
     return notes
 

@@ -6,10 +6,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from blendsim.arrays import Ints
 from blendsim.perf.coverage import Coverage
 from blendsim.report.optimum import Bounds
 from blendsim.report.utilisation import utilisation
-from blendsim.request import Ints, Workload
+from blendsim.request import Workload
 from blendsim.steplog import StepLog
 from blendsim.system import System
 
@@ -39,7 +40,8 @@ class Row:
     sharing_optimum: float  # the most that sharing blocks can reach
     density: float  # closed form, token-level sharing
     density_profile: float  # from the kernel profile, best sharing at the core's block size
-    preempted_tokens: int
+    preempted_tokens: int  # computed and lost by requests thrown out, found again later or not
+    recomputed_tokens: int  # of prompts and outputs, computed again
     kv_use: float  # mean share of the KV cache held by running requests, weighted by time
     steps: int
     engine: str
@@ -90,6 +92,14 @@ def kv_use(log: StepLog, capacity_blocks: int) -> float:
     """Time-weighted mean share of the KV blocks that running requests hold."""
     seconds = log.time("seconds")
     return float((log.count("held_blocks") * seconds).sum() / (seconds.sum() * capacity_blocks))
+
+
+def recomputed_tokens(log: StepLog, inputs: int) -> int:
+    """Tokens that the run of a pool with that many prompt tokens computed again: prompts are
+    computed once, but for what is found in the cache.
+    """
+    computed, found = log.count("prefill_tokens").sum(), log.count("hit_tokens").sum()
+    return int(computed + found) - inputs
 
 
 class Outside(NamedTuple):
@@ -172,7 +182,8 @@ def summarise(
     has_truth = bool(workload.has_output.all())
     rate = total_tokens(workload, output_len) / seconds
     inputs = int(workload.prompt_len.sum())
-    used = utilisation(log, place.system, place.replicas)
+    recomputed = recomputed_tokens(log, inputs)
+    used = utilisation(log, place.system, place.replicas, recomputed)
     return Row(
         policy=policy,
         requests=len(workload),
@@ -190,6 +201,7 @@ def summarise(
         density=facts.density,
         density_profile=facts.density_profile,
         preempted_tokens=int(log.count("preempted_tokens").sum()),
+        recomputed_tokens=recomputed,
         kv_use=kv_use(log, place.capacity_blocks),
         steps=len(log),
         engine=place.engine,

@@ -10,14 +10,15 @@ f(Σc, Σm, Σn) ≤ Σ f(c, m, n).
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
+from blendsim.arrays import Floats, Ints
 from blendsim.perf.density import window_reads
 from blendsim.perf.model import StepModel
+from blendsim.perf.overlap import overlapped_each
 from blendsim.perf.step import in_pieces
 from blendsim.prefix import SortedPrompts, common_blocks
 from blendsim.report.spared import most_spared
-from blendsim.request import Ints, Workload
+from blendsim.request import Workload
 
 
 class Work(NamedTuple):
@@ -170,9 +171,7 @@ def bounds(
     return Bounds(optimum, reachable, compute, memory, longest, work, replicas, network)
 
 
-def _best_swap(
-    lines: NDArray[np.float64], plain: NDArray[np.float64], swap: NDArray[np.float64]
-) -> NDArray[np.float64]:
+def _best_swap(lines: Floats, plain: Floats, swap: Floats) -> Floats:
     """The times plain + x·swap, 0 ≤ x ≤ 1, of the least f: that is convex in x, and least at an end
     or where two of its forms meet.
     """
@@ -184,9 +183,7 @@ def _best_swap(
     return np.asarray(plain + shares[np.argmin(f)] * swap, np.float64)
 
 
-def overlapped_best(
-    lines: NDArray[np.float64], compute: float, memory: float, network: float = 0.0
-) -> float:
+def overlapped_best(lines: Floats, compute: float, memory: float, network: float = 0.0) -> float:
     """f(compute, memory, network) for an overlap given as the largest of the forms
     a·c + b·m + d·n.
     """
@@ -216,11 +213,11 @@ def _longest_path(
     prefill = (p - path) * model.best_layer_seconds_per_token
     network = (p - path) * model.best_network_seconds_per_token
     network = network + (d - 1) * float(model.network_seconds[1:].min())
-    alone = [a * (prefill + (d - 1) * step) + b * memory + e * network for a, b, e in model.lines]
-    return float(np.max(alone, initial=0.0))
+    alone = overlapped_each(model.lines, prefill + (d - 1) * step, memory, network)
+    return float(alone.max(initial=0.0))
 
 
-class Prices(NamedTuple):
+class DualPrices(NamedTuple):
     """What the program's bound grows by for one more of each thing to do: its dual solution.
 
     The bound is Σ price × work of a replica, if no read can be spared. And a step that does some of
@@ -237,15 +234,15 @@ class Program(NamedTuple):
     """A solved program."""
 
     seconds: float  # the bound, a little below the optimum for the solver's tolerance
-    prices: Prices
+    prices: DualPrices
 
 
 class StepSizes(NamedTuple):
     """Step sizes, and what a step of each takes at least."""
 
     tokens: Ints
-    compute: NDArray[np.float64]
-    network: NDArray[np.float64]
+    compute: Floats
+    network: Floats
 
 
 def reachable_program(
@@ -273,7 +270,7 @@ def reachable_program(
     from scipy.sparse import csr_matrix, hstack
 
     if work.tokens == 0:
-        return Program(0.0, Prices(0.0, 0.0, 0.0, 0.0))
+        return Program(0.0, DualPrices(0.0, 0.0, 0.0, 0.0))
     share = _share(work, model, kinds, replicas, least_steps)
     k, limits = len(kinds.tokens), _limits(share, model, kinds)
     objective, most = np.repeat([0.0, 1.0], [4 * k, k]), np.full(5 * k, np.inf)
@@ -294,7 +291,7 @@ def reachable_program(
     )
     assert solved.status == 0, f"the reachable bound's program is feasible: {solved.message}"
     token, private_read, shared_read, beside_price = (-solved.ineqlin.marginals[-4:]).tolist()
-    prices = Prices(
+    prices = DualPrices(
         token=token * share.unit / share.tokens,
         private_read=private_read * share.unit / (share.capacity * share.steps),
         shared_read=shared_read * model.best_seconds_per_context_token,

@@ -94,8 +94,8 @@ def _tiles(figures: Gist) -> list[html.Tile]:
         shown.append(
             html.Tile("Prompt tokens shared", share(figures.sharing_ratio), _kept(figures))
         )
-    if figures.preempted_tokens is not None:
-        shown.append(html.Tile("Tokens recomputed", number(figures.preempted_tokens)))
+    if figures.recomputed_tokens is not None:
+        shown.append(html.Tile("Tokens recomputed", number(figures.recomputed_tokens)))
     if figures.kv_use is not None:
         most = f"at most {share(figures.kv_most)}"
         shown.append(html.Tile("KV use, mean", share(figures.kv_use), most))
@@ -180,7 +180,11 @@ def _ranks(report: Report) -> list[str]:
                 ("finished", {"finished"}, [rank.finished for rank in each]),
                 ("computed tokens", computed, [rank.tokens for rank in each]),
                 ("found in KV cache", {"hit_tokens"}, [rank.hit_tokens for rank in each]),
-                ("recomputed", {"preempted_tokens"}, [rank.preempted_tokens for rank in each]),
+                (
+                    "lost when thrown out",
+                    {"preempted_tokens"},
+                    [rank.preempted_tokens for rank in each],
+                ),
             )
             if needed.isdisjoint(report.log.meta.get(NOT_COUNTED, []))
         ),

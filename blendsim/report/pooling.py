@@ -8,8 +8,8 @@ many as it has tokens, and every one of them reads the weights.
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
+from blendsim.arrays import Floats
 from blendsim.perf.density import profiled
 from blendsim.perf.model import StepModel
 from blendsim.report.optimum import Bounds, overlapped_best
@@ -127,7 +127,7 @@ def least_seconds(load: Load, model: StepModel, steps: float) -> float:
     prompts = max(load.tokens - decodes * steps, 0.0)
     sizes = np.geomspace(decodes + 1.0, len(layers) - 1.0, _SIZES)
 
-    def taken(table: NDArray[np.float64], size: float) -> float:
+    def taken(table: Floats, size: float) -> float:
         base = _along(table, decodes)
         return steps * base + prompts * (_along(table, size) - base) / (size - decodes)
 
@@ -147,7 +147,7 @@ def least_seconds(load: Load, model: StepModel, steps: float) -> float:
     return max(together, min(steps * weights + reads, alone))
 
 
-def _along(table: NDArray[np.float64], size: float) -> float:
+def _along(table: Floats, size: float) -> float:
     """Between two entries of a dense table."""
     low = min(int(size), len(table) - 2)
     return float(table[low] + (size - low) * (table[low + 1] - table[low]))

@@ -54,6 +54,8 @@ def limits_missed(row: RentalRow, goal: Goal) -> dict[str, int]:
 def _why(rows: Sequence[RentalRow], chosen: RentalRow, goal: Goal) -> str:
     fit = [row for row in rows if not row.misses and row.is_doubtful == chosen.is_doubtful]
     among = _among(fit, chosen, goal)
+    if len(rows) == 1 and not chosen.is_doubtful:  # nothing was to be chosen
+        among = "meets what is asked" if _limits(goal) else "is the only one asked for"
     paid = "" if goal.currency is None else f", {_money(chosen, goal)}"
     at = "" if chosen.other_budget is None else f" at {chosen.other_budget:,} tokens a step"
     text = (

@@ -9,13 +9,10 @@ from statistics import NormalDist
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
+from blendsim.arrays import Floats, Ints
 from blendsim.errors import InputError
 from blendsim.steplog import COUNTS
-
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
 
 LEAST = 8  # steps of a sample; fewer say too little of how much steps differ
 LEVEL = 0.95  # of the interval

@@ -5,6 +5,7 @@ pool.
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from blendsim.arrays import Floats
 from blendsim.report import html
 from blendsim.report.account import WORDS, digits_of, picture
 from blendsim.report.contrast import Contrast, Side, label, words
@@ -13,7 +14,7 @@ from blendsim.report.opening import seconds_text
 from blendsim.report.plots import run as plots
 from blendsim.report.plots.contrast import contrast_panels
 from blendsim.report.tables import Column, number, share, signed
-from blendsim.report.timeline import Floats, timeline
+from blendsim.report.timeline import timeline
 from blendsim.report.validate import Validation
 from blendsim.report.validation_text import sentences, strata_columns
 
@@ -76,7 +77,7 @@ def _figures(names: Sequence[str], both: Sequence[Gist], is_whole: bool) -> str:
         ("steps", [number(one.steps) for one in both]),
         ("requests finished", [number(one.requests) for one in both]),
         ("prompt tokens shared", [share(one.sharing_ratio) for one in both]),
-        ("tokens recomputed", [number(one.preempted_tokens) for one in both]),
+        ("tokens recomputed", [number(one.recomputed_tokens) for one in both]),
         ("KV use, mean", [share(one.kv_use) for one in both]),
     ]
     if is_whole:

@@ -11,6 +11,8 @@ from blendsim.report.tables import seconds as told
 from blendsim.steplog import NOT_COUNTED, StepLog
 from blendsim.wording import counted
 
+FULL = 0.7  # of KV memory, in the mean over time
+
 
 def beyond_best(log: StepLog, model: StepModel, token_budget: int) -> float:
     """Seconds that a replica's steps take in the mean of all for their tokens to go through the
@@ -25,14 +27,20 @@ def beyond_best(log: StepLog, model: StepModel, token_budget: int) -> float:
 
 
 def with_small_steps(
-    advice: list[str], log: StepLog, limits: Bounds, model: StepModel, token_budget: int
+    advice: list[str],
+    log: StepLog,
+    limits: Bounds,
+    model: StepModel,
+    token_budget: int,
+    kv_use: float | None = None,
 ) -> list[str]:
     """The sentences of `advice.of_pool`, the last two, and of what else stands before them; that on
     what bounds the pool with one more where the run's time goes to small steps instead.
 
     That is where what they take beyond the best rate is more than all of the pool's compute, of its
     reads, and of its all-reduces. Where one request bounds the run, its steps are small for it, and
-    it is what is told.
+    it is what is told. `kv_use` is the share of KV memory in use, mean over time: where that is
+    full, it is why steps are small.
     """
     is_counted = {"prefill_tokens", "decode_requests"}.isdisjoint(log.meta.get(NOT_COUNTED, []))
     run = log.end
@@ -48,6 +56,11 @@ def with_small_steps(
         f"goes to steps of {few} or fewer, and the weights, read for so few, take "
         f"{told(beyond)} s more, alone, than for the same tokens in full steps."
     )
+    if kv_use is not None and kv_use > FULL:
+        bound += (
+            " KV memory keeps more requests from running at a time: more GPUs a replica, or fp8 "
+            "for KV or weights, leave more of it."
+        )
     return [*before, bound, last]
 
 

@@ -2,8 +2,9 @@
 
 import numpy as np
 
+from blendsim.arrays import Ints
 from blendsim.prefix import SortedPrompts, build_tree, common_blocks
-from blendsim.request import Ints, Workload
+from blendsim.request import Workload
 from blendsim.system import System
 
 

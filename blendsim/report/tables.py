@@ -54,7 +54,7 @@ def policy_table(rows: "Sequence[Row]", chosen: "Row | None", width: int) -> lis
         Column("of optimum", [share(row.share_of_optimum) for row in rows]),
         Column("of reachable", [share(row.share_of_reachable) for row in rows], dispensable=1),
         Column("sharing kept", [share(part) for part in kept]),
-        Column("recomputed", [number(row.preempted_tokens) for row in rows], dispensable=2),
+        Column("recomputed", [number(row.recomputed_tokens) for row in rows], dispensable=2),
         Column("KV use", [share(row.kv_use) for row in rows], dispensable=3),
         Column("steps", [number(row.steps) for row in rows], dispensable=4),
     ]
@@ -87,7 +87,7 @@ def comparison_table(
         Column("of best", [share(row.tokens_per_second_per_gpu / ahead) for row in rows]),
         Column("of optimum", [share(row.share_of_optimum) for row in rows], dispensable=1),
         Column("sharing kept", [share(_kept(row)) for row in rows], dispensable=1),
-        Column("recomputed", [number(row.preempted_tokens) for row in rows], dispensable=3),
+        Column("recomputed", [number(row.recomputed_tokens) for row in rows], dispensable=3),
         Column(budget, seconds_cells([row.reported_seconds for row in common])),
     ]
     return lay_out(columns, width)
@@ -210,9 +210,10 @@ def summary_lines(told: Mapping[str, Any], system: str, width: int) -> list[str]
     lacking = told["requests"] - told["with_output"]
     density = "unknown, as not all output lengths are given"
     if told["density"] is not None:
-        density = (
-            f"{number(told['density'], 2)} (compute over memory time, closed form) for {system}"
-        )
+        density = f"{number(told['density'], 2)} (closed form)"
+        if told["density_profile"] is not None:
+            density += f", {number(told['density_profile'], 2)} (profile)"
+        density += f", compute over memory time for {system}"
     sentences = [
         f"Sharing: {share(told['sharing_ratio'])} of prompt tokens by token, "
         f"{share(told['sharing_ratio_blocks'])} in blocks of {told['block_tokens']}.",

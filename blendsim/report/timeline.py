@@ -5,14 +5,11 @@ stand out. What a picture shows of 200,000 steps, and no more.
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
+from blendsim.arrays import Bools, Floats, Ints
 from blendsim.perf.pricing import StepWork
 from blendsim.report.validate import KINDS, step_kinds
 from blendsim.steplog import NOT_COUNTED, StepLog
-
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
 
 PARTS = 200  # of a run's time, or fewer where there are fewer steps
 CLASSES = 60  # of a step's duration, equal on a logarithmic scale
@@ -165,7 +162,7 @@ def ranks(log: StepLog) -> list[Rank]:
     return [_rank(log, log.replica == each) for each in np.unique(log.replica)]
 
 
-def _rank(log: StepLog, rows: NDArray[np.bool_]) -> Rank:
+def _rank(log: StepLog, rows: Bools) -> Rank:
     def total(name: str) -> int:
         return int(log.count(name)[rows].sum())
 

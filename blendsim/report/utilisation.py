@@ -18,7 +18,6 @@ OF_WORK = (
     "decode_requests",
     "context_tokens",
     "sampled_tokens",
-    "preempted_tokens",
     "shared_reads",
 )
 
@@ -32,8 +31,8 @@ class Utilisation(NamedTuple):
     most_running: int
 
 
-def utilisation(log: StepLog, system: System, replicas: int) -> Utilisation:
-    """Of a run of `replicas` replicas of `system`.
+def utilisation(log: StepLog, system: System, replicas: int, recomputed: int) -> Utilisation:
+    """Of a run of `replicas` replicas of `system` that computed so many tokens again.
 
     Model FLOPs as in PaLM (arXiv 2204.02311, appendix B): two for each weight that a token goes
     through, two for each multiplication of attention, none for what is computed again or was found
@@ -44,18 +43,18 @@ def utilisation(log: StepLog, system: System, replicas: int) -> Utilisation:
     seconds = log.time("seconds")
     running = log.count("running")
     return Utilisation(
-        mfu=_flops(log, system) / (system.flops * gpu_seconds),
+        mfu=_flops(log, system, recomputed) / (system.flops * gpu_seconds),
         mbu=_bytes(log, system) / (system.gpu.bandwidth * gpu_seconds),
         mean_running=float((running * seconds).sum() / seconds.sum()),
         most_running=int(running.max()),
     )
 
 
-def _flops(log: StepLog, system: System) -> float:
+def _flops(log: StepLog, system: System, recomputed: int) -> float:
     model = system.model
     weights = token_weights(model, system.tp)
     a_token = sum(layers_with(model, name) * weights[name] for name in weights if name != HEAD)
-    tokens = int(log.tokens.sum() - log.count("preempted_tokens").sum())
+    tokens = int(log.tokens.sum()) - recomputed
     # NOTE: of layers with a window or a state in place of attention none are counted.
     pairs = float(log.count("prefill_pairs").sum() + log.count("context_tokens").sum())
     a_pair = model.full_layers * model.heads // system.tp * (2 * model.head_dim + model.rope_dim)
@@ -69,7 +68,7 @@ def _bytes(log: StepLog, system: System) -> float:
     dense = sum(layers_with(model, name) * weights[name] for name in weights if name != EXPERTS)
     read = float(len(log) * dense)
     if model.experts:
-        read += model.layers_with_experts * float(expert_bytes(system, log.tokens).sum())
+        read += model.layers_with_experts * float(expert_bytes(model, system.tp, log.tokens).sum())
     decodes, context = log.count("decode_requests"), log.count("context_tokens")
     within = np.minimum(context, model.window * decodes)
     kv = float((context - log.count("shared_reads")).sum()) * system.kv_bytes_per_token

@@ -9,14 +9,11 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
+from blendsim.arrays import Bools, Floats, Ints
 from blendsim.errors import InputError
 from blendsim.report.matching import differing_machines, matching_rows, require_same_plan
 from blendsim.steplog import COUNTS, NOT_COUNTED, StepLog
-
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
 
 KINDS = ("decode only", "mixed", "prefill-heavy")  # prefill-heavy: more than half of the tokens
 PARTS = 3  # classes of KV read: thirds of the steps compared
@@ -195,7 +192,7 @@ def _strata(compared: Compared) -> tuple[Errors, ...]:
     return tuple(rows)
 
 
-def _errors(kind: str, compared: Compared, inside: NDArray[np.bool_]) -> Errors:
+def _errors(kind: str, compared: Compared, inside: Bools) -> Errors:
     simulated, measured = compared.simulated[inside], compared.measured[inside]
     error = simulated / measured - 1.0
     low, median, high = np.quantile(error, [0.1, 0.5, 0.9])

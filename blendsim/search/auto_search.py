@@ -11,10 +11,11 @@ from blendsim.report.metrics import beside, with_regret
 from blendsim.request import Workload
 from blendsim.search.choice import Choice, ends_of, try_policies
 from blendsim.search.cut import NEVER, Stop
-from blendsim.search.problem import Progress, prepare
+from blendsim.search.problem import prepare
 from blendsim.search.schedule_search import Effort, Found, search_prepared
 from blendsim.search.trial import widest
 from blendsim.settings import AUTO, Settings
+from blendsim.wording import Say
 
 
 class Searched(NamedTuple):
@@ -37,7 +38,7 @@ def choose_and_search(
     workload: Workload,
     settings: Settings,
     effort: Effort,
-    progress: Progress = lambda _: None,
+    progress: Say = lambda _: None,
     stop: Stop = NEVER,
 ) -> Searched:
     """Plan with every policy, then search on until `stop` says so; never behind a policy by what

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from blendsim.cutting import Floats
+from blendsim.arrays import Floats
 from blendsim.plan import Plan
 
 ROUNDS = 6  # cuts tried beside the equal one, each simulated once

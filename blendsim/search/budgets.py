@@ -9,10 +9,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from blendsim.arrays import Ints
 from blendsim.cores import on_all_cores
 from blendsim.plan import Plan
 from blendsim.planner.make import PACED
-from blendsim.request import Ints
 from blendsim.search.judging import judge, sure_gain
 from blendsim.search.problem import Problem, with_worlds
 from blendsim.search.trial import find_engine
@@ -20,7 +20,8 @@ from blendsim.search.world_run import seconds_in
 from blendsim.serving.flavour import Flavour
 from blendsim.settings import AUTO
 
-BUDGETS = (512, 1_024, 2_048, 4_096, 8_192)  # tokens a step that are tried
+#: Tokens a step that are tried. Blended order is often best at 384 or 512, at times at 256.
+BUDGETS = (256, 384, 512, 1_024, 2_048, 4_096, 8_192)
 #: Share of the predicted seconds that another budget must gain to be taken.
 WORTH = 0.005
 #: In which a budget that gains by prediction must gain too where lengths are not known. Drawn
@@ -38,7 +39,7 @@ _PREFERRED = ("dfs", "blend", PACED, "fcfs", "random")
 CLOSE, MOST_LEADING = 0.01, 3
 
 
-class Run(NamedTuple):
+class Contender(NamedTuple):
     """A policy's plan and what it takes at the engine's own budget, by prediction."""
 
     policy: str
@@ -46,7 +47,7 @@ class Run(NamedTuple):
     seconds: float
 
 
-def leading_runs(problem: Problem, runs: Sequence[Run]) -> list[Run]:
+def leading_runs(problem: Problem, runs: Sequence[Contender]) -> list[Contender]:
     """Of the policies' runs the one to choose, and then those that are close to it, the fastest
     first. The fastest is chosen, but where lengths are not known, of those that tie with it the
     preferred.
@@ -95,8 +96,8 @@ def other_budgets(problem: Problem, own: int) -> list[int]:
 
 
 def better_run(
-    problem: Problem, leading: Sequence[Run], flavour: Flavour
-) -> tuple[Run, Flavour] | None:
+    problem: Problem, leading: Sequence[Contender], flavour: Flavour
+) -> tuple[Contender, Flavour] | None:
     """Of the `leading` runs at the budget of `flavour`, the chosen one first, the one that is
     fastest by prediction at another token budget, and the engine at that budget, if it gains enough
     over the chosen one; where lengths are not known, what surely gains in other possible worlds.
@@ -108,7 +109,9 @@ def better_run(
     tried = on_all_cores(
         lambda pair: seconds_in(problem, pair[0].plan, pair[1], problem.drawn), pairs
     )
-    gaining: dict[float, tuple[Run, Flavour]] = {}  # of those that take equally long the first
+    gaining: dict[
+        float, tuple[Contender, Flavour]
+    ] = {}  # of those that take equally long the first
     for pair, took in zip(pairs, tried, strict=True):
         if took <= leading[0].seconds * (1 - WORTH):
             gaining.setdefault(took, pair)
@@ -122,17 +125,17 @@ def better_run(
 
 def _surest(
     problem: Problem,
-    usual: tuple[Run, Flavour],
-    others: Sequence[tuple[Run, Flavour]],
+    usual: tuple[Contender, Flavour],
+    others: Sequence[tuple[Contender, Flavour]],
     worlds: Sequence[Ints],
-) -> tuple[Run, Flavour] | None:
+) -> tuple[Contender, Flavour] | None:
     """Of `others` what surely gains in these worlds, if anything does: the `usual` run at the
     budget at which it surely gains most, unless another surely gains more than a tie over that. The
     best of many by a few worlds is best by luck, so that it has to be better than one of them.
     """
 
-    def run(tasks: Sequence[tuple[tuple[Run, Flavour], int]]) -> list[float]:
-        def seconds(task: tuple[tuple[Run, Flavour], int]) -> float:
+    def run(tasks: Sequence[tuple[tuple[Contender, Flavour], int]]) -> list[float]:
+        def seconds(task: tuple[tuple[Contender, Flavour], int]) -> float:
             (one, engine), k = task
             return seconds_in(problem, one.plan, engine, worlds[k])
 

@@ -16,8 +16,8 @@ from blendsim.report.advice import advise, ends_told
 from blendsim.report.metrics import Row, beside, with_regret
 from blendsim.report.optimum import Bounds
 from blendsim.request import Workload
-from blendsim.search.budgets import Run, better_run, leading_runs, other_budgets
-from blendsim.search.problem import Problem, Progress, lay_ground, plan_policy, prepare
+from blendsim.search.budgets import Contender, better_run, leading_runs, other_budgets
+from blendsim.search.problem import Problem, lay_ground, plan_policy, prepare
 from blendsim.search.trial import (
     Trial,
     block_size,
@@ -31,6 +31,7 @@ from blendsim.search.trial import (
 from blendsim.settings import Settings
 from blendsim.sim.run import require_modelled
 from blendsim.steplog import StepLog
+from blendsim.wording import Say
 
 
 class Choice(NamedTuple):
@@ -47,17 +48,19 @@ class Choice(NamedTuple):
     notes: list[str]  # what was guessed or extrapolated
 
 
-def choose(workload: Workload, settings: Settings, progress: Progress = lambda _: None) -> Choice:
+def choose(workload: Workload, settings: Settings, progress: Say = lambda _: None) -> Choice:
     """Plan with `settings.planner`, or with every policy for `auto`, and keep the best by
     prediction; for `auto` at the token budget that is best for it, unless one is asked for.
     """
     return choose_for(prepare(workload, settings, progress), progress)
 
 
-def choose_for(problem: Problem, progress: Progress = lambda _: None) -> Choice:
+def choose_for(problem: Problem, progress: Say = lambda _: None) -> Choice:
     """`choose` for a pool that is prepared."""
     trials = try_policies(problem, progress)
-    runs = [Run(trial.row.policy, trial.plan, trial.row.predicted_seconds) for trial in trials]
+    runs = [
+        Contender(trial.row.policy, trial.plan, trial.row.predicted_seconds) for trial in trials
+    ]
     leading = leading_runs(problem, runs)
     at = [run.policy for run in runs].index(leading[0].policy)
     other = _at_other_budget(problem, leading, trials[at], progress)
@@ -94,7 +97,7 @@ def ends_of(problem: Problem, log: StepLog) -> list[str]:
     return ends_told(log) if are_apart else []
 
 
-def try_policies(problem: Problem, progress: Progress) -> list[Trial]:
+def try_policies(problem: Problem, progress: Say) -> list[Trial]:
     """Plan and simulate every policy that is asked for, on all cores."""
     policies = problem.settings.policies
     flavour = find_engine(problem, problem.settings.engine)
@@ -117,7 +120,7 @@ def try_policies(problem: Problem, progress: Progress) -> list[Trial]:
 
 
 def _at_other_budget(
-    problem: Problem, leading: Sequence[Run], best: Trial, progress: Progress
+    problem: Problem, leading: Sequence[Contender], best: Trial, progress: Say
 ) -> Trial | None:
     """One of the `leading` policies' plans at another token budget, if that is worth it."""
     flavour = find_engine(problem, problem.settings.engine)

@@ -12,7 +12,7 @@ from blendsim.plan import Plan
 from blendsim.report.metrics import Outside, Row, named, outside_of_all
 from blendsim.request import Workload
 from blendsim.search.budgets import covered_budgets
-from blendsim.search.problem import Problem, Progress, plan_policy, prepare, with_settings
+from blendsim.search.problem import Problem, plan_policy, prepare, with_settings
 from blendsim.search.trial import (
     block_size,
     find_bounds,
@@ -24,9 +24,10 @@ from blendsim.search.trial import (
 from blendsim.search.world_run import seconds_in
 from blendsim.serving.flavour import Flavour, find_flavour
 from blendsim.settings import Settings
-from blendsim.sim.pool_cores import require_room
+from blendsim.sim.pool_cores import require_servable
 from blendsim.sim.run import require_modelled
 from blendsim.topology import COLOCATED
+from blendsim.wording import Say
 
 COMMON_BUDGET = 2_048
 
@@ -43,7 +44,7 @@ def compare(
     workload: Workload,
     settings: Settings,
     baselines: Sequence[Baseline],
-    progress: Progress = lambda _: None,
+    progress: Say = lambda _: None,
 ) -> Comparison:
     """Every one of the baselines on the pool. With a token budget in the settings all run at that.
 
@@ -128,7 +129,7 @@ def _runnable(
             flavour = find_engine(scene, baseline.engine)
             require_modelled(flavour, settings.cluster, settings.host, scene.model.system)
             if settings.cluster.is_disaggregated:
-                require_room(scene.workload, scene.true_lengths, scene.model, settings.cluster)
+                require_servable(scene.workload, scene.true_lengths, scene.model, settings.cluster)
         except BlendsimError as error:
             # NOTE: nobody asked for this one's engine, so none is to be asked for instead.
             why = error.what if isinstance(error, Unfit) else str(error)

@@ -12,11 +12,10 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 
+from blendsim.arrays import Floats, Ints
 from blendsim.cores import on_all_cores
-from blendsim.perf.grids import Floats
 from blendsim.plan import Plan
 from blendsim.planner.blend import BlendSettings
-from blendsim.request import Ints
 from blendsim.search.cut import NEVER, CutShort, Stop
 from blendsim.search.judging import judge, sure_gain
 from blendsim.search.problem import Problem, plan_policy, with_settings

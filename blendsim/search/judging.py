@@ -13,7 +13,7 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 
-from blendsim.perf.grids import Floats
+from blendsim.arrays import Floats
 
 JUDGING_WORLDS = 8
 #: Of its logarithms of seconds, summed over the worlds that were run: who is this much behind the

@@ -13,14 +13,15 @@ from blendsim.report.advice import of_pool
 from blendsim.report.gist import Hindsight, is_measured
 from blendsim.report.losses import Losses, losses, price
 from blendsim.report.matching import differing_machines
-from blendsim.report.metrics import Place
+from blendsim.report.metrics import Place, kv_use
 from blendsim.report.small_steps import with_small_steps
 from blendsim.request import Workload
-from blendsim.search.problem import Problem, Progress, prepare
+from blendsim.search.problem import Problem, prepare
 from blendsim.search.trial import block_size, find_bounds, find_place
 from blendsim.serving.flavour import Flavour
 from blendsim.settings import Settings
 from blendsim.steplog import NOT_COUNTED, StepLog
+from blendsim.wording import Say
 
 
 class Ground(NamedTuple):
@@ -64,7 +65,7 @@ def look_back(
     log: StepLog,
     ground: Ground,
     workload: Workload,
-    progress: Progress = lambda _: None,
+    progress: Say = lambda _: None,
     token_budget: int | None = None,
 ) -> Hindsight:
     """The run beside its pool. InputError if the log is not a whole run of this pool on the system
@@ -82,6 +83,7 @@ def look_back(
     budget = token_budget or ground.engine.token_budget
     account, lacking = _account(log, ground, problem, block, budget)
     overlaps = ground.engine.overlaps
+    used = kv_use(log, ground.place.capacity_blocks) if _counts(log, "held_blocks") else None
     advice = of_pool([], limits, problem.model, log.end, overlaps=overlaps)
     return Hindsight(
         input_tokens=int(workload.prompt_len.sum()),
@@ -90,7 +92,9 @@ def look_back(
         limits=limits,
         account=account,
         no_account=lacking,
-        advice=with_small_steps(advice, log, limits, problem.model, ground.engine.token_budget),
+        advice=with_small_steps(
+            advice, log, limits, problem.model, ground.engine.token_budget, used
+        ),
     )
 
 

@@ -2,14 +2,14 @@
 made from it.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, fields, replace
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from blendsim import __version__
-from blendsim.cutting import Floats
+from blendsim.arrays import Floats, Ints
 from blendsim.errors import InputError, ProfileError
 from blendsim.perf.density import RequestCosts, closed_form
 from blendsim.perf.measured import chosen_model
@@ -24,16 +24,14 @@ from blendsim.planner.partition import partition, sharing_lost
 from blendsim.planner.together import share_reads
 from blendsim.planner.tree import PoolTree, pool_tree
 from blendsim.prefix import SortedPrompts, shared_tokens, sort_prompts
-from blendsim.request import Ints, Workload
+from blendsim.request import Workload
 from blendsim.search.balance import balanced
 from blendsim.serving.flavour import Flavour, find_flavour
 from blendsim.settings import Settings, model_kept
 from blendsim.sim.run import require_modelled
 from blendsim.sim.timing import rank_ends
 from blendsim.traces.limits import without_oversize
-from blendsim.wording import Lacking
-
-Progress = Callable[[str], None]
+from blendsim.wording import Lacking, Say
 
 BALANCING_WORLDS = 4  # in which ranks are to end together, where lengths are not known
 
@@ -67,7 +65,7 @@ class Problem(NamedTuple):
         return [*read, *self.lengths.notes]
 
 
-def prepare(workload: Workload, settings: Settings, progress: Progress = lambda _: None) -> Problem:
+def prepare(workload: Workload, settings: Settings, progress: Say = lambda _: None) -> Problem:
     """Sort prompts, sample and estimate output lengths, build the step model. OversizeError if a
     request is longer than what the system holds; `traces.limits.without_oversize` drops those.
     """

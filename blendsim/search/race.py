@@ -29,7 +29,7 @@ class Heat(NamedTuple):
     level: int
 
 
-class Run(NamedTuple):
+class Finish(NamedTuple):
     """A heat and the seconds it gave."""
 
     heat: Heat
@@ -46,12 +46,12 @@ def race(
     most: int,
     evaluate: Callable[[list[Heat]], Results],
     is_late: Callable[[], bool] = lambda: False,
-    say: Callable[[Sequence[Run]], None] = lambda _: None,
-) -> list[Run]:
+    say: Callable[[Sequence[Finish]], None] = lambda _: None,
+) -> list[Finish]:
     """At most `most` runs in the order of the course, the fixed policies at least; stops early
     after the batch in which it `is_late`, or before one that `evaluate` gives up: CutShort.
     """
-    runs: list[Run] = []
+    runs: list[Finish] = []
     known: dict[Heat, float] = {}
     for batch in _course(space, levels, seed, known):
         fresh = list(dict.fromkeys(heat for heat in batch if heat not in known))
@@ -63,14 +63,14 @@ def race(
             break
         for heat, seconds in zip(fresh, results, strict=True):
             known[heat] = seconds
-            runs.append(Run(heat, seconds))
+            runs.append(Finish(heat, seconds))
         say(runs)
         if len(runs) >= most or is_late():
             break
     return runs
 
 
-def best_of(runs: Sequence[Run]) -> Run:
+def best_of(runs: Sequence[Finish]) -> Finish:
     """The fastest on the whole pool; the first of equals."""
     return min((run for run in runs if run.heat.level == 0), key=lambda run: run.seconds)
 

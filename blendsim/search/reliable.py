@@ -14,7 +14,6 @@ from blendsim.report.rental import Goal, RentalRow
 from blendsim.search.prices import Prices
 from blendsim.search.problem import (
     Problem,
-    Progress,
     kind_of,
     lay_ground,
     moved,
@@ -23,6 +22,7 @@ from blendsim.search.problem import (
 )
 from blendsim.search.spread import Spread, spread
 from blendsim.settings import Settings
+from blendsim.wording import Say
 
 
 class Outcome(NamedTuple):
@@ -45,7 +45,7 @@ def most_reliable(
     done: list[Outcome],
     goal: Goal,
     prices: Prices | None,
-    progress: Progress,
+    progress: Say,
 ) -> Tried | None:
     """Sort what became of the candidates and plan the first of them, None if that misses a limit by
     prediction. Who is first is run in other worlds, and behind the others then if that makes it

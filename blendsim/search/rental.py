@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from blendsim.cores import on_all_cores
-from blendsim.errors import InputError, ProfileError
+from blendsim.errors import BlendsimError, InputError, NotMeasured, ProfileError, Unfit
 from blendsim.perf.measured import IMPORTED, chosen_model, meant
 from blendsim.plan import Plan
 from blendsim.planner.make import longest_first
@@ -21,11 +21,10 @@ from blendsim.report.metrics import PoolFacts, total_tokens
 from blendsim.report.optimum import Bounds
 from blendsim.report.rental import Goal, RentalRow, kind_name, system_name
 from blendsim.request import Workload
-from blendsim.search.budgets import Run, better_run, leading_runs, other_budgets
+from blendsim.search.budgets import Contender, better_run, leading_runs, other_budgets
 from blendsim.search.prices import Prices
 from blendsim.search.problem import (
     Problem,
-    Progress,
     kind_of,
     lay_ground,
     moved,
@@ -48,11 +47,12 @@ from blendsim.search.trial import (
 from blendsim.search.world_run import seconds_in
 from blendsim.serving.flavour import Flavour
 from blendsim.settings import Settings
-from blendsim.sim.pool_cores import require_room
+from blendsim.sim.pool_cores import require_servable
 from blendsim.sim.run import require_modelled
 from blendsim.specs import find_model
 from blendsim.topology import COLOCATED
 from blendsim.traces.limits import oversize
+from blendsim.wording import Say
 
 _CANNOT_RUN = (InputError, ProfileError)  # an unknown name is an error even in one of several
 
@@ -107,9 +107,15 @@ def find_candidates(
     quantizations: Sequence[str] = (),
 ) -> Candidates:
     """Every combination whose replica holds the model and has a kernel profile; InputError if none
-    does. Without `quantizations` weights are as `settings` have them.
+    does, or if GPUs that files describe have one name. Without `quantizations` weights are as
+    `settings` have them.
     """
     find_model(settings.model)  # what is wrong with it is wrong on every system
+    gpus = list(gpus)
+    named = [replace(settings, gpu=gpu).gpu for gpu in gpus]
+    for name in named:
+        if named.count(name) > 1:
+            raise InputError(f"--gpu {','.join(gpus)} has two called {name}; rename one")
     asked = [replace(settings, quantization=each) for each in quantizations] or [settings]
     formats = {one.spec.weights: one for one in reversed(asked)}
     found = Candidates([], [], differ_in_weights=len(formats) > 1)
@@ -119,7 +125,7 @@ def find_candidates(
         try:
             chosen_model(here.system, here.overlap, here.profile)
         except _CANNOT_RUN as error:
-            found.left_out.append(f"{found.kind(here)} is left out: {error}")
+            found.left_out.append(f"{found.kind(here)} is left out: {_what(error)}")
             continue
         every = [replace(here, dp=dp) for dp in dps]
         found.settings.extend(each for each in every if each.is_in_teams)
@@ -147,7 +153,7 @@ def rent(
     candidates: Candidates,
     goal: Goal,
     prices: Prices | None = None,
-    progress: Progress = lambda _: None,
+    progress: Say = lambda _: None,
 ) -> Rental:
     """Each candidate with the policy that is best there by prediction, and the best of them that
     meets the limits reliably: by prediction and, where not all lengths are known, in 7 of 8 other
@@ -175,7 +181,7 @@ def _trials(
     base: Problem,
     candidates: Candidates,
     left_out: list[str],
-    progress: Progress,
+    progress: Say,
 ) -> Iterator[tuple[Problem, Trial]]:
     """What each candidate does with the pool; those that cannot run it are told in `left_out`."""
     every = candidates.settings
@@ -186,7 +192,7 @@ def _trials(
         try:
             scene = _scene(base, group[0], kind, progress)
         except _CANNOT_RUN as error:
-            left_out.append(f"{kind} is left out: {error}")
+            left_out.append(f"{kind} is left out: {_what(error)}")
             continue
         for settings in group:
             problem = with_settings(scene.problem, settings)
@@ -195,10 +201,10 @@ def _trials(
             try:
                 yield _best_trial(scene._replace(problem=problem))
             except _CANNOT_RUN as error:
-                left_out.append(f"{name} is left out: {error}")
+                left_out.append(f"{name} is left out: {_what(error)}")
 
 
-def _scene(base: Problem, settings: Settings, kind: str, progress: Progress) -> _Scene:
+def _scene(base: Problem, settings: Settings, kind: str, progress: Say) -> _Scene:
     """The pool on this kind of replica and every policy's order for it; InputError or ProfileError
     if it cannot run the pool.
     """
@@ -213,7 +219,7 @@ def _scene(base: Problem, settings: Settings, kind: str, progress: Progress) -> 
     flavour = find_engine(problem, settings.engine)
     require_modelled(flavour, settings.cluster, settings.host, problem.model.system)
     if settings.cluster.is_disaggregated:
-        require_room(problem.workload, problem.true_lengths, problem.model, settings.cluster)
+        require_servable(problem.workload, problem.true_lengths, problem.model, settings.cluster)
     policies = settings.policies
     ground, order = lay_ground(problem), longest_first(policies)
     made = on_all_cores(lambda policy: plan_whole(problem, policy, ground=ground), order)
@@ -239,12 +245,14 @@ def _best_trial(scene: _Scene) -> tuple[Problem, Trial]:
     is_one_run = len(scene.plans) == 1 or _foretells_all(problem)
     if is_one_run and not other_budgets(problem, flavour.token_budget):
         trials = {trial.row.policy: trial for trial in on_all_cores(try_out, scene.plans)}
-        runs = [Run(name, one.plan, one.row.predicted_seconds) for name, one in trials.items()]
+        runs = [
+            Contender(name, one.plan, one.row.predicted_seconds) for name, one in trials.items()
+        ]
         return problem, trials[leading_runs(problem, runs)[0].policy]
 
-    def foresee(policy: str) -> Run:
+    def foresee(policy: str) -> Contender:
         plan = over_replicas(problem, scene.plans[policy])
-        return Run(policy, plan, seconds_in(problem, plan, flavour, problem.drawn))
+        return Contender(policy, plan, seconds_in(problem, plan, flavour, problem.drawn))
 
     leading = leading_runs(problem, on_all_cores(foresee, scene.plans))
     better = better_run(problem, leading, flavour)
@@ -255,6 +263,11 @@ def _best_trial(scene: _Scene) -> tuple[Problem, Trial]:
     widest = max(engine.token_budget, flavour.token_budget)
     limits = scene.limits(widest).over(problem.settings.replicas)
     return run_at_budget(problem, run.plan, run.policy, engine, limits, scene.facts)
+
+
+def _what(error: BlendsimError) -> str:
+    """What is wrong with one of several systems: what to run instead stands in the other rows."""
+    return error.what if isinstance(error, Unfit | NotMeasured) else str(error)
 
 
 def _foretells_all(problem: Problem) -> bool:

@@ -8,23 +8,23 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, NamedTuple
 
+from blendsim.arrays import Ints
 from blendsim.errors import InputError
 from blendsim.plan import Plan
 from blendsim.report.metrics import Row, beside, with_regret
 from blendsim.report.optimum import Bounds
-from blendsim.request import Ints, Workload
+from blendsim.request import Workload
 from blendsim.search.cut import NEVER, CutShort, Stop
 from blendsim.search.evaluation import Evaluator
 from blendsim.search.judging import JUDGING_WORLDS, sure_gain
 from blendsim.search.problem import (
     Problem,
-    Progress,
     plan_policy,
     prepare,
     with_settings,
     with_worlds,
 )
-from blendsim.search.race import Run, best_of, race
+from blendsim.search.race import Finish, best_of, race
 from blendsim.search.space import Point, Schedule, Space, axes_of, plain
 from blendsim.search.standing import Standing
 from blendsim.search.sweep import Sensitivity, missed, sweep, sweep_samples
@@ -39,6 +39,7 @@ from blendsim.search.trial import (
 )
 from blendsim.settings import Settings
 from blendsim.steplog import StepLog
+from blendsim.wording import Say
 
 SEARCHED = "search"  # the policy's name of a plan that a search found
 DEFAULT_EVALUATIONS = 160
@@ -124,7 +125,7 @@ def search(
     workload: Workload,
     settings: Settings,
     effort: Effort = Effort(),
-    progress: Progress = lambda _: None,
+    progress: Say = lambda _: None,
     stop: Stop = NEVER,
 ) -> Found:
     """Race schedules by predicted seconds and keep the fastest. The fixed policies are always among
@@ -144,7 +145,7 @@ def search(
 def search_prepared(
     problem: Problem,
     effort: Effort,
-    progress: Progress = lambda _: None,
+    progress: Say = lambda _: None,
     start: float | None = None,
     tried: Sequence[Trial] = (),
     stop: Stop = NEVER,
@@ -167,7 +168,7 @@ def search_prepared(
 
     standing = Standing(space.fixed(), progress)
 
-    def told(runs: Sequence[Run]) -> None:
+    def told(runs: Sequence[Finish]) -> None:
         stop.keep()
         standing.tell(runs)
 
@@ -204,7 +205,7 @@ def search_prepared(
     return _report(problem, space, runs, chosen, swept, tally, known)
 
 
-def _surest(runs: Sequence[Run], space: Space, evaluator: Evaluator) -> Run:
+def _surest(runs: Sequence[Finish], space: Space, evaluator: Evaluator) -> Finish:
     """The run on the whole pool that surely gains most over the best fixed policy."""
     usual = _best_fixed(space, runs)
     gains = {
@@ -222,7 +223,9 @@ def _with_worlds(problem: Problem, count: int) -> tuple[Problem, tuple[Ints, ...
     return problem._replace(worlds=worlds[:count]), worlds[count : 2 * count]
 
 
-def _confirmed(best: Run, runs: Sequence[Run], fresh: Sequence[Ints], evaluator: Evaluator) -> Run:
+def _confirmed(
+    best: Finish, runs: Sequence[Finish], fresh: Sequence[Ints], evaluator: Evaluator
+) -> Finish:
     """The run if its schedule gains in fresh worlds too, else the best fixed policy."""
     usual = _best_fixed(evaluator.space, runs)
     if best == usual:
@@ -231,7 +234,7 @@ def _confirmed(best: Run, runs: Sequence[Run], fresh: Sequence[Ints], evaluator:
     return best if sure_gain(*logs) > 0.0 else usual
 
 
-def _best_fixed(space: Space, runs: Sequence[Run]) -> Run:
+def _best_fixed(space: Space, runs: Sequence[Finish]) -> Finish:
     fixed = set(space.fixed())
     return best_of([run for run in runs if run.heat.point in fixed])
 
@@ -249,8 +252,8 @@ def unusual(space: Space, point: Point) -> dict[str, str]:
 def _report(
     problem: Problem,
     space: Space,
-    runs: Sequence[Run],
-    best: Run,
+    runs: Sequence[Finish],
+    best: Finish,
     swept: list[Sensitivity],
     tally: Tally,
     known: Mapping[str, Trial],
@@ -317,11 +320,11 @@ def _plainly(schedule: Schedule) -> dict[str, Any]:
     return {"policy": schedule.policy, "blend": asdict(schedule.blend)}
 
 
-def _ranked(space: Space, runs: Sequence[Run], fixed: set[Point]) -> list[Entry]:
+def _ranked(space: Space, runs: Sequence[Finish], fixed: set[Point]) -> list[Entry]:
     """Runs of the whole pool by predicted seconds; of those of one policy that take equally long
     the first, as they are one plan under several settings.
     """
-    first: dict[tuple[str, float], Run] = {}
+    first: dict[tuple[str, float], Finish] = {}
     for run in runs:
         if run.heat.level == 0:
             policy = space.schedule(run.heat.point).policy

@@ -9,17 +9,19 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.csv as pacsv
 
+from blendsim.arrays import Ints
 from blendsim.errors import InputError
 from blendsim.files import replacing
 from blendsim.plan import Plan, require_same_workload
 from blendsim.printable import printable
-from blendsim.request import Ints, Workload
-from blendsim.search.problem import Progress, prepare
+from blendsim.request import Workload
+from blendsim.search.problem import prepare
 from blendsim.search.trial import find_engine
 from blendsim.settings import Settings
 from blendsim.sim.run import simulate
 from blendsim.sim.served import Served, request_times
 from blendsim.steplog import write_parquet
+from blendsim.wording import Say
 
 SCHEMA, SCHEMA_VERSION = "served", 1
 ENDINGS = (".jsonl", ".csv", ".parquet")
@@ -61,7 +63,7 @@ def require_ending(path: Path) -> None:
 
 
 def serve(
-    workload: Workload, plan: Plan, settings: Settings, progress: Progress = lambda _: None
+    workload: Workload, plan: Plan, settings: Settings, progress: Say = lambda _: None
 ) -> Serving:
     """Simulate the plan on the true lengths, where the trace has them, and note who is served when.
     Raises PlanMismatch if it is for another workload.

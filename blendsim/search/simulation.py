@@ -5,11 +5,12 @@ from typing import NamedTuple
 from blendsim.plan import Plan, require_same_workload
 from blendsim.report.metrics import Row
 from blendsim.request import Workload
-from blendsim.search.problem import Progress, prepare
+from blendsim.search.problem import prepare
 from blendsim.search.trial import block_size, find_bounds, find_engine, find_facts, run_trial
 from blendsim.search.world_run import seconds_in_each
 from blendsim.settings import Settings
 from blendsim.steplog import StepLog
+from blendsim.wording import Say
 
 
 class Simulation(NamedTuple):
@@ -25,7 +26,7 @@ def simulate_plan(
     workload: Workload,
     plan: Plan,
     settings: Settings,
-    progress: Progress = lambda _: None,
+    progress: Say = lambda _: None,
     worlds: int = 0,
 ) -> Simulation:
     """Simulate a plan that was made before, and in so many `worlds` that what planning sees leaves

@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
+from blendsim.arrays import Floats
 from blendsim.errors import BlendsimError
-from blendsim.perf.grids import Floats
 from blendsim.planner.blend import BOTH_ENDS, ENDS, BlendSettings
 from blendsim.planner.make import PACED, POLICIES
 from blendsim.search.budgets import BUDGETS, can_run_at

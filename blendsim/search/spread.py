@@ -8,9 +8,10 @@ from blendsim.plan import Plan
 from blendsim.planner.evidence import is_unlearned
 from blendsim.search import budgets
 from blendsim.search.judging import JUDGING_WORLDS
-from blendsim.search.problem import Problem, Progress, with_worlds
+from blendsim.search.problem import Problem, with_worlds
 from blendsim.search.trial import find_engine
 from blendsim.search.world_run import seconds_in_each
+from blendsim.wording import Say
 
 _RANGE = range(
     budgets.CHOOSING_WORLDS, budgets.CHOOSING_WORLDS + JUDGING_WORLDS
@@ -38,7 +39,7 @@ def with_range(problem: Problem) -> Problem:
 
 
 def spread(
-    problem: Problem, plan: Plan, token_budget: int, progress: Progress = lambda _: None
+    problem: Problem, plan: Plan, token_budget: int, progress: Say = lambda _: None
 ) -> Spread:
     """The plan at this token budget in JUDGING_WORLDS worlds that had no part in choosing it.
     Prefill and decode pools take long to simulate and are passed over.

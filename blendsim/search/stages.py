@@ -5,18 +5,19 @@ it showed. Where a run goes on that broke off, its sample's answers count as see
 from dataclasses import replace
 
 import numpy as np
-from numpy.typing import NDArray
 
+from blendsim.arrays import Bools, Ints
 from blendsim.plan import fingerprint
 from blendsim.planner.sample import choose_sample
 from blendsim.planner.tree import pool_tree
 from blendsim.prefix import sort_prompts
-from blendsim.request import Ints, Workload, select
-from blendsim.search.problem import Problem, Progress, costs_of, prepare
+from blendsim.request import Workload, select
+from blendsim.search.problem import Problem, costs_of, prepare
 from blendsim.settings import Settings
+from blendsim.wording import Say
 
 
-def first_stage(workload: Workload, share: float, seed: int) -> NDArray[np.bool_]:
+def first_stage(workload: Workload, share: float, seed: int) -> Bools:
     """(n,) which requests to answer first, to learn how long answers are: as planning samples a
     pool whose lengths are known to a trace, and the same ones whenever it is asked.
     """
@@ -32,9 +33,9 @@ def prepare_rest(
     workload: Workload,
     settings: Settings,
     rest: Ints,
-    seen: NDArray[np.bool_],
+    seen: Bools,
     lengths: Ints,
-    progress: Progress = lambda _: None,
+    progress: Say = lambda _: None,
 ) -> Problem:
     """The requests `rest` as a pool of its own, expected to answer as those in the mask `seen` did:
     request i of these with `lengths[i]` tokens. Nobody is sampled any more. The engine that is to

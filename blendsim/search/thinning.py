@@ -15,11 +15,11 @@ from dataclasses import replace
 
 import numpy as np
 
-from blendsim.perf.grids import Floats
+from blendsim.arrays import Floats, Ints
 from blendsim.perf.model import StepModel
 from blendsim.planner.tree import pool_tree
 from blendsim.prefix import SortedPrompts, subset
-from blendsim.request import Ints, select
+from blendsim.request import select
 from blendsim.search.problem import Problem
 from blendsim.serving.flavour import Flavour
 from blendsim.settings import Settings

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from blendsim.arrays import Ints
 from blendsim.perf.density import closed_form, table_density
 from blendsim.perf.pricing import price_steps
 from blendsim.plan import Plan
@@ -15,7 +16,6 @@ from blendsim.prefix import shareable_tokens
 from blendsim.report.metrics import Outside, Place, PoolFacts, Row, outside, summarise
 from blendsim.report.optimum import Bounds, Work, best_times, bounds, least_work
 from blendsim.report.tables import seconds as seconds_told
-from blendsim.request import Ints
 from blendsim.search.problem import Problem, with_settings
 from blendsim.search.world_run import seconds_in
 from blendsim.serving.flavour import Flavour

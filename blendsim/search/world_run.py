@@ -1,8 +1,8 @@
 """A plan's run in one world or in several, for its seconds alone: no step log is built."""
 
+from blendsim.arrays import Ints
 from blendsim.cores import on_all_cores
 from blendsim.plan import Plan
-from blendsim.request import Ints
 from blendsim.search.problem import Problem, with_worlds
 from blendsim.serving.flavour import Flavour
 from blendsim.sim.timing import time_plan

@@ -6,10 +6,9 @@ Output lengths are forced, so what a core schedules never waits for a token or a
 from collections.abc import Iterator
 
 import numpy as np
-from numpy.typing import NDArray
 
+from blendsim.arrays import Ints
 from blendsim.compiled import kernel
-from blendsim.request import Ints
 from blendsim.serving.columns import keep_counts, step_tokens
 from blendsim.serving.core import ServingCore
 from blendsim.serving.state import State
@@ -20,7 +19,7 @@ _ROWS = 1 << 14  # steps a compiled call
 
 
 @kernel
-def advance(kind: StepKind, state: State, counts: NDArray[np.int64]) -> int:
+def advance(kind: StepKind, state: State, counts: Ints) -> int:
     """Run one step a row of `counts` (rows, COUNTS), or until all is done; returns the steps run,
     or −1 − steps if the next one would compute nothing although requests are left.
     """

@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from blendsim.arrays import Ints
 from blendsim.compiled import kernel_where
-from blendsim.request import Ints
 from blendsim.serving.columns import SHARED_READS
 from blendsim.serving.state import DECODING, State
 

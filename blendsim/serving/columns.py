@@ -2,9 +2,7 @@
 and chunks in, the same for all kinds of steps.
 """
 
-import numpy as np
-from numpy.typing import NDArray
-
+from blendsim.arrays import Ints
 from blendsim.compiled import kernel
 from blendsim.serving.state import NONE, State
 from blendsim.steplog import COUNTS
@@ -32,7 +30,7 @@ SHARED_READS = COUNTS.index("shared_reads")
 
 
 @kernel
-def step_tokens(counts: NDArray[np.int64]) -> int:
+def step_tokens(counts: Ints) -> int:
     """Tokens that the step computes; 0: it computes nothing, and is none."""
     return counts[PREFILL_TOKENS] + counts[DECODE_REQUESTS]
 
@@ -106,7 +104,7 @@ def count_engine(state: State, waiting: int) -> None:
 
 
 @kernel
-def keep_counts(counts: NDArray[np.int64], row: int, step: NDArray[np.int64]) -> None:
+def keep_counts(counts: Ints, row: int, step: Ints) -> None:
     """Write the counts of a step into a row of the log."""
     # NOTE: one by one, as numba would make a copy of the whole row in case the two overlap.
     for k in range(len(step)):

@@ -8,14 +8,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from blendsim.arrays import Ints
 from blendsim.batch import Batch
 from blendsim.plan import DUAL_SCAN, Plan
 from blendsim.prefix import SortedPrompts
-from blendsim.request import Ints, Workload
+from blendsim.request import Workload
 from blendsim.serving import ending, step
 from blendsim.serving.cascade import check_cascade
 from blendsim.serving.flavour import Flavour
-from blendsim.serving.fresh import Seen, block_paths, new_state
+from blendsim.serving.fresh import PlannedLine, block_paths, new_state
+from blendsim.serving.fresh_pace import Paced
 from blendsim.serving.host import check_host
 from blendsim.serving.round_state import Rounds, check_rounds, new_rounds
 from blendsim.serving.state import (
@@ -87,23 +89,22 @@ class ServingCore:
         mine = np.flatnonzero(plan.rank == rank)
         rows = plan.order[mine]
         paths = block_paths(prompts, rows, system.block_tokens) if flavour.prefix_sharing else None
-        state = new_state(
+        paced = None
+        if flavour.can_pace and plan.pacing is not None:
+            source = workload.source[rows].astype(np.int64)
+            paced = Paced(plan.pacing, plan.is_visible[mine], source)
+        line = PlannedLine(
             prompt=workload.prompt_len[rows],
             output=output_len[rows],
             expected=plan.expected_output[mine],
             density=plan.density[mine],
             root_density=plan.root_density,
-            paths=paths,
-            capacity=system.kv_blocks,
-            block_tokens=system.block_tokens,
-            window_blocks=system.window_blocks,
-            flavour=flavour,
             is_dual=plan.admission == DUAL_SCAN,
             first_count=int(plan.is_first[mine].sum()),
-            host_blocks=0 if host is None else host.blocks(system),
-            pacing=plan.pacing if flavour.can_pace else None,
-            seen=Seen(plan.is_visible[mine], workload.source[rows].astype(np.int64)),
+            paths=paths,
+            paced=paced,
         )
+        state = new_state(line, system, flavour, 0 if host is None else host.blocks(system))
         turns = None
         if flavour.prefill_first:
             turns = new_rounds(state, workload.output_limit[rows], flavour)
@@ -167,9 +168,7 @@ class ServingCore:
     def check(self) -> None:
         """Assert conservation of blocks, tokens and requests, counted anew, between steps."""
         state = self.state
-        s = state.scalars[0]
-        requests: Any = state.requests
-        nodes: Any = state.nodes[: int(s.host_nodes)]
+        s, requests = state.scalars[0], state.requests
         total = int(s.free + s.idle + s.shared_held + s.private)
         assert total == int(s.capacity), (
             f"free {s.free} + idle {s.idle} + shared {s.shared_held} + private {s.private} blocks "
@@ -177,46 +176,10 @@ class ServingCore:
         )
         status = np.where(self.holder == self.number, requests.status, NONE)
         running = np.flatnonzero(np.isin(status, (PREFILLING, DECODING)))
-        assert len(running) == int(s.running), f"{len(running)} requests run, counted {s.running}"
-        assert int(np.isin(status, (DONE, LENT)).sum()) == int(s.done), "done requests are counted"
-        if self.rounds is None:  # else check_rounds counts the line
-            in_line = int(s.requeued) + int(s.back) - int(s.front) + 1
-            if state.pace:
-                in_line -= int(state.pace[0].record[0].holes)
-            assert int((status == WAITING).sum()) == in_line, "who waits stands in line"
-        block = int(s.block_tokens)
-        decoding = requests.status[running] == DECODING
-        context = requests.start_context[running] + int(s.step) - requests.start_step[running]
-        assert int(context[decoding].sum()) == int(s.context), "Σ context of decodes is kept"
-        computed = np.where(decoding, context - 1, requests.computed[running])
-        on_path = np.minimum(computed // block, requests.path_blocks[running])
-        private = int((-(-computed // block) - on_path).sum())
         arriving, lent = np.flatnonzero(status == ARRIVING), np.flatnonzero(status == LENT)
-        assert len(arriving) == int(s.arriving), "requests whose KV is to come are counted"
-        private += int((-(-requests.target[arriving] // block)).sum())
-        window = int(s.window_blocks)
-        private += window * (len(running) + len(arriving))
-        assert private == int(s.private), f"{private} private blocks are held, counted {s.private}"
-        away = int((-(-requests.target[lent] // block) - requests.path_blocks[lent]).sum())
-        away += window * len(lent)
-        assert away == int(s.lent), f"{away} blocks are lent, counted {s.lent}"
-        assert int(s.capacity + s.lent) == self._capacity, "what is lent is off the capacity"
-        readers = _readers(state, np.concatenate([running, lent]))
-        assert np.array_equal(readers[1:], nodes.readers[1:]), "readers of every prefix are counted"
-        held = readers > 0
-        assert int(nodes.cached[held].sum()) == int(s.shared_held), "held shared blocks are counted"
-        assert int(nodes.cached[~held].sum()) == int(s.idle), "idle blocks are counted"
-        assert int(nodes.length[held].sum()) == int(s.shared_length), "held paths are counted"
-        inner = np.flatnonzero((nodes.cached > 0) & (nodes.parent > 0))
-        above = nodes.parent[inner]
-        assert bool((nodes.cached[above] == nodes.length[above]).all()), "no gap in a cached prefix"
-        assert int(s.free) >= 0, "no block is given out twice"
-        if int(s.knows_plan):
-            waiting = np.flatnonzero(requests.status == WAITING)
-            expected = _readers(state, waiting)
-            if int(s.own_nodes):
-                expected[int(s.own_nodes) + waiting] = requests.was_preempted[waiting]
-            assert np.array_equal(expected[1:], nodes.waiting[1:]), "waiting readers are counted"
+        self._check_counts(status, running)
+        self._check_blocks(running, arriving, lent)
+        _check_prefixes(state, np.concatenate([running, lent]))
         if state.host:
             check_host(state)
         if state.cascade:
@@ -228,6 +191,61 @@ class ServingCore:
         _check_ends(state, np.append(running[requests.is_member[running] == 0], arriving))
         if self.rounds is not None:
             check_rounds(state, self.rounds)
+
+    def _check_counts(self, status: Ints, running: Ints) -> None:
+        """Assert that requests are counted by `status`, that of those that are served here."""
+        state = self.state
+        s = state.scalars[0]
+        assert len(running) == int(s.running), f"{len(running)} requests run, counted {s.running}"
+        assert int(np.isin(status, (DONE, LENT)).sum()) == int(s.done), "done requests are counted"
+        if self.rounds is None:  # else check_rounds counts the line
+            in_line = int(s.requeued) + int(s.back) - int(s.front) + 1
+            if state.pace:
+                in_line -= int(state.pace[0].record[0].holes)
+            assert int((status == WAITING).sum()) == in_line, "who waits stands in line"
+
+    def _check_blocks(self, running: Ints, arriving: Ints, lent: Ints) -> None:
+        """Assert that the blocks that requests have for themselves, and lend, are counted."""
+        s, requests = self.state.scalars[0], self.state.requests
+        block, window = int(s.block_tokens), int(s.window_blocks)
+        decoding = requests.status[running] == DECODING
+        context = requests.start_context[running] + int(s.step) - requests.start_step[running]
+        assert int(context[decoding].sum()) == int(s.context), "Σ context of decodes is kept"
+        computed = np.where(decoding, context - 1, requests.computed[running])
+        on_path = np.minimum(computed // block, requests.path_blocks[running])
+        private = int((-(-computed // block) - on_path).sum())
+        assert len(arriving) == int(s.arriving), "requests whose KV is to come are counted"
+        private += int((-(-requests.target[arriving] // block)).sum())
+        private += window * (len(running) + len(arriving))
+        assert private == int(s.private), f"{private} private blocks are held, counted {s.private}"
+        away = int((-(-requests.target[lent] // block) - requests.path_blocks[lent]).sum())
+        away += window * len(lent)
+        assert away == int(s.lent), f"{away} blocks are lent, counted {s.lent}"
+        assert int(s.capacity + s.lent) == self._capacity, "what is lent is off the capacity"
+
+
+def _check_prefixes(state: State, holders: Ints) -> None:
+    """Assert that prefixes are cached without gaps, and counted by whether one of the `holders`
+    reads them; with eviction by plan, that who waits for each is counted.
+    """
+    s, requests = state.scalars[0], state.requests
+    nodes: Any = state.nodes[: int(s.host_nodes)]
+    readers = _readers(state, holders)
+    assert np.array_equal(readers[1:], nodes.readers[1:]), "readers of every prefix are counted"
+    held = readers > 0
+    assert int(nodes.cached[held].sum()) == int(s.shared_held), "held shared blocks are counted"
+    assert int(nodes.cached[~held].sum()) == int(s.idle), "idle blocks are counted"
+    assert int(nodes.length[held].sum()) == int(s.shared_length), "held paths are counted"
+    inner = np.flatnonzero((nodes.cached > 0) & (nodes.parent > 0))
+    above = nodes.parent[inner]
+    assert bool((nodes.cached[above] == nodes.length[above]).all()), "no gap in a cached prefix"
+    assert int(s.free) >= 0, "no block is given out twice"
+    if int(s.knows_plan):
+        waiting = np.flatnonzero(requests.status == WAITING)
+        expected = _readers(state, waiting)
+        if int(s.own_nodes):
+            expected[int(s.own_nodes) + waiting] = requests.was_preempted[waiting]
+        assert np.array_equal(expected[1:], nodes.waiting[1:]), "waiting readers are counted"
 
 
 def _check_ends(state: State, requests: Ints) -> None:

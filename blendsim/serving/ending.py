@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from blendsim.arrays import Ints
 from blendsim.compiled import kernel, kernel_where, rare_kernel
-from blendsim.request import Ints
 from blendsim.serving.batcher import finish, stop_decoding
 from blendsim.serving.columns import FINISHED
 from blendsim.serving.host import forget_hosted, has_host, hosted_blocks

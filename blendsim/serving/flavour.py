@@ -10,6 +10,7 @@ from blendsim.pacing import Pacing
 from blendsim.perf.model import StepModel
 from blendsim.perf.step import StepCosts, step_costs
 from blendsim.serving.knobs import AS_SHIPPED, Knobs
+from blendsim.specs import GpuSpec
 from blendsim.system import System
 
 PROMPT_FITS = "prompt_fits"  # admit when the whole prompt fits in free blocks (vLLM)
@@ -23,6 +24,7 @@ LRU = "lru"  # evict the prefix that lost its last reader first
 BY_PLAN = "plan"  # evict prefixes without waiting readers before those with some
 EVICTIONS = (LRU, BY_PLAN)
 BLENDRT, VLLM, SGLANG = RUNTIMES = ("blendrt", "vllm", "sglang")  # whose kernels run its steps
+_LARGE = 70 << 30  # bytes of a GPU
 VLLM_PLANNED = "vllm-planned"  # vLLM with our scheduler in it, which follows a plan step by step
 
 
@@ -35,6 +37,8 @@ class Flavour:
     name: str
     version: str
     token_budget: int = 2_048  # tokens computed in a step: decodes first, prefill chunks fill up
+    #: The same on a GPU of 70 GiB or more that is no A100, where the engine has more there.
+    large_gpu_budget: int | None = None
     max_running: int = 1_024  # requests in the engine at once
     admission: str = PREDICTED_PEAK
     prefix_sharing: bool = True
@@ -160,6 +164,15 @@ class Flavour:
         """Whether a paced plan's steps are paced; else it is served by dual scan."""
         return not self.prefill_first and self.knobs == AS_SHIPPED
 
+    def on(self, gpu: GpuSpec) -> "Flavour":
+        """The flavour with the token budget that it has by itself on such a GPU, as vLLM's API
+        server reckons it (`get_batch_defaults` in vllm/engine/arg_utils.py, 0.20.2).
+        """
+        is_large = gpu.memory_bytes >= _LARGE and "a100" not in gpu.measured_as
+        if self.large_gpu_budget is None or not is_large:
+            return self
+        return replace(self, token_budget=self.large_gpu_budget)
+
     def divide(self, system: System) -> System:
         """The system with its KV memory in blocks of this engine's size."""
         if self.block_tokens is None:
@@ -197,6 +210,7 @@ FLAVOURS: dict[str, Flavour] = {
         Flavour(
             VLLM,
             "0.33",
+            large_gpu_budget=8_192,
             admission=PROMPT_FITS,
             keeps_own_blocks=True,
             oldest_leaves_first=True,
@@ -208,6 +222,7 @@ FLAVOURS: dict[str, Flavour] = {
         Flavour(
             VLLM_PLANNED,
             "0.33",
+            large_gpu_budget=8_192,
             keeps_own_blocks=True,
             oldest_leaves_first=True,
             overlaps=False,

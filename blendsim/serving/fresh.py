@@ -3,16 +3,15 @@
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
+from blendsim.arrays import Floats, Ints
 from blendsim.compiled import kernel
-from blendsim.pacing import Pacing, is_compute_heavy
+from blendsim.pacing import is_compute_heavy
 from blendsim.prefix import PrefixTree, SortedPrompts, build_tree, common_blocks, subset
-from blendsim.request import Ints
 from blendsim.serving.cascade import new_cascade
 from blendsim.serving.flavour import PREDICTED_PEAK, Flavour
+from blendsim.serving.fresh_pace import Paced, new_pace
 from blendsim.serving.kv import readers_of
-from blendsim.serving.pacing import Pace, new_pace
 from blendsim.serving.state import (
     BUCKET,
     BUCKETS,
@@ -25,6 +24,7 @@ from blendsim.serving.state import (
     State,
 )
 from blendsim.steplog import COUNTS
+from blendsim.system import System
 
 
 class BlockPaths(NamedTuple):
@@ -34,11 +34,18 @@ class BlockPaths(NamedTuple):
     node: Ints  # (n,), deepest node of request k (plan order of the replica)
 
 
-class Seen(NamedTuple):
-    """What a paced plan knows of its requests' lengths, in plan order."""
+class PlannedLine(NamedTuple):
+    """A replica's requests in plan order, and what the plan says of them."""
 
-    is_visible: NDArray[np.bool_]
-    source: Ints
+    prompt: Ints  # tokens
+    output: Ints  # tokens that each will really generate
+    expected: Ints  # tokens that planning expects
+    density: Floats
+    root_density: float
+    is_dual: bool  # taken from both ends
+    first_count: int  # requests that lead the line and run before the others
+    paths: BlockPaths | None = None  # None: no prefix is shared
+    paced: Paced | None = None
 
 
 def block_paths(prompts: SortedPrompts, rows: Ints, block_tokens: int) -> BlockPaths:
@@ -103,33 +110,17 @@ def _nodes(
     return nodes, shared
 
 
-def new_state(
-    prompt: Ints,
-    output: Ints,
-    expected: Ints,
-    density: NDArray[np.float64],
-    root_density: float,
-    paths: BlockPaths | None,
-    capacity: int,
-    block_tokens: int,
-    window_blocks: int,
-    flavour: Flavour,
-    is_dual: bool,
-    first_count: int,
-    host_blocks: int = 0,
-    pacing: Pacing | None = None,
-    seen: Seen | None = None,
-) -> State:
-    """A fresh State for requests in plan order (`paths` None: no prefix is shared)."""
-    assert not window_blocks or not (host_blocks or flavour.prefill_first), (
+def new_state(line: PlannedLine, system: System, flavour: Flavour, host_blocks: int = 0) -> State:
+    """A fresh State of a replica that serves `line`."""
+    assert not system.window_blocks or not (host_blocks or flavour.prefill_first), (
         "neither host memory nor rounds know of windows"
     )
-    n = len(prompt)
-    knows_plan = flavour.evicts_by_plan(pacing)
+    n, paced = len(line.prompt), line.paced
+    knows_plan = flavour.evicts_by_plan(None if paced is None else paced.pacing)
     requests: Any = np.zeros(n, REQUEST).view(np.recarray)
-    _note_lengths(requests, prompt, output, np.maximum(1, expected))
-    keeps_own = flavour.keeps_own_blocks and paths is not None
-    nodes, shared_nodes = _nodes(requests, paths, knows_plan, keeps_own)
+    _note_lengths(requests, line.prompt, line.output, np.maximum(1, line.expected))
+    keeps_own = flavour.keeps_own_blocks and line.paths is not None
+    nodes, shared_nodes = _nodes(requests, line.paths, knows_plan, keeps_own)
     host_nodes = len(nodes)
     if host_blocks:
         counterparts: Any = np.zeros(host_nodes, NODE).view(np.recarray)
@@ -137,63 +128,69 @@ def new_state(
         nodes = np.concatenate([nodes, counterparts]).view(np.recarray)
     buckets: Any = np.zeros(BUCKETS, BUCKET).view(np.recarray)
     buckets.head = NONE
-    scalars: Any = np.zeros(1, SCALARS).view(np.recarray)
+    scalars = _scalars(line, system, flavour)
     s = scalars[0]
-    s.block_tokens = block_tokens
-    s.capacity = s.free = capacity
-    s.window_blocks = window_blocks
-    s.token_budget = flavour.token_budget
-    s.max_running = flavour.most_running
-    s.dual_scan = is_dual
-    s.predicted_peak = flavour.admission == PREDICTED_PEAK
     # The horizon holds the longest expected output twice over.
     s.bucket_steps = 1 + 2 * int(requests.expected.max(initial=1)) // BUCKETS
-    s.first_count = first_count
     s.own_nodes = shared_nodes if keeps_own else 0
-    s.oldest_first = flavour.oldest_leaves_first
-    s.root_density = root_density
-    s.output_reserved = flavour.output_reserved
-    s.back = n - 1
-    s.prefilling = s.oldest_node = s.newest_node = NONE
-    s.left_newest = s.left_oldest = s.right_newest = s.right_oldest = NONE
-    s.dense_multiple = flavour.dense_multiple
     s.knows_plan = knows_plan
-    s.oldest_live = s.newest_live = s.oldest_hosted = s.newest_hosted = NONE
-    knobs = flavour.knobs
-    s.watermark = knobs.blocks_kept_free(capacity)
-    s.long_prefill = knobs.long_prefill_token_threshold
-    s.prefill_interval = knobs.prefill_schedule_interval
-    s.last_prefill = -knobs.prefill_schedule_interval
     s.host_nodes = host_nodes
     s.host_capacity = s.host_free = host_blocks
     width = min(flavour.max_running, n) + 1
-    return State(
+    state = State(
         requests=requests,
         nodes=nodes,
         buckets=buckets,
         scalars=scalars,
-        density=np.ascontiguousarray(density, np.float64),
-        finish=np.full(int(output.max(initial=1)) + 2, NONE, np.int64),
-        phase=np.zeros(block_tokens, np.int64),
+        density=np.ascontiguousarray(line.density, np.float64),
+        finish=np.full(int(line.output.max(initial=1)) + 2, NONE, np.int64),
+        phase=np.zeros(system.block_tokens, np.int64),
         queue=queue_of(np.arange(n), n),
-        ended=np.zeros(2 * width if knobs.long_prefill_token_threshold else width, np.int64),
+        ended=np.zeros(2 * width if s.long_prefill else width, np.int64),
         chunk=np.zeros((3, width), np.int64),
         counts=np.zeros(len(COUNTS), np.int64),
         host=(host_blocks,) if host_blocks else (),
-        pace=() if pacing is None else (_pace(requests, nodes, s, density, seen, pacing),),
+        pace=(),
         cascade=(new_cascade(shared_nodes),) if flavour.cascade else (),
     )
+    return state if paced is None else _with_pace(state, paced)
 
 
-def _pace(
-    requests: Any, nodes: Any, s: Any, density: Any, seen: Seen | None, pacing: Pacing
-) -> Pace:
-    """Pacing's part of a fresh State; sets everybody's side."""
-    assert seen is not None, "pacing tells visible lengths from others"
-    is_left = is_compute_heavy(density, s.root_density, seen.is_visible)
-    requests.side = np.where(is_left, LEFT, RIGHT)
-    readers = _all_readers(requests, nodes)
-    return new_pace(requests, nodes, readers, s, seen.is_visible, seen.source, pacing)
+def _scalars(line: PlannedLine, system: System, flavour: Flavour) -> Any:
+    """The scalars that follow from plan, replica and engine alone; lists are empty."""
+    scalars: Any = np.zeros(1, SCALARS).view(np.recarray)
+    s = scalars[0]
+    s.block_tokens = system.block_tokens
+    s.capacity = s.free = system.kv_blocks
+    s.window_blocks = system.window_blocks
+    s.token_budget = flavour.token_budget
+    s.max_running = flavour.most_running
+    s.dual_scan = line.is_dual
+    s.predicted_peak = flavour.admission == PREDICTED_PEAK
+    s.first_count = line.first_count
+    s.oldest_first = flavour.oldest_leaves_first
+    s.root_density = line.root_density
+    s.output_reserved = flavour.output_reserved
+    s.back = len(line.prompt) - 1
+    s.prefilling = s.oldest_node = s.newest_node = NONE
+    s.left_newest = s.left_oldest = s.right_newest = s.right_oldest = NONE
+    s.oldest_live = s.newest_live = s.oldest_hosted = s.newest_hosted = NONE
+    s.dense_multiple = flavour.dense_multiple
+    knobs = flavour.knobs
+    s.watermark = knobs.blocks_kept_free(system.kv_blocks)
+    s.long_prefill = knobs.long_prefill_token_threshold
+    s.prefill_interval = knobs.prefill_schedule_interval
+    s.last_prefill = -knobs.prefill_schedule_interval
+    return scalars
+
+
+def _with_pace(state: State, paced: Paced) -> State:
+    """The fresh state with its steps paced; sets everybody's side."""
+    root_density = float(state.scalars[0].root_density)
+    is_left = is_compute_heavy(state.density, root_density, paced.is_visible)
+    state.requests.side = np.where(is_left, LEFT, RIGHT)
+    readers = _all_readers(state.requests, state.nodes)
+    return state._replace(pace=(new_pace(state, readers, paced),))
 
 
 def beside(state: State, line: Ints, first_count: int) -> State:

@@ -7,8 +7,8 @@ its forecast from then on, and decodes it from the first step after the KV is th
 """
 
 import numpy as np
-from numpy.typing import NDArray
 
+from blendsim.arrays import Bools, Ints
 from blendsim.compiled import allocating_kernel, kernel
 from blendsim.serving.batcher import start_decoding
 from blendsim.serving.forecast import expect, expected_end, peak_fits, renew_estimates
@@ -86,7 +86,7 @@ def take_in(state: State, request: int) -> None:
 
 
 @allocating_kernel
-def lend_ended(state: State, goes_on: NDArray[np.bool_]) -> NDArray[np.int64]:
+def lend_ended(state: State, goes_on: Bools) -> Ints:
     """Lend the prompts that ended in the step just committed and whose request `goes_on`; returns
     them, in that order.
     """
@@ -101,14 +101,14 @@ def lend_ended(state: State, goes_on: NDArray[np.bool_]) -> NDArray[np.int64]:
 
 
 @kernel
-def take_back_all(state: State, requests: NDArray[np.int64]) -> None:
+def take_back_all(state: State, requests: Ints) -> None:
     """Take them back in this order."""
     for k in requests:
         take_back(state, k)
 
 
 @kernel
-def receive_first(state: State, requests: NDArray[np.int64]) -> int:
+def receive_first(state: State, requests: Ints) -> int:
     """Receive them in this order up to the first that finds no room; returns how many."""
     for j in range(len(requests)):
         if not can_receive(state, requests[j]):
@@ -118,7 +118,7 @@ def receive_first(state: State, requests: NDArray[np.int64]) -> int:
 
 
 @kernel
-def take_in_all(state: State, requests: NDArray[np.int64]) -> None:
+def take_in_all(state: State, requests: Ints) -> None:
     """Take them in in this order."""
     for k in requests:
         take_in(state, k)

@@ -5,12 +5,9 @@ readers and held once for those that run at a time, and windows are held and no 
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from blendsim.arrays import Floats, Ints
 from blendsim.compiled import allocating_kernel, kernel
-from blendsim.request import Ints
-
-Floats = NDArray[np.float64]
 
 _ROUNDS = 16  # of reckoning how many run at a time
 

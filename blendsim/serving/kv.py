@@ -20,8 +20,8 @@ never kept.
 
 import numpy as np
 
+from blendsim.arrays import Ints
 from blendsim.compiled import allocating_kernel, kernel
-from blendsim.request import Ints
 from blendsim.serving.host import forget_computed, has_host, store_evicted
 from blendsim.serving.state import NONE, State
 

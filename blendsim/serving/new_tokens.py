@@ -81,7 +81,7 @@ def room_left(state: State, rounds: Rounds) -> float:
 
 
 @kernel
-def promise(state: State, rounds: Rounds, request: int, tokens: int, is_whole: bool) -> None:
+def promise(rounds: Rounds, request: int, tokens: int, is_whole: bool) -> None:
     """Set aside what a chunk of `tokens` needs now and, if it ends its prompt, may need later."""
     q = rounds.scalars[0]
     q.pending += tokens

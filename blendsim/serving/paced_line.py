@@ -12,8 +12,8 @@ spread over time.
 
 import numpy as np
 
+from blendsim.arrays import Ints
 from blendsim.compiled import kernel, kernel_where, rare_kernel
-from blendsim.request import Ints
 from blendsim.serving.admission import fits_beside, has_blocks, hit_blocks, next_request
 from blendsim.serving.forecast import end_bucket, expected_end, left_peak_fits, peak_fits
 from blendsim.serving.sides import private_tokens, victim

@@ -8,24 +8,22 @@ at batch sizes that GEMMs run well at.
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
+from blendsim.arrays import Floats, Ints
 from blendsim.compiled import allocating_kernel, kernel, kernel_where
-from blendsim.pacing import LEAST_ALIKE, Pacing
-from blendsim.request import Ints
+from blendsim.perf.hull import lower_hull
 from blendsim.serving.columns import CONTEXT_TOKENS, step_tokens
-from blendsim.serving.held import reads_per_held, spared_reads
-from blendsim.serving.kinds import KIND, correction, spread_of
+from blendsim.serving.held import reads_per_held
+from blendsim.serving.kinds import correction, spread_of
 from blendsim.serving.price import (
     Overlap,
     choose_sizes,
-    lower_hull,
     side_by_side,
+    times_beside,
     token_price,
     tokens_at,
 )
 from blendsim.serving.reads import (
-    expected_reads,
     expected_reads_of_one,
     reads_of,
     unfinished_reads,
@@ -74,11 +72,6 @@ PACE = np.dtype(
 )
 SLICES = 17  # of the steps left
 ROWS = 128  # of the table: so many levels of KV in use
-#: Lengths whose squared coefficient of variation is no more end as expected: a tenth of the mean is
-#: their standard deviation. In pools of like requests it is at about so much that a forecast one by
-#: one and one by kind serve equally well (paper_repro/LOG.md). Fewer than LEAST_ALIKE lengths do
-#: not say that.
-TIGHT = 0.01
 CREDIT = 16_384.0  # tokens of imbalance remembered at most
 
 
@@ -88,94 +81,13 @@ class Pace(NamedTuple):
     record: Any  # (1,) PACE
     table: Ints  # (ROWS, 3), by context in use: two sizes to alternate between, tokens to compute
     sizes: Ints
-    seconds: NDArray[np.float64]
+    seconds: Floats
     efficient: int  # of `sizes`, the first that runs at gains.efficiency of the best rate
     weighed: int  # of `sizes`, those within the engine's budget
     overlap: Overlap
     longest: Ints  # (n,), the longest estimate of the right's up to each place of the line
     jump: Ints  # (n,), place of the line → itself while its request waits, else one further left
     kinds: Any  # (sources,) KIND
-
-
-def new_pace(
-    requests: Any,
-    nodes: Any,
-    readers: Ints,
-    s: Any,
-    visible: NDArray[np.bool_],
-    source: Ints,
-    pacing: Pacing,
-) -> Pace:
-    """A fresh Pace for requests in plan order, whose sides are set; sets their `kind` and what of
-    their context is `spared`.
-
-    `readers` has how many of them pass through each of `nodes`, `s` are the scalars of their State,
-    `visible` says whose length planning saw, and `source` where each comes from.
-    """
-    block_tokens = int(s.block_tokens)
-    capacity, window_tokens = int(s.capacity) * block_tokens, int(s.window_blocks) * block_tokens
-    record: Any = np.zeros(1, PACE).view(np.recarray)
-    p = record[0]
-    gains = pacing.gains
-    p.left_room = gains.left_room
-    p.read_seconds, p.reuse, p.most_context = pacing.read_seconds, 1.0, np.inf
-    p.most_held = gains.fill * capacity
-    p.slack, p.caution, p.crowd = gains.slack, gains.caution, gains.crowd
-    p.most_tokens, p.look_steps = gains.most_tokens, gains.look_steps
-    sizes, seconds = np.array(pacing.sizes, np.int64), np.array(pacing.seconds, np.float64)
-    largest = min(gains.most_tokens, int(s.token_budget))
-    overlap = Overlap(
-        np.array(pacing.lines, np.float64),
-        np.array([ratio for ratio, _ in pacing.measured], np.float64),
-        np.array([time for _, time in pacing.measured], np.float64),
-    )
-    kinds: Any = np.zeros(int(source.max(initial=0)) + 1, KIND).view(np.recarray)
-    kinds.spread = 1.0
-    kinds.spread[: len(pacing.spread)] = pacing.spread[: len(kinds)]
-    sampled = np.maximum(1, np.bincount(source[visible], minlength=len(kinds)))
-    kinds.prior = np.maximum(gains.trust * sampled, 1e-9)
-    is_tight = (kinds.spread <= 1.0 + TIGHT) & (sampled >= LEAST_ALIKE)
-    visible = visible | is_tight[source]
-    requests.kind = np.where(visible, NONE, source)
-    spread = np.where(visible, 1.0, kinds.spread[source])
-    reads = expected_reads(requests.prompt, requests.estimate, spread)
-    hidden = ~visible
-    kinds.waiting_reads = np.bincount(source[hidden], reads[hidden], minlength=len(kinds))
-    saved = (nodes.length[1:] * np.maximum(readers[1:] - 1, 0)).sum() * block_tokens
-    p.tokens_left = float((requests.prompt + requests.estimate - 1).sum() - saved)
-    p.reads_left = float(reads.sum())
-    is_left = requests.side == LEFT
-    p.middle = np.flatnonzero(is_left).max(initial=NONE)
-    private = requests.prompt - block_tokens * requests.path_blocks
-    held = expected_reads(private + window_tokens, requests.estimate, spread)
-    others = spared_reads(requests, nodes, readers, held, p.most_held, block_tokens)
-    requests.spared = np.rint(others - window_tokens)  # windows are held and no context to read
-    hold = held[is_left]
-    p.hold_left = float(hold.sum())
-    p.square_left = float((hold**2 / requests.estimate[is_left]).sum())
-    p.left_longest = requests.estimate[is_left].max(initial=0)
-    in_line = ~is_left & (np.arange(len(requests)) >= s.first_count)  # sampled ones run first
-    own = (private + requests.estimate - 1).astype(np.float64)
-    p.left_tokens, p.right_tokens = own[is_left].sum(), own[~is_left].sum()
-    p.left_reads, p.right_reads = reads[is_left].sum(), reads[~is_left].sum()
-    spared = requests.spared * requests.estimate
-    p.left_spared, p.right_spared = spared[is_left].sum(), spared[~is_left].sum()
-    reuse = reads_per_held(p.left_reads + p.right_reads, p.left_spared + p.right_spared)
-    most_read = max(1.0, reuse, reads_per_held(p.right_reads, p.right_spared)) * capacity
-    p.unit = int(most_read) // ROWS + 1
-    note_reuse(p)
-    return Pace(
-        record,
-        np.zeros((ROWS, 3), np.int64),
-        sizes,
-        seconds,
-        int(np.argmax(sizes / seconds >= gains.efficiency * (sizes / seconds).max())),
-        max(1, int(np.searchsorted(sizes, largest, side="right"))),
-        overlap,
-        np.maximum.accumulate(np.where(in_line, requests.estimate, 0)),
-        np.arange(len(requests), dtype=np.int64),
-        kinds,
-    )
 
 
 @kernel
@@ -243,8 +155,9 @@ def least_size(pace: Pace, even: float, memory: float) -> int:
     at = 0
     while at < pace.efficient and sizes[at + 1] <= even:
         at += 1
-    hull = np.empty(len(sizes), np.int64)
-    n = lower_hull(pace.overlap, sizes, seconds, memory, hull)
+    hull, times = np.empty(len(sizes), np.int64), np.empty(len(sizes))
+    times_beside(pace.overlap, seconds, memory, times)
+    n = lower_hull(sizes, times, hull)
     for v in range(1, n):
         end = hull[v]
         at = first_alike(pace, hull[v - 1], end, at, memory)
@@ -254,7 +167,7 @@ def least_size(pace: Pace, even: float, memory: float) -> int:
 
 
 @kernel
-def share_at(pace: Pace, ahead: NDArray[np.float64], tokens: float, price: float) -> float:
+def share_at(pace: Pace, ahead: Floats, tokens: float, price: float) -> float:
     """Where between the least and the largest sizes within `slack` of the price the steps `ahead`
     compute that many tokens: 0 to 1.
     """
@@ -278,7 +191,8 @@ def look(state: State) -> None:
     reads = max(reads, 1.0) * p.read_seconds
     note_reuse(p)
     # NOTE: less of the prompts may be shared than could be; and some come back from preemption.
-    tokens = max(p.tokens_left, p.left_tokens + p.right_tokens, 1.0)
+    tokens = max(p.tokens_left, p.left_tokens + p.right_tokens)
+    tokens = max(tokens + in_progress(state), 1.0)
     sizes, seconds = pace.sizes[: pace.weighed], pace.seconds[: pace.weighed]
     ahead = np.empty((SLICES, 2))
     most = foresee(state, reads, ahead)
@@ -303,6 +217,16 @@ def look(state: State) -> None:
         share,
         least_size(pace, tokens / steps, reads / steps),
     )
+
+
+@kernel
+def in_progress(state: State) -> int:
+    """Tokens that the prompt in progress still has to compute: it waits no longer."""
+    prefilling = state.scalars[0].prefilling
+    if prefilling == NONE:
+        return 0
+    r = state.requests[prefilling]
+    return int(r.target - r.computed)
 
 
 @kernel

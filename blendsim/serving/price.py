@@ -11,13 +11,11 @@ is at most what they take a token.
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
+from blendsim.arrays import Floats, Ints
 from blendsim.compiled import allocating_kernel, kernel, rare_kernel
-from blendsim.perf.kernels import measured_overlap
-
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
+from blendsim.perf.hull import lower_hull
+from blendsim.perf.kernels import measured_overlap, overlapped
 
 _ROUNDS = 32  # of halving: the price to 2e-10 of its range
 
@@ -25,7 +23,7 @@ _ROUNDS = 32  # of halving: the price to 2e-10 of its range
 class Overlap(NamedTuple):
     """How compute and reads overlap."""
 
-    lines: Floats  # (k, 2), a and b
+    lines: Floats  # (k, 3), as a step model has them
     ratios: Floats  # of memory over compute, ascending, where it was measured; else empty
     times: Floats  # over compute
 
@@ -35,10 +33,7 @@ def side_by_side(overlap: Overlap, compute: float, memory: float) -> float:
     """t = max of a·compute + b·memory, or as measured."""
     if len(overlap.ratios) > 0:
         return float(measured_overlap(overlap.ratios, overlap.times, compute, memory))
-    lines, seconds = overlap.lines, 0.0
-    for i in range(len(lines)):
-        seconds = max(seconds, lines[i, 0] * compute + lines[i, 1] * memory)
-    return seconds
+    return float(overlapped(overlap.lines, compute, memory))
 
 
 @kernel
@@ -80,23 +75,10 @@ def token_price(
 
 
 @kernel
-def lower_hull(overlap: Overlap, sizes: Ints, seconds: Floats, memory: float, hull: Ints) -> int:
-    """Fill `hull` with the indices of sizes on the lower convex hull of t(·, memory); returns how
-    many.
-    """
-    n = 0
-    for i in range(len(sizes)):
-        t = side_by_side(overlap, seconds[i], memory)
-        while n > 1:
-            p, q = hull[n - 2], hull[n - 1]
-            tp = side_by_side(overlap, seconds[p], memory)
-            tq = side_by_side(overlap, seconds[q], memory)
-            if (tq - tp) * (sizes[i] - sizes[p]) < (t - tp) * (sizes[q] - sizes[p]):
-                break
-            n -= 1
-        hull[n] = i
-        n += 1
-    return n
+def times_beside(overlap: Overlap, seconds: Floats, memory: float, times: Floats) -> None:
+    """Fill `times` with t of each size beside `memory`."""
+    for i in range(len(seconds)):
+        times[i] = side_by_side(overlap, seconds[i], memory)
 
 
 @allocating_kernel
@@ -118,16 +100,14 @@ def choose_sizes(
     is to compute, which lies at `share` of the way from the first to the last and is the third
     column; or the nearest one, twice. None is below `least`.
     """
-    hull = np.empty(len(sizes), np.int64)
+    hull, times = np.empty(len(sizes), np.int64), np.empty(len(sizes))
     for j in range(len(table)):
-        memory = (j + 0.5) * unit
-        n = lower_hull(overlap, sizes, seconds, memory, hull)
+        times_beside(overlap, seconds, (j + 0.5) * unit, times)
+        n = lower_hull(sizes, times, hull)
         low, high = 0, 0
         for v in range(1, n):
             p, q = hull[v - 1], hull[v]
-            rise = side_by_side(overlap, seconds[q], memory)
-            rise -= side_by_side(overlap, seconds[p], memory)
-            slope = rise / (sizes[q] - sizes[p])
+            slope = (times[q] - times[p]) / (sizes[q] - sizes[p])
             if slope <= price * (1.0 - slack):
                 low = v
             if slope <= price * (1.0 + slack):

@@ -3,8 +3,8 @@ of them takes, and what the steps left will read.
 """
 
 import numpy as np
-from numpy.typing import NDArray
 
+from blendsim.arrays import Floats
 from blendsim.compiled import kernel, rare_kernel
 from blendsim.serving.forecast import last_end
 from blendsim.serving.held import reads_per_held
@@ -84,7 +84,7 @@ def peak_of(n: float, caution: float) -> float:
 
 
 @rare_kernel
-def foresee(state: State, reads: float, ahead: NDArray[np.float64]) -> float:
+def foresee(state: State, reads: float, ahead: Floats) -> float:
     """Fill `ahead` with the steps left, row by row: how many, and seconds of reads in each. Returns
     those of a step with KV as full as it will be.
 
@@ -133,9 +133,7 @@ def foresee(state: State, reads: float, ahead: NDArray[np.float64]) -> float:
 
 
 @kernel
-def spread_reads(
-    state: State, ahead: NDArray[np.float64], tokens: float, reads: float, most: float
-) -> float:
+def spread_reads(state: State, ahead: Floats, tokens: float, reads: float, most: float) -> float:
     """Spread the seconds of `reads` over as many steps as the tokens need at the largest size, if
     that takes less time than with KV full, `most` seconds a step, and nothing read after that.
     Notes what a step is then to read at most, has no fewer steps `ahead`, and returns `most` with
@@ -167,7 +165,7 @@ def spread_reads(
 
 
 @kernel
-def fill_up(state: State, reads: float, most: float, full: NDArray[np.float64]) -> float:
+def fill_up(state: State, reads: float, most: float, full: Floats) -> float:
     """Tokens that waiting requests of the right compute for themselves, and in `full` the steps
     that there are for it, with seconds of reads in each: as many as their reads fill, at `most`
     seconds a step, or as run on anyway before the longest of them could end.

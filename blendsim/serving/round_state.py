@@ -5,9 +5,8 @@ waiting requests, what running ones may still generate, and how much of that adm
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
-from blendsim.request import Ints
+from blendsim.arrays import Ints
 from blendsim.serving.flavour import DFS_WEIGHT, LPM, Flavour
 from blendsim.serving.state import DECODING, WAITING, State
 
@@ -56,18 +55,18 @@ class Rounds(NamedTuple):
 
     scalars: Any  # (1,) ROUND
     owed: Any  # (2,) OWED, LIMITED and FIXED
-    falls: NDArray[np.int64]  # (2, longest output + 2), ring by step: who stops being clipped then
-    max_new: NDArray[np.int64]  # (n,), output tokens request k may generate
-    fixed: NDArray[np.int64]  # (n,), FIXED or LIMITED
-    line: NDArray[np.int64]  # (n,), ring of waiting requests
+    falls: Ints  # (2, longest output + 2), ring by step: who stops being clipped then
+    max_new: Ints  # (n,), output tokens request k may generate
+    fixed: Ints  # (n,), FIXED or LIMITED
+    line: Ints  # (n,), ring of waiting requests
     # scratch of the sorted orders: a column a node, and one a request
-    seen: NDArray[np.int64]  # the pass that met a node last
-    weight: NDArray[np.int64]  # waiting requests at a node and below it
-    child: NDArray[np.int64]  # its heaviest child met in this pass
-    sibling: NDArray[np.int64]  # the next lighter one
-    first: NDArray[np.int64]  # its first waiting request
-    met: NDArray[np.int64]  # nodes met in this pass
-    behind: NDArray[np.int64]  # (n,), the next waiting request at the same node
+    seen: Ints  # the pass that met a node last
+    weight: Ints  # waiting requests at a node and below it
+    child: Ints  # its heaviest child met in this pass
+    sibling: Ints  # the next lighter one
+    first: Ints  # its first waiting request
+    met: Ints  # nodes met in this pass
+    behind: Ints  # (n,), the next waiting request at the same node
 
 
 def new_rounds(state: State, limits: Ints, flavour: Flavour) -> Rounds:

@@ -55,7 +55,7 @@ def plan_chunk(state: State, rounds: Rounds, request: int, tokens: int) -> None:
     round is complete.
     """
     r = state.requests[request]
-    promise(state, rounds, request, tokens, r.computed + tokens == r.target)
+    promise(rounds, request, tokens, r.computed + tokens == r.target)
     note_chunk(state, request, tokens)
 
 

@@ -6,8 +6,8 @@ admission.
 """
 
 import numpy as np
-from numpy.typing import NDArray
 
+from blendsim.arrays import Ints
 from blendsim.compiled import allocating_kernel, kernel
 from blendsim.perf.density import left_fraction
 from blendsim.serving.kinds import spread_of
@@ -156,7 +156,7 @@ def victim(state: State) -> int:
 
 
 @allocating_kernel
-def running_requests(state: State) -> NDArray[np.int64]:
+def running_requests(state: State) -> Ints:
     """Who runs: left side first, the newest admission of a side first."""
     s = state.scalars[0]
     found = np.empty(s.running, np.int64)

@@ -9,8 +9,8 @@ step costs the same whatever the number of running requests.
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
+from blendsim.arrays import Floats, Ints
 from blendsim.compiled import kernel_where
 
 NONE = -1  # the null link of the lists below
@@ -181,16 +181,16 @@ class State(NamedTuple):
     )
     buckets: Any  # (BUCKETS,) BUCKET, a ring over time
     scalars: Any  # (1,) SCALARS
-    density: NDArray[np.float64]  # (n,), ρ of the tree node request k hangs from
-    finish: NDArray[np.int64]  # (longest output + 2,), ring by step: head of those that finish then
-    phase: NDArray[np.int64]  # (block_tokens,), decodes that open a block at step ≡ i
+    density: Floats  # (n,), ρ of the tree node request k hangs from
+    finish: Ints  # (longest output + 2,), ring by step: head of those that finish then
+    phase: Ints  # (block_tokens,), decodes that open a block at step ≡ i
     #: (w + n,), the requests that wait, in line from `front` to `back`; from the end backwards, a
     #: stack of the preempted. One array for both: every further one costs 5 % a step.
-    queue: NDArray[np.int64]
+    queue: Ints
     #: (max_running,), requests whose prefill ends in this step; or twice as long: see prompts.py
-    ended: NDArray[np.int64]
-    chunk: NDArray[np.int64]  # (3, max_running), of each chunk: request, computed before, tokens
-    counts: NDArray[np.int64]  # (len(steplog.COUNTS),), this step in numbers
+    ended: Ints
+    chunk: Ints  # (3, max_running), of each chunk: request, computed before, tokens
+    counts: Ints  # (len(steplog.COUNTS),), this step in numbers
     #: Empty without host memory. Its length is part of its type, so that code for a host is left
     #: out of kernels that are compiled for a state without: branches alone cost 20 % a step.
     host: tuple[int, ...]

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from blendsim.arrays import Floats, Ints
 from blendsim.compiled import kernel
 from blendsim.perf.model import StepModel
 from blendsim.perf.step import StepCosts, StepTimes, step_seconds
-from blendsim.request import Ints
 from blendsim.serving import batcher
 from blendsim.serving.columns import (
     FINISHED,
@@ -38,14 +38,14 @@ _LOST = [PREEMPTED, PREEMPTED_TOKENS]
 
 
 @kernel
-def link_seconds(link: NDArray[np.float64], step: Ints) -> float:
+def link_seconds(link: Floats, step: Ints) -> float:
     """Seconds of a step's transfers to or from host memory, the slower direction."""
     moved = max(step[STORED_BLOCKS], step[LOADED_BLOCKS])
     return moved * link[0] + link[1] if moved > 0 else 0.0
 
 
 @kernel
-def note_times(times: NDArray[np.float64], now: float, took: StepTimes, transfer: float) -> float:
+def note_times(times: Floats, now: float, took: StepTimes, transfer: float) -> float:
     """Fill one row of the log's TIMES; returns when the step ends."""
     times[0] = now
     times[1] = max(took.seconds, transfer)
@@ -63,9 +63,9 @@ def run_steps(
     costs: StepCosts,
     start: float,
     until: float,
-    counts: NDArray[np.int64],
-    times: NDArray[np.float64],
-    link: NDArray[np.float64],
+    counts: Ints,
+    times: Floats,
+    link: Floats,
 ) -> int:
     """Run steps of a kind from time `start` until all is done, `until` is passed or the log's rows
     are full.
@@ -98,8 +98,8 @@ def run_to_message(
     costs: StepCosts,
     start: float,
     until: float,
-    counts: NDArray[np.int64],
-    times: NDArray[np.float64],
+    counts: Ints,
+    times: Floats,
     offered: int,
 ) -> int:
     """`run_steps` for a replica of a prefill or decode pool: it also stops after a step in which a
@@ -195,7 +195,7 @@ class Replica:
         """Of those that finished in the last step, `number` go on elsewhere."""
         self._counts[self._rows - 1, FINISHED] -= number
 
-    def _free_rows(self) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    def _free_rows(self) -> tuple[Ints, Floats]:
         if not self._keeps_log:
             self._rows = 0
         elif self._rows == len(self._counts):
@@ -208,11 +208,11 @@ class Replica:
             self.now = float(self._times[self._rows - 1, :2].sum())
 
     @property
-    def counts(self) -> NDArray[np.int64]:
+    def counts(self) -> Ints:
         """(steps, COUNTS) of the steps run so far."""
         return self._counts[: self._rows]
 
     @property
-    def times(self) -> NDArray[np.float64]:
+    def times(self) -> Floats:
         """(steps, TIMES) of the steps run so far, seconds."""
         return self._times[: self._rows]

@@ -6,8 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from blendsim.perf.grids import Floats
-from blendsim.request import Ints
+from blendsim.arrays import Floats, Ints
 from blendsim.specs import Link
 from blendsim.system import System
 

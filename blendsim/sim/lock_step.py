@@ -10,6 +10,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from blendsim.arrays import Floats
 from blendsim.perf.model import StepModel
 from blendsim.steplog import TIMES, StepLog
 
@@ -49,7 +50,7 @@ def in_lock_step(log: StepLog, model: StepModel) -> StepLog:
     return replace(log, times=times, meta={**log.meta, ALONE: log.end, LONGEST: longest})
 
 
-def _at_once(values: NDArray[np.generic], rows: list[NDArray[np.intp]]) -> NDArray[np.float64]:
+def _at_once(values: NDArray[np.generic], rows: list[NDArray[np.intp]]) -> Floats:
     """(ranks, steps), the values of each replica's rows, 0 behind its last step."""
     found = np.zeros((len(rows), max(map(len, rows))))
     for of_rank, each in zip(found, rows, strict=True):

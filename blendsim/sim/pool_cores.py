@@ -8,20 +8,21 @@ from dataclasses import replace
 
 import numpy as np
 
+from blendsim.arrays import Ints
 from blendsim.cutting import cut_line, equal
 from blendsim.errors import InputError, OversizeError
 from blendsim.perf.density import closed_form
 from blendsim.perf.model import StepModel
 from blendsim.plan import DUAL_SCAN, Plan, deal
 from blendsim.prefix import SortedPrompts, shared_tokens
-from blendsim.request import Ints, Workload
+from blendsim.request import Workload
 from blendsim.serving.core import ServingCore
 from blendsim.serving.flavour import Flavour
-from blendsim.serving.fresh import beside, new_state
+from blendsim.serving.fresh import PlannedLine, beside, new_state
 from blendsim.topology import Topology
 
 
-def require_room(
+def require_servable(
     workload: Workload, output_len: Ints, model: StepModel, topology: Topology
 ) -> None:
     """Refuse what would stand still: a request that one decode replica alone cannot hold, and pools
@@ -77,20 +78,16 @@ def decode_cores(
     expected = np.empty(n, np.int64)
     expected[plan.order] = plan.expected_output
     # NOTE: prefixes are not shared here, as SGLang's decode servers do by default.
-    state = new_state(
+    line = PlannedLine(
         prompt=workload.prompt_len,
         output=output_len,
         expected=expected,
         density=np.zeros(n),
         root_density=0.0,
-        paths=None,
-        capacity=system.kv_blocks,
-        block_tokens=system.block_tokens,
-        window_blocks=system.window_blocks,
-        flavour=flavour,
         is_dual=False,
         first_count=0,
     )
+    state = new_state(line, system, flavour)
     state.requests.generated = 1  # the prompt's own
     nobody = np.zeros(0, np.int64)
     return [

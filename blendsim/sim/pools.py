@@ -17,17 +17,18 @@ from typing import NamedTuple
 import numpy as np
 import simpy
 
+from blendsim.arrays import Ints
 from blendsim.perf.model import StepModel
 from blendsim.plan import Plan
 from blendsim.prefix import SortedPrompts
-from blendsim.request import Ints, Workload
+from blendsim.request import Workload
 from blendsim.serving.core import ServingCore
 from blendsim.serving.flavour import Flavour
 from blendsim.serving.handover import lend_ended, receive_first, take_back_all, take_in_all
 from blendsim.serving.state import NONE, State
 from blendsim.sim.engine import Replica
 from blendsim.sim.link import Port, kv_payload, move
-from blendsim.sim.pool_cores import decode_cores, prefill_cores, require_room
+from blendsim.sim.pool_cores import decode_cores, prefill_cores, require_servable
 from blendsim.topology import Topology
 
 #: Between two looks of a decode replica at the line while no room is made for the prompt that was
@@ -116,7 +117,7 @@ class Pools:
         self._payload = kv_payload(model.system, workload.prompt_len)
         self._world = simpy.Environment()
         self._waiting: deque[Finished] = deque()
-        require_room(workload, output_len, model, topology)
+        require_servable(workload, output_len, model, topology)
         self.prefill = [
             self._member(core, model, flavour)
             for core in prefill_cores(plan, workload, prompts, model, flavour, topology)

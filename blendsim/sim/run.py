@@ -9,12 +9,13 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from blendsim.arrays import Ints
 from blendsim.cores import on_all_cores
 from blendsim.errors import InputError, Unfit
 from blendsim.perf.model import StepModel
 from blendsim.plan import Plan
 from blendsim.prefix import SortedPrompts
-from blendsim.request import Ints, Workload, token_counts
+from blendsim.request import Workload, token_counts
 from blendsim.serving.core import ServingCore
 from blendsim.serving.flavour import BY_PLAN, Flavour
 from blendsim.serving.knobs import AS_SHIPPED

@@ -10,11 +10,12 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from blendsim.arrays import Bools, Floats, Ints
 from blendsim.compiled import kernel
 from blendsim.errors import InputError
 from blendsim.plan import DUAL_SCAN, Plan
 from blendsim.prefix import SortedPrompts
-from blendsim.request import Ints, Workload
+from blendsim.request import Workload
 from blendsim.serving.core import ServingCore
 from blendsim.serving.flavour import Flavour
 from blendsim.serving.state import LEFT, NONE, State
@@ -30,12 +31,12 @@ class Served(NamedTuple):
 
     rank: NDArray[np.int32]  # (n,)
     place: Ints  # (n,) requests of its rank that entered before it did first
-    entered: NDArray[np.float64]  # (n,) the first step that computes some of it begins
-    first_token: NDArray[np.float64]  # (n,) the step that samples it ends
-    ended: NDArray[np.float64]  # (n,) the step that samples its last token ends
+    entered: Floats  # (n,) the first step that computes some of it begins
+    first_token: Floats  # (n,) the step that samples it ends
+    ended: Floats  # (n,) the step that samples its last token ends
     hit_tokens: Ints  # (n,) of its prompt, found computed (or on the host) when it entered first
-    was_preempted: NDArray[np.bool_]  # (n,) at least once
-    is_left: NDArray[np.bool_] | None  # (n,) entered from the compute-heavy end; None: one end only
+    was_preempted: Bools  # (n,) at least once
+    is_left: Bools | None  # (n,) entered from the compute-heavy end; None: one end only
 
 
 def request_times(

@@ -14,13 +14,13 @@ from typing import Any
 import numpy as np
 import simpy
 
+from blendsim.arrays import Floats, Ints
 from blendsim.cutting import cut_line
 from blendsim.perf.density import closed_form
-from blendsim.perf.grids import Floats
 from blendsim.perf.model import StepModel
 from blendsim.plan import DUAL_SCAN, Plan
 from blendsim.prefix import SortedPrompts, shared_tokens
-from blendsim.request import Ints, Workload
+from blendsim.request import Workload
 from blendsim.serving.core import ServingCore
 from blendsim.serving.flavour import Flavour
 from blendsim.serving.fresh import beside, with_line

@@ -4,12 +4,12 @@ A search asks this hundreds of times, and a log costs a large simulation up to a
 """
 
 import numpy as np
-from numpy.typing import NDArray
 
+from blendsim.arrays import Floats, Ints
 from blendsim.perf.model import StepModel
 from blendsim.plan import Plan
 from blendsim.prefix import SortedPrompts
-from blendsim.request import Ints, Workload
+from blendsim.request import Workload
 from blendsim.serving.flavour import Flavour
 from blendsim.sim.run import ranks_apart, require_modelled, simulate
 from blendsim.system import HostMemory
@@ -44,7 +44,7 @@ def rank_ends(
     model: StepModel,
     flavour: Flavour,
     ranks: int,
-) -> NDArray[np.float64]:
+) -> Floats:
     """(ranks,) seconds until each rank ends, if they never meet; 0 of one without requests."""
     ends = np.zeros(ranks)
     serving = (plan, workload, output_len, prompts, model, flavour, None)

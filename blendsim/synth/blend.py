@@ -9,10 +9,11 @@ from typing import NamedTuple
 
 import numpy as np
 
+from blendsim.arrays import Ints
 from blendsim.errors import InputError
 from blendsim.perf.density import closed_form
 from blendsim.prefix import shareable_tokens, sort_prompts
-from blendsim.request import Ints, Workload, pool
+from blendsim.request import Workload, pool
 from blendsim.synth.recipes import Recipe
 from blendsim.synth.solver import Reached, Totals, counts, reached
 from blendsim.synth.sources import open_source

@@ -3,9 +3,8 @@ a wanted mean.
 """
 
 import numpy as np
-from numpy.typing import NDArray
 
-from blendsim.request import Ints
+from blendsim.arrays import Floats, Ints
 
 FRAME_TOKENS = 256
 VIDEO_MEAN = 16384.0  # tokens, "16 K"; 45 K before
@@ -14,9 +13,7 @@ CHAT_MEAN = 256.0  # tokens
 _HALVINGS = 60
 
 
-def video_tokens(
-    frames: NDArray[np.float64], mean: float = VIDEO_MEAN, longest: int = 130_560
-) -> Ints:
+def video_tokens(frames: Floats, mean: float = VIDEO_MEAN, longest: int = 130_560) -> Ints:
     """Frames × 256 tokens, scaled to `mean` and held in [1 frame, `longest`], in whole frames."""
     scaled = frames * (mean / (frames.mean() * FRAME_TOKENS))
     whole: Ints = np.clip(np.rint(scaled), 1, longest // FRAME_TOKENS).astype(np.int64)

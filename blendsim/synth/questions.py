@@ -10,9 +10,10 @@ from zipfile import BadZipFile
 import numpy as np
 from numpy.typing import NDArray
 
+from blendsim.arrays import Ints
 from blendsim.errors import InputError
 from blendsim.prefix import shareable_tokens, sort_prompts
-from blendsim.request import Ints, Workload, from_lengths
+from blendsim.request import Workload, from_lengths
 from blendsim.synth.supply import Drawn, listing, shuffled, stream, system_prompt
 from blendsim.traces.demo_prefixes import Questions
 

@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from blendsim.arrays import Floats, Ints
 from blendsim.errors import InputError
-from blendsim.perf.grids import Floats, Ints
 from blendsim.synth.recipes import Recipe
 
 

@@ -6,9 +6,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from blendsim.arrays import Ints
 from blendsim.errors import InputError, UnknownName
 from blendsim.files import sha256
-from blendsim.request import Ints
 from blendsim.synth.normalise import video_tokens, with_mean
 from blendsim.synth.questions import QuestionSupply, read_questions
 from blendsim.synth.supply import LengthSupply, Sampler, Supply, from_rows, stream

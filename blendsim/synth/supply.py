@@ -9,7 +9,8 @@ from zlib import crc32
 import numpy as np
 from numpy.typing import NDArray
 
-from blendsim.request import Ints, Prompts, Workload, from_lengths
+from blendsim.arrays import Ints
+from blendsim.request import Prompts, Workload, from_lengths
 
 _VOCABULARY = 128_000
 
@@ -112,7 +113,7 @@ def system_prompt(name: str, seed: int, tokens: int) -> NDArray[np.int32]:
     return rng.integers(0, _VOCABULARY, tokens, dtype=np.int32)
 
 
-def listing(name: str, lengths: NDArray[np.int64], units: NDArray[np.int32]) -> Prompts:
+def listing(name: str, lengths: Ints, units: NDArray[np.int32]) -> Prompts:
     """Prompts of a source from their listed tokens, in a space of the source's own: nothing is
     shared with others by chance.
     """

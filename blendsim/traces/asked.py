@@ -7,7 +7,6 @@ worse than none.
 
 import hashlib
 import json
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
@@ -25,6 +24,7 @@ from blendsim.traces.plain_prompts import PROMPTS_JSONL
 from blendsim.traces.prompt_forms import PROMPT_NAMES
 from blendsim.traces.seam import head, source_name
 from blendsim.traces.tokens import encoder
+from blendsim.wording import Say
 
 MOST_STOPS = 4  # as many as OpenAI takes
 _SEEDS = range(-(2**63), 2**63)
@@ -106,7 +106,7 @@ def read_batch(
     path: Path,
     tokenizer: Path,
     vocab: int | None = None,
-    say: Callable[[str], None] = lambda _: None,
+    say: Say = lambda _: None,
     is_strict: bool = False,
 ) -> BatchFile:
     """The requests in the model's own tokens and what they ask for, and those that cannot be

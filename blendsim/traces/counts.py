@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from blendsim.arrays import Bools, Floats
 from blendsim.errors import InputError
 from blendsim.request import MOST_TOKENS
 
@@ -21,17 +22,15 @@ _ZERO = {
 }
 
 
-def numbers(table: pa.Table, name: str) -> NDArray[np.float64]:
+def numbers(table: pa.Table, name: str) -> Floats:
     """A column of numbers, NaN where there is none."""
     return np.asarray(table[name].to_numpy(zero_copy_only=False), np.float64)
 
 
-def are_wrong(values: NDArray[np.float64], least: int = 1) -> NDArray[np.bool_]:
+def are_wrong(values: Floats, least: int = 1) -> Bools:
     """Which values are not whole numbers of tokens; NaN stands for missing."""
     with np.errstate(invalid="ignore"):
-        fine: NDArray[np.bool_] = (
-            (values >= least) & (values <= MOST_TOKENS) & (values == np.floor(values))
-        )
+        fine: Bools = (values >= least) & (values <= MOST_TOKENS) & (values == np.floor(values))
     return ~fine
 
 

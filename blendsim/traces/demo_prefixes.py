@@ -7,9 +7,10 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from blendsim.request import Ints, Prompts
+from blendsim.arrays import Floats, Ints
+from blendsim.request import Prompts
 from blendsim.traces import demo_tables as tables
-from blendsim.traces.length_table import Floats, sample_classes, strata
+from blendsim.traces.length_table import sample_classes, strata
 
 _VOCABULARY = 128_000
 _HEADER = 12  # tokens all subjects' prompts begin with

@@ -13,8 +13,9 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from blendsim.arrays import Floats, Ints
 from blendsim.errors import InputError
-from blendsim.request import Ints, Prompts, Workload, from_lengths
+from blendsim.request import Prompts, Workload, from_lengths
 from blendsim.traces.content import content
 from blendsim.traces.counts import are_wrong, compact, require_rows, shown, whole
 from blendsim.traces.jsonl import objects, read_columns
@@ -28,9 +29,9 @@ _BAILIAN = frozenset({"chat_id", "parent_chat_id", "turn"})
 
 
 class _Columns(NamedTuple):
-    timestamp: NDArray[np.float64]
-    prompt: NDArray[np.float64]
-    output: NDArray[np.float64]
+    timestamp: Floats
+    prompt: Floats
+    output: Floats
     counts: Ints  # hash ids of each row
     hashes: NDArray[Any]
 

@@ -9,11 +9,8 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
-from blendsim.request import Ints
-
-Floats = NDArray[np.float64]
+from blendsim.arrays import Floats, Ints
 
 #: Levels of the quantile knots, closer where tails are heavy.
 PROMPT_LEVELS = np.unique(

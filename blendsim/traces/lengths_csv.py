@@ -16,8 +16,9 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from blendsim.arrays import Bools, Floats, Ints
 from blendsim.errors import InputError
-from blendsim.request import Ints, Workload, from_lengths
+from blendsim.request import Workload, from_lengths
 from blendsim.traces.content import content, text_lines
 from blendsim.traces.counts import NO_REQUESTS, are_wrong, fault, numbers, require_rows, shown
 from blendsim.traces.jsonl import require_new
@@ -83,7 +84,7 @@ class CsvFormat:
         workload = replace(workload, is_known=known, output_limit=limit.astype(np.int64))
         return _without_failed(workload, failed, path) if failed.any() else workload
 
-    def _arrival(self, table: pa.Table, path: Path) -> tuple[NDArray[np.float64], tuple[str, ...]]:
+    def _arrival(self, table: pa.Table, path: Path) -> tuple[Floats, tuple[str, ...]]:
         if self.arrival is None or self.arrival not in table.column_names:
             return np.zeros(table.num_rows), ()
         found = arrivals(table[self.arrival], self.arrival)
@@ -162,7 +163,7 @@ def _header_line(path: Path) -> int:
         return next(number for number, line in enumerate(lines, start=1) if line.strip())
 
 
-def _truths(table: pa.Table, path: Path, form: CsvFormat) -> NDArray[np.bool_]:
+def _truths(table: pa.Table, path: Path, form: CsvFormat) -> Bools:
     if form.extras.is_known not in table.column_names:
         return np.zeros(table.num_rows, np.bool_)
     words = [_TRUTH.get(word.strip().lower()) for word in table[form.extras.is_known].to_pylist()]
@@ -189,7 +190,7 @@ def _ids(table: pa.Table, path: Path, form: CsvFormat) -> NDArray[np.str_] | Non
     return ids
 
 
-def _without_failed(workload: Workload, failed: NDArray[np.bool_], path: Path) -> Workload:
+def _without_failed(workload: Workload, failed: Bools, path: Path) -> Workload:
     from blendsim.request import select
 
     require_rows(int((~failed).sum()), path)

@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from blendsim.arrays import Bools, Floats
 from blendsim.errors import InputError
 from blendsim.printable import printable
 from blendsim.request import Workload, from_lengths
@@ -24,14 +25,12 @@ from blendsim.traces.seam import Head, ReadOptions, Told, silent, source_name
 from blendsim.traces.shared_prefixes import Prefixes, Rules, from_columns, require_pair
 from blendsim.traces.times import NO_TIME, Arrivals, arrivals, time_fault
 
-Floats = NDArray[np.float64]
-
 
 class _Columns(NamedTuple):
     prompt: Floats
     output: Floats
     limit: Floats
-    known: NDArray[np.bool_]
+    known: Bools
     arrival: Floats
     notes: tuple[str, ...]  # what there is to say of arrivals
     ids: NDArray[np.str_] | None

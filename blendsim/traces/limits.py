@@ -6,8 +6,9 @@ from dataclasses import replace
 
 import numpy as np
 
+from blendsim.arrays import Ints
 from blendsim.errors import OversizeError
-from blendsim.request import Ints, Workload, select
+from blendsim.request import Workload, select
 
 _LISTED = 5  # ids an error names
 

@@ -136,7 +136,9 @@ def _fill(workloads: list[Workload], results: Results, path: Path) -> list[Workl
 def _instead(workloads: list[Workload], results: Results) -> str:
     """What to do with results of which none is of these requests."""
     lengths = results.lengths.values()
-    if not lengths or all(workload.has_output.all() for workload in workloads):
+    if not lengths:
+        return "no line has an answer; give results that have, or leave --lengths out"
+    if all(workload.has_output.all() for workload in workloads):
         return "give the results of this batch, or leave --lengths out"
     mean = round(sum(lengths) / len(lengths))
     return (

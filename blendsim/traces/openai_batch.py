@@ -13,9 +13,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from blendsim.arrays import Ints
 from blendsim.errors import InputError
 from blendsim.printable import listed
-from blendsim.request import Ints, Prompts, Workload
+from blendsim.request import Prompts, Workload
 from blendsim.traces.chat import Chat, chat_of
 from blendsim.traces.counts import require_rows, shown, whole
 from blendsim.traces.encoded import CHUNK, Encoded

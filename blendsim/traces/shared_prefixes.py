@@ -13,10 +13,10 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from numpy.typing import NDArray
 
+from blendsim.arrays import Bools, Floats, Ints
 from blendsim.errors import InputError
-from blendsim.request import Ints, Prompts
+from blendsim.request import Prompts
 from blendsim.traces.counts import are_wrong, compact, fault, shown
 from blendsim.traces.jsonl import line_of
 from blendsim.traces.length_names import Extras
@@ -30,9 +30,9 @@ class Prefixes(NamedTuple):
     """The prefixes of n rows."""
 
     codes: Ints  # (n,), equal where the prefix is the same, −1 where there is none
-    tokens: NDArray[np.float64]  # (n,), its length; NaN where the file says none
+    tokens: Floats  # (n,), its length; NaN where the file says none
 
-    def are_wrong(self, prompt: NDArray[np.float64], out: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    def are_wrong(self, prompt: Floats, out: Bools) -> Bools:
         """Which rows, but for those in `out`, break a rule that `Rules` has words for."""
         tokens = np.nan_to_num(self.tokens, nan=0.0)
         are_given = self.codes >= 0
@@ -44,7 +44,7 @@ class Prefixes(NamedTuple):
         wrong[counted] |= of_prefix[self.codes[counted]] != tokens[counted]
         return wrong & ~out
 
-    def prompts(self, path: Path, digest: str, out: NDArray[np.bool_]) -> Prompts:
+    def prompts(self, path: Path, digest: str, out: Bools) -> Prompts:
         """The prompts of a file with this digest, once no row is wrong; rows in `out` share
         nothing.
         """
@@ -65,7 +65,7 @@ class Prefixes(NamedTuple):
         )
 
 
-def from_columns(names: pa.ChunkedArray, tokens: NDArray[np.float64]) -> Prefixes:
+def from_columns(names: pa.ChunkedArray, tokens: Floats) -> Prefixes:
     """The prefixes of rows with these texts as prefix_id; an empty one is none."""
     trimmed = pc.utf8_trim_whitespace(names.cast(pa.large_string()))
     encoded = trimmed.combine_chunks().dictionary_encode()

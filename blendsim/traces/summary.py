@@ -4,8 +4,9 @@ from typing import Any
 
 import numpy as np
 
+from blendsim.arrays import Ints
 from blendsim.prefix import shareable_tokens, sort_prompts
-from blendsim.request import Ints, Workload
+from blendsim.request import Workload
 from blendsim.system import BLOCK_TOKENS
 
 

@@ -5,7 +5,8 @@ from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
+
+from blendsim.arrays import Floats
 
 LATEST = 1e18  # beyond any clock's ticks since any epoch
 
@@ -16,11 +17,11 @@ NO_TIME = "is not a time: give seconds, or a date and time"
 class Arrivals(NamedTuple):
     """When requests arrive, and what there is to say of it."""
 
-    seconds: NDArray[np.float64]  # (n,), from the earliest
+    seconds: Floats  # (n,), from the earliest
     notes: tuple[str, ...]
 
 
-def seconds_from_first(texts: pa.ChunkedArray) -> NDArray[np.float64] | None:
+def seconds_from_first(texts: pa.ChunkedArray) -> Floats | None:
     """Seconds from the earliest of `texts`, or None if not all are times of one kind."""
     for kind, unit in (
         (pa.float64(), 1.0),

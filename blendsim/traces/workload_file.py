@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from blendsim.arrays import Bools, Ints
 from blendsim.errors import InputError
 from blendsim.request import MOST_TOKENS, Prompts, Workload
 from blendsim.soundness import are_texts, is_whole
@@ -169,13 +170,13 @@ def _column(table: pa.Table, name: str) -> NDArray[Any]:
     return np.array(table[name].to_numpy())  # NOTE: a copy; Arrow's arrays are read-only
 
 
-def _lists(file: TableFile) -> tuple[NDArray[np.int64], NDArray[Any]]:
+def _lists(file: TableFile) -> tuple[Ints, NDArray[Any]]:
     if "units" not in file.names:
         raise InputError(f"{file.path}: lacks column 'units'; write it with blendsim again")
     kind = file.file.schema_arrow.field("units").type
     if not pa.types.is_large_list(kind) or not pa.types.is_integer(kind.value_type):
         raise InputError(f"{file.path}, column 'units': has {kind}; lists of integers are needed")
-    counts: list[NDArray[np.int64]] = []
+    counts: list[Ints] = []
     units = np.zeros(0, kind.value_type.to_pandas_dtype())
     for piece in file.pieces("units"):
         values = piece.flatten()
@@ -194,14 +195,14 @@ def _lists(file: TableFile) -> tuple[NDArray[np.int64], NDArray[Any]]:
 
 def _check(
     columns: dict[str, NDArray[Any]],
-    counts: NDArray[np.int64],
+    counts: Ints,
     unit_tokens: NDArray[np.int32],
     sources: int,
     path: Path,
 ) -> None:
     """Refuse what a hand or another tool may have put into the columns."""
     has, prompt, output = columns["has_output"], columns["prompt_len"], columns["output_len"]
-    rules: tuple[tuple[str, NDArray[np.bool_], Callable[[Any], str | None]], ...] = (
+    rules: tuple[tuple[str, Bools, Callable[[Any], str | None]], ...] = (
         ("prompt_len", are_wrong(prompt), lambda value: fault(value, "prompt")),
         ("output_len", are_wrong(output) & has, lambda value: fault(value, "output")),
         ("output_len", ~has & (output != 0), lambda _: "is given where has_output is false"),
@@ -230,14 +231,14 @@ def _check(
         raise InputError(f"{path}, column 'id': {shown(str(ids[repeats > 1][0]))} is given twice")
 
 
-def _outside(codes: NDArray[np.int32], number: int) -> NDArray[np.bool_]:
+def _outside(codes: NDArray[np.int32], number: int) -> Bools:
     """Which codes name none of `number` things."""
-    outside: NDArray[np.bool_] = (codes < 0) | (codes >= number)
+    outside: Bools = (codes < 0) | (codes >= number)
     return outside
 
 
 def _refuse(
-    wrong: NDArray[np.bool_],
+    wrong: Bools,
     path: Path,
     name: str,
     values: NDArray[Any],

@@ -18,8 +18,8 @@ from torch import Tensor
 from blendrt.attention.layout import AttentionLayout, Rows, lay_out, upload
 from blendrt.pages import PagedStep
 from blendrt.tokens import PromptTokens
+from blendsim.arrays import Ints
 from blendsim.batch import Batch
-from blendsim.request import Ints
 from blendsim.serving.core import ServingCore
 
 

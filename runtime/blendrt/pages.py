@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from blendsim.request import Ints
+from blendsim.arrays import Bools, Ints
 from blendsim.serving.core import ServingCore
 from blendsim.serving.state import DECODING, PREFILLING
 
@@ -27,7 +27,7 @@ class PagedStep(NamedTuple):
     requests: Ints  # (m,) numbers in the core
     computed: Ints  # (m,) tokens whose KV is there
     tokens: Ints  # (m,) tokens computed now, 1 for a decode
-    samples: NDArray[np.bool_]  # (m,) whether the last of them yields an output token
+    samples: Bools  # (m,) whether the last of them yields an output token
     chunks: int  # how many of the m are prefill chunks
     indptr: Ints  # (m + 1,) request i's pages are indices[indptr[i]:indptr[i + 1]]
     indices: Ints

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from blendsim.request import Ints, Workload
+from blendsim.arrays import Ints
+from blendsim.request import Workload
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 

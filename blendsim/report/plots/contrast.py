@@ -5,9 +5,10 @@ from typing import Any
 
 import numpy as np
 
+from blendsim.arrays import Floats
 from blendsim.report.plots.panel import Panel, draw_panel, key, line
 from blendsim.report.plots.run import COMPUTE, RANKS, time_scale
-from blendsim.report.timeline import Floats, Line, Timeline
+from blendsim.report.timeline import Line, Timeline
 
 FIRST, SECOND = COMPUTE, RANKS[1]  # the second is dashed, too
 _STYLES: tuple[dict[str, Any], ...] = (

@@ -11,8 +11,8 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
+from blendsim.arrays import Floats
 from blendsim.report.plots import INK, QUIET
-from blendsim.report.timeline import Floats
 
 WIDTH, HEIGHT = 4.6, 2.5  # inches, 72 units of the SVG each
 

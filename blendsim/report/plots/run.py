@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from matplotlib.ticker import FuncFormatter, LogLocator, PercentFormatter
 
+from blendsim.arrays import Floats
 from blendsim.report.losses import PHASES, Losses
 from blendsim.report.plots import COLOURS, INK, QUIET
 from blendsim.report.plots.panel import (
@@ -20,7 +21,7 @@ from blendsim.report.plots.panel import (
     second_scale,
     short,
 )
-from blendsim.report.timeline import Durations, Floats, Line, Timeline
+from blendsim.report.timeline import Durations, Line, Timeline
 from blendsim.report.validate import KINDS, Validation
 
 COMPUTE, MEMORY = "#0072b2", "#e69f00"  # as figures/style.py has them, Okabe and Ito's

@@ -14,10 +14,11 @@ import torch
 from torch import Tensor
 
 from blendrt.attention import Attention
-from blendrt.attention.layout import AttentionLayout, Ints, Rows, lay_out
+from blendrt.attention.layout import AttentionLayout, Rows, lay_out
 from blendrt.attention.reference import ReferenceAttention
 from blendrt.config import DecoderConfig
 from blendrt.kv_pool import KvPool
+from blendsim.arrays import Ints
 
 
 class World(NamedTuple):

@@ -16,7 +16,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-Ints = npt.NDArray[np.int64]
+from blendsim.arrays import Ints
 
 
 @dataclass(frozen=True, slots=True)

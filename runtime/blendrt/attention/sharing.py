@@ -15,7 +15,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from blendrt.attention.layout import Ints, PageTable, Rows, page_table, upload
+from blendrt.attention.layout import PageTable, Rows, page_table, upload
+from blendsim.arrays import Ints
 
 Pages = npt.NDArray[np.int32]
 

@@ -14,7 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from blendrt.attention.layout import AttentionLayout, Ints, PageTable, upload
+from blendrt.attention.layout import AttentionLayout, PageTable, upload
+from blendsim.arrays import Ints
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ import torch
 
 from blendrt.batch import Outputs
 from blendrt.generate.wanted import Answer, Finish, Wanted
-from blendsim.request import Ints
+from blendsim.arrays import Ints
 
 Text = Callable[[Sequence[int]], str]  # what token ids say, without special tokens
 

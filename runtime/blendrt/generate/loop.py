@@ -22,7 +22,7 @@ from blendrt.generate.sampler import Sampler
 from blendrt.generate.wanted import Answer
 from blendrt.pages import Pager
 from blendrt.recorder import Recorder
-from blendsim.request import Ints
+from blendsim.arrays import Ints
 from blendsim.serving.core import ServingCore
 from blendsim.serving.state import DONE
 

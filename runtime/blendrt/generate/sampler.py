@@ -11,8 +11,7 @@ from torch import Tensor
 from blendrt.attention.layout import upload
 from blendrt.generate.wanted import Wanted
 from blendrt.tokens import mix
-from blendsim.perf.grids import Floats
-from blendsim.request import Ints
+from blendsim.arrays import Floats, Ints
 
 _ROWS = 256  # sampled at a time
 _BYTES = 56  # of a token's probability on the way, where tokens are sorted

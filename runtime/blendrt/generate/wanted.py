@@ -6,11 +6,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple
 
-import numpy as np
-from numpy.typing import NDArray
-
-from blendsim.perf.grids import Floats
-from blendsim.request import Ints
+from blendsim.arrays import Bools, Floats, Ints
 
 
 class Finish(StrEnum):
@@ -27,7 +23,7 @@ class Wanted:
     temperature: Floats  # (n,), 0: the likeliest token
     top_p: Floats  # (n,), the likeliest tokens that have this probability together, in (0, 1]
     seed: Ints  # (n,), of the request's own random numbers
-    is_seeded: NDArray[np.bool_]  # (n,), whether the request itself gave its seed
+    is_seeded: Bools  # (n,), whether the request itself gave its seed
     most: Ints  # (n,), tokens of the answer at most, ≥ 1
     stop: tuple[tuple[str, ...], ...]  # (n,), texts that end an answer and are not part of it
     ends: frozenset[int]  # token ids that end any answer

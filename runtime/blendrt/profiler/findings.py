@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from blendrt.profiler.tables import SKEWED
+from blendsim.arrays import Floats
 from blendsim.perf.fit import OverlapFit
-from blendsim.perf.grids import Floats
 from blendsim.perf.kernels import prefill_seconds
 from blendsim.perf.model import step_model
 from blendsim.perf.overlap import SUM

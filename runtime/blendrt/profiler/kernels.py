@@ -11,8 +11,9 @@ from torch.nn import functional
 from blendrt.attention.layout import upload
 from blendrt.profiler.rig import Rig
 from blendrt.profiler.sizes import Sizes
+from blendsim.arrays import Floats, Ints
 from blendsim.perf.derive import OPERATORS
-from blendsim.perf.grids import AttentionGrid, Floats, Ints, SmallGrid
+from blendsim.perf.grids import AttentionGrid, SmallGrid
 from blendsim.perf.small import OPERATORS as SMALL_OPERATORS
 
 #: Of GEMMs' time, what decode attention takes in a step of many tokens.

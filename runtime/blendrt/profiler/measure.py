@@ -7,7 +7,6 @@ loads once it has GEMMs and both attentions.
 
 import math
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -48,6 +47,7 @@ from blendsim.perf.store import (
 from blendsim.perf.waves import Waves, fit_waves
 from blendsim.specs import GpuSpec
 from blendsim.system import System
+from blendsim.wording import Say
 
 _BANDWIDTH_SHARE, _LAUNCH_SECONDS = 0.8, 3e-6  # where small operators were not measured
 _WARM_SHARE = 0.25  # of the minutes, at most
@@ -86,9 +86,7 @@ class Measured(NamedTuple):
     seconds: float
 
 
-def measure_profile(
-    request: Request, out: Path, say: Callable[[str], None] = lambda _: None
-) -> Measured:
+def measure_profile(request: Request, out: Path, say: Say = lambda _: None) -> Measured:
     """Measure into `out/<gpu>/<model>/tp<N>`; InputError for a split that no GPU can have."""
     begun = time.perf_counter()
     gpu = find_target(request.device)
@@ -142,7 +140,7 @@ def _measure_tables(
     directory: Path,
     meta: dict[str, Any],
     gpu: GpuSpec,
-    say: Callable[[str], None],
+    say: Say,
 ) -> OverlapFit:
     """All tables, each written with its provenance before the next begins."""
     end, busy = time.perf_counter() + 60.0 * request.minutes, None
@@ -177,7 +175,7 @@ def _measure_tables(
     return fit
 
 
-def _warm(rig: Rig, request: Request, meta: dict[str, Any], say: Callable[[str], None]) -> None:
+def _warm(rig: Rig, request: Request, meta: dict[str, Any], say: Say) -> None:
     """Warm the GPU up, and note what that came to."""
     say("warming the GPU up")
     before = conditions(request.device)

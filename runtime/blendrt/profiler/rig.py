@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from blendrt.attention import Attention
-from blendrt.attention.layout import AttentionLayout, Ints, Rows, lay_out
+from blendrt.attention.layout import AttentionLayout, Rows, lay_out
 from blendrt.attention.reference import ReferenceAttention
 from blendrt.config import DecoderConfig
 from blendrt.kv_pool import KvPool, page_bytes
@@ -21,6 +21,7 @@ from blendrt.machine import free_bytes
 from blendrt.model import Decoder
 from blendrt.profiler.timer import Timer, timer_for
 from blendrt.weights import random_weights
+from blendsim.arrays import Ints
 from blendsim.system import BLOCK_TOKENS
 
 _LEAST_LAYERS = 8

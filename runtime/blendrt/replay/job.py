@@ -4,9 +4,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from blendsim.arrays import Ints
 from blendsim.plan import Plan
 from blendsim.prefix import SortedPrompts
-from blendsim.request import Ints, Workload
+from blendsim.request import Workload
 from blendsim.serving.core import ServingCore
 from blendsim.serving.flavour import Flavour
 from blendsim.system import System

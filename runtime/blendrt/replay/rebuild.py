@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from blendrt.pages import PagedStep
-from blendsim.request import Ints
+from blendsim.arrays import Ints
 from blendsim.serving.core import ServingCore
 
 

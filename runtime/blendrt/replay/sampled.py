@@ -30,6 +30,7 @@ from blendrt.replay.rebuild import Rebuilder
 from blendrt.replay.timing import ExecutorTimer, Timer
 from blendrt.replay.warm_up import warm_up
 from blendrt.tokens import PromptTokens
+from blendsim.arrays import Floats, Ints
 from blendsim.batch import Batch
 from blendsim.errors import InputError, ProfileError
 from blendsim.perf.measured import chosen_model
@@ -37,13 +38,11 @@ from blendsim.perf.pricing import price_steps
 from blendsim.report.sampling import (
     LEAST,
     Estimate,
-    Floats,
     Sample,
     choose_sample,
     estimate,
     strata_table,
 )
-from blendsim.request import Ints
 from blendsim.serving.ahead import all_counts, visit
 from blendsim.serving.core import ServingCore
 from blendsim.serving.flavour import Flavour

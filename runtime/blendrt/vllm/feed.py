@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from blendrt.config import DecoderConfig
 from blendrt.loading import ModelChoice
@@ -27,8 +26,8 @@ from blendrt.tokens import PromptTokens
 from blendrt.vllm.following import ROW, SCHEDULER, Course, FollowsPlan
 from blendrt.vllm.lead import follows, leading_core
 from blendrt.vllm.watch import NOT_TOLD, SchedulerWatch
+from blendsim.arrays import Ints
 from blendsim.errors import InputError, Unavailable
-from blendsim.request import Ints
 from blendsim.serving.core import ServingCore
 from blendsim.steplog import NOT_COUNTED, StepLog
 
@@ -208,7 +207,7 @@ def admission_rows(core: ServingCore) -> list[int]:
     so a plan taken from both ends is told to it in the order that comes of it.
     """
     is_listed = np.zeros(len(core.rows), np.bool_)
-    order: list[NDArray[np.int64]] = []
+    order: list[Ints] = []
     while not core.is_done:
         core.step()
         chunks = core.state.chunk[0, : int(core.state.scalars[0].chunks)]

@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from blendrt.replay.job import Job
+from blendsim.arrays import Ints
 from blendsim.plan import IN_ORDER
-from blendsim.request import Ints
 from blendsim.serving.core import ServingCore
 from blendsim.serving.flavour import FLAVOURS, LRU, PROMPT_FITS, VLLM_PLANNED
 from blendsim.serving.state import DECODING, DONE, NONE, WAITING

@@ -6,16 +6,16 @@ import time
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
-from blendsim.cli.machine import Say
+from blendsim.arrays import Bools
 from blendsim.errors import InputError
 from blendsim.traces.answers import Reply, answer_line, error_line
 from blendsim.traces.counts import shown
+from blendsim.wording import Say
 
 if TYPE_CHECKING:
     from blendrt.generate.wanted import Answer
-    from blendsim.request import Ints
+    from blendsim.arrays import Ints
     from blendsim.traces.asked import BatchFile
     from blendsim.traces.results_file import ResultsFile
 
@@ -53,12 +53,12 @@ class Course:
         return int(self.answered_before.sum()) + self._answered_apart
 
     @property
-    def answered(self) -> NDArray[np.bool_]:
+    def answered(self) -> Bools:
         """Whether it has an answer in the file."""
         return self.lengths > 0
 
     @property
-    def left(self) -> NDArray[np.bool_]:
+    def left(self) -> Bools:
         """Whether it still wants one."""
         return ~self.answered & ~self.refused
 

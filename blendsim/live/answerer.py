@@ -1,7 +1,4 @@
-"""A model that is ready to answer: on our runtime, or in vLLM.
-
-torch and what stands on it are loaded here and in machine.py, and nowhere else in the command line.
-"""
+"""A model that is ready to answer: on our runtime, or in vLLM."""
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -10,9 +7,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from blendsim.cli.machine import Engine, Say, libraries, require_vllm_if_plain
 from blendsim.errors import InputError
+from blendsim.live.engine import Engine, libraries, require_vllm_if_plain
 from blendsim.specs import GPUS, gpu_name
+from blendsim.wording import Say
 
 if TYPE_CHECKING:
     from blendrt.generate.wanted import Answer, Wanted

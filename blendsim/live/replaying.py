@@ -1,33 +1,20 @@
-"""From what the user wants a plan replayed on to a run that is ready to start.
+"""From what the user wants a plan replayed on to a replay that is ready to start."""
 
-torch and what stands on it are loaded here and in answerer.py, nowhere else in the command line.
-"""
-
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from enum import StrEnum
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from blendsim.cli.options import Asked, platform
-from blendsim.errors import InputError, Unavailable
+from blendsim.errors import InputError
+from blendsim.live.engine import Engine, libraries, require_vllm_if_plain
 from blendsim.specs import gpu_name
+from blendsim.wording import Say
 
 if TYPE_CHECKING:
     from blendsim.plan import Plan
     from blendsim.request import Workload
+    from blendsim.settings import Settings
     from blendsim.steplog import StepLog
-
-Say = Callable[[str], None]
-#: And the extra that brings them.
-_LIBRARIES = dict.fromkeys(("torch", "safetensors", "tokenizers", "jinja2"), "runtime")
-
-
-class Engine(StrEnum):
-    """What executes the steps."""
-
-    BLENDRT = "blendrt"
-    VLLM = "vllm"
 
 
 class Executor(StrEnum):
@@ -63,13 +50,7 @@ class Wish(NamedTuple):
                 )
 
 
-def require_vllm_if_plain(engine: Engine, is_plain: bool) -> None:
-    """InputError for --plain with an engine whose only scheduler is the plan's."""
-    if is_plain and engine is not Engine.VLLM:
-        raise InputError(f"--plain is for --engine vllm, not {engine.value}; drop it")
-
-
-class Run(NamedTuple):
+class ReadyReplay(NamedTuple):
     """A replay that is ready to start."""
 
     measure: Callable[[], None]
@@ -79,16 +60,18 @@ class Run(NamedTuple):
     notes: list[str]  # complete when it has run
 
 
-def prepare(made: "Plan", pool: "Workload", asked: Asked, wish: Wish, say: Say) -> Run:
+def prepare(
+    made: "Plan", pool: "Workload", settings: "Settings", wish: Wish, say: Say
+) -> ReadyReplay:
     """Choose device and model, load them, and make the replay."""
     with libraries("replay"):
         from blendrt import loading
         from blendrt.machine import describe
-    settings, system = asked.settings, asked.settings.system
+    system = settings.system
     device = loading.find_device(wish.gpu)
     choice = loading.choose_model(wish.model, system.model, wish.gpu)
     say("sorting prompts by prefix")
-    job = make_job(made, pool, asked, wish)
+    job = make_job(made, pool, settings, wish)
     facts: dict[str, Any] = {
         "engine": job.flavour.name,
         "runtime": wish.engine.value,
@@ -96,25 +79,25 @@ def prepare(made: "Plan", pool: "Workload", asked: Asked, wish: Wish, say: Say) 
         "weights": "random" if choice.directory is None else str(choice.directory),
         "machine": describe(device),
     }
-    notes = _notes(choice.config.name, asked, facts["machine"]["device"])
+    notes = _notes(choice.config.name, settings, facts["machine"]["device"])
     if wish.sampled is not None and not wish.gpu:
         notes.append(
             "on a CPU a step timed alone can take several times what it takes in a run; "
             "the interval says only what drawing other steps would change"
         )
 
-    def made_of(replay: Any, on: Any, total: int, what: str) -> Run:
+    def made_of(replay: Any, on: Any, total: int, what: str) -> ReadyReplay:
         told = partial(_tell, say, total, what)
         measure = partial(replay.measure, on, told=told)
-        return Run(measure, replay.log, int(job.output_len.sum()), facts, notes)
+        return ReadyReplay(measure, replay.log, int(job.output_len.sum()), facts, notes)
 
     if wish.engine is Engine.VLLM:
         from blendrt.vllm.feed import VllmReplay
 
         fed = VllmReplay(job, settings.seed, wish.is_plain)
         facts["scheduler"] = "plan" if fed.follows else "vllm"
-        run = made_of(fed, choice, len(pool), "requests")
-        return run._replace(measure=partial(_measure_and_note, run, fed))
+        ready = made_of(fed, choice, len(pool), "requests")
+        return ready._replace(measure=partial(_measure_and_note, ready, fed))
     executor = wish.executor or _default_executor(job.flavour.overlaps and wish.gpu)
     rule = loading.OverlapRule()
     facts["executor"] = executor.value
@@ -138,24 +121,24 @@ def prepare(made: "Plan", pool: "Workload", asked: Asked, wish: Wish, say: Say) 
     return made_of(some, runtime, some.chosen, "steps")
 
 
-def _measure_and_note(run: Run, fed: Any) -> None:
+def _measure_and_note(ready: ReadyReplay, fed: Any) -> None:
     """Measure it, and note where vLLM did not follow."""
-    run.measure()
-    run.notes.extend(fed.notes)
+    ready.measure()
+    ready.notes.extend(fed.notes)
 
 
-def make_job(made: "Plan", pool: "Workload", asked: Asked, wish: Wish) -> Any:
+def make_job(made: "Plan", pool: "Workload", settings: "Settings", wish: Wish) -> Any:
     """The plan with all that a run of it takes, by the rules of what runs it."""
     from blendrt.replay.asked import asked_job
 
     if wish.engine is Engine.BLENDRT:
-        return asked_job(made, pool, asked.settings)
-    job = asked_job(made, pool, asked.settings, wish.engine.value)
+        return asked_job(made, pool, settings)
+    job = asked_job(made, pool, settings, wish.engine.value)
     if wish.is_plain:
         return job
     from blendrt.vllm.lead import admitting_as
 
-    return admitting_as(job, asked.settings.engine)
+    return admitting_as(job, settings.engine)
 
 
 def _tell(say: Say, total: int, what: str, done: int) -> None:
@@ -166,26 +149,13 @@ def _default_executor(overlaps: bool) -> Executor:
     return Executor.OVERLAP if overlaps else Executor.SEQUENTIAL
 
 
-def _notes(model: str, asked: Asked, device: str) -> list[str]:
+def _notes(model: str, settings: "Settings", device: str) -> list[str]:
     """What sets the measured times apart from those the plan predicts."""
-    settings = asked.settings
     if model != settings.system.model.name:
-        return [f"{model} runs the schedule made for {platform(settings)}: same steps, other times"]
+        return [
+            f"{model} runs the schedule made for {settings.platform()}: same steps, other times"
+        ]
     gpu = settings.system.gpu.name
     if gpu_name(device) != gpu:
         return [f"the plan is for {gpu}; its times are not those of {device}"]
     return []
-
-
-@contextmanager
-def libraries(command: str) -> Iterator[None]:
-    """Unavailable for a library that is not installed, and the extra that brings it."""
-    try:
-        yield
-    except ModuleNotFoundError as error:
-        if error.name not in _LIBRARIES:
-            raise
-        extra = _LIBRARIES[error.name]
-        raise Unavailable(
-            f"blendsim {command} needs {error.name}: pip install 'blendsim[{extra}]'"
-        ) from error

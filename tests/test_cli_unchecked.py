@@ -1,0 +1,36 @@
+"""What is said of systems that no whole run was held against the model on."""
+
+from dataclasses import replace
+
+import pytest
+
+from blendsim.cli.ranges import unchecked
+from blendsim.settings import Settings
+
+CHECKED = Settings(gpu="h200")
+
+
+def test_nothing_is_said_of_what_was_checked() -> None:
+    assert unchecked([CHECKED, replace(CHECKED, model="qwen-2.5-7b")]) == []
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ({"gpu": "a100-80g"}, "on a100-80g was held"),
+        ({"tp": 2}, "with tensor parallel was held"),
+        ({"quantization": "fp8"}, "with quantised weights was held"),
+        ({"kv_cache_dtype": "fp8"}, "with quantised KV was held"),
+        ({"model": "qwen3-30b-a3b"}, "with experts was held"),
+        ({"gpu": "b200", "tp": 2}, "on b200 or with tensor parallel was held"),
+    ],
+)
+def test_what_was_not_checked_is_named(asked: dict[str, object], said: str) -> None:
+    [told] = unchecked([replace(CHECKED, **asked)])  # type: ignore[arg-type]
+    assert f"no whole run {said} against it (docs/validation.md)." in told
+
+
+def test_several_systems_are_named_once() -> None:
+    gpus = ("h100", "b200", "h200")
+    [told] = unchecked([replace(CHECKED, gpu=gpu, tp=tp) for gpu in gpus for tp in (1, 2)])
+    assert "no whole run on h100 or b200 or with tensor parallel was held" in told
