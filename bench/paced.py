@@ -29,7 +29,7 @@ from blendsim.planner.split import SplitRule
 from blendsim.report.metrics import PoolFacts, Row
 from blendsim.report.optimum import Bounds
 from blendsim.request import Workload
-from blendsim.search.budgets import BUDGETS, Run, better_run
+from blendsim.search.budgets import BUDGETS, Contender, better_run
 from blendsim.search.problem import with_settings
 from blendsim.search.schedule_search import Effort, search_prepared
 from blendsim.search.trial import block_size, find_bounds, find_engine, find_facts, run_trial
@@ -97,7 +97,7 @@ def paced(judged: Judge, problem: search.Problem) -> tuple[Row, Row]:
     """At the engine's own token budget, and at the one that `plan` takes."""
     engine, plan = find_engine(problem, "nanoflow"), search.plan_policy(problem, "paced")
     own = judged.rows(problem, plan, "paced", [engine])[0]
-    better = better_run(problem, [Run("paced", plan, own.predicted_seconds)], engine)
+    better = better_run(problem, [Contender("paced", plan, own.predicted_seconds)], engine)
     return own, own if better is None else judged.rows(problem, plan, "paced", [better[1]])[0]
 
 

@@ -44,7 +44,6 @@ def test_an_engine_has_all_rules_that_are_asked_for() -> None:
         ("cascade", "yes", "bool"),
         ("model", None, "str"),
         ("sample", True, "float or str"),
-        ("pacing", {"fill": 0.9}, "Gains"),
     ],
 )
 def test_a_value_of_another_type_is_refused_in_a_line(name: str, value: Any, kind: str) -> None:
