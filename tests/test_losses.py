@@ -70,6 +70,11 @@ def ideal(model: StepModel, *parts: str) -> StepModel:
     return replace(model, tables=tables, **streams)
 
 
+def wrong_size(lost: Losses) -> float:
+    """Seconds lost to steps of another size than the best, a run's tail among them."""
+    return lost.causes["size"] + lost.causes["tail"]
+
+
 @pytest.mark.parametrize("overlap", ["sum", "max", "table"])
 @pytest.mark.parametrize("engine", ["nanoflow", "vllm"])
 @given(pool=POOLS, sample=st.sampled_from([0.2, 1.0]), policy=st.sampled_from(["dfs", "blend"]))
@@ -118,7 +123,9 @@ def test_a_run_of_best_rates_one_after_another_loses_nothing() -> None:
     best = ideal(problem.model, "layers", "head", "decode", "prefill")
     lost = account(problem._replace(model=best))
     assert lost.run == pytest.approx(lost.bound, rel=1e-9)
-    assert list(lost.causes.values()) == pytest.approx([0.0] * 6, abs=1e-9 * lost.run)
+    assert list(lost.causes.values()) == pytest.approx(
+        [0.0] * len(lost.causes), abs=1e-9 * lost.run
+    )
 
 
 @pytest.mark.parametrize(
@@ -133,9 +140,9 @@ def test_a_cause_taken_out_of_the_model_is_no_loss(best: tuple[str, ...], cause:
 
 def test_layers_at_one_rate_leave_no_step_size_to_regret_one_after_another() -> None:
     problem = problem_of(MIXED, overlap="sum")
-    assert account(problem).causes["size"] > 1e-3 * account(problem).run
+    assert wrong_size(account(problem)) > 1e-3 * account(problem).run
     lost = account(problem._replace(model=ideal(problem.model, "layers")))
-    assert lost.causes["size"] == pytest.approx(0.0, abs=1e-9 * lost.run)
+    assert wrong_size(lost) == pytest.approx(0.0, abs=1e-9 * lost.run)
 
 
 def test_only_an_engine_that_does_not_overlap_loses_to_overlap() -> None:
@@ -156,8 +163,22 @@ def test_prompts_and_decodes_apart_are_steps_of_the_wrong_sizes() -> None:
         problem = problem_of(pool, overlap="max")
         best = ideal(problem.model, "layers", "head", "decode", "prefill")
         lost.append(account(problem._replace(model=best), "fcfs"))
-        assert lost[-1].causes["size"] == pytest.approx(lost[-1].run - lost[-1].bound)
-    assert lost[1].causes["size"] < 0.9 * lost[0].causes["size"]
+        assert wrong_size(lost[-1]) == pytest.approx(lost[-1].run - lost[-1].bound)
+    assert wrong_size(lost[1]) < 0.9 * wrong_size(lost[0])
+
+
+def test_a_tail_is_charged_what_steps_lose_once_nobody_waits() -> None:
+    """Short answers beside one long one: until they are done it is no tail."""
+    pool = from_lengths([500] * 40, [30] * 39 + [2_000])
+    log, priced = run(problem_of(pool), "fcfs")
+    lost, alone = losses(log, priced), log.count("running") == 1
+    assert (log.count("waiting")[alone] == 0).all()
+    assert lost.causes["tail"] > 0.5 * float(log.time("seconds")[alone].sum())
+    late = replace(log, counts=log.counts.copy())
+    late.count("waiting")[:] = 1
+    waited = losses(late, priced)
+    assert waited.causes["tail"] == 0.0
+    assert waited.causes["size"] == pytest.approx(lost.causes["size"] + lost.causes["tail"])
 
 
 def test_an_engine_that_may_not_fill_its_memory_loses_to_kv() -> None:

@@ -54,7 +54,7 @@ def test_account_adds_up_to_the_run(home: Path) -> None:
     told = figures_of(home / "one.parquet")
     assert sum(told["losses"].values()) == pytest.approx(told["seconds"])
     assert told["losses"]["bound"] == pytest.approx(told["reachable_seconds"], 1e-5)
-    assert told["losses"]["size"] > 1.0
+    assert told["losses"]["tail"] > 1.0
 
 
 def test_page_stands_alone(page: Page) -> None:

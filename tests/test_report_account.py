@@ -42,6 +42,7 @@ def test_every_cause_is_told_in_seconds_and_of_the_run() -> None:
         ("attention", "0.0", "0.0 %"),
         ("head, prefill", "0.0", "0.0 %"),
         ("step size", "50.0", "25.0 %"),
+        ("tail", "0.0", "0.0 %"),
         ("KV, mix", "0.0", "0.0 %"),
         ("done again", "30.0", "15.0 %"),
         ("the run", "200.0", "100.0 %"),

@@ -17,6 +17,7 @@ CAUSES = {
     "attention": ("attention", "decode attention slower than its best rate"),
     "floors": ("head, prefill", "LM head and prefill attention slower than their best rates"),
     "size": ("step size", "another number of tokens in the step would have been worth more"),
+    "tail": ("tail", "decodes alone, with nothing left to compute beside them"),
     "kv": ("KV, mix", "too little beside the best size: KV not full, or other work in other steps"),
     "again": ("done again", "work beyond the least: computed again, or prefixes not shared"),
 }

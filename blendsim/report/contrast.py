@@ -17,7 +17,7 @@ BOUND = "bound"  # of the work: another engine or GPU may have another
 _BOUND_WORDS = (BOUND, "the work itself is priced for another engine or GPU")
 _ROUNDING = 1e-6  # of a bound: what two programs that are the same may differ by
 _SAME = 0.0005  # of the seconds: a difference that is not told
-#: Of the difference: a part of that size is named. The largest of seven that add up to it is.
+#: Of the difference: a part of that size is named. The largest of eight that add up to it is.
 _NAMED = 0.1
 
 

@@ -29,6 +29,7 @@ CAUSES = (
     "attention",  # decode attention above its best rate
     "floors",  # LM head and prefill attention above theirs
     "size",  # another number of tokens would have been worth more than it took
+    "tail",  # the same of steps that none are left for: nobody waits, and decodes alone run
     "kv",  # too little beside the best number: KV not full, or head and prefill in other steps
 )
 PHASES = 10  # equal parts of a run's time
@@ -163,7 +164,10 @@ def losses(log: StepLog, priced: Priced) -> Losses:
     above = taken[-1] - priced.prices.token * tokens
     best = np.minimum(above, _least_above(priced, beside, memory))
     lost = [longer - shorter for longer, shorter in pairwise(taken)]
-    lost += [above - best, best - (worth - priced.prices.token * tokens)]
+    wrong_size = above - best
+    is_tail = (log.count("waiting") == 0) & (log.count("prefill_tokens") == 0)
+    lost += [np.where(is_tail, 0.0, wrong_size), np.where(is_tail, wrong_size, 0.0)]
+    lost.append(best - (worth - priced.prices.token * tokens))
     run = log.end
     phase = np.minimum((log.time("start") * (PHASES / max(run, 1e-300))).astype(int), PHASES - 1)
     steps = np.zeros((PHASES, len(CAUSES)))

@@ -31,7 +31,7 @@ RUNNING, WAITING = "#009e73", "#cc79a7"
 RANKS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", INK)
 DASHES: tuple[Any, ...] = ("-", (0, (5, 1)), (0, (1, 1)), (0, (3, 1, 1, 1)), (0, (7, 2)))
 #: Causes of report/losses.py and what is computed again, from the paper's kinds of work outwards.
-CAUSE_COLOURS = ("#d55e00", "#e69f00", "#cc79a7", "#0072b2", "#009e73")
+CAUSE_COLOURS = ("#d55e00", "#e69f00", "#cc79a7", "#0072b2", "#56b4e9", "#009e73")
 POINTS = 400  # of a distribution
 
 
