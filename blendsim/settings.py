@@ -271,7 +271,7 @@ class Settings:
         own = find_flavour(engine).on(self.found_gpu).token_budget
         flavour = find_flavour(
             engine,
-            token_budget or self.token_budget or own,
+            next(n for n in (token_budget, self.token_budget, own) if n is not None),
             self.eviction,
             self.knobs,
             self.output_reserved,

@@ -229,7 +229,7 @@ def test_estimated_rows_of_a_sampled_run_are_left_out(folder: Path, tmp_path: Pa
 
 def seconds_of(trace: Path, engine: str, *more: str | Path) -> float:
     asked = ["--gpu", "h200", "--engine", engine, "--planner", "fcfs", "--sample", "1"]
-    seconds = run_json("plan", "--trace", trace, *asked, *more)["seconds"]
+    seconds = run_json("plan", "--trace", trace, *asked, "--token-budget", 2_048, *more)["seconds"]
     assert isinstance(seconds, float)
     return seconds
 

@@ -137,7 +137,7 @@ def _instead(workloads: list[Workload], results: Results) -> str:
     """What to do with results of which none is of these requests."""
     lengths = results.lengths.values()
     if not lengths:
-        return "no line has an answer; give results that have, or leave --lengths out"
+        return "no line has an answer: give the results of this batch, or leave --lengths out"
     if all(workload.has_output.all() for workload in workloads):
         return "give the results of this batch, or leave --lengths out"
     mean = round(sum(lengths) / len(lengths))
