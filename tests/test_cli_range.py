@@ -113,6 +113,8 @@ def test_lengths_that_are_given_are_planned_by_unless_a_sample_is_asked_for(tmp_
         assert (read_plan(plan).is_visible.sum() == 50) == is_all
     row = told(*given)
     assert any("looks at all 50 output lengths that are given" in note for note in row["notes"])
+    again = "50 requests that are answered are planned again"
+    assert any(again in note for note in row["notes"])
     reported = row["reachable_seconds"] / row["share_of_reachable"]
     assert row["predicted_seconds"] == pytest.approx(reported), "one run is both"
 

@@ -1,6 +1,8 @@
 """What is said of systems that no whole run was held against the model on."""
 
+import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -11,7 +13,7 @@ CHECKED = Settings(gpu="h200")
 
 
 def test_nothing_is_said_of_what_was_checked() -> None:
-    assert unchecked([CHECKED, replace(CHECKED, model="qwen-2.5-7b")]) == []
+    assert unchecked([CHECKED]) == []
 
 
 @pytest.mark.parametrize(
@@ -21,7 +23,8 @@ def test_nothing_is_said_of_what_was_checked() -> None:
         ({"tp": 2}, "with tensor parallel was held"),
         ({"quantization": "fp8"}, "with quantised weights was held"),
         ({"kv_cache_dtype": "fp8"}, "with quantised KV was held"),
-        ({"model": "qwen3-30b-a3b"}, "with experts was held"),
+        ({"model": "qwen-2.5-7b"}, "of qwen-2.5-7b was held"),
+        ({"gpu": "h100", "model": "qwen3-8b"}, "on h100 or of qwen3-8b was held"),
         ({"gpu": "b200", "tp": 2}, "on b200 or with tensor parallel was held"),
     ],
 )
@@ -34,3 +37,20 @@ def test_several_systems_are_named_once() -> None:
     gpus = ("h100", "b200", "h200")
     [told] = unchecked([replace(CHECKED, gpu=gpu, tp=tp) for gpu in gpus for tp in (1, 2)])
     assert "no whole run on h100 or b200 or with tensor parallel was held" in told
+
+
+def test_a_model_of_the_same_sizes_was_checked_under_any_name(tmp_path: Path) -> None:
+    own = {
+        "model_type": "llama",
+        "hidden_size": 4096,
+        "intermediate_size": 14_336,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+        "vocab_size": 128_256,
+        "max_position_embeddings": 8_192,
+    }
+    (tmp_path / "config.json").write_text(json.dumps(own))
+    assert unchecked([replace(CHECKED, model=str(tmp_path))]) == []
+    (tmp_path / "config.json").write_text(json.dumps(own | {"num_hidden_layers": 31}))
+    assert unchecked([replace(CHECKED, model=str(tmp_path))]) != []

@@ -68,6 +68,7 @@ def test_systems_may_differ_in_the_format_of_weights() -> None:
     assert [text.split(": ")[0] for text in candidates.left_out] == [
         "a100-80g in fp8 tp 1 is left out"
     ]
+    assert "use another" not in candidates.left_out[0]  # other rows stand beside it
     rows = {row.system: row for row in rent(small_pool(), candidates, Goal()).rows}
     assert set(rows) == {
         f"{kind} tp 1 dp {dp}"

@@ -238,6 +238,7 @@ def test_what_was_passed_over_is_told_with_how_often_it_misses(goal: Goal) -> No
     rows = [a_row("a", {"deadline": 1}), a_row("b", {"deadline": 3})]
     told = rental_advice(rows, rows[0], goal)
     assert "it is the only one that meets what is asked." in told[0]
+    assert "is chosen: it meets what is asked." in rental_advice(rows[:1], rows[0], goal)[0]
     assert told[1] == (
         "b tp 1 dp 1 would come before it by prediction, but misses what is asked in 3 of 8 "
         "possible worlds."

@@ -1,6 +1,7 @@
 """What a terminal is told of how far predicted seconds may be off."""
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from blendsim.formats import BF16
@@ -8,8 +9,9 @@ from blendsim.formats import BF16
 if TYPE_CHECKING:
     from blendsim.search.spread import Spread
     from blendsim.settings import Settings
+    from blendsim.specs import ModelSpec
 
-CHECKED_ON = "h200"  # by runs with dense models in bf16 on one GPU (docs/validation.md)
+CHECKED, CHECKED_ON = "llama-3.1-8b", "h200"  # in bf16 on one GPU (docs/validation.md)
 
 
 def range_told(
@@ -66,13 +68,14 @@ def unchecked(several: "Iterable[Settings]") -> list[str]:
     several = list(several)
     specs = [settings.spec for settings in several]
     gpus = dict.fromkeys(each.gpu for each in several if each.gpu != CHECKED_ON)
+    models = dict.fromkeys(spec.name for spec in specs if not _is_checked(spec))
     others = {
         "with tensor parallel": any(each.tp > 1 for each in several),
         "with quantised weights": any(spec.weights != BF16 for spec in specs),
         "with quantised KV": any(spec.kv != BF16 for spec in specs),
-        "with experts": any(spec.experts for spec in specs),
     }
     kinds = [f"on {_either(list(gpus))}"] if gpus else []
+    kinds += [f"of {_either(list(models))}"] if models else []
     kinds += [what for what, is_so in others.items() if is_so]
     if not kinds:
         return []
@@ -80,6 +83,15 @@ def unchecked(several: "Iterable[Settings]") -> list[str]:
         f"How far the model is off is not known: no whole run {_either(kinds)} was held against it "
         "(docs/validation.md)."
     ]
+
+
+def _is_checked(spec: "ModelSpec") -> bool:
+    """Whether steps of this model were, under any name and in any format."""
+    from blendsim.specs import MODELS
+
+    own = MODELS[CHECKED]
+    alike = replace(spec, name=own.name, context=own.context, weights=own.weights, kv=own.kv)
+    return alike == own
 
 
 def _either(names: list[str]) -> str:

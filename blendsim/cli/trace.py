@@ -63,6 +63,7 @@ def info(
     """Count lengths, prefix sharing and density."""
     with Progress() as say:
         from blendsim.cli.pool_files import load_files
+        from blendsim.prefix import sort_prompts
         from blendsim.traces.summary import summary
 
         asked = o.resolve(ctx.params)
@@ -71,9 +72,10 @@ def info(
         workload = load_files(asked.traces, asked.read, say.share)
         slow = saving_told(asked, time.monotonic() - began)
         say("sorting prompts by prefix")
-        told = summary(workload)
+        prompts = sort_prompts(workload)
+        told = summary(workload, prompts)
         told["density"] = _density(workload, asked, told)
-        told["density_profile"] = _density_profile(workload, asked)
+        told["density_profile"] = _density_profile(workload, prompts, asked)
     if slow is not None:
         tell(slow)
     if json:
@@ -164,11 +166,10 @@ def _density(workload: Any, asked: o.Asked, told: dict[str, Any]) -> float | Non
     return table_density(costs, told["sharing_ratio"])
 
 
-def _density_profile(workload: Any, asked: o.Asked) -> float | None:
+def _density_profile(workload: Any, prompts: Any, asked: o.Asked) -> float | None:
     """Density by the kernel profile, as `plan` tells it; None where there is no profile, too."""
     from blendsim.errors import ProfileError
     from blendsim.perf.measured import chosen_model
-    from blendsim.prefix import sort_prompts
     from blendsim.report.optimum import best_times, least_work
 
     if not workload.has_output.all():
@@ -179,8 +180,8 @@ def _density_profile(workload: Any, asked: o.Asked) -> float | None:
         model = chosen_model(system, settings.overlap, settings.profile)
     except ProfileError:
         return None
-    prompts, window = sort_prompts(workload), system.model.window
-    work = least_work(workload, workload.output_len, prompts, system.block_tokens, window)
+    lengths, window = workload.output_len, system.model.window
+    work = least_work(workload, lengths, prompts, system.block_tokens, window)
     return best_times(work, model).density
 
 

@@ -53,9 +53,7 @@ def limits_missed(row: RentalRow, goal: Goal) -> dict[str, int]:
 
 def _why(rows: Sequence[RentalRow], chosen: RentalRow, goal: Goal) -> str:
     fit = [row for row in rows if not row.misses and row.is_doubtful == chosen.is_doubtful]
-    among = _among(fit, chosen, goal)
-    if len(rows) == 1 and not chosen.is_doubtful:  # nothing was to be chosen
-        among = "meets what is asked" if _limits(goal) else "is the only one asked for"
+    among = _among(rows, fit, chosen, goal)
     paid = "" if goal.currency is None else f", {_money(chosen, goal)}"
     at = "" if chosen.other_budget is None else f" at {chosen.other_budget:,} tokens a step"
     text = (
@@ -71,7 +69,9 @@ def _why(rows: Sequence[RentalRow], chosen: RentalRow, goal: Goal) -> str:
     return f"{text} Next{by} is {second.system}, {_more(chosen, second, goal)}."
 
 
-def _among(fit: Sequence[RentalRow], chosen: RentalRow, goal: Goal) -> str:
+def _among(
+    rows: Sequence[RentalRow], fit: Sequence[RentalRow], chosen: RentalRow, goal: Goal
+) -> str:
     """Half a sentence: what is best in the chosen one of those `fit` to be chosen."""
     best = {"cost": "costs least", "seconds": "is fastest", "gpu_hours": "takes fewest GPU-hours"}
     if chosen.is_doubtful:
@@ -84,8 +84,10 @@ def _among(fit: Sequence[RentalRow], chosen: RentalRow, goal: Goal) -> str:
             f"meets what is asked by prediction, as {len(fit):,} do, and {misses}, {rarely} than "
             "any other"
         )
-    if len(fit) == 1:
-        return "is the only one that meets what is asked" if _limits(goal) else "is the only one"
+    if len(rows) == 1:
+        return "meets what is asked" if _limits(goal) else "is the only one asked for"
+    if len(fit) == 1:  # which it can only be by the limits
+        return "is the only one that meets what is asked"
     by = " by prediction" if chosen.worlds else ""
     asked = f"the {len(fit):,} that meet what is asked{by}" if _limits(goal) else f"{len(fit):,}"
     return f"{best[goal.objective]} of {asked}"

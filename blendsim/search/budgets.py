@@ -109,9 +109,8 @@ def better_run(
     tried = on_all_cores(
         lambda pair: seconds_in(problem, pair[0].plan, pair[1], problem.drawn), pairs
     )
-    gaining: dict[
-        float, tuple[Contender, Flavour]
-    ] = {}  # of those that take equally long the first
+    # Of those that take equally long the first.
+    gaining: dict[float, tuple[Contender, Flavour]] = {}
     for pair, took in zip(pairs, tried, strict=True):
         if took <= leading[0].seconds * (1 - WORTH):
             gaining.setdefault(took, pair)

@@ -5,16 +5,17 @@ from typing import Any
 import numpy as np
 
 from blendsim.arrays import Ints
-from blendsim.prefix import shareable_tokens, sort_prompts
+from blendsim.prefix import SortedPrompts, shareable_tokens, sort_prompts
 from blendsim.request import Workload
 from blendsim.system import BLOCK_TOKENS
 
 
-def summary(workload: Workload) -> dict[str, Any]:
+def summary(workload: Workload, ordered: SortedPrompts | None = None) -> dict[str, Any]:
     """Counts, lengths and sharing of `workload`, for printing and as JSON. Lengths in tokens,
-    times in seconds; sharing ratios are shares of all prompt tokens.
+    times in seconds; sharing ratios are shares of all prompt tokens. `ordered` are its sorted
+    prompts, if somebody has them.
     """
-    ordered = sort_prompts(workload)
+    ordered = ordered or sort_prompts(workload)
     prompt_tokens = int(workload.prompt_len.sum())
     return {
         **_lengths(workload, np.arange(len(workload))),
