@@ -2,10 +2,12 @@
 
     python bench/gpu_plans.py -o build/gpu-plans [--gpu h200] [--short trace1 …] [--full trace1 …]
                               [--filled trace1 …] [--policy dfs …] [--profile measured]
+                              [--model llama-3.1-8b]
 
 For every short pool (`trace1.parquet`) a plan a policy (`trace1-dfs.parquet`), and the same for
 full ones (`trace1-full.parquet`, `trace1-full-dfs.parquet`) and for short ones whose KV memory is
-cut until they fill it (`trace1-filled.parquet`), by the commands a user has. Prints
+cut until they fill it (`trace1-filled.parquet`), by the commands a user has. Pools are the same
+whatever the model; of another one's KV memory there is as much as holds the same tokens. Prints
 what the simulator expects of each. Plans say how they are to be simulated: in two nano-batches, as
 the overlapped executor runs them.
 """
@@ -18,10 +20,19 @@ from pathlib import Path
 from typing import Any
 
 from gpu_options import POLICIES, SEARCHED
-from gpu_workloads import FILLED, PAPER_GPU, SHORT, density_and_sharing, full_pool, short_pool
+from gpu_workloads import (
+    FILLED,
+    MODEL,
+    PAPER_GPU,
+    SHORT,
+    density_and_sharing,
+    full_pool,
+    short_pool,
+)
 from machine import row
 
 from blendsim.request import Workload
+from blendsim.specs import find_model
 from blendsim.synth.recipes import RECIPES
 from blendsim.traces.workload_file import write_workload
 
@@ -31,6 +42,7 @@ COMPARED = tuple(policy for policy in POLICIES if policy != SEARCHED)
 #: dozen chats, and so many schedules.
 SEARCH = ("--sample", "auto", "--evaluations", "300")
 SETTINGS = "settings.toml"
+KV_BYTES_PER_TOKEN = MODEL.kv_bytes_per_token
 
 
 def blendsim(*arguments: str) -> dict[str, Any]:
@@ -52,11 +64,13 @@ def make(name: str, pool: Workload, given: argparse.Namespace, kv_bytes: int = 0
     told = f"density {found[0].density:.3f} on {gpu} and {found[1].density:.3f} on {PAPER_GPU}"
     print(f"{name}: {len(pool):,} requests, {told}, sharing {found[0].sharing:.3f}", flush=True)
     config = out / SETTINGS
-    told_of = [f'profile = "{given.profile}"', *([f"kv_bytes = {kv_bytes}"] if kv_bytes else [])]
+    of_memory = kv_bytes * find_model(given.model).kv_bytes_per_token // KV_BYTES_PER_TOKEN
+    told_of = [f'profile = "{given.profile}"', *([f"kv_bytes = {of_memory}"] if kv_bytes else [])]
     config.write_text("\n".join(["[settings]", "nano_batches = 2", *told_of, ""]))
     for policy in (p for p in POLICIES if p in given.policy):
         plan = out / f"{name}-{policy}.parquet"
-        of = ("--trace", str(place), "--gpu", gpu, "--config", str(config), "-o", str(plan))
+        of = ("--trace", str(place), "--gpu", gpu, "--model", given.model)
+        of += ("--config", str(config), "-o", str(plan))
         is_searched = policy == SEARCHED
         how = ("search", *SEARCH) if is_searched else ("plan", "--planner", policy)
         figured = blendsim(*how, *of)
@@ -85,6 +99,7 @@ def main() -> None:
     parser.add_argument("--full", nargs="*", choices=tuple(RECIPES), default=[])
     parser.add_argument("--filled", nargs="*", choices=tuple(FILLED), default=[])
     parser.add_argument("--policy", nargs="+", choices=POLICIES, default=COMPARED)
+    parser.add_argument("--model", default=MODEL.name, help="that plans are made for")
     parser.add_argument("--profile", default="imported", help="whose kernels plans are made by")
     parser.add_argument("--requests", type=int, help="of every short pool, to try it on a CPU")
     given = parser.parse_args()

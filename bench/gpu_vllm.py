@@ -2,6 +2,7 @@
 
     python bench/gpu_vllm.py --plans build/gpu-plans --pool trace1 [--policy dfs blend paced]
         [--scheduler plan vllm] [--budget 8192 …] [--within 300] -o gpu-vllm
+    python bench/gpu_vllm.py --plans build/gpu-plans --runs trace1/dfs/vllm/8192/320 … -o gpu-vllm
 
 Runs where vLLM and torch are (simpy is not needed), in vLLM's own environment. One engine is
 started, with prefix caching, asynchronous scheduling and torch.compile as vLLM has them by itself
@@ -17,6 +18,10 @@ step by step, and scheduling by itself. Such runs' logs are called …-followed-
 A plan that is taken from both ends is followed with the admission of the engine that it was made
 for, one in order with that of `vllm-planned`: while the predicted peak fits. A plan made under a
 token budget of its own is followed under that one alone.
+
+`--runs` names every run by itself, in the order they are made in: pool, policy, scheduler, token
+budget and, if it is not to be vLLM's own, how many requests run at a time. Pools may have less KV
+memory than others of the same system: the engine is made for the most, and holds the rest back.
 """
 
 import argparse
@@ -24,6 +29,7 @@ import signal
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from itertools import product
 from pathlib import Path
@@ -31,12 +37,12 @@ from types import FrameType
 from typing import Any, NamedTuple
 
 from gpu_options import say
-from gpu_replays import plans_of, read_job, run_seconds
+from gpu_replays import Planned, plans_of, read_job, run_seconds
 from machine import row, today
 
 HEAD = row(
-    "pool", "policy", "token budget", "scheduler", "seconds", "tokens/s", "steps", "differed",
-    "recomputed", "shared",
+    "pool", "policy", "token budget", "running at most", "scheduler", "seconds", "tokens/s",
+    "steps", "differed", "recomputed", "shared",
 )  # fmt: skip
 VLLM, PLAN = "vllm", "plan"  # who decides the steps
 BROKEN = ".broken"  # ends the name of a log that was cut short
@@ -54,34 +60,67 @@ class Run(NamedTuple):
     place: Path
 
 
+class Asked(NamedTuple):
+    """A run by its names. `running` is vLLM's own where it is None."""
+
+    pool: str
+    policy: str
+    scheduler: str
+    budget: int
+    running: int | None = None
+
+    @property
+    def stem(self) -> str:
+        """What its log is called."""
+        how = "followed" if self.scheduler == PLAN else "vllm"
+        limit = "" if self.running is None else f"-of-{self.running}"
+        return f"{self.pool}-{self.policy}-{how}-{self.budget}{limit}"
+
+
+def read_run(text: str) -> Asked:
+    """A run as `--runs` has it. ValueError for anything else."""
+    pool, policy, scheduler, budget, *running = text.split("/")
+    if scheduler not in (VLLM, PLAN) or len(running) > 1:
+        raise ValueError(text)
+    return Asked(pool, policy, scheduler, int(budget), *map(int, running))
+
+
 class TimeIsUp(Exception):
     """Raised in a run that has not ended when the time given is over."""
 
 
 def asked_runs(given: argparse.Namespace) -> list[Run]:
     """Every order under every budget, the budgets of one order together, and of a budget the
-    schedulers.
+    schedulers; or those named one by one.
     """
+    every = product(given.pool, given.policy, given.budget, given.scheduler)
+    named = [Asked(pool, policy, how, budget) for pool, policy, budget, how in every]
+    runs: dict[Path, Run] = {}
+    for asked in given.runs or named:
+        for one in plans_of(given.plans, asked.pool, [asked.policy]):
+            run = planned_run(asked, one, given.output)
+            runs.setdefault(run.place, run)
+    return list(runs.values())
+
+
+def planned_run(asked: Asked, one: Planned, out: Path) -> Run:
+    """A plan on vLLM."""
     from blendrt.vllm.lead import admitting_as, follows
     from blendsim.serving.flavour import VLLM_PLANNED
     from blendsim.settings import remembered
 
-    runs: dict[Path, Run] = {}
-    for pool in given.pool:
-        for one in plans_of(given.plans, pool, given.policy):
-            planned, meta = read_job(one, VLLM)
-            settings = remembered(meta["settings"], f"{one.plan}: settings")
-            for budget, scheduler in product(given.budget, given.scheduler):
-                is_led = scheduler == PLAN
-                if is_led:  # by a plan that was found under a budget under that one
-                    budget = settings.token_budget or budget
-                job = vllm_job(planned, settings, budget)
-                how = "followed" if is_led else "vllm"
-                place = given.output / f"{pool}-{one.policy}-{how}-{budget}.parquet"
-                if is_led:  # one in order as vllm-planned: else vLLM does the same by itself
-                    job = admitting_as(job, settings.engine if follows(job) else VLLM_PLANNED)
-                runs.setdefault(place, Run(pool, one.policy, budget, scheduler, job, meta, place))
-    return list(runs.values())
+    planned, meta = read_job(one, VLLM)
+    settings = remembered(meta["settings"], f"{one.plan}: settings")
+    is_led = asked.scheduler == PLAN
+    if is_led:  # by a plan that was found under a budget under that one
+        asked = asked._replace(budget=settings.token_budget or asked.budget)
+    job = vllm_job(planned, settings, asked.budget)
+    if asked.running is not None:
+        job = job._replace(flavour=replace(job.flavour, max_running=asked.running))
+    if is_led:  # one in order as vllm-planned: else vLLM does the same by itself
+        job = admitting_as(job, settings.engine if follows(job) else VLLM_PLANNED)
+    place = out / f"{asked.stem}.parquet"
+    return Run(asked.pool, asked.policy, asked.budget, asked.scheduler, job, meta, place)
 
 
 def vllm_job(planned: Any, settings: Any, budget: int) -> Any:
@@ -119,9 +158,9 @@ def started(stack: ExitStack, runs: list[Run], choice: Any) -> Any:
     from blendrt.vllm.feed import longest_request, open_engine, warm_up
 
     start = time.perf_counter()
-    if len({one.job.system for one in runs}) > 1:
+    if len({replace(one.job.system, kv_bytes=None) for one in runs}) > 1:
         raise SystemExit("the plans are for several systems; give pools of one")
-    largest = max(runs, key=lambda one: one.budget).job
+    largest = largest_job([one.job for one in runs])
     longest = max(longest_request(one.job) for one in runs)
     can_follow = any(one.scheduler == PLAN for one in runs)
     opened = open_engine(largest, choice, longest=longest, can_follow=can_follow)
@@ -130,6 +169,19 @@ def started(stack: ExitStack, runs: list[Run], choice: Any) -> Any:
     warm_up(engine, largest, choice.config.vocab)
     say(f"and warm after {time.perf_counter() - start:.0f} s")
     return engine
+
+
+def largest_job(jobs: list[Any]) -> Any:
+    """A job with the token budget, running limit and KV memory that suffice for each."""
+    flavours = [job.flavour for job in jobs]
+    return jobs[0]._replace(
+        system=max((job.system for job in jobs), key=lambda system: system.kv_blocks),
+        flavour=replace(
+            flavours[0],
+            token_budget=max(flavour.token_budget for flavour in flavours),
+            max_running=max(flavour.max_running for flavour in flavours),
+        ),
+    )
 
 
 def execute(one: Run, config: Any, engine: Any, ends: float) -> None:
@@ -144,8 +196,15 @@ def execute(one: Run, config: Any, engine: Any, ends: float) -> None:
         replay.measure_on(engine, config.vocab)
     finally:
         stop_at(float("inf"))
-        facts = {"engine": "vllm", "runtime": "vllm", "model": config.name, "weights": "random"}
-        facts["scheduler"] = one.scheduler
+        facts: dict[str, Any] = {
+            "engine": "vllm",
+            "runtime": "vllm",
+            "model": config.name,
+            "weights": "random",
+        }
+        flavour = one.job.flavour
+        facts |= {"scheduler": one.scheduler, "token_budget": flavour.token_budget}
+        facts["max_running"] = flavour.max_running
         log = replay.log({**one.meta, **facts, "versions": versions()})
         if len(log):
             done = bool(log.meta["complete"])
@@ -185,6 +244,7 @@ def line(one: Run) -> str:
         one.pool,
         one.policy,
         f"{one.budget:,}",
+        f"{one.job.flavour.max_running:,}",
         one.scheduler,
         f"{seconds:.1f}",
         f"{(prompts + outputs) / seconds:,.0f}",
@@ -226,6 +286,9 @@ def main() -> None:
         "--scheduler", nargs="+", choices=[VLLM, PLAN], default=[VLLM], help="who decides the steps"
     )
     parser.add_argument("--budget", nargs="+", type=int, default=[8192], help="tokens a step")
+    parser.add_argument(
+        "--runs", nargs="+", type=read_run, metavar="POOL/POLICY/SCHEDULER/BUDGET[/RUNNING]"
+    )
     parser.add_argument("--model", default="llama-3.1-8b", help="of the plans")
     parser.add_argument("--within", type=float, default=float("inf"), metavar="SECONDS")
     parser.add_argument(
@@ -237,7 +300,7 @@ def main() -> None:
     if given.prepare:
         return prepare(runs)
     given.output.mkdir(parents=True, exist_ok=True)
-    lines = [f"vLLM, {today()}, {versions()}", "", HEAD, row(*["---"] * 10)]
+    lines = [f"vLLM, {today()}, {versions()}", "", HEAD, row(*["---"] * 11)]
     print(*lines, sep="\n", flush=True)
     for told in rows(runs, given.model, begins + given.within):
         lines.append(told)

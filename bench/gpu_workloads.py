@@ -29,7 +29,8 @@ from blendsim.traces.demo import OPENVID
 SHORTER = 8  # times fewer tokens a video
 _PILOT = 4_000  # requests of each source that counts are solved by
 _VIDEO = "openvid"
-_MODEL = find_model("llama-3.1-8b")
+#: Whose KV memory `FILLED` is told of, and whose density the pools have.
+MODEL = find_model("llama-3.1-8b")
 #: Densities of the paper's recipes are those of the closed form on this GPU.
 PAPER_GPU = "a100-80g"
 
@@ -79,7 +80,7 @@ def density_and_sharing(workload: Workload, gpu: str) -> Reached:
 
 
 def _system(gpu: str) -> System:
-    return System(_MODEL, find_gpu(gpu))
+    return System(MODEL, find_gpu(gpu))
 
 
 def _supply(source: str, recipe: Recipe, longest: int) -> Supply:

@@ -205,7 +205,7 @@ class Flight:
 
 def test_step_scheduled_ahead_begins_when_the_one_before_ends() -> None:
     scheduler, recorder = Flight(), Recorder()
-    SchedulerWatch(scheduler, recorder, 0, lambda: scheduler.now)
+    SchedulerWatch(scheduler, recorder, 0, now=lambda: scheduler.now)
     first = scheduler.schedule()
     scheduler.now = 1.0
     second = scheduler.schedule()
@@ -227,7 +227,7 @@ def test_step_scheduled_ahead_begins_when_the_one_before_ends() -> None:
 def test_step_that_was_under_way_before_is_none_of_the_log() -> None:
     scheduler, recorder = Flight(), Recorder()
     old = SimpleNamespace(num_scheduled_tokens={}, preempted_req_ids=None)
-    SchedulerWatch(scheduler, recorder, 0, lambda: scheduler.now)
+    SchedulerWatch(scheduler, recorder, 0, now=lambda: scheduler.now)
     first = scheduler.schedule()
     scheduler.now = 1.0
     scheduler.update_from_output(old)

@@ -4,6 +4,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import redirect_stdout
+from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -72,13 +73,13 @@ def test_vllm_follows_every_plan_beside_itself(
 ) -> None:
     printed = script("--budget", "96", "--scheduler", "plan", "vllm")
     rows = [line.split(" | ") for line in printed.splitlines() if line.startswith("| small")]
-    assert [[each[1], each[3]] for each in rows] == [
+    assert [[each[1], each[4]] for each in rows] == [
         ["dfs", "plan"],
         ["dfs", "vllm"],
         ["blend", "plan"],
         ["blend", "vllm"],
     ]
-    differed = [each[7] for each in rows]
+    differed = [each[8] for each in rows]
     assert differed[1:] == ["–", "0", "–"]
     assert int(differed[0]) <= 3, "of hundreds: where whole prompts are shared the two can part"
     assert len(vllm.made) == 1
@@ -105,7 +106,64 @@ def test_a_plan_with_a_token_budget_of_its_own_is_followed_under_that_alone(
     monkeypatch.setattr(gpu_vllm, "read_job", job)
     printed = script("--policy", "blend", "--budget", "96", "72", "--scheduler", "plan", "vllm")
     rows = [line.split(" | ") for line in printed.splitlines() if line.startswith("| small")]
-    assert [row[2:4] for row in rows] == [["48", "plan"], ["96", "vllm"], ["72", "vllm"]]
+    assert [[row[2], row[4]] for row in rows] == [["48", "plan"], ["96", "vllm"], ["72", "vllm"]]
+
+
+def test_runs_are_named_one_by_one_with_a_limit_of_their_own(
+    vllm: type[StandInLLM], script: Callable[..., str], tmp_path: Path
+) -> None:
+    printed = script("--runs", "small/blend/vllm/96/5", "small/dfs/vllm/48", "small/dfs/plan/96")
+    rows = [line.split(" | ") for line in printed.splitlines() if line.startswith("| small")]
+    usual = f"{find_flavour('vllm', 96).max_running:,}"
+    assert [row[1:5] for row in rows] == [
+        ["blend", "96", "5", "vllm"],
+        ["dfs", "48", "48", "vllm"],
+        ["dfs", "96", usual, "plan"],
+    ]
+    assert len(vllm.made) == 1
+    log = read_steplog(tmp_path / "out" / "small-blend-vllm-96-of-5.parquet")
+    assert log.count("running").max() == 5
+    assert (log.meta["token_budget"], log.meta["max_running"]) == (96, 5)
+
+
+def test_a_run_that_is_none_is_refused(
+    script: Callable[..., str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    for text in ("small/dfs/vllm", "small/dfs/nobody/96", "small/dfs/vllm/96/5/5"):
+        with pytest.raises(SystemExit):
+            script("--runs", text)
+        assert text in capsys.readouterr().err
+
+
+def test_pools_of_less_memory_run_on_the_engine_of_the_most(
+    vllm: type[StandInLLM],
+    script: Callable[..., str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import gpu_vllm
+
+    alone = script("--budget", "96", "--scheduler", "vllm", "plan", "--policy", "dfs")
+    whole = {path.name: read_steplog(path) for path in (tmp_path / "out").glob("*.parquet")}
+    usual = gpu_vllm.read_job
+
+    def job(one: Any, engine: str) -> tuple[Any, dict[str, Any]]:
+        job, meta = usual(one, engine)
+        if one.policy == "blend":
+            job = job._replace(system=replace(job.system, kv_bytes=3 * job.system.kv_bytes))
+        return job, meta
+
+    monkeypatch.setattr(gpu_vllm, "read_job", job)
+    beside = tmp_path / "beside"
+    both = script("--budget", "96", "--scheduler", "vllm", "plan", "-o", str(beside))
+    assert [row[:2] for row in runs_told(both)] == [["dfs", "96"]] * 2 + [["blend", "96"]] * 2
+    assert len(vllm.made) == 2
+    assert runs_told(alone) == [["dfs", "96"]] * 2
+    for name, log in whole.items():
+        assert read_steplog(beside / name).counts.tolist() == log.counts.tolist()
+    held = read_steplog(beside / "small-blend-vllm-96.parquet").count("held_blocks")
+    usual_blocks = max(int(log.count("held_blocks").max()) for log in whole.values())
+    assert held.max() > usual_blocks
 
 
 def test_vllm_reserves_of_outputs_what_the_plan_asks_for(script: Callable[..., str]) -> None:

@@ -75,6 +75,18 @@ class Blocks:
     def get_num_free_blocks(self) -> int:
         return len(self.free)
 
+    def get_new_blocks(self, number: int) -> list[int]:
+        return [self._take() for _ in range(number)]
+
+    def free_blocks(self, blocks: list[int]) -> None:
+        self.free.update(dict.fromkeys(blocks))
+
+    def _take(self) -> int:
+        block, _ = self.free.popitem(last=False)
+        if (key := self.key_of.pop(block, None)) is not None:
+            del self.found[key][block]
+        return block
+
     def cached(self, request: Request) -> list[int]:
         """Blocks of its longest prefix there is; the last token is always computed."""
         blocks: list[int] = []
@@ -98,9 +110,7 @@ class Blocks:
             self.readers[block] += 1
         request.blocks += hit
         for _ in range(-(-(done + tokens) // BLOCK) - held):
-            block, _ = self.free.popitem(last=False)
-            if (key := self.key_of.pop(block, None)) is not None:
-                del self.found[key][block]
+            block = self._take()
             self.readers[block] = 1
             request.blocks.append(block)
         for k in range(min(done + tokens, request.num_tokens) // BLOCK if self.is_sharing else 0):

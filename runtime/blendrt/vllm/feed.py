@@ -63,7 +63,8 @@ class VllmReplay:
         self, engine: Any, vocab: int, told: Callable[[int], None] = lambda _: None
     ) -> None:
         """The same on an engine that `open_engine` made for a plan of this system and of a token
-        budget no smaller than this one's, and that can follow if this is to; else InputError.
+        budget no smaller than this one's, and that can follow if this is to; else InputError. Of
+        KV blocks the engine may have more than the plan's system: the others are held back.
         """
         vllm, job = library(), self._job
         tokens = PromptTokens(job.workload, vocab, self._seed)
@@ -125,12 +126,34 @@ def running(
     plain = scheduler.schedule, scheduler.update_from_output
     rows = admission_rows(job.core(rank))
     try:
-        with led(scheduler, job, rank, is_led, courses, most):
-            SchedulerWatch(scheduler, recorder, rank)
+        with (
+            held_back(scheduler, job.system.kv_blocks) as held,
+            led(scheduler, job, rank, is_led, courses, most),
+        ):
+            SchedulerWatch(scheduler, recorder, rank, held)
             yield rows
         engine.reset_prefix_cache()
     finally:
         scheduler.schedule, scheduler.update_from_output = plain
+
+
+@contextmanager
+def held_back(scheduler: Any, blocks: int) -> Iterator[int]:
+    """While it lasts requests can have so many KV blocks, and no more. Says how many nobody gets.
+    InputError if the engine has fewer.
+    """
+    pool = scheduler.kv_cache_manager.block_pool
+    more = int(pool.get_num_free_blocks()) - blocks
+    if more < 0:
+        raise InputError(
+            f"the engine has {blocks + more:,} KV blocks to give, not {blocks:,}; make it for the "
+            "plan with the most KV memory"
+        )
+    held = pool.get_new_blocks(more)
+    try:
+        yield more
+    finally:
+        pool.free_blocks(held)
 
 
 @contextmanager

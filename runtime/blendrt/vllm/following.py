@@ -111,8 +111,10 @@ class FollowsPlan:
 
     @property
     def blocks_to_give(self) -> int:
-        """KV blocks that requests can have: all but vLLM's null block."""
-        return int(self.kv_cache_manager.block_pool.num_gpu_blocks) - 1
+        """KV blocks that requests can have, while there are none: all that nobody holds, of which
+        vLLM's null block is one that is held.
+        """
+        return int(self.kv_cache_manager.block_pool.get_num_free_blocks())
 
     def add_request(self, request: Any) -> None:
         """As vLLM's."""

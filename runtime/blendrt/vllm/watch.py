@@ -19,16 +19,20 @@ NOT_TOLD = ("preempted_tokens", "cached_blocks", "left_tokens", "right_tokens")
 
 
 class SchedulerWatch:
-    """Listens to one scheduler; every step whose output was taken back becomes a row."""
+    """Listens to one scheduler; every step whose output was taken back becomes a row. `aside` of
+    its KV blocks no request can have (feed.held_back).
+    """
 
     def __init__(
         self,
         scheduler: Any,
         recorder: Recorder,
         replica: int,
+        aside: int = 0,
         now: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._scheduler = scheduler
+        self._aside = aside
         self._recorder = recorder
         self._replica = replica
         self._now = now
@@ -98,7 +102,8 @@ class SchedulerWatch:
         counts["running"] = len(scheduler.running)
         counts["waiting"] = len(scheduler.requests) - len(scheduler.running)
         # NOTE: vLLM keeps one block for itself, its null block.
-        counts["held_blocks"] = pool.num_gpu_blocks - 1 - pool.get_num_free_blocks()
+        given = pool.num_gpu_blocks - 1 - self._aside
+        counts["held_blocks"] = given - pool.get_num_free_blocks()
         return counts
 
     def _count_request(self, name: str, tokens: int, counts: dict[str, int]) -> None:
