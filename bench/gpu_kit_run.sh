@@ -112,9 +112,9 @@ vllm() {
   # vLLM must not find FlashInfer: it would compile it.
   export PYTHONPATH="$tree:$tree/runtime:$place/vllm" HF_HUB_OFFLINE=1 VLLM_NO_USAGE_STATS=1
   if [ ! -d "$place/vllm" ]; then
-    "${preparing[@]}" &
+    # Goes on while vLLM starts, which takes longer; by its first run it is done.
+    "${preparing[@]}" >"$place/prepare.log" 2>&1 &
     unpack_vllm
-    wait $! || echo "blendsim's kernels are not compiled yet; the run will do it" >&2
   fi
   "$python" "$tree/bench/gpu_vllm.py" "${asked[@]}" --within $((total - SECONDS)) || status=$?
   [ -f "$place/gpu-vllm/summary.md" ] || exit "$status" # it says why
