@@ -8,6 +8,7 @@ from typing import Any
 
 from blendsim.errors import InputError
 from blendsim.perf.calibrated import Found, RuntimeLogs
+from blendsim.perf.calibration import Calibration
 from blendsim.report.matching import differing_machines
 from blendsim.report.tables import Column, lay_out, number, paragraphs
 from blendsim.report.validation_text import signed
@@ -61,11 +62,14 @@ def as_json(found: Found) -> dict[str, Any]:
         "step_seconds": one.step,
         "mixed_reads": one.mixed_reads,
         "mixed_step_seconds": one.mixed_step,
+        "decode_seconds": one.decode,
+        "layer_tokens": [tokens for tokens, _ in one.layers],
+        "layer_factors": [factor for _, factor in one.layers],
         "logs": [
             {
                 "log": held.name,
                 "steps": len(held.run.seconds),
-                "mixed_steps": int(held.run.is_mixed.sum()),
+                "mixed_steps": int(held.run.work.is_mixed.sum()),
                 "seconds": float(held.run.seconds.sum()),
             }
             | {
@@ -89,7 +93,7 @@ def lines(found: Found, width: int) -> list[str]:
     columns = [
         Column("log", [Path(each.name).name for each in held], is_text=True),
         Column("steps", [number(len(each.run.seconds)) for each in held]),
-        Column("mixed", [number(float(each.run.is_mixed.sum())) for each in held], 2),
+        Column("mixed", [number(float(each.run.work.is_mixed.sum())) for each in held], 2),
         Column("seconds", [number(float(each.run.seconds.sum()), 1) for each in held]),
         *_errors("kernels alone", [each.kernels for each in held]),
         *_errors("calibrated", [each.fitted for each in held]),
@@ -103,7 +107,8 @@ def lines(found: Found, width: int) -> list[str]:
             [
                 f"A step of {_called(one.runtime, found.logs.system)} takes its compute, "
                 f"{_beyond(one.reads, one.step)}; with prompts beside decodes it takes "
-                f"{_beyond(one.mixed_reads, one.mixed_step)} more.",
+                f"{_beyond(one.mixed_reads, one.mixed_step)} more."
+                f"{_by_tiles(one)}",
                 *(f"Note: {note}" for note in found.notes),
             ],
             width,
@@ -113,6 +118,17 @@ def lines(found: Found, width: int) -> list[str]:
 
 def _beyond(reads: float, seconds: float) -> str:
     return f"{reads:.3f} of its decode reads and {1e3 * seconds:.2f} ms"
+
+
+def _by_tiles(one: Calibration) -> str:
+    """What steps of few tokens and decodes take, if that was found."""
+    if not one.layers:
+        return ""
+    factors = ", ".join(f"{factor:.2f} to {tokens:,.0f}" for tokens, factor in one.layers)
+    return (
+        f" Each decode takes {1e6 * one.decode:.2f} µs. Layers take of their kernels’ time, by the "
+        f"tokens of a step at most: {factors}; with more tokens all of it."
+    )
 
 
 def _errors(title: str, errors: Sequence[tuple[float, float] | None]) -> list[Column]:

@@ -82,7 +82,7 @@ def _by_others(
 
 
 def _notes(logs: RuntimeLogs, found: Calibration, runs: Sequence[MeasuredSteps]) -> list[str]:
-    mixed = sum(int(run.is_mixed.sum()) for run in runs)
+    mixed = sum(int(run.work.is_mixed.sum()) for run in runs)
     alone = sum(len(run.seconds) for run in runs) - mixed
     notes = []
     if any(log.meta.get("executor") == "overlap" and HALVED not in log.meta for log in logs.steps):

@@ -1,20 +1,27 @@
 """Finding a calibration: from step logs of a runtime, and what its kernels take for those steps."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
 
-from blendsim.arrays import Bools, Floats
+from blendsim.arrays import Bools, Floats, Ints
 from blendsim.errors import ProfileError
-from blendsim.perf.calibration import Calibration
+from blendsim.perf.calibration import Calibration, KernelSeconds
 from blendsim.perf.model import StepModel
 from blendsim.perf.pricing import price_steps, price_work
 from blendsim.perf.step import step_costs
-from blendsim.steplog import StepLog
+from blendsim.steplog import COUNTS, StepLog
 
-LEAST_STEPS = 100  # of a kind; a fit to fewer would follow their noise
+LEAST_STEPS = 100  # of a kind, or of a tile; a fit to fewer would follow their noise
 LEAST_READS = 0.5  # of what the kernels say; a fit below has found something else than reads
+#: Tokens of a step, at most, that have a factor of their own: GEMMs are stairs of tiles of 64
+#: tokens, and of more than 1,024 no runtime launches steps as graphs.
+TILES = (64, 128, 192, 256, 320, 384, 448, 512, 640, 768, 1_024)
+#: By how much, of a step in the median and relatively, factors must come nearer to logs that they
+#: were not fitted to, to be worth having: they are many, and follow a single run's noise.
+_NEARER, _RELATIVELY_NEARER = 1e-3, 0.1
 
 
 class MeasuredSteps(NamedTuple):
@@ -23,13 +30,11 @@ class MeasuredSteps(NamedTuple):
     """
 
     seconds: Floats  # (steps,), as measured
-    compute: Floats  # of the kernels, alone
-    memory: Floats  # of decode attention, alone
-    is_mixed: Bools  # computes prompts beside decodes
+    work: KernelSeconds
 
     def priced(self, by: Calibration) -> Floats:
         """(steps,): seconds by a calibration."""
-        return by.seconds(self.compute, self.memory, self.is_mixed)
+        return by.seconds(self.work)
 
     def error(self, by: Calibration) -> tuple[float, float]:
         """How far the sum of the steps is off, and half of the steps at most."""
@@ -46,12 +51,22 @@ def priced_run(log: StepLog, model: StepModel) -> MeasuredSteps:
     here &= ~log.is_halved  # halves do not run one operator after another
     if not here.any():
         raise ProfileError("holds no measured step that decodes; give the log of a longer run")
-    counts, costs = log.counts[here], step_costs(model, overlaps=False, overlaps_network=False)
+    return MeasuredSteps(log.time("seconds")[here], kernel_seconds(log.counts[here], model))
+
+
+def kernel_seconds(counts: Ints, model: StepModel) -> KernelSeconds:
+    """What the kernels of these steps take; rows begin with Batch's fields."""
+    bare = replace(model, calibration=None)
+    costs = step_costs(bare, overlaps=False, overlaps_network=False)
     memory = price_work(costs, counts).memory
     compute = price_steps(costs, counts) - memory  # all-reduces are in it
-    return MeasuredSteps(
-        log.time("seconds")[here], compute, memory, log.count("prefill_tokens")[here] > 0
+    prompts, decodes = (
+        counts[:, COUNTS.index(name)] for name in ("prefill_tokens", "decode_requests")
     )
+    tokens, layers = prompts + decodes, bare.tables.layers
+    last = len(layers) - 1  # beyond the table at its last rate
+    own = layers[np.minimum(tokens, last)] * np.maximum(tokens / last, 1.0)
+    return KernelSeconds(compute, memory, (prompts > 0) & (decodes > 0), own, tokens, decodes)
 
 
 def fit_steps(runtime: str, runs: Sequence[MeasuredSteps]) -> Calibration:
@@ -59,11 +74,36 @@ def fit_steps(runtime: str, runs: Sequence[MeasuredSteps]) -> Calibration:
     with what its kernels take, so that long steps do not count for all.
 
     A kind of step (mixed or not) of which there are fewer than LEAST_STEPS is left out and priced
-    like the other; ProfileError where that holds of both.
+    like the other; ProfileError where that holds of both. Factors by tiles and seconds by decode
+    are taken where, fitted to all runs but one, they come nearer to that one, on the mean of all.
     """
+    flat = _fit(runtime, runs, has_tiles=False)
+    if len(runs) < 2:
+        return flat
+    try:
+        apart = [
+            [_left_out(runtime, runs, i, has_tiles) for i in range(len(runs))]
+            for has_tiles in (False, True)
+        ]
+    except ProfileError:  # too few steps without one of them
+        return flat
+    without, with_tiles = (float(np.mean(errors)) for errors in apart)
+    needed = max(_NEARER, _RELATIVELY_NEARER * without)
+    return _fit(runtime, runs, has_tiles=True) if without - with_tiles >= needed else flat
+
+
+def _left_out(runtime: str, runs: Sequence[MeasuredSteps], i: int, has_tiles: bool) -> float:
+    """How far half of a run's steps are off by what is fitted to the others."""
+    others = [run for k, run in enumerate(runs) if k != i]
+    return runs[i].error(_fit(runtime, others, has_tiles))[1]
+
+
+def _fit(runtime: str, runs: Sequence[MeasuredSteps], has_tiles: bool) -> Calibration:
     from scipy.optimize import nnls
 
-    took, compute, memory, mixed = (np.concatenate(parts) for parts in zip(*runs, strict=True))
+    took = np.concatenate([run.seconds for run in runs])
+    work = KernelSeconds(*map(np.concatenate, zip(*(run.work for run in runs), strict=True)))
+    mixed = work.is_mixed
     kinds = [kind for kind in (mixed, ~mixed) if kind.sum() >= LEAST_STEPS]
     if not kinds:
         raise ProfileError(
@@ -71,15 +111,64 @@ def fit_steps(runtime: str, runs: Sequence[MeasuredSteps]) -> Calibration:
             f"alone are too few; give logs with at least {LEAST_STEPS:,} of a kind"
         )
     used = np.any(kinds, axis=0)
-    columns = np.column_stack([memory, np.ones_like(memory)])
-    if len(kinds) == 2:
-        columns = np.concatenate([columns, mixed[:, None] * columns], axis=1)
-    weights = 1.0 / np.sqrt(np.maximum(compute + memory, 1e-9))[used]
-    left = columns[used] * weights[:, None]
-    found, _ = nnls(left, (took - compute)[used] * weights)
+    own = np.column_stack([work.memory, np.ones_like(work.memory)])
+    columns = [own, mixed[:, None] * own if len(kinds) == 2 else np.zeros_like(own)]
+    tiles = _in_tiles(work, used) if has_tiles else {}
+    columns.append(work.decodes[:, None] * float(has_tiles))
+    columns += [layers[:, None] for layers in tiles.values()]
+    weights = 1.0 / np.sqrt(np.maximum(work.compute + work.memory, 1e-9))
+    left = np.concatenate(columns, axis=1) * weights[:, None]
+    right = (took - work.compute + sum(tiles.values())) * weights
+    left, right = left[used], right[used]
+    held = _held_to_kernels(left, len(tiles))
+    left = np.concatenate([left, held])
+    right = np.concatenate([right, held.sum(1)])
+    size = np.linalg.norm(left, axis=0)
+    size[size == 0.0] = 1.0
+    found = nnls(left / size, right)[0] / size
     if found[0] < LEAST_READS:
         raise ProfileError(
             f"these steps would read KV in {found[0]:.2f} of the time that the kernels take: their "
             "reads are too alike to tell; give logs of runs with longer contexts, or more of them"
         )
-    return Calibration(runtime, *(float(value) for value in found))
+    reads, step, mixed_reads, mixed_step, decode = found[:5].tolist()
+    return Calibration(
+        runtime,
+        reads,
+        step,
+        mixed_reads,
+        mixed_step,
+        decode,
+        _all_tiles(list(tiles), found[5:]),
+    )
+
+
+def _in_tiles(work: KernelSeconds, used: Bools) -> dict[int, Floats]:
+    """(steps,) seconds of the layers in steps of a tile, 0 in others; by tile, those of enough
+    steps.
+    """
+    tile = np.searchsorted(TILES, work.tokens)
+    return {
+        k: np.where(tile == k, work.layers, 0.0)
+        for k in range(len(TILES))
+        if (used & (tile == k)).sum() >= LEAST_STEPS
+    }
+
+
+def _held_to_kernels(left: Floats, tiles: int) -> Floats:
+    """Rows more that say of each tile, as LEAST_STEPS of its steps would, that it is as the kernels
+    have it: of steps that hardly differ the factor would be anything.
+    """
+    rows = np.zeros((tiles, left.shape[1]))
+    for row, k in enumerate(range(left.shape[1] - tiles, left.shape[1])):
+        there = left[:, k][left[:, k] > 0.0]
+        rows[row, k] = np.sqrt(LEAST_STEPS * np.mean(there**2))
+    return rows
+
+
+def _all_tiles(fitted: Sequence[int], factors: Floats) -> tuple[tuple[float, float], ...]:
+    """Every tile's factor: of those that were not fitted, between their neighbours'."""
+    if not fitted:
+        return ()
+    every = np.interp(np.arange(len(TILES)), fitted, factors)
+    return tuple(zip(map(float, TILES), every.tolist(), strict=True))

@@ -1,33 +1,49 @@
 """What steps of a runtime take beyond their kernels: a correction of the step model, kept beside a
 profile.
 
-A step takes compute + reads · m + step seconds, where compute and m are what the kernels of its
-prompts, GEMMs and decode attention take alone; one that computes prompts beside decodes takes
-mixed_reads · m + mixed_step more. Kernels do not tell these: a runtime may serve both kinds of
-attention by one kernel, leave its CUDA graphs for such a step, or run at another clock.
+A step of B decodes takes compute + reads · m + decode · B + step seconds, where compute and m are
+what the kernels of its prompts, GEMMs and decode attention take alone; one that computes prompts
+beside decodes takes mixed_reads · m + mixed_step more. In compute, what depends on the step's
+tokens alone (GEMMs and small operators, not the LM head) counts with a factor a tile of tokens.
+Kernels do not tell these: a runtime may serve both kinds of attention by one kernel, choose another
+GEMM than was timed, leave its CUDA graphs for a mixed step, or run at another clock.
 """
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from blendsim.arrays import Bools, Floats
+from blendsim.arrays import Bools, Floats, Ints
 from blendsim.errors import ProfileError
 from blendsim.perf.records import read_toml, write_toml
 from blendsim.perf.store import FILES, META
 
-SCHEMA, VERSION = "calibration", 1
+SCHEMA, VERSION = "calibration", 2
 _LEAST = 0.1  # of what the kernels take to read; nothing reads for nothing
 _MOST = 1e3  # times as long, or seconds: no step of any use takes so much
+_AGAIN = "make it again with `blendsim profile calibrate`"
+_NUMBERS = ("reads", "step", "mixed_reads", "mixed_step", "decode")
+_TILES, _FACTORS = "layer_tokens", "layer_factors"
+
+
+class KernelSeconds(NamedTuple):
+    """(steps,) each: what the kernels of steps take, one after another, and what steps hold."""
+
+    compute: Floats  # seconds, all but decode attention
+    memory: Floats  # seconds, decode attention
+    is_mixed: Bools  # computes prompts beside decodes
+    layers: Floats  # seconds, of compute what depends on the step's tokens alone
+    tokens: Ints
+    decodes: Ints  # requests
 
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """Seconds of a runtime's steps = compute + reads · m + step, and in mixed ones
+    """Seconds of a runtime's steps = compute + reads · m + decode · B + step, and in mixed ones
     mixed_reads · m + mixed_step more. None is below 0, and `reads` is well above.
     """
 
@@ -36,16 +52,35 @@ class Calibration:
     step: float = 0.0  # seconds
     mixed_reads: float = 0.0
     mixed_step: float = 0.0  # seconds
+    decode: float = 0.0  # seconds for each request that decodes
+    #: Tokens of a step at most, ascending, and what the layers' kernels of such a step are
+    #: multiplied by; those of more tokens than all of these by 1.
+    layers: tuple[tuple[float, float], ...] = ()
 
     @property
-    def numbers(self) -> tuple[float, float, float, float]:
+    def numbers(self) -> tuple[float, float, float, float, float]:
         """For compiled code."""
-        return self.reads, self.step, self.mixed_reads, self.mixed_step
+        return self.reads, self.step, self.mixed_reads, self.mixed_step, self.decode
 
-    def seconds(self, compute: Floats, memory: Floats, mixed: Bools) -> Floats:
+    def factors(self, tokens: Ints) -> Floats:
+        """(n,): what the layers' kernels are multiplied by in steps of so many tokens."""
+        if not self.layers:
+            return np.ones(len(tokens))
+        tiles, factors = zip(*self.layers, strict=True)
+        return np.append(factors, 1.0)[np.searchsorted(tiles, tokens)]
+
+    def divided(self, parts: int) -> "Calibration":
+        """The same where a token or a request stands for `parts` of them."""
+        layers = tuple((tile / parts, factor) for tile, factor in self.layers)
+        return replace(self, decode=self.decode * parts, layers=layers)
+
+    def seconds(self, work: "KernelSeconds") -> Floats:
         """Of steps whose kernels take so long one after another."""
-        plain = compute + self.reads * memory + self.step
-        return np.where(mixed, plain + self.mixed_reads * memory + self.mixed_step, plain)
+        plain = work.compute + (self.factors(work.tokens) - 1.0) * work.layers
+        plain = plain + self.reads * work.memory + self.decode * work.decodes + self.step
+        return np.where(
+            work.is_mixed, plain + self.mixed_reads * work.memory + self.mixed_step, plain
+        )
 
 
 def file_of(runtime: str) -> str:
@@ -57,7 +92,9 @@ def write_calibration(found: Calibration, directory: Path, told: Mapping[str, An
     """Write it into a profile's directory, with what is `told` of it (scalars, lists, tables)."""
     path = directory / file_of(found.runtime)
     head = {"schema": SCHEMA, "version": VERSION, "kernels": _kernels(directory)}
-    write_toml(path, head | asdict(found) | dict(told))
+    numbers = {name: getattr(found, name) for name in ("runtime", *_NUMBERS)}
+    tiles, factors = zip(*found.layers, strict=True) if found.layers else ((), ())
+    write_toml(path, head | numbers | {_TILES: tiles, _FACTORS: factors} | dict(told))
     return path
 
 
@@ -78,20 +115,34 @@ def _read(path: Path) -> Calibration:
             f"{path}: was fitted to other kernel tables than lie beside it; remove it, or make it "
             "again with `blendsim profile calibrate`"
         )
-    numbers = {}
-    for name in (field.name for field in fields(Calibration) if field.name != "runtime"):
-        value, least = content.get(name), _LEAST if name == "reads" else 0.0
-        if (
-            isinstance(value, bool)
-            or not isinstance(value, int | float)
-            or not least <= value < _MOST
-        ):
-            raise ProfileError(
-                f"{path}: {name} = {value!r} must be a number from {least:g} to {_MOST:g}; make it "
-                "again with `blendsim profile calibrate`"
-            )
-        numbers[name] = float(value)
-    return Calibration(runtime, **numbers)
+    numbers = {
+        name: _number(path, name, content.get(name), _LEAST if name == "reads" else 0.0)
+        for name in _NUMBERS
+    }
+    return Calibration(runtime, **numbers, layers=_layers(path, content))
+
+
+def _layers(path: Path, content: Mapping[str, Any]) -> tuple[tuple[float, float], ...]:
+    tiles, factors = (content.get(name) for name in (_TILES, _FACTORS))
+    if not isinstance(tiles, list) or not isinstance(factors, list) or len(tiles) != len(factors):
+        raise ProfileError(
+            f"{path}: {_TILES} and {_FACTORS} must be two lists of one length; {_AGAIN}"
+        )
+    found = [_number(path, _TILES, tile, 1.0, np.inf) for tile in tiles]
+    if found != sorted(set(found)):
+        raise ProfileError(f"{path}: {_TILES} = {tiles} must ascend; {_AGAIN}")
+    return tuple(
+        (tile, _number(path, _FACTORS, factor, _LEAST))
+        for tile, factor in zip(found, factors, strict=True)
+    )
+
+
+def _number(path: Path, name: str, value: object, least: float, most: float = _MOST) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value < most:
+        raise ProfileError(
+            f"{path}: {name} = {value!r} must be a number from {least:g} to {most:g}; {_AGAIN}"
+        )
+    return float(value)
 
 
 def _kernels(directory: Path) -> str:

@@ -5,6 +5,7 @@ the measured grids too: between measured points time is linear, so time per unit
 of them, and beyond the last one it stays as it is there.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
@@ -103,9 +104,29 @@ class StepModel:
         return self.best_kernel_seconds_per_context_token * reads
 
     @property
+    def charged_tables(self) -> StepTables:
+        """`tables`, the layers as the runtime takes them that `run_by` names."""
+        return self._with_layers([self.calibration] if self.calibration else [])
+
+    @property
+    def best_tables(self) -> StepTables:
+        """`tables`, the layers as the fastest takes them: kernels alone, or a calibrated runtime
+        with its steps of that many tokens.
+        """
+        return self._with_layers([Calibration(""), *self.calibrations])
+
+    def _with_layers(self, takers: Sequence[Calibration]) -> StepTables:
+        tables = self.tables
+        if not any(taker.layers for taker in takers):
+            return tables
+        tokens = np.arange(len(tables.layers))
+        layers = tables.layers * np.min([taker.factors(tokens) for taker in takers], axis=0)
+        return tables._replace(layers=layers, layers_with_network=layers + tables.network)
+
+    @property
     def layer_seconds(self) -> Floats:
-        """(N + 1,): the part of `compute_seconds` that depends on the step's tokens only."""
-        return self.tables.layers
+        """(N + 1,): the part of a step's compute that depends on its tokens only, at best."""
+        return self.best_tables.layers
 
     @property
     def network_seconds(self) -> Floats:
@@ -228,12 +249,15 @@ def with_calibrations(model: StepModel, calibrations: tuple[Calibration, ...]) -
     fastest = min(1.0, *(found.reads for found in calibrations), 1.0)
     best = model.best_kernel_seconds_per_context_token * fastest
     beside = model.best_seconds_per_window_token / model.best_seconds_per_context_token
-    return replace(
+    calibrated = replace(
         model,
         calibrations=calibrations,
         best_seconds_per_context_token=best,
         best_seconds_per_window_token=beside * best,
     )
+    layers = calibrated.layer_seconds[1:]
+    least = float((layers / np.arange(1, len(layers) + 1)).min())
+    return replace(calibrated, best_layer_seconds_per_token=least)
 
 
 class _Dense(NamedTuple):

@@ -49,7 +49,7 @@ class StepCosts(NamedTuple):
     #: `lines` are the convex hull. As with `cascade`, the type says which code is compiled.
     measured: tuple[Any, ...] = ()
     #: Empty unless the steps are calibrated, else Calibration's numbers: reads, step, mixed_reads,
-    #: mixed_step. Told by its type as `measured` is.
+    #: mixed_step, decode; its factors are in the tables. Told by its type as `measured` is.
     beyond: tuple[Any, ...] = ()
     #: Nano-batches are run side by side if that takes less than so much of one piece after another.
     cut_worth: float = 1.0
@@ -74,7 +74,8 @@ def step_costs(
     """The costs of an engine of that kind. One that does not overlap takes the sum, whatever the
     overlap of `model` is.
     """
-    tables = in_pieces(model.tables, nano_batches)
+    own = model.charged_tables
+    tables = in_pieces(own, nano_batches)
     if not (overlaps and overlaps_network):
         tables = tables._replace(layers=tables.layers_with_network)
     return StepCosts(
@@ -82,7 +83,7 @@ def step_costs(
         lines=model.lines if overlaps else overlap_lines(SUM, model.system),
         overlaps_network=overlaps and overlaps_network,
         nano_batches=nano_batches,
-        whole=model.tables,
+        whole=own,
         cascade=(model.merge_seconds,) if cascade else (),
         streams=_streams(model, nano_batches) if overlaps else (),
         measured=model.measured if overlaps else (),
@@ -203,6 +204,7 @@ def added_charged(costs: StepCosts, step: Ints, added: float) -> float:
     seconds: float = costs.beyond[1] if step[0] + step[3] > 0 else 0.0
     if step[0] > 0 and step[3] > 0:
         seconds += costs.beyond[3]
+    seconds += costs.beyond[4] * step[3]
     return added + seconds
 
 

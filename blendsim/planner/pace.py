@@ -43,7 +43,7 @@ def pace(
     beside += (0.5 * p * (p + 1.0)).sum() * model.best_prefill_seconds_per_pair
     beside += p.sum() * model.best_seconds_per_prompt_token
     per_token = beside / (p + d).sum()
-    layers = model.tables.layers_with_network
+    layers = model.charged_tables.layers_with_network
     step = model.calibration.step if model.calibration else 0.0
     costs = charged(costs)
     sizes = (*FEW, *SIZES) if model.system.model.experts else SIZES

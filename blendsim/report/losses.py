@@ -133,7 +133,8 @@ def price(
         )
     system = model.system
     work = least_work(workload, output_len, prompts, system.block_tokens, system.model.window)
-    layers = np.minimum(model.tables.layers, in_pieces(model.tables, nano_batches).layers)
+    tables = model.best_tables
+    layers = np.minimum(tables.layers, in_pieces(tables, nano_batches).layers)
     layers, nothing = layers[: token_budget + 1], DualPrices(0.0, 0.0, 0.0, 0.0)
     unpriced = Priced(work, model, nothing, layers, work.sampled - len(workload))
     least = map(np.array, (work.sampled, work.pairs, work.prompts))

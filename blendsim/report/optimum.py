@@ -366,7 +366,8 @@ def _limits(share: _Share, model: StepModel, kinds: StepSizes) -> Any:
 
 def step_sizes(model: StepModel, token_budget: int, nano_batches: int) -> StepSizes:
     """Step sizes worth a weight: all, or on one GPU those no larger size undercuts."""
-    tables, pieces = model.tables, in_pieces(model.tables, nano_batches)
+    tables = model.best_tables
+    pieces = in_pieces(tables, nano_batches)
     cost = np.minimum(tables.layers, pieces.layers)[1 : token_budget + 1]
     network = np.minimum(tables.network, pieces.network)[1 : token_budget + 1]
     cheapest_above = np.minimum.accumulate(cost[::-1])[::-1]

@@ -97,6 +97,8 @@ def divide_model(model: StepModel, parts: int) -> StepModel:
         kv_stream_seconds=model.kv_stream_seconds * parts,
         state_stream_seconds=model.state_stream_seconds * parts,
         token_parts=model.token_parts * parts,
+        calibrations=tuple(each.divided(parts) for each in model.calibrations),
+        calibration=model.calibration and model.calibration.divided(parts),
         **{name: getattr(model, name) * parts for name in rates},
     )
 
