@@ -18,15 +18,31 @@ SYSTEM = System(find_model("llama-3.1-8b"), find_gpu("h200"))
 FOUR = System(find_model("llama-3.1-70b"), find_gpu("h200"), 4)
 OF_VLLM = Calibration("vllm", 1.2, 1e-3, 0.3, 4e-3)
 OF_OURS = Calibration("blendrt", 0.5, 2e-4, 0.05, 5e-4)
+OF_TILES = Calibration(
+    "blendrt", 0.9, 1e-4, 0.1, 3e-4, 4e-6, ((64, 1.1), (256, 0.8), (320, 1.0), (1_024, 1.3))
+)
 
 amounts = st.floats(0.0, 3.0)
-calibrations = st.builds(
-    Calibration,
-    st.just("vllm"),
-    reads=st.floats(LEAST_READS + 0.01, 3.0),
-    step=st.floats(0.0, 0.05),
-    mixed_reads=amounts,
-    mixed_step=st.floats(0.0, 0.05),
+
+
+def _built(**further: st.SearchStrategy[object]) -> st.SearchStrategy[Calibration]:
+    return st.builds(
+        Calibration,
+        st.just("vllm"),
+        reads=st.floats(LEAST_READS + 0.01, 3.0),
+        step=st.floats(0.0, 0.05),
+        mixed_reads=amounts,
+        mixed_step=st.floats(0.0, 0.05),
+        **further,
+    )
+
+
+flat_calibrations = _built()
+calibrations = _built(
+    decode=st.floats(0.0, 1e-4),
+    layers=st.dictionaries(st.integers(1, 2_000), st.floats(0.2, 3.0), max_size=6).map(
+        lambda tiles: tuple(sorted(tiles.items()))
+    ),
 )
 
 

@@ -6,14 +6,20 @@ from functools import cache
 
 import numpy as np
 import pytest
-from calibration_worlds import FOUR, OF_OURS, OF_VLLM, SYSTEM, a_profile, calibrations
+from calibration_worlds import (
+    FOUR,
+    OF_OURS,
+    OF_TILES,
+    OF_VLLM,
+    SYSTEM,
+    a_profile,
+    calibrations,
+)
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from blendsim.perf.calibration import (
-    Calibration,
-)
-from blendsim.perf.kernels import memory_seconds, prefill_seconds
+from blendsim.perf.calibration import Calibration, KernelSeconds
+from blendsim.perf.kernels import dense_seconds, memory_seconds, prefill_seconds
 from blendsim.perf.model import StepModel, step_model, with_calibrations
 from blendsim.perf.pricing import price_steps, price_work
 from blendsim.report.optimum import bounds
@@ -63,11 +69,17 @@ def is_mixed(counts: np.ndarray) -> np.ndarray:
     return (tokens > 0) & (decodes > 0)
 
 
-def alone(model: StepModel, engine: Flavour, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Compute, with all-reduces, and decode reads of steps by kernels one after another."""
+def alone(model: StepModel, engine: Flavour, counts: np.ndarray) -> KernelSeconds:
+    """What steps take by kernels one after another, compute with its all-reduces."""
     costs = replace(engine, cascade=False).costs(model)
     memory = price_work(costs, counts).memory
-    return price_steps(costs, counts) - memory, memory
+    prompts, decodes = (
+        counts[:, COUNTS.index(name)] for name in ("prefill_tokens", "decode_requests")
+    )
+    tokens = prompts + decodes
+    layers = np.array([dense_seconds(model.tables.layers, n) for n in tokens])
+    compute = price_steps(costs, counts) - memory
+    return KernelSeconds(compute, memory, is_mixed(counts), layers, tokens, decodes)
 
 
 IN_TURN = ["vllm", "vllm-planned", "sequential"]  # engines that run one operator after another
@@ -79,6 +91,7 @@ IN_TURN = ["vllm", "vllm-planned", "sequential"]  # engines that run one operato
 @given(rows=st.lists(steps, min_size=1, max_size=6), one=calibrations)
 @example(rows=[_row(3, 500, 200, 3_000, 0.0)], one=OF_OURS)
 @example(rows=[_row(3, 500, 200, 3_000, 0.0)], one=OF_VLLM)
+@example(rows=[_row(1, n, 200, 3_000, 0.0) for n in (55, 56, 57, 824, 825)], one=OF_TILES)
 @example(rows=[_row(3, 500, 200, 3_000, 0.0)], one=Calibration("vllm", 0.0, 1e-3, 0.5, 0.0))
 def test_a_step_costs_what_its_calibration_says(
     engine: str, system: System, rows: list[list[int]], one: Calibration
@@ -86,9 +99,9 @@ def test_a_step_costs_what_its_calibration_says(
     flavour, counts = find_flavour(engine), np.array(rows, np.int64)
     own = replace(one, runtime=flavour.runtime)
     model = with_calibrations(kernels(system), (own, Calibration("another", 2.0, 1.0, 2.0, 1.0)))
-    compute, memory = alone(kernels(system), flavour, counts)
     priced = price_steps(flavour.costs(model), counts)
-    assert priced == pytest.approx(own.seconds(compute, memory, is_mixed(counts)), rel=1e-9)
+    wanted = own.seconds(alone(kernels(system), flavour, counts))
+    assert priced == pytest.approx(wanted, rel=1e-9)
 
 
 @pytest.mark.parametrize("engine", IN_TURN)
@@ -103,8 +116,8 @@ def test_cascade_attention_is_used_where_that_is_faster_as_calibrated(
     cascade, own = find_flavour(engine, cascade=True), replace(one, runtime=plain.runtime)
     bare = kernels(SYSTEM)
     model = with_calibrations(bare, (own,))
-    compute, memory = alone(bare, plain, counts)
-    added, read = np.zeros(len(counts)), memory.copy()
+    work = alone(bare, plain, counts)
+    added, read = np.zeros(len(counts)), work.memory.copy()
     for i, row in enumerate(rows):
         decodes, context, shared = (
             row[COUNTS.index(name)]
@@ -114,10 +127,8 @@ def test_cascade_attention_is_used_where_that_is_faster_as_calibrated(
             added[i] = prefill_seconds(bare.tables, decodes, decodes, shared)
             added[i] += bare.merge_seconds[decodes]
             read[i] = memory_seconds(bare.tables, decodes, context - shared)
-    mixed = is_mixed(counts)
-    wanted = np.minimum(
-        own.seconds(compute, memory, mixed), own.seconds(compute + added, read, mixed)
-    )
+    shared_once = work._replace(compute=work.compute + added, memory=read)
+    wanted = np.minimum(own.seconds(work), own.seconds(shared_once))
     priced = price_steps(cascade.costs(model), counts)
     assert priced == pytest.approx(wanted, rel=1e-9)
     assert (priced <= price_steps(plain.costs(model), counts) * (1 + 1e-12)).all()
@@ -143,6 +154,10 @@ READS = from_lengths(
     np.random.default_rng(3).integers(800, 1_200, 200),
     np.random.default_rng(4).integers(3_000, 4_000, 200),
 )
+
+
+#: Hardly anything is read: steps are their layers.
+SHORT = from_lengths(np.full(400, 300), np.full(400, 40))
 
 
 def run_of(pool: Workload, settings: Settings, policy: str = "dfs") -> tuple[StepLog, float, float]:
@@ -171,8 +186,7 @@ def test_a_run_of_vllm_takes_the_sum_of_its_calibrated_steps(
     bare = prepare(READS, calibrated()).model
     mixed = is_mixed(log.counts)
     assert 0 < mixed.sum() < len(log)
-    compute, memory = alone(bare, find_flavour("vllm"), log.counts)
-    wanted = OF_VLLM.seconds(compute, memory, mixed)
+    wanted = OF_VLLM.seconds(alone(bare, find_flavour("vllm"), log.counts))
     assert log.time("seconds") == pytest.approx(wanted, rel=1e-9)
     assert log.end == pytest.approx(wanted.sum(), rel=1e-9)
 
@@ -191,6 +205,19 @@ def test_no_run_beats_its_bounds_where_a_runtime_reads_faster_than_its_kernels(
         bare = prepare(READS, replace(asked, profile="imported"))
         limits = bounds(READS, bare.true_lengths, bare.prompts, bare.model, 2_048)
         assert log.end < limits.optimum
+
+
+@pytest.mark.parametrize("engine", ["nanoflow", "sequential", "vllm"])
+def test_no_run_beats_its_bounds_where_a_runtime_has_faster_layers_than_its_kernels(
+    calibrated: Callable[..., Settings], engine: str
+) -> None:
+    of_layers = Calibration(FLAVOURS[engine].runtime, layers=((1_024, 0.4),))
+    asked = calibrated(of_layers, engine=engine, token_budget=1_024)
+    log, optimum, reachable = run_of(SHORT, asked)
+    assert 0 < optimum <= reachable <= 1
+    bare = prepare(SHORT, replace(asked, profile="imported"))
+    limits = bounds(SHORT, bare.true_lengths, bare.prompts, bare.model, 1_024)
+    assert log.end < limits.reachable, "bounds of the kernels alone would not hold"
 
 
 def test_bounds_are_of_no_engine(calibrated: Callable[..., Settings]) -> None:

@@ -10,8 +10,8 @@ import pytest
 from command_line import run, run_json
 
 from blendsim.perf.calibrating import LEAST_STEPS
-from blendsim.perf.calibration import Calibration, read_calibrations
-from blendsim.perf.measured import profile_place, shipped_place
+from blendsim.perf.calibration import Calibration, KernelSeconds, read_calibrations
+from blendsim.perf.measured import chosen_model, profile_place, shipped_place
 from blendsim.specs import find_gpu, find_model
 from blendsim.steplog import MEASURED_ROWS, StepLog, read_steplog, write_steplog
 from blendsim.system import System
@@ -68,9 +68,18 @@ def simulated(trace: Path, *more: str) -> StepLog:
 
 def measured(log: StepLog, path: Path, by: Calibration = OF_VLLM, **meta: Any) -> Path:
     """Its steps as a runtime of that calibration takes them, written down as that runtime does."""
-    compute, memory = log.time("compute_seconds"), log.time("memory_seconds")
-    mixed = (log.count("prefill_tokens") > 0) & (log.count("decode_requests") > 0)
-    seconds = by.seconds(compute, memory, mixed)
+    prompts, decodes = log.count("prefill_tokens"), log.count("decode_requests")
+    layers = chosen_model(SYSTEM, "auto", "imported").tables.layers[prompts + decodes]
+    seconds = by.seconds(
+        KernelSeconds(
+            log.time("compute_seconds"),
+            log.time("memory_seconds"),
+            (prompts > 0) & (decodes > 0),
+            layers,
+            prompts + decodes,
+            decodes,
+        )
+    )
     times = np.zeros_like(log.times)
     times[:, 0], times[:, 1] = np.cumsum(seconds) - seconds, seconds
     own = {"runtime": by.runtime, "model": "llama-3.1-8b", "machine": H200}

@@ -4,13 +4,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from calibration_worlds import OF_OURS, OF_VLLM, SYSTEM, a_profile, calibrations
+from calibration_worlds import OF_TILES, OF_VLLM, SYSTEM, a_profile, flat_calibrations
 from hypothesis import example, given
 
 from blendsim.errors import ProfileError
-from blendsim.perf.calibrating import LEAST_STEPS, MeasuredSteps, fit_steps
+from blendsim.perf.calibrating import LEAST_STEPS, TILES, MeasuredSteps, fit_steps
 from blendsim.perf.calibration import (
     Calibration,
+    KernelSeconds,
     file_of,
     read_calibrations,
     write_calibration,
@@ -24,7 +25,11 @@ def some_run(mixed: int, alone: int, seed: int = 0) -> MeasuredSteps:
     """Steps whose kernels take some milliseconds; `seconds` are still to be told."""
     rng, steps = np.random.default_rng(seed), mixed + alone
     compute, memory = rng.uniform(4e-3, 40e-3, steps), rng.uniform(1e-3, 30e-3, steps)
-    return MeasuredSteps(np.ones(steps), compute, memory, rng.permutation(np.arange(steps) < mixed))
+    is_mixed = rng.permutation(np.arange(steps) < mixed)
+    tokens, layers = rng.integers(1, 1_500, steps), rng.uniform(0.5, 0.9, steps) * compute
+    decodes = np.where(is_mixed, rng.integers(1, tokens + 1), tokens)
+    work = KernelSeconds(compute, memory, is_mixed, layers, tokens, decodes)
+    return MeasuredSteps(np.ones(steps), work)
 
 
 def taking(run: MeasuredSteps, by: Calibration, noise: float = 0.0, seed: int = 1) -> MeasuredSteps:
@@ -37,7 +42,7 @@ def numbers(found: Calibration) -> tuple[float, ...]:
     return found.reads, found.step, found.mixed_reads, found.mixed_step
 
 
-@given(calibrations)
+@given(flat_calibrations)
 @example(Calibration("vllm"))
 @example(Calibration("vllm", 0.6, 0.0, 0.0, 0.0))
 def test_steps_without_noise_give_back_what_they_take(by: Calibration) -> None:
@@ -60,7 +65,7 @@ def test_nothing_found_is_below_0() -> None:
     """Not where mixed steps are faster than the others."""
     run = some_run(200, 200)
     alone = taking(run, Calibration("vllm", 1.0, 5e-3)).seconds
-    eased = run._replace(seconds=np.where(run.is_mixed, alone - 4e-3, alone))
+    eased = run._replace(seconds=np.where(run.work.is_mixed, alone - 4e-3, alone))
     found = fit_steps("vllm", [eased])
     assert min(numbers(found)) == 0.0
     assert (found.mixed_reads, found.mixed_step) == (0.0, 0.0)
@@ -70,7 +75,7 @@ def test_steps_that_do_not_tell_what_reads_take_are_refused() -> None:
     """Those that take no longer the more they read."""
     run = some_run(200, 200)
     with pytest.raises(ProfileError, match="their reads are too alike to tell; give logs"):
-        fit_steps("vllm", [run._replace(seconds=1.2 * run.compute)])
+        fit_steps("vllm", [run._replace(seconds=1.2 * run.work.compute)])
 
 
 @pytest.mark.parametrize("few_are_mixed", [True, False])
@@ -79,7 +84,7 @@ def test_a_kind_of_too_few_steps_is_priced_as_the_other(few_are_mixed: bool) -> 
     kinds = (LEAST_STEPS - 1, LEAST_STEPS)
     run = some_run(*(kinds if few_are_mixed else kinds[::-1]))
     took = taking(run, Calibration("vllm", 1.3, 2e-3))
-    few = run.is_mixed == few_are_mixed
+    few = run.work.is_mixed == few_are_mixed
     odd = took._replace(seconds=np.where(few, 9.0, took.seconds))
     assert numbers(fit_steps("vllm", [odd])) == pytest.approx((1.3, 2e-3, 0.0, 0.0))
 
@@ -95,6 +100,55 @@ def test_too_few_steps_of_both_kinds_are_refused() -> None:
         fit_steps("vllm", [run])
 
 
+#: A factor a tile of the fit, and beyond them none.
+STAIRS = tuple(
+    (float(n), factor)
+    for n, factor in zip(TILES, np.linspace(0.8, 1.2, len(TILES)).tolist(), strict=True)
+)
+OF_STAIRS = Calibration("vllm", 0.9, 1e-4, 0.1, 3e-4, 4e-6, STAIRS)
+
+
+def test_factors_by_tokens_are_found_where_they_hold_in_other_runs() -> None:
+    runs = [taking(some_run(4_000, 6_000, seed), OF_STAIRS, 0.01, seed) for seed in (0, 1, 2)]
+    found = fit_steps("vllm", runs)
+    tiles, factors = zip(*found.layers, strict=True)
+    assert tiles == TILES
+    # Held to 1 as by LEAST_STEPS steps of the hundreds that each tile has.
+    assert factors == pytest.approx([factor for _, factor in STAIRS], abs=0.06)
+    assert found.decode == pytest.approx(4e-6, rel=0.3)
+    one = taking(some_run(4_000, 6_000, 3), OF_STAIRS)
+    assert abs(one.error(found)[0]) < 2e-3
+    assert one.error(found)[1] < 0.5 * one.error(fit_steps("vllm", runs[:1]))[1]
+
+
+def test_of_a_single_run_no_factors_are_found() -> None:
+    """Nothing would tell whether they are more than its noise."""
+    found = fit_steps("vllm", [taking(some_run(4_000, 6_000), OF_STAIRS)])
+    assert (found.layers, found.decode) == ((), 0.0)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_of_runs_without_any_no_factors_are_found(seed: int) -> None:
+    runs = [taking(some_run(500, 500, seed + k), OF_VLLM, 0.1, k) for k in range(3)]
+    assert fit_steps("vllm", runs).layers == ()
+
+
+def test_tiles_of_too_few_steps_take_after_their_neighbours() -> None:
+    def without(run: MeasuredSteps) -> MeasuredSteps:
+        """Nor steps of 257 to 512 tokens."""
+        kept = (run.work.tokens <= 256) | (run.work.tokens > 512)
+        work = KernelSeconds(*(part[kept] for part in run.work))
+        return MeasuredSteps(run.seconds[kept], work)
+
+    runs = [
+        without(taking(some_run(4_000, 6_000, seed), OF_STAIRS, 0.01, seed)) for seed in (0, 1, 2)
+    ]
+    factors = dict(fit_steps("vllm", runs).layers)
+    below, above = factors[256], factors[640]
+    between = [factors[n] for n in (320, 384, 448, 512)]
+    assert between == pytest.approx(np.linspace(below, above, 6)[1:-1].tolist())
+
+
 # Files
 
 
@@ -103,9 +157,9 @@ def test_calibrations_are_read_as_they_were_written(tmp_path: Path) -> None:
     place = profile_place(Path(a_profile(tmp_path)), SYSTEM)
     assert read_calibrations(place) == ()
     told = {"version_of_runtime": '0.20 "x"', "logs": ["a: 3 steps", "b"]}
-    written = [write_calibration(one, place, told) for one in (odd, OF_OURS)]
+    written = [write_calibration(one, place, told) for one in (odd, OF_TILES)]
     assert [path.name for path in written] == ["steps-vllm.toml", "steps-blendrt.toml"]
-    assert read_calibrations(place) == (OF_OURS, odd)
+    assert read_calibrations(place) == (OF_TILES, odd)
 
 
 @pytest.fixture
@@ -123,7 +177,7 @@ def refuse(path: Path) -> str:
 
 
 @pytest.mark.parametrize("value", ["-0.1", "true", "nan", "inf", "-inf", '"1"', "1e3", "[1.0]", ""])
-@pytest.mark.parametrize("name", ["reads", "step", "mixed_reads", "mixed_step"])
+@pytest.mark.parametrize("name", ["reads", "step", "mixed_reads", "mixed_step", "decode"])
 def test_a_bad_number_names_its_file_and_itself(kept: Path, name: str, value: str) -> None:
     lines = kept.read_text().splitlines()
     (at,) = [i for i, line in enumerate(lines) if line.startswith(f"{name} = ")]
@@ -136,7 +190,7 @@ def test_a_bad_number_names_its_file_and_itself(kept: Path, name: str, value: st
     ("before", "after"),
     [
         ('schema = "calibration"', 'schema = "profile"'),
-        ("version = 1", "version = 2"),
+        ("version = 2", "version = 1"),
         ("schema =", "kind ="),
         ("reads = ", "reads : "),
     ],

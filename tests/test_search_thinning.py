@@ -6,9 +6,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from calibration_worlds import OF_TILES
 
 from blendsim import search
 from blendsim.batch import Batch
+from blendsim.perf.model import with_calibrations
+from blendsim.perf.pricing import price_steps
 from blendsim.planner.tree import pool_tree
 from blendsim.prefix import sort_prompts
 from blendsim.request import Prompts, Workload, from_lengths, pool
@@ -16,6 +19,7 @@ from blendsim.search.thinning import can_thin, divide_flavour, divide_model, thi
 from blendsim.search.world_run import seconds_in
 from blendsim.serving.flavour import find_flavour
 from blendsim.serving.knobs import Knobs
+from blendsim.steplog import COUNTS
 
 
 def families(count: int, size: int, shared: int = 64) -> Workload:
@@ -87,6 +91,19 @@ def test_small_machine_takes_as_long_for_its_part_of_a_step() -> None:
     part = Batch(*(count // 4 for count in whole))
     assert small.seconds(part) == pytest.approx(model.seconds(whole), rel=1e-9)
     assert small.system.kv_blocks == model.system.kv_blocks // 4
+
+
+def test_calibrated_steps_of_a_small_machine_take_as_long_for_their_part() -> None:
+    model = with_calibrations(varied().model, (OF_TILES,))
+    small, flavour = divide_model(model, 4), find_flavour("sequential")
+    counts = np.zeros((2, len(COUNTS)), np.int64)
+    for row, prompts in zip(counts, (80, 1_600), strict=True):  # a tile with a factor, and none
+        row[: len(Batch._fields)] = Batch(prompts, 8, 400 * prompts, 160, 200_000, 168)
+    whole, parts = (
+        price_steps(flavour.costs(one), rows)
+        for one, rows in ((model, counts), (small, counts // 4))
+    )
+    assert parts == pytest.approx(whole, rel=1e-9)
 
 
 def test_limits_of_the_engine_are_divided() -> None:

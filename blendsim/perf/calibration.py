@@ -94,7 +94,8 @@ def write_calibration(found: Calibration, directory: Path, told: Mapping[str, An
     head = {"schema": SCHEMA, "version": VERSION, "kernels": _kernels(directory)}
     numbers = {name: getattr(found, name) for name in ("runtime", *_NUMBERS)}
     tiles, factors = zip(*found.layers, strict=True) if found.layers else ((), ())
-    write_toml(path, head | numbers | {_TILES: tiles, _FACTORS: factors} | dict(told))
+    by_tile = {_TILES: list(map(int, tiles)), _FACTORS: factors}
+    write_toml(path, head | numbers | by_tile | dict(told))
     return path
 
 
