@@ -437,3 +437,19 @@ def test_flags_of_servers_go_by_what_the_models_files_hold(tmp_path: Path) -> No
     (told,) = flags_assumed(replace(kept, quantization="none", kv_cache_dtype="bf16"))
     assert "--kv-cache-dtype bfloat16" in told
     assert "and files with weights in bf16, which those of" in told
+
+
+def test_steps_shorter_than_a_host_needs_are_told(tmp_path: Path) -> None:
+    """A few answers of a small model on a fast GPU; many on a slower one have long steps."""
+    (tmp_path / "few.csv").write_text("num_prefill_tokens,num_decode_tokens\n" + "40,400\n" * 8)
+    (tmp_path / "many.csv").write_text("num_prefill_tokens,num_decode_tokens\n" + "900,90\n" * 400)
+    for trace, gpu, is_told in (
+        ("few.csv", "b200", True),
+        ("few.csv", "a100-80g", False),
+        ("many.csv", "b200", False),
+    ):
+        plan = tmp_path / f"{trace}-{gpu}.parquet"
+        asked = ("plan", "--trace", tmp_path / trace, "--gpu", gpu, "--engine", "vllm")
+        told = having("an engine’s host is not in it", notes(*asked, "-o", plan))
+        assert bool(told) == is_told
+        assert having("an engine’s host is not in it", notes("simulate", plan)) == told

@@ -18,7 +18,7 @@ from blendsim.cli.pooled import takes_pool
 from blendsim.cli.pricing import pricing_notes
 from blendsim.cli.progress import Progress
 from blendsim.cli.ranges import range_told, unchecked
-from blendsim.cli.remarks import memory_told, not_yours, saving_told, unfollowed, unseen
+from blendsim.cli.remarks import hurried, memory_told, not_yours, saving_told, unfollowed, unseen
 from blendsim.cli.rental import Wanted, rent
 from blendsim.cli.searching import cut_told, found_json, found_told, given_effort
 from blendsim.cli.servers import server_json
@@ -81,6 +81,7 @@ def plan(
             *unseen(asked, pool, choice.plan),
             *pricing_notes([asked.settings]),
             *memory_told(asked.settings),
+            *hurried(choice.log),
             *not_yours(asked.settings),
             *(cut_told(found) if found else []),
         ]

@@ -16,7 +16,7 @@ from blendsim.cli.places import require_places
 from blendsim.cli.planned import given, read_planned
 from blendsim.cli.pricing import pricing_notes
 from blendsim.cli.progress import Progress
-from blendsim.cli.remarks import unfollowed, unseen
+from blendsim.cli.remarks import hurried, unfollowed, unseen
 from blendsim.cli.stopping import ends_at_once
 
 
@@ -113,6 +113,7 @@ def simulate(
             require_all_fit(pool, system)
             row, log, notes, seconds = simulate_plan(pool, made, settings, say, worlds)
         told = [*unfollowed(settings, made), *idle([settings], [made.policy]), *told]
+        told += hurried(log)
         notes = [*notes, *told, *unseen(asked, pool, made), *pricing_notes([settings])]
         if output is not None:
             meta = {"plan_sha256": sha256(plan), "settings": asdict(settings)}
