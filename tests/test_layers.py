@@ -61,7 +61,8 @@ PACKAGES = {"blendsim", "blendrt", "paper_repro", "bench", "figures"}
 
 #: Heavy or far-reaching libraries and the only rooms (or modules) that may import them.
 HELD = {
-    "torch": {"blendrt", "bench.experiments", "bench.gpu_gemms"},  # by itself, beside the runtime
+    # bench.gpu_gemms by itself, beside the runtime; bench.gpu_run makes a model and checks answers
+    "torch": {"blendrt", "bench.experiments", "bench.gpu_gemms", "bench.gpu_run"},
     "flashinfer": {"blendrt"},
     "vllm": {"blendrt"},
     "triton": {"blendrt", "bench.experiments"},
@@ -69,7 +70,7 @@ HELD = {
     "matplotlib": {"report.plots", "figures"},
     "numba": {"compiled"},
     "typer": {"cli"},
-    "tokenizers": {"traces"},
+    "tokenizers": {"traces", "bench.gpu_run"},
     "jinja2": {"traces"},
     "aiconfigurator": {"perf"},
     "aiconfigurator_core": {"perf"},
