@@ -61,7 +61,7 @@ PACKAGES = {"blendsim", "blendrt", "paper_repro", "bench", "figures"}
 
 #: Heavy or far-reaching libraries and the only rooms (or modules) that may import them.
 HELD = {
-    # bench.gpu_gemms by itself, beside the runtime; bench.gpu_run makes a model and checks answers
+    # The two scripts by themselves, beside the runtime: one makes a model's directory.
     "torch": {"blendrt", "bench.experiments", "bench.gpu_gemms", "bench.gpu_run"},
     "flashinfer": {"blendrt"},
     "vllm": {"blendrt"},
