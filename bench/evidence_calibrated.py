@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from itertools import groupby
 from typing import NamedTuple
 
-from evidence_engines import DFS, ENGINES, OURS, VLLM, EngineRun, engine_runs
+from evidence_engines import DFS, ENGINES, OURS, VLLM, EngineRun, bases_of, engine_runs
 from evidence_runs import OVERLAP, system_of
 from evidence_runs import Run as Visit
 from machine import row
@@ -67,8 +67,9 @@ def _held(one: EngineRun) -> Held:
 def _file(one: EngineRun) -> str:
     if one.engine == OURS:
         return f"{_KEPT}/{one.visit.name}/{one.pool}-{one.policy}-{OVERLAP}.parquet"
-    how = f"{one.pool}-{one.policy}-{_CALLED[one.engine]}-{one.budget}.parquet"
-    return f"{_KEPT}/{one.visit.name}/{VLLM}/{how}"
+    limit = "" if one.running is None else f"-of-{one.running}"
+    how = f"{one.pool}-{one.policy}-{_CALLED[one.engine]}-{one.budget}{limit}"
+    return f"{_KEPT}/{one.visit.name}/{VLLM}/{how}.parquet"
 
 
 def calibrated_table(visits: list[Visit]) -> Iterator[str]:
@@ -92,7 +93,7 @@ def calibrated_table(visits: list[Visit]) -> Iterator[str]:
 
 def gains(visits: list[Visit]) -> Iterator[tuple[Held, Held]]:
     """Every run beside prefix order of the same runtime, visit and pool, and beside vLLM's by
-    itself, at its better budget.
+    itself (`bases_of`).
     """
 
     def where(held: Held) -> tuple[str, str]:
@@ -100,17 +101,12 @@ def gains(visits: list[Visit]) -> Iterator[tuple[Held, Held]]:
 
     for _, group in groupby(held_runs(visits), where):
         found = list(group)
-        bases = {
-            engine: min(mine, key=lambda held: held.of.seconds)
-            for engine in (OURS, VLLM)
-            if (mine := [h for h in found if (h.of.engine, h.of.policy) == (engine, DFS)])
-        }
+        own = [held for held in found if (held.of.engine, held.of.policy) == (OURS, DFS)]
         for held in found:
-            for base in bases.values():
-                if held.of.engine == VLLM or held is base:
-                    continue
-                if base.of.engine == VLLM or held.of.engine == OURS:
-                    yield held, base
+            if held.of.engine == OURS:
+                yield from ((held, base) for base in own if base is not held)
+            theirs = bases_of(held.of, [each.of for each in found])
+            yield from ((held, each) for base in theirs for each in found if each.of is base)
 
 
 def calibrated_gain_table(visits: list[Visit]) -> Iterator[str]:

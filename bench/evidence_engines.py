@@ -6,7 +6,7 @@ put into each of them. No vLLM kernel was measured for it.
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import groupby, pairwise
 from typing import NamedTuple
 
@@ -33,7 +33,7 @@ VLLM = "vllm"  # the folder of its logs in a run's, and the engine's name
 #: By what gpu_vllm.py calls a log: the engine that simulates what vLLM did there, scheduling by
 #: itself or following a plan.
 ENGINES = {"vllm": VLLM, "followed": VLLM_PLANNED}
-_NAME = re.compile(rf"(.+)-(.+)-({'|'.join(ENGINES)})-(\d+)")
+_NAME = re.compile(rf"(.+)-(.+)-({'|'.join(ENGINES)})-(\d+)(?:-of-(\d+))?")
 OURS = "blendrt"
 DFS = "dfs"
 SIMULATED = "simulated.json"  # beside vLLM's logs: what the simulator says of the same plans
@@ -44,13 +44,15 @@ _KINDS = ("decodes alone", f"prompts too, up to {_SMALL} tokens", "more")
 
 
 class Simulated(NamedTuple):
-    """What the simulator says of a plan, or of its first steps."""
+    """What the simulator says of a plan, or of its first steps, by kernels alone."""
 
     seconds: float
     steps: int
     preempted: int
     computed: int  # tokens
     whole: float | None = None  # seconds of the whole plan, where the others are of first steps
+    #: Seconds by the calibration that was shipped when the visit was kept; None where none was.
+    calibrated: float | None = None
 
 
 class Called(NamedTuple):
@@ -60,6 +62,7 @@ class Called(NamedTuple):
     policy: str
     engine: str
     budget: int
+    running: int | None  # requests at a time at most; None as vLLM has it by itself
 
     @property
     def plan(self) -> str:
@@ -71,8 +74,10 @@ def called(stem: str) -> Called | None:
     """None if no log that gpu_vllm.py writes is called so."""
     if (found := _NAME.fullmatch(stem)) is None:
         return None
-    pool, policy, how, budget = found.groups()
-    return Called(pool, policy, ENGINES[how], int(budget))
+    pool, policy, how, budget, running = found.groups()
+    return Called(
+        pool, policy, ENGINES[how], int(budget), None if running is None else int(running)
+    )
 
 
 class EngineRun(NamedTuple):
@@ -83,6 +88,7 @@ class EngineRun(NamedTuple):
     pool: str
     policy: str
     budget: int  # tokens a step at most
+    running: int | None  # requests at a time at most; None as the engine has it by itself
     log: StepLog
     price: Floats  # seconds a step by the measured profile
     simulated: Simulated
@@ -90,7 +96,13 @@ class EngineRun(NamedTuple):
     @property
     def name(self) -> str:
         """As tables show it."""
-        return f"{self.engine}, {self.policy}, {self.budget:,}"
+        limit = "" if self.running is None else f", {self.running:,} running"
+        return f"{self.engine}, {self.policy}, {self.budget:,}{limit}"
+
+    @property
+    def model(self) -> str:
+        """Which it served."""
+        return str(self.log.meta["model"])
 
     @property
     def is_whole(self) -> bool:
@@ -110,10 +122,11 @@ class EngineRun(NamedTuple):
 
 
 def engine_runs(runs: list[Run]) -> list[EngineRun]:
-    """vLLM's runs, and ours of the same pools; the slowest of a pool first."""
+    """vLLM's runs, and ours of the same pools and models; the slowest of a pool first."""
     theirs = [one for run in runs for one in _theirs(run)]
-    pools = {one.pool for one in theirs}
-    found = [*theirs, *(one for run in runs for one in _ours(run) if one.pool in pools)]
+    served = {(one.pool, one.model) for one in theirs}
+    ours = [one for run in runs for one in _ours(run) if (one.pool, one.model) in served]
+    found = [*theirs, *ours]
     return sorted(found, key=lambda one: (one.pool, -one.seconds * one.stretch))
 
 
@@ -150,8 +163,8 @@ def _theirs(run: Run) -> Iterator[EngineRun]:
         told = StepLog(log.counts, log.times, log.replica, {**log.meta, "executor": SEQUENTIAL})
         price = prices_of(told, profile_of(run.place, told))[MEASURED]
         said = Simulated(**simulated[path.stem])
-        pool, policy, engine, budget = name
-        yield EngineRun(run, engine, pool, policy, budget, told, price, said)
+        pool, policy, engine, budget, running = name
+        yield EngineRun(run, engine, pool, policy, budget, running, told, price, said)
 
 
 def _ours(run: Run) -> Iterator[EngineRun]:
@@ -162,7 +175,8 @@ def _ours(run: Run) -> Iterator[EngineRun]:
             price = replay.prices[MEASURED]
             # The same core decides the steps: simulated, they are these at their prices.
             said = told_by(log)._replace(seconds=float(price.sum()))
-            yield EngineRun(run, OURS, replay.pool, replay.policy, budget, log, price, said)
+            of = (replay.pool, replay.policy, budget, None)
+            yield EngineRun(run, OURS, *of, log, price, said)
 
 
 def engine_table(runs: list[Run]) -> Iterator[str]:
@@ -171,6 +185,7 @@ def engine_table(runs: list[Run]) -> Iterator[str]:
     """
     head = ("pool", "run", "engine, order, token budget", "seconds", "output tokens/s", "steps")
     more = ("preempted", "tokens computed", "simulated, s", "error", "its steps priced, error")
+    more += ("calibrated then, s",)
     yield row(*head, *more)
     yield row(*["---"] * len((*head, *more)))
     for one in engine_runs(runs):
@@ -188,6 +203,7 @@ def engine_table(runs: list[Run]) -> Iterator[str]:
             f"{said.seconds:.1f}",
             f"{said.seconds / one.seconds - 1.0:+.1%}",
             f"{one.price.sum() / log.time('seconds').sum() - 1.0:+.1%}",
+            "" if said.calibrated is None else f"{said.calibrated:.1f}",
         )
 
 
@@ -196,26 +212,42 @@ def _beside(measured: int, simulated: int) -> str:
 
 
 def engine_ratio_table(runs: list[Run]) -> Iterator[str]:
-    """How much faster our runs, and vLLM's that follow a plan or are fed another order, are than
-    vLLM in prefix order at its better budget, in the same visit if it ran there, measured and
-    simulated. Where vLLM was cut short the ratio is a lower bound, with an estimate beside it.
+    """How much faster our runs, and vLLM's that follow a plan, are fed another order or run fewer
+    requests at a time, are than vLLM in prefix order (`bases_of`), measured and simulated. Where
+    vLLM was cut short the ratio is a lower bound, with an estimate beside it.
     """
     yield row("pool", "run", "faster", "than", "measured", "simulated", "error")
     yield row(*["---"] * 7)
     for pool, found in groupby(engine_runs(runs), lambda one: one.pool):
-        all_runs = list(found)
-        usual = [one for one in all_runs if (one.engine, one.policy) == (VLLM, DFS)]
-        for one in all_runs:
-            beside = [base for base in usual if base.visit.name == one.visit.name] or usual
-            if one in usual or not one.is_whole or not beside:
-                continue
-            base = min(beside, key=lambda base: base.seconds * base.stretch)
+        mine = list(found)
+        pairs = ((one, base) for one in mine if one.is_whole for base in bases_of(one, mine))
+        for one, base in pairs:
             least, factor = base.seconds / one.seconds, base.stretch
             said = base.simulated.seconds * factor / one.simulated.seconds
             told = f"{least:.3f}" if base.is_whole else f"> {least:.3f}, about {least * factor:.3f}"
             error = f"{said / (least * factor) - 1.0:+.1%}"
             than = f"{base.visit.name}: {base.name}"
             yield row(pool, one.visit.name, one.name, than, told, f"{said:.3f}", error)
+
+
+def is_usual(one: EngineRun) -> bool:
+    """Whether it is vLLM in prefix order, under whatever limits."""
+    return (one.engine, one.policy) == (VLLM, DFS)
+
+
+def bases_of(one: EngineRun, found: Sequence[EngineRun]) -> list[EngineRun]:
+    """vLLM's runs of the pool in prefix order that one is held against: of the same visit the best,
+    and the best under vLLM's own running limit if that is another; where the visit had none, the
+    best under that limit of any visit.
+    """
+    usual = [base for base in found if is_usual(base) and base.pool == one.pool]
+    beside = [base for base in usual if base.visit.name == one.visit.name]
+    own = [base for base in beside or usual if base.running is None]
+    if is_usual(one):
+        beside, own = [], [] if one.running is None else [base for base in beside if base in own]
+    groups = [group for group in (beside, own) if group]
+    best = [min(group, key=lambda base: base.seconds * base.stretch) for group in groups]
+    return best[:1] if len(best) == 2 and best[0] is best[1] else best
 
 
 def engine_step_table(runs: list[Run]) -> Iterator[str]:

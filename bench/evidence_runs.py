@@ -37,7 +37,7 @@ PROFILES = "profiles"  # a run's own
 KEPT_OF = "kept_of"  # key of a sampled log's meta: what the whole run is, which is not kept
 ROWS = "kernels-beside-rows.json"
 SEQUENTIAL, OVERLAP = "sequential", "overlap"
-_ORDER = ("first", "second", "third", "fourth", "fifth", "sixth")  # other names come after
+_ORDER = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh")
 
 
 class Replay(NamedTuple):
@@ -126,10 +126,16 @@ class Run(NamedTuple):
 
 
 def read_runs(root: Path) -> list[Run]:
-    """Every run kept under `root`, in their order."""
+    """Every run kept under `root`, visit by visit, and of a visit those of other models last; other
+    names come after.
+    """
     runs = [_run(place) for place in root.iterdir() if (place / "build.json").exists()]
     places = {name: place for place, name in enumerate(_ORDER)}
-    return sorted(runs, key=lambda run: (places.get(run.name, len(_ORDER)), run.name))
+
+    def place_of(run: Run) -> tuple[int, str]:
+        return places.get(run.name.partition("-")[0], len(_ORDER)), run.name
+
+    return sorted(runs, key=place_of)
 
 
 def _run(place: Path) -> Run:

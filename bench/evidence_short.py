@@ -4,9 +4,10 @@ from collections.abc import Iterator
 
 from evidence_calibrated import gains, held_runs
 from evidence_cut import WHOLE, least, read_cuts
-from evidence_engines import DFS, OURS, VLLM, EngineRun, engine_runs
+from evidence_engines import DFS, OURS, VLLM, EngineRun, bases_of, engine_runs
 from evidence_replays import pairs_of, ratio_error, total_error
 from evidence_runs import MEASURED, Replay, Run
+from gpu_options import SEARCHED
 
 from blendsim.serving.flavour import VLLM_PLANNED
 
@@ -33,12 +34,17 @@ def short_lines(runs: list[Run]) -> Iterator[str]:
 
 def _where(later: list[Run], whole: list[Replay]) -> str:
     facts = {f["value"] for run in later for f in run.findings("build") if f["what"] == "device"}
-    models = {r.log.meta["settings"]["model"] for r in whole}
-    sizes = {r.pool: int(r.log.count("finished").sum()) for r in whole}
-    pools = [f"`{pool}` ({sizes[pool]:,} requests)" for pool in sorted(sizes)]
+    sizes: dict[str, dict[str, int]] = {}  # requests of each pool, by the model
+    for r in whole:
+        of_model = sizes.setdefault(r.log.meta["settings"]["model"], {})
+        of_model[r.pool] = int(r.log.count("finished").sum())
+    models = [
+        f"{model}, {_and([f'`{pool}` ({pools[pool]:,} requests)' for pool in sorted(pools)])}"
+        for model, pools in sorted(sizes.items())
+    ]
     return (
-        f"{_and(sorted(facts))}; {_and(sorted(models))} with random weights; [pools](#pools) "
-        f"{_and(pools)}."
+        f"{_and(sorted(facts))}; models with random weights and their [pools](#pools): "
+        f"{'; '.join(models)}."
     )
 
 
@@ -67,7 +73,7 @@ def _calibrated(runs: list[Run]) -> str:
         if not (held.is_fitted and base.is_fitted)
         for measured, _, said in [held.over(base)]
     ]
-    near = sum(abs(error) <= 1.0 for error in ratios)
+    near = sum(round(abs(error), 1) <= 1.0 for error in ratios)  # as tables show them
     return (
         f"[Calibrated](#calibrated-by-whole-steps) by steps of other runs, our runtime's and "
         f"vLLM's {len(others)} runs on pools that fill the cache are priced {_span(errors)}, and "
@@ -91,7 +97,7 @@ def _cut(runs: list[Run]) -> str | None:
 
 
 def _orders(runs: list[Run], pairs: list[tuple[Replay, Replay]]) -> Iterator[str]:
-    """What `paced` is worth, each beside prefix order of the same visit."""
+    """What orders are worth, each beside prefix order of the same visit."""
     own = [b.seconds / other.seconds for b, other in pairs if other.policy == PACED]
     if own:
         yield (
@@ -100,27 +106,33 @@ def _orders(runs: list[Run], pairs: list[tuple[Replay, Replay]]) -> Iterator[str
         )
     found = [one for one in engine_runs(runs) if one.is_whole]
     vllm = {f"vLLM {one.log.meta['versions']['vllm']}" for one in found if one.engine == VLLM}
-    if ours := _beside_vllm(found, OURS):
-        who = f"[{_and(sorted(vllm))}](#vllm-beside-us) in prefix order"
-        yield f"It is {ours} times as fast as {who}."
-    if followed := _beside_vllm(found, VLLM_PLANNED):
-        yield f"vLLM following such a plan is {followed} times as fast as by itself in that order."
+    who = f"[{_and(sorted(vllm))}](#vllm-beside-us) in prefix order"
+    if ours := _beside_vllm(found, OURS, PACED):
+        yield f"It is {ours} times as fast as {who} with the running limit that vLLM has by itself."
+    if ours := _beside_vllm(found, OURS, SEARCHED, is_best=True):
+        yield f"Searched plans are {ours} times as fast as vLLM with the best limit that was tried."
+    if followed := _beside_vllm(found, VLLM_PLANNED, PACED):
+        yield f"vLLM following a `{PACED}` plan is {followed} times as fast as by itself."
+    if followed := _beside_vllm(found, VLLM_PLANNED, DFS):
+        best = _beside_vllm(found, VLLM_PLANNED, DFS, is_best=True)
+        yield (
+            f"Following one in prefix order it is {followed} times as fast"
+            + (f", and {best} times as with the best limit." if best else ".")
+        )
 
 
-def _beside_vllm(found: list[EngineRun], engine: str) -> str:
-    """How much faster that engine's paced runs are than vLLM's prefix order at its better budget,
-    where the same visit ran both to their end; empty where none did.
+def _beside_vllm(found: list[EngineRun], engine: str, policy: str, *, is_best: bool = False) -> str:
+    """How much faster that engine's runs of a policy are than vLLM's prefix order under its own
+    running limit at its better budget, or under the best limit where others were tried, where the
+    same visit ran both to their end; empty where none did.
     """
     gains = []
     for one in found:
-        if (one.engine, one.policy) == (engine, PACED):
-            usual = [
-                base.seconds
-                for base in found
-                if (base.engine, base.policy, base.pool, base.visit.name)
-                == (VLLM, DFS, one.pool, one.visit.name)
-            ]
-            gains += [min(usual) / one.seconds] if usual else []
+        if (one.engine, one.policy) == (engine, policy):
+            bases = [b for b in bases_of(one, found) if b.visit.name == one.visit.name]
+            was_tried = any(base.running is not None for base in bases)
+            kept = [base for base in bases if (was_tried if is_best else base.running is None)]
+            gains += [min(base.seconds for base in kept) / one.seconds] if kept else []
     return _and([f"{gain:.2f}" for gain in sorted(gains)]) if gains else ""
 
 

@@ -1,15 +1,17 @@
 """Keep what gpu_check.py found: its output folder becomes a small folder that can be committed.
 
     python bench/gpu_evidence.py gpu-check first [--rows CSV] [--partitions JSON] [--cut JSON]
-                                    [--vllm FOLDER --plans FOLDER] [--gemms JSON] [--ship]
+                                    [--vllm FOLDER --plans FOLDER] [--gemms JSON]
+                                    [--mixed JSON] [--answers FOLDER] [--ship]
 
 writes bench/results/<gpu>/<name>: findings, step logs and the measured profile. Of a sampled
 replay only the steps that were measured are kept, with what the whole run is estimated to take and
 what the step models say of it. `--rows` are kernel figures of somebody else (see gpu_kernels.py):
 what the comparison gives is kept, not the rows. `--partitions` is what gpu_partitions.py wrote,
 `--cut` what gpu_cut.py did, of which tenths of a microsecond are kept, `--gemms` what gpu_gemms.py
-did, of which what its table shows is kept, and `--vllm` the folder that gpu_vllm.py did, of the
-plans in `--plans`; of a run that was cut short the steps there are.
+and `--mixed` what gpu_mixed.py did, of which what tables show is kept, `--answers` the folder that
+gpu_run.py did, and `--vllm` that of gpu_vllm.py, of the plans in `--plans`; of a run that was cut
+short the steps there are.
 `--ship` makes the measured profiles the ones that `profile = "measured"` means:
 profiles/<gpu>/measured/<model>/tp<N>.
 
@@ -30,9 +32,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from evidence_answers import keep_answers
 from evidence_cut import CUT
 from evidence_engines import SIMULATED, VLLM, Called, called, told_by, told_by_first
 from evidence_gemms import ALGORITHMS, summary
+from evidence_mixed import MIXED
+from evidence_mixed import summary as summary_of_mixed
 from evidence_parts import PARTITIONS
 from evidence_runs import (
     HALVED,
@@ -50,10 +55,19 @@ from gpu_plans import blendsim
 from gpu_vllm import BROKEN
 
 from blendsim.batch import Batch
+from blendsim.perf.calibration import file_of
 from blendsim.perf.measured import MEASURED as SHIPPED_AS
-from blendsim.perf.measured import measured_model, measured_shares
+from blendsim.perf.measured import (
+    measured_model,
+    measured_shares,
+    profile_place,
+    shipped_place,
+)
 from blendsim.perf.store import profiles_directory, read_profile
+from blendsim.plan import read_plan
+from blendsim.settings import Settings
 from blendsim.steplog import MEASURED_ROWS, StepLog, read_steplog, row_ranges, write_steplog
+from blendsim.system import System
 
 RESULTS = Path(__file__).parent / "results"
 EXECUTORS = ("overlap", "sequential")
@@ -106,7 +120,8 @@ def require_logs(source: Path) -> None:
 
 def keep_vllm(source: Path, plans: Path, target: Path) -> None:
     """Put vLLM's logs into a folder of the run's, and what the simulator says of the same plans
-    under vLLM's rules: of a run that was cut short, of as many steps.
+    under vLLM's rules: of a run that was cut short, of as many steps. Kernels alone say it, as of
+    earlier visits; the seconds by today's calibration stand beside that.
     """
     place = target / VLLM
     place.mkdir()
@@ -117,23 +132,38 @@ def keep_vllm(source: Path, plans: Path, target: Path) -> None:
             continue
         log = read_steplog(path)
         write_steplog(in_grains(log), place / f"{stem}.parquet")
-        said = simulate(plans, name)
+        said = simulate(plans, name, by_kernels=True)
         whole = bool(log.meta["complete"])
-        simulated[stem] = (told_by(said) if whole else told_by_first(said, len(log)))._asdict()
+        told = told_by(said) if whole else told_by_first(said, len(log))
+        if whole:
+            told = told._replace(calibrated=told_by(simulate(plans, name)).seconds)
+        simulated[stem] = told._asdict()
     (place / SIMULATED).write_text(json.dumps(simulated, indent=1) + "\n")
 
 
-def simulate(plans: Path, name: Called) -> StepLog:
-    """A plan on vLLM, scheduling by itself or following it, by the command a user has. The pool
-    beside the plan is taken: plans that came from elsewhere tell where it lay there.
+def simulate(plans: Path, name: Called, *, by_kernels: bool = False) -> StepLog:
+    """A plan on vLLM, scheduling by itself or following it, by the command a user has, and where it
+    is asked for by the measured kernels alone, without what whole steps were found to take beyond
+    them. The pool beside the plan is taken: plans that came from elsewhere tell where it lay there.
     """
-    pool = plans / f"{name.pool}.parquet"
+    plan, pool = plans / f"{name.plan}.parquet", plans / f"{name.pool}.parquet"
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / "steps.parquet"
         of = ("--engine", name.engine, "--token-budget", str(name.budget), "-o", str(log))
-        beside = ("--workload", str(pool)) if pool.exists() else ()
-        blendsim("simulate", str(plans / f"{name.plan}.parquet"), *beside, *of)
+        of += () if name.running is None else ("--max-running", str(name.running))
+        of += ("--workload", str(pool)) if pool.exists() else ()
+        if by_kernels:
+            system = Settings(**read_plan(plan).meta["settings"]).system
+            of += ("--profile", str(kernels_alone(system, Path(folder))))
+        blendsim("simulate", str(plan), *of)
         return read_steplog(log)
+
+
+def kernels_alone(system: System, folder: Path) -> Path:
+    """The folder, with the measured profile that is shipped for a system, less its calibrations."""
+    ignored = shutil.ignore_patterns(file_of("*"))
+    shutil.copytree(shipped_place(system), profile_place(folder, system), ignore=ignored)
+    return folder
 
 
 def halved(log: StepLog, target: Path) -> list[list[int]]:
@@ -177,10 +207,17 @@ def beside_rows(target: Path, rows: Path) -> None:
 
 def keep_cut(found: Path, target: Path) -> None:
     """Write what gpu_cut.py found, a measurement a line, without digits that say nothing."""
-    lines = (
-        json.dumps(_rounded(one), separators=(",", ":")) for one in json.loads(found.read_text())
-    )
-    (target / CUT).write_text("[" + ",\n".join(lines) + "]\n")
+    _write_lines(target / CUT, json.loads(found.read_text()))
+
+
+def keep_mixed(found: Path, target: Path) -> None:
+    """Write what is shown of gpu_mixed.py's findings, one a line."""
+    _write_lines(target / MIXED, summary_of_mixed(json.loads(found.read_text())))
+
+
+def _write_lines(path: Path, found: list[dict[str, Any]]) -> None:
+    lines = (json.dumps(_rounded(one), separators=(",", ":")) for one in found)
+    path.write_text("[" + ",\n".join(lines) + "]\n")
 
 
 def keep_gemms(found: Path, target: Path) -> None:
@@ -221,6 +258,8 @@ def main() -> None:
     parser.add_argument("--partitions", type=Path, help="what gpu_partitions.py wrote")
     parser.add_argument("--cut", type=Path, help="what gpu_cut.py wrote")
     parser.add_argument("--gemms", type=Path, help="what gpu_gemms.py wrote")
+    parser.add_argument("--mixed", type=Path, help="what gpu_mixed.py wrote")
+    parser.add_argument("--answers", type=Path, help="the folder that gpu_run.py wrote")
     parser.add_argument("--vllm", type=Path, help="the folder that gpu_vllm.py wrote")
     parser.add_argument("--plans", type=Path, help="what gpu_vllm.py ran; with --vllm")
     parser.add_argument("--ship", action="store_true", help="use this run's profiles from now on")
@@ -235,6 +274,10 @@ def main() -> None:
         keep_cut(given.cut, target)
     if given.gemms is not None:
         keep_gemms(given.gemms, target)
+    if given.mixed is not None:
+        keep_mixed(given.mixed, target)
+    if given.answers is not None:
+        keep_answers(given.answers, target)
     if given.vllm is not None:
         keep_vllm(given.vllm, given.plans, target)
     if given.ship:

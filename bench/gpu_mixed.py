@@ -10,7 +10,7 @@ none of it, they are traced in rows: seconds of every kind of kernel and of ever
 nothing runs. The mixed ones as an engine runs them come first, those of unlike contexts last. The
 step model's parts stand beside them, by the measured profile that is shipped and by those of
 `--profile`. All of it goes to the JSON file after every step; tables come last
-(gpu_mixed_table.py). About a minute on an H200, by reckoning; it has not run on one yet.
+(gpu_mixed_table.py). About a minute on an H200; what one said is in docs/validation.md.
 """
 
 import argparse

@@ -18,6 +18,8 @@ from blendsim.system import System
 
 Found = dict[str, Any]
 SHIPPED = "shipped"
+#: As experiments.tracing calls kernels' kinds, which needs torch.
+KINDS = GEMM, DECODE, PREFILL, SMALL = "gemm", "decode attention", "prefill attention", "small"
 
 
 class Priced(NamedTuple):
@@ -57,8 +59,6 @@ def priced_parts(priced: Priced, counts: Mapping[str, int]) -> Found:
     """Seconds of a step by kind, as `tracing` names them, and by GEMM as the profile has it; the LM
     head is a GEMM.
     """
-    from experiments.tracing import DECODE, GEMM, PREFILL, SMALL
-
     model, tables = priced.model, priced.model.tables
     tokens = counts["prefill_tokens"] + counts["decode_requests"]
     chunks = [counts[f"prefill_{of}"] for of in ("tokens", "requests", "pairs")]

@@ -8,12 +8,11 @@ import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from gpu_mixed_parts import Found, models_of, prices
+from gpu_mixed_parts import KINDS, Found, models_of, prices
 from machine import row
 
 from blendsim.errors import ProfileError
 
-KINDS = ("gemm", "decode attention", "prefill attention", "small")
 HEAD = "head"
 _STEP = (
     *("step", "by", "ms", "MHz or error", "GEMMs", "of them LM head", "decode attention"),
@@ -30,17 +29,18 @@ def tables(found: Sequence[Found]) -> Iterator[str]:
         "misses, nothing runs in all that no traced kernel accounts for."
     )
     yield ""
-    yield from _parts(found)
+    yield from part_lines(found)
     yield ""
     yield "GEMMs: microseconds a layer, and of the LM head."
     yield ""
-    yield from _gemms(found, int(machine["layers"]) if machine else 1)
+    yield from gemm_lines(found, int(machine["layers"]) if machine else 1)
     for one in found:
         if one["what"] == "left out":
             yield f"\nLeft out: {one['why']}"
 
 
-def _parts(found: Sequence[Found]) -> Iterator[str]:
+def part_lines(found: Sequence[Found]) -> Iterator[str]:
+    """A table of every step's parts, measured and by each profile, and the difference."""
     yield row(*_STEP)
     yield row(*["---"] * len(_STEP))
     for step in _steps(found):
@@ -88,7 +88,8 @@ def _kinds(one: Found) -> tuple[str, ...]:
     return (gemms, _ms(one["operators"].get(HEAD)), *others)
 
 
-def _gemms(found: Sequence[Found], layers: int) -> Iterator[str]:
+def gemm_lines(found: Sequence[Found], layers: int) -> Iterator[str]:
+    """A table of every step's GEMMs."""
     yield row(*_GEMM)
     yield row(*["---"] * len(_GEMM))
     for step in _steps(found):

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
+from evidence_answers import answer_tables
 from evidence_calibrated import calibrated_gain_table, calibrated_table
 from evidence_cut import cut_tables
 from evidence_engines import (
@@ -33,6 +34,7 @@ from evidence_kernels import (
     skew_table,
     verdict_table,
 )
+from evidence_mixed import mixed_tables
 from evidence_overlap import fit_table, gains, ratio_table, read_pairs, speed_table, speeds
 from evidence_parts import part_tables
 from evidence_replays import error_table, replay_table, speedup_table, target_table
@@ -104,6 +106,8 @@ def tables(runs: list[Run]) -> dict[str, str]:
         **part_tables(runs),
         **cut_tables(runs),
         **algorithm_tables(runs),
+        **mixed_tables(runs),
+        **answer_tables(runs),
     }
     return {name: "\n".join(lines) + "\n" for name, lines in made.items()}
 
@@ -116,10 +120,10 @@ def woven(text: str, made: dict[str, str]) -> str:
 
 
 def step_rows(runs: list[Run]) -> Iterator[list[object]]:
-    """Every step of the full replays of the last run that has any: what it holds, its time and its
-    price.
+    """Every step of the full replays of the last run that brought several to their end: what it
+    holds, its time and its price.
     """
-    run = next(run for run in reversed(runs) if run.replays)
+    run = next(run for run in reversed(runs) if sum(r.is_whole for r in run.replays) > 1)
     yield ["replay", "start", "group", "tokens", "measured", "price"]
     for replay in run.replays:
         if replay.is_sampled:

@@ -64,6 +64,7 @@ class Settings:
     length_rule: str = SUBTREE_MEAN  # how the others are estimated; shrunk: mixed with parents
     output_guess: int | None = None  # tokens, in sources where no length is seen; None: a prior
     token_budget: int | None = None  # tokens a step; None: the engine's own
+    max_running: int | None = None  # requests in a replica at once; None: the engine's own
     kv_bytes: int | None = None  # KV memory of a replica; None: from the GPU's memory
     nano_batches: int | None = None  # pieces an overlapping engine runs a step in; None: its own
     seed: int = 0
@@ -120,6 +121,11 @@ class Settings:
             raise InputError(
                 f"--expert-parallel is --ep of the GPUs of one replica, and --ep {self.ep} names "
                 "their number; give one of the two"
+            )
+        if self.max_running is not None and self.max_running < 1:
+            raise InputError(
+                f"--max-running {self.max_running} must be at least 1 request; leave it out for the "
+                "engine's own"
             )
         if self.nano_batches is not None and self.nano_batches < 1:
             raise InputError(f"nano_batches = {self.nano_batches} must be at least 1")
@@ -261,11 +267,16 @@ class Settings:
         is_lru = name in FLAVOURS and FLAVOURS[name].always_lru
         return replace(self, engine=name, eviction=None if is_lru else self.eviction)
 
-    def flavour(self, name: str | None = None, token_budget: int | None = None) -> Flavour:
+    def flavour(
+        self,
+        name: str | None = None,
+        token_budget: int | None = None,
+        max_running: int | None = None,
+    ) -> Flavour:
         """The engine by the rules that are asked for: the one that is asked for, or that of another
-        name, at this token budget, the asked one or its own on the GPU. UnknownName for an engine
-        that is not known, InputError for rules that this one has not; `for_engine` leaves out those
-        that a plan for another engine may have.
+        name, at this token budget, the asked one or its own on the GPU, and at this running limit,
+        the asked one or its own. UnknownName for an engine that is not known, InputError for rules
+        that this one has not; `for_engine` leaves out those that a plan for another engine may have.
         """
         engine = self.engine if name is None else name
         own = find_flavour(engine).on(self.found_gpu).token_budget
@@ -276,6 +287,7 @@ class Settings:
             self.knobs,
             self.output_reserved,
             self.cascade,
+            self.max_running if max_running is None else max_running,
         )
         if self.nano_batches is not None and flavour.overlaps:
             return replace(flavour, nano_batches=self.nano_batches)

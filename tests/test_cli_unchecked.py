@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from blendsim.cli.ranges import unchecked
+from blendsim.cli.ranges import CHECKED_ONCE, PRICED_LOW, unchecked
 from blendsim.settings import Settings
 
 CHECKED = Settings(gpu="h200")
+PAGE = (Path(__file__).resolve().parents[1] / "docs" / "validation.md").read_text()
 
 
 def test_nothing_is_said_of_what_was_checked() -> None:
@@ -23,7 +24,8 @@ def test_nothing_is_said_of_what_was_checked() -> None:
         ({"tp": 2}, "with tensor parallel was held"),
         ({"quantization": "fp8"}, "with quantised weights was held"),
         ({"kv_cache_dtype": "fp8"}, "with quantised KV was held"),
-        ({"model": "qwen-2.5-7b"}, "of qwen-2.5-7b was held"),
+        ({"model": "qwen3-8b"}, "of qwen3-8b was held"),
+        ({"model": "qwen-2.5-7b", "quantization": "fp8"}, "with quantised weights was held"),
         ({"gpu": "h100", "model": "qwen3-8b"}, "on h100 or of qwen3-8b was held"),
         ({"gpu": "b200", "tp": 2}, "on b200 or with tensor parallel was held"),
     ],
@@ -31,6 +33,14 @@ def test_nothing_is_said_of_what_was_checked() -> None:
 def test_what_was_not_checked_is_named(asked: dict[str, object], said: str) -> None:
     [told] = unchecked([replace(CHECKED, **asked)])  # type: ignore[arg-type]
     assert f"no whole run {said} against it (docs/validation.md)." in told
+
+
+def test_of_a_model_that_was_checked_once_it_is_told_how_far_the_model_was_off() -> None:
+    [told] = unchecked([CHECKED, replace(CHECKED, model=CHECKED_ONCE)])
+    assert told.startswith(f"One whole run alone of {CHECKED_ONCE} was held against the model")
+    assert f"priced {PRICED_LOW} too low" in told
+    row = f"| seventh-qwen | trace2-filled, dfs, overlap | measured | -{PRICED_LOW} |"
+    assert row.replace(" %", "%") in PAGE
 
 
 def test_several_systems_are_named_once() -> None:

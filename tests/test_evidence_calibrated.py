@@ -81,8 +81,8 @@ def test_speed_ups_of_runs_that_were_not_fitted_come_nearer(visits: list[Run]) -
     )
     assert len(errors) >= 10
     kernels, calibrated = np.abs(errors).T
-    assert (calibrated < kernels).all()
-    assert np.median(calibrated) < 0.01 < np.median(kernels)
+    assert (calibrated < kernels).mean() > 0.75
+    assert np.median(calibrated) < 0.015 < 0.03 < np.median(kernels)
 
 
 def test_in_short_it_is_counted_what_the_tables_show(visits: list[Run]) -> None:

@@ -17,7 +17,7 @@ from experiments import tracing
 from experiments.mixing import DIRECT, GRAPHS, MIXES, Mix, MixWorld
 from experiments.tracing import DECODE, GEMM, PREFILL, SMALL, Kernel, by_operator, last_runs
 from gpu_mixed import Bench, Late, Pace, counted, findings, traced
-from gpu_mixed_parts import models_of, priced_parts
+from gpu_mixed_parts import KINDS, models_of, priced_parts
 from gpu_mixed_table import main, tables
 from test_gpu_imports import run
 
@@ -197,6 +197,10 @@ def test_a_traced_run_takes_its_own_time_without_the_clocks_spin(
 def test_runs_count_when_the_row_has_settled() -> None:
     assert counted(175, Pace(1.5, 1.0, 0.0, 0.0)) == 70
     assert counted(1, Pace(1.5, 1.0, 0.0, 0.0)) == 1
+
+
+def test_kinds_are_called_as_traces_call_them() -> None:
+    assert (GEMM, DECODE, PREFILL, SMALL) == KINDS
 
 
 def found_of(seconds: float) -> list[Found]:

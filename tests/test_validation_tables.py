@@ -1,5 +1,6 @@
 """docs/validation.md shows what the kept runs give; bench/gpu_evidence.py keeps what matters."""
 
+import itertools
 import json
 import re
 from pathlib import Path
@@ -30,8 +31,23 @@ from evidence_runs import (
 )
 from evidence_steps import settling_table, staircase, steps_of
 from evidence_visits import OWN, beside_others, own_table, visit_table, with_own
-from gpu_evidence import GRAIN, in_grains, keep, keep_cut, keep_gemms, require_logs
-from validation import DOCUMENT, RESULTS, priced_by_own, profiled, tables, woven
+from gpu_evidence import (
+    GRAIN,
+    in_grains,
+    keep,
+    keep_cut,
+    keep_gemms,
+    require_logs,
+)
+from validation import (
+    DOCUMENT,
+    RESULTS,
+    priced_by_own,
+    profiled,
+    step_rows,
+    tables,
+    woven,
+)
 
 from blendsim.perf.fit import Pairs
 from blendsim.perf.measured import shipped_place
@@ -300,6 +316,18 @@ def test_of_other_gemm_algorithms_the_best_in_a_stream_is_shown(run: Run, tmp_pa
     (lines,) = algorithm_tables([run._replace(place=tmp_path), run]).values()
     assert lines[2:] == ["| 512 | 40.0 → 30.0 | 0.750 |" + " 10.0 → 8.1 |" * 4]
     assert algorithm_tables([run]) == {}
+
+
+def test_visits_come_in_their_order_and_other_models_behind(runs: list[Run]) -> None:
+    names = [run.name for run in runs]
+    assert names[-4:] == ["sixth", "sixth-qwen", "seventh", "seventh-qwen"]
+
+
+def test_steps_are_drawn_of_the_last_run_that_brought_several_to_their_end(
+    runs: list[Run],
+) -> None:
+    _, first = itertools.islice(step_rows(runs), 2)
+    assert first[0] == next(run for run in runs if run.name == "seventh").replays[0].name
 
 
 def test_what_parts_of_the_gpu_do_is_shown_where_it_was_measured(run: Run, tmp_path: Path) -> None:

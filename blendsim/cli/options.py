@@ -133,6 +133,14 @@ TokenBudget = Annotated[
         help="Tokens a step at most; else those of the plan, or of the engine and some others."
     ),
 ]
+MaxRunning = Annotated[
+    int | None,
+    typer.Option(
+        metavar="N",
+        help="Requests in a replica at once; else those of the plan, or of the engine and some "
+        "lower limits.",
+    ),
+]
 ExpertParallel = Annotated[
     bool | None,
     typer.Option(

@@ -27,6 +27,7 @@ OPTIONS: dict[str, Any] = {
     "sample": o.Sample,
     "output_guess": o.OutputGuess,
     "token_budget": o.TokenBudget,
+    "max_running": o.MaxRunning,
     "cascade": o.Cascade,
     "expert_parallel": o.ExpertParallel,
     "ep": o.ExpertGpus,

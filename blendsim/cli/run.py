@@ -54,6 +54,7 @@ def run(
         typer.Option(metavar="SHARE", help="Share answered first to learn output lengths."),
     ] = None,
     token_budget: o.TokenBudget = None,
+    max_running: o.MaxRunning = None,
     seed: Annotated[
         int | None, typer.Option(help="Of requests that give none, and of the sample.")
     ] = None,
@@ -75,6 +76,7 @@ def run(
             "planner": planner,
             "sample": sample,
             "token_budget": token_budget,
+            "max_running": max_running,
             "seed": seed,
             "config": config,
         }

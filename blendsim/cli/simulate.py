@@ -62,6 +62,13 @@ def simulate(
         int | None,
         typer.Option(help="Tokens a step at most, if not the plan's, or else its engine's."),
     ] = None,
+    max_running: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            help="Requests in a replica at once, if not the plan's, or else its engine's.",
+        ),
+    ] = None,
     cascade: o.Cascade = None,
     expert_parallel: o.ExpertParallel = None,
     ep: o.ExpertGpus = None,
@@ -98,6 +105,7 @@ def simulate(
             "topology": topology,
             "link": link,
             "token_budget": token_budget,
+            "max_running": max_running,
             "cascade": cascade,
             "expert_parallel": expert_parallel,
             "ep": ep,

@@ -162,7 +162,7 @@ def moved(problem: Problem, settings: Settings) -> Problem:
 #: with a topology of pools, which are planned for by the costs of colocated replicas.)
 _FREE = (
     *("dp", "topology", "steals", "planner"),
-    *("token_budget", "eviction", "output_reserved", "pacing"),
+    *("token_budget", "max_running", "eviction", "output_reserved", "pacing"),
 )
 
 

@@ -250,9 +250,11 @@ def find_flavour(
     knobs: Knobs = AS_SHIPPED,
     output_reserved: float | None = None,
     cascade: bool = False,
+    max_running: int | None = None,
 ) -> Flavour:
-    """The flavour of that name, with another token budget, eviction, knobs or reservation if they
-    are given, and with cascade attention if asked for.
+    """The flavour of that name, with another token budget, eviction, knobs, reservation or running
+    limit if they are given, and with cascade attention if asked for. Its own running limit gives way
+    to a smaller budget, one that is given does not.
     """
     found = engine_name(name)
     if found not in FLAVOURS:
@@ -267,6 +269,8 @@ def find_flavour(
     if token_budget is not None:
         if token_budget < 1:
             raise InputError(f"token budget {token_budget} must be at least 1 token a step")
-        most = min(flavour.max_running, token_budget)
+        most = min(flavour.max_running, token_budget) if max_running is None else max_running
         flavour = replace(flavour, token_budget=token_budget, max_running=most)
+    elif max_running is not None:
+        flavour = replace(flavour, max_running=max_running)
     return flavour if knobs == AS_SHIPPED else replace(flavour, knobs=knobs)
