@@ -146,29 +146,49 @@ def better_run(
     budgets = other_budgets(problem, flavour.token_budget)
     engines = [find_engine(problem, flavour.name, budget) for budget in budgets]
     usual = _Run(leading[0], flavour, leading[0].seconds)
-    found = _best_of(problem, usual, [(run, engine) for run in leading for engine in engines])
+    gaining = _gaining(problem, usual, [(run, engine) for run in leading for engine in engines])
+    found = _taken(problem, usual, gaining)
     best = found or usual
-    lower: list[Flavour] = []
-    if problem.settings.planner == AUTO:
-        lower = lower_limits(problem, [best.engine, flavour])
-    if lower and preempts_in(problem, best.contender.plan, best.engine, problem.drawn):
-        found = _best_of(problem, best, [(best.contender, engine) for engine in lower]) or found
+    found = _limited(problem, leading, best, flavour) or found
     return None if found is None else (found.contender, found.engine)
 
 
-def _best_of(problem: Problem, usual: _Run, pairs: Sequence[_Pair]) -> _Run | None:
-    """What gains enough over the `usual` run; where lengths are not known, what surely gains."""
+def _limited(
+    problem: Problem, leading: Sequence[Contender], best: _Run, own: Flavour
+) -> _Run | None:
+    """What gains enough over the `best` run at a lower running limit, at its budget or at that of
+    the engine's `own` rules: its plan, or where that gains another of the `leading` ones.
+    """
+    lower = lower_limits(problem, [best.engine, own]) if problem.settings.planner == AUTO else []
+    if not lower or not preempts_in(problem, best.contender.plan, best.engine, problem.drawn):
+        return None
+    gaining = _gaining(problem, best, [(best.contender, engine) for engine in lower])
+    others = [run for run in leading if run is not best.contender]
+    gaining += _gaining(problem, best, [(run, at.engine) for run in others for at in gaining])
+    return _taken(problem, best, gaining)
+
+
+def _gaining(problem: Problem, usual: _Run, pairs: Sequence[_Pair]) -> list[_Run]:
+    """The runs that gain enough over the `usual` one by prediction."""
     tried = on_all_cores(
         lambda pair: seconds_in(problem, pair[0].plan, pair[1], problem.drawn), pairs
     )
-    # Of those that take equally long the first.
-    gaining: dict[float, _Pair] = {}
-    for pair, took in zip(pairs, tried, strict=True):
-        if took <= usual.seconds * (1 - WORTH):
-            gaining.setdefault(took, pair)
+    return [
+        _Run(*pair, took)
+        for pair, took in zip(pairs, tried, strict=True)
+        if took <= usual.seconds * (1 - WORTH)
+    ]
+
+
+def _taken(problem: Problem, usual: _Run, gaining: Sequence[_Run]) -> _Run | None:
+    """The fastest of what gains over the `usual` run; where lengths are not known, what surely
+    gains most.
+    """
     if not gaining:
         return None
-    ranked = [_Run(*gaining[took], took) for took in sorted(gaining)]
+    # Of those that take equally long the first.
+    fastest = {run.seconds: run for run in reversed(gaining)}
+    ranked = [fastest[seconds] for seconds in sorted(fastest)]
     worlds = with_worlds(problem, CHOOSING_WORLDS).worlds[:CHOOSING_WORLDS]
     return _surest(problem, usual, ranked, worlds) if worlds else ranked[0]
 
