@@ -43,7 +43,7 @@ def told(pool: Workload, settings: Settings) -> Told:
         seconds_in(problem, plan, flavour, lengths)
         for lengths in (problem.true_lengths, problem.drawn)
     )
-    worlds = spread(problem, plan, flavour.token_budget).seconds
+    worlds = spread(problem, plan, flavour).seconds
     return Told(true, predicted, worlds[0], worlds[-1])
 
 

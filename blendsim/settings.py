@@ -124,8 +124,8 @@ class Settings:
             )
         if self.max_running is not None and self.max_running < 1:
             raise InputError(
-                f"--max-running {self.max_running} must be at least 1 request; leave it out for the "
-                "engine's own"
+                f"--max-running {self.max_running} must be at least 1 request; leave it out for "
+                "the engine's own"
             )
         if self.nano_batches is not None and self.nano_batches < 1:
             raise InputError(f"nano_batches = {self.nano_batches} must be at least 1")
@@ -276,7 +276,7 @@ class Settings:
         """The engine by the rules that are asked for: the one that is asked for, or that of another
         name, at this token budget, the asked one or its own on the GPU, and at this running limit,
         the asked one or its own. UnknownName for an engine that is not known, InputError for rules
-        that this one has not; `for_engine` leaves out those that a plan for another engine may have.
+        that this one has not; `for_engine` leaves out what a plan for another engine may have.
         """
         engine = self.engine if name is None else name
         own = find_flavour(engine).on(self.found_gpu).token_budget

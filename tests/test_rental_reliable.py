@@ -22,6 +22,7 @@ from blendsim.search.prices import Offer, Prices
 from blendsim.search.problem import moved, with_worlds
 from blendsim.search.rental import Rental, find_candidates, rent
 from blendsim.search.spread import Spread, spread
+from blendsim.search.trial import engine_of
 from blendsim.settings import Settings
 
 ASKED = Settings(planner="dfs", sample=0.1)
@@ -45,7 +46,9 @@ def alone(dp: int) -> tuple[float, Spread]:
     """Predicted seconds on so many replicas, and the range, as `plan` tells them."""
     scene = search.prepare(sampled_pool(), replace(ASKED, dp=dp))
     choice = search.choose_for(scene)
-    return choice.chosen.predicted_seconds, spread(scene, choice.plan, choice.chosen.token_budget)
+    return choice.chosen.predicted_seconds, spread(
+        scene, choice.plan, engine_of(scene, choice.chosen)
+    )
 
 
 def missed_in(dp: int, count: int) -> float:
@@ -282,7 +285,7 @@ def test_formats_of_one_gpu_are_tried_one_after_the_other() -> None:
     for name in ("none", "fp8"):
         scene = search.prepare(sampled_pool(), replace(asked, quantization=name))
         choice = search.choose_for(scene)
-        worlds = spread(scene, choice.plan, choice.chosen.token_budget).seconds
+        worlds = spread(scene, choice.plan, engine_of(scene, choice.chosen)).seconds
         found[name] = (choice.chosen.predicted_seconds, worlds)
     predicted, worlds = found["none"]
     assert predicted < worlds[-3], "or this says nothing"

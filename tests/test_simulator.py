@@ -155,7 +155,7 @@ def test_run_that_beats_a_bound_is_a_bug() -> None:
     choice = search.choose(problem.workload, search.Settings(sample=1.0, planner="fcfs"))
     log = log_of(problem, plan)
     fast, outputs = replace(log, times=log.times * 1e-3), problem.workload.output_len
-    place, facts = Place("nanoflow", 2_048, problem.model.system, 1), PoolFacts(1.0, 1.0, 0)
+    place, facts = Place("nanoflow", 2_048, 2_048, problem.model.system, 1), PoolFacts(1.0, 1.0, 0)
     with pytest.raises(AssertionError, match="less than the practical optimum"):
         summarise("fcfs", problem.workload, outputs, 1.0, fast, choice.bounds, place, facts)
 

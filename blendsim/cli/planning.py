@@ -94,7 +94,8 @@ def plan(
     if json:
         told = {"advice": choice.advice, "notes": notes, "worlds": spread.seconds}
         told |= found_json(found) if found else {}
-        planned_for = replace(asked.settings, token_budget=choice.chosen.token_budget)
+        limits = {name: getattr(choice.chosen, name) for name in ("token_budget", "max_running")}
+        planned_for = replace(asked.settings, **limits)
         told |= {"visible": visible, "server": server_json(planned_for), "plan": output}
         print_json(_object(choice.rows, choice.chosen, told))
         return
@@ -117,14 +118,15 @@ def _choose(
     them and of what a search finds, which has compared in such worlds.
     """
     from blendsim.search.spread import NO_SPREAD, spread, with_range
+    from blendsim.search.trial import engine_of
 
     if further is None:
         from blendsim.search import choose_for, prepare
 
         problem = with_range(prepare(pool, settings, say))
         choice = choose_for(problem, say)
-        budget = choice.chosen.token_budget
-        return choice, None, spread(problem, choice.plan, budget, progress=say)
+        engine = engine_of(problem, choice.chosen)
+        return choice, None, spread(problem, choice.plan, engine, progress=say)
     from blendsim.search.auto_search import choose_and_search
 
     return *choose_and_search(pool, settings, further, say, cut), NO_SPREAD
@@ -155,7 +157,8 @@ def compare(
     json: o.Json = False,
 ) -> None:
     """Put every baseline side by side on one pool, at the token budget that is best for it by
-    prediction (pools of prefill and decode replicas: of their engine's own and 2,048) and at 2,048.
+    prediction (pools of prefill and decode replicas: of their engine's own and 2,048), at the best
+    running limit where its engine preempts, and at 2,048.
     """
     with Progress(is_whole_run=True) as say:
         from blendsim.baselines import named_baselines
@@ -177,10 +180,16 @@ def compare(
         told = {"notes": notes, "common": [as_json(row) for row in common]}
         print_json(_object(rows, best, told))
         return
-    from blendsim.report.tables import BUDGETS, comparison_table, paragraphs, pool_line
+    from blendsim.report.tables import (
+        BUDGETS,
+        comparison_table,
+        limits_told,
+        paragraphs,
+        pool_line,
+    )
 
     columns = width()
-    below = [] if asked.settings.token_budget else [BUDGETS]
+    below = [*([] if asked.settings.token_budget else [BUDGETS]), *limits_told(rows, common)]
     print_lines(
         [
             *paragraphs([pool_line(best, asked.settings.platform(asked.called))], columns),

@@ -137,11 +137,10 @@ def _on_blendrt(found: Answerer) -> Loaded:
     from blendrt import loading
     from blendrt.generate.answer import answer
     from blendrt.generate.sampler import scratch_bytes
-    from blendsim.serving.flavour import find_flavour
 
     decoder = loading.load_decoder(found.choice, found.settings.seed, found.device)
     runtime = loading.Runtime(decoder, loading.SEQUENTIAL, found.settings.seed)
-    samples = find_flavour(found.settings.engine).max_running
+    samples = found.settings.flavour().max_running
     spared = scratch_bytes(decoder.config.vocab, samples, decoder.dtype.itemsize)
     room = loading.kv_bytes_that_fit(runtime, found.settings.system, spared)
     kv_bytes = min(room, found.settings.system.kv_capacity_bytes)

@@ -18,6 +18,7 @@ from blendsim.report.pooling import (
     load_of,
     room_of,
 )
+from blendsim.report.tables import at_limits
 from blendsim.report.tables import seconds as told
 from blendsim.report.timeline import ranks
 from blendsim.steplog import StepLog
@@ -95,19 +96,20 @@ def _why(rows: Sequence[Row], chosen: Row, judged: Judged | None) -> str:
         return f"{chosen.policy}: {said.format(told(own))}."
     second = min(others, key=seconds)
     usual = next((row for row in rows if row.policy == chosen.policy and row is not chosen), None)
-    name = chosen.policy if usual is None else _at_budget(chosen)
+    name = chosen.policy if usual is None else _at_limits(chosen, chosen, usual)
     text = f"{name} is chosen: {said.format(told(own))}, "
     if usual is None:
         text += f"{_lead(own, seconds(second), second.policy)}, the next best."
     else:
-        # NOTE: what the budget gains is no gain of the order: policies are compared at the same.
+        # NOTE: what limits gain is no gain of the order: policies are compared at the same.
+        limits = " and ".join(f"{each:,}" for each in _differing(usual, chosen, usual) if each)
         text += (
-            f"{_lead(own, seconds(usual))} at the engine's own {usual.token_budget:,}, where it is "
+            f"{_lead(own, seconds(usual))} at the engine's own {limits}, where it is "
             f"{_standing(seconds(usual), seconds(second), second.policy)}."
         )
     if chosen.regret is not None and chosen.regret >= _TOLD:
         best = min(rows, key=lambda row: row.reported_seconds)
-        name = best.policy if usual is None else _at_budget(best)
+        name = best.policy if usual is None else _at_limits(best, chosen, usual)
         text += f" On the true lengths {name} would have been {told(chosen.regret)} s faster."
     return text
 
@@ -140,8 +142,18 @@ def _standing(own: float, second: float, name: str) -> str:
     return f"{_lead(own, second, name)}, the next best policy"
 
 
-def _at_budget(row: Row) -> str:
-    return f"{row.policy} at {row.token_budget:,} tokens a step"
+def _at_limits(row: Row, chosen: Row, usual: Row) -> str:
+    """A row's policy with what of its limits tells the chosen row from the usual one."""
+    return row.policy + at_limits(*_differing(row, chosen, usual))
+
+
+def _differing(row: Row, chosen: Row, usual: Row) -> tuple[int | None, int | None]:
+    """A row's token budget and its running limit, each where the chosen row has another than the
+    usual one; the budget where neither is.
+    """
+    is_limited = chosen.lower_limit(usual) is not None
+    has_budget = not is_limited or chosen.token_budget != usual.token_budget
+    return row.token_budget if has_budget else None, row.max_running if is_limited else None
 
 
 def _bound(rows: Sequence[Row], limits: Bounds, model: StepModel, taken: float) -> str:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from blendsim.errors import InputError
 from blendsim.perf.pricing import StepWork
 from blendsim.report.account import CAUSES, WORK
-from blendsim.report.gist import Gist
+from blendsim.report.gist import Gist, limit_asked
 from blendsim.report.losses import Losses
 from blendsim.report.opening import seconds_text
 from blendsim.steplog import StepLog
@@ -137,9 +137,10 @@ def words(part: Part) -> tuple[str, str]:
 
 
 def label(side: Side) -> str:
-    """What a run was, in a few words: policy, engine and token budget, as far as its log says."""
-    budget = side.figures.token_budget
+    """What a run was, in a few words: policy, engine and limits, as far as its log says."""
+    budget, limit = side.figures.token_budget, limit_asked(side.log, side.figures)
     told = [side.figures.policy, side.figures.engine, f"{budget:,} tokens" if budget else None]
+    told.append(f"{limit:,} at a time" if limit else None)
     return ", ".join(filter(None, told))
 
 

@@ -47,6 +47,7 @@ class Gist:
     gpus: int | None
     gpu_hours: float | None
     token_budget: int | None
+    max_running: int | None
     sharing_ratio: float | None
     sharing_optimum: float | None
     preempted_tokens: int | None
@@ -106,6 +107,7 @@ def gist(log: StepLog, place: Place | None, pool: Hindsight | None) -> Gist:
         gpus=gpus,
         gpu_hours=None if gpus is None else gpus * seconds / 3600,
         token_budget=place.token_budget if place else None,
+        max_running=place.max_running if place else None,
         sharing_ratio=hits / inputs if inputs and hits is not None else None,
         sharing_optimum=pool.shareable_tokens / inputs if pool and inputs else None,
         preempted_tokens=0 if is_undisturbed else total("preempted_tokens"),
@@ -149,6 +151,7 @@ def heading(log: StepLog, figures: Gist) -> list[tuple[str, str]]:
     meta, settings = log.meta, _part(log.meta, "settings")
     is_guess = MEASURED_ROWS in meta and not figures.is_complete  # its steps did not all run
     done = "" if figures.is_complete or is_guess else " processed"
+    limit = limit_asked(log, figures)
     told = [
         ("Policy", figures.policy),
         ("Model", _text(meta, "model") or _text(settings, "model")),
@@ -160,6 +163,7 @@ def heading(log: StepLog, figures: Gist) -> list[tuple[str, str]]:
         ("Runtime", " ".join(filter(None, (_text(meta, "runtime"), _text(meta, "executor"))))),
         ("Engine rules", figures.engine),
         ("Tokens a step", f"{figures.token_budget:,} at most" if figures.token_budget else None),
+        ("Requests at a time", f"{limit:,} at most" if limit else None),
         ("Requests", f"{figures.requests:,}{'' if is_guess else ' finished'}"),
         (f"Prompt tokens{done}", _count(figures.input_tokens)),
         (f"Output tokens{done}", _count(figures.output_tokens)),
@@ -174,6 +178,12 @@ def heading(log: StepLog, figures: Gist) -> list[tuple[str, str]]:
         ("blendsim", _text(meta, "blendsim")),
     ]
     return [(what, value) for what, value in told if value]
+
+
+def limit_asked(log: StepLog, figures: Gist) -> int | None:
+    """The running limit where one was asked for or chosen; None for the engine's own."""
+    is_asked = _part(log.meta, "settings").get("max_running") is not None
+    return figures.max_running if is_asked else None
 
 
 def _format(settings: Mapping[str, Any], name: str) -> str | None:

@@ -46,11 +46,12 @@ class Row:
     steps: int
     engine: str
     token_budget: int  # tokens a step
+    max_running: int  # requests that a replica may run at once
     gpus: int
     tokens_per_second_per_gpu: float
     kv_tokens: int  # that a replica's KV cache holds
     mean_running: float  # requests in a replica, weighted by time while it has any
-    most_running: int
+    most_running: int  # of them
     mfu: float  # model FLOPs utilisation and memory bandwidth utilisation: report/utilisation.py
     mbu: float
     regret: float | None = None  # of the chosen row: seconds lost against the best row in hindsight
@@ -59,6 +60,13 @@ class Row:
     def reported_seconds(self) -> float:
         """Simulated on the true lengths, or by prediction where there are none."""
         return self.predicted_seconds if self.seconds is None else self.seconds
+
+    def lower_limit(self, usual: "Row") -> int | None:
+        """The running limit where it is below the engine's own, at which a `usual` row ran; None
+        where nothing but a small token budget lowers it.
+        """
+        is_lower = self.max_running < min(usual.max_running, self.token_budget)
+        return self.max_running if is_lower else None
 
 
 class PoolFacts(NamedTuple):
@@ -74,6 +82,7 @@ class Place(NamedTuple):
 
     engine: str
     token_budget: int  # tokens a step
+    max_running: int  # requests of a replica
     system: System  # a replica, its KV in blocks of the engine's size
     replicas: int
 
@@ -206,6 +215,7 @@ def summarise(
         steps=len(log),
         engine=place.engine,
         token_budget=place.token_budget,
+        max_running=place.max_running,
         gpus=place.gpus,
         tokens_per_second_per_gpu=rate / place.gpus,
         kv_tokens=place.capacity_blocks * place.system.block_tokens,

@@ -1,6 +1,6 @@
 """The first sentences of a run's page: what was served and how long it took."""
 
-from blendsim.report.gist import Gist
+from blendsim.report.gist import Gist, limit_asked
 from blendsim.report.tables import number, share, span
 from blendsim.report.timeline import FEW
 from blendsim.steplog import MEASURED_ROWS, StepLog
@@ -14,6 +14,8 @@ def opening(log: StepLog, figures: Gist) -> str:
     rules = f" Engine {figures.engine}" if figures.engine else ""
     if rules and figures.token_budget:
         rules += f", at most {figures.token_budget:,} tokens a step"
+        if (limit := limit_asked(log, figures)) is not None:
+            rules += f" and {limit:,} requests at a time"
     text = f"{_done(log, figures)}{rules}{'.' if rules else ''}"
     if (estimate := log.meta.get("estimate")) is not None:
         text += (

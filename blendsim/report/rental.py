@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple
 
 from blendsim.report.metrics import Row, as_json
-from blendsim.report.tables import Column, lay_out, number, seconds_cells, share
+from blendsim.report.tables import Column, lay_out, number, policy_at, seconds_cells, share
 
 SPARED = 1  # of the worlds a system may miss a limit in so many, and still meets it reliably
 _LITTLE = 1.0  # of money or GPU-hours: below it two decimals say too little
@@ -54,6 +54,7 @@ class RentalRow:
     pools: str | None  # of prefill and decode replicas, such as 1P2D, instead of dp equal ones
     row: Row
     other_budget: int | None  # tokens a step, where another than the engine's own is better
+    other_limit: int | None  # requests at a time, where fewer than the engine's own are better
     gpu_hours: float
     billed_gpu_hours: float | None  # in the units that are sold; None without prices
     cost: float | None
@@ -76,9 +77,10 @@ class RentalRow:
 
     @property
     def policy(self) -> str:
-        """The policy that is best there, with the token budget where that is not the engine's."""
-        budget = "" if self.other_budget is None else f", {self.other_budget:,}"
-        return f"{self.row.policy}{budget}"
+        """The policy that is best there, with what of token budget and running limit is not the
+        engine's.
+        """
+        return policy_at(self.row.policy, self.other_budget, self.other_limit)
 
     @property
     def worlds_missed(self) -> int:
@@ -118,7 +120,8 @@ def system_name(kind: str, dp: int, pools: str | None) -> str:
 
 def rental_json(row: RentalRow, chosen: RentalRow | None) -> dict[str, Any]:
     """The row under its public keys: those of the policy that is best there, and the system's."""
-    own = {key: value for key, value in asdict(row).items() if key not in ("row", "other_budget")}
+    without = ("row", "other_budget", "other_limit")
+    own = {key: value for key, value in asdict(row).items() if key not in without}
     return own | as_json(row.row) | {"chosen": row is chosen}
 
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from blendsim.report.rental import Goal, RentalRow, spend
 from blendsim.report.rental_replicas import replicas_advice
-from blendsim.report.tables import seconds
+from blendsim.report.tables import at_limits, seconds
 
 NEAR = 0.0005  # a difference that the printed per cent does not show
 _SHOWN = 4  # ways to be faster that are told
@@ -55,7 +55,7 @@ def _why(rows: Sequence[RentalRow], chosen: RentalRow, goal: Goal) -> str:
     fit = [row for row in rows if not row.misses and row.is_doubtful == chosen.is_doubtful]
     among = _among(rows, fit, chosen, goal)
     paid = "" if goal.currency is None else f", {_money(chosen, goal)}"
-    at = "" if chosen.other_budget is None else f" at {chosen.other_budget:,} tokens a step"
+    at = at_limits(chosen.other_budget, chosen.other_limit)
     text = (
         f"{chosen.system} with {chosen.row.policy}{at} is chosen: it {among}. Predicted: "
         f"{_seconds(chosen)}, {spend(chosen.gpu_hours)} GPU-hours{paid}."

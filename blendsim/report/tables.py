@@ -62,14 +62,43 @@ def policy_table(rows: "Sequence[Row]", chosen: "Row | None", width: int) -> lis
 
 
 def policy_labels(rows: "Sequence[Row]") -> list[str]:
-    """The rows' policies; of several rows of one policy the later ones with their token budget."""
-    seen: set[str] = set()
+    """The rows' policies; of several rows of one policy the later ones with what of token budget
+    and running limit the first has otherwise, the budget where nothing is.
+    """
+    first: dict[str, Row] = {}
     labels = []
     for row in rows:
-        is_again = row.policy in seen
-        labels.append(f"{row.policy}, {row.token_budget:,}" if is_again else row.policy)
-        seen.add(row.policy)
+        own = first.setdefault(row.policy, row)
+        limit = row.lower_limit(own)
+        is_told = own is not row and (limit is None or row.token_budget != own.token_budget)
+        labels.append(policy_at(row.policy, row.token_budget if is_told else None, limit))
     return labels
+
+
+def policy_at(policy: str, token_budget: int | None, limit: int | None) -> str:
+    """A policy, briefly, with its token budget and its running limit where they are given."""
+    budget = "" if token_budget is None else f", {token_budget:,}"
+    return f"{policy}{budget}{'' if limit is None else f', {limit:,} at a time'}"
+
+
+def at_limits(token_budget: int | None, limit: int | None) -> str:
+    """The same in words that follow the policy's name."""
+    budget = "" if token_budget is None else f" at {token_budget:,} tokens a step"
+    return f"{budget}{'' if limit is None else f' with at most {limit:,} requests at a time'}"
+
+
+def limits_told(rows: "Sequence[Row]", common: "Sequence[Row]") -> list[str]:
+    """A sentence on the baselines whose running limits are lower than they are at the common token
+    budget, their engines' own.
+    """
+    found: dict[int, list[str]] = {}
+    for row, own in zip(rows, common, strict=True):
+        if (limit := row.lower_limit(own)) is not None:
+            found.setdefault(limit, []).append(row.policy)
+    each = [f"{', '.join(names)} at most {limit:,}" for limit, names in sorted(found.items())]
+    if not each:
+        return []
+    return [f"Fewer requests at a time than their engines' own limit: {'; '.join(each)}."]
 
 
 def comparison_table(

@@ -1,10 +1,10 @@
-"""The best of several policies, and of several token budgets beside an engine's own: which are
-tried, and when another one is worth taking.
+"""The best of several policies, and of several token budgets and running limits beside an engine's
+own: which are tried, and when another one is worth taking.
 
-Orders do not depend on the budget, so a plan is made once and only run again.
+Orders do not depend on either, so a plan is made once and only run again.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -16,13 +16,16 @@ from blendsim.planner.make import PACED
 from blendsim.search.judging import judge, sure_gain
 from blendsim.search.problem import Problem, with_worlds
 from blendsim.search.trial import find_engine
-from blendsim.search.world_run import seconds_in
-from blendsim.serving.flavour import Flavour
+from blendsim.search.world_run import preempts_in, seconds_in
+from blendsim.serving.flavour import PROMPT_FITS, Flavour
 from blendsim.settings import AUTO
 
 #: Tokens a step that are tried. Blended order is often best at 384 or 512, at times at 256.
 BUDGETS = (256, 384, 512, 1_024, 2_048, 4_096, 8_192)
-#: Share of the predicted seconds that another budget must gain to be taken.
+#: Requests at once that are tried beneath an engine's own limit where it preempts. With 24 and
+#: 32 GB of KV memory on an H200 vLLM was best at 320 and 384 (docs/serving.md).
+RUNNING_LIMITS = (96, 128, 192, 256, 320, 384, 512, 768)
+#: Share of the predicted seconds that another budget or limit must gain to be taken.
 WORTH = 0.005
 #: In which a budget that gains by prediction must gain too where lengths are not known. Drawn
 #: lengths are one world of many: 512 tokens a step gained 1.0 % in one of trace2 on an H200 with
@@ -47,6 +50,17 @@ class Contender(NamedTuple):
     seconds: float
 
 
+class _Run(NamedTuple):
+    """A contender on an engine, and what it takes there by prediction."""
+
+    contender: Contender
+    engine: Flavour
+    seconds: float
+
+
+_Pair = tuple[Contender, Flavour]
+
+
 def leading_runs(problem: Problem, runs: Sequence[Contender]) -> list[Contender]:
     """Of the policies' runs the one to choose, and then those that are close to it, the fastest
     first. The fastest is chosen, but where lengths are not known, of those that tie with it the
@@ -67,9 +81,10 @@ def leading_runs(problem: Problem, runs: Sequence[Contender]) -> list[Contender]
 
 def can_run_at(problem: Problem, token_budget: int) -> bool:
     """Whether the kernel profile reaches that far, and a step has a token for every request that
-    the knobs let run at once.
+    the knobs or the running limit asked for let run at once.
     """
-    least = problem.settings.knobs.max_num_active_seqs or 1
+    asked = problem.settings
+    least = max(asked.knobs.max_num_active_seqs or 1, asked.max_running or 1)
     return least <= token_budget <= problem.model.coverage.tokens
 
 
@@ -95,59 +110,117 @@ def other_budgets(problem: Problem, own: int) -> list[int]:
     return [n for n in covered_budgets(problem) if n != own]
 
 
+def lower_limits(problem: Problem, engines: Iterable[Flavour]) -> list[Flavour]:
+    """The engines at the running limits below their own that are worth trying where they preempt:
+    none for one that admits by predicted peak, which seldom does and has not gained by them, for a
+    limit that is asked for, nor where prefill and decode have pools of their own.
+    """
+    settings = problem.settings
+    is_asked = settings.max_running or settings.knobs.max_num_active_seqs
+    if is_asked or settings.cluster.is_disaggregated:
+        return []
+    return [
+        find_engine(problem, one.name, one.token_budget, most)
+        for one in dict.fromkeys(engines)
+        if one.admission == PROMPT_FITS
+        for most in RUNNING_LIMITS
+        if most < one.max_running
+    ]
+
+
+def tries_others(problem: Problem, flavour: Flavour) -> bool:
+    """Whether the best policies are tried at other token budgets or running limits."""
+    is_limited = problem.settings.planner == AUTO and bool(lower_limits(problem, [flavour]))
+    return is_limited or bool(other_budgets(problem, flavour.token_budget))
+
+
 def better_run(
     problem: Problem, leading: Sequence[Contender], flavour: Flavour
 ) -> tuple[Contender, Flavour] | None:
     """Of the `leading` runs at the budget of `flavour`, the chosen one first, the one that is
     fastest by prediction at another token budget, and the engine at that budget, if it gains enough
     over the chosen one; where lengths are not known, what surely gains in other possible worlds.
-    True lengths are not looked at.
+    Then the same of what is best so far at lower running limits, if it preempts. True lengths are
+    not looked at.
     """
     budgets = other_budgets(problem, flavour.token_budget)
     engines = [find_engine(problem, flavour.name, budget) for budget in budgets]
-    pairs = [(run, engine) for run in leading for engine in engines]
+    usual = _Run(leading[0], flavour, leading[0].seconds)
+    gaining = _gaining(problem, usual, [(run, engine) for run in leading for engine in engines])
+    found = _taken(problem, usual, gaining)
+    best = found or usual
+    found = _limited(problem, leading, best, flavour) or found
+    return None if found is None else (found.contender, found.engine)
+
+
+def _limited(
+    problem: Problem, leading: Sequence[Contender], best: _Run, own: Flavour
+) -> _Run | None:
+    """What gains enough over the `best` run at a lower running limit, at its budget or at that of
+    the engine's `own` rules: its plan, or where that gains another of the `leading` ones.
+    """
+    lower = lower_limits(problem, [best.engine, own]) if problem.settings.planner == AUTO else []
+    if not lower or not preempts_in(problem, best.contender.plan, best.engine, problem.drawn):
+        return None
+    gaining = _gaining(problem, best, [(best.contender, engine) for engine in lower])
+    others = [run for run in leading if run is not best.contender]
+    gaining += _gaining(problem, best, [(run, at.engine) for run in others for at in gaining])
+    return _taken(problem, best, gaining)
+
+
+def _gaining(problem: Problem, usual: _Run, pairs: Sequence[_Pair]) -> list[_Run]:
+    """The runs that gain enough over the `usual` one by prediction."""
     tried = on_all_cores(
         lambda pair: seconds_in(problem, pair[0].plan, pair[1], problem.drawn), pairs
     )
-    # Of those that take equally long the first.
-    gaining: dict[float, tuple[Contender, Flavour]] = {}
-    for pair, took in zip(pairs, tried, strict=True):
-        if took <= leading[0].seconds * (1 - WORTH):
-            gaining.setdefault(took, pair)
+    return [
+        _Run(*pair, took)
+        for pair, took in zip(pairs, tried, strict=True)
+        if took <= usual.seconds * (1 - WORTH)
+    ]
+
+
+def _taken(problem: Problem, usual: _Run, gaining: Sequence[_Run]) -> _Run | None:
+    """The fastest of what gains over the `usual` run; where lengths are not known, what surely
+    gains most.
+    """
     if not gaining:
         return None
-    ranked = [gaining[took] for took in sorted(gaining)]
+    # Of those that take equally long the first.
+    fastest = {run.seconds: run for run in reversed(gaining)}
+    ranked = [fastest[seconds] for seconds in sorted(fastest)]
     worlds = with_worlds(problem, CHOOSING_WORLDS).worlds[:CHOOSING_WORLDS]
-    usual = (leading[0], flavour)
     return _surest(problem, usual, ranked, worlds) if worlds else ranked[0]
 
 
 def _surest(
     problem: Problem,
-    usual: tuple[Contender, Flavour],
-    others: Sequence[tuple[Contender, Flavour]],
+    usual: _Run,
+    others: Sequence[_Run],
     worlds: Sequence[Ints],
-) -> tuple[Contender, Flavour] | None:
+) -> _Run | None:
     """Of `others` what surely gains in these worlds, if anything does: the `usual` run at the
-    budget at which it surely gains most, unless another surely gains more than a tie over that. The
+    limits at which it surely gains most, unless another surely gains more than a tie over that. The
     best of many by a few worlds is best by luck, so that it has to be better than one of them.
     """
 
-    def run(tasks: Sequence[tuple[tuple[Contender, Flavour], int]]) -> list[float]:
-        def seconds(task: tuple[tuple[Contender, Flavour], int]) -> float:
-            (one, engine), k = task
-            return seconds_in(problem, one.plan, engine, worlds[k])
+    def run(tasks: Sequence[tuple[_Run, int]]) -> list[float]:
+        def seconds(task: tuple[_Run, int]) -> float:
+            one, k = task
+            return seconds_in(problem, one.contender.plan, one.engine, worlds[k])
 
         return on_all_cores(seconds, tasks)
 
     before = np.log(run([(usual, k) for k in range(len(worlds))]))
     logs = judge(others, len(worlds), run, before).logs
     best, reference, gain = None, before, 0.0
-    for pair, after in zip(others, logs, strict=True):
-        if pair[0] is usual[0] and (more := sure_gain(before, after)) > gain:
-            best, reference, gain = pair, after, more
+    for one, after in zip(others, logs, strict=True):
+        is_usual = one.contender is usual.contender
+        if is_usual and (more := sure_gain(before, after)) > gain:
+            best, reference, gain = one, after, more
     gain = TIE
-    for pair, after in zip(others, logs, strict=True):
-        if pair[0] is not usual[0] and (more := sure_gain(reference, after)) > gain:
-            best, gain = pair, more
+    for one, after in zip(others, logs, strict=True):
+        is_usual = one.contender is usual.contender
+        if not is_usual and (more := sure_gain(reference, after)) > gain:
+            best, gain = one, more
     return best

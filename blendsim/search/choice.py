@@ -1,5 +1,5 @@
 """Choosing a plan: make one with every policy, simulate each, keep the best by prediction, at
-another token budget if that pays.
+another token budget or a lower running limit if that pays.
 
 The choice uses `predicted_seconds`, simulated on what planning may see. The true lengths are
 simulated only to report what the choice was worth.
@@ -16,7 +16,7 @@ from blendsim.report.advice import advise, ends_told
 from blendsim.report.metrics import Row, beside, with_regret
 from blendsim.report.optimum import Bounds
 from blendsim.request import Workload
-from blendsim.search.budgets import Contender, better_run, leading_runs, other_budgets
+from blendsim.search.budgets import Contender, better_run, leading_runs, tries_others
 from blendsim.search.problem import Problem, lay_ground, plan_policy, prepare
 from blendsim.search.trial import (
     Trial,
@@ -24,7 +24,7 @@ from blendsim.search.trial import (
     find_bounds,
     find_engine,
     find_facts,
-    run_at_budget,
+    run_at_limits,
     run_trial,
     widest,
 )
@@ -39,8 +39,8 @@ class Choice(NamedTuple):
 
     plan: Plan  # the chosen one
     chosen: Row
-    #: One a policy, in the order tried; the last one is at another token budget, if that is the
-    #: chosen one.
+    #: One a policy, in the order tried; the last one is at another token budget or running limit,
+    #: if that is the chosen one.
     rows: list[Row]
     log: StepLog  # of the chosen plan, on true lengths where the trace has them
     bounds: Bounds
@@ -50,7 +50,8 @@ class Choice(NamedTuple):
 
 def choose(workload: Workload, settings: Settings, progress: Say = lambda _: None) -> Choice:
     """Plan with `settings.planner`, or with every policy for `auto`, and keep the best by
-    prediction; for `auto` at the token budget that is best for it, unless one is asked for.
+    prediction; for `auto` at the token budget and, where the engine preempts, the running limit
+    that are best for it, unless they are asked for.
     """
     return choose_for(prepare(workload, settings, progress), progress)
 
@@ -63,7 +64,7 @@ def choose_for(problem: Problem, progress: Say = lambda _: None) -> Choice:
     ]
     leading = leading_runs(problem, runs)
     at = [run.policy for run in runs].index(leading[0].policy)
-    other = _at_other_budget(problem, leading, trials[at], progress)
+    other = _at_other_limits(problem, leading, trials[at], progress)
     if other is not None:
         at = len(trials)
         trials.append(other)
@@ -119,15 +120,17 @@ def try_policies(problem: Problem, progress: Say) -> list[Trial]:
     return [trials[policy] for policy in policies]
 
 
-def _at_other_budget(
+def _at_other_limits(
     problem: Problem, leading: Sequence[Contender], best: Trial, progress: Say
 ) -> Trial | None:
-    """One of the `leading` policies' plans at another token budget, if that is worth it."""
+    """One of the `leading` policies' plans at another token budget or running limit, if that is
+    worth it.
+    """
     flavour = find_engine(problem, problem.settings.engine)
-    if not other_budgets(problem, flavour.token_budget):
+    if not tries_others(problem, flavour):
         return None
     names = ", ".join(run.policy for run in leading)
-    progress(f"simulating {names} at other token budgets")
+    progress(f"simulating {names} at other limits")
     better = better_run(problem, leading, flavour)
     if better is None:
         return None
@@ -136,4 +139,4 @@ def _at_other_budget(
     if engine.token_budget > flavour.token_budget:
         progress(f"bounds for {engine.token_budget} tokens a step")
         limits = find_bounds(problem, engine.token_budget, block_size(problem, [flavour]))
-    return run_at_budget(problem, run.plan, run.policy, engine, limits, best.facts)[1]
+    return run_at_limits(problem, run.plan, run.policy, engine, limits, best.facts)[1]

@@ -1,5 +1,5 @@
-"""Comparing systems: every baseline on one pool, each at its own best token budget and at one that
-all of them run.
+"""Comparing systems: every baseline on one pool, each at its own best token budget and running
+limit, and at one budget that all of them run.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,7 +11,7 @@ from blendsim.errors import BlendsimError, InputError, Unfit
 from blendsim.plan import Plan
 from blendsim.report.metrics import Outside, Row, named, outside_of_all
 from blendsim.request import Workload
-from blendsim.search.budgets import covered_budgets
+from blendsim.search.budgets import WORTH, covered_budgets, lower_limits
 from blendsim.search.problem import Problem, plan_policy, prepare, with_settings
 from blendsim.search.trial import (
     block_size,
@@ -21,7 +21,7 @@ from blendsim.search.trial import (
     find_work,
     run_trial,
 )
-from blendsim.search.world_run import seconds_in
+from blendsim.search.world_run import preempts_in, seconds_in
 from blendsim.serving.flavour import Flavour, find_flavour
 from blendsim.settings import Settings
 from blendsim.sim.pool_cores import require_servable
@@ -35,8 +35,8 @@ COMMON_BUDGET = 2_048
 class Comparison(NamedTuple):
     """What the baselines are worth on one pool."""
 
-    rows: list[Row]  # one a baseline, named by it, at its best token budget by prediction
-    common: list[Row]  # the same baselines at one token budget
+    rows: list[Row]  # one a baseline, named by it, at its best limits by prediction
+    common: list[Row]  # the same baselines at one token budget and their engines' running limits
     notes: list[str]  # what was guessed or extrapolated
 
 
@@ -46,7 +46,8 @@ def compare(
     baselines: Sequence[Baseline],
     progress: Say = lambda _: None,
 ) -> Comparison:
-    """Every one of the baselines on the pool. With a token budget in the settings all run at that.
+    """Every one of the baselines on the pool. With a token budget in the settings all run at that,
+    and alike with a running limit.
 
     Rows on equally many replicas stand beside the same bounds: those of the largest budget tried
     and of the smallest KV block. What sharing can reach is said of each engine's own block.
@@ -149,14 +150,28 @@ def _foresee(
     problem: Problem, plan: Plan, baseline: Baseline
 ) -> tuple[Flavour, dict[Flavour, float]]:
     """The baseline's engine at the budget that is fastest by prediction, of its own and the common
-    one where prefill and decode have pools of their own, since those take long to simulate; and
-    predicted seconds at those that were tried.
+    one where prefill and decode have pools of their own, since those take long to simulate; where
+    it preempts, at the running limit that is fastest; and predicted seconds at those that were
+    tried.
     """
     budgets: list[int | None] = [*covered_budgets(problem)]
     if problem.settings.cluster.is_disaggregated:
         budgets = [None, problem.settings.token_budget or COMMON_BUDGET]
     tried = list(dict.fromkeys(find_engine(problem, baseline.engine, n) for n in budgets))
-    if len(tried) == 1:
+    if len(tried) == 1 and not lower_limits(problem, tried):
         return tried[0], {}
-    seconds = {one: seconds_in(problem, plan, one, problem.drawn) for one in tried}
-    return min(tried, key=seconds.__getitem__), seconds
+
+    def run(engines: Sequence[Flavour]) -> dict[Flavour, float]:
+        return {one: seconds_in(problem, plan, one, problem.drawn) for one in engines}
+
+    seconds = run(tried)
+    best = min(tried, key=seconds.__getitem__)
+    own = find_engine(problem, baseline.engine)
+    lower = lower_limits(problem, [best, own])
+    if not lower or not preempts_in(problem, plan, best, problem.drawn):
+        return best, seconds
+    limited = run(lower)
+    least = min(lower, key=limited.__getitem__)
+    if limited[least] <= seconds[best] * (1 - WORTH):
+        best = least
+    return best, seconds | limited

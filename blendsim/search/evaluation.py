@@ -185,7 +185,9 @@ def _plan_key(level: int, made: Schedule) -> _PlanKey:
 
 
 def _without_rules(settings: Settings) -> Settings:
-    return replace(settings, token_budget=None, eviction=None, output_reserved=None)
+    return replace(
+        settings, token_budget=None, max_running=None, eviction=None, output_reserved=None
+    )
 
 
 def _digest(plan: Plan) -> bytes:

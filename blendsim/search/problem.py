@@ -271,13 +271,15 @@ def _cut(problem: Problem, plan: Plan, costs: RequestCosts) -> Plan:
 
 def _own_flavour(problem: Problem) -> Flavour | None:
     """The engine by whose runs ranks are balanced: the asked one by its own rules, since one plan
-    is run at several token budgets. None where ranks are not balanced: they meet, have a host
-    memory, or cannot be run so.
+    is run at several token budgets and running limits. None where ranks are not balanced: they
+    meet, have a host memory, or cannot be run so.
     """
     settings, system = problem.settings, problem.model.system
     if settings.steals or settings.host is not None or system.is_joined:
         return None
-    own = replace(settings, token_budget=None, eviction=None, output_reserved=None)
+    own = replace(
+        settings, token_budget=None, max_running=None, eviction=None, output_reserved=None
+    )
     try:
         flavour = own.flavour()
         problem.model.coverage.require(flavour.token_budget)

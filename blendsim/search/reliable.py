@@ -21,6 +21,7 @@ from blendsim.search.problem import (
     with_settings,
 )
 from blendsim.search.spread import Spread, spread
+from blendsim.search.trial import engine_of
 from blendsim.settings import Settings
 from blendsim.wording import Say
 
@@ -28,7 +29,7 @@ from blendsim.wording import Say
 class Outcome(NamedTuple):
     """A candidate and what became of it."""
 
-    settings: Settings  # with the token budget that is best there
+    settings: Settings  # with the token budget and the running limit that are best there
     row: RentalRow
 
 
@@ -68,7 +69,7 @@ def most_reliable(
         # NOTE: made again, since the plans of all systems together are more than memory may hold.
         plan = plan_policy(there, row.row.policy, ground=ground)
         plan = replace(plan, meta={**plan.meta, "predicted_seconds": row.row.predicted_seconds})
-        found = spread(there, plan, row.row.token_budget, progress)
+        found = spread(there, plan, engine_of(there, row.row), progress)
         return Tried(Outcome(settings, _with_misses(row, found, goal, prices)), plan, found)
 
     best: Tried | None = None

@@ -21,7 +21,7 @@ from blendsim.report.metrics import PoolFacts, total_tokens
 from blendsim.report.optimum import Bounds
 from blendsim.report.rental import Goal, RentalRow, kind_name, system_name
 from blendsim.request import Workload
-from blendsim.search.budgets import Contender, better_run, leading_runs, other_budgets
+from blendsim.search.budgets import Contender, better_run, leading_runs, tries_others
 from blendsim.search.prices import Prices
 from blendsim.search.problem import (
     Problem,
@@ -41,7 +41,7 @@ from blendsim.search.trial import (
     find_bounds,
     find_engine,
     find_facts,
-    run_at_budget,
+    run_at_limits,
     run_trial,
 )
 from blendsim.search.world_run import seconds_in
@@ -232,8 +232,8 @@ def _scene(base: Problem, settings: Settings, kind: str, progress: Say) -> _Scen
 
 
 def _best_trial(scene: _Scene) -> tuple[Problem, Trial]:
-    """The policy that is best by prediction, at another token budget if that pays, and only that
-    simulated on the true lengths; and the problem, which asks for that budget then.
+    """The policy that is best by prediction, at another token budget or running limit if that pays,
+    and only that simulated on the true lengths; and the problem, which asks for those then.
     """
     problem, flavour = scene.problem, scene.flavour
     own = scene.limits(flavour.token_budget).over(problem.settings.replicas)
@@ -243,7 +243,7 @@ def _best_trial(scene: _Scene) -> tuple[Problem, Trial]:
         return run_trial(problem, plan, policy, flavour, own, scene.facts)
 
     is_one_run = len(scene.plans) == 1 or _foretells_all(problem)
-    if is_one_run and not other_budgets(problem, flavour.token_budget):
+    if is_one_run and not tries_others(problem, flavour):
         trials = {trial.row.policy: trial for trial in on_all_cores(try_out, scene.plans)}
         runs = [
             Contender(name, one.plan, one.row.predicted_seconds) for name, one in trials.items()
@@ -262,7 +262,7 @@ def _best_trial(scene: _Scene) -> tuple[Problem, Trial]:
     run, engine = better
     widest = max(engine.token_budget, flavour.token_budget)
     limits = scene.limits(widest).over(problem.settings.replicas)
-    return run_at_budget(problem, run.plan, run.policy, engine, limits, scene.facts)
+    return run_at_limits(problem, run.plan, run.policy, engine, limits, scene.facts)
 
 
 def _what(error: BlendsimError) -> str:
@@ -300,6 +300,7 @@ def _row(
         pools=_pools(settings),
         row=row,
         other_budget=None if settings.token_budget == asked.token_budget else row.token_budget,
+        other_limit=None if settings.max_running == asked.max_running else row.max_running,
         gpu_hours=row.gpus * seconds / 3_600,
         billed_gpu_hours=None if bill is None else bill.gpu_hours,
         cost=cost,

@@ -12,10 +12,10 @@ from blendsim.arrays import Floats
 from blendsim.errors import BlendsimError
 from blendsim.planner.blend import BOTH_ENDS, ENDS, BlendSettings
 from blendsim.planner.make import PACED, POLICIES
-from blendsim.search.budgets import BUDGETS, can_run_at
+from blendsim.search.budgets import BUDGETS, can_run_at, lower_limits
 from blendsim.search.problem import Problem, with_settings
 from blendsim.search.trial import find_engine
-from blendsim.serving.flavour import EVICTIONS
+from blendsim.serving.flavour import EVICTIONS, Flavour
 from blendsim.settings import AUTO, Settings
 from blendsim.sim.run import require_modelled
 
@@ -91,6 +91,13 @@ def axes_of(problem: Problem) -> tuple[Axis, ...]:
             own.token_budget,
             _setting("token_budget"),
             _always,
+        ),
+        (
+            "running limit",  # behind the budget, which it is held against
+            tuple(one.max_running for one in lower_limits(problem, [own])),
+            own.max_running,
+            _running_limit(own),
+            _is_limited(own),
         ),
         *(
             (f"pacing {name}", values, getattr(asked.pacing, name), _gain(name), _paced)
@@ -272,6 +279,29 @@ def _setting(name: str) -> Put:
     return lambda schedule, value: schedule._replace(
         settings=replace(schedule.settings, **{name: value})
     )
+
+
+def _running_limit(own: Flavour) -> Put:
+    """Puts a limit that is below the engine's own and, as that gives way, the token budget."""
+
+    def put(schedule: Schedule, value: int) -> Schedule:
+        is_lower = value < min(own.max_running, schedule.settings.token_budget or own.token_budget)
+        return _setting("max_running")(schedule, value if is_lower else None)
+
+    return put
+
+
+def _is_limited(own: Flavour) -> Callable[[Schedule], bool]:
+    """Whether the running limit is one of those that were put: what a small token budget lowers is
+    nobody's choice.
+    """
+
+    def is_limited(schedule: Schedule) -> bool:
+        settings = schedule.settings
+        has_room = (settings.token_budget or own.token_budget) >= own.max_running
+        return has_room or settings.max_running is not None
+
+    return is_limited
 
 
 def _gain(name: str) -> Put:

@@ -9,8 +9,8 @@ from blendsim.planner.evidence import is_unlearned
 from blendsim.search import budgets
 from blendsim.search.judging import JUDGING_WORLDS
 from blendsim.search.problem import Problem, with_worlds
-from blendsim.search.trial import find_engine
 from blendsim.search.world_run import seconds_in_each
+from blendsim.serving.flavour import Flavour
 from blendsim.wording import Say
 
 _RANGE = range(
@@ -39,16 +39,15 @@ def with_range(problem: Problem) -> Problem:
 
 
 def spread(
-    problem: Problem, plan: Plan, token_budget: int, progress: Say = lambda _: None
+    problem: Problem, plan: Plan, flavour: Flavour, progress: Say = lambda _: None
 ) -> Spread:
-    """The plan at this token budget in JUDGING_WORLDS worlds that had no part in choosing it.
-    Prefill and decode pools take long to simulate and are passed over.
+    """The plan on this engine in JUDGING_WORLDS worlds that had no part in choosing it. Prefill and
+    decode pools take long to simulate and are passed over.
     """
     problem = with_range(problem)
     if problem.settings.cluster.is_disaggregated or not problem.worlds:
         return NO_SPREAD
     progress(f"simulating {plan.policy} with other lengths that the sample allows")
-    flavour = find_engine(problem, problem.settings.engine, token_budget)
     seconds = seconds_in_each(problem, plan, flavour, _RANGE)
     is_visible = problem.lengths.is_visible
     guessed = is_unlearned(problem.workload, problem.tree, is_visible)

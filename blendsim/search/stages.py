@@ -39,10 +39,10 @@ def prepare_rest(
 ) -> Problem:
     """The requests `rest` as a pool of its own, expected to answer as those in the mask `seen` did:
     request i of these with `lengths[i]` tokens. Nobody is sampled any more. The engine that is to
-    answer runs by then, so that its token budget is settled.
+    answer runs by then, so that its token budget and running limit are settled.
     """
-    budget = settings.flavour().token_budget
-    settings = replace(settings, token_budget=budget)
+    engine = settings.flavour()
+    settings = replace(settings, token_budget=engine.token_budget, max_running=engine.max_running)
     known = replace(
         workload, output_len=np.where(seen, lengths, 0), has_output=seen, is_known=seen & False
     )

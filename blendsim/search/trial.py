@@ -42,19 +42,27 @@ class Trial(NamedTuple):
         return [*(each.told() for each in self.outside), *self.remarks]
 
 
-def find_engine(problem: Problem, name: str, token_budget: int | None = None) -> Flavour:
-    """The engine at this token budget, else the asked one; ProfileError if the profile does not
-    reach that far.
+def find_engine(
+    problem: Problem, name: str, token_budget: int | None = None, max_running: int | None = None
+) -> Flavour:
+    """The engine at this token budget and running limit, else the asked ones; ProfileError if the
+    profile does not reach that far.
     """
-    flavour = problem.settings.flavour(name, token_budget)
+    flavour = problem.settings.flavour(name, token_budget, max_running)
     problem.model.coverage.require(flavour.token_budget)
     return flavour
+
+
+def engine_of(problem: Problem, row: Row) -> Flavour:
+    """The engine at the limits that the row was run at."""
+    return find_engine(problem, row.engine, row.token_budget, row.max_running)
 
 
 def find_place(settings: Settings, flavour: Flavour) -> Place:
     """What runs of that engine take place on."""
     system = flavour.divide(settings.system)
-    return Place(flavour.name, flavour.token_budget, system, settings.replicas)
+    limits = flavour.token_budget, flavour.most_running
+    return Place(flavour.name, *limits, system, settings.replicas)
 
 
 def log_in(problem: Problem, plan: Plan, flavour: Flavour, output_len: Ints) -> StepLog:
@@ -115,13 +123,17 @@ def run_trial(
     return Trial(plan, row, log, limits, facts, beyond, remarks)
 
 
-def run_at_budget(
+def run_at_limits(
     problem: Problem, plan: Plan, name: str, flavour: Flavour, limits: Bounds, facts: PoolFacts
 ) -> tuple[Problem, Trial]:
-    """`run_trial` of a problem and a plan that ask for the token budget of `flavour`, whatever they
-    asked for before; and that problem.
+    """`run_trial` of a problem and a plan that ask for the token budget and the running limit of
+    `flavour`, but for what it has by itself; and that problem.
     """
-    there = with_settings(problem, token_budget=flavour.token_budget)
+    there, asked = problem, problem.settings
+    if flavour.token_budget != asked.flavour(flavour.name).token_budget:
+        there = with_settings(there, token_budget=flavour.token_budget)
+    if flavour.max_running != there.settings.flavour(flavour.name).max_running:
+        there = with_settings(there, max_running=flavour.max_running)
     plan = replace(plan, meta={**plan.meta, "settings": asdict(there.settings)})
     return there, run_trial(there, plan, name, flavour, limits, facts)
 

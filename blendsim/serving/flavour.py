@@ -253,8 +253,8 @@ def find_flavour(
     max_running: int | None = None,
 ) -> Flavour:
     """The flavour of that name, with another token budget, eviction, knobs, reservation or running
-    limit if they are given, and with cascade attention if asked for. Its own running limit gives way
-    to a smaller budget, one that is given does not.
+    limit if they are given, and with cascade attention if asked for. Its own running limit gives
+    way to a smaller budget, one that is given does not.
     """
     found = engine_name(name)
     if found not in FLAVOURS:

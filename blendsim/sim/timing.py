@@ -1,4 +1,5 @@
-"""How long a run takes and nothing else: the same steps as `simulate`, without a step log.
+"""How long a run takes, or whether it preempts, and nothing else: the same steps as `simulate`,
+without a step log.
 
 A search asks this hundreds of times, and a log costs a large simulation up to as much again.
 """
@@ -11,6 +12,7 @@ from blendsim.plan import Plan
 from blendsim.prefix import SortedPrompts
 from blendsim.request import Workload
 from blendsim.serving.flavour import Flavour
+from blendsim.sim.engine import Replica
 from blendsim.sim.run import ranks_apart, require_modelled, simulate
 from blendsim.system import HostMemory
 from blendsim.topology import COLOCATED, Topology
@@ -34,6 +36,29 @@ def time_plan(
     serving = (plan, workload, output_len, prompts, model, flavour, host)
     ends = ranks_apart(*serving, keeps_log=False, kept=lambda replica: replica.now)
     return max(ends, default=0.0)
+
+
+def preempts(
+    plan: Plan,
+    workload: Workload,
+    output_len: Ints,
+    prompts: SortedPrompts,
+    model: StepModel,
+    flavour: Flavour,
+    topology: Topology = COLOCATED,
+    host: HostMemory | None = None,
+) -> bool:
+    """Whether a request is preempted in the run that `time_plan` times."""
+    if topology.is_disaggregated or topology.steals or model.system.is_joined:
+        log = simulate(plan, workload, output_len, prompts, model, flavour, topology, host=host)
+        return bool(log.count("preempted").any())
+    require_modelled(flavour, topology, host, model.system)
+    serving = (plan, workload, output_len, prompts, model, flavour, host)
+
+    def has_preempted(replica: Replica) -> bool:
+        return bool(replica.core.state.requests.was_preempted.any())
+
+    return any(ranks_apart(*serving, keeps_log=False, kept=has_preempted))
 
 
 def rank_ends(
