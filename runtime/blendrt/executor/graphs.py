@@ -28,7 +28,7 @@ from blendrt.model import Decoder
 from blendrt.rope import Rotation
 
 #: Rows of the graphs. Above, a GPU takes longer for a step than launching does; GEMM tiles have 64.
-#: Some between 256 and 512 have half a tile more: a step of 389 tokens on an H200 took 17.9 ms by the
+#: Some from 256 to 512 have half a tile more: a step of 389 tokens on an H200 took 17.9 ms by the
 #: graph of 512 rows and 16.5 kernel by kernel, by another GEMM (docs/validation.md).
 SIZES = (8, 16, 32, *range(64, 256, 64), *range(256, 512, 32), *range(512, 1_025, 64))
 _ROUNDS = 6  # of timing all sizes; the first warms up
