@@ -16,6 +16,7 @@ from machine import machine, peak_gigabytes, row, timed, today
 from blendsim import search
 from blendsim.baselines import BASELINES
 from blendsim.report.metrics import Row
+from blendsim.report.tables import limits_told
 from blendsim.synth.blend import blend
 from blendsim.synth.recipes import RECIPES
 from blendsim.topology import COLOCATED
@@ -69,6 +70,7 @@ def main() -> None:
                 ),
                 flush=True,
             )
+        told += [f"{trace}: {each}" for each in limits_told(done.rows, done.common)]
         told += findings(trace, {row.policy: row for row in done.common})
     print("", *told, "", sep="\n")
     print(f"compared in {seconds:.0f} s, peak memory {peak_gigabytes():.1f} GB")

@@ -98,6 +98,11 @@ def test_bad_trace_is_one_line(folder: Path, command: str, kind: str) -> None:
         (["--sample", "nan"], ["--sample nan"]),
         (["--sample", "some"], ["--sample some", "or auto"]),
         (["--token-budget", "0"], ["token budget 0"]),
+        (["--max-running", "0"], ["--max-running 0", "leave it out"]),
+        (
+            ["--token-budget", "256", "--max-running", "320"],
+            ["token budget 256", "running limit 320", "raise the budget or lower the limit"],
+        ),
         (["--token-budget", "100000000"], ["profile covers", "100000000"]),
         (["--model", "llama-3.1-70b"], ["no KV cache", "--tp"]),
         (["--config", "no.toml"], ["no.toml", "no such file"]),

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from command_line import run_json
+from command_line import run, run_json
 from test_schedule_search import settings_of
 
 from blendsim import search
@@ -283,8 +283,12 @@ def test_commands_take_tell_and_keep_the_limit(
     for key in ("predicted_seconds", "seconds", "token_budget", "max_running"):
         assert again[key] == made[key], key
     assert run_json("report", "log.parquet")["max_running"] == made["max_running"]
-    other = run_json("simulate", "plan.parquet", "--max-running", 64)
+    other = run_json("simulate", "plan.parquet", "--max-running", 64, "-o", "other.parquet")
     assert other["max_running"] == 64 >= other["most_running"]
+    run("report", "log.parquet", "--against", "other.parquet", "-o", "page.html")
+    page = Path("page.html").read_text()
+    assert f"tokens a step and {made['max_running']:,} requests at a time" in page
+    assert "tokens, 64 at a time" in page
     Path("c.toml").write_text("[settings]\nkv_bytes = 8_000_000_000\nmax_running = 128\n")
     asked = run_json("plan", *of, "--config", "c.toml")
     assert {row["max_running"] for row in asked["rows"]} == {128}

@@ -23,7 +23,7 @@ from blendsim.settings import AUTO
 #: Tokens a step that are tried. Blended order is often best at 384 or 512, at times at 256.
 BUDGETS = (256, 384, 512, 1_024, 2_048, 4_096, 8_192)
 #: Requests at once that are tried beneath an engine's own limit where it preempts. With 24 and
-#: 32 GB of KV memory on an H200 vLLM was best at 320 and 384 (docs/serving.md).
+#: 32 GB of KV memory on an H200 vLLM took less at 320 and 384 than at 1,024 (docs/serving.md).
 RUNNING_LIMITS = (96, 128, 192, 256, 320, 384, 512, 768)
 #: Share of the predicted seconds that another budget or limit must gain to be taken.
 WORTH = 0.005
