@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from blendsim.errors import UnknownName
-from blendsim.serving.flavour import FLAVOURS, engine_name, find_flavour
+from blendsim.serving.flavour import FLAVOURS, VLLM_PLANNED, engine_name, find_flavour
 from blendsim.topology import COLOCATED
 
 POOLS = "distserve"  # its prefill and decode pools run another engine's rules, and are asked for so
@@ -22,6 +22,8 @@ class Baseline(NamedTuple):
 BASELINES: tuple[Baseline, ...] = (
     Baseline("vLLM-FCFS", "fcfs", "vllm"),
     Baseline("vLLM-DFS", "dfs", "vllm"),
+    Baseline("vLLM-planned-DFS", "dfs", VLLM_PLANNED),  # its steps by our scheduler
+    Baseline("vLLM-planned-Blend", "blend", VLLM_PLANNED),
     Baseline("SGLang-DFS", "dfs", "sglang"),
     Baseline("NanoFlow-Balance", "random", "nanoflow"),
     Baseline("NanoFlow-DFS", "dfs", "nanoflow"),

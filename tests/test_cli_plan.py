@@ -153,6 +153,16 @@ def test_compare_shows_every_baseline() -> None:
     text = run("compare", "--trace", "trace.csv")
     assert "llama-3.1-8b on 1 × a100-80g." in text, "every row has its own engine"
     assert all(baseline.name in text for baseline in BASELINES)
+    (served,) = [note for note in told["notes"] if "of systems without that" in note]
+    rates = {row["policy"]: row["tokens_per_second_per_gpu"] for row in told["rows"]}
+    alone = {name: rates[name] for name in rates if not name.startswith(("Nano", "Blend", "Paced"))}
+    own = max(alone, key=alone.__getitem__)
+    assert served.endswith(
+        f"{own} is the best, and {told['policy']} {best / alone[own]:.2f} times as fast"
+    )
+    assert served in " ".join(text.split())
+    theirs = run_json("compare", "--trace", "trace.csv", "--engines", "vllm,vllm-planned")
+    assert not any("of systems without that" in note for note in theirs["notes"])
     below = "Each at the token budget that is best for it by prediction"
     assert below in text
     same = ("--engines", "sequential", "--token-budget", "1024")

@@ -18,7 +18,15 @@ from blendsim.cli.pooled import takes_pool
 from blendsim.cli.pricing import pricing_notes
 from blendsim.cli.progress import Progress
 from blendsim.cli.ranges import range_told, unchecked
-from blendsim.cli.remarks import hurried, memory_told, not_yours, saving_told, unfollowed, unseen
+from blendsim.cli.remarks import (
+    best_served,
+    hurried,
+    memory_told,
+    not_yours,
+    saving_told,
+    unfollowed,
+    unseen,
+)
 from blendsim.cli.rental import Wanted, rent
 from blendsim.cli.searching import cut_told, found_json, found_told, given_effort
 from blendsim.cli.servers import server_json
@@ -174,6 +182,7 @@ def compare(
         overlaps = any(find_flavour(baseline.engine).overlaps for baseline in baselines)
         notes += pricing_notes([asked.settings], overlaps=overlaps)
     best = max(rows, key=lambda row: row.tokens_per_second_per_gpu)
+    notes += best_served(rows, best)
     if json:
         from blendsim.report.metrics import as_json
 
