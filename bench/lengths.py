@@ -106,7 +106,7 @@ def seconds_of(problem: search.Problem, policy: str, outputs: Ints) -> float:
     """The policy's run with these outputs."""
     plan, engine = plan_policy(problem, policy), find_engine(problem, "nanoflow")
     pool = (plan, problem.workload, outputs, problem.prompts, problem.model, engine)
-    return time_plan(*pool, problem.settings.cluster, problem.settings.host)
+    return time_plan(*pool, problem.settings.cluster, problem.settings.host).seconds
 
 
 def measure(pool: Workload, settings: search.Settings) -> Done:

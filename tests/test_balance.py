@@ -82,7 +82,7 @@ def test_the_last_of_the_ends_is_when_the_run_ends() -> None:
     scene = prepared(long_and_short(100))
     plan, flavour = search.plan_policy(scene, "dfs"), scene.settings.flavour()
     world, around = scene.true_lengths, (scene.prompts, scene.model, flavour)
-    assert ends_of(scene, plan).max() == time_plan(plan, scene.workload, world, *around)
+    assert ends_of(scene, plan).max() == time_plan(plan, scene.workload, world, *around).seconds
 
 
 class Stub:

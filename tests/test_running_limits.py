@@ -27,7 +27,7 @@ from blendsim.search.problem import Problem
 from blendsim.search.rental import find_candidates, rent
 from blendsim.search.space import Space, axes_of, plain
 from blendsim.search.trial import engine_of, find_engine, log_in
-from blendsim.search.world_run import preempts_in
+from blendsim.search.world_run import timed_in
 from blendsim.serving.flavour import FLAVOURS
 from blendsim.serving.knobs import Knobs
 from blendsim.settings import Settings
@@ -199,7 +199,7 @@ def test_preempting_is_seen_without_a_log(more: dict[str, Any], kv_bytes: int) -
     problem = search.prepare(pool(), replace(VLLM, kv_bytes=kv_bytes, **more))
     plan, flavour = search.plan_policy(problem, "dfs"), find_engine(problem, "vllm")
     log = log_in(problem, plan, flavour, problem.drawn)
-    found = preempts_in(problem, plan, flavour, problem.drawn)
+    found = timed_in(problem, plan, flavour, problem.drawn).preempts
     assert found == bool(log.count("preempted").any()) == (kv_bytes < 10**10)
 
 

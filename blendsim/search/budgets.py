@@ -16,7 +16,7 @@ from blendsim.planner.make import PACED
 from blendsim.search.judging import judge, sure_gain
 from blendsim.search.problem import Problem, with_worlds
 from blendsim.search.trial import find_engine
-from blendsim.search.world_run import preempts_in, seconds_in
+from blendsim.search.world_run import seconds_in, timed_in
 from blendsim.serving.flavour import PROMPT_FITS, Flavour
 from blendsim.settings import AUTO
 
@@ -160,7 +160,9 @@ def _limited(
     the engine's `own` rules: its plan, or where that gains another of the `leading` ones.
     """
     lower = lower_limits(problem, [best.engine, own]) if problem.settings.planner == AUTO else []
-    if not lower or not preempts_in(problem, best.contender.plan, best.engine, problem.drawn):
+    if not lower:
+        return None
+    if not timed_in(problem, best.contender.plan, best.engine, problem.drawn).preempts:
         return None
     gaining = _gaining(problem, best, [(best.contender, engine) for engine in lower])
     others = [run for run in leading if run is not best.contender]

@@ -21,7 +21,7 @@ from blendsim.search.trial import (
     find_work,
     run_trial,
 )
-from blendsim.search.world_run import preempts_in, seconds_in
+from blendsim.search.world_run import seconds_in, timed_in
 from blendsim.serving.flavour import Flavour, find_flavour
 from blendsim.settings import Settings
 from blendsim.sim.pool_cores import require_servable
@@ -168,7 +168,7 @@ def _foresee(
     best = min(tried, key=seconds.__getitem__)
     own = find_engine(problem, baseline.engine)
     lower = lower_limits(problem, [best, own])
-    if not lower or not preempts_in(problem, plan, best, problem.drawn):
+    if not lower or not timed_in(problem, plan, best, problem.drawn).preempts:
         return best, seconds
     limited = run(lower)
     least = min(lower, key=limited.__getitem__)

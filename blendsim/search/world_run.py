@@ -7,11 +7,11 @@ from blendsim.cores import on_all_cores
 from blendsim.plan import Plan
 from blendsim.search.problem import Problem, with_worlds
 from blendsim.serving.flavour import Flavour
-from blendsim.sim.timing import preempts, time_plan
+from blendsim.sim.timing import Timed, time_plan
 
 
-def seconds_in(problem: Problem, plan: Plan, flavour: Flavour, output_len: Ints) -> float:
-    """Seconds of the plan on the problem's machine if requests answer with (n,) `output_len`."""
+def timed_in(problem: Problem, plan: Plan, flavour: Flavour, output_len: Ints) -> Timed:
+    """The plan on the problem's machine if requests answer with (n,) `output_len`."""
     settings = problem.settings
     return time_plan(
         plan,
@@ -25,19 +25,9 @@ def seconds_in(problem: Problem, plan: Plan, flavour: Flavour, output_len: Ints)
     )
 
 
-def preempts_in(problem: Problem, plan: Plan, flavour: Flavour, output_len: Ints) -> bool:
-    """Whether a request is preempted in the run of `seconds_in`."""
-    settings = problem.settings
-    return preempts(
-        plan,
-        problem.workload,
-        output_len,
-        problem.prompts,
-        problem.model,
-        flavour,
-        settings.cluster,
-        settings.host,
-    )
+def seconds_in(problem: Problem, plan: Plan, flavour: Flavour, output_len: Ints) -> float:
+    """Its seconds."""
+    return timed_in(problem, plan, flavour, output_len).seconds
 
 
 def seconds_in_each(problem: Problem, plan: Plan, flavour: Flavour, numbers: range) -> list[float]:

@@ -4,6 +4,8 @@ without a step log.
 A search asks this hundreds of times, and a log costs a large simulation up to as much again.
 """
 
+from typing import NamedTuple
+
 import numpy as np
 
 from blendsim.arrays import Floats, Ints
@@ -18,6 +20,13 @@ from blendsim.system import HostMemory
 from blendsim.topology import COLOCATED, Topology
 
 
+class Timed(NamedTuple):
+    """A run, without its steps."""
+
+    seconds: float  # until the last replica ends
+    preempts: bool  # whether a request was preempted
+
+
 def time_plan(
     plan: Plan,
     workload: Workload,
@@ -27,38 +36,21 @@ def time_plan(
     flavour: Flavour,
     topology: Topology = COLOCATED,
     host: HostMemory | None = None,
-) -> float:
-    """Seconds until the last replica ends: to the bit those of `simulate`'s log."""
+) -> Timed:
+    """The run of these requests: its seconds are to the bit those of `simulate`'s log."""
     if topology.is_disaggregated or topology.steals or model.system.is_joined:
         log = simulate(plan, workload, output_len, prompts, model, flavour, topology, host=host)
-        return log.end
+        return Timed(log.end, bool(log.count("preempted").any()))
     require_modelled(flavour, topology, host, model.system)
     serving = (plan, workload, output_len, prompts, model, flavour, host)
-    ends = ranks_apart(*serving, keeps_log=False, kept=lambda replica: replica.now)
-    return max(ends, default=0.0)
+    ended = ranks_apart(*serving, keeps_log=False, kept=_ended)
+    return Timed(
+        max((each.seconds for each in ended), default=0.0), any(each.preempts for each in ended)
+    )
 
 
-def preempts(
-    plan: Plan,
-    workload: Workload,
-    output_len: Ints,
-    prompts: SortedPrompts,
-    model: StepModel,
-    flavour: Flavour,
-    topology: Topology = COLOCATED,
-    host: HostMemory | None = None,
-) -> bool:
-    """Whether a request is preempted in the run that `time_plan` times."""
-    if topology.is_disaggregated or topology.steals or model.system.is_joined:
-        log = simulate(plan, workload, output_len, prompts, model, flavour, topology, host=host)
-        return bool(log.count("preempted").any())
-    require_modelled(flavour, topology, host, model.system)
-    serving = (plan, workload, output_len, prompts, model, flavour, host)
-
-    def has_preempted(replica: Replica) -> bool:
-        return bool(replica.core.state.requests.was_preempted.any())
-
-    return any(ranks_apart(*serving, keeps_log=False, kept=has_preempted))
+def _ended(replica: Replica) -> Timed:
+    return Timed(replica.now, bool(replica.core.state.requests.was_preempted.any()))
 
 
 def rank_ends(
