@@ -275,11 +275,15 @@ class Settings:
     ) -> Flavour:
         """The engine by the rules that are asked for: the one that is asked for, or that of another
         name, at this token budget, the asked one or its own on the GPU, and at this running limit,
-        the asked one or its own. UnknownName for an engine that is not known, InputError for rules
-        that this one has not; `for_engine` leaves out what a plan for another engine may have.
+        its own or the asked one, as far as a budget that is given leaves it. UnknownName for an
+        engine that is not known, InputError for rules that this one has not; `for_engine` leaves
+        out what a plan for another engine may have.
         """
         engine = self.engine if name is None else name
         own = find_flavour(engine).on(self.found_gpu).token_budget
+        limit = self.max_running if max_running is None else max_running
+        if max_running is None and limit is not None and token_budget is not None:
+            limit = min(limit, token_budget)
         flavour = find_flavour(
             engine,
             next(n for n in (token_budget, self.token_budget, own) if n is not None),
@@ -287,7 +291,7 @@ class Settings:
             self.knobs,
             self.output_reserved,
             self.cascade,
-            self.max_running if max_running is None else max_running,
+            limit,
         )
         if self.nano_batches is not None and flavour.overlaps:
             return replace(flavour, nano_batches=self.nano_batches)

@@ -20,8 +20,8 @@ if TYPE_CHECKING:  # nothing heavy before a command runs
 VLLM = "vllm"
 RUN_BATCH_URL = "/v1/chat/completions"  # of requests that generate text, all it takes
 SCARCE = 0.1  # of a replica's memory: less for KV is told whatever the engine
-#: Seconds of a step that our own host has to prepare: 4.6 ms with 26 decodes on an H200's machine,
-#: of a model of 16 layers that the GPU needs 2.4 for (docs/validation.md).
+#: Seconds that our own host needs for a step: with 32 decodes or fewer of a model of 16 layers they
+#: began 4.3 ms apart on an H200's machine, where the GPU took 2.3 (docs/validation.md).
 HOST_STEP = 4e-3
 LONG_READ = 20.0  # seconds of reading prompts after which keeping them is worth a word
 
@@ -125,17 +125,17 @@ def memory_told(settings: "Settings") -> list[str]:
 
 
 def hurried(log: "StepLog") -> list[str]:
-    """A note where most of a run's seconds are steps that the GPU ends before a host has the next
-    one ready, which the step model does not count.
+    """A note where most of a run's seconds are steps so short that a host may not have the next one
+    ready in time, which kernels do not tell.
     """
     seconds = log.time("seconds")
     short = float(seconds[seconds < HOST_STEP].sum() / max(seconds.sum(), 1e-12))
     if short < 0.5:
         return []
     return [
-        f"{short:.0%} of the predicted time are steps of less than {1e3 * HOST_STEP:.0f} ms, and "
-        "an engine’s host is not in it: ours takes as long to prepare one (docs/validation.md), so "
-        "that a run takes longer than predicted, the more so the shorter its steps"
+        f"{short:.0%} of the predicted time goes to steps of less than {1e3 * HOST_STEP:.0f} ms. "
+        "Our own runtime’s host takes that long to prepare one (docs/validation.md), and kernels "
+        "do not tell it, so that a run may take longer than predicted"
     ]
 
 
@@ -162,7 +162,8 @@ def best_served(rows: "Sequence[Row]", best: "Row") -> list[str]:
     times = best.tokens_per_second_per_gpu / own.tokens_per_second_per_gpu
     return [
         f"{best.engine} runs compute beside memory reads, which vLLM and SGLang do not; of systems "
-        f"without that {own.policy} is the best, and {best.policy} {times:.2f} times as fast"
+        f"without that {own.policy} is the best, and {best.policy} is {times:.2f} times as fast as "
+        "it"
     ]
 
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from blendsim.arrays import Bools, Floats, Ints
 from blendsim.errors import ProfileError
-from blendsim.perf.calibration import Calibration, KernelSeconds
+from blendsim.perf.calibration import LEAST, Calibration, KernelSeconds
 from blendsim.perf.model import StepModel
 from blendsim.perf.pricing import price_steps, price_work
 from blendsim.perf.step import step_costs
@@ -85,11 +85,12 @@ def fit_steps(runtime: str, runs: Sequence[MeasuredSteps]) -> Calibration:
             [_left_out(runtime, runs, i, has_tiles) for i in range(len(runs))]
             for has_tiles in (False, True)
         ]
-    except ProfileError:  # too few steps without one of them
+        tiled = _fit(runtime, runs, has_tiles=True)
+    except ProfileError:  # without one of them too few steps, or none that tell what reads take
         return flat
     without, with_tiles = (float(np.mean(errors)) for errors in apart)
     needed = max(_NEARER, _RELATIVELY_NEARER * without)
-    return _fit(runtime, runs, has_tiles=True) if without - with_tiles >= needed else flat
+    return tiled if without - with_tiles >= needed else flat
 
 
 def _left_out(runtime: str, runs: Sequence[MeasuredSteps], i: int, has_tiles: bool) -> float:
@@ -167,8 +168,10 @@ def _held_to_kernels(left: Floats, tiles: int) -> Floats:
 
 
 def _all_tiles(fitted: Sequence[int], factors: Floats) -> tuple[tuple[float, float], ...]:
-    """Every tile's factor: of those that were not fitted, between their neighbours'."""
+    """The factor of every tile up to the last fitted one: of those that were not fitted, between
+    their neighbours', and 1 below the first.
+    """
     if not fitted:
         return ()
-    every = np.interp(np.arange(len(TILES)), fitted, factors)
-    return tuple(zip(map(float, TILES), every.tolist(), strict=True))
+    every = np.interp(np.arange(fitted[-1] + 1), fitted, np.maximum(factors, LEAST), left=1.0)
+    return tuple(zip(map(float, TILES), every.tolist(), strict=False))

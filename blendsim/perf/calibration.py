@@ -23,7 +23,7 @@ from blendsim.perf.records import read_toml, write_toml
 from blendsim.perf.store import FILES, META
 
 SCHEMA, VERSION = "calibration", 2
-_LEAST = 0.1  # of what the kernels take to read; nothing reads for nothing
+LEAST = 0.1  # of what the kernels take to read; nothing reads for nothing
 _MOST = 1e3  # times as long, or seconds: no step of any use takes so much
 _AGAIN = "make it again with `blendsim profile calibrate`"
 _NUMBERS = ("reads", "step", "mixed_reads", "mixed_step", "decode")
@@ -107,17 +107,19 @@ def read_calibrations(directory: Path) -> tuple[Calibration, ...]:
 
 
 def _read(path: Path) -> Calibration:
-    content = read_toml(path, SCHEMA, VERSION)
+    try:
+        content = read_toml(path, SCHEMA, VERSION)
+    except ProfileError as error:  # which speaks of profiles
+        raise ProfileError(f"{str(error).partition(';')[0]}; {_AGAIN}") from error
     runtime = content.get("runtime")
     if not isinstance(runtime, str) or path.name != file_of(runtime):
         raise ProfileError(f"{path}: is of runtime {runtime!r}; name it {file_of(str(runtime))}")
     if content.get("kernels") != _kernels(path.parent):
         raise ProfileError(
-            f"{path}: was fitted to other kernel tables than lie beside it; remove it, or make it "
-            "again with `blendsim profile calibrate`"
+            f"{path}: was fitted to other kernel tables than lie beside it; remove it, or {_AGAIN}"
         )
     numbers = {
-        name: _number(path, name, content.get(name), _LEAST if name == "reads" else 0.0)
+        name: _number(path, name, content.get(name), LEAST if name == "reads" else 0.0)
         for name in _NUMBERS
     }
     return Calibration(runtime, **numbers, layers=_layers(path, content))
@@ -133,7 +135,7 @@ def _layers(path: Path, content: Mapping[str, Any]) -> tuple[tuple[float, float]
     if found != sorted(set(found)):
         raise ProfileError(f"{path}: {_TILES} = {tiles} must ascend; {_AGAIN}")
     return tuple(
-        (tile, _number(path, _FACTORS, factor, _LEAST))
+        (tile, _number(path, _FACTORS, factor, LEAST))
         for tile, factor in zip(found, factors, strict=True)
     )
 

@@ -38,8 +38,10 @@ def pace(
     """
     p = workload.prompt_len.astype(np.float64)
     d = outlook.drawn.astype(np.float64)
-    # Beside the GEMMs a computed token costs its share of the LM head and of attention.
-    beside = d.sum() * model.best_head_seconds_per_token
+    # Beside the GEMMs a computed token costs its share of the LM head and of attention, and of what
+    # a calibrated runtime takes for each decode.
+    decode = model.calibration.decode if model.calibration else 0.0
+    beside = d.sum() * (model.best_head_seconds_per_token + decode)
     beside += (0.5 * p * (p + 1.0)).sum() * model.best_prefill_seconds_per_pair
     beside += p.sum() * model.best_seconds_per_prompt_token
     per_token = beside / (p + d).sum()

@@ -98,7 +98,7 @@ def limits_told(rows: "Sequence[Row]", common: "Sequence[Row]") -> list[str]:
     each = [f"{', '.join(names)} at most {limit:,}" for limit, names in sorted(found.items())]
     if not each:
         return []
-    return [f"Fewer requests at a time than their engines' own limit: {'; '.join(each)}."]
+    return [f"Fewer requests at a time than their engines’ own limit: {'; '.join(each)}."]
 
 
 def comparison_table(

@@ -81,10 +81,9 @@ def leading_runs(problem: Problem, runs: Sequence[Contender]) -> list[Contender]
 
 def can_run_at(problem: Problem, token_budget: int) -> bool:
     """Whether the kernel profile reaches that far, and a step has a token for every request that
-    the knobs or the running limit asked for let run at once.
+    the knobs let run at once. A running limit that is asked for gives way to the budget.
     """
-    asked = problem.settings
-    least = max(asked.knobs.max_num_active_seqs or 1, asked.max_running or 1)
+    least = problem.settings.knobs.max_num_active_seqs or 1
     return least <= token_budget <= problem.model.coverage.tokens
 
 

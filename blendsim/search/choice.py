@@ -130,7 +130,7 @@ def _at_other_limits(
     if not tries_others(problem, flavour):
         return None
     names = ", ".join(run.policy for run in leading)
-    progress(f"simulating {names} at other limits")
+    progress(f"simulating {names} at other token budgets and running limits")
     better = better_run(problem, leading, flavour)
     if better is None:
         return None

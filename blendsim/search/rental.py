@@ -300,7 +300,7 @@ def _row(
         pools=_pools(settings),
         row=row,
         other_budget=None if settings.token_budget == asked.token_budget else row.token_budget,
-        other_limit=None if settings.max_running == asked.max_running else row.max_running,
+        other_limit=None if asked.max_running or not settings.max_running else row.max_running,
         gpu_hours=row.gpus * seconds / 3_600,
         billed_gpu_hours=None if bill is None else bill.gpu_hours,
         cost=cost,

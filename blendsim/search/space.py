@@ -89,7 +89,7 @@ def axes_of(problem: Problem) -> tuple[Axis, ...]:
             TOKEN_BUDGET,
             () if asked.token_budget else tuple(n for n in _BUDGETS if can_run_at(problem, n)),
             own.token_budget,
-            _setting("token_budget"),
+            _token_budget(asked.max_running),
             _always,
         ),
         (
@@ -279,6 +279,16 @@ def _setting(name: str) -> Put:
     return lambda schedule, value: schedule._replace(
         settings=replace(schedule.settings, **{name: value})
     )
+
+
+def _token_budget(limit: int | None) -> Put:
+    """Puts a token budget, to which a running limit that was asked for gives way."""
+
+    def put(schedule: Schedule, value: int) -> Schedule:
+        budgeted = _setting("token_budget")(schedule, value)
+        return budgeted if limit is None else _setting("max_running")(budgeted, min(limit, value))
+
+    return put
 
 
 def _running_limit(own: Flavour) -> Put:

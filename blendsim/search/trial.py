@@ -131,8 +131,8 @@ def run_at_limits(
     """
     there, asked = problem, problem.settings
     if flavour.token_budget != asked.flavour(flavour.name).token_budget:
-        there = with_settings(there, token_budget=flavour.token_budget)
-    if flavour.max_running != there.settings.flavour(flavour.name).max_running:
+        there = with_settings(there, token_budget=flavour.token_budget, max_running=None)
+    if asked.max_running or flavour.max_running != there.settings.flavour(flavour.name).max_running:
         there = with_settings(there, max_running=flavour.max_running)
     plan = replace(plan, meta={**plan.meta, "settings": asdict(there.settings)})
     return there, run_trial(there, plan, name, flavour, limits, facts)

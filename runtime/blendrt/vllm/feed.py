@@ -62,9 +62,10 @@ class VllmReplay:
     def measure_on(
         self, engine: Any, vocab: int, told: Callable[[int], None] = lambda _: None
     ) -> None:
-        """The same on an engine that `open_engine` made for a plan of this system and of a token
-        budget no smaller than this one's, and that can follow if this is to; else InputError. Of
-        KV blocks the engine may have more than the plan's system: the others are held back.
+        """The same on an engine that `open_engine` made for a plan of this system, of a token
+        budget and a running limit no smaller than this one's, and that can follow if this is to;
+        else InputError. Of KV blocks the engine may have more than the plan's system: the others
+        are held back.
         """
         vllm, job = library(), self._job
         tokens = PromptTokens(job.workload, vocab, self._seed)
