@@ -1,5 +1,6 @@
 """What steps of a runtime take beyond their kernels: fitted and kept."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from hypothesis import example, given
 from blendsim.errors import ProfileError
 from blendsim.perf.calibrating import LEAST_STEPS, TILES, MeasuredSteps, fit_steps
 from blendsim.perf.calibration import (
+    LEAST,
     Calibration,
     KernelSeconds,
     file_of,
@@ -149,6 +151,31 @@ def test_tiles_of_too_few_steps_take_after_their_neighbours() -> None:
     assert between == pytest.approx(np.linspace(below, above, 6)[1:-1].tolist())
 
 
+def test_beyond_the_last_tile_that_was_fitted_kernels_say_it() -> None:
+    def small(run: MeasuredSteps) -> MeasuredSteps:
+        kept = (run.work.tokens > 64) & (run.work.tokens <= 384)
+        work = KernelSeconds(*(part[kept] for part in run.work))
+        return MeasuredSteps(run.seconds[kept], work)
+
+    runs = [
+        small(taking(some_run(8_000, 8_000, seed), OF_STAIRS, 0.01, seed)) for seed in (0, 1, 2)
+    ]
+    found = fit_steps("vllm", runs)
+    assert [tile for tile, _ in found.layers] == [64, 128, 192, 256, 320, 384]
+    assert found.layers[0][1] == 1.0
+    assert found.factors(np.array([385, 2_000])).tolist() == [1.0, 1.0]
+
+
+def test_a_calibration_that_is_found_can_be_read(tmp_path: Path) -> None:
+    """Factors that come out at next to nothing, too."""
+    nothing = replace(OF_STAIRS, layers=tuple((tile, 0.01) for tile, _ in STAIRS))
+    runs = [taking(some_run(4_000, 6_000, seed), nothing, 0.01, seed) for seed in (0, 1, 2)]
+    found = fit_steps("vllm", runs)
+    assert min(factor for _, factor in found.layers) >= LEAST
+    place = profile_place(Path(a_profile(tmp_path, found)), SYSTEM)
+    assert read_calibrations(place) == (found,)
+
+
 # Files
 
 
@@ -224,3 +251,9 @@ def test_a_calibrated_copy_of_an_imported_profile_has_its_overlap(tmp_path: Path
     for profile in ("imported", root):
         with pytest.raises(ProfileError, match="overlap"):
             chosen_model(SYSTEM, "fit", profile)
+
+
+def test_a_calibration_of_before_is_to_be_made_again(kept: Path) -> None:
+    kept.write_text(kept.read_text().replace("version = 2", "version = 1", 1))
+    told = refuse(kept)
+    assert told.endswith("; make it again with `blendsim profile calibrate`")

@@ -30,7 +30,7 @@ from blendsim.search.trial import engine_of, find_engine, log_in
 from blendsim.search.world_run import timed_in
 from blendsim.serving.flavour import FLAVOURS
 from blendsim.serving.knobs import Knobs
-from blendsim.settings import Settings
+from blendsim.settings import Settings, remembered
 
 #: KV memory for a hundred of the requests at their ends, so that vLLM admits too many.
 VLLM = Settings(gpu="h200", engine="vllm", sample=1.0, kv_bytes=8 * 10**9)
@@ -77,9 +77,26 @@ def test_limits_that_cannot_be_are_refused() -> None:
         Settings(engine="vllm", max_running=32, knobs=Knobs(max_num_active_seqs=64)).flavour()
 
 
-def test_no_budget_is_tried_below_a_limit_that_is_asked_for() -> None:
+def test_a_limit_that_is_asked_for_gives_way_to_budgets_that_are_tried() -> None:
     problem = search.prepare(pool(20), replace(VLLM, max_running=1_000))
-    assert other_budgets(problem, 8_192) == [1_024, 2_048, 4_096]
+    assert other_budgets(problem, 8_192) == [256, 384, 512, 1_024, 2_048, 4_096]
+    limits = [find_engine(problem, "vllm", n).max_running for n in (256, 512, 1_024, 2_048)]
+    assert limits == [256, 512, 1_000, 1_000]
+
+
+def test_a_plan_of_a_smaller_budget_keeps_the_limit_that_it_ran_at() -> None:
+    """Long prompts with short answers beside short ones with long answers."""
+    workload = from_lengths([3_000] * 150 + [20] * 150, [10] * 150 + [800] * 150)
+    settings = Settings(max_running=2_048, sample=1.0, gpu="h200", profile="imported")
+    plain = search.choose(workload, replace(settings, max_running=None))
+    limited = search.choose(workload, settings)
+    assert plain.chosen.token_budget < 2_048
+    assert limited.chosen.token_budget == plain.chosen.token_budget
+    assert limited.chosen.seconds == plain.chosen.seconds
+    kept = remembered(limited.plan.meta["settings"], "plan")
+    assert kept.max_running == limited.chosen.max_running <= kept.token_budget
+    again = search.simulate_plan(workload, limited.plan, kept)
+    assert again.row.seconds == limited.chosen.seconds
 
 
 def test_a_server_is_told_the_limit() -> None:
@@ -292,3 +309,14 @@ def test_commands_take_tell_and_keep_the_limit(
     Path("c.toml").write_text("[settings]\nkv_bytes = 8_000_000_000\nmax_running = 128\n")
     asked = run_json("plan", *of, "--config", "c.toml")
     assert {row["max_running"] for row in asked["rows"]} == {128}
+
+
+def test_the_limit_of_a_plan_gives_way_to_a_smaller_budget(tmp_path: Path) -> None:
+    trace, plan = tmp_path / "pool.csv", tmp_path / "plan.parquet"
+    trace.write_text("num_prefill_tokens,num_decode_tokens\n" + "40,20\n" * 90)
+    run("plan", "--trace", trace, "--engine", "vllm", "--max-running", 64, "-o", plan)
+    for budget, limit in ((32, 32), (256, 64)):
+        told = run_json("simulate", plan, "--token-budget", budget)
+        assert (told["token_budget"], told["max_running"]) == (budget, limit)
+    line = run("simulate", plan, "--token-budget", 32, "--max-running", 64, code=2)
+    assert "token budget 32 is below the running limit 64" in line
