@@ -4,6 +4,7 @@ model's, and what its steps took beside the price of their kernels.
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from blendsim.perf.measured import chosen_model
 from blendsim.perf.pricing import price_steps
 from blendsim.perf.step import step_costs
 from blendsim.specs import ModelSpec, find_gpu
-from blendsim.steplog import StepLog, read_steplog
+from blendsim.steplog import StepLog, read_steplog, write_steplog
 from blendsim.system import System
 
 ANSWERS = "answers"  # the folder in a run's
@@ -102,4 +103,16 @@ def keep_answers(source: Path, target: Path) -> None:
     place.mkdir()
     found = json.loads((source / FOUND).read_text())
     (place / FOUND).write_text(json.dumps(summary(found), indent=1) + "\n")
-    (place / STEPS).write_bytes((source / STEPS).read_bytes())
+    write_steplog(without_folders(read_steplog(source / STEPS)), place / STEPS)
+
+
+def without_folders(log: StepLog) -> StepLog:
+    """The log with the names alone of the files that its meta tells of: pools, a batch, a model."""
+    meta = dict(log.meta)
+    if "batch" in meta:
+        meta["batch"] = Path(meta["batch"]).name
+        meta["settings"] = {**meta["settings"], "model": Path(meta["settings"]["model"]).name}
+    if meta.get("source"):
+        traces = [Path(trace).name for trace in meta["source"]["traces"]]
+        meta["source"] = {**meta["source"], "traces": traces}
+    return replace(log, meta=meta)

@@ -32,7 +32,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from evidence_answers import keep_answers
+from evidence_answers import keep_answers, without_folders
 from evidence_cut import CUT
 from evidence_engines import SIMULATED, VLLM, Called, called, told_by, told_by_first
 from evidence_gemms import ALGORITHMS, summary
@@ -103,8 +103,9 @@ def keep(source: Path, target: Path) -> None:
 
 
 def in_grains(log: StepLog) -> StepLog:
-    """The log with its times in whole grains."""
-    return replace(log, times=np.round(log.times / GRAIN) * GRAIN)
+    """The log with its times in whole grains, and without the folders that files lay in."""
+    times = np.round(log.times / GRAIN) * GRAIN
+    return without_folders(replace(log, times=times))
 
 
 def require_logs(source: Path) -> None:
