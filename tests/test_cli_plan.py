@@ -158,7 +158,7 @@ def test_compare_shows_every_baseline() -> None:
     alone = {name: rates[name] for name in rates if not name.startswith(("Nano", "Blend", "Paced"))}
     own = max(alone, key=alone.__getitem__)
     assert served.endswith(
-        f"{own} is the best, and {told['policy']} {best / alone[own]:.2f} times as fast"
+        f"{own} is the best, and {told['policy']} is {best / alone[own]:.2f} times as fast as it"
     )
     assert served in " ".join(text.split())
     theirs = run_json("compare", "--trace", "trace.csv", "--engines", "vllm,vllm-planned")
