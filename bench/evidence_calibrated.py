@@ -8,20 +8,20 @@ from collections.abc import Iterator
 from itertools import groupby
 from typing import NamedTuple
 
-from evidence_engines import DFS, ENGINES, OURS, VLLM, EngineRun, bases_of, engine_runs
+from evidence_engines import DFS, OURS, VLLM, EngineRun, bases_of, engine_runs
 from evidence_runs import OVERLAP, system_of
 from evidence_runs import Run as Visit
+from gpu_vllm import PLAN, Asked
 from machine import row
 
 from blendsim.perf.calibrating import MeasuredSteps, priced_run
 from blendsim.perf.calibration import SCHEMA, VERSION, Calibration, file_of, read_calibrations
 from blendsim.perf.measured import MEASURED, chosen_model, shipped_place
 from blendsim.perf.records import read_toml
-from blendsim.serving.flavour import BLENDRT
+from blendsim.serving.flavour import BLENDRT, VLLM_PLANNED
 
 _KEPT = "bench/results/h200"  # as the command was given them
 _FILLED = "filled"
-_CALLED = {engine: how for how, engine in ENGINES.items()}
 
 
 class Held(NamedTuple):
@@ -67,9 +67,9 @@ def _held(one: EngineRun) -> Held:
 def _file(one: EngineRun) -> str:
     if one.engine == OURS:
         return f"{_KEPT}/{one.visit.name}/{one.pool}-{one.policy}-{OVERLAP}.parquet"
-    limit = "" if one.running is None else f"-of-{one.running}"
-    how = f"{one.pool}-{one.policy}-{_CALLED[one.engine]}-{one.budget}{limit}"
-    return f"{_KEPT}/{one.visit.name}/{VLLM}/{how}.parquet"
+    scheduler = PLAN if one.engine == VLLM_PLANNED else VLLM
+    asked = Asked(one.pool, one.policy, scheduler, one.budget, one.running)
+    return f"{_KEPT}/{one.visit.name}/{VLLM}/{asked.stem}.parquet"
 
 
 def calibrated_table(visits: list[Visit]) -> Iterator[str]:

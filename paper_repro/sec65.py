@@ -9,13 +9,14 @@ runtime that cut steps in two, which it does no more: they are shown and do not 
 """
 
 import json
-import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
+from blendsim.perf.calibration import SCHEMA, VERSION, file_of
 from blendsim.perf.measured import MEASURED as BY_MEASURED
 from blendsim.perf.measured import chosen_model, shipped_place
 from blendsim.perf.pricing import price_steps
+from blendsim.perf.records import read_toml
 from blendsim.serving.flavour import BLENDRT, find_flavour
 from blendsim.settings import Settings
 from blendsim.steplog import StepLog, read_steplog
@@ -61,6 +62,7 @@ def _rows() -> Iterator[tuple[str, float, float, float, int]]:
     """Of every visit and pool each order that ran to its end beside prefix order."""
     for base_path in sorted(VISITS.glob(f"*/*{_POOLS}-{_BASE}-{_RUN}.parquet")):
         base = read_steplog(base_path)
+        priced = _priced(base)
         pool = base_path.stem.removesuffix(f"-{_BASE}-{_RUN}")
         for path in sorted(base_path.parent.glob(f"{pool}-*-{_RUN}.parquet")):
             log = read_steplog(path)
@@ -68,7 +70,7 @@ def _rows() -> Iterator[tuple[str, float, float, float, int]]:
                 continue
             policy = path.stem.removeprefix(f"{pool}-").removesuffix(f"-{_RUN}")
             measured = base.end / log.end
-            simulated = _priced(base) / _priced(log)
+            simulated = priced / _priced(log)
             is_fitted = _is_fitted(base_path, base) and _is_fitted(path, log)
             name = f"{base_path.parent.name}, {pool}: {policy} over {_BASE}"
             yield name, simulated, measured, simulated / measured - 1, int(not is_fitted)
@@ -87,8 +89,8 @@ def _priced(log: StepLog) -> float:
 
 def _is_fitted(path: Path, log: StepLog) -> bool:
     """Whether the shipped calibration was fitted to this run, among others."""
-    place = shipped_place(_settings(log).system) / f"steps-{BLENDRT}.toml"
+    place = shipped_place(_settings(log).system) / file_of(BLENDRT)
     if not place.exists():
         return False
-    named = tomllib.loads(place.read_text())["logs"]
+    named = read_toml(place, SCHEMA, VERSION)["logs"]
     return any(line.startswith(f"{path.relative_to(REPOSITORY)}:") for line in named)

@@ -246,9 +246,11 @@ def test_vllms_schedule_is_the_one_that_was_simulated(found: list[EngineRun]) ->
     for one in found:
         if one.engine == VLLM:
             said, preempted = one.simulated, int(one.log.count("preempted").sum())
-            assert said.steps == pytest.approx(len(one.log), rel=0.004)
-            assert said.preempted == pytest.approx(preempted, rel=0.02)
-            assert said.computed == pytest.approx(computed_tokens(one.log), rel=0.003)
+            # Of the few preemptions at a lower limit six make a fiftieth (371 simulated, 377 seen).
+            steps, out, computed = (0.004, 0.02, 0.003) if one.running else (0.002, 0.005, 0.002)
+            assert said.steps == pytest.approx(len(one.log), rel=steps)
+            assert said.preempted == pytest.approx(preempted, rel=out)
+            assert said.computed == pytest.approx(computed_tokens(one.log), rel=computed)
 
 
 def test_dense_parts_are_positive_and_grow(runs: list[Run]) -> None:

@@ -69,20 +69,53 @@ def test_runs_are_told_apart_from_those_that_were_fitted(held: list[Held]) -> No
     assert {each.of.visit.name for each in judges} > {"third", "sixth"}
 
 
-def test_speed_ups_of_runs_that_were_not_fitted_come_nearer(visits: list[Run]) -> None:
+Errors = dict[tuple[str, str, str, str], tuple[float, float]]
+
+
+@pytest.fixture(scope="module")
+def errors(visits: list[Run]) -> Errors:
+    """Of speed-ups of runs that were not fitted, by kernels alone and calibrated; by visit, pool,
+    and what was faster than what.
+    """
+    return {
+        (better.of.visit.name, better.of.pool, better.of.name, base.of.name): (
+            kernels / measured - 1.0,
+            calibrated / measured - 1.0,
+        )
+        for better, base in gains(visits)
+        if not (better.is_fitted and base.is_fitted)
+        for measured, kernels, calibrated in [better.over(base)]
+    }
+
+
+def require_nearer(errors: Errors, least: int) -> None:
+    assert len(errors) >= least
+    kernels, calibrated = np.abs(np.array(list(errors.values()))).T
+    assert (calibrated < kernels).all()
+    assert np.median(calibrated) < 0.01 < np.median(kernels)
+
+
+def test_speed_ups_of_runs_that_were_not_fitted_come_nearer(errors: Errors) -> None:
     """What the calibrations are there for: judged by other visits, machines and pools."""
-    errors = np.array(
-        [
-            (kernels / measured - 1.0, calibrated / measured - 1.0)
-            for better, base in gains(visits)
-            if not (better.is_fitted and base.is_fitted)
-            for measured, kernels, calibrated in [better.over(base)]
-        ]
-    )
-    assert len(errors) >= 10
-    kernels, calibrated = np.abs(errors).T
-    assert (calibrated < kernels).mean() > 0.75
-    assert np.median(calibrated) < 0.015 < 0.03 < np.median(kernels)
+    require_nearer({key: each for key, each in errors.items() if key[0] != "seventh"}, 10)
+
+
+def test_speed_ups_of_orders_on_our_runtime_come_nearer(errors: Errors) -> None:
+    require_nearer({key: e for key, e in errors.items() if key[2][:3] == key[3][:3] == "ble"}, 5)
+
+
+def test_two_of_the_seventh_visit_do_not(errors: Errors) -> None:
+    """vLLM at a lower running limit: on the first pool it is priced too slow, and kernels alone are
+    off alike at both limits.
+    """
+    farther = {key for key, (kernels, own) in errors.items() if abs(own) >= abs(kernels)}
+    limited = "vllm, dfs, 8,192, 320 running", "vllm, dfs, 8,192, 384 running"
+    assert farther == {
+        ("seventh", "trace1-filled", "blendrt, search, 768", limited[0]),
+        ("seventh", "trace2-filled", limited[1], "vllm, dfs, 8,192"),
+    }
+    assert max(abs(errors[key][1]) for key in farther) < 0.041
+    assert np.median(np.abs([own for _, own in errors.values()])) < 0.0105
 
 
 def test_in_short_it_is_counted_what_the_tables_show(visits: list[Run]) -> None:
