@@ -15,7 +15,9 @@ from machine import row
 from numpy.typing import NDArray
 
 from blendsim.arrays import Floats
+from blendsim.perf.calibrating import fit_steps, priced_run
 from blendsim.perf.measured import chosen_model
+from blendsim.perf.model import StepModel
 from blendsim.perf.pricing import price_steps
 from blendsim.perf.step import step_costs
 from blendsim.specs import ModelSpec, find_gpu
@@ -65,22 +67,31 @@ def priced(log: StepLog) -> Floats:
     """Seconds of every step by the kernels that its plan was made by. The model's directory is
     gone; what it was stands in the log.
     """
+    return price_steps(step_costs(_model(log), False, False, 1), log.counts)
+
+
+def _model(log: StepLog) -> StepModel:
     settings = log.meta["settings"]
     system = System(ModelSpec(**log.meta["model_spec"]), find_gpu(settings["gpu"]))
-    model = chosen_model(system, settings["overlap"], settings["profile"])
-    return price_steps(step_costs(model, False, False, 1), log.counts)
+    return chosen_model(system, settings["overlap"], settings["profile"])
+
+
+def calibrated(log: StepLog) -> Floats:
+    """Seconds of every step, calibrated by this very run."""
+    model = _model(log)
+    own = fit_steps("blendrt", [priced_run(log, model)])
+    return price_steps(step_costs(replace(model, calibration=own), False, False, 1), log.counts)
 
 
 def _steps(log: StepLog) -> Iterator[str]:
     """By what is in them: medians, and all of their seconds."""
-    head = ("steps", "how many", "on the device, ms", "start to start, ms", "by kernels, ms")
-    more = ("on the device, s", "start to start, s", "by kernels, s")
-    yield row(*head, *more)
-    yield row(*["---"] * (len(head) + len(more)))
-    seconds, starts, price = log.time("seconds"), log.time("start"), priced(log)
-    ends = np.append(starts[1:], starts[-1] + seconds[-1])
+    what = ("on the device", "start to start", "by kernels", "calibrated by them")
+    head = ("steps", "how many", *(f"{one}, ms" for one in what), *(f"{one}, s" for one in what))
+    yield row(*head)
+    yield row(*["---"] * len(head))
+    found = (log.time("seconds"), log.paces, priced(log), calibrated(log))
     for name, here in _kinds(log):
-        each = [times[here] for times in (seconds, ends - starts, price)]
+        each = [times[here] for times in found]
         middles = (f"{1e3 * np.median(times):.1f}" for times in each)
         sums = (f"{times.sum():.2f}" for times in each)
         yield row(name, f"{here.sum():,}", *middles, *sums)

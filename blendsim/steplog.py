@@ -110,6 +110,20 @@ class StepLog:
         return timed
 
     @property
+    def paces(self) -> Floats:
+        """(steps,), seconds from a step's start to the next one's of its replica: `seconds` and what
+        lies between steps. `seconds` where no step follows, or not all steps were timed.
+        """
+        found = self.time("seconds").copy()
+        if MEASURED_ROWS in self.meta:
+            return found
+        start = self.time("start")
+        for replica in np.unique(self.replica):
+            rows = np.flatnonzero(self.replica == replica)
+            found[rows[:-1]] = np.maximum(found[rows[:-1]], np.diff(start[rows]))
+        return found
+
+    @property
     def is_halved(self) -> Bools:
         """(steps,), whether the step was cut in two halves, as far as the log says so."""
         halved = np.zeros(len(self), np.bool_)

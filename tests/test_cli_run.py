@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import command_line
 import numpy as np
 import pytest
 import torch
@@ -49,6 +50,8 @@ def test_answers_are_those_of_transformers(
     log = read_steplog(folder / "steps.parquet")
     assert log.count("finished").sum() == REQUESTS - 32
     assert log.meta["policy"] == result["policy"]
+    told_by = command_line.run("profile", "calibrate", "steps.parquet", "-o", "out", code=2)
+    assert "cpu was measured; plan for the machine it is to run on" in told_by  # not "simulated"
 
 
 def test_log_says_with_how_much_kv_memory_it_ran(

@@ -46,7 +46,7 @@ def slower(log: StepLog, factor: float) -> StepLog:
 
 def test_a_simulated_run_is_not_taken_for_a_measured_one(logs: Path) -> None:
     told = run(logs / "blend.parquet", logs / "blend.parquet", code=2)
-    assert "blend.parquet: is a simulated run; give a log of `replay -o` or `run --log`" in told
+    assert "blend.parquet: is a simulated run; give a log of `replay -o` of the same plan" in told
 
 
 def test_json_has_the_documented_keys_and_the_librarys_numbers(logs: Path) -> None:

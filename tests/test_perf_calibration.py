@@ -9,7 +9,7 @@ from calibration_worlds import OF_TILES, OF_VLLM, SYSTEM, a_profile, flat_calibr
 from hypothesis import example, given
 
 from blendsim.errors import ProfileError
-from blendsim.perf.calibrating import LEAST_STEPS, TILES, MeasuredSteps, fit_steps
+from blendsim.perf.calibrating import LEAST_STEPS, TILES, MeasuredSteps, fit_steps, priced_run
 from blendsim.perf.calibration import (
     LEAST,
     Calibration,
@@ -19,6 +19,7 @@ from blendsim.perf.calibration import (
     write_calibration,
 )
 from blendsim.perf.measured import chosen_model, profile_place
+from blendsim.steplog import COUNTS, MEASURED_ROWS, TIMES, StepLog
 
 # Fitting
 
@@ -61,6 +62,22 @@ def test_noise_leaves_the_sum_of_the_steps_almost_as_it_is(seed: int) -> None:
     assert abs(total) < 5e-3
     assert 0.03 < step < 0.12  # the noise is still in the steps: half of them are off by so much
     assert abs(run.error(Calibration("vllm"))[0]) > 0.1
+
+
+def test_what_lies_between_steps_is_theirs() -> None:
+    """Of two replicas, whose steps lie among each other's in time; the last ones have none after
+    them, and a sampled replay does not know when the next one would have begun.
+    """
+    model = chosen_model(SYSTEM, "auto", "auto")
+    counts = np.zeros((4, len(COUNTS)), np.int64)
+    counts[:, COUNTS.index("decode_requests")] = counts[:, COUNTS.index("context_tokens")] = 8
+    times = np.zeros((4, len(TIMES)))
+    times[:, TIMES.index("start")] = [0.0, 5e-3, 2e-3, 9e-3]
+    times[:, TIMES.index("seconds")] = 3e-3
+    log = StepLog(counts, times, np.array([0, 0, 1, 1], np.int32), {})
+    assert priced_run(log, model).seconds == pytest.approx([5e-3, 3e-3, 7e-3, 3e-3])
+    sampled = replace(log, meta={MEASURED_ROWS: [0, 1, 2]})
+    assert priced_run(sampled, model).seconds == pytest.approx([3e-3] * 3)
 
 
 def test_nothing_found_is_below_0() -> None:

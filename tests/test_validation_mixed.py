@@ -77,5 +77,7 @@ def test_an_answered_batch_is_shown_with_what_its_steps_kernels_take(
     whole = made["answer-steps"][2].split(" | ")
     log = read_steplog(kept / STEPS)
     times = (log.time("seconds").sum(), found["run"]["rest_seconds"], priced(log).sum())
-    assert whole[-3:] == [*(f"{x:.2f}" for x in times[:2]), f"{times[2]:.2f} |"]
+    assert whole[-4:-1] == [f"{x:.2f}" for x in times]
+    # Fitted to its own steps it keeps their sum, but for the one without decodes.
+    assert float(whole[-1].removesuffix(" |")) == pytest.approx(times[1], rel=0.01)
     assert answer_tables([runs[0]]) == {}

@@ -135,7 +135,8 @@ def hurried(log: "StepLog") -> list[str]:
     return [
         f"{short:.0%} of the predicted time goes to steps of less than {1e3 * HOST_STEP:.0f} ms. "
         "Our own runtime’s host takes that long to prepare one (docs/validation.md), and kernels "
-        "do not tell it, so that a run may take longer than predicted"
+        "do not tell it, so that a run may take longer than predicted: `blendsim profile "
+        "calibrate` finds by how much in the log of a run of yours"
     ]
 
 

@@ -85,7 +85,7 @@ def _read(simulated: Path, measured: Path) -> "Validation":
     ours, theirs = read_steplog(simulated), read_steplog(measured)
     if "runtime" not in theirs.meta:
         raise InputError(
-            f"{measured}: is a simulated run; give a log of `replay -o` or `run --log`"
+            f"{measured}: is a simulated run; give a log of `replay -o` of the same plan"
         )
     return compare(ours, theirs, (str(simulated), str(measured)))
 

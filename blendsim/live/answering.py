@@ -80,7 +80,7 @@ def answer_batch(files: Files, found: Answerer, say: Say, tell: Say) -> Answered
         else:
             course.refuse_unread()
     if files.log is not None and stages:
-        _write_log(stages[-1], files, found.machine, ran_by)
+        _write_log(stages[-1], files, found, ran_by)
     return Answered(course, stages, time.perf_counter() - began)
 
 
@@ -145,12 +145,15 @@ def _wanted(file: "BatchFile", longest: int, found: Answerer) -> tuple["Workload
     return replace(workload, output_limit=most), wanted
 
 
-def _write_log(stage: Stage, files: Files, machine: dict[str, Any], settings: "Settings") -> None:
-    """The steps of the last stage, with the settings of what answered."""
+def _write_log(stage: Stage, files: Files, found: Answerer, settings: "Settings") -> None:
+    """The steps of the last stage, with the settings of what answered. Its facts are called as a
+    replay's are: `profile calibrate` reads both.
+    """
     from blendsim.settings import model_kept
     from blendsim.steplog import write_steplog
 
     assert files.log is not None, "somebody asked for it"
-    meta = {"settings": asdict(settings), "batch": str(files.batch), "machine": machine}
+    meta = {"settings": asdict(settings), "batch": str(files.batch), "machine": found.machine}
+    meta |= {"runtime": found.engine.value, "model": found.choice.config.name}
     meta |= model_kept(settings, settings.spec) | {"blendsim": __version__}
     write_steplog(replace(stage.log, meta={**stage.log.meta, **meta}), files.log)

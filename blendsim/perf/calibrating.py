@@ -29,7 +29,7 @@ class MeasuredSteps(NamedTuple):
     runtime's first ones warm it up.
     """
 
-    seconds: Floats  # (steps,), as measured
+    seconds: Floats  # (steps,), as measured, each to the next one's start
     work: KernelSeconds
 
     def priced(self, by: Calibration) -> Floats:
@@ -45,13 +45,14 @@ class MeasuredSteps(NamedTuple):
 
 def priced_run(log: StepLog, model: StepModel) -> MeasuredSteps:
     """A measured run, its kernels priced one after another; ProfileError if none of its steps
-    decodes.
+    decodes. What lies between two steps counts for the first: nobody else uses the GPU then, and
+    where the host is slower than the kernels it is much.
     """
     here = log.is_timed & (log.count("decode_requests") > 0) & (log.time("seconds") > 0)
     here &= ~log.is_halved  # halves do not run one operator after another
     if not here.any():
         raise ProfileError("holds no measured step that decodes; give the log of a longer run")
-    return MeasuredSteps(log.time("seconds")[here], kernel_seconds(log.counts[here], model))
+    return MeasuredSteps(log.paces[here], kernel_seconds(log.counts[here], model))
 
 
 def kernel_seconds(counts: Ints, model: StepModel) -> KernelSeconds:
