@@ -111,8 +111,8 @@ class StepLog:
 
     @property
     def paces(self) -> Floats:
-        """(steps,), seconds from a step's start to the next one's of its replica: `seconds` and what
-        lies between steps. `seconds` where no step follows, or not all steps were timed.
+        """(steps,), seconds from a step's start to the next one's of its replica: with what lies
+        between them. `seconds` where no step follows, or not all steps were timed.
         """
         found = self.time("seconds").copy()
         if MEASURED_ROWS in self.meta:

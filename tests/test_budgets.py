@@ -25,6 +25,7 @@ from blendsim.search.rental import find_candidates, rent
 from blendsim.serving.flavour import Flavour, find_flavour
 from blendsim.serving.knobs import Knobs
 from blendsim.settings import Settings
+from blendsim.sim.timing import Timed
 
 OWN = find_flavour("nanoflow").token_budget
 A100, H200 = Settings(sample=1.0), Settings(sample=1.0, gpu="h200", profile=IMPORTED)
@@ -267,12 +268,12 @@ class Told:
         self.worlds = worlds
         self.asked: list[int] = []  # budgets, of runs in worlds
 
-    def __call__(self, problem: Problem, plan: Plan, flavour: Flavour, lengths: Any) -> float:
+    def __call__(self, problem: Problem, plan: Plan, flavour: Flavour, lengths: Any) -> Timed:
         budget = flavour.token_budget
         if lengths is problem.drawn:
-            return self.drawn[budget]
+            return Timed(self.drawn[budget], preempts=False)
         self.asked.append(budget)
-        return self.worlds[budget][int(lengths[0])]
+        return Timed(self.worlds[budget][int(lengths[0])], preempts=False)
 
     def better(self, monkeypatch: pytest.MonkeyPatch, is_known: bool) -> int | None:
         """The budget that is taken beside the engine's own, if another one is."""
@@ -280,7 +281,7 @@ class Told:
         count = 0 if is_known else len(self.worlds[OWN])
         worlds = tuple(np.full(40, k) for k in range(count))
         monkeypatch.setattr(budgets, "with_worlds", lambda p, n: p._replace(worlds=worlds[:n]))
-        monkeypatch.setattr(budgets, "seconds_in", self)
+        monkeypatch.setattr(budgets, "timed_in", self)
         own, plan = find_flavour("nanoflow"), search.plan_policy(problem, "fcfs")
         taken = better_run(problem, [Contender("fcfs", plan, self.drawn[OWN])], own)
         return None if taken is None else taken[1].token_budget

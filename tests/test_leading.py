@@ -16,6 +16,7 @@ from blendsim.search.budgets import CLOSE, MOST_LEADING, TIE, Contender, better_
 from blendsim.search.problem import Problem
 from blendsim.serving.flavour import Flavour, find_flavour
 from blendsim.settings import Settings
+from blendsim.sim.timing import Timed
 from blendsim.traces.limits import without_oversize
 
 OWN = find_flavour("nanoflow").token_budget
@@ -85,11 +86,12 @@ def in_worlds(
     worlds = tuple(np.full(80, k) for k in range(count))
     monkeypatch.setattr(budgets, "with_worlds", lambda p, n: p._replace(worlds=worlds))
 
-    def seconds_in(problem: Problem, plan: Plan, flavour: Flavour, lengths: Any) -> float:
+    def timed_in(problem: Problem, plan: Plan, flavour: Flavour, lengths: Any) -> Timed:
         told = seconds.get((plan.policy, flavour.token_budget), (120.0,) * (count + 1))
-        return told[0] if lengths is problem.drawn else told[1 + int(lengths[0])]
+        took = told[0] if lengths is problem.drawn else told[1 + int(lengths[0])]
+        return Timed(took, preempts=False)
 
-    monkeypatch.setattr(budgets, "seconds_in", seconds_in)
+    monkeypatch.setattr(budgets, "timed_in", timed_in)
     leading = [
         Contender(policy, search.plan_policy(problem, policy), seconds[policy, OWN][0])
         for policy in ("dfs", "random")
@@ -128,10 +130,10 @@ def test_another_policy_may_be_the_one_for_another_budget(
     dfs, paced = (search.plan_policy(known, policy) for policy in ("dfs", "paced"))
     told = {(dfs.policy, 4_096): 99.0, (paced.policy, 4_096): 90.0}
 
-    def seconds_in(problem: Problem, plan: Plan, flavour: Flavour, lengths: Any) -> float:
-        return told.get((plan.policy, flavour.token_budget), 120.0)
+    def timed_in(problem: Problem, plan: Plan, flavour: Flavour, lengths: Any) -> Timed:
+        return Timed(told.get((plan.policy, flavour.token_budget), 120.0), preempts=False)
 
-    monkeypatch.setattr(budgets, "seconds_in", seconds_in)
+    monkeypatch.setattr(budgets, "timed_in", timed_in)
     leading = [Contender("dfs", dfs, 100.0), Contender("paced", paced, 100.5)]
     found = better_run(known, leading, find_flavour("nanoflow"))
     assert found is not None
@@ -154,12 +156,13 @@ def test_without_one_length_seen_a_budget_must_gain_in_other_worlds_too(
     blind = search.prepare(replace(workload, has_output=np.zeros(80, np.bool_)), Settings())
     asked = []
 
-    def seconds_in(problem: Problem, plan: Plan, flavour: Flavour, lengths: Any) -> float:
+    def timed_in(problem: Problem, plan: Plan, flavour: Flavour, lengths: Any) -> Timed:
         is_drawn = lengths is problem.drawn
         asked.append(is_drawn)
-        return 100.0 if flavour.token_budget == OWN else 90.0 if is_drawn else 110.0
+        seconds = 100.0 if flavour.token_budget == OWN else 90.0 if is_drawn else 110.0
+        return Timed(seconds, preempts=False)
 
-    monkeypatch.setattr(budgets, "seconds_in", seconds_in)
+    monkeypatch.setattr(budgets, "timed_in", timed_in)
     found = better_run(blind, runs(blind)[:1], find_flavour("nanoflow"))
     assert found is None
     assert not all(asked)

@@ -31,6 +31,7 @@ from blendsim.search.world_run import timed_in
 from blendsim.serving.flavour import FLAVOURS
 from blendsim.serving.knobs import Knobs
 from blendsim.settings import Settings, remembered
+from blendsim.sim.timing import Timed
 
 #: KV memory for a hundred of the requests at their ends, so that vLLM admits too many.
 VLLM = Settings(gpu="h200", engine="vllm", sample=1.0, kv_bytes=8 * 10**9)
@@ -179,13 +180,13 @@ def test_a_limit_that_a_small_budget_lowers_is_not_told(choice: Choice) -> None:
 def test_no_limit_is_tried_otherwise(
     asked: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ran, seconds_in = [], budgets.seconds_in
+    ran = []
 
-    def watched(problem: Problem, plan: Any, flavour: Any, lengths: Any) -> float:
+    def watched(problem: Problem, plan: Any, flavour: Any, lengths: Any) -> Timed:
         ran.append(flavour)
-        return seconds_in(problem, plan, flavour, lengths)
+        return timed_in(problem, plan, flavour, lengths)
 
-    monkeypatch.setattr(budgets, "seconds_in", watched)
+    monkeypatch.setattr(budgets, "timed_in", watched)
     problem = search.prepare(pool(), replace(VLLM, **asked))
     own = find_engine(problem, problem.settings.engine).most_running
     rows = search.choose_for(problem).rows

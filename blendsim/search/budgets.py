@@ -16,7 +16,7 @@ from blendsim.planner.make import PACED
 from blendsim.search.judging import judge, sure_gain
 from blendsim.search.problem import Problem, with_worlds
 from blendsim.search.trial import find_engine
-from blendsim.search.world_run import seconds_in, timed_in
+from blendsim.search.world_run import timed_in
 from blendsim.serving.flavour import PROMPT_FITS, Flavour
 from blendsim.settings import AUTO
 
@@ -56,6 +56,7 @@ class _Run(NamedTuple):
     contender: Contender
     engine: Flavour
     seconds: float
+    preempts: bool | None = None  # None: not looked at
 
 
 _Pair = tuple[Contender, Flavour]
@@ -161,7 +162,11 @@ def _limited(
     lower = lower_limits(problem, [best.engine, own]) if problem.settings.planner == AUTO else []
     if not lower:
         return None
-    if not timed_in(problem, best.contender.plan, best.engine, problem.drawn).preempts:
+    preempts = best.preempts
+    if preempts is None:
+        plan = best.contender.plan
+        preempts = timed_in(problem, plan, best.engine, problem.drawn).preempts
+    if not preempts:
         return None
     gaining = _gaining(problem, best, [(best.contender, engine) for engine in lower])
     others = [run for run in leading if run is not best.contender]
@@ -172,12 +177,12 @@ def _limited(
 def _gaining(problem: Problem, usual: _Run, pairs: Sequence[_Pair]) -> list[_Run]:
     """The runs that gain enough over the `usual` one by prediction."""
     tried = on_all_cores(
-        lambda pair: seconds_in(problem, pair[0].plan, pair[1], problem.drawn), pairs
+        lambda pair: timed_in(problem, pair[0].plan, pair[1], problem.drawn), pairs
     )
     return [
-        _Run(*pair, took)
+        _Run(*pair, *took)
         for pair, took in zip(pairs, tried, strict=True)
-        if took <= usual.seconds * (1 - WORTH)
+        if took.seconds <= usual.seconds * (1 - WORTH)
     ]
 
 
@@ -208,7 +213,7 @@ def _surest(
     def run(tasks: Sequence[tuple[_Run, int]]) -> list[float]:
         def seconds(task: tuple[_Run, int]) -> float:
             one, k = task
-            return seconds_in(problem, one.contender.plan, one.engine, worlds[k])
+            return timed_in(problem, one.contender.plan, one.engine, worlds[k]).seconds
 
         return on_all_cores(seconds, tasks)
 

@@ -21,7 +21,7 @@ from blendsim.search.trial import (
     find_work,
     run_trial,
 )
-from blendsim.search.world_run import seconds_in, timed_in
+from blendsim.search.world_run import timed_in
 from blendsim.serving.flavour import Flavour, find_flavour
 from blendsim.settings import Settings
 from blendsim.sim.pool_cores import require_servable
@@ -161,17 +161,13 @@ def _foresee(
     if len(tried) == 1 and not lower_limits(problem, tried):
         return tried[0], {}
 
-    def run(engines: Sequence[Flavour]) -> dict[Flavour, float]:
-        return {one: seconds_in(problem, plan, one, problem.drawn) for one in engines}
-
-    seconds = run(tried)
-    best = min(tried, key=seconds.__getitem__)
+    runs = {one: timed_in(problem, plan, one, problem.drawn) for one in tried}
+    best = min(tried, key=lambda one: runs[one].seconds)
     own = find_engine(problem, baseline.engine)
     lower = lower_limits(problem, [best, own])
-    if not lower or not timed_in(problem, plan, best, problem.drawn).preempts:
-        return best, seconds
-    limited = run(lower)
-    least = min(lower, key=limited.__getitem__)
-    if limited[least] <= seconds[best] * (1 - WORTH):
-        best = least
-    return best, seconds | limited
+    if lower and runs[best].preempts:
+        runs |= {one: timed_in(problem, plan, one, problem.drawn) for one in lower}
+        least = min(lower, key=lambda one: runs[one].seconds)
+        if runs[least].seconds <= runs[best].seconds * (1 - WORTH):
+            best = least
+    return best, {one: timed.seconds for one, timed in runs.items()}
