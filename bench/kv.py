@@ -21,7 +21,7 @@ from blendsim.perf.measured import IMPORTED
 from blendsim.plan import Plan
 from blendsim.report.optimum import least_work
 from blendsim.request import Workload
-from blendsim.search.budgets import BUDGETS
+from blendsim.search.budgets import BUDGETS, SMALLER_BUDGETS
 from blendsim.search.trial import find_engine, log_in
 from blendsim.steplog import StepLog
 from blendsim.synth.blend import blend
@@ -71,7 +71,8 @@ def run(problem: search.Problem, plan: Plan, tokens: int = TOKENS) -> StepLog:
 
 def seconds(problem: search.Problem, blended: Plan, log: StepLog) -> list[str]:
     """Cells of the second table, BlendServe at 2,048 tokens a step as in `log`."""
-    best, tokens = min((run(problem, blended, n).end, n) for n in BUDGETS)
+    tried = (*SMALLER_BUDGETS, *BUDGETS)
+    best, tokens = min((run(problem, blended, n).end, n) for n in tried)
     truth, model = problem.true_lengths, problem.model
     limit = bound_with_floors(problem.workload, truth, problem.prompts, model, TOKENS)
     dfs, paced = (run(problem, search.plan_policy(problem, name)).end for name in ("dfs", "paced"))

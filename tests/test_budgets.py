@@ -18,7 +18,14 @@ from blendsim.report.rental import Goal
 from blendsim.report.tables import policy_labels, policy_table
 from blendsim.request import Workload, from_lengths
 from blendsim.search import budgets
-from blendsim.search.budgets import BUDGETS, WORTH, Contender, better_run, other_budgets
+from blendsim.search.budgets import (
+    BUDGETS,
+    WORTH,
+    Contender,
+    better_run,
+    other_budgets,
+    smaller_budgets,
+)
 from blendsim.search.choice import Choice
 from blendsim.search.problem import Problem
 from blendsim.search.rental import find_candidates, rent
@@ -322,3 +329,27 @@ def test_a_large_gain_in_every_world_is_taken(monkeypatch: pytest.MonkeyPatch) -
     worlds = {n: [share * s for s in (1.0, 2.0, 3.0, 4.0)] for n, share in ((512, 0.7), (OWN, 1.0))}
     worlds[1_024] = [0.9 * s for s in worlds[OWN]]
     assert Told(LUCKY, worlds).better(monkeypatch, is_known=False) == 512
+
+
+@pytest.mark.parametrize(
+    ("at_192", "at_128", "taken"), [(80.0, 85.0, 192), (85.0, 80.0, 128), (89.9, 95.0, 256)]
+)
+def test_where_the_least_budget_is_best_smaller_ones_are_tried(
+    monkeypatch: pytest.MonkeyPatch, at_192: float, at_128: float, taken: int
+) -> None:
+    """They too have to gain enough. Where another one is best nobody runs them: `LUCKY` has no
+    seconds for them.
+    """
+    least = LUCKY | {256: 90.0, 192: at_192, 128: at_128}
+    assert Told(least, {}).better(monkeypatch, is_known=True) == taken
+
+
+def test_asked_for_or_too_small_none_is_tried() -> None:
+    problem = search.prepare(prompts(40), A100)
+    assert smaller_budgets(problem, 256) == [192, 128]
+    assert smaller_budgets(problem, 384) == []
+    asked = search.prepare(prompts(40), replace(A100, token_budget=256))
+    assert smaller_budgets(asked, 256) == []
+    knobs = Knobs(max_num_active_seqs=150)
+    many = search.prepare(prompts(40), replace(A100, engine="vllm", knobs=knobs))
+    assert smaller_budgets(many, 256) == [192]

@@ -22,6 +22,9 @@ from blendsim.settings import AUTO
 
 #: Tokens a step that are tried. Blended order is often best at 384 or 512, at times at 256.
 BUDGETS = (256, 384, 512, 1_024, 2_048, 4_096, 8_192)
+#: Tried where the least of those is best, as blended order's is of 40,000 requests whose few
+#: longest fill the KV cache to the end. They take the most steps to simulate, so not otherwise.
+SMALLER_BUDGETS = (192, 128)
 #: Requests at once that are tried beneath an engine's own limit where it preempts. With 24 and
 #: 32 GB of KV memory on an H200 vLLM took less at 320 and 384 than at 1,024 (docs/serving.md).
 RUNNING_LIMITS = (96, 128, 192, 256, 320, 384, 512, 768)
@@ -99,6 +102,16 @@ def covered_budgets(problem: Problem) -> list[int]:
     return [asked] if asked else [n for n in BUDGETS if can_run_at(problem, n)]
 
 
+def smaller_budgets(problem: Problem, best: int) -> list[int]:
+    """Those to try beneath a `best` one: none where that is not the least of all, is asked for, or
+    prefill and decode have pools of their own.
+    """
+    settings = problem.settings
+    if best != BUDGETS[0] or settings.token_budget or settings.cluster.is_disaggregated:
+        return []
+    return [n for n in SMALLER_BUDGETS if can_run_at(problem, n)]
+
+
 def other_budgets(problem: Problem, own: int) -> list[int]:
     """Those beside the engine's `own` that the best policies are tried at: none for a policy or a
     budget that is asked for, nor where prefill and decode have pools of their own, since those take
@@ -139,18 +152,26 @@ def better_run(
 ) -> tuple[Contender, Flavour] | None:
     """Of the `leading` runs at the budget of `flavour`, the chosen one first, the one that is
     fastest by prediction at another token budget, and the engine at that budget, if it gains enough
-    over the chosen one; where lengths are not known, what surely gains in other possible worlds.
-    Then the same of what is best so far at lower running limits, if it preempts. True lengths are
-    not looked at.
+    over the chosen one; where lengths are not known, what surely gains in other possible worlds. If
+    that is the least budget, the same of smaller ones. Then the same of what is best so far at
+    lower running limits, if it preempts. True lengths are not looked at.
     """
-    budgets = other_budgets(problem, flavour.token_budget)
-    engines = [find_engine(problem, flavour.name, budget) for budget in budgets]
     usual = _Run(leading[0], flavour, leading[0].seconds)
-    gaining = _gaining(problem, usual, [(run, engine) for run in leading for engine in engines])
-    found = _taken(problem, usual, gaining)
-    best = found or usual
-    found = _limited(problem, leading, best, flavour) or found
-    return None if found is None else (found.contender, found.engine)
+    best = _at_budgets(problem, leading, usual, other_budgets(problem, flavour.token_budget))
+    if best is not usual:
+        smaller = smaller_budgets(problem, best.engine.token_budget)
+        best = _at_budgets(problem, leading, best, smaller)
+    best = _limited(problem, leading, best, flavour) or best
+    return None if best is usual else (best.contender, best.engine)
+
+
+def _at_budgets(
+    problem: Problem, leading: Sequence[Contender], best: _Run, budgets: Sequence[int]
+) -> _Run:
+    """What gains enough over the `best` run at one of the budgets, else that."""
+    engines = [find_engine(problem, best.engine.name, budget) for budget in budgets]
+    gaining = _gaining(problem, best, [(run, engine) for run in leading for engine in engines])
+    return _taken(problem, best, gaining) or best
 
 
 def _limited(

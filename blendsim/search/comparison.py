@@ -11,7 +11,7 @@ from blendsim.errors import BlendsimError, InputError, Unfit
 from blendsim.plan import Plan
 from blendsim.report.metrics import Outside, Row, named, outside_of_all
 from blendsim.request import Workload
-from blendsim.search.budgets import WORTH, covered_budgets, lower_limits
+from blendsim.search.budgets import WORTH, covered_budgets, lower_limits, smaller_budgets
 from blendsim.search.problem import Problem, plan_policy, prepare, with_settings
 from blendsim.search.trial import (
     block_size,
@@ -163,6 +163,11 @@ def _foresee(
 
     runs = {one: timed_in(problem, plan, one, problem.drawn) for one in tried}
     best = min(tried, key=lambda one: runs[one].seconds)
+    smaller = smaller_budgets(problem, best.token_budget)
+    if smaller:
+        engines = [find_engine(problem, baseline.engine, n) for n in smaller]
+        runs |= {one: timed_in(problem, plan, one, problem.drawn) for one in engines}
+        best = min([best, *engines], key=lambda one: runs[one].seconds)
     own = find_engine(problem, baseline.engine)
     lower = lower_limits(problem, [best, own])
     if lower and runs[best].preempts:
