@@ -117,6 +117,16 @@ def test_requests_of_several_traces_are_called_as_in_the_pool_or_as_in_their_tra
     assert bare["seconds"] == long["seconds"] != dfs["seconds"]
 
 
+@pytest.mark.usefixtures("folder")
+def test_compare_takes_orders_too() -> None:
+    asked = ("--engines", "vllm,nanoflow", "--sample", "1", "--max-running", "16")
+    told = run_json("compare", "--trace", "trace.csv", *asked, "--order", "longest.txt")
+    rows = {row["policy"]: row["seconds"] for row in told["rows"]}
+    assert list(rows)[-2:] == ["vllm-longest", "nanoflow-longest"]
+    assert rows["vllm-longest"] < rows["vLLM-DFS"]
+    assert [row["policy"] for row in told["common"]] == list(rows)
+
+
 # ---- files
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from blendsim import search
+from blendsim.baselines import Baseline, find_baselines, named_baselines, own_baselines
 from blendsim.errors import InputError
 from blendsim.planner.make import POLICIES
 from blendsim.planner.own import reordered
@@ -137,6 +138,31 @@ def test_pools_of_prefill_and_decode_take_an_order_of_ones_own(shared: Workload)
     dfs = search.plan_policy(problem, "dfs")
     choice = search.choose_for(problem, own={"mine": dfs.order})
     assert figures(choice.rows[1]) == figures(choice.rows[0])
+
+
+@pytest.mark.parametrize("dp", [1, 2])
+def test_compare_has_an_order_of_ones_own_by_every_engine(shared: Workload, dp: int) -> None:
+    settings = Settings(dp=dp, sample=1.0, token_budget=2_048, max_running=256)
+    alone = search.compare(shared, settings, find_baselines(["sglang", "nanoflow"]))
+    dfs = search.plan_policy(search.prepare(shared, settings), "dfs")
+    orders = {"mine": dfs.order, "back": dfs.order[::-1]}
+    beside = search.compare(shared, settings, find_baselines(["sglang", "nanoflow"]), own=orders)
+    n = len(alone.rows)
+    assert beside.rows[:n] == alone.rows
+    assert beside.common[:n] == alone.common
+    rows = {row.policy: row for row in beside.rows}
+    own = ["sglang-mine", "nanoflow-mine", "sglang-back", "nanoflow-back"]
+    assert list(rows)[n:] == own
+    assert figures(rows["sglang-mine"]) == figures(rows["SGLang-DFS"])
+    assert figures(rows["nanoflow-mine"]) == figures(rows["NanoFlow-DFS"])
+    assert rows["nanoflow-back"].seconds != rows["nanoflow-mine"].seconds
+
+
+def test_pools_of_prefill_and_decode_have_no_row_of_ones_own() -> None:
+    assert own_baselines(find_baselines(["vllm"]), ["mine"]) == (
+        Baseline("vllm-mine", "mine", "vllm"),
+    )
+    assert own_baselines(named_baselines("distserve"), ["mine"]) == ()
 
 
 @pytest.mark.parametrize(

@@ -179,6 +179,7 @@ def compare(
             help="Only these engines' baselines, as in vllm,nanoflow; distserve: its pools."
         ),
     ] = None,
+    order: o.Orders = None,
     json: o.Json = False,
 ) -> None:
     """Put every baseline side by side on one pool, at the token budget that is best for it by
@@ -192,10 +193,11 @@ def compare(
 
         asked = o.resolve(ctx.params)
         baselines = named_baselines(engines)
+        listed = read_orders(order)
         say(asked.reading)
         with ends_at_once():
-            workload = asked.load(say)
-            rows, common, notes = compare_baselines(workload, asked.settings, baselines, say)
+            pool, own = load_ordered(asked, listed, say)
+            rows, common, notes = compare_baselines(pool, asked.settings, baselines, say, own)
         overlaps = any(find_flavour(baseline.engine).overlaps for baseline in baselines)
         notes += pricing_notes([asked.settings], overlaps=overlaps)
     best = max(rows, key=lambda row: row.tokens_per_second_per_gpu)

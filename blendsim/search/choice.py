@@ -12,13 +12,14 @@ from typing import NamedTuple
 
 from blendsim.cores import on_all_cores
 from blendsim.plan import Plan
-from blendsim.planner.make import Groundwork, longest_first
-from blendsim.planner.own import Order, reordered
+from blendsim.planner.make import longest_first
+from blendsim.planner.own import Order
 from blendsim.report.advice import advise, ends_told
 from blendsim.report.metrics import Row, beside, with_regret
 from blendsim.report.optimum import Bounds
 from blendsim.request import Workload
 from blendsim.search.budgets import Contender, better_run, leading_runs, tries_others
+from blendsim.search.own import own_plans
 from blendsim.search.problem import Problem, lay_ground, plan_policy, prepare
 from blendsim.search.trial import (
     Trial,
@@ -34,9 +35,6 @@ from blendsim.settings import Settings
 from blendsim.sim.run import require_modelled
 from blendsim.steplog import StepLog
 from blendsim.wording import Say
-
-#: Whose ranks orders of one's own keep, where there are several.
-_RANKED_BY = "dfs"
 
 
 class Choice(NamedTuple):
@@ -130,7 +128,7 @@ def try_policies(
     limits = find_bounds(problem, flavour.token_budget, block)
     facts = find_facts(problem, limits.work)
     ground = lay_ground(problem)
-    made = _own_plans(problem, own, ground)
+    made = own_plans(problem, own, ground)
 
     def run(policy: str) -> Trial:
         progress(f"planning and simulating {policy}")
@@ -142,16 +140,6 @@ def try_policies(
     order = longest_first(policies)
     trials = dict(zip(order, on_all_cores(run, order), strict=True))
     return [trials[policy] for policy in policies]
-
-
-def _own_plans(
-    problem: Problem, own: Mapping[str, Order] | None, ground: Groundwork
-) -> dict[str, Plan]:
-    """Plans of one's own orders, and of the policy whose ranks they keep."""
-    if not own:
-        return {}
-    ranked = plan_policy(problem, _RANKED_BY, ground=ground)
-    return {_RANKED_BY: ranked} | {name: reordered(ranked, own[name], name) for name in own}
 
 
 def _at_other_limits(
