@@ -63,8 +63,8 @@ def plan(
     further = given_effort(evaluations, budget)
     if order and (wanted.is_rental or further):
         raise InputError(
-            "--order is for the policies of one system: leave out --budget and --evaluations, "
-            "--price, --deadline and --max-cost, and name one system"
+            "--order is for the policies of one system: name one, without --price, --deadline and "
+            "--max-cost, and without --budget and --evaluations, or leave --order out"
         )
     if wanted.is_rental:
         if further:
@@ -89,8 +89,9 @@ def plan(
             began = time.monotonic()
             pool, own = load_ordered(asked, listed, say)
             slow = saving_told(asked, time.monotonic() - began)
+            found: Found | None = None
             if further is None:
-                (choice, spread), found = _choose(pool, asked.settings, own, say), None
+                choice, spread = _choose(pool, asked.settings, own, say)
             else:
                 choice, found, spread = _search_on(pool, asked.settings, further, say, cut)
             choice = _with_small_steps(choice, asked.settings)
@@ -149,8 +150,10 @@ def _choose(
 
 def _search_on(
     pool: "Workload", settings: "Settings", further: "Effort", say: Progress, cut: Cut
-) -> "tuple[Choice, Found | None, Spread]":
-    """The best fixed policy or what a search finds, which has compared in such worlds."""
+) -> "tuple[Choice, Found, Spread]":
+    """The best of the fixed policies and of what a search finds, which has compared in such
+    worlds.
+    """
     from blendsim.search.auto_search import choose_and_search
     from blendsim.search.spread import NO_SPREAD
 
