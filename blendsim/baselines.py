@@ -1,6 +1,6 @@
 """Baselines: a row is planner × engine flavour × topology; `compare` runs them on one workload."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from blendsim.errors import UnknownName
@@ -64,6 +64,14 @@ def named_baselines(names: str | None) -> tuple[Baseline, ...]:
         else:
             rows += [row for row in find_baselines([name]) if row.topology == COLOCATED.name]
     return tuple(rows)
+
+
+def own_baselines(baselines: Sequence[Baseline], names: Iterable[str]) -> tuple[Baseline, ...]:
+    """Rows of one's own orders of these names: each by every engine that the baselines have on
+    replicas that do all.
+    """
+    engines = dict.fromkeys(row.engine for row in baselines if row.topology == COLOCATED.name)
+    return tuple(Baseline(f"{engine}-{name}", name, engine) for name in names for engine in engines)
 
 
 def _known_as(name: str) -> str:

@@ -196,7 +196,7 @@ def require_columns(table: pa.Table, schema: pa.Schema, path: Path) -> None:
 
 
 class TableFile(NamedTuple):
-    """A Parquet file of ours, opened: its columns can be read at once or piece by piece."""
+    """A Parquet file, opened: its columns can be read at once or piece by piece."""
 
     path: Path
     schema: str
@@ -248,18 +248,8 @@ def read_table(
 
 def open_table(path: Path, schema: str, version: int) -> TableFile:
     """The same with its columns still to be read."""
-    if os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path)):
-        raise InputError(f"{path}: is a pipe or device, read more than once; save it as a file")
-    with _readable(path, schema):
-        # NOTE: read by us, not by Arrow, which takes a directory for a table in parts and wants
-        # names in UTF-8. And on no thread of Arrow's, as `pq.read_table` is even without
-        # use_threads: one that still lets go of the bytes when the interpreter ends aborts it.
-        file = pq.ParquetFile(pa.BufferReader(path.read_bytes()), pre_buffer=False)
-        names = Counter(map(str, file.schema_arrow.names))  # they are UTF-8, too
-    for name, times in names.items():
-        if times > 1:
-            raise InputError(f"{path}: has {times} columns {name!r}; write it with blendsim again")
-    raw = (file.schema_arrow.metadata or {}).get(b"blendsim", b"{}")
+    opened = open_parquet(path, schema)
+    raw = (opened.file.schema_arrow.metadata or {}).get(b"blendsim", b"{}")
     try:
         meta = dict(json.loads(raw))
     except (ValueError, TypeError, RecursionError) as error:
@@ -276,4 +266,22 @@ def open_table(path: Path, schema: str, version: int) -> TableFile:
             f"{path}: {schema} schema version {meta.get('version')}, "
             f"this blendsim reads {version}; upgrade"
         )
-    return TableFile(path, schema, file, tuple(names), meta)
+    return opened._replace(meta=meta)
+
+
+def open_parquet(path: Path, schema: str) -> TableFile:
+    """A Parquet file of anybody, whose metadata are not looked at; an error calls it a file of that
+    `schema`.
+    """
+    if os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path)):
+        raise InputError(f"{path}: is a pipe or device, read more than once; save it as a file")
+    with _readable(path, schema):
+        # NOTE: read by us, not by Arrow, which takes a directory for a table in parts and wants
+        # names in UTF-8. And on no thread of Arrow's, as `pq.read_table` is even without
+        # use_threads: one that still lets go of the bytes when the interpreter ends aborts it.
+        file = pq.ParquetFile(pa.BufferReader(path.read_bytes()), pre_buffer=False)
+        names = Counter(map(str, file.schema_arrow.names))  # they are UTF-8, too
+    for name, times in names.items():
+        if times > 1:
+            raise InputError(f"{path}: has {times} columns {name!r}; write it with blendsim again")
+    return TableFile(path, schema, file, tuple(names), {})

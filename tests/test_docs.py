@@ -1,5 +1,5 @@
 """The documentation is true as far as a machine can tell: links lead somewhere, its Python and its
-example run, and commands say what it shows of pooling.
+example run, and commands say what it shows of pooling and of orders of one's own.
 """
 
 import os
@@ -20,7 +20,8 @@ PAGES = sorted(
 LINK = re.compile(r"\]\((?!https?:)([^)\s]+)\)")
 BLOCK = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
 CONSOLE = re.compile(r"^```console\n(.*?)^```", re.MULTILINE | re.DOTALL)
-POOLING = (REPOSITORY / "docs" / "plan.md").read_text().split("## What to pool it with\n")[1]
+PLANS = (REPOSITORY / "docs" / "plan.md").read_text()
+RUN = ("An order of your own", "What to pool it with")  # sections of it whose commands are run
 NUMBER = re.compile(r"\d[\d,]*\.?\d*")
 EXAMPLE = REPOSITORY / "docs" / "examples" / "chain.py"
 
@@ -101,10 +102,14 @@ def numbers(words: list[str]) -> list[float]:
     return [float(found.replace(",", "")) for found in NUMBER.findall(" ".join(words))]
 
 
-@pytest.mark.parametrize(
-    "console", CONSOLE.findall(POOLING.split("\n## ")[0]), ids=lambda text: text.splitlines()[0]
-)
-def test_plan_says_what_the_page_shows_of_pooling(
+def consoles() -> list[str]:
+    """Console blocks of the sections that are run."""
+    texts = [PLANS.split(f"\n## {name}\n")[1].split("\n## ")[0] for name in RUN]
+    return [block for text in texts for block in CONSOLE.findall(text)]
+
+
+@pytest.mark.parametrize("console", consoles(), ids=lambda text: text.splitlines()[0])
+def test_plan_says_what_the_page_shows(
     console: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)

@@ -127,6 +127,15 @@ OutputGuess = Annotated[
         "itself the mean of other traces, else 0.25 of max_tokens, else 256.",
     ),
 ]
+Orders = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--order",
+        metavar="FILE",
+        help="An order of your own, which takes part like a policy: ids, one a line or in a column "
+        "id (docs/plan.md); repeat it for several.",
+    ),
+]
 TokenBudget = Annotated[
     int | None,
     typer.Option(
@@ -223,11 +232,14 @@ class Asked(NamedTuple):
 
     def load(self, say: "Progress") -> "Workload":
         """The pool of all traces without what no schedule can hold; `say` hears how far it is."""
+        return self.kept(self.load_whole(say))
+
+    def load_whole(self, say: "Progress") -> "Workload":
+        """The pool with what no schedule can hold."""
         from blendsim.cli.pool_files import load_files
         from blendsim.errors import InputError, NotMeasured, Unfit
         from blendsim.perf.measured import IMPORTED, meant
         from blendsim.perf.store import load_profile
-        from blendsim.traces.limits import without_oversize
 
         # NOTE: first, so that a wrong --model does not wait for the file
         try:
@@ -241,8 +253,13 @@ class Asked(NamedTuple):
                 f"{self.called} has the sizes of {self.settings.model}: " if self.called else ""
             )
             raise InputError(f"{called}{error.what}; {instead(self.settings)}") from error
-        pool = load_files(self.traces, self.read, say.share)
-        return without_oversize(pool, system.longest_request, self.skip_oversize)
+        return load_files(self.traces, self.read, say.share)
+
+    def kept(self, whole: "Workload") -> "Workload":
+        """The pool without what no schedule can hold; OversizeError if that may not be left out."""
+        from blendsim.traces.limits import without_oversize
+
+        return without_oversize(whole, self.settings.system.longest_request, self.skip_oversize)
 
     @property
     def reading(self) -> str:
@@ -267,7 +284,8 @@ class Asked(NamedTuple):
 def files_read(params: dict[str, Any]) -> list[Path | str | None]:
     """What the parameters of a command that reads traces name as its inputs."""
     named = (params.get(name) for name in ("lengths", "tokenizer", "config", "price"))
-    return [*params["trace"], *named, *gpu_files(params.get("gpu"))]
+    orders = params.get("order") or []
+    return [*params["trace"], *named, *orders, *gpu_files(params.get("gpu"))]
 
 
 def resolve(params: dict[str, Any]) -> Asked:

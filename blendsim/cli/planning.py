@@ -12,6 +12,7 @@ import typer
 from blendsim.cli import options as o
 from blendsim.cli.idle import idle
 from blendsim.cli.lists import read_systems
+from blendsim.cli.orders import load_ordered, read_orders
 from blendsim.cli.output import print_json, print_lines, tell, width
 from blendsim.cli.places import require_places
 from blendsim.cli.pooled import takes_pool
@@ -34,6 +35,7 @@ from blendsim.cli.stopping import Cut, ends_at_once
 from blendsim.errors import InputError
 
 if TYPE_CHECKING:  # nothing heavy before a command runs
+    from blendsim.arrays import Ints
     from blendsim.request import Workload
     from blendsim.search import Choice
     from blendsim.search.schedule_search import Effort, Found
@@ -47,6 +49,7 @@ def plan(
     price: o.Price = None,
     deadline: o.Deadline = None,
     max_cost: o.MaxCost = None,
+    order: o.Orders = None,
     evaluations: o.FurtherEvaluations = None,
     budget: o.FurtherBudget = None,
     output: Annotated[
@@ -58,6 +61,11 @@ def plan(
     systems = read_systems(*(ctx.params[name] for name in ("gpu", "tp", "dp", "quantization")))
     wanted = Wanted(systems, price, deadline, max_cost)
     further = given_effort(evaluations, budget)
+    if order and (wanted.is_rental or further):
+        raise InputError(
+            "--order is for the policies of one system: name one, without --price, --deadline and "
+            "--max-cost, and without --budget and --evaluations, or leave --order out"
+        )
     if wanted.is_rental:
         if further:
             raise InputError(
@@ -75,12 +83,17 @@ def plan(
             from blendsim.search.auto_search import require_auto
 
             require_auto(asked.settings)  # before a trace is waited for
+        listed = read_orders(order)
         say(asked.reading)
         with ends_at_once(), Cut() as cut:
             began = time.monotonic()
-            pool = asked.load(say)
+            pool, own = load_ordered(asked, listed, say)
             slow = saving_told(asked, time.monotonic() - began)
-            choice, found, spread = _choose(pool, asked.settings, further, say, cut)
+            found: Found | None = None
+            if further is None:
+                choice, spread = _choose(pool, asked.settings, own, say)
+            else:
+                choice, found, spread = _search_on(pool, asked.settings, further, say, cut)
             choice = _with_small_steps(choice, asked.settings)
         notes = [
             *unfollowed(asked.settings, choice.plan),
@@ -120,22 +133,29 @@ def plan(
 
 
 def _choose(
-    pool: "Workload", settings: "Settings", further: "Effort | None", say: Progress, cut: Cut
-) -> "tuple[Choice, Found | None, Spread]":
-    """The best fixed policy and its times in other worlds that the sample allows; or the best of
-    them and of what a search finds, which has compared in such worlds.
+    pool: "Workload", settings: "Settings", own: "dict[str, Ints]", say: Progress
+) -> "tuple[Choice, Spread]":
+    """The best fixed policy or order of one's own, and its times in other worlds that the sample
+    allows.
     """
-    from blendsim.search.spread import NO_SPREAD, spread, with_range
+    from blendsim.search import choose_for, prepare
+    from blendsim.search.spread import spread, with_range
     from blendsim.search.trial import engine_of
 
-    if further is None:
-        from blendsim.search import choose_for, prepare
+    problem = with_range(prepare(pool, settings, say))
+    choice = choose_for(problem, say, own)
+    engine = engine_of(problem, choice.chosen)
+    return choice, spread(problem, choice.plan, engine, progress=say)
 
-        problem = with_range(prepare(pool, settings, say))
-        choice = choose_for(problem, say)
-        engine = engine_of(problem, choice.chosen)
-        return choice, None, spread(problem, choice.plan, engine, progress=say)
+
+def _search_on(
+    pool: "Workload", settings: "Settings", further: "Effort", say: Progress, cut: Cut
+) -> "tuple[Choice, Found, Spread]":
+    """The best of the fixed policies and of what a search finds, which has compared in such
+    worlds.
+    """
     from blendsim.search.auto_search import choose_and_search
+    from blendsim.search.spread import NO_SPREAD
 
     return *choose_and_search(pool, settings, further, say, cut), NO_SPREAD
 
@@ -162,6 +182,7 @@ def compare(
             help="Only these engines' baselines, as in vllm,nanoflow; distserve: its pools."
         ),
     ] = None,
+    order: o.Orders = None,
     json: o.Json = False,
 ) -> None:
     """Put every baseline side by side on one pool, at the token budget that is best for it by
@@ -175,10 +196,11 @@ def compare(
 
         asked = o.resolve(ctx.params)
         baselines = named_baselines(engines)
+        listed = read_orders(order)
         say(asked.reading)
         with ends_at_once():
-            workload = asked.load(say)
-            rows, common, notes = compare_baselines(workload, asked.settings, baselines, say)
+            pool, own = load_ordered(asked, listed, say)
+            rows, common, notes = compare_baselines(pool, asked.settings, baselines, say, own)
         overlaps = any(find_flavour(baseline.engine).overlaps for baseline in baselines)
         notes += pricing_notes([asked.settings], overlaps=overlaps)
     best = max(rows, key=lambda row: row.tokens_per_second_per_gpu)

@@ -10,8 +10,21 @@ from blendsim.errors import InputError
 from blendsim.plan import IN_ORDER, Plan
 from blendsim.planner.make import POLICIES
 
+Order = Sequence[int] | Ints  # row numbers of a workload, each once
 
-def reordered(plan: Plan, order: Sequence[int] | Ints, policy: str = "own") -> Plan:
+
+def require_name(name: str) -> None:
+    """InputError for what an order of one's own cannot be called."""
+    if not name.strip():
+        raise InputError("an order of your own needs a name, and this one's is empty; give one")
+    if name in POLICIES:
+        raise InputError(
+            f"an order of your own called {name!r} would pass for a plan of that policy; give "
+            "it another name"
+        )
+
+
+def reordered(plan: Plan, order: Order, policy: str = "own") -> Plan:
     """The requests of `plan` in an order of your own: `order` lists the workload's rows, each once,
     and they are admitted as listed, sampled ones too. Of a plan for several ranks each keeps its
     requests and runs them in this order. `policy` is what the plan is called:
@@ -19,26 +32,20 @@ def reordered(plan: Plan, order: Sequence[int] | Ints, policy: str = "own") -> P
 
     InputError if the order is no permutation of the rows, or the name is taken.
     """
-    if not policy.strip():
-        raise InputError("an order of your own needs a name, and this one's is empty; give one")
-    if policy in POLICIES:
-        raise InputError(
-            f"an order of your own called {policy!r} would pass for a plan of that policy; give "
-            "it another name"
-        )
+    require_name(policy)
     rows = np.asarray(order)
     n = len(plan)
     if rows.shape != (n,) or not np.issubdtype(rows.dtype, np.integer):
         raise InputError(
-            f"an order of {n} requests is {n} row numbers in one line, not {rows.dtype} of shape "
-            f"{rows.shape}"
+            f"order {policy!r}: an order of {n} requests is {n} row numbers in one line, not "
+            f"{rows.dtype} of shape {rows.shape}"
         )
     if (wrong := rows[(rows < 0) | (rows >= n)]).size:
-        raise InputError(f"the order names row {wrong[0]}; rows are 0 to {n - 1}")
+        raise InputError(f"order {policy!r} names row {wrong[0]}; rows are 0 to {n - 1}")
     times = np.bincount(rows, minlength=n)
     if (wrong := np.flatnonzero(times > 1)).size:
         raise InputError(
-            f"the order names row {wrong[0]} {times[wrong[0]]} times; name every row once"
+            f"order {policy!r} names row {wrong[0]} {times[wrong[0]]} times; name every row once"
         )
     at = np.empty(n, np.int64)
     at[plan.order] = np.arange(n)

@@ -1,22 +1,25 @@
 """Choosing a plan: make one with every policy, simulate each, keep the best by prediction, at
-another token budget or a lower running limit if that pays.
+another token budget or a lower running limit if that pays. Orders of one's own take part like
+policies.
 
 The choice uses `predicted_seconds`, simulated on what planning may see. The true lengths are
 simulated only to report what the choice was worth.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
 from blendsim.cores import on_all_cores
 from blendsim.plan import Plan
 from blendsim.planner.make import longest_first
+from blendsim.planner.own import Order
 from blendsim.report.advice import advise, ends_told
 from blendsim.report.metrics import Row, beside, with_regret
 from blendsim.report.optimum import Bounds
 from blendsim.request import Workload
 from blendsim.search.budgets import Contender, better_run, leading_runs, tries_others
+from blendsim.search.own import own_plans
 from blendsim.search.problem import Problem, lay_ground, plan_policy, prepare
 from blendsim.search.trial import (
     Trial,
@@ -39,8 +42,8 @@ class Choice(NamedTuple):
 
     plan: Plan  # the chosen one
     chosen: Row
-    #: One a policy, in the order tried; the last one is at another token budget or running limit,
-    #: if that is the chosen one.
+    #: One a policy, in the order tried, and one an order of one's own; the last one is at another
+    #: token budget or running limit, if that is the chosen one.
     rows: list[Row]
     log: StepLog  # of the chosen plan, on true lengths where the trace has them
     bounds: Bounds
@@ -48,17 +51,29 @@ class Choice(NamedTuple):
     notes: list[str]  # what was guessed or extrapolated
 
 
-def choose(workload: Workload, settings: Settings, progress: Say = lambda _: None) -> Choice:
+def choose(
+    workload: Workload,
+    settings: Settings,
+    progress: Say = lambda _: None,
+    own: Mapping[str, Order] | None = None,
+) -> Choice:
     """Plan with `settings.planner`, or with every policy for `auto`, and keep the best by
     prediction; for `auto` at the token budget and, where the engine preempts, the running limit
     that are best for it, unless they are asked for.
+
+    `own` are orders of the workload's rows by their names, which take part as policies do
+    (`planner.own.reordered`). Of several ranks each runs the requests that it has by `dfs`.
     """
-    return choose_for(prepare(workload, settings, progress), progress)
+    return choose_for(prepare(workload, settings, progress), progress, own)
 
 
-def choose_for(problem: Problem, progress: Say = lambda _: None) -> Choice:
+def choose_for(
+    problem: Problem,
+    progress: Say = lambda _: None,
+    own: Mapping[str, Order] | None = None,
+) -> Choice:
     """`choose` for a pool that is prepared."""
-    trials = try_policies(problem, progress)
+    trials = try_policies(problem, progress, own)
     runs = [
         Contender(trial.row.policy, trial.plan, trial.row.predicted_seconds) for trial in trials
     ]
@@ -98,9 +113,13 @@ def ends_of(problem: Problem, log: StepLog) -> list[str]:
     return ends_told(log) if are_apart else []
 
 
-def try_policies(problem: Problem, progress: Say) -> list[Trial]:
-    """Plan and simulate every policy that is asked for, on all cores."""
-    policies = problem.settings.policies
+def try_policies(
+    problem: Problem, progress: Say, own: Mapping[str, Order] | None = None
+) -> list[Trial]:
+    """Plan and simulate every policy that is asked for, and every order of one's `own`, on all
+    cores.
+    """
+    policies = (*problem.settings.policies, *(own or ()))
     flavour = find_engine(problem, problem.settings.engine)
     system = problem.model.system
     require_modelled(flavour, problem.settings.cluster, problem.settings.host, system)
@@ -109,10 +128,13 @@ def try_policies(problem: Problem, progress: Say) -> list[Trial]:
     limits = find_bounds(problem, flavour.token_budget, block)
     facts = find_facts(problem, limits.work)
     ground = lay_ground(problem)
+    made = own_plans(problem, own, ground)
 
     def run(policy: str) -> Trial:
         progress(f"planning and simulating {policy}")
-        plan = plan_policy(problem, policy, ground=ground)
+        plan = made.get(policy)
+        if plan is None:
+            plan = plan_policy(problem, policy, ground=ground)
         return run_trial(problem, plan, policy, flavour, limits, facts)
 
     order = longest_first(policies)

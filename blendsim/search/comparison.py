@@ -5,13 +5,15 @@ limit, and at one budget that all of them run.
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from blendsim.baselines import Baseline
+from blendsim.baselines import Baseline, own_baselines
 from blendsim.cores import on_all_cores
 from blendsim.errors import BlendsimError, InputError, Unfit
 from blendsim.plan import Plan
+from blendsim.planner.own import Order
 from blendsim.report.metrics import Outside, Row, named, outside_of_all
 from blendsim.request import Workload
 from blendsim.search.budgets import WORTH, covered_budgets, lower_limits, smaller_budgets
+from blendsim.search.own import own_plans
 from blendsim.search.problem import Problem, plan_policy, prepare, with_settings
 from blendsim.search.trial import (
     block_size,
@@ -45,14 +47,18 @@ def compare(
     settings: Settings,
     baselines: Sequence[Baseline],
     progress: Say = lambda _: None,
+    own: Mapping[str, Order] | None = None,
 ) -> Comparison:
-    """Every one of the baselines on the pool. With a token budget in the settings all run at that,
-    and alike with a running limit.
+    """Every one of the baselines on the pool, and by each of their engines one's `own` orders of
+    the workload's rows by their names. With a token budget in the settings all run at that, and
+    alike with a running limit.
 
     Rows on equally many replicas stand beside the same bounds: those of the largest budget tried
     and of the smallest KV block. What sharing can reach is said of each engine's own block.
     """
     problem = prepare(workload, settings, progress)
+    own = own or {}
+    baselines = [*baselines, *own_baselines(baselines, own)]
     scenes = _scenes(problem, baselines)
     baselines, left_out = _runnable(scenes, baselines)
     blocks = {b.engine: block_size(problem, [find_flavour(b.engine)]) for b in baselines}
@@ -68,7 +74,10 @@ def compare(
 
     def make(key: tuple[str, int]) -> Plan:
         progress(f"planning {key[0]}")
-        return plan_policy(with_settings(problem, topology=COLOCATED.name, dp=key[1]), key[0])
+        policy, scene = key[0], with_settings(problem, topology=COLOCATED.name, dp=key[1])
+        if policy in own:
+            return own_plans(scene, {policy: own[policy]})[policy]
+        return plan_policy(scene, policy)
 
     keys = sorted({(b.policy, scenes[b.topology].settings.dp) for b in baselines})
     plans = dict(zip(keys, on_all_cores(make, keys), strict=True))
