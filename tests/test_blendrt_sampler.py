@@ -168,7 +168,7 @@ def test_what_is_recomputed_comes_from_the_host_but_for_the_newest_token() -> No
     kept = GrowingTokens(3, CPU)
     kept.store(torch.tensor([0, 2]), torch.tensor([70, 90]))
     for token in (11, 12):
-        kept.note(2, token)
+        kept.note([2], [token])
     sources = kept.sources(2, 0, 3)
     assert kept.fetch(torch.from_numpy(sources)).tolist() == [11, 12, 90]
     assert kept.fetch(torch.tensor([5, -1])).tolist() == [5, 70]
@@ -176,6 +176,6 @@ def test_what_is_recomputed_comes_from_the_host_but_for_the_newest_token() -> No
 
 def test_more_than_the_newest_token_is_never_missing() -> None:
     kept = GrowingTokens(1, CPU)
-    kept.note(0, 11)
+    kept.note([0], [11])
     with pytest.raises(AssertionError, match="only the newest token"):
         kept.sources(0, 0, 3)

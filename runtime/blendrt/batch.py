@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from blendrt.attention.layout import AttentionLayout, Rows, lay_out, upload
+from blendrt.attention.layout import AttentionLayout, Rows, lay_out, upload_together
 from blendrt.pages import PagedStep
 from blendrt.tokens import PromptTokens
 from blendsim.arrays import Ints
@@ -38,8 +38,8 @@ class StepInputs:
 class Outputs(ABC):
     """Output tokens of a core's requests on the device, each in its place among `tokens`."""
 
-    def __init__(self, places: int, device: torch.device) -> None:
-        self.tokens = torch.zeros(places, dtype=torch.int32, device=device)
+    def __init__(self, places: int, device: torch.device, dtype: torch.dtype = torch.int32) -> None:
+        self.tokens = torch.zeros(places, dtype=dtype, device=device)
 
     @abstractmethod
     def places(self, requests: Ints, positions: Ints) -> Ints:
@@ -53,12 +53,15 @@ class Outputs(ABC):
 
     def store(self, places: Tensor, tokens: Tensor) -> None:
         """Keep a step's sampled tokens."""
-        self.tokens[places] = tokens.to(torch.int32)
+        self.tokens.index_copy_(0, places, tokens.to(self.tokens.dtype))
+
+    def at(self, places: Tensor) -> Tensor:
+        """Ids of the output tokens that are kept there."""
+        return self.tokens.index_select(0, places).long()
 
     def fetch(self, source: Tensor) -> Tensor:
         """Ids from a mixed list: a value ≥ 0 is an id, −1 − place stands for an output token."""
-        places = (-1 - source).clamp_(min=0)
-        return torch.where(source >= 0, source, self.tokens[places].long())
+        return torch.where(source >= 0, source, self.at((-1 - source).clamp_(min=0)))
 
 
 class OutputTokens(Outputs):
@@ -104,25 +107,38 @@ class BatchBuilder(Generic[Kept]):
     def build(self, step: PagedStep, counts: Batch) -> StepInputs:
         """The inputs of a step whose pages are numbered."""
         ends = np.cumsum(step.tokens)
-        sampled = step.requests[step.samples]
-        done = (step.computed + step.tokens)[step.samples]
+        who = np.flatnonzero(step.samples)
+        sampled = step.requests[who]
+        done = (step.computed + step.tokens)[who]
         places = self.outputs.places(sampled, done - self._prompt_len[sampled])
+        prefill, latest = self._chunk_sources(step), self._latest(step)
+        sources = np.concatenate([prefill, latest])
+        sent = upload_together((sources, ends[who] - 1, places), self._device)
         return StepInputs(
-            ids=self.outputs.fetch(self._upload(self._sources(step))),
+            ids=self._ids(sent[0], prefill),
             layout=self._layout(step),
-            sample_rows=self._upload(ends[step.samples] - 1),
-            sample_places=self._upload(places),
+            sample_rows=sent[1],
+            sample_places=sent[2],
             sample_requests=sampled,
             counts=counts,
         )
 
-    def _upload(self, values: Ints) -> Tensor:
-        return upload(torch.from_numpy(values), self._device)
+    def _ids(self, sent: Tensor, prefill: Ints) -> Tensor:
+        """Ids of the step's tokens from what was sent: sources of prefill tokens, which may be
+        mixed, and places of the output tokens that decodes take in.
+        """
+        cut = len(prefill)
+        if not cut:
+            return self.outputs.at(sent)
+        if (prefill < 0).any():
+            sent[:cut] = self.outputs.fetch(sent[:cut])
+        sent[cut:] = self.outputs.at(sent[cut:])
+        return sent
 
-    def _sources(self, step: PagedStep) -> Ints:
-        """What `Outputs.fetch` reads, of every token of the step."""
+    def _chunk_sources(self, step: PagedStep) -> Ints:
+        """What `Outputs.fetch` reads, of every prefill token."""
         n = step.chunks
-        parts: list[Ints] = []
+        parts: list[Ints] = [np.zeros(0, np.int64)]
         columns = (step.requests[:n], step.computed[:n], step.tokens[:n])
         for request, start, tokens in zip(*(c.tolist() for c in columns), strict=True):
             stop, prompt = start + tokens, int(self._prompt_len[request])
@@ -132,9 +148,13 @@ class BatchBuilder(Generic[Kept]):
             # Recomputed after a preemption: the prompt, then what had been generated.
             ends = max(start, prompt) - prompt, max(stop, prompt) - prompt
             parts.append(self.outputs.sources(request, *ends))
-        requests = step.requests[n:]
-        generated = step.computed[n:] - self._prompt_len[requests]
-        return np.concatenate([*parts, -1 - self.outputs.places(requests, generated)])
+        return np.concatenate(parts)
+
+    def _latest(self, step: PagedStep) -> Ints:
+        """Where the newest token of every decode is kept."""
+        requests = step.requests[step.chunks :]
+        generated = step.computed[step.chunks :] - self._prompt_len[requests]
+        return self.outputs.places(requests, generated)
 
     def _layout(self, step: PagedStep) -> AttentionLayout:
         n = step.chunks
