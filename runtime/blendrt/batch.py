@@ -15,7 +15,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from blendrt.attention.layout import AttentionLayout, Rows, lay_out, upload_together
+from blendrt.attention.layout import (
+    AttentionLayout,
+    HostLayout,
+    Rows,
+    lay_out_on_host,
+    upload_together,
+)
 from blendrt.pages import PagedStep
 from blendrt.tokens import PromptTokens
 from blendsim.arrays import Ints
@@ -112,13 +118,15 @@ class BatchBuilder(Generic[Kept]):
         done = (step.computed + step.tokens)[who]
         places = self.outputs.places(sampled, done - self._prompt_len[sampled])
         prefill, latest = self._chunk_sources(step), self._latest(step)
+        layout = self._layout(step)
         sources = np.concatenate([prefill, latest])
-        sent = upload_together((sources, ends[who] - 1, places), self._device)
+        to_send = (sources, ends[who] - 1, places, *layout.to_send)
+        ids, rows, kept, *laid_out = upload_together(to_send, self._device)
         return StepInputs(
-            ids=self._ids(sent[0], prefill),
-            layout=self._layout(step),
-            sample_rows=sent[1],
-            sample_places=sent[2],
+            ids=self._ids(ids, prefill),
+            layout=layout.on_device(*laid_out),
+            sample_rows=rows,
+            sample_places=kept,
             sample_requests=sampled,
             counts=counts,
         )
@@ -156,15 +164,14 @@ class BatchBuilder(Generic[Kept]):
         generated = step.computed[step.chunks :] - self._prompt_len[requests]
         return self.outputs.places(requests, generated)
 
-    def _layout(self, step: PagedStep) -> AttentionLayout:
+    def _layout(self, step: PagedStep) -> HostLayout:
         n = step.chunks
         cut = int(step.indptr[n])
-        return lay_out(
+        return lay_out_on_host(
             chunks=step.tokens[:n],
             computed=step.computed[:n],
             chunk_pages=Rows(step.indptr[: n + 1], step.indices[:cut]),
             contexts=step.computed[n:] + 1,
             decode_pages=Rows(step.indptr[n:] - cut, step.indices[cut:]),
             block_tokens=self._block,
-            device=self._device,
         )

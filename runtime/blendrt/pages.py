@@ -48,7 +48,10 @@ class Pager:
         self._target: Ints = fields["target"]
         self._start_context: Ints = fields["start_context"]
         self._start_step: Ints = fields["start_step"]
-        self._scalars: Any = core.state.scalars.view(np.ndarray)
+        scalars = core.state.scalars.view(np.ndarray)
+        self._step: Ints = scalars["step"]
+        self._chunks: Ints = scalars["chunks"]
+        self._blocks: list[Ints] = [scalars[name] for name in ("shared_held", "private", "idle")]
         self.pages = pool_pages(core)
         self._free = list(range(self.pages - 1, -1, -1))  # the lowest number is taken first
         self._nodes: dict[int, list[int]] = {}  # pages of each prefix node, from its front
@@ -62,11 +65,10 @@ class Pager:
     def follow(self) -> PagedStep:
         """Take over what `core.step()` decided. Call it between `step()` and `commit()`."""
         self._dismiss()
-        s = self._scalars[0]
-        chunk = self._core.state.chunk[:, : int(s["chunks"])]
+        chunk = self._core.state.chunk[:, : int(self._chunks[0])]
         self._admit(chunk)
         decoding = self._running[self._status[self._running] == DECODING]
-        done = self._start_context[decoding] + (int(s["step"]) - 1) - self._start_step[decoding]
+        done = self._start_context[decoding] + (self._step[0] - 1) - self._start_step[decoding]
         self._open_decode_pages(decoding, done)
         if self.in_use != self._counted():
             self._reclaim()
@@ -104,8 +106,7 @@ class Pager:
         assert sorted(owned) == list(range(self.pages)), "every page has one owner or is free"
 
     def _counted(self) -> int:
-        s = self._scalars[0]
-        return int(s["shared_held"]) + int(s["private"]) + int(s["idle"])
+        return sum(int(number[0]) for number in self._blocks)
 
     def _dismiss(self) -> None:
         """Requests that have pages but run no more leave: finished, or preempted in this step."""

@@ -20,6 +20,8 @@ from torch import Tensor
 
 from blendsim.arrays import Ints
 
+Pages = npt.NDArray[np.int32]
+
 #: Bytes: where each array of a copy begins. Triton compiles a kernel anew for memory that is not
 #: aligned so, and what is allocated by itself is.
 _ALIGNED = 16
@@ -97,29 +99,68 @@ def lay_out(
     """The layout of P chunks of `chunks` tokens behind `computed` ones and of D decodes at
     `contexts` tokens, their own included. Every request has just the pages its tokens fill.
     """
-    # Token by token: position and page; of chunks, the request first.
-    request = np.repeat(np.arange(len(chunks)), chunks)
-    begin = np.cumsum(chunks) - chunks
-    ahead = np.arange(len(request)) - begin[request] + computed[request]
-    latest = contexts - 1
-    positions = np.concatenate((ahead, latest))
-    page = np.concatenate(
-        (
-            chunk_pages.numbers[chunk_pages.indptr[:-1][request] + ahead // block_tokens],
-            decode_pages.numbers[decode_pages.indptr[:-1] + latest // block_tokens],
+    layout = lay_out_on_host(chunks, computed, chunk_pages, contexts, decode_pages, block_tokens)
+    return layout.on_device(*upload_together(layout.to_send, device))
+
+
+class HostLayout(NamedTuple):
+    """A layout of which the device has nothing yet."""
+
+    prefill_lens: Tensor
+    prefill_computed: Tensor
+    prefill_pages: "_HostTable"
+    decode_pages: "_HostTable"
+    slots: Ints
+    positions: Ints
+    prefill_tokens: int
+
+    @property
+    def to_send(self) -> tuple[Ints, Ints, Pages, Pages]:
+        """What the device is to have."""
+        return (self.slots, self.positions, self.prefill_pages.numbers, self.decode_pages.numbers)
+
+    def on_device(
+        self, slots: Tensor, positions: Tensor, prefill: Tensor, decode: Tensor
+    ) -> AttentionLayout:
+        """The layout, with `to_send` as it came there."""
+        return AttentionLayout(
+            prefill_lens=self.prefill_lens,
+            prefill_computed=self.prefill_computed,
+            prefill_pages=self.prefill_pages.on_device(prefill),
+            decode_pages=self.decode_pages.on_device(decode),
+            slots=slots,
+            positions=positions,
+            prefill_tokens=self.prefill_tokens,
         )
-    )
+
+
+def lay_out_on_host(
+    chunks: Ints,
+    computed: Ints,
+    chunk_pages: Rows,
+    contexts: Ints,
+    decode_pages: Rows,
+    block_tokens: int,
+) -> HostLayout:
+    """As `lay_out`, for who sends it to the device with other things."""
+    # Token by token.
+    positions = contexts - 1
+    page = decode_pages.numbers[decode_pages.indptr[:-1] + positions // block_tokens]
+    if len(chunks):
+        request = np.repeat(np.arange(len(chunks)), chunks)
+        begin = np.cumsum(chunks) - chunks
+        ahead = np.arange(len(request)) - begin[request] + computed[request]
+        place = chunk_pages.indptr[:-1][request] + ahead // block_tokens
+        positions = np.concatenate((ahead, positions))
+        page = np.concatenate((chunk_pages.numbers[place], page))
     slots = page.astype(np.int64) * block_tokens + positions % block_tokens
-    prefill = _on_host(chunk_pages, computed + chunks, block_tokens)
-    decode = _on_host(decode_pages, contexts, block_tokens)
-    sent = upload_together((slots, positions, prefill.numbers, decode.numbers), device)
-    return AttentionLayout(
+    return HostLayout(
         prefill_lens=_host(chunks),
         prefill_computed=_host(computed),
-        prefill_pages=prefill.on_device(sent[2]),
-        decode_pages=decode.on_device(sent[3]),
-        slots=sent[0],
-        positions=sent[1],
+        prefill_pages=_on_host(chunk_pages, computed + chunks, block_tokens),
+        decode_pages=_on_host(decode_pages, contexts, block_tokens),
+        slots=slots,
+        positions=positions,
         prefill_tokens=int(chunks.sum()),
     )
 
@@ -158,7 +199,7 @@ class _HostTable(NamedTuple):
 
     indptr: Tensor
     last_page_len: Tensor
-    numbers: npt.NDArray[np.int32]
+    numbers: Pages
 
     def on_device(self, indices: Tensor) -> PageTable:
         """The table with its numbers on the device."""
@@ -167,13 +208,16 @@ class _HostTable(NamedTuple):
 
 
 def _on_host(rows: Rows, lengths: Ints, block_tokens: int) -> _HostTable:
+    numbers = rows.numbers.astype(np.int32)
+    if not len(lengths) and not len(numbers):
+        return _HostTable(_host(rows.indptr), _host(lengths), numbers)
     pages = np.diff(rows.indptr)
     assert (lengths > 0).all(), "a request without tokens has no attention"
     assert (pages == -(-lengths // block_tokens)).all(), (
         f"{pages} pages do not hold {lengths} tokens in blocks of {block_tokens}"
     )
     last = (lengths - 1) % block_tokens + 1
-    return _HostTable(_host(rows.indptr), _host(last), rows.numbers.astype(np.int32))
+    return _HostTable(_host(rows.indptr), _host(last), numbers)
 
 
 def _host(values: Ints) -> Tensor:
