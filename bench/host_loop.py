@@ -3,9 +3,10 @@
     python bench/host_loop.py [--against TREE] [--rounds 5] [--device cuda]
 
 The loops are the runtime's own (`blendrt.engine` replays, `blendrt.generate.loop` answers) with all
-that they call, but for an executor that computes nothing. A case has so many decodes a step, alone
-or beside prompt tokens. A step's time is from its beginning to the next one's, the median of all
-steps of the case's kind; so is each part's, in a run of its own, in which parts are timed.
+that they call, by graphs of 16 layers and an attention that compute nothing and plan nothing. A
+case has so many decodes a step, alone or beside prompt tokens. A step's time is from its beginning
+to the next one's, the median of all steps of the case's kind; so is each part's, in a run of its
+own, in which parts are timed.
 
 With --against, processes that import this tree and another one take turns; the medians of their
 medians are shown, and those of the ratios of each turn. Beside the seconds stands what a GPU would
@@ -22,6 +23,8 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from statistics import median
+from timeit import timeit
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -31,9 +34,12 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import blendrt.attention.layout
+from blendrt.attention.layout import AttentionLayout
 from blendrt.batch import BatchBuilder, OutputTokens, StepInputs
 from blendrt.clock import clock_for
 from blendrt.engine import Engine
+from blendrt.executor.graphs import GraphedDense
+from blendrt.executor.sequential import SequentialExecutor
 from blendrt.generate.growing import Ending, GrowingTokens
 from blendrt.generate.loop import GenerationLoop, Machine
 from blendrt.generate.sampler import Sampler
@@ -53,28 +59,40 @@ VOCAB = 8  # a stand-in's logits: choosing among them takes no time
 PROMPT, ANSWER = 300, 150  # tokens of those who decode
 LONG, SHORT, OTHERS = 1_000, 2, 40  # tokens of those whose prompts are computed beside, and number
 CHUNK, BUDGET = 512, 8_192  # tokens of a step beside decodes; of all steps where none are beside
-PARTS = ("deciding", "pages", "inputs", "choosing", "storing", "taking", "ending", "recording")
+PARTS = (
+    *("deciding", "pages", "inputs", "executing", "choosing"),
+    *("storing", "taking", "ending", "recording"),
+)
+LAYERS = 16
 #: Operators that neither compute nor copy.
 MAKES_ROOM = ("empty", "detach", "lift_fresh", "_unsafe_view")
 MODEL = "qwen-2.5-7b"  # on an H200, whose KV cache has room for all of them
 
 
 class NoModel:
-    """An executor that computes nothing: every logit is zero."""
+    """A decoder, its graphs and its attention, none of which computes anything."""
 
-    is_halved = False
+    config = SimpleNamespace(layers=LAYERS)
 
     def __init__(self, device: torch.device) -> None:
-        self._logits = torch.zeros(BUDGET, VOCAB, device=device)
-        self._tokens = torch.zeros(BUDGET, dtype=torch.int64, device=device)
+        x = torch.zeros(BUDGET, VOCAB, device=device)
+        self._buffers: Any = SimpleNamespace(x=x, queries=x[:, :1, None], attended=x[:, :1, None])
 
-    def run(self, inputs: StepInputs) -> Tensor:
-        """A token for each sample."""
-        return self._tokens[: len(inputs.sample_rows)]
+    def begin(self, inputs: StepInputs) -> GraphedDense:
+        """A step by graphs that hold nothing."""
+        return GraphedDense(self._buffers, [lambda: None] * (LAYERS + 1), inputs.layout.tokens)
 
-    def logits(self, inputs: StepInputs) -> Tensor:
-        """Logits of each sample."""
-        return self._logits[: len(inputs.sample_rows)]
+    def head(self, x: Tensor) -> Tensor:
+        """Logits: zeros."""
+        return x
+
+    def plan(self, layout: AttentionLayout) -> None:
+        """Nothing to plan."""
+
+    def prefill(self, layer: int, q: Tensor, pool: Any, out: Tensor) -> None:
+        """No answers."""
+
+    decode = prefill
 
 
 class Case(NamedTuple):
@@ -167,7 +185,8 @@ def new_loop(case: Case, device: torch.device, watch: Watch, has_parts: bool) ->
     """What runs the case's loop to its end."""
     core, prompts = new_core(case)
     n, recorder = len(core.rows), Recorder()
-    executor, clock = NoModel(device), clock_for(device)
+    nothing: Any = NoModel(device)
+    executor, clock = SequentialExecutor(nothing, nothing, nothing, nothing), clock_for(device)
     builder: BatchBuilder[Any]
     if case.loop == "replay":
         kept = OutputTokens(core.state.requests.output, device)
@@ -194,6 +213,7 @@ def new_loop(case: Case, device: torch.device, watch: Watch, has_parts: bool) ->
             (loop._pager, "follow", "pages"),
             (builder, "build", "inputs"),
             (builder.outputs, "store", "storing"),
+            (executor, "logits", "executing"),
             (recorder, "add", "recording"),
         ):
             watch.part(owner, method, name)
@@ -303,6 +323,18 @@ def ratios(before: Sequence[dict[str, Any]], after: Sequence[dict[str, Any]]) ->
         yield row(name, f"{old:,.0f}", f"{new:,.0f}", f"{share:.2f}")
 
 
+def maxima() -> Iterator[str]:
+    """A row a number of decodes: how FlashInfer 0.6.6 finds the longest, and how a tensor does."""
+    yield row("decodes", "`max(lengths)`", "`lengths.max()`")
+    yield row(*["---"] * 3)
+    for decodes in DECODES:
+        lengths, runs = torch.arange(decodes, dtype=torch.int32), 200
+        ways = (lambda of=lengths: max(of).item(), lambda of=lengths: of.max().item())
+        yield row(
+            f"{decodes:,}", *(f"{timeit(way, number=runs) / runs * 1e6:,.1f}" for way in ways)
+        )
+
+
 def main() -> None:
     """Measure and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -322,6 +354,7 @@ def main() -> None:
     print(f"{machine()}, torch {torch.__version__} on {asked.device}; {today()}")
     if asked.against:
         print("\nA step, microseconds:\n", *ratios(turns["before"], turns["now"]), sep="\n")
+    print("\nThe longest of a batch, microseconds:\n", *maxima(), sep="\n")
     for name, found in turns.items():
         print(f"\nParts, microseconds, {name}:\n", *table(("step", *PARTS), found), sep="\n")
         print(f"\nLaunches, {name}:\n", *table(("operators", "uploads"), found), sep="\n")

@@ -65,7 +65,7 @@ class Ending:
         """Of which requests `answer` is to be asked, by their last token and how many they have:
         no other answer is over.
         """
-        may = self._has_stops[rows] | (lengths == self._wanted.most[rows])
+        may: Bools = self._has_stops[rows] | (lengths == self._wanted.most[rows])
         for end in self._wanted.ends:
             may |= tokens == end
         return may
