@@ -44,8 +44,8 @@ def load_library(device: torch.device) -> Any:
         raise Unavailable(
             f"FlashInfer cannot be imported ({error}): pip install 'blendsim[gpu]'"
         ) from error
-    for planner in ("decode", "prefill"):
-        spare_loops(importlib.import_module(f"flashinfer.{planner}"))
+    spare_loops(importlib.import_module("flashinfer.decode"))
+    spare_loops(importlib.import_module("flashinfer.prefill"))
     return library
 
 
