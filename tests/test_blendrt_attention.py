@@ -6,6 +6,7 @@ import inspect
 import math
 import sys
 from dataclasses import replace
+from types import ModuleType
 from typing import Any
 
 import flashinfer_stand_in
@@ -17,10 +18,10 @@ from torch import Tensor
 from blendrt.attention import Attention, reference
 from blendrt.attention.check import Deviation, Sizes, World, compare, random_world
 from blendrt.attention.flashinfer import FlashInferAttention
-from blendrt.attention.layout import PageTable, Rows, lay_out, page_table
+from blendrt.attention.layout import PageTable, Rows, lay_out, page_table, upload_together
 from blendrt.attention.reference import ReferenceAttention
 from blendrt.attention.sharing import share
-from blendrt.attention.support import FlashInferSettings, check_supported
+from blendrt.attention.support import FlashInferSettings, check_supported, spare_loops
 from blendrt.config import TINY, DecoderConfig
 from blendrt.kv_pool import KvPool
 from blendsim.errors import InputError, Unavailable
@@ -398,3 +399,29 @@ def test_flashinfer_on_a_gpu_is_within_one_percent(prefill: Any, cascade: int) -
     rng = np.random.default_rng(0)
     for found in compare(attention, config, 16, device, torch.bfloat16, rng):
         assert max(found) < 0.01
+
+
+def test_a_module_that_is_spared_loops_has_the_same_maxima() -> None:
+    module: Any = ModuleType("planner")
+    spare_loops(module)
+    lengths = torch.tensor([4, 9, 2], dtype=torch.int32)
+    found, expected = module.max(lengths), max(lengths)
+    assert (found.item(), found.dtype, found.shape) == (9, expected.dtype, expected.shape)
+    assert module.max(3, 5) == 5
+    assert module.max([2, 7]) == 7
+    assert module.max([], default=1) == 1
+
+
+def test_what_is_uploaded_together_comes_as_it_was_and_aligned() -> None:
+    arrays = [
+        np.arange(3),
+        np.arange(5, dtype=np.int32) - 2,
+        np.zeros(0, np.int32),
+        np.arange(7) - (1 << 40),
+    ]
+    sent = upload_together(arrays, CPU)
+    for array, tensor in zip(arrays, sent, strict=True):
+        assert tensor.numpy().dtype == array.dtype
+        assert tensor.tolist() == array.tolist()
+        assert tensor.storage_offset() * tensor.element_size() % 16 == 0
+    assert len({tensor.untyped_storage().data_ptr() for tensor in sent}) == 1

@@ -161,6 +161,19 @@ def test_a_stop_text_may_begin_a_long_way_before_a_long_token_ends() -> None:
     assert answer.text == words[3]
 
 
+@given(st.lists(st.integers(0, END), min_size=1, max_size=60), st.data())
+def test_every_answer_that_is_over_may_end(tokens: list[int], data: st.DataObject) -> None:
+    stop = data.draw(st.sampled_from([(), ("ab",), ("c", "xyz")]))
+    most = data.draw(st.integers(len(tokens), 70))
+    asked = wanted(2, stop=((), stop), most=np.array([100, most]))
+    ending, rows = Ending(asked, text), np.array([1])
+    for upto in range(1, len(tokens) + 1):
+        may_end = ending.may_end(rows, np.array(tokens[upto - 1 : upto]), np.array([upto]))
+        assert may_end.tolist() == [bool(stop) or tokens[upto - 1] == END or upto == most]
+        if not may_end.all():
+            assert ending.answer(1, tokens[:upto]) is None
+
+
 # ---- where tokens are kept
 
 
@@ -168,7 +181,7 @@ def test_what_is_recomputed_comes_from_the_host_but_for_the_newest_token() -> No
     kept = GrowingTokens(3, CPU)
     kept.store(torch.tensor([0, 2]), torch.tensor([70, 90]))
     for token in (11, 12):
-        kept.note(2, token)
+        kept.note([2], [token])
     sources = kept.sources(2, 0, 3)
     assert kept.fetch(torch.from_numpy(sources)).tolist() == [11, 12, 90]
     assert kept.fetch(torch.tensor([5, -1])).tolist() == [5, 70]
@@ -176,6 +189,6 @@ def test_what_is_recomputed_comes_from_the_host_but_for_the_newest_token() -> No
 
 def test_more_than_the_newest_token_is_never_missing() -> None:
     kept = GrowingTokens(1, CPU)
-    kept.note(0, 11)
+    kept.note([0], [11])
     with pytest.raises(AssertionError, match="only the newest token"):
         kept.sources(0, 0, 3)

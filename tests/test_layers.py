@@ -61,8 +61,14 @@ PACKAGES = {"blendsim", "blendrt", "paper_repro", "bench", "figures"}
 
 #: Heavy or far-reaching libraries and the only rooms (or modules) that may import them.
 HELD = {
-    # The two scripts by themselves, beside the runtime: one makes a model's directory.
-    "torch": {"blendrt", "bench.experiments", "bench.gpu_gemms", "bench.gpu_run"},
+    # The three scripts by themselves, beside the runtime: one makes a model's directory.
+    "torch": {
+        "blendrt",
+        "bench.experiments",
+        "bench.gpu_gemms",
+        "bench.gpu_run",
+        "bench.host_loop",
+    },
     "flashinfer": {"blendrt"},
     "vllm": {"blendrt"},
     "triton": {"blendrt", "bench.experiments"},

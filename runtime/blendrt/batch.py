@@ -15,7 +15,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from blendrt.attention.layout import AttentionLayout, Rows, lay_out, upload
+from blendrt.attention.layout import (
+    AttentionLayout,
+    HostLayout,
+    Rows,
+    lay_out_on_host,
+    upload_together,
+)
 from blendrt.pages import PagedStep
 from blendrt.tokens import PromptTokens
 from blendsim.arrays import Ints
@@ -38,8 +44,8 @@ class StepInputs:
 class Outputs(ABC):
     """Output tokens of a core's requests on the device, each in its place among `tokens`."""
 
-    def __init__(self, places: int, device: torch.device) -> None:
-        self.tokens = torch.zeros(places, dtype=torch.int32, device=device)
+    def __init__(self, places: int, device: torch.device, dtype: torch.dtype = torch.int32) -> None:
+        self.tokens = torch.zeros(places, dtype=dtype, device=device)
 
     @abstractmethod
     def places(self, requests: Ints, positions: Ints) -> Ints:
@@ -53,12 +59,15 @@ class Outputs(ABC):
 
     def store(self, places: Tensor, tokens: Tensor) -> None:
         """Keep a step's sampled tokens."""
-        self.tokens[places] = tokens.to(torch.int32)
+        self.tokens.index_copy_(0, places, tokens.to(self.tokens.dtype))
+
+    def at(self, places: Tensor) -> Tensor:
+        """Ids of the output tokens that are kept there."""
+        return self.tokens.index_select(0, places).long()
 
     def fetch(self, source: Tensor) -> Tensor:
         """Ids from a mixed list: a value ≥ 0 is an id, −1 − place stands for an output token."""
-        places = (-1 - source).clamp_(min=0)
-        return torch.where(source >= 0, source, self.tokens[places].long())
+        return torch.where(source >= 0, source, self.at((-1 - source).clamp_(min=0)))
 
 
 class OutputTokens(Outputs):
@@ -104,25 +113,40 @@ class BatchBuilder(Generic[Kept]):
     def build(self, step: PagedStep, counts: Batch) -> StepInputs:
         """The inputs of a step whose pages are numbered."""
         ends = np.cumsum(step.tokens)
-        sampled = step.requests[step.samples]
-        done = (step.computed + step.tokens)[step.samples]
+        who = np.flatnonzero(step.samples)
+        sampled = step.requests[who]
+        done = (step.computed + step.tokens)[who]
         places = self.outputs.places(sampled, done - self._prompt_len[sampled])
+        prefill, latest = self._chunk_sources(step), self._latest(step)
+        layout = self._layout(step)
+        sources = np.concatenate([prefill, latest])
+        to_send = (sources, ends[who] - 1, places, *layout.to_send)
+        ids, rows, kept, *laid_out = upload_together(to_send, self._device)
         return StepInputs(
-            ids=self.outputs.fetch(self._upload(self._sources(step))),
-            layout=self._layout(step),
-            sample_rows=self._upload(ends[step.samples] - 1),
-            sample_places=self._upload(places),
+            ids=self._ids(ids, prefill),
+            layout=layout.on_device(*laid_out),
+            sample_rows=rows,
+            sample_places=kept,
             sample_requests=sampled,
             counts=counts,
         )
 
-    def _upload(self, values: Ints) -> Tensor:
-        return upload(torch.from_numpy(values), self._device)
+    def _ids(self, sent: Tensor, prefill: Ints) -> Tensor:
+        """Ids of the step's tokens from what was sent: sources of prefill tokens, which may be
+        mixed, and places of the output tokens that decodes take in.
+        """
+        cut = len(prefill)
+        if not cut:
+            return self.outputs.at(sent)
+        if (prefill < 0).any():
+            sent[:cut] = self.outputs.fetch(sent[:cut])
+        sent[cut:] = self.outputs.at(sent[cut:])
+        return sent
 
-    def _sources(self, step: PagedStep) -> Ints:
-        """What `Outputs.fetch` reads, of every token of the step."""
+    def _chunk_sources(self, step: PagedStep) -> Ints:
+        """What `Outputs.fetch` reads, of every prefill token."""
         n = step.chunks
-        parts: list[Ints] = []
+        parts: list[Ints] = [np.zeros(0, np.int64)]
         columns = (step.requests[:n], step.computed[:n], step.tokens[:n])
         for request, start, tokens in zip(*(c.tolist() for c in columns), strict=True):
             stop, prompt = start + tokens, int(self._prompt_len[request])
@@ -132,19 +156,22 @@ class BatchBuilder(Generic[Kept]):
             # Recomputed after a preemption: the prompt, then what had been generated.
             ends = max(start, prompt) - prompt, max(stop, prompt) - prompt
             parts.append(self.outputs.sources(request, *ends))
-        requests = step.requests[n:]
-        generated = step.computed[n:] - self._prompt_len[requests]
-        return np.concatenate([*parts, -1 - self.outputs.places(requests, generated)])
+        return np.concatenate(parts)
 
-    def _layout(self, step: PagedStep) -> AttentionLayout:
+    def _latest(self, step: PagedStep) -> Ints:
+        """Where the newest token of every decode is kept."""
+        requests = step.requests[step.chunks :]
+        generated = step.computed[step.chunks :] - self._prompt_len[requests]
+        return self.outputs.places(requests, generated)
+
+    def _layout(self, step: PagedStep) -> HostLayout:
         n = step.chunks
         cut = int(step.indptr[n])
-        return lay_out(
+        return lay_out_on_host(
             chunks=step.tokens[:n],
             computed=step.computed[:n],
             chunk_pages=Rows(step.indptr[: n + 1], step.indices[:cut]),
             contexts=step.computed[n:] + 1,
             decode_pages=Rows(step.indptr[n:] - cut, step.indices[cut:]),
             block_tokens=self._block,
-            device=self._device,
         )

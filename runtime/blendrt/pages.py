@@ -16,6 +16,7 @@ from blendsim.serving.core import ServingCore
 from blendsim.serving.state import DECODING, PREFILLING
 
 _FIRST_SEATS = 64
+_NO_SEAT = -1
 
 
 class PagedStep(NamedTuple):
@@ -30,22 +31,32 @@ class PagedStep(NamedTuple):
     samples: Bools  # (m,) whether the last of them yields an output token
     chunks: int  # how many of the m are prefill chunks
     indptr: Ints  # (m + 1,) request i's pages are indices[indptr[i]:indptr[i + 1]]
-    indices: Ints
+    indices: NDArray[np.int32]
 
 
 class Pager:
     """The pages of one serving core's running requests and cached prefixes."""
 
     def __init__(self, core: ServingCore) -> None:
-        scalars = core.state.scalars[0]
         requests: Any = core.state.requests
         self._core = core
-        self._block = int(scalars.block_tokens)
+        self._block = int(core.state.scalars[0].block_tokens)
         longest = int((requests.prompt + requests.output).max(initial=1))
+        # Views of the core's records: a record array takes microseconds to tell of a field.
+        fields = requests.view(np.ndarray)
+        self._status: Ints = fields["status"]
+        self._target: Ints = fields["target"]
+        self._start_context: Ints = fields["start_context"]
+        self._start_step: Ints = fields["start_step"]
+        scalars = core.state.scalars.view(np.ndarray)
+        self._step: Ints = scalars["step"]
+        self._chunks: Ints = scalars["chunks"]
+        self._blocks: list[Ints] = [scalars[name] for name in ("shared_held", "private", "idle")]
         self.pages = pool_pages(core)
         self._free = list(range(self.pages - 1, -1, -1))  # the lowest number is taken first
         self._nodes: dict[int, list[int]] = {}  # pages of each prefix node, from its front
-        self._seat: dict[int, int] = {}  # row of each running request in the columns below
+        self._running = np.empty(0, np.int64)  # requests that have a row, in order of entering
+        self._seat = np.full(len(requests), _NO_SEAT)  # their rows in the columns below
         self._empty: list[int] = []
         self._table = np.empty((0, -(-longest // self._block)), np.int32)
         self._filled = np.empty(0, np.int64)  # pages of the row
@@ -53,29 +64,20 @@ class Pager:
 
     def follow(self) -> PagedStep:
         """Take over what `core.step()` decided. Call it between `step()` and `commit()`."""
-        state = self._core.state
-        s = state.scalars[0]
-        requests: Any = state.requests
-        for request in self._left():
-            self._leave(request)
-        chunk = state.chunk[:, : int(s.chunks)]
-        for request, before, tokens in chunk.T.tolist():
-            if request not in self._seat:
-                self._enter(request, before // self._block)
-            self._extend(request, before + tokens)
-        running = np.fromiter(self._seat, np.int64, len(self._seat))
-        decoding = running[requests["status"][running] == DECODING]
-        columns = requests[decoding]
-        context = columns["start_context"] + int(s.step) - columns["start_step"]
-        self._open_decode_pages(decoding, context - 1)
+        self._dismiss()
+        chunk = self._core.state.chunk[:, : int(self._chunks[0])]
+        self._admit(chunk)
+        decoding = self._running[self._status[self._running] == DECODING]
+        done = self._start_context[decoding] + (self._step[0] - 1) - self._start_step[decoding]
+        self._open_decode_pages(decoding, done)
         if self.in_use != self._counted():
             self._reclaim()
-        is_complete = chunk[1] + chunk[2] == requests["target"][chunk[0]]
+        is_complete = chunk[1] + chunk[2] == self._target[chunk[0]]
         who = np.concatenate([chunk[0], decoding])
         indptr, indices = self._gather(who)
         return PagedStep(
             requests=who,
-            computed=np.concatenate([chunk[1], context - 1]),
+            computed=np.concatenate([chunk[1], done]),
             tokens=np.concatenate([chunk[2], np.ones(len(decoding), np.int64)]),
             samples=np.concatenate([is_complete, np.ones(len(decoding), np.bool_)]),
             chunks=chunk.shape[1],
@@ -99,19 +101,33 @@ class Pager:
             cached = int(self._core.state.nodes[node].cached)
             assert len(pages) == cached, f"node {node} has {len(pages)} pages, {cached} blocks"
             owned += pages
-        for seat in self._seat.values():
+        for seat in self._seat[self._running].tolist():
             owned += self._table[seat, self._shared[seat] : self._filled[seat]].tolist()
         assert sorted(owned) == list(range(self.pages)), "every page has one owner or is free"
 
     def _counted(self) -> int:
-        s = self._core.state.scalars[0]
-        return int(s.shared_held + s.private + s.idle)
+        return sum(int(number[0]) for number in self._blocks)
 
-    def _left(self) -> list[int]:
-        """Requests that have pages but run no more: finished, or preempted in this step."""
-        running = np.fromiter(self._seat, np.int64, len(self._seat))
-        status = self._core.state.requests["status"][running]
-        return running[(status != DECODING) & (status != PREFILLING)].tolist()  # type: ignore[no-any-return]
+    def _dismiss(self) -> None:
+        """Requests that have pages but run no more leave: finished, or preempted in this step."""
+        status = self._status[self._running]
+        runs = (status == DECODING) | (status == PREFILLING)
+        if runs.all():
+            return
+        for request in self._running[~runs].tolist():
+            self._leave(request)
+        self._running = self._running[runs]
+
+    def _admit(self, chunk: Ints) -> None:
+        """Pages for the step's chunks, (3, chunks); whoever has its first one enters."""
+        entered = []
+        for request, before, tokens in chunk.T.tolist():
+            if self._seat[request] == _NO_SEAT:
+                self._enter(request, before // self._block)
+                entered.append(request)
+            self._extend(request, before + tokens)
+        if entered:
+            self._running = np.concatenate([self._running, np.array(entered, np.int64)])
 
     def _path(self, request: int) -> list[tuple[int, int, int]]:
         """(node, its first block, its end) from the root down to the request's deepest node."""
@@ -148,7 +164,7 @@ class Pager:
 
     def _extend(self, request: int, upto: int) -> None:
         """Pages for the request's tokens up to `upto`; path blocks that get full become shared."""
-        seat = self._seat[request]
+        seat = int(self._seat[request])
         row, filled = self._table[seat], int(self._filled[seat])
         path_blocks = int(self._core.state.requests[request].path_blocks)
         first, full = int(self._shared[seat]), min(upto // self._block, path_blocks)
@@ -180,19 +196,18 @@ class Pager:
 
     def _open_decode_pages(self, decoding: Ints, computed: Ints) -> None:
         """A new page for every decode whose token begins a block."""
-        for request, block in zip(
-            decoding.tolist(), (computed // self._block).tolist(), strict=True
-        ):
-            seat = self._seat[request]
-            if self._filled[seat] == block:
-                self._table[seat, block] = self._take()
-                self._filled[seat] = block + 1
+        seats, block = self._seat[decoding], computed // self._block
+        opens = np.flatnonzero(self._filled[seats] == block)
+        pages = [self._take() for _ in range(len(opens))]
+        self._table[seats[opens], block[opens]] = pages
+        self._filled[seats[opens]] += 1
 
     def _leave(self, request: int) -> None:
         """Free the request's own pages, but for those the core keeps cached as a node of its own.
         The path's pages stay with their nodes.
         """
-        seat = self._seat.pop(request)
+        seat = int(self._seat[request])
+        self._seat[request] = _NO_SEAT
         own = self._table[seat, self._shared[seat] : self._filled[seat]].tolist()
         node = self._own_node(request)
         kept = int(self._core.state.nodes[node].cached) if node else 0
@@ -233,14 +248,14 @@ class Pager:
         self._shared = np.concatenate([self._shared, np.zeros(more, np.int64)])
         self._empty = list(range(old + more - 1, old - 1, -1))
 
-    def _gather(self, requests: Ints) -> tuple[Ints, Ints]:
+    def _gather(self, requests: Ints) -> tuple[Ints, NDArray[np.int32]]:
         """indptr and indices of these requests' pages."""
-        seats = np.array([self._seat[k] for k in requests.tolist()], np.int64)
+        seats = self._seat[requests]
         count = self._filled[seats]
         indptr = np.concatenate([np.zeros(1, np.int64), np.cumsum(count)])
         places = np.repeat(seats * self._table.shape[1] - indptr[:-1], count)
-        pages = self._table.reshape(-1)[places + np.arange(indptr[-1])]
-        return indptr, pages.astype(np.int64)
+        places += np.arange(indptr[-1])
+        return indptr, self._table.reshape(-1)[places]
 
 
 def pool_pages(core: ServingCore) -> int:

@@ -33,12 +33,14 @@ class PromptTokens:
         listed = min(stop, size * (int(prompts.offsets[row + 1]) - first))
         shared = np.arange(start, max(start, listed))
         units = prompts.units[first + shared // size].astype(np.int64)
-        ids = self._draw(units, space + 1, shared % size)
-        if size == 1:
-            # Ids of a vocabulary as large as ours stay what they are.
-            is_ours = (units >= 0) & (units < self._vocab)
-            ids = np.where(is_ours, units, ids)
+        # Ids of a vocabulary as large as ours stay what they are.
+        is_ours = (units >= 0) & (units < self._vocab) & (size == 1)
+        ids = units
+        if not is_ours.all():
+            ids = np.where(is_ours, units, self._draw(units, space + 1, shared % size))
         own = np.arange(max(start, listed), stop)
+        if not len(own):
+            return ids
         return np.concatenate([ids, self._draw(np.full(len(own), self._seed), -1 - row, own)])
 
     def prompt(self, row: int) -> Ints:

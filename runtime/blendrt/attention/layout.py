@@ -10,6 +10,8 @@ one token each.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +19,13 @@ import torch
 from torch import Tensor
 
 from blendsim.arrays import Ints
+
+Pages = npt.NDArray[np.int32]
+
+#: Bytes: where each array of a copy begins. Triton compiles a kernel anew for memory that is not
+#: aligned so, and what is allocated by itself is.
+_ALIGNED = 16
+_TYPES = {np.dtype(np.int32): torch.int32, np.dtype(np.int64): torch.int64}
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +77,7 @@ class Rows:
     """Pages of requests on the host: request i's are numbers[indptr[i] : indptr[i + 1]]."""
 
     indptr: Ints
-    numbers: Ints
+    numbers: npt.NDArray[np.integer]
 
     @classmethod
     def of(cls, pages: Sequence[Sequence[int] | npt.NDArray[np.integer]]) -> "Rows":
@@ -90,25 +99,68 @@ def lay_out(
     """The layout of P chunks of `chunks` tokens behind `computed` ones and of D decodes at
     `contexts` tokens, their own included. Every request has just the pages its tokens fill.
     """
-    starts = np.concatenate((computed, contexts - 1))
-    counts = np.concatenate((chunks, np.ones_like(contexts)))
-    first_page = np.concatenate(
-        (chunk_pages.indptr[:-1], decode_pages.indptr[:-1] + chunk_pages.indptr[-1])
-    )
-    numbers = np.concatenate((chunk_pages.numbers, decode_pages.numbers))
-    # Token by token: its request, then its position, page and slot.
-    request = np.repeat(np.arange(len(counts)), counts)
-    begin = np.cumsum(counts) - counts
-    positions = np.arange(len(request)) - begin[request] + starts[request]
-    page = numbers[first_page[request] + positions // block_tokens]
-    slots = page * block_tokens + positions % block_tokens
-    return AttentionLayout(
+    layout = lay_out_on_host(chunks, computed, chunk_pages, contexts, decode_pages, block_tokens)
+    return layout.on_device(*upload_together(layout.to_send, device))
+
+
+class HostLayout(NamedTuple):
+    """A layout of which the device has nothing yet."""
+
+    prefill_lens: Tensor
+    prefill_computed: Tensor
+    prefill_pages: "_HostTable"
+    decode_pages: "_HostTable"
+    slots: Ints
+    positions: Ints
+    prefill_tokens: int
+
+    @property
+    def to_send(self) -> tuple[Ints, Ints, Pages, Pages]:
+        """What the device is to have."""
+        return (self.slots, self.positions, self.prefill_pages.numbers, self.decode_pages.numbers)
+
+    def on_device(
+        self, slots: Tensor, positions: Tensor, prefill: Tensor, decode: Tensor
+    ) -> AttentionLayout:
+        """The layout, with `to_send` as it came there."""
+        return AttentionLayout(
+            prefill_lens=self.prefill_lens,
+            prefill_computed=self.prefill_computed,
+            prefill_pages=self.prefill_pages.on_device(prefill),
+            decode_pages=self.decode_pages.on_device(decode),
+            slots=slots,
+            positions=positions,
+            prefill_tokens=self.prefill_tokens,
+        )
+
+
+def lay_out_on_host(
+    chunks: Ints,
+    computed: Ints,
+    chunk_pages: Rows,
+    contexts: Ints,
+    decode_pages: Rows,
+    block_tokens: int,
+) -> HostLayout:
+    """As `lay_out`, for who sends it to the device with other things."""
+    # Token by token.
+    positions = contexts - 1
+    page = decode_pages.numbers[decode_pages.indptr[:-1] + positions // block_tokens]
+    if len(chunks):
+        request = np.repeat(np.arange(len(chunks)), chunks)
+        begin = np.cumsum(chunks) - chunks
+        ahead = np.arange(len(request)) - begin[request] + computed[request]
+        place = chunk_pages.indptr[:-1][request] + ahead // block_tokens
+        positions = np.concatenate((ahead, positions))
+        page = np.concatenate((chunk_pages.numbers[place], page))
+    slots = page.astype(np.int64) * block_tokens + positions % block_tokens
+    return HostLayout(
         prefill_lens=_host(chunks),
         prefill_computed=_host(computed),
-        prefill_pages=page_table(chunk_pages, computed + chunks, block_tokens, device),
-        decode_pages=page_table(decode_pages, contexts, block_tokens, device),
-        slots=upload(torch.from_numpy(slots), device),
-        positions=upload(torch.from_numpy(positions), device),
+        prefill_pages=_on_host(chunk_pages, computed + chunks, block_tokens),
+        decode_pages=_on_host(decode_pages, contexts, block_tokens),
+        slots=slots,
+        positions=positions,
         prefill_tokens=int(chunks.sum()),
     )
 
@@ -120,20 +172,52 @@ def upload(host: Tensor, device: torch.device) -> Tensor:
     return host.pin_memory().to(device, non_blocking=True)
 
 
+def upload_together(
+    arrays: Sequence[npt.NDArray[np.integer]], device: torch.device
+) -> list[Tensor]:
+    """The arrays on the device by one copy, as views of what it brought."""
+    ends = list(accumulate(-(-array.nbytes // _ALIGNED) * _ALIGNED for array in arrays))
+    packed = np.empty(ends[-1], np.uint8)
+    starts = [0, *ends[:-1]]
+    for start, array in zip(starts, arrays, strict=True):
+        packed[start : start + array.nbytes].view(array.dtype)[:] = array
+    sent = upload(torch.from_numpy(packed), device)
+    return [
+        sent[start : start + array.nbytes].view(_TYPES[array.dtype])
+        for start, array in zip(starts, arrays, strict=True)
+    ]
+
+
 def page_table(rows: Rows, lengths: Ints, block_tokens: int, device: torch.device) -> PageTable:
     """The pages of requests of `lengths` tokens, and a copy of their numbers on the device."""
+    table = _on_host(rows, lengths, block_tokens)
+    return table.on_device(upload(torch.from_numpy(table.numbers), device))
+
+
+class _HostTable(NamedTuple):
+    """A page table that the device does not have yet."""
+
+    indptr: Tensor
+    last_page_len: Tensor
+    numbers: Pages
+
+    def on_device(self, indices: Tensor) -> PageTable:
+        """The table with its numbers on the device."""
+        numbers = torch.from_numpy(self.numbers)
+        return PageTable(self.indptr, self.last_page_len, numbers, indices)
+
+
+def _on_host(rows: Rows, lengths: Ints, block_tokens: int) -> _HostTable:
+    numbers = rows.numbers.astype(np.int32)
+    if not len(lengths) and not len(numbers):
+        return _HostTable(_host(rows.indptr), _host(lengths), numbers)
     pages = np.diff(rows.indptr)
     assert (lengths > 0).all(), "a request without tokens has no attention"
     assert (pages == -(-lengths // block_tokens)).all(), (
         f"{pages} pages do not hold {lengths} tokens in blocks of {block_tokens}"
     )
-    numbers = _host(rows.numbers)
-    return PageTable(
-        indptr=_host(rows.indptr),
-        last_page_len=_host((lengths - 1) % block_tokens + 1),
-        numbers=numbers,
-        indices=upload(numbers, device),
-    )
+    last = (lengths - 1) % block_tokens + 1
+    return _HostTable(_host(rows.indptr), _host(last), numbers)
 
 
 def _host(values: Ints) -> Tensor:

@@ -11,14 +11,11 @@ before it. Groups have one level: what some members share beyond the others coun
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from blendrt.attention.layout import PageTable, Rows, page_table, upload
+from blendrt.attention.layout import Pages, PageTable, Rows, page_table, upload
 from blendsim.arrays import Ints
-
-Pages = npt.NDArray[np.int32]
 
 
 @dataclass(frozen=True, slots=True)

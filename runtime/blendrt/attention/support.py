@@ -1,5 +1,6 @@
 """What FlashInfer can be used for here: settings, models, GPUs, and which kernels lie ready."""
 
+import builtins
 import importlib
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -38,11 +39,30 @@ def load_library(device: torch.device) -> Any:
     if device.type != "cuda":
         raise Unavailable("FlashInfer needs an NVIDIA GPU; without one use the reference attention")
     try:
-        return importlib.import_module("flashinfer")
+        library = importlib.import_module("flashinfer")
     except ImportError as error:
         raise Unavailable(
             f"FlashInfer cannot be imported ({error}): pip install 'blendsim[gpu]'"
         ) from error
+    spare_loops(importlib.import_module("flashinfer.decode"))
+    spare_loops(importlib.import_module("flashinfer.prefill"))
+    return library
+
+
+def spare_loops(module: Any) -> None:
+    """Give the module a `max` that asks a tensor for its largest value.
+
+    FlashInfer 0.6.6 plans by `max(lengths).item()`, for which Python makes a tensor of each number:
+    1.7 ms for 1,024 decodes (bench/host_loop.md). 0.7.2 asks the tensor itself.
+    """
+    module.max = _largest
+
+
+def _largest(*values: Any, **how: Any) -> Any:
+    """Python's `max`, and of a vector the scalar tensor that it would return, too."""
+    if len(values) == 1 and not how and isinstance(values[0], torch.Tensor):
+        return values[0].max()
+    return builtins.max(*values, **how)
 
 
 def check_supported(

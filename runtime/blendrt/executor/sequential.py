@@ -46,15 +46,16 @@ class SequentialExecutor:
         layout = inputs.layout
         attention.plan(layout)
         dense = self._dense(inputs)
-        attended, cut = dense.attended, layout.prefill_tokens
+        cut = layout.prefill_tokens
+        ahead, latest = dense.attended[:cut], dense.attended[cut:]
         for layer in range(decoder.config.layers):
             # NOTE: all KV of the step is written before any is read: a chunk may read what another
             # chunk of this very step shares with it.
             q = dense.queries(layer)
             if cut:
-                attention.prefill(layer, q[:cut], pool, attended[:cut])
+                attention.prefill(layer, q[:cut], pool, ahead)
             if layout.decodes:
-                attention.decode(layer, q[cut:], pool, attended[cut:])
+                attention.decode(layer, q[cut:] if cut else q, pool, latest)
         return decoder.head(dense.rows()[inputs.sample_rows])
 
     def _dense(self, inputs: StepInputs) -> Dense:

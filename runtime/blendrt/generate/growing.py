@@ -9,7 +9,7 @@ import torch
 
 from blendrt.batch import Outputs
 from blendrt.generate.wanted import Answer, Finish, Wanted
-from blendsim.arrays import Ints
+from blendsim.arrays import Bools, Ints
 
 Text = Callable[[Sequence[int]], str]  # what token ids say, without special tokens
 
@@ -22,7 +22,7 @@ class GrowingTokens(Outputs):
     """
 
     def __init__(self, requests: int, device: torch.device) -> None:
-        super().__init__(requests, device)
+        super().__init__(requests, device, torch.int64)  # as they are chosen: nothing is cast
         self._known: list[list[int]] = [[] for _ in range(requests)]
 
     def places(self, requests: Ints, positions: Ints) -> Ints:
@@ -38,11 +38,15 @@ class GrowingTokens(Outputs):
         on_device = np.full(stop - start - len(known), -1 - request)
         return np.concatenate([np.array(known, np.int64), on_device])
 
-    def note(self, request: int, token: int) -> list[int]:
-        """The request's next token has come to the host; returns all of them so far."""
-        known = self._known[request]
-        known.append(token)
-        return known
+    def note(self, requests: list[int], tokens: list[int]) -> None:
+        """The next token of each of the requests has come to the host."""
+        known = self._known
+        for request, token in zip(requests, tokens, strict=True):
+            known[request].append(token)
+
+    def known(self, request: int) -> list[int]:
+        """All of the request's tokens that have come."""
+        return self._known[request]
 
     def drop(self, request: int) -> None:
         """The request is over: nobody will ask again."""
@@ -55,6 +59,16 @@ class Ending:
     def __init__(self, wanted: Wanted, text: Text) -> None:
         self._wanted = wanted
         self._text = text
+        self._has_stops = np.array([bool(stops) for stops in wanted.stop], np.bool_)
+
+    def may_end(self, rows: Ints, tokens: Ints, lengths: Ints) -> Bools:
+        """Of which requests `answer` is to be asked, by their last token and how many they have:
+        no other answer is over.
+        """
+        may: Bools = self._has_stops[rows] | (lengths == self._wanted.most[rows])
+        for end in self._wanted.ends:
+            may |= tokens == end
+        return may
 
     def answer(self, row: int, tokens: list[int]) -> Answer | None:
         """The answer to request `row` if its last token ended it."""

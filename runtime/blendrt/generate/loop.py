@@ -53,6 +53,7 @@ class GenerationLoop:
         self._machine = machine
         self._pager = Pager(core)
         self._chosen = np.zeros(len(core.rows), np.int64)  # tokens chosen so far, by request
+        self._come = np.zeros_like(self._chosen)  # of those, how many have come to the host
         self._over = np.zeros(len(core.rows), np.bool_)
 
     def run(self, recorder: Recorder, answered: Callable[[Answer], None]) -> None:
@@ -102,11 +103,15 @@ class GenerationLoop:
         core had not ended.
         """
         outputs, ending = self._machine.builder.outputs, self._machine.ending
+        grow = ~self._over[step.requests]
+        requests, tokens = step.requests[grow], step.tokens.numpy()[grow]
+        outputs.note(requests.tolist(), tokens.tolist())
+        self._come[requests] += 1
+        rows = self.core.rows[requests]
+        may_end = ending.may_end(rows, tokens, self._come[requests])
         over: list[int] = []
-        for request, token in zip(step.requests.tolist(), step.tokens.tolist(), strict=True):
-            if self._over[request]:
-                continue
-            answer = ending.answer(int(self.core.rows[request]), outputs.note(request, token))
+        for request, row in zip(requests[may_end].tolist(), rows[may_end].tolist(), strict=True):
+            answer = ending.answer(row, outputs.known(request))
             if answer is None:
                 continue
             self._over[request] = True
@@ -114,7 +119,7 @@ class GenerationLoop:
             if self.core.state.requests.status[request] != DONE:
                 over.append(request)
             answered(answer)
-        return self.core.end(np.array(over, np.int64))
+        return self.core.end(np.array(over, np.int64)) if over else 0
 
 
 def _to_host(tokens: Tensor) -> Tensor:

@@ -35,13 +35,17 @@ class Sampler:
     def __init__(self, wanted: Wanted, device: torch.device) -> None:
         self._wanted = wanted
         self._device = device
+        self._is_drawn = wanted.temperature > 0.0
+        self._is_cut = wanted.top_p < 1.0
 
     @torch.inference_mode()
     def pick(self, logits: Tensor, rows: Ints, places: Ints) -> Tensor:
         """(n,) int64: token `places[i]` of the answer to `rows[i]`, by logits (n, vocab)."""
         tokens = logits.argmax(-1)
-        is_drawn = self._wanted.temperature[rows] > 0.0
-        is_cut = self._wanted.top_p[rows] < 1.0
+        is_drawn = self._is_drawn[rows]
+        if not is_drawn.any():
+            return tokens
+        is_cut = self._is_cut[rows]
         for cuts in (False, True):
             drawn = np.flatnonzero(is_drawn & (is_cut == cuts))
             for start in range(0, len(drawn), _ROWS):

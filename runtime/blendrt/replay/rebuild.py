@@ -49,7 +49,7 @@ class Rebuilder:
             samples=samples,
             chunks=chunks,
             indptr=indptr,
-            indices=rng.permutation(self._pages)[: len(distinct)][place],
+            indices=rng.permutation(self._pages)[: len(distinct)][place].astype(np.int32),
         )
 
     def _block_names(self, requests: Ints, end: Ints) -> list[Ints]:
