@@ -97,7 +97,7 @@ def deal(plan: Plan, rank: Ints) -> Plan:
 
 def fingerprint(workload: Workload, is_visible: Bools) -> str:
     """SHA-256 of what planning may see: ids, sources, prompts, limits, and output lengths where
-    `is_visible`.
+    `is_visible`; and those of all requests that are answered.
     """
     digest = hashlib.sha256(b"blendsim workload 1")
     prompts = workload.prompts
@@ -117,6 +117,9 @@ def fingerprint(workload: Workload, is_visible: Bools) -> str:
     ):
         digest.update(str((column.dtype.str, column.shape)).encode())
         digest.update(np.ascontiguousarray(column).view(np.uint8).data)
+    if workload.answered is not None:
+        told = fingerprint(workload.answered, workload.answered.has_output)
+        digest.update(told.encode())
     return digest.hexdigest()
 
 

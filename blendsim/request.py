@@ -86,6 +86,8 @@ class Workload:
     prompts: Prompts
     origin: tuple[str, ...] = ()  # the files or names it was read from, in order
     notes: tuple[str, ...] = ()  # what reading changed or guessed, one sentence each
+    #: Of the same sources, in no pool any more: planning may read their lengths, and nothing else.
+    answered: "Workload | None" = None
 
     def __len__(self) -> int:
         return len(self.prompt_len)
@@ -114,6 +116,11 @@ class Workload:
         assert bool((listed <= self.prompt_len + slack).all()), (
             "no more units than the prompt holds"
         )
+        if self.answered is not None:
+            self.answered.check()
+            assert bool(self.answered.has_output.all()), "an answer has a length"
+            assert self.answered.answered is None, "who is answered stands in one place"
+            assert self.answered.source_names == self.source_names, "sources are the pool's"
 
 
 def token_counts(values: object, where: str) -> Ints:
@@ -205,6 +212,44 @@ def select(workload: Workload, rows: NDArray[Any]) -> Workload:
     )
 
 
+def set_apart(workload: Workload, is_answered: Bools) -> Workload:
+    """`workload` without the requests in the mask, whose lengths planning may read all the same."""
+    assert workload.answered is None, "some are answered already"
+    if not is_answered.any():
+        return workload
+    answered = replace(select(workload, is_answered), notes=())
+    return replace(select(workload, ~is_answered), answered=answered)
+
+
+def joined(workload: Workload) -> Workload:
+    """The requests of `workload` and, behind them, those that are answered."""
+    answered = workload.answered
+    if answered is None:
+        return workload
+    one, other = workload.prompts, answered.prompts
+    prompts = replace(
+        one,
+        offsets=np.concatenate((one.offsets, other.offsets[1:] + one.offsets[-1])),
+        units=np.concatenate((one.units, other.units)),
+        space=np.concatenate((one.space, other.space)),
+    )
+    columns: dict[str, Any] = {
+        name: np.concatenate((getattr(workload, name), getattr(answered, name)))
+        for name in _COLUMNS
+    }
+    return replace(workload, prompts=prompts, answered=None, **columns)
+
+
+def without_prompts(workload: Workload) -> Workload:
+    """The same requests for who looks at their lengths alone: content takes most of the room."""
+    answered = workload.answered
+    return replace(
+        workload,
+        prompts=Prompts.unshared(len(workload)),
+        answered=None if answered is None else without_prompts(answered),
+    )
+
+
 def pool(workloads: Sequence[Workload]) -> Workload:
     """Several workloads as one. Ids become `source/id`, and a repeated source name gets `#2`, `#3`,
     …
@@ -212,6 +257,12 @@ def pool(workloads: Sequence[Workload]) -> Workload:
     assert workloads, "a pool needs at least one workload"
     if len(workloads) == 1:
         return workloads[0]
+    if any(workload.answered is not None for workload in workloads):
+        wholes = [joined(workload) for workload in workloads]
+        masks = [
+            np.arange(len(whole)) >= len(w) for whole, w in zip(wholes, workloads, strict=True)
+        ]
+        return set_apart(pool(wholes), np.concatenate(masks))
     names: list[str] = []
     spaces: dict[tuple[str, int], int] = {}
     sources, ids, space_codes = [], [], []
@@ -245,6 +296,7 @@ def pool(workloads: Sequence[Workload]) -> Workload:
         prompts=prompts,
         origin=tuple(origin for w in workloads for origin in w.origin),
         notes=tuple(note for w in workloads for note in w.notes),
+        answered=None,
         **{name: np.concatenate([getattr(w, name) for w in workloads]) for name in columns},
     )
     pooled.check()

@@ -15,7 +15,7 @@ from blendsim.errors import InputError
 from blendsim.live.engine import Engine
 from blendsim.live.replaying import Wish, make_job
 from blendsim.plan import Plan, write_plan
-from blendsim.request import Workload, select
+from blendsim.request import Workload, select, set_apart
 from blendsim.search.trial import find_engine
 from blendsim.serving.knobs import Knobs
 from blendsim.settings import Settings
@@ -76,6 +76,19 @@ def test_lengths_that_no_trace_gives_are_those_that_are_simulated(
     blind = replace(small, has_output=np.zeros(len(small), np.bool_))
     drawn = search.prepare(blind, RULES).true_lengths
     assert asked_job(plan, blind, RULES).output_len.tolist() == drawn.tolist()
+
+
+def test_what_is_left_of_a_batch_answers_as_it_is_simulated_to(small: Workload) -> None:
+    """By the lengths of those that are answered, which are in no pool."""
+    rest = set_apart(replace(small, output_limit=0 * small.output_len), np.arange(len(small)) < 20)
+    blind = replace(rest, has_output=np.zeros(10, np.bool_), output_len=np.zeros(10, np.int64))
+    problem = search.prepare(blind, replace(RULES, sample=1.0))
+    plan = search.plan_policy(problem, "dfs")
+    job = asked_job(plan, blind, problem.settings)
+    assert job.output_len.tolist() == problem.true_lengths.tolist()
+    assert job.prompts.order.tolist() == problem.prompts.order.tolist()
+    alone = search.prepare(replace(blind, answered=None), problem.settings)
+    assert job.output_len.tolist() != alone.true_lengths.tolist(), "or it says nothing"
 
 
 def test_on_vllm_a_plan_for_another_engine_is_evicted_by_last_use(

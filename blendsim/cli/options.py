@@ -177,6 +177,10 @@ Lengths = Annotated[
         "unless that is given."
     ),
 ]
+Rest = Annotated[
+    bool | None,
+    typer.Option("--rest", help="Plan only requests that have no answer in --lengths yet."),
+]
 Tokenizer = Annotated[
     str | None, typer.Option(help="The model's directory, or a tokenizer.json, for text prompts.")
 ]
@@ -278,6 +282,8 @@ class Asked(NamedTuple):
         """How to read the same pool again, for a plan's memory of where it came from."""
         read = {field.name: getattr(self.read, field.name) for field in fields(self.read)}
         plain = {name: str(v) if isinstance(v, Path) else v for name, v in read.items()}
+        if not self.read.rest:
+            del plain["rest"]  # plans that do without it are as they were
         return {"traces": self.traces, "skip_oversize": self.skip_oversize, "read": plain}
 
 

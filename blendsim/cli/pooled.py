@@ -33,6 +33,7 @@ OPTIONS: dict[str, Any] = {
     "ep": o.ExpertGpus,
     "seed": o.Seed,
     "lengths": o.Lengths,
+    "rest": o.Rest,
     "tokenizer": o.Tokenizer,
     "format": o.Format,
     "skip_oversize": o.SkipOversize,

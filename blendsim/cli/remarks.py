@@ -184,9 +184,14 @@ def unseen(asked: o.Asked, pool: "Workload", plan: "Plan | None") -> list[str]:
     if asked.read.lengths is None:
         return []
     given = int(pool.has_output.sum())
+    if asked.read.rest and not given:  # reading tells of those that are answered
+        return []
     again = ""
-    if given < len(pool) and len(asked.traces) == 1:
-        again = f"; {given:,} requests that are answered are planned again, like the others"
+    if given < len(pool) and len(asked.traces) == 1 and not asked.read.rest:
+        again = (
+            f"; {given:,} requests that are answered are planned again, like the others: --rest "
+            "plans what is left"
+        )
     if asked.settings.sample == 1.0:
         return [
             f"with --lengths planning looks at all {given:,} output lengths that are given, those "

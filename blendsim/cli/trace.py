@@ -56,6 +56,7 @@ def info(
     kv_cache_dtype: o.KvCacheDtype = None,
     seed: o.Seed = None,
     lengths: o.Lengths = None,
+    rest: o.Rest = None,
     tokenizer: o.Tokenizer = None,
     format: o.Format = None,
     json: o.Json = False,

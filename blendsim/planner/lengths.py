@@ -17,7 +17,7 @@ from blendsim.planner.evidence import deepest_nodes, evidence, is_alone, is_unle
 from blendsim.planner.sample import AUTO, LEAST_GROWN, LEAST_SAMPLE, choose_sample, choose_what_pays
 from blendsim.planner.shrunk import shrunk
 from blendsim.planner.tree import PoolTree
-from blendsim.request import Workload
+from blendsim.request import Workload, joined, without_prompts
 from blendsim.system import System
 from blendsim.wording import BETTER, Lacking, counted
 
@@ -62,11 +62,13 @@ def expect_lengths(
     answer of a source where none is seen; without one it is the mean of the other sources, else it
     is taken from `max_tokens`.
 
-    `tree` is the token-level tree of the whole workload.
+    `tree` is the token-level tree of the whole workload, those that are answered included: their
+    lengths are known, whatever the share is, and nobody has to run for them.
     """
-    n = len(workload)
-    group = np.empty(n, np.int32)
+    n, whole = len(workload), joined(without_prompts(workload))
+    group = np.empty(len(whole), np.int32)
     group[tree.order] = tree.group
+    group = group[:n]
     if isinstance(share, str):
         assert share == AUTO, f"a sample is a share or {AUTO!r}, not {share!r}"
         assert system is not None, "what a sample costs depends on the system"
@@ -81,7 +83,9 @@ def expect_lengths(
             workload, group, share, rng, LEAST_SAMPLE if least is None else least
         )
         is_visible = is_sampled | workload.is_known
-    expected, notes = estimate(workload, tree, is_visible, rule, guess)
+    seen = np.append(is_visible, whole.has_output[n:])
+    expected, notes = estimate(whole, tree, seen, rule, guess)
+    expected = expected[:n]
     return Lengths(
         expected, expected, is_visible, is_sampled, fingerprint(workload, is_visible), notes
     )

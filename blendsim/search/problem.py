@@ -18,12 +18,18 @@ from blendsim.plan import Plan
 from blendsim.planner.blend import BlendSettings
 from blendsim.planner.lengths import Lengths
 from blendsim.planner.make import PACED, Groundwork, make_plan
-from blendsim.planner.outlook import Outlook, look_ahead, possible_worlds, reported_lengths
+from blendsim.planner.outlook import (
+    Outlook,
+    look_ahead,
+    possible_worlds,
+    reported_lengths,
+    sort_pool,
+)
 from blendsim.planner.pace import pace
 from blendsim.planner.partition import partition, sharing_lost
 from blendsim.planner.together import share_reads
-from blendsim.planner.tree import PoolTree, pool_tree
-from blendsim.prefix import SortedPrompts, shared_tokens, sort_prompts
+from blendsim.planner.tree import PoolTree
+from blendsim.prefix import SortedPrompts, shared_tokens
 from blendsim.request import Workload
 from blendsim.search.balance import balanced
 from blendsim.serving.flavour import Flavour, find_flavour
@@ -41,7 +47,7 @@ class Problem(NamedTuple):
 
     workload: Workload
     prompts: SortedPrompts
-    tree: PoolTree  # of the prompts, token by token: along it lengths are estimated and drawn
+    tree: PoolTree  # token by token, of who is answered too: along it lengths are estimated, drawn
     settings: Settings
     model: StepModel
     lengths: Lengths
@@ -73,16 +79,16 @@ def prepare(workload: Workload, settings: Settings, progress: Say = lambda _: No
     without_oversize(workload, system.longest_request, skip=False)
     model = chosen_model(system, settings.overlap, settings.profile)
     progress("sorting prompts by prefix")
-    prompts = sort_prompts(workload)
+    prompts, tree = sort_pool(workload)
     progress("estimating output lengths")
-    return expect(workload, prompts, settings, model)
+    return expect(workload, prompts, tree, settings, model)
 
 
 def expect(
-    workload: Workload, prompts: SortedPrompts, settings: Settings, model: StepModel
+    workload: Workload, prompts: SortedPrompts, tree: PoolTree, settings: Settings, model: StepModel
 ) -> Problem:
     """What `prepare` does once prompts are sorted: sample, estimate and draw output lengths."""
-    system, tree = settings.system, pool_tree(workload, prompts)
+    system = settings.system
     lengths, drawn = look_ahead(
         workload,
         tree,

@@ -34,7 +34,7 @@ def resampled_seconds(problem: Problem, schedule: Schedule, share: float) -> flo
     def run(repeat: int) -> float:
         seed = int(np.random.default_rng((problem.settings.seed, repeat)).integers(1 << 31))
         settings = replace(schedule.settings, sample=share, seed=seed)
-        scene = expect(world, problem.prompts, settings, problem.model)
+        scene = expect(world, problem.prompts, problem.tree, settings, problem.model)
         plan = plan_policy(scene, schedule.policy, schedule.blend)
         flavour = find_engine(scene, settings.engine)
         return seconds_in(scene, plan, flavour, problem.drawn)

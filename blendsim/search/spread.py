@@ -5,7 +5,7 @@ that the sample allows, which had no part in choosing it.
 from typing import NamedTuple
 
 from blendsim.plan import Plan
-from blendsim.planner.evidence import is_unlearned
+from blendsim.planner.outlook import guessed
 from blendsim.search import budgets
 from blendsim.search.judging import JUDGING_WORLDS
 from blendsim.search.problem import Problem, with_worlds
@@ -49,6 +49,6 @@ def spread(
         return NO_SPREAD
     progress(f"simulating {plan.policy} with other lengths that the sample allows")
     seconds = seconds_in_each(problem, plan, flavour, _RANGE)
-    is_visible = problem.lengths.is_visible
-    guessed = is_unlearned(problem.workload, problem.tree, is_visible)
-    return Spread(seconds, int((~is_visible).sum()), int(guessed.sum()))
+    hidden = int((~problem.lengths.is_visible).sum())
+    blind = guessed(problem.workload, problem.tree, problem.lengths)
+    return Spread(seconds, hidden, int(blind.sum()))

@@ -19,7 +19,7 @@ from blendsim.arrays import Floats, Ints
 from blendsim.perf.model import StepModel
 from blendsim.planner.tree import pool_tree
 from blendsim.prefix import SortedPrompts, subset
-from blendsim.request import select
+from blendsim.request import joined, select, without_prompts
 from blendsim.search.problem import Problem
 from blendsim.serving.flavour import Flavour
 from blendsim.settings import Settings
@@ -48,17 +48,15 @@ def thin(problem: Problem, parts: int, seed: int) -> Problem:
     the same requests. What is believed of each stays; outputs are cut to what the memory holds.
     """
     rows = _kept_rows(problem, 1 / parts, np.random.default_rng((seed, parts)))
-    number = np.full(len(problem.workload), -1)
-    number[rows] = np.arange(len(rows))
-    some = subset(problem.prompts, rows)
+    every = np.concatenate((rows, np.arange(len(problem.workload), len(problem.tree.order))))
     lengths, costs = problem.lengths, problem.costs
     room = _longest(problem.model, parts) - problem.workload.prompt_len[rows]
     workload = replace(select(problem.workload, rows), notes=())
-    prompts = SortedPrompts(number[some.order], some.common)
+    whole = _only(SortedPrompts(problem.tree.order, problem.tree.common), every)
     return problem._replace(
         workload=workload,
-        prompts=prompts,
-        tree=pool_tree(workload, prompts),
+        prompts=_only(problem.prompts, rows),
+        tree=pool_tree(joined(without_prompts(workload)), whole),
         model=divide_model(problem.model, parts),
         lengths=lengths._replace(
             expected=np.minimum(lengths.expected[rows], room),
@@ -70,6 +68,12 @@ def thin(problem: Problem, parts: int, seed: int) -> Problem:
         worlds=tuple(np.minimum(world[rows], room) for world in problem.worlds),
         costs=costs._replace(compute=costs.compute[rows], memory=costs.memory[rows]),
     )
+
+
+def _only(prompts: SortedPrompts, rows: Ints) -> SortedPrompts:
+    """Those of the requests `rows`, ascending, by their places there."""
+    some = subset(prompts, rows)
+    return SortedPrompts(np.searchsorted(rows, some.order).astype(np.int64), some.common)
 
 
 def divide_model(model: StepModel, parts: int) -> StepModel:

@@ -43,13 +43,31 @@ def read_columns(data: pa.Buffer, schema: pa.Schema) -> pa.Table | None:
 
 def objects(path: Path, told: Told = silent) -> Iterator[tuple[str, dict[str, Any]]]:
     """(`file, line n`, object) of every non-blank line."""
+    for where, line in lines_of(path, told):
+        yield where, json_object(line, where)
+
+
+def lines_of(path: Path, told: Told = silent) -> Iterator[tuple[str, str]]:
+    """(`file, line n`, text) of every non-blank line, with its end if it has one."""
     with text_lines(path) as lines:
         for number, line in enumerate(lines, start=1):
             if number % _OFTEN == 0:
                 told(f"reading {path}", share_read(lines))
             if line.strip():
-                where = f"{path}, line {number}"
-                yield where, json_object(line, where)
+                yield f"{path}, line {number}", line
+
+
+def is_torn(line: str) -> bool:
+    """Whether a line is the last of a file and lacks more than its end: no beginning of an object
+    is an object.
+    """
+    if line.endswith("\n"):
+        return False
+    try:
+        json_object(line, "")
+    except InputError:
+        return True
+    return False
 
 
 def parsed(text: str | bytes, where: str, mend: str = "mend or remove the line") -> Any:

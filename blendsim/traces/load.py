@@ -16,6 +16,7 @@ from blendsim.traces.lengths_jsonl import LENGTHS_JSONL
 from blendsim.traces.limits import within_max_tokens
 from blendsim.traces.openai_batch import OPENAI_BATCH
 from blendsim.traces.plain_prompts import PROMPTS_JSONL
+from blendsim.traces.rest import is_answered, left, require_results
 from blendsim.traces.results import Results, other_prompts, read_results, with_lengths
 from blendsim.traces.seam import Format, Head, ReadOptions, Told, head, silent
 from blendsim.traces.sharegpt import SHAREGPT
@@ -49,13 +50,18 @@ def load_pool(
     if not specs:
         raise InputError("no trace given; name a file or a demo: source with --trace")
     options = options or ReadOptions()
+    if options.rest:
+        require_results(options.lengths)
     workloads = [read_trace(spec, options, told) for spec in specs]
     first: list[str] = []
     if options.lengths is not None:
-        results = read_results(options.lengths, told)
-        _require_one_each(workloads, results, options.lengths)
+        results = read_results(options.lengths, told, may_be_torn=options.rest)
+        _require_one_each(workloads, results, options.lengths, options.rest)
         first = _strangers(workloads, results, options.lengths)
-        workloads = _fill(workloads, results, options.lengths)
+        workloads = _fill(workloads, results, options.lengths, options.rest)
+        if options.rest:
+            workloads = [within_max_tokens(workload) for workload in workloads]
+            workloads = left(workloads, results, options.lengths)
     has_results = options.lengths is not None
     workloads = [within_max_tokens(workload) for workload in workloads]
     pooled = pool([_with_guess_note(workload, has_results) for workload in workloads])
@@ -117,11 +123,14 @@ def read_trace(spec: str, options: ReadOptions, told: Told = silent) -> Workload
     return format_of(path, options.format).read(path, options, told)
 
 
-def _fill(workloads: list[Workload], results: Results, path: Path) -> list[Workload]:
-    """The workloads with output lengths, and a note where prompts are not those of the results."""
+def _fill(workloads: list[Workload], results: Results, path: Path, is_rest: bool) -> list[Workload]:
+    """The workloads with output lengths, and a note where prompts are not those of the results.
+    InputError if no request wants one; for the rest of a batch, if none has an answer.
+    """
     filled = [with_lengths(workload, results.lengths) for workload in workloads]
     gained = sum(int(w.has_output.sum()) for w in filled)
-    if gained == sum(int(w.has_output.sum()) for w in workloads):
+    is_of_some = is_rest and any(is_answered(w, results).any() for w in workloads)
+    if gained == sum(int(w.has_output.sum()) for w in workloads) and not is_of_some:
         raise InputError(
             f"{path}: none of its {len(results.lengths):,} results belongs to a request without "
             f"output length; {_instead(workloads, results)}"
@@ -147,13 +156,16 @@ def _instead(workloads: list[Workload], results: Results) -> str:
     )
 
 
-def _require_one_each(workloads: list[Workload], results: Results, path: Path) -> None:
-    """InputError where a result could be of requests of several traces."""
+def _require_one_each(
+    workloads: list[Workload], results: Results, path: Path, is_rest: bool
+) -> None:
+    """InputError where a result could be of requests of several traces: those that want a length;
+    for the rest of a batch, all.
+    """
     first: dict[str, int] = {}
     for at, workload in enumerate(workloads):
-        names = [
-            name for name in workload.ids[~workload.has_output].tolist() if name in results.lengths
-        ]
+        could = is_answered(workload, results) & (is_rest | ~workload.has_output)
+        names = workload.ids[could].tolist()
         shared = [name for name in names if first.setdefault(name, at) != at]
         if shared:
             both = " and ".join(", ".join(workloads[one].origin) for one in (first[shared[0]], at))
@@ -179,7 +191,7 @@ def _strangers(workloads: list[Workload], results: Results, path: Path) -> list[
 def _with_guess_note(workload: Workload, has_results: bool) -> Workload:
     """Say so where output lengths will be guessed."""
     lacking = ~workload.has_output
-    if not lacking.any():
+    if not lacking.any() or workload.answered is not None:  # what is left of a batch is told so
         return workload
     count = int(lacking.sum())
     note = Lacking(

@@ -12,7 +12,7 @@ from blendsim.errors import InputError
 from blendsim.request import MOST_TOKENS, Workload
 from blendsim.soundness import is_whole
 from blendsim.traces.counts import require_rows, shown, whole
-from blendsim.traces.jsonl import line_of, objects, require_new
+from blendsim.traces.jsonl import is_torn, json_object, line_of, lines_of, require_new
 from blendsim.traces.seam import Told, silent
 from blendsim.traces.tokens import TOKENS
 
@@ -32,19 +32,28 @@ class Results(NamedTuple):
 
     lengths: dict[str, int]  # tokens generated
     prompts: dict[str, int]  # tokens of prompts, where they are counted
+    failed: set[str]  # who has a line without an answer
+    torn: list[str]  # `file, line n` of an end that was left out
 
 
-def read_results(path: Path, told: Told = silent) -> Results:
-    """The results at `path`, failed requests left out. InputError for a file of another kind."""
-    found = Results({}, {})
+def read_results(path: Path, told: Told = silent, *, may_be_torn: bool = False) -> Results:
+    """The results at `path`, failed requests left out; what a break left of the last line too, if
+    it `may_be_torn`. InputError for a file of another kind.
+    """
+    found = Results({}, {}, set(), [])
     first: dict[str, str] = {}
     rows = 0
-    for where, row in objects(path, told):
+    for where, line in lines_of(path, told):
+        if may_be_torn and rows and is_torn(line):
+            found.torn.append(where)
+            continue
         rows += 1
-        custom_id, tokens, prompt = result(row, where)
+        custom_id, tokens, prompt = result(json_object(line, where), where)
         require_new(custom_id, first, f"{where}, column 'custom_id'")
         if tokens is not None:
             first[custom_id], found.lengths[custom_id] = line_of(where), tokens
+        else:
+            found.failed.add(custom_id)
         if prompt is not None:
             found.prompts[custom_id] = prompt
     require_rows(rows, path)

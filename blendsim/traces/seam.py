@@ -28,6 +28,7 @@ class ReadOptions:
     lengths: Path | None = None  # results of an earlier run, for requests without output lengths
     seed: int = 0  # of the demo sources
     format: str | None = None  # a format's name, instead of looking at the content
+    rest: bool = False  # only requests that have no answer in `lengths`
 
 
 class Head(NamedTuple):

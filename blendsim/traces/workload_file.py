@@ -80,7 +80,14 @@ class Lines(NamedTuple):
 
 
 def write_workload(workload: Workload, path: Path, lines: Lines | None = None) -> None:
-    """Write `workload` as Parquet (schema in docs/traces.md), with where its `lines` are."""
+    """Write `workload` as Parquet (schema in docs/traces.md), with where its `lines` are. Requests
+    that are answered have no place in it: InputError.
+    """
+    if workload.answered is not None:
+        raise InputError(
+            f"{path}: {len(workload.answered):,} requests are answered and would be lost; save "
+            "the whole trace, and read that with its results"
+        )
     prompts = workload.prompts
     values = {"id": workload.ids, "space": prompts.space}
     columns: dict[str, pa.Array] = {
@@ -129,6 +136,7 @@ def read_workload(path: Path) -> Workload:
         prompts=Prompts(offsets, units, space, unit_tokens, space_names),
         origin=(str(path),),  # where it was before, the metadata remember
         notes=notes,
+        answered=None,
         **columns,
     )
 

@@ -7,9 +7,7 @@ On a floor of its own: it reads settings, which stand above the rest of the runt
 from blendrt.replay.job import Job
 from blendsim.errors import InputError
 from blendsim.plan import Plan
-from blendsim.planner.outlook import look_ahead, reported_lengths
-from blendsim.planner.tree import pool_tree
-from blendsim.prefix import sort_prompts
+from blendsim.planner.outlook import look_ahead, reported_lengths, sort_pool
 from blendsim.request import Workload
 from blendsim.settings import Settings
 
@@ -28,7 +26,7 @@ def asked_job(plan: Plan, workload: Workload, settings: Settings, engine: str | 
             f"replay runs no rounds as {flavour.name} does; give --engine vllm, or plan with "
             "--engine nanoflow, vllm or sequential"
         )
-    prompts, system = sort_prompts(workload), settings.system
+    (prompts, tree), system = sort_pool(workload), settings.system
     sampling = (settings.sample, settings.seed, settings.length_rule, settings.output_guess)
-    drawn = look_ahead(workload, pool_tree(workload, prompts), system, *sampling).drawn
+    drawn = look_ahead(workload, tree, system, *sampling).drawn
     return Job(plan, workload, reported_lengths(workload, drawn), prompts, system, flavour)
