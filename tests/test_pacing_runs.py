@@ -235,6 +235,24 @@ def test_the_sampled_requests_enter_in_order_before_all_others() -> None:
     assert entered(core) == [0, 1, 5, 4, 3, 2]
 
 
+def test_while_sampled_requests_wait_steps_are_full() -> None:
+    """All others wait for them. Then steps have the sizes that were reckoned, and owe nothing for
+    the larger ones before.
+    """
+    world = replace(AMPLE.world, prompts=tuple((k,) * 400 for k in range(6)), capacity=10_000)
+    core = AMPLE._replace(world=replace(world, outputs=(90,) * 6, first=3)).core()
+    record_of(core).next_look = 1 << 40  # of its own it would not reckon sizes so small
+    core.state.pace[0].table[:] = (4, 8, 6)
+    done = list(steps(core))
+    alone = [row["running"] < 3 for row in done]  # the third one has not entered
+    last = alone.index(False)
+    assert last > 20
+    assert all(alone[:last])
+    tokens = [row["prefill_tokens"] + row["decode_requests"] for row in done]
+    assert tokens[:last] == [world.budget] * last
+    assert set(tokens[last + 1 : last + 40]) == {4, 8}
+
+
 def test_a_plan_without_pacing_has_no_pace_and_spends_the_whole_budget() -> None:
     core = core_of(AMPLE.world)
     assert core.state.pace == ()

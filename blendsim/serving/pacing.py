@@ -241,9 +241,20 @@ def step_budget(state: State) -> int:
     p = state.pace[0].record[0]
     if state.scalars[0].step >= p.next_look:
         look(state)
+    most = min(p.most_tokens, state.scalars[0].token_budget)
+    if sampled_wait(state):
+        return most
     row = table_row(state)
-    wanted = state.pace[0].table[row, 1 if p.credit >= 0.0 else 0]
-    return min(wanted, min(p.most_tokens, state.scalars[0].token_budget))
+    return min(state.pace[0].table[row, 1 if p.credit >= 0.0 else 0], most)
+
+
+@kernel
+def sampled_wait(state: State) -> bool:
+    """Whether sampled requests are still to enter. All others wait for them, the longest too, which
+    may be as long as the run: the sample is not to last as long as its even share would.
+    """
+    s = state.scalars[0]
+    return bool(s.front < s.first_count)
 
 
 @kernel_where("pace", lambda state, request, hit: None)
@@ -286,7 +297,7 @@ def note_step(state: State) -> None:
     p = state.pace[0].record[0]
     p.reads_left -= state.counts[CONTEXT_TOKENS]
     row = table_row(state)
-    if state.pace[0].table[row, 1] > state.pace[0].table[row, 0]:
+    if not sampled_wait(state) and state.pace[0].table[row, 1] > state.pace[0].table[row, 0]:
         tokens = step_tokens(state.counts)
         p.credit = min(max(p.credit + state.pace[0].table[row, 2] - tokens, -CREDIT), CREDIT)
     else:
