@@ -1,9 +1,9 @@
 """Baselines: a row is planner × engine flavour × topology; `compare` runs them on one workload."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
-from blendsim.errors import UnknownName
+from blendsim.errors import InputError, UnknownName
 from blendsim.serving.flavour import FLAVOURS, VLLM_PLANNED, engine_name, find_flavour
 from blendsim.topology import COLOCATED
 
@@ -66,11 +66,16 @@ def named_baselines(names: str | None) -> tuple[Baseline, ...]:
     return tuple(rows)
 
 
-def own_baselines(baselines: Sequence[Baseline], names: Iterable[str]) -> tuple[Baseline, ...]:
+def own_baselines(baselines: Sequence[Baseline], names: Collection[str]) -> tuple[Baseline, ...]:
     """Rows of one's own orders of these names: each by every engine that the baselines have on
-    replicas that do all.
+    replicas that do all. InputError if that is none.
     """
     engines = dict.fromkeys(row.engine for row in baselines if row.topology == COLOCATED.name)
+    if not engines and names:
+        raise InputError(
+            "orders of your own run on replicas that prefill and decode, and the engines asked for "
+            "have none; add one, such as nanoflow"
+        )
     return tuple(Baseline(f"{engine}-{name}", name, engine) for name in names for engine in engines)
 
 

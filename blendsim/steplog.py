@@ -248,7 +248,7 @@ def read_table(
 
 def open_table(path: Path, schema: str, version: int) -> TableFile:
     """The same with its columns still to be read."""
-    opened = open_parquet(path, schema)
+    opened = open_parquet(path, schema, "write it with blendsim again")
     raw = (opened.file.schema_arrow.metadata or {}).get(b"blendsim", b"{}")
     try:
         meta = dict(json.loads(raw))
@@ -269,9 +269,9 @@ def open_table(path: Path, schema: str, version: int) -> TableFile:
     return opened._replace(meta=meta)
 
 
-def open_parquet(path: Path, schema: str) -> TableFile:
+def open_parquet(path: Path, schema: str, mend: str = "write it again with one") -> TableFile:
     """A Parquet file of anybody, whose metadata are not looked at; an error calls it a file of that
-    `schema`.
+    `schema`, and says how to `mend` columns of one name.
     """
     if os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path)):
         raise InputError(f"{path}: is a pipe or device, read more than once; save it as a file")
@@ -283,5 +283,5 @@ def open_parquet(path: Path, schema: str) -> TableFile:
         names = Counter(map(str, file.schema_arrow.names))  # they are UTF-8, too
     for name, times in names.items():
         if times > 1:
-            raise InputError(f"{path}: has {times} columns {name!r}; write it with blendsim again")
+            raise InputError(f"{path}: has {times} columns {name!r}; {mend}")
     return TableFile(path, schema, file, tuple(names), {})

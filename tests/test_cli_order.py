@@ -3,6 +3,7 @@ refused.
 """
 
 import gzip
+import json
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from blendsim.request import Workload, from_lengths, pool, select
 from blendsim.traces.order_file import read_listed, rows_of
 
 REQUESTS = 120
+_ANSWER = {"status_code": 200, "body": {"usage": {"completion_tokens": 30}}}
 PLAN = ("plan", "--trace", "trace.csv")
 #: One policy beside what is tested, all lengths known, and few at once, so that long answers that
 #: begin late end late.
@@ -52,6 +54,16 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 # ---- what it does
+
+
+@pytest.mark.usefixtures("folder")
+def test_who_is_answered_may_be_listed_and_is_passed_over() -> None:
+    answered = [{"custom_id": f"a{k}", "response": _ANSWER, "error": None} for k in range(0, 40)]
+    Path("results.jsonl").write_text("".join(json.dumps(line) + "\n" for line in answered))
+    asked = (*PLAN, "--planner", "fcfs", "--lengths", "results.jsonl", "--rest")
+    told = run_json(*asked, "--order", "longest.txt", "-o", "plan.parquet")
+    assert [row["policy"] for row in told["rows"]] == ["fcfs", "longest"]
+    assert (told["policy"], len(read_plan(Path("plan.parquet")))) == ("longest", REQUESTS - 40)
 
 
 @pytest.mark.usefixtures("folder")

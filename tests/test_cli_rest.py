@@ -69,9 +69,8 @@ def test_a_plan_of_the_rest_is_simulated_and_reported(asked: tuple[str, ...]) ->
     assert again["predicted_seconds"] == told["predicted_seconds"]
     assert len(again["worlds"]) == 2
     assert any("are answered in results.jsonl" in one for one in again["notes"])
-    page = run_json("report", "steps.parquet", "-o", "page.html")
-    assert Path("page.html").exists()
-    assert not any("pool" in one and "not" in one for one in page.get("notes", []))
+    run_json("report", "steps.parquet", "-o", "page.html")
+    assert "are answered in results.jsonl" in Path("page.html").read_text()
 
 
 def test_answers_that_came_since_make_another_pool(asked: tuple[str, ...]) -> None:

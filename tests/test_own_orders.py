@@ -162,7 +162,9 @@ def test_pools_of_prefill_and_decode_have_no_row_of_ones_own() -> None:
     assert own_baselines(find_baselines(["vllm"]), ["mine"]) == (
         Baseline("vllm-mine", "mine", "vllm"),
     )
-    assert own_baselines(named_baselines("distserve"), ["mine"]) == ()
+    assert own_baselines(named_baselines("distserve"), []) == ()
+    with pytest.raises(InputError, match="the engines asked for have none; add one"):
+        own_baselines(named_baselines("distserve"), ["mine"])
 
 
 @pytest.mark.parametrize(
@@ -171,6 +173,10 @@ def test_pools_of_prefill_and_decode_have_no_row_of_ones_own() -> None:
         ({"mine": [0, 1]}, "order 'mine': an order of 300 requests is 300 row numbers"),
         ({"mine": [0] * 300}, "order 'mine' names row 0 300 times"),
         ({"mine": range(300), "dfs": range(300)}, "called 'dfs' would pass for a plan of that"),
+        ({"DFS": range(300)}, "called 'DFS' would pass for a plan of that"),
+        ({"auto": range(300)}, "called 'auto' would pass for a plan of that"),
+        ({" x": range(300)}, "a name is one line of printable text without blanks around it"),
+        ({"a\nb": range(300)}, "a name is one line of printable text without blanks around it"),
     ],
 )
 def test_what_is_no_order_is_named(

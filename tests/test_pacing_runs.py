@@ -243,7 +243,12 @@ def test_while_sampled_requests_wait_steps_are_full() -> None:
     core = AMPLE._replace(world=replace(world, outputs=(90,) * 6, first=3)).core()
     record_of(core).next_look = 1 << 40  # of its own it would not reckon sizes so small
     core.state.pace[0].table[:] = (4, 8, 6)
-    done = list(steps(core))
+    done, credit = [], []
+    while not core.is_done:
+        core.step()
+        core.commit()
+        done.append(core.counts())
+        credit.append(float(record_of(core).credit))
     alone = [row["running"] < 3 for row in done]  # the third one has not entered
     last = alone.index(False)
     assert last > 20
@@ -251,6 +256,7 @@ def test_while_sampled_requests_wait_steps_are_full() -> None:
     tokens = [row["prefill_tokens"] + row["decode_requests"] for row in done]
     assert tokens[:last] == [world.budget] * last
     assert set(tokens[last + 1 : last + 40]) == {4, 8}
+    assert credit[: last + 1] == [0.0] * (last + 1)
 
 
 def test_a_plan_without_pacing_has_no_pace_and_spends_the_whole_budget() -> None:

@@ -85,10 +85,9 @@ def test_the_rest_is_planned_as_a_batch_without_the_answered_lines(tmp_path: Pat
     blind = search.prepare(cut, SETTINGS)
     mine = with_worlds(search.prepare(rest, SETTINGS), 3)
     same = with_worlds(search.prepare(replace(cut, answered=rest.answered), SETTINGS), 3)
-    for one, other in ((mine, same), (same, mine)):
-        assert one.lengths.expected.tolist() == other.lengths.expected.tolist()
-        assert one.drawn.tolist() == other.drawn.tolist()
-        assert [world.tolist() for world in one.worlds] == [w.tolist() for w in other.worlds]
+    assert mine.lengths.expected.tolist() == same.lengths.expected.tolist()
+    assert mine.drawn.tolist() == same.drawn.tolist()
+    assert [world.tolist() for world in mine.worlds] == [w.tolist() for w in same.worlds]
     assert mine.lengths.workload_hash == same.lengths.workload_hash
     assert mine.lengths.expected.tolist() != blind.lengths.expected.tolist(), "or it says nothing"
     assert mine.prompts.order.tolist() == blind.prompts.order.tolist()
@@ -257,6 +256,12 @@ def test_a_torn_end_is_left_out_and_told(tmp_path: Path) -> None:
         assert rest.notes[0] == told
         with pytest.raises(InputError, match="line 72: is not JSON"):
             load(str(tmp_path / "batch.jsonl"), replace(options, rest=False))
+    half = last.encode()[:10] + "é".encode()[:1]  # within a character
+    options.lengths.write_bytes(whole[: -len(last) - 1].encode() + half)
+    assert load(str(tmp_path / "batch.jsonl"), options).notes[0] == told
+    options.lengths.write_bytes(half + b"\n" + whole.encode())
+    with pytest.raises(InputError, match="line 1: byte 0xc3 is not UTF-8 text"):
+        load(str(tmp_path / "batch.jsonl"), options)
     options.lengths.write_text(whole[:-1])  # lacks its end alone
     assert len(load(str(tmp_path / "batch.jsonl"), options).notes) == 1
     options.lengths.write_text(whole[:30] + "\n" + whole)

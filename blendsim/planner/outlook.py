@@ -22,21 +22,21 @@ class Outlook(NamedTuple):
     drawn: Ints  # (n,) one possible world: as varied as the sample, true where visible
 
 
-class Sorted(NamedTuple):
+class SortedPool(NamedTuple):
     """A pool's prompts, and the tree along which lengths are estimated."""
 
     prompts: SortedPrompts
     tree: PoolTree  # token by token, of the pool and of those that are answered
 
 
-def sort_pool(workload: Workload) -> Sorted:
+def sort_pool(workload: Workload) -> SortedPool:
     """Sort the prompts of the pool, those that are answered in one go with them. Only lengths are
     learned from these: what they had in common with the pool is in no cache any more.
     """
     whole = joined(workload)
     every = sort_prompts(whole)
     prompts = subset(every, np.arange(len(workload)))
-    return Sorted(prompts, pool_tree(whole, every))
+    return SortedPool(prompts, pool_tree(whole, every))
 
 
 def look_ahead(

@@ -9,6 +9,7 @@ from blendsim.arrays import Ints
 from blendsim.errors import InputError
 from blendsim.plan import IN_ORDER, Plan
 from blendsim.planner.make import POLICIES
+from blendsim.planner.sample import AUTO
 
 Order = Sequence[int] | Ints  # row numbers of a workload, each once
 
@@ -17,7 +18,12 @@ def require_name(name: str) -> None:
     """InputError for what an order of one's own cannot be called."""
     if not name.strip():
         raise InputError("an order of your own needs a name, and this one's is empty; give one")
-    if name in POLICIES:
+    if name != name.strip() or not name.isprintable():
+        raise InputError(
+            f"an order of your own called {name!r}: a name is one line of printable text without "
+            "blanks around it; give it another name"
+        )
+    if name.casefold() in (*POLICIES, AUTO):
         raise InputError(
             f"an order of your own called {name!r} would pass for a plan of that policy; give "
             "it another name"

@@ -158,7 +158,7 @@ def better_run(
     """
     usual = _Run(leading[0], flavour, leading[0].seconds)
     best = _at_budgets(problem, leading, usual, other_budgets(problem, flavour.token_budget))
-    if best is not usual:
+    if problem.settings.planner == AUTO:
         smaller = smaller_budgets(problem, best.engine.token_budget)
         best = _at_budgets(problem, leading, best, smaller)
     best = _limited(problem, leading, best, flavour) or best

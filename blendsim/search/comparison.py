@@ -28,6 +28,7 @@ from blendsim.serving.flavour import Flavour, find_flavour
 from blendsim.settings import Settings
 from blendsim.sim.pool_cores import require_servable
 from blendsim.sim.run import require_modelled
+from blendsim.sim.timing import Timed
 from blendsim.topology import COLOCATED
 from blendsim.wording import Say
 
@@ -159,9 +160,9 @@ def _foresee(
     problem: Problem, plan: Plan, baseline: Baseline
 ) -> tuple[Flavour, dict[Flavour, float]]:
     """The baseline's engine at the budget that is fastest by prediction, of its own and the common
-    one where prefill and decode have pools of their own, since those take long to simulate; where
-    it preempts, at the running limit that is fastest; and predicted seconds at those that were
-    tried.
+    one where prefill and decode have pools of their own, since those take long to simulate; if that
+    is the least of all, at a smaller one where that is faster; where it preempts, at the running
+    limit that is fastest; and predicted seconds at those that were tried.
     """
     budgets: list[int | None] = [*covered_budgets(problem)]
     if problem.settings.cluster.is_disaggregated:
@@ -170,18 +171,21 @@ def _foresee(
     if len(tried) == 1 and not lower_limits(problem, tried):
         return tried[0], {}
 
-    runs = {one: timed_in(problem, plan, one, problem.drawn) for one in tried}
-    best = min(tried, key=lambda one: runs[one].seconds)
+    runs: dict[Flavour, Timed] = {}
+
+    def fastest(engines: Sequence[Flavour]) -> Flavour:
+        for one in engines:
+            if one not in runs:
+                runs[one] = timed_in(problem, plan, one, problem.drawn)
+        return min(engines, key=lambda one: runs[one].seconds)
+
+    best = fastest(tried)
     smaller = smaller_budgets(problem, best.token_budget)
-    if smaller:
-        engines = [find_engine(problem, baseline.engine, n) for n in smaller]
-        runs |= {one: timed_in(problem, plan, one, problem.drawn) for one in engines}
-        best = min([best, *engines], key=lambda one: runs[one].seconds)
+    best = fastest([best, *(find_engine(problem, baseline.engine, n) for n in smaller)])
     own = find_engine(problem, baseline.engine)
     lower = lower_limits(problem, [best, own])
     if lower and runs[best].preempts:
-        runs |= {one: timed_in(problem, plan, one, problem.drawn) for one in lower}
-        least = min(lower, key=lambda one: runs[one].seconds)
+        least = fastest(lower)
         if runs[least].seconds <= runs[best].seconds * (1 - WORTH):
             best = least
     return best, {one: timed.seconds for one, timed in runs.items()}

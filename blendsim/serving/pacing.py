@@ -47,6 +47,7 @@ PACE = np.dtype(
         ("tokens_left", np.float64),  # prompt and output tokens of waiting requests
         ("reads_left", np.float64),  # context tokens still to be read
         ("credit", np.float64),  # tokens the steps so far are behind what they were to compute
+        ("is_full", np.int64),  # whether this step takes all of the budget, whatever was reckoned
         ("next_look", np.int64),  # step
         ("blocked_until", np.int64),  # step before which the right end is not tried again
         ("holes", np.int64),  # places between front and back whose request has gone
@@ -242,7 +243,8 @@ def step_budget(state: State) -> int:
     if state.scalars[0].step >= p.next_look:
         look(state)
     most = min(p.most_tokens, state.scalars[0].token_budget)
-    if sampled_wait(state):
+    p.is_full = int(sampled_wait(state))
+    if p.is_full:
         return most
     row = table_row(state)
     return min(state.pace[0].table[row, 1 if p.credit >= 0.0 else 0], most)
@@ -297,7 +299,7 @@ def note_step(state: State) -> None:
     p = state.pace[0].record[0]
     p.reads_left -= state.counts[CONTEXT_TOKENS]
     row = table_row(state)
-    if not sampled_wait(state) and state.pace[0].table[row, 1] > state.pace[0].table[row, 0]:
+    if not p.is_full and state.pace[0].table[row, 1] > state.pace[0].table[row, 0]:
         tokens = step_tokens(state.counts)
         p.credit = min(max(p.credit + state.pace[0].table[row, 2] - tokens, -CREDIT), CREDIT)
     else:

@@ -6,7 +6,7 @@ import gzip
 import io
 import os
 import zlib
-from codecs import BOM_UTF8
+from codecs import BOM_UTF8, register_error
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +17,9 @@ import pyarrow as pa
 from blendsim.errors import InputError
 
 _GZIP_MAGIC = b"\x1f\x8b"
+#: How to decode a file that may end within a character, as a run that was killed leaves one: what
+#: there is of it becomes U+FFFD.
+TORN = "blendsim.torn"
 _LONGEST_LINE = 1 << 26  # no header or request is longer; binary junk may have no line end at all
 
 
@@ -46,10 +49,10 @@ def content(path: Path) -> pa.Buffer:
 
 
 @contextmanager
-def text_lines(path: Path) -> Iterator[io.TextIOWrapper]:
+def text_lines(path: Path, errors: str = "strict") -> Iterator[io.TextIOWrapper]:
     """The file as UTF-8 text, for reading line by line."""
     with _readable(path), _opened(path) as file:
-        text = io.TextIOWrapper(file, encoding="utf-8-sig", newline="")
+        text = io.TextIOWrapper(file, encoding="utf-8-sig", errors=errors, newline="")
         try:
             yield text
         except UnicodeDecodeError as error:
@@ -58,6 +61,15 @@ def text_lines(path: Path) -> Iterator[io.TextIOWrapper]:
                 f"{path}, line {line}: byte 0x{error.object[error.start]:02x} is not UTF-8 text; "
                 "save the file as UTF-8"
             ) from error
+
+
+def _torn(error: UnicodeError) -> tuple[str, int]:
+    if isinstance(error, UnicodeDecodeError) and error.reason == "unexpected end of data":
+        return "\ufffd", error.end
+    raise error
+
+
+register_error(TORN, _torn)
 
 
 def share_read(text: io.TextIOWrapper) -> float:

@@ -47,9 +47,9 @@ def objects(path: Path, told: Told = silent) -> Iterator[tuple[str, dict[str, An
         yield where, json_object(line, where)
 
 
-def lines_of(path: Path, told: Told = silent) -> Iterator[tuple[str, str]]:
+def lines_of(path: Path, told: Told = silent, errors: str = "strict") -> Iterator[tuple[str, str]]:
     """(`file, line n`, text) of every non-blank line, with its end if it has one."""
-    with text_lines(path) as lines:
+    with text_lines(path, errors) as lines:
         for number, line in enumerate(lines, start=1):
             if number % _OFTEN == 0:
                 told(f"reading {path}", share_read(lines))

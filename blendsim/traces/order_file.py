@@ -14,7 +14,7 @@ import numpy as np
 from blendsim.arrays import Ints
 from blendsim.errors import InputError
 from blendsim.printable import listed as some_of
-from blendsim.request import Workload
+from blendsim.request import Workload, joined, without_prompts
 from blendsim.steplog import open_parquet
 from blendsim.traces.content import beginning, text_lines
 from blendsim.traces.counts import shown
@@ -78,7 +78,7 @@ def _columns(line: str) -> list[str]:
 def _in_csv(
     path: Path, lines: Iterator[str], column: int, before: int
 ) -> Iterator[tuple[str, str]]:
-    rows = csv.reader(lines)
+    rows = csv.reader(lines, skipinitialspace=True)
     try:
         for row in rows:
             place = f"line {before + rows.line_num:,}"
@@ -92,12 +92,12 @@ def _in_csv(
 
 
 def rows_of(order: Listed, whole: Workload, pool: Workload) -> Ints:
-    """The rows of `pool` in the listed order. Requests of the `whole` pool that are not in it, as
-    they are too long for the system, may be listed, and are passed over.
+    """The rows of `pool` in the listed order. Requests of the `whole` pool that are too long for
+    the system, and those that are answered, may be listed, and are passed over.
 
     InputError unless each request of the pool is listed once.
     """
-    names, first = _Names(whole), dict[str, str]()
+    names, first = _Names(joined(without_prompts(whole))), dict[str, str]()
     for given, place in zip(order.ids, order.places, strict=True):
         name = names.find(given, f"{order.path}, {place}")
         if name in first:

@@ -11,6 +11,7 @@ import numpy as np
 from blendsim.errors import InputError
 from blendsim.request import MOST_TOKENS, Workload
 from blendsim.soundness import is_whole
+from blendsim.traces.content import TORN
 from blendsim.traces.counts import require_rows, shown, whole
 from blendsim.traces.jsonl import is_torn, json_object, line_of, lines_of, require_new
 from blendsim.traces.seam import Told, silent
@@ -43,7 +44,7 @@ def read_results(path: Path, told: Told = silent, *, may_be_torn: bool = False) 
     found = Results({}, {}, set(), [])
     first: dict[str, str] = {}
     rows = 0
-    for where, line in lines_of(path, told):
+    for where, line in lines_of(path, told, TORN if may_be_torn else "strict"):
         if may_be_torn and rows and is_torn(line):
             found.torn.append(where)
             continue

@@ -209,7 +209,7 @@ class _HostTable(NamedTuple):
 
 def _on_host(rows: Rows, lengths: Ints, block_tokens: int) -> _HostTable:
     numbers = rows.numbers.astype(np.int32)
-    if not len(lengths) and not len(numbers):
+    if not len(lengths):
         return _HostTable(_host(rows.indptr), _host(lengths), numbers)
     pages = np.diff(rows.indptr)
     assert (lengths > 0).all(), "a request without tokens has no attention"

@@ -40,12 +40,13 @@ def load_library(device: torch.device) -> Any:
         raise Unavailable("FlashInfer needs an NVIDIA GPU; without one use the reference attention")
     try:
         library = importlib.import_module("flashinfer")
+        planning = [importlib.import_module(f"flashinfer.{name}") for name in ("decode", "prefill")]
     except ImportError as error:
         raise Unavailable(
             f"FlashInfer cannot be imported ({error}): pip install 'blendsim[gpu]'"
         ) from error
-    spare_loops(importlib.import_module("flashinfer.decode"))
-    spare_loops(importlib.import_module("flashinfer.prefill"))
+    for module in planning:
+        spare_loops(module)
     return library
 
 
