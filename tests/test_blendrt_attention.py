@@ -21,7 +21,12 @@ from blendrt.attention.flashinfer import FlashInferAttention
 from blendrt.attention.layout import PageTable, Rows, lay_out, page_table, upload_together
 from blendrt.attention.reference import ReferenceAttention
 from blendrt.attention.sharing import share
-from blendrt.attention.support import FlashInferSettings, check_supported, spare_loops
+from blendrt.attention.support import (
+    FlashInferSettings,
+    check_supported,
+    load_library,
+    spare_loops,
+)
 from blendrt.config import TINY, DecoderConfig
 from blendrt.kv_pool import KvPool
 from blendsim.errors import InputError, Unavailable
@@ -425,3 +430,16 @@ def test_what_is_uploaded_together_comes_as_it_was_and_aligned() -> None:
         assert tensor.tolist() == array.tolist()
         assert tensor.storage_offset() * tensor.element_size() % 16 == 0
     assert len({tensor.untyped_storage().data_ptr() for tensor in sent}) == 1
+
+
+def test_the_library_is_loaded_with_its_loops_spared(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ("flashinfer", "flashinfer.decode", "flashinfer.prefill")
+    for name in names:
+        monkeypatch.setitem(sys.modules, name, ModuleType(name))
+    assert load_library(torch.device("cuda")) is sys.modules["flashinfer"]
+    for name in names[1:]:
+        largest = vars(sys.modules[name])["max"](torch.tensor([3, 9, 4]))
+        assert (largest.item(), largest.ndim) == (9, 0)
+    monkeypatch.setitem(sys.modules, "flashinfer.prefill", None)  # as where it cannot be imported
+    with pytest.raises(Unavailable, match="FlashInfer cannot be imported"):
+        load_library(torch.device("cuda"))

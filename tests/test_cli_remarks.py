@@ -261,9 +261,9 @@ def test_results_are_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     opened = []
     whole = jsonl.text_lines
 
-    def counting(path: Path) -> Any:
+    def counting(path: Path, errors: str = "strict") -> Any:
         opened.append(path)
-        return whole(path)
+        return whole(path, errors)
 
     monkeypatch.setattr(jsonl, "text_lines", counting)
     done = invoke("plan", "--trace", source, "--lengths", given, "--planner", "dfs")

@@ -13,6 +13,7 @@ from test_search import mixed_pool
 
 from blendsim import search
 from blendsim.plan import write_plan
+from blendsim.planner import outlook
 from blendsim.report.rental import Goal, RentalRow, rental_table
 from blendsim.report.rental_advice import limits_missed, rental_advice
 from blendsim.request import Workload, from_lengths
@@ -165,10 +166,12 @@ def test_prompts_are_sorted_and_worlds_drawn_once_for_all_systems(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     goal = Goal(missed_in(dp=1, count=3))  # which prepares the pool for itself
-    counted = dict.fromkeys(("sort_prompts", "pool_tree", "look_ahead", "possible_worlds"), 0)
+    places = dict.fromkeys(("sort_pool", "look_ahead", "possible_worlds"), problem)
+    places |= dict.fromkeys(("sort_prompts", "pool_tree"), outlook)
+    counted = dict.fromkeys(places, 0)
 
     def counting(name: str) -> Any:
-        inner = getattr(problem, name)
+        inner = getattr(places[name], name)
 
         def call(*args: Any) -> Any:
             counted[name] += 1
@@ -176,8 +179,8 @@ def test_prompts_are_sorted_and_worlds_drawn_once_for_all_systems(
 
         return call
 
-    for name in counted:
-        monkeypatch.setattr(problem, name, counting(name))
+    for name, place in places.items():
+        monkeypatch.setattr(place, name, counting(name))
     asked = replace(ASKED, planner="auto")
     candidates = find_candidates(asked, ["a100-80g", "h200"], [1], [1, 2])
     rental = rent(sampled_pool(), candidates, goal)

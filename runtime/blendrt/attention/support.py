@@ -40,13 +40,14 @@ def load_library(device: torch.device) -> Any:
         raise Unavailable("FlashInfer needs an NVIDIA GPU; without one use the reference attention")
     try:
         library = importlib.import_module("flashinfer")
-        planning = [importlib.import_module(f"flashinfer.{name}") for name in ("decode", "prefill")]
+        decode = importlib.import_module("flashinfer.decode")
+        prefill = importlib.import_module("flashinfer.prefill")
     except ImportError as error:
         raise Unavailable(
             f"FlashInfer cannot be imported ({error}): pip install 'blendsim[gpu]'"
         ) from error
-    for module in planning:
-        spare_loops(module)
+    spare_loops(decode)
+    spare_loops(prefill)
     return library
 
 
