@@ -11,7 +11,7 @@ from blendsim.baselines import BASELINES, Baseline, find_baselines
 from blendsim.errors import InputError, UnknownName
 from blendsim.report.metrics import Outside, outside_of_all
 from blendsim.request import Prompts, from_lengths
-from blendsim.search.budgets import BUDGETS
+from blendsim.search.budgets import BUDGETS, SMALLER_BUDGETS
 from blendsim.search.comparison import COMMON_BUDGET
 from blendsim.serving.flavour import find_flavour
 from blendsim.serving.knobs import Knobs
@@ -30,6 +30,20 @@ def test_every_baseline_runs_at_its_best_budget_by_prediction() -> None:
         assert row.predicted_seconds == min(other.predicted_seconds for other in tried)
         assert row.token_budget in BUDGETS
     assert {row.token_budget for row in done.common} == {COMMON_BUDGET}
+
+
+def test_where_the_least_budget_is_best_smaller_ones_are_compared() -> None:
+    """Few requests, and one of them as long as the run: its steps are to be short."""
+    pool = from_lengths([400] * 200 + [50], [2] * 200 + [3_000])
+    asked = search.Settings(sample=1.0)
+    row = search.compare(pool, asked, [BLEND]).rows[0]
+    seconds = {
+        n: search.compare(pool, replace(asked, token_budget=n), [BLEND]).rows[0].predicted_seconds
+        for n in (*SMALLER_BUDGETS, *BUDGETS)
+    }
+    assert min(BUDGETS, key=seconds.__getitem__) == BUDGETS[0], "or none of them is tried"
+    assert min(SMALLER_BUDGETS, key=seconds.__getitem__) == row.token_budget
+    assert row.predicted_seconds == seconds[row.token_budget] < seconds[BUDGETS[0]]
 
 
 def test_sharing_and_density_are_of_an_engines_own_blocks() -> None:
