@@ -20,6 +20,7 @@ from blendsim.perf.measured import chosen_model
 from blendsim.perf.model import StepModel
 from blendsim.perf.pricing import price_steps
 from blendsim.perf.step import step_costs
+from blendsim.serving.flavour import BLENDRT
 from blendsim.specs import ModelSpec, find_gpu
 from blendsim.steplog import StepLog, read_steplog, write_steplog
 from blendsim.system import System
@@ -79,7 +80,7 @@ def _model(log: StepLog) -> StepModel:
 def calibrated(log: StepLog) -> Floats:
     """Seconds of every step, calibrated by this very run."""
     model = _model(log)
-    own = fit_steps("blendrt", [priced_run(log, model)])
+    own = fit_steps(BLENDRT, [priced_run(log, model)])
     return price_steps(step_costs(replace(model, calibration=own), False, False, 1), log.counts)
 
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:  # nothing heavy before a command runs
     from blendsim.traces.order_file import Listed
 
 
-class Loaded(NamedTuple):
+class Ordered(NamedTuple):
     """A pool, and orders of its rows by their names."""
 
     pool: "Workload"
@@ -49,13 +49,13 @@ def read_orders(paths: Sequence[Path] | None) -> "dict[str, Listed]":
     return {name: read_listed(path) for name, path in named.items()}
 
 
-def load_ordered(asked: "Asked", listed: "Mapping[str, Listed]", say: "Progress") -> Loaded:
+def load_ordered(asked: "Asked", listed: "Mapping[str, Listed]", say: "Progress") -> Ordered:
     """The pool, and its rows as they are listed."""
     whole = asked.load_whole(say)
     pool = asked.kept(whole)
     if not listed:
-        return Loaded(pool, {})
+        return Ordered(pool, {})
     from blendsim.traces.order_file import rows_of
 
     say("looking for the requests that --order lists")
-    return Loaded(pool, {name: rows_of(each, whole, pool) for name, each in listed.items()})
+    return Ordered(pool, {name: rows_of(each, whole, pool) for name, each in listed.items()})
