@@ -16,6 +16,7 @@ from blendsim.arrays import Ints
 from blendsim.compiled import kernel, kernel_where, rare_kernel
 from blendsim.serving.admission import fits_beside, has_blocks, hit_blocks, next_request
 from blendsim.serving.forecast import end_bucket, expected_end, left_peak_fits, peak_fits
+from blendsim.serving.remaining import MARGIN
 from blendsim.serving.sides import private_tokens, victim
 from blendsim.serving.state import BUCKETS, LEFT, NONE, RIGHT, State
 
@@ -161,7 +162,18 @@ def fits_right(state: State, request: int, kept: int) -> bool:
 @kernel
 def may_enter(state: State, request: int, kept: int) -> bool:
     """Whether the request may enter from the right end of the line."""
-    return ends_apart(state, request) and fits_right(state, request, kept)
+    room = kept + kept_empty(state, request)
+    return ends_apart(state, request) and fits_right(state, request, room)
+
+
+@kernel
+def kept_empty(state: State, request: int) -> int:
+    """KV tokens that the request is to leave empty, so that there are reads until the longest
+    visible length ends. Who takes about as long as that is not to begin late.
+    """
+    s, p = state.scalars[0], state.pace[0].record[0]
+    ends_late = s.step + (1.0 + MARGIN) * state.requests[request].expected >= p.longest_end
+    return 0 if ends_late else int(p.kept_empty)
 
 
 @kernel

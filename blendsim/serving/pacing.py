@@ -28,7 +28,13 @@ from blendsim.serving.reads import (
     reads_of,
     unfinished_reads,
 )
-from blendsim.serving.remaining import fill_up, foresee, spread_reads, steps_for_compute
+from blendsim.serving.remaining import (
+    fill_up,
+    foresee,
+    hold_back,
+    spread_reads,
+    steps_for_compute,
+)
 from blendsim.serving.state import LEFT, NONE, State
 
 PACE = np.dtype(
@@ -58,6 +64,8 @@ PACE = np.dtype(
         # as reckoned last
         ("steps_left", np.float64),
         ("most_context", np.float64),  # read in a step, above which none of the right enters
+        ("longest_end", np.float64),  # step in which the longest visible length ends
+        ("kept_empty", np.float64),  # KV tokens that the right leaves, to have reads until then
         ("reuse", np.float64),  # context tokens read for each that is held, of who waits
         ("most_reads", np.float64),  # seconds of a step's reads when KV is as full as expected
         # what waiting requests of each end still compute for themselves, preempted ones included,
@@ -197,6 +205,7 @@ def look(state: State) -> None:
     sizes, seconds = pace.sizes[: pace.weighed], pace.seconds[: pace.weighed]
     ahead = np.empty((SLICES, 2))
     most = foresee(state, reads, ahead)
+    most = hold_back(state, reads, most)
     most = spread_reads(state, ahead, tokens, reads, most)
     p.steps_left = ahead[:, 0].sum()
     full = np.empty((1, 2))

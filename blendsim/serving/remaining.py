@@ -15,7 +15,7 @@ from blendsim.serving.state import NONE, RIGHT, State
 GUMBEL = 1.2825498301618641  # π/√6, the standard deviation of the longest of many
 PEAK_POINTS = 40  # at which a forecast's peak is looked for, up to two mean lengths ahead
 WORTH = 0.001  # share of the time that spreading reads is to save
-MARGIN = 0.1  # of a step's reads, which swing about their mean
+MARGIN = 0.1  # of a step's reads, which swing about their mean, and of the steps of the longest
 EULER = 0.5772156649015329  # the longest of n exponential lengths is about mean·(ln n + γ)
 
 
@@ -130,6 +130,21 @@ def foresee(state: State, reads: float, ahead: Floats) -> float:
     for j in range(1, len(ahead)):
         ahead[j, 1] *= reads / total
     return float(most)
+
+
+@kernel
+def hold_back(state: State, reads: float, most: float) -> float:
+    """Spread the seconds of `reads` over as many steps as the longest visible length takes, where
+    KV kept full, `most` seconds a step, would be read for fewer: the steps behind these would have
+    nothing to read. Notes how much KV the right leaves empty for that, and returns `most` with KV
+    so much less full.
+    """
+    s, p = state.scalars[0], state.pace[0].record[0]
+    steps = longest_visible(state)
+    p.longest_end = s.step + steps
+    share = min(1.0, (1.0 + MARGIN) * reads / (steps * most))
+    p.kept_empty = (1.0 - share) * (s.capacity - s.shared_length) * s.block_tokens
+    return float(share * most)
 
 
 @kernel
