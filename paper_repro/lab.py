@@ -142,12 +142,13 @@ def _alone(path: Path) -> Iterator[None]:
 
 @cache
 def _code_hash() -> str:
-    """Of every module that can run in a measurement, and of the kernel profiles."""
+    """Of every module that can run in a measurement, and of the profiles and their calibrations."""
     roots = (REPOSITORY / "paper_repro").glob("*.py")
     digest = hashlib.sha256()
     for path in sorted(imported(roots, REPOSITORY / "blendsim")):
         digest.update(f"{path.relative_to(REPOSITORY)} {whole(path)}".encode())
-    for path in sorted((REPOSITORY / "profiles").rglob("*.csv")):
+    profiles = REPOSITORY / "profiles"
+    for path in sorted((*profiles.rglob("*.csv"), *profiles.rglob("*.toml"))):
         digest.update(f"{path.relative_to(REPOSITORY)} {sha256(path)}".encode())
     return digest.hexdigest()
 

@@ -9,11 +9,11 @@ from blendsim.baselines import Baseline, own_baselines
 from blendsim.cores import on_all_cores
 from blendsim.errors import BlendsimError, InputError, Unfit
 from blendsim.plan import Plan
-from blendsim.planner.own import Order
+from blendsim.planner.own import Order, reordered
 from blendsim.report.metrics import Outside, Row, named, outside_of_all
 from blendsim.request import Workload
 from blendsim.search.budgets import WORTH, covered_budgets, lower_limits, smaller_budgets
-from blendsim.search.own import own_plans
+from blendsim.search.own import RANKED_BY
 from blendsim.search.problem import Problem, plan_policy, prepare, with_settings
 from blendsim.search.trial import (
     block_size,
@@ -75,13 +75,16 @@ def compare(
 
     def make(key: tuple[str, int]) -> Plan:
         progress(f"planning {key[0]}")
-        policy, scene = key[0], with_settings(problem, topology=COLOCATED.name, dp=key[1])
-        if policy in own:
-            return own_plans(scene, {policy: own[policy]})[policy]
-        return plan_policy(scene, policy)
+        policy, dp = key
+        return plan_policy(with_settings(problem, topology=COLOCATED.name, dp=dp), policy)
 
-    keys = sorted({(b.policy, scenes[b.topology].settings.dp) for b in baselines})
-    plans = dict(zip(keys, on_all_cores(make, keys), strict=True))
+    keys = {(b.policy, scenes[b.topology].settings.dp) for b in baselines}
+    ordered = {(policy, dp) for policy, dp in keys if policy in own}
+    made = sorted(keys - ordered | {(RANKED_BY, dp) for _, dp in ordered})
+    plans = dict(zip(made, on_all_cores(make, made), strict=True))
+    for name, dp in sorted(ordered):
+        progress(f"planning {name}")
+        plans[name, dp] = reordered(plans[RANKED_BY, dp], own[name], name)
 
     def run(baseline: Baseline) -> tuple[Row, Row, list[Outside], list[str]]:
         progress(f"simulating {baseline.name}")

@@ -7,7 +7,7 @@ from blendsim.planner.make import Groundwork
 from blendsim.planner.own import Order, reordered
 from blendsim.search.problem import Problem, plan_policy
 
-_RANKED_BY = "dfs"  # whose requests each of several ranks keeps
+RANKED_BY = "dfs"  # whose requests each of several ranks keeps
 
 
 def own_plans(
@@ -18,5 +18,5 @@ def own_plans(
     """
     if not own:
         return {}
-    ranked = plan_policy(problem, _RANKED_BY, ground=ground)
-    return {_RANKED_BY: ranked} | {name: reordered(ranked, own[name], name) for name in own}
+    ranked = plan_policy(problem, RANKED_BY, ground=ground)
+    return {RANKED_BY: ranked} | {name: reordered(ranked, own[name], name) for name in own}

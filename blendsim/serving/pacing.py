@@ -32,6 +32,7 @@ from blendsim.serving.remaining import (
     fill_up,
     foresee,
     hold_back,
+    longest_visible,
     spread_reads,
     steps_for_compute,
 )
@@ -205,7 +206,7 @@ def look(state: State) -> None:
     sizes, seconds = pace.sizes[: pace.weighed], pace.seconds[: pace.weighed]
     ahead = np.empty((SLICES, 2))
     most = foresee(state, reads, ahead)
-    most = hold_back(state, reads, most)
+    spread_over_longest(state, tokens, reads, most)
     most = spread_reads(state, ahead, tokens, reads, most)
     p.steps_left = ahead[:, 0].sum()
     full = np.empty((1, 2))
@@ -227,6 +228,20 @@ def look(state: State) -> None:
         share,
         least_size(pace, tokens / steps, reads / steps),
     )
+
+
+@kernel
+def spread_over_longest(state: State, tokens: float, reads: float, most: float) -> None:
+    """`hold_back`, unless larger and smaller steps by turns take less time than even ones: then
+    there are to be large ones beside full KV, and small ones behind them.
+    """
+    pace = state.pace[0]
+    steps = longest_visible(state)
+    even = tokens / steps
+    if least_size(pace, even, reads / steps) > even:
+        pace.record[0].kept_empty = 0.0
+    else:
+        hold_back(state, reads, most, steps)
 
 
 @kernel

@@ -133,18 +133,15 @@ def foresee(state: State, reads: float, ahead: Floats) -> float:
 
 
 @kernel
-def hold_back(state: State, reads: float, most: float) -> float:
-    """Spread the seconds of `reads` over as many steps as the longest visible length takes, where
-    KV kept full, `most` seconds a step, would be read for fewer: the steps behind these would have
-    nothing to read. Notes how much KV the right leaves empty for that, and returns `most` with KV
-    so much less full.
+def hold_back(state: State, reads: float, most: float, steps: float) -> None:
+    """Note how much KV the right leaves empty, so that the seconds of `reads` last for the `steps`
+    that the longest visible length takes. KV kept full is read for `most` seconds a step; where
+    that would be for fewer steps, those behind them would have nothing to read.
     """
     s, p = state.scalars[0], state.pace[0].record[0]
-    steps = longest_visible(state)
     p.longest_end = s.step + steps
     share = min(1.0, (1.0 + MARGIN) * reads / (steps * most))
     p.kept_empty = (1.0 - share) * (s.capacity - s.shared_length) * s.block_tokens
-    return float(share * most)
 
 
 @kernel
