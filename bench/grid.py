@@ -27,6 +27,7 @@ from pathlib import Path
 from statistics import mean
 
 import numpy as np
+from floors import bound_with_floors
 from machine import machine, row, today
 
 import blendsim
@@ -151,10 +152,13 @@ def measure(task: Task) -> Point:
         engines = [find_engine(problem, settings.engine, n) for n in sorted(tried)]
         others = [seconds_in(problem, plan, one, problem.true_lengths) for one in engines]
         found["blend"] = min(found["blend"], *others)
+    model, truth = problem.model, problem.true_lengths
+    floors = bound_with_floors(pool, truth, problem.prompts, model, TOKEN_BUDGET)
     return {
         **task.key,
         "chosen": done.chosen.policy,
         "reachable": f"{done.chosen.reachable_seconds:.3f}",
+        "with floors": f"{floors:.3f}",
         **{f"{policy} seconds": f"{taken:.3f}" for policy, taken in found.items()},
         **{f"{each.policy} predicted": f"{each.predicted_seconds:.3f}" for each in done.rows},
     }
@@ -196,6 +200,7 @@ def show(points: list[Point]) -> None:
         "faster at",
         "paced over dfs",
         "paced of reachable",
+        "with floors",
         f"regret of auto ≤ {SMALL:.1%} at",
         "regret, mean and most",
     )
@@ -206,7 +211,10 @@ def show(points: list[Point]) -> None:
         paced = [seconds(point, "paced") for point in mine]
         over = [seconds(p, "blend") / own for p, own in zip(mine, paced, strict=True)]
         beyond = [seconds(p, "dfs") / own for p, own in zip(mine, paced, strict=True)]
-        reach = [float(p["reachable"]) / own for p, own in zip(mine, paced, strict=True)]
+        bounds = [
+            [float(p[name]) / own for p, own in zip(mine, paced, strict=True)]
+            for name in ("reachable", "with floors")
+        ]
         lost = [regret(point) for point in mine]
         print(
             row(
@@ -215,7 +223,7 @@ def show(points: list[Point]) -> None:
                 told(over),
                 f"{sum(x > 1 for x in over)}",
                 told(beyond),
-                f"{min(reach):.1%} … {max(reach):.1%}, mean {mean(reach):.1%}",
+                *(f"{min(of):.1%} … {max(of):.1%}, mean {mean(of):.1%}" for of in bounds),
                 f"{sum(x <= SMALL for x in lost)} ({mean(x <= SMALL for x in lost):.0%})",
                 f"{mean(lost):.2%}, {max(lost):.2%}",
             )
