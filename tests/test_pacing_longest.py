@@ -62,6 +62,16 @@ def test_none_is_left_empty_where_a_full_cache_is_read_for_longer() -> None:
     assert p.kept_empty == 0.0
 
 
+def test_none_is_left_empty_where_reads_fill_most_of_the_cache_anyway() -> None:
+    """Who waits would find no room, and run on alone at the end."""
+    core = AMPLE.core()
+    p = record_of(core)
+    for share, is_left in ((0.6, True), (0.7, False)):
+        p.most_held = (1 + remaining.MARGIN) * 3_069.5 / 50 / share
+        pacing_module.look(core.state)
+        assert (p.kept_empty > 0.0) == is_left
+
+
 @pytest.mark.parametrize(("request_id", "empty"), [(3, 300), (4, 300), (5, 0)])
 def test_who_takes_about_as_long_as_the_longest_is_not_held_back(
     request_id: int, empty: int
