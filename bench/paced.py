@@ -47,6 +47,7 @@ PARTS = {
     "reckoned once": {"look_steps": 1 << 20},
     "prefixes that somebody waits for evicted last: off": {"keeps_awaited": False},
     "answers of one length end apart: off": {"crowd": 1e9},
+    "reads that last as long as the longest answer: off": {"longest_fill": 0.0},
 }
 NO_PACING = "pacing: off (dual scan, 2,048 tokens a step)"
 NO_PEAK = "predicted-peak admission: off"

@@ -63,6 +63,7 @@ _RANGES = {
     "trust": _Range(0, 1e9),
     "look_steps": _Range(1, 1 << 20),
     "crowd": _Range(0, _NO_CROWD),
+    "longest_fill": _Range(0, 1),
 }
 
 
@@ -85,6 +86,9 @@ class Gains:
     #: How much of the memory-heavy end may end together, as a multiple of what would if its ends
     #: were spread evenly.
     crowd: float = 1.0
+    #: Share of the KV cache that reads may fill where they are spread over the longest visible
+    #: length; where they would fill more, the cache is kept full. At 0 it always is.
+    longest_fill: float = 0.65
     #: Idle prefixes that somebody waits for are evicted last, whatever the engine does by itself:
     #: the compute-heavy end is taken from both its ends, so a prefix may wait for long.
     keeps_awaited: bool = True
@@ -170,7 +174,12 @@ def pacing_from_json(values: object) -> Pacing:
 
 def _gains(values: object) -> Gains:
     # NOTE: plans of earlier versions are served as they were, without these gains.
-    given = {"keeps_awaited": False, "crowd": _NO_CROWD, **_object("gains", values)}
+    given = {
+        "keeps_awaited": False,
+        "crowd": _NO_CROWD,
+        "longest_fill": 0.0,
+        **_object("gains", values),
+    }
     usual = asdict(Gains())
     _require_names("gain", given, set(usual))
     for name, value in given.items():

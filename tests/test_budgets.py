@@ -261,7 +261,7 @@ def test_commands_tell_and_keep_the_budget(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_a_pool_whose_steps_are_small_keeps_the_engine_s_own_budget() -> None:
-    choice = search.choose(from_lengths([50] * 40, [300 + k for k in range(40)]), A100)
+    choice = search.choose(from_lengths([2] * 40, [300 + k for k in range(40)]), A100)
     assert [row.policy for row in choice.rows] == list(POLICIES)
     assert choice.plan.meta["settings"]["token_budget"] is None
     assert choice.advice[0].endswith("the next best.")

@@ -101,3 +101,14 @@ def test_room_left_empty_is_nobodys_who_could_enter() -> None:
     assert paced_line.may_enter(core.state, 3, 0)
     p.kept_empty = 400.0
     assert not paced_line.may_enter(core.state, 3, 0)
+
+
+def test_the_limit_is_a_gain() -> None:
+    """Reads would fill 0.5 of the cache so."""
+    core = AMPLE.core()
+    p = record_of(core)
+    p.most_held = (1 + remaining.MARGIN) * 3_069.5 / 50 / 0.5
+    for limit, is_left in ((0.0, False), (0.45, False), (0.55, True), (1.0, True)):
+        p.longest_fill = limit
+        pacing_module.look(core.state)
+        assert (p.kept_empty > 0.0) == is_left

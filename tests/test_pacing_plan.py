@@ -78,6 +78,8 @@ def test_pacing_comes_back_from_json() -> None:
         ("look_steps", (1 << 20) + 1, "1 to 1,048,576"),
         ("crowd", -0.1, "0 to 1,000,000,000"),
         ("crowd", 1.1e9, "0 to 1,000,000,000"),
+        ("longest_fill", -0.1, "0 to 1"),
+        ("longest_fill", 1.1, "0 to 1"),
     ],
 )
 def test_gains_out_of_range_are_refused_with_their_range(
@@ -121,7 +123,8 @@ def test_plans_from_before_a_gain_are_served_without_it(tmp_path: Path) -> None:
     write_plan(small_plan(), tmp_path / "plan")
 
     def before(pacing: dict[str, Any]) -> dict[str, Any]:
-        del pacing["gains"]["keeps_awaited"], pacing["gains"]["crowd"]
+        for name in ("keeps_awaited", "crowd", "longest_fill"):
+            del pacing["gains"][name]
         return pacing
 
     with_pacing(tmp_path / "plan", before)
@@ -129,6 +132,7 @@ def test_plans_from_before_a_gain_are_served_without_it(tmp_path: Path) -> None:
     assert read is not None
     assert not read.gains.keeps_awaited
     assert read.gains.crowd == 1e9  # so many never end together
+    assert read.gains.longest_fill == 0.0
 
 
 def test_plan_file_keeps_the_pacing(tmp_path: Path) -> None:

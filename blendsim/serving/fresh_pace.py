@@ -85,6 +85,7 @@ def _set_rules(p: Any, pacing: Pacing, capacity: int) -> None:
     p.read_seconds, p.reuse, p.most_context = pacing.read_seconds, 1.0, np.inf
     p.most_held = gains.fill * capacity
     p.slack, p.caution, p.crowd = gains.slack, gains.caution, gains.crowd
+    p.longest_fill = gains.longest_fill
     p.most_tokens, p.look_steps = gains.most_tokens, gains.look_steps
 
 

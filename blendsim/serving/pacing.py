@@ -47,6 +47,7 @@ PACE = np.dtype(
         ("slack", np.float64),
         ("caution", np.float64),
         ("crowd", np.float64),
+        ("longest_fill", np.float64),
         ("most_tokens", np.int64),
         ("look_steps", np.int64),
         ("unit", np.int64),  # context tokens a row of the table

@@ -16,7 +16,6 @@ GUMBEL = 1.2825498301618641  # π/√6, the standard deviation of the longest of
 PEAK_POINTS = 40  # at which a forecast's peak is looked for, up to two mean lengths ahead
 WORTH = 0.001  # share of the time that spreading reads is to save
 MARGIN = 0.1  # of a step's reads, which swing about their mean, and of the steps of the longest
-MOST_SPREAD = 0.65  # of the KV cache that reads spread over the longest answer may fill
 EULER = 0.5772156649015329  # the longest of n exponential lengths is about mean·(ln n + γ)
 
 
@@ -138,12 +137,12 @@ def hold_back(state: State, reads: float, most: float, steps: float) -> None:
     """Note how much KV the right leaves empty, so that the seconds of `reads` last for the `steps`
     that the longest visible length takes. KV kept full is read for `most` seconds a step; where
     that would be for fewer steps, those behind them would have nothing to read. Where reads fill
-    more than `MOST_SPREAD` of it nothing is left: long answers that wait would find no room.
+    more than `longest_fill` of it nothing is left: long answers that wait would find no room.
     """
     s, p = state.scalars[0], state.pace[0].record[0]
     p.longest_end = s.step + steps
     share = min(1.0, (1.0 + MARGIN) * reads / (steps * most))
-    if share > MOST_SPREAD:
+    if share > p.longest_fill:
         share = 1.0
     p.kept_empty = (1.0 - share) * (s.capacity - s.shared_length) * s.block_tokens
 
