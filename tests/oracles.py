@@ -124,9 +124,17 @@ def group_of(workload: Workload) -> list[int]:
     return groups
 
 
-def estimates(workload: Workload, is_visible: np.ndarray) -> list[float | None]:
-    """Mean output of the visible requests nearest in prefix, of the same group; None where there is
-    nothing to learn from. Requests that share with nobody learn from their like. Ancestors never
+def was_cut(workload: Workload) -> bool:
+    """Whether any output is as long as its request allows."""
+    limited = workload.output_limit > 0
+    return bool((limited & (workload.output_len >= workload.output_limit)).any())
+
+
+def estimates(
+    workload: Workload, is_visible: np.ndarray, value: np.ndarray | None = None
+) -> list[float | None]:
+    """Mean output, or `value`, of the visible requests nearest in prefix, of the same group; None
+    where there is nothing to learn from. Requests that share with nobody learn from their like. Ancestors never
     enter: nearness is measured on the prompts themselves.
     """
     groups = group_of(workload)
@@ -142,7 +150,9 @@ def estimates(workload: Workload, is_visible: np.ndarray) -> list[float | None]:
             continue
         peers = [i for i in range(n) if is_visible[i] and groups[i] == groups[row]]
         sampled = [i for i in peers if not workload.is_known[i]]
-        evidence = sampled or peers
+        own = [i for i in peers if workload.output_limit[i]]
+        says_nothing = {i for i in own if workload.output_len[i] >= workload.output_limit[i]}
+        evidence = sampled or [i for i in peers if i not in says_nothing]
         if is_alone(row):
             evidence = [i for i in evidence if is_alone(i)] or evidence
         if not evidence:
@@ -150,7 +160,8 @@ def estimates(workload: Workload, is_visible: np.ndarray) -> list[float | None]:
             continue
         near = max(shared_tokens(workload, row, i) for i in evidence)
         best = [i for i in evidence if shared_tokens(workload, row, i) == near]
-        found.append(float(np.mean([workload.output_len[i] for i in best])))
+        told = workload.output_len if value is None else value
+        found.append(float(np.mean([told[i] for i in best])))
     return found
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from oracles import was_cut
 from strategies import workloads
 from test_planner_lengths import two_sources
 
@@ -134,7 +135,8 @@ def test_nothing_is_said_of_a_source_without_a_sample() -> None:
     found = shrunk(workload, tree, workload.source == 1)
     told = np.where(workload.source[tree.order] == 1, 1_000.0, np.nan)
     np.testing.assert_array_equal(found.means(), told)
-    np.testing.assert_array_equal(found.draws(np.full(6, 0.5), np.ones(3)), told)
+    drawn = np.append(found.groups.value, np.nan)[found.draws(np.full(6, 0.5), np.ones(3))]
+    np.testing.assert_array_equal(drawn, told)
 
 
 def test_a_layer_is_the_nodes_of_one_source_with_equally_many_ancestors() -> None:
@@ -189,8 +191,9 @@ def test_draws_have_the_estimates_as_their_means() -> None:
     tree, lengths, _ = world_of(workload, 0.2)
     found = shrunk(workload, tree, lengths.is_visible)
     even = np.ones(len(found.groups.value))
+    value = found.groups.value
     mean = np.mean(
-        [found.draws(np.random.default_rng(k).random(480), even) for k in range(800)], axis=0
+        [value[found.draws(np.random.default_rng(k).random(480), even)] for k in range(800)], axis=0
     )
     assert 0 < found.belief.weight[1] < 1
     error = abs(mean - found.means()) / workload.output_len.std()
@@ -230,7 +233,8 @@ def test_lengths_that_are_not_visible_change_nothing(
     seen = workload.output_len[tree.order[evidence(workload, tree, lengths.is_visible)]]
     is_blind = is_unlearned(workload, tree, lengths.is_visible)
     learned = drawn[~lengths.is_visible & (workload.output_limit == 0) & ~is_blind]
-    assert set(learned.tolist()) <= set(seen.tolist())
+    if not was_cut(workload):  # who was cut goes on (tests/test_lengths_cut.py)
+        assert set(learned.tolist()) <= set(seen.tolist())
 
 
 def test_the_same_seed_gives_the_same_world() -> None:

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from oracles import estimates
+from oracles import estimates, group_of
 from strategies import workloads
 
 from blendsim.planner import lengths as lengths_module
+from blendsim.planner.cut_lengths import SourceLengths, as_limits
 from blendsim.planner.lengths import (
     PRIOR_OUTPUT,
     PRIOR_SHARE,
@@ -131,20 +132,36 @@ def test_a_guess_that_is_given_takes_the_place_of_the_prior_and_of_others_means(
     bare = without_outputs(from_lengths([5, 5, 5], [1, 1, 1]), np.ones(3, np.bool_))
     workload = replace(bare, output_limit=np.array([1000, 2, 0]))
     found = expect(workload, 0.5, guess=40)
-    assert found.expected.tolist() == [40, 2, 40]
+    assert found.expected[1] == 2
+    assert abs(found.expected.mean() - 40) <= 0.5  # rounded
+    assert abs(found.expected[2] - found.expected[0]) <= 1
     assert found.notes == (
         "3 requests have no output length to learn from: 40 tokens are expected, as was asked for, "
-        "or max_tokens where that is less",
+        "in the mean of what max_tokens leave",
     )
+    short = replace(bare, output_limit=np.array([7, 2, 39]))
+    assert expect(short, 0.5, guess=40).expected.tolist() == [7, 2, 39]
     half = without_outputs(two_sources(100, 40), np.arange(140) >= 100)
     assert expect(half, 0.5, guess=77).expected.tolist() == [10] * 100 + [77] * 40
 
 
-@pytest.mark.parametrize(("limit", "is_cut"), [(1, True), (39, True), (40, False), (0, False)])
-def test_a_guess_is_said_to_be_cut_where_max_tokens_is_less(limit: int, is_cut: bool) -> None:
+@pytest.mark.parametrize(
+    ("limits", "told"),
+    [
+        ((39, 39), ", or max_tokens where that is less"),
+        ((1, 0), ", in the mean of what max_tokens leave"),
+        ((41, 0), ", in the mean of what max_tokens leave"),
+        ((40, 40), ""),
+        ((900, 900), ""),
+        ((0, 0), ""),
+    ],
+)
+def test_a_guess_is_said_to_be_cut_where_max_tokens_cut_it(
+    limits: tuple[int, int], told: str
+) -> None:
     bare = without_outputs(from_lengths([5, 5], [1, 1]), np.ones(2, np.bool_))
-    found = expect(replace(bare, output_limit=np.array([limit, 0])), 0.5, guess=40)
-    assert found.notes[0].endswith(", or max_tokens where that is less") == is_cut
+    found = expect(replace(bare, output_limit=np.array(limits)), 0.5, guess=40)
+    assert found.notes[0].endswith(f"40 tokens are expected, as was asked for{told}")
 
 
 def test_guesses_are_told_for_one_request_and_for_thousands() -> None:
@@ -171,6 +188,32 @@ def test_an_estimate_never_exceeds_max_tokens() -> None:
     assert found.expected[~found.is_visible].max() == 64
 
 
+def under_limits(workload: Workload, is_visible: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(n,) the lengths seen as if all had had the highest limit of their group's others, and what
+    the limit of each request leaves of a mean under that (tests/test_lengths_cut.py).
+    """
+    value, share = workload.output_len.astype(np.float64), np.ones(len(workload))
+    limit = as_limits(workload.output_limit)
+    group = np.array(group_of(workload))
+    is_limit = workload.is_known & (workload.output_len >= limit)
+    limit_seen = np.where(workload.is_known, np.inf, limit)
+    for each in set(group.tolist()):
+        seen = np.flatnonzero((group == each) & is_visible & ~is_limit)
+        sampled = seen[~workload.is_known[seen]]
+        seen = sampled if len(sampled) else seen
+        unseen = np.flatnonzero((group == each) & ~is_visible)
+        if not len(seen) or not len(unseen):
+            continue
+        most = limit[unseen].max()
+        lengths = SourceLengths.of(value[seen], limit_seen[seen], np.ones(len(seen)))
+        share[unseen] = lengths.mean_below(limit[unseen]) / lengths.mean_below(np.array([most]))
+        for row in seen:
+            goes_on = limit_seen[row] <= value[row] < most
+            told = lengths.mean_of_longer(value[[row]], most)[0]
+            value[row] = told if goes_on else min(value[row], most)
+    return value, share
+
+
 @given(workloads(), st.data())
 @settings(deadline=None)
 def test_estimates_are_means_of_the_nearest_prompts(
@@ -181,12 +224,13 @@ def test_estimates_are_means_of_the_nearest_prompts(
     is_visible = workload.is_known | (asked & workload.has_output)
     tree = pool_tree(workload, sort_prompts(workload))
     found = estimate(workload, tree, is_visible).expected
-    for row, value in enumerate(estimates(workload, is_visible)):
+    uncut, share = under_limits(workload, is_visible)
+    for row, value in enumerate(estimates(workload, is_visible, uncut)):
         if value is None:
             continue
         limit = int(workload.output_limit[row])
-        if limit and not is_visible[row]:
-            value = min(value, limit)
+        if not is_visible[row]:
+            value = min(value * share[row], limit or np.inf)
         assert found[row] == pytest.approx(max(value, 1.0), abs=0.5 + 1e-9)
 
 

@@ -13,6 +13,7 @@ from blendsim.arrays import Bools, Floats, Ints
 from blendsim.compiled import allocating_kernel
 from blendsim.errors import UnknownName
 from blendsim.plan import fingerprint
+from blendsim.planner.cut_lengths import CutLengths, as_limits, means_under
 from blendsim.planner.evidence import deepest_nodes, evidence, is_alone, is_unlearned
 from blendsim.planner.sample import AUTO, LEAST_GROWN, LEAST_SAMPLE, choose_sample, choose_what_pays
 from blendsim.planner.shrunk import shrunk
@@ -110,6 +111,9 @@ def draw(
 
     Some that were not seen are longer than all that were: `_redraw_peaks`.
 
+    Lengths that `max_tokens` cut are no ends: who takes one and may be longer goes on as those that
+    are (planner/cut_lengths.py).
+
     A sample is not the pool. Where it `is_doubted`, its lengths are not equally likely: each gets
     an exponential weight, the same for all who draw from it, so that worlds differ as much as the
     sample leaves open (the Bayesian bootstrap: Rubin, Annals of Statistics 9(1), 1981). What
@@ -119,13 +123,17 @@ def draw(
     luck = rng.random(len(workload))
     found = np.flatnonzero(evidence(workload, tree, lengths.is_visible))
     weight = rng.exponential(size=len(found)) if is_doubted else np.ones(len(found))
+    cut = _cut_lengths(workload, tree, lengths.is_visible, found, weight)
     if rule == SHRUNK and not lengths.is_visible.all():
-        by_leaf = shrunk(workload, tree, lengths.is_visible).draws(luck, weight)
-        by_row = np.empty(len(workload))
-        by_row[tree.order] = by_leaf
-        drawn = np.where(np.isnan(by_row), lengths.expected, by_row).astype(np.int64)
+        value = cut.under_one_limit()
+        by_leaf = shrunk(workload, tree, lengths.is_visible, value).draws(luck, weight)
     else:
-        drawn = _draw_of_deepest(workload, tree, lengths, found, weight, luck)
+        by_leaf = _draw_of_deepest(tree, lengths.is_visible, found, weight, luck)
+    taken = np.empty(len(workload), np.int64)
+    taken[tree.order] = by_leaf
+    seen = workload.output_len[tree.order[found]]
+    drawn = np.where(taken >= 0, np.append(seen, 0)[taken], lengths.expected)
+    drawn = cut.go_on(taken, drawn, as_limits(workload.output_limit), rng)
     is_blind = is_unlearned(workload, tree, lengths.is_visible)
     leaf = np.flatnonzero(is_blind[tree.order])
     if len(leaf):
@@ -213,42 +221,55 @@ def _means_below(wanted: Floats, limit: Ints) -> Floats:
     return found
 
 
+def _cut_lengths(
+    workload: Workload, tree: PoolTree, is_visible: Bools, found: Ints, weight: Floats
+) -> CutLengths:
+    """What the lengths seen at leaf positions `found` say under other limits, to all others."""
+    limit, unseen = as_limits(workload.output_limit[tree.order]), ~is_visible[tree.order]
+    row = tree.order[found]
+    return CutLengths.of(
+        tree.group[found].astype(np.int64),
+        workload.output_len[row],
+        np.where(workload.is_known[row], np.inf, limit[found]),
+        weight,
+        tree.group[unseen].astype(np.int64),
+        limit[unseen],
+    )
+
+
 def _draw_of_deepest(
-    workload: Workload,
-    tree: PoolTree,
-    lengths: Lengths,
-    found: Ints,
-    weight: Floats,
-    luck: Floats,
+    tree: PoolTree, is_visible: Bools, found: Ints, weight: Floats, luck: Floats
 ) -> Ints:
-    """The paper's subtrees. `found` are the leaf positions with evidence, `weight` says how likely
-    each is drawn beside the others of its subtree, `luck` is a random number a leaf position.
+    """(n,) by leaf position: which of the lengths seen each takes; −1: none, as it is visible or
+    its source has none. That is of the paper's subtrees: `found` are the leaf positions with
+    evidence, `weight` says how likely each is drawn beside the others of its subtree, `luck` is a
+    random number a leaf position.
     """
-    drawn = lengths.expected.copy()
+    taken = np.full(len(tree.order), -1)
 
     def below(found: Ints) -> tuple[Ints, Ints]:
         """The range of `found` that each node holds."""
         return np.searchsorted(found, tree.first), np.searchsorted(found, tree.last)
 
-    def take(leaf: Ints, first: Ints, last: Ints, found: Ints, weight: Floats) -> None:
+    def take(leaf: Ints, first: Ints, last: Ints, weight: Floats, place_of: Ints) -> None:
         total = np.append(0.0, np.cumsum(weight))
         aim = total[first] + luck[leaf] * (total[last] - total[first])
         place = np.searchsorted(total, aim, side="right") - 1
         place = np.clip(place, first, last - 1)
-        drawn[tree.order[leaf]] = workload.output_len[tree.order[found[place]]]
+        taken[leaf] = place_of[place]
 
-    unseen = ~lengths.is_visible[tree.order]
+    unseen = ~is_visible[tree.order]
     low, high = below(found)
     node = deepest_nodes(tree.parent, high - low)[tree.leaf_parent]
     leaf = np.flatnonzero((node >= 0) & unseen)
-    take(leaf, low[node[leaf]], high[node[leaf]], found, weight)
+    take(leaf, low[node[leaf]], high[node[leaf]], weight, np.arange(len(found)))
     alone = is_alone(tree)
-    mine = alone[found]
+    mine = np.flatnonzero(alone[found])
     low, high = below(found[mine])
     leaf = np.flatnonzero(alone & unseen & (high > low)[tree.leaf_parent])
     at = tree.leaf_parent[leaf]
-    take(leaf, low[at], high[at], found[mine], weight[mine])
-    return drawn
+    take(leaf, low[at], high[at], weight[mine], mine)
+    return taken
 
 
 def estimate(
@@ -266,17 +287,25 @@ def estimate(
     if rule not in RULES:
         raise UnknownName("length rule", rule, RULES)
     seen = np.where(is_visible, workload.output_len, 0)
+    found = np.flatnonzero(evidence(workload, tree, is_visible))
+    cut = _cut_lengths(workload, tree, is_visible, found, np.ones(len(found)))
+    value = cut.under_one_limit()
     if rule == SHRUNK and not is_visible.all():
-        mean = shrunk(workload, tree, is_visible).means()
+        mean = shrunk(workload, tree, is_visible, value).means()
     else:
-        mean = _means_of_deepest(workload, tree, is_visible)
+        mean = _means_of_deepest(tree, found, value)
+    mean *= cut.shares(tree.group.astype(np.int64), as_limits(workload.output_limit[tree.order]))
     guessed = np.empty(len(workload))
     guessed[tree.order] = mean
     sampled = seen[is_visible & ~workload.is_known]
     is_blind = is_unlearned(workload, tree, is_visible)
     notes: list[str] = []
     if is_blind.any():
-        guessed[is_blind], note = _prior(workload.output_limit[is_blind], sampled, guess)
+        source = np.empty(len(workload), np.int64)
+        source[tree.order] = tree.group
+        guessed[is_blind], note = _prior(
+            workload.output_limit[is_blind], source[is_blind], sampled, guess
+        )
         notes.append(note)
     capped = np.where(
         workload.output_limit > 0, np.minimum(guessed, workload.output_limit), guessed
@@ -285,9 +314,12 @@ def estimate(
     return Estimate(np.maximum(expected, 1).astype(np.int64), tuple(notes))
 
 
-def _prior(limit: Ints, sampled: Ints, guess: int | None) -> tuple[Floats | float, str]:
-    """What requests with these limits (0 = none) are expected to answer where nothing is seen of
-    their source, and a sentence on it. `sampled` are lengths of other sources.
+def _prior(
+    limit: Ints, source: Ints, sampled: Ints, guess: int | None
+) -> tuple[Floats | float, str]:
+    """What requests of these sources with these limits (0 = none) are expected to answer where
+    nothing is seen of their source, and a sentence on it. `sampled` are lengths of other sources.
+    A `guess` is the mean of each source, limits and all.
     """
     if guess is None and len(sampled):
         return float(sampled.mean()), (
@@ -298,9 +330,16 @@ def _prior(limit: Ints, sampled: Ints, guess: int | None) -> tuple[Floats | floa
     have = "has" if len(limit) == 1 else "have"
     told = f"{counted(len(limit), 'request')} {have} no output length to learn from: "
     if guess is not None:
-        cut = ", or max_tokens where that is less" if ((limit > 0) & (limit < guess)).any() else ""
+        expected = np.empty(len(limit))
+        for mine in (source == each for each in np.unique(source)):
+            expected[mine] = means_under(as_limits(limit[mine]), float(guess))
+        cut = ""
+        if (np.rint(expected) != guess).any():
+            cut = ", in the mean of what max_tokens leave"
+            if (expected <= guess).all():
+                cut = ", or max_tokens where that is less"
         told += f"{guess:,} tokens are expected, as was asked for{cut}"
-        return float(guess), Lacking(told)
+        return expected, Lacking(told)
     told += (
         f"{PRIOR_SHARE:g} of max_tokens is expected, {PRIOR_OUTPUT} where there is none; "
         f"it is a guess; {BETTER}"
@@ -308,26 +347,26 @@ def _prior(limit: Ints, sampled: Ints, guess: int | None) -> tuple[Floats | floa
     return np.where(limit > 0, limit * PRIOR_SHARE, PRIOR_OUTPUT), Lacking(told)
 
 
-def _means_of_deepest(workload: Workload, tree: PoolTree, is_visible: Bools) -> Floats:
+def _means_of_deepest(tree: PoolTree, found: Ints, value: Floats) -> Floats:
     """(n,) by leaf position: the mean over the deepest subtree with visible leaves; NaN where the
-    source has none.
+    source has none. Lengths of `value` tokens are seen at the leaf positions `found`.
 
     That is the paper's sibling rule as well: a subtree without a visible leaf takes the mean of the
     subtrees with which it shares the longest prefix, which are those of its deepest ancestor that
     has one; requests that share no prefix at all learn from each other.
     """
-    seen = np.where(is_visible, workload.output_len, 0)
-    weight = evidence(workload, tree, is_visible).astype(np.float64)
+    weight, seen = np.zeros(len(tree.order)), np.zeros(len(tree.order))
+    weight[found], seen[found] = 1.0, value
     mean: Floats = _deepest_means(
         tree.parent,
         tree.first,
         tree.last,
         np.append(0.0, np.cumsum(weight)),
-        np.append(0.0, np.cumsum(weight * seen[tree.order])),
+        np.append(0.0, np.cumsum(seen)),
     )[tree.leaf_parent]
     alone = is_alone(tree)
     count = np.bincount(tree.group[alone], weight[alone], int(tree.group.max(initial=-1)) + 1)
-    total = np.bincount(tree.group[alone], (weight * seen[tree.order])[alone], len(count))
+    total = np.bincount(tree.group[alone], seen[alone], len(count))
     leaf = np.flatnonzero(alone & (count > 0)[tree.group])
     mean[leaf] = (total / np.maximum(count, 1))[tree.group[leaf]]
     return mean

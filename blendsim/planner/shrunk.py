@@ -52,21 +52,20 @@ class Beliefs(NamedTuple):
         mean[direct] = self.belief.bin_mean[self.node[direct], self.bin[direct]]
         return mean
 
-    def draws(self, luck: Floats, likely: Floats) -> Floats:
-        """(n,) by leaf position: one output of each request's distribution, found by a random
-        number of 0 … 1 each; NaN where the source has no sample. `likely` (e,) says how likely a
-        sample is taken beside the others of its node and bin.
+    def draws(self, luck: Floats, likely: Floats) -> Ints:
+        """(n,) by leaf position: which sample each request's output is, of its distribution, found
+        by a random number of 0 … 1 each; −1 where the source has no sample. `likely` (e,) says
+        how likely a sample is taken beside the others of its node and bin.
         """
         count = self.belief.bin_mean.shape[1]
         key = self.groups.home * count + self.bins
         by_bin = np.argsort(key, kind="stable")
         start = np.searchsorted(key[by_bin], np.arange(len(self.low) * count + 1))
-        drawn: Floats = _draws(
+        drawn: Ints = _draws(
             self.node,
             self.bin,
             luck,
             self.groups.parent,
-            self.groups.value,
             *self.belief[::2],
             self.low,
             self.high,
@@ -78,8 +77,12 @@ class Beliefs(NamedTuple):
         return drawn
 
 
-def shrunk(workload: Workload, tree: PoolTree, is_visible: Bools) -> Beliefs:
-    """What the visible lengths of `workload` say of all; no other length is read."""
+def shrunk(
+    workload: Workload, tree: PoolTree, is_visible: Bools, value: Floats | None = None
+) -> Beliefs:
+    """What the visible lengths of `workload` say of all; no other length is read. `value` is what
+    those that are evidence count as, in leaf order, if not as they are.
+    """
     found = np.flatnonzero(evidence(workload, tree, is_visible))
     low, high = np.searchsorted(found, tree.first), np.searchsorted(found, tree.last)
     kept = np.flatnonzero(high[1:] > low[1:]) + 1  # without the root
@@ -90,7 +93,7 @@ def shrunk(workload: Workload, tree: PoolTree, is_visible: Bools) -> Beliefs:
         number[tree.parent[kept]],
         source,
         number[tree.leaf_parent[found]],
-        workload.output_len[tree.order[found]].astype(np.float64),
+        workload.output_len[tree.order[found]].astype(np.float64) if value is None else value,
     )
     prompt = workload.prompt_len[tree.order].astype(np.float64)
     rules = _choose(groups, source, prompt[found])
@@ -226,7 +229,6 @@ def _draws(
     bin: Ints,
     luck: Floats,
     parent: Ints,
-    value: Floats,
     weight: Floats,
     bin_weight: Floats,
     low: Ints,
@@ -235,12 +237,12 @@ def _draws(
     by_bin: Ints,
     start: Ints,
     bin_total: Floats,
-) -> Floats:
+) -> Ints:
     """Up from each leaf until a group's own sample is taken. What is left of the random number
     once it has decided that is as random as it was, and chooses among the samples.
     """
     count = bin_weight.shape[1]
-    drawn = np.full(len(node), np.nan)
+    drawn = np.full(len(node), -1)
     for i in range(len(node)):
         k, u = node[i], luck[i]
         if k < 0:
@@ -249,11 +251,11 @@ def _draws(
             z = bin_weight[k, bin[i]]
             if u < z:
                 first, last = start[k * count + bin[i]], start[k * count + bin[i] + 1]
-                drawn[i] = value[by_bin[_place(bin_total, first, last, u / z)]]
+                drawn[i] = by_bin[_place(bin_total, first, last, u / z)]
                 continue
             u = _left(u, z)
         while parent[k] >= 0 and u >= weight[k]:
             u = _left(u, weight[k])
             k = parent[k]
-        drawn[i] = value[_place(total, low[k], high[k], u / weight[k])]
+        drawn[i] = _place(total, low[k], high[k], u / weight[k])
     return drawn
