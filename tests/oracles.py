@@ -134,8 +134,8 @@ def estimates(
     workload: Workload, is_visible: np.ndarray, value: np.ndarray | None = None
 ) -> list[float | None]:
     """Mean output, or `value`, of the visible requests nearest in prefix, of the same group; None
-    where there is nothing to learn from. Requests that share with nobody learn from their like. Ancestors never
-    enter: nearness is measured on the prompts themselves.
+    where there is nothing to learn from. Requests that share with nobody learn from their like.
+    Ancestors never enter: nearness is measured on the prompts themselves.
     """
     groups = group_of(workload)
     n = len(workload)

@@ -129,7 +129,8 @@ class CutLengths:
         """Of e lengths seen, and the sources and limits of all whose length is not visible."""
         found: dict[int, SourceLengths] = {}
         most: dict[int, float] = {}
-        for s in np.intersect1d(source, unseen).tolist():
+        matters = bool(np.isfinite(limit).any() or np.isfinite(unseen_limit).any())
+        for s in np.intersect1d(source, unseen).tolist() if matters else ():
             mine, open_limits = np.flatnonzero(source == s), unseen_limit[unseen == s]
             if (value[mine] >= limit[mine]).any() or open_limits.min() < value[mine].max():
                 found[s] = SourceLengths.of(value[mine], limit[mine], weight[mine])

@@ -314,15 +314,21 @@ def estimate(
     return Estimate(np.maximum(expected, 1).astype(np.int64), tuple(notes))
 
 
-def _prior(
-    limit: Ints, source: Ints, sampled: Ints, guess: int | None
-) -> tuple[Floats | float, str]:
+def _prior(limit: Ints, source: Ints, sampled: Ints, guess: int | None) -> tuple[Floats, str]:
     """What requests of these sources with these limits (0 = none) are expected to answer where
     nothing is seen of their source, and a sentence on it. `sampled` are lengths of other sources.
-    A `guess` is the mean of each source, limits and all.
+    A `guess`, or
+    their mean, is the mean of each source, limits and all.
     """
+
+    def under_limits(mean: float) -> Floats:
+        expected = np.empty(len(limit))
+        for mine in (source == each for each in np.unique(source)):
+            expected[mine] = means_under(as_limits(limit[mine]), mean)
+        return expected
+
     if guess is None and len(sampled):
-        return float(sampled.mean()), (
+        return under_limits(float(sampled.mean())), (
             f"{counted(len(limit), 'request')} of sources without a visible output length "
             f"{'is' if len(limit) == 1 else 'are'} expected to answer as the other sources' "
             "samples do, which is a guess"
@@ -330,10 +336,7 @@ def _prior(
     have = "has" if len(limit) == 1 else "have"
     told = f"{counted(len(limit), 'request')} {have} no output length to learn from: "
     if guess is not None:
-        expected = np.empty(len(limit))
-        for mine in (source == each for each in np.unique(source)):
-            expected[mine] = means_under(as_limits(limit[mine]), float(guess))
-        cut = ""
+        expected, cut = under_limits(float(guess)), ""
         if (np.rint(expected) != guess).any():
             cut = ", in the mean of what max_tokens leave"
             if (expected <= guess).all():
