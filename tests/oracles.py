@@ -141,6 +141,7 @@ def estimates(workload: Workload, is_visible: np.ndarray) -> list[float | None]:
             found.append(float(workload.output_len[row]))
             continue
         peers = [i for i in range(n) if is_visible[i] and groups[i] == groups[row]]
+        peers = [i for i in peers if not _is_fixed(workload, i)]
         sampled = [i for i in peers if not workload.is_known[i]]
         evidence = sampled or peers
         if is_alone(row):
@@ -152,6 +153,12 @@ def estimates(workload: Workload, is_visible: np.ndarray) -> list[float | None]:
         best = [i for i in evidence if shared_tokens(workload, row, i) == near]
         found.append(float(np.mean([workload.output_len[i] for i in best])))
     return found
+
+
+def _is_fixed(workload: Workload, row: int) -> bool:
+    """Whether the request's own limit is why its length is known."""
+    limit = workload.output_limit[row]
+    return bool(workload.is_known[row] and limit > 0 and workload.output_len[row] == limit)
 
 
 def fair_costs(workload: Workload, costs: RequestCosts, block: int = 1) -> list[float]:

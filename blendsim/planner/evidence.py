@@ -9,7 +9,12 @@ from blendsim.request import Workload
 
 
 def evidence(workload: Workload, tree: PoolTree, is_visible: Bools) -> Bools:
-    """(n,) by leaf position: whose visible length says something about the others' lengths."""
+    """(n,) by leaf position: whose visible length says something about the others' lengths. One
+    that is known since the request's own limit fixes it does not.
+    """
+    limit = workload.output_limit
+    is_fixed = workload.is_known & (limit > 0) & (workload.output_len == limit)
+    is_visible = is_visible & ~is_fixed
     is_observed = (is_visible & ~workload.is_known)[tree.order]
     sources = int(tree.group.max(initial=-1)) + 1
     has_sample = np.bincount(tree.group[is_observed], minlength=sources) > 0
