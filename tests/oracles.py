@@ -149,10 +149,9 @@ def estimates(
             found.append(float(workload.output_len[row]))
             continue
         peers = [i for i in range(n) if is_visible[i] and groups[i] == groups[row]]
+        peers = [i for i in peers if not _is_fixed(workload, i)]
         sampled = [i for i in peers if not workload.is_known[i]]
-        own = [i for i in peers if workload.output_limit[i]]
-        says_nothing = {i for i in own if workload.output_len[i] >= workload.output_limit[i]}
-        evidence = sampled or [i for i in peers if i not in says_nothing]
+        evidence = sampled or peers
         if is_alone(row):
             evidence = [i for i in evidence if is_alone(i)] or evidence
         if not evidence:
@@ -163,6 +162,12 @@ def estimates(
         told = workload.output_len if value is None else value
         found.append(float(np.mean([told[i] for i in best])))
     return found
+
+
+def _is_fixed(workload: Workload, row: int) -> bool:
+    """Whether the request's own limit is why its length is known."""
+    limit = workload.output_limit[row]
+    return bool(workload.is_known[row] and limit > 0 and workload.output_len[row] == limit)
 
 
 def fair_costs(workload: Workload, costs: RequestCosts, block: int = 1) -> list[float]:

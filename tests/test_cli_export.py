@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -290,3 +291,21 @@ def test_plan_tells_the_same_server_in_json(tmp_path: Path) -> None:
     assert run_json("plan", "--trace", source, "--engine", "nanoflow")["server"] is None
     pools = ("--engine", "vllm", "--topology", "1P1D", "--planner", "dfs")
     assert run_json("plan", "--trace", source, *pools)["server"] is None
+
+
+def test_the_python_of_the_page_joins_answers_in_the_order_of_the_batch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = Path(__file__).resolve().parents[1] / "docs" / "export.md"
+    blocks = re.findall(r"^```python\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
+    batch(tmp_path / "batch.jsonl", 6)
+    replies = [{"custom_id": f"r{k}", "response": {"body": {"said": "a\u2028b"}}} for k in range(6)]
+    lines(tmp_path / "results-0.jsonl", replies[5], replies[0], replies[3])
+    lines(tmp_path / "results-1.jsonl", replies[4], {"custom_id": "r3"}, replies[1])
+    last = tmp_path / "results-1.jsonl"
+    last.write_text(last.read_text().rstrip("\n"))  # as where the end of the last line is missing
+    monkeypatch.chdir(tmp_path)
+    (block,) = blocks
+    exec(block, {})
+    found = [json.loads(line) for line in written(tmp_path / "in-order.jsonl")]
+    assert found == [replies[0], replies[1], {"custom_id": "r3"}, replies[4], replies[5]]

@@ -195,7 +195,7 @@ def under_limits(workload: Workload, is_visible: np.ndarray) -> tuple[np.ndarray
     value, share = workload.output_len.astype(np.float64), np.ones(len(workload))
     limit = as_limits(workload.output_limit)
     group = np.array(group_of(workload))
-    is_limit = workload.is_known & (workload.output_len >= limit)
+    is_limit = workload.is_known & (workload.output_len == limit)
     limit_seen = np.where(workload.is_known, np.inf, limit)
     for each in set(group.tolist()):
         seen = np.flatnonzero((group == each) & is_visible & ~is_limit)

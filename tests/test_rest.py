@@ -309,3 +309,59 @@ def test_other_traces_of_the_pool_stay_whole(tmp_path: Path) -> None:
     problem = search.prepare(both, SETTINGS)
     assert problem.lengths.is_visible.all()
     assert json.dumps(both.notes).count("are answered in") == 1
+
+
+def answer(name: str, tokens: int | None) -> dict[str, object]:
+    body = {} if tokens is None else {"usage": {"completion_tokens": tokens}}
+    return {"custom_id": name, "response": {"status_code": 200, "body": body}}
+
+
+def failure(name: str) -> dict[str, object]:
+    return {"custom_id": name, "response": None, "error": {"code": "expired"}}
+
+
+def test_of_several_answers_the_last_counts_and_an_answer_before_an_error(tmp_path: Path) -> None:
+    batch = lines(tmp_path / "batch.jsonl", *rows(range(4)))
+    given = [answer("r0", 5), failure("r1"), answer("r1", 6), failure("r1"), answer("r0", 7)]
+    seen = lines(tmp_path / "results.jsonl", *given, answer("r0", None))
+    told = f"{seen}: 1 request has more than one answer there; the last of each counts"
+    whole = load(str(batch), ReadOptions(lengths=seen))
+    assert whole.output_len.tolist() == [7, 6, 0, 0]
+    assert whole.notes[0] == told
+    rest = load(str(batch), ReadOptions(lengths=seen, rest=True))
+    assert rest.ids.tolist() == ["r2", "r3"]
+    assert rest.answered is not None
+    assert rest.answered.output_len.tolist() == [7, 6]
+    assert rest.notes[0] == told
+    assert not any("usage" in note for note in (*whole.notes, *rest.notes))
+
+
+def test_answers_without_usage_are_answers_of_no_length(tmp_path: Path) -> None:
+    batch = lines(tmp_path / "batch.jsonl", *rows(range(5)))
+    seen = lines(
+        tmp_path / "results.jsonl", answer("r0", None), answer("r1", 6), answer("r2", None)
+    )
+    told = f"{seen}: 2 of 3 answers have no usage, so that no length is learned from them"
+    whole = load(str(batch), ReadOptions(lengths=seen))
+    assert whole.has_output.tolist() == [False, True, False, False, False]
+    assert whole.notes[0] == told
+    rest = load(str(batch), ReadOptions(lengths=seen, rest=True))
+    rest.check()
+    assert rest.ids.tolist() == ["r3", "r4"]
+    assert rest.answered is not None
+    assert rest.answered.ids.tolist() == ["r1"]
+    assert rest.notes[0] == told
+    assert "3 of 5 requests are answered in" in rest.notes[1]
+
+
+def test_a_run_whose_answers_count_nothing_still_tells_what_is_left(tmp_path: Path) -> None:
+    batch = lines(tmp_path / "batch.jsonl", *rows(range(3)))
+    seen = lines(tmp_path / "results.jsonl", answer("r1", None))
+    rest = load(str(batch), ReadOptions(lengths=seen, rest=True))
+    assert rest.ids.tolist() == ["r0", "r2"]
+    assert rest.answered is None
+    assert "1 of 1 answer has no usage, so that no length is learned from it" in rest.notes[0]
+    assert rest.notes[1].endswith(f"1 of 3 requests is answered in {seen} and left out")
+    assert "2 of 2 requests have no output length" in rest.notes[2]
+    with pytest.raises(InputError, match=r"line 1: response\.body\.usage is missing; results need"):
+        load(str(batch), ReadOptions(lengths=seen))

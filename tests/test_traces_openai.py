@@ -282,7 +282,6 @@ def test_lengths_do_not_change_lengths_that_are_given(tmp_path: Path) -> None:
     ("rows", "message"),
     [
         ([result("z", 5)], "none of its 1 results belongs"),
-        ([result("a", 5), result("a", 5)], "line 2, column 'custom_id': 'a' was given before"),
         ([result("a", -5)], "column 'response.body.usage.completion_tokens': -5 is negative"),
         ([result("a", None)], "completion_tokens' is missing: give a whole number"),
         ([{"custom_id": "a", "response": {"body": {}}}], "response.body.usage is missing"),

@@ -185,6 +185,10 @@ Tokenizer = Annotated[
     str | None, typer.Option(help="The model's directory, or a tokenizer.json, for text prompts.")
 ]
 Format = Annotated[str | None, typer.Option(help="Read traces as this format, do not guess.")]
+SkipUnusable = Annotated[
+    bool | None,
+    typer.Option("--skip-unusable", help="Leave out lines of batch files that cannot be planned."),
+]
 SkipOversize = Annotated[
     bool, typer.Option("--skip-oversize", help="Drop requests that no schedule can hold.")
 ]
@@ -282,8 +286,9 @@ class Asked(NamedTuple):
         """How to read the same pool again, for a plan's memory of where it came from."""
         read = {field.name: getattr(self.read, field.name) for field in fields(self.read)}
         plain = {name: str(v) if isinstance(v, Path) else v for name, v in read.items()}
-        if not self.read.rest:
-            del plain["rest"]  # plans that do without it are as they were
+        for name in ("rest", "skip_unusable"):
+            if not plain[name]:
+                del plain[name]  # plans that do without it are as they were
         return {"traces": self.traces, "skip_oversize": self.skip_oversize, "read": plain}
 
 

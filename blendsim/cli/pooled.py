@@ -36,6 +36,7 @@ OPTIONS: dict[str, Any] = {
     "rest": o.Rest,
     "tokenizer": o.Tokenizer,
     "format": o.Format,
+    "skip_unusable": o.SkipUnusable,
     "skip_oversize": o.SkipOversize,
     "config": o.Config,
 }

@@ -183,7 +183,7 @@ def unseen(asked: o.Asked, pool: "Workload", plan: "Plan | None") -> list[str]:
     """A note where an earlier run's lengths are given: how many planning looked at."""
     if asked.read.lengths is None:
         return []
-    given = int(pool.has_output.sum())
+    given = int((pool.has_output & ~pool.is_known).sum())
     if asked.read.rest and not given:  # reading tells of those that are answered
         return []
     again = ""
@@ -203,7 +203,7 @@ def unseen(asked: o.Asked, pool: "Workload", plan: "Plan | None") -> list[str]:
 
     seen = np.zeros(len(pool), np.bool_)
     seen[plan.order] = plan.is_visible
-    looked = int((pool.has_output & seen).sum())
+    looked = int((pool.has_output & ~pool.is_known & seen).sum())
     if looked == given:
         return []
     return [

@@ -59,6 +59,7 @@ def info(
     rest: o.Rest = None,
     tokenizer: o.Tokenizer = None,
     format: o.Format = None,
+    skip_unusable: o.SkipUnusable = None,
     json: o.Json = False,
 ) -> None:
     """Count lengths, prefix sharing and density."""
@@ -94,6 +95,7 @@ def save(
     output: Annotated[Path, typer.Option("--output", "-o", help="Write the workload here.")],
     tokenizer: o.Tokenizer = None,
     format: o.Format = None,
+    skip_unusable: o.SkipUnusable = None,
     seed: o.Seed = None,
     json: o.Json = False,
 ) -> None:

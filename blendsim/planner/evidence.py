@@ -12,7 +12,7 @@ def evidence(workload: Workload, tree: PoolTree, is_visible: Bools) -> Bools:
     """(n,) by leaf position: whose visible length says something about the others' lengths. What is
     known because it is the request's own limit says nothing.
     """
-    is_limit = (workload.output_limit > 0) & (workload.output_len >= workload.output_limit)
+    is_limit = (workload.output_limit > 0) & (workload.output_len == workload.output_limit)
     is_visible = is_visible & ~(workload.is_known & is_limit)
     is_observed = (is_visible & ~workload.is_known)[tree.order]
     sources = int(tree.group.max(initial=-1)) + 1

@@ -1,5 +1,5 @@
 """Requests at odds with a limit: oversize ones, longer than the model's context or than what the
-KV cache can hold, and outputs longer than their own `max_tokens`.
+KV cache can hold, those that may become so, and outputs longer than their own `max_tokens`.
 """
 
 from dataclasses import replace
@@ -9,6 +9,7 @@ import numpy as np
 from blendsim.arrays import Ints
 from blendsim.errors import OversizeError
 from blendsim.request import Workload, select
+from blendsim.wording import counted
 
 _LISTED = 5  # ids an error names
 
@@ -22,10 +23,12 @@ def oversize(workload: Workload, longest: int) -> Ints:
 
 
 def without_oversize(workload: Workload, longest: int, skip: bool) -> Workload:
-    """`workload` if nothing is oversize; else OversizeError, or with `skip` the rest and a note."""
+    """`workload` if nothing is oversize; else OversizeError, or with `skip` the rest and a note. A
+    note, too, on those that fit unless their answers are as long as they may be.
+    """
     rows = oversize(workload, longest)
     if len(rows) == 0:
-        return workload
+        return _with_limits_told(workload, longest)
     named = _named(workload, rows, longest)
     count = f"{len(rows):,} of {len(workload):,} requests"
     if not skip:
@@ -42,7 +45,8 @@ def without_oversize(workload: Workload, longest: int, skip: bool) -> Workload:
     kept = np.ones(len(workload), np.bool_)
     kept[rows] = False
     note = f"{count} were longer than {longest:,} tokens and were left out: {named}"
-    return replace(select(workload, kept), notes=(*workload.notes, note))
+    fitting = replace(select(workload, kept), notes=(*workload.notes, note))
+    return _with_limits_told(fitting, longest)
 
 
 def require_held(workload: Workload, output_len: Ints, longest: int) -> None:
@@ -69,9 +73,10 @@ def _named(workload: Workload, rows: Ints, longest: int) -> str:
 
 def within_max_tokens(workload: Workload) -> Workload:
     """`workload` with no output longer than its request's own limit, where an engine stops; a note
-    says how many were cut.
+    says how many were cut. An answer that may have one token has one, and nobody has to run for it.
     """
     limit = workload.output_limit
+    workload = _with_single_tokens(workload)
     rows = np.flatnonzero((limit > 0) & (workload.output_len > limit))
     if len(rows) == 0:
         return workload
@@ -85,3 +90,35 @@ def within_max_tokens(workload: Workload) -> Workload:
     output_len = workload.output_len.copy()
     output_len[rows] = limit[rows]
     return replace(workload, output_len=output_len, notes=(*workload.notes, note))
+
+
+def _with_single_tokens(workload: Workload) -> Workload:
+    is_single = workload.output_limit == 1
+    if not (is_single & ~workload.is_known).any():
+        return workload
+    return replace(
+        workload,
+        # NOTE: a longer one that is given is cut, and told, like any other.
+        output_len=np.where(is_single & ~workload.has_output, 1, workload.output_len),
+        has_output=workload.has_output | is_single,
+        is_known=workload.is_known | is_single,
+    )
+
+
+def _with_limits_told(workload: Workload, longest: int) -> Workload:
+    """A note where an answer as long as its request's `max_tokens` would not fit: servers refuse
+    such a request before they answer anything.
+    """
+    limit = workload.output_limit
+    rows = np.flatnonzero((limit > 0) & (workload.prompt_len + limit > longest))
+    if not len(rows):
+        return workload
+    first = rows[0]
+    asks, their = ("asks", "its") if len(rows) == 1 else ("ask", "their")
+    note = (
+        f"{len(rows):,} of {counted(len(workload), 'request')} {asks} for more than the "
+        f"{longest:,} tokens that fit, {their} prompt and max_tokens together: vLLM refuses such, "
+        f"lower max_tokens before you send them; the first is {workload.ids[first]}, with a prompt "
+        f"of {workload.prompt_len[first]:,} and max_tokens {limit[first]:,}"
+    )
+    return replace(workload, notes=(*workload.notes, note))

@@ -57,7 +57,7 @@ def load_pool(
     if options.lengths is not None:
         results = read_results(options.lengths, told, may_be_torn=options.rest)
         _require_one_each(workloads, results, options.lengths, options.rest)
-        first = _strangers(workloads, results, options.lengths)
+        first = [*results.notes, *_strangers(workloads, results, options.lengths)]
         workloads = _fill(workloads, results, options.lengths, options.rest)
         if options.rest:
             workloads = [within_max_tokens(workload) for workload in workloads]

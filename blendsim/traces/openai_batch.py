@@ -7,7 +7,7 @@ included. Otherwise they are near them; what requests share, they share either w
 import sys
 from array import array
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,10 +17,11 @@ from blendsim.arrays import Ints
 from blendsim.errors import InputError
 from blendsim.printable import listed
 from blendsim.request import Prompts, Workload
+from blendsim.soundness import is_whole
 from blendsim.traces.chat import Chat, chat_of
 from blendsim.traces.counts import require_rows, shown, whole
 from blendsim.traces.encoded import CHUNK, Encoded
-from blendsim.traces.jsonl import line_of, objects, require_new
+from blendsim.traces.jsonl import json_object, line_of, lines_of, require_new
 from blendsim.traces.prompt_forms import Content, content
 from blendsim.traces.seam import Head, ReadOptions, Told, silent, source_name
 from blendsim.traces.tokens import GIVEN, encoder
@@ -38,6 +39,8 @@ class BatchRequest(NamedTuple):
     prompt: Content
     output: int = 0  # tokens that were generated; 0 = not given
     model: str = ""  # that is to answer; empty = not given
+    fixed: int = 0  # tokens of the answer whatever the model says; 0 = it ends by itself
+    draws_several: bool = False  # of which the server returns the best
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,46 +60,72 @@ class OpenAIBatch:
         first: dict[str, str] = {}
 
         def made(row: dict[str, Any], where: str) -> BatchRequest:
-            request = request_of(row, chat, where)
-            require_new(request.custom_id, first, f"{where}, column 'custom_id'")
-            first[request.custom_id] = line_of(where)
-            return request
+            custom_id = id_of(row, where)
+            require_new(custom_id, first, f"{where}, column 'custom_id'")
+            first[custom_id] = line_of(where)
+            return request_of(row, chat, where)
 
-        requests = read_requests(path, made, told)
-        return workload_of(path, requests, Encoded(encoder(options.tokenizer)), chat, told)
+        lines = read_requests(path, made, told, options.skip_unusable)
+        encode = Encoded(encoder(options.tokenizer))
+        return lines.noted(workload_of(path, lines.requests, encode, chat, told))
 
-    def id_in(self, row: dict[str, Any]) -> str | None:
-        """The request's id."""
-        return str(row["custom_id"])
+    def id_in(self, row: dict[str, Any], where: str) -> str | None:
+        """The request's id, or InputError beginning with `where`."""
+        return id_of(row, where)
 
 
 OPENAI_BATCH = OpenAIBatch()
 
 
+class Lines(NamedTuple):
+    """A file's requests, and the lines that are none."""
+
+    requests: list[BatchRequest]
+    refused: list[str]  # numbers of lines that cannot be planned
+    reason: str  # why the first of these cannot, beginning with where it stands
+
+    def noted(self, workload: Workload) -> Workload:
+        """The workload of the requests, with a note on the lines that are not in it."""
+        if not self.refused:
+            return workload
+        count = len(self.refused)
+        total = counted(count + len(self.requests), "line")
+        note = (
+            f"{', '.join(workload.origin)}: {count:,} of {total} cannot be planned and "
+            f"{'was' if count == 1 else 'were'} left out, as from what `export` writes: "
+            f"{listed(self.refused, _MOST_TOLD)}; the first is {self.reason}"
+        )
+        return replace(workload, notes=(*workload.notes, note))
+
+
 def read_requests(
-    path: Path, make: Callable[[dict[str, Any], str], BatchRequest], told: Told = silent
-) -> list[BatchRequest]:
-    """What `make` makes of every line; or InputError with what it says of the first line that it
-    refuses, and how many there are.
+    path: Path,
+    make: Callable[[dict[str, Any], str], BatchRequest],
+    told: Told = silent,
+    skip: bool = False,
+) -> Lines:
+    """What `make` makes of every line. InputError with what it says of the first line that it
+    refuses, and how many there are; with `skip` only where nothing is left.
     """
     requests: list[BatchRequest] = []
     refused: list[str] = []
     reason, n = "", 0
-    for where, row in objects(path, told):
+    for where, line in lines_of(path, told):
         n += 1
         try:
-            request = make(row, where)
+            request = make(json_object(line, where), where)
         except InputError as error:
             reason = reason or str(error)
             refused.append(line_of(where))
         else:
-            if not refused:
+            if skip or not refused:
                 requests.append(request)
-    if not refused:
-        return requests
+    if not refused or (skip and requests):
+        return Lines(requests, refused, reason)
     which = f": {listed(refused, _MOST_TOLD)}; mend or remove all of them" * (len(refused) > 1)
+    instead = "" if skip else "; --skip-unusable leaves such lines out"
     raise InputError(
-        f"{reason} ({len(refused):,} of {counted(n, 'line')} cannot be planned{which})"
+        f"{reason} ({len(refused):,} of {counted(n, 'line')} cannot be planned{which}){instead}"
     )
 
 
@@ -110,15 +139,17 @@ def workload_of(
     """The requests with their prompts as tokens; those that are not made yet are."""
     require_rows(len(requests), path)
     prompts, prompt_len = _prompts(requests, encode, path, told)
+    given = np.array([request.output for request in requests], np.int64)
+    fixed = np.array([request.fixed for request in requests], np.int64)
+    output_len = np.where(given > 0, given, fixed)
     n = len(requests)
-    output_len = np.array([request.output for request in requests], np.int64)
     return Workload(
         ids=np.array([request.custom_id for request in requests], np.str_),
         prompt_len=prompt_len,
         output_len=output_len,
         has_output=output_len > 0,
         output_limit=np.array([request.limit for request in requests], np.int64),
-        is_known=np.zeros(n, np.bool_),
+        is_known=(given == 0) & (fixed > 0),
         arrival=np.zeros(n),
         source=np.zeros(n, np.int32),
         source_names=(source_name(path),),
@@ -128,13 +159,19 @@ def workload_of(
     )
 
 
-def request_of(row: dict[str, Any], chat: Chat, where: str) -> BatchRequest:
-    """What planning needs of one line, or InputError beginning with `where`."""
-    custom_id, body = row.get("custom_id"), row.get("body")
+def id_of(row: dict[str, Any], where: str) -> str:
+    """The id of one line, or InputError beginning with `where`."""
+    custom_id = row.get("custom_id")
     if not isinstance(custom_id, str) or not custom_id:
         raise InputError(
             f"{where}, column 'custom_id': {shown(custom_id)} is not a name; give a text"
         )
+    return custom_id
+
+
+def request_of(row: dict[str, Any], chat: Chat, where: str) -> BatchRequest:
+    """What planning needs of one line, or InputError beginning with `where`."""
+    custom_id, body = id_of(row, where), row.get("body")
     if not isinstance(body, dict):
         raise InputError(
             f"{where}, column 'body': {shown(body)} is not a request object; mend or remove the row"
@@ -147,13 +184,35 @@ def request_of(row: dict[str, Any], chat: Chat, where: str) -> BatchRequest:
     prompt = content(body, chat, where)
     if not prompt.text and not prompt.tokens:
         raise InputError(f"{where}, column 'body': the prompt is empty; remove the row")
-    return BatchRequest(custom_id, limit, prompt, model=model_of(body))
+    return BatchRequest(
+        custom_id,
+        limit,
+        prompt,
+        model=model_of(body),
+        fixed=fixed_of(body, limit),
+        draws_several=draws_several(body),
+    )
 
 
 def model_of(body: dict[str, Any]) -> str:
     """The model that a request asks for, empty where it gives no name."""
     model = body.get("model")
     return sys.intern(model) if isinstance(model, str) else ""
+
+
+def fixed_of(body: dict[str, Any], limit: int) -> int:
+    """Tokens of an answer that may have `limit` and ends there whatever the model says, 0 where it
+    may end before. `min_tokens` and `ignore_eos` are vLLM's and SGLang's; before `min_tokens` no
+    stop ends an answer there either.
+    """
+    is_least = limit > 0 and body.get("min_tokens") == limit
+    can_stop = body.get("ignore_eos") is not True or body.get("stop") or body.get("stop_token_ids")
+    return limit if is_least or not can_stop else 0
+
+
+def draws_several(body: dict[str, Any]) -> bool:
+    """Whether the one answer is to be the best of several."""
+    return is_whole(body.get("best_of"), 2)
 
 
 def limit_of(body: dict[str, Any], where: str, root: str) -> int:
@@ -217,6 +276,12 @@ def _notes(
         notes.append(
             f"{path}: parts of {counted(media, 'request')} are not text (images, files), and their "
             "tokens are not counted"
+        )
+    several = sum(request.draws_several for request in requests)
+    if several:
+        notes.append(
+            f"{path}: {counted(several, 'request')} {'has' if several == 1 else 'have'} best_of "
+            "above 1: a server that honours it generates that many answers each, and one is planned"
         )
     models = sorted({request.model for request in requests} - {""})
     if len(models) > 1:

@@ -15,6 +15,8 @@ from blendsim.traces.jsonl import line_of, require_new
 from blendsim.traces.length_names import OUTPUT
 from blendsim.traces.openai_batch import (
     BatchRequest,
+    draws_several,
+    fixed_of,
     limit_of,
     model_of,
     read_requests,
@@ -50,13 +52,16 @@ class PlainPrompts:
             first[name.id] = line
             return _request(name.id, row, chat, where)
 
-        requests = read_requests(path, made, told)
-        return workload_of(path, requests, Encoded(encoder(options.tokenizer)), chat, told)
+        lines = read_requests(path, made, told, options.skip_unusable)
+        encode = Encoded(encoder(options.tokenizer))
+        return lines.noted(workload_of(path, lines.requests, encode, chat, told))
 
-    def id_in(self, row: dict[str, Any]) -> str | None:
-        """The request's id, None where it is the line's number."""
-        value = next((row[name] for name in _IDS if row.get(name) is not None), None)
-        return None if value is None else str(value)
+    def id_in(self, row: dict[str, Any], where: str) -> str | None:
+        """The request's id, None where it is the line's number; or InputError beginning with
+        `where`.
+        """
+        has_own = any(row.get(name) is not None for name in _IDS)
+        return _name(row, "", where).id if has_own else None
 
 
 PROMPTS_JSONL = PlainPrompts()
@@ -86,7 +91,15 @@ def _request(name: str, row: dict[str, Any], chat: Chat, where: str) -> BatchReq
     prompt = content(given, chat, where, "", PLAIN_NAMES)
     if not prompt.text and not prompt.tokens:
         raise InputError(f"{where}: the prompt is empty; remove the row")
-    return BatchRequest(name, limit, prompt, _output(given, where), model_of(given))
+    return BatchRequest(
+        name,
+        limit,
+        prompt,
+        _output(given, where),
+        model_of(given),
+        fixed_of(given, limit),
+        draws_several(given),
+    )
 
 
 def _output(given: dict[str, Any], where: str) -> int:

@@ -26,8 +26,10 @@ class LineFormat(Protocol):
         """What `--format` calls it."""
         ...
 
-    def id_in(self, row: dict[str, Any]) -> str | None:
-        """The id that a line gives its request, None where it is the line's number."""
+    def id_in(self, row: dict[str, Any], where: str) -> str | None:
+        """The id that a line gives its request, None where it is the line's number; InputError
+        beginning with `where` for a line that names none.
+        """
         ...
 
 
@@ -78,7 +80,8 @@ def line_file(path: Path, name: str | None) -> LineFile | None:
 
 def raw_lines(files: Sequence[LineFile], names: Sequence[str]) -> dict[str, Line]:
     """Lines of `files` by the ids that their requests have in the pool, which begin with the files'
-    `names` there if there are several. InputError where lines of two files have the same id.
+    `names` there if there are several. Lines that name no request, as they may be left out of a
+    pool, are none here. InputError where lines of two files have the same id.
     """
     lines: dict[str, Line] = {}
     first: dict[str, Path] = {}
@@ -87,14 +90,20 @@ def raw_lines(files: Sequence[LineFile], names: Sequence[str]) -> dict[str, Line
         own: list[str] = []
         with text_lines(file) as text:
             for number, line in enumerate(text, start=1):
-                if line.strip():
-                    row = json_object(line, f"{file}, line {number}")
-                    given = form.id_in(row)
-                    if given is not None:
-                        own.append(given)
-                    # NOTE: a column of text keeps no NUL at its end.
-                    name = f"{prefix}{number if given is None else given}".rstrip("\0")
-                    lines[name] = Line(line.rstrip("\r\n"), str(row.get("url") or ""))
+                if not line.strip():
+                    continue
+                where = f"{file}, line {number}"
+                try:
+                    row = json_object(line, where)
+                    given = form.id_in(row, where)
+                except InputError:
+                    continue
+                if given is not None:
+                    own.append(given)
+                # NOTE: a column of text keeps no NUL at its end.
+                name = f"{prefix}{number if given is None else given}".rstrip("\0")
+                # NOTE: of one id the first line counts, as for who reads them.
+                lines.setdefault(name, Line(line.rstrip("\r\n"), str(row.get("url") or "")))
         _require_new(own, first, file)
         first |= dict.fromkeys(own, file)
     return lines

@@ -10,7 +10,7 @@ import numpy as np
 
 from blendsim.arrays import Bools
 from blendsim.errors import InputError
-from blendsim.request import Workload, set_apart
+from blendsim.request import Workload, select, set_apart
 from blendsim.traces.results import Results
 
 
@@ -42,7 +42,8 @@ def require_results(path: Path | None) -> None:
 
 def is_answered(workload: Workload, results: Results) -> Bools:
     """(n,) requests that have an answer."""
-    return np.array([name in results.lengths for name in workload.ids.tolist()], np.bool_)
+    names = workload.ids.tolist()
+    return np.array([name in results.lengths or name in results.bare for name in names], np.bool_)
 
 
 def _left(workload: Workload, results: Results, path: Path) -> Workload:
@@ -50,7 +51,10 @@ def _left(workload: Workload, results: Results, path: Path) -> Workload:
     count = int(answered.sum())
     if not count:
         return workload
-    rest = set_apart(workload, answered)
+    # NOTE: who is set apart tells how long answers are; an answer without a count tells nothing.
+    tells = ~answered | workload.has_output
+    kept = workload if tells.all() else select(workload, tells)
+    rest = set_apart(kept, answered[tells])
     note = (
         f"{', '.join(workload.origin)}: {count:,} of {len(workload):,} requests "
         f"{'is' if count == 1 else 'are'} answered in {path} and left out"
@@ -59,7 +63,7 @@ def _left(workload: Workload, results: Results, path: Path) -> Workload:
     if failed:
         have = "has" if failed == 1 else "have"
         note += f"; {failed:,} of the {len(rest):,} left {have} an error there"
-    if not rest.has_output.all():
+    if rest.answered is not None and not rest.has_output.all():
         note += "; what is left is expected to answer as they did"
     return replace(rest, notes=(*rest.notes, note))
 

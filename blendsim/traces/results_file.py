@@ -156,7 +156,7 @@ def _found(path: Path, digests: Mapping[str, str]) -> _Found:
             row = json_object(line, where)
             if "response" not in row:
                 raise InputError(f"{where}: is no result of a request; choose another -o")
-            custom_id, tokens, _ = result(row, where)
+            custom_id, tokens, *_ = result(row, where)
             _require_new(custom_id, where, digests, first)
             first[custom_id] = number
             if tokens is None:

@@ -29,6 +29,7 @@ class ReadOptions:
     seed: int = 0  # of the demo sources
     format: str | None = None  # a format's name, instead of looking at the content
     rest: bool = False  # only requests that have no answer in `lengths`
+    skip_unusable: bool = False  # leave out lines of files of prompts that cannot be planned
 
 
 class Head(NamedTuple):
