@@ -59,6 +59,7 @@ def test_python_of_the_guide_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert {path.name for path in tmp_path.iterdir()} == {
         "kv.png",
         "plan.parquet",
+        "sharing.parquet",
         "steps.parquet",
     }
 
