@@ -96,7 +96,7 @@ def _typed(value: Any, hint: Any, where: str) -> Any:
             return made(kind, value, where.partition(" = ")[0])
         if kind is tuple and isinstance(value, list):
             return tuple(value)
-        if kind is Path and isinstance(value, str):
+        if kind is Path and isinstance(value, Path | str):
             return Path(value)
         if kind in (int, float) and not isinstance(value, bool) and type(value) is not kind:
             # NOTE: a wide whole number may be beyond all floats, so its range is looked at first.
