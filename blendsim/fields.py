@@ -11,12 +11,39 @@ from dataclasses import MISSING, fields, is_dataclass, replace
 from functools import cache
 from numbers import Integral, Real
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, NamedTuple, TypeVar, cast
 
 from blendsim.errors import InputError
 
 T = TypeVar("T")
 Section = Mapping[str, Any]
+
+
+class Range(NamedTuple):
+    """What a number may be."""
+
+    least: float
+    most: float
+    is_above: bool = False  # above `least`, which is no value itself
+
+    def holds(self, value: float) -> bool:
+        """False for a value that is no number, too."""
+        return self.least <= value <= self.most and not (self.is_above and value == self.least)
+
+    def __str__(self) -> str:
+        if self.is_above:
+            return f"a number above {self.least:,.0f} and at most {self.most:,.0f}"
+        return f"{self.least:,.0f} to {self.most:,.0f}"
+
+
+def require_ranges(made: object, ranges: Mapping[str, Range], where: str) -> None:
+    """InputError that begins with `where` for the first of these fields that is a number and out of
+    its range; what is none is for `settle` to refuse.
+    """
+    for name, allowed in ranges.items():
+        value = getattr(made, name)
+        if isinstance(value, Real) and not allowed.holds(cast("float", value)):
+            raise InputError(f"{where}: {name} {value} is out of range; give {allowed}")
 
 
 def overlay(base: T, section: Section, where: str) -> T:
@@ -60,8 +87,10 @@ def settle(made: object) -> None:
     of: Any = type(made)
     for name, hint in _hints(of).items():
         value = getattr(made, name)
-        if type(value) is hint and not isinstance(value, int | float):
-            continue  # settings are made often, and a text on a value takes longer than all else
+        # NOTE: settings are made often, and a text on a value takes longer than all else. Numbers
+        # of an ordinary size are in range; no comparison holds for one that is none.
+        if type(value) is hint and (hint not in (int, float) or abs(value) < 1 << 62):
+            continue
         typed = _typed(value, hint, f"{of.__name__}: {name} = {value!r}")
         if typed is not value:
             object.__setattr__(made, name, typed)
@@ -96,7 +125,7 @@ def _typed(value: Any, hint: Any, where: str) -> Any:
             return made(kind, value, where.partition(" = ")[0])
         if kind is tuple and isinstance(value, list):
             return tuple(value)
-        if kind is Path and isinstance(value, str):
+        if kind is Path and isinstance(value, Path | str):
             return Path(value)
         if kind in (int, float) and not isinstance(value, bool) and type(value) is not kind:
             # NOTE: a wide whole number may be beyond all floats, so its range is looked at first.

@@ -9,14 +9,12 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from itertools import pairwise
-from numbers import Real
-from typing import Any, NamedTuple, cast
+from typing import Any
 
 import numpy as np
 
 from blendsim.arrays import Bools, Floats
-from blendsim.errors import InputError
-from blendsim.fields import settle
+from blendsim.fields import Range, require_ranges, settle
 
 _MOST_TOKENS = 1 << 20  # of a step
 _NO_CROWD = 1e9  # that many times the even ones never end together
@@ -36,34 +34,17 @@ def is_compute_heavy(density: Floats, root_density: float, is_visible: Bools) ->
     return np.asarray(density > np.where(is_visible, ABOUT_THE_SAME, EXACTLY) * root_density)
 
 
-class _Range(NamedTuple):
-    """What a gain may be."""
-
-    least: float
-    most: float
-    is_above: bool = False  # above `least`, which is no value itself
-
-    def holds(self, value: float) -> bool:
-        """False for a value that is no number, too."""
-        return self.least <= value <= self.most and not (self.is_above and value == self.least)
-
-    def __str__(self) -> str:
-        if self.is_above:
-            return f"a number above {self.least:,.0f} and at most {self.most:,.0f}"
-        return f"{self.least:,.0f} to {self.most:,.0f}"
-
-
 _RANGES = {
-    "most_tokens": _Range(1, _MOST_TOKENS),
-    "left_room": _Range(0, 100),
-    "fill": _Range(0, 1, is_above=True),
-    "slack": _Range(0, 1),
-    "efficiency": _Range(0, 1),
-    "caution": _Range(0, 10),
-    "trust": _Range(0, 1e9),
-    "look_steps": _Range(1, 1 << 20),
-    "crowd": _Range(0, _NO_CROWD),
-    "longest_fill": _Range(0, 1),
+    "most_tokens": Range(1, _MOST_TOKENS),
+    "left_room": Range(0, 100),
+    "fill": Range(0, 1, is_above=True),
+    "slack": Range(0, 1),
+    "efficiency": Range(0, 1),
+    "caution": Range(0, 10),
+    "trust": Range(0, 1e9),
+    "look_steps": Range(1, 1 << 20),
+    "crowd": Range(0, _NO_CROWD),
+    "longest_fill": Range(0, 1),
 }
 
 
@@ -94,10 +75,7 @@ class Gains:
     keeps_awaited: bool = True
 
     def __post_init__(self) -> None:
-        for name, allowed in _RANGES.items():
-            value = getattr(self, name)
-            if isinstance(value, Real) and not allowed.holds(cast("float", value)):
-                raise InputError(f"pacing: {name} {value} is out of range; give {allowed}")
+        require_ranges(self, _RANGES, "pacing")
         settle(self)
 
 

@@ -140,7 +140,7 @@ def require_same_workload(plan: Plan, workload: Workload) -> None:
         )
 
 
-def write_plan(plan: Plan, path: Path) -> None:
+def write_plan(plan: Plan, path: Path | str) -> None:
     """Write `plan` as Parquet (schema in docs/plan.md)."""
     plan.check()
     head = {
@@ -156,12 +156,13 @@ def write_plan(plan: Plan, path: Path) -> None:
     table = pa.table({name: pa.array(getattr(plan, name)) for name in _SCHEMA.names})
     write_parquet(
         table.replace_schema_metadata({b"blendsim": json.dumps(head, sort_keys=True).encode()}),
-        path,
+        Path(path),
     )
 
 
-def read_plan(path: Path) -> Plan:
+def read_plan(path: Path | str) -> Plan:
     """Read what `write_plan` wrote; refuses other files, newer schemas and broken plans."""
+    path = Path(path)
     table, head = read_table(path, "plan", SCHEMA_VERSION)
     require_columns(table, _SCHEMA, path)
     for name, (is_sound, kind) in _HEAD.items():

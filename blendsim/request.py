@@ -26,7 +26,7 @@ class Prompts:
     tokens (1 for token ids, 16 for Bailian's blocks, 512 for Mooncake's); the last may be partly
     filled. Two requests can share only inside one space (one tokenizer, one hash function).
     `common_tokens` of two requests of a space is min(common units × unit_tokens, both prompt
-    lengths).
+    lengths). Columns may be given as lists; InputError for what cannot be.
     """
 
     offsets: Ints  # (n + 1,)
@@ -36,9 +36,32 @@ class Prompts:
     space_names: tuple[str, ...]  # (spaces,); equal names are one space when workloads are pooled
 
     def __post_init__(self) -> None:
-        assert self.offsets.shape == (len(self.space) + 1,), "offsets must be (n + 1,)"
-        assert int(self.offsets[-1]) == len(self.units), "the last offset must close the units"
-        assert len(self.unit_tokens) == len(self.space_names), "one unit size a space"
+        for name, kind in _PROMPT_COLUMNS.items():
+            given = getattr(self, name)
+            column = _whole_column(given, kind, f"Prompts: {name}")
+            if column is not given:
+                object.__setattr__(self, name, column)
+        for is_right, what in (
+            (len(self.offsets) == len(self.space) + 1, "offsets must be one more than space"),
+            (self.offsets[:1].sum() == 0, "offsets must begin with 0"),
+            (bool((self.offsets[1:] >= self.offsets[:-1]).all()), "offsets must not fall"),
+            (
+                self.offsets[-1:].sum() == len(self.units),
+                "the last of offsets must be the number of units",
+            ),
+            (
+                len(self.unit_tokens) == len(self.space_names),
+                "unit_tokens and space_names must be one of each a space",
+            ),
+            (bool((self.unit_tokens >= 1).all()), "unit_tokens must be at least 1"),
+            (
+                not len(self.space)
+                or (self.space.min() >= 0 and self.space.max() < len(self.space_names)),
+                "space must be rows of space_names, from 0",
+            ),
+        ):
+            if not is_right:
+                raise InputError(f"Prompts: {what}; mend it")
 
     @classmethod
     def unshared(cls, n: int) -> "Prompts":
@@ -50,6 +73,41 @@ class Prompts:
             np.ones(1, np.int32),
             ("unknown",),
         )
+
+
+#: Columns of Prompts and their types; units are of either whole kind.
+_PROMPT_COLUMNS: dict[str, type[np.signedinteger[Any]] | None] = {
+    "offsets": np.int64,
+    "units": None,
+    "space": np.int32,
+    "unit_tokens": np.int32,
+}
+
+
+def _whole_column(
+    given: object, kind: type[np.signedinteger[Any]] | None, where: str
+) -> NDArray[Any]:
+    """`given` as a column of that whole kind (None: int32 if it is that, else int64), itself if it
+    is one; InputError that begins with `where` for what is none.
+    """
+    try:
+        column = np.asarray(given)
+    except (ValueError, OverflowError):  # rows of several lengths
+        column = np.zeros((0, 0))
+    if not column.size and column.ndim == 1:
+        column = column.astype(kind or np.int32, copy=False)  # an empty list is one of floats
+    if column.ndim != 1 or column.dtype.kind not in "iu":
+        raise InputError(
+            f"{where}: is not whole numbers in one line but {column.dtype} of shape "
+            f"{column.shape}; give those"
+        )
+    wanted = kind or (np.int32 if column.dtype == np.int32 else np.int64)
+    if column.dtype == wanted:
+        return column
+    limits = np.iinfo(wanted)
+    if column.size and not (limits.min <= int(column.min()) and int(column.max()) <= limits.max):
+        raise InputError(f"{where}: has numbers beyond {limits.bits} bits; give smaller ones")
+    return column.astype(wanted)
 
 
 #: Of a Workload, a row a request.
@@ -159,14 +217,14 @@ def from_lengths(
     *,
     source: str = "lengths",
     prompts: Prompts | None = None,
-    arrival: Floats | None = None,
+    arrival: Sequence[float] | Floats | None = None,
     is_known: bool = False,
-    ids: NDArray[np.str_] | None = None,
+    ids: Sequence[str] | NDArray[np.str_] | None = None,
     origin: tuple[str, ...] = (),
     notes: tuple[str, ...] = (),
 ) -> Workload:
     """A one-source workload with all output lengths given. Ids default to the row number.
-    InputError for lengths that cannot be.
+    InputError for what cannot be.
     """
     prompt_len = token_counts(prompt_len, "from_lengths: prompt_len")
     output_len = token_counts(output_len, "from_lengths: output_len")
@@ -179,14 +237,23 @@ def from_lengths(
             f"from_lengths: {n:,} prompt_len and {len(output_len):,} output_len; give one of each "
             "a request"
         )
+    if prompts is not None:
+        _require_fit(prompts, prompt_len)
+    names = np.arange(n).astype(np.str_) if ids is None else _ids(ids, n)
+    # NOTE: a reader has refused them already, with their lines.
+    if ids is not None and not origin and len(set(names.tolist())) < n:
+        kinds, times = np.unique(names, return_counts=True)
+        raise InputError(
+            f"from_lengths: ids: {str(kinds[times > 1][0])!r:.40} is given twice; give each once"
+        )
     workload = Workload(
-        ids=np.arange(n).astype(np.str_) if ids is None else ids,
+        ids=names,
         prompt_len=prompt_len,
         output_len=output_len,
         has_output=np.ones(n, np.bool_),
         output_limit=np.zeros(n, np.int64),
         is_known=np.full(n, is_known),
-        arrival=np.zeros(n) if arrival is None else arrival,
+        arrival=np.zeros(n) if arrival is None else _seconds(arrival, n),
         source=np.zeros(n, np.int32),
         source_names=(source,),
         prompts=Prompts.unshared(n) if prompts is None else prompts,
@@ -195,6 +262,54 @@ def from_lengths(
     )
     workload.check()
     return workload
+
+
+def _require_fit(prompts: Prompts, prompt_len: Ints) -> None:
+    """InputError unless the prompts are of as many requests, and list what these have room for."""
+    if not isinstance(prompts, Prompts):
+        raise InputError(
+            f"from_lengths: prompts are {type(prompts).__name__}, not blendsim.request.Prompts; "
+            "give those"
+        )
+    n = len(prompts.space)
+    if n != len(prompt_len):
+        raise InputError(
+            f"from_lengths: prompts of {n:,} requests and {len(prompt_len):,} prompt_len; give "
+            "one of each a request"
+        )
+    tokens = prompts.unit_tokens[prompts.space]
+    units = np.diff(prompts.offsets)
+    is_over = units * tokens >= prompt_len + tokens  # the last unit may be partly filled
+    if is_over.any():
+        row = int(np.argmax(is_over))
+        raise InputError(
+            f"from_lengths: prompts: row {row} lists {units[row]:,} units of {tokens[row]:,} "
+            f"tokens, more units than its prompt_len of {prompt_len[row]:,} holds; mend one"
+        )
+
+
+def _ids(given: object, n: int) -> NDArray[np.str_]:
+    """n names as a column."""
+    try:
+        names = np.asarray(given, np.str_)
+    except ValueError:  # rows of several lengths
+        names = np.zeros((0, 0), np.str_)
+    if names.shape != (n,):
+        raise InputError(
+            f"from_lengths: ids of shape {names.shape} and {n:,} requests; give one a request"
+        )
+    return names
+
+
+def _seconds(given: object, n: int) -> Floats:
+    """n times as a column."""
+    try:
+        times = np.asarray(given, np.float64)
+    except (TypeError, ValueError):
+        times = np.full(0, np.nan)
+    if times.shape != (n,) or not np.isfinite(times).all():
+        raise InputError(f"from_lengths: arrival is not {n:,} numbers; give seconds, one a request")
+    return times
 
 
 def select(workload: Workload, rows: NDArray[Any]) -> Workload:

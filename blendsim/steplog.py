@@ -139,7 +139,7 @@ def row_ranges(rows: Bools) -> list[list[int]]:
     return ranges
 
 
-def write_steplog(log: StepLog, path: Path) -> None:
+def write_steplog(log: StepLog, path: Path | str) -> None:
     """Write `log` as Parquet (schema in docs/steplog.md)."""
     columns: dict[str, pa.Array] = {"replica": pa.array(log.replica)}
     columns |= {name: pa.array(log.time(name)) for name in TIMES}
@@ -149,13 +149,14 @@ def write_steplog(log: StepLog, path: Path) -> None:
             {"schema": "steplog", "version": SCHEMA_VERSION, **log.meta}
         ).encode()
     }
-    write_parquet(pa.table(columns).replace_schema_metadata(meta), path)
+    write_parquet(pa.table(columns).replace_schema_metadata(meta), Path(path))
 
 
-def read_steplog(path: Path) -> StepLog:
+def read_steplog(path: Path | str) -> StepLog:
     """Read what `write_steplog` wrote; refuses other files, newer schemas and values that no run
     has.
     """
+    path = Path(path)
     table, meta = read_table(path, "steplog", SCHEMA_VERSION)
     require_columns(table, _SCHEMA, path)
     require_metadata(meta, len(table), path)
@@ -246,8 +247,10 @@ def read_table(
     return file.read(columns), file.meta
 
 
-def open_table(path: Path, schema: str, version: int) -> TableFile:
-    """The same with its columns still to be read."""
+def open_table(path: Path, schema: str, version: int, others: str = "") -> TableFile:
+    """The same with its columns still to be read; `others` says what to do with Parquet that is not
+    ours.
+    """
     opened = open_parquet(path, schema, "write it with blendsim again")
     raw = (opened.file.schema_arrow.metadata or {}).get(b"blendsim", b"{}")
     try:
@@ -257,9 +260,10 @@ def open_table(path: Path, schema: str, version: int) -> TableFile:
             f"{path}: its blendsim metadata are damaged ({error}); give a {schema} file"
         ) from error
     if meta.get("schema") != schema:
+        foreign = f": {others}" if others and not meta else ""
         raise InputError(
             f"{path}: holds {meta.get('schema', 'no blendsim table')!r}; "
-            f"a {schema} file is needed here"
+            f"a {schema} file is needed here{foreign}"
         )
     if meta.get("version") != version:
         raise InputError(

@@ -59,8 +59,27 @@ def test_python_of_the_guide_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert {path.name for path in tmp_path.iterdir()} == {
         "kv.png",
         "plan.parquet",
+        "sharing.parquet",
         "steps.parquet",
     }
+
+
+def test_python_of_the_reproductions_page_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    page = (REPOSITORY / "paper_repro" / "README.md").read_text()
+    section = page.split("\n## At another setting\n")[1].split("\n## ")[0]
+    blocks = BLOCK.findall(section)
+    assert len(blocks) == 2
+    names: dict[str, object] = {}
+    for block in blocks:
+        exec(block, names)
+    said = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in said] == 2 * ["dfs", "blend", "paced"]
+    told = re.search(r"It prints ([\d,]+) s, ([\d,]+) s and ([\d,]+) s for", section)
+    assert told is not None
+    # Other processors and library versions may round another way.
+    assert numbers([line.split()[1] for line in said[:3]]) == pytest.approx(
+        numbers([*told.groups()]), rel=2e-3
+    )
 
 
 def test_the_example_says_what_the_guide_shows_and_makes_a_plan_to_simulate(tmp_path: Path) -> None:

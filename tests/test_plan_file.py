@@ -60,6 +60,11 @@ def test_plan_comes_back_as_written(tmp_path: Path) -> None:
         assert getattr(back, name) == getattr(plan, name), name
 
 
+def test_a_path_may_be_a_text(tmp_path: Path) -> None:
+    write_plan(small_plan(three_requests(), [2]), str(tmp_path / "plan.parquet"))
+    assert read_plan(str(tmp_path / "plan.parquet")).policy == "blend"
+
+
 def test_same_plan_same_bytes(tmp_path: Path) -> None:
     write_plan(small_plan(three_requests(), [2]), tmp_path / "a")
     write_plan(small_plan(three_requests(), [2]), tmp_path / "b")

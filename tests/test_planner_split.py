@@ -1,6 +1,9 @@
 """Layer-wise sort, splitting and merging: worked examples, slow twins, the paper's conditions."""
 
+import math
+import re
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,6 +12,7 @@ from hypothesis import strategies as st
 from oracles import SlowTree, shared_tokens
 from strategies import costs_of, workloads
 
+from blendsim.errors import BlendsimError, InputError
 from blendsim.perf.density import RequestCosts
 from blendsim.planner import arrange as arrange_module
 from blendsim.planner import layers as layers_module
@@ -258,3 +262,45 @@ def test_a_pool_of_ten_is_not_merged_into_one_node() -> None:
     costs = RequestCosts(np.arange(10, 0, -1.0), np.ones(10), 1.0)
     done = blend(workload, sort_prompts(workload), np.ones(10, np.bool_), costs, BlendSettings())
     assert done.nodes == 10
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        ({"kept_sharing": 2}, "split rule: kept_sharing 2 is out of range; give 0 to 1"),
+        ({"kept_sharing": -0.1}, "split rule: kept_sharing -0.1 is out of range; give 0 to 1"),
+        ({"worth": -1.0}, "split rule: worth -1.0 is out of range; give 0 to 1,000,000,000"),
+        ({"worth": math.nan}, "split rule: worth nan is out of range; give 0 to 1,000,000,000"),
+        ({"threshold": -5}, "split rule: threshold -5 is out of range; give 0 to 1,000,000,000"),
+        ({"threshold": 1.5}, "SplitRule: threshold = 1.5 is not of type int; mend it"),
+        ({"worth": "much"}, "SplitRule: worth = 'much' is not of type float; mend it"),
+    ],
+)
+def test_a_rule_that_cannot_be_is_refused_in_a_line(given: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(InputError, match=f"^{re.escape(sentence)}$"):
+        SplitRule(**given)
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        ({"block_tokens": 0}, "blend: block_tokens 0 is out of range; give 1 to 1,000,000,000"),
+        ({"merge_size": 0}, "blend: merge_size 0 is out of range; give 1 to 1,000,000,000"),
+        ({"least_nodes": 0}, "blend: least_nodes 0 is out of range; give 1 to 1,000,000,000"),
+        ({"split": 0.5}, "BlendSettings: split = 0.5 is not of type SplitRule; mend it"),
+        ({"ends": "nope"}, "unknown ends 'nope'; nearest known: both, dense, memory"),
+        ({"ends": None}, "BlendSettings: ends = None is not of type str; mend it"),
+    ],
+)
+def test_blend_settings_that_cannot_be_are_refused_in_a_line(
+    given: dict[str, Any], sentence: str
+) -> None:
+    with pytest.raises(BlendsimError, match=f"^{re.escape(sentence)}$"):
+        BlendSettings(**given)
+
+
+def test_rules_at_the_ends_of_their_ranges_are_taken_and_numbers_of_any_kind() -> None:
+    nothing = SplitRule(kept_sharing=1, worth=0, threshold=np.int64(0))
+    assert nothing == SplitRule(kept_sharing=1.0, worth=0.0, threshold=0)
+    assert type(nothing.kept_sharing) is float
+    assert BlendSettings(nothing, block_tokens=1, merge_size=1, least_nodes=1).split == nothing

@@ -111,8 +111,91 @@ def test_known_length_must_be_given() -> None:
 def test_more_units_than_the_prompt_holds_are_refused() -> None:
     blocks = token_prompts([[7, 8]], unit_tokens=16)
     from_lengths([17], [1], prompts=blocks)
-    with pytest.raises(AssertionError, match="no more units"):
+    with pytest.raises(InputError, match="row 0 lists 2 units of 16 tokens, more units than its"):
         from_lengths([16], [1], prompts=blocks)
+    held = from_lengths([17], [1], prompts=blocks)
+    with pytest.raises(AssertionError, match="no more units"):
+        replace(held, prompt_len=np.array([16])).check()
+
+
+def listed(**changes: Any) -> Prompts:
+    """Two requests that share their first two tokens, in lists."""
+    columns = {
+        "offsets": [0, 3, 5],
+        "units": [7, 8, 9, 7, 8],
+        "space": [0, 0],
+        "unit_tokens": [1],
+        "space_names": ("tokens",),
+    }
+    return Prompts(**{**columns, **changes})  # type: ignore[arg-type]
+
+
+def test_prompts_may_be_given_in_lists() -> None:
+    workload = from_lengths([3, 2], [1, 1], prompts=listed(), ids=["a", "b"], arrival=[0, 1])
+    assert content(workload) == [("tokens", [7, 8, 9]), ("tokens", [7, 8])]
+    prompts = workload.prompts
+    kinds = (prompts.offsets.dtype, prompts.units.dtype, prompts.space.dtype)
+    assert kinds == (np.int64, np.int64, np.int32)
+    assert workload.ids.tolist() == ["a", "b"]
+    assert workload.arrival.tolist() == [0.0, 1.0]
+    assert listed(offsets=[0, 0, 0], units=[]).units.dtype == np.int32
+
+
+def test_columns_that_fit_are_taken_as_they_are() -> None:
+    units, names = np.array([1, 2], np.int32), np.array(["a", "b"])
+    prompts = listed(units=units, offsets=[0, 1, 2])
+    assert prompts.units is units
+    assert from_lengths([3, 2], [1, 1], prompts=prompts, ids=names).ids is names
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"offsets": [0, 5]}, "offsets must be one more than space"),
+        ({"offsets": []}, "offsets must be one more than space"),
+        ({"offsets": [1, 3, 5]}, "offsets must begin with 0"),
+        ({"offsets": [0, 6, 5]}, "offsets must not fall"),
+        ({"offsets": [0, 3, 4]}, "the last of offsets must be the number of units"),
+        ({"offsets": [0, 3.0, 5]}, "offsets: is not whole numbers in one line but float64"),
+        ({"units": [[7, 8, 9], [7, 8]]}, "units: is not whole numbers in one line"),
+        ({"units": "7 8 9"}, "units: is not whole numbers in one line but <U5 of shape ()"),
+        ({"units": None}, "units: is not whole numbers in one line but object of shape ()"),
+        ({"units": np.full(5, 2**63, np.uint64)}, "units: has numbers beyond 64 bits"),
+        ({"space": [0, 1]}, "space must be rows of space_names, from 0"),
+        ({"space": [0, -1]}, "space must be rows of space_names, from 0"),
+        ({"space": [0, 2**40]}, "space: has numbers beyond 32 bits"),
+        ({"unit_tokens": [0]}, "unit_tokens must be at least 1"),
+        ({"unit_tokens": [1, 16]}, "unit_tokens and space_names must be one of each a space"),
+        ({"unit_tokens": 1}, "unit_tokens: is not whole numbers in one line but int64 of shape ()"),
+    ],
+)
+def test_prompts_that_cannot_be_are_refused_in_a_line(
+    changes: dict[str, Any], sentence: str
+) -> None:
+    with pytest.raises(InputError, match=re.escape(f"Prompts: {sentence}")) as refused:
+        listed(**changes)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        ({"prompts": listed()}, "prompts of 2 requests and 3 prompt_len; give one of each"),
+        ({"prompts": [[1], [2], [3]]}, "prompts are list, not blendsim.request.Prompts"),
+        ({"ids": ["a", "b", "a"]}, "ids: 'a' is given twice; give each once"),
+        ({"ids": ["a"]}, "ids of shape (1,) and 3 requests; give one a request"),
+        ({"ids": [["a"], ["b", "c"]]}, "ids of shape (0, 0) and 3 requests"),
+        ({"arrival": [0.0]}, "arrival is not 3 numbers; give seconds, one a request"),
+        ({"arrival": [0.0, 1.0, float("nan")]}, "arrival is not 3 numbers"),
+        ({"arrival": ["now", "then", "later"]}, "arrival is not 3 numbers"),
+    ],
+)
+def test_what_is_given_beside_lengths_is_refused_in_a_line(
+    given: dict[str, Any], sentence: str
+) -> None:
+    with pytest.raises(InputError, match=re.escape(f"from_lengths: {sentence}")) as refused:
+        from_lengths([5, 5, 5], [1, 1, 1], **given)
+    assert "\n" not in str(refused.value)
 
 
 @given(st.lists(st.lists(st.integers(0, 9), min_size=1, max_size=6), min_size=1), st.data())

@@ -1,6 +1,8 @@
 """ServingCore as its drivers see it: made from a plan, stepped from outside, checked."""
 
+import re
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,7 +11,7 @@ from hypothesis import strategies as st
 from oracle_serving import World, paths
 from serving_worlds import core_of, steps, worlds
 
-from blendsim.errors import InputError, UnknownName
+from blendsim.errors import BlendsimError, InputError, UnknownName
 from blendsim.plan import IN_ORDER, Plan
 from blendsim.prefix import sort_prompts
 from blendsim.request import Prompts, from_lengths, select
@@ -185,3 +187,32 @@ def test_unknown_engine_names_the_nearest() -> None:
 def test_impossible_limits_are_refused(budget: int, running: int) -> None:
     with pytest.raises(InputError, match="limit"):
         Flavour("odd", "0", token_budget=budget, max_running=running)
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        ({"admission": "nope"}, "unknown admission 'nope'; nearest known: pr"),
+        ({"eviction": "nope"}, "unknown eviction 'nope'; nearest known: lru, plan"),
+        ({"queue_order": "nope"}, "unknown queue order 'nope'; nearest known: "),
+        ({"runtime": "nope"}, "unknown runtime 'nope'; nearest known: "),
+        ({"admission": None}, "Flavour: admission = None is not of type str; mend it"),
+        ({"block_tokens": 0}, "odd: block_tokens 0 is below 1; give at least 1 token, or None"),
+        ({"block_tokens": 1.5}, "Flavour: block_tokens = 1.5 is not of type int; mend it"),
+        ({"large_gpu_budget": 0}, "odd: large_gpu_budget 0 is below 1; give at least 1 token"),
+        ({"token_budget": 0}, "token budget 0 and running limit 1024 must be at least 1"),
+        ({"token_budget": "many"}, "Flavour: token_budget = 'many' is not of type int; mend it"),
+        ({"conservativeness": float("nan")}, "Flavour: conservativeness = nan is not finite"),
+    ],
+)
+def test_rules_that_no_engine_has_are_refused_in_a_line(
+    given: dict[str, Any], sentence: str
+) -> None:
+    with pytest.raises(BlendsimError, match=f"^{re.escape(sentence)}") as refused:
+        Flavour("odd", "0", **given)
+    assert "\n" not in str(refused.value)
+
+
+def test_rules_may_be_numbers_of_any_kind() -> None:
+    flavour = Flavour("odd", "0", token_budget=np.int64(512), max_running=np.int32(256))
+    assert (type(flavour.token_budget), type(flavour.max_running)) == (int, int)

@@ -49,6 +49,11 @@ def test_log_comes_back_as_written(tmp_path: Path) -> None:
     assert back.meta["version"] == 3
 
 
+def test_a_path_may_be_a_text(tmp_path: Path) -> None:
+    write_steplog(small_log(), str(tmp_path / "steps.parquet"))
+    assert len(read_steplog(str(tmp_path / "steps.parquet"))) == 3
+
+
 def test_same_log_same_bytes(tmp_path: Path) -> None:
     write_steplog(small_log(), tmp_path / "a")
     write_steplog(small_log(), tmp_path / "b")

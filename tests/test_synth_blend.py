@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 from blendsim.cli.app import app
 from blendsim.errors import InputError, UnknownName
 from blendsim.perf.density import closed_form, table_density
+from blendsim.prefix import shareable_tokens, sort_prompts
 from blendsim.settings import Settings
 from blendsim.synth.blend import Blend, blend
 from blendsim.synth.recipes import GRID_SOURCES, RECIPES, Recipe, grid
@@ -187,6 +188,12 @@ def test_command_writes_the_workload_it_tells_of(tmp_path: Path) -> None:
     assert told["input_tokens"] == workload.prompt_len.sum()
     assert told["density"] == pytest.approx(1.4, rel=0.01)
     assert told["sharing_ratio"] == pytest.approx(0.05, rel=0.01)
+    in_blocks = shareable_tokens(workload, sort_prompts(workload), 16)
+    assert told["block_tokens"] == 16
+    assert told["block_sharing_ratio"] == in_blocks / workload.prompt_len.sum()
+    assert told["block_sharing_ratio"] == pytest.approx(0.032, rel=0.03)  # as the page says
+    of_rows = [row["block_sharing_ratio"] * row["input_tokens"] for row in told["rows"]]
+    assert sum(of_rows) == pytest.approx(in_blocks)
     assert [row["origin"] for row in told["rows"]] == [
         "generator demo:burstgpt",
         "generator demo:mmlu",
@@ -207,6 +214,11 @@ def test_command_prints_a_line_a_source() -> None:
         "all",
     ]
     assert "burstgpt: generator demo:burstgpt" in out
+    titles, *rows = (line.split() for line in (out.splitlines()[0], *out.splitlines()[2:6]))
+    assert titles[-3:] == ["sharing", "in", "blocks"]
+    assert rows[0][-1] == "0.0000"  # a system prompt of 5 tokens fills no block
+    assert 0.18 < float(rows[-1][-1]) < float(rows[-1][-2]) == pytest.approx(0.2, rel=0.01)
+    assert "in blocks: in full KV blocks of 16 tokens" in out
 
 
 @pytest.mark.parametrize(

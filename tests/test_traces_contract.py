@@ -4,7 +4,7 @@ import gzip
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -388,3 +388,37 @@ def test_sources_of_all_formats_make_one_pool(tmp_path: Path) -> None:
     pooled = load_pool(paths)
     assert len(pooled) == sum(len(load(path)) for path in paths)
     assert columns(pooled) == columns(pool([load(path) for path in paths]))
+
+
+def test_paths_are_taken_as_texts_and_as_paths(tmp_path: Path) -> None:
+    file = tmp_path / "tiny.csv"
+    file.write_text("input_tokens,output_tokens\n5,1\n7,2\n")
+    for given in (load(str(file)), load(file), load_pool(file), load_pool([file])):
+        assert given.prompt_len.tolist() == [5, 7]
+        assert given.origin == (str(file),)
+
+
+def test_a_name_by_itself_is_one_source() -> None:
+    assert load_pool("demo:mmlu?n=5").origin == ("demo:mmlu?n=5",)
+
+
+@pytest.mark.parametrize("given", [5, None, b"tiny.csv"])
+def test_what_is_neither_path_nor_name_is_refused_in_a_line(given: Any) -> None:
+    with pytest.raises(InputError, match="is no trace; give the path of a file or a demo: name"):
+        load(given)
+
+
+def test_paths_of_read_options_are_taken_as_texts_and_as_paths(tmp_path: Path) -> None:
+    batch, results = tmp_path / "batch.jsonl", tmp_path / "results.jsonl"
+    body = {"model": "m", "messages": [{"role": "user", "content": "Hi"}]}
+    batch.write_text(json.dumps({"custom_id": "a", "url": "/v1/chat/completions", "body": body}))
+    usage = {"completion_tokens": 7}
+    results.write_text(json.dumps({"custom_id": "a", "response": {"body": {"usage": usage}}}))
+    for given in (str(results), results):
+        assert load(batch, ReadOptions(lengths=given)).output_len.tolist() == [7]
+    options = ReadOptions(tokenizer=tmp_path)  # type: ignore[arg-type]
+    assert options.tokenizer == str(tmp_path)
+    with pytest.raises(InputError, match="no such file"):
+        load(batch, ReadOptions(lengths="nowhere.jsonl"))
+    with pytest.raises(InputError, match="ReadOptions: lengths = 5 is not of type Path"):
+        ReadOptions(lengths=5)  # type: ignore[arg-type]

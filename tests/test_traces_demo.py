@@ -79,6 +79,13 @@ def test_video_lengths_are_known_whole_frames_and_fit_the_context() -> None:
         assert (workload.prompt_len + workload.output_len).max() <= 131072
 
 
+def test_two_or_three_of_the_chats_answers_are_very_long() -> None:
+    # The public trace has 6 above 2,500 tokens in 58,774 rows.
+    samples = [load("demo:sharegpt", ReadOptions(seed=seed)) for seed in range(20)]
+    found = np.mean([int((sample.output_len > 2_500).sum()) for sample in samples])
+    assert 1.5 < found < 2.7
+
+
 def test_modelled_sources_say_that_they_are_no_data() -> None:
     for name in ("burstgpt", "wildchat", "openvid", "clips"):
         assert any("synthetic, not data" in note for note in load(f"demo:{name}?n=5").notes)

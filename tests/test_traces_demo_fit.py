@@ -22,15 +22,23 @@ pytestmark = pytest.mark.skipif(
 CLASSES = 8
 
 
-def fit_lengths(prompt: NDArray[np.int64], output: NDArray[np.int64]) -> LengthTable:
-    """Quantile knots of a trace; ties in prompt length stay in file order."""
+def fit_lengths(
+    prompt: NDArray[np.int64], output: NDArray[np.int64], tail: tuple[float, ...]
+) -> LengthTable:
+    """Quantile knots of a trace, those of the tail answers that are in it; ties in prompt length
+    stay in file order.
+    """
     rows = np.array_split(np.argsort(prompt, kind="stable"), CLASSES)
+
+    def knots(answers: NDArray[np.int64]) -> tuple[int, ...]:
+        found = np.rint(np.quantile(answers, OUTPUT_LEVELS)).astype(int).tolist()
+        seen = np.quantile(answers, tail, method="inverted_cdf").astype(int).tolist()
+        return (*found[:-1], *seen, found[-1])
+
     return LengthTable(
         tuple(np.rint(np.quantile(prompt, PROMPT_LEVELS)).astype(int).tolist()),
-        tuple(
-            tuple(np.rint(np.quantile(output[row], OUTPUT_LEVELS)).astype(int).tolist())
-            for row in rows
-        ),
+        tuple(knots(output[row]) for row in rows),
+        tail,
     )
 
 
@@ -116,7 +124,8 @@ TABLES = {
 @pytest.mark.parametrize("name", TABLES)
 def test_a_table_is_what_the_trace_gives(name: str) -> None:
     trace = real(name)
-    assert fit_lengths(trace.prompt_len, trace.output_len) == TABLES[name]
+    table = TABLES[name]
+    assert fit_lengths(trace.prompt_len, trace.output_len, table.tail) == table
 
 
 def test_the_reuse_table_is_what_the_trace_gives() -> None:
@@ -143,6 +152,22 @@ def test_a_sample_has_the_traces_means_and_shape(name: str, seed: int) -> None:
     assert reads(sample) == pytest.approx(reads(trace), rel=0.06)
     assert ks_distance(sample.prompt_len, trace.prompt_len) < 0.025
     assert ks_distance(sample.output_len, trace.output_len) < 0.025
+
+
+@pytest.mark.parametrize("n", [100, 1_000, 3_000])
+def test_the_longest_answer_of_a_sharegpt_sample_is_as_long_as_of_so_many_real_ones(n: int) -> None:
+    seen = np.sort(real("sharegpt").output_len)
+    is_longest = np.diff((np.arange(len(seen) + 1) / len(seen)) ** n)  # of n random rows
+    samples = [load(f"demo:sharegpt?n={n}", ReadOptions(seed=seed)) for seed in range(200)]
+    longest = np.mean([sample.output_len.max() for sample in samples])
+    assert longest == pytest.approx(float((seen * is_longest).sum()), rel=0.1)
+
+
+def test_as_few_answers_of_a_sharegpt_sample_are_very_long_as_in_the_trace() -> None:
+    share = (real("sharegpt").output_len > 2_500).mean()
+    samples = [load("demo:sharegpt", ReadOptions(seed=seed)) for seed in range(20)]
+    found = np.mean([(sample.output_len > 2_500).mean() for sample in samples])
+    assert found == pytest.approx(share, rel=0.3)
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -254,3 +254,22 @@ def test_reading_takes_little_more_memory_than_what_is_read(tmp_path: Path) -> N
     command = [sys.executable, "-c", code, str(tmp_path / "groups.parquet")]
     taken = int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
     assert taken < 3 * units.nbytes
+
+
+def test_a_path_may_be_a_text(tmp_path: Path) -> None:
+    place = str(tmp_path / "w.parquet")
+    write_workload(from_lengths([3], [1]), place)
+    assert read_workload(place).prompt_len.tolist() == [3]
+
+
+def test_parquet_of_other_programs_is_refused_with_what_is_read(tmp_path: Path) -> None:
+    place = tmp_path / "own.parquet"
+    pq.write_table(pa.table({"input_tokens": [5], "output_tokens": [1]}), place)
+    said = (
+        "holds 'no blendsim table'; a workload file is needed here: Parquet of other programs is "
+        "not read as a trace; save its columns, such as input_tokens and output_tokens, as CSV or "
+        "JSON Lines"
+    )
+    with pytest.raises(InputError, match=said) as refused:
+        load(place)
+    assert "\n" not in str(refused.value)

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from blendsim.synth.blend import Blend
     from blendsim.synth.recipes import Recipe
 
+_SHARING = "sharing is by token; in blocks: in full KV blocks of {} tokens, as most engines share"
 _DEFINITION = "(1 − sharing)·ΣComp / ΣMem, closed form on peak figures, as in the paper's Table 4"
 
 
@@ -63,7 +64,7 @@ def synth(
         if output is not None:
             say(f"writing {output}")
             write_workload(made.workload, output)
-    told = _told(wanted, made, recipe, output)
+    told = _told(wanted, made, recipe, output, system.block_tokens)
     if json:
         print_json(told)
     else:
@@ -88,7 +89,9 @@ def _wanted(params: dict[str, Any]) -> "Recipe":
     return Recipe(**given)
 
 
-def _told(wanted: "Recipe", made: "Blend", name: str | None, path: Path | None) -> dict[str, Any]:
+def _told(
+    wanted: "Recipe", made: "Blend", name: str | None, path: Path | None, block_tokens: int
+) -> dict[str, Any]:
     return {
         "recipe": name,
         "requests": len(made.workload),
@@ -97,6 +100,8 @@ def _told(wanted: "Recipe", made: "Blend", name: str | None, path: Path | None) 
         "density": made.reached.density,
         "density_definition": _DEFINITION,
         "sharing_ratio": made.reached.sharing,
+        "block_sharing_ratio": made.block_sharing,
+        "block_tokens": block_tokens,
         "target_density": wanted.density,
         "target_sharing_ratio": wanted.sharing,
         "seed": wanted.seed,
@@ -111,6 +116,7 @@ def _told(wanted: "Recipe", made: "Blend", name: str | None, path: Path | None) 
                 "output_tokens": row.output_tokens,
                 "density": row.density,
                 "sharing_ratio": row.sharing,
+                "block_sharing_ratio": row.block_sharing,
             }
             for row in made.rows
         ],
@@ -133,6 +139,7 @@ def _lines(told: dict[str, Any]) -> list[str]:
         ),
         Column("density", [number(row["density"], 3) for row in rows]),
         Column("sharing", [number(row["sharing_ratio"], 4) for row in rows]),
+        Column("in blocks", [number(row["block_sharing_ratio"], 4) for row in rows]),
     ]
     return [
         *lay_out(columns, width()),
@@ -140,5 +147,6 @@ def _lines(told: dict[str, Any]) -> list[str]:
         *(f"{row['source']}: {row['origin']}" for row in told["rows"]),
         f"asked for: density {told['target_density']:g}, sharing {told['target_sharing_ratio']:g}",
         f"density is {told['density_definition']}",
+        _SHARING.format(told["block_tokens"]),
         *([f"written to {told['output']}"] if told["output"] is not None else []),
     ]

@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from blendsim.arrays import Bools
+from blendsim.errors import UnknownName
+from blendsim.fields import Range, require_ranges, settle
 from blendsim.perf.density import RequestCosts
 from blendsim.planner.arrange import Arrangement, arrange
 from blendsim.planner.split import SplitRule
@@ -16,6 +18,7 @@ from blendsim.system import BLOCK_TOKENS
 BOTH_ENDS = "both"  # dual scan
 DENSE_FIRST, MEMORY_FIRST = "dense", "memory"  # in order, from that end on
 ENDS = (BOTH_ENDS, DENSE_FIRST, MEMORY_FIRST)
+_RANGES = {name: Range(1, 1e9) for name in ("block_tokens", "merge_size", "least_nodes")}
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +32,12 @@ class BlendSettings:
     merge_size: int = 64  # requests a merged node may hold, so that ρ of the ends moves slowly
     least_nodes: int = 64  # a small pool is merged less, to keep about so many nodes to scan
     ends: str = BOTH_ENDS  # from which the order is taken
+
+    def __post_init__(self) -> None:
+        require_ranges(self, _RANGES, "blend")
+        settle(self)
+        if self.ends not in ENDS:
+            raise UnknownName("ends", self.ends, ENDS)
 
 
 def blend(

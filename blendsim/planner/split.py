@@ -10,10 +10,17 @@ from typing import NamedTuple
 import numpy as np
 
 from blendsim.arrays import Floats, Ints
+from blendsim.fields import Range, require_ranges, settle
 from blendsim.planner.layers import Layers, seniority, sort_layers
 from blendsim.planner.outliers import choose_splits, displacements
 from blendsim.planner.resort import resorted
 from blendsim.planner.tree import NodeCosts, PoolTree, spread_costs
+
+_RANGES = {
+    "kept_sharing": Range(0, 1),
+    "worth": Range(0, 1e9),
+    "threshold": Range(0, 1e9),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +33,10 @@ class SplitRule:
     kept_sharing: float = 0.99  # of the shared tokens; the rest may be spent on splitting
     worth: float = 1.0  # seconds a split must gain at least per second it recomputes
     threshold: int | None = None  # t, tokens one split may cost; None: only the two others bind
+
+    def __post_init__(self) -> None:
+        require_ranges(self, _RANGES, "split rule")
+        settle(self)
 
 
 class Split(NamedTuple):

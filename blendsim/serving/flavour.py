@@ -5,6 +5,7 @@ of its own.
 from dataclasses import dataclass, replace
 
 from blendsim.errors import InputError, UnknownName
+from blendsim.fields import settle
 from blendsim.names import canonical
 from blendsim.pacing import Pacing
 from blendsim.perf.model import StepModel
@@ -15,6 +16,7 @@ from blendsim.system import System
 
 PROMPT_FITS = "prompt_fits"  # admit when the whole prompt fits in free blocks (vLLM)
 PREDICTED_PEAK = "predicted_peak"  # admit when the running requests' expected peak fits too
+ADMISSIONS = (PROMPT_FITS, PREDICTED_PEAK)
 
 FCFS = "fcfs"  # waiting requests stay in the order of the plan
 LPM = "lpm"  # longest cached prefix first, while few wait
@@ -70,13 +72,26 @@ class Flavour:
     runtime: str = BLENDRT  # what runs its steps, by whose calibration they are priced
 
     def __post_init__(self) -> None:
+        settle(self)
+        for kind, name, known in (
+            ("admission", self.admission, ADMISSIONS),
+            ("eviction", self.eviction, EVICTIONS),
+            ("queue order", self.queue_order, QUEUE_ORDERS),
+            ("runtime", self.runtime, RUNTIMES),
+        ):
+            if name not in known:
+                raise UnknownName(kind, name, known)
+        for field in ("block_tokens", "large_gpu_budget"):
+            value = getattr(self, field)
+            if value is not None and value < 1:
+                raise InputError(
+                    f"{self.name}: {field} {value} is below 1; give at least 1 token, or None"
+                )
         if self.token_budget < 1 or self.max_running < 1:
             raise InputError(
                 f"token budget {self.token_budget} and running limit {self.max_running} "
                 "must be at least 1"
             )
-        if self.eviction not in EVICTIONS:
-            raise UnknownName("eviction", self.eviction, EVICTIONS)
         if self.always_lru and self.eviction != LRU:
             raise InputError(
                 f"{self.name} evicts by last use, as vLLM's cache does; leave eviction at {LRU}"
@@ -91,8 +106,6 @@ class Flavour:
                 f"token budget {self.token_budget} is below the running limit {self.max_running}: "
                 "every running request decodes a token a step; raise the budget or lower the limit"
             )
-        if self.queue_order not in QUEUE_ORDERS:
-            raise UnknownName("queue order", self.queue_order, QUEUE_ORDERS)
         if self.prefill_first and self.block_tokens != 1:
             raise InputError(
                 f"prefill_first with KV blocks of {self.block_tokens or 'the system’s'} tokens is "

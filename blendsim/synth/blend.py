@@ -36,6 +36,7 @@ class SourceRow(NamedTuple):
     output_tokens: int
     density: float
     sharing: float
+    block_sharing: float  # the same in full KV blocks of the system
 
 
 class Blend(NamedTuple):
@@ -44,6 +45,12 @@ class Blend(NamedTuple):
     workload: Workload
     reached: Reached
     rows: tuple[SourceRow, ...]
+    block_sharing: float  # of its prompt tokens, those in full KV blocks of the system
+
+
+class _Measured(NamedTuple):
+    totals: Totals
+    in_blocks: float  # shared tokens in full KV blocks
 
 
 class _Trial(NamedTuple):
@@ -64,8 +71,9 @@ def blend(recipe: Recipe, system: System, data: Path | None = None) -> Blend:
         supply.requests(n, number)
         for supply, n, number in zip(supplies, trial.counts.tolist(), trial.numbers, strict=True)
     ]
-    totals = [_measured(part, system) for part in parts]
-    found = reached(*_sum(totals))
+    measured = [_measured(part, system) for part in parts]
+    whole = _sum([each.totals for each in measured])
+    found = reached(*whole)
     assert found.error(recipe) <= recipe.tolerance, "the pool is what the solver drew"
     rows = tuple(
         SourceRow(
@@ -74,12 +82,14 @@ def blend(recipe: Recipe, system: System, data: Path | None = None) -> Blend:
             len(part),
             int(part.prompt_len.sum()),
             int(part.output_len.sum()),
-            *reached(*total),
+            *reached(*each.totals),
+            each.in_blocks / each.totals.prompt,
         )
-        for supply, part, total in zip(supplies, parts, totals, strict=True)
+        for supply, part, each in zip(supplies, parts, measured, strict=True)
     )
     workload = replace(pool(parts), origin=("synth",), notes=_notes(recipe, rows))
-    return Blend(workload, found, rows)
+    in_blocks = sum(each.in_blocks for each in measured) / whole.prompt
+    return Blend(workload, found, rows, in_blocks)
 
 
 def _solve(recipe: Recipe, system: System, supplies: list[Supply]) -> _Trial:
@@ -156,15 +166,17 @@ def _mean(totals: Sequence[Totals]) -> Totals:
     return Totals(*np.mean(totals, axis=0).tolist())
 
 
-def _measured(workload: Workload, system: System) -> Totals:
+def _measured(workload: Workload, system: System) -> _Measured:
     """The same of real requests, sharing counted in their prefix tree."""
     costs = closed_form(system, workload.prompt_len, workload.output_len)
-    return Totals(
+    prompts = sort_prompts(workload)
+    totals = Totals(
         float(costs.compute.sum()),
         float(costs.memory.sum()),
         float(workload.prompt_len.sum()),
-        float(shareable_tokens(workload, sort_prompts(workload))),
+        float(shareable_tokens(workload, prompts)),
     )
+    return _Measured(totals, shareable_tokens(workload, prompts, system.block_tokens))
 
 
 def _sum(totals: list[Totals]) -> Totals:

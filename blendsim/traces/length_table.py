@@ -34,13 +34,21 @@ class LengthTable:
     """Quantile knots of a real trace, joined by straight lines."""
 
     prompt: tuple[int, ...]  # at PROMPT_LEVELS
-    output: tuple[tuple[int, ...], ...]  # at OUTPUT_LEVELS, a row for each equal share of prompts
+    output: tuple[tuple[int, ...], ...]  # at output_levels, a row for each equal share of prompts
+    #: Levels of further knots between the last two of OUTPUT_LEVELS, for a class of so many rows
+    #: that its longest would else stand for its last thousandth, which is several of them.
+    tail: tuple[float, ...] = ()
+
+    @property
+    def output_levels(self) -> Floats:
+        """Levels of the outputs' knots."""
+        return np.concatenate([OUTPUT_LEVELS[:-1], self.tail, OUTPUT_LEVELS[-1:]])
 
     def sample(self, n: int, rng: np.random.Generator) -> Lengths:
         """n requests as the table has them."""
         level = strata(n, rng)
         prompt = np.interp(level, PROMPT_LEVELS, self.prompt)
-        output = sample_classes(level, OUTPUT_LEVELS, self.output, rng)
+        output = sample_classes(level, self.output_levels, self.output, rng)
         return Lengths(_tokens(prompt), _tokens(output), level)
 
 

@@ -38,15 +38,19 @@ DEMO_PREFIX = "demo:"
 _MOST_TOLD = 3  # ids named in an error
 
 
-def load(spec: str, options: ReadOptions | None = None) -> Workload:
+def load(spec: Path | str, options: ReadOptions | None = None) -> Workload:
     """The workload a path or a `demo:` name stands for."""
     return load_pool([spec], options)
 
 
 def load_pool(
-    specs: Sequence[str], options: ReadOptions | None = None, told: Told = silent
+    specs: Path | str | Sequence[Path | str],
+    options: ReadOptions | None = None,
+    told: Told = silent,
 ) -> Workload:
-    """Several files or names as one pool; `told` hears how far reading is."""
+    """Several files or names, or one, as one pool; `told` hears how far reading is."""
+    if isinstance(specs, Path | str):
+        specs = [specs]
     if not specs:
         raise InputError("no trace given; name a file or a demo: source with --trace")
     options = options or ReadOptions()
@@ -107,18 +111,20 @@ def _named(name: str) -> Format:
     raise UnknownName("format", name, [form.name for form in FORMATS])
 
 
-def read_trace(spec: str, options: ReadOptions, told: Told = silent) -> Workload:
+def read_trace(spec: Path | str, options: ReadOptions, told: Told = silent) -> Workload:
     """What a path or a `demo:` name holds by itself: without results of an earlier run, and without
-    what is noted of output lengths that are lacking.
+    what is noted of output lengths that are lacking. A Path is a file, whatever its name.
     """
+    if not isinstance(spec, Path | str):
+        raise InputError(f"{spec!r:.40} is no trace; give the path of a file or a demo: name")
     if options.format is not None:
         _named(options.format)  # a wrong name is wrong for demo sources too
-    if spec.startswith(DEMO_PREFIX):
+    if isinstance(spec, str) and spec.startswith(DEMO_PREFIX):
         from blendsim.traces.demo import demo
 
         return demo(spec.removeprefix(DEMO_PREFIX), options.seed)
     path = Path(spec)
-    if spec in {source.name for source in CATALOG} and not path.exists():
+    if str(spec) in {source.name for source in CATALOG} and not path.exists():
         raise InputError(f"{spec}: no such file; `blendsim trace fetch {spec}` downloads it")
     return format_of(path, options.format).read(path, options, told)
 

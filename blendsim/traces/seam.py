@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
+from blendsim.fields import settle
 from blendsim.request import Workload
 from blendsim.traces.content import beginning, first_line
 
@@ -22,7 +23,9 @@ def silent(what: str, share: float) -> None:
 
 @dataclass(frozen=True, slots=True)
 class ReadOptions:
-    """What a reader may be told besides the path."""
+    """What a reader may be told besides the path. Paths may be given as texts too, and the
+    tokenizer's as a Path.
+    """
 
     tokenizer: str | None = None  # a tokenizer.json, or a directory that holds one
     lengths: Path | None = None  # results of an earlier run, for requests without output lengths
@@ -30,6 +33,11 @@ class ReadOptions:
     format: str | None = None  # a format's name, instead of looking at the content
     rest: bool = False  # only requests that have no answer in `lengths`
     skip_unusable: bool = False  # leave out lines of files of prompts that cannot be planned
+
+    def __post_init__(self) -> None:
+        if isinstance(self.tokenizer, Path):
+            object.__setattr__(self, "tokenizer", str(self.tokenizer))
+        settle(self)
 
 
 class Head(NamedTuple):

@@ -28,6 +28,10 @@ from blendsim.traces.tokens import made_otherwise
 
 SCHEMA_VERSION = 1
 _MAGIC = b"PAR1"
+_OTHERS = (
+    "Parquet of other programs is not read as a trace; save its columns, such as input_tokens and "
+    "output_tokens, as CSV or JSON Lines"
+)
 _TYPES = {
     "id": pa.string(),
     "prompt_len": pa.int64(),
@@ -79,7 +83,7 @@ class Lines(NamedTuple):
     format: str
 
 
-def write_workload(workload: Workload, path: Path, lines: Lines | None = None) -> None:
+def write_workload(workload: Workload, path: Path | str, lines: Lines | None = None) -> None:
     """Write `workload` as Parquet (schema in docs/traces.md), with where its `lines` are. Requests
     that are answered have no place in it: InputError.
     """
@@ -109,12 +113,13 @@ def write_workload(workload: Workload, path: Path, lines: Lines | None = None) -
     if lines is not None:
         meta["lines"] = lines._asdict()
     table = pa.table(columns).replace_schema_metadata({b"blendsim": json.dumps(meta).encode()})
-    write_parquet(table, path, row_group_size=1 << 16)
+    write_parquet(table, Path(path), row_group_size=1 << 16)
 
 
-def read_workload(path: Path) -> Workload:
+def read_workload(path: Path | str) -> Workload:
     """Read what `write_workload` wrote; refuses other files, newer schemas and broken values."""
-    file = open_table(path, "workload", SCHEMA_VERSION)
+    path = Path(path)
+    file = open_table(path, "workload", SCHEMA_VERSION, _OTHERS)
     table, meta = file.read([name for name in _TYPES if name in file.names]), file.meta
     require_columns(table, pa.schema(list(_TYPES.items())), path)
     require_rows(table.num_rows, path)
