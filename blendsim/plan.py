@@ -140,6 +140,20 @@ def require_same_workload(plan: Plan, workload: Workload) -> None:
         )
 
 
+def require_same_replicas(plan: Plan, dp: int) -> None:
+    """Raise PlanMismatch unless `plan` is for that many colocated replicas. One whose `meta` does
+    not say for how many it was made is for those that have requests, or more.
+    """
+    needed = int(plan.rank.max(initial=0)) + 1
+    made_for = plan.meta.get("settings", {}).get("dp")
+    if (needed > dp) if made_for is None else (made_for != dp):
+        replicas = f"{needed if made_for is None else made_for:,}"
+        raise PlanMismatch(
+            f"the plan is for dp = {replicas}, the settings have dp = {dp:,}; give the settings "
+            f"dp = {replicas}, or plan again for {dp:,}"
+        )
+
+
 def write_plan(plan: Plan, path: Path) -> None:
     """Write `plan` as Parquet (schema in docs/plan.md)."""
     plan.check()

@@ -171,6 +171,6 @@ def _worlds_told(asked: int, seconds: list[float]) -> list[str]:
     if told != said(seconds[0]):
         told += f" s, typically {said(geometric_mean(seconds))}"
     return [
-        f"In {counted(len(seconds), 'world')} that the sample allows it takes {told} s; where "
-        "lengths were sampled none has a longer answer than the longest of them."
+        f"In {counted(len(seconds), 'world')} that the sample allows it takes {told} s; answers "
+        "longer than the longest sampled may be among them."
     ]

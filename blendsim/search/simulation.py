@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from blendsim.plan import Plan, require_same_workload
+from blendsim.plan import Plan, require_same_replicas, require_same_workload
 from blendsim.report.metrics import Row
 from blendsim.request import Workload
 from blendsim.search.problem import prepare
@@ -30,8 +30,11 @@ def simulate_plan(
     worlds: int = 0,
 ) -> Simulation:
     """Simulate a plan that was made before, and in so many `worlds` that what planning sees leaves
-    possible: none where it sees every length. Raises PlanMismatch if it is for another workload.
+    possible: none where it sees every length. Raises PlanMismatch if it is for another workload or,
+    unless the settings name pools, for another number of replicas.
     """
+    if not settings.cluster.is_disaggregated:  # pools deal out the plan of one, or refuse it
+        require_same_replicas(plan, settings.dp)
     require_same_workload(plan, workload)
     problem = prepare(workload, settings, progress)
     flavour = find_engine(problem, settings.engine)
