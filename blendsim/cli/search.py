@@ -18,6 +18,7 @@ from blendsim.cli.searching import (
     cut_told,
     effort_told,
     found_json,
+    gain_told,
     measures_drawn,
     none_told,
     ranks_told,
@@ -132,7 +133,7 @@ def _text(found: "Found", where: str) -> list[str]:
     ranks = ranks_told(board.schedules, SHOWN, len(entries), len(found.leaderboard))
     better = (
         f"Found: {'typically' if found.worlds else 'predicted'} {in_seconds(found.seconds)} s, "
-        f"{gain:.1%} less than the best fixed policy. {schedule_told(found)}"
+        f"{gain_told(gain)}. {schedule_told(found)}"
         if found.is_searched
         else none_told(found)
     )
