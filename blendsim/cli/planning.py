@@ -18,7 +18,7 @@ from blendsim.cli.places import require_places
 from blendsim.cli.pooled import takes_pool
 from blendsim.cli.pricing import pricing_notes
 from blendsim.cli.progress import Progress
-from blendsim.cli.ranges import range_told, unchecked
+from blendsim.cli.ranges import range_told, true_seconds, unchecked
 from blendsim.cli.remarks import (
     best_served,
     hurried,
@@ -125,7 +125,8 @@ def plan(
     if visible < len(choice.plan):
         where += f". Of {len(choice.plan):,} output lengths planning sees {visible:,}"
     is_sampled = asked.settings.sample != 1.0
-    hangs = range_told(spread, choice.chosen.predicted_seconds, is_sampled=is_sampled)
+    true = true_seconds(choice.chosen, pool)
+    hangs = range_told(spread, choice.chosen.predicted_seconds, is_sampled=is_sampled, true=true)
     hangs += unchecked([asked.settings])
     advice = [*choice.advice, *(found_told(found) if found else []), *hangs]
     print_lines(_text(choice.rows, choice.chosen, where, advice, notes))
