@@ -233,6 +233,9 @@ class Asked(NamedTuple):
     read: "ReadOptions"
     skip_oversize: bool
     called: str = ""  # the model as the user named it, where its row is called otherwise
+    missing: str = (
+        ""  # what to say where there is no tokenizer, if that is not what --tokenizer says
+    )
 
     def load(self, say: "Progress") -> "Workload":
         """The pool of all traces without what no schedule can hold; `say` hears how far it is."""
@@ -257,7 +260,12 @@ class Asked(NamedTuple):
                 f"{self.called} has the sizes of {self.settings.model}: " if self.called else ""
             )
             raise InputError(f"{called}{error.what}; {instead(self.settings)}") from error
-        return load_files(self.traces, self.read, say.share)
+        try:
+            return load_files(self.traces, self.read, say.share)
+        except InputError as error:
+            if self.missing and str(error).startswith(f"{self.read.tokenizer}: no such file"):
+                raise InputError(self.missing) from error
+            raise
 
     def kept(self, whole: "Workload") -> "Workload":
         """The pool without what no schedule can hold; OversizeError if that may not be left out."""
