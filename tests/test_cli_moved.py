@@ -18,7 +18,12 @@ GONE = (
 )
 READERS = pytest.mark.parametrize(
     "command",
-    [("simulate",), ("export", "-o", "served.csv"), ("replay", "--model", "tiny")],
+    [
+        ("simulate",),
+        ("export", "-o", "served.csv"),
+        ("export", "-o", "lines.jsonl"),
+        ("replay", "--model", "tiny"),
+    ],
     ids=lambda words: words[0],
 )
 

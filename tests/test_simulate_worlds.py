@@ -67,7 +67,7 @@ def test_command_tells_them(folder: object) -> None:
     said = " ".join(run("simulate", "plan.parquet", "--worlds", "5").split())
     low, high = told["worlds"][0], told["worlds"][-1]
     assert f"In 5 worlds that the sample allows it takes {low:,.1f} to {high:,.1f} s" in said
-    assert "answers longer than the longest sampled may be among them." in said
+    assert "s; where lengths were sampled, answers may be longer than the longest of them." in said
     plain = json.loads(run("simulate", "plan.parquet", "--json"))
     assert plain["worlds"] == []
     assert plain["predicted_seconds"] == told["predicted_seconds"]

@@ -54,15 +54,23 @@ def read_planned(path: Path, workload: Path | None) -> Planned:
     if source is not None:
         read = _settled(source["read"], path)
         source = {**source, "read": read, "traces": [_found(one, path) for one in source["traces"]]}
-        if (lengths := read.get("lengths")) is not None and not _is_there(lengths):
-            raise InputError(f"{path}: {_not_there(lengths)}")
-        for trace in [] if workload is not None else source["traces"]:
-            if not _is_there(trace) and _is_file(trace):
-                raise InputError(f"{path}: {_not_there(trace)}, or name the trace with --workload")
     asked = asked_for(settings, source, workload, f"{path}: read")
-    if (tokenizer := asked.read.tokenizer) is not None:  # which not every trace needs
-        asked = asked._replace(missing=f"{path}: {_not_there(tokenizer)}")
-    return Planned(plan, asked)
+    return Planned(plan, asked._replace(gone=_gone(asked, path, workload)))
+
+
+def _gone(asked: o.Asked, plan: Path, workload: Path | None) -> dict[str, str]:
+    """What to say of each path that a plan notes and that is not there. A `workload` takes the
+    place of its traces.
+    """
+    traces = [] if workload is not None else filter(_is_file, asked.traces)
+    ways = dict.fromkeys(traces, ", or name the trace with --workload")
+    others = (asked.read.lengths, asked.read.tokenizer)
+    ways |= {str(name): "" for name in others if name is not None}
+    return {
+        name: f"{plan}: {_not_there(name)}{way}"
+        for name, way in ways.items()
+        if not _is_there(name)
+    }
 
 
 def _settled(noted: Mapping[str, Any], plan: Path) -> dict[str, Any]:

@@ -16,7 +16,6 @@ from blendsim.cli.orders import load_ordered, read_orders
 from blendsim.cli.output import print_json, print_lines, tell, width
 from blendsim.cli.places import require_places
 from blendsim.cli.pooled import takes_pool
-from blendsim.cli.pricing import pricing_notes
 from blendsim.cli.progress import Progress
 from blendsim.cli.ranges import range_told, true_seconds, unchecked
 from blendsim.cli.remarks import (
@@ -25,7 +24,6 @@ from blendsim.cli.remarks import (
     memory_told,
     not_yours,
     saving_told,
-    unfollowed,
     unseen,
 )
 from blendsim.cli.rental import Wanted, rent
@@ -76,6 +74,8 @@ def plan(
         return
     with Progress(is_whole_run=True) as say:
         from blendsim.plan import write_plan
+        from blendsim.search.caveats import unfollowed, without_caveats
+        from blendsim.search.priced import pricing_notes
 
         asked = o.resolve(ctx.params | systems.first)
         require_places([output], o.files_read(ctx.params))
@@ -98,7 +98,7 @@ def plan(
         notes = [
             *unfollowed(asked.settings, choice.plan),
             *idle([asked.settings], [row.policy for row in choice.rows], pool),
-            *choice.notes,
+            *without_caveats(choice.notes, asked.settings, choice.plan),
             *unseen(asked, pool, choice.plan),
             *pricing_notes([asked.settings]),
             *memory_told(asked.settings),
@@ -193,6 +193,7 @@ def compare(
     with Progress(is_whole_run=True) as say:
         from blendsim.baselines import named_baselines
         from blendsim.search import compare as compare_baselines
+        from blendsim.search.priced import pricing_notes
         from blendsim.serving.flavour import find_flavour
 
         asked = o.resolve(ctx.params)

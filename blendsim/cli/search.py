@@ -11,9 +11,8 @@ from blendsim.cli.idle import idle
 from blendsim.cli.output import print_json, print_lines, width
 from blendsim.cli.places import require_places
 from blendsim.cli.pooled import takes_pool
-from blendsim.cli.pricing import pricing_notes
 from blendsim.cli.progress import Progress
-from blendsim.cli.remarks import not_yours, unfollowed, unseen
+from blendsim.cli.remarks import not_yours, unseen
 from blendsim.cli.searching import (
     cut_told,
     effort_told,
@@ -53,6 +52,8 @@ def search(
     """
     with Progress(is_whole_run=True) as say:
         from blendsim.plan import write_plan
+        from blendsim.search.caveats import unfollowed
+        from blendsim.search.priced import pricing_notes
         from blendsim.search.schedule_search import search as find
 
         effort = replace(read_effort(evaluations, budget), is_swept=picture is not None)

@@ -5,6 +5,7 @@ from typing import NamedTuple
 from blendsim.plan import Plan, require_same_replicas, require_same_workload
 from blendsim.report.metrics import Row
 from blendsim.request import Workload
+from blendsim.search.caveats import caveats
 from blendsim.search.problem import prepare
 from blendsim.search.trial import block_size, find_bounds, find_engine, find_facts, run_trial
 from blendsim.search.world_run import seconds_in_each
@@ -42,7 +43,7 @@ def simulate_plan(
     block = block_size(problem, [flavour])
     limits = find_bounds(problem, flavour.token_budget, block)
     trial = run_trial(problem, plan, plan.policy, flavour, limits, find_facts(problem, limits.work))
-    notes = [*problem.notes, *trial.notes]
+    notes = [*problem.notes, *trial.notes, *caveats(settings, plan)]
     seconds: list[float] = []
     if worlds:
         progress(f"simulating {plan.policy} in {worlds} worlds")
