@@ -8,7 +8,7 @@ BlendsimError
 ├── UnknownName         a name in none of our tables (model, GPU, engine, …): says the nearest
 ├── ProfileError        a kernel profile that is missing, unreadable or does not cover what is asked
 │   └── NotMeasured     kernels that were not measured on a GPU: what to ask for is told apart
-├── PlanMismatch        a plan made for another workload
+├── PlanMismatch        a plan made for another workload or another number of replicas
 └── Unavailable         something this machine lacks: a network, an optional package, a GPU
 """
 
@@ -86,7 +86,7 @@ class NotMeasured(_Remedied, ProfileError):
 
 
 class PlanMismatch(BlendsimError):
-    """A plan made for another workload."""
+    """A plan made for another workload or another number of replicas."""
 
 
 class Unavailable(BlendsimError):

@@ -123,6 +123,20 @@ def fingerprint(workload: Workload, is_visible: Bools) -> str:
     return digest.hexdigest()
 
 
+def require_same_replicas(plan: Plan, dp: int) -> None:
+    """Raise PlanMismatch unless `plan` is for that many colocated replicas. One whose `meta` does
+    not say for how many it was made is for those that have requests, or more.
+    """
+    needed = int(plan.rank.max(initial=0)) + 1
+    made_for = plan.meta.get("settings", {}).get("dp")
+    if (needed > dp) if made_for is None else (made_for != dp):
+        replicas = f"{needed if made_for is None else made_for:,}"
+        raise PlanMismatch(
+            f"the plan is for dp = {replicas}, the settings have dp = {dp:,}; give the settings "
+            f"dp = {replicas}, or plan again for {dp:,}"
+        )
+
+
 def require_same_workload(plan: Plan, workload: Workload) -> None:
     """Raise PlanMismatch unless `plan` was made for `workload`."""
     if len(plan) != len(workload):

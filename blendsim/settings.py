@@ -39,7 +39,7 @@ from blendsim.specs import (
 from blendsim.system import HostMemory, System
 from blendsim.topology import COLOCATED, Topology, pools
 
-_MODEL_SPEC = "model_spec"  # key of metadata
+MODEL_SPEC = "model_spec"  # key of metadata
 MOST_REPLICAS = 4_096  # of one system; each is simulated on its own
 
 
@@ -327,14 +327,14 @@ def model_kept(settings: Settings, spec: ModelSpec) -> dict[str, Any]:
     """What a plan or a step log keeps beside its settings: what the files of a model by path said,
     as they may change. One of our tables needs none.
     """
-    return {} if settings.model in MODELS else {_MODEL_SPEC: asdict(spec)}
+    return {} if settings.model in MODELS else {MODEL_SPEC: asdict(spec)}
 
 
 def require_same_model(settings: Settings, meta: Mapping[str, Any], where: str) -> None:
     """InputError that begins with `where` if the model's sizes or formats are no longer those that
     a plan or a step log of these settings keeps in `meta`, which older ones do not.
     """
-    kept = meta.get(_MODEL_SPEC)
+    kept = meta.get(MODEL_SPEC)
     if kept is None:
         return
     now = asdict(settings.spec)

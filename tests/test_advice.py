@@ -19,14 +19,44 @@ def model_of(name: str = "llama-3.1-8b") -> StepModel:
     return step_model(System(find_model(name), find_gpu("a100-80g")), "table")
 
 
-def limits(compute: float, memory: float, longest: float = 0.0) -> Bounds:
-    """Of a pool of so many seconds, on `model_of()`, with 100 prompt tokens to one of an answer."""
-    model = model_of()
+def limits(
+    compute: float, memory: float, longest: float = 0.0, model: StepModel | None = None
+) -> Bounds:
+    """Of a pool of so many seconds, on `model_of()` by itself, with 100 prompt tokens to one of an
+    answer.
+    """
+    model = model or model_of()
     tokens = int(compute / model.best_layer_seconds_per_token)
     reads = int(memory / model.best_seconds_per_context_token)
     work = Work(tokens, tokens // 2, tokens // 100, 0, reads, 0, 0)
     reachable = max(longest, compute + memory)
     return Bounds(max(compute, memory), reachable, compute, memory, longest, work)
+
+
+def model_that_gains_nothing() -> StepModel:
+    return step_model(System(find_model("llama-3.1-8b"), find_gpu("h200")), "sum")
+
+
+@pytest.mark.parametrize(
+    ("compute", "memory", "kind"),
+    [(1.06, 0.517, "compute"), (0.517, 1.06, "decode reads (memory bandwidth)")],
+)
+def test_pool_that_is_bound_by_one_kind_is_not_called_balanced(
+    compute: float, memory: float, kind: str
+) -> None:
+    model = model_that_gains_nothing()
+    bound, told = of_pool([], limits(compute, memory, model=model), model, 1.6)
+    assert bound.startswith(f"The pool is bound by {kind}: ")
+    assert told == (
+        "Other work would not run noticeably cheaper beside it: running compute beside decode "
+        "reads saves little, as steps are priced here."
+    )
+
+
+def test_pool_of_equal_kinds_is_balanced_however_steps_are_priced() -> None:
+    model = model_that_gains_nothing()
+    told = of_pool([], limits(1.06, 1.0, model=model), model, 2.1)[1]
+    assert told == "The pool is balanced: other work would not run noticeably cheaper beside it."
 
 
 def test_all_reduces_are_named_where_there_are_some() -> None:

@@ -9,10 +9,12 @@ from command_line import invoke
 from test_cli_export import batch
 
 from blendsim import search
+from blendsim.cli.ranges import range_told
 from blendsim.plan import read_plan
 from blendsim.report.tables import seconds as in_seconds
 from blendsim.search import budgets
 from blendsim.search.problem import with_worlds
+from blendsim.search.spread import Spread
 from blendsim.search.world_run import seconds_in
 from blendsim.settings import Settings
 from blendsim.traces.load import load_pool
@@ -56,6 +58,37 @@ def test_the_range_is_that_of_the_chosen_plan_in_worlds_that_did_not_choose_it()
     worlds = with_worlds(problem, budgets.CHOOSING_WORLDS + 8).worlds
     seconds = [seconds_in(problem, choice.plan, flavour, world) for world in worlds]
     assert found["worlds"] == sorted(seconds[budgets.CHOOSING_WORLDS :])
+
+
+@pytest.mark.parametrize(
+    ("true", "is_told"),
+    [(98.0, True), (99.97, False), (100.0, False), (105.0, False), (110.04, False), (113.0, True)],
+)
+def test_true_seconds_outside_the_range_are_told(true: float, is_told: bool) -> None:
+    """As printed: a range to 110.0 s has 110.04 in it."""
+    [said] = range_told(Spread([100.0, 104.0, 110.0], 9, 0), 105.0, true=true)
+    outside = (
+        f" On the true lengths it takes {true:.1f} s, outside this range: what planning saw told "
+        "too little."
+    )
+    assert said.endswith("the plan takes 100.0 to 110.0 s." + outside * is_told)
+
+
+def test_the_command_tells_them_where_the_trace_has_all_lengths(tmp_path: Path) -> None:
+    """One answer of many, and no other seen, is longer than any that a world draws."""
+    rows = ["1000,20"] * 300 + ["1000,6000"]
+    trace = tmp_path / "trace.csv"
+    trace.write_text("num_prefill_tokens,num_decode_tokens\n" + "\n".join(rows) + "\n")
+    given = ("--trace", trace, "--planner", "dfs", "--sample", 0.1)
+    found = told(*given)
+    assert found["seconds"] > found["worlds"][-1]
+    shown = " ".join(invoke("plan", *given).stdout.split())
+    outside = f"On the true lengths it takes {in_seconds(found['seconds'])} s, outside this range"
+    assert outside in shown
+    several = " ".join(invoke("plan", *given, "--deadline", "1h").stdout.split())
+    assert outside in several
+    blind = invoke("plan", "--trace", batch(tmp_path / "b.jsonl", 30), "--trace", trace, *given[2:])
+    assert "On the true lengths it takes" not in blind.stdout
 
 
 def test_requests_whose_lengths_are_guessed_in_all_worlds_are_told(tmp_path: Path) -> None:

@@ -11,9 +11,9 @@ from test_cli_export import batch, planned
 from test_cli_range import results
 from test_traces_openai import lines, request
 
-from blendsim.cli.pricing import pricing_notes
 from blendsim.cli.remarks import memory_told
 from blendsim.cli.servers import flags_assumed
+from blendsim.search.priced import pricing_notes
 from blendsim.serving.knobs import Knobs
 from blendsim.settings import Settings
 from blendsim.traces import jsonl, load

@@ -13,7 +13,7 @@ from test_cli_plan import KEYS, folder
 from typer.testing import CliRunner
 
 from blendsim.cli.app import app
-from blendsim.cli.searching import ranks_told
+from blendsim.cli.searching import gain_told, ranks_told
 from blendsim.plan import read_plan
 from blendsim.planner.make import POLICIES
 from blendsim.report.plots import sensitivities as plots
@@ -53,6 +53,18 @@ def test_table_names_the_gain_and_how_to_repeat_it(folder: Path) -> None:
     assert "fixed" in said
     is_found = "less than the best fixed policy" in said
     assert is_found == ("The searched schedule: policy " in " ".join(said.split()))
+
+
+@pytest.mark.parametrize(
+    ("gain", "told"),
+    [
+        (0.0312, "3.1% less than the best fixed policy"),
+        (0.001, "0.1% less than the best fixed policy"),
+        (0.0002, "hardly less than the best fixed policy, by under 0.1%"),
+    ],
+)
+def test_a_gain_is_never_told_as_nothing(gain: float, told: str) -> None:
+    assert gain_told(gain) == told
 
 
 @pytest.mark.parametrize("name", ["all.png", "all.pdf"])

@@ -138,3 +138,21 @@ def test_an_interrupt_while_computing_is_told(
     assert told == ["interrupted; nothing was written"]
     assert done.stdout == ""
     assert sorted(Path.cwd().iterdir()) == before
+
+
+@pytest.mark.usefixtures("folder", "handled")
+@pytest.mark.parametrize("command", ["plan", "compare", "search"])
+def test_sigterm_while_computing_is_told_where_it_is_handled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    def terminate(*_: object) -> None:
+        signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(compiled, "cache_directory", lambda: tmp_path / "none")
+    monkeypatch.setattr("blendsim.cli.pool_files.load_files", terminate)
+    more = [] if command == "compare" else ["-o", "out.parquet"]
+    done = CliRunner().invoke(app, [command, "--trace", "trace.csv", *more])
+    assert done.exit_code == 128 + signal.SIGTERM
+    told = [line for line in done.stderr.splitlines() if not line.startswith("compiling")]
+    assert told == ["terminated; nothing was written"]
+    assert not Path("out.parquet").exists()

@@ -117,6 +117,39 @@ def test_a_gpu_without_price_is_said() -> None:
         prices.require(["h100", "h200"])
 
 
+WRONG = {
+    "of several": ("a100 = 1\n", "a100: unknown GPU 'a100': several are called so"),
+    "of none": ("h100x = 1\n", "h100x: unknown GPU 'h100x'; nearest known: h100"),
+    "of an offer": (
+        '[[offer]]\nname = "spot"\ngpu = "H100 PCIe"\ngpu_hour = 1\n',
+        "offer spot of H100 PCIe: unknown GPU 'H100 PCIe'; nearest known: h100",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", WRONG)
+def test_a_price_of_no_known_gpu_is_refused_as_gpu_refuses_it(tmp_path: Path, kind: str) -> None:
+    """It would else be passed over, and another row chosen for it."""
+    text, message = WRONG[kind]
+    prices = read(tmp_path, f'currency = "EUR"\n[gpu_hour]\nh100 = 2\n{text}')
+    with pytest.raises(InputError) as error:
+        prices.require(["h100"])
+    assert str(error.value).startswith(f"{tmp_path / 'prices.toml'}: {message}")
+    assert "; mend the name or leave it out" in str(error.value)
+
+
+def test_a_price_of_a_gpu_that_is_not_asked_for_is_none_too_many(tmp_path: Path) -> None:
+    text = 'currency = "EUR"\n[gpu_hour]\nh100 = 2\n"NVIDIA H200" = 3\n'
+    read(tmp_path, text).require(["h100"])
+
+
+def test_a_gpu_that_a_file_describes_is_known_where_it_is_asked_for() -> None:
+    prices = Prices("EUR", (Offer("h100", 2.0), Offer("h100-mine", 1.0)), Path("p.toml"))
+    prices.require(["h100-mine", "h100"])
+    with pytest.raises(InputError, match=r"h100-mine: unknown GPU.* where --gpu names the file"):
+        prices.require(["h100"])
+
+
 @pytest.mark.parametrize("minutes", [1, 10, 60])
 def test_a_run_of_whole_units_is_billed_for_no_more_than_it_took(minutes: int) -> None:
     prices = Prices("EUR", (Offer("h100", 1.0, billing_minutes=minutes),), Path("p"))

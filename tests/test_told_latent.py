@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 from test_model_latent import CASES, DOWN, H200, LAYERS, SIZES, in_bf16, in_fp8
 
-from blendsim.cli.pricing import pricing_notes
 from blendsim.cli.remarks import memory_told
 from blendsim.cli.servers import flags_assumed
 from blendsim.errors import InputError
 from blendsim.perf.density import closed_form
 from blendsim.perf.model_shapes import latent_shape, token_weights
 from blendsim.perf.store import load_profile
+from blendsim.search.priced import pricing_notes
 from blendsim.settings import Settings
 from blendsim.specs import MODELS, find_gpu
 from blendsim.system import System

@@ -89,6 +89,10 @@ def _ending() -> Iterator[None]:
         for note in getattr(error, "__notes__", ()):
             tell(f"interrupted; {note}")
         raise typer.Exit(INTERRUPTED) from error
+    except SystemExit as error:  # by `terminated`
+        for note in getattr(error, "__notes__", ()):
+            tell(f"terminated; {note}")
+        raise
     except BrokenPipeError as error:
         _leave_stdout()
         raise typer.Exit(BROKEN_PIPE) from error

@@ -13,13 +13,16 @@ if TYPE_CHECKING:  # nothing heavy before a command runs
 
 def settings_there(own: "Settings", engine: str | None, given: Mapping[str, Any]) -> "Settings":
     """The settings that a plan was made by, its `own`, with what is `given` for another run."""
+    from blendsim.topology import COLOCATED
+
     changes = dict(given)
-    if "topology" in given:  # its pools replace the ranks the plan was made for
+    has_pools = given.get("topology", COLOCATED.name) != COLOCATED.name
+    if has_pools:  # they replace the ranks the plan was made for
         changes |= {"dp": 1, "steals": False}
     if own.ep is not None and "ep" not in given:
         if "expert_parallel" in given:  # experts of one replica are all that it is of
             changes["ep"] = None
-        elif "topology" in given:
+        elif has_pools:
             changes |= {"ep": None, "expert_parallel": own.tp > 1}
     return replace(own if engine is None else own.for_engine(engine), **changes)
 

@@ -58,6 +58,7 @@ def export(
         places, files = [output], []
         if output.suffix == LINES:
             say("looking for the traces' lines")
+            asked.require_there(*asked.traces)
             files = _line_files(asked.traces, asked.read)
             places = _places(output, replicas, asked.settings.dp)
         require_places(places, [plan, *asked.inputs, *(file.path for file in files)])

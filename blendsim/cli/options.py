@@ -2,6 +2,7 @@
 become settings.
 """
 
+from collections.abc import Mapping
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
@@ -237,6 +238,7 @@ class Asked(NamedTuple):
     read: "ReadOptions"
     skip_oversize: bool
     called: str = ""  # the model as the user named it, where its row is called otherwise
+    gone: Mapping[str, str] = {}  # what to say of paths that a plan notes and that are not there
 
     def load(self, say: "Progress") -> "Workload":
         """The pool of all traces without what no schedule can hold; `say` hears how far it is."""
@@ -261,7 +263,21 @@ class Asked(NamedTuple):
                 f"{self.called} has the sizes of {self.settings.model}: " if self.called else ""
             )
             raise InputError(f"{called}{error.what}; {instead(self.settings)}") from error
-        return load_files(self.traces, self.read, say.share)
+        self.require_there(self.read.lengths, *self.traces)
+        try:
+            return load_files(self.traces, self.read, say.share)
+        except InputError as error:
+            if str(error).startswith(f"{self.read.tokenizer}: no such file"):
+                self.require_there(self.read.tokenizer)  # which not all traces need
+            raise
+
+    def require_there(self, *paths: "Path | str | None") -> None:
+        """InputError where a plan notes one of the paths and it is `gone`."""
+        from blendsim.errors import InputError
+
+        for path in paths:
+            if str(path) in self.gone:
+                raise InputError(self.gone[str(path)])
 
     def kept(self, whole: "Workload") -> "Workload":
         """The pool without what no schedule can hold; OversizeError if that may not be left out."""

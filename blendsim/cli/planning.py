@@ -16,16 +16,14 @@ from blendsim.cli.orders import load_ordered, read_orders
 from blendsim.cli.output import print_json, print_lines, tell, width
 from blendsim.cli.places import require_places
 from blendsim.cli.pooled import takes_pool
-from blendsim.cli.pricing import pricing_notes
 from blendsim.cli.progress import Progress
-from blendsim.cli.ranges import range_told, unchecked
+from blendsim.cli.ranges import range_told, true_seconds, unchecked
 from blendsim.cli.remarks import (
     best_served,
     hurried,
     memory_told,
     not_yours,
     saving_told,
-    unfollowed,
     unseen,
 )
 from blendsim.cli.rental import Wanted, rent
@@ -76,6 +74,8 @@ def plan(
         return
     with Progress(is_whole_run=True) as say:
         from blendsim.plan import write_plan
+        from blendsim.search.caveats import unfollowed, without_caveats
+        from blendsim.search.priced import pricing_notes
 
         asked = o.resolve(ctx.params | systems.first)
         require_places([output], o.files_read(ctx.params))
@@ -98,7 +98,7 @@ def plan(
         notes = [
             *unfollowed(asked.settings, choice.plan),
             *idle([asked.settings], [row.policy for row in choice.rows], pool),
-            *choice.notes,
+            *without_caveats(choice.notes, asked.settings, choice.plan),
             *unseen(asked, pool, choice.plan),
             *pricing_notes([asked.settings]),
             *memory_told(asked.settings),
@@ -125,7 +125,8 @@ def plan(
     if visible < len(choice.plan):
         where += f". Of {len(choice.plan):,} output lengths planning sees {visible:,}"
     is_sampled = asked.settings.sample != 1.0
-    hangs = range_told(spread, choice.chosen.predicted_seconds, is_sampled=is_sampled)
+    true = true_seconds(choice.chosen, pool)
+    hangs = range_told(spread, choice.chosen.predicted_seconds, is_sampled=is_sampled, true=true)
     hangs += unchecked([asked.settings])
     advice = [*choice.advice, *(found_told(found) if found else []), *hangs]
     print_lines(_text(choice.rows, choice.chosen, where, advice, notes))
@@ -192,6 +193,7 @@ def compare(
     with Progress(is_whole_run=True) as say:
         from blendsim.baselines import named_baselines
         from blendsim.search import compare as compare_baselines
+        from blendsim.search.priced import pricing_notes
         from blendsim.serving.flavour import find_flavour
 
         asked = o.resolve(ctx.params)

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 from blendsim.formats import BF16
 
 if TYPE_CHECKING:
+    from blendsim.report.metrics import Row
+    from blendsim.request import Workload
     from blendsim.search.spread import Spread
     from blendsim.settings import Settings
     from blendsim.specs import ModelSpec
@@ -21,12 +23,15 @@ def range_told(
     *,
     is_sampled: bool = True,
     missed: Mapping[str, int] | None = None,
+    true: float | None = None,
 ) -> list[str]:
     """A paragraph on a plan's times in other worlds that what planning sees allows, and in how many
     of them it misses limits that are named; none where there is one world only. The range has the
     `predicted` seconds in it, too. Without `is_sampled` all lengths that are seen were given.
+    `true` seconds, on lengths that the trace has and planning did not see, are told if they lie
+    outside.
     """
-    from blendsim.report.tables import span
+    from blendsim.report.tables import seconds, span
 
     if not spread.seconds:
         return []
@@ -56,10 +61,20 @@ def range_told(
                 f" {spread.guessed:,} requests are of sources without a {ones} length, and "
                 f"are guessed: {doubt}."
             )
+    if true is not None and span(min(low, true), max(high, true)) != span(low, high):
+        told += (
+            f" On the true lengths it takes {seconds(true)} s, outside this range: what planning "
+            "saw told too little."
+        )
     if missed:
         late = [f"in {worlds} of them it misses {limit}" for limit, worlds in missed.items()]
         told += f" I{', '.join(late)[1:]}: leave more room."
     return [told]
+
+
+def true_seconds(row: "Row", pool: "Workload") -> float | None:
+    """The row's seconds on the pool's own lengths; None where it lacks some."""
+    return row.seconds if pool.has_output.all() else None
 
 
 def unchecked(several: "Iterable[Settings]") -> list[str]:

@@ -1,5 +1,5 @@
-"""What commands that plan or run a plan note beside its figures: whether the engine can follow it,
-which given lengths planning looked at.
+"""What commands that plan or run a plan note beside its figures, and Python is not told
+(search/caveats.py has the rest): which given lengths planning looked at, what servers take.
 """
 
 from collections.abc import Sequence
@@ -26,31 +26,11 @@ HOST_STEP = 4e-3
 LONG_READ = 20.0  # seconds of reading prompts after which keeping them is worth a word
 
 
-def unfollowed(settings: "Settings", plan: "Plan | None") -> list[str]:
-    """A note where the engine schedules by itself, in one line, and `plan` is taken from both
-    ends.
-    """
-    from blendsim.serving.flavour import VLLM_PLANNED, find_flavour
-
-    is_alone = find_flavour(settings.engine).one_line
-    if plan is None or not (is_alone and _has_two_ends(plan)):
-        return []
-    if settings.engine == VLLM:
-        return [
-            "vLLM by itself serves requests in one line, so it cannot follow this plan, which is "
-            "taken from both ends; fed in this order it may take longer than predicted: plan by "
-            f"--engine {VLLM_PLANNED} for vLLM with our scheduler in it, else by --planner dfs"
-        ]
-    return [
-        "SGLang serves requests in one line, so it cannot follow this plan, which is taken "
-        "from both ends; fed in this order it may take longer than predicted: plan by "
-        "--planner dfs"
-    ]
-
-
 def fed_in_order(plan: "Plan") -> list[str]:
     """A note where the lines of `plan`, which is taken from both ends, are written in one order."""
-    if not _has_two_ends(plan):
+    from blendsim.search.caveats import has_two_ends
+
+    if not has_two_ends(plan):
         return []
     return [
         "the plan is taken from both ends: fed in this order an engine that schedules by itself, "
@@ -210,9 +190,3 @@ def unseen(asked: o.Asked, pool: "Workload", plan: "Plan | None") -> list[str]:
         f"of the {given:,} output lengths that are given planning looked at {looked:,}, as if the "
         "others were still to be answered; --sample 1 plans by all of them"
     ]
-
-
-def _has_two_ends(plan: "Plan") -> bool:
-    from blendsim.plan import DUAL_SCAN
-
-    return plan.admission == DUAL_SCAN

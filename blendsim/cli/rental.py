@@ -11,10 +11,9 @@ from blendsim.cli.idle import idle
 from blendsim.cli.lists import Systems, read_seconds
 from blendsim.cli.output import print_json, print_lines, tell, width
 from blendsim.cli.places import require_places
-from blendsim.cli.pricing import pricing_notes
 from blendsim.cli.progress import Progress
-from blendsim.cli.ranges import range_told, unchecked
-from blendsim.cli.remarks import not_yours, saving_told, unfollowed, unseen
+from blendsim.cli.ranges import range_told, true_seconds, unchecked
+from blendsim.cli.remarks import not_yours, saving_told, unseen
 from blendsim.cli.stopping import ends_at_once
 from blendsim.errors import InputError
 from blendsim.formats import BF16
@@ -47,6 +46,8 @@ def rent(params: dict[str, Any], wanted: Wanted, output: Path | None, json: bool
         from blendsim.plan import write_plan
         from blendsim.search import find_candidates
         from blendsim.search import rent as rent_systems
+        from blendsim.search.caveats import unfollowed
+        from blendsim.search.priced import pricing_notes
 
         asked = o.resolve(params)
         require_places([output], o.files_read(params))
@@ -85,7 +86,9 @@ def rent(params: dict[str, Any], wanted: Wanted, output: Path | None, json: bool
         where = f"{settings.model}{spec.in_formats}{apart}, engine {settings.engine}"
         is_sampled = settings.sample != 1.0
         unsure = unchecked(candidates.settings)
-        print_lines(_text(rental, goal, where, output, unsure, is_sampled=is_sampled))
+        true = true_seconds((rental.chosen or rental.rows[0]).row, workload)
+        lines = _text(rental, goal, where, output, unsure, is_sampled=is_sampled, true=true)
+        print_lines(lines)
     if rental.chosen is None:
         from blendsim.report.rental_advice import nothing_meets
 
@@ -140,6 +143,7 @@ def _text(
     unsure: list[str],
     *,
     is_sampled: bool,
+    true: float | None,
 ) -> list[str]:
     from blendsim.report.rental import rental_table
     from blendsim.report.rental_advice import limits_missed, rental_advice
@@ -153,6 +157,7 @@ def _text(
         shown.row.predicted_seconds,
         is_sampled=is_sampled,
         missed=limits_missed(shown, goal),
+        true=true,
     )
     advice += unsure
     lines = [

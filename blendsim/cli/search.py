@@ -11,13 +11,13 @@ from blendsim.cli.idle import idle
 from blendsim.cli.output import print_json, print_lines, width
 from blendsim.cli.places import require_places
 from blendsim.cli.pooled import takes_pool
-from blendsim.cli.pricing import pricing_notes
 from blendsim.cli.progress import Progress
-from blendsim.cli.remarks import not_yours, unfollowed, unseen
+from blendsim.cli.remarks import not_yours, unseen
 from blendsim.cli.searching import (
     cut_told,
     effort_told,
     found_json,
+    gain_told,
     measures_drawn,
     none_told,
     ranks_told,
@@ -52,6 +52,8 @@ def search(
     """
     with Progress(is_whole_run=True) as say:
         from blendsim.plan import write_plan
+        from blendsim.search.caveats import unfollowed
+        from blendsim.search.priced import pricing_notes
         from blendsim.search.schedule_search import search as find
 
         effort = replace(read_effort(evaluations, budget), is_swept=picture is not None)
@@ -132,7 +134,7 @@ def _text(found: "Found", where: str) -> list[str]:
     ranks = ranks_told(board.schedules, SHOWN, len(entries), len(found.leaderboard))
     better = (
         f"Found: {'typically' if found.worlds else 'predicted'} {in_seconds(found.seconds)} s, "
-        f"{gain:.1%} less than the best fixed policy. {schedule_told(found)}"
+        f"{gain_told(gain)}. {schedule_told(found)}"
         if found.is_searched
         else none_told(found)
     )

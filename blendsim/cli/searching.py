@@ -7,6 +7,8 @@ from blendsim.cli.lists import read_seconds
 if TYPE_CHECKING:  # nothing heavy before a command runs
     from blendsim.search.schedule_search import Effort, Found
 
+LEAST = 0.001  # the least that is told of a gain
+
 
 def read_effort(evaluations: int | None, budget: str | None) -> "Effort":
     """The effort that `--evaluations` and `--budget` ask for."""
@@ -59,15 +61,22 @@ def cut_told(found: "Found", has_picture: bool = False) -> list[str]:
     ]
 
 
+def gain_told(gain: float) -> str:
+    """How far what was found is ahead of the policies, as a share of their seconds."""
+    if gain < LEAST:
+        return f"hardly less than the best fixed policy, by under {LEAST:.1%}"
+    return f"{gain:.1%} less than the best fixed policy"
+
+
 def none_told(found: "Found") -> str:
     """That a fixed policy was kept, and why."""
     best = found.leaderboard[0]
     if best.is_fixed or best.seconds == found.seconds:
         return "No other schedule is predicted to be faster than the policies."
     gain = 1 - best.seconds / found.seconds
+    policy, gains = found.chosen.policy, f"{gain:.1%}" if gain >= LEAST else f"under {LEAST:.1%}"
     return (
-        f"The best schedule tried gains {gain:.1%} on {found.chosen.policy}, which may be chance: "
-        f"{found.chosen.policy} is kept."
+        f"The best schedule tried gains {gains} on {policy}, which may be chance: {policy} is kept."
     )
 
 

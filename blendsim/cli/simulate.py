@@ -14,9 +14,8 @@ from blendsim.cli.lists import gpu_files, one_name
 from blendsim.cli.output import print_json, print_lines, width
 from blendsim.cli.places import require_places
 from blendsim.cli.planned import given, read_planned
-from blendsim.cli.pricing import pricing_notes
 from blendsim.cli.progress import Progress
-from blendsim.cli.remarks import hurried, unfollowed, unseen
+from blendsim.cli.remarks import hurried, unseen
 from blendsim.cli.stopping import ends_at_once
 
 
@@ -91,6 +90,8 @@ def simulate(
         from blendsim.files import sha256
         from blendsim.perf.measured import chosen_place
         from blendsim.search import simulate_plan
+        from blendsim.search.caveats import unfollowed, without_caveats
+        from blendsim.search.priced import pricing_notes
         from blendsim.settings import model_kept
         from blendsim.steplog import write_steplog
 
@@ -124,7 +125,8 @@ def simulate(
             row, log, notes, seconds = simulate_plan(pool, made, settings, say, worlds)
         told = [*unfollowed(settings, made), *idle([settings], [made.policy]), *told]
         told += hurried(log)
-        notes = [*notes, *told, *unseen(asked, pool, made), *pricing_notes([settings])]
+        notes = [*without_caveats(notes, settings, made), *told, *unseen(asked, pool, made)]
+        notes += pricing_notes([settings])
         if output is not None:
             meta = {"plan_sha256": sha256(plan), "settings": asdict(settings)}
             meta |= model_kept(settings, system.model)
@@ -172,5 +174,5 @@ def _worlds_told(asked: int, seconds: list[float]) -> list[str]:
         told += f" s, typically {said(geometric_mean(seconds))}"
     return [
         f"In {counted(len(seconds), 'world')} that the sample allows it takes {told} s; where "
-        "lengths were sampled none has a longer answer than the longest of them."
+        "lengths were sampled, answers may be longer than the longest of them."
     ]

@@ -27,12 +27,12 @@ _USUAL: dict[int, tuple[Any, ...]] = {
 @contextmanager
 def ends_at_once() -> Iterator[None]:
     """Within, SIGTERM ends the process where `terminated` would have handled it, and an interrupt
-    bears a note that nothing was written.
+    bears a note that nothing was written; so does what `terminated` raises where it stays.
     """
     try:
         with _ended():
             yield
-    except KeyboardInterrupt as error:
+    except (KeyboardInterrupt, SystemExit) as error:
         error.add_note("nothing was written")
         raise
 
@@ -40,7 +40,7 @@ def ends_at_once() -> Iterator[None]:
 @contextmanager
 def _ended() -> Iterator[None]:
     # NOTE: a handler in Python waits for the kernel that is compiled, which may be more than a
-    # minute, and then for those of other threads.
+    # minute, and then for those of other threads. What ends at once has no last word.
     if not _may_end():
         yield
         return

@@ -6,11 +6,13 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from blendsim.perf.model import StepModel
+from blendsim.report import pooling
 from blendsim.report.metrics import Row
 from blendsim.report.optimum import Bounds, overlapped_best
 from blendsim.report.pooling import (
     LONG_ANSWERS,
     LONG_PROMPTS,
+    Partner,
     best_mix,
     ending_within,
     least_seconds,
@@ -32,6 +34,7 @@ _TOLD = 0.05  # seconds: less is 0.0 as printed
 #: Of a run's seconds, its reachable bound, where bounds tell what more work adds. Simulated beside
 #: demo:mixed on an L40S, at 78 %, 3,393 long prompts add 328 s where bounds differ by 85.
 CLOSE = 0.85
+_EVEN = 0.85  # of compute and decode reads the lesser to the larger, in a pool that is balanced
 ALONE = 0.5  # of a run's seconds: where one request takes more, it bounds the pool
 NEAR = 0.02  # policies within 2 % of each other are called equal, and so is work of two kinds
 
@@ -253,7 +256,24 @@ def _partner(limits: Bounds, model: StepModel, taken: float) -> str:
             "in the fewest steps there can be the pool fills the KV memory by itself, and what ran "
             "in its place would take about as long as in a large batch of its own."
         )
-    return "The pool is balanced: other work would not run noticeably cheaper beside it."
+    less, more = sorted((limits.compute, limits.memory))
+    if less >= _EVEN * more and limits.network <= more:
+        return "The pool is balanced: other work would not run noticeably cheaper beside it."
+    why = ": running compute beside decode reads saves little, as steps are priced here"
+    return (
+        "Other work would not run noticeably cheaper beside it"
+        f"{why if _gains_little(wanted, model) else ''}."
+    )
+
+
+def _gains_little(partner: Partner, model: StepModel) -> bool:
+    """Whether even a little work of the partner's kind takes about as long beside much of the other
+    kind as alone.
+    """
+    much, little = 1.0, 1e-3
+    compute, memory = (much, little) if partner == LONG_ANSWERS else (little, much)
+    beside = overlapped_best(model.lines, compute, memory) - much
+    return beside >= pooling.WORTH * little
 
 
 def _larger(limits: Bounds) -> Bounds:

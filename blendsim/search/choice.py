@@ -19,6 +19,7 @@ from blendsim.report.metrics import Row, beside, with_regret
 from blendsim.report.optimum import Bounds
 from blendsim.request import Workload
 from blendsim.search.budgets import Contender, better_run, leading_runs, tries_others
+from blendsim.search.caveats import caveats
 from blendsim.search.own import own_plans
 from blendsim.search.problem import Problem, lay_ground, plan_policy, prepare
 from blendsim.search.trial import (
@@ -48,7 +49,7 @@ class Choice(NamedTuple):
     log: StepLog  # of the chosen plan, on true lengths where the trace has them
     bounds: Bounds
     advice: list[str]  # why this plan, what bounds the pool, what would run almost free beside it
-    notes: list[str]  # what was guessed or extrapolated
+    notes: list[str]  # what was guessed or extrapolated, and caveats
 
 
 def choose(
@@ -103,7 +104,7 @@ def choose_for(
             ends=ends_of(problem, best.log),
             overlaps=problem.settings.flavour().overlaps,
         ),
-        notes=[*problem.notes, *best.notes],
+        notes=[*problem.notes, *best.notes, *caveats(problem.settings, plan)],
     )
 
 

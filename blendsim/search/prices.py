@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from blendsim.errors import InputError
 from blendsim.files import read_toml_file
-from blendsim.specs import gpu_name
+from blendsim.specs import GPUS, gpu_name, unknown_gpu
 
 _TOP = ("currency", "gpu_hour", "offer")
 _MOST = 1e12  # in any currency, and of minutes
@@ -45,7 +45,18 @@ class Prices(NamedTuple):
     path: Path  # where it was read from
 
     def require(self, gpus: Iterable[str]) -> None:
-        """InputError unless each of these GPUs has a price."""
+        """InputError unless each of these GPUs has a price, and each price is of a GPU of the
+        tables or of one of these, which a file may describe.
+        """
+        gpus = list(gpus)
+        known = [*GPUS, *(gpu for gpu in gpus if gpu not in GPUS)]
+        for offer in self.offers:
+            if offer.gpu not in known:
+                where = f"offer {offer.name} of {offer.gpu}" if offer.name else offer.gpu
+                raise InputError(
+                    f"{self.path}: {where}: {unknown_gpu(offer.gpu, known)}; mend the name or "
+                    "leave it out: a GPU that a file describes is known where --gpu names the file"
+                )
         priced = {offer.gpu for offer in self.offers}
         for gpu in gpus:
             if gpu not in priced:

@@ -12,7 +12,7 @@ import pyarrow.csv as pacsv
 from blendsim.arrays import Ints
 from blendsim.errors import InputError
 from blendsim.files import replacing
-from blendsim.plan import Plan, require_same_workload
+from blendsim.plan import Plan, require_same_replicas, require_same_workload
 from blendsim.printable import printable
 from blendsim.request import Workload
 from blendsim.search.problem import prepare
@@ -66,9 +66,10 @@ def serve(
     workload: Workload, plan: Plan, settings: Settings, progress: Say = lambda _: None
 ) -> Serving:
     """Simulate the plan on the true lengths, where the trace has them, and note who is served when.
-    Raises PlanMismatch if it is for another workload.
+    Raises PlanMismatch if it is for another workload or another number of replicas.
     """
     require_apart(settings)
+    require_same_replicas(plan, settings.dp)
     require_same_workload(plan, workload)
     problem = prepare(workload, settings, progress)
     flavour, outputs = find_engine(problem, settings.engine), problem.true_lengths

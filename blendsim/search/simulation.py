@@ -2,9 +2,10 @@
 
 from typing import NamedTuple
 
-from blendsim.plan import Plan, require_same_workload
+from blendsim.plan import Plan, require_same_replicas, require_same_workload
 from blendsim.report.metrics import Row
 from blendsim.request import Workload
+from blendsim.search.caveats import caveats
 from blendsim.search.problem import prepare
 from blendsim.search.trial import block_size, find_bounds, find_engine, find_facts, run_trial
 from blendsim.search.world_run import seconds_in_each
@@ -30,8 +31,11 @@ def simulate_plan(
     worlds: int = 0,
 ) -> Simulation:
     """Simulate a plan that was made before, and in so many `worlds` that what planning sees leaves
-    possible: none where it sees every length. Raises PlanMismatch if it is for another workload.
+    possible: none where it sees every length. Raises PlanMismatch if it is for another workload or,
+    unless the settings name pools, for another number of replicas.
     """
+    if not settings.cluster.is_disaggregated:  # pools deal out the plan of one, or refuse it
+        require_same_replicas(plan, settings.dp)
     require_same_workload(plan, workload)
     problem = prepare(workload, settings, progress)
     flavour = find_engine(problem, settings.engine)
@@ -39,7 +43,7 @@ def simulate_plan(
     block = block_size(problem, [flavour])
     limits = find_bounds(problem, flavour.token_budget, block)
     trial = run_trial(problem, plan, plan.policy, flavour, limits, find_facts(problem, limits.work))
-    notes = [*problem.notes, *trial.notes]
+    notes = [*problem.notes, *trial.notes, *caveats(settings, plan)]
     seconds: list[float] = []
     if worlds:
         progress(f"simulating {plan.policy} in {worlds} worlds")

@@ -1,11 +1,13 @@
-"""What commands note of the kernels that steps are priced by."""
+"""What is to be known of the kernels that steps are priced by."""
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:  # nothing heavy before a command runs
-    from blendsim.settings import Settings
-
+from blendsim.gpu_file import other_figures
+from blendsim.perf.derive import STAND_INS
+from blendsim.perf.measured import AUTO, IMPORTED, MEASURED, chosen_place, meant, shipped_place
+from blendsim.perf.overlap import FIT, MEASURED_ON, TABLE, default_overlap
+from blendsim.perf.store import OVERLAP_FILE, load_profile
+from blendsim.settings import Settings
 
 #: Kernels that stand in beside those that they stand for.
 _COMPARED = {
@@ -15,7 +17,7 @@ _COMPARED = {
 }
 
 
-def pricing_notes(several: "Iterable[Settings]", *, overlaps: bool | None = None) -> list[str]:
+def pricing_notes(several: Iterable[Settings], *, overlaps: bool | None = None) -> list[str]:
     """Notes on what steps of these systems are priced by: where something that was measured is not
     used, an overlap is another GPU's, or all-reduces are of a kernel that engines do not take.
     `overlaps` tells whether a row shown does, the settings' engine by itself.
@@ -71,11 +73,8 @@ def pricing_notes(several: "Iterable[Settings]", *, overlaps: bool | None = None
     return [*_scaled(several), *notes, *_stand_ins(several), *_unused_all_reduces(several)]
 
 
-def _scaled(several: "Iterable[Settings]") -> list[str]:
+def _scaled(several: Iterable[Settings]) -> list[str]:
     """A note on each GPU that a file describes: whose kernels are scaled to it, and by what."""
-    from blendsim.gpu_file import other_figures
-    from blendsim.perf.measured import meant
-
     notes = []
     for settings in several:
         if settings.gpu_spec is not None:
@@ -89,12 +88,8 @@ def _scaled(several: "Iterable[Settings]") -> list[str]:
     return list(dict.fromkeys(notes))
 
 
-def _stand_ins(several: "Iterable[Settings]") -> list[str]:
+def _stand_ins(several: Iterable[Settings]) -> list[str]:
     """A note where kernels of a format are priced by those of another, which were measured."""
-    from blendsim.perf.derive import STAND_INS
-    from blendsim.perf.measured import IMPORTED, meant
-    from blendsim.perf.store import load_profile
-
     borrowed: dict[tuple[str, str, str], list[str]] = {}
     for settings in several:
         system = settings.system
@@ -111,13 +106,11 @@ def _stand_ins(several: "Iterable[Settings]") -> list[str]:
     ]
 
 
-def _overlaps(settings: "Settings", told: bool | None) -> bool:
+def _overlaps(settings: Settings, told: bool | None) -> bool:
     return settings.flavour().overlaps if told is None else told
 
 
-def _is_measured_too(settings: "Settings") -> bool:
-    from blendsim.perf.measured import IMPORTED, shipped_place
-
+def _is_measured_too(settings: Settings) -> bool:
     return (
         settings.profile == IMPORTED
         and settings.gpu_spec is None
@@ -126,26 +119,18 @@ def _is_measured_too(settings: "Settings") -> bool:
     )
 
 
-def _is_measured_by_itself(settings: "Settings") -> bool:
+def _is_measured_by_itself(settings: Settings) -> bool:
     """Whether what was measured prices steps though nobody asked for that."""
-    from blendsim.perf.measured import AUTO, MEASURED, meant
-
     return settings.profile == AUTO and meant(settings.system, AUTO) == MEASURED
 
 
-def _overlap_is_borrowed(settings: "Settings") -> bool:
+def _overlap_is_borrowed(settings: Settings) -> bool:
     """Whether steps are priced by the table of an A100 on another GPU."""
-    from blendsim.perf.overlap import MEASURED_ON
-
     return settings.gpu != MEASURED_ON and _is_by_table(settings)
 
 
-def _is_by_table(settings: "Settings") -> bool:
+def _is_by_table(settings: Settings) -> bool:
     """Whether compute runs beside reads by NanoFlow's published table."""
-    from blendsim.perf.measured import chosen_place
-    from blendsim.perf.overlap import FIT, TABLE, default_overlap
-    from blendsim.perf.store import OVERLAP_FILE
-
     overlap = settings.overlap
     if overlap == "auto":
         place = chosen_place(settings.system, settings.profile)
@@ -154,11 +139,8 @@ def _is_by_table(settings: "Settings") -> bool:
     return overlap == TABLE
 
 
-def _unused_all_reduces(several: "Iterable[Settings]") -> list[str]:
+def _unused_all_reduces(several: Iterable[Settings]) -> list[str]:
     """A note where all-reduces are of a kernel that vLLM has for GPUs with NVLink, else for two."""
-    from blendsim.perf.measured import IMPORTED, meant
-    from blendsim.perf.store import load_profile
-
     named: dict[str, None] = {}
     for system, profile in dict.fromkeys((each.system, each.profile) for each in several):
         if meant(system, profile) == IMPORTED and system.tp > 2 and system.gpu.link.is_pcie:
