@@ -69,7 +69,7 @@ class Gains:
     crowd: float = 1.0
     #: Share of the KV cache that reads may fill where they are spread over the longest visible
     #: length; where they would fill more, the cache is kept full. At 0 it always is.
-    longest_fill: float = 0.65
+    longest_fill: float = 0.55
     #: Idle prefixes that somebody waits for are evicted last, whatever the engine does by itself:
     #: the compute-heavy end is taken from both its ends, so a prefix may wait for long.
     keeps_awaited: bool = True

@@ -53,7 +53,7 @@ def paced_worlds(draw: st.DrawFn) -> PacedWorld:
         caution=draw(st.sampled_from([0.0, 1.0])),
         look_steps=draw(st.sampled_from([1, 8])),
         crowd=draw(st.sampled_from([0.25, 1.0, 1e9])),
-        longest_fill=draw(st.sampled_from([0.0, 0.65, 1.0])),
+        longest_fill=draw(st.sampled_from([0.0, 0.55, 1.0])),
         keeps_awaited=world.knows_plan,
     )
     return PacedWorld(

@@ -62,10 +62,10 @@ def test_the_range_is_that_of_the_chosen_plan_in_worlds_that_did_not_choose_it()
 
 @pytest.mark.parametrize(
     ("true", "is_told"),
-    [(98.0, True), (99.97, False), (100.0, False), (105.0, False), (110.04, False), (113.0, True)],
+    [(98.0, True), (99.1, False), (100.0, False), (105.0, False), (111.0, False), (111.2, True)],
 )
-def test_true_seconds_outside_the_range_are_told(true: float, is_told: bool) -> None:
-    """As printed: a range to 110.0 s has 110.04 in it."""
+def test_true_seconds_far_outside_the_range_are_told(true: float, is_told: bool) -> None:
+    """By more than 1 %."""
     [said] = range_told(Spread([100.0, 104.0, 110.0], 9, 0), 105.0, true=true)
     outside = (
         f" On the true lengths it takes {true:.1f} s, outside this range: what planning saw told "

@@ -66,7 +66,7 @@ def test_none_is_left_empty_where_reads_fill_most_of_the_cache_anyway() -> None:
     """Who waits would find no room, and run on alone at the end."""
     core = AMPLE.core()
     p = record_of(core)
-    for share, is_left in ((0.6, True), (0.7, False)):
+    for share, is_left in ((0.5, True), (0.6, False)):
         p.most_held = (1 + remaining.MARGIN) * 3_069.5 / 50 / share
         pacing_module.look(core.state)
         assert (p.kept_empty > 0.0) == is_left
@@ -110,5 +110,15 @@ def test_the_limit_is_a_gain() -> None:
     p.most_held = (1 + remaining.MARGIN) * 3_069.5 / 50 / 0.5
     for limit, is_left in ((0.0, False), (0.45, False), (0.55, True), (1.0, True)):
         p.longest_fill = limit
+        pacing_module.look(core.state)
+        assert (p.kept_empty > 0.0) == is_left
+
+
+def test_none_is_left_empty_where_readers_of_a_prefix_wait() -> None:
+    """They would bring it in anew, one after the other."""
+    core = AMPLE.core()
+    p = record_of(core)
+    for spared, is_left in ((0.0, True), (0.08, True), (0.12, False)):
+        p.right_spared = spared * p.right_reads
         pacing_module.look(core.state)
         assert (p.kept_empty > 0.0) == is_left

@@ -214,7 +214,7 @@ _GAINS: dict[str, tuple[float, ...]] = {  # of pacing.Gains
     "trust": (0.25, 1.0, 4.0),
     "look_steps": (64, 128, 256, 512, 1_024),
     "crowd": (0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 4.0, 16.0),
-    "longest_fill": (0.0, 0.5, 0.65, 0.8, 1.0),
+    "longest_fill": (0.0, 0.4, 0.55, 0.7, 0.85, 1.0),
 }
 _UNORDERED = ("policy", "ends", "eviction")
 
