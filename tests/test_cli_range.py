@@ -74,6 +74,24 @@ def test_true_seconds_far_outside_the_range_are_told(true: float, is_told: bool)
     assert said.endswith("the plan takes 100.0 to 110.0 s." + outside * is_told)
 
 
+@pytest.mark.parametrize(
+    ("predicted", "is_told"), [(99.5, True), (100.0, False), (109.9, False), (111.0, True)]
+)
+def test_the_mean_is_told_where_the_predicted_world_is_unusual(
+    predicted: float, is_told: bool
+) -> None:
+    """By more than 5 % of it."""
+    [said] = range_told(Spread([101.0, 104.0, 109.5], 9, 0), predicted)
+    mean = (
+        f" The predicted {predicted:.1f} s are of one such world: reckon with 104.8 s, the mean of "
+        "the 3."
+    )
+    assert said.endswith(mean) == is_told
+    assert ("reckon with" in said) == is_told
+    [guessed] = range_told(Spread([101.0, 104.0, 109.5], 9, 9), predicted)
+    assert "reckon with" not in guessed  # of which half to double is said
+
+
 def test_the_command_tells_them_where_the_trace_has_all_lengths(tmp_path: Path) -> None:
     """One answer of many, and no other seen, is longer than any that a world draws."""
     rows = ["1000,20"] * 300 + ["1000,6000"]

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 #: Share of the seconds by which a time lies far outside of a range: less is as good as within.
 FAR = 0.01
+#: Share of the mean seconds of worlds that the predicted one is off where the mean is told, too.
+UNUSUAL = 0.05
 CHECKED, CHECKED_ON = "llama-3.1-8b", "h200"  # in bf16 on one GPU (docs/validation.md)
 CHECKED_ONCE, PRICED_LOW = "qwen-2.5-7b", "5.5 %"  # there, by one run in prefix order on blendrt
 
@@ -29,7 +31,8 @@ def range_told(
 ) -> list[str]:
     """A paragraph on a plan's times in other worlds that what planning sees allows, and in how many
     of them it misses limits that are named; none where there is one world only. The range has the
-    `predicted` seconds in it, too. Without `is_sampled` all lengths that are seen were given.
+    `predicted` seconds in it, too, and where these are far from the others' mean that is told.
+    Without `is_sampled` all lengths that are seen were given.
     `true` seconds, on lengths that the trace has and planning did not see, are told if they lie far
     outside.
     """
@@ -58,6 +61,12 @@ def range_told(
             f"Predicted seconds hang on lengths that {hidden}: {worlds} that {seen}{and_itself} "
             f"the plan takes {span(low, high)} s."
         )
+        mean = sum(spread.seconds) / len(spread.seconds)
+        if abs(predicted - mean) > UNUSUAL * mean:
+            told += (
+                f" The predicted {seconds(predicted)} s are of one such world: reckon with "
+                f"{seconds(mean)} s, the mean of the {len(spread.seconds)}."
+            )
         if spread.guessed:
             told += (
                 f" {spread.guessed:,} requests are of sources without a {ones} length, and "
