@@ -5,6 +5,7 @@ import pytest
 from pacing_worlds import AMPLE, record_of
 
 from blendsim import search
+from blendsim.pacing import Gains
 from blendsim.request import Workload, from_lengths, pool
 from blendsim.search.problem import plan_policy
 from blendsim.search.trial import find_engine, log_in
@@ -70,6 +71,35 @@ def test_none_is_left_empty_where_reads_fill_most_of_the_cache_anyway() -> None:
         p.most_held = (1 + remaining.MARGIN) * 3_069.5 / 50 / share
         pacing_module.look(core.state)
         assert (p.kept_empty > 0.0) == is_left
+
+
+def test_none_is_left_empty_where_those_held_back_would_compute_more_than_they_read() -> None:
+    """Their share of the tokens is a tenth less, and a tenth more, than of the reads."""
+    core = AMPLE.core()
+    p = record_of(core)
+    pacing_module.look(core.state)
+    assert p.kept_empty > 0.0
+    tokens = p.tokens_left * p.right_reads / p.reads_left
+    for part, is_left in ((0.9, True), (1.1, False)):
+        p.right_tokens, p.left_tokens = part * tokens, 0.0
+        pacing_module.look(core.state)
+        assert (p.kept_empty > 0.0) == is_left
+
+
+def test_chats_do_not_wait_beside_long_answers_that_were_all_sampled() -> None:
+    """They are the memory-heavy end's as far as anybody knows, and bring the prompts to compute."""
+    rng = np.random.default_rng(0)
+    videos = from_lengths([100] * 30, rng.integers(4_000, 16_000, 30), source="videos")
+    chats = from_lengths([300] * 16_000, rng.integers(1, 60, 16_000), source="chats")
+    workload = pool([videos, chats])
+    seconds = []
+    for longest_fill in (Gains().longest_fill, 0.0):
+        settings = search.Settings(sample=0.01, pacing=Gains(longest_fill=longest_fill))
+        problem = search.prepare(workload, settings)
+        plan = plan_policy(problem, "paced")
+        done = log_in(problem, plan, find_engine(problem, "nanoflow"), problem.true_lengths)
+        seconds.append(done.end)
+    assert seconds[0] <= 1.005 * seconds[1]
 
 
 @pytest.mark.parametrize(("request_id", "empty"), [(3, 300), (4, 300), (5, 0)])

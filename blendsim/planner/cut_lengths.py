@@ -10,15 +10,16 @@ was cut, lengths are exponential, with the mean that all tokens over all uncut a
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from blendsim.arrays import Bools, Floats, Ints
 
-UNLIMITED = np.inf
+Sources = NDArray[np.int32]  # a number a source
 
 
 def as_limits(output_limit: Ints) -> Floats:
     """(n,) `max_tokens` of requests, infinite where there is none."""
-    return np.where(output_limit > 0, output_limit, UNLIMITED)
+    return np.where(output_limit > 0, output_limit, np.inf)
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,14 +118,19 @@ class CutLengths:
     length is not visible may be cut shorter than answers that were seen.
     """
 
-    source: Ints  # (e,) of each length seen
+    source: Sources  # (e,) of each length seen
     value: Floats  # (e,), tokens
     lengths: dict[int, SourceLengths]  # by source
     most: dict[int, float]  # by source, the highest limit of requests that are not visible
 
     @staticmethod
     def of(
-        source: Ints, value: Ints, limit: Floats, weight: Floats, unseen: Ints, unseen_limit: Floats
+        source: Sources,
+        value: Ints,
+        limit: Floats,
+        weight: Floats,
+        unseen: Sources,
+        unseen_limit: Floats,
     ) -> "CutLengths":
         """Of e lengths seen, and the sources and limits of all whose length is not visible."""
         found: dict[int, SourceLengths] = {}
@@ -149,7 +155,7 @@ class CutLengths:
             value[mine[cut]] = lengths.mean_of_longer(lengths.value[cut], self.most[s])
         return value
 
-    def shares(self, source: Ints, limit: Floats) -> Floats:
+    def shares(self, source: Sources, limit: Floats) -> Floats:
         """(n,) what the limits of requests leave of the mean under the highest one."""
         share = np.ones(len(source))
         for s, lengths in self.lengths.items():

@@ -150,8 +150,8 @@ def draw(
         row = tree.order[doubtful]
         drawn[row] = np.maximum(1, np.rint(drawn[row] * scale[doubtful])).astype(np.int64)
     _redraw_peaks(drawn, workload, tree, found, rng, is_doubted)
-    limit = np.where(workload.output_limit > 0, workload.output_limit, np.iinfo(np.int64).max)
-    return np.where(lengths.is_visible, lengths.expected, np.minimum(drawn, limit))
+    drawn = np.minimum(drawn, as_limits(workload.output_limit)).astype(np.int64)
+    return np.where(lengths.is_visible, lengths.expected, drawn)
 
 
 def _little_doubt(tree: PoolTree, found: Ints, rng: np.random.Generator) -> Floats:
@@ -228,11 +228,11 @@ def _cut_lengths(
     limit, unseen = as_limits(workload.output_limit[tree.order]), ~is_visible[tree.order]
     row = tree.order[found]
     return CutLengths.of(
-        tree.group[found].astype(np.int64),
+        tree.group[found],
         workload.output_len[row],
         np.where(workload.is_known[row], np.inf, limit[found]),
         weight,
-        tree.group[unseen].astype(np.int64),
+        tree.group[unseen],
         limit[unseen],
     )
 
@@ -294,7 +294,7 @@ def estimate(
         mean = shrunk(workload, tree, is_visible, value).means()
     else:
         mean = _means_of_deepest(tree, found, value)
-    mean *= cut.shares(tree.group.astype(np.int64), as_limits(workload.output_limit[tree.order]))
+    mean *= cut.shares(tree.group, as_limits(workload.output_limit[tree.order]))
     guessed = np.empty(len(workload))
     guessed[tree.order] = mean
     sampled = seen[is_visible & ~workload.is_known]
@@ -307,9 +307,7 @@ def estimate(
             workload.output_limit[is_blind], source[is_blind], sampled, guess
         )
         notes.append(note)
-    capped = np.where(
-        workload.output_limit > 0, np.minimum(guessed, workload.output_limit), guessed
-    )
+    capped = np.minimum(guessed, as_limits(workload.output_limit))
     expected = np.where(is_visible, seen, np.rint(capped))
     return Estimate(np.maximum(expected, 1).astype(np.int64), tuple(notes))
 
@@ -317,8 +315,7 @@ def estimate(
 def _prior(limit: Ints, source: Ints, sampled: Ints, guess: int | None) -> tuple[Floats, str]:
     """What requests of these sources with these limits (0 = none) are expected to answer where
     nothing is seen of their source, and a sentence on it. `sampled` are lengths of other sources.
-    A `guess`, or
-    their mean, is the mean of each source, limits and all.
+    A `guess`, or their mean, is the mean of each source, limits and all.
     """
 
     def under_limits(mean: float) -> Floats:

@@ -242,7 +242,7 @@ def spread_over_longest(state: State, tokens: float, reads: float, most: float) 
     if least_size(pace, even, reads / steps) > even:
         pace.record[0].kept_empty = 0.0
     else:
-        hold_back(state, reads, most, steps)
+        hold_back(state, tokens, reads, most, steps)
 
 
 @kernel

@@ -133,20 +133,22 @@ def foresee(state: State, reads: float, ahead: Floats) -> float:
 
 
 @kernel
-def hold_back(state: State, reads: float, most: float, steps: float) -> None:
+def hold_back(state: State, tokens: float, reads: float, most: float, steps: float) -> None:
     """Note how much KV the right leaves empty, so that the seconds of `reads` last for the `steps`
     that the longest visible length takes. KV kept full is read for `most` seconds a step; where
     that would be for fewer steps, those behind them would have nothing to read.
 
     Nothing is left where reads fill more than `longest_fill` of it, since long answers that wait
     would find no room, nor where readers of shared prefixes wait: one by one they would bring them
-    in anew.
+    in anew. Nor where who waits is less memory-heavy than all that is left, `tokens` that read so
+    much: held back, it would keep tokens from being computed beside the reads of those that run.
     """
     s, p = state.scalars[0], state.pace[0].record[0]
     p.longest_end = s.step + steps
     share = min(1.0, (1.0 + MARGIN) * reads / (steps * most))
     is_shared = reads_per_held(p.right_reads, p.right_spared) > 1.0 + MARGIN
-    if is_shared or share > p.longest_fill:
+    is_light = p.right_reads * p.read_seconds * tokens < p.right_tokens * reads
+    if is_shared or is_light or share > p.longest_fill:
         share = 1.0
     p.kept_empty = (1.0 - share) * (s.capacity - s.shared_length) * s.block_tokens
 
