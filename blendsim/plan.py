@@ -65,6 +65,14 @@ class Plan:
     def __len__(self) -> int:
         return len(self.order)
 
+    @property
+    def replicas(self) -> int:
+        """Colocated replicas it is for, of which some may have no requests; where its `meta` does
+        not say how many those are, as many as the last that has some.
+        """
+        needed = int(self.rank.max(initial=0)) + 1
+        return max(needed, int(self.meta.get("settings", {}).get("dp", needed)))
+
     def check(self) -> None:
         """Assert that the plan is a permutation and its columns fit together."""
         n = len(self)
@@ -97,13 +105,18 @@ def deal(plan: Plan, rank: Ints) -> Plan:
 
 def fingerprint(workload: Workload, is_visible: Bools) -> str:
     """SHA-256 of what planning may see: ids, sources, prompts, limits, and output lengths where
-    `is_visible`; and those of all requests that are answered.
+    `is_visible`; and those of all requests that are answered. The same for a workload in memory and
+    as its file is read, which takes no more room for a column than its values need.
     """
     digest = hashlib.sha256(b"blendsim workload 1")
     prompts = workload.prompts
     seen = np.where(is_visible, workload.output_len, 0)
+    longest = max(1, int(np.strings.str_len(workload.ids).max(initial=0)))
+    units = prompts.units
+    if units.max(initial=0) < 2**31 and units.min(initial=0) >= 0:
+        units = units.astype(np.int32, copy=False)
     for column in (
-        workload.ids,
+        workload.ids.astype(f"<U{longest}", copy=False),
         workload.prompt_len,
         workload.output_limit,
         workload.is_known,
@@ -111,7 +124,7 @@ def fingerprint(workload: Workload, is_visible: Bools) -> str:
         is_visible,
         seen,
         prompts.offsets,
-        prompts.units,
+        units,
         prompts.space,
         prompts.unit_tokens,
     ):

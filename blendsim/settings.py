@@ -160,6 +160,13 @@ class Settings:
             raise InputError(f"output_reserved = {self.output_reserved} must be at least 0")
 
     @property
+    def without_rules(self) -> "Settings":
+        """The same with an engine by its own rules."""
+        return replace(
+            self, token_budget=None, max_running=None, eviction=None, output_reserved=None
+        )
+
+    @property
     def spec(self) -> ModelSpec:
         """The model in the formats that are asked for; InputError where there is none."""
         spec = find_model(self.model).in_format(self.quantization, self.kv_cache_dtype)

@@ -1,6 +1,6 @@
 """Words for figures, as messages of any floor need them, and who hears them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 #: Hears what is being done.
 Say = Callable[[str], None]
@@ -16,6 +16,11 @@ class Lacking(str):
     """A note on requests that a trace gives no output length of."""
 
     __slots__ = ()
+
+
+def listing(names: Sequence[str], last: str = "and") -> str:
+    """“a”, “a and b”, “a, b and c”."""
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} {last} {names[-1]}"
 
 
 def counted(n: int, noun: str) -> str:

@@ -9,7 +9,7 @@ from blendsim.search.trial import find_engine, log_in
 from blendsim.steplog import StepLog
 from paper_repro.claims import Verdict, sign
 from paper_repro.lab import Lab
-from paper_repro.reading import part, percent
+from paper_repro.reading import in_per_cent, percent
 from paper_repro.slices import slices
 from paper_repro.table import Table
 
@@ -36,7 +36,8 @@ def verdicts(tables: dict[str, Table]) -> list[Verdict]:
     shown = (
         f"{dfs['seconds']:,.0f} s in prefix order, {blend['seconds']:,.0f} s blended "
         f"({percent(1 + gain)} throughput); work side by side: "
-        f"{part(dfs['side_by_side'], 0)} → {part(blend['side_by_side'], 0)} of the run"
+        f"{in_per_cent(dfs['side_by_side'], 0)} → "
+        f"{in_per_cent(blend['side_by_side'], 0)} of the run"
     )
     holds = gain > 0 and blend["side_by_side"] > dfs["side_by_side"]
     return [sign("fig01", holds, shown)]

@@ -11,7 +11,7 @@ from blendsim.search.trial import find_engine, log_in
 from blendsim.steplog import StepLog
 from paper_repro.claims import Verdict, sign
 from paper_repro.lab import Lab
-from paper_repro.reading import part
+from paper_repro.reading import in_per_cent
 from paper_repro.slices import slices
 from paper_repro.table import Table
 
@@ -36,8 +36,8 @@ def verdicts(tables: dict[str, Table]) -> list[Verdict]:
     """Prefix order spends much of the run short of memory work, and much short of compute."""
     dfs, random = (tables["runs"].record(policy=name) for name in POLICIES)
     words = [
-        f"{name}: {part(row['far_above'], 0)} of the time above {FAR:g} × the run's own ratio, "
-        f"{part(row['far_below'], 0)} below 1/{FAR:g} of it"
+        f"{name}: {in_per_cent(row['far_above'], 0)} of the time above {FAR:g} × the run's own "
+        f"ratio, {in_per_cent(row['far_below'], 0)} below 1/{FAR:g} of it"
         for name, row in (("prefix order", dfs), ("random order", random))
     ]
     holds = dfs["far_above"] > 0.1 and dfs["far_below"] > 0.1

@@ -20,7 +20,7 @@ from blendsim.serving.columns import RUNNING
 from blendsim.serving.core import ServingCore
 from paper_repro.claims import Verdict, read_claims, sign
 from paper_repro.lab import Lab
-from paper_repro.reading import part
+from paper_repro.reading import in_per_cent
 from paper_repro.table import Table
 
 TRACE = "trace1"
@@ -68,8 +68,8 @@ def verdicts(tables: dict[str, Table]) -> list[Verdict]:
         )
     share = warm_up["planning_share"] + warm_up["sampled_share"]
     shown = (
-        f"{part(share, 2)} of the run: {part(warm_up['planning_share'], 2)} planning on the CPU, "
-        f"{part(warm_up['sampled_share'], 2)} until the sampled requests are in"
+        f"{in_per_cent(share, 2)} of the run: {in_per_cent(warm_up['planning_share'], 2)} planning "
+        f"on the CPU, {in_per_cent(warm_up['sampled_share'], 2)} until the sampled requests are in"
     )
     return [*found, sign("overhead-warm-up", share <= _limit("overhead-warm-up"), shown)]
 

@@ -43,14 +43,14 @@ def spread(ratios: Sequence[float]) -> str:
     return f"{percent(min(ratios))} … {percent(max(ratios))}, mean {percent(mean(ratios))}"
 
 
-def part(share: float, digits: int = 1) -> str:
+def in_per_cent(share: float, digits: int = 1) -> str:
     """A share of a whole in per cent."""
     return f"{100 * share:.{digits}f} %"
 
 
 def between(values: Sequence[float], digits: int = 1) -> str:
     """Least and most of some shares."""
-    return f"{part(min(values), digits)} … {part(max(values), digits)}"
+    return f"{in_per_cent(min(values), digits)} … {in_per_cent(max(values), digits)}"
 
 
 def with_ours(verdict: Verdict, runs: Table, **where: str) -> Verdict:

@@ -71,7 +71,7 @@ def _rows() -> Iterator[tuple[str, float, float, float, int]]:
             policy = path.stem.removeprefix(f"{pool}-").removesuffix(f"-{_RUN}")
             measured = base.end / log.end
             simulated = priced / _priced(log)
-            is_fitted = _is_fitted(base_path, base) and _is_fitted(path, log)
+            is_fitted = _is_fitted(base_path, base) or _is_fitted(path, log)
             name = f"{base_path.parent.name}, {pool}: {policy} over {_BASE}"
             yield name, simulated, measured, simulated / measured - 1, int(not is_fitted)
 

@@ -18,7 +18,7 @@ from blendsim.prefix import subset
 from blendsim.search.problem import Problem
 from paper_repro.claims import Verdict, sign
 from paper_repro.lab import Lab
-from paper_repro.reading import between, part
+from paper_repro.reading import between, in_per_cent
 from paper_repro.runs import TRACES
 from paper_repro.table import Cell, Table
 
@@ -63,7 +63,7 @@ def verdicts(tables: dict[str, Table]) -> list[Verdict]:
     kept = min(splits.column("sharing_kept"))
     return [
         sign("split-leaves", not outside, shown, words),
-        sign("split-sharing", kept >= KEPT, f"{part(kept, 2)} at least, by every rule"),
+        sign("split-sharing", kept >= KEPT, f"{in_per_cent(kept, 2)} at least, by every rule"),
     ]
 
 

@@ -16,7 +16,7 @@ from blendsim.search.world_run import seconds_in
 from blendsim.synth.recipes import RECIPES
 from paper_repro.claims import Verdict, near, read_claims, sign
 from paper_repro.lab import Lab
-from paper_repro.reading import part
+from paper_repro.reading import in_per_cent
 from paper_repro.table import Table
 
 LEAST_REQUESTS = 400_000
@@ -40,7 +40,9 @@ def verdicts(tables: dict[str, Table]) -> list[Verdict]:
         is_there = all(
             abs(row[name] / row[f"wanted_{name}"] - 1) <= WITHIN for name in ("density", "sharing")
         )
-        shown = f"{row['density']:.3f}, {part(row['sharing'], 2)}, {row['requests']:,} requests"
+        shown = (
+            f"{row['density']:.3f}, {in_per_cent(row['sharing'], 2)}, {row['requests']:,} requests"
+        )
         verdict = sign(f"table2-{row['trace']}", is_there, shown)
         if row["requests"] < LEAST_REQUESTS:
             verdict = verdict._replace(holds=None, words="a quick run has fewer requests")

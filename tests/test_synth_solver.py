@@ -8,7 +8,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from blendsim.errors import InputError, UnknownName
-from blendsim.synth.normalise import FRAME_TOKENS, video_tokens, with_mean
+from blendsim.synth.normalise import FRAME_TOKENS, video_tokens, with_chat_mean
 from blendsim.synth.recipes import RECIPES, Recipe, grid, recipe
 from blendsim.synth.solver import Totals, counts, reachable_density, reached
 
@@ -129,17 +129,17 @@ def test_normalised_outputs_have_the_mean_and_keep_variance_and_order(
     before = np.array([*lengths, 1, 4000 - extra])
     if before.std() > 4 * 256:  # so few tokens cannot vary so much
         before = before // 4 + 1
-    after = with_mean(before)
+    after = with_chat_mean(before)
     assert after.mean() == pytest.approx(256, rel=0.01)
     assert after.std() == pytest.approx(before.std(), rel=0.02)
     assert (np.diff(after[np.argsort(before, kind="stable")]) >= 0).all()
 
 
 def test_equal_outputs_become_the_mean() -> None:
-    assert with_mean(np.array([9, 9])).tolist() == [256, 256]
+    assert with_chat_mean(np.array([9, 9])).tolist() == [256, 256]
 
 
 def test_videos_are_whole_frames_with_a_mean_of_16_k() -> None:
-    tokens = video_tokens(np.array([100.0, 176.0, 252.0]))
+    tokens = video_tokens(np.array([100.0, 176.0, 252.0]), 130_560)
     assert tokens.mean() == pytest.approx(16384, abs=FRAME_TOKENS)
     assert (tokens % FRAME_TOKENS == 0).all()

@@ -55,7 +55,8 @@ def read_systems(
 
 def gpu_files(gpu: str | None) -> list[str]:
     """The files among what --gpu names."""
-    return [] if gpu is None else [each for each in gpu.split(",") if is_gpu_file(each)]
+    names = [] if gpu is None else map(str.strip, gpu.split(","))
+    return [each for each in names if is_gpu_file(each)]
 
 
 def one_name(text: str) -> str:

@@ -62,16 +62,12 @@ def measure(
     json: o.Json = False,
 ) -> None:
     """Measure a model's kernels on this machine, and what overlapping them buys."""
-    from blendsim.errors import Unavailable
+    from blendsim.live.engine import libraries
 
     with Progress() as say:
-        try:
+        with libraries("profile measure"):
             from blendrt.profiler.measure import Request, measure_profile
             from blendrt.profiler.target import find_decoder, open_device
-        except ModuleNotFoundError as error:
-            raise Unavailable(
-                f"blendsim profile measure needs {error.name}: pip install 'blendsim[runtime]'"
-            ) from error
         decoder = find_decoder(model)
         done = measure_profile(Request(decoder, tp, open_device(device), minutes), output, say)
     if json:

@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from blendsim.formats import BF16
+from blendsim.wording import listing
 
 if TYPE_CHECKING:
     from blendsim.report.metrics import Row
@@ -104,19 +105,19 @@ def unchecked(several: "Iterable[Settings]") -> list[str]:
         "with quantised weights": any(spec.weights != BF16 for spec in specs),
         "with quantised KV": any(spec.kv != BF16 for spec in specs),
     }
-    kinds = [f"on {_either(list(gpus))}"] if gpus else []
-    kinds += [f"of {_either(list(models))}"] if models else []
+    kinds = [f"on {listing(list(gpus), 'or')}"] if gpus else []
+    kinds += [f"of {listing(list(models), 'or')}"] if models else []
     kinds += [what for what, is_so in others.items() if is_so]
     if not kinds and not once:
         return []
     if not kinds:
         return [
-            f"One whole run alone of {_either(list(once))} was held against the model, in prefix "
-            f"order on our runtime: it was priced {PRICED_LOW} too low (docs/validation.md)."
+            f"One whole run alone of {listing(list(once), 'or')} was held against the model, in "
+            f"prefix order on our runtime: it was priced {PRICED_LOW} too low (docs/validation.md)."
         ]
     return [
-        f"How far the model is off is not known: no whole run {_either(kinds)} was held against it "
-        "(docs/validation.md)."
+        f"How far the model is off is not known: no whole run {listing(kinds, 'or')} was held "
+        "against it (docs/validation.md)."
     ]
 
 
@@ -127,7 +128,3 @@ def _is_like(spec: "ModelSpec", name: str) -> bool:
     own = MODELS[name]
     alike = replace(spec, name=own.name, context=own.context, weights=own.weights, kv=own.kv)
     return alike == own
-
-
-def _either(names: list[str]) -> str:
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} or {names[-1]}"

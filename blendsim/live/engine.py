@@ -6,8 +6,8 @@ from enum import StrEnum
 
 from blendsim.errors import InputError, Unavailable
 
-#: Libraries, and the extra that brings them.
-_LIBRARIES = dict.fromkeys(("torch", "safetensors", "tokenizers", "jinja2"), "runtime")
+#: Libraries that the extra `runtime` brings.
+_LIBRARIES = frozenset({"torch", "safetensors", "tokenizers", "jinja2"})
 
 
 class Engine(StrEnum):
@@ -31,7 +31,6 @@ def libraries(command: str) -> Iterator[None]:
     except ModuleNotFoundError as error:
         if error.name not in _LIBRARIES:
             raise
-        extra = _LIBRARIES[error.name]
         raise Unavailable(
-            f"blendsim {command} needs {error.name}: pip install 'blendsim[{extra}]'"
+            f"blendsim {command} needs {error.name}: pip install 'blendsim[runtime]'"
         ) from error

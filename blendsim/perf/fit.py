@@ -15,7 +15,7 @@ from blendsim.arrays import Floats, Ints
 from blendsim.errors import ProfileError
 from blendsim.perf.kernels import overlapped
 from blendsim.perf.overlap import hull
-from blendsim.perf.records import column, read_rows, write_rows
+from blendsim.perf.records import above_zero, column, read_rows, write_rows
 
 HOLD_BACK = 5  # every fifth point is kept from the fit and predicted
 _ALIKE = 1.05  # ratios so near are one point
@@ -110,7 +110,7 @@ def write_overlap(fit: OverlapFit, path: Path) -> None:
 def read_shares(path: Path) -> Shares:
     """The SM shares of an overlap.csv."""
     _, rows = read_rows(path, _HEADER)
-    return Shares(column(path, rows, 0), column(path, rows, 2).astype(np.int64))
+    return Shares(above_zero(path, rows, 0), column(path, rows, 2).astype(np.int64))
 
 
 class _Size(NamedTuple):

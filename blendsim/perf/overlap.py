@@ -14,7 +14,7 @@ import numpy as np
 from blendsim.arrays import Floats
 from blendsim.errors import ProfileError, UnknownName
 from blendsim.perf.hull import hull_corners
-from blendsim.perf.records import column, read_rows
+from blendsim.perf.records import above_zero, read_rows
 from blendsim.perf.sharing import beside_network, modes_under
 from blendsim.perf.store import OVERLAP_FILE, profiles_directory
 from blendsim.system import System
@@ -67,7 +67,7 @@ def read_points(path: Path) -> tuple[Floats, Floats]:
     is measured beyond is noise.
     """
     _, rows = read_rows(path, ["memory_over_compute", "time_over_compute"])
-    ratios, times = column(path, rows, 0), column(path, rows, 1)
+    ratios, times = above_zero(path, rows, 0), above_zero(path, rows, 1)
     order = np.argsort(ratios)
     held = np.clip(times, np.maximum(1.0, ratios), 1.0 + ratios)
     return ratios[order], held[order]

@@ -3,6 +3,7 @@ significant digits.
 """
 
 import csv
+import json
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -116,6 +117,21 @@ def keys(
     return found
 
 
+def above_zero(path: Path, rows: Sequence[Sequence[str]], index: int) -> Floats:
+    """A column of finite numbers above 0, at least one; ProfileError names the cell that is not."""
+    require_rows(path, rows)
+    found = column(path, rows, index)
+    for i in np.flatnonzero(~((found > 0.0) & (found < np.inf)))[:1].tolist():
+        raise ProfileError(f"{cell(path, i, index)}: {rows[i][index]!r} is no number above 0")
+    return found
+
+
+def require_rows(path: Path, rows: Sequence[Sequence[str]]) -> None:
+    """ProfileError where a table has no rows."""
+    if not rows:
+        raise ProfileError(f"{path}: no rows under the header; add what was measured")
+
+
 def _numbered(path: Path, rows: Sequence[Sequence[str]], words: Sequence[str]) -> Floats:
     for i, row in enumerate(rows):
         if row[0] not in words:
@@ -167,13 +183,14 @@ def write_toml(path: Path, content: Mapping[str, Any]) -> None:
 def _value(value: object) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
-    if isinstance(value, int | float):
-        return repr(value)
+    if isinstance(value, int | np.integer):  # NumPy's repr names its type
+        return repr(int(value))
+    if isinstance(value, float):
+        return repr(float(value))
     if isinstance(value, Sequence) and not isinstance(value, str):
         inner = "".join(f"  {_value(item)},\n" for item in value)
         return f"[\n{inner}]" if value else "[]"
-    text = str(value).replace("\\", "\\\\").replace('"', '\\"')
-    return f'"{text}"'
+    return json.dumps(str(value), ensure_ascii=False)  # a basic string, as TOML's are
 
 
 def read_toml(path: Path, schema: str, version: int) -> dict[str, Any]:

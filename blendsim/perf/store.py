@@ -47,6 +47,7 @@ from blendsim.perf.records import (
     read_rows,
     read_toml,
     require_keys,
+    require_rows,
     times,
     to_text,
     whole_keys,
@@ -274,6 +275,7 @@ def _read_small(path: Path) -> SmallGrid | None:
     if not path.exists():
         return None
     _, rows = read_rows(path, _SMALL_HEADER)
+    require_rows(path, rows)
     columns = [column(path, rows, i + 1) for i in range(len(SMALL_OPERATORS))]
     seconds = np.column_stack(columns)
     for i, j in np.argwhere(~(seconds >= 0.0))[:1].tolist():

@@ -13,7 +13,7 @@ from blendsim.arrays import Bools, Floats, Ints
 from blendsim.compiled import allocating_kernel
 from blendsim.errors import UnknownName
 from blendsim.plan import fingerprint
-from blendsim.planner.cut_lengths import CutLengths, as_limits, means_under
+from blendsim.planner.cut_lengths import CutLengths, Sources, as_limits, means_under
 from blendsim.planner.evidence import deepest_nodes, evidence, is_alone, is_unlearned
 from blendsim.planner.sample import AUTO, LEAST_GROWN, LEAST_SAMPLE, choose_sample, choose_what_pays
 from blendsim.planner.shrunk import shrunk
@@ -67,9 +67,7 @@ def expect_lengths(
     lengths are known, whatever the share is, and nobody has to run for them.
     """
     n, whole = len(workload), joined(without_prompts(workload))
-    group = np.empty(len(whole), np.int32)
-    group[tree.order] = tree.group
-    group = group[:n]
+    group = tree.group_of_rows[:n]
     if isinstance(share, str):
         assert share == AUTO, f"a sample is a share or {AUTO!r}, not {share!r}"
         assert system is not None, "what a sample costs depends on the system"
@@ -198,8 +196,7 @@ def _redraw_peaks(
             mean[source] = float(seen[-peaks:].mean()) - threshold[source]
             if is_doubted:
                 mean[source] *= (peaks + 1) / rng.gamma(peaks + 1)
-    of_row = np.empty(len(drawn), np.int64)
-    of_row[tree.order] = tree.group
+    of_row = tree.group_of_rows
     row = np.flatnonzero(drawn > threshold[of_row])
     more = np.rint(rng.exponential(size=len(row)) * mean[of_row[row]])
     drawn[row] = threshold[of_row[row]] + more.astype(np.int64)
@@ -301,18 +298,15 @@ def estimate(
     is_blind = is_unlearned(workload, tree, is_visible)
     notes: list[str] = []
     if is_blind.any():
-        source = np.empty(len(workload), np.int64)
-        source[tree.order] = tree.group
-        guessed[is_blind], note = _prior(
-            workload.output_limit[is_blind], source[is_blind], sampled, guess
-        )
+        source = tree.group_of_rows[is_blind]
+        guessed[is_blind], note = _prior(workload.output_limit[is_blind], source, sampled, guess)
         notes.append(note)
     capped = np.minimum(guessed, as_limits(workload.output_limit))
     expected = np.where(is_visible, seen, np.rint(capped))
     return Estimate(np.maximum(expected, 1).astype(np.int64), tuple(notes))
 
 
-def _prior(limit: Ints, source: Ints, sampled: Ints, guess: int | None) -> tuple[Floats, str]:
+def _prior(limit: Ints, source: Sources, sampled: Ints, guess: int | None) -> tuple[Floats, str]:
     """What requests of these sources with these limits (0 = none) are expected to answer where
     nothing is seen of their source, and a sentence on it. `sampled` are lengths of other sources.
     A `guess`, or their mean, is the mean of each source, limits and all.

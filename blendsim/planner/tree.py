@@ -37,6 +37,13 @@ class PoolTree(NamedTuple):
     last: Ints  # (m,)
     leaf_parent: Ints  # (n,) the deepest node of position i
 
+    @property
+    def group_of_rows(self) -> NDArray[np.int32]:
+        """(n,) `group` of each request, where the tree is of all of them."""
+        group = np.empty(len(self.order), np.int32)
+        group[self.order] = self.group
+        return group
+
 
 class NodeCosts(NamedTuple):
     """Seconds of each leaf and of each node's subtree, every shared prefix computed once.

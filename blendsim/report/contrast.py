@@ -12,6 +12,7 @@ from blendsim.report.gist import Gist, limit_asked
 from blendsim.report.losses import Losses
 from blendsim.report.opening import seconds_text
 from blendsim.steplog import StepLog
+from blendsim.wording import listing
 
 BOUND = "bound"  # of the work: another engine or GPU may have another
 _BOUND_WORDS = (BOUND, "the work itself is priced for another engine or GPU")
@@ -97,10 +98,10 @@ class Contrast:
         seconds = seconds_text(sign * named[0].more)
         text += f"; {most}, {seconds} s, is “{word}”: {meaning}."
         if len(named) > 1:
-            text += f" Then come {_list([_said(part, sign) for part in named[1:]])}."
+            text += f" Then come {listing([_said(part, sign) for part in named[1:]])}."
         back = [part for part in reversed(ranked) if -sign * part.more >= _NAMED * abs(more)]
         if back:
-            text += f" The other way go {_list([_said(part, -sign) for part in back])}."
+            text += f" The other way go {listing([_said(part, -sign) for part in back])}."
         return text
 
 
@@ -146,7 +147,3 @@ def label(side: Side) -> str:
 
 def _said(part: Part, sign: int) -> str:
     return f"{seconds_text(sign * part.more)} s of “{words(part)[0]}”"
-
-
-def _list(each: list[str]) -> str:
-    return each[0] if len(each) == 1 else f"{', '.join(each[:-1])} and {each[-1]}"

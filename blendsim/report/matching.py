@@ -1,12 +1,14 @@
 """Matching: which rows of two step logs are the same step of the same schedule."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from blendsim.arrays import Ints
 from blendsim.errors import InputError, PlanMismatch
+from blendsim.specs import gpu_name
 from blendsim.steplog import COUNTS, NOT_COUNTED, StepLog
 
 _NOT_THE_SAME = (
@@ -38,10 +40,10 @@ def differing_machines(simulated: Mapping[str, Any], measured: Mapping[str, Any]
     model, gpu = str(settings.get("model", "")), str(settings.get("gpu", ""))
     ran, device = str(measured.get("model", "")), (measured.get("machine") or {}).get("device", "")
     notes = []
-    if model and ran and ran not in model:  # a directory's model is called by its last part
+    if model and ran and ran != Path(model).name:  # a directory's model is called by its last part
         notes.append(f"the model simulated is {model}, {ran} was measured")
     is_described = bool(settings.get("gpu_spec"))  # by a file: no device is that GPU
-    if gpu and device and (is_described or gpu.split("-")[0] not in device.lower()):
+    if gpu and device and (is_described or gpu_name(device) != gpu):
         notes.append(f"the GPU simulated is {gpu}, {device} was measured")
     return notes
 

@@ -197,8 +197,7 @@ def ending_within(seconds: float, partner: Partner, model: StepModel) -> Partner
     every token of an answer takes a step.
     """
     step = float(model.layer_seconds[1:].min()) + model.best_head_seconds_per_token
-    if len(model.network_seconds) > 1:
-        step += float(model.network_seconds[1:].min())
+    step += float(model.network_seconds[1:].min())
     output = partner.output
     while output > 1 and output * step > seconds:
         output //= 2

@@ -7,7 +7,7 @@ Where lengths are known, that is the run on them; else what is typical of severa
 import hashlib
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import fields, replace
+from dataclasses import fields
 from typing import NamedTuple, TypeVar
 
 import numpy as np
@@ -181,13 +181,7 @@ class Evaluator:
 
 
 def _plan_key(level: int, made: Schedule) -> _PlanKey:
-    return _PlanKey(level, made.policy, made.blend, _without_rules(made.settings))
-
-
-def _without_rules(settings: Settings) -> Settings:
-    return replace(
-        settings, token_budget=None, max_running=None, eviction=None, output_reserved=None
-    )
+    return _PlanKey(level, made.policy, made.blend, made.settings.without_rules)
 
 
 def _digest(plan: Plan) -> bytes:

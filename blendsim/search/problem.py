@@ -283,9 +283,7 @@ def _own_flavour(problem: Problem) -> Flavour | None:
     settings, system = problem.settings, problem.model.system
     if settings.steals or settings.host is not None or system.is_joined:
         return None
-    own = replace(
-        settings, token_budget=None, max_running=None, eviction=None, output_reserved=None
-    )
+    own = settings.without_rules
     try:
         flavour = own.flavour()
         problem.model.coverage.require(flavour.token_budget)

@@ -209,7 +209,7 @@ def _scene(base: Problem, settings: Settings, kind: str, progress: Say) -> _Scen
     if it cannot run the pool.
     """
     progress(f"planning for {kind}")
-    problem = with_range(moved(base, settings))
+    problem = moved(base, settings)
     longest = problem.model.system.longest_request
     if len(rows := oversize(base.workload, longest)):
         raise InputError(

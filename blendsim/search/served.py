@@ -16,9 +16,8 @@ from blendsim.plan import Plan, require_same_replicas, require_same_workload
 from blendsim.printable import printable
 from blendsim.request import Workload
 from blendsim.search.problem import prepare
-from blendsim.search.trial import find_engine
+from blendsim.search.trial import find_engine, log_in
 from blendsim.settings import Settings
-from blendsim.sim.run import simulate
 from blendsim.sim.served import Served, request_times
 from blendsim.steplog import write_parquet
 from blendsim.wording import Say
@@ -74,13 +73,17 @@ def serve(
     problem = prepare(workload, settings, progress)
     flavour, outputs = find_engine(problem, settings.engine), problem.true_lengths
     progress(f"simulating {plan.policy}")
-    prompts, model = problem.prompts, problem.model
-    log = simulate(
-        plan, workload, outputs, prompts, model, flavour, settings.cluster, host=settings.host
-    )
+    log = log_in(problem, plan, flavour, outputs)
     progress("going through the run request by request")
     served = request_times(
-        plan, workload, outputs, prompts, model.system, flavour, log, settings.host
+        plan,
+        workload,
+        outputs,
+        problem.prompts,
+        problem.model.system,
+        flavour,
+        log,
+        settings.host,
     )
     return Serving(workload, outputs, served, problem.notes)
 

@@ -23,10 +23,8 @@ def first_stage(workload: Workload, share: float, seed: int) -> Bools:
     """
     n = len(workload)
     tree = pool_tree(workload, sort_prompts(workload))
-    group = np.empty(n, np.int32)
-    group[tree.order] = tree.group
     could = replace(workload, has_output=np.ones(n, np.bool_), is_known=np.zeros(n, np.bool_))
-    return choose_sample(could, group, share, np.random.default_rng(seed))
+    return choose_sample(could, tree.group_of_rows, share, np.random.default_rng(seed))
 
 
 def prepare_rest(

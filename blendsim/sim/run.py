@@ -28,6 +28,7 @@ from blendsim.system import HostMemory, System
 from blendsim.topology import COLOCATED, Topology
 from blendsim.traces.limits import require_held
 
+STEALING = "stealing between ranks"
 _Out = TypeVar("_Out")
 
 
@@ -120,13 +121,14 @@ def require_modelled(
     apart = topology.is_disaggregated
     in_slices = knobs.long_prefill_token_threshold > 0
     for is_both, what, way in (
-        (topology.steals and flavour.prefill_first, "stealing between ranks", flavour.name),
-        (topology.steals and by_plan, "stealing between ranks", "eviction by plan"),
+        (topology.steals and flavour.prefill_first, STEALING, flavour.name),
+        (topology.steals and by_plan, STEALING, "eviction by plan"),
         (host is not None and flavour.prefill_first, "host memory", flavour.name),
-        (host is not None and topology.steals, "host memory", "stealing between ranks"),
+        (host is not None and topology.steals, "host memory", STEALING),
         (host is not None and apart, "host memory", topology.name),
         (by_plan and apart, "eviction by plan", topology.name),
         (system.is_joined and apart, f"--ep {system.joined_gpus}", topology.name),
+        (system.is_joined and topology.steals, f"--ep {system.joined_gpus}", STEALING),
         (knobs != AS_SHIPPED and apart, "knobs of vLLM", topology.name),
         (in_slices and host is not None, "long_prefill_token_threshold", "host memory"),
         (by_plan and flavour.prefill_first, "eviction by plan", flavour.name),

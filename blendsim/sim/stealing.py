@@ -46,7 +46,7 @@ class Crew:
         pool = ServingCore.from_plan(whole, workload, output_len, prompts, model.system, flavour)
         self._holder = plan.rank.astype(np.int64)
         self.replicas = []
-        for rank in range(int(plan.rank.max()) + 1):
+        for rank in range(plan.replicas):
             line = np.flatnonzero(plan.rank == rank)
             state = beside(pool.state, line, int(plan.is_first[line].sum()))
             core = ServingCore(state, plan.order, self._holder, rank)

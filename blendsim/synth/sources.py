@@ -9,7 +9,7 @@ import numpy as np
 from blendsim.arrays import Ints
 from blendsim.errors import InputError, UnknownName
 from blendsim.files import sha256
-from blendsim.synth.normalise import video_tokens, with_mean
+from blendsim.synth.normalise import video_tokens, with_chat_mean
 from blendsim.synth.questions import QuestionSupply, read_questions
 from blendsim.synth.supply import LengthSupply, Sampler, Supply, from_rows, stream
 from blendsim.traces.demo import DEMOS, OPENVID
@@ -48,7 +48,7 @@ SOURCES: dict[str, Source] = {
     "wildchat": Source(
         "wildchat",
         ("wildchat.csv", "flexflow_wildchat_lengths_llama3.csv"),
-        with_mean,
+        with_chat_mean,
         about="outputs to mean 256, variance kept",
     ),
 }

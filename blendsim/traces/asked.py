@@ -19,7 +19,13 @@ from blendsim.traces.chat import Chat, chat_of
 from blendsim.traces.counts import shown
 from blendsim.traces.encoded import Encoded
 from blendsim.traces.jsonl import line_of, objects, require_new
-from blendsim.traces.openai_batch import OPENAI_BATCH, BatchRequest, request_of, workload_of
+from blendsim.traces.openai_batch import (
+    OPENAI_BATCH,
+    BatchRequest,
+    id_of,
+    request_of,
+    workload_of,
+)
 from blendsim.traces.plain_prompts import PROMPTS_JSONL
 from blendsim.traces.prompt_forms import PROMPT_NAMES
 from blendsim.traces.seam import head, source_name
@@ -157,11 +163,7 @@ def _read_lines(
     first: dict[str, str] = {}
     read, refused = [], []
     for where, row in objects(path):
-        custom_id = row.get("custom_id")
-        if not isinstance(custom_id, str) or not custom_id:
-            raise InputError(
-                f"{where}, column 'custom_id': {shown(custom_id)} is not a name; give a text"
-            )
+        custom_id = id_of(row, where)
         require_new(custom_id, first, f"{where}, column 'custom_id'")
         first[custom_id] = line_of(where)
         digest = digest_of(row)

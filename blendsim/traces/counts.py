@@ -34,6 +34,10 @@ def are_wrong(values: Floats, least: int = 1) -> Bools:
     return ~fine
 
 
+#: Cells that CSV readers take for missing numbers.
+_MISSING = frozenset({"", "na", "n/a", "#n/a", "#na", "nan", "-nan", "null", "<na>"})
+
+
 def fault(value: object, what: str) -> str | None:
     """Why `value` cannot be a number of `what` tokens, or None if it can; a prefix may be empty."""
     if value is None or (isinstance(value, str) and not value.strip()):
@@ -50,6 +54,16 @@ def fault(value: object, what: str) -> str | None:
     if number != int(number):
         return "is not a whole number of tokens: round it or remove the row"
     return _ZERO.get(what) if number == 0 else None
+
+
+def is_missing(cell: str) -> bool:
+    """Whether CSV readers take the cell for a missing number."""
+    return cell.strip().lower() in _MISSING
+
+
+def is_no_limit(cell: str) -> bool:
+    """Whether a cell of a limit's column sets none: it is missing, or 0."""
+    return is_missing(cell) or _number(cell) == 0
 
 
 def whole(value: object, what: str, where: str) -> int:

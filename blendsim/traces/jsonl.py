@@ -61,13 +61,16 @@ def is_torn(line: str) -> bool:
     """Whether a line is the last of a file and lacks more than its end: no beginning of an object
     is an object.
     """
-    if line.endswith("\n"):
-        return False
+    return not line.endswith("\n") and not is_object(line)
+
+
+def is_object(line: str | bytes) -> bool:
+    """Whether a line says a whole JSON object."""
     try:
         json_object(line, "")
     except InputError:
-        return True
-    return False
+        return False
+    return True
 
 
 def parsed(text: str | bytes, where: str, mend: str = "mend or remove the line") -> Any:

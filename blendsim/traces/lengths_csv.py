@@ -20,7 +20,15 @@ from blendsim.arrays import Bools, Floats, Ints
 from blendsim.errors import InputError
 from blendsim.request import Workload, from_lengths
 from blendsim.traces.content import content, text_lines
-from blendsim.traces.counts import NO_REQUESTS, are_wrong, fault, numbers, require_rows, shown
+from blendsim.traces.counts import (
+    NO_REQUESTS,
+    are_wrong,
+    fault,
+    is_no_limit,
+    numbers,
+    require_rows,
+    shown,
+)
 from blendsim.traces.jsonl import require_new
 from blendsim.traces.length_names import EXTRAS, Extras, are_lengths, find_names
 from blendsim.traces.seam import Head, ReadOptions, Told, head, silent, source_name
@@ -207,7 +215,7 @@ def _first_fault(path: Path, form: CsvFormat, found: str = "") -> InputError:
     checks: list[tuple[str | None, Callable[[str], str | None]]] = [
         (form.prompt, lambda text: fault(text, "prompt")),
         (form.output, lambda text: fault(text, "output")),
-        (form.extras.max_tokens, lambda text: None if text in ("", "0") else fault(text, "limit")),
+        (form.extras.max_tokens, lambda text: None if is_no_limit(text) else fault(text, "limit")),
         (form.arrival, time_fault),
         (form.extras.is_known, lambda text: None if text.lower() in _TRUTH else _NO_TRUTH),
     ]

@@ -63,11 +63,10 @@ def load_pool(
         _require_one_each(workloads, results, options.lengths, options.rest)
         first = [*results.notes, *_strangers(workloads, results, options.lengths)]
         workloads = _fill(workloads, results, options.lengths, options.rest)
-        if options.rest:
-            workloads = [within_max_tokens(workload) for workload in workloads]
-            workloads = left(workloads, results, options.lengths)
-    has_results = options.lengths is not None
     workloads = [within_max_tokens(workload) for workload in workloads]
+    if options.lengths is not None and options.rest:
+        workloads = left(workloads, results, options.lengths)
+    has_results = options.lengths is not None
     pooled = pool([_with_guess_note(workload, has_results) for workload in workloads])
     return replace(pooled, notes=(*first, *pooled.notes))
 

@@ -17,7 +17,7 @@ from blendsim.errors import InputError
 from blendsim.files import replacing, require_place
 from blendsim.traces.answers import digest_answered
 from blendsim.traces.counts import shown
-from blendsim.traces.jsonl import json_object
+from blendsim.traces.jsonl import is_object, json_object
 from blendsim.traces.results import result
 
 _BEGINNING = b'{"id": "batch_req_'  # of each line that we write
@@ -146,7 +146,7 @@ def _found(path: Path, digests: Mapping[str, str]) -> _Found:
         for number, line in enumerate(lines, start=1):
             where = f"{path}, line {number}"
             if not line.endswith(b"\n"):
-                if not _is_complete(line):
+                if not is_object(line):
                     _require_ours(line, end, where)
                     break
                 lacks_newline = True
@@ -165,15 +165,6 @@ def _found(path: Path, digests: Mapping[str, str]) -> _Found:
                 _require_same(row, where, digests[custom_id])
                 done[custom_id] = tokens
     return _Found(done, end, lacks_newline, frozenset(failed))
-
-
-def _is_complete(line: bytes) -> bool:
-    """Whether only the line's end is missing: no beginning of an object is an object."""
-    try:
-        json_object(line, "")
-    except InputError:
-        return False
-    return True
 
 
 def _require_ours(torn: bytes, end: int, where: str) -> None:

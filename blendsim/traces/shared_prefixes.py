@@ -17,13 +17,10 @@ import pyarrow.compute as pc
 from blendsim.arrays import Bools, Floats, Ints
 from blendsim.errors import InputError
 from blendsim.request import Prompts
-from blendsim.traces.counts import are_wrong, compact, fault, shown
+from blendsim.traces.counts import are_wrong, compact, fault, is_missing, shown
 from blendsim.traces.jsonl import line_of
 from blendsim.traces.length_names import Extras
 from blendsim.traces.seam import source_name
-
-#: Cells that CSV readers take for missing numbers.
-_MISSING = frozenset({"", "na", "n/a", "#n/a", "#na", "nan", "-nan", "null", "<na>"})
 
 
 class Prefixes(NamedTuple):
@@ -87,8 +84,8 @@ class Rules:
         """What is wrong with a row, beginning with `where`, or None. `prompt` is its length."""
         place = f"{where}, column {self.extras.prefix_tokens!r}"
         place += "" if tokens is None else f": {shown(tokens)}"
-        is_missing = tokens is None or str(tokens).strip().lower() in _MISSING
-        if not name and is_missing:
+        lacks_tokens = tokens is None or is_missing(str(tokens))
+        if not name and lacks_tokens:
             return None
         reason = fault(tokens, "prefix")
         if reason is not None:

@@ -261,4 +261,6 @@ def _refuse(
     if wrong.any():
         row = int(np.argmax(wrong))
         value = values[row].item()
-        raise InputError(f"{path}, row {row + 1}, column {name!r}: {shown(value)} {why(value)}")
+        raise InputError(
+            f"{path}, row {row:,} (from 0), column {name!r}: {shown(value)} {why(value)}"
+        )

@@ -4,6 +4,7 @@ A plan's own model is never replaced without the user's word: `tiny` is named, a
 must have the shape the plan was made for.
 """
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
@@ -190,13 +191,14 @@ def require_attention_room(decoder: Decoder, budget: int, longest: int) -> None:
     """
     if uses_flashinfer(decoder):
         return
-    row = _SCORE_COPIES * 4 * decoder.config.heads * min(budget, longest)  # float32
-    free = free_bytes(decoder.device)
-    if row * longest > free:
+    score = _SCORE_COPIES * 4 * decoder.config.heads  # float32
+    needed, free = score * min(budget, longest) * longest, free_bytes(decoder.device)
+    if needed > free:
+        fitting = max(free // (score * budget), min(budget, math.isqrt(free // score)))
         raise InputError(
             f"the longest request has {longest:,} tokens: attention written in torch needs "
-            f"{row * longest / 1e9:.1f} GB for it and {free / 1e9:.1f} GB are free on "
-            f"{device_name(decoder.device)}; {free // row:,} tokens fit: leave longer requests out"
+            f"{needed / 1e9:.1f} GB for it and {free / 1e9:.1f} GB are free on "
+            f"{device_name(decoder.device)}; {fitting:,} tokens fit: leave longer requests out"
         )
 
 

@@ -8,7 +8,7 @@ import torch
 from blendrt.config import TINY, DecoderConfig
 from blendrt.machine import ask_driver, device_name
 from blendsim.errors import Unavailable, UnknownName
-from blendsim.specs import GPUS, LINKS, GpuSpec, ModelSpec, find_model
+from blendsim.specs import GPUS, LINKS, GpuSpec, ModelSpec, find_model, gpu_name
 
 CPU, CUDA = "cpu", "cuda"
 DEVICES = (CUDA, CPU)
@@ -38,11 +38,9 @@ def find_target(device: torch.device) -> GpuSpec:
 
 def match_gpu(told: str, memory_bytes: int) -> GpuSpec | None:
     """The GPU that a driver means by a name like "NVIDIA A100-SXM4-80GB"."""
-    for gpu in GPUS.values():
-        is_named = gpu.name.partition("-")[0] in told.lower()
-        if is_named and abs(memory_bytes / gpu.memory_bytes - 1.0) < _NEAR:
-            return gpu
-    return None
+    gpu = GPUS.get(gpu_name(told))
+    is_it = gpu is not None and abs(memory_bytes / gpu.memory_bytes - 1.0) < _NEAR
+    return gpu if is_it else None
 
 
 def open_device(name: str) -> torch.device:
