@@ -250,6 +250,11 @@ def test_the_wall_timer_tells_the_median():
         ("NVIDIA L40S", 47.7, "l40s"),
         ("NVIDIA GH200 480GB", 102.0, None),
         ("NVIDIA GeForce RTX 4090", 25.3, None),
+        ("NVIDIA H100 80GB HBM3", 85.0, "h100"),
+        ("NVIDIA A100 80GB PCIe", 85.1, None),
+        ("NVIDIA H100 PCIe", 85.0, None),
+        ("NVIDIA H200 NVL", 150.1, None),
+        ("NVIDIA GH200 144G HBM3e", 150.1, None),
     ],
 )
 def test_a_gpu_is_known_by_name_and_memory(told, gigabytes, found):

@@ -1,6 +1,7 @@
 """simulate on other hardware than the plan was made for."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from test_cli_plan import folder
 from blendsim import search
 from blendsim.cli.elsewhere import pacing_notes
 from blendsim.pacing import Gains, Pacing
+from blendsim.perf.store import OVERLAP_FILE, profiles_directory
 from blendsim.plan import Plan
 from blendsim.request import from_lengths
 from blendsim.settings import Settings
@@ -49,6 +51,16 @@ def test_another_overlap_and_profile_price_the_same_steps(folder: Path) -> None:
     assert measured["seconds"] == planned["seconds"] != as_made["seconds"]
     by_itself = run_json(*PLAN, "dfs", "--gpu", "h200")
     assert by_itself["seconds"] == planned["seconds"], "where it was measured"
+
+
+def test_a_copy_of_the_profile_is_no_other_machine(folder: Path) -> None:
+    """`profile calibrate` makes one, which has no overlap of its own."""
+    place = Path("a100-80g/llama-3.1-8b/tp1")
+    shutil.copytree(profiles_directory() / place, folder / "copy" / place)
+    (folder / "c.toml").write_text('[settings]\nprofile = "copy"\n')
+    run(*PLAN, "paced", "--config", "c.toml", "-o", "plan.parquet")
+    notes = run_json("simulate", "plan.parquet", "--profile", "copy", "--overlap", "auto")["notes"]
+    assert not [note for note in notes if "its steps are paced for" in note]
 
 
 def test_a_directory_may_be_the_profile(folder: Path) -> None:
@@ -92,6 +104,7 @@ def paced() -> Plan:
         ({"gpu": "h100"}, "h100 (overlap table, profile imported)"),
         ({"overlap": "sum"}, "a100-80g (overlap sum, profile imported)"),
         ({"profile": "here"}, "a100-80g (overlap fit, profile here)"),
+        ({"profile": "copy"}, "a100-80g (overlap table, profile copy)"),
         ({"overlap": "table"}, None),
         ({"engine": "vllm", "token_budget": 512}, None),
         ({"gpu": "h200", "engine": "sglang"}, None),  # which serves a paced plan by dual scan
@@ -101,8 +114,16 @@ def paced() -> Plan:
     ids=str,
 )
 def test_pacing_is_told_of_where_steps_are_paced(
-    paced: Plan, changes: dict[str, object], ending: str | None
+    paced: Plan,
+    changes: dict[str, object],
+    ending: str | None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("here", "copy"):
+        (tmp_path / name / "a100-80g/llama-3.1-8b/tp1").mkdir(parents=True)
+    (tmp_path / "here/a100-80g/llama-3.1-8b/tp1" / OVERLAP_FILE).touch()
     notes = pacing_notes(paced, Settings(), replace(Settings(), **changes))  # type: ignore[arg-type]
     told = f"{PACED_FOR}{ending}; a plan for that may take less"
     assert notes == ([] if ending is None else [told])

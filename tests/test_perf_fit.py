@@ -6,7 +6,7 @@ import pytest
 from blendsim.errors import ProfileError
 from blendsim.perf.fit import Pairs, fit_overlap, read_shares, write_overlap
 from blendsim.perf.kernels import overlapped
-from blendsim.perf.overlap import hull, interference_lines
+from blendsim.perf.overlap import hull, interference_lines, read_points
 from blendsim.perf.store import OVERLAP_FILE
 
 KNOWN = interference_lines(((0.2, 0.3), (0.4, 0.8), (0.8, 0.85), (0.9, 0.95)))  # best at m/c = 4/3
@@ -125,3 +125,18 @@ def test_an_overlap_without_shares_is_refused_where_shares_are_asked_for(tmp_pat
     (tmp_path / OVERLAP_FILE).write_text("memory_over_compute,time_over_compute\n1,1.4\n")
     with pytest.raises(ProfileError, match=r"line 1: columns"):
         read_shares(tmp_path / OVERLAP_FILE)
+
+
+@pytest.mark.parametrize(
+    ("rows", "told"),
+    [
+        ("", "no rows under the header; add what was measured"),
+        ("1,,8\n", "line 2, column 2: '' is no number above 0"),
+        ("0.5,1.2,8\n-1,1.4,8\n", "line 3, column 1: '-1' is no number above 0"),
+    ],
+)
+def test_an_overlap_of_what_is_no_ratio_is_refused(tmp_path, rows, told):
+    path = tmp_path / OVERLAP_FILE
+    path.write_text(f"memory_over_compute,time_over_compute,attention_sms\n{rows}")
+    with pytest.raises(ProfileError, match=told):
+        read_points(path)

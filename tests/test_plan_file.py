@@ -23,7 +23,8 @@ from blendsim.plan import (
 )
 from blendsim.planner.make import POLICIES
 from blendsim.planner.own import reordered
-from blendsim.request import Workload, from_lengths
+from blendsim.request import Prompts, Workload, from_lengths, select
+from blendsim.traces import read_workload, write_workload
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 
@@ -69,6 +70,29 @@ def test_same_plan_same_bytes(tmp_path: Path) -> None:
     write_plan(small_plan(three_requests(), [2]), tmp_path / "a")
     write_plan(small_plan(three_requests(), [2]), tmp_path / "b")
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+def test_a_workload_in_memory_is_that_of_its_file(tmp_path: Path) -> None:
+    """A part of a pool may keep its columns as wide as the pool's."""
+    every = from_lengths(
+        [5, 6, 7],
+        [10, 20, 30],
+        ids=["a", "b", "with a long name"],
+        prompts=Prompts(
+            offsets=np.array([0, 1, 2, 3]),
+            units=np.array([3, 4, 1 << 40]),
+            space=np.zeros(3, np.int32),
+            unit_tokens=np.array([1], np.int32),
+            space_names=("ids",),
+        ),
+    )
+    some = select(every, np.array([0, 1]))
+    write_workload(some, tmp_path / "some.parquet")
+    read = read_workload(tmp_path / "some.parquet")
+    assert read.ids.dtype != some.ids.dtype
+    assert read.prompts.units.dtype != some.prompts.units.dtype
+    is_visible = np.ones(2, np.bool_)
+    assert fingerprint(some, is_visible) == fingerprint(read, is_visible)
 
 
 def test_unseen_length_may_differ_and_the_plan_still_fits() -> None:

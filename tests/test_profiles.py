@@ -19,7 +19,7 @@ from blendsim.perf.importer import SHIPPED, import_profiles, sensible_tp
 from blendsim.perf.kernels import memory_seconds, prefill_seconds
 from blendsim.perf.model import step_model
 from blendsim.perf.overlap import default_overlap
-from blendsim.perf.records import read_rows, write_toml
+from blendsim.perf.records import read_rows, read_toml, write_toml
 from blendsim.perf.small import layer_bytes, small_seconds
 from blendsim.perf.store import (
     OVERLAP_FILE,
@@ -313,6 +313,13 @@ def test_kernels_that_lack_a_key_are_refused_by_it(tmp_path, key):
     write_toml(path, content)
     with pytest.raises(ProfileError, match=rf"kernels/meta.toml: no '{key}'; add it"):
         load_profile(H200, LLAMA, directory=tmp_path)
+
+
+def test_scalars_of_numpy_and_any_text_come_back(tmp_path):
+    path = tmp_path / "meta.toml"
+    content = {"a": np.float64(1.5), "b": np.int64(3), "c": 'two\nlines, "quoted" \\ and µ'}
+    write_toml(path, {"schema": "s", "version": 1, **content})
+    assert read_toml(path, "s", 1) == {"schema": "s", "version": 1, **content}
 
 
 def test_a_foreign_table_is_refused(tmp_path):

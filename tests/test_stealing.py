@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from test_optimum import SMALL, tiny_pool
 
 from blendsim import search
+from blendsim.errors import InputError
 from blendsim.plan import DUAL_SCAN, Plan, deal
 from blendsim.prefix import sort_prompts
 from blendsim.request import Workload
@@ -285,6 +286,24 @@ def test_one_rank_that_may_steal_runs_as_one_that_may_not() -> None:
         logs = [served(problem, plan, name, topology) for topology in (Topology(), STEALS)]
         assert np.array_equal(logs[0].counts, logs[1].counts)
         assert np.array_equal(logs[0].times, logs[1].times)
+
+
+def test_a_rank_that_was_dealt_nothing_takes_some_wherever_it_stands() -> None:
+    workload = alone([10] * 6, [5] * 6)
+    found = []
+    for ranks in ([0, 0, 0, 0, 0, 2], [0, 0, 0, 0, 0, 1]):
+        plan = replace(listed(workload, ranks), meta={"settings": {"dp": 3}})
+        log = run(workload, STEALS, plan, flavour=NARROW)
+        found.append(log.end)
+        assert np.unique(log.replica).tolist() == [0, 1, 2]
+    assert found[0] == found[1]
+
+
+def test_stealing_between_ranks_that_wait_for_each_other_is_refused() -> None:
+    settings = search.Settings("qwen3-30b-a3b", "h200", tp=1, dp=2, ep=2, steals=True)
+    workload = alone([10] * 4, [5] * 4)
+    with pytest.raises(InputError, match="--ep 2 with stealing between ranks is not modelled"):
+        search.choose(workload, settings)
 
 
 def test_plain_twin_names_who_runs() -> None:

@@ -96,6 +96,14 @@ def test_bad_optional_columns_are_named(tmp_path: Path, row: str, message: str) 
         read(tmp_path, head + f"b,1,1,true,5\n{row}\n")
 
 
+@pytest.mark.parametrize("cell", ["", "0", "0.0", "NA", "null", " nan "])
+def test_no_limit_is_not_blamed_for_another_rows_fault(tmp_path: Path, cell: str) -> None:
+    head = f"num_prefill_tokens,num_decode_tokens,max_tokens\n1,1,{cell}\n"
+    assert read(tmp_path, head + "1,1,5\n").output_limit.tolist() == [0, 5]
+    with pytest.raises(InputError, match="line 3, column 'num_prefill_tokens': '-1' is negative"):
+        read(tmp_path, head + "-1,1,5\n")
+
+
 def test_a_byte_order_mark_blank_lines_and_spaces_are_no_content(tmp_path: Path) -> None:
     text = "\ufeff\n prompt_tokens , response_tokens \n\n 5 , 6 \n\n7,8.0\n"
     workload = read(tmp_path, text)

@@ -210,6 +210,20 @@ def test_other_model_or_gpu_is_noted() -> None:
     assert notes == ("the GPU simulated is a100-80g, NVIDIA H200 was measured",)
 
 
+def test_a_card_or_model_of_a_like_name_is_another() -> None:
+    for model, gpu, ran, device in (
+        ("kimi-k2-thinking", "h100", "kimi-k2", "NVIDIA H100 80GB HBM3"),
+        ("kimi-k2", "h100", "kimi-k2", "NVIDIA H100 NVL"),
+        ("kimi-k2", "a100-80g", "kimi-k2", "NVIDIA A100-PCIE-40GB"),
+    ):
+        measured = log_of([1.0], model=ran, machine={"device": device})
+        simulated = log_of([1.0], settings={"model": model, "gpu": gpu})
+        assert len(validate(simulated, measured).notes) == 1
+    measured = log_of([1.0], model="mine", machine={"device": "NVIDIA H200"})
+    simulated = log_of([1.0], settings={"model": "models/mine", "gpu": "h200"})
+    assert not validate(simulated, measured).notes, "a directory's model is called by its last part"
+
+
 @pytest.mark.parametrize("empty", [0, 1])
 def test_log_without_steps_is_refused(empty: int) -> None:
     logs = [log_of([1.0] * 6), log_of([1.0] * 6)]

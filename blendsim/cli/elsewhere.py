@@ -61,12 +61,9 @@ def pacing_notes(plan: "Plan", own: "Settings", settings: "Settings") -> list[st
 
 def _machine(settings: "Settings", overlap: str) -> str:
     """What steps are priced by, in words."""
-    from blendsim.perf.measured import IMPORTED, meant
-    from blendsim.perf.overlap import FIT, default_overlap
+    from blendsim.perf.measured import meant, overlap_meant
 
     profile = meant(settings.system, settings.profile)
-    if overlap == "auto":
-        has_own = profile != IMPORTED and settings.gpu_spec is None
-        overlap = FIT if has_own else default_overlap(settings.system)
+    overlap = overlap_meant(settings.system, overlap, settings.profile)
     model = settings.in_formats
     return f"{settings.gpu}{model} (overlap {overlap}, profile {profile})"

@@ -17,7 +17,7 @@ from blendsim.perf.calibration import read_calibrations
 from blendsim.perf.fit import Shares, read_shares
 from blendsim.perf.model import StepModel, step_model, with_calibrations
 from blendsim.perf.model_shapes import shape_of
-from blendsim.perf.overlap import FIT, SUM, fitted, read_points
+from blendsim.perf.overlap import FIT, SUM, default_overlap, fitted, read_points
 from blendsim.perf.profile import Profile
 from blendsim.perf.scaled import scaled
 from blendsim.perf.store import (
@@ -112,6 +112,24 @@ def chosen_model(system: System, overlap: str, profile: str = AUTO) -> StepModel
     return model_at(chosen_place(system, profile), system, overlap)
 
 
+def overlap_meant(system: System, overlap: str, profile: str = AUTO) -> str:
+    """The overlap that steps are priced by: what is measured beside the profile that is meant, or
+    the system's default, for `auto`; any other as it is.
+    """
+    if overlap != AUTO:
+        return overlap
+    place = chosen_place(system, profile)
+    has_own = place is not None and not system.gpu.like and _has_overlap(place)
+    return FIT if has_own else default_overlap(system)
+
+
+def _has_overlap(place: Path) -> bool:
+    """Whether an overlap lies beside a profile: not where it is a copy of an imported one, made for
+    a calibration.
+    """
+    return (place / OVERLAP_FILE).exists()
+
+
 def model_at(place: Path | None, system: System, overlap: str) -> StepModel:
     """The step costs by the profile in a directory (a `tp<N>`), None for the imported one. A
     measured one brings its own overlap for `auto` and `fit`, and its calibrations; scaled to a GPU
@@ -122,8 +140,7 @@ def model_at(place: Path | None, system: System, overlap: str) -> StepModel:
     profile = _read(place, system)
     if system.gpu.like:
         return step_model(system, overlap, scaled(profile, system.model, system.gpu))
-    # NOTE: a copy of an imported profile, made for a calibration, has no overlap of its own.
-    if overlap in ("auto", FIT) and (MACHINE in profile.meta or (place / OVERLAP_FILE).exists()):
+    if overlap in (AUTO, FIT) and (MACHINE in profile.meta or _has_overlap(place)):
         return measured_model(place, system, profile)
     return with_calibrations(step_model(system, overlap, profile), read_calibrations(place))
 

@@ -118,10 +118,10 @@ def keys(
 
 
 def above_zero(path: Path, rows: Sequence[Sequence[str]], index: int) -> Floats:
-    """A column of finite numbers above 0, at least one; ProfileError names the cell that is not."""
+    """A `column` of numbers above 0, one at least; ProfileError names the cell that is none."""
     require_rows(path, rows)
     found = column(path, rows, index)
-    for i in np.flatnonzero(~((found > 0.0) & (found < np.inf)))[:1].tolist():
+    for i in np.flatnonzero(~(found > 0.0))[:1].tolist():
         raise ProfileError(f"{cell(path, i, index)}: {rows[i][index]!r} is no number above 0")
     return found
 

@@ -4,9 +4,9 @@ from collections.abc import Iterable
 
 from blendsim.gpu_file import other_figures
 from blendsim.perf.derive import STAND_INS
-from blendsim.perf.measured import AUTO, IMPORTED, MEASURED, chosen_place, meant, shipped_place
-from blendsim.perf.overlap import FIT, MEASURED_ON, TABLE, default_overlap
-from blendsim.perf.store import OVERLAP_FILE, load_profile
+from blendsim.perf.measured import AUTO, IMPORTED, MEASURED, meant, overlap_meant, shipped_place
+from blendsim.perf.overlap import MEASURED_ON, TABLE
+from blendsim.perf.store import load_profile
 from blendsim.settings import Settings
 
 #: Kernels that stand in beside those that they stand for.
@@ -131,12 +131,7 @@ def _overlap_is_borrowed(settings: Settings) -> bool:
 
 def _is_by_table(settings: Settings) -> bool:
     """Whether compute runs beside reads by NanoFlow's published table."""
-    overlap = settings.overlap
-    if overlap == "auto":
-        place = chosen_place(settings.system, settings.profile)
-        has_own = place is not None and (place / OVERLAP_FILE).exists() and not settings.gpu_spec
-        overlap = FIT if has_own else default_overlap(settings.system)
-    return overlap == TABLE
+    return overlap_meant(settings.system, settings.overlap, settings.profile) == TABLE
 
 
 def _unused_all_reduces(several: Iterable[Settings]) -> list[str]:

@@ -41,7 +41,18 @@ _STYLE: dict[Any, Any] = {
 }
 
 
-def draw_panel(name: str, title: str, note: str, draw: Draw, below: str) -> Panel:
+def draw_panel(
+    name: str,
+    title: str,
+    note: str,
+    draw: Draw,
+    below: str,
+    from_zero: bool = True,
+    counts_below: bool = True,
+) -> Panel:
+    """A picture that `draw` fills, with the words `below` its axis. Scales begin at 0 if
+    `from_zero`, and the one below is of numbers, shortened, if it `counts_below`.
+    """
     with mpl.rc_context(_STYLE):
         figure = Figure(figsize=(WIDTH, HEIGHT), layout="constrained")
         FigureCanvasSVG(figure)
@@ -50,12 +61,11 @@ def draw_panel(name: str, title: str, note: str, draw: Draw, below: str) -> Pane
         axis.grid(color="#e6eaee", linewidth=0.6)
         axis.set_axisbelow(True)
         draw(axis)
-        if not name.startswith("losses"):
-            for each in figure.axes:  # NOTE: last, as a scale that is set follows no further line
-                each.set_ylim(0, None)
-            if axis.get_xscale() == "linear" and name != "errors":
-                axis.xaxis.set_major_locator(MaxNLocator(6))
-                axis.xaxis.set_major_formatter(FuncFormatter(short))
+        for each in figure.axes if from_zero else ():
+            each.set_ylim(0, None)  # NOTE: last, as a scale that is set follows no further line
+        if counts_below and axis.get_xscale() == "linear":
+            axis.xaxis.set_major_locator(MaxNLocator(6))
+            axis.xaxis.set_major_formatter(FuncFormatter(short))
         axis.set_xlabel(below)
         text = io.StringIO()
         # NOTE: no date in the file: the same results are the same bytes.

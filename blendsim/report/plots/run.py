@@ -191,7 +191,8 @@ def losses_panel(
         key(axis, columns=2)
 
     note = "Above the reachable bound."
-    return draw_panel(name, title, note, draw, "tenth of the run’s time")
+    below = "tenth of the run’s time"
+    return draw_panel(name, title, note, draw, below, from_zero=False, counts_below=False)
 
 
 def validation_panels(run: Validation) -> list[Panel]:
@@ -226,14 +227,12 @@ def validation_panels(run: Validation) -> list[Panel]:
         axis.yaxis.set_major_formatter(PercentFormatter(1))
         key(axis)
 
-    told: list[tuple[str, str, str, Draw, str]] = [
-        ("compared", "Milliseconds a step", "Means of equal parts.", seconds, "steps compared"),
-        ("errors", "Steps with at most that error", _ERROR, errors, "error of a step"),
+    over_run = ("compared", "Milliseconds a step", "Means of equal parts.")
+    off = ("errors", "Steps with at most that error", "Simulated over measured seconds, less 1.")
+    return [
+        draw_panel(*over_run, seconds, "steps compared"),
+        draw_panel(*off, errors, "error of a step", counts_below=False),
     ]
-    return [draw_panel(*each) for each in told]
-
-
-_ERROR = "Simulated over measured seconds, less 1."
 
 
 class Scale(NamedTuple):

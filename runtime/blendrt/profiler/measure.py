@@ -28,7 +28,7 @@ from blendrt.profiler.rig import Rig, build_rig
 from blendrt.profiler.sizes import CPU_SIZES, GPU_SIZES, Sizes
 from blendrt.profiler.tables import PAIRS, TABLE_FILES, TABLES
 from blendrt.profiler.target import CPU_SPEC, conditions, find_target, spec_of
-from blendrt.profiler.timer import EventTimer
+from blendrt.profiler.timer import EventTimer, WallTimer
 from blendrt.profiler.warming import MOST, gemm_stretch, warm_up
 from blendsim.errors import InputError
 from blendsim.files import make_directory, require_directory
@@ -239,12 +239,13 @@ def _kernels(device: torch.device) -> str:
 
 def _timing(device: torch.device) -> str:
     if device.type != "cuda":
-        return "wall clock, median of 3 calls; pairs run one after the other"
+        return f"wall clock, median of {WallTimer.REPEATS} calls; pairs run one after the other"
     failure = partition_failure(device)
     parts = "SMs split by green contexts" if failure is None else f"plain streams only ({failure})"
     return (
-        "CUDA events, median of 10 queued stretches; a layer's GEMMs from "
-        f"{GPU_SIZES.settled_tokens} tokens in a stream of 0.25 s, its second half; pairs: {parts}"
+        f"CUDA events, median of {EventTimer.REPEATS} queued stretches; a layer's GEMMs from "
+        f"{GPU_SIZES.settled_tokens} tokens in a stream of {EventTimer.SETTLED:g} s, "
+        f"its second half; pairs: {parts}"
     )
 
 

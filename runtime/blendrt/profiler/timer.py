@@ -55,7 +55,9 @@ class Timer(Protocol):
 class WallTimer:
     """For a CPU, where a call returns when its work is done; two run one after the other."""
 
-    def __init__(self, repeats: int = 3) -> None:
+    REPEATS = 3  # calls of which the median counts
+
+    def __init__(self, repeats: int = REPEATS) -> None:
         self._repeats = repeats
 
     def seconds(self, call: Call) -> float:
@@ -93,6 +95,8 @@ class _Queued(NamedTuple):
 class EventTimer:
     """For a GPU: medians over `repeats` stretches of back-to-back calls."""
 
+    REPEATS = 10  # stretches of which the median counts
+    WARM_UP = 3  # calls that do not count
     #: A stretch is at least so long, so that the events' own microseconds do not count.
     STRETCH = 300e-6
     MOST_CALLS = 24  # a stretch; a stream holds about a thousand launches before the host waits
@@ -112,13 +116,11 @@ class EventTimer:
     def __init__(
         self,
         device: torch.device,
-        repeats: int = 10,
-        warm_up: int = 3,
+        repeats: int = REPEATS,
         filler: Filler | None = None,
     ) -> None:
         self._device = device
         self._repeats = repeats
-        self._warm_up = warm_up
         self._filler = filler
         self._ended = time.perf_counter()
         self._partitions: dict[int, Partition] = {}
@@ -192,7 +194,7 @@ class EventTimer:
 
     def _queue(self, run: Callable[[int], object], repeats: int) -> _Queued:
         """So many stretches, on their way."""
-        for _ in range(self._warm_up):
+        for _ in range(self.WARM_UP):
             run(1)
         torch.cuda.synchronize(self._device)
         start = time.perf_counter()
