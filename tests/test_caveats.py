@@ -10,6 +10,8 @@ from test_cli_plan import folder
 from test_search import mixed_pool
 
 from blendsim import search
+from blendsim.baselines import BASELINES
+from blendsim.search import schedule_search
 from blendsim.search.auto_search import choose_and_search
 from blendsim.search.schedule_search import Effort
 from blendsim.settings import Settings
@@ -33,20 +35,34 @@ def test_python_is_told_what_commands_tell(case: str) -> None:
     settings, words = CASES[case]
     choice = search.choose(POOL, settings)
     again = search.simulate_plan(POOL, choice.plan, settings)
-    for notes in (choice.notes, again.notes):
-        assert sum(words in note for note in notes) == 1
+    found = schedule_search.search(POOL, replace(settings, planner="auto"), Effort(3))
+    for caveats in (
+        choice.caveats,
+        again.caveats,
+        *([found.caveats] if case == "borrowed" else []),
+    ):
+        assert sum(words in each for each in caveats) == 1
+
+
+def test_python_is_told_so_of_comparisons_and_of_what_to_rent() -> None:
+    settings = CASES["borrowed"][0]
+    named = [each for each in BASELINES if each.name in ("vLLM-DFS", "NanoFlow-DFS")]
+    candidates = search.find_candidates(settings, ["h100"], [1], [1, 2])
+    told = search.compare(POOL, settings, named), search.rent(POOL, candidates)
+    for result in told:
+        assert sum(BORROWED in each for each in result.caveats) == 1
 
 
 def test_a_gpu_by_a_file_is_told_to_be_scaled(tmp_path: Path) -> None:
     (tmp_path / "fast.toml").write_text(FAST)
-    notes = search.choose(POOL, Settings(gpu=str(tmp_path / "fast.toml"), planner="dfs")).notes
-    assert sum(SCALED in note for note in notes) == 1
+    choice = search.choose(POOL, Settings(gpu=str(tmp_path / "fast.toml"), planner="dfs"))
+    assert sum(SCALED in each for each in choice.caveats) == 1
 
 
 def test_a_search_tells_its_choice_so_too() -> None:
     settings = replace(CASES["borrowed"][0], planner="auto")
-    notes = choose_and_search(POOL, settings, Effort(3)).choice.notes
-    assert sum(BORROWED in note for note in notes) == 1
+    caveats = choose_and_search(POOL, settings, Effort(3)).choice.caveats
+    assert sum(BORROWED in each for each in caveats) == 1
 
 
 @pytest.mark.usefixtures("folder")

@@ -74,7 +74,7 @@ def plan(
         return
     with Progress(is_whole_run=True) as say:
         from blendsim.plan import write_plan
-        from blendsim.search.caveats import unfollowed, without_caveats
+        from blendsim.search.caveats import unfollowed
         from blendsim.search.priced import pricing_notes
 
         asked = o.resolve(ctx.params | systems.first)
@@ -98,7 +98,7 @@ def plan(
         notes = [
             *unfollowed(asked.settings, choice.plan),
             *idle([asked.settings], [row.policy for row in choice.rows], pool),
-            *without_caveats(choice.notes, asked.settings, choice.plan),
+            *choice.notes,
             *unseen(asked, pool, choice.plan),
             *pricing_notes([asked.settings]),
             *memory_told(asked.settings),
@@ -193,8 +193,6 @@ def compare(
     with Progress(is_whole_run=True) as say:
         from blendsim.baselines import named_baselines
         from blendsim.search import compare as compare_baselines
-        from blendsim.search.priced import pricing_notes
-        from blendsim.serving.flavour import find_flavour
 
         asked = o.resolve(ctx.params)
         baselines = named_baselines(engines)
@@ -202,11 +200,11 @@ def compare(
         say(asked.reading)
         with ends_at_once():
             pool, own = load_ordered(asked, listed, say)
-            rows, common, notes = compare_baselines(pool, asked.settings, baselines, say, own)
-        overlaps = any(find_flavour(baseline.engine).overlaps for baseline in baselines)
-        notes += pricing_notes([asked.settings], overlaps=overlaps)
+            rows, common, notes, caveats = compare_baselines(
+                pool, asked.settings, baselines, say, own
+            )
     best = max(rows, key=lambda row: row.tokens_per_second_per_gpu)
-    notes += best_served(rows, best)
+    notes = [*notes, *caveats, *best_served(rows, best)]
     if json:
         from blendsim.report.metrics import as_json
 

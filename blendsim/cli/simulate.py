@@ -90,7 +90,7 @@ def simulate(
         from blendsim.files import sha256
         from blendsim.perf.measured import chosen_place
         from blendsim.search import simulate_plan
-        from blendsim.search.caveats import unfollowed, without_caveats
+        from blendsim.search.caveats import unfollowed
         from blendsim.search.priced import pricing_notes
         from blendsim.settings import model_kept
         from blendsim.steplog import write_steplog
@@ -122,10 +122,10 @@ def simulate(
         with ends_at_once():
             pool = asked.load(say)  # what its own machine holds is what it is for
             require_all_fit(pool, system)
-            row, log, notes, seconds = simulate_plan(pool, made, settings, say, worlds)
+            row, log, notes, seconds, _ = simulate_plan(pool, made, settings, say, worlds)
         told = [*unfollowed(settings, made), *idle([settings], [made.policy]), *told]
         told += hurried(log)
-        notes = [*without_caveats(notes, settings, made), *told, *unseen(asked, pool, made)]
+        notes = [*notes, *told, *unseen(asked, pool, made)]
         notes += pricing_notes([settings])
         if output is not None:
             meta = {"plan_sha256": sha256(plan), "settings": asdict(settings)}

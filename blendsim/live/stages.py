@@ -73,14 +73,12 @@ class Stages:
     def _plan(self, problem: "Problem", is_last: bool) -> Planned:
         """Those answered first go in prefix order; for the others a policy is chosen."""
         from blendsim.search import choose_for, plan_policy
-        from blendsim.search.caveats import without_caveats
 
         if not is_last:
             return Planned(plan_policy(problem, FIRST), None, [])
         choice = choose_for(problem, self._say)
-        # NOTE: caveats are of predictions; here the engine itself says what it takes.
-        notes = without_caveats(choice.notes, problem.settings, choice.plan)
-        return Planned(choice.plan, choice.chosen.predicted_seconds, notes)
+        # NOTE: not the caveats, which are of predictions: here the engine says what it takes.
+        return Planned(choice.plan, choice.chosen.predicted_seconds, choice.notes)
 
     def _answer(self, problem: "Problem", rows: "Ints", planned: Planned) -> Stage:
         from blendrt.recorder import Recorder

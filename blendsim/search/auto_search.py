@@ -9,7 +9,6 @@ from blendsim.errors import InputError
 from blendsim.report.advice import Judged, advise
 from blendsim.report.metrics import beside, with_regret
 from blendsim.request import Workload
-from blendsim.search.caveats import caveats
 from blendsim.search.choice import Choice, ends_of, try_policies
 from blendsim.search.cut import NEVER, Stop
 from blendsim.search.problem import prepare
@@ -77,7 +76,8 @@ def choose_and_search(
             ends_of(problem, found.log),
             overlaps=settings.flavour().overlaps,
         ),
-        notes=[*found.notes, *caveats(settings, found.plan)],
+        notes=found.notes,
+        caveats=found.caveats,
     )
     return Searched(choice, found)
 

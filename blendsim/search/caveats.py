@@ -2,8 +2,6 @@
 follow it, and what its steps are priced by.
 """
 
-from collections.abc import Sequence
-
 from blendsim.plan import DUAL_SCAN, Plan
 from blendsim.search.priced import pricing_notes
 from blendsim.serving.flavour import VLLM_PLANNED, find_flavour
@@ -13,14 +11,8 @@ VLLM = "vllm"
 
 
 def caveats(settings: Settings, plan: Plan) -> list[str]:
-    """What results of planning and simulating a plan by these settings note at their end."""
+    """What results have of a plan for these settings, beside their notes."""
     return [*unfollowed(settings, plan), *pricing_notes([settings])]
-
-
-def without_caveats(notes: Sequence[str], settings: Settings, plan: Plan) -> list[str]:
-    """The notes of such a result without them, for who has a place of its own for each."""
-    own = caveats(settings, plan)
-    return [note for note in notes if note not in own]
 
 
 def unfollowed(settings: Settings, plan: Plan | None) -> list[str]:

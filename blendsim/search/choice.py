@@ -49,7 +49,8 @@ class Choice(NamedTuple):
     log: StepLog  # of the chosen plan, on true lengths where the trace has them
     bounds: Bounds
     advice: list[str]  # why this plan, what bounds the pool, what would run almost free beside it
-    notes: list[str]  # what was guessed or extrapolated, and caveats
+    notes: list[str]  # what was guessed or extrapolated
+    caveats: list[str]  # whether the engine can follow the plan, and what its steps are priced by
 
 
 def choose(
@@ -104,7 +105,8 @@ def choose_for(
             ends=ends_of(problem, best.log),
             overlaps=problem.settings.flavour().overlaps,
         ),
-        notes=[*problem.notes, *best.notes, *caveats(problem.settings, plan)],
+        notes=[*problem.notes, *best.notes],
+        caveats=caveats(problem.settings, plan),
     )
 
 

@@ -14,6 +14,7 @@ from blendsim.report.metrics import Outside, Row, named, outside_of_all
 from blendsim.request import Workload
 from blendsim.search.budgets import WORTH, covered_budgets, lower_limits, smaller_budgets
 from blendsim.search.own import RANKED_BY
+from blendsim.search.priced import pricing_notes
 from blendsim.search.problem import Problem, plan_policy, prepare, with_settings
 from blendsim.search.trial import (
     block_size,
@@ -41,6 +42,7 @@ class Comparison(NamedTuple):
     rows: list[Row]  # one a baseline, named by it, at its best limits by prediction
     common: list[Row]  # the same baselines at one token budget and their engines' running limits
     notes: list[str]  # what was guessed or extrapolated
+    caveats: list[str]  # what steps are priced by
 
 
 def compare(
@@ -105,7 +107,10 @@ def compare(
     beyond = outside_of_all({row.policy: found for row, _, found, _ in done})
     remarks = _together({row.policy: told for row, _, _, told in done})
     notes = [*problem.notes, *left_out, *beyond, *remarks]
-    return Comparison([row for row, *_ in done], [common for _, common, *_ in done], notes)
+    overlaps = any(find_flavour(baseline.engine).overlaps for baseline in baselines)
+    caveats = pricing_notes([settings], overlaps=overlaps)
+    best, common = [row for row, *_ in done], [at_common for _, at_common, *_ in done]
+    return Comparison(best, common, notes, caveats)
 
 
 def _together(remarks: Mapping[str, Sequence[str]]) -> list[str]:

@@ -22,6 +22,8 @@ from blendsim.report.optimum import Bounds
 from blendsim.report.rental import Goal, RentalRow, kind_name, system_name
 from blendsim.request import Workload
 from blendsim.search.budgets import Contender, better_run, leading_runs, tries_others
+from blendsim.search.caveats import unfollowed
+from blendsim.search.priced import pricing_notes
 from blendsim.search.prices import Prices
 from blendsim.search.problem import (
     Problem,
@@ -87,6 +89,7 @@ class Rental(NamedTuple):
     spread: Spread  # its times in other worlds; none where there is no row or one world only
     left_out: list[str]  # a sentence on each system that cannot run the pool
     notes: list[str]  # what was guessed or extrapolated
+    caveats: list[str]  # what steps are priced by, and whether the engine can follow the plan
 
 
 class _Scene(NamedTuple):
@@ -171,10 +174,11 @@ def rent(
         raise InputError(f"no system can run this pool; {left_out[0]}")
     best = most_reliable(base, done, goal, prices, progress)
     rows = [outcome.row for outcome in done]
-    notes = base.notes
+    notes, caveats = base.notes, pricing_notes(candidates.settings)
     if best is None:
-        return Rental(rows, None, None, NO_SPREAD, left_out, notes)
-    return Rental(rows, rows[0], best.plan, best.spread, left_out, [*notes, *rows[0].notes])
+        return Rental(rows, None, None, NO_SPREAD, left_out, notes, caveats)
+    notes, caveats = [*notes, *rows[0].notes], [*unfollowed(base.settings, best.plan), *caveats]
+    return Rental(rows, rows[0], best.plan, best.spread, left_out, notes, caveats)
 
 
 def _trials(

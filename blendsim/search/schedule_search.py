@@ -14,6 +14,7 @@ from blendsim.plan import Plan
 from blendsim.report.metrics import Row, beside, with_regret
 from blendsim.report.optimum import Bounds
 from blendsim.request import Workload
+from blendsim.search.caveats import caveats
 from blendsim.search.cut import NEVER, CutShort, Stop
 from blendsim.search.evaluation import Evaluator
 from blendsim.search.judging import JUDGING_WORLDS, sure_gain
@@ -108,7 +109,8 @@ class Found(NamedTuple):
     schedule: dict[str, str]  # the chosen one's policy and what else is unusual, in words
     log: StepLog  # of the chosen one, on true lengths where the trace has them
     bounds: Bounds  # for its token budget
-    notes: list[str]
+    notes: list[str]  # what was guessed or extrapolated, or could not be tried
+    caveats: list[str]  # as a Choice's
 
     @property
     def is_searched(self) -> bool:
@@ -303,6 +305,7 @@ def _report(
             *chosen.notes,
             *([] if problem.worlds else missed(swept, best.seconds)),
         ],
+        caveats=caveats(problem.settings, chosen.plan),
     )
 
 

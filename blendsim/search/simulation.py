@@ -19,8 +19,9 @@ class Simulation(NamedTuple):
 
     row: Row
     log: StepLog  # on true lengths where the trace has them
-    notes: list[str]
+    notes: list[str]  # what was guessed or extrapolated
     worlds: list[float]  # seconds in each world that the sample allows, ascending; where asked for
+    caveats: list[str]  # as a Choice's
 
 
 def simulate_plan(
@@ -43,9 +44,9 @@ def simulate_plan(
     block = block_size(problem, [flavour])
     limits = find_bounds(problem, flavour.token_budget, block)
     trial = run_trial(problem, plan, plan.policy, flavour, limits, find_facts(problem, limits.work))
-    notes = [*problem.notes, *trial.notes, *caveats(settings, plan)]
+    notes = [*problem.notes, *trial.notes]
     seconds: list[float] = []
     if worlds:
         progress(f"simulating {plan.policy} in {worlds} worlds")
         seconds = seconds_in_each(problem, plan, flavour, range(worlds))
-    return Simulation(trial.row, trial.log, notes, seconds)
+    return Simulation(trial.row, trial.log, notes, seconds, caveats(settings, plan))

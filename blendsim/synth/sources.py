@@ -19,7 +19,7 @@ from blendsim.traces.load import format_of
 from blendsim.traces.seam import ReadOptions
 
 QUESTIONS = "mmlu"
-_SHORTEST_HASH = 12
+_HASH_DIGITS = 12
 
 
 class Source(NamedTuple):
@@ -97,7 +97,7 @@ def _find(data: Path | None, files: tuple[str, ...]) -> Path | None:
 
 def _told(path: Path, about: str) -> str:
     """A file by its name and the beginning of its hash; where it lay is nobody's matter."""
-    digest = sha256(path)[:_SHORTEST_HASH]
+    digest = sha256(path)[:_HASH_DIGITS]
     return f"file {path.name}, sha256 {digest}…" + (f"; {about}" if about else "")
 
 

@@ -142,11 +142,11 @@ def other_prompts(workload: Workload, results: Results, path: Path) -> str | Non
     names = workload.prompts.space_names
     is_tokens = np.array([name.startswith(TOKENS) for name in names], np.bool_)
     rows = np.flatnonzero(is_tokens[workload.prompts.space])
-    counted = np.array([results.prompts.get(str(workload.ids[row]), 0) for row in rows], np.int64)
-    rows, counted = rows[counted > 0], counted[counted > 0]
+    reported = np.array([results.prompts.get(str(workload.ids[row]), 0) for row in rows], np.int64)
+    rows, reported = rows[reported > 0], reported[reported > 0]
     if not len(rows):
         return None
-    ours, theirs = float(workload.prompt_len[rows].mean()), float(counted.mean())
+    ours, theirs = float(workload.prompt_len[rows].mean()), float(reported.mean())
     off = ours / theirs - 1.0
     if abs(off) <= _ALIKE:
         return None
