@@ -185,7 +185,10 @@ MODELS: dict[str, ModelSpec] = {
         ModelSpec(
             "llama-3.2-3b", 28, 3072, 8_192, 24, 8, 128, 128_256, 131_072, tied_embeddings=True
         ),
-        ModelSpec("qwen-2.5-7b", 28, 3584, 18_944, 28, 4, 128, 152_064, 131_072, qkv_bias=True),
+        *_in_contexts(
+            ModelSpec("qwen-2.5-7b", 28, 3584, 18_944, 28, 4, 128, 152_064, 131_072, qkv_bias=True),
+            {"qwen-2.5-7b-instruct": 32_768},
+        ),
         *_in_contexts(
             ModelSpec(
                 "qwen-2.5-14b", 48, 5120, 13_824, 40, 8, 128, 152_064, 131_072, qkv_bias=True
@@ -198,7 +201,12 @@ MODELS: dict[str, ModelSpec] = {
             ),
             {"qwen-2.5-32b-instruct": 32_768, "qwq-32b": 40_960},
         ),
-        ModelSpec("qwen-2.5-72b", 80, 8192, 29_568, 64, 8, 128, 152_064, 131_072, qkv_bias=True),
+        *_in_contexts(
+            ModelSpec(
+                "qwen-2.5-72b", 80, 8192, 29_568, 64, 8, 128, 152_064, 131_072, qkv_bias=True
+            ),
+            {"qwen-2.5-72b-instruct": 32_768},
+        ),
         *_in_contexts(
             replace(
                 ModelSpec("qwen3-4b", 36, 2560, 9_728, 32, 8, 128, 151_936, 40_960, qk_norm=True),

@@ -9,6 +9,10 @@ from blendsim.specs import Link
 _POOLS = re.compile(r"(\d+)P(\d+)D", re.IGNORECASE)
 
 
+#: A step takes longer: to look more often sees nothing else.
+LEAST_STEAL_SECONDS = 1e-3
+
+
 @dataclass(frozen=True, slots=True)
 class Topology:
     """Colocated replicas (each does prefill and decode), or a pool of prefill and one of decode
@@ -33,9 +37,10 @@ class Topology:
             raise InputError(
                 f"{self.name}: only colocated ranks steal from each other; leave out steals"
             )
-        if not 0 < self.steal_seconds < float("inf"):
+        if not LEAST_STEAL_SECONDS <= self.steal_seconds < float("inf"):
             raise InputError(
-                f"steal_seconds = {self.steal_seconds:g} must be a time above 0; give 1 or so"
+                f"steal_seconds = {self.steal_seconds:g} must be {LEAST_STEAL_SECONDS:g} or more: "
+                "ranks are looked at so often; give 1 or so"
             )
 
     @property

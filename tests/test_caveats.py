@@ -11,6 +11,7 @@ from test_search import mixed_pool
 
 from blendsim import search
 from blendsim.baselines import BASELINES
+from blendsim.report.rental import Goal
 from blendsim.search import schedule_search
 from blendsim.search.auto_search import choose_and_search
 from blendsim.search.schedule_search import Effort
@@ -48,7 +49,7 @@ def test_python_is_told_so_of_comparisons_and_of_what_to_rent() -> None:
     settings = CASES["borrowed"][0]
     named = [each for each in BASELINES if each.name in ("vLLM-DFS", "NanoFlow-DFS")]
     candidates = search.find_candidates(settings, ["h100"], [1], [1, 2])
-    told = search.compare(POOL, settings, named), search.rent(POOL, candidates)
+    told = search.compare(POOL, settings, named), search.rent(POOL, candidates, Goal())
     for result in told:
         assert sum(BORROWED in each for each in result.caveats) == 1
 

@@ -63,6 +63,14 @@ def test_a_copy_of_the_profile_is_no_other_machine(folder: Path) -> None:
     assert not [note for note in notes if "its steps are paced for" in note]
 
 
+def test_an_impossible_budget_is_called_by_its_own_name(folder: Path) -> None:
+    run(*PLAN, "dfs", "--engine", "vllm", "--max-running", 64, "-o", "plan.parquet")
+    line = complaint(folder, "simulate", "plan.parquet", "--token-budget", "-1")
+    assert "token budget -1 must be at least 1 token a step" in line
+    row = run_json("simulate", "plan.parquet", "--token-budget", 32)
+    assert (row["token_budget"], row["max_running"]) == (32, 32)
+
+
 def test_a_directory_may_be_the_profile(folder: Path) -> None:
     run(*PLAN, "dfs", "-o", "plan.parquet")
     line = complaint(folder, "simulate", "plan.parquet", "--profile", "nowhere")

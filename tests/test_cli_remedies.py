@@ -107,9 +107,11 @@ def test_a_model_by_another_name_is_told_by_both(trace: Path) -> None:
         "error: deepseek-r1 has the sizes of deepseek-v3: deepseek-v3 needs 676 "
     )
     assert "has the sizes" not in refused(trace, *asked, "deepseek-ai/DeepSeek-V3")
-    name = "Qwen/Qwen2.5-7B-Instruct"
+    name = "meta-llama/Llama-3.1-8B-Instruct"
     shown = run("plan", "--trace", trace, "--planner", "dfs", "--model", name)
-    assert "Qwen/Qwen2.5-7B-Instruct (qwen-2.5-7b) on 1 × a100-80g" in " ".join(shown.split())
+    assert "meta-llama/Llama-3.1-8B-Instruct (llama-3.1-8b) on 1 × a100-80g" in " ".join(
+        shown.split()
+    )
 
 
 def test_options_that_are_only_a_little_alike_are_not_offered() -> None:

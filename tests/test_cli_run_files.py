@@ -21,12 +21,24 @@ from batch_worlds import (
 from late_clock import LateClock
 
 from blendrt.generate import answer as answer_module
+from blendsim.cli.run import require_files
 from blendsim.cli.status import INCOMPLETE
+from blendsim.errors import InputError
 from blendsim.live.course import Course
 
 model = pytest.fixture(scope="module")(make_model)
 folder = pytest.fixture(make_folder)
 expected = pytest.fixture(scope="module")(answers_of_transformers)
+
+
+@pytest.mark.usefixtures("capfd")
+def test_answers_do_not_go_where_the_summary_goes(folder: Path) -> None:
+    """One would be written over the other."""
+    shown = Path("/proc/self/fd/1")
+    with pytest.raises(InputError, match="what the command says is written there, too; write to"):
+        require_files(folder / "batch.jsonl", shown, None, None)
+    (folder / "out.jsonl").touch()
+    require_files(folder / "batch.jsonl", folder / "out.jsonl", None, None)
 
 
 @pytest.mark.parametrize("after", [0, 10, 50])

@@ -92,8 +92,8 @@ def test_a_short_name_with_one_row_is_taken(called: str) -> None:
         ("meta-llama/Llama-3.1", "llama-3.1-8b, llama-3.1-70b"),
         (
             "Qwen2.5",
-            "qwen-2.5-7b, qwen-2.5-14b, qwen-2.5-14b-instruct, qwen-2.5-32b, "
-            "qwen-2.5-32b-instruct, qwen-2.5-72b",
+            "qwen-2.5-7b, qwen-2.5-7b-instruct, qwen-2.5-14b, qwen-2.5-14b-instruct, "
+            "qwen-2.5-32b, qwen-2.5-32b-instruct, qwen-2.5-72b, qwen-2.5-72b-instruct",
         ),
         (
             "qwen3",
@@ -128,7 +128,8 @@ def test_a_short_name_is_no_other_version() -> None:
         ("meta-llama/Llama-2-7b-chat-hf", "llama-2-7b"),
         ("llama3.1-8b", "llama-3.1-8b"),
         ("qwen2.5-7b", "qwen-2.5-7b"),
-        ("Qwen/Qwen2.5-7B-Instruct", "qwen-2.5-7b"),
+        ("Qwen/Qwen2.5-7B", "qwen-2.5-7b"),
+        ("Qwen/Qwen2.5-7B-Instruct", "qwen-2.5-7b-instruct"),
         ("Qwen/Qwen3-32B", "qwen3-32b"),
         ("qwen-3-8b", "qwen3-8b"),
         ("deepseek-ai/deepseek-llm-67b-chat", "deepseek-67b"),

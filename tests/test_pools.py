@@ -340,6 +340,19 @@ def test_plan_for_another_number_of_ranks_is_refused() -> None:
         run(workload, pools("2P1D", FAST), plan=listed(workload, [0, 1, 2, 2]))
 
 
+def test_ranks_without_requests_are_replicas_all_the_same() -> None:
+    """As where there are more of them than work to be shared evenly."""
+    workload = alone([10] * 5, [4] * 5)
+    meta = {"settings": {"dp": 5}}
+    plan = replace(listed(workload, [0, 0, 0, 2, 4]), meta=meta)
+    log = run(workload, pools("5P1D", FAST), plan=plan)
+    assert total(log, "finished") == 5
+    assert total(log, "prefill_tokens") == 50
+    for name, remedy in (("3P1D", "3 or for 1"), ("1P1D", "1")):
+        with pytest.raises(InputError, match=f"the plan is for 5 ranks, .* plan for {remedy}$"):
+            run(workload, pools(name, FAST), plan=plan)
+
+
 def test_request_that_a_decode_replica_cannot_hold_is_refused_up_front() -> None:
     with pytest.raises(OversizeError, match="does not fit the 32 KV tokens"):
         run(alone([20], [20]), pools("1P1D", FAST), model=seconds_model(blocks=2))
@@ -359,7 +372,8 @@ def test_pools_larger_than_the_workload_are_refused(name: str) -> None:
         ({"topology": "1P1D", "link": "nvlnk"}, "nvlink3"),
         ({"topology": "1P1D", "dp": 2}, "give one of the two"),
         ({"topology": "1P1D", "steals": True}, "only colocated ranks steal"),
-        ({"steals": True, "steal_seconds": 0.0}, "must be a time above 0"),
+        ({"steals": True, "steal_seconds": 1e-6}, "must be 0.001 or more"),
+        ({"steals": True, "steal_seconds": 0.0}, "steal_seconds = 0 must be 0.001 or more"),
     ],
 )
 def test_settings_that_make_no_cluster_are_refused(changes: dict[str, object], words: str) -> None:

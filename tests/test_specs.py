@@ -17,10 +17,10 @@ PUBLISHED = {
     "llama-3.1-8b": 8.03,
     "llama-3.1-70b": 70.55,
     "llama-3.2-3b": 3.21,
-    "qwen-2.5-7b": 7.62,
+    **dict.fromkeys(("qwen-2.5-7b", "qwen-2.5-7b-instruct"), 7.62),
     **dict.fromkeys(("qwen-2.5-14b", "qwen-2.5-14b-instruct"), 14.77),
     **dict.fromkeys(("qwen-2.5-32b", "qwen-2.5-32b-instruct", "qwq-32b"), 32.76),
-    "qwen-2.5-72b": 72.71,
+    **dict.fromkeys(("qwen-2.5-72b", "qwen-2.5-72b-instruct"), 72.71),
     **dict.fromkeys(("qwen3-4b", "qwen3-4b-2507"), 4.02),
     "qwen3-8b": 8.19,
     "qwen3-14b": 14.77,
@@ -237,3 +237,12 @@ def test_what_the_tables_lack_is_had_in_another_way() -> None:
         find_model("gemma-3-27b")
     with pytest.raises(UnknownName, match=r"; another is measured \(docs/extending\.md\)"):
         find_gpu("mi300x")
+
+
+@pytest.mark.parametrize("size", ["7b", "14b", "32b", "72b"])
+def test_instruct_models_of_qwen_have_the_context_of_their_files(size: str) -> None:
+    plain, instruct = (
+        find_model(f"Qwen/Qwen2.5-{size.upper()}{ending}") for ending in ("", "-Instruct")
+    )
+    assert (plain.context, instruct.context) == (131_072, 32_768)
+    assert replace(instruct, name=plain.name, context=plain.context) == plain

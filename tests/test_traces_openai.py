@@ -11,7 +11,7 @@ import pytest
 
 from blendsim.errors import InputError, Unavailable
 from blendsim.prefix import shareable_tokens, sort_prompts
-from blendsim.request import Workload
+from blendsim.request import MOST_TOKENS, Workload
 from blendsim.traces import ReadOptions, load, load_pool
 
 
@@ -193,6 +193,14 @@ BAD = {
     "embedding": (
         {"custom_id": "b", "url": "/v1/embeddings", "body": {"input": "x"}},
         "generates no tokens",
+    ),
+    "speech": (
+        {"custom_id": "b", "url": "/v1/audio/speech", "body": {"input": "x"}},
+        "generates no tokens",
+    ),
+    "absurd": (
+        request("b", prompt="é" * (MOST_TOKENS // 2 + 1)),
+        "a prompt of 10,000,002 bytes; no request has more than 10,000,000 tokens",
     ),
 }
 

@@ -74,6 +74,17 @@ def test_what_is_computed_again_is_no_use() -> None:
     )
 
 
+def test_nor_is_the_attention_of_what_is_computed_again() -> None:
+    """Half of the prompt's tokens, and so about half of its pairs."""
+    once = log_of([1.0], prefill_tokens=[512], prefill_pairs=[512 * 513 // 2])
+    twice = log_of([1.0], prefill_tokens=[1024], prefill_pairs=[512 * 513])
+    found = [
+        utilisation(log, System(LLAMA, H100), 1, again).mfu
+        for log, again in ((once, 0), (twice, 512))
+    ]
+    assert found[0] == pytest.approx(found[1])
+
+
 def test_gpus_of_a_replica_share_it_and_idle_replicas_count() -> None:
     one = utilisation(STEPS, System(LLAMA, H100), 1, 0)
     two, of_two = (utilisation(STEPS, System(LLAMA, H100, tp=2), n, 0) for n in (1, 2))

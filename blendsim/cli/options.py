@@ -27,10 +27,11 @@ Traces = Annotated[
 _MODELS = (  # gpt-oss first: help breaks no name that stands in its first line
     "gpt-oss-20b, gpt-oss-120b, minimax-m2, deepseek-v3, kimi-k2, kimi-k2-thinking, kimi-k2.5, "
     "llama-2-7b, llama-3.1-8b, llama-3.1-70b, llama-3.2-3b, mistral-7b, mistral-small-24b, "
-    "mistral-small-3.1-24b, phi-4, qwen-2.5-7b, qwen-2.5-14b, qwen-2.5-14b-instruct, "
-    "qwen-2.5-32b, qwen-2.5-32b-instruct, qwq-32b, qwen-2.5-72b, qwen3-4b, qwen3-4b-2507, "
-    "qwen3-8b, qwen3-14b, qwen3-32b, deepseek-67b, mixtral-8x7b, mixtral-8x22b, qwen3-30b-a3b, "
-    "qwen3-30b-a3b-2507, qwen3-235b-a22b, qwen3-235b-a22b-2507, qwen3-coder-480b-a35b, "
+    "mistral-small-3.1-24b, phi-4, qwen-2.5-7b, qwen-2.5-7b-instruct, qwen-2.5-14b, "
+    "qwen-2.5-14b-instruct, qwen-2.5-32b, qwen-2.5-32b-instruct, qwq-32b, qwen-2.5-72b, "
+    "qwen-2.5-72b-instruct, qwen3-4b, qwen3-4b-2507, qwen3-8b, qwen3-14b, qwen3-32b, "
+    "deepseek-67b, mixtral-8x7b, mixtral-8x22b, qwen3-30b-a3b, qwen3-30b-a3b-2507, "
+    "qwen3-235b-a22b, qwen3-235b-a22b-2507, qwen3-coder-480b-a35b, "
     "qwen3.5-9b, qwen3.5-27b, qwen3.5-35b-a3b, qwen3.5-122b-a10b, qwen3.5-397b-a17b"
 )
 _GPUS = "a100-80g, h100, h200, l40s, b200"

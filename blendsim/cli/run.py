@@ -103,6 +103,19 @@ def require_files(batch: Path, output: Path, log: Path | None, config: Path | No
     real = [os.path.realpath(path) for path in (batch, output, log) if path is not None]
     if len(set(real)) < len(real):
         raise InputError("the batch, -o and --log are to be different files; rename one")
+    if _is_shown(output):
+        raise InputError(
+            f"{output}: what the command says is written there, too; write to another file"
+        )
+
+
+def _is_shown(path: Path) -> bool:
+    """Whether what the command prints goes to the file."""
+    try:
+        found = os.stat(path)
+        return any(os.path.samestat(found, os.fstat(stream)) for stream in (1, 2))
+    except OSError:  # there is no such file yet, or the stream is closed
+        return False
 
 
 def _result(answered: "Answered", output: Path, found: "Answerer") -> dict[str, Any]:

@@ -111,7 +111,8 @@ def simulate(
             "expert_parallel": expert_parallel,
             "ep": ep,
         }
-        if token_budget and not max_running and (asked.settings.max_running or 0) > token_budget:
+        limited = asked.settings.max_running or 0
+        if token_budget is not None and 0 < token_budget < limited and max_running is None:
             changes["max_running"] = token_budget  # the plan's limit gives way
         settings = settings_there(asked.settings, engine, given(changes))
         # NOTE: first, so that what is wrong with --gpu or --profile does not wait for traces.

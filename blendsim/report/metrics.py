@@ -98,7 +98,9 @@ class Place(NamedTuple):
 
 
 def kv_use(log: StepLog, capacity_blocks: int) -> float:
-    """Time-weighted mean share of the KV blocks that running requests hold."""
+    """Share of the KV blocks that running requests hold, the mean over the time that their replica
+    has any.
+    """
     seconds = log.time("seconds")
     return float((log.count("held_blocks") * seconds).sum() / (seconds.sum() * capacity_blocks))
 

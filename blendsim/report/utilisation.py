@@ -56,7 +56,9 @@ def _flops(log: StepLog, system: System, recomputed: int) -> float:
     a_token = sum(layers_with(model, name) * weights[name] for name in weights if name != HEAD)
     tokens = int(log.tokens.sum()) - recomputed
     # NOTE: of layers with a window or a state in place of attention none are counted.
-    pairs = float(log.count("prefill_pairs").sum() + log.count("context_tokens").sum())
+    prefill = int(log.count("prefill_tokens").sum())
+    first = 1.0 - recomputed / max(prefill, 1)  # of the prompts, what was computed once
+    pairs = float(first * log.count("prefill_pairs").sum() + log.count("context_tokens").sum())
     a_pair = model.full_layers * model.heads // system.tp * (2 * model.head_dim + model.rope_dim)
     sampled = int(log.count("sampled_tokens").sum())
     return 2.0 * (tokens * a_token + sampled * weights[HEAD] + pairs * a_pair)

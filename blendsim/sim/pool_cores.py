@@ -99,16 +99,17 @@ def decode_cores(
 def _over_prefill(
     plan: Plan, workload: Workload, prompts: SortedPrompts, model: StepModel, topology: Topology
 ) -> Plan:
-    """The plan over the prefill replicas: as it is if it has a rank for each, else one rank's cut
-    into equal prompt work (and, where the dual scanner takes both ends, equal answers).
+    """The plan over the prefill replicas: as it is if it is for so many, of which some may have no
+    requests, else one rank's cut into equal prompt work (and, where the dual scanner takes both
+    ends, equal answers).
     """
-    ranks = len(np.unique(plan.rank))
-    if ranks == topology.prefill:
+    ranks, pool = plan.replicas, topology.prefill
+    if ranks == pool:
         return plan
     if ranks > 1:
+        remedy = f"{pool} or for 1" if pool > 1 else "1"
         raise InputError(
-            f"the plan is for {ranks} ranks, {topology.name} prefills on {topology.prefill}; "
-            f"plan for {topology.prefill} or for 1"
+            f"the plan is for {ranks} ranks, {topology.name} prefills on {pool}; plan for {remedy}"
         )
     is_dual = plan.admission == DUAL_SCAN
     costs = closed_form(model.system, workload.prompt_len[plan.order], plan.expected_output)

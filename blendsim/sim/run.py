@@ -87,6 +87,7 @@ def simulate(
         ),
         meta=facts,
     )
+    assert int(log.count("finished").sum()) == len(workload), "every request is served"
     return in_lock_step(log, model) if model.system.is_joined else log
 
 

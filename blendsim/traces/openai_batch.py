@@ -159,6 +159,13 @@ def workload_of(
     )
 
 
+#: Ends of urls that answer with something else than text: OpenAI's, vLLM's and SGLang's.
+_NO_TEXT = (
+    *("/embeddings", "/moderations", "/images/generations", "/audio/speech"),
+    *("/score", "/rerank", "/pooling", "/classify", "/encode"),
+)
+
+
 def id_of(row: dict[str, Any], where: str) -> str:
     """The id of one line, or InputError beginning with `where`."""
     custom_id = row.get("custom_id")
@@ -176,7 +183,7 @@ def request_of(row: dict[str, Any], chat: Chat, where: str) -> BatchRequest:
         raise InputError(
             f"{where}, column 'body': {shown(body)} is not a request object; mend or remove the row"
         )
-    if str(row.get("url", "")).rstrip("/").endswith(("/embeddings", "/moderations")):
+    if str(row.get("url", "")).rstrip("/").endswith(_NO_TEXT):
         raise InputError(
             f"{where}, column 'url': {shown(row['url'])} generates no tokens; remove the row"
         )

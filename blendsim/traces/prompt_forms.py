@@ -6,9 +6,11 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from blendsim.errors import InputError
+from blendsim.request import MOST_TOKENS
 from blendsim.traces.chat import Chat, Message
 from blendsim.traces.counts import shown
 from blendsim.traces.tool_calls import tools_of, with_calls
+from blendsim.wording import listing
 
 PROMPT_NAMES = ("messages", "prompt", "input")  # of which the first that is there counts
 PLAIN_NAMES = ("messages", "prompt")
@@ -35,6 +37,24 @@ def content(
     begin with `where` and call columns by `root` and their name.
     """
     name = next((name for name in names if name in body), names[-1])
+    found = _content(body, chat, where, root, name)
+    if found is None:
+        raise InputError(
+            f"{where}, column '{root}{name}': {shown(body.get(name))} is neither text, messages "
+            f"nor token ids of one prompt; give {listing(names, 'or')}"
+        )
+    size = len(found.text)
+    if size > MOST_TOKENS // 4:  # where characters are of up to four bytes, tokens by themselves
+        size = len(found.text.encode("utf-8", "surrogatepass"))
+    if size > MOST_TOKENS:
+        raise InputError(
+            f"{where}, column '{root}{name}': a prompt of {size:,} bytes; no request has more than "
+            f"{MOST_TOKENS:,} tokens; remove the row"
+        )
+    return found
+
+
+def _content(body: dict[str, Any], chat: Chat, where: str, root: str, name: str) -> Content | None:
     prompt = body.get(name)
     tools = tools_of(body, f"{where}, column '{root}tools'")
     chat = chat.with_tools(tools) if tools else chat
@@ -55,10 +75,7 @@ def content(
         return _chat(before + prompt if prompt else prompt, chat, where)
     if isinstance(prompt, list) and all(_is_token(item) for item in prompt):
         return Content("", prompt)
-    raise InputError(
-        f"{where}: {shown(prompt)} is neither text, messages nor token ids of one prompt; give "
-        f"{', '.join(names[:-1])} or {names[-1]}"
-    )
+    return None
 
 
 def _chat(messages: object, chat: Chat, where: str) -> Content:
