@@ -8,9 +8,9 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from blendsim.report.rental import Goal, RentalRow
-from blendsim.settings import MOST_REPLICAS
 
 _SHOWN = 3  # kinds of replica that are told
+_MOST = 4_096  # replicas that `--dp` takes
 
 
 class Enough(NamedTuple):
@@ -62,7 +62,7 @@ def _enough(rows: Sequence[RentalRow], deadline: float) -> Enough | None:
         return None
     replicas = math.ceil((last.row.predicted_seconds - stays) * last.dp / (deadline - stays))
     replicas = max(replicas, last.dp + 1)
-    if replicas > min(MOST_REPLICAS, last.row.requests):
+    if replicas > min(_MOST, last.row.requests):
         return None
     spent = min(map(RentalRow.spent, rows))
     return Enough(last.kind, replicas, len(rows) < 2, spent)
