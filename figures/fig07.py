@@ -7,6 +7,7 @@ from matplotlib.ticker import FuncFormatter
 
 from figures.style import COLUMN, new_figure, panel_title, save_pair, thousands
 from figures.systems import grouped_bars, top_legend
+from paper_repro.systems import COMMON_BUDGET
 from paper_repro.table import Table
 
 
@@ -30,7 +31,8 @@ def draw_models(runs: Table, gpu: str, stem: Path) -> None:
         grouped_bars(axes, rows, "trace", "rate", "optimum")
         axes.yaxis.set_major_formatter(FuncFormatter(thousands))
         axes.set_ylabel("tokens/s a GPU")
-        panel_title(axes, f"{model} on {rows[0]['gpus']} × {gpu}")
+        where = f"{model} on {rows[0]['gpus']} × {gpu}"
+        panel_title(axes, f"{where}, {COMMON_BUDGET:,} tokens a step")
     panels[-1].set_xlabel("workload", labelpad=1)
     top_legend(figure, panels[0], 3)
     save_pair(figure, stem)

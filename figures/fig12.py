@@ -37,7 +37,7 @@ def draw(tables: Mapping[str, Table], out: Path) -> None:
         label = "practical optimum" if i == 0 else None
         axes.plot(places, optima, "_", color=INK, markersize=9, label=label)
     axes.axhline(1, color=INK, linewidth=0.8, linestyle=(0, (4, 2)))
-    axes.set_ylim(0.8, None)
+    axes.set_ylim(0, None)
     names = ["\n".join(model.rsplit("-", 1)) for model in models]
     axes.set_xticks(range(len(models)), names)
     axes.tick_params(axis="x", length=0)

@@ -27,6 +27,7 @@ class Claim:
     value: float | None = None  # the paper's figure as a number, where there is one to come near to
     tolerance: float | None = None  # largest |ours − value| that counts as reproduced
     note: str = ""  # what a reader must know to compare the two
+    is_made: bool = False  # pools or generators are made to have it: it can hardly miss
 
 
 class Verdict(NamedTuple):

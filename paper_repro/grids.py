@@ -7,6 +7,8 @@ longest of them alone takes longer than all the rest (table `small` of Figure 11
 
 from typing import NamedTuple
 
+import numpy as np
+
 from blendsim.errors import InputError
 from blendsim.synth.recipes import Recipe, grid
 from blendsim.traces.limits import without_oversize
@@ -44,7 +46,8 @@ class Grid(NamedTuple):
         found = speedups(table)
         behind = sum(value <= 1 for value in found)
         left_out = len(table.rows) - len(found)
-        words = f"{left_out} points cannot be mixed" if left_out else ""
+        words = f"{left_out} points cannot be mixed; " if left_out else ""
+        words += told_of_chance(table)
         shown = f"{len(found) - behind} of {len(found)} above 1"
         return [
             noting_ours(near(f"{self.figure}-most", max(found), told_of(table)), ours(table)),
@@ -121,6 +124,20 @@ def ours(table: Table) -> dict[str, str]:
 
 def _range(found: list[float]) -> str:
     return f"{min(found):.2f} … {max(found):.2f}×, mean {sum(found) / len(found):.3f}×"
+
+
+def told_of_chance(table: Table) -> str:
+    """How far points lie from the means of their density and of their sharing: each is a pool and a
+    sample of its own, so that much of a point is chance.
+    """
+    made = [row for row in table.records() if row["speedup"] is not None]
+    values = np.array([row["speedup"] for row in made])
+    over_all = values.mean()
+    off = values - over_all
+    for name in ("density", "sharing"):
+        of = np.array([row[name] for row in made])
+        off = off - np.array([values[of == each].mean() - over_all for each in of])
+    return f"a point is off by ±{off.std():.3f} from its row's and column's means"
 
 
 def told_of(table: Table) -> str:

@@ -46,8 +46,9 @@ def verdicts(tables: dict[str, Table]) -> list[Verdict]:
         return [Verdict("sec65", "not measured yet", None, "no GPU has run")]
     off = mean(errors)
     shown = (
-        f"{off:.2%} in the mean of {len(errors)}, {max(errors):.1%} at most: of steps that ran, "
-        "by a model calibrated on other runs"
+        f"{off:.2%} in the mean of {len(errors)}, {max(errors):.1%} at most: paced and searched "
+        "plans over prefix order on an H200, their steps priced by a model of it that is "
+        "calibrated on other runs"
     )
     return [near("sec65", off, shown)]
 

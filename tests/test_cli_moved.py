@@ -50,6 +50,16 @@ def test_what_a_plan_notes_is_found_beside_it(elsewhere: Path) -> None:
     assert len((elsewhere / "above" / "batch.jsonl").read_text().splitlines()) == 9
 
 
+def test_what_a_log_notes_is_found_beside_it(elsewhere: Path) -> None:
+    """`simulate` ran beside the traces, `report` does not."""
+    with pytest.MonkeyPatch.context() as there:
+        there.chdir(elsewhere)
+        run("simulate", "plan.parquet", "-o", "steps.parquet")
+    told = run_json("report", "../steps.parquet", "--against", "../steps.parquet")
+    assert told["losses"]["bound"] > 0
+    assert not any("left out" in note for note in told["notes"])
+
+
 def test_what_is_here_comes_first(elsewhere: Path) -> None:
     """A plan refuses it if it is another."""
     (elsewhere / "above" / "batch.jsonl").write_text((elsewhere / "trace.csv").read_text())

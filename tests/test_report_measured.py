@@ -44,8 +44,8 @@ def test_measured_steps_are_priced_by_the_model_of_their_settings(
     from blendsim.cli.progress import Progress
     from blendsim.cli.reported import find
 
-    other = read_steplog(measured(home, tmp_path / "m.parquet", "NVIDIA A100 80GB"))
-    found = find(other, None, None, Progress())
+    path = measured(home, tmp_path / "m.parquet", "NVIDIA A100 80GB")
+    found = find(read_steplog(path), path, None, None, Progress())
     assert found.work is not None
     assert found.work.compute == pytest.approx(simulated.time("compute_seconds"))
     assert found.work.memory == pytest.approx(simulated.time("memory_seconds"))

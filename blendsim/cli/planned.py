@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from blendsim.cli import options as o
+from blendsim.cli.noted import found, is_there, settled, settled_source
 
 if TYPE_CHECKING:
     from blendsim.plan import Plan
@@ -22,8 +23,7 @@ def read_planned(path: Path, workload: Path | None) -> Planned:
     """The plan at `path`, its pool to be read from `workload` instead where that is given. A plan
     that names no traces, as Python may write one, needs it: it is read as `plan` does by itself.
 
-    Paths that the plan notes are relative to where `plan` ran. One that is not there is looked for
-    beside the plan, too.
+    Paths that the plan notes are looked for beside it, too (noted.py).
     """
     from blendsim.errors import BlendsimError, InputError
     from blendsim.plan import read_plan
@@ -39,10 +39,10 @@ def read_planned(path: Path, workload: Path | None) -> Planned:
     if "settings" not in plan.meta:
         raise InputError(f"{path}: does not say by which settings it was made; plan again with -o")
     model = plan.meta["settings"].get("model")
-    if MODEL_SPEC in plan.meta and isinstance(model, str) and not _is_there(_found(model, path)):
+    if MODEL_SPEC in plan.meta and isinstance(model, str) and not is_there(found(model, path)):
         raise InputError(f"{path}: {_not_there(model)}, or plan again with -o")
     try:
-        settings = remembered(_settled(plan.meta["settings"], path), "settings")
+        settings = remembered(settled(plan.meta["settings"], path), "settings")
         require_same_model(settings, plan.meta, "settings")
     except BlendsimError as error:  # a name that is gone since, too, which says no file
         raise InputError(f"{path}: {error}; plan again with -o") from error
@@ -52,8 +52,7 @@ def read_planned(path: Path, workload: Path | None) -> Planned:
             f"{settings.dp}; plan again with -o"
         )
     if source is not None:
-        read = _settled(source["read"], path)
-        source = {**source, "read": read, "traces": [_found(one, path) for one in source["traces"]]}
+        source = settled_source(source, path)
     asked = asked_for(settings, source, workload, f"{path}: read")
     return Planned(plan, asked._replace(gone=_gone(asked, path, workload)))
 
@@ -67,36 +66,8 @@ def _gone(asked: o.Asked, plan: Path, workload: Path | None) -> dict[str, str]:
     others = (asked.read.lengths, asked.read.tokenizer)
     ways |= {str(name): "" for name in others if name is not None}
     return {
-        name: f"{plan}: {_not_there(name)}{way}"
-        for name, way in ways.items()
-        if not _is_there(name)
+        name: f"{plan}: {_not_there(name)}{way}" for name, way in ways.items() if not is_there(name)
     }
-
-
-def _settled(noted: Mapping[str, Any], plan: Path) -> dict[str, Any]:
-    """What a plan notes, with those of its values that are paths as they are found."""
-    paths = {name: noted.get(name) for name in ("model", "profile", "tokenizer", "lengths")}
-    return {**noted, **{k: _found(v, plan) for k, v in paths.items() if isinstance(v, str)}}
-
-
-def _found(noted: str, plan: Path) -> str:
-    """What a plan notes, or the file or directory of that name beside the plan if there is none
-    here. Names of tables and demo sources are as they are.
-    """
-    from blendsim.perf.measured import AUTO, IMPORTED, MEASURED
-    from blendsim.specs import MODELS
-
-    if noted in MODELS or noted in (AUTO, IMPORTED, MEASURED) or _is_there(noted):
-        return noted
-    beside = str(plan.parent / noted)
-    return beside if _is_there(beside) else noted
-
-
-def _is_there(name: str) -> bool:
-    try:
-        return Path(name).exists()
-    except (OSError, ValueError):  # no path at all: too long, or with a NUL
-        return False
 
 
 def _is_file(trace: str) -> bool:

@@ -58,7 +58,7 @@ def report(
         require_places([place], traces_of(log))
         if place is not None:
             _require_ending(place)
-        found = find(log, plan, workload, say)
+        found = find(log, run, plan, workload, say)
         told = _report(run, log, found, against, say)
         if place is not None:
             from blendsim.report.pages import write_report

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from blendsim.cli import options as o
+from blendsim.cli.noted import settled, settled_source
 from blendsim.cli.planned import asked_for
 from blendsim.cli.progress import Progress
 
@@ -29,10 +30,12 @@ class Found(NamedTuple):
     notes: list[str]
 
 
-def find(log: "StepLog", plan: Path | None, workload: Path | None, say: Progress) -> Found:
-    """Everything that the log's metadata lead to. What cannot be read, or is of another pool, is a
-    note, unless it was named on the command line: then it is an error. A log of `run` has no pool,
-    whatever is named.
+def find(
+    log: "StepLog", path: Path, plan: Path | None, workload: Path | None, say: Progress
+) -> Found:
+    """Everything that the metadata of the log at `path` lead to. What cannot be read, or is of
+    another pool, is a note, unless it was named on the command line: then it is an error. A log of
+    `run` has no pool, whatever is named.
     """
     from blendsim.errors import BlendsimError
     from blendsim.search.looking_back import AnotherPool, find_ground, look_back, own_work
@@ -41,7 +44,7 @@ def find(log: "StepLog", plan: Path | None, workload: Path | None, say: Progress
     is_named = plan is not None or (workload is not None and not _is_part(log))
     ground, work, served = None, own_work(log), None
     try:
-        asked = _asked(log.meta, workload)
+        asked = _asked(log.meta, path, workload)
         ground = find_ground(asked.settings, log)
         work = work or _priced(log, ground)
         served = _served(log, plan, asked, say)
@@ -73,7 +76,7 @@ def find_both(log: "StepLog", found: Found, other: "StepLog", path: Path, say: P
     notes, here, ground = [*_broken_off(other), *_noted(other)], found.ground, None
     second = Found(None, own_work(other), None, found.served, notes)
     try:
-        ground = find_ground(_asked(other.meta, None).settings, other)
+        ground = find_ground(_asked(other.meta, path, None).settings, other)
         second = second._replace(ground=ground)
         if here and ground.settings.model != here.settings.model:
             models = ground.settings.model, here.settings.model
@@ -143,17 +146,17 @@ def traces_of(log: "StepLog") -> list[str]:
     return source["traces"] if isinstance(source, dict) else []
 
 
-def _asked(meta: Mapping[str, Any], workload: Path | None) -> o.Asked:
-    """The settings and the pool that a log names."""
+def _asked(meta: Mapping[str, Any], path: Path, workload: Path | None) -> o.Asked:
+    """The settings and the pool that the log at `path` names."""
     from blendsim.errors import InputError
     from blendsim.settings import remembered, require_same_model
 
     if not isinstance(meta.get("settings"), dict):
         raise InputError("the log does not say by which settings it ran")
-    settings = remembered(meta["settings"], "the log's settings")
+    settings = remembered(settled(meta["settings"], path), "the log's settings")
     require_same_model(settings, meta, "the log's settings")
     source = meta.get("source")
-    source = source if isinstance(source, dict) else None
+    source = settled_source(source, path) if isinstance(source, dict) else None
     return asked_for(settings, source, workload, "the log's source")
 
 
