@@ -49,6 +49,27 @@ def world(seed: int, dtype: torch.dtype = torch.float32, config: DecoderConfig =
     return random_world(np.random.default_rng(seed), config, BLOCK, CPU, dtype, SIZES)
 
 
+@pytest.mark.parametrize("place", ["a page of nobody's", "behind the end"])
+def test_what_lies_beside_a_request_is_of_no_weight(place: str) -> None:
+    """Pages are not wiped: whoever had them may have left what is no number."""
+    pool = KvPool(TINY, 6, 16, CPU, torch.float32)
+    pool.k.normal_()
+    pool.v.normal_()
+    q = torch.randn(3, TINY.heads, TINY.head_dim)
+    pages = Rows(ints(0, 2, 3, 4), ints(1, 2, 3, 4))
+    none = Rows(ints(0), ints())
+    layout = lay_out(ints(), ints(), none, ints(20, 5, 16), pages, 16, CPU)
+    attention = ReferenceAttention()
+    attention.plan(layout)
+    clean = attention.decode(0, q, pool)
+    for each in (pool.k, pool.v):
+        if place == "behind the end":
+            each[:, 3, 7] = float("inf")
+        else:
+            each[:, 0] = float("nan")
+    assert torch.equal(attention.decode(0, q, pool), clean)
+
+
 def answer(attention: Attention, world: World) -> Tensor:
     cut = world.layout.prefill_tokens
     attention.plan(world.layout)

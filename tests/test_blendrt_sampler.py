@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from replay_worlds import greedy
 
-from blendrt.generate.growing import Ending, GrowingTokens
+from blendrt.generate.growing import LOST, Ending, GrowingTokens
 from blendrt.generate.sampler import Sampler, uniforms
 from blendrt.generate.wanted import Finish, Wanted
 
@@ -75,6 +75,20 @@ def test_random_numbers_are_spread_evenly() -> None:
     assert np.abs(np.histogram(values, 20, (0, 1))[0] - 5_000).max() < 5 * np.sqrt(5_000)
 
 
+@pytest.mark.parametrize("top_p", [0.5, 1.0])
+def test_logits_that_are_no_numbers_are_told_and_disturb_nobody(top_p: float) -> None:
+    asked = wanted(3, top_p=np.full(3, top_p))
+    logits = random_logits(3)
+    clean = picked(asked, logits)
+    logits[1, 5] = float("nan")
+    found = picked(asked, logits)
+    assert (found[0], found[2]) == (clean[0], clean[2])
+    assert 0 <= found[1] < logits.shape[1]
+    assert Sampler(asked, CPU).lost(logits).tolist() == [False, True, False]
+    infinite = torch.full((1, 4), -torch.inf).index_fill(1, torch.tensor([2]), 1.0)
+    assert Sampler(asked, CPU).lost(infinite).tolist() == [False]
+
+
 # ---- the end of an answer
 
 
@@ -110,6 +124,31 @@ def test_an_answer_ends_when_it_is_as_long_as_it_may_be() -> None:
 def test_the_models_end_as_last_token_is_an_end_and_no_limit() -> None:
     answer = grown(wanted(1, most=np.array([3])), [*ids("ab"), END])[1]
     assert answer.finish is Finish.STOP  # type: ignore[attr-defined]
+
+
+def test_a_token_that_nothing_said_ends_the_answer_without_one() -> None:
+    upto, answer = grown(wanted(1), [*ids("yes"), LOST])
+    assert (upto, answer.text, answer.finish) == (4, "", Finish.FAILED)  # type: ignore[attr-defined]
+    assert answer.tokens == ids("yes")  # type: ignore[attr-defined]
+    assert Ending(wanted(1), text).may_end(np.array([0]), np.array([LOST]), np.array([4]))
+
+
+def test_tokens_that_say_nothing_cost_no_look_at_the_whole_answer() -> None:
+    """As where a model repeats a special token."""
+    decoded = 0
+
+    def counted(ids: object) -> str:
+        nonlocal decoded
+        decoded += len(ids)  # type: ignore[arg-type]
+        return text(ids)
+
+    ending = Ending(wanted(1, stop=(("zz",),), most=np.array([1_000])), counted)
+    tokens = []
+    for _ in range(500):
+        tokens.append(END + 1)
+        assert ending.answer(0, tokens) is None
+    assert decoded < 4 * 500
+    assert ending.answer(0, [*tokens, *ids("zz")]) is not None
 
 
 @given(

@@ -138,9 +138,9 @@ def test_an_answer_ends_at_an_ending_token_or_at_its_limit(vllm: type[StandInLLM
     for each in answers(job(), wanted(most=most)):
         drawn = vllm.answer_of(prompt_of(pool(), each.row))
         if each.row % 2 and len(drawn) > 3:
-            assert each == (each.row, drawn[:3], said(drawn[:3]), Finish.LENGTH)
+            assert each == Answer(each.row, drawn[:3], said(drawn[:3]), Finish.LENGTH)
         else:
-            assert each == (each.row, drawn, said(drawn[:-1]), Finish.STOP)
+            assert each == Answer(each.row, drawn, said(drawn[:-1]), Finish.STOP)
             assert each.tokens[-1] == END
 
 
@@ -161,7 +161,7 @@ def test_an_end_that_only_vllm_sees_is_taken_from_it(vllm: type[StandInLLM]) -> 
     told, _ = with_tokenizer(wanted(stop=((" <",),) * 60))
     for each in told:
         first = vllm.answer_of(prompt_of(pool(), each.row))[:1]
-        assert each == (each.row, first, "", Finish.STOP)
+        assert each == Answer(each.row, first, "", Finish.STOP)
 
 
 def test_an_answer_ends_where_vllms_context_is_full(vllm: type[StandInLLM]) -> None:
@@ -170,7 +170,7 @@ def test_an_answer_ends_where_vllms_context_is_full(vllm: type[StandInLLM]) -> N
         return model._answer(3, answer, Ending(wanted(), said))
 
     output = SimpleNamespace(token_ids=[7], text="", finish_reason="length", stop_reason=None)
-    assert full(output) == (3, [7], "<7>", Finish.LENGTH)
+    assert full(output) == Answer(3, [7], "<7>", Finish.LENGTH)
 
 
 def test_ranks_are_answered_one_after_another(vllm: type[StandInLLM]) -> None:
@@ -212,3 +212,13 @@ def test_what_was_told_before_a_failure_stays_told(
         answer(job(), wanted(), told.append, recorder)
     assert 10 < len(told) < 60
     assert int(recorder.log({}).count("finished").sum()) == len(told)
+
+
+def test_what_vllm_could_not_go_on_with_fails_alone(vllm: type[StandInLLM]) -> None:
+    model = VllmAnswers(None, TINY.vocab, said)
+    output = SimpleNamespace(token_ids=[7], text="", finish_reason="abort", stop_reason=None)
+    found = model._answer(3, output, Ending(wanted(), said))
+    assert (found.row, found.finish) == (3, Finish.FAILED)
+    assert found.why == "vLLM ended it after 1 tokens (abort)"
+    output.token_ids, output.finish_reason = [], "stop"
+    assert model._answer(3, output, Ending(wanted(), said)).finish is Finish.FAILED

@@ -1,6 +1,7 @@
 """`blendsim run`: a batch file answered by a small model as `transformers` answers it."""
 
 import json
+import shutil
 from pathlib import Path
 
 import command_line
@@ -20,6 +21,7 @@ from batch_worlds import (
     told,
     write_lines,
 )
+from safetensors.torch import load_file, save_file
 from vllm_stand_in import StandInLLM, install
 
 from blendrt import loading
@@ -164,6 +166,48 @@ def test_seeds_of_lines_that_give_none_are_the_runs(model: Path, folder: Path) -
     assert found[0] == found[1]
     same = np.mean([found[0][name] == found[2][name] for name in found[0]])
     assert same < 0.5
+
+
+def test_seeds_are_the_lines_own_whatever_stands_beside_them(model: Path, folder: Path) -> None:
+    rows = [line_of(i, seed=None, temperature=1.5) for i in range(12)]
+    found = []
+    for first in (rows[0], line_of(0, n=2)):  # the second cannot be answered
+        write_lines(folder / "batch.jsonl", [first, *rows[1:]])
+        assert run(model).exit_code in (0, INCOMPLETE)
+        found.append({name: each for name, each in results(folder).items() if name != "request-0"})
+        (folder / "out.jsonl").unlink()
+    assert all(told(found[0][name]) == told(found[1][name]) for name in found[0])
+
+
+@pytest.mark.parametrize("top_p", [0.9, 1.0])
+def test_a_request_whose_logits_are_no_numbers_fails_alone(
+    model: Path, folder: Path, tmp_path: Path, top_p: float
+) -> None:
+    """One embedding is broken: whose prompt has it gets an error line, all others their answers."""
+    poisoned = tmp_path / "poisoned"
+    shutil.copytree(model, poisoned)
+    weights = load_file(poisoned / "model.safetensors")
+    weights["model.embed_tokens.weight"][7] = float("nan")
+    save_file(weights, poisoned / "model.safetensors")
+
+    def row(i: int, token: int) -> dict[str, object]:
+        asked = {"prompt": [token] * (9 + 3 * i), "max_tokens": 12, "temperature": 1.0, "seed": i}
+        return {"custom_id": f"r{i}", "url": "/v1/completions", "body": asked | {"top_p": top_p}}
+
+    good = [row(i, 50 + i) for i in range(1, 8)]
+    found = []
+    for rows in (good, [row(0, 7), *good]):
+        write_lines(folder / "batch.jsonl", rows)
+        done = run(poisoned, "--json")
+        assert done.exit_code == (0 if rows is good else INCOMPLETE), done.output
+        found.append(results(folder))
+        (folder / "out.jsonl").unlink()
+    failed = found[1].pop("r0")
+    assert failed["status_code"] == 400
+    assert "the model's logits are no numbers there" in failed["body"]["error"]["message"]
+    texts = [{n: each["body"]["choices"][0]["text"] for n, each in one.items()} for one in found]
+    assert texts[0] == texts[1]
+    assert json.loads(done.stdout)["refused"] == 1
 
 
 @pytest.fixture

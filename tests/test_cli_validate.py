@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from blendsim.cli.app import app
 from blendsim.report.validate import as_json, validate
-from blendsim.steplog import StepLog, read_steplog, write_steplog
+from blendsim.steplog import TIMES, StepLog, read_steplog, write_steplog
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -128,3 +128,21 @@ def test_another_schedule_of_the_plan_is_one_line(logs: Path, tmp_path: Path) ->
     line = complain(logs / "blend.parquet", other)
     assert "other.parquet: step 0 has prefill_tokens = " in line
     assert "one plan with one engine and token budget" in line
+
+
+@pytest.mark.parametrize("damage", ["all at once", "overlapping", "backwards"])
+def test_steps_that_begin_before_the_last_one_ends_are_refused(logs: Path, damage: str) -> None:
+    """Each step is compared by its own seconds, but a run by when its last one ends."""
+    log = read_steplog(logs / "fcfs-m.parquet")
+    times, start = log.times.copy(), TIMES.index("start")
+    if damage == "all at once":
+        times[:, start] = 0.0
+    elif damage == "overlapping":
+        times[:, TIMES.index("seconds")] *= 1.1
+    else:
+        times[:, start] = times[::-1, start]
+    write_steplog(replace(log, times=times), logs / "damaged.parquet")
+    told = run(logs / "fcfs.parquet", logs / "damaged.parquet", code=2)
+    assert "damaged.parquet: row 1 (from 0) begins at" in told
+    told = command_line.run("report", logs / "damaged.parquet", "--json", code=2)
+    assert "before the step ahead of it ends" in told

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from blendsim.cli import options as o
+from blendsim.cli.logs import read_log
 from blendsim.cli.output import print_json, print_lines
 from blendsim.cli.places import require_places
 from blendsim.cli.progress import Progress
@@ -81,9 +82,8 @@ def _require_ending(place: Path) -> None:
 def _read(path: Path) -> "StepLog":
     """The log at `path`. InputError unless it has steps that took time."""
     from blendsim.errors import InputError
-    from blendsim.steplog import read_steplog
 
-    log = read_steplog(path)
+    log = read_log(path)
     if not len(log) or not log.time("seconds")[log.is_timed].sum() > 0:
         raise InputError(f"{path}: holds no steps that took time; run it again")
     return log

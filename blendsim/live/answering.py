@@ -1,5 +1,6 @@
 """From a batch file to its results: what is left to answer, in two stages."""
 
+import hashlib
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -130,7 +131,7 @@ def _wanted(file: "BatchFile", longest: int, found: Answerer) -> tuple["Workload
     room = np.maximum(1, longest - workload.prompt_len)
     limit = workload.output_limit
     most = np.where(limit > 0, np.minimum(limit, room), room)
-    seeds = np.random.default_rng(found.settings.seed).integers(0, 2**62, len(asked))
+    seeds = np.array([_seed(found.settings.seed, each.custom_id) for each in asked], np.int64)
     is_seeded = np.array([each.seed is not None for each in asked], np.bool_)
     seeds[is_seeded] = [each.seed for each in asked if each.seed is not None]
     wanted = Wanted(
@@ -143,6 +144,12 @@ def _wanted(file: "BatchFile", longest: int, found: Answerer) -> tuple["Workload
         ends=found.ends,
     )
     return replace(workload, output_limit=most), wanted
+
+
+def _seed(seed: int, custom_id: str) -> int:
+    """Of a request that gives none: the same whatever else is in its batch."""
+    digest = hashlib.blake2b(f"{seed} {custom_id}".encode("utf-8", "surrogatepass"), digest_size=8)
+    return int.from_bytes(digest.digest(), "big") >> 2
 
 
 def _write_log(stage: Stage, files: Files, found: Answerer, settings: "Settings") -> None:

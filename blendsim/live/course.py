@@ -91,7 +91,13 @@ class Course:
             self.reasons.append(f"request {shown(name)}: {what}")
 
     def take(self, row: int, answer: "Answer") -> None:
-        """Keep the answer to request `row`."""
+        """Keep the answer to request `row`; an error line where the engine found none."""
+        if answer.finish == "failed":
+            name = self.file.asked[row].custom_id
+            self.refused[row] = True
+            self._results.write(error_line(name, answer.why))
+            self.reasons.append(f"request {shown(name)}: {answer.why}")
+            return
         prompt, tokens = int(self.file.workload.prompt_len[row]), len(answer.tokens)
         reply = Reply(answer.text, answer.finish == "length", prompt, tokens)
         self._results.write(answer_line(self.file.asked[row], reply, int(time.time())))

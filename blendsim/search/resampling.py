@@ -11,6 +11,7 @@ from dataclasses import replace
 import numpy as np
 
 from blendsim.cores import on_all_cores
+from blendsim.planner.sample import LEAST_SAMPLE
 from blendsim.search.problem import Problem, expect, plan_policy
 from blendsim.search.space import Schedule
 from blendsim.search.trial import find_engine
@@ -20,9 +21,20 @@ REPEATS = 3  # samples of each share, of which the mean is told
 _FACTORS = (0.25, 0.5, 1.0, 2.0, 4.0)
 
 
-def shares_around(share: float) -> list[float]:
-    """Shares from a quarter of the asked one to four times as much, below 1."""
-    return [share * factor for factor in _FACTORS if share * factor < 1.0 or factor == 1.0]
+def shares_around(problem: Problem, share: float) -> list[float]:
+    """Shares from a quarter of the asked one to four times as much, below 1, of which no two sample
+    as many: of each source some are sampled whatever the share is.
+    """
+    wanted = ~problem.workload.is_known
+    sizes = np.bincount(problem.tree.group_of_rows[: len(wanted)][wanted])
+
+    def sampled(share: float) -> int:
+        return int(np.maximum(np.ceil(share * sizes), np.minimum(LEAST_SAMPLE, sizes)).sum())
+
+    by_number = {sampled(share): share}
+    for each in (share * factor for factor in _FACTORS if share * factor < 1.0):
+        by_number.setdefault(sampled(each), each)
+    return sorted(by_number.values())
 
 
 def resampled_seconds(problem: Problem, schedule: Schedule, share: float) -> float:

@@ -65,14 +65,18 @@ def attend(q: Tensor, keys: Tensor, values: Tensor, pages: Tensor, reach: Tensor
     """
     requests, tokens, heads, dim = q.shape
     kv_heads = keys.shape[2]
-    # Heads in groups of heads / kv_heads share a KV head: (requests, kv_heads, group, tokens, dim).
-    queries = (
-        q.float().view(requests, tokens, kv_heads, heads // kv_heads, dim).permute(0, 2, 3, 1, 4)
-    )
-    k = keys[pages].flatten(1, 2).float().permute(0, 2, 3, 1)[:, :, None]
-    v = values[pages].flatten(1, 2).float().transpose(1, 2)[:, :, None]
-    scores = queries @ k * dim**-0.5
-    beyond = torch.arange(k.shape[-1], device=q.device) >= reach[..., None]
+    group = heads // kv_heads
+    # A KV head's queries, of all heads that share it, stand one under the other: keys and values
+    # are not copied for each of them.
+    queries = q.float().view(requests, tokens, kv_heads, group, dim).permute(0, 2, 3, 1, 4)
+    k = keys[pages].flatten(1, 2).float().permute(0, 2, 3, 1)
+    v = values[pages].flatten(1, 2).float().transpose(1, 2)
+    place = torch.arange(k.shape[-1], device=q.device)
+    # NOTE: what lies behind a request is another's, or nobody's: of no weight, but 0 · NaN is NaN.
+    v = v.masked_fill((place >= reach.amax(-1, keepdim=True))[:, None, :, None], 0.0)
+    scores = (queries.flatten(2, 3) @ k * dim**-0.5).unflatten(2, (group, tokens))
+    beyond = place >= reach[..., None]
     weights = scores.masked_fill(beyond[:, None, None], -torch.inf).softmax(-1)
-    answers: Tensor = (weights @ v).permute(0, 3, 1, 2, 4).reshape(q.shape)
-    return answers.to(q.dtype)
+    answers = (weights.flatten(2, 3) @ v).unflatten(2, (group, tokens))
+    whole: Tensor = answers.permute(0, 3, 1, 2, 4).reshape(q.shape)
+    return whole.to(q.dtype)

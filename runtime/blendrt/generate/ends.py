@@ -15,7 +15,7 @@ def answer_ends(directory: Path) -> frozenset[int]:
         if not path.is_file():
             continue
         try:
-            said = json.loads(path.read_text(encoding="utf-8")).get("eos_token_id")
+            said = json.loads(path.read_text(encoding="utf-8-sig")).get("eos_token_id")
         except (ValueError, AttributeError) as error:
             raise InputError(f"{path}: not a JSON object ({error}); mend it") from error
         ids = said if isinstance(said, list) else [said]

@@ -13,6 +13,8 @@ from blendsim.arrays import Bools, Ints
 
 Text = Callable[[Sequence[int]], str]  # what token ids say, without special tokens
 
+NO_NUMBERS = "the model's logits are no numbers there; its weights may be broken, or overflow"
+LOST = -1  # in place of a token that no logits say
 _TOKENS_A_CHARACTER = 4  # at most, where a tokenizer falls back to bytes
 
 
@@ -66,6 +68,7 @@ class Ending:
         no other answer is over.
         """
         may: Bools = self._has_stops[rows] | (lengths == self._wanted.most[rows])
+        may |= tokens == LOST
         for end in self._wanted.ends:
             may |= tokens == end
         return may
@@ -73,6 +76,8 @@ class Ending:
     def answer(self, row: int, tokens: list[int]) -> Answer | None:
         """The answer to request `row` if its last token ended it."""
         wanted = self._wanted
+        if tokens[-1] == LOST:
+            return Answer(row, tokens[:-1], "", Finish.FAILED, NO_NUMBERS)
         if tokens[-1] in wanted.ends:
             return Answer(row, tokens, self._text(tokens[:-1]), Finish.STOP)
         if (cut := self._before_stop(row, tokens)) is not None:
@@ -84,8 +89,8 @@ class Ending:
     def _before_stop(self, row: int, tokens: list[int]) -> str | None:
         """The text before the first stop text, if there is one by now."""
         stops = self._wanted.stop[row]
-        if not stops:
-            return None
+        if not stops or self._text(tokens[-2:]) == self._text(tokens[-2:-1]):
+            return None  # the last token says nothing, as special ones do
         # A stop text that was not there before ends in the last token. The whole text is looked at
         # only if the end has one, for an answer's cost would grow with its square.
         end = self._end(tokens, max(len(stop) for stop in stops))

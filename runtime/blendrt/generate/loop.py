@@ -17,7 +17,7 @@ from blendrt.batch import BatchBuilder, StepInputs
 from blendrt.clock import Clock
 from blendrt.engine import UNFINISHED
 from blendrt.executor.sequential import SequentialExecutor
-from blendrt.generate.growing import Ending, GrowingTokens
+from blendrt.generate.growing import LOST, Ending, GrowingTokens
 from blendrt.generate.sampler import Sampler
 from blendrt.generate.wanted import Answer
 from blendrt.pages import Pager
@@ -84,19 +84,24 @@ class GenerationLoop:
         counts = core.step()
         inputs = machine.builder.build(self._pager.follow(), counts)
         machine.clock.begin()
-        tokens = self._choose(inputs)
+        tokens, told = self._choose(inputs)
         machine.builder.outputs.store(inputs.sample_places, tokens)
-        arriving = _to_host(tokens)
+        arriving = _to_host(told)
         machine.clock.end()
         core.commit()
         return _Issued(core.counts(), inputs.sample_requests, arriving)
 
-    def _choose(self, inputs: StepInputs) -> Tensor:
+    def _choose(self, inputs: StepInputs) -> tuple[Tensor, Tensor]:
+        """The step's tokens, which the next one takes, and what the host is told of them: `LOST`
+        for those that nothing said.
+        """
         requests = inputs.sample_requests
         places = self._chosen[requests]
         self._chosen[requests] += 1
         logits = self._machine.executor.logits(inputs)
-        return self._machine.sampler.pick(logits, self.core.rows[requests], places)
+        sampler = self._machine.sampler
+        tokens = sampler.pick(logits, self.core.rows[requests], places)
+        return tokens, tokens.masked_fill(sampler.lost(logits), LOST)
 
     def _take(self, step: _Issued, answered: Callable[[Answer], None]) -> int:
         """The step's tokens have come: tell what answers they end. Returns how many of those the

@@ -39,8 +39,16 @@ class Sampler:
         self._is_cut = wanted.top_p < 1.0
 
     @torch.inference_mode()
+    def lost(self, logits: Tensor) -> Tensor:
+        """(n,) of whose logits (n, vocab) some are no numbers, so that no token can be chosen."""
+        # NOTE: NaN is the largest to `argmax`: one value a row says it of all.
+        return logits.gather(-1, logits.argmax(-1, keepdim=True)).squeeze(-1).isnan()
+
+    @torch.inference_mode()
     def pick(self, logits: Tensor, rows: Ints, places: Ints) -> Tensor:
-        """(n,) int64: token `places[i]` of the answer to `rows[i]`, by logits (n, vocab)."""
+        """(n,) int64: token `places[i]` of the answer to `rows[i]`, by logits (n, vocab); any token
+        where they are `lost`.
+        """
         tokens = logits.argmax(-1)
         is_drawn = self._is_drawn[rows]
         if not is_drawn.any():
@@ -69,7 +77,7 @@ class Sampler:
         upto = sorted_shares.cumsum(-1)
         kept = (upto - sorted_shares) < self._upload(top_p)[:, None]
         whole = (sorted_shares * kept).sum(-1, keepdim=True)
-        last = kept.sum(-1) - 1
+        last = (kept.sum(-1) - 1).clamp(min=0)  # of probabilities that are no numbers none is kept
         return order.gather(-1, _place(upto, luck * whole, last)[:, None]).squeeze(-1)
 
     def _upload(self, values: Ints | Floats) -> Tensor:

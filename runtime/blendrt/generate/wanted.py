@@ -14,6 +14,7 @@ class Finish(StrEnum):
 
     STOP = "stop"  # the model ended it, or a stop text came up
     LENGTH = "length"  # as long as it may be
+    FAILED = "failed"  # the engine could not go on with it: there is no answer
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -48,3 +49,4 @@ class Answer(NamedTuple):
     tokens: list[int]  # as generated, with the one that ended it
     text: str  # without special tokens and without a stop text
     finish: Finish
+    why: str = ""  # it failed

@@ -63,6 +63,9 @@ class VllmAnswers:
     def _answer(self, row: int, output: Any, ending: Ending) -> Answer:
         """What our own engine makes of the tokens, if it would have ended the answer, too."""
         tokens = list(output.token_ids)
+        if not tokens or output.finish_reason not in (Finish.STOP, Finish.LENGTH):
+            why = f"vLLM ended it after {len(tokens)} tokens ({output.finish_reason})"
+            return Answer(row, tokens, "", Finish.FAILED, why)
         if (ours := ending.answer(row, tokens)) is not None:
             return ours
         # vLLM alone ends it: where its context is full, at the tokenizer's end of text if that is
