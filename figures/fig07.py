@@ -31,9 +31,8 @@ def draw_models(runs: Table, gpu: str, stem: Path) -> None:
         grouped_bars(axes, rows, "trace", "rate", "optimum")
         axes.yaxis.set_major_formatter(FuncFormatter(thousands))
         axes.set_ylabel("tokens/s a GPU")
-        where = f"{model} on {rows[0]['gpus']} × {gpu}"
-        panel_title(axes, f"{where}, {COMMON_BUDGET:,} tokens a step")
-    panels[-1].set_xlabel("workload", labelpad=1)
+        panel_title(axes, f"{model} on {rows[0]['gpus']} × {gpu}")
+    panels[-1].set_xlabel(f"workload, at {COMMON_BUDGET:,} tokens a step", labelpad=1)
     top_legend(figure, panels[0], 3)
     save_pair(figure, stem)
 
