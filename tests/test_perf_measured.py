@@ -222,12 +222,3 @@ def test_by_itself_a_system_has_what_was_measured_for_its_shape_else_the_importe
     ):
         assert meant(other, AUTO) == IMPORTED
         assert chosen_place(other, AUTO) is None
-
-
-def test_no_bound_reads_faster_than_the_memory_does() -> None:
-    """The calibration of a runtime may make kernels faster than they were by themselves."""
-    system = Settings(gpu="h200").system
-    model = chosen_model(system, "auto", "measured")
-    assert min(found.reads for found in model.calibrations) < 0.95
-    rate = system.kv_bytes_per_token / model.best_seconds_per_context_token
-    assert 0.9 * system.gpu.bandwidth < rate <= system.gpu.bandwidth

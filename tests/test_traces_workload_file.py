@@ -149,15 +149,15 @@ BROKEN = {
     ),
     "negative prompt": (
         put("prompt_len", pa.array([5, -6])),
-        "row 1 (from 0), column 'prompt_len': -6 is",
+        "row 1 \\(from 0\\), column 'prompt_len': -6 is",
     ),
     "zero output": (
         put("output_len", pa.array([0, 2])),
-        "row 0 (from 0), column 'output_len': 0 is zero",
+        "row 0 \\(from 0\\), column 'output_len': 0 is zero",
     ),
     "output not there": (
         put("has_output", pa.array([True, False])),
-        "row 1 (from 0), column 'output_len': 2 is given where has_output is false",
+        "row 1 \\(from 0\\), column 'output_len': 2 is given where has_output is false",
     ),
     "known without output": (
         lambda columns, meta: columns.update(
@@ -165,11 +165,11 @@ BROKEN = {
             output_len=pa.array([1, 0]),
             is_known=pa.array([False, True]),
         ),
-        "row 1 (from 0), column 'is_known': True is true where has_output is false",
+        "row 1 \\(from 0\\), column 'is_known': True is true where has_output is false",
     ),
     "limit": (
         put("output_limit", pa.array([0, -1])),
-        "row 1 (from 0), column 'output_limit': -1 is neg",
+        "row 1 \\(from 0\\), column 'output_limit': -1 is neg",
     ),
     "arrival": (put("arrival", pa.array([0.0, float("inf")])), "column 'arrival': inf is not a"),
     "source": (put("source", pa.array([0, 7], pa.int32())), "column 'source': 7 is not in the"),
@@ -183,7 +183,7 @@ BROKEN = {
     ),
     "too many units": (
         put("units", pa.array([[1] * 6, [2]], pa.large_list(pa.int32()))),
-        "row 0 (from 0), column 'units': 6 units are more than the prompt holds",
+        "row 0 \\(from 0\\), column 'units': 6 units are more than the prompt holds",
     ),
     "duplicate id": (put("id", pa.array(["a", "a"])), "column 'id': 'a' is given twice"),
     "no spaces": (lambda columns, meta: meta.pop("spaces"), "metadata lack 'spaces'"),

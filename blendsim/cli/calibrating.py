@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from blendsim.cli.logs import read_log
 from blendsim.errors import InputError
 from blendsim.perf.calibrated import Found, RuntimeLogs
 from blendsim.perf.calibration import Calibration
@@ -15,13 +14,13 @@ from blendsim.report.tables import Column, lay_out, number, paragraphs
 from blendsim.report.validation_text import signed
 from blendsim.serving.flavour import RUNTIMES
 from blendsim.settings import remembered, require_same_model
-from blendsim.steplog import StepLog
+from blendsim.steplog import StepLog, read_steplog
 from blendsim.system import System
 
 
 def read_logs(paths: Sequence[Path]) -> RuntimeLogs:
     """InputError unless all are measured, of the same runtime, model and GPU."""
-    logs = [read_log(path) for path in paths]
+    logs = [read_steplog(path) for path in paths]
     found = [_ran_on(path, log) for path, log in zip(paths, logs, strict=True)]
     for path, one in zip(paths, found, strict=True):
         if one != found[0]:

@@ -244,13 +244,10 @@ def step_model(system: System, overlap: str = "auto", profile: Profile | None = 
 
 def with_calibrations(model: StepModel, calibrations: tuple[Calibration, ...]) -> StepModel:
     """The model with what was measured of whole steps. Where a runtime reads faster than kernels
-    alone were measured to, no bound may say that it cannot; nor that it reads faster than the GPU's
-    memory does.
+    alone were measured to, no bound may say that it cannot.
     """
     fastest = min(1.0, *(found.reads for found in calibrations), 1.0)
-    alone, system = model.best_kernel_seconds_per_context_token, model.system
-    by_memory = system.kv_bytes_per_token / (system.tp * system.gpu.bandwidth)
-    best = max(alone * fastest, min(alone, by_memory))
+    best = model.best_kernel_seconds_per_context_token * fastest
     beside = model.best_seconds_per_window_token / model.best_seconds_per_context_token
     calibrated = replace(
         model,

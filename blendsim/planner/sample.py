@@ -44,10 +44,12 @@ def choose_sample(
     """Which requests to run first: `share` of each group's unknown ones at random, `least` or all
     of them at least.
 
+    None when `share` is 0 (planning then goes without) or 1 (all lengths are known already).
     Requests whose output length is not given cannot be sampled.
     """
-    assert 0.0 < share < 1.0, "of none or all of them nothing is left to choose"
     line = _line(workload, group, rng)
+    if not 0.0 < share < 1.0:
+        return np.zeros(len(workload), np.bool_)
     quota = np.maximum(np.ceil(share * line.sizes), np.minimum(least, line.sizes))
     return line.first(quota, len(workload))
 

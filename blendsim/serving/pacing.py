@@ -207,8 +207,8 @@ def look(state: State) -> None:
     sizes, seconds = pace.sizes[: pace.weighed], pace.seconds[: pace.weighed]
     ahead = np.empty((SLICES, 2))
     most = foresee(state, reads, ahead)
-    share = spread_over_longest(state, tokens, reads, most)
-    most = min(share * most, spread_reads(state, ahead, tokens, reads, most))
+    spread_over_longest(state, tokens, reads, most)
+    most = spread_reads(state, ahead, tokens, reads, most)
     p.steps_left = ahead[:, 0].sum()
     full = np.empty((1, 2))
     own = fill_up(state, reads, most, full)
@@ -232,18 +232,17 @@ def look(state: State) -> None:
 
 
 @kernel
-def spread_over_longest(state: State, tokens: float, reads: float, most: float) -> float:
+def spread_over_longest(state: State, tokens: float, reads: float, most: float) -> None:
     """`hold_back`, unless larger and smaller steps by turns take less time than even ones: then
-    there are to be large ones beside full KV, and small ones behind them. Returns the share of KV
-    that is kept full.
+    there are to be large ones beside full KV, and small ones behind them.
     """
     pace = state.pace[0]
     steps = longest_visible(state)
     even = tokens / steps
     if least_size(pace, even, reads / steps) > even:
         pace.record[0].kept_empty = 0.0
-        return 1.0
-    return float(hold_back(state, tokens, reads, most, steps))
+    else:
+        hold_back(state, tokens, reads, most, steps)
 
 
 @kernel

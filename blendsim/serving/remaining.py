@@ -133,11 +133,10 @@ def foresee(state: State, reads: float, ahead: Floats) -> float:
 
 
 @kernel
-def hold_back(state: State, tokens: float, reads: float, most: float, steps: float) -> float:
+def hold_back(state: State, tokens: float, reads: float, most: float, steps: float) -> None:
     """Note how much KV the right leaves empty, so that the seconds of `reads` last for the `steps`
-    that the longest visible length takes, and return the share of KV that is kept full. A full one
-    is read for `most` seconds a step; where that would be for fewer steps, those behind them would
-    have nothing to read.
+    that the longest visible length takes. KV kept full is read for `most` seconds a step; where
+    that would be for fewer steps, those behind them would have nothing to read.
 
     Nothing is left where reads fill more than `longest_fill` of it, since long answers that wait
     would find no room, nor where readers of shared prefixes wait: one by one they would bring them
@@ -152,7 +151,6 @@ def hold_back(state: State, tokens: float, reads: float, most: float, steps: flo
     if is_shared or is_light or share > p.longest_fill:
         share = 1.0
     p.kept_empty = (1.0 - share) * (s.capacity - s.shared_length) * s.block_tokens
-    return float(share)
 
 
 @kernel
