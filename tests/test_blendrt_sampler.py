@@ -25,7 +25,12 @@ def wanted(n: int, **changes: object) -> Wanted:
 
 def picked(asked: Wanted, logits: torch.Tensor, places: int = 0) -> list[int]:
     n = len(logits)
-    return Sampler(asked, CPU).pick(logits, np.arange(n), np.full(n, places)).tolist()  # type: ignore[no-any-return]
+    return Sampler(asked, CPU).pick(logits, np.arange(n), np.full(n, places))[0].tolist()  # type: ignore[no-any-return]
+
+
+def lost(asked: Wanted, logits: torch.Tensor) -> list[bool]:
+    n = len(logits)
+    return Sampler(asked, CPU).pick(logits, np.arange(n), np.zeros(n, int))[1].tolist()  # type: ignore[no-any-return]
 
 
 def random_logits(rows: int, vocab: int = 32, seed: int = 0) -> torch.Tensor:
@@ -58,7 +63,9 @@ def test_a_token_hangs_on_its_request_and_place_and_not_on_its_neighbours() -> N
     logits, asked = random_logits(600), wanted(600, temperature=np.full(600, 1.3))
     together = picked(asked, logits, places=5)
     sampler = Sampler(asked, CPU)
-    alone = [int(sampler.pick(logits[i : i + 1], np.array([i]), np.array([5]))) for i in range(600)]
+    alone = [
+        int(sampler.pick(logits[i : i + 1], np.array([i]), np.array([5]))[0]) for i in range(600)
+    ]
     assert alone == together
     assert picked(asked, logits, places=6) != together
     assert picked(replace(asked, seed=asked.seed + 1), logits, places=5) != together
@@ -84,9 +91,9 @@ def test_logits_that_are_no_numbers_are_told_and_disturb_nobody(top_p: float) ->
     found = picked(asked, logits)
     assert (found[0], found[2]) == (clean[0], clean[2])
     assert 0 <= found[1] < logits.shape[1]
-    assert Sampler(asked, CPU).lost(logits).tolist() == [False, True, False]
+    assert lost(asked, logits) == [False, True, False]
     infinite = torch.full((1, 4), -torch.inf).index_fill(1, torch.tensor([2]), 1.0)
-    assert Sampler(asked, CPU).lost(infinite).tolist() == [False]
+    assert lost(wanted(1), infinite) == [False]
 
 
 # ---- the end of an answer

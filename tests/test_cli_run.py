@@ -203,7 +203,7 @@ def test_a_request_whose_logits_are_no_numbers_fails_alone(
         found.append(results(folder))
         (folder / "out.jsonl").unlink()
     failed = found[1].pop("r0")
-    assert failed["status_code"] == 400
+    assert failed["status_code"] == 500
     assert "the model's logits are no numbers there" in failed["body"]["error"]["message"]
     texts = [{n: each["body"]["choices"][0]["text"] for n, each in one.items()} for one in found]
     assert texts[0] == texts[1]

@@ -95,7 +95,7 @@ class Course:
         if answer.finish == "failed":
             name = self.file.asked[row].custom_id
             self.refused[row] = True
-            self._results.write(error_line(name, answer.why))
+            self._results.write(error_line(name, answer.why, is_ours=True))
             self.reasons.append(f"request {shown(name)}: {answer.why}")
             return
         prompt, tokens = int(self.file.workload.prompt_len[row]), len(answer.tokens)

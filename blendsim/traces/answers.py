@@ -26,13 +26,15 @@ def answer_line(asked: Asked, reply: Reply, created: int) -> str:
     return _line(asked.custom_id, 200, body, digest=asked.digest)
 
 
-def error_line(custom_id: str, message: str) -> str:
+def error_line(custom_id: str, message: str, is_ours: bool = False) -> str:
     """The results line of a request that cannot be answered, and why: where OpenAI has it for a
-    request that its endpoint refuses, and beside the response as well, for readers who look there.
+    request that its endpoint refuses or, where the fault `is_ours`, fails at; and beside the
+    response as well, for readers who look there.
     """
-    error = {"message": message, "type": "invalid_request_error", "param": None, "code": None}
-    beside = {"code": error["type"], "message": message}
-    return _line(custom_id, 400, {"error": error}, beside)
+    status, kind = (500, "server_error") if is_ours else (400, "invalid_request_error")
+    error = {"message": message, "type": kind, "param": None, "code": None}
+    beside = {"code": kind, "message": message}
+    return _line(custom_id, status, {"error": error}, beside)
 
 
 def digest_answered(row: dict[str, Any]) -> str | None:

@@ -99,9 +99,8 @@ class GenerationLoop:
         places = self._chosen[requests]
         self._chosen[requests] += 1
         logits = self._machine.executor.logits(inputs)
-        sampler = self._machine.sampler
-        tokens = sampler.pick(logits, self.core.rows[requests], places)
-        return tokens, tokens.masked_fill(sampler.lost(logits), LOST)
+        tokens, is_lost = self._machine.sampler.pick(logits, self.core.rows[requests], places)
+        return tokens, tokens.masked_fill(is_lost, LOST)
 
     def _take(self, step: _Issued, answered: Callable[[Answer], None]) -> int:
         """The step's tokens have come: tell what answers they end. Returns how many of those the

@@ -39,20 +39,16 @@ class Sampler:
         self._is_cut = wanted.top_p < 1.0
 
     @torch.inference_mode()
-    def lost(self, logits: Tensor) -> Tensor:
-        """(n,) of whose logits (n, vocab) some are no numbers, so that no token can be chosen."""
-        # NOTE: NaN is the largest to `argmax`: one value a row says it of all.
-        return logits.gather(-1, logits.argmax(-1, keepdim=True)).squeeze(-1).isnan()
-
-    @torch.inference_mode()
-    def pick(self, logits: Tensor, rows: Ints, places: Ints) -> Tensor:
-        """(n,) int64: token `places[i]` of the answer to `rows[i]`, by logits (n, vocab); any token
-        where they are `lost`.
+    def pick(self, logits: Tensor, rows: Ints, places: Ints) -> tuple[Tensor, Tensor]:
+        """(n,) int64: token `places[i]` of the answer to `rows[i]`, by logits (n, vocab); and (n,)
+        of which of them the logits are no numbers, so that they say nothing: it is any token then.
         """
         tokens = logits.argmax(-1)
+        # NOTE: NaN is the largest to `argmax`: one value a row says it of all.
+        is_lost = logits.gather(-1, tokens[:, None]).squeeze(-1).isnan()
         is_drawn = self._is_drawn[rows]
         if not is_drawn.any():
-            return tokens
+            return tokens, is_lost
         is_cut = self._is_cut[rows]
         for cuts in (False, True):
             drawn = np.flatnonzero(is_drawn & (is_cut == cuts))
@@ -63,7 +59,7 @@ class Sampler:
                 luck = self._upload(uniforms(self._wanted.seed[rows[some]], places[some]))[:, None]
                 top_p = self._wanted.top_p[rows[some]]
                 tokens[index] = self._of_top(shares, luck, top_p) if cuts else _of_all(shares, luck)
-        return tokens
+        return tokens, is_lost
 
     def _shares(self, logits: Tensor, rows: Ints) -> Tensor:
         """(n, vocab) probabilities at the requests' temperatures."""

@@ -49,4 +49,4 @@ class Answer(NamedTuple):
     tokens: list[int]  # as generated, with the one that ended it
     text: str  # without special tokens and without a stop text
     finish: Finish
-    why: str = ""  # it failed
+    why: str = ""  # of one that failed
