@@ -179,35 +179,48 @@ def test_seeds_are_the_lines_own_whatever_stands_beside_them(model: Path, folder
     assert all(told(found[0][name]) == told(found[1][name]) for name in found[0])
 
 
-@pytest.mark.parametrize("top_p", [0.9, 1.0])
-def test_a_request_whose_logits_are_no_numbers_fails_alone(
-    model: Path, folder: Path, tmp_path: Path, top_p: float
-) -> None:
-    """One embedding is broken: whose prompt has it gets an error line, all others their answers."""
-    poisoned = tmp_path / "poisoned"
-    shutil.copytree(model, poisoned)
-    weights = load_file(poisoned / "model.safetensors")
+@pytest.fixture(scope="module")
+def poisoned(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The model with one broken embedding, of token 7."""
+    path = tmp_path_factory.mktemp("broken") / "poisoned"
+    shutil.copytree(model, path)
+    weights = load_file(path / "model.safetensors")
     weights["model.embed_tokens.weight"][7] = float("nan")
-    save_file(weights, poisoned / "model.safetensors")
+    save_file(weights, path / "model.safetensors")
+    return path
+
+
+@pytest.mark.parametrize("top_p", [0.9, 1.0])
+def test_requests_whose_logits_are_no_numbers_fail_alone(
+    poisoned: Path, folder: Path, top_p: float
+) -> None:
+    """Those whose prompt has the broken embedding get an error line, in the sample and after it;
+    nothing changes for the others.
+    """
 
     def row(i: int, token: int) -> dict[str, object]:
-        asked = {"prompt": [token] * (9 + 3 * i), "max_tokens": 12, "temperature": 1.0, "seed": i}
+        asked = {"prompt": [token] * (9 + i % 5), "max_tokens": 12, "temperature": 1.0, "seed": i}
         return {"custom_id": f"r{i}", "url": "/v1/completions", "body": asked | {"top_p": top_p}}
 
-    good = [row(i, 50 + i) for i in range(1, 8)]
+    rows = [row(i, 7 if i % 4 == 0 else 50 + i) for i in range(80)]
+    good = [each for i, each in enumerate(rows) if i % 4]
     found = []
-    for rows in (good, [row(0, 7), *good]):
-        write_lines(folder / "batch.jsonl", rows)
-        done = run(poisoned, "--json")
-        assert done.exit_code == (0 if rows is good else INCOMPLETE), done.output
+    for batch in (good, rows):
+        write_lines(folder / "batch.jsonl", batch)
+        done = run(poisoned, "--json", "--sample", "0.5")
+        assert done.exit_code in (0, INCOMPLETE), done.output
+        failed = [r["status_code"] for r in results(folder).values() if r["status_code"] != 200]
+        assert set(failed) <= {500}
+        assert json.loads(done.stdout)["refused"] == len(failed)
         found.append(results(folder))
         (folder / "out.jsonl").unlink()
-    failed = found[1].pop("r0")
-    assert failed["status_code"] == 500
-    assert "the model's logits are no numbers there" in failed["body"]["error"]["message"]
-    texts = [{n: each["body"]["choices"][0]["text"] for n, each in one.items()} for one in found]
-    assert texts[0] == texts[1]
-    assert json.loads(done.stdout)["refused"] == 1
+    for i in range(0, 80, 4):
+        error = found[1].pop(f"r{i}")["body"]["error"]
+        assert "the model's logits are no numbers there" in error["message"]
+    # A few of the others draw that token themselves.
+    told = [{n: r["body"].get("choices", r["body"]) for n, r in one.items()} for one in found]
+    assert told[0] == told[1]
+    assert sum("error" not in body for body in told[0].values()) > 50
 
 
 @pytest.fixture
