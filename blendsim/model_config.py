@@ -55,6 +55,10 @@ _SAME_AS = {
 }
 #: Kinds without a window unless their config.json says one.
 _WITHOUT_WINDOW = ("llama", "mixtral", "minimax_m2", "deepseek_v3")
+#: Kinds whose heads are hidden_size over their number unless their config.json says otherwise, and
+#: those that then have as many KV heads as heads. Others have defaults of their family's.
+_WITH_EVEN_HEADS = ("llama", "mistral", "mixtral", "qwen2", "qwen3_moe", *_LATENT)
+_WITH_KV_OF_ALL = ("llama", *_LATENT)
 _MOST_COUNTED: Final = 1 << 31  # of anything a config.json counts
 _FAMILY_WINDOW: Final = 4_096  # of a config.json that does not say, in transformers
 #: Keys that say of a decoder that it is built otherwise, and what it has then.
@@ -138,7 +142,10 @@ def read_config(path: Path) -> ModelSpec:
         return value
 
     hidden, heads = count("hidden_size"), count("num_attention_heads")
-    kv_heads = count("num_key_value_heads", heads)
+    given_kv_heads = "num_key_value_heads" in raw  # null, too: then every head has its own
+    is_plain = kind in _WITH_KV_OF_ALL or given_kv_heads
+    kv_heads = count("num_key_value_heads", heads if is_plain else None)
+    even = max(1, hidden // heads) if kind in _WITH_EVEN_HEADS else None
     context = _context_of(path, raw, count("max_position_embeddings"))
     parts = (whole,) if raw is whole else (whole, raw)
     formats = formats_of(path, parts, kind in _EXPERT_KEYS)
@@ -167,7 +174,7 @@ def read_config(path: Path) -> ModelSpec:
         intermediate=width,
         heads=heads,
         kv_heads=kv_heads,
-        head_dim=count("head_dim", max(1, hidden // heads)),
+        head_dim=count("head_dim", even),
         vocab=count("vocab_size"),
         context=context,
         tied_embeddings=bool(raw.get("tie_word_embeddings", False)),

@@ -87,6 +87,13 @@ def common_blocks(sorted_prompts: SortedPrompts, block_tokens: int) -> Ints:
     return sorted_prompts.common // block_tokens
 
 
+def longest_shared(common: Ints) -> Ints:
+    """What each sorted position shares at most with any other, in the unit of `common`: with one of
+    its two neighbours.
+    """
+    return np.maximum(common, np.append(common[1:], 0))
+
+
 def shareable_tokens(
     workload: Workload, sorted_prompts: SortedPrompts, block_tokens: int = 1
 ) -> int:

@@ -369,7 +369,10 @@ def test_config_reads_rotary_constants_old_and_new(tmp_path: Path) -> None:
         ({"layer_types": ["chunked_attention"]}, "'layer_types' has 'chunked_attention'"),
         ({"hidden_act": "gelu"}, "hidden_act is 'gelu'"),
         ({"mlp_bias": True}, "mlp_bias is set"),
-        ({"model_type": "qwen3_vl_text"}, "model_type is 'qwen3_vl_text', which this decoder"),
+        (
+            {"model_type": "qwen3_vl_text", "head_dim": 8},
+            "model_type is 'qwen3_vl_text', which this decoder",
+        ),
         ({"model_type": "phi3"}, "model_type is 'phi3', which this decoder"),
         ({"quantization_config": {"bits": 4}}, "weights are quantised"),
         ({"rope_scaling": {"type": "yarn", "factor": 4.0}}, "rotary embedding 'yarn'"),

@@ -32,6 +32,7 @@ QWEN_MOE = SHAPE | {
 }
 GPT_OSS = SHAPE | {
     "model_type": "gpt_oss",
+    "head_dim": 64,
     "num_local_experts": 32,
     "num_experts_per_tok": 4,
     "layer_types": ["sliding_attention", "full_attention"] * 2,
@@ -44,6 +45,7 @@ GPT_OSS = SHAPE | {
 }
 MINIMAX = SHAPE | {
     "model_type": "minimax_m2",
+    "head_dim": 64,
     "num_local_experts": 64,
     "num_experts_per_tok": 8,
     "shared_intermediate_size": 0,
@@ -159,7 +161,7 @@ def test_a_decoder_of_a_model_that_sees_is_its_familys(tmp_path: Path) -> None:
         ("qwen3_vl_text", "qwen3"),
         ("qwen3_vl_moe_text", "qwen3_moe"),
     ):
-        text = QWEN_MOE if other == "qwen3_moe" else SHAPE
+        text = QWEN_MOE if other == "qwen3_moe" else SHAPE | {"head_dim": 64}
         seeing = {"text_config": text | {"model_type": kind}, "vision_config": tower}
         plain = replace(read(tmp_path, text | {"model_type": other}), tower_parameters=0)
         found = read(tmp_path, seeing)
@@ -171,6 +173,20 @@ def test_a_decoder_of_a_model_that_sees_is_its_familys(tmp_path: Path) -> None:
     gated = read(tmp_path, whole).tower_parameters  # the file's family says that its MLPs are
     assert gated == 27 * (4 * 1_152**2 + 3 * 1_152 * 4_304)
     assert read(tmp_path, whole).context == 32_768
+
+
+def test_what_families_have_by_default_is_not_guessed(tmp_path: Path) -> None:
+    """Files leave out what their family has: 8 KV heads of Mistral's, heads of 128 of Qwen3's."""
+    bare = {name: value for name, value in SHAPE.items() if name != "num_key_value_heads"}
+    assert read(tmp_path, bare).kv_heads == 8  # as many as heads
+    null = {"num_key_value_heads": None, "sliding_window": None}
+    assert read(tmp_path, MISTRAL | null).kv_heads == 8
+    for kind in ("mistral", "mixtral", "qwen2", "qwen3_moe"):
+        require_refused(tmp_path, bare | {"model_type": kind}, "'num_key_value_heads' is missing")
+    assert read(tmp_path, QWEN_MOE).head_dim == 64
+    for shape in (SHAPE | {"model_type": "qwen3"}, GPT_OSS, MINIMAX):
+        bare = {name: value for name, value in shape.items() if name != "head_dim"}
+        require_refused(tmp_path, bare, "'head_dim' is missing")
 
 
 def test_gpt_oss_has_windows_in_some_layers_and_experts_in_mxfp4(tmp_path: Path) -> None:

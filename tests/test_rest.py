@@ -338,10 +338,10 @@ def test_of_several_answers_the_last_counts_and_an_answer_before_an_error(tmp_pa
 
 def test_answers_without_usage_are_answers_of_no_length(tmp_path: Path) -> None:
     batch = lines(tmp_path / "batch.jsonl", *rows(range(5)))
-    seen = lines(
-        tmp_path / "results.jsonl", answer("r0", None), answer("r1", 6), answer("r2", None)
+    seen = lines(tmp_path / "results.jsonl", answer("r0", None), answer("r1", 6), answer("r2", 0))
+    told = (
+        f"{seen}: 2 of 3 answers count no generated tokens, so that no length is learned from them"
     )
-    told = f"{seen}: 2 of 3 answers have no usage, so that no length is learned from them"
     whole = load(str(batch), ReadOptions(lengths=seen))
     assert whole.has_output.tolist() == [False, True, False, False, False]
     assert whole.notes[0] == told
@@ -360,8 +360,10 @@ def test_a_run_whose_answers_count_nothing_still_tells_what_is_left(tmp_path: Pa
     rest = load(str(batch), ReadOptions(lengths=seen, rest=True))
     assert rest.ids.tolist() == ["r0", "r2"]
     assert rest.answered is None
-    assert "1 of 1 answer has no usage, so that no length is learned from it" in rest.notes[0]
+    told = "1 of 1 answer counts no generated tokens, so that no length is learned from it"
+    assert told in rest.notes[0]
     assert rest.notes[1].endswith(f"1 of 3 requests is answered in {seen} and left out")
     assert "2 of 2 requests have no output length" in rest.notes[2]
-    with pytest.raises(InputError, match=r"line 1: response\.body\.usage is missing; results need"):
+    told = r"line 1: response\.body\.usage counts no generated tokens; results need"
+    with pytest.raises(InputError, match=told):
         load(str(batch), ReadOptions(lengths=seen))

@@ -189,7 +189,10 @@ REFUSED = {
     "no JSON": (text(answer("a"), "{", answer("b")), "line 2: is not JSON"),
     "no UTF-8": (text(answer("a")) + "\xff\n", "line 2: is not JSON"),
     "no object": (text("[]"), "line 1: .* is not a JSON object"),
-    "no usage": (text('{"custom_id": "a", "response": {"body": {}}}'), "usage is missing"),
+    "no usage": (
+        text('{"custom_id": "a", "response": {"body": {}}}'),
+        "usage counts no generated tokens",
+    ),
     "the batch": (text(json.dumps(request("a", prompt="x"))), "line 1: is no result of a request"),
     "the batch unended": (json.dumps(request("a", prompt="x")), "line 1: is no result"),
     "one line of notes": ("do not lose this", "line 1: is no result of a request; .* another -o"),

@@ -291,8 +291,15 @@ def test_lengths_do_not_change_lengths_that_are_given(tmp_path: Path) -> None:
     [
         ([result("z", 5)], "none of its 1 results belongs"),
         ([result("a", -5)], "column 'response.body.usage.completion_tokens': -5 is negative"),
-        ([result("a", None)], "completion_tokens' is missing: give a whole number"),
-        ([{"custom_id": "a", "response": {"body": {}}}], "response.body.usage is missing"),
+        (
+            [result("a", None)],
+            "line 1: response.body.usage counts no generated tokens; results need",
+        ),
+        ([result("a", 0)], "line 1: response.body.usage counts no generated tokens; results need"),
+        (
+            [{"custom_id": "a", "response": {"body": {}}}],
+            "line 1: response.body.usage counts no generated tokens; results need",
+        ),
         ([{"id": "a"}], "column 'custom_id': nothing is not a name; results are lines of"),
         ([], "is empty|holds no requests"),
     ],

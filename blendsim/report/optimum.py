@@ -16,7 +16,7 @@ from blendsim.perf.density import window_reads
 from blendsim.perf.model import StepModel
 from blendsim.perf.overlap import overlapped_each
 from blendsim.perf.step import in_pieces
-from blendsim.prefix import SortedPrompts, common_blocks
+from blendsim.prefix import SortedPrompts, common_blocks, longest_shared
 from blendsim.report.spared import most_spared
 from blendsim.request import Workload
 
@@ -107,9 +107,7 @@ def least_work(
     d = output_len[prompts.order]
     blocks = common_blocks(prompts, block_tokens)
     hits = np.minimum(blocks, (p - 1) // block_tokens) * block_tokens
-    # A request's shared path is its longest common prefix with any other, one of its two
-    # neighbours.
-    path = np.maximum(blocks, np.append(blocks[1:], 0)) * block_tokens
+    path = longest_shared(blocks) * block_tokens
     return Work(
         tokens=int((p - hits + d - 1).sum()),
         prompts=int((p - hits).sum()),
@@ -202,7 +200,7 @@ def _longest_path(
     d = output_len[prompts.order]
     block = model.system.block_tokens
     blocks = common_blocks(prompts, block)
-    path = np.minimum(np.maximum(blocks, np.append(blocks[1:], 0)), (p - 1) // block) * block
+    path = np.minimum(longest_shared(blocks), (p - 1) // block) * block
     layer = float(model.layer_seconds[1:].min())
     step = layer + model.best_head_seconds_per_token
     reads = (d - 1) * p + d * (d - 1) // 2

@@ -3,7 +3,7 @@
 import numpy as np
 
 from blendsim.arrays import Ints
-from blendsim.prefix import SortedPrompts, build_tree, common_blocks
+from blendsim.prefix import SortedPrompts, build_tree, common_blocks, longest_shared
 from blendsim.request import Workload
 from blendsim.system import System
 
@@ -27,7 +27,7 @@ def most_spared(
     tree = build_tree(blocks)
     p = workload.prompt_len[prompts.order]
     steps = output_len[prompts.order] - 1
-    path = np.maximum(blocks, np.append(blocks[1:], 0)) * block
+    path = longest_shared(blocks) * block
     private = steps * (p - path) + steps * (steps + 1) // 2
     first, last = tree.first[1:], tree.last[1:]
     read = _sums(steps, first, last)

@@ -87,10 +87,10 @@ def _passed_over(path: Path, answers: Mapping[str, int], bare: Collection[str]) 
             "each counts"
         )
     if bare:
-        have = "has" if len(bare) == 1 else "have"
+        count = "counts" if len(bare) == 1 else "count"
         notes.append(
-            f"{path}: {len(bare):,} of {counted(len(answers), 'answer')} {have} no usage, so that "
-            "no length is learned from "
+            f"{path}: {len(bare):,} of {counted(len(answers), 'answer')} {count} no generated "
+            "tokens, so that no length is learned from "
             f"{'it' if len(bare) == 1 else 'them'}"
         )
     return notes
@@ -168,12 +168,20 @@ def _usage(body: Any, where: str) -> dict[str, Any] | None:
 
 
 def _lacks_usage(where: str) -> InputError:
-    return InputError(f"{where}: response.body.usage is missing; results need token counts")
+    return InputError(
+        f"{where}: response.body.usage counts no generated tokens; results need token counts"
+    )
 
 
-def _generated(usage: dict[str, Any], where: str) -> int:
+def _generated(usage: dict[str, Any], where: str) -> int | None:
+    """Tokens of an answer, None where they are not counted or none was generated: what was refused
+    says nothing of lengths, and is no fault of the file.
+    """
     name = "completion_tokens" if "completion_tokens" in usage else "output_tokens"
-    return whole(usage.get(name), "output", f"{where}, column 'response.body.usage.{name}'")
+    tokens = usage.get(name)
+    if tokens is None or tokens == 0:
+        return None
+    return whole(tokens, "output", f"{where}, column 'response.body.usage.{name}'")
 
 
 def _prompt(usage: dict[str, Any]) -> int | None:
