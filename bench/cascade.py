@@ -20,7 +20,7 @@ from machine import machine, row, timed, today
 from blendsim import search
 from blendsim.perf.measured import IMPORTED
 from blendsim.plan import Plan
-from blendsim.planner.make import POLICIES
+from blendsim.planner.make import OVERLAPPED
 from blendsim.request import Prompts, Workload, from_lengths, pool
 from blendsim.search.problem import moved
 from blendsim.search.trial import block_size, find_bounds, find_engine
@@ -127,7 +127,7 @@ def measure(name: str, workload: Workload, settings: search.Settings) -> str:
     other = moved(plain, replace(settings, cascade=True))
     runs: dict[str, tuple[Run, Run, Run]] = {}
     sides = {}
-    for policy in POLICIES:
+    for policy in OVERLAPPED:
         made, planned = (search.plan_policy(problem, policy) for problem in (plain, other))
         runs[policy] = run(plain, made), run(other, made), run(other, planned)
         sides[policy] = changed_sides(made, planned)

@@ -33,7 +33,7 @@ from machine import machine, row, today
 import blendsim
 from blendsim import search
 from blendsim.errors import InputError
-from blendsim.planner.make import POLICIES
+from blendsim.planner.make import OVERLAPPED
 from blendsim.search.budgets import BUDGETS, SMALLER_BUDGETS
 from blendsim.search.trial import find_engine
 from blendsim.search.world_run import seconds_in
@@ -237,7 +237,7 @@ def seconds(point: Point, policy: str) -> float:
 
 def regret(point: Point) -> float:
     """What the choice lost, of the best policy's seconds."""
-    best = min(seconds(point, policy) for policy in POLICIES)
+    best = min(seconds(point, policy) for policy in OVERLAPPED)
     return seconds(point, point["chosen"]) / best - 1
 
 

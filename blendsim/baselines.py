@@ -22,6 +22,7 @@ class Baseline(NamedTuple):
 BASELINES: tuple[Baseline, ...] = (
     Baseline("vLLM-FCFS", "fcfs", "vllm"),
     Baseline("vLLM-DFS", "dfs", "vllm"),
+    Baseline("vLLM-DFS-Longest", "dfs-longest", "vllm"),  # ours, for any vLLM
     Baseline("vLLM-planned-DFS", "dfs", VLLM_PLANNED),  # its steps by our scheduler
     Baseline("vLLM-planned-Blend", "blend", VLLM_PLANNED),
     Baseline("SGLang-DFS", "dfs", "sglang"),

@@ -82,6 +82,17 @@ def build_tree(common: Ints) -> PrefixTree:
     return PrefixTree(*_build_tree(np.ascontiguousarray(common, np.int64)))
 
 
+@allocating_kernel
+def largest_below(values: Ints, parent: Ints, leaf_parent: Ints) -> Ints:
+    """(m,), the largest of the leaves' `values` below every node of a tree, at least 0."""
+    largest = np.zeros(len(parent), np.int64)
+    for i in range(len(values)):
+        largest[leaf_parent[i]] = max(largest[leaf_parent[i]], values[i])
+    for k in range(len(parent) - 1, 0, -1):  # parents come before their children
+        largest[parent[k]] = max(largest[parent[k]], largest[k])
+    return largest
+
+
 def common_blocks(sorted_prompts: SortedPrompts, block_tokens: int) -> Ints:
     """Neighbours' common prefixes in full blocks."""
     return sorted_prompts.common // block_tokens
@@ -91,7 +102,7 @@ def longest_shared(common: Ints) -> Ints:
     """What each sorted position shares at most with any other, in the unit of `common`: with one of
     its two neighbours.
     """
-    return np.maximum(common, np.append(common[1:], 0))
+    return np.asarray(np.maximum(common, np.append(common[1:], 0)), np.int64)
 
 
 def shareable_tokens(

@@ -22,7 +22,7 @@ from blendsim.gpu_file import is_gpu_file, read_gpu, require_described
 from blendsim.pacing import Gains
 from blendsim.perf.measured import AUTO as AUTO_PROFILE
 from blendsim.planner.lengths import RULES, SUBTREE_MEAN
-from blendsim.planner.make import IN_LINE, POLICIES
+from blendsim.planner.make import IN_LINE, OVERLAPPED, POLICIES
 from blendsim.planner.sample import AUTO as AUTO
 from blendsim.serving.flavour import EVICTIONS, FLAVOURS, Flavour, engine_name, find_flavour
 from blendsim.serving.knobs import AS_SHIPPED, Knobs
@@ -236,10 +236,13 @@ class Settings:
 
     @property
     def policies(self) -> tuple[str, ...]:
-        """The policies to try: the one that is asked for, else all that the engine can serve."""
+        """The policies to try: the one that is asked for, else those for the engine."""
         if self.planner != AUTO:
             return (self.planner,)
-        return IN_LINE if find_flavour(self.engine).one_line else POLICIES
+        flavour = find_flavour(self.engine)
+        if flavour.one_line:
+            return IN_LINE
+        return OVERLAPPED if flavour.overlaps else POLICIES
 
     @property
     def cluster(self) -> Topology:

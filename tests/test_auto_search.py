@@ -10,7 +10,7 @@ from test_search import mixed_pool
 
 from blendsim import search
 from blendsim.errors import InputError
-from blendsim.planner.make import POLICIES
+from blendsim.planner.make import OVERLAPPED
 from blendsim.report.metrics import Row
 from blendsim.request import Workload
 from blendsim.search.auto_search import Searched, choose_and_search
@@ -45,7 +45,7 @@ def without_bounds(row: Row) -> Row:
 
 
 def test_rows_are_all_policies_and_the_searched_schedule(done: Searched) -> None:
-    assert [row.policy for row in done.choice.rows] == [*POLICIES, SEARCHED]
+    assert [row.policy for row in done.choice.rows] == [*OVERLAPPED, SEARCHED]
 
 
 def test_policies_are_those_of_auto_without_a_search(workload: Workload, done: Searched) -> None:
@@ -128,7 +128,7 @@ def test_budget_that_ends_at_once_leaves_the_best_policy(workload: Workload) -> 
     alone = search.choose(workload, replace(KNOWN, token_budget=own))
     assert not hurried.found.is_searched
     assert hurried.found.tally.whole == 0
-    assert [row.policy for row in hurried.choice.rows] == list(POLICIES)
+    assert [row.policy for row in hurried.choice.rows] == list(OVERLAPPED)
     assert hurried.choice.chosen == alone.chosen
     assert np.array_equal(hurried.choice.plan.order, alone.plan.order)
 

@@ -12,7 +12,7 @@ from test_schedule_search import settings_of
 from blendsim import search
 from blendsim.perf.measured import IMPORTED
 from blendsim.plan import Plan, write_plan
-from blendsim.planner.make import POLICIES
+from blendsim.planner.make import OVERLAPPED
 from blendsim.report.advice import NEAR
 from blendsim.report.rental import Goal
 from blendsim.report.tables import policy_labels, policy_table
@@ -72,7 +72,7 @@ def test_the_best_policy_takes_the_budget_that_is_best_for_it(
 
 def test_the_chosen_row_comes_behind_those_of_the_race(choice: Choice) -> None:
     race = choice.rows[:-1]
-    assert [row.policy for row in race] == list(POLICIES)
+    assert [row.policy for row in race] == list(OVERLAPPED)
     assert {row.token_budget for row in race} == {OWN}
     assert choice.rows[-1] is choice.chosen
     least = min(row.predicted_seconds for row in race)
@@ -97,7 +97,7 @@ def test_shares_are_of_the_run_that_is_reported_where_few_lengths_are_given() ->
     workload = from_lengths([3_000] * 200, [5 + k % 30 for k in range(200)])
     partly = replace(workload, has_output=np.arange(200) % 2 == 0)
     choice = search.choose(partly, Settings(sample=0.1))
-    assert len(choice.rows) == len(POLICIES) + 1
+    assert len(choice.rows) == len(OVERLAPPED) + 1
     assert any("on the 100 output lengths that are given and" in note for note in choice.notes)
     for row in choice.rows:
         assert row.seconds == row.reported_seconds != row.predicted_seconds
@@ -189,7 +189,7 @@ def test_no_budget_is_below_the_running_limit_that_is_asked_for() -> None:
 
 def test_rows_of_one_policy_are_told_apart(choice: Choice) -> None:
     name = f"{choice.chosen.policy}, {choice.chosen.token_budget:,}"
-    assert policy_labels(choice.rows) == [*POLICIES, name]
+    assert policy_labels(choice.rows) == [*OVERLAPPED, name]
     marked = [line for line in policy_table(choice.rows, choice.chosen, 120) if line[0] == "*"]
     assert len(marked) == 1
     assert marked[0].startswith(f"* {name} ")
@@ -243,7 +243,7 @@ def test_a_run_keeps_the_budget_its_engine_has() -> None:
         rest = search.prepare_rest(blind, settings, np.arange(100), seen, nothing + 20)
         choice = search.choose_for(rest)
         assert {row.token_budget for row in choice.rows} == {budget}
-        assert len(choice.rows) == len(POLICIES)
+        assert len(choice.rows) == len(OVERLAPPED)
 
 
 def test_commands_tell_and_keep_the_budget(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -252,9 +252,9 @@ def test_commands_tell_and_keep_the_budget(tmp_path: Path, monkeypatch: pytest.M
     Path("trace.csv").write_text("\n".join(lines) + "\n")
     made = run_json("plan", "--trace", "trace.csv", "-o", "plan.parquet")
     assert made["token_budget"] == 4_096
-    assert [row["policy"] for row in made["rows"]] == [*POLICIES, made["policy"]]
-    assert [row["chosen"] for row in made["rows"]] == [False] * len(POLICIES) + [True]
-    assert [row["token_budget"] for row in made["rows"]] == [OWN] * len(POLICIES) + [4_096]
+    assert [row["policy"] for row in made["rows"]] == [*OVERLAPPED, made["policy"]]
+    assert [row["chosen"] for row in made["rows"]] == [False] * len(OVERLAPPED) + [True]
+    assert [row["token_budget"] for row in made["rows"]] == [OWN] * len(OVERLAPPED) + [4_096]
     again = run_json("simulate", "plan.parquet")
     for key in ("predicted_seconds", "seconds", "token_budget", "reachable_seconds"):
         assert again[key] == made[key], key
@@ -262,7 +262,7 @@ def test_commands_tell_and_keep_the_budget(tmp_path: Path, monkeypatch: pytest.M
 
 def test_a_pool_whose_steps_are_small_keeps_the_engine_s_own_budget() -> None:
     choice = search.choose(from_lengths([2] * 40, [300 + k for k in range(40)]), A100)
-    assert [row.policy for row in choice.rows] == list(POLICIES)
+    assert [row.policy for row in choice.rows] == list(OVERLAPPED)
     assert choice.plan.meta["settings"]["token_budget"] is None
     assert choice.advice[0].endswith("the next best.")
 

@@ -7,7 +7,7 @@ from test_cli_export import batch, planned
 from test_cli_remarks import having, notes
 
 from blendsim.cli.idle import idle
-from blendsim.planner.make import POLICIES
+from blendsim.planner.make import OVERLAPPED
 from blendsim.serving.knobs import Knobs
 from blendsim.settings import Settings
 
@@ -61,7 +61,7 @@ def test_systems_to_rent_say_it_once(trace: Path) -> None:
 
 def test_knobs_of_vllm_keep_steps_from_being_paced() -> None:
     asked = Settings(engine="vllm", knobs=Knobs(watermark=0.1))
-    [told] = idle([asked], POLICIES)
+    [told] = idle([asked], OVERLAPPED)
     assert told.startswith("steps are not paced by vllm with knobs of vLLM: ")
     assert idle([asked], ["dfs", "blend"]) == []
 
@@ -82,5 +82,5 @@ def test_options_for_what_is_not_there_are_told(
 
 
 def test_an_ordinary_run_is_told_nothing() -> None:
-    assert idle([Settings()], POLICIES) == []
+    assert idle([Settings()], OVERLAPPED) == []
     assert idle([Settings(steals=True), Settings(steals=True, dp=2)], ["dfs"]) == []

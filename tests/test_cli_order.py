@@ -14,7 +14,7 @@ from command_line import run, run_json
 from test_cli_errors import complaint
 
 from blendsim.plan import read_plan
-from blendsim.planner.make import POLICIES
+from blendsim.planner.make import OVERLAPPED
 from blendsim.request import Workload, from_lengths, pool, select
 from blendsim.traces.order_file import read_listed, rows_of
 
@@ -71,7 +71,7 @@ def test_orders_have_rows_beside_the_policies() -> None:
     write_order(Path("shortest.v2.txt"), ids_by_answer(Path("trace.csv"))[::-1])
     files = ("--order", "longest.txt", "--order", "shortest.v2.txt")
     told = run_json(*PLAN, "--token-budget", "2048", *files)
-    assert [row["policy"] for row in told["rows"]] == [*POLICIES, "longest", "shortest.v2"]
+    assert [row["policy"] for row in told["rows"]] == [*OVERLAPPED, "longest", "shortest.v2"]
     assert [row["policy"] for row in told["rows"] if row["chosen"]] == [told["policy"]]
     assert told["regret"] == told["seconds"] - min(row["seconds"] for row in told["rows"])
     told = run_json(*QUICK, *files)

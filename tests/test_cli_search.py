@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from blendsim.cli.app import app
 from blendsim.cli.searching import gain_told, ranks_told
 from blendsim.plan import read_plan
-from blendsim.planner.make import POLICIES
+from blendsim.planner.make import OVERLAPPED
 from blendsim.report.plots import sensitivities as plots
 from blendsim.report.tables import leaderboard_table
 from blendsim.search.judging import JUDGING_WORLDS
@@ -226,7 +226,7 @@ def test_auto_searches_on_and_says_so(folder: Path) -> None:
     told = json.loads(run(*asked, "-o", "plan.parquet", "--json"))
     assert told.keys() >= KEYS
     assert told["search"]["evaluations"] == 30
-    assert [row["policy"] for row in told["rows"]] == [*POLICIES, "search"]
+    assert [row["policy"] for row in told["rows"]] == [*OVERLAPPED, "search"]
     assert [row["policy"] for row in told["rows"] if row["chosen"]] == [told["policy"]]
     again = json.loads(run("simulate", "plan.parquet", "--json"))
     assert again["predicted_seconds"] == told["predicted_seconds"]

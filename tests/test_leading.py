@@ -9,7 +9,7 @@ import pytest
 from blendsim import search
 from blendsim.errors import OversizeError
 from blendsim.plan import Plan
-from blendsim.planner.make import POLICIES
+from blendsim.planner.make import LONGEST, OVERLAPPED
 from blendsim.request import from_lengths
 from blendsim.search import budgets
 from blendsim.search.budgets import CLOSE, MOST_LEADING, TIE, Contender, better_run, leading_runs
@@ -38,7 +38,7 @@ def sampled() -> Problem:
 
 def runs(problem: Problem, **seconds: float) -> list[Contender]:
     plan = search.plan_policy(problem, "fcfs")
-    return [Contender(policy, plan, seconds.get(policy, 1_000.0)) for policy in POLICIES]
+    return [Contender(policy, plan, seconds.get(policy, 1_000.0)) for policy in OVERLAPPED]
 
 
 def names(leading: list[Contender]) -> list[str]:
@@ -62,16 +62,24 @@ def test_who_is_far_behind_is_not_tried_at_other_budgets(known: Problem) -> None
     in_reach, out = 100.0 * (1 + 0.9 * CLOSE), 100.0 * (1 + 1.1 * CLOSE)
     leading = leading_runs(known, runs(known, paced=100.0, blend=in_reach, dfs=out))
     assert names(leading) == ["paced", "blend"]
-    near = {policy: 100.0 + k / 100 for k, policy in enumerate(POLICIES)}
-    assert names(leading_runs(known, runs(known, **near))) == list(POLICIES[:MOST_LEADING])
+    near = {policy: 100.0 + k / 100 for k, policy in enumerate(OVERLAPPED)}
+    assert names(leading_runs(known, runs(known, **near))) == list(OVERLAPPED[:MOST_LEADING])
 
 
 def test_runs_that_take_equally_long_are_one(known: Problem, sampled: Problem) -> None:
     for problem in (known, sampled):
         found = leading_runs(problem, runs(problem, fcfs=100.0, dfs=100.0, blend=100.9))
         assert names(found) == ["dfs", "blend"]
-        alike = leading_runs(problem, runs(problem, **dict.fromkeys(POLICIES, 100.0)))
+        alike = leading_runs(problem, runs(problem, **dict.fromkeys(OVERLAPPED, 100.0)))
         assert names(alike) == ["dfs"]
+
+
+def test_the_longest_answers_first_are_tried_wherever_they_come(known: Problem) -> None:
+    """They may take much less where fewer run at once; not if they are what another is."""
+    race = [*runs(known, dfs=100.0), Contender(LONGEST, runs(known)[0].plan, 130.0)]
+    assert names(leading_runs(known, race)) == ["dfs", LONGEST]
+    race[-1] = race[-1]._replace(seconds=100.0)
+    assert names(leading_runs(known, race)) == ["dfs"]
 
 
 def in_worlds(
@@ -117,7 +125,7 @@ def test_another_policy_at_another_budget_has_to_beat_the_chosen_one_there(
 
 def test_a_policy_without_a_place_comes_last_of_those_that_tie(sampled: Problem) -> None:
     plan = search.plan_policy(sampled, "fcfs")
-    alike = [Contender("another", plan, 100.0), *runs(sampled, **dict.fromkeys(POLICIES, 100.0))]
+    alike = [Contender("another", plan, 100.0), *runs(sampled, **dict.fromkeys(OVERLAPPED, 100.0))]
     assert names(leading_runs(sampled, alike)) == ["dfs"]
     near = runs(sampled, random=100.0 * (1 + 0.9 * TIE))
     assert names(leading_runs(sampled, [Contender("another", plan, 100.0), *near]))[0] == "random"

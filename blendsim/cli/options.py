@@ -110,7 +110,8 @@ Profile = Annotated[
 Planner = Annotated[
     str | None,
     typer.Option(
-        help="fcfs, random, dfs, blend, paced, or auto: try all and keep the best by prediction."
+        help="fcfs, random, dfs, dfs-longest, blend, paced, or auto: try those for the engine and "
+        "keep the best by prediction."
     ),
 ]
 Sample = Annotated[

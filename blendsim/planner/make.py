@@ -13,12 +13,12 @@ from blendsim.plan import DUAL_SCAN, IN_ORDER, Plan
 from blendsim.planner.blend import BOTH_ENDS, MEMORY_FIRST, BlendSettings, blend
 from blendsim.planner.even import evened
 from blendsim.planner.lengths import Lengths
-from blendsim.planner.orders import dfs, fcfs, shuffled
+from blendsim.planner.orders import dfs, fcfs, longest, shuffled
 from blendsim.planner.tree import density, node_costs, pool_tree
 from blendsim.prefix import SortedPrompts
 from blendsim.request import Workload
 
-PACED = "paced"
+LONGEST, PACED = "dfs-longest", "paced"
 
 
 class Groundwork:
@@ -108,6 +108,10 @@ def _dfs(ground: Groundwork, _: np.random.Generator) -> _Ordered:
     return _in_order(dfs(ground.rest, ground.tree), ground)
 
 
+def _longest(ground: Groundwork, _: np.random.Generator) -> _Ordered:
+    return _in_order(longest(ground.rest, ground.tree, ground.lengths.expected), ground)
+
+
 def _in_order(order: Ints, ground: Groundwork) -> _Ordered:
     return _Ordered(order, ground.density[order], IN_ORDER, ground.root_density, {})
 
@@ -144,21 +148,24 @@ class _Policy(NamedTuple):
     order: Callable[[Groundwork, np.random.Generator], _Ordered]
     stream: int  # of random numbers beside the seed; never another's, and never changed
     one_line: bool  # for engines that take requests from one line, too
+    overlapped: bool = True  # for engines that overlap, too
 
 
 _POLICIES = {
     "fcfs": _Policy(_fcfs, 0, one_line=True),
     "random": _Policy(_random, 1, one_line=True),
     "dfs": _Policy(_dfs, 2, one_line=True),
+    LONGEST: _Policy(_longest, 5, one_line=True, overlapped=False),  # paced is as fast there
     "blend": _Policy(_blended, 3, one_line=False),
     PACED: _Policy(_paced, 4, one_line=False),
 }
 
 POLICIES = tuple(_POLICIES)  # in the order that tables have them
 IN_LINE = tuple(name for name, policy in _POLICIES.items() if policy.one_line)
+OVERLAPPED = tuple(name for name, policy in _POLICIES.items() if policy.overlapped)
 
 
-def longest_first(policies: Iterable[str]) -> list[str]:
+def dearest_first(policies: Iterable[str]) -> list[str]:
     """`policies` as they are planned soonest on several threads: the one that others wait for, and
     that takes longest, before the rest.
     """

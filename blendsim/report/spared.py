@@ -3,7 +3,7 @@
 import numpy as np
 
 from blendsim.arrays import Ints
-from blendsim.prefix import SortedPrompts, build_tree, common_blocks, longest_shared
+from blendsim.prefix import SortedPrompts, build_tree, common_blocks, largest_below, longest_shared
 from blendsim.request import Workload
 from blendsim.system import System
 
@@ -31,7 +31,7 @@ def most_spared(
     private = steps * (p - path) + steps * (steps + 1) // 2
     first, last = tree.first[1:], tree.last[1:]
     read = _sums(steps, first, last)
-    longest = _largest(steps, tree.parent, tree.leaf_parent)[1:]
+    longest = largest_below(steps, tree.parent, tree.leaf_parent)[1:]
     room = np.maximum((system.kv_blocks - tree.depth[1:]) * block, 1)
     least = np.maximum(longest, -(-read // np.minimum(last - first, most_running)))
     least = np.maximum(least, -(-_sums(private, first, last) // room))
@@ -43,12 +43,3 @@ def _sums(values: Ints, first: Ints, last: Ints) -> Ints:
     """Σ values[first … last − 1] of every node."""
     running = np.concatenate(([0], np.cumsum(values)))
     return np.asarray(running[last] - running[first], np.int64)
-
-
-def _largest(values: Ints, parent: Ints, leaf_parent: Ints) -> Ints:
-    """The largest value below every node; parents come before their children."""
-    largest = np.zeros(len(parent), np.int64)
-    np.maximum.at(largest, leaf_parent, values)
-    for k in range(len(parent) - 1, 0, -1):
-        largest[parent[k]] = max(largest[parent[k]], largest[k])
-    return largest

@@ -12,7 +12,7 @@ import numpy as np
 from blendsim.arrays import Ints
 from blendsim.cores import on_all_cores
 from blendsim.plan import Plan
-from blendsim.planner.make import PACED
+from blendsim.planner.make import LONGEST, PACED
 from blendsim.search.judging import judge, sure_gain
 from blendsim.search.problem import Problem, with_worlds
 from blendsim.search.trial import find_engine
@@ -39,7 +39,7 @@ CHOOSING_WORLDS = 4
 TIE = 0.002
 #: Of policies that tie. The first ones keep prefixes together, the simplest of them first; one that
 #: is not among them comes after all.
-_PREFERRED = ("dfs", "blend", PACED, "fcfs", "random")
+_PREFERRED = ("dfs", LONGEST, "blend", PACED, "fcfs", "random")
 #: A policy is tried at other budgets where it is behind the best by at most this share of the
 #: seconds: at another budget it may be ahead. And no more of them than so many, the best included.
 CLOSE, MOST_LEADING = 0.01, 3
@@ -67,7 +67,8 @@ _Pair = tuple[Contender, Flavour]
 
 def leading_runs(problem: Problem, runs: Sequence[Contender]) -> list[Contender]:
     """Of the policies' runs the one to choose, and then those that are close to it, the fastest
-    first. The fastest is chosen, but where lengths are not known, of those that tie with it the
+    first, and the one with the longest answers first: what that gains, it gains where fewer run at
+    once. The fastest is chosen, but where lengths are not known, of those that tie with it the
     preferred.
     """
     ranked = sorted(runs, key=lambda run: (run.seconds, _place(run.policy)))
@@ -80,7 +81,9 @@ def leading_runs(problem: Problem, runs: Sequence[Contender]) -> list[Contender]
     for run in ranked:
         if run.seconds <= least * (1 + CLOSE):
             leading.setdefault(run.seconds, run)
-    return list(leading.values())[:MOST_LEADING]
+    found = list(leading.values())[:MOST_LEADING]
+    others = (run for run in ranked if run.policy == LONGEST and run.seconds not in leading)
+    return [*found, *others]
 
 
 def can_run_at(problem: Problem, token_budget: int) -> bool:
@@ -154,7 +157,8 @@ def better_run(
     fastest by prediction at another token budget, and the engine at that budget, if it gains enough
     over the chosen one; where lengths are not known, what surely gains in other possible worlds. If
     that is the least budget, the same of smaller ones. Then the same of what is best so far at
-    lower running limits, if it preempts. True lengths are not looked at.
+    lower running limits, if it preempts or has the longest answers first. True lengths are not
+    looked at.
     """
     usual = _Run(leading[0], flavour, leading[0].seconds)
     best = _at_budgets(problem, leading, usual, other_budgets(problem, flavour.token_budget))
@@ -178,7 +182,9 @@ def _limited(
     problem: Problem, leading: Sequence[Contender], best: _Run, own: Flavour
 ) -> _Run | None:
     """What gains enough over the `best` run at a lower running limit, at its budget or at that of
-    the engine's `own` rules: its plan, or where that gains another of the `leading` ones.
+    the engine's `own` rules: its plan if it preempts and the one with the longest answers first,
+    since few of those at a time leave short ones to compute beside them all along; or where these
+    gain another of the `leading` ones.
     """
     lower = lower_limits(problem, [best.engine, own]) if problem.settings.planner == AUTO else []
     if not lower:
@@ -187,11 +193,13 @@ def _limited(
     if preempts is None:
         plan = best.contender.plan
         preempts = timed_in(problem, plan, best.engine, problem.drawn).preempts
-    if not preempts:
-        return None
-    gaining = _gaining(problem, best, [(best.contender, engine) for engine in lower])
-    others = [run for run in leading if run is not best.contender]
-    gaining += _gaining(problem, best, [(run, at.engine) for run in others for at in gaining])
+    tried = [
+        run for run in leading if run.policy == LONGEST or (preempts and run is best.contender)
+    ]
+    gaining = _gaining(problem, best, [(run, engine) for run in tried for engine in lower])
+    engines = dict.fromkeys(run.engine for run in gaining)
+    others = [run for run in leading if run not in tried]
+    gaining += _gaining(problem, best, [(run, engine) for run in others for engine in engines])
     return _taken(problem, best, gaining)
 
 

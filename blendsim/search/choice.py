@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from blendsim.cores import on_all_cores
 from blendsim.plan import Plan
-from blendsim.planner.make import longest_first
+from blendsim.planner.make import dearest_first
 from blendsim.planner.own import Order
 from blendsim.report.advice import advise, ends_told
 from blendsim.report.metrics import Row, beside, with_regret
@@ -140,7 +140,7 @@ def try_policies(
             plan = plan_policy(problem, policy, ground=ground)
         return run_trial(problem, plan, policy, flavour, limits, facts)
 
-    order = longest_first(policies)
+    order = dearest_first(policies)
     trials = dict(zip(order, on_all_cores(run, order), strict=True))
     return [trials[policy] for policy in policies]
 

@@ -9,6 +9,7 @@ from blendsim.baselines import Baseline, own_baselines
 from blendsim.cores import on_all_cores
 from blendsim.errors import BlendsimError, InputError, Unfit
 from blendsim.plan import Plan
+from blendsim.planner.make import LONGEST
 from blendsim.planner.own import Order, reordered
 from blendsim.report.metrics import Outside, Row, named, outside_of_all
 from blendsim.request import Workload
@@ -169,8 +170,9 @@ def _foresee(
 ) -> tuple[Flavour, dict[Flavour, float]]:
     """The baseline's engine at the budget that is fastest by prediction, of its own and the common
     one where prefill and decode have pools of their own, since those take long to simulate; if that
-    is the least of all, at a smaller one where that is faster; where it preempts, at the running
-    limit that is fastest; and predicted seconds at those that were tried.
+    is the least of all, at a smaller one where that is faster; where it preempts or has the longest
+    answers first, at the running limit that is fastest; and predicted seconds at those that were
+    tried.
     """
     budgets: list[int | None] = [*covered_budgets(problem)]
     if problem.settings.cluster.is_disaggregated:
@@ -192,7 +194,7 @@ def _foresee(
     best = fastest([best, *(find_engine(problem, baseline.engine, n) for n in smaller)])
     own = find_engine(problem, baseline.engine)
     lower = lower_limits(problem, [best, own])
-    if lower and runs[best].preempts:
+    if lower and (runs[best].preempts or baseline.policy == LONGEST):
         least = fastest(lower)
         if runs[least].seconds <= runs[best].seconds * (1 - WORTH):
             best = least

@@ -16,7 +16,7 @@ from blendsim.cores import on_all_cores
 from blendsim.errors import BlendsimError, InputError, NotMeasured, ProfileError, Unfit
 from blendsim.perf.measured import IMPORTED, chosen_model, meant
 from blendsim.plan import Plan
-from blendsim.planner.make import longest_first
+from blendsim.planner.make import dearest_first
 from blendsim.report.metrics import PoolFacts, total_tokens
 from blendsim.report.optimum import Bounds
 from blendsim.report.rental import Goal, RentalRow, kind_name, system_name
@@ -225,7 +225,7 @@ def _scene(base: Problem, settings: Settings, kind: str, progress: Say) -> _Scen
     if settings.cluster.is_disaggregated:
         require_servable(problem.workload, problem.true_lengths, problem.model, settings.cluster)
     policies = settings.policies
-    ground, order = lay_ground(problem), longest_first(policies)
+    ground, order = lay_ground(problem), dearest_first(policies)
     made = on_all_cores(lambda policy: plan_whole(problem, policy, ground=ground), order)
     plans = dict(zip(order, made, strict=True))
     block = block_size(problem, [flavour])
