@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from blendsim.errors import InputError, Unfit
 from blendsim.formats import BLOCK_VALUES, FP8, FP8_BLOCK, NVFP4, OF_EXPERTS, WEIGHTS
-from blendsim.model_spec import ModelSpec
+from blendsim.model_spec import BYTES_PER_VALUE, ModelSpec
 from blendsim.specs import GpuSpec, Link
 
 BLOCK_TOKENS = 16  # of the KV cache
@@ -141,12 +141,19 @@ class System:
 
     @property
     def weight_bytes(self) -> int:
-        """Bytes of all weights on all its GPUs: those of a latent attention that belong to no head
-        are on every one, those of shared experts as far as they are on these.
+        """Bytes of all weights on all its GPUs: routers, and those of a latent attention that belong
+        to no head, are on every one, those of KV heads that GPUs outnumber on several, those of
+        shared experts as far as they are on these.
         """
         model = self.model
         repeated = (self.tp - 1) * model.layers * model.down_parameters
+        if not model.latent:
+            attending = model.full_layers if model.delta_heads else model.layers
+            to_kv = 2 * model.kv_width * model.hidden
+            repeated += (self.kv_copies - 1) * attending * to_kv
+        routers = (self.tp - 1) * model.layers_with_experts * model.hidden * model.experts
         held = model.weight_bytes + int(repeated * WEIGHTS[model.layer_format])
+        held += routers * BYTES_PER_VALUE
         elsewhere = model.all_expert_parameters * (model.expert_ranks - 1) // model.expert_ranks
         return held - int(elsewhere * WEIGHTS[model.weights])
 

@@ -153,7 +153,7 @@ def test_what_several_rows_were_extrapolated_in_is_one_note() -> None:
     pool = from_lengths([100, 3_000], [40_000, 10])
     done = search.compare(pool, search.Settings(token_budget=2_048), find_baselines(["vllm"]))
     beyond = [note for note in done.notes if "kernel profile was measured at" in note]
-    assert len(done.rows) == 2
+    assert len(done.rows) == 3
     assert len(beyond) == 1
     assert beyond[0].startswith("all rows: up to ")
     assert " of the time has more tokens of mean context than " in beyond[0]

@@ -252,6 +252,16 @@ def in_fp8(name: str, experts: int) -> int:
     return LAYERS * attention_parameters(name) + mlps
 
 
+def routers(name: str) -> int:
+    """Bytes of those of all layers that have experts."""
+    return (LAYERS - SIZES[name].dense) * SIZES[name].experts * HIDDEN * 2
+
+
+def repeated(name: str, tp: int, value_bytes: int = 1) -> int:
+    """Bytes on all other GPUs of what each has whole: the way down, and routers."""
+    return (tp - 1) * (LAYERS * DOWN * value_bytes + routers(name))
+
+
 @pytest.mark.parametrize("name", SIZES)
 def test_weights_are_those_of_dense_layers_experts_and_shared_ones(name: str) -> None:
     model, sizes = MODELS[name], SIZES[name]
@@ -269,10 +279,18 @@ def test_what_belongs_to_no_head_is_on_every_gpu(quantization: str, value_bytes:
     model = MODELS["deepseek-v3"].in_format(quantization, "auto")
     for tp in (8, 16):
         system = System(model, B200, tp)
-        repeated = (tp - 1) * LAYERS * DOWN * value_bytes
-        assert system.weight_bytes == model.weight_bytes + repeated
-    assert System(MODELS["qwen3-30b-a3b"], B200, 8).weight_bytes == (
-        MODELS["qwen3-30b-a3b"].weight_bytes
+        extra = repeated("deepseek-v3", tp, value_bytes)
+        assert system.weight_bytes == model.weight_bytes + extra
+
+
+def test_routers_are_on_every_gpu_and_kv_heads_on_as_many_as_they_are_spread_over() -> None:
+    qwen = MODELS["qwen3-30b-a3b"]  # 48 layers, 128 experts, 4 KV heads of 128, hidden 2,048
+    for tp, copies in ((2, 1), (4, 1), (8, 2)):
+        to_kv = (copies - 1) * 48 * 2_048 * 2 * 4 * 128
+        extra = 2 * ((tp - 1) * 48 * 2_048 * 128 + to_kv)
+        assert System(qwen, B200, tp).weight_bytes == qwen.weight_bytes + extra
+    assert (
+        System(MODELS["llama-3.1-8b"], B200, 8).weight_bytes == MODELS["llama-3.1-8b"].weight_bytes
     )
 
 
@@ -294,7 +312,7 @@ def test_kv_is_576_values_a_layer_on_every_gpu(name: str, gpu: str, tp: int, kv:
     assert model.kv_bytes_per_token == of_one_gpu
     assert system.kv_copies == tp
     assert system.kv_bytes_per_token == tp * of_one_gpu
-    weights = in_fp8(name, SIZES[name].experts) + 2 * in_bf16(name) + (tp - 1) * LAYERS * DOWN
+    weights = in_fp8(name, SIZES[name].experts) + 2 * in_bf16(name) + repeated(name, tp)
     free = int(0.90 * find_gpu(gpu).memory_bytes * tp) - (2 << 30) * tp - weights
     assert system.kv_capacity_bytes == free
     assert system.kv_blocks == free // (tp * of_one_gpu * 16)
@@ -321,10 +339,10 @@ def test_more_gpus_than_memory_needs_hold_no_more_kv_each() -> None:
         ("kimi-k2", "b200", 32, "leaves each GPU 64 values of kimi-k2's MLP, "),
         ("deepseek-v3", "b200", 3, "--tp 3 does not divide the 128 heads"),
         ("deepseek-v3", "h200", 4, r"needs 676 GB for weights and leaves no KV .* 4 × h200"),
-        ("deepseek-v3", "h100", 8, r"needs 679 GB for weights .* 8 × h100"),
-        ("kimi-k2", "h100", 8, "needs 1035 GB for weights"),
-        ("deepseek-v3", "l40s", 8, "needs 679 GB for weights and leaves no KV cache"),
-        ("deepseek-v3", "l40s", 16, "needs 687 GB for weights and leaves no KV cache"),
+        ("deepseek-v3", "h100", 8, r"needs 681 GB for weights .* 8 × h100"),
+        ("kimi-k2", "h100", 8, "needs 1038 GB for weights"),
+        ("deepseek-v3", "l40s", 8, "needs 681 GB for weights and leaves no KV cache"),
+        ("deepseek-v3", "l40s", 16, "needs 690 GB for weights and leaves no KV cache"),
         ("deepseek-v3", "a100-80g", 8, "a100-80g does not compute in fp8"),
     ],
 )
@@ -365,7 +383,7 @@ def test_what_is_kept_is_cut_by_no_gpu() -> None:
 def test_gpus_without_their_tables_say_so() -> None:
     plain = MODELS["deepseek-v3"].in_format("none", "auto")
     a100 = find_gpu("a100-80g")
-    with pytest.raises(InputError, match="needs 1355 GB for weights and leaves no KV cache on 8"):
+    with pytest.raises(InputError, match="needs 1356 GB for weights and leaves no KV cache on 8"):
         System(plain, a100, 8)
     small = replace(plain, layers=8, dense_layers=1)
     with pytest.raises(

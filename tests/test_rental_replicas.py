@@ -18,7 +18,7 @@ LATE = ("deadline",)
 
 def late(gpu: str, dp: int, seconds: float, requests: int = 10_000) -> RentalRow:
     row = a_row(gpu, seconds, 1.0 if gpu == "a" else 2.0, LATE)
-    return replace(row, dp=dp, row=replace(row.row, requests=requests))
+    return replace(row, dp=dp, row=replace(row.row, requests=requests), longest_seconds=0.0)
 
 
 def told(rows: list[RentalRow], deadline: float) -> str:
@@ -57,6 +57,13 @@ def test_one_row_gives_the_least_number() -> None:
 def test_where_times_hardly_fall_more_replicas_are_not_advised() -> None:
     rows = [late("a", 4, 5.2), late("a", 8, 5.1)]  # 5 s of it do not divide
     assert told(rows, 4.0).startswith("More replicas alone would not be in time")
+
+
+def test_no_number_of_replicas_is_in_time_for_a_longer_answer() -> None:
+    rows = [replace(late("a", dp, 12.0 / dp), longest_seconds=2.0) for dp in (1, 2)]
+    for found in (rows, rows[:1]):
+        assert told(found, 1.9).startswith("More replicas alone would not be in time")
+        assert "replicas of a tp 1 to be in time" in told(found, 2.1)
 
 
 def test_no_more_replicas_than_requests_are_advised() -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from test_model_latent import CASES, DOWN, H200, LAYERS, SIZES, in_bf16, in_fp8
+from test_model_latent import CASES, H200, LAYERS, SIZES, in_bf16, in_fp8, repeated
 
 from blendsim.cli.remarks import memory_told
 from blendsim.cli.servers import flags_assumed
@@ -27,7 +27,7 @@ def settings_of(name: str = "deepseek-v3", gpu: str = "h200", **more: Any) -> Se
 
 
 def test_memory_told_counts_what_every_gpu_has() -> None:
-    weights = in_fp8("deepseek-v3", 256) + 2 * in_bf16("deepseek-v3") + 7 * LAYERS * DOWN
+    weights = in_fp8("deepseek-v3", 256) + 2 * in_bf16("deepseek-v3") + repeated("deepseek-v3", 8)
     free = int(0.90 * H200.memory_bytes * 8) - (2 << 30) * 8 - weights
     tokens = free // (16 * 8 * LAYERS * 1_152) * 16
     (told,) = memory_told(settings_of(engine="vllm"))
@@ -48,7 +48,7 @@ def test_sglang_is_given_the_share_of_all_weights_and_kv() -> None:
 
 
 def test_kv_bytes_may_fill_what_all_weights_leave_and_no_more() -> None:
-    weights = in_fp8("deepseek-v3", 256) + 2 * in_bf16("deepseek-v3") + 7 * LAYERS * DOWN
+    weights = in_fp8("deepseek-v3", 256) + 2 * in_bf16("deepseek-v3") + repeated("deepseek-v3", 8)
     left = H200.memory_bytes * 8 - weights
     assert settings_of(kv_bytes=left).system.kv_capacity_bytes == left
     with pytest.raises(InputError, match=f"is more than the {left} bytes that weights of"):

@@ -64,6 +64,7 @@ class RentalRow:
     notes: tuple[str, ...]  # what was extrapolated
     worlds: tuple[float, ...] | None = None  # seconds in each, ascending; None where not run
     misses_in: Mapping[str, int] = field(default_factory=dict)  # of them, by limit, if any
+    longest_seconds: float = 0.0  # of the longest request alone at best, however many replicas
 
     @property
     def kind(self) -> str:

@@ -69,10 +69,13 @@ def _enough(rows: Sequence[RentalRow], deadline: float) -> Enough | None:
 
 
 def _stays(rows: Sequence[RentalRow]) -> float:
-    """Seconds that no replica more shortens, by the two rows with most replicas; none by one."""
+    """Seconds that no replica more shortens, by the two rows with most replicas, and no fewer than
+    the longest request takes alone.
+    """
+    alone = rows[-1].longest_seconds
     if len(rows) < 2:
-        return 0.0
+        return alone
     fewer, more = rows[-2:]
     gained = fewer.row.predicted_seconds - more.row.predicted_seconds
     parted = gained / (1 / fewer.dp - 1 / more.dp)  # what a single replica would take of it
-    return max(more.row.predicted_seconds - parted / more.dp, 0.0)
+    return max(more.row.predicted_seconds - parted / more.dp, alone)

@@ -51,17 +51,20 @@ def utilisation(log: StepLog, system: System, replicas: int, recomputed: int) ->
 
 
 def _flops(log: StepLog, system: System, recomputed: int) -> float:
+    """Of one GPU: an equal share of the model's, though each may compute what belongs to no head or
+    expert.
+    """
     model = system.model
-    weights = token_weights(model, system.tp)
+    weights = token_weights(model, 1)
     a_token = sum(layers_with(model, name) * weights[name] for name in weights if name != HEAD)
     tokens = int(log.tokens.sum()) - recomputed
     # NOTE: of layers with a window or a state in place of attention none are counted.
     prefill = int(log.count("prefill_tokens").sum())
     first = 1.0 - recomputed / max(prefill, 1)  # of the prompts, what was computed once
     pairs = float(first * log.count("prefill_pairs").sum() + log.count("context_tokens").sum())
-    a_pair = model.full_layers * model.heads // system.tp * (2 * model.head_dim + model.rope_dim)
+    a_pair = model.full_layers * model.heads * (2 * model.head_dim + model.rope_dim)
     sampled = int(log.count("sampled_tokens").sum())
-    return 2.0 * (tokens * a_token + sampled * weights[HEAD] + pairs * a_pair)
+    return 2.0 * (tokens * a_token + sampled * weights[HEAD] + pairs * a_pair) / system.tp
 
 
 def _bytes(log: StepLog, system: System) -> float:

@@ -76,23 +76,29 @@ def compare(
     works[finest] = next(iter(limits.values())).work
     facts = {block: find_facts(problem, work) for block, work in works.items()}
 
-    def make(key: tuple[str, int]) -> Plan:
-        progress(f"planning {key[0]}")
-        policy, dp = key
-        return plan_policy(with_settings(problem, topology=COLOCATED.name, dp=dp), policy)
+    def key_of(baseline: Baseline) -> _Key:
+        dp = scenes[baseline.topology].settings.dp
+        return _Key(baseline.policy, dp, baseline.engine if dp > 1 else settings.engine)
 
-    keys = {(b.policy, scenes[b.topology].settings.dp) for b in baselines}
-    ordered = {(policy, dp) for policy, dp in keys if policy in own}
-    made = sorted(keys - ordered | {(RANKED_BY, dp) for _, dp in ordered})
+    def make(key: _Key) -> Plan:
+        progress(f"planning {key.policy}")
+        by = problem.settings.for_engine(key.engine)
+        planned = with_settings(problem, by, topology=COLOCATED.name, dp=key.dp)
+        return plan_policy(planned, key.policy)
+
+    keys = {key_of(baseline) for baseline in baselines}
+    ordered = {key for key in keys if key.policy in own}
+    made = sorted(keys - ordered | {key._replace(policy=RANKED_BY) for key in ordered})
     plans = dict(zip(made, on_all_cores(make, made), strict=True))
-    for name, dp in sorted(ordered):
-        progress(f"planning {name}")
-        plans[name, dp] = reordered(plans[RANKED_BY, dp], own[name], name)
+    for key in sorted(ordered):
+        progress(f"planning {key.policy}")
+        ranked = plans[key._replace(policy=RANKED_BY)]
+        plans[key] = reordered(ranked, own[key.policy], key.policy)
 
     def run(baseline: Baseline) -> tuple[Row, Row, list[Outside], list[str]]:
         progress(f"simulating {baseline.name}")
         scene = scenes[baseline.topology]
-        plan = plans[baseline.policy, scene.settings.dp]
+        plan = plans[key_of(baseline)]
         bound, fact = limits[scene.settings.replicas], facts[blocks[baseline.engine]]
         budget = settings.token_budget or COMMON_BUDGET
         common = find_engine(scene, baseline.engine, budget)
@@ -112,6 +118,14 @@ def compare(
     caveats = pricing_notes([settings], overlaps=overlaps)
     best, common = [row for row, *_ in done], [at_common for _, at_common, *_ in done]
     return Comparison(best, common, notes, caveats)
+
+
+class _Key(NamedTuple):
+    """What a plan of the comparison depends on."""
+
+    policy: str
+    dp: int
+    engine: str  # by whose runs several ranks are cut; of one rank the asked one's
 
 
 def _together(remarks: Mapping[str, Sequence[str]]) -> list[str]:

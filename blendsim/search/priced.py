@@ -43,7 +43,7 @@ def pricing_notes(several: Iterable[Settings], *, overlaps: bool | None = None) 
         also = " and overlap by published figures of another GPU" if beside else ""
         notes.append(
             f"kernels of {', '.join(told)} are priced by the imported profile{also}; --profile "
-            f"measured prices {'both' if beside else 'them'} as they were measured there, which is "
+            f"measured prices {'both' if beside else 'them'} as they were measured there, mostly "
             "slower (docs/validation.md)"
         )
     seen = [each for each in several if _is_measured_by_itself(each)]

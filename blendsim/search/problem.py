@@ -167,7 +167,7 @@ def moved(problem: Problem, settings: Settings) -> Problem:
 #: takes: model, lengths, draws and costs are the same whatever they are. (But for cascade attention
 #: with a topology of pools, which are planned for by the costs of colocated replicas.)
 _FREE = (
-    *("dp", "topology", "steals", "planner"),
+    *("dp", "topology", "steals", "planner", "engine"),
     *("token_budget", "max_running", "eviction", "output_reserved", "pacing"),
 )
 

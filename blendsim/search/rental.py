@@ -312,6 +312,7 @@ def _row(
         offer=None if bill is None else bill.offer.name,
         misses=goal.missed(seconds, cost),
         notes=tuple(trial.notes),
+        longest_seconds=trial.bounds.longest,
     )
 
 
