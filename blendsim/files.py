@@ -29,6 +29,8 @@ def require_place(path: Path) -> None:
         why = "is no directory" if is_there else "does not exist; create it"
         joint = ";" if is_there else " or"
         raise InputError(f"{path}: the directory {path.parent} {why}{joint} choose another -o")
+    if not os.access(path.parent, os.W_OK | os.X_OK):
+        raise InputError(f"{path}: nothing can be written in {path.parent}; choose another -o")
     try:
         mode = os.lstat(path).st_mode
     except OSError:  # nothing there; or a name that cannot be, which the writer says
@@ -116,5 +118,7 @@ def read_toml_file(path: Path, option: str) -> dict[str, Any]:
         return tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError as error:
         raise InputError(f"{path}: no such file; check {option}") from error
+    except IsADirectoryError as error:
+        raise InputError(f"{path}: is a directory; name a TOML file with {option}") from error
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: not a readable TOML file ({error}); mend it") from error

@@ -107,7 +107,9 @@ class Settings:
         ):
             object.__setattr__(self, part, name)
         if self.sample != AUTO and (isinstance(self.sample, str) or not 0 < self.sample <= 1):
-            raise InputError(f"--sample {self.sample} must be above 0 and at most 1, or {AUTO}")
+            raise InputError(
+                f"--sample {shown_share(self.sample)} must be above 0 and at most 1, or {AUTO}"
+            )
         if self.dp < 1:
             raise InputError(f"--dp {self.dp} must be at least 1")
         if self.dp > MOST_REPLICAS:
@@ -324,6 +326,11 @@ class Settings:
                 raise InputError(
                     f"{command} has no {what}; leave it out, or simulate a plan that has it"
                 )
+
+
+def shown_share(share: float | str) -> str:
+    """A share as a user writes it."""
+    return share if isinstance(share, str) else f"{share:g}"
 
 
 def remembered(values: Mapping[str, Any], where: str) -> Settings:

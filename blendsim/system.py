@@ -141,9 +141,9 @@ class System:
 
     @property
     def weight_bytes(self) -> int:
-        """Bytes of all weights on all its GPUs: routers, and those of a latent attention that belong
-        to no head, are on every one, those of KV heads that GPUs outnumber on several, those of
-        shared experts as far as they are on these.
+        """Bytes of all weights on all its GPUs: routers, and those of a latent attention that
+        belong to no head, are on every one, those of KV heads that GPUs outnumber on several, those
+        of shared experts as far as they are on these.
         """
         model = self.model
         repeated = (self.tp - 1) * model.layers * model.down_parameters

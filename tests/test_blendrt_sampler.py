@@ -238,3 +238,22 @@ def test_more_than_the_newest_token_is_never_missing() -> None:
     kept.note([0], [11])
     with pytest.raises(AssertionError, match="only the newest token"):
         kept.sources(0, 0, 3)
+
+
+def test_a_token_that_reaches_top_p_exactly_is_the_last_one() -> None:
+    """Of eight that are alike four have a half together."""
+    n = 400
+    asked = wanted(n, top_p=np.full(n, 0.5), seed=np.arange(n))
+    assert set(picked(asked, torch.zeros(n, 8))) == {0, 1, 2, 3}
+
+
+@pytest.mark.parametrize("stops", [("b", "ab"), ("ab", "b")])
+def test_of_two_stop_texts_that_end_together_the_longer_one_is_cut(stops: tuple[str, ...]) -> None:
+    upto, answer = grown(wanted(1, stop=(stops,)), ids("xab"))
+    assert (upto, answer.text) == (3, "x")
+
+
+@pytest.mark.parametrize("stops", [("?", "abcdefghij"), ("abcdefghij", "?")])
+def test_a_long_stop_text_beside_a_short_one_is_found(stops: tuple[str, ...]) -> None:
+    upto, answer = grown(wanted(1, stop=(stops,)), ids("xyabcdefghijz"))
+    assert (upto, answer.text) == (12, "xy")  # type: ignore[attr-defined]

@@ -91,3 +91,9 @@ def test_a_demo_source_shares_what_its_workload_says() -> None:
     texts = [tokens.prompt(row) for row in prompts.order.tolist()]
     assert [common(a, b) for a, b in pairwise(texts)] == prompts.common[1:].tolist()
     assert prompts.common.any()
+
+
+def test_the_first_id_beyond_the_vocabulary_is_mapped_into_it() -> None:
+    first = PromptTokens(listed([[VOCAB - 1, VOCAB]], 1, [2]), VOCAB).prompt(0)
+    assert first[0] == VOCAB - 1
+    assert 0 <= first[1] < VOCAB

@@ -266,3 +266,8 @@ def test_searches_and_several_systems_take_no_order(folder: Path, others: tuple[
 def test_an_order_is_not_written_over(folder: Path) -> None:
     said = complaint(folder, *QUICK, "--order", "longest.txt", "-o", "longest.txt")
     assert "longest.txt: is read by this command" in said
+
+
+def test_blanks_around_an_id_belong_to_it(tmp_path: Path) -> None:
+    (tmp_path / "o.txt").write_bytes(b"a \r\n a\n\ta\n")
+    assert read_listed(tmp_path / "o.txt").ids == ["a ", " a", "\ta"]

@@ -123,3 +123,9 @@ def test_who_is_given_up_does_not_depend_on_the_others_of_a_batch() -> None:
     best = runs.judge([0]).best
     together = runs.judge(range(1, 6), best).seconds
     assert together == [runs.judge([key], best).seconds[0] for key in range(1, 6)]
+
+
+def test_a_sure_gain_is_the_mean_less_two_standard_errors() -> None:
+    gains = np.array([0.01, 0.03, 0.02, 0.06])
+    error = np.sqrt(((gains - 0.03) ** 2).sum() / 3 / 4)
+    assert sure_gain(np.zeros(4), -gains) == pytest.approx(0.03 - 2 * error)

@@ -9,6 +9,7 @@ from calibration_worlds import OF_TILES, OF_VLLM, SYSTEM, a_profile, flat_calibr
 from hypothesis import example, given
 
 from blendsim.errors import ProfileError
+from blendsim.perf import calibrating
 from blendsim.perf.calibrating import LEAST_STEPS, TILES, MeasuredSteps, fit_steps, priced_run
 from blendsim.perf.calibration import (
     LEAST,
@@ -274,3 +275,16 @@ def test_a_calibration_of_before_is_to_be_made_again(kept: Path) -> None:
     kept.write_text(kept.read_text().replace("version = 2", "version = 1", 1))
     told = refuse(kept)
     assert told.endswith("; make it again with `blendsim profile calibrate`")
+
+
+def test_a_run_is_no_part_of_the_fit_that_it_judges(monkeypatch: pytest.MonkeyPatch) -> None:
+    runs = [taking(some_run(120, 150, seed), Calibration("vllm")) for seed in range(3)]
+    fit, judged_by = calibrating._fit, []
+
+    def told(runtime: str, some: list[MeasuredSteps], has_tiles: bool) -> Calibration:
+        judged_by.append(len(some))
+        return fit(runtime, some, has_tiles)
+
+    monkeypatch.setattr(calibrating, "_fit", told)
+    fit_steps("vllm", runs)
+    assert sorted(judged_by) == [2] * 6 + [3] * 2

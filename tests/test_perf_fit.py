@@ -140,3 +140,22 @@ def test_an_overlap_of_what_is_no_ratio_is_refused(tmp_path, rows, told):
     path.write_text(f"memory_over_compute,time_over_compute,attention_sms\n{rows}")
     with pytest.raises(ProfileError, match=told):
         read_points(path)
+
+
+def pairs_with(*rows: tuple[float, dict[int, float]]) -> Pairs:
+    """One timing a share of sizes of these ratios, by their f/c."""
+    told = [(i, r, sms, f) for i, (r, by_share) in enumerate(rows) for sms, f in by_share.items()]
+    size, ratio, sms, together = (np.array(column) for column in zip(*told, strict=True))
+    ones = np.ones(len(told), np.int64)
+    return Pairs(100 + size, ones, ones, sms, np.ones(len(told)), ratio * 1.0, together * 1.0)
+
+
+def test_a_share_is_judged_by_what_it_costs_each_size_against_its_best() -> None:
+    """Seconds alone would let the size that overlaps worse decide."""
+    fit = fit_overlap(pairs_with((1.0, {0: 1.0, 32: 1.25}), (1.01, {0: 1.95, 32: 1.65})))
+    assert fit.attention_sms.tolist() == [0]
+
+
+def test_sizes_are_one_point_as_far_as_the_first_of_them_reaches() -> None:
+    fit = fit_overlap(pairs_with(*((r, {0: 1.0 + 0.2 * r}) for r in (1.0, 1.04, 1.08, 1.12))))
+    assert fit.ratios == pytest.approx([1.02, 1.10])

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from test_search_thinning import varied
 
 from blendsim import search
 from blendsim.perf.model import StepModel, step_model
@@ -150,3 +151,11 @@ def test_partner_fits_a_kv_cache_of_one_block() -> None:
     model = step_model(system, "table")
     mix = best_mix(pool_of(model, 1.0, 1.0, context=8), model, LONG_PROMPTS)
     assert (mix.partner.prompt, mix.partner.output) == (8, 8)
+
+
+def test_a_replicas_share_of_a_pool_is_its_part_of_all_work() -> None:
+    model = varied().model
+    work = Work(8_000, 6_000, 2_000, 100, 40_000, 0, 0)
+    one = Bounds(1.0, 1.0, 4.0, 2.0, 0.0, work, 1, 0.0)
+    whole, half = (load_of(limits, model) for limits in (one, one.over(2)))
+    assert half == pytest.approx(tuple(part / 2 for part in whole))

@@ -367,3 +367,17 @@ def test_a_run_whose_answers_count_nothing_still_tells_what_is_left(tmp_path: Pa
     told = r"line 1: response\.body\.usage counts no generated tokens; results need"
     with pytest.raises(InputError, match=told):
         load(str(batch), ReadOptions(lengths=seen))
+
+
+@pytest.mark.parametrize("status", [400, 429, 500])
+def test_an_answer_of_another_status_is_none(status: int, tmp_path: Path) -> None:
+    """As OpenAI has it for what an endpoint refuses: the error stands in the body alone."""
+    batch = lines(tmp_path / "batch.jsonl", *rows(range(3)))
+    body = {"error": {"message": "too long", "type": "invalid_request_error"}}
+    seen = lines(
+        tmp_path / "results.jsonl",
+        {"custom_id": "r0", "response": {"body": {"usage": {"completion_tokens": 5}}}},
+        {"custom_id": "r1", "response": {"status_code": status, "body": body}, "error": None},
+    )
+    rest = load(str(batch), ReadOptions(lengths=seen, rest=True))
+    assert rest.ids.tolist() == ["r1", "r2"]

@@ -163,3 +163,9 @@ def test_outputs_are_cut_to_what_the_small_machine_holds() -> None:
         small = thin(problem, 16, seed)
         held = small.model.system.kv_blocks * small.model.system.block_tokens
         assert int((small.workload.prompt_len + small.drawn).max()) <= held
+
+
+def test_cascade_attention_adds_as_much_on_the_small_machine() -> None:
+    model = varied().model
+    small, tokens = divide_model(model, 4), np.arange(1, 500)
+    assert small.merge_seconds[tokens] == pytest.approx(model.merge_seconds[4 * tokens])

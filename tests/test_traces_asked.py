@@ -14,7 +14,7 @@ from test_traces_openai import lines, request, tokenizer
 
 from blendsim.errors import InputError
 from blendsim.traces import ReadOptions, encoded, load
-from blendsim.traces.asked import Asked, BatchFile, Kind, read_batch
+from blendsim.traces.asked import Asked, BatchFile, Kind, digest_of, read_batch
 from blendsim.traces.body_settings import HONOURED, IDLE, REFUSED
 from blendsim.traces.openai_batch import OPENAI_BATCH
 
@@ -366,3 +366,11 @@ def test_any_body_is_read_or_refused_in_one_line(
     assert 0 < one.top_p <= 1
     assert all(one.stop)
     assert len(one.stop) <= 4
+
+
+def test_a_request_to_another_endpoint_is_another_request() -> None:
+    """What it asks for is told by its url, too."""
+    row = request("a", prompt="x", max_tokens=5)
+    other = row | {"url": "/v1/completions"}
+    assert digest_of(row) != digest_of(other)
+    assert digest_of(row) == digest_of(dict(reversed(row.items())))

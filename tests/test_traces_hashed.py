@@ -193,3 +193,12 @@ def test_an_empty_file_of_a_forced_format_is_empty(tmp_path: Path) -> None:
 def test_a_null_among_other_fields_is_read(tmp_path: Path) -> None:
     rows = [row(600, [1], note=None), row(600, [1], note="} null")]
     assert sharing(read(tmp_path / "m.jsonl", *rows)) == 512
+
+
+def test_arrivals_of_hashed_traces_count_from_the_earliest(tmp_path: Path) -> None:
+    rows = [
+        {"timestamp": t, "input_length": 5, "output_length": 2, "hash_ids": [k]}
+        for k, t in enumerate((30_000, 27_000, 27_500))
+    ]
+    (tmp_path / "t.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert load(str(tmp_path / "t.jsonl")).arrival.tolist() == [3.0, 0.0, 0.5]

@@ -382,3 +382,20 @@ def test_reading_tells_how_far_it_is(tmp_path: Path, kind: str, is_compressed: b
     assert all(0 < share <= 1 for share in reading)
     if not is_compressed:
         assert reading == pytest.approx([0.4, 0.8], abs=0.15)  # it reads ahead
+
+
+@pytest.mark.parametrize("kind", ["batch", "plain"])
+def test_a_token_that_stops_leaves_an_answers_length_open(kind: str, tmp_path: Path) -> None:
+    body = {"max_tokens": 40, "ignore_eos": True, "stop_token_ids": [7]}
+    row = request("a", prompt="x", **body) if kind == "batch" else {"prompt": "x"} | body
+    assert not read(tmp_path, row).has_output.any()
+
+
+@pytest.mark.parametrize(
+    "end",
+    ["embeddings", "moderations", "images/generations", "audio/speech", "score", "rerank"],
+)
+def test_endpoints_that_generate_no_text_are_refused(end: str, tmp_path: Path) -> None:
+    row = request("a", prompt="x") | {"url": f"/v1/{end}"}
+    with pytest.raises(InputError, match="generates no tokens"):
+        read(tmp_path, row)

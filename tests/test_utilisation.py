@@ -121,3 +121,13 @@ def test_states_are_read_and_written_once_a_decode() -> None:
     moved = utilisation(step, system, 1, 0).mbu - utilisation(none, system, 1, 0).mbu
     state = 5 * 2 * system.model.state_bytes + 500 * system.kv_bytes_per_token
     assert moved == pytest.approx(state / H100.bandwidth)
+
+
+def test_positions_are_multiplied_with_queries_and_keys_of_a_latent_attention() -> None:
+    """A head's queries and keys are longer than its values."""
+    model = MODELS["deepseek-v3"]
+    system = System(replace(model, weights="fp8"), GPUS["h200"], tp=16)
+    few, many = (log_of([1.0], decode_requests=[1], context_tokens=[n]) for n in (1_000, 3_000))
+    more = utilisation(many, system, 1, 0).mfu - utilisation(few, system, 1, 0).mfu
+    a_pair = 2 * model.layers * model.heads / 16 * (128 + 64 + 128)
+    assert more == pytest.approx(2_000 * a_pair / system.flops)

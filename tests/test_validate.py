@@ -315,3 +315,8 @@ def test_picture_is_a_row_a_run_and_the_same_bytes_again(tmp_path: Path) -> None
 def test_picture_of_a_single_equal_step_is_drawn(tmp_path: Path) -> None:
     draw_validation([("one", validate(log_of([1.0]), log_of([1.0])))], tmp_path / "a.png")
     assert (tmp_path / "a.png").stat().st_size > 10_000
+
+
+def test_shares_are_of_the_measured_seconds() -> None:
+    result = validate(log_of([1.0] * 6), log_of([1.0, 1.0, 2.0, 2.0, 4.0, 4.0]))
+    assert [row.share for row in result.strata[1:]] == pytest.approx([8 / 14, 4 / 14, 2 / 14])

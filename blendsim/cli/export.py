@@ -14,7 +14,7 @@ from blendsim import __version__
 from blendsim.cli import options as o
 from blendsim.cli.output import print_json, print_lines, width
 from blendsim.cli.places import require_places
-from blendsim.cli.planned import read_planned
+from blendsim.cli.planned import naming_files, read_planned
 from blendsim.cli.progress import Progress
 from blendsim.cli.remarks import beyond_run_batch, fed_in_order, guessed_once
 from blendsim.cli.servers import flags_assumed, server_json
@@ -68,15 +68,16 @@ def export(
             if output.suffix == LINES:
                 say("reading the traces' lines")
                 lines = raw_lines(files, pool.source_names)
-            done = by_request.serve(pool, made, asked.settings, say)
+            with naming_files(asked):
+                done = by_request.serve(pool, made, asked.settings, say)
         done = done._replace(notes=guessed_once(asked, done.workload, done.notes))
         counts = [len(done.workload)]
         if output.suffix == LINES:
             say("writing lines")
             parts = done.by_replica()
             counts = [len(rows) for rows in parts]
-            for rows, place in zip(parts, places, strict=True):
-                write_lines(lines, done.workload.ids[rows].tolist(), place)
+            ids = [done.workload.ids[rows].tolist() for rows in parts]
+            write_lines(lines, dict(zip(places, ids, strict=True)))
             urls = [lines[one].url for one in done.workload.ids.tolist()]
             told = [*fed_in_order(made), *beyond_run_batch(asked.settings, urls)]
             done = done._replace(notes=[*done.notes, *told])

@@ -4,6 +4,8 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
+_OTHERS = (".csv", ".json", ".jsonl", ".gz", ".zst", ".html", ".toml", ".txt")
+
 
 def is_here_gone() -> bool:
     """Whether the directory that the process is in has been removed."""
@@ -34,6 +36,17 @@ def require_places(outputs: Iterable[Path | None], inputs: Iterable[Path | str |
         if any(path.absolute() == other.absolute() for other in written):
             raise InputError(f"{path}: is to be two outputs; write them to different files")
         written.append(path)
+
+
+def require_tables(outputs: Iterable[Path | None], inputs: Iterable[Path | str | None]) -> None:
+    """`require_places` for Parquet files, which no other format's name says."""
+    from blendsim.errors import InputError
+
+    places = list(outputs)
+    for path in places:
+        if path is not None and path.suffix.lower() in _OTHERS:
+            raise InputError(f"{path}: is written as Parquet; name it .parquet")
+    require_places(places, inputs)
 
 
 def _is_same(path: Path, other: Path) -> bool:

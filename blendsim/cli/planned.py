@@ -1,6 +1,7 @@
 """A plan read from disk, with the settings and the pool that it remembers."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -55,6 +56,20 @@ def read_planned(path: Path, workload: Path | None) -> Planned:
         source = settled_source(source, path)
     asked = asked_for(settings, source, workload, f"{path}: read")
     return Planned(plan, asked._replace(gone=_gone(asked, path, workload)))
+
+
+@contextmanager
+def naming_files(asked: o.Asked) -> Iterator[None]:
+    """Names what the pool was read from where the plan turns out to be another's."""
+    from blendsim.errors import PlanMismatch
+
+    try:
+        yield
+    except PlanMismatch as error:
+        told = f"{error}; it was read from {', '.join(asked.traces)}"
+        if asked.read.lengths is not None:
+            told += f" with the results in {asked.read.lengths}"
+        raise PlanMismatch(told) from error
 
 
 def _gone(asked: o.Asked, plan: Path, workload: Path | None) -> dict[str, str]:

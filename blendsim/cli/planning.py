@@ -14,7 +14,7 @@ from blendsim.cli.idle import idle
 from blendsim.cli.lists import read_systems
 from blendsim.cli.orders import load_ordered, read_orders
 from blendsim.cli.output import print_json, print_lines, tell, width
-from blendsim.cli.places import require_places
+from blendsim.cli.places import require_tables
 from blendsim.cli.pooled import takes_pool
 from blendsim.cli.progress import Progress
 from blendsim.cli.ranges import range_told, true_seconds, unchecked
@@ -78,7 +78,7 @@ def plan(
         from blendsim.search.priced import pricing_notes
 
         asked = o.resolve(ctx.params | systems.first)
-        require_places([output], o.files_read(ctx.params))
+        require_tables([output], o.files_read(ctx.params))
         if further is not None:
             from blendsim.search.auto_search import require_auto
 

@@ -10,7 +10,7 @@ from blendsim.cli import options as o
 from blendsim.cli.idle import idle
 from blendsim.cli.lists import Systems, read_seconds
 from blendsim.cli.output import print_json, print_lines, tell, width
-from blendsim.cli.places import require_places
+from blendsim.cli.places import require_tables
 from blendsim.cli.progress import Progress
 from blendsim.cli.ranges import range_told, true_seconds, unchecked
 from blendsim.cli.remarks import not_yours, saving_told, unseen
@@ -50,7 +50,7 @@ def rent(params: dict[str, Any], wanted: Wanted, output: Path | None, json: bool
         from blendsim.search.priced import pricing_notes
 
         asked = o.resolve(params)
-        require_places([output], o.files_read(params))
+        require_tables([output], o.files_read(params))
         settings, systems = asked.settings, wanted.systems
         gpus = systems.gpus or [settings.gpu]
         goal, prices = _goal(wanted, settings, gpus)

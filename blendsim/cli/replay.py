@@ -10,8 +10,8 @@ import typer
 from blendsim import __version__
 from blendsim.cli import options as o
 from blendsim.cli.output import print_json, print_lines, width
-from blendsim.cli.places import require_places
-from blendsim.cli.planned import read_planned
+from blendsim.cli.places import require_tables
+from blendsim.cli.planned import naming_files, read_planned
 from blendsim.cli.progress import Progress
 from blendsim.live.engine import Engine
 from blendsim.live.replaying import Executor, ReadyReplay, Wish, prepare
@@ -68,10 +68,11 @@ def replay(
             raise InputError("--full runs every step, --sampled some; give one of the two")
         wish = Wish(gpu, engine, model, sampled, executor, plain)
         wish.check()
-        require_places([output], [plan, *asked.inputs])
+        require_tables([output], [plan, *asked.inputs])
         say(asked.reading)
         pool = asked.load(say)
-        require_same_workload(made, pool)
+        with naming_files(asked):
+            require_same_workload(made, pool)
         ready = prepare(made, pool, asked.settings, wish, say)
         settings = {"plan_sha256": sha256(plan), "settings": asdict(asked.settings)}
         meta = {"policy": made.policy, **ready.facts, **settings, "source": asked.source}

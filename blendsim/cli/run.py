@@ -97,6 +97,8 @@ def require_files(batch: Path, output: Path, log: Path | None, config: Path | No
     """InputError unless they can be read and written, and are different files."""
     from blendsim.errors import InputError
 
+    if output.suffix == ".gz":
+        raise InputError(f"{output}: results are plain JSON lines, one added at a time; name it so")
     # Results may be a link: answers are added to its file.
     for path in (Path(os.path.realpath(output)), log):
         require_places([path], [config])

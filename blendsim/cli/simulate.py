@@ -12,8 +12,8 @@ from blendsim.cli.elsewhere import pacing_notes, require_all_fit, settings_there
 from blendsim.cli.idle import idle
 from blendsim.cli.lists import gpu_files, one_name
 from blendsim.cli.output import print_json, print_lines, width
-from blendsim.cli.places import require_places
-from blendsim.cli.planned import given, read_planned
+from blendsim.cli.places import require_tables
+from blendsim.cli.planned import given, naming_files, read_planned
 from blendsim.cli.progress import Progress
 from blendsim.cli.remarks import hurried, unseen
 from blendsim.cli.stopping import ends_at_once
@@ -96,7 +96,7 @@ def simulate(
         from blendsim.steplog import write_steplog
 
         made, asked = read_planned(plan, workload)
-        require_places([output], [plan, *asked.inputs, *gpu_files(gpu)])
+        require_tables([output], [plan, *asked.inputs, *gpu_files(gpu)])
         changes = {
             "gpu": gpu,
             "overlap": overlap,
@@ -123,7 +123,8 @@ def simulate(
         with ends_at_once():
             pool = asked.load(say)  # what its own machine holds is what it is for
             require_all_fit(pool, system)
-            row, log, notes, seconds, _ = simulate_plan(pool, made, settings, say, worlds)
+            with naming_files(asked):
+                row, log, notes, seconds, _ = simulate_plan(pool, made, settings, say, worlds)
         told = [*unfollowed(settings, made), *idle([settings], [made.policy]), *told]
         told += hurried(log)
         notes = [*notes, *told, *unseen(asked, pool, made)]

@@ -7,7 +7,7 @@ import typer
 
 from blendsim.cli import options as o
 from blendsim.cli.output import print_json, print_lines, width
-from blendsim.cli.places import require_places
+from blendsim.cli.places import require_tables
 from blendsim.cli.progress import Progress
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def synth(
 
         wanted = _wanted(ctx.params)
         system = o.resolve({**ctx.params, "trace": []}).settings.system
-        require_places([output], [])
+        require_tables([output], [])
         say("blending sources")
         made = blend(wanted, system, data)
         if output is not None:

@@ -10,7 +10,7 @@ import typer
 
 from blendsim.cli import options as o
 from blendsim.cli.output import print_json, print_lines, tell, width
-from blendsim.cli.places import require_places
+from blendsim.cli.places import require_tables
 from blendsim.cli.progress import Progress
 from blendsim.cli.remarks import saving_told
 
@@ -105,7 +105,7 @@ def save(
         from blendsim.traces.workload_file import write_workload
 
         asked = o.resolve({**ctx.params, "trace": [trace]})
-        require_places([output], asked.inputs)
+        require_tables([output], asked.inputs)
         say(asked.reading)
         lines = saved_lines(trace, asked.read)
         workload = load_trace(trace, asked.read, say.share)

@@ -107,10 +107,12 @@ def _refused_told(refused: int, requests: int, why: str) -> str:
 
 def _share(settings: "Settings") -> float:
     """The share to answer first."""
+    from blendsim.settings import shown_share
+
     if isinstance(settings.sample, str) or settings.sample >= 1.0:
         raise InputError(
-            f"--sample {settings.sample}: run answers a share of the requests first, above 0 and "
-            "below 1; it knows no lengths before"
+            f"--sample {shown_share(settings.sample)}: run answers a share of the requests first, "
+            "above 0 and below 1; it knows no lengths before"
         )
     return settings.sample
 

@@ -41,6 +41,7 @@ class Course:
                 self.lengths[row] = max(1, results.done[asked.custom_id])
         self.answered_before = self.answered.copy()
         self._done = int(self.answered.sum())
+        self._can_be_done = len(self.lengths)
 
     @property
     def answers(self) -> int:
@@ -86,7 +87,7 @@ class Course:
             name = self.file.asked[row].custom_id
             if is_strict:
                 raise InputError(f"{self.file.path}: request {shown(name)}: {what}")
-            self.refused[row] = True
+            self._give_up(int(row))
             self._results.write(error_line(name, what))
             self.reasons.append(f"request {shown(name)}: {what}")
 
@@ -94,7 +95,7 @@ class Course:
         """Keep the answer to request `row`; an error line where the engine found none."""
         if answer.finish == "failed":
             name = self.file.asked[row].custom_id
-            self.refused[row] = True
+            self._give_up(row)
             self._results.write(error_line(name, answer.why, is_ours=True))
             self.reasons.append(f"request {shown(name)}: {answer.why}")
             return
@@ -103,5 +104,9 @@ class Course:
         self._results.write(answer_line(self.file.asked[row], reply, int(time.time())))
         self.lengths[row] = tokens
         self._done += 1
-        n = len(self.lengths)
+        n = self._can_be_done
         self._say(f"{self._done * 10 // n * 10} % of {n:,} requests answered")
+
+    def _give_up(self, row: int) -> None:
+        self.refused[row] = True
+        self._can_be_done -= 1

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from blendsim.errors import InputError
 from blendsim.files import read_toml_file
+from blendsim.printable import short
 from blendsim.specs import GPUS, gpu_name, unknown_gpu
 
 _TOP = ("currency", "gpu_hour", "offer")
@@ -86,9 +87,10 @@ def read_prices(path: Path) -> Prices:
     """The price list in a TOML file (docs/rent.md); InputError for what it cannot mean."""
     raw = read_toml_file(path, "--price")
     _known(raw, _TOP, str(path))
-    currency = raw.get("currency")
-    if not isinstance(currency, str) or not currency.strip():
-        raise InputError(f'{path}: currency is missing; give a text, as in currency = "USD"')
+    currency = raw.get("currency", "")
+    if not isinstance(currency, str) or not currency.strip() or not currency.isprintable():
+        found = "is missing" if currency == "" else f"is {short(currency)}"
+        raise InputError(f'{path}: currency {found}; give a text, as in currency = "USD"')
     table, more = raw.get("gpu_hour", {}), raw.get("offer", [])
     if not isinstance(table, dict) or not isinstance(more, list):
         raise InputError(f"{path}: [gpu_hour] is a table and [[offer]] are tables; mend it")

@@ -30,6 +30,7 @@ from blendsim.traces.plain_prompts import PROMPTS_JSONL
 from blendsim.traces.prompt_forms import PROMPT_NAMES
 from blendsim.traces.seam import head, source_name
 from blendsim.traces.tokens import encoder
+from blendsim.traces.unknown import reason
 from blendsim.wording import Say
 
 MOST_STOPS = 4  # as many as OpenAI takes
@@ -124,9 +125,10 @@ def read_batch(
     """
     beginning = head(path)
     if not beginning.keys & {"custom_id", "body"} or PROMPTS_JSONL.matches(beginning):
+        why = None if beginning.keys else reason(beginning.line)
         raise InputError(
-            f"{path}: is no OpenAI batch file ({OPENAI_BATCH.expects}); write one request a line, "
-            "its prompt and settings under body"
+            f"{path}: is no OpenAI batch file ({OPENAI_BATCH.expects}); "
+            f"{why or 'write one request a line, its prompt and settings under body'}"
         )
     chat = chat_of(str(tokenizer))
     encode = Encoded(encoder(str(tokenizer)))

@@ -3,6 +3,7 @@ saved from such a file knows where it is.
 """
 
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -120,8 +121,10 @@ def _require_new(own: Sequence[str], first: Mapping[str, Path], file: Path) -> N
         )
 
 
-def write_lines(lines: Mapping[str, Line], ids: Sequence[str], path: Path) -> None:
-    """The lines of these requests, in their order."""
-    with replacing(path) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as out:
-        for one in ids:
-            out.write(lines[one].text + "\n")
+def write_lines(lines: Mapping[str, Line], ids: Mapping[Path, Sequence[str]]) -> None:
+    """The lines of the requests `ids` of each file, in their order: all files or none."""
+    with ExitStack() as written:
+        for path, names in ids.items():
+            temporary = written.enter_context(replacing(path))
+            with temporary.open("w", encoding="utf-8", newline="\n") as out:
+                out.writelines(lines[one].text + "\n" for one in names)
