@@ -1,9 +1,11 @@
 """`blendsim export`: a batch in the order of its plan, and when each request is served."""
 
+import errno
 import json
 import os
 import re
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
@@ -309,3 +311,43 @@ def test_the_python_of_the_page_joins_answers_in_the_order_of_the_batch(
     exec(block, {})
     found = [json.loads(line) for line in written(tmp_path / "in-order.jsonl")]
     assert found == [replies[0], replies[1], {"custom_id": "r3"}, replies[4], replies[5]]
+
+
+def test_several_files_are_written_all_or_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = planned(tmp_path, batch(tmp_path / "batch.jsonl"), dp=3)
+    before = sorted(os.listdir(tmp_path))
+    real, opened = Path.open, []
+
+    def full(self: Path, mode: str = "r", **given: Any) -> Any:
+        if mode == "w":
+            opened.append(self)
+            if len(opened) == 3:
+                raise OSError(errno.ENOSPC, "No space left on device", str(self))
+        return real(self, mode, **given)
+
+    monkeypatch.setattr(Path, "open", full)
+    done = invoke("export", plan, "-o", tmp_path / "ordered.jsonl")
+    assert done.exit_code != 0
+    assert "ordered-2.jsonl" in done.stderr
+    assert "No space left" in done.stderr
+    assert sorted(os.listdir(tmp_path)) == before
+
+
+def test_what_changed_since_is_named(tmp_path: Path) -> None:
+    """A results file that grew leaves less to answer."""
+    source, seen = batch(tmp_path / "batch.jsonl"), tmp_path / "seen.jsonl"
+    usage = {"body": {"usage": {"completion_tokens": 5}}}
+    answers = [{"custom_id": f"r{k}", "response": usage} for k in range(20)]
+    lines(seen, *answers[:10])
+    plan = tmp_path / "plan.parquet"
+    asked = ("--trace", source, "--lengths", seen, "--rest", "--planner", "dfs", "-o", plan)
+    assert invoke("plan", *asked).exit_code == 0
+    lines(seen, *answers)
+    for command in (("simulate", plan), ("export", plan, "-o", tmp_path / "o.jsonl")):
+        done = invoke(*command)
+        assert done.exit_code == 2
+        told = "the plan is for 20 requests, the workload has 10"
+        assert told in done.stderr
+        assert f"it was read from {source} with the results in {seen}" in done.stderr

@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
-from command_line import run
+from command_line import invoke, run
 
 from blendsim.cli.places import require_places
 from blendsim.cli.run import require_files
@@ -104,3 +104,34 @@ def test_log_of_run_does_not_replace_a_pipe(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "log")
     with pytest.raises(InputError, match="is a pipe"):
         require_files(tmp_path / "batch", tmp_path / "out", tmp_path / "log", None)
+
+
+@pytest.mark.parametrize(
+    ("command", "output"),
+    [
+        ("plan --trace t.csv", "plan.csv"),
+        ("plan --trace t.csv --gpu a100-80g,h200", "plan.json"),
+        ("search --trace t.csv --evaluations 8", "plan.html"),
+        ("simulate plan.parquet", "steps.jsonl"),
+        ("replay plan.parquet --model tiny", "steps.CSV"),
+        ("synth --recipe trace1 --requests 9", "trace.txt"),
+        ("trace save t.csv", "trace.jsonl.gz"),
+    ],
+)
+def test_tables_are_not_written_under_another_formats_name(
+    home: Path, command: str, output: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(home)
+    done = invoke(*command.split(), "-o", output)
+    assert done.exit_code == 2, done.output
+    assert f"error: {output}: is written as Parquet; name it .parquet" in done.stderr
+    assert not Path(output).exists()
+
+
+def test_a_directory_in_which_nothing_can_be_written_is_told_at_once(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.access", lambda *_: False)
+    place = home / "plan2.parquet"
+    with pytest.raises(InputError, match=f"nothing can be written in {home}; choose another -o"):
+        require_places([place], [])

@@ -15,6 +15,7 @@ from batch_worlds import (
     write_lines,
 )
 
+from blendsim.cli.progress import Progress
 from blendsim.cli.status import INCOMPLETE
 from blendsim.live.course import Course
 from blendsim.traces.results import read_results
@@ -153,3 +154,33 @@ def test_strict_answers_all_or_nothing(
     assert not (folder / "out.jsonl").exists()
     write_lines(folder / "batch.jsonl", [line_of(1)])
     assert run(model, "--strict").exit_code == 0
+
+
+def test_they_do_not_count_among_those_that_are_to_be_answered(
+    model: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(Progress, "__call__", lambda _, stage: said.append(stage))
+    write_lines(folder / "batch.jsonl", [line_of(1), SHAPED, LONG, line_of(3)])
+    assert run(model).exit_code == INCOMPLETE
+    counted = [stage for stage in said if stage.endswith("requests answered")]
+    assert counted == ["50 % of 2 requests answered", "100 % of 2 requests answered"]
+
+
+def test_results_are_not_called_compressed(model: Path, folder: Path) -> None:
+    done = run(model, "-o", "out.jsonl.gz")
+    assert done.exit_code == 2
+    assert "error: out.jsonl.gz: results are plain JSON lines, one added at a time" in done.stderr
+    assert not (folder / "out.jsonl.gz").exists()
+
+
+def test_a_compressed_batch_says_by_what(model: Path, folder: Path) -> None:
+    (folder / "batch.jsonl").write_bytes(b"\x28\xb5\x2f\xfd" + b"\0" * 20)
+    assert "compressed by zstd; decompress it, or compress it by gzip" in complaint(model)
+
+
+@pytest.mark.parametrize("share", ["1", "1.0"])
+def test_shares_are_told_as_they_are_written(model: Path, folder: Path, share: str) -> None:
+    assert "--sample 1: run answers a share of the requests first" in complaint(
+        model, "--sample", share
+    )

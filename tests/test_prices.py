@@ -65,6 +65,8 @@ BAD = {
     "no TOML": ("currency", "not a readable TOML file"),
     "no currency": ("[gpu_hour]\nh100 = 2\n", "currency is missing"),
     "empty currency": ('currency = " "\n', "currency is missing"),
+    "currency of a number": ("currency = 5\n", "currency is 5; give a text"),
+    "currency of two lines": ('currency = "U\\nD"\n', "currency is 'U\\nD'; give a text"),
     "unknown key": ('currency = "EUR"\n[prices]\nh100 = 2\n', "unknown 'prices'; known: currency"),
     "negative": ('currency = "EUR"\n[gpu_hour]\nh100 = -2\n', "h100 = -2 must be a number from 0"),
     "text": ('currency = "EUR"\n[gpu_hour]\nh100 = "2"\n', "h100 = '2' must be a number"),
@@ -158,3 +160,8 @@ def test_a_run_of_whole_units_is_billed_for_no_more_than_it_took(minutes: int) -
         assert hours == pytest.approx(minutes * units / 60, rel=1e-12)
         more = prices.bill("h100", 1, 60.0 * minutes * units + 0.01).gpu_hours
         assert more == pytest.approx(minutes * (units + 1) / 60, rel=1e-12)
+
+
+def test_a_directory_is_no_price_list(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="is a directory; name a TOML file with --price"):
+        read_prices(tmp_path)

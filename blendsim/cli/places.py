@@ -43,10 +43,10 @@ def require_tables(outputs: Iterable[Path | None], inputs: Iterable[Path | str |
     from blendsim.errors import InputError
 
     places = list(outputs)
+    require_places(places, inputs)
     for path in places:
         if path is not None and path.suffix.lower() in _OTHERS:
             raise InputError(f"{path}: is written as Parquet; name it .parquet")
-    require_places(places, inputs)
 
 
 def _is_same(path: Path, other: Path) -> bool:

@@ -89,7 +89,8 @@ def read_prices(path: Path) -> Prices:
     _known(raw, _TOP, str(path))
     currency = raw.get("currency", "")
     if not isinstance(currency, str) or not currency.strip() or not currency.isprintable():
-        found = "is missing" if currency == "" else f"is {short(currency)}"
+        is_blank = isinstance(currency, str) and not currency.strip()
+        found = "is missing" if is_blank else f"is {short(currency)}"
         raise InputError(f'{path}: currency {found}; give a text, as in currency = "USD"')
     table, more = raw.get("gpu_hour", {}), raw.get("offer", [])
     if not isinstance(table, dict) or not isinstance(more, list):
