@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 SEARCHED = "search"  # the plan that `blendsim search` finds
+LONGEST = "longest"  # of `dfs-longest`, in one word
 #: Whose plans are compared, in this order: with the first.
-POLICIES = ("dfs", "blend", "paced", SEARCHED)
+POLICIES = ("dfs", LONGEST, "blend", "paced", SEARCHED)
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from gpu_options import POLICIES, SEARCHED
+from gpu_options import LONGEST, POLICIES, SEARCHED
 from gpu_workloads import (
     FILLED,
     MODEL,
@@ -36,8 +36,11 @@ from blendsim.specs import find_model
 from blendsim.synth.recipes import RECIPES
 from blendsim.traces.workload_file import write_workload
 
-#: What is compared if nobody says; a search takes minutes a pool, an hour and more of a full one.
-COMPARED = tuple(policy for policy in POLICIES if policy != SEARCHED)
+#: What is compared if nobody says; a search takes minutes a pool, an hour and more of a full one,
+#: and the longest answers first are for vLLM.
+COMPARED = tuple(policy for policy in POLICIES if policy not in (LONGEST, SEARCHED))
+#: What planners are called where names of files are made of it.
+_PLANNERS = {LONGEST: "dfs-longest"}
 #: How the searched plan is found: as many requests sampled as pay, for of so short a pool 1 % are a
 #: dozen chats, and so many schedules.
 SEARCH = ("--sample", "auto", "--evaluations", "300")
@@ -72,7 +75,8 @@ def make(name: str, pool: Workload, given: argparse.Namespace, kv_bytes: int = 0
         of = ("--trace", str(place), "--gpu", gpu, "--model", given.model)
         of += ("--config", str(config), "-o", str(plan))
         is_searched = policy == SEARCHED
-        how = ("search", *SEARCH) if is_searched else ("plan", "--planner", policy)
+        planner = _PLANNERS.get(policy, policy)
+        how = ("search", *SEARCH) if is_searched else ("plan", "--planner", planner)
         figured = blendsim(*how, *of)
         print(row(name, policy, "overlap", *figures(figured)), flush=True)
         if policy == "dfs":
