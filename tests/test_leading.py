@@ -80,6 +80,9 @@ def test_the_longest_answers_first_are_tried_wherever_they_come(known: Problem) 
     assert names(leading_runs(known, race)) == ["dfs", LONGEST]
     race[-1] = race[-1]._replace(seconds=100.0)
     assert names(leading_runs(known, race)) == ["dfs"]
+    near = {policy: 100.0 + k / 100 for k, policy in enumerate(OVERLAPPED)}
+    race = [*runs(known, **near), race[-1]._replace(seconds=100.9)]
+    assert names(leading_runs(known, race)) == [*OVERLAPPED[:MOST_LEADING], LONGEST]
 
 
 def in_worlds(

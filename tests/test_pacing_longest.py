@@ -1,5 +1,7 @@
 """Paced runs as long as their longest answer, whose other reads would be done long before."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 from pacing_worlds import AMPLE, record_of
@@ -25,8 +27,9 @@ def long_and_short() -> Workload:
     return pool([answers, from_lengths([1_000] * 2_000, [8] * 2_000, source="prompts")])
 
 
-def log(sample: float = 1.0) -> StepLog:
-    problem = search.prepare(long_and_short(), search.Settings(gpu="h200", sample=sample))
+def log(sample: float = 1.0, **asked: Any) -> StepLog:
+    settings = search.Settings(gpu="h200", sample=sample, **({"overlap": "table"} | asked))
+    problem = search.prepare(long_and_short(), settings)
     engine = find_engine(problem, "nanoflow")
     return log_in(problem, plan_policy(problem, "paced"), engine, problem.true_lengths)
 
@@ -84,6 +87,26 @@ def test_none_is_left_empty_where_those_held_back_would_compute_more_than_they_r
         p.right_tokens, p.left_tokens = part * tokens, 0.0
         pacing_module.look(core.state)
         assert (p.kept_empty > 0.0) == is_left
+
+
+def test_none_is_left_empty_where_steps_do_not_overlap() -> None:
+    """Reads take as long beside tokens as before them: to wait with them spares nothing."""
+    core = AMPLE.core()
+    p, overlap = record_of(core), core.state.pace[0].overlap
+    for line, is_left in ((overlap.lines.copy(), True), (np.ones((1, 3)), False)):
+        pace = core.state.pace[0]._replace(overlap=overlap._replace(lines=line))
+        state = core.state._replace(pace=(pace,))
+        pacing_module.look(state)
+        assert (p.kept_empty > 0.0) == is_left
+
+
+def test_engines_that_gain_nothing_by_overlap_keep_the_cache_full() -> None:
+    kept, full = (
+        log(overlap="sum", pacing=Gains(longest_fill=fill)) for fill in (Gains().longest_fill, 0.0)
+    )
+    assert kept.end == full.end
+    beside = [log(pacing=Gains(longest_fill=fill)).end for fill in (Gains().longest_fill, 0.0)]
+    assert beside[0] < beside[1]
 
 
 def test_chats_do_not_wait_beside_long_answers_that_were_all_sampled() -> None:

@@ -180,7 +180,9 @@ def compare(
     engines: Annotated[
         str | None,
         typer.Option(
-            help="Only these engines' baselines, as in vllm,nanoflow; distserve: its pools."
+            "--engines",
+            "--engine",
+            help="Only these engines' baselines, as in vllm,nanoflow; distserve: its pools.",
         ),
     ] = None,
     order: o.Orders = None,

@@ -115,7 +115,8 @@ def simulate(
         if token_budget is not None and 0 < token_budget < limited and max_running is None:
             changes["max_running"] = token_budget  # the plan's limit gives way
         settings = settings_there(asked.settings, engine, given(changes))
-        # NOTE: first, so that what is wrong with --gpu or --profile does not wait for traces.
+        # NOTE: first, so that what is wrong with an option does not wait for traces.
+        settings.flavour()
         system = settings.system
         chosen_place(system, settings.profile)
         told = pacing_notes(made, asked.settings, settings)

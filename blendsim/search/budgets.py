@@ -82,7 +82,8 @@ def leading_runs(problem: Problem, runs: Sequence[Contender]) -> list[Contender]
         if run.seconds <= least * (1 + CLOSE):
             leading.setdefault(run.seconds, run)
     found = list(leading.values())[:MOST_LEADING]
-    others = (run for run in ranked if run.policy == LONGEST and run.seconds not in leading)
+    seconds = [run.seconds for run in found]
+    others = (run for run in ranked if run.policy == LONGEST and run.seconds not in seconds)
     return [*found, *others]
 
 

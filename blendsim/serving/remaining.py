@@ -133,6 +133,19 @@ def foresee(state: State, reads: float, ahead: Floats) -> float:
 
 
 @kernel
+def overlaps_evenly(state: State, tokens: float, reads: float, steps: float) -> bool:
+    """Whether steps overlap at all that compute `tokens` and read for `reads` seconds evenly, in so
+    many of them.
+    """
+    pace, at = state.pace[0], 0
+    while at < pace.weighed - 1 and pace.sizes[at] * steps < tokens:
+        at += 1
+    seconds, memory = pace.seconds[at], reads / steps
+    one_by_one = side_by_side(pace.overlap, seconds, 0.0) + (1.0 - WORTH) * memory
+    return bool(side_by_side(pace.overlap, seconds, memory) < one_by_one)
+
+
+@kernel
 def hold_back(state: State, tokens: float, reads: float, most: float, steps: float) -> None:
     """Note how much KV the right leaves empty, so that the seconds of `reads` last for the `steps`
     that the longest visible length takes. KV kept full is read for `most` seconds a step; where
@@ -142,13 +155,15 @@ def hold_back(state: State, tokens: float, reads: float, most: float, steps: flo
     would find no room, nor where readers of shared prefixes wait: one by one they would bring them
     in anew. Nor where who waits is less memory-heavy than all that is left, `tokens` that read so
     much: held back, it would keep tokens from being computed beside the reads of those that run.
+    Nor where such steps do not overlap, so that it would spare nothing.
     """
     s, p = state.scalars[0], state.pace[0].record[0]
     p.longest_end = s.step + steps
     share = min(1.0, (1.0 + MARGIN) * reads / (steps * most))
     is_shared = reads_per_held(p.right_reads, p.right_spared) > 1.0 + MARGIN
     is_light = p.right_reads * p.read_seconds * tokens < p.right_tokens * reads
-    if is_shared or is_light or share > p.longest_fill:
+    is_high = share > p.longest_fill
+    if is_shared or is_light or is_high or not overlaps_evenly(state, tokens, reads, steps):
         share = 1.0
     p.kept_empty = (1.0 - share) * (s.capacity - s.shared_length) * s.block_tokens
 
