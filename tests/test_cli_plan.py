@@ -189,10 +189,10 @@ def test_compare_takes_the_engines_asked_for() -> None:
     ("engines", "names"),
     [
         ("sglang", ["SGLang-DFS"]),
-        ("vllm,distserve", ["vLLM-FCFS", "vLLM-DFS", *DISTSERVE]),
+        ("vllm,distserve", ["vLLM-FCFS", "vLLM-DFS", "vLLM-DFS-Longest", *DISTSERVE]),
         ("sequential", ["sequential-dfs", "sequential-blend"]),
         (" distserve,distserve ", DISTSERVE),
-        ("vLLM,DistServe,vllm", ["vLLM-FCFS", "vLLM-DFS", *DISTSERVE]),
+        ("vLLM,DistServe,vllm", ["vLLM-FCFS", "vLLM-DFS", "vLLM-DFS-Longest", *DISTSERVE]),
     ],
 )
 def test_pools_are_compared_only_where_they_are_asked_for(engines: str, names: list[str]) -> None:

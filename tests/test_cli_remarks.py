@@ -406,7 +406,7 @@ def test_memory_is_told_as_servers_tell_it() -> None:
     assert memory_told(replace(asked, engine="nanoflow")) == []
     little = Settings(model="kimi-k2", gpu="h200", tp=8)
     (told,) = memory_told(little)
-    assert told.startswith("a replica has 32.9 GB of KV memory, 58,464 tokens, beside 1,035.4 GB ")
+    assert told.startswith("a replica has 30.6 GB of KV memory, 54,336 tokens, beside 1,037.7 GB ")
     # Kernels of more GPUs a replica were not measured.
     few = "so that few requests run at once; use a --gpu with more memory"
     assert told.endswith(f"{few}, or --kv-cache-dtype fp8")

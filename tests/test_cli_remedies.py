@@ -115,8 +115,8 @@ def test_a_model_by_another_name_is_told_by_both(trace: Path) -> None:
 
 
 def test_options_that_are_only_a_little_alike_are_not_offered() -> None:
-    said = refusal(invoke("compare", "--trace", "demo:mixed", "--engine", "vllm"))
-    assert "(Possible options: --engines)" in said
+    said = refusal(invoke("compare", "--trace", "demo:mixed", "--engins", "vllm"))
+    assert "(Possible options: --engine, --engines" in said
     assert "Possible" not in refusal(invoke("plan", "--trace", "demo:mixed", "--max-requests", 4))
 
 

@@ -150,7 +150,7 @@ def test_answers_of_before_are_not_written_over(model: Path, folder: Path) -> No
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--sample", "1"), "--sample 1.0: run answers a share of the requests first"),
+        (("--sample", "1"), "--sample 1: run answers a share of the requests first"),
         (("--sample", "auto"), "--sample auto: run answers a share of the requests first"),
         (("--gpu",), "--gpu: torch"),
         (("--engine", "vllm"), "--engine vllm runs on a GPU only; add --gpu"),

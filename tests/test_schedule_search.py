@@ -12,7 +12,7 @@ from blendsim import cores, search
 from blendsim.cli.searching import effort_told
 from blendsim.errors import InputError
 from blendsim.plan import Plan, write_plan
-from blendsim.planner.make import POLICIES
+from blendsim.planner.make import OVERLAPPED
 from blendsim.request import Workload
 from blendsim.search import evaluation, judging
 from blendsim.search.judging import JUDGING_WORLDS
@@ -56,7 +56,7 @@ def same(a: Plan, b: Plan, folder: Path) -> bool:
 def test_found_plan_is_not_behind_any_policy_of_auto(workload: Workload, known: Found) -> None:
     rows = search.choose(workload, KNOWN).rows
     assert known.chosen.predicted_seconds <= min(row.predicted_seconds for row in rows)
-    policies = rows[: len(POLICIES)]  # behind them one at another token budget, if that pays
+    policies = rows[: len(OVERLAPPED)]  # behind them one at another token budget, if that pays
     assert known.fixed_seconds == {row.policy: row.predicted_seconds for row in policies}
 
 
@@ -72,7 +72,7 @@ def test_the_rows_of_a_search_stand_beside_the_same_bounds(workload: Workload) -
 
 def test_found_plan_is_not_behind_a_policy_in_the_worlds_either(found: Found) -> None:
     assert found.worlds == JUDGING_WORLDS
-    assert found.fixed_seconds.keys() == set(POLICIES)
+    assert found.fixed_seconds.keys() == set(OVERLAPPED)
     assert found.seconds <= min(found.fixed_seconds.values())
 
 

@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 from blendsim.cli.app import INTERRUPTED, app
 from blendsim.cli.stopping import Cut, terminated
 from blendsim.plan import read_plan
-from blendsim.planner.make import POLICIES
+from blendsim.planner.make import OVERLAPPED
 from blendsim.search import schedule_search
 from blendsim.search.cut import CutShort
 from blendsim.search.race import Finish, Heat, race
@@ -56,7 +56,7 @@ def test_what_it_keeps_is_what_so_many_evaluations_find(
     cut = find(pool, settings, Effort(evaluations=1_000), stop=After(patience))
     n = cut.tally.evaluations
     assert cut.tally.is_cut
-    assert len(POLICIES) <= n < 60
+    assert len(OVERLAPPED) <= n < 60
     whole = find(pool, settings, Effort(evaluations=n))
     assert not whole.tally.is_cut
     assert whole.leaderboard == cut.leaderboard

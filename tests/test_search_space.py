@@ -8,7 +8,7 @@ import pytest
 
 from blendsim import search
 from blendsim.planner.blend import BlendSettings
-from blendsim.planner.make import PACED, POLICIES
+from blendsim.planner.make import OVERLAPPED, PACED
 from blendsim.request import from_lengths
 from blendsim.search.problem import with_settings
 from blendsim.search.space import Point, Schedule, Space, axes_of, plain
@@ -42,7 +42,7 @@ def moved(space: Space, point: Point, **values: object) -> Point:
 
 def test_fixed_points_are_the_policies_as_plan_runs_them(usual: Space) -> None:
     made = problem()
-    for point, policy in zip(usual.fixed(), POLICIES, strict=True):
+    for point, policy in zip(usual.fixed(), OVERLAPPED, strict=True):
         schedule = usual.schedule(point)
         assert schedule.policy == policy
         assert schedule.blend == BlendSettings()
@@ -61,7 +61,7 @@ def test_every_value_of_every_axis_makes_a_schedule_that_can_run(usual: Space) -
 
 def test_only_the_blended_policies_order_by_density() -> None:
     base = plain(problem())
-    blended = [policy for policy in POLICIES if base._replace(policy=policy).is_blended]
+    blended = [policy for policy in OVERLAPPED if base._replace(policy=policy).is_blended]
     assert blended == ["blend", PACED]
     assert not base._replace(policy="one that is in order, and new").is_blended
 
@@ -116,7 +116,7 @@ def test_neighbours_of_an_ordered_axis_are_a_step_away(usual: Space) -> None:
 
 
 def test_neighbours_of_a_choice_are_all_others(usual: Space) -> None:
-    assert len(usual.neighbours(usual.fixed()[0], 0, 1)) == len(POLICIES) - 1
+    assert len(usual.neighbours(usual.fixed()[0], 0, 1)) == len(OVERLAPPED) - 1
 
 
 def test_cube_holds_only_the_policies_asked_for(usual: Space) -> None:

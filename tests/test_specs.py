@@ -177,10 +177,10 @@ def test_model_is_read_from_a_hugging_face_directory(tmp_path: Path) -> None:
 
 def test_config_defaults_are_those_of_the_family(tmp_path: Path) -> None:
     config = CONFIG | {"model_type": "qwen2", "tie_word_embeddings": True}
-    del config["head_dim"], config["num_key_value_heads"]
+    del config["head_dim"]
     (tmp_path / "config.json").write_text(json.dumps(config))
     model = find_model(str(tmp_path))
-    assert (model.kv_heads, model.head_dim, model.qkv_bias) == (32, 128, True)
+    assert (model.kv_heads, model.head_dim, model.qkv_bias) == (8, 128, True)
     assert model.tied_embeddings
 
 
