@@ -180,8 +180,9 @@ def test_baselines_say_which_engine_serves_them_unless_their_names_do() -> None:
 
 
 @pytest.mark.usefixtures("folder")
-def test_compare_takes_the_engines_asked_for() -> None:
-    told = run_json("compare", "--trace", "trace.csv", "--engines", "vllm, sequential")
+@pytest.mark.parametrize("option", ["--engines", "--engine"])
+def test_compare_takes_the_engines_asked_for(option: str) -> None:
+    told = run_json("compare", "--trace", "trace.csv", option, "vllm, sequential")
     assert {row["engine"] for row in told["rows"]} == {"vllm", "sequential"}
 
 

@@ -12,6 +12,7 @@ from test_cli_plan import folder
 from test_model_config import SHAPE
 
 from blendsim import search
+from blendsim.cli.options import Asked
 from blendsim.cli.planned import read_planned
 from blendsim.plan import read_plan, write_plan
 from blendsim.settings import Settings
@@ -38,6 +39,16 @@ def test_a_plan_without_traces_asks_for_the_workload(
 ) -> None:
     line = complaint(written, *command, "plan.parquet")
     assert "plan.parquet: does not say which traces it is for; name them with --workload" in line
+
+
+def test_an_engine_that_does_not_exist_does_not_wait_for_traces(
+    written: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Asked, "load", lambda *_: pytest.fail("traces are read"))
+    asked = ("simulate", "plan.parquet", "--workload", "trace.csv")
+    assert "unknown engine 'vlm'; nearest known: vllm" in complaint(
+        written, *asked, "--engine", "vlm"
+    )
 
 
 def test_a_plan_without_traces_runs_on_the_workload_named(written: Path) -> None:

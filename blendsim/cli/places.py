@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
+#: Endings of what is not Parquet.
 _OTHERS = (".csv", ".json", ".jsonl", ".gz", ".zst", ".html", ".toml", ".txt")
 
 
@@ -39,14 +40,19 @@ def require_places(outputs: Iterable[Path | None], inputs: Iterable[Path | str |
 
 
 def require_tables(outputs: Iterable[Path | None], inputs: Iterable[Path | str | None]) -> None:
-    """`require_places` for Parquet files, which no other format's name says."""
-    from blendsim.errors import InputError
-
+    """`require_places` for Parquet files."""
     places = list(outputs)
     require_places(places, inputs)
     for path in places:
-        if path is not None and path.suffix.lower() in _OTHERS:
-            raise InputError(f"{path}: is written as Parquet; name it .parquet")
+        require_parquet(path)
+
+
+def require_parquet(path: Path | None) -> None:
+    """InputError where the name of a Parquet file says another format."""
+    from blendsim.errors import InputError
+
+    if path is not None and path.suffix.lower() in _OTHERS:
+        raise InputError(f"{path}: is written as Parquet; name it .parquet")
 
 
 def _is_same(path: Path, other: Path) -> bool:

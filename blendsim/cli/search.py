@@ -9,7 +9,7 @@ import typer
 from blendsim.cli import options as o
 from blendsim.cli.idle import idle
 from blendsim.cli.output import print_json, print_lines, width
-from blendsim.cli.places import require_places, require_tables
+from blendsim.cli.places import require_parquet, require_places
 from blendsim.cli.pooled import takes_pool
 from blendsim.cli.progress import Progress
 from blendsim.cli.remarks import not_yours, unseen
@@ -59,7 +59,7 @@ def search(
         effort = replace(read_effort(evaluations, budget), is_swept=picture is not None)
         asked = o.resolve(ctx.params)
         require_places([output, picture], o.files_read(ctx.params))
-        require_tables([output], [])
+        require_parquet(output)
         if picture is not None:
             _require_kind(picture)
         say(asked.reading)
