@@ -15,6 +15,7 @@ from blendsim.search.budgets import BUDGETS, SMALLER_BUDGETS
 from blendsim.search.comparison import COMMON_BUDGET
 from blendsim.serving.flavour import find_flavour
 from blendsim.serving.knobs import Knobs
+from blendsim.traces import load_pool
 
 POOL = mixed_pool(np.random.default_rng(3), 150)
 DFS, BLEND = Baseline("DFS", "dfs", "nanoflow"), Baseline("Blend", "blend", "nanoflow")
@@ -178,3 +179,14 @@ def test_baselines_without_windows_are_left_out_together() -> None:
     sglang = [note for note in said if "engine sglang is not modelled for gpt-oss-20b" in note]
     assert len(sglang) == 1
     assert " are left out: " in sglang[0]
+
+
+def test_several_ranks_are_cut_by_the_runs_of_each_rows_engine() -> None:
+    """As `plan` for that engine cuts them."""
+    pool = load_pool(["demo:sharegpt?n=1000"])
+    settings = search.Settings(dp=4, sample=1.0, token_budget=2_048)
+    rows = search.compare(pool, settings, find_baselines(["vllm", "nanoflow"])).rows
+    took = {(row.engine, row.policy): row.seconds for row in rows}
+    for name, engine, policy in (("vLLM-DFS", "vllm", "dfs"), ("NanoFlow-DFS", "nanoflow", "dfs")):
+        asked = replace(settings, engine=engine, planner=policy)
+        assert took[engine, name] == search.choose(pool, asked).chosen.seconds

@@ -131,3 +131,16 @@ def test_positions_are_multiplied_with_queries_and_keys_of_a_latent_attention() 
     more = utilisation(many, system, 1, 0).mfu - utilisation(few, system, 1, 0).mfu
     a_pair = 2 * model.layers * model.heads / 16 * (128 + 64 + 128)
     assert more == pytest.approx(2_000 * a_pair / system.flops)
+
+
+@pytest.mark.parametrize(("name", "few", "many"), [("deepseek-v3", 8, 16), ("qwen3-30b-a3b", 1, 8)])
+def test_what_every_gpu_computes_for_itself_is_the_models_once(
+    name: str, few: int, many: int
+) -> None:
+    """Routers, a latent attention's way down, and KV heads that GPUs outnumber."""
+    log = log_of([1.0], prefill_tokens=[100], decode_requests=[4], sampled_tokens=[4])
+    found = [
+        tp * utilisation(log, System(MODELS[name], GPUS["h200"], tp), 1, 0).mfu
+        for tp in (few, many)
+    ]
+    assert found[0] == pytest.approx(found[1], rel=1e-9)
