@@ -53,6 +53,7 @@ class Settings:
     model: str = "llama-3.1-8b"
     gpu: str = "a100-80g"
     tp: int = 1
+    pp: int = 1
     dp: int = 1
     engine: str = "nanoflow"
     quantization: str = "auto"  # of weights, of QUANTIZATIONS; auto: as the model's files say
@@ -110,8 +111,9 @@ class Settings:
             raise InputError(
                 f"--sample {shown_share(self.sample)} must be above 0 and at most 1, or {AUTO}"
             )
-        if self.dp < 1:
-            raise InputError(f"--dp {self.dp} must be at least 1")
+        for option, number in (("--pp", self.pp), ("--dp", self.dp)):
+            if number < 1:
+                raise InputError(f"{option} {number} must be at least 1")
         if self.dp > MOST_REPLICAS:
             raise InputError(
                 f"--dp {self.dp} is above {MOST_REPLICAS:,}, the most replicas that are simulated; "
@@ -199,18 +201,19 @@ class Settings:
             replicas = f", {self.cluster.name} ({self.replicas} replicas)"
         model = self.model + self.in_formats
         model = f"{called} ({model})" if called else model
-        return f"{model} on {self.tp} × {self.gpu}{replicas}"
+        stages = f" in {self.pp} stages" if self.pp > 1 else ""
+        return f"{model} on {self.tp * self.pp} × {self.gpu}{stages}{replicas}"
 
     @property
     def system(self) -> System:
         """The replica that is asked for; InputError where it cannot be."""
         self._require_whole_teams()
-        system = System(self.spec, self.found_gpu, self.tp, self.kv_bytes)
-        left = system.gpu.memory_bytes * system.tp - system.weight_bytes
+        system = System(self.spec, self.found_gpu, self.tp, self.kv_bytes, pp=self.pp)
+        left = system.gpu.memory_bytes * system.gpus - system.weight_bytes
         if system.kv_capacity_bytes > left:
             raise InputError(
                 f"kv_bytes = {self.kv_bytes} is more than the {max(0, left)} bytes that weights of "
-                f"{system.model.name} leave on {system.tp} × {system.gpu.name}; give less"
+                f"{system.model.name} leave on {system.gpus} × {system.gpu.name}; give less"
             )
         return system
 
@@ -256,7 +259,7 @@ class Settings:
 
     @property
     def replicas(self) -> int:
-        """Replicas in all, of `tp` GPUs each."""
+        """Replicas in all, of `tp` × `pp` GPUs each."""
         return self.cluster.prefill + self.cluster.decode or self.dp
 
     @property
@@ -319,6 +322,7 @@ class Settings:
             (self.host is not None, "host memory"),
             (self.knobs != AS_SHIPPED, "knobs of vLLM’s scheduler"),
             (self.cascade, "cascade attention"),
+            (self.pp > 1, f"pipeline of {self.pp} stages"),
             (self.quantization not in (AUTO, NONE), f"weights in {self.quantization}"),
             (self.kv_cache_dtype == FP8, "KV in fp8"),
         ):

@@ -1,5 +1,5 @@
-"""System: a replica, one model on tensor-parallel GPUs, what fits in its memory, and what engines
-would refuse of it.
+"""System: a replica, one model on tensor- and pipeline-parallel GPUs, what fits in its memory, and
+what engines would refuse of it.
 """
 
 from dataclasses import dataclass
@@ -14,8 +14,9 @@ BLOCK_TOKENS = 16  # of the KV cache
 
 @dataclass(frozen=True, slots=True)
 class System:
-    """A model replica on `tp` GPUs of one kind, which may share its experts with others like it.
-    `kv_bytes` overrides the KV memory (the paper's preset is 60e9).
+    """A model replica on `tp` × `pp` GPUs of one kind, its layers in `pp` stages, which may share
+    its experts with others like it. `kv_bytes` overrides the KV memory (the paper's preset is
+    60e9).
     """
 
     model: ModelSpec
@@ -23,6 +24,7 @@ class System:
     tp: int = 1
     kv_bytes: int | None = None
     block_tokens: int = BLOCK_TOKENS
+    pp: int = 1
 
     def __post_init__(self) -> None:
         if self.tp < 1 or self.model.heads % self.tp:
@@ -55,6 +57,7 @@ class System:
             )
         self._require_whole_experts()
         self._require_whole_blocks()
+        self._require_like_stages()
         least = 1 + self.window_blocks
         if self.kv_bytes is not None and self.kv_blocks < least:
             wanted = least * self.kv_bytes_per_token * self.block_tokens
@@ -66,9 +69,44 @@ class System:
             weights, wider = self.weight_bytes / 1e9, "--ep, " if self.is_joined else ""
             raise Unfit(
                 f"{self.model.name} needs {weights:.0f} GB for weights and leaves no KV cache on "
-                f"{self.tp} × {self.gpu.name}",
+                f"{self.gpus} × {self.gpu.name}",
                 f"use a larger {wider}--tp or another --gpu",
             )
+
+    def _require_like_stages(self) -> None:
+        """InputError for a pipeline that cannot be, or whose stages would differ in kind."""
+        model = self.model
+        if self.pp == 1:
+            return
+        if not 1 <= self.pp <= model.layers:
+            raise InputError(
+                f"--pp {self.pp} must be 1 to {model.layers}, the layers of {model.name}"
+            )
+        for is_so, what in (
+            (model.windowed_layers > 0, "layers of several kinds"),
+            (model.dense_layers > 0, "layers without experts beside others with them"),
+            (model.expert_ranks > 1, "experts that replicas share"),
+        ):
+            if is_so:
+                raise InputError(
+                    f"--pp {self.pp}: a pipeline of a model with {what} is not modelled; leave "
+                    "it out"
+                )
+
+    @property
+    def gpus(self) -> int:
+        """GPUs of a replica."""
+        return self.tp * self.pp
+
+    @property
+    def stage_layers(self) -> tuple[int, ...]:
+        """Layers of each stage: as many each, and what is left over one each from the last stage
+        but one on backwards, since the last has the LM head (`get_pp_indices` of
+        vllm/distributed/utils.py).
+        """
+        each, over = divmod(self.model.layers, self.pp)
+        last = self.pp - 1
+        return tuple(each + (last - over <= stage < last) for stage in range(self.pp))
 
     def _require_whole_experts(self) -> None:
         """InputError where experts are to be whole on a GPU, and there are none, or too few."""
@@ -129,7 +167,9 @@ class System:
 
     @property
     def kv_capacity_bytes(self) -> int:
-        """KV memory of the replica: 0.90 × HBM × tp − weights − 2 GiB a GPU, or `kv_bytes`.
+        """KV memory of the replica: 0.90 × HBM × tp − weights − 2 GiB a GPU, or `kv_bytes`. Of a
+        pipeline what the stage with least room for its layers leaves to all, as every stage has
+        its part of each request.
 
         0.90 is what vLLM took of a GPU unless told (`gpu_memory_utilization`; newer ones take
         0.92). 2 GiB for activations, the engine's buffers and CUDA's own is our round figure.
@@ -137,7 +177,26 @@ class System:
         if self.kv_bytes is not None:
             return self.kv_bytes
         free = int(0.90 * self.gpu.memory_bytes * self.tp) - (2 << 30) * self.tp
-        return free - self.weight_bytes
+        if self.pp == 1:
+            return free - self.weight_bytes
+        stages = zip(self.stage_weight_bytes, self.stage_layers, strict=True)
+        return min((free - held) * self.model.layers // layers for held, layers in stages)
+
+    @property
+    def stage_weight_bytes(self) -> tuple[int, ...]:
+        """Bytes of weights on the GPUs of each stage: its layers, on the first the embedding and
+        towers beside them, on the last the LM head, which is the embedding once more where the two
+        are tied.
+        """
+        model = self.model
+        embedding = BYTES_PER_VALUE * model.vocab * model.hidden
+        towers = BYTES_PER_VALUE * model.tower_parameters
+        copies = 1 if model.tied_embeddings else 2
+        layers = self._weight_bytes_of_one - copies * embedding - towers
+        held = [layers * own // model.layers for own in self.stage_layers]
+        held[0] += embedding + towers
+        held[-1] += embedding
+        return tuple(held)
 
     @property
     def weight_bytes(self) -> int:
@@ -145,6 +204,11 @@ class System:
         belong to no head, are on every one, those of KV heads that GPUs outnumber on several, those
         of shared experts as far as they are on these.
         """
+        return self._weight_bytes_of_one if self.pp == 1 else sum(self.stage_weight_bytes)
+
+    @property
+    def _weight_bytes_of_one(self) -> int:
+        """The same of one stage with all layers."""
         model = self.model
         repeated = (self.tp - 1) * model.layers * model.down_parameters
         if not model.latent:

@@ -24,6 +24,7 @@ from blendsim.request import Prompts, from_lengths
 from blendsim.serving.core import ServingCore
 from blendsim.serving.flavour import FLAVOURS, Flavour
 from blendsim.serving.knobs import Knobs
+from blendsim.serving.state import DONE
 from blendsim.specs import LINKS, GpuSpec, ModelSpec
 from blendsim.system import System
 from blendsim.traces.load import load
@@ -77,7 +78,9 @@ def core_of(world: World, flavour: Flavour | None = None) -> ServingCore:
         meta={},
     )
     kv_bytes = world["capacity"] * BLOCK * _MODEL.kv_bytes_per_token
-    system = System(_MODEL, _GPU, kv_bytes=kv_bytes, block_tokens=BLOCK)
+    stages = world.get("stages", 1)
+    model = replace(_MODEL, layers=stages)
+    system = System(model, _GPU, kv_bytes=kv_bytes * stages, block_tokens=BLOCK, pp=stages)
     return ServingCore.from_plan(
         plan, workload, workload.output_len, sort_prompts(workload), system, flavour
     )
@@ -92,16 +95,25 @@ def our_steps(world: World, flavour: Flavour | None = None) -> Iterator[tuple[An
     """Of every step of our core: its rows (or their digest), who was preempted, blocks in use."""
     core = core_of(world, flavour)
     requests: Any = core.state.requests
+    out_before: list[int] = []  # thrown out by steps of a pipeline that compute nothing
     while not core.is_done:
         before = {int(k) for k in np.flatnonzero(requests.status != 0)}
-        core.step()
+        has_ended = requests.status == DONE
+        turn = int(core.state.microbatches[0].record[0].turn) if core.state.microbatches else None
+        is_empty = core.step().tokens == 0
         rows = sorted(
             list(row) for row in zip(*(column.tolist() for column in core.scheduled()), strict=True)
         )
-        out = sorted(before & {int(k) for k in np.flatnonzero(requests.status == 0)})
+        out_before += before & {int(k) for k in np.flatnonzero(requests.status == 0)}
+        if turn is not None:  # thrown out while the last token is on its way: over with that
+            is_over = (requests.status == DONE) & ~has_ended & (requests.microbatch != turn)
+            out_before += np.flatnonzero(is_over).tolist()
         held = core.counts()["held_blocks"]
         core.commit()
-        yield digest(rows) if world["digest"] else rows, out, held
+        if is_empty:
+            continue
+        yield digest(rows) if world["digest"] else rows, sorted(out_before), held
+        out_before = []
 
 
 def matching(world: World, recording: Recording, flavour: Flavour | None = None) -> int:

@@ -39,8 +39,8 @@ def require_all_fit(pool: "Workload", system: "System") -> None:
     if len(rows):
         raise OversizeError(
             f"{len(rows):,} of the plan's {len(pool):,} requests, {pool.ids[rows[0]]} the first, "
-            f"are longer than the {longest:,} tokens that fit on {system.tp} × {system.gpu.name}; "
-            "choose a larger --gpu, or plan for this one"
+            f"are longer than the {longest:,} tokens that fit on {system.gpus} × "
+            f"{system.gpu.name}; choose a larger --gpu, or plan for this one"
         )
 
 

@@ -2,6 +2,7 @@
 
 import math
 import re
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import typer
@@ -10,6 +11,8 @@ from blendsim.errors import InputError
 from blendsim.gpu_file import is_gpu_file
 from blendsim.specs import gpu_name
 
+#: The options of a system that may take several values, in the order of `Systems`.
+LISTED = ("gpu", "tp", "pp", "dp", "quantization")
 _MOST = 1_024  # values of one option
 _PIECE = re.compile(r"(\d+)(?:\.\.(\d+))?")
 _TIME = re.compile(r"(?:\d+(?:\.\d+)?[dhms])+")
@@ -18,28 +21,28 @@ _SECONDS = {"d": 86_400, "h": 3_600, "m": 60, "s": 1}
 
 
 class Systems(NamedTuple):
-    """The values of --gpu, --tp, --dp and --quantization; none where the option is not given."""
+    """The values of the options of `LISTED`; none where one is not given."""
 
     gpus: list[str]
     tps: list[int]
+    pps: list[int]
     dps: list[int]
     quantizations: list[str]
 
     @property
     def are_several(self) -> bool:
         """More than one system is named."""
-        return bool(self.gpus[1:] or self.tps[1:] or self.dps[1:] or self.quantizations[1:])
+        return any(len(values) > 1 for values in self)
 
     @property
     def first(self) -> dict[str, Any]:
         """The first value of each option that is given."""
-        named: dict[str, list[Any]] = {"gpu": self.gpus, "tp": self.tps, "dp": self.dps}
-        named["quantization"] = self.quantizations
-        return {name: values[0] for name, values in named.items() if values}
+        named: Iterable[tuple[str, list[Any]]] = zip(LISTED, self, strict=True)
+        return {name: values[0] for name, values in named if values}
 
 
 def read_systems(
-    gpu: str | None, tp: str | None, dp: str | None, quantization: str | None
+    gpu: str | None, tp: str | None, pp: str | None, dp: str | None, quantization: str | None
 ) -> Systems:
     """`a100-80g,h100`, `1,2,4`, `1..8`, `none,fp8` in values, each once; InputError for what is no
     list.
@@ -48,6 +51,7 @@ def read_systems(
     return Systems(
         [] if gpu is None else list(dict.fromkeys(map(gpu_name, _names(gpu, "--gpu")))),
         [] if tp is None else _counts(tp, "--tp"),
+        [] if pp is None else _counts(pp, "--pp"),
         [] if dp is None else _counts(dp, "--dp"),
         list(dict.fromkeys(formats)),
     )

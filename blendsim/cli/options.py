@@ -11,7 +11,7 @@ import typer
 from typer.core import TyperCommand
 
 from blendsim.cli.config import read_config
-from blendsim.cli.lists import gpu_files, one_count, one_name
+from blendsim.cli.lists import LISTED, gpu_files, one_count, one_name
 from blendsim.fields import Section, in_range, overlay
 
 if TYPE_CHECKING:  # nothing heavy before a command runs
@@ -50,6 +50,10 @@ Gpus = Annotated[
     ),
 ]
 Tps = Annotated[str | None, typer.Option(help="Tensor-parallel GPUs a replica, or several: 1,2,4.")]
+Pps = Annotated[
+    str | None,
+    typer.Option(help="Pipeline stages a replica, of --tp GPUs each, or several: 1,2,4."),
+]
 Dps = Annotated[str | None, typer.Option(help="Data-parallel replicas, or several: 1..8.")]
 Price = Annotated[
     Path | None, typer.Option(metavar="FILE.toml", help="Prices of GPUs: says what to rent.")
@@ -66,6 +70,12 @@ MaxCost = Annotated[
 Tp = Annotated[
     int | None,
     typer.Option(parser=one_count, metavar="N", help="Tensor-parallel GPUs a replica."),
+]
+Pp = Annotated[
+    int | None,
+    typer.Option(
+        parser=one_count, metavar="N", help="Pipeline stages a replica, of --tp GPUs each."
+    ),
 ]
 Dp = Annotated[
     int | None, typer.Option(parser=one_count, metavar="N", help="Data-parallel replicas.")
@@ -229,9 +239,6 @@ Plain = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 
 
-_LISTED = ("gpu", "tp", "dp", "quantization")  # options that may take several values
-
-
 class Asked(NamedTuple):
     """What the user asked for, resolved."""
 
@@ -348,7 +355,7 @@ def _from_config(section: Section, where: str) -> "Settings":
     from blendsim.errors import BlendsimError, InputError
     from blendsim.settings import Settings
 
-    for name in _LISTED:
+    for name in LISTED:
         if isinstance(section.get(name), list):
             raise InputError(
                 f"{where}: {name} = {section[name]}: lists are for options alone; give one value "

@@ -11,7 +11,7 @@ import typer
 
 from blendsim.cli import options as o
 from blendsim.cli.idle import idle
-from blendsim.cli.lists import read_systems
+from blendsim.cli.lists import LISTED, read_systems
 from blendsim.cli.orders import load_ordered, read_orders
 from blendsim.cli.output import print_json, print_lines, tell, width
 from blendsim.cli.places import require_tables
@@ -41,7 +41,7 @@ if TYPE_CHECKING:  # nothing heavy before a command runs
     from blendsim.settings import Settings
 
 
-@takes_pool(gpu=o.Gpus, tp=o.Tps, dp=o.Dps, quantization=o.Quantizations)
+@takes_pool(gpu=o.Gpus, tp=o.Tps, pp=o.Pps, dp=o.Dps, quantization=o.Quantizations)
 def plan(
     ctx: typer.Context,
     price: o.Price = None,
@@ -56,7 +56,7 @@ def plan(
     json: o.Json = False,
 ) -> None:
     """Choose in which order a pool of requests should run and, of several systems, on which."""
-    systems = read_systems(*(ctx.params[name] for name in ("gpu", "tp", "dp", "quantization")))
+    systems = read_systems(*(ctx.params[name] for name in LISTED))
     wanted = Wanted(systems, price, deadline, max_cost)
     further = given_effort(evaluations, budget)
     if order and (wanted.is_rental or further):

@@ -15,6 +15,7 @@ OPTIONS: dict[str, Any] = {
     "model": o.Model,
     "gpu": o.Gpu,
     "tp": o.Tp,
+    "pp": o.Pp,
     "dp": o.Dp,
     "topology": o.Topology,
     "link": o.Link,

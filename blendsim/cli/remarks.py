@@ -88,7 +88,7 @@ def memory_told(settings: "Settings") -> list[str]:
     if system.model.delta_heads:
         held = system.window_blocks * system.block_tokens
         has += f", a running request's states as much as {held:,} tokens"
-    memory = system.gpu.memory_bytes * system.tp
+    memory = system.gpu.memory_bytes * system.gpus
     is_scarce = settings.kv_bytes is None and system.kv_capacity_bytes < SCARCE * memory
     if is_scarce:
         has += ", so that few requests run at once; use a --gpu with more memory"

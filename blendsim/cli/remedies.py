@@ -93,7 +93,7 @@ def _flags(asked: "Settings", way: "Settings") -> str:
     """What to ask for otherwise."""
     told = [
         f"--{name} {getattr(way, name)}"
-        for name in ("gpu", "tp", "dp", "ep", "quantization")
+        for name in ("gpu", "tp", "pp", "dp", "ep", "quantization")
         if getattr(way, name) != getattr(asked, name)
     ]
     return " ".join(told)

@@ -55,7 +55,8 @@ def rent(params: dict[str, Any], wanted: Wanted, output: Path | None, json: bool
         gpus = systems.gpus or [settings.gpu]
         goal, prices = _goal(wanted, settings, gpus)
         tps, dps = systems.tps or [settings.tp], systems.dps or [settings.dp]
-        candidates = find_candidates(settings, gpus, tps, dps, systems.quantizations)
+        formats, stages = systems.quantizations, systems.pps
+        candidates = find_candidates(settings, gpus, tps, dps, formats, stages)
         say(asked.reading)
         with ends_at_once():
             began = time.monotonic()

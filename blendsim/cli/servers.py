@@ -90,6 +90,8 @@ def _vllm_flags(settings: "Settings") -> list[str]:
     ]
     if settings.tp > 1:
         flags.append(f"--tensor-parallel-size {settings.tp}")
+    if settings.pp > 1:
+        flags.append(f"--pipeline-parallel-size {settings.pp}")
     if system.is_joined:
         flags.append(f"--data-parallel-size {system.model.expert_ranks}")
     if system.model.expert_parallel:
@@ -99,7 +101,9 @@ def _vllm_flags(settings: "Settings") -> list[str]:
     if settings.kv_bytes is None:
         flags.append("--gpu-memory-utilization 0.9")
     else:
-        flags.append(f"--kv-cache-memory-bytes {settings.kv_bytes // settings.tp}")  # of a GPU
+        most = max(system.stage_layers) / system.model.layers  # of a request, on one stage
+        of_gpu = int(settings.kv_bytes * most) // settings.tp
+        flags.append(f"--kv-cache-memory-bytes {of_gpu}")
     if system.longest_request < system.model.context:
         # vLLM does not start where a request of the whole context would not fit.
         flags.append(f"--max-model-len {system.longest_request}")

@@ -204,7 +204,10 @@ def _system(settings: Mapping[str, Any], topology: str | None) -> str | None:
         return None
     ranks = settings.get("dp", 1)
     several = f"{ranks} replicas" if ranks != 1 else topology
-    return ", ".join(filter(None, [f"{settings.get('tp', 1)} × {settings['gpu']}", several]))
+    stages = settings.get("pp", 1)
+    where = f"{settings.get('tp', 1) * stages} × {settings['gpu']}"
+    in_stages = f" in {stages} stages" if stages > 1 else ""
+    return ", ".join(filter(None, [where + in_stages, several]))
 
 
 def _machine(machine: Mapping[str, Any]) -> str:

@@ -125,8 +125,8 @@ def price(
     nano_batches: int = 1,
 ) -> Priced:
     """The prices of the pool on one replica of one GPU, for steps as of `optimum.bounds`."""
-    if model.network_seconds.any():
-        gpus = model.system.joined_gpus
+    gpus = model.system.joined_gpus * model.system.pp
+    if model.network_seconds.any() or gpus > 1:
         raise InputError(
             f"losses are told for replicas of one GPU, and this one has {gpus}; compare "
             "runs by their seconds"

@@ -89,7 +89,7 @@ class Place(NamedTuple):
     @property
     def gpus(self) -> int:
         """Of all replicas."""
-        return self.replicas * self.system.tp
+        return self.replicas * self.system.gpus
 
     @property
     def capacity_blocks(self) -> int:

@@ -122,7 +122,8 @@ def least_work(
 
 def best_times(work: Work, model: StepModel, replicas: int = 1) -> BestTimes:
     """What the work takes at least, by kind, before any of it is overlapped or spared."""
-    tokens = work.tokens / replicas
+    stages = replicas * model.system.pp  # work is spread evenly over them at best
+    tokens = work.tokens / stages
     beside = (
         work.sampled * model.best_head_seconds_per_token
         + work.pairs * model.best_prefill_seconds_per_pair
@@ -130,9 +131,9 @@ def best_times(work: Work, model: StepModel, replicas: int = 1) -> BestTimes:
     )
     return BestTimes(
         layers=tokens * model.best_layer_seconds_per_token,
-        beside=beside / replicas,
-        memory=work.reads / replicas * model.best_seconds_per_context_token
-        + work.window_reads / replicas * model.best_seconds_per_window_token,
+        beside=beside / stages,
+        memory=work.reads / stages * model.best_seconds_per_context_token
+        + work.window_reads / stages * model.best_seconds_per_window_token,
         network=tokens * model.best_network_seconds_per_token,
     )
 
@@ -159,12 +160,12 @@ def bounds(
     network, beside = least.network, least.beside
     beta, pair = model.best_seconds_per_context_token, model.best_prefill_seconds_per_pair
     plain = np.array([least.compute, least.memory, network])
-    swap = work.spared / replicas * np.array([pair, -beta, 0.0])
+    swap = work.spared / (replicas * system.pp) * np.array([pair, -beta, 0.0])
     compute, memory, _ = _best_swap(model.lines, plain, swap).tolist()
     optimum = overlapped_best(model.lines, compute, memory, network)
     longest = _longest_path(workload, output_len, prompts, model)
     sizes = step_sizes(model, token_budget, nano_batches)
-    program = reachable_program(work, beside, model, sizes, replicas)
+    program = reachable_program(work, beside, model, sizes, replicas * system.pp)
     reachable = max(optimum, longest, program.seconds)
     return Bounds(optimum, reachable, compute, memory, longest, work, replicas, network)
 
@@ -208,8 +209,10 @@ def _longest_path(
     window = model.system.model.window
     if window:
         memory += window_reads(window, p, d - 1) * model.best_seconds_per_window_token
-    prefill = (p - path) * model.best_layer_seconds_per_token
-    network = (p - path) * model.best_network_seconds_per_token
+    # NOTE: chunks of a prompt may be in all stages at once, decodes in one at a time.
+    unshared = (p - path) / model.system.pp
+    prefill = unshared * model.best_layer_seconds_per_token
+    network = unshared * model.best_network_seconds_per_token
     network = network + (d - 1) * float(model.network_seconds[1:].min())
     alone = overlapped_each(model.lines, prefill + (d - 1) * step, memory, network)
     return float(alone.max(initial=0.0))

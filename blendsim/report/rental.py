@@ -50,6 +50,7 @@ class RentalRow:
     gpu: str
     weights: str | None  # their format where systems differ in it
     tp: int
+    pp: int
     dp: int
     pools: str | None  # of prefill and decode replicas, such as 1P2D, instead of dp equal ones
     row: Row
@@ -69,7 +70,7 @@ class RentalRow:
     @property
     def kind(self) -> str:
         """The kind of its replicas in a few words."""
-        return kind_name(self.gpu, self.tp, self.weights)
+        return kind_name(self.gpu, self.tp, self.pp, self.weights)
 
     @property
     def system(self) -> str:
@@ -109,9 +110,10 @@ class RentalRow:
         return (bool(self.misses), often, *pair, self.row.gpus)
 
 
-def kind_name(gpu: str, tp: int, weights: str | None) -> str:
+def kind_name(gpu: str, tp: int, pp: int, weights: str | None) -> str:
     """A kind of replica in a few words, which are those of the options."""
-    return f"{gpu}{'' if weights is None else f' in {weights}'} tp {tp}"
+    stages = f" pp {pp}" if pp > 1 else ""
+    return f"{gpu}{'' if weights is None else f' in {weights}'} tp {tp}{stages}"
 
 
 def system_name(kind: str, dp: int, pools: str | None) -> str:
@@ -130,11 +132,12 @@ def rental_table(
     rows: Sequence[RentalRow], chosen: RentalRow | None, goal: Goal, width: int
 ) -> list[str]:
     """A line a system, the chosen one marked. All but `seconds` goes by prediction."""
-    told = [row.weights or "" for row in rows]
+    told, stages = [row.weights or "" for row in rows], any(row.pp > 1 for row in rows)
     columns = [
         Column("gpu", [f"{'*' if row is chosen else ' '} {row.gpu}" for row in rows], is_text=True),
         *([Column("weights", told, is_text=True)] if any(told) else []),
         Column("tp", [number(row.tp) for row in rows]),
+        *([Column("pp", [number(row.pp) for row in rows])] if stages else []),
         Column("dp", [row.pools or number(row.dp) for row in rows]),
         Column("policy", [row.policy for row in rows], is_text=True),
         Column("predicted", seconds_cells([row.row.predicted_seconds for row in rows])),

@@ -64,7 +64,7 @@ def _flops(log: StepLog, system: System, recomputed: int) -> float:
     pairs = float(first * log.count("prefill_pairs").sum() + log.count("context_tokens").sum())
     a_pair = model.full_layers * model.heads * (2 * model.head_dim + model.rope_dim)
     sampled = int(log.count("sampled_tokens").sum())
-    return 2.0 * (tokens * a_token + sampled * weights[HEAD] + pairs * a_pair) / system.tp
+    return 2.0 * (tokens * a_token + sampled * weights[HEAD] + pairs * a_pair) / system.gpus
 
 
 def _bytes(log: StepLog, system: System) -> float:
@@ -77,4 +77,5 @@ def _bytes(log: StepLog, system: System) -> float:
     decodes, context = log.count("decode_requests"), log.count("context_tokens")
     within = np.minimum(context, model.window * decodes)
     kv = float((context - log.count("shared_reads")).sum()) * system.kv_bytes_per_token
-    return read + (kv + float(within.sum()) * system.window_bytes_per_token) / system.tp
+    kv += float(within.sum()) * system.window_bytes_per_token
+    return (read + kv / system.tp) / system.pp

@@ -136,11 +136,20 @@ def costs_of(
     return share_reads(costs, workload, expected, prompts, system, most)
 
 
-def kind_of(settings: Settings) -> tuple[str, str, int]:
-    """The kind of replica: GPU, weights, how many GPUs. Settings of candidates to rent that are of
-    one kind differ in what `with_settings` allows.
+class Kind(NamedTuple):
+    """A kind of replica. Settings of candidates to rent that are of one kind differ in what
+    `with_settings` allows.
     """
-    return settings.gpu, settings.quantization, settings.tp
+
+    gpu: str
+    quantization: str
+    tp: int
+    pp: int
+
+
+def kind_of(settings: Settings) -> Kind:
+    """The kind of replica that is asked for."""
+    return Kind(settings.gpu, settings.quantization, settings.tp, settings.pp)
 
 
 def moved(problem: Problem, settings: Settings) -> Problem:

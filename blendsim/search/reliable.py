@@ -13,6 +13,7 @@ from blendsim.planner.make import Groundwork
 from blendsim.report.rental import Goal, RentalRow
 from blendsim.search.prices import Prices
 from blendsim.search.problem import (
+    Kind,
     Problem,
     kind_of,
     lay_ground,
@@ -57,7 +58,7 @@ def most_reliable(
         return outcome.row.rank(goal.objective)
 
     @lru_cache(maxsize=1)  # candidates that follow each other are often of one kind
-    def lay(kind: tuple[str, str, int]) -> tuple[Problem, Groundwork]:
+    def lay(kind: Kind) -> tuple[Problem, Groundwork]:
         there = moved(base, next(o.settings for o in done if kind_of(o.settings) == kind))
         return there, lay_ground(there)
 

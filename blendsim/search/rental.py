@@ -77,7 +77,7 @@ class Candidates(NamedTuple):
 
     def kind(self, settings: Settings) -> str:
         """The kind of one's replicas in a few words."""
-        return kind_name(settings.gpu, settings.tp, self.weights(settings))
+        return kind_name(settings.gpu, settings.tp, settings.pp, self.weights(settings))
 
 
 class Rental(NamedTuple):
@@ -108,10 +108,11 @@ def find_candidates(
     tps: Iterable[int],
     dps: Sequence[int],
     quantizations: Sequence[str] = (),
+    pps: Sequence[int] = (),
 ) -> Candidates:
     """Every combination whose replica holds the model and has a kernel profile; InputError if none
     does, or if GPUs that files describe have one name. Without `quantizations` weights are as
-    `settings` have them.
+    `settings` have them, and so are stages without `pps`.
     """
     find_model(settings.model)  # what is wrong with it is wrong on every system
     gpus = list(gpus)
@@ -122,8 +123,9 @@ def find_candidates(
     asked = [replace(settings, quantization=each) for each in quantizations] or [settings]
     formats = {one.spec.weights: one for one in reversed(asked)}
     found = Candidates([], [], differ_in_weights=len(formats) > 1)
-    for gpu, one, tp in product(gpus, reversed(formats.values()), tps):
-        here = replace(one, gpu=gpu, tp=tp, dp=1)
+    stages = pps or [settings.pp]
+    for gpu, one, tp, pp in product(gpus, reversed(formats.values()), tps, stages):
+        here = replace(one, gpu=gpu, tp=tp, pp=pp, dp=1)
         here = replace(here, dp=here.spec.expert_ranks)
         try:
             chosen_model(here.system, here.overlap, here.profile)
@@ -300,6 +302,7 @@ def _row(
         gpu=settings.gpu,
         weights=weights,
         tp=settings.tp,
+        pp=settings.pp,
         dp=settings.dp,
         pools=_pools(settings),
         row=row,

@@ -16,6 +16,7 @@ from blendsim.serving.kv import (
     idle_path_blocks,
     take_blocks,
 )
+from blendsim.serving.microbatch import first_back, leave_stack_at
 from blendsim.serving.sides import (
     enter_side,
     first_side,
@@ -69,11 +70,13 @@ def next_request(state: State) -> int:
     """
     s = state.scalars[0]
     if s.requeued > 0:
-        k = state.queue[len(state.queue) - s.requeued]
-        if not has_room(state, k):
-            return NONE
-        s.requeued -= 1
-        return k
+        at = first_back(state)
+        if at < len(state.queue):
+            k = state.queue[at]
+            if not has_room(state, k):
+                return NONE
+            leave_stack_at(state, at)
+            return k
     if s.front > s.back:
         return NONE
     if s.dual_scan == 0 or s.front < s.first_count:

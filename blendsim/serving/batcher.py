@@ -31,6 +31,19 @@ from blendsim.serving.kv import (
     take_blocks,
     wait_again,
 )
+from blendsim.serving.microbatch import (
+    finish_slot,
+    first_phase,
+    is_its_turn,
+    is_pipelined,
+    join_microbatch,
+    note_on_its_way,
+    pass_turn,
+    phase_now,
+    slot_in_turn,
+    uncount_decode,
+    upcoming_step,
+)
 from blendsim.serving.paced_line import holes, next_to_enter, who_leaves
 from blendsim.serving.pacing import (
     note_admitted,
@@ -46,9 +59,12 @@ from blendsim.serving.trim import trim
 
 @kernel
 def decode_phase(state: State, request: int) -> int:
-    """Residue of the steps, modulo the block size, in which a decoding request opens a block."""
+    """Where `state.phase` counts the request: by the residue of the steps, modulo the block size,
+    in which it opens a block.
+    """
     r = state.requests[request]
-    return (r.start_step + 1 - r.start_context) % state.scalars[0].block_tokens
+    residue = (r.start_step + 1 - r.start_context) % state.scalars[0].block_tokens
+    return first_phase(state, request) + residue
 
 
 @kernel
@@ -60,7 +76,7 @@ def start_decoding(state: State, request: int) -> None:
     r.start_step = s.step + 1
     r.start_context = r.target + 1
     r.finish_step = s.step + r.output - r.generated
-    slot = r.finish_step % len(state.finish)
+    slot = finish_slot(state, request, r.finish_step)
     r.finish_previous = NONE
     r.finish_next = state.finish[slot]
     if r.finish_next != NONE:
@@ -74,10 +90,9 @@ def start_decoding(state: State, request: int) -> None:
 
 @kernel
 def stop_decoding(state: State, request: int, upcoming: int) -> None:
-    """Take the request out of the decodes; `s.context` is now the sum of step `upcoming`."""
-    s = state.scalars[0]
+    """Take the request out of the decodes, whose context is counted now as of step `upcoming`."""
     r = state.requests[request]
-    slot = r.finish_step % len(state.finish)
+    slot = finish_slot(state, request, r.finish_step)
     if r.finish_previous == NONE:
         state.finish[slot] = r.finish_next
     else:
@@ -85,8 +100,7 @@ def stop_decoding(state: State, request: int, upcoming: int) -> None:
     if r.finish_next != NONE:
         state.requests[r.finish_next].finish_previous = r.finish_previous
     state.phase[decode_phase(state, request)] -= 1
-    s.decodes -= 1
-    s.context -= r.start_context + upcoming - r.start_step
+    uncount_decode(state, request, r.start_context + upcoming - r.start_step)
     leave_readers(state, request)
 
 
@@ -105,11 +119,20 @@ def preempt(state: State, request: int) -> None:
     """Throw the request out; it comes back before all others and recomputes what no host kept."""
     s = state.scalars[0]
     r = state.requests[request]
+    opened = 0
     if r.status == DECODING:
-        computed = r.start_context + s.step - r.start_step - 1
+        upcoming = upcoming_step(state, request)
+        computed = r.start_context + upcoming - r.start_step - 1
         generated = generated_tokens(state, request)
-        stop_decoding(state, request, s.step)
+        stop_decoding(state, request, upcoming)
+        if is_pipelined(state) and generated == r.output:
+            finish(state, request, computed)  # its last token is on its way, and was counted
+            state.counts[FINISHED] -= 1
+            state.counts[PREEMPTED] += 1
+            return
         r.generated = generated
+        # NOTE: once decodes have their blocks for this step, they hold them for one token more.
+        opened = s.opened if is_its_turn(state, request) else 0
     else:
         computed = r.computed
         s.prefilling = NONE
@@ -121,12 +144,12 @@ def preempt(state: State, request: int) -> None:
         lost = 0
     if s.knows_plan == 1:
         wait_again(state, request)
-    # NOTE: once decodes have their blocks for this step, they hold them for one token more.
-    leave(state, request, computed, computed + (s.opened if r.status == DECODING else 0))
+    leave(state, request, computed, computed + opened)
     leave_kind(state, request, False)
     r.target = r.prompt + r.generated
     r.status = WAITING
     r.was_preempted = 1
+    note_on_its_way(state, request)
     note_waiting(state, request, 1.0)
     s.requeued += 1
     state.queue[len(state.queue) - s.requeued] = request
@@ -143,13 +166,14 @@ def run_chunk(state: State, request: int, tokens: int) -> None:
     extend(state, request, r.computed, r.computed + tokens)
     s.fresh_blocks = s.shared_held - held
     note_chunk(state, request, tokens)
+    join_microbatch(state, request)
 
 
 @kernel
 def open_decode_blocks(state: State) -> None:
     """Give every decode at a block's end its next block, preempting while there is none."""
     s = state.scalars[0]
-    slot = s.step % s.block_tokens
+    slot = phase_now(state)
     while s.free + s.idle < state.phase[slot]:
         preempt(state, who_leaves(state))
     take_blocks(state, state.phase[slot])
@@ -179,6 +203,8 @@ def continue_prefill(state: State, budget: int) -> int:
 def schedule(state: State) -> None:
     """Decide what the next step computes; `state.counts` and `state.chunk` hold it."""
     s = state.scalars[0]
+    if is_pipelined(state):
+        end_answers(state, s.step - 1)
     state.counts[:] = 0
     s.chunks = 0
     s.completed = 0
@@ -215,25 +241,34 @@ def commit(state: State) -> None:
     s = state.scalars[0]
     note_step(state)
     s.context += s.decodes
-    slot = s.step % len(state.finish)
-    k = state.finish[slot]
+    if not is_pipelined(state):
+        end_answers(state, s.step)
+    for j in range(s.completed):
+        k = state.ended[j]
+        r = state.requests[k]
+        r.generated += 1
+        if r.generated == r.output and not is_pipelined(state):
+            finish(state, k, r.target)
+        else:
+            start_decoding(state, k)
+    state.counts[FINISHED] += pass_turn(state)
+
+
+@kernel
+def end_answers(state: State, step: int) -> None:
+    """Those that decode in this step, or had their turn in it, and have their whole output by it
+    leave.
+    """
+    s = state.scalars[0]
+    k = state.finish[slot_in_turn(state, step)]
     while s.oldest_first == 1 and k != NONE and state.requests[k].finish_next != NONE:
         k = state.requests[k].finish_next
     while k != NONE:
         r = state.requests[k]
         following = r.finish_previous if s.oldest_first == 1 else r.finish_next
-        stop_decoding(state, k, s.step + 1)
-        finish(state, k, r.start_context + s.step - r.start_step)
+        stop_decoding(state, k, step + 1)
+        finish(state, k, r.start_context + step - r.start_step)
         k = following
-    for j in range(s.completed):
-        k = state.ended[j]
-        r = state.requests[k]
-        r.generated += 1
-        if r.generated == r.output:
-            finish(state, k, r.target)
-        else:
-            start_decoding(state, k)
-    s.step += 1
 
 
 @kernel

@@ -19,6 +19,7 @@ from blendsim.serving.flavour import Flavour
 from blendsim.serving.fresh import PlannedLine, block_paths, new_state
 from blendsim.serving.fresh_pace import Paced
 from blendsim.serving.host import check_host
+from blendsim.serving.microbatch import counted_context, decode_now, next_steps
 from blendsim.serving.round_state import Rounds, check_rounds, new_rounds
 from blendsim.serving.state import (
     ARRIVING,
@@ -121,11 +122,14 @@ class ServingCore:
         return not step.has_work(self.kind, self.state) and int(self.state.scalars[0].arriving) == 0
 
     def step(self) -> Batch:
-        """Decide the next step. Execute it, then `commit()`; not to be called when done."""
+        """Decide the next step. Execute it, then `commit()`; not to be called when done. In a
+        pipeline it may have nothing to compute: then only commit.
+        """
         assert not self.is_done, "all requests are done"
         step.schedule(self.kind, self.state)
         batch = Batch(*(int(count) for count in self.state.counts[: len(Batch._fields)]))
-        assert batch.tokens > 0, "a step computes something while requests are left"
+        is_some = batch.tokens > 0 or self.state.microbatches  # one of those may have no requests
+        assert is_some, "a step computes something while requests are left"
         return batch
 
     def commit(self) -> None:
@@ -140,6 +144,7 @@ class ServingCore:
         by them. Not for engines in rounds or with vLLM's knobs turned.
         """
         assert self.rounds is None, "in rounds, answers end as given"
+        assert not self.state.microbatches, "in a pipeline, answers end as given"
         assert not self.is_turned, "with vLLM's knobs turned, answers end as given"
         assert bool((self.holder[requests] == self.number).all()), "who ends is served here"
         ending.check_ends(self.state, requests)
@@ -155,6 +160,7 @@ class ServingCore:
         chunk = self.state.chunk[:, : int(s.chunks)]
         mine = self.holder == self.number
         decoding = np.flatnonzero(mine & (self.state.requests.status == DECODING))
+        decoding = decoding[decode_now(self.state, decoding)]
         if not step.decodes_join(self.kind):
             decoding = decoding[:0]
         requests: Any = self.state.requests[decoding]
@@ -209,8 +215,10 @@ class ServingCore:
         s, requests = self.state.scalars[0], self.state.requests
         block, window = int(s.block_tokens), int(s.window_blocks)
         decoding = requests.status[running] == DECODING
-        context = requests.start_context[running] + int(s.step) - requests.start_step[running]
-        assert int(context[decoding].sum()) == int(s.context), "Σ context of decodes is kept"
+        upcoming = next_steps(self.state, running)
+        context = requests.start_context[running] + upcoming - requests.start_step[running]
+        counted = counted_context(self.state)
+        assert int(context[decoding].sum()) == counted, "Σ context of decodes is kept"
         computed = np.where(decoding, context - 1, requests.computed[running])
         on_path = np.minimum(computed // block, requests.path_blocks[running])
         private = int((-(-computed // block) - on_path).sum())

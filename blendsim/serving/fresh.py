@@ -12,6 +12,7 @@ from blendsim.serving.cascade import new_cascade
 from blendsim.serving.flavour import PREDICTED_PEAK, Flavour
 from blendsim.serving.fresh_pace import Paced, new_pace
 from blendsim.serving.kv import readers_of
+from blendsim.serving.microbatch import new_microbatches
 from blendsim.serving.state import (
     BUCKET,
     BUCKETS,
@@ -137,14 +138,15 @@ def new_state(line: PlannedLine, system: System, flavour: Flavour, host_blocks: 
     s.host_nodes = host_nodes
     s.host_capacity = s.host_free = host_blocks
     width = min(flavour.max_running, n) + 1
+    turns = (new_microbatches(system.pp),) if system.pp > 1 else ()
     state = State(
         requests=requests,
         nodes=nodes,
         buckets=buckets,
         scalars=scalars,
         density=np.ascontiguousarray(line.density, np.float64),
-        finish=np.full(int(line.output.max(initial=1)) + 2, NONE, np.int64),
-        phase=np.zeros(system.block_tokens, np.int64),
+        finish=np.full(system.pp * (int(line.output.max(initial=1)) + 2), NONE, np.int64),
+        phase=np.zeros(system.pp * system.block_tokens, np.int64),
         queue=queue_of(np.arange(n), n),
         ended=np.zeros(2 * width if s.long_prefill else width, np.int64),
         chunk=np.zeros((3, width), np.int64),
@@ -152,6 +154,7 @@ def new_state(line: PlannedLine, system: System, flavour: Flavour, host_blocks: 
         host=(host_blocks,) if host_blocks else (),
         pace=(),
         cascade=(new_cascade(shared_nodes),) if flavour.cascade else (),
+        microbatches=turns,
     )
     return state if paced is None else _with_pace(state, paced)
 

@@ -11,6 +11,7 @@ from blendsim.arrays import Ints
 from blendsim.compiled import allocating_kernel, kernel
 from blendsim.perf.density import left_fraction
 from blendsim.serving.kinds import spread_of
+from blendsim.serving.microbatch import upcoming_step
 from blendsim.serving.state import DECODING, LEFT, NONE, RIGHT, State
 
 
@@ -19,7 +20,7 @@ def generated_tokens(state: State, request: int) -> int:
     """Output tokens the request has generated before this step."""
     r = state.requests[request]
     if r.status == DECODING:
-        return r.generated + state.scalars[0].step - r.start_step
+        return r.generated + upcoming_step(state, request) - r.start_step
     return r.generated
 
 

@@ -56,6 +56,9 @@ REQUEST = np.dtype(
         ("kind", _INT),  # its source if its length is not visible, else NONE
         ("is_member", _INT),  # runs and is forecast by its kind
         ("rate_start", _INT),  # step its output would have begun at if never interrupted
+        # where micro-batches take turns
+        ("microbatch", _INT),  # in which it computed last, and goes on decoding
+        ("back_turn", _INT),  # preempted: the turn from which on nothing of it is on its way
     ],
     align=True,
 )
@@ -182,8 +185,9 @@ class State(NamedTuple):
     buckets: Any  # (BUCKETS,) BUCKET, a ring over time
     scalars: Any  # (1,) SCALARS
     density: Floats  # (n,), ρ of the tree node request k hangs from
-    finish: Ints  # (longest output + 2,), ring by step: head of those that finish then
-    phase: Ints  # (block_tokens,), decodes that open a block at step ≡ i
+    #: (longest output + 2,), ring by step: head of those that finish then. A ring a micro-batch.
+    finish: Ints
+    phase: Ints  # (block_tokens,), decodes that open a block at step ≡ i; so each micro-batch
     #: (w + n,), the requests that wait, in line from `front` to `back`; from the end backwards, a
     #: stack of the preempted. One array for both: every further one costs 5 % a step.
     queue: Ints
@@ -198,6 +202,8 @@ class State(NamedTuple):
     pace: tuple[Any, ...]
     #: Empty without cascade attention, else serving/cascade.py's Cascade alone; likewise.
     cascade: tuple[Any, ...]
+    #: Empty but for a pipeline, else serving/microbatch.py's Microbatches alone; likewise.
+    microbatches: tuple[Any, ...] = ()
 
 
 @kernel_where("pace", lambda state: False)

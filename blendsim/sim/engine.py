@@ -26,6 +26,7 @@ from blendsim.serving.flavour import Flavour
 from blendsim.serving.handover import can_receive
 from blendsim.serving.state import NONE, State
 from blendsim.serving.step import StepKind, commit, has_work, schedule
+from blendsim.sim.pipeline import new_stages, run_pipeline
 from blendsim.steplog import COUNTS, TIMES
 from blendsim.system import HostMemory
 
@@ -152,6 +153,8 @@ class Replica:
         self._link = np.zeros(2)
         if host is not None:
             self._link[:] = host.seconds_per_block(model.system), host.link.latency
+        is_pipelined = bool(core.state.microbatches)
+        self._stages = new_stages(model.system) if is_pipelined else None
         rows = _FIRST_ROWS if keeps_log else _FEW_ROWS
         self._counts = np.empty((rows, len(COUNTS)), np.int64)
         self._times = np.empty((rows, len(TIMES)))
@@ -164,8 +167,14 @@ class Replica:
         """
         while not self.core.is_done and self.now < until:
             counts, times = self._free_rows()
-            rest = (self._costs, self.now, until, counts, times, self._link)
-            rows = run_steps(self.core.kind, self.core.state, *rest)
+            kind, state = self.core.kind, self.core.state
+            if self._stages is None:
+                rest = (self._costs, self.now, until, counts, times, self._link)
+                rows = run_steps(kind, state, *rest)
+            else:
+                assert until == np.inf, "pipelines run to their end"
+                stages = (self._costs, self._stages, self.now)
+                rows = run_pipeline(kind, state, *stages, counts, times)
             assert rows >= 0, (
                 f"step {self._rows - 1 - rows}: nothing can run though requests are left"
             )

@@ -17,7 +17,7 @@ from blendsim.plan import Plan
 from blendsim.prefix import SortedPrompts
 from blendsim.request import Workload, token_counts
 from blendsim.serving.core import ServingCore
-from blendsim.serving.flavour import BY_PLAN, Flavour
+from blendsim.serving.flavour import BY_PLAN, VLLM, Flavour
 from blendsim.serving.knobs import AS_SHIPPED
 from blendsim.sim.engine import Replica
 from blendsim.sim.lock_step import in_lock_step
@@ -55,8 +55,8 @@ def simulate(
     output_len = _one_each(output_len, workload)
     if not topology.is_disaggregated:  # pools look at their decode replicas
         require_held(workload, output_len, flavour.divide(model.system).longest_request)
-    if topology.is_disaggregated or topology.steals:
-        plan = replace(plan, pacing=None)  # steps are paced for one line and one KV cache
+    if topology.is_disaggregated or topology.steals or model.system.pp > 1:
+        plan = replace(plan, pacing=None)  # steps are paced for one line, one KV cache, one batch
     facts: dict[str, Any] = {
         "policy": plan.policy,
         "engine": flavour.name,
@@ -120,6 +120,7 @@ def require_modelled(
     """InputError for rules of which no combination is modelled on replicas like `system`."""
     by_plan, knobs = flavour.eviction == BY_PLAN, flavour.knobs
     apart = topology.is_disaggregated
+    pipelined, pipeline = system.pp > 1, f"--pp {system.pp}"
     in_slices = knobs.long_prefill_token_threshold > 0
     for is_both, what, way in (
         (topology.steals and flavour.prefill_first, STEALING, flavour.name),
@@ -131,11 +132,23 @@ def require_modelled(
         (system.is_joined and apart, f"--ep {system.joined_gpus}", topology.name),
         (system.is_joined and topology.steals, f"--ep {system.joined_gpus}", STEALING),
         (knobs != AS_SHIPPED and apart, "knobs of vLLM", topology.name),
+        (pipelined and apart, pipeline, topology.name),
+        (pipelined and topology.steals, pipeline, STEALING),
+        (pipelined and host is not None, pipeline, "host memory"),
+        (pipelined and flavour.cascade, pipeline, "cascade attention"),
+        (pipelined and by_plan, pipeline, "eviction by plan"),
+        (pipelined and knobs != AS_SHIPPED, pipeline, "knobs of vLLM"),
         (in_slices and host is not None, "long_prefill_token_threshold", "host memory"),
         (by_plan and flavour.prefill_first, "eviction by plan", flavour.name),
     ):
         if is_both:
             raise InputError(f"{what} with {way} is not modelled; leave one of the two out")
+    if pipelined and (flavour.overlaps or flavour.prefill_first):
+        raise Unfit(
+            f"{pipeline} is modelled for engines that run one operator after another, in steps of "
+            f"prompts and decodes; {flavour.name} is none",
+            f"use --engine {VLLM}, or --tp",
+        )
     kind = "of linear attention" if system.model.delta_heads else "with a window"
     windows = f"is not modelled for {system.model.name}, which has layers {kind}"
     if flavour.prefill_first and system.model.windowed_layers:

@@ -16,8 +16,10 @@ from blendsim.errors import InputError
 from blendsim.plan import DUAL_SCAN, Plan
 from blendsim.prefix import SortedPrompts
 from blendsim.request import Workload
+from blendsim.serving.columns import step_tokens
 from blendsim.serving.core import ServingCore
 from blendsim.serving.flavour import Flavour
+from blendsim.serving.microbatch import slot_in_turn
 from blendsim.serving.state import LEFT, NONE, State
 from blendsim.serving.step import StepKind, commit, decodes_join, has_work, schedule
 from blendsim.steplog import StepLog
@@ -110,7 +112,7 @@ def _note_step(kind: StepKind, state: State, step: int, entered: int, notes: Int
             notes[FIRST, k] = step
         if state.requests[k].generated + 1 == state.requests[k].output:
             notes[ENDED, k] = step
-    k = state.finish[s.step % len(state.finish)] if decodes_join(kind) else NONE
+    k = state.finish[slot_in_turn(state, s.step)] if decodes_join(kind) else NONE
     while k != NONE:
         notes[ENDED, k] = step
         k = state.requests[k].finish_next
@@ -125,6 +127,9 @@ def _serve(kind: StepKind, state: State, notes: Ints) -> int:
     step = entered = 0
     while has_work(kind, state):
         schedule(kind, state)
+        if step_tokens(state.counts) == 0:  # of a pipeline: a micro-batch without requests
+            commit(kind, state)
+            continue
         entered = _note_step(kind, state, step, entered, notes)
         commit(kind, state)
         step += 1

@@ -6,15 +6,18 @@ Runs inside the environment of requirements.txt (`make vllm-env`), knows nothing
 reads and writes JSON: {"worlds": [...]} in, {"vllm": version, "recordings": [...]} out. A world has
 `prompts` (token ids of a request, or how many tokens of its own), `outputs` (tokens it will
 generate), `capacity` (KV blocks), `budget`, `max_running`, `sharing`, `digest`, and perhaps `knobs`
-(settings of vLLM's scheduler by name). A recording has a row a step: `steps` ([[request, computed
-before, tokens], ...] by request, or a digest of that list), `preempted` (requests, sorted) and
-`held` (blocks in use, as schedule() leaves them).
+(settings of vLLM's scheduler by name) and `stages` (of a pipeline: so many steps are scheduled
+before the first of them is known, as in `step_with_batch_queue` of v1/engine/core.py). A recording
+has a row a step that computes something: `steps` ([[request, computed before, tokens], ...] by
+request, or a digest of that list), `preempted` (requests, sorted, with those thrown out since the
+row before) and `held` (blocks in use, as schedule() leaves them).
 """
 
 import hashlib
 import json
 import sys
 import tempfile
+from collections import deque
 from pathlib import Path
 
 BLOCK = 16  # tokens
@@ -126,10 +129,32 @@ def record(world, folder):
         scheduler.add_request(request)
     pool = scheduler.kv_cache_manager.block_pool
     steps, preempted, held = [], [], []
+    on_their_way, out_before = deque(), []  # thrown out by steps that compute nothing
+
+    def take_back():
+        output, names, sampled = on_their_way.popleft()
+        scheduler.update_from_output(
+            output,
+            ModelRunnerOutput(
+                req_ids=names,
+                req_id_to_index={name: place for place, name in enumerate(names)},
+                sampled_token_ids=sampled,
+            ),
+        )
+
     while scheduler.has_unfinished_requests():
+        if len(on_their_way) == world.get("stages", 1):
+            take_back()
+            continue
         output = scheduler.schedule()
         tokens = output.num_scheduled_tokens
-        assert tokens, f"step {len(steps)}: nothing can run though requests are left"
+        if not tokens:  # what the pipeline is given then is empty, and takes its place
+            assert any(names for _, names, _ in on_their_way), (
+                f"step {len(steps)}: nothing can run though requests are left"
+            )
+            out_before += map(int, output.preempted_req_ids or ())
+            on_their_way.append((output, [], []))
+            continue
         rows, sampled = [], []
         for name, number in tokens.items():
             request = scheduler.requests[name]
@@ -142,17 +167,10 @@ def record(world, folder):
         if world["digest"]:
             rows = hashlib.sha256(json.dumps(rows, separators=(",", ":")).encode()).hexdigest()[:8]
         steps.append(rows)
-        preempted.append(sorted(map(int, output.preempted_req_ids or ())))
+        preempted.append(sorted([*out_before, *map(int, output.preempted_req_ids or ())]))
+        out_before = []
         held.append(pool.num_gpu_blocks - 1 - pool.get_num_free_blocks())
-        names = list(tokens)
-        scheduler.update_from_output(
-            output,
-            ModelRunnerOutput(
-                req_ids=names,
-                req_id_to_index={name: place for place, name in enumerate(names)},
-                sampled_token_ids=sampled,
-            ),
-        )
+        on_their_way.append((output, list(tokens), sampled))
     return {"steps": steps, "preempted": preempted, "held": held}
 
 
