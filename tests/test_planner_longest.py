@@ -14,7 +14,7 @@ from test_search import mixed_pool
 from blendsim import search
 from blendsim.arrays import Bools, Ints
 from blendsim.perf.measured import IMPORTED
-from blendsim.planner.make import LONGEST, PACED, POLICIES
+from blendsim.planner.make import LONGEST_FIRST, PACED, POLICIES
 from blendsim.planner.orders import dfs, longest
 from blendsim.planner.partition import PIECES
 from blendsim.planner.tree import PoolTree, pool_tree
@@ -113,7 +113,7 @@ def test_engines_with_one_line_are_faster_by_it_where_lengths_are_known(engine: 
     own, plan = find_engine(problem, engine), search.plan_policy(problem, "dfs")
     in_prefix_order = seconds_in(problem, plan, own, problem.true_lengths)
     chosen = search.choose_for(problem).chosen
-    assert chosen.policy == LONGEST
+    assert chosen.policy in LONGEST_FIRST
     assert chosen.seconds < 0.95 * in_prefix_order
 
 
@@ -123,8 +123,8 @@ def test_it_is_tried_at_lower_running_limits_even_if_nothing_is_preempted() -> N
     problem = search.prepare(chats(), asked)
     chosen = search.choose_for(problem).chosen
     own = find_engine(problem, "vllm")
-    plan = search.plan_policy(problem, LONGEST)
-    assert chosen.policy == LONGEST
+    plan = search.plan_policy(problem, "dfs-longest")
+    assert chosen.policy in LONGEST_FIRST
     assert chosen.max_running < own.max_running
     assert chosen.recomputed_tokens == 0
     assert chosen.predicted_seconds < seconds_in(problem, plan, own, problem.drawn)
@@ -134,8 +134,8 @@ def test_each_of_several_ranks_has_its_part_of_the_longest() -> None:
     asked = Settings(engine="vllm", gpu="h100", sample=1.0, dp=4)
     pooled = mixed_pool(np.random.default_rng(0), 4_000)
     problem = search.prepare(pooled, asked)
-    whole = search.plan_policy(with_settings(problem, dp=1), LONGEST)
-    plan = search.plan_policy(problem, LONGEST)
+    whole = search.plan_policy(with_settings(problem, dp=1), "dfs-longest")
+    plan = search.plan_policy(problem, "dfs-longest")
     rank = np.empty(len(plan), np.int64)
     rank[plan.order] = plan.rank
     line = rank[whole.order]
@@ -143,14 +143,14 @@ def test_each_of_several_ranks_has_its_part_of_the_longest() -> None:
     assert set(first.tolist()) == {0, 1, 2, 3}
     seconds = [
         search.choose(pooled, replace(asked, planner=name)).chosen.reported_seconds
-        for name in ("dfs", LONGEST)
+        for name in ("dfs", "dfs-longest")
     ]
     assert seconds[1] < seconds[0]
 
 
 def test_it_is_tried_where_nothing_overlaps() -> None:
     tried = {name: Settings(engine=name).policies for name in ("nanoflow", "vllm", "vllm-planned")}
-    assert LONGEST not in tried["nanoflow"]
-    assert LONGEST in tried["vllm"]
+    assert "dfs-longest" not in tried["nanoflow"]
+    assert "dfs-longest" in tried["vllm"]
     assert PACED not in tried["vllm"]
     assert tried["vllm-planned"] == POLICIES

@@ -14,6 +14,7 @@ from vllm_worlds import (
     load_recordings,
     matching,
     our_steps,
+    pipeline_worlds,
     small_worlds,
     stepped,
     trace_world,
@@ -86,6 +87,35 @@ def test_without_its_knob_some_workload_differs(recordings: dict[str, Any], name
     )
 
 
+def test_every_pipeline_takes_the_recorded_steps(recordings: dict[str, Any]) -> None:
+    cases = recordings["worlds"]["pipeline"]
+    assert {case["world"]["stages"] for case in cases} == {2, 3, 4}
+    assert sum(len(out) for case in cases for out in case["recording"]["preempted"]) > 50
+    for number, case in enumerate(cases):
+        steps = len(case["recording"]["steps"])
+        same = matching(case["world"], case["recording"])
+        assert same == steps, f"workload {number}: step {same} of {steps} differs"
+
+
+def test_with_another_number_of_stages_steps_differ(recordings: dict[str, Any]) -> None:
+    cases = recordings["worlds"]["pipeline"]
+    fewer = [case["world"] | {"stages": case["world"]["stages"] - 1} for case in cases]
+    same = [
+        matching(world, case["recording"]) == len(case["recording"]["steps"])
+        for world, case in zip(fewer, cases, strict=True)
+    ]
+    assert not any(same)
+
+
+def test_blocks_are_conserved_in_a_pipeline(recordings: dict[str, Any]) -> None:
+    for case in recordings["worlds"]["pipeline"][:10]:
+        core = core_of(case["world"])
+        while not core.is_done:
+            core.step()
+            core.commit()
+            core.check()
+
+
 def test_slices_of_what_prompts_share_cost_the_recorded_steps(recordings: dict[str, Any]) -> None:
     """vLLM stores a prefix once for each prompt that computes it, we once: many worlds differ."""
     cases = recordings["worlds"]["slices of heads"]
@@ -123,6 +153,14 @@ def test_plain_kernels_take_the_recorded_steps(
     cases = recordings["worlds"]["small"][:10]
     assert sum(len(out) for case in cases for out in case["recording"]["preempted"]) > 0
     for case in cases:
+        assert matching(case["world"], case["recording"]) == len(case["recording"]["steps"])
+
+
+def test_plain_kernels_take_the_recorded_steps_of_pipelines(
+    recordings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert plain_twins(monkeypatch) > 0
+    for case in recordings["worlds"]["pipeline"][:6]:
         assert matching(case["world"], case["recording"]) == len(case["recording"]["steps"])
 
 
@@ -166,6 +204,17 @@ def test_new_workloads_with_a_turned_knob_take_the_steps_of_vllm(name: str) -> N
     if not environment().exists():
         pytest.skip("no vLLM environment; make vllm-env")
     worlds = knob_worlds(name, 20, start=1)
+    found = stepped(worlds, environment())["recordings"]
+    assert [matching(*pair) for pair in zip(worlds, found, strict=True)] == [
+        len(recording["steps"]) for recording in found
+    ]
+
+
+@pytest.mark.vllm
+def test_new_pipelines_take_the_steps_of_vllm() -> None:
+    if not environment().exists():
+        pytest.skip("no vLLM environment; make vllm-env")
+    worlds = pipeline_worlds(60, start=1)
     found = stepped(worlds, environment())["recordings"]
     assert [matching(*pair) for pair in zip(worlds, found, strict=True)] == [
         len(recording["steps"]) for recording in found

@@ -4,7 +4,15 @@ import gzip
 import json
 
 from vllm_knobs import KNOBS, knob_worlds
-from vllm_worlds import CAPACITY, RECORDINGS, environment, small_worlds, stepped, trace_world
+from vllm_worlds import (
+    CAPACITY,
+    RECORDINGS,
+    environment,
+    pipeline_worlds,
+    small_worlds,
+    stepped,
+    trace_world,
+)
 
 NUMBER = 12  # of worlds for each knob
 
@@ -13,6 +21,7 @@ def main() -> None:
     """Step all worlds, write one file."""
     groups = {"small": small_worlds(40, False), "twins": small_worlds(20, True)}
     groups |= {name: knob_worlds(name, NUMBER) for name in KNOBS}
+    groups |= {"pipeline": pipeline_worlds(30)}
     names = list(CAPACITY)
     worlds = [world for group in groups.values() for world in group]
     found = stepped(worlds + [trace_world(name) for name in names], environment())

@@ -185,6 +185,13 @@ def _worlds(draw: st.DrawFn, aligned: bool) -> World:
     }
 
 
+def pipeline_worlds(number: int, start: int = 0) -> list[World]:
+    """Worlds in which two to four steps are on their way at a time."""
+    rng = np.random.default_rng([start, 4])
+    worlds = small_worlds(number, False, start=20_000 + start)
+    return [world | {"stages": int(rng.integers(2, 5))} for world in worlds]
+
+
 def trace_world(name: str, requests: int = 2_000) -> World:
     """The first requests of a real trace (needs the shared data), in memory that they fill."""
     if name == "mmlu":

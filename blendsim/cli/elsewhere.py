@@ -50,7 +50,7 @@ def pacing_notes(plan: "Plan", own: "Settings", settings: "Settings") -> list[st
     """
     cluster = settings.cluster
     is_paced = plan.pacing is not None and settings.flavour().can_pace
-    if not is_paced or cluster.is_disaggregated or cluster.steals:
+    if not is_paced or cluster.is_disaggregated or cluster.steals or settings.pp > 1:
         return []
     before = _machine(own, plan.meta.get("overlap", own.overlap))
     now = _machine(settings, settings.overlap)

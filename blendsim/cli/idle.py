@@ -41,6 +41,8 @@ def _why_unpaced(settings: "Settings") -> str:
         return f"on pools of prefill and decode replicas ({settings.topology})"
     if cluster.steals:
         return "where ranks steal from each other (steals = true)"
+    if settings.pp > 1:
+        return f"in a pipeline (--pp {settings.pp})"
     if not flavour.can_pace:
         return f"by {flavour.name}" + ("" if flavour.prefill_first else " with knobs of vLLM")
     return ""

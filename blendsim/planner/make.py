@@ -18,7 +18,7 @@ from blendsim.planner.tree import density, node_costs, pool_tree
 from blendsim.prefix import SortedPrompts
 from blendsim.request import Workload
 
-LONGEST, PACED = "dfs-longest", "paced"
+PACED = "paced"
 
 
 class Groundwork:
@@ -149,13 +149,15 @@ class _Policy(NamedTuple):
     stream: int  # of random numbers beside the seed; never another's, and never changed
     one_line: bool  # for engines that take requests from one line, too
     overlapped: bool = True  # for engines that overlap, too
+    longest_first: bool = False  # who is expected to take longest runs first, by subtrees
 
 
 _POLICIES = {
     "fcfs": _Policy(_fcfs, 0, one_line=True),
     "random": _Policy(_random, 1, one_line=True),
     "dfs": _Policy(_dfs, 2, one_line=True),
-    LONGEST: _Policy(_longest, 5, one_line=True, overlapped=False),  # paced is as fast there
+    # NOTE: not overlapped, as paced is as fast there.
+    "dfs-longest": _Policy(_longest, 5, one_line=True, overlapped=False, longest_first=True),
     "blend": _Policy(_blended, 3, one_line=False),
     PACED: _Policy(_paced, 4, one_line=False),
 }
@@ -163,6 +165,7 @@ _POLICIES = {
 POLICIES = tuple(_POLICIES)  # in the order that tables have them
 IN_LINE = tuple(name for name, policy in _POLICIES.items() if policy.one_line)
 OVERLAPPED = tuple(name for name, policy in _POLICIES.items() if policy.overlapped)
+LONGEST_FIRST = tuple(name for name, policy in _POLICIES.items() if policy.longest_first)
 
 
 def dearest_first(policies: Iterable[str]) -> list[str]:

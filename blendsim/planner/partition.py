@@ -9,7 +9,7 @@ from blendsim.cutting import cut_line, deal_runs, equal
 from blendsim.errors import InputError
 from blendsim.perf.density import RequestCosts
 from blendsim.plan import DUAL_SCAN, Plan, deal
-from blendsim.planner.make import LONGEST
+from blendsim.planner.make import LONGEST_FIRST
 from blendsim.prefix import SortedPrompts, shareable_tokens, subset
 from blendsim.request import Workload
 from blendsim.wording import counted
@@ -47,7 +47,7 @@ def partition(
     compute, memory = costs.compute[plan.order], costs.memory[plan.order]
     first, is_dual = int(plan.is_first.sum()), plan.admission == DUAL_SCAN
     rank = np.empty(len(plan), np.int64)
-    is_sorted = plan.policy == LONGEST and not waits
+    is_sorted = plan.policy in LONGEST_FIRST and not waits
     is_dealt = ~plan.is_first if is_sorted else ~plan.is_visible & is_dual
     seen = np.flatnonzero(~is_dealt)
     turns = min(PIECES, len(plan) // ranks) if waits else 1

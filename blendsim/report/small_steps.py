@@ -17,13 +17,13 @@ FULL = 0.7  # of KV memory, in the mean over time
 def beyond_best(log: StepLog, model: StepModel, token_budget: int) -> float:
     """Seconds that a replica's steps take in the mean of all for their tokens to go through the
     layers, alone, beyond what as many take at the best rate within the budget:
-    Σ c(n) − n·min c(k)/k.
+    Σ c(n) − n·min c(k)/k. In a pipeline those of a stage.
     """
     tokens, table = log.tokens, model.layer_seconds
     full = table[1 : token_budget + 1]
     best = float((full / np.arange(1, len(full) + 1)).min())
     beyond = np.maximum(table[np.minimum(tokens, len(table) - 1)] - tokens * best, 0.0)
-    return float(beyond.sum()) / max(len(np.unique(log.replica)), 1)
+    return float(beyond.sum()) / max(len(np.unique(log.replica)), 1) / model.system.pp
 
 
 def with_small_steps(

@@ -12,7 +12,7 @@ import numpy as np
 from blendsim.arrays import Ints
 from blendsim.cores import on_all_cores
 from blendsim.plan import Plan
-from blendsim.planner.make import LONGEST, PACED
+from blendsim.planner.make import LONGEST_FIRST, PACED
 from blendsim.search.judging import judge, sure_gain
 from blendsim.search.problem import Problem, with_worlds
 from blendsim.search.trial import find_engine
@@ -39,7 +39,7 @@ CHOOSING_WORLDS = 4
 TIE = 0.002
 #: Of policies that tie. The first ones keep prefixes together, the simplest of them first; one that
 #: is not among them comes after all.
-_PREFERRED = ("dfs", LONGEST, "blend", PACED, "fcfs", "random")
+_PREFERRED = ("dfs", *LONGEST_FIRST, "blend", PACED, "fcfs", "random")
 #: A policy is tried at other budgets where it is behind the best by at most this share of the
 #: seconds: at another budget it may be ahead. And no more of them than so many, the best included.
 CLOSE, MOST_LEADING = 0.01, 3
@@ -83,7 +83,7 @@ def leading_runs(problem: Problem, runs: Sequence[Contender]) -> list[Contender]
             leading.setdefault(run.seconds, run)
     found = list(leading.values())[:MOST_LEADING]
     seconds = [run.seconds for run in found]
-    others = (run for run in ranked if run.policy == LONGEST and run.seconds not in seconds)
+    others = (run for run in ranked if run.policy in LONGEST_FIRST and run.seconds not in seconds)
     return [*found, *others]
 
 
@@ -145,6 +145,14 @@ def lower_limits(problem: Problem, engines: Iterable[Flavour]) -> list[Flavour]:
     ]
 
 
+def gains_by_fewer(policy: str, *, preempts: bool) -> bool:
+    """Whether a run of this policy may gain where fewer run at once: where it preempts, and with
+    the longest answers first, since few of those at a time leave short ones to compute beside them
+    all along.
+    """
+    return preempts or policy in LONGEST_FIRST
+
+
 def tries_others(problem: Problem, flavour: Flavour) -> bool:
     """Whether the best policies are tried at other token budgets or running limits."""
     is_limited = problem.settings.planner == AUTO and bool(lower_limits(problem, [flavour]))
@@ -183,9 +191,8 @@ def _limited(
     problem: Problem, leading: Sequence[Contender], best: _Run, own: Flavour
 ) -> _Run | None:
     """What gains enough over the `best` run at a lower running limit, at its budget or at that of
-    the engine's `own` rules: its plan if it preempts and the one with the longest answers first,
-    since few of those at a time leave short ones to compute beside them all along; or where these
-    gain another of the `leading` ones.
+    the engine's `own` rules: its plan and others of the `leading` ones as far as they may gain by
+    it (`gains_by_fewer`); or where these gain another of them.
     """
     lower = lower_limits(problem, [best.engine, own]) if problem.settings.planner == AUTO else []
     if not lower:
@@ -195,7 +202,9 @@ def _limited(
         plan = best.contender.plan
         preempts = timed_in(problem, plan, best.engine, problem.drawn).preempts
     tried = [
-        run for run in leading if run.policy == LONGEST or (preempts and run is best.contender)
+        run
+        for run in leading
+        if gains_by_fewer(run.policy, preempts=preempts and run is best.contender)
     ]
     gaining = _gaining(problem, best, [(run, engine) for run in tried for engine in lower])
     engines = dict.fromkeys(run.engine for run in gaining)

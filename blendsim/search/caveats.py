@@ -17,8 +17,14 @@ def caveats(settings: Settings, plan: Plan) -> list[str]:
 
 def unfollowed(settings: Settings, plan: Plan | None) -> list[str]:
     """A note where the engine schedules by itself, in one line, and `plan` is taken from both
-    ends.
+    ends, or where what follows plans has no pipeline.
     """
+    if settings.engine == VLLM_PLANNED and settings.pp > 1:
+        return [
+            "the scheduler that has vLLM follow a plan does not run in a pipeline (docs/vllm.md): "
+            f"with --pp {settings.pp} these are times of what could be, and --engine vllm has "
+            "those of vLLM by itself"
+        ]
     is_alone = find_flavour(settings.engine).one_line
     if plan is None or not (is_alone and has_two_ends(plan)):
         return []

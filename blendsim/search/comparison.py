@@ -9,11 +9,16 @@ from blendsim.baselines import Baseline, own_baselines
 from blendsim.cores import on_all_cores
 from blendsim.errors import BlendsimError, InputError, Unfit
 from blendsim.plan import Plan
-from blendsim.planner.make import LONGEST
 from blendsim.planner.own import Order, reordered
 from blendsim.report.metrics import Outside, Row, named, outside_of_all
 from blendsim.request import Workload
-from blendsim.search.budgets import WORTH, covered_budgets, lower_limits, smaller_budgets
+from blendsim.search.budgets import (
+    WORTH,
+    covered_budgets,
+    gains_by_fewer,
+    lower_limits,
+    smaller_budgets,
+)
 from blendsim.search.own import RANKED_BY
 from blendsim.search.priced import pricing_notes
 from blendsim.search.problem import Problem, plan_policy, prepare, with_settings
@@ -208,7 +213,7 @@ def _foresee(
     best = fastest([best, *(find_engine(problem, baseline.engine, n) for n in smaller)])
     own = find_engine(problem, baseline.engine)
     lower = lower_limits(problem, [best, own])
-    if lower and (runs[best].preempts or baseline.policy == LONGEST):
+    if lower and gains_by_fewer(baseline.policy, preempts=runs[best].preempts):
         least = fastest(lower)
         if runs[least].seconds <= runs[best].seconds * (1 - WORTH):
             best = least
