@@ -224,6 +224,21 @@ def test_a_card_or_model_of_a_like_name_is_another() -> None:
     assert not validate(simulated, measured).notes, "a directory's model is called by its last part"
 
 
+def test_a_replay_against_another_one_is_not_called_simulated_on_the_plan_s_gpu() -> None:
+    """Its settings are those of the plan, which neither of the two ran on."""
+    plan = {"runtime": "blendrt", "settings": {"model": "llama-3.1-8b", "gpu": "a100-80g"}}
+    full = log_of([2.0], **plan, model="tiny", machine={"device": "cpu"})
+    again = log_of([1.0], **plan, model="tiny", machine={"device": "cpu"})
+    there = log_of([1.0], **plan, model="small", machine={"device": "NVIDIA H200"})
+    both = "full was measured, too: seconds called simulated are what it took"
+    assert validate(full, again, ("full", "again")).notes == (both,)
+    assert validate(full, there, ("full", "there")).notes == (
+        both,
+        "full ran tiny, there small",
+        "full ran cpu, there NVIDIA H200",
+    )
+
+
 @pytest.mark.parametrize("empty", [0, 1])
 def test_log_without_steps_is_refused(empty: int) -> None:
     logs = [log_of([1.0] * 6), log_of([1.0] * 6)]

@@ -48,6 +48,21 @@ def differing_machines(simulated: Mapping[str, Any], measured: Mapping[str, Any]
     return notes
 
 
+def differing_replays(
+    first: Mapping[str, Any], second: Mapping[str, Any], names: tuple[str, str]
+) -> list[str]:
+    """Notes where both logs are measured, the first in place of a simulated one: that it is, and
+    what else they ran.
+    """
+    notes = [f"{names[0]} was measured, too: seconds called simulated are what it took"]
+    models = [str(meta.get("model", "")) for meta in (first, second)]
+    devices = [str((meta.get("machine") or {}).get("device", "")) for meta in (first, second)]
+    for one, other in (models, devices):
+        if one and other and one != other:
+            notes.append(f"{names[0]} ran {one}, {names[1]} {other}")
+    return notes
+
+
 def matching_rows(simulated: StepLog, measured: StepLog, names: tuple[str, str]) -> Ints:
     """(steps, 3): the row in either log, and which step of its replica it is. Every measured row
     has its simulated one, with the same counts.

@@ -12,7 +12,12 @@ import numpy as np
 
 from blendsim.arrays import Bools, Floats, Ints
 from blendsim.errors import InputError
-from blendsim.report.matching import differing_machines, matching_rows, require_same_plan
+from blendsim.report.matching import (
+    differing_machines,
+    differing_replays,
+    matching_rows,
+    require_same_plan,
+)
 from blendsim.steplog import COUNTS, NOT_COUNTED, StepLog
 
 KINDS = ("decode only", "mixed", "prefill-heavy")  # prefill-heavy: more than half of the tokens
@@ -92,7 +97,10 @@ def validate(
     meant. A measured run that broke off is compared as far as it goes.
     """
     notes = require_same_plan(simulated.meta, measured.meta, names)
-    notes += differing_machines(simulated.meta, measured.meta)
+    if "runtime" in simulated.meta:
+        notes += differing_replays(simulated.meta, measured.meta, names)
+    else:
+        notes += differing_machines(simulated.meta, measured.meta)
     pairs = matching_rows(simulated, measured, names)
     if len(pairs) < len(simulated):
         notes.append(
