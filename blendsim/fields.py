@@ -137,4 +137,7 @@ def _typed(value: Any, hint: Any, where: str) -> Any:
         if isinstance(kind, type) and type(value) is kind:
             return in_range(value, where)
     names = " or ".join(getattr(c, "__name__", str(c)) for c in choices if c is not type(None))
-    raise InputError(f"{where} is not of type {names}; mend it")
+    is_whole = int in choices and isinstance(value, float) and value.is_integer()
+    raise InputError(
+        f"{where} is not of type {names}; {f'write {int(value):_}' if is_whole else 'mend it'}"
+    )

@@ -225,7 +225,9 @@ def test_knob_of_an_engine_without_it_is_one_line(folder: Path) -> None:
         ('eviction = "fifo"', "unknown eviction 'fifo'; nearest known: lru, plan"),
         ("host_memory_bytes = 5", "host_memory_bytes = 5 holds no KV block of 16 tokens"),
         ('host_memory_bytes = 10000000\nhost_link = "pcie3"', "unknown link 'pcie3'; nearest"),
-        ('host_memory_bytes = "all"', "host_memory_bytes = 'all' is not of type int"),
+        ('host_memory_bytes = "all"', "host_memory_bytes = 'all' is not of type int; mend it"),
+        ("host_memory_bytes = 2.5e0", "host_memory_bytes = 2.5 is not of type int; mend it"),
+        ("kv_bytes = 40e9", "kv_bytes = 40000000000.0 is not of type int; write 40_000_000_000"),
     ],
 )
 def test_bad_setting_of_the_kv_cache_is_one_line(folder: Path, lines: str, message: str) -> None:

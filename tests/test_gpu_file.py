@@ -56,7 +56,10 @@ def test_a_file_says_every_figure(tmp_path: Path) -> None:
     [
         ("bandwith = 7e12", "no setting 'bandwith'; nearest known: bandwidth"),
         ('bandwidth = "7e12"', "bandwidth = '7e12' is not of type float"),
-        ("memory_bytes = 1.5e11", "memory_bytes = 150000000000.0 is not of type int"),
+        (
+            "memory_bytes = 1.5e11",
+            "memory_bytes = 150000000000.0 is not of type int; write 150_000_000_000",
+        ),
         ("bandwidth = 7.2", "bandwidth = 7.2 is not within 1,000 times either way of 4.8e+12"),
         ("flops = -1", "flops = -1 is not within"),
         ("sm_count = 0", "sm_count = 0 is not within"),
