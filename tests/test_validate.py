@@ -237,6 +237,11 @@ def test_a_replay_against_another_one_is_not_called_simulated_on_the_plan_s_gpu(
         "full ran tiny, there small",
         "full ran cpu, there NVIDIA H200",
     )
+    sampled = replace(again, meta={**again.meta, MEASURED_ROWS: [0]})
+    assert validate(sampled, full, ("sampled", "full")).notes == (
+        "sampled was measured, too: seconds called simulated are what it took",
+        "sampled is a sampled replay, whose other steps are estimates; name it second",
+    )
 
 
 @pytest.mark.parametrize("empty", [0, 1])

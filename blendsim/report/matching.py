@@ -9,7 +9,7 @@ import numpy as np
 from blendsim.arrays import Ints
 from blendsim.errors import InputError, PlanMismatch
 from blendsim.specs import gpu_name
-from blendsim.steplog import COUNTS, NOT_COUNTED, StepLog
+from blendsim.steplog import COUNTS, MEASURED_ROWS, NOT_COUNTED, StepLog
 
 _NOT_THE_SAME = (
     "not the same schedule; simulate and replay one plan with one engine and token budget"
@@ -60,6 +60,10 @@ def differing_replays(
     for one, other in (models, devices):
         if one and other and one != other:
             notes.append(f"{names[0]} ran {one}, {names[1]} {other}")
+    if MEASURED_ROWS in first:
+        notes.append(
+            f"{names[0]} is a sampled replay, whose other steps are estimates; name it second"
+        )
     return notes
 
 
