@@ -66,8 +66,10 @@ def test_nobody_runs_a_world_twice() -> None:
     assert len(runs.asked) == len(set(runs.asked))
 
 
-def test_a_small_disadvantage_takes_some_worlds_to_add_up() -> None:
-    behind = np.exp(0.3 * GIVEN_UP)
+@pytest.mark.parametrize("share", [0.3, 0.45])
+def test_a_small_disadvantage_takes_some_worlds_to_add_up(share: float) -> None:
+    """It is looked at after one world, after two and after four."""
+    behind = np.exp(share * GIVEN_UP)
     runs = Runs(np.outer([100.0, 100.0 * behind], np.ones(8)))
     runs.judge([0, 1])
     assert sum(key == 1 for key, _ in runs.asked) == 4
@@ -83,6 +85,18 @@ def test_later_batches_are_held_against_the_best_of_earlier_ones() -> None:
     assert runs.asked == [(2, 0)]
     assert third.seconds == pytest.approx([95.0])
     assert np.array_equal(third.best, second.best)
+
+
+def test_a_later_schedule_is_held_against_the_best_in_the_same_worlds() -> None:
+    """Its first world is the longest: there everybody takes longer than the best in the mean."""
+    worlds = np.array([1_000.0] + [10.0] * 7)
+    runs = Runs(np.outer([1.0, 0.99, 1.2], worlds))
+    first = runs.judge([0])
+    runs.asked.clear()
+    second = runs.judge([1, 2], first.best)
+    typical = 10.0 * 100.0 ** (1 / 8)
+    assert second.seconds == pytest.approx([0.99 * typical, 1.2 * typical])
+    assert runs.asked == [(1, 0), (2, 0), *((1, k) for k in range(1, 8))]
 
 
 def test_one_world_is_plain_seconds() -> None:

@@ -181,6 +181,16 @@ def test_a_tail_is_charged_what_steps_lose_once_nobody_waits() -> None:
     assert waited.causes["size"] == pytest.approx(lost.causes["size"] + lost.causes["tail"])
 
 
+def test_a_prompt_is_no_tail_though_nobody_waits() -> None:
+    """The only step of the only request is smaller than the best."""
+    log, priced = run(problem_of(from_lengths([512], [1])), "fcfs")
+    assert log.count("waiting").tolist() == [0]
+    assert log.count("prefill_tokens").tolist() == [512]
+    lost = losses(log, priced)
+    assert lost.causes["tail"] == 0.0
+    assert lost.causes["size"] > 0.1 * lost.run
+
+
 def test_an_engine_that_may_not_fill_its_memory_loses_to_kv() -> None:
     """A GB of KV holds about 25 of these requests, and is what limits the bound."""
     problem = problem_of(from_lengths([200] * 300, [300] * 300), kv_bytes=1_000_000_000)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from blendsim import search
 from blendsim.perf.model import step_model
 from blendsim.prefix import sort_prompts
-from blendsim.report.optimum import bounds, least_work
+from blendsim.report.optimum import bounds, least_work, step_sizes
 from blendsim.request import Prompts, Workload, from_lengths
 from blendsim.serving.flavour import find_flavour
 from blendsim.sim.run import simulate
@@ -252,3 +252,25 @@ def test_longest_path_is_its_unshared_prompt_and_a_step_with_its_reads_a_token(
     network += 4_999 * model.network_seconds[1:].min()
     together = max if overlap == "max" else lambda *parts: sum(parts)
     assert found == pytest.approx(together(layers, reads, network))
+
+
+@pytest.mark.parametrize("tp", [1, 2])
+def test_a_size_whose_compute_a_larger_one_undercuts_is_left_out_on_one_gpu_alone(tp: int) -> None:
+    """On several its all-reduces are shorter than those of the larger one."""
+    model = step_model(System(MODELS["llama-3.1-8b"], GPUS["a100-80g"], tp))
+    layers = np.arange(len(model.tables.layers), dtype=np.float64)
+    layers[3] = 4.5  # more than size 4 takes
+    found = step_sizes(replace(model, tables=model.tables._replace(layers=layers)), 6, 1)
+    assert found.tokens.tolist() == ([1, 2, 4, 5, 6] if tp == 1 else [1, 2, 3, 4, 5, 6])
+    assert found.compute.tolist() == [layers[n] for n in found.tokens]
+    assert found.network.tolist() == [model.tables.network[n] for n in found.tokens]
+
+
+def test_a_longest_request_that_is_shared_to_its_end_computes_its_last_block() -> None:
+    pool = tiny_pool([(32, 400), (32, 3)], [32, 32])
+    model = step_model(System(MODELS["llama-3.1-8b"], GPUS["a100-80g"]), "sum")
+    found = bounds(pool, pool.output_len, sort_prompts(pool), model, 2_048).longest
+    layers = 16 * model.best_layer_seconds_per_token
+    layers += 399 * (model.layer_seconds[1:].min() + model.best_head_seconds_per_token)
+    reads = sum(32 + k for k in range(1, 400)) * model.best_seconds_per_context_token
+    assert found == pytest.approx(layers + reads, rel=1e-9)

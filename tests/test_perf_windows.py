@@ -15,7 +15,13 @@ from blendsim.perf.model import StepModel, step_model, with_calibrations
 from blendsim.perf.profile import Profile
 from blendsim.perf.store import load_profile, read_profile, write_profile
 from blendsim.prefix import sort_prompts
-from blendsim.report.optimum import best_times, least_work
+from blendsim.report.optimum import (
+    best_times,
+    bounds,
+    least_work,
+    reachable_program,
+    step_sizes,
+)
 from blendsim.request import from_lengths
 from blendsim.specs import find_gpu, find_model
 from blendsim.system import System
@@ -136,6 +142,35 @@ def test_densities_and_bounds_count_what_windows_read() -> None:
     assert (both < whole).all()
     assert (both > whole / 2).all()
     assert both[1] == pytest.approx(whole[1] / 2, rel=0.05)  # a window is little of 3,000 tokens
+
+
+def test_the_longest_request_reads_its_windows_too() -> None:
+    """One after another: its prompt, and of every further token a step and both kinds of reads."""
+    model = step_model(SYSTEM, "sum")
+    pool = from_lengths([100, 40], [3_000, 5])
+    found = bounds(pool, pool.output_len, sort_prompts(pool), model, 2_048).longest
+    seconds = 100 * model.best_layer_seconds_per_token
+    seconds += 2_999 * (model.layer_seconds[1:].min() + model.best_head_seconds_per_token)
+    contexts = [100 + k for k in range(1, 3_000)]
+    seconds += sum(contexts) * model.best_seconds_per_context_token
+    windows = sum(min(context, 128) for context in contexts)
+    assert found == pytest.approx(seconds + windows * model.best_seconds_per_window_token)
+
+
+@pytest.mark.parametrize("replicas", [1, 4])
+def test_the_reachable_bound_counts_what_windows_read(replicas: int) -> None:
+    """Where nothing runs side by side every read of the work is as long again in the bound."""
+    model = step_model(SYSTEM, "sum")
+    pool = from_lengths([100] * 40, [200] * 40)
+    work = least_work(pool, pool.output_len, sort_prompts(pool), 16, window=128)
+    sizes = step_sizes(model, 512, 1)
+    with_windows, without = (
+        reachable_program(each, 0.0, model, sizes, replicas).seconds
+        for each in (work, work._replace(window_reads=0))
+    )
+    read = work.window_reads / replicas * model.best_seconds_per_window_token
+    assert read > 0
+    assert with_windows - without == pytest.approx(read, rel=1e-3)
 
 
 def test_a_profile_with_windows_is_read_as_it_was_written(tmp_path: Path) -> None:

@@ -25,6 +25,10 @@ def test_a_gain_is_told_in_whole_percents_and_at_once() -> None:
     ]
 
 
+def test_a_gain_is_of_what_the_best_policy_takes() -> None:
+    assert told(100.0, 40.0)[-1] == "2 evaluations, best 40.0 s: 60 % less than the best policy"
+
+
 def test_tenths_of_a_percent_are_no_news() -> None:
     said = told(100.0, *(100.0 - 0.005 * k for k in range(1, 150)))
     assert [int(line.split()[0]) for line in said] == [1, 2, 3, 5, 8, 12, 18, 27, 41, 62, 93, 140]
