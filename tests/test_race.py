@@ -5,7 +5,8 @@ from collections.abc import Callable
 import pytest
 
 from blendsim.planner.blend import BlendSettings
-from blendsim.search.race import Finish, Heat, best_of, race
+from blendsim.search import race as race_module
+from blendsim.search.race import Finish, Heat, _better_half, best_of, race
 from blendsim.search.space import Axis, Point, Schedule, Space
 from blendsim.settings import Settings
 
@@ -100,6 +101,11 @@ def test_only_the_better_half_of_the_policies_is_scattered() -> None:
     assert {run.heat.point[0] for run in runs if run.heat.level == 1} <= {0, 3}
 
 
+def test_of_three_policies_two_are_the_better_half() -> None:
+    known = {Heat((k,), 0): seconds for k, seconds in enumerate((3.0, 9.0, 5.0))}
+    assert _better_half(list(known), known) == [0, 2]
+
+
 def test_the_best_is_judged_on_the_whole_pool_alone() -> None:
     runs = [Finish(Heat((0,), 1), 1.0), Finish(Heat((1,), 0), 3.0), Finish(Heat((2,), 0), 3.0)]
     assert best_of(runs) == runs[1]
@@ -132,3 +138,18 @@ def test_walk_runs_on_the_whole_only_what_a_smaller_pool_finds_no_slower() -> No
     fixed = set(space().fixed())
     assert {run.heat.point for run in runs if run.heat.level == 0} - fixed <= small
     assert sum(run.heat.level == 0 for run in runs) < len(runs) / 2
+
+
+def test_walk_goes_on_where_a_smaller_pool_finds_no_difference() -> None:
+    """A bowl on the whole pool alone."""
+
+    def seconds(heats: list[Heat]) -> list[float]:
+        return [bowl(heat.point) if heat.level == 0 else 50.0 for heat in heats]
+
+    assert best_of(race(space(), 2, 0, 100, seconds)).heat.point == (3, 5, 2, 7)
+
+
+def test_every_lap_walks_however_many_runs_were_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fewer runs than the fixed policies and the scattered points are, and enough for the bowl."""
+    monkeypatch.setattr(race_module, "WALKED", 8)
+    assert best_of(raced(60)).heat.point == (3, 5, 2, 7)

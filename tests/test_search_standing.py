@@ -33,3 +33,13 @@ def test_tenths_of_a_percent_are_no_news() -> None:
     said = told(100.0, *(100.0 - 0.005 * k for k in range(1, 150)))
     assert [int(line.split()[0]) for line in said] == [1, 2, 3, 5, 8, 12, 18, 27, 41, 62, 93, 140]
     assert all(line.endswith("within 1 % of the best policy") for line in said)
+
+
+def test_the_end_is_told_once() -> None:
+    said: list[str] = []
+    standing = Standing([POLICY], said.append)
+    runs = [Finish(Heat(POLICY, 0), 100.0), *(Finish(Heat(OTHER, 0), 99.9) for _ in range(3))]
+    standing.tell(runs[:3])
+    for _ in range(2):
+        standing.tell(runs, is_end=True)
+    assert [int(line.split()[0]) for line in said] == [3, 4]
