@@ -16,10 +16,10 @@ from test_perf_latent_steps import ROOT, at, gemm, row_of
 from blendsim.batch import Batch
 from blendsim.errors import ProfileError
 from blendsim.perf.density import closed_form, profiled
-from blendsim.perf.grids import DeltaShape
+from blendsim.perf.grids import DeltaGrid, DeltaShape
 from blendsim.perf.kernels import NO_DELTAS, delta_seconds, memory_seconds
 from blendsim.perf.model import StepModel, step_model
-from blendsim.perf.recurrent import delta_grids, read_deltas, write_deltas
+from blendsim.perf.recurrent import delta_grids, deltas_of, read_deltas, write_deltas
 from blendsim.perf.store import load_profile, read_profile, write_profile
 from blendsim.search.thinning import divide_model
 from blendsim.specs import MODELS, find_gpu
@@ -303,3 +303,28 @@ def test_the_head_is_as_wide_as_the_vocabulary() -> None:
     tokens = 64
     widest = row_of("h200", "gemm.csv", 65_536, 2_048)
     assert model.tables.head[tokens] == pytest.approx(at(widest, tokens) * VOCAB / 65_536, rel=1e-4)
+
+
+@pytest.mark.parametrize("tp", [1, 2])
+def test_states_that_were_measured_in_the_cache_alone_move_at_the_bandwidth(tp: int) -> None:
+    """Every decode reads its state and writes it, however fast the kernel was."""
+    system = System(MODELS["qwen3.5-35b-a3b"], find_gpu("h200"), tp)
+    batches, lengths = np.array([1.0, 2.0]), np.array([16.0, 32.0])
+    grid = DeltaGrid(batches, np.full(2, 1e-9), lengths, np.ones((2, 2)))
+    found = deltas_of(system, grid, 5)
+    moved = 2 * system.model.state_bytes / tp
+    each = moved / system.gpu.bandwidth
+    assert found.decode == pytest.approx([n * each for n in range(6)])
+    assert found.best == pytest.approx(each)
+    assert found.rate == pytest.approx(system.gpu.bandwidth)
+
+
+def test_no_short_prompt_has_a_lower_rate_than_the_least() -> None:
+    """Times that grow faster than tokens: on their line a token alone takes least."""
+    system = System(MODELS["qwen3.5-35b-a3b"], find_gpu("h200"))
+    batches, lengths = np.array([1.0, 2.0]), np.array([16.0, 32.0])
+    grid = DeltaGrid(batches, np.ones(2), lengths, np.array([[8.0, 16.4], [16.0, 32.8]]))
+    found = deltas_of(system, grid, 2)
+    rates = [float(delta_seconds(found.prompts, n, 1)) / n for n in range(1, 65)]
+    assert found.best_of_prompts == pytest.approx(min(rates))
+    assert rates[0] < 0.5 * rates[15]

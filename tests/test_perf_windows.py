@@ -14,6 +14,7 @@ from blendsim.perf.kernels import memory_seconds
 from blendsim.perf.model import StepModel, step_model, with_calibrations
 from blendsim.perf.profile import Profile
 from blendsim.perf.store import load_profile, read_profile, write_profile
+from blendsim.perf.windows import windows_of
 from blendsim.prefix import sort_prompts
 from blendsim.report.optimum import (
     best_times,
@@ -107,6 +108,18 @@ def test_no_step_takes_less_than_the_bounds_count_for_its_reads() -> None:
         least += np.minimum(contexts, 128).sum() * model.best_seconds_per_window_token
         step = Batch(0, 0, 0, len(contexts), int(contexts.sum()), len(contexts))
         assert model.seconds(step)[1] >= least * (1 - 1e-9)
+
+
+def test_the_least_rate_of_a_windows_token_is_one_that_a_step_has() -> None:
+    """A context behind the window has no more tokens within it, and takes no less."""
+    profile, contexts = profile_of(SYSTEM), np.array([64.0, 128.0, 1_024.0])
+    found = windows_of(SYSTEM, profile, contexts, 256, 128)
+    rates = [
+        found.decode[n, at] / (n * within)
+        for n in range(1, 257)
+        for at, within in enumerate((64, 128, 128))
+    ]
+    assert found.best == pytest.approx(min(rates))
 
 
 def test_prompts_count_in_windows_at_their_best_rate() -> None:
