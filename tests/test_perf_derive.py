@@ -10,7 +10,7 @@ from blendsim.perf.grids import AttentionGrid, HeadShape, along, complete
 from blendsim.perf.kernel_times import attention, gemm_seconds
 from blendsim.perf.model_shapes import gemm_shapes, head_shape
 from blendsim.perf.store import profiles_directory
-from blendsim.perf.waves import fit_waves, stretch
+from blendsim.perf.waves import Waves, _error, fit_waves, stretch
 from blendsim.specs import GPUS, find_gpu, find_model
 from blendsim.system import System
 
@@ -134,6 +134,18 @@ def test_waves_are_found_in_a_grid_that_has_them_and_in_no_other():
     assert (found.blocks_per_sm, found.share) == (2, 0.3)
     assert found.error < 0.01 < found.error_without
     assert fit_waves({shape: AttentionGrid(batches, lengths, smooth)}, 108).share == 0.0
+
+
+def test_a_cliff_that_explains_little_of_the_noise_is_not_believed():
+    """Of many shares some fit noise a little better than none does."""
+    batches, lengths = 2.0 ** np.arange(12), 2.0 ** np.arange(8, 17)
+    noise = np.random.default_rng(0).normal(1.0, 0.05, (12, 9))
+    seconds = (20e-6 + batches[:, None] * lengths * 2e-9) * noise
+    slightly = seconds * stretch(batches * 8, 216.0, 0.05)[:, None]
+    grids = {HeadShape(32, 8, 128): AttentionGrid(batches, lengths, slightly)}
+    errors = [_error(grids, 108 * blocks, share) for blocks in (1, 2) for share in (0.0, 0.05, 0.1)]
+    assert 0.9 * errors[0] < min(errors) < errors[0]
+    assert fit_waves(grids, 108) == Waves(1, 0.0, *[round(errors[0], 4)] * 2)
 
 
 def test_a_full_wave_is_not_stretched():
