@@ -272,6 +272,21 @@ def test_layers_with_a_window_have_their_reads_in_the_bound_and_in_every_step(
         assert priced.within(log).sum() == pytest.approx(priced.work.window_reads)
 
 
+def test_reads_of_windows_at_their_best_rate_are_no_loss_to_attention() -> None:
+    """Behind the window every decode reads 128 tokens of it, beside its context."""
+    problem = problem_of(
+        from_lengths([200] * 20, [50] * 20), model="gpt-oss-20b", gpu="h100", overlap="sum"
+    )
+    model, tables = problem.model, problem.model.tables
+    of_one = model.best_seconds_per_context_token * tables.decode_contexts
+    of_one += model.best_seconds_per_window_token * np.minimum(tables.decode_contexts, 128)
+    decode = np.arange(len(tables.decode))[:, None] * of_one
+    best = replace(model, tables=tables._replace(decode=decode))
+    log, priced = run(problem._replace(model=best), "fcfs", find_flavour("vllm", BUDGET))
+    assert log.time("memory_seconds").sum() > 0.0
+    assert losses(log, priced).causes["attention"] == pytest.approx(0.0, abs=1e-9)
+
+
 def test_prompts_within_a_window_count_in_the_bound_at_their_best_rate() -> None:
     """What they take beyond it is among the floors: a model without them loses as much less."""
     problem = problem_of(MIXED, model="gpt-oss-20b", gpu="h100", overlap="sum")
