@@ -318,3 +318,11 @@ def test_other_kinds_of_runs_are_refused() -> None:
     pair = problem_of(MIXED, tp=2)
     with pytest.raises(InputError, match="replicas of one GPU, and this one has 2"):
         price(MIXED, MIXED.output_len, pair.prompts, pair.model, BUDGET)
+
+
+def test_a_cause_below_zero_is_told_unless_it_is_rounding() -> None:
+    """As of a run that computes again what the least work does not."""
+    steps = np.zeros((1, len(CAUSES)))
+    steps[0, :3] = 1.5, -0.5, -1e-13
+    causes = Losses(5.0, 4.0, steps, 0.0).causes
+    assert list(causes.values()) == [1.5, -0.5, *[0.0] * (len(CAUSES) - 1)]
