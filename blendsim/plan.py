@@ -162,9 +162,22 @@ def require_same_workload(plan: Plan, workload: Workload) -> None:
     found = fingerprint(workload, is_visible)
     if found != plan.workload_hash:
         raise PlanMismatch(
-            f"the plan was made for another workload (hash {plan.workload_hash[:12]}, "
-            f"this one {found[:12]}); give the workload it was made for, or plan again"
+            f"the plan was made for another workload: {_what_differs(plan, workload)} (hash "
+            f"{plan.workload_hash[:12]}, this one {found[:12]}); give the workload it was made "
+            "for, or plan again"
         )
+
+
+def _what_differs(plan: Plan, workload: Workload) -> str:
+    """What a plan can tell of a workload of as many requests and another hash: it has lengths that
+    planning saw, and of the rest the hash alone.
+    """
+    rows, seen = plan.order[plan.is_visible], plan.expected_output[plan.is_visible]
+    off = workload.output_len[rows] != seen
+    if off.any():
+        return f"{int(off.sum()):,} of {len(rows):,} output lengths that planning saw are others"
+    answers = ", the answers of --rest" * (workload.answered is not None)
+    return f"ids, prompts, max_tokens, the order of lines, the tokenizer{answers} or several differ"
 
 
 def write_plan(plan: Plan, path: Path | str) -> None:

@@ -12,11 +12,13 @@ from batch_worlds import (
     answers_of_transformers,
     body,
     complaint,
+    line_of,
     make_folder,
     make_model,
     results,
     run,
     told,
+    write_lines,
 )
 from late_clock import LateClock
 
@@ -78,6 +80,23 @@ def test_a_run_that_breaks_off_goes_on(
     result = json.loads(done.stdout)
     assert result["answered_before"] == after
     assert result["first"] == max(0, 32 - after)
+
+
+def test_a_run_that_breaks_off_with_error_lines_alone_says_how_to_go_on(
+    model: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def breaks(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    write_lines(folder / "batch.jsonl", [line_of(1), line_of(2, n=2)])
+    with monkeypatch.context() as patch:
+        patch.setattr(Course, "take", breaks)
+        broken = run(model)
+    assert broken.exit_code == 130
+    assert "out.jsonl has 0 of 2 answers; --resume goes on" in broken.stderr
+    assert len((folder / "out.jsonl").read_text().splitlines()) == 1
+    assert run(model, "--resume").exit_code == INCOMPLETE
+    assert results(folder).keys() == {"request-1", "request-2"}
 
 
 def test_what_was_told_before_an_interrupt_is_right(

@@ -102,20 +102,24 @@ def test_unseen_length_may_differ_and_the_plan_still_fits() -> None:
 
 
 @pytest.mark.parametrize(
-    ("column", "value"),
+    ("column", "value", "told"),
     [
-        ("output_len", [10, 20, 31]),  # row 2 was seen
-        ("prompt_len", [5, 6, 8]),
-        ("output_limit", [0, 0, 9]),
-        ("ids", ["0", "1", "x"]),
+        (
+            "output_len",
+            [10, 20, 31],  # row 2 was seen
+            "1 of 1 output lengths that planning saw are others",
+        ),
+        ("prompt_len", [5, 6, 8], "ids, prompts, max_tokens"),
+        ("output_limit", [0, 0, 9], "ids, prompts, max_tokens"),
+        ("ids", ["0", "1", "x"], "ids, prompts, max_tokens"),
     ],
 )
 def test_changing_what_planning_saw_changes_the_hash(
-    column: str, value: list[int] | list[str]
+    column: str, value: list[int] | list[str], told: str
 ) -> None:
     workload = three_requests()
     other = replace(workload, **{column: np.array(value)})
-    with pytest.raises(PlanMismatch, match=r"made for another workload.*plan again"):
+    with pytest.raises(PlanMismatch, match=rf"made for another workload: .*{told}.*plan again"):
         require_same_workload(small_plan(workload, [2]), other)
 
 

@@ -184,6 +184,14 @@ PLANNED = {  # may be planned, cannot be answered
     "no mass": (chat(top_p=0), "body.top_p': 0 is not a number from above 0 to 1"),
     "much mass": (chat(top_p=1.5), "body.top_p': 1.5 is not"),
     "text mass": (chat(top_p=[]), r"body.top_p': \[\] is not"),
+    "text limit": (
+        chat(max_tokens="5"),
+        "body.max_tokens': '5' is a text; give a whole number of tokens",
+    ),
+    "text limit behind another": (
+        chat(max_completion_tokens=5, max_tokens="7"),
+        "body.max_tokens': '7' is a text",
+    ),
     "seed": (chat(seed=1.5), "body.seed': 1.5 is not a whole number of 64 bits"),
     "true seed": (chat(seed=True), "body.seed': True is not"),
     "long seed": (chat(seed=2**63), "body.seed': 9223372036854775808 is not"),
@@ -224,6 +232,7 @@ def test_a_batch_of_nothing_that_can_be_answered_is_a_batch(tmp_path: Path) -> N
 
 NAMELESS = {
     "not JSON": ("{", "line 2: is not JSON"),
+    "NUL bytes": ("\0\0", "line 2: is not JSON .*it has NUL bytes, probably a damaged copy"),
     "no object": ([1], "line 2: .* is not a JSON object"),
     "no id": ({"body": {"prompt": "what"}}, "line 2, column 'custom_id': nothing is not a name"),
     "an id of no text": (chat() | {"custom_id": 3}, "line 2, column 'custom_id': 3 is not a name"),

@@ -24,6 +24,7 @@ TOLD = {
     "JSON array": (b'[{"prompt": "x"}]\n', "a JSON array; write JSON Lines, one object a line"),
     "JSON over lines": (b'{\n "prompt": "x"\n}\n', "over several lines; write JSON Lines"),
     "a comma behind": (b'{"prompt": "x"},\n', "its first line is not JSON .*, character 16.; mend"),
+    "no text": (b"\0" * 10_000, "nothing but NUL bytes, probably a damaged copy; fetch or write"),
     "many digits": (
         b'{"prompt": ' + b"9" * 5_000 + b"}\n",
         "is not JSON .* has 5000 digits.; mend",

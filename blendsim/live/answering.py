@@ -92,7 +92,7 @@ def _told_if_broken(course: Course, output: Path, tell: Say) -> Iterator[None]:
         yield
     except BaseException:
         done, n = course.answers, len(course.file)
-        if done:
+        if done or course.reasons:  # error lines too are in the way of a run without --resume
             tell(f"{output} has {done:,} of {n:,} answers; --resume goes on")
         raise
 

@@ -20,6 +20,7 @@ from blendsim.traces.counts import shown
 from blendsim.traces.encoded import Encoded
 from blendsim.traces.jsonl import line_of, objects, require_new
 from blendsim.traces.openai_batch import (
+    LIMITS,
     OPENAI_BATCH,
     BatchRequest,
     id_of,
@@ -67,6 +68,14 @@ class _Line(NamedTuple):
     where: str  # `file, line n`
     row: dict[str, Any]  # as it stands there
     request: BatchRequest
+
+
+class _Read(NamedTuple):
+    """One line that can be answered, without what stands there: a file has millions."""
+
+    where: str  # `file, line n`
+    request: BatchRequest
+    asked: Asked
 
 
 class Refusal(NamedTuple):
@@ -140,15 +149,15 @@ def read_batch(
         if done:
             say(f"{done * 10 // n * 10} % of {n:,} prompts made into tokens")
 
-    prompts = [line.request.prompt for line, _ in read]
+    prompts = [line.request.prompt for line in read]
     encode.make(prompts, heard)
     kept = []
-    for (line, asked), tokens in zip(read, encode.of(prompts), strict=True):
+    for (where, request, asked), tokens in zip(read, encode.of(prompts), strict=True):
         if not len(tokens):
-            why = f"{line.where}: the tokenizer makes no tokens of the prompt; remove the row"
-            refused.append(_refusal(path, line.where, asked.custom_id, why, asked.digest))
+            why = f"{where}: the tokenizer makes no tokens of the prompt; remove the row"
+            refused.append(_refusal(path, where, asked.custom_id, why, asked.digest))
         else:
-            kept.append((line.request, asked))
+            kept.append((request, asked))
     if is_strict:
         _require_none(path, refused)
     if kept or not refused:
@@ -158,9 +167,7 @@ def read_batch(
     return BatchFile(path, workload, tuple(asked for _, asked in kept), tuple(sorted(refused)))
 
 
-def _read_lines(
-    path: Path, chat: Chat, vocab: int | None
-) -> tuple[list[tuple[_Line, Asked]], list[Refusal]]:
+def _read_lines(path: Path, chat: Chat, vocab: int | None) -> tuple[list[_Read], list[Refusal]]:
     """Each line with what it asks for, or why it is refused."""
     first: dict[str, str] = {}
     read, refused = [], []
@@ -171,7 +178,7 @@ def _read_lines(
         digest = digest_of(row)
         try:
             line = _Line(where, row, request_of(row, chat, where))
-            read.append((line, _asked(line, vocab, digest)))
+            read.append(_Read(where, line.request, _asked(line, vocab, digest)))
         except InputError as error:
             refused.append(_refusal(path, where, custom_id, str(error), digest))
     return read, refused
@@ -211,6 +218,7 @@ def _asked(line: _Line, vocab: int | None, digest: str) -> Asked:
     for name, value in body.items():
         if value is not None:
             require_doable(name, value, where)
+    _require_numbers(body, where)
     kind = _kind(line)
     if line.request.prompt.has_media:
         raise InputError(
@@ -292,6 +300,16 @@ def _number(body: dict[str, Any], name: str, where: str) -> float:
             "remove it"
         )
     return float(value)
+
+
+def _require_numbers(body: dict[str, Any], where: str) -> None:
+    """Limits of the answer: planning reads a number in quotes as that number, OpenAI takes none."""
+    for name in LIMITS:
+        if isinstance(body.get(name), str):
+            raise InputError(
+                f"{where}, column 'body.{name}': {shown(body[name])} is a text; give a whole "
+                "number of tokens"
+            )
 
 
 def _seed(value: object, where: str) -> int | None:

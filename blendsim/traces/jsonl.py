@@ -80,6 +80,8 @@ def parsed(text: str | bytes, where: str, mend: str = "mend or remove the line")
     except json.JSONDecodeError as error:
         line = f"line {error.lineno}, " if error.lineno > 1 else ""
         found = f"{error.msg}, {line}character {error.colno}"
+        if "\0" in text if isinstance(text, str) else b"\0" in text:
+            found += "; it has NUL bytes, probably a damaged copy"
         raise InputError(f"{where}: is not JSON ({found}); {mend}") from error
     except ValueError as error:  # a number of thousands of digits; Python's advice is left out
         found = str(error).split(";")[0]

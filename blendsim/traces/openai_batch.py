@@ -28,7 +28,8 @@ from blendsim.traces.tokens import GIVEN, encoder
 from blendsim.wording import counted
 
 _MOST_TOLD = 5  # lines and the like that are named at once
-_LIMITS = ("max_completion_tokens", "max_tokens", "max_output_tokens")
+#: What a body calls the most tokens of its answer; the first that is given counts.
+LIMITS = ("max_completion_tokens", "max_tokens", "max_output_tokens")
 
 
 class BatchRequest(NamedTuple):
@@ -231,7 +232,7 @@ def limit_of(body: dict[str, Any], where: str, root: str) -> int:
             f"{where}, column '{root}n': {shown(body['n'])} answers of one request; write one "
             "request an answer"
         )
-    for name in _LIMITS:
+    for name in LIMITS:
         if body.get(name) is not None:
             return whole(body[name], "limit", f"{where}, column '{root}{name}'")
     return 0

@@ -24,6 +24,8 @@ def reason(line: bytes) -> str | None:
             return what
     if line.startswith(_UTF_16_OR_32):
         return "text in UTF-16 or UTF-32; save the file as UTF-8"
+    if not line.strip(b"\0\r\n"):
+        return "nothing but NUL bytes, probably a damaged copy; fetch or write it again"
     if b"\0" in line:
         return None  # no text
     try:
