@@ -20,7 +20,13 @@ from numpy.typing import NDArray
 from blendsim.arrays import Bools, Floats, Ints
 from blendsim.errors import InputError
 from blendsim.files import replacing
-from blendsim.soundness import MOST_COUNT, MOST_SECONDS, require_metadata, require_range
+from blendsim.soundness import (
+    MOST_COUNT,
+    MOST_SECONDS,
+    is_whole,
+    require_metadata,
+    require_range,
+)
 
 SCHEMA_VERSION = 3
 MEASURED_ROWS = "measured_rows"  # key of meta: rows of a sampled replay that were measured
@@ -265,10 +271,11 @@ def open_table(path: Path, schema: str, version: int, others: str = "") -> Table
             f"{path}: holds {meta.get('schema', 'no blendsim table')!r}; "
             f"a {schema} file is needed here{foreign}"
         )
-    if meta.get("version") != version:
+    found = meta.get("version")
+    if found != version:
+        mend = "make it again" if is_whole(found, most=version) else "upgrade"
         raise InputError(
-            f"{path}: {schema} schema version {meta.get('version')}, "
-            f"this blendsim reads {version}; upgrade"
+            f"{path}: {schema} schema version {found}, this blendsim reads {version}; {mend}"
         )
     return opened._replace(meta=meta)
 

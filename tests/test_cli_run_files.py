@@ -175,6 +175,7 @@ def test_answers_of_before_are_not_written_over(model: Path, folder: Path) -> No
         (("--engine", "vllm"), "--engine vllm runs on a GPU only; add --gpu"),
         (("--planner", "best"), "unknown planner 'best'"),
         (("--log", "nowhere/steps.parquet"), "the directory nowhere does not exist"),
+        (("--log", "steps.csv"), "steps.csv: is written as Parquet; name it .parquet"),
     ],
 )
 def test_what_cannot_be_done_is_refused_in_a_line(

@@ -8,7 +8,7 @@ import typer
 
 from blendsim.cli import options as o
 from blendsim.cli.output import print_json, print_lines, tell, width
-from blendsim.cli.places import require_places
+from blendsim.cli.places import require_parquet, require_places
 from blendsim.cli.progress import Progress
 from blendsim.cli.status import INCOMPLETE
 from blendsim.live.engine import Engine
@@ -102,6 +102,7 @@ def require_files(batch: Path, output: Path, log: Path | None, config: Path | No
     # Results may be a link: answers are added to its file.
     for path in (Path(os.path.realpath(output)), log):
         require_places([path], [config])
+    require_parquet(log)
     real = [os.path.realpath(path) for path in (batch, output, log) if path is not None]
     if len(set(real)) < len(real):
         raise InputError("the batch, -o and --log are to be different files; rename one")
