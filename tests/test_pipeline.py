@@ -139,9 +139,7 @@ def test_a_run_takes_what_its_steps_take_in_the_stages() -> None:
     log, plan, asked = ran(pool, 3, token_budget=512)
     system, flavour = asked.system, asked.flavour()
     model = step_model(system)
-    core = ServingCore.from_plan(
-        plan, pool, pool.output_len, sort_prompts(pool), system, flavour
-    )
+    core = ServingCore.from_plan(plan, pool, pool.output_len, sort_prompts(pool), system, flavour)
     costs = flavour.costs(model)
     steps: list[tuple[int, float, float, int]] = []
     turn = 0
