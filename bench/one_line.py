@@ -18,7 +18,7 @@ from unittest import mock
 import numpy as np
 from machine import machine, row, timed, today
 
-from blendsim.planner.make import IN_LINE, LONGEST
+from blendsim.planner.make import IN_LINE, LONGEST_FIRST
 from blendsim.request import Workload, select
 from blendsim.search import Choice, Settings, choose
 from blendsim.synth.blend import blend
@@ -66,7 +66,7 @@ def taken(choice: Choice) -> str:
 
 def measured(pool: Workload, settings: Settings) -> tuple[list[str], float]:
     """Cells of a row, and how much faster `auto` is with all orders than without the one."""
-    before = tuple(name for name in IN_LINE if name != LONGEST)
+    before = tuple(name for name in IN_LINE if name not in LONGEST_FIRST)
     with mock.patch("blendsim.settings.IN_LINE", before):
         usual = choose(pool, settings)
     with_all = choose(pool, settings)

@@ -1,0 +1,74 @@
+"""Four GPUs as one replica of vLLM: tensor parallel, a pipeline, or some of each.
+
+    python bench/pipeline.py DATA [--model llama-3.1-70b] [--gpus h100 l40s] [--requests 20000]
+
+Seconds of prefix order by vLLM's own rules, and of what `auto` takes, at its token budget and
+running limit, with all lengths known. A GPU's idle share is what is left of a run beside the
+seconds of work that a GPU has in the mean.
+"""
+
+import argparse
+from dataclasses import replace
+from pathlib import Path
+
+from machine import machine, row, timed, today
+from one_line import pools, taken
+
+from blendsim.errors import Unfit
+from blendsim.request import Workload
+from blendsim.search import Settings, choose, plan_policy, prepare, simulate_plan
+from blendsim.steplog import StepLog
+
+SHAPES = ((4, 1), (2, 2), (1, 4))  # tensor-parallel GPUs, stages
+WORK = ("compute_seconds", "memory_seconds", "network_seconds")
+
+
+def idle(log: StepLog) -> float:
+    """Share of the run in which a GPU has nothing to do, in the mean of all."""
+    work = sum(float(log.time(name).sum()) for name in WORK)
+    return max(0.0, 1.0 - work / log.end)  # of sums that rounding leaves a little above
+
+
+def measured(pool: Workload, settings: Settings) -> list[str]:
+    """Cells of a row."""
+    plan = plan_policy(prepare(pool, settings), "dfs")
+    own = simulate_plan(pool, plan, settings)
+    choice = choose(pool, settings)
+    cells = [f"{own.row.seconds:,.1f}", f"{idle(own.log):.1%}", f"{choice.chosen.seconds:,.1f}"]
+    gain = own.row.seconds / choice.chosen.seconds
+    return [*cells, f"{idle(choice.log):.1%}", taken(choice), f"{gain:.3f}"]
+
+
+def main() -> None:
+    """Measure and print the table."""
+    options = argparse.ArgumentParser(description=__doc__)
+    options.add_argument("data", type=Path)
+    options.add_argument("--model", default="llama-3.1-70b")
+    options.add_argument("--gpus", nargs="+", default=["h100", "l40s"])
+    options.add_argument("--requests", type=int, default=20_000)
+    given = options.parse_args()
+    print(f"{machine()}; {today()}; {given.model}\n")
+    head = "GPUs", "pool", "requests", "tp × pp", "dfs, own rules, s", "idle", "auto, s", "idle"
+    head += "chosen", "gain"
+    print(row(*head))
+    print(row(*["---"] * len(head)))
+    took = 0.0
+    for gpu in given.gpus:
+        asked = Settings(model=given.model, gpu=gpu, engine="vllm", sample=1.0)
+        whole = replace(asked, tp=SHAPES[0][0])
+        for name, pool in pools(given.data, given.requests, whole).items():
+            for tp, pp in SHAPES:
+                shape = replace(asked, tp=tp, pp=pp)
+                try:
+                    cells, seconds = timed(lambda p=pool, s=shape: measured(p, s))
+                except Unfit as error:
+                    print(row(f"4 × {gpu}", name, f"{len(pool):,}", f"{tp} × {pp}", error.what))
+                    continue
+                took += seconds
+                place = f"4 × {gpu}", name, f"{len(pool):,}", f"{tp} × {pp}"
+                print(row(*place, *cells), flush=True)
+    print(f"\nmeasured in {took:,.0f} s")
+
+
+if __name__ == "__main__":
+    main()
