@@ -14,7 +14,6 @@ from pathlib import Path
 from machine import machine, row, timed, today
 from one_line import pools, taken
 
-from blendsim.errors import Unfit
 from blendsim.request import Workload
 from blendsim.search import Settings, choose, plan_policy, prepare, simulate_plan
 from blendsim.steplog import StepLog
@@ -55,17 +54,13 @@ def main() -> None:
     took = 0.0
     for gpu in given.gpus:
         asked = Settings(model=given.model, gpu=gpu, engine="vllm", sample=1.0)
-        whole = replace(asked, tp=SHAPES[0][0])
-        for name, pool in pools(given.data, given.requests, whole).items():
-            for tp, pp in SHAPES:
-                shape = replace(asked, tp=tp, pp=pp)
-                try:
-                    cells, seconds = timed(lambda p=pool, s=shape: measured(p, s))
-                except Unfit as error:
-                    print(row(f"4 × {gpu}", name, f"{len(pool):,}", f"{tp} × {pp}", error.what))
-                    continue
+        shapes = [replace(asked, tp=tp, pp=pp) for tp, pp in SHAPES]
+        least = min(shapes, key=lambda shape: shape.system.longest_request)
+        for name, pool in pools(given.data, given.requests, least).items():
+            for shape in shapes:
+                cells, seconds = timed(lambda p=pool, s=shape: measured(p, s))
                 took += seconds
-                place = f"4 × {gpu}", name, f"{len(pool):,}", f"{tp} × {pp}"
+                place = f"4 × {gpu}", name, f"{len(pool):,}", f"{shape.tp} × {shape.pp}"
                 print(row(*place, *cells), flush=True)
     print(f"\nmeasured in {took:,.0f} s")
 

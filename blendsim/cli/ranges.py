@@ -102,6 +102,7 @@ def unchecked(several: "Iterable[Settings]") -> list[str]:
     )
     others = {
         "with tensor parallel": any(each.tp > 1 for each in several),
+        "in a pipeline": any(each.pp > 1 for each in several),
         "with quantised weights": any(spec.weights != BF16 for spec in specs),
         "with quantised KV": any(spec.kv != BF16 for spec in specs),
     }
