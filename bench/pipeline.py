@@ -17,6 +17,7 @@ from one_line import pools, taken
 from blendsim.request import Workload
 from blendsim.search import Settings, choose, plan_policy, prepare, simulate_plan
 from blendsim.steplog import StepLog
+from blendsim.traces.limits import without_oversize
 
 SHAPES = ((4, 1), (2, 2), (1, 4))  # tensor-parallel GPUs, stages
 WORK = ("compute_seconds", "memory_seconds", "network_seconds")
@@ -56,7 +57,9 @@ def main() -> None:
         asked = Settings(model=given.model, gpu=gpu, engine="vllm", sample=1.0)
         shapes = [replace(asked, tp=tp, pp=pp) for tp, pp in SHAPES]
         least = min(shapes, key=lambda shape: shape.system.longest_request)
-        for name, pool in pools(given.data, given.requests, least).items():
+        longest = least.system.longest_request
+        for name, whole in pools(given.data, given.requests, least).items():
+            pool = without_oversize(whole, longest, skip=True)
             for shape in shapes:
                 cells, seconds = timed(lambda p=pool, s=shape: measured(p, s))
                 took += seconds

@@ -49,7 +49,7 @@ def test_json_has_all_rows_and_the_chosen_one() -> None:
     assert told["deadline_seconds"] == 3_600
     assert told["chosen"]["cost"] == min(row["cost"] for row in told["rows"])
     assert set(told["chosen"]) > {
-        "gpu", "tp", "dp", "policy", "seconds", "predicted_seconds", "gpu_hours",
+        "gpu", "tp", "pp", "dp", "policy", "seconds", "predicted_seconds", "gpu_hours",
         "billed_gpu_hours", "cost", "cost_per_million_tokens", "offer", "misses",
     }  # fmt: skip
 
@@ -181,9 +181,9 @@ def test_what_is_no_time_is_refused(text: str, option: str) -> None:
 
 
 def test_lists_name_each_value_once_in_the_order_given() -> None:
-    systems = read_systems("b,a,b", "4,1..2, 2", None, "none, fp8,none")
-    assert systems == (["b", "a"], [4, 1, 2], [], ["none", "fp8"])
-    assert systems.first == {"gpu": "b", "tp": 4, "quantization": "none"}
+    systems = read_systems("b,a,b", "4,1..2, 2", "1..3", None, "none, fp8,none")
+    assert systems == (["b", "a"], [4, 1, 2], [1, 2, 3], [], ["none", "fp8"])
+    assert systems.first == {"gpu": "b", "tp": 4, "pp": 1, "quantization": "none"}
     assert systems.are_several
 
 

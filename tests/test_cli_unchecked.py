@@ -22,6 +22,7 @@ def test_nothing_is_said_of_what_was_checked() -> None:
     [
         ({"gpu": "a100-80g"}, "on a100-80g was held"),
         ({"tp": 2}, "with tensor parallel was held"),
+        ({"pp": 2, "engine": "vllm"}, "in a pipeline was held"),
         ({"quantization": "fp8"}, "with quantised weights was held"),
         ({"kv_cache_dtype": "fp8"}, "with quantised KV was held"),
         ({"model": "qwen3-8b"}, "of qwen3-8b was held"),

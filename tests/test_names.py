@@ -280,7 +280,7 @@ def test_a_path_goes_before_another_name(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_a_list_of_gpus_has_each_once() -> None:
-    assert read_systems("h200,H200, NVIDIA H100", None, None, None).gpus == ["h200", "h100"]
+    assert read_systems("h200,H200, NVIDIA H100", None, None, None, None).gpus == ["h200", "h100"]
 
 
 def test_plans_are_the_same_whatever_the_system_was_called(tmp_path: Path) -> None:
