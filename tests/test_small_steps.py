@@ -8,10 +8,11 @@ import pytest
 from command_line import run
 
 from blendsim import search
-from blendsim.report.advice import ALONE
+from blendsim.report.advice import ALONE, advise
 from blendsim.report.small_steps import beyond_best, with_small_steps
 from blendsim.request import Workload, from_lengths
 from blendsim.steplog import NOT_COUNTED
+from blendsim.traces import load_pool
 
 BUDGET = 2_048
 SAID = "Small steps take more of this run's"
@@ -21,8 +22,11 @@ MANY = from_lengths([900, 40] * 300, [20, 400] * 300)
 
 
 def chosen(pool: Workload, **asked: object) -> tuple[search.Problem, search.Choice]:
+    """A choice with the advice that there is without a word on small steps."""
     problem = search.prepare(pool, search.Settings(**{"sample": 1.0, "planner": "dfs", **asked}))
-    return problem, search.choose_for(problem)
+    choice = search.choose_for(problem)
+    plain = advise(choice.rows, choice.chosen, choice.bounds, problem.model)
+    return problem, choice._replace(advice=plain)
 
 
 def test_what_steps_take_beyond_the_best_rate_is_summed_step_by_step() -> None:
@@ -75,7 +79,7 @@ def test_where_one_request_bounds_the_run_or_tokens_are_not_counted_nothing_is_t
     assert with_small_steps(choice.advice, choice.log, none, problem.model, BUDGET) != choice.advice
 
 
-def test_plan_and_report_tell_it_alike(tmp_path: Path) -> None:
+def test_plan_report_and_python_tell_it_alike(tmp_path: Path) -> None:
     trace = tmp_path / "t.csv"
     rows = [f"{100 + k},{900 + 90 * k}" for k in range(30)]
     trace.write_text("num_prefill_tokens,num_decode_tokens\n" + "\n".join(rows) + "\n")
@@ -87,3 +91,15 @@ def test_plan_and_report_tell_it_alike(tmp_path: Path) -> None:
     found = run("report", log, "--json")
     sentence = said[said.index(SAID) :].partition(" full steps.")[0]
     assert sentence in found
+    pool, settings = (
+        load_pool([trace]),
+        search.Settings(model="gpt-oss-20b", gpu="h100", sample=1.0),
+    )
+    assert sentence in " ".join(search.choose(pool, replace(settings, planner="dfs")).advice)
+
+
+def test_in_a_pipeline_they_are_the_seconds_of_a_stage() -> None:
+    problem, choice = chosen(FEW, engine="vllm", gpu="h100", pp=2)
+    one, _ = chosen(FEW, engine="vllm", gpu="h100")
+    of_one = beyond_best(choice.log, one.model, BUDGET)
+    assert beyond_best(choice.log, problem.model, BUDGET) == pytest.approx(of_one / 2)

@@ -94,7 +94,6 @@ def plan(
                 choice, spread = _choose(pool, asked.settings, own, say)
             else:
                 choice, found, spread = _search_on(pool, asked.settings, further, say, cut)
-            choice = _with_small_steps(choice, asked.settings)
         notes = [
             *unfollowed(asked.settings, choice.plan),
             *idle([asked.settings], [row.policy for row in choice.rows], pool),
@@ -159,19 +158,6 @@ def _search_on(
     from blendsim.search.spread import NO_SPREAD
 
     return *choose_and_search(pool, settings, further, say, cut), NO_SPREAD
-
-
-def _with_small_steps(choice: "Choice", settings: "Settings") -> "Choice":
-    """The choice with a word on steps of few tokens, where the chosen plan's time goes to them."""
-    from blendsim.perf.measured import chosen_model
-    from blendsim.report.small_steps import with_small_steps
-
-    model = chosen_model(settings.system, settings.overlap, settings.profile)
-    budget = choice.chosen.token_budget
-    advice = with_small_steps(
-        choice.advice, choice.log, choice.bounds, model, budget, choice.chosen.kv_use
-    )
-    return choice._replace(advice=advice)
 
 
 @takes_pool("topology", "link", "engine", "planner")

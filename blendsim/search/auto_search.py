@@ -6,10 +6,10 @@ import time
 from typing import NamedTuple
 
 from blendsim.errors import InputError
-from blendsim.report.advice import Judged, advise
+from blendsim.report.advice import Judged
 from blendsim.report.metrics import beside, with_regret
 from blendsim.request import Workload
-from blendsim.search.choice import Choice, ends_of, try_policies
+from blendsim.search.choice import Choice, advice_on, try_policies
 from blendsim.search.cut import NEVER, Stop
 from blendsim.search.problem import prepare
 from blendsim.search.schedule_search import Effort, Found, search_prepared
@@ -67,15 +67,7 @@ def choose_and_search(
         rows=rows,
         log=found.log,
         bounds=limits,
-        advice=advise(
-            rows,
-            rows[at],
-            limits,
-            problem.model,
-            judged(found),
-            ends_of(problem, found.log),
-            overlaps=settings.flavour().overlaps,
-        ),
+        advice=advice_on(problem, rows, rows[at], limits, found.log, judged(found)),
         notes=found.notes,
         caveats=found.caveats,
     )

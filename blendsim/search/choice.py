@@ -14,9 +14,10 @@ from blendsim.cores import on_all_cores
 from blendsim.plan import Plan
 from blendsim.planner.make import dearest_first
 from blendsim.planner.own import Order
-from blendsim.report.advice import advise, ends_told
+from blendsim.report.advice import Judged, advise, ends_told
 from blendsim.report.metrics import Row, beside, with_regret
 from blendsim.report.optimum import Bounds
+from blendsim.report.small_steps import with_small_steps
 from blendsim.request import Workload
 from blendsim.search.budgets import Contender, better_run, leading_runs, tries_others
 from blendsim.search.caveats import caveats
@@ -97,23 +98,29 @@ def choose_for(
         rows=rows,
         log=best.log,
         bounds=limits,
-        advice=advise(
-            rows,
-            chosen,
-            limits,
-            problem.model,
-            ends=ends_of(problem, best.log),
-            overlaps=problem.settings.flavour().overlaps,
-        ),
+        advice=advice_on(problem, rows, chosen, limits, best.log),
         notes=[*problem.notes, *best.notes],
         caveats=caveats(problem.settings, plan),
     )
 
 
-def ends_of(problem: Problem, log: StepLog) -> list[str]:
-    """When the first and the last rank end, if there are several that do not meet."""
-    are_apart = problem.settings.dp > 1 and not problem.model.system.is_joined
-    return ends_told(log) if are_apart else []
+def advice_on(
+    problem: Problem,
+    rows: Sequence[Row],
+    chosen: Row,
+    limits: Bounds,
+    log: StepLog,
+    judged: Judged | None = None,
+) -> list[str]:
+    """Sentences for the user on the choice among `rows`, whose run `log` is of: with when ranks
+    end, if there are several that do not meet, and on steps of few tokens where its time goes to
+    them.
+    """
+    settings, model = problem.settings, problem.model
+    ends = ends_told(log) if settings.dp > 1 and not model.system.is_joined else []
+    overlaps = settings.flavour().overlaps
+    advice = advise(rows, chosen, limits, model, judged, ends, overlaps=overlaps)
+    return with_small_steps(advice, log, limits, model, chosen.token_budget, chosen.kv_use)
 
 
 def try_policies(
