@@ -30,6 +30,7 @@ from blendsim.soundness import (
 
 SCHEMA_VERSION = 3
 MEASURED_ROWS = "measured_rows"  # key of meta: rows of a sampled replay that were measured
+_CLOCKS = 1e-5  # seconds by which clocks may differ
 HALVED = "halved"  # key of meta: ranges [first, behind) of rows that our executor cut in two halves
 NOT_COUNTED = "not_counted"  # key of meta: columns the engine does not tell
 
@@ -159,8 +160,9 @@ def write_steplog(log: StepLog, path: Path | str) -> None:
 
 
 def read_steplog(path: Path | str) -> StepLog:
-    """Read what `write_steplog` wrote; refuses other files, newer schemas and values that no run
-    has.
+    """Read what `write_steplog` wrote. InputError for other files, newer schemas, values that no
+    run has, and where a replica begins a step before its last one has ended. Of a sampled replay,
+    whose other seconds are guessed, that is not required.
     """
     path = Path(path)
     table, meta = read_table(path, "steplog", SCHEMA_VERSION)
@@ -169,12 +171,27 @@ def read_steplog(path: Path | str) -> StepLog:
     for name in _SCHEMA.names:
         most = MOST_SECONDS if name in TIMES else MOST_COUNT
         require_range(name, table[name].to_numpy(), most, path)
-    return StepLog(
+    log = StepLog(
         counts=np.column_stack([table[name].to_numpy() for name in COUNTS]),
         times=np.column_stack([table[name].to_numpy() for name in TIMES]),
         replica=table["replica"].to_numpy(),
         meta=meta,
     )
+    if log.is_timed.all():
+        _require_in_order(log, path)
+    return log
+
+
+def _require_in_order(log: StepLog, path: Path) -> None:
+    start = log.time("start")
+    ended = start + log.time("seconds")
+    follows = log.replica[1:] == log.replica[:-1]
+    is_early = follows & (start[1:] < ended[:-1] - (_CLOCKS + 1e-9 * ended[:-1]))
+    for row in np.flatnonzero(is_early)[:1].tolist():
+        raise InputError(
+            f"{path}: row {row + 1:,} (from 0) begins at {start[row + 1]:.6g} s, before the step "
+            f"ahead of it ends, at {ended[row]:.6g} s; run it again"
+        )
 
 
 def write_parquet(table: pa.Table, path: Path, **options: Any) -> None:

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from blendsim.cli import options as o
-from blendsim.cli.logs import read_log
 from blendsim.cli.output import print_json, print_lines
 from blendsim.cli.places import require_places
 from blendsim.cli.progress import Progress
@@ -82,8 +81,9 @@ def _require_ending(place: Path) -> None:
 def _read(path: Path) -> "StepLog":
     """The log at `path`. InputError unless it has steps that took time."""
     from blendsim.errors import InputError
+    from blendsim.steplog import read_steplog
 
-    log = read_log(path)
+    log = read_steplog(path)
     if not len(log) or not log.time("seconds")[log.is_timed].sum() > 0:
         raise InputError(f"{path}: holds no steps that took time; run it again")
     return log

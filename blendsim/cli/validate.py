@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from blendsim.cli import options as o
-from blendsim.cli.logs import read_log
 from blendsim.cli.output import print_json, print_lines, width
 from blendsim.cli.places import require_places
 from blendsim.cli.progress import Progress
@@ -81,8 +80,9 @@ def _require_places_in(directory: Path, pairs: list[tuple[Path, Path]]) -> None:
 def _read(simulated: Path, measured: Path) -> "Validation":
     from blendsim.errors import InputError
     from blendsim.report.validate import validate as compare
+    from blendsim.steplog import read_steplog
 
-    ours, theirs = read_log(simulated), read_log(measured)
+    ours, theirs = read_steplog(simulated), read_steplog(measured)
     if "runtime" not in theirs.meta:
         raise InputError(
             f"{measured}: is a simulated run; give a log of `replay -o` of the same plan"
