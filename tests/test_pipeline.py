@@ -19,6 +19,9 @@ from blendsim.prefix import sort_prompts
 from blendsim.report.optimum import bounds
 from blendsim.request import Workload, from_lengths
 from blendsim.search import Settings
+from blendsim.search.budgets import BUDGETS, WORTH
+from blendsim.search.trial import find_engine
+from blendsim.search.world_run import seconds_in
 from blendsim.serving.core import ServingCore
 from blendsim.serving.flavour import find_flavour
 from blendsim.sim.pipeline import SENT, leaves_at, new_stages
@@ -275,3 +278,20 @@ def test_what_enters_when_is_told_of_a_pipeline() -> None:
     steps = pool.output_len[pool.output_len > 1] - 1
     model = step_model(asked.system)
     assert bool((rounds / steps > 0.9 * float(model.layer_seconds[1:].min())).all())
+
+
+def test_all_policies_are_tried_at_other_token_budgets() -> None:
+    """Who is far behind at the engine's own budget may be ahead at another."""
+    rng = np.random.default_rng(14)
+    lengths = [(int(rng.integers(20, 8_000)), int(rng.integers(1, 1_500))) for _ in range(400)]
+    shared = [16 * int(rng.integers(0, 500)) for _ in lengths]
+    pool = tiny_pool(lengths, shared, [int(rng.integers(0, 20)) for _ in lengths])
+    asked = Settings(gpu="h100", engine="vllm", pp=4, kv_bytes=PLENTY, sample=1.0)
+    problem = search.prepare(pool, asked)
+    chosen = search.choose_for(problem).chosen
+    for policy in asked.policies:
+        plan = search.plan_policy(problem, policy)
+        for budget in BUDGETS:
+            engine = find_engine(problem, "vllm", budget)
+            seconds = seconds_in(problem, plan, engine, problem.true_lengths)
+            assert chosen.reported_seconds <= seconds / (1 - WORTH)
