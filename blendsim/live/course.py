@@ -105,7 +105,7 @@ class Course:
         self.lengths[row] = tokens
         self._done += 1
         n = self._can_be_done
-        self._say(f"{self._done * 10 // n * 10} % of {n:,} requests answered")
+        self._say(f"{self._done * 100 // n} % of {n:,} requests answered")
 
     def _give_up(self, row: int) -> None:
         self.refused[row] = True
