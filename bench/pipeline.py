@@ -1,10 +1,12 @@
 """Four GPUs as one replica of vLLM: tensor parallel, a pipeline, or some of each.
 
     python bench/pipeline.py DATA [--model llama-3.1-70b] [--gpus h100 l40s] [--requests 20000]
+    python bench/pipeline.py DATA --apart [--gpus h100]
 
 Seconds of prefix order by vLLM's own rules, and of what `auto` takes, at its token budget and
 running limit, with all lengths known. A GPU's idle share is what is left of a run beside the
-seconds of work that a GPU has in the mean.
+seconds of work that a GPU has in the mean. With --apart instead what orders and token budgets do
+each by itself, on four stages of one GPU.
 """
 
 import argparse
@@ -16,6 +18,9 @@ from one_line import pools, taken
 
 from blendsim.request import Workload
 from blendsim.search import Settings, choose, plan_policy, prepare, simulate_plan
+from blendsim.search.budgets import BUDGETS
+from blendsim.search.trial import find_engine
+from blendsim.search.world_run import seconds_in
 from blendsim.steplog import StepLog
 from blendsim.traces.limits import without_oversize
 
@@ -39,6 +44,20 @@ def measured(pool: Workload, settings: Settings) -> list[str]:
     return [*cells, f"{idle(choice.log):.1%}", taken(choice), f"{gain:.3f}"]
 
 
+def apart(data: Path, requests: int, asked: Settings) -> None:
+    """Print seconds by order and token budget."""
+    staged = replace(asked, tp=1, pp=4)
+    print(row("pool", "order", *(f"{budget:,}" for budget in BUDGETS)))
+    print(row(*["---"] * (2 + len(BUDGETS))))
+    for name, pool in pools(data, requests, staged).items():
+        problem = prepare(pool, staged)
+        for policy in staged.policies:
+            plan = plan_policy(problem, policy)
+            engines = [find_engine(problem, staged.engine, budget) for budget in BUDGETS]
+            took = [seconds_in(problem, plan, each, problem.true_lengths) for each in engines]
+            print(row(name, policy, *(f"{seconds:,.1f}" for seconds in took)), flush=True)
+
+
 def main() -> None:
     """Measure and print the table."""
     options = argparse.ArgumentParser(description=__doc__)
@@ -46,8 +65,16 @@ def main() -> None:
     options.add_argument("--model", default="llama-3.1-70b")
     options.add_argument("--gpus", nargs="+", default=["h100", "l40s"])
     options.add_argument("--requests", type=int, default=20_000)
+    options.add_argument("--apart", action="store_true")
     given = options.parse_args()
     print(f"{machine()}; {today()}; {given.model}\n")
+    if given.apart:
+        apart(
+            given.data,
+            given.requests,
+            Settings(given.model, given.gpus[0], engine="vllm", sample=1.0),
+        )
+        return
     head = "GPUs", "pool", "requests", "tp × pp", "dfs, own rules, s", "idle", "auto, s", "idle"
     head += "chosen", "gain"
     print(row(*head))
