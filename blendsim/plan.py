@@ -70,8 +70,18 @@ class Plan:
         """Colocated replicas it is for, of which some may have no requests; where its `meta` does
         not say how many those are, as many as the last that has some.
         """
-        needed = int(self.rank.max(initial=0)) + 1
-        return max(needed, int(self.meta.get("settings", {}).get("dp", needed)))
+        return max(self.used_replicas, self.made_for or 0)
+
+    @property
+    def used_replicas(self) -> int:
+        """As many as the last that has requests."""
+        return int(self.rank.max(initial=0)) + 1
+
+    @property
+    def made_for(self) -> int | None:
+        """Replicas that its `meta` says it was made for."""
+        found: int | None = self.meta.get("settings", {}).get("dp")
+        return found
 
     def check(self) -> None:
         """Assert that the plan is a permutation and its columns fit together."""
@@ -140,8 +150,7 @@ def require_same_replicas(plan: Plan, dp: int) -> None:
     """Raise PlanMismatch unless `plan` is for that many colocated replicas. One whose `meta` does
     not say for how many it was made is for those that have requests, or more.
     """
-    needed = int(plan.rank.max(initial=0)) + 1
-    made_for = plan.meta.get("settings", {}).get("dp")
+    needed, made_for = plan.used_replicas, plan.made_for
     if (needed > dp) if made_for is None else (made_for != dp):
         replicas = f"{needed if made_for is None else made_for:,}"
         raise PlanMismatch(
