@@ -200,7 +200,8 @@ def beside(state: State, line: Ints, first_count: int) -> State:
     """A fresh State of another replica over the records of a fresh `state`, of which it serves
     `line`; the first `first_count` of them run before the others.
     """
-    shared = ("requests", "density", "host", "queue", "pace", "cascade")
+    assert not state.microbatches, "pipelines share no records"
+    shared = ("requests", "density", "host", "queue", "pace", "cascade", "microbatches")
     own = {name: getattr(state, name).copy() for name in State._fields if name not in shared}
     cascade = tuple(new_cascade(len(fresh.decoding)) for fresh in state.cascade)
     return with_line(state._replace(**own, cascade=cascade), line, first_count)
