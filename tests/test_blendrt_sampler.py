@@ -199,10 +199,11 @@ def test_a_stop_text_with_tokens_that_say_nothing_inside_is_found(between: int) 
     assert len(first.tokens) == len(tokens) - 1
 
 
-def test_a_stop_text_may_begin_a_long_way_before_a_long_token_ends() -> None:
-    words = ["a", "b", "c", "d and many more letters"]
+@pytest.mark.parametrize("between", [0, 40])  # tokens that say nothing
+def test_a_stop_text_may_begin_a_long_way_before_a_long_token_ends(between: int) -> None:
+    words = ["a", "b", "c", "d and many more letters", ""]
     ending = Ending(wanted(1, stop=(("abcd",),)), lambda found: "".join(words[i] for i in found))
-    answer = ending.answer(0, [3, 0, 1, 2, 3])
+    answer = ending.answer(0, [3, 0, 1, 2, *[4] * between, 3])
     assert answer is not None
     assert answer.text == words[3]
 

@@ -158,6 +158,33 @@ def test_room_is_for_the_prompt_and_under_a_forecast_for_the_answers_too() -> No
         assert handover.can_receive(core.state, 1) == (not predicted_peak)
 
 
+@pytest.mark.parametrize(("capacity", "fits"), [(12, False), (13, True)])
+def test_a_prompt_waits_beside_an_answer_that_has_just_outlived_its_estimate(
+    capacity: int, fits: bool
+) -> None:
+    """After two decodes the first has 3 tokens where 2 were expected: now 4 are, and 4 + 3 of KV.
+    Where the bucket of that step ends the other has two tokens more than its prompt: 7 + 6.
+    """
+    world = replace(
+        WORLD,
+        prompts=((1,) * 4, (2,) * 4),
+        outputs=(9, 3),
+        estimates=(2, 3),
+        densities=(1.0, 1.0),
+        capacity=capacity,
+        block=1,
+        predicted_peak=True,
+    )
+    core = receiving(world)
+    receive(core, 0)
+    handover.take_in(core.state, 0)
+    for _ in range(2):
+        core.step()
+        core.commit()
+    assert handover.can_receive(core.state, 1) == fits
+    core.check()
+
+
 def test_no_prompt_is_received_past_the_running_limit_or_before_who_was_preempted() -> None:
     core = receiving(replace(WORLD, max_running=1))
     receive(core, 0)

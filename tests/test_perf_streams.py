@@ -10,7 +10,9 @@ from blendsim.batch import Batch
 from blendsim.perf.kernels import Streams, bound_by_streams
 from blendsim.perf.model import StepModel, step_model
 from blendsim.perf.pricing import price_steps, price_work
+from blendsim.perf.profile import EXPERTS
 from blendsim.perf.step import step_costs
+from blendsim.perf.store import load_profile
 from blendsim.search.thinning import divide_model
 from blendsim.serving.flavour import find_flavour
 from blendsim.specs import find_gpu, find_model
@@ -59,6 +61,28 @@ def _kv_bytes(model: StepModel) -> float:
 def _rate(model: StepModel) -> float:
     """Bytes a second of the best stream."""
     return _kv_bytes(model) / model.kv_stream_seconds
+
+
+def test_streams_go_at_the_best_rate_that_decodes_or_the_head_read_at() -> None:
+    heads_are_better = []
+    for system in SYSTEMS:
+        model, sizes = step_model(system), system.model
+        head = 2 * sizes.vocab * sizes.hidden / system.tp / float(model.tables.head[1:].min())
+        decodes = _kv_bytes(model) / model.best_kernel_seconds_per_context_token
+        assert _rate(model) == pytest.approx(max(head, decodes), rel=1e-9)
+        heads_are_better.append(head > decodes)
+    assert sorted(set(heads_are_better)) == [False, True]
+
+
+def test_experts_are_read_for_no_longer_than_their_kernel_takes() -> None:
+    """Experts that few tokens go to are fewer than even loads would reach."""
+    system = System(find_model("qwen3-30b-a3b"), find_gpu("a100-80g"))
+    profile = load_profile(system.gpu, system.model, 1)
+    of_experts = profile.gemm[:, profile.operators.index(EXPERTS)]
+    kernels = system.model.layers * of_experts
+    reads = step_model(system).expert_stream_seconds[profile.tokens.astype(np.int64)]
+    assert bool((reads <= kernels * (1.0 + 1e-12)).all())
+    assert reads[profile.tokens == 32] == pytest.approx(kernels[profile.tokens == 32])
 
 
 @pytest.mark.parametrize("system", SYSTEMS, ids=lambda one: one.gpu.name)

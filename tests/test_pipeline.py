@@ -105,6 +105,24 @@ def test_a_tied_embedding_lies_on_the_first_and_on_the_last_stage() -> None:
     assert two.weight_bytes == one.weight_bytes + embedding
 
 
+def test_towers_lie_on_the_first_stage_alone() -> None:
+    """Layers are halved, embedding and LM head of one size; only the towers are on one of two."""
+    model = MODELS["mistral-small-3.1-24b"]
+    system = System(model, GPUS["h100"], pp=2)
+    first, last = system.stage_weight_bytes
+    assert model.tower_parameters > 0
+    assert first - last == 2 * model.tower_parameters
+    assert system.weight_bytes == pytest.approx(System(model, GPUS["h100"]).weight_bytes, rel=1e-9)
+
+
+def test_gpus_of_a_stage_send_a_share_each() -> None:
+    """Two values of two bytes each a hidden dimension and token, half of them over each link."""
+    stages = new_stages(System(LLAMA, GPUS["h100"], tp=2, pp=2))
+    link = GPUS["h100"].link
+    sent = 1_000 * 4_096 * 4 / 2 / link.bandwidth + link.latency
+    assert leaves_at(stages, 0, 1.0, 0.0, 1_000) == pytest.approx(1.0 + sent, rel=1e-12)
+
+
 @given(
     st.integers(1, 5),
     st.lists(st.tuples(st.integers(0, 4), st.integers(1, 9), st.integers(0, 3)), max_size=30),
@@ -145,14 +163,16 @@ def test_a_run_takes_what_its_steps_take_in_the_stages() -> None:
     core = ServingCore.from_plan(plan, pool, pool.output_len, sort_prompts(pool), system, flavour)
     costs = flavour.costs(model)
     steps: list[tuple[int, float, float, int]] = []
+    kinds: list[tuple[float, float, float]] = []  # of work, of a GPU in the mean
     turn = 0
     while not core.is_done:
         if core.step().tokens:
             counts: Ints = core.state.counts.copy()
             head = float(costs.tables.head[counts[COUNTS.index("sampled_tokens")]])
-            seconds = step_seconds(costs, counts).seconds
+            took = step_seconds(costs, counts)
             tokens = int(counts[0] + counts[3])
-            steps.append((turn % 3, seconds - head, head, tokens))
+            steps.append((turn % 3, took.seconds - head, head, tokens))
+            kinds.append((took.compute / 3, took.memory / 3, took.network / 3))
         core.commit()
         turn += 1
     left = [row[-1] for row in entered_and_left(new_stages(system), steps)]
@@ -161,6 +181,8 @@ def test_a_run_takes_what_its_steps_take_in_the_stages() -> None:
     assert ends == pytest.approx(left, rel=1e-9)
     assert log.time("start")[1:] == pytest.approx(ends[:-1], rel=1e-12)
     assert log.end == pytest.approx(left[-1])
+    for name, found in zip(("compute", "memory", "network"), zip(*kinds, strict=True), strict=True):
+        assert log.time(f"{name}_seconds") == pytest.approx(found, rel=1e-9), name
 
 
 def test_many_micro_batches_compute_what_one_does() -> None:
@@ -181,13 +203,15 @@ def test_what_is_thrown_out_is_computed_again_and_all_end() -> None:
     core = ServingCore.from_plan(
         plan, pool, pool.output_len, sort_prompts(pool), asked.system, asked.flavour()
     )
-    out = 0
+    out, lost = 0, 0
     while not core.is_done:
         core.step()
         core.commit()
         core.check()
         out += core.counts()["preempted"]
+        lost += core.counts()["preempted_tokens"]
     assert out == int(log.count("preempted").sum()) > 20
+    assert lost == int(log.count("preempted_tokens").sum()) > 0
     assert int(log.count("finished").sum()) == len(pool)
     assert int(log.count("sampled_tokens").sum()) == int(pool.output_len.sum())
 
