@@ -8,8 +8,12 @@ from test_cli_errors import complaint
 from test_cli_export import batch
 from test_cli_plan import write_csv
 
+from blendsim.cli.servers import server_json
 from blendsim.plan import read_plan
+from blendsim.search import Settings
+from blendsim.specs import GPUS, MODELS
 from blendsim.steplog import read_steplog
+from blendsim.system import System
 
 PLAN = ("plan", "--trace", "trace.csv", "--gpu", "h100", "--engine", "vllm")
 
@@ -62,6 +66,24 @@ def test_what_a_server_needs_for_it_is_exported(tmp_path: Path) -> None:
     arguments = run_json("plan", *given, "--config", config)["server"]["args"]
     of_gpu = arguments[arguments.index("--kv-cache-memory-bytes") + 1]
     assert of_gpu == "4000000000"  # half of the layers of every request
+
+
+def test_a_server_has_every_kv_block_of_the_plan_where_stages_are_uneven() -> None:
+    """Bytes of a GPU are those of as many whole blocks on the stage with most layers."""
+    blocks, one = 1_169, System(MODELS["llama-3.1-70b"], GPUS["h100"], tp=2, pp=6)
+    asked = Settings(
+        model="llama-3.1-70b",
+        gpu="h100",
+        tp=2,
+        pp=6,
+        engine="vllm",
+        kv_bytes=blocks * one.block_tokens * one.kv_bytes_per_token,
+    )
+    server = server_json(asked)
+    assert server is not None
+    of_gpu = server["args"][server["args"].index("--kv-cache-memory-bytes") + 1]
+    of_layer = one.block_tokens * one.kv_bytes_per_token // (80 * 2)
+    assert int(of_gpu) == blocks * of_layer * max(one.stage_layers)
 
 
 def test_what_has_no_pipeline_says_so(folder: Path) -> None:

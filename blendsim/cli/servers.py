@@ -101,8 +101,8 @@ def _vllm_flags(settings: "Settings") -> list[str]:
     if settings.kv_bytes is None:
         flags.append("--gpu-memory-utilization 0.9")
     else:
-        most = max(system.stage_layers) / system.model.layers  # of a request, on one stage
-        of_gpu = int(settings.kv_bytes * most) // settings.tp
+        most = max(system.stage_layers)  # of a request, on one stage
+        of_gpu = settings.kv_bytes * most // (system.model.layers * settings.tp)
         flags.append(f"--kv-cache-memory-bytes {of_gpu}")
     if system.longest_request < system.model.context:
         # vLLM does not start where a request of the whole context would not fit.
