@@ -309,18 +309,15 @@ def test_what_enters_when_is_told_of_a_pipeline() -> None:
     assert bool((rounds / steps > 0.9 * float(model.layer_seconds[1:].min())).all())
 
 
-def test_all_policies_are_tried_at_other_token_budgets() -> None:
-    """Who is far behind at the engine's own budget may be ahead at another."""
-    rng = np.random.default_rng(14)
-    lengths = [(int(rng.integers(20, 8_000)), int(rng.integers(1, 1_500))) for _ in range(400)]
-    shared = [16 * int(rng.integers(0, 500)) for _ in lengths]
-    pool = tiny_pool(lengths, shared, [int(rng.integers(0, 20)) for _ in lengths])
-    asked = Settings(gpu="h100", engine="vllm", pp=4, kv_bytes=PLENTY, sample=1.0)
-    problem = search.prepare(pool, asked)
-    chosen = search.choose_for(problem).chosen
-    for policy in asked.policies:
-        plan = search.plan_policy(problem, policy)
-        for budget in BUDGETS:
-            engine = find_engine(problem, "vllm", budget)
-            seconds = seconds_in(problem, plan, engine, problem.true_lengths)
-            assert chosen.reported_seconds <= seconds / (1 - WORTH)
+def test_who_enters_does_so_when_its_step_is_sent_on_its_way() -> None:
+    """Once the step as many before it as there are stages is back, not when the row begins."""
+    from blendsim.search.served import serve
+
+    pool = tiny_pool([(100, 1)] * 40, [0] * 40)
+    log, plan, asked = ran(pool, 3, token_budget=200, max_running=200)
+    served = serve(pool, plan, asked).served
+    ends = log.time("start") + log.time("seconds")
+    assert len(log) == 20
+    sent = np.concatenate(([0.0] * 3, ends[:-3]))
+    assert sorted(served.entered.tolist()) == pytest.approx(np.repeat(sent, 2).tolist())
+    assert sorted(served.ended.tolist()) == pytest.approx(np.repeat(ends, 2).tolist())

@@ -56,6 +56,12 @@ def upcoming_step(state: State, request: int) -> int:
     return int(state.scalars[0].step) + int(state.requests[request].microbatch < turn)
 
 
+@kernel_where("microbatches", lambda state: 0)
+def turn_now(state: State) -> int:
+    """The micro-batch whose turn it is."""
+    return int(state.microbatches[0].record[0].turn)
+
+
 @kernel_where("microbatches", lambda state, request: True)
 def is_its_turn(state: State, request: int) -> bool:
     """Whether the request, which decodes, does so in this step."""

@@ -19,13 +19,14 @@ from blendsim.request import Workload
 from blendsim.serving.columns import step_tokens
 from blendsim.serving.core import ServingCore
 from blendsim.serving.flavour import Flavour
-from blendsim.serving.microbatch import slot_in_turn
+from blendsim.serving.microbatch import slot_in_turn, turn_now
 from blendsim.serving.state import LEFT, NONE, State
 from blendsim.serving.step import StepKind, commit, decodes_join, has_work, schedule
 from blendsim.steplog import StepLog
 from blendsim.system import HostMemory, System
 
-PLACE, SIDE, ENTERED, HIT, FIRST, ENDED = range(6)  # rows of the notes: the last but HIT are steps
+#: Rows of the notes: the last two are steps, ENTERED is how many were over when it entered.
+PLACE, SIDE, ENTERED, HIT, FIRST, ENDED = range(6)
 
 
 class Served(NamedTuple):
@@ -33,7 +34,7 @@ class Served(NamedTuple):
 
     rank: NDArray[np.int32]  # (n,)
     place: Ints  # (n,) requests of its rank that entered before it did first
-    entered: Floats  # (n,) the first step that computes some of it begins
+    entered: Floats  # (n,) the first step that computes some of it is decided
     first_token: Floats  # (n,) the step that samples it ends
     ended: Floats  # (n,) the step that samples its last token ends
     hit_tokens: Ints  # (n,) of its prompt, found computed (or on the host) when it entered first
@@ -71,7 +72,7 @@ def request_times(
             plan, workload, output_len, prompts, system, flavour, rank, host
         )
         notes = np.full((6, len(core.rows)), NONE, np.int64)
-        steps = int(_serve(core.kind, core.state, notes))
+        steps = int(_serve(core.kind, core.state, notes, np.zeros(system.pp, np.int64)))
         at = np.flatnonzero(log.replica == rank)
         ended = np.bincount(notes[ENDED], minlength=steps)
         if not np.array_equal(ended, log.count("finished")[at]):
@@ -82,7 +83,9 @@ def request_times(
         rows = core.rows
         served.rank[rows] = rank
         served.place[rows] = notes[PLACE]
-        served.entered[rows] = start[at][notes[ENTERED]]
+        # NOTE: a row of a pipeline begins later than its step, which is on its way beside others.
+        begins = start[at] if system.pp == 1 else np.concatenate(([0.0], end[at]))
+        served.entered[rows] = begins[notes[ENTERED]]
         served.first_token[rows] = end[at][notes[FIRST]]
         served.ended[rows] = end[at][notes[ENDED]]
         served.hit_tokens[rows] = notes[HIT]
@@ -93,9 +96,11 @@ def request_times(
 
 
 @kernel
-def _note_step(kind: StepKind, state: State, step: int, entered: int, notes: Ints) -> int:
-    """Note who is served in a step that is scheduled and not yet committed, before which `entered`
-    requests had entered; returns how many have now.
+def _note_step(
+    kind: StepKind, state: State, step: int, over: int, entered: int, notes: Ints
+) -> int:
+    """Note who is served in a step that is scheduled and not yet committed, when so many steps were
+    `over` and `entered` requests had entered; returns how many have now.
     """
     s = state.scalars[0]
     for j in range(s.chunks):
@@ -103,7 +108,7 @@ def _note_step(kind: StepKind, state: State, step: int, entered: int, notes: Int
         if notes[ENTERED, k] == NONE:
             notes[PLACE, k] = entered
             notes[SIDE, k] = state.requests[k].side
-            notes[ENTERED, k] = step
+            notes[ENTERED, k] = over
             notes[HIT, k] = state.chunk[1, j]
             entered += 1
     for j in range(s.completed):
@@ -120,17 +125,19 @@ def _note_step(kind: StepKind, state: State, step: int, entered: int, notes: Int
 
 
 @kernel
-def _serve(kind: StepKind, state: State, notes: Ints) -> int:
-    """Run a fresh state to its end; returns the steps."""
+def _serve(kind: StepKind, state: State, notes: Ints, over: Ints) -> int:
+    """Run a fresh state to its end; returns the steps. `over` has a number for every micro-batch:
+    steps that are over when its last one is.
+    """
     # NOTE: a compiled loop, though `core.step()` does the same: one call a step took 27 s where the
     # loop takes 0.35 (183,000 steps of trace1).
     step = entered = 0
     while has_work(kind, state):
+        turn = turn_now(state)
         schedule(kind, state)
-        if step_tokens(state.counts) == 0:  # of a pipeline: a micro-batch without requests
-            commit(kind, state)
-            continue
-        entered = _note_step(kind, state, step, entered, notes)
+        if step_tokens(state.counts) > 0:  # else a micro-batch of a pipeline, without requests
+            entered = _note_step(kind, state, step, over[turn], entered, notes)
+            step += 1
         commit(kind, state)
-        step += 1
+        over[turn] = step
     return step
