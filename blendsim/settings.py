@@ -209,7 +209,7 @@ class Settings:
         """The replica that is asked for; InputError where it cannot be."""
         self._require_whole_teams()
         system = System(self.spec, self.found_gpu, self.tp, self.kv_bytes, pp=self.pp)
-        left = system.gpu.memory_bytes * system.gpus - system.weight_bytes
+        left = system.kv_beside_weights(system.gpu.memory_bytes * system.tp)
         if system.kv_capacity_bytes > left:
             raise InputError(
                 f"kv_bytes = {self.kv_bytes} is more than the {max(0, left)} bytes that weights of "

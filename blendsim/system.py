@@ -167,20 +167,26 @@ class System:
 
     @property
     def kv_capacity_bytes(self) -> int:
-        """KV memory of the replica: 0.90 × HBM × tp − weights − 2 GiB a GPU, or `kv_bytes`. Of a
-        pipeline what the stage with least room for its layers leaves to all, as every stage has
-        its part of each request.
+        """KV memory of the replica: 0.90 × HBM × tp − weights − 2 GiB a GPU, or `kv_bytes`.
 
         0.90 is what vLLM took of a GPU unless told (`gpu_memory_utilization`; newer ones take
         0.92). 2 GiB for activations, the engine's buffers and CUDA's own is our round figure.
         """
         if self.kv_bytes is not None:
             return self.kv_bytes
-        free = int(0.90 * self.gpu.memory_bytes * self.tp) - (2 << 30) * self.tp
+        return self.kv_beside_weights(
+            int(0.90 * self.gpu.memory_bytes * self.tp) - (2 << 30) * self.tp
+        )
+
+    def kv_beside_weights(self, of_stage: int) -> int:
+        """Bytes that weights leave to KV where GPUs of a stage have so many for both. Of a pipeline
+        what the stage with least room for its layers leaves to all, as every stage has its part of
+        each request.
+        """
         if self.pp == 1:
-            return free - self.weight_bytes
+            return of_stage - self.weight_bytes
         stages = zip(self.stage_weight_bytes, self.stage_layers, strict=True)
-        return min((free - held) * self.model.layers // layers for held, layers in stages)
+        return min((of_stage - held) * self.model.layers // layers for held, layers in stages)
 
     @property
     def stage_weight_bytes(self) -> tuple[int, ...]:

@@ -321,3 +321,32 @@ def test_who_enters_does_so_when_its_step_is_sent_on_its_way() -> None:
     sent = np.concatenate(([0.0] * 3, ends[:-3]))
     assert sorted(served.entered.tolist()) == pytest.approx(np.repeat(sent, 2).tolist())
     assert sorted(served.ended.tolist()) == pytest.approx(np.repeat(ends, 2).tolist())
+
+
+def test_no_more_kv_is_asked_for_than_the_fullest_stage_has_room_for() -> None:
+    """Though other stages have more."""
+    asked = Settings(model="llama-3.1-70b", gpu="h100", tp=2, pp=3, engine="vllm")
+    system = asked.system
+    assert system.stage_layers == (27, 27, 26)
+    most = (2 * system.gpu.memory_bytes - system.stage_weight_bytes[0]) * 80 // 27
+    assert most < system.gpus * system.gpu.memory_bytes - system.weight_bytes
+    assert replace(asked, kv_bytes=most).system.kv_capacity_bytes == most
+    with pytest.raises(InputError, match=f"more than the {most} bytes that weights of"):
+        _ = replace(asked, kv_bytes=most + 1).system
+
+
+def test_all_policies_are_tried_at_other_token_budgets() -> None:
+    """Who is far behind at the engine's own budget may be ahead at another."""
+    rng = np.random.default_rng(14)
+    lengths = [(int(rng.integers(20, 8_000)), int(rng.integers(1, 1_500))) for _ in range(400)]
+    shared = [16 * int(rng.integers(0, 500)) for _ in lengths]
+    pool = tiny_pool(lengths, shared, [int(rng.integers(0, 20)) for _ in lengths])
+    asked = Settings(gpu="h100", engine="vllm", pp=4, kv_bytes=PLENTY, sample=1.0)
+    problem = search.prepare(pool, asked)
+    chosen = search.choose_for(problem).chosen
+    for policy in asked.policies:
+        plan = search.plan_policy(problem, policy)
+        for budget in BUDGETS:
+            engine = find_engine(problem, "vllm", budget)
+            seconds = seconds_in(problem, plan, engine, problem.true_lengths)
+            assert chosen.reported_seconds <= seconds / (1 - WORTH)
