@@ -16,7 +16,7 @@ _MOST = 4_096  # replicas that `--dp` takes
 class Enough(NamedTuple):
     """So many replicas of one kind are expected to be in time."""
 
-    kind: str  # GPU and tensor parallelism
+    kind: str  # GPU, its weights' format if several were asked for, tp and pp
     replicas: int
     is_least: bool  # with one row to go by: if each replica takes an equal part of its time
     spent: float  # money or GPU-hours of the kind's cheapest row, which more replicas hardly change
