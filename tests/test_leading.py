@@ -9,7 +9,7 @@ import pytest
 from blendsim import search
 from blendsim.errors import OversizeError
 from blendsim.plan import Plan
-from blendsim.planner.make import LONGEST, OVERLAPPED
+from blendsim.planner.make import OVERLAPPED
 from blendsim.request import from_lengths
 from blendsim.search import budgets
 from blendsim.search.budgets import CLOSE, MOST_LEADING, TIE, Contender, better_run, leading_runs
@@ -76,13 +76,13 @@ def test_runs_that_take_equally_long_are_one(known: Problem, sampled: Problem) -
 
 def test_the_longest_answers_first_are_tried_wherever_they_come(known: Problem) -> None:
     """They may take much less where fewer run at once; not if they are what another is."""
-    race = [*runs(known, dfs=100.0), Contender(LONGEST, runs(known)[0].plan, 130.0)]
-    assert names(leading_runs(known, race)) == ["dfs", LONGEST]
+    race = [*runs(known, dfs=100.0), Contender("dfs-longest", runs(known)[0].plan, 130.0)]
+    assert names(leading_runs(known, race)) == ["dfs", "dfs-longest"]
     race[-1] = race[-1]._replace(seconds=100.0)
     assert names(leading_runs(known, race)) == ["dfs"]
     near = {policy: 100.0 + k / 100 for k, policy in enumerate(OVERLAPPED)}
     race = [*runs(known, **near), race[-1]._replace(seconds=100.9)]
-    assert names(leading_runs(known, race)) == [*OVERLAPPED[:MOST_LEADING], LONGEST]
+    assert names(leading_runs(known, race)) == [*OVERLAPPED[:MOST_LEADING], "dfs-longest"]
 
 
 def in_worlds(

@@ -12,7 +12,7 @@ import pytest
 from blendsim import search
 from blendsim.baselines import Baseline, find_baselines, named_baselines, own_baselines
 from blendsim.errors import InputError
-from blendsim.planner.make import IN_LINE, LONGEST, OVERLAPPED
+from blendsim.planner.make import IN_LINE, LONGEST_FIRST, OVERLAPPED
 from blendsim.planner.own import reordered
 from blendsim.report.metrics import Row
 from blendsim.request import Workload, from_lengths
@@ -44,7 +44,7 @@ def figures(row: Row) -> Row:
 @pytest.fixture(scope="module", autouse=True)
 def _without_our_own() -> Iterator[None]:
     """Our longest answers first are the same order as one's own here, and ahead where they tie."""
-    usual = tuple(name for name in IN_LINE if name != LONGEST)
+    usual = tuple(name for name in IN_LINE if name not in LONGEST_FIRST)
     with mock.patch("blendsim.settings.IN_LINE", usual):
         yield
 

@@ -17,7 +17,7 @@ from blendsim.baselines import named_baselines
 from blendsim.cli.servers import flags_assumed
 from blendsim.errors import InputError
 from blendsim.plan import write_plan
-from blendsim.planner.make import IN_LINE, LONGEST
+from blendsim.planner.make import IN_LINE, LONGEST_FIRST
 from blendsim.report.rental import Goal
 from blendsim.report.tables import limits_told, policy_labels
 from blendsim.request import Workload, from_lengths
@@ -189,7 +189,7 @@ def test_no_limit_is_tried_otherwise(
 
     monkeypatch.setattr(budgets, "timed_in", watched)
     if "kv_bytes" in asked:  # the longest answers first gain without preemptions, too
-        usual = tuple(name for name in IN_LINE if name != LONGEST)
+        usual = tuple(name for name in IN_LINE if name not in LONGEST_FIRST)
         monkeypatch.setattr("blendsim.settings.IN_LINE", usual)
     problem = search.prepare(pool(), replace(VLLM, **asked))
     own = find_engine(problem, problem.settings.engine).most_running

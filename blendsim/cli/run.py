@@ -102,10 +102,10 @@ def require_files(batch: Path, output: Path, log: Path | None, config: Path | No
     # Results may be a link: answers are added to its file.
     for path in (Path(os.path.realpath(output)), log):
         require_places([path], [config])
-    require_parquet(log)
     real = [os.path.realpath(path) for path in (batch, output, log) if path is not None]
     if len(set(real)) < len(real):
         raise InputError("the batch, -o and --log are to be different files; rename one")
+    require_parquet(log)
     if _is_shown(output):
         raise InputError(
             f"{output}: what the command says is written there, too; write to another file"
