@@ -20,12 +20,14 @@ from blendsim.report.optimum import bounds
 from blendsim.request import Workload, from_lengths
 from blendsim.search import Settings
 from blendsim.search.budgets import BUDGETS, WORTH
+from blendsim.search.served import serve
 from blendsim.search.trial import find_engine
 from blendsim.search.world_run import seconds_in
 from blendsim.serving.core import ServingCore
 from blendsim.serving.flavour import find_flavour
 from blendsim.sim.pipeline import SENT, leaves_at, new_stages
 from blendsim.sim.run import simulate
+from blendsim.sim.timing import time_plan
 from blendsim.specs import GPUS, MODELS
 from blendsim.steplog import COUNTS, StepLog
 from blendsim.system import System
@@ -293,8 +295,6 @@ def test_models_whose_stages_would_differ_are_refused() -> None:
 
 def test_what_enters_when_is_told_of_a_pipeline() -> None:
     """Of the run that the log is of, request by request."""
-    from blendsim.search.served import serve
-
     pool = pool_of(np.random.default_rng(9), 80, 50)
     log, plan, asked = ran(pool, 3)
     served = serve(pool, plan, asked).served
@@ -311,8 +311,6 @@ def test_what_enters_when_is_told_of_a_pipeline() -> None:
 
 def test_who_enters_does_so_when_its_step_is_sent_on_its_way() -> None:
     """Once the step as many before it as there are stages is back, not when the row begins."""
-    from blendsim.search.served import serve
-
     pool = tiny_pool([(100, 1)] * 40, [0] * 40)
     log, plan, asked = ran(pool, 3, token_budget=200, max_running=200)
     served = serve(pool, plan, asked).served
@@ -333,6 +331,22 @@ def test_no_more_kv_is_asked_for_than_the_fullest_stage_has_room_for() -> None:
     assert replace(asked, kv_bytes=most).system.kv_capacity_bytes == most
     with pytest.raises(InputError, match=f"more than the {most} bytes that weights of"):
         _ = replace(asked, kv_bytes=most + 1).system
+
+
+def test_no_step_is_paced_whether_a_log_is_kept_or_not() -> None:
+    """A plan of `paced` is served there by dual scan, and told when by the same run."""
+    pool = pool_of(np.random.default_rng(2), 200, 300)
+    asked = Settings(
+        gpu="h100", engine="vllm-planned", pp=2, kv_bytes=1_000_000_000, sample=1.0, seed=1
+    )
+    problem = search.prepare(pool, asked)
+    plan = search.plan_policy(problem, "paced")
+    assert plan.pacing is not None
+    of_run = (pool, pool.output_len, problem.prompts, problem.model, asked.flavour())
+    log = simulate(plan, *of_run)
+    assert time_plan(plan, *of_run).seconds == log.end
+    assert simulate(replace(plan, pacing=None), *of_run).end == log.end
+    assert float(serve(pool, plan, asked).served.ended.max()) == log.end
 
 
 def test_all_policies_are_tried_at_other_token_budgets() -> None:

@@ -16,7 +16,7 @@ from blendsim.serving.kv import (
     idle_path_blocks,
     take_blocks,
 )
-from blendsim.serving.microbatch import first_back, leave_stack_at
+from blendsim.serving.microbatch import first_back
 from blendsim.serving.sides import (
     enter_side,
     first_side,
@@ -64,6 +64,15 @@ def has_blocks(state: State, request: int) -> bool:
 
 
 @kernel
+def leave_stack(state: State, at: int) -> None:
+    """Take who stands there in `state.queue` out of the stack of preempted requests."""
+    s = state.scalars[0]
+    for place in range(at, len(state.queue) - s.requeued, -1):
+        state.queue[place] = state.queue[place - 1]
+    s.requeued -= 1
+
+
+@kernel
 def next_request(state: State) -> int:
     """The waiting request to admit now, or NONE; its `side` is set. Takes it out of the waiting
     line.
@@ -75,7 +84,7 @@ def next_request(state: State) -> int:
             k = state.queue[at]
             if not has_room(state, k):
                 return NONE
-            leave_stack_at(state, at)
+            leave_stack(state, at)
             return k
     if s.front > s.back:
         return NONE

@@ -33,15 +33,15 @@ from blendsim.serving.kv import (
 )
 from blendsim.serving.microbatch import (
     finish_slot,
-    first_phase,
     is_its_turn,
     is_pipelined,
     join_microbatch,
+    microbatch_of,
     note_on_its_way,
     pass_turn,
-    phase_now,
-    slot_in_turn,
-    uncount_decode,
+    phase_at,
+    turn_now,
+    uncount_waiting,
     upcoming_step,
 )
 from blendsim.serving.paced_line import holes, next_to_enter, who_leaves
@@ -63,8 +63,7 @@ def decode_phase(state: State, request: int) -> int:
     in which it opens a block.
     """
     r = state.requests[request]
-    residue = (r.start_step + 1 - r.start_context) % state.scalars[0].block_tokens
-    return first_phase(state, request) + residue
+    return phase_at(state, microbatch_of(state, request), r.start_step + 1 - r.start_context)
 
 
 @kernel
@@ -76,7 +75,7 @@ def start_decoding(state: State, request: int) -> None:
     r.start_step = s.step + 1
     r.start_context = r.target + 1
     r.finish_step = s.step + r.output - r.generated
-    slot = finish_slot(state, request, r.finish_step)
+    slot = finish_slot(state, microbatch_of(state, request), r.finish_step)
     r.finish_previous = NONE
     r.finish_next = state.finish[slot]
     if r.finish_next != NONE:
@@ -91,8 +90,9 @@ def start_decoding(state: State, request: int) -> None:
 @kernel
 def stop_decoding(state: State, request: int, upcoming: int) -> None:
     """Take the request out of the decodes, whose context is counted now as of step `upcoming`."""
+    s = state.scalars[0]
     r = state.requests[request]
-    slot = finish_slot(state, request, r.finish_step)
+    slot = finish_slot(state, microbatch_of(state, request), r.finish_step)
     if r.finish_previous == NONE:
         state.finish[slot] = r.finish_next
     else:
@@ -100,7 +100,12 @@ def stop_decoding(state: State, request: int, upcoming: int) -> None:
     if r.finish_next != NONE:
         state.requests[r.finish_next].finish_previous = r.finish_previous
     state.phase[decode_phase(state, request)] -= 1
-    uncount_decode(state, request, r.start_context + upcoming - r.start_step)
+    reads = r.start_context + upcoming - r.start_step
+    if is_its_turn(state, request):
+        s.decodes -= 1
+        s.context -= reads
+    else:
+        uncount_waiting(state, request, reads)
     leave_readers(state, request)
 
 
@@ -173,7 +178,7 @@ def run_chunk(state: State, request: int, tokens: int) -> None:
 def open_decode_blocks(state: State) -> None:
     """Give every decode at a block's end its next block, preempting while there is none."""
     s = state.scalars[0]
-    slot = phase_now(state)
+    slot = phase_at(state, turn_now(state), s.step)
     while s.free + s.idle < state.phase[slot]:
         preempt(state, who_leaves(state))
     take_blocks(state, state.phase[slot])
@@ -260,7 +265,7 @@ def end_answers(state: State, step: int) -> None:
     leave.
     """
     s = state.scalars[0]
-    k = state.finish[slot_in_turn(state, step)]
+    k = state.finish[finish_slot(state, turn_now(state), step)]
     while s.oldest_first == 1 and k != NONE and state.requests[k].finish_next != NONE:
         k = state.requests[k].finish_next
     while k != NONE:

@@ -91,7 +91,7 @@ class ServingCore:
         rows = plan.order[mine]
         paths = block_paths(prompts, rows, system.block_tokens) if flavour.prefix_sharing else None
         paced = None
-        if flavour.can_pace and plan.pacing is not None:
+        if flavour.can_pace and plan.pacing is not None and system.pp == 1:
             source = workload.source[rows].astype(np.int64)
             paced = Paced(plan.pacing, plan.is_visible[mine], source)
         line = PlannedLine(

@@ -12,6 +12,7 @@ import numpy as np
 
 from blendsim.arrays import Ints
 from blendsim.compiled import kernel, kernel_where, rare_kernel
+from blendsim.serving.admission import leave_stack
 from blendsim.serving.batcher import finish, stop_decoding
 from blendsim.serving.columns import FINISHED
 from blendsim.serving.host import forget_hosted, has_host, hosted_blocks
@@ -22,17 +23,12 @@ from blendsim.serving.state import DECODING, DONE, NONE, PREFILLING, RIGHT, WAIT
 
 
 @kernel
-def leave_stack(state: State, request: int) -> None:
-    """Take a preempted request out of the stack of those that are to come back."""
-    s = state.scalars[0]
-    queue = state.queue
-    top = len(queue) - s.requeued
-    at = top
-    while queue[at] != request:
+def place_in_stack(state: State, request: int) -> int:
+    """Where in `state.queue` a preempted request stands."""
+    at = len(state.queue) - state.scalars[0].requeued
+    while state.queue[at] != request:
         at += 1
-    for place in range(at, top, -1):
-        queue[place] = queue[place - 1]
-    s.requeued -= 1
+    return int(at)
 
 
 @kernel
@@ -92,7 +88,7 @@ def count_end(state: State, request: int) -> None:
 def finish_waiting(state: State, request: int) -> None:
     """`finish` for a preempted request, which has left but for its place in line."""
     s = state.scalars[0]
-    leave_stack(state, request)
+    leave_stack(state, place_in_stack(state, request))
     note_waiting(state, request, -1.0)
     if s.knows_plan == 1:
         await_no_more(state, request)

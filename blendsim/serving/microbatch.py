@@ -5,7 +5,7 @@ no next token to compute. So running requests fall into p micro-batches: who dec
 one that its prompt ended in, every p-th step. All of them share the waiting line, the running
 limit, the KV cache and the prompt in progress, whose next chunk is computed in the next step, since
 its tokens are known. That is how vLLM's V1 engine schedules a pipeline (`step_with_batch_queue` of
-vllm/v1/engine/core.py, 0.20.2).
+vllm/v1/engine/core.py, 0.33).
 
 `scalars.step` counts rounds: a round is a step of each micro-batch, in turn. `scalars.decodes` and
 `scalars.context` are those of the micro-batch whose turn it is, as are the rows of `state.phase`
@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from blendsim.arrays import Bools, Ints
-from blendsim.compiled import kernel_where
+from blendsim.compiled import kernel, kernel_where
 from blendsim.serving.state import NONE, State
 
 MICROBATCHES = np.dtype([("number", np.int64), ("turn", np.int64)], align=True)
@@ -62,76 +62,58 @@ def turn_now(state: State) -> int:
     return int(state.microbatches[0].record[0].turn)
 
 
-@kernel_where("microbatches", lambda state, request: True)
+@kernel_where("microbatches", lambda state, request: 0)
+def microbatch_of(state: State, request: int) -> int:
+    """The micro-batch in which the request computed last."""
+    return int(state.requests[request].microbatch)
+
+
+@kernel
 def is_its_turn(state: State, request: int) -> bool:
     """Whether the request, which decodes, does so in this step."""
-    return bool(state.requests[request].microbatch == state.microbatches[0].record[0].turn)
+    return bool(microbatch_of(state, request) == turn_now(state))
 
 
-@kernel_where("microbatches", lambda state, request: 0)
-def first_phase(state: State, request: int) -> int:
-    """Where the phases of the request's micro-batch begin in `state.phase`."""
-    return int(state.requests[request].microbatch * state.scalars[0].block_tokens)
+@kernel
+def phase_at(state: State, microbatch: int, step: int) -> int:
+    """Where `state.phase` has those of a micro-batch that open a block in that step."""
+    block = state.scalars[0].block_tokens
+    return int(microbatch * block + step % block)
 
 
-@kernel_where("microbatches", lambda state: state.scalars[0].step % state.scalars[0].block_tokens)
-def phase_now(state: State) -> int:
-    """Where `state.phase` has the decodes that open a block in this step."""
-    s = state.scalars[0]
-    return int(state.microbatches[0].record[0].turn * s.block_tokens + s.step % s.block_tokens)
-
-
-@kernel_where("microbatches", lambda state, request, step: step % len(state.finish))
-def finish_slot(state: State, request: int, step: int) -> int:
-    """Where `state.finish` has those of the request's micro-batch that finish in that step."""
+@kernel_where("microbatches", lambda state, microbatch, step: step % len(state.finish))
+def finish_slot(state: State, microbatch: int, step: int) -> int:
+    """Where `state.finish` has those of a micro-batch that finish in that step."""
     ring = len(state.finish) // state.microbatches[0].record[0].number
-    return int(state.requests[request].microbatch * ring + step % ring)
+    return int(microbatch * ring + step % ring)
 
 
-@kernel_where("microbatches", lambda state, step: step % len(state.finish))
-def slot_in_turn(state: State, step: int) -> int:
-    """The same of the micro-batch whose turn it is."""
-    record = state.microbatches[0].record[0]
-    ring = len(state.finish) // record.number
-    return int(record.turn * ring + step % ring)
+@kernel_where("microbatches", lambda state, request, reads: None)
+def uncount_waiting(state: State, request: int, reads: int) -> None:
+    """Take a decode that would read so much next out of what is counted of its micro-batch, which
+    waits for its turn.
+    """
+    waiting, at = state.microbatches[0], microbatch_of(state, request)
+    waiting.decodes[at] -= 1
+    waiting.context[at] -= reads
 
 
-def _is_no_longer_counted(state: State, request: int, reads: int) -> None:
-    state.scalars[0].decodes -= 1
-    state.scalars[0].context -= reads
-
-
-@kernel_where("microbatches", _is_no_longer_counted)
-def uncount_decode(state: State, request: int, reads: int) -> None:
-    """Take a decode that would read so much next out of what is counted of its micro-batch."""
-    waiting = state.microbatches[0]
-    at = state.requests[request].microbatch
-    if at == waiting.record[0].turn:
-        state.scalars[0].decodes -= 1
-        state.scalars[0].context -= reads
-    else:
-        waiting.decodes[at] -= 1
-        waiting.context[at] -= reads
-
-
-@kernel_where("microbatches", lambda state, request: False)
-def join_microbatch(state: State, request: int) -> bool:
+@kernel_where("microbatches", lambda state, request: None)
+def join_microbatch(state: State, request: int) -> None:
     """The request computes some of its prompt in this step; if that is the last of it, it decodes
     with this micro-batch.
     """
     state.requests[request].microbatch = state.microbatches[0].record[0].turn
-    return True
 
 
-@kernel_where("microbatches", lambda state, request: False)
-def note_on_its_way(state: State, request: int) -> bool:
+@kernel_where("microbatches", lambda state, request: None)
+def note_on_its_way(state: State, request: int) -> None:
     """Note of a request that is thrown out until when something of it is on its way: until its
     micro-batch's next turn.
     """
     number = state.microbatches[0].record[0].number
     r = state.requests[request]
     r.back_turn = upcoming_step(state, request) * number + r.microbatch
-    return True
 
 
 @kernel_where("microbatches", lambda state: len(state.queue) - state.scalars[0].requeued)
@@ -147,21 +129,6 @@ def first_back(state: State) -> int:
     return int(at)
 
 
-def _leave_top(state: State, at: int) -> int:
-    state.scalars[0].requeued -= 1
-    return 0
-
-
-@kernel_where("microbatches", _leave_top)
-def leave_stack_at(state: State, at: int) -> int:
-    """Take out who stands there of the preempted ones; returns how many it had passed."""
-    top = len(state.queue) - state.scalars[0].requeued
-    for place in range(at, top, -1):
-        state.queue[place] = state.queue[place - 1]
-    state.scalars[0].requeued -= 1
-    return int(at - top)
-
-
 def _next_step(state: State) -> int:
     state.scalars[0].step += 1
     return 0
@@ -175,7 +142,7 @@ def pass_turn(state: State) -> int:
     s, waiting = state.scalars[0], state.microbatches[0]
     record = waiting.record[0]
     ended = 0
-    k = state.finish[slot_in_turn(state, s.step)]
+    k = state.finish[finish_slot(state, record.turn, s.step)]
     while k != NONE:
         ended += 1
         k = state.requests[k].finish_next

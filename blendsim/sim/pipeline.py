@@ -21,6 +21,7 @@ from blendsim.serving.columns import (
     keep_counts,
     step_tokens,
 )
+from blendsim.serving.microbatch import turn_now
 from blendsim.serving.state import State
 from blendsim.serving.step import StepKind, commit, has_work, schedule
 from blendsim.specs import BYTES_PER_VALUE
@@ -91,7 +92,7 @@ def run_pipeline(
     out, out_tokens = 0, 0
     number = len(stages.share)
     while row < len(counts) and has_work(kind, state):
-        microbatch = state.microbatches[0].record[0].turn
+        microbatch = turn_now(state)
         schedule(kind, state)
         step = state.counts
         tokens = step_tokens(step)

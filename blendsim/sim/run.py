@@ -55,8 +55,8 @@ def simulate(
     output_len = _one_each(output_len, workload)
     if not topology.is_disaggregated:  # pools look at their decode replicas
         require_held(workload, output_len, flavour.divide(model.system).longest_request)
-    if topology.is_disaggregated or topology.steals or model.system.pp > 1:
-        plan = replace(plan, pacing=None)  # steps are paced for one line, one KV cache, one batch
+    if topology.is_disaggregated or topology.steals:
+        plan = replace(plan, pacing=None)  # steps are paced for one line and one KV cache
     facts: dict[str, Any] = {
         "policy": plan.policy,
         "engine": flavour.name,

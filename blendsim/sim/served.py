@@ -19,7 +19,7 @@ from blendsim.request import Workload
 from blendsim.serving.columns import step_tokens
 from blendsim.serving.core import ServingCore
 from blendsim.serving.flavour import Flavour
-from blendsim.serving.microbatch import slot_in_turn, turn_now
+from blendsim.serving.microbatch import finish_slot, turn_now
 from blendsim.serving.state import LEFT, NONE, State
 from blendsim.serving.step import StepKind, commit, decodes_join, has_work, schedule
 from blendsim.steplog import StepLog
@@ -117,7 +117,7 @@ def _note_step(
             notes[FIRST, k] = step
         if state.requests[k].generated + 1 == state.requests[k].output:
             notes[ENDED, k] = step
-    k = state.finish[slot_in_turn(state, s.step)] if decodes_join(kind) else NONE
+    k = state.finish[finish_slot(state, turn_now(state), s.step)] if decodes_join(kind) else NONE
     while k != NONE:
         notes[ENDED, k] = step
         k = state.requests[k].finish_next
