@@ -6,7 +6,7 @@
 Seconds of prefix order by vLLM's own rules, and of what `auto` takes, at its token budget and
 running limit, with all lengths known. A GPU's idle share is what is left of a run beside the
 seconds of work that a GPU has in the mean. With --apart instead what orders and token budgets do
-each by itself, on four stages of one GPU.
+each by itself, on four stages of a GPU each.
 """
 
 import argparse

@@ -98,7 +98,7 @@ def test_every_pipeline_takes_the_recorded_steps(recordings: dict[str, Any]) -> 
 
 
 def test_with_another_number_of_stages_most_steps_differ(recordings: dict[str, Any]) -> None:
-    """Not where so little runs that no more micro-batches have requests."""
+    """Where so little runs that no more micro-batches have requests, they are the same."""
     cases = recordings["worlds"]["pipeline"]
     fewer = [case["world"] | {"stages": case["world"]["stages"] - 1} for case in cases]
     same = [
